@@ -1,0 +1,36 @@
+"""Experiment Manager: define, filter, run and follow many experiments with Hydra and SLURM.
+
+The front door. Names are imported when they are first asked for, because every task of a sweep, and every Hydra program
+on the machine, imports this package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiment_manager.errors import ExperimentManagerError
+    from experiment_manager.experiment import Experiment, find_experiments
+    from experiment_manager.job import CurrentJob, current_job
+    from experiment_manager.records import State
+
+_HOME = {
+    "CurrentJob": "job",
+    "Experiment": "experiment",
+    "ExperimentManagerError": "errors",
+    "State": "records",
+    "current_job": "job",
+    "find_experiments": "experiment",
+}
+
+__all__ = ["CurrentJob", "Experiment", "ExperimentManagerError", "State", "current_job", "find_experiments"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(import_module(f"experiment_manager.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,21 @@
+"""The command `experiment-manager`. `run` takes a short way, because every task pays for what is imported."""
+
+import os
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["run"]:
+        from experiment_manager.run import main as run
+
+        status = run(sys.argv[2:])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # a signal during the interpreter's own shutdown would change the status (measured)
+    from experiment_manager.cli import main as command_line
+
+    sys.exit(command_line(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""An attempt that runs in this very process: Python runners by hand, and task functions under other launchers.
+
+Under a supervisor the attempt is the supervisor's, and only the result is left here.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from experiment_manager import job
+from experiment_manager.files import write_json
+from experiment_manager.folder import Folder
+from experiment_manager.records import State
+from experiment_manager.results import write_error, write_result
+from experiment_manager.states import States
+
+
+class InProcess:
+    """The attempt that this process makes."""
+
+    def __init__(self, folder: Folder, job_id: int, number: int) -> None:
+        self._folder, self._job_id, self.number = folder, job_id, number
+
+    def leave(self, value: Any) -> None:
+        """The attempt has left this result."""
+        write_result(self._folder, self._job_id, self.number, value)
+
+
+@contextmanager
+def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fake: bool = False) -> Iterator[InProcess]:
+    """Inside, an attempt of the job is RUNNING and `current_job()` is that job; then the state is what became of it.
+
+    Raises JobRefused when another attempt runs; what the body raises goes on.
+    """
+    current = job.current_job()
+    if current.id == job_id and current.experiment.path == folder.path:
+        with _error_kept(folder, job_id, current.attempt):
+            yield InProcess(folder, job_id, current.attempt)
+        return
+    states = States(folder)
+    os.makedirs(folder.job(job_id), exist_ok=True)
+    number = states.claim(job_id, {"launch": launch})
+    start, state, reason = time.time(), State.FAILED, None
+    before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}
+    os.environ.update(job.environment(folder, job_id, number))
+    try:
+        with _error_kept(folder, job_id, number):
+            yield InProcess(folder, job_id, number)
+        state = State.FAKE if is_fake else State.COMPLETED
+    except KeyboardInterrupt:
+        state, reason = State.CANCELLED, "stopped by a signal"
+        raise
+    except SystemExit as leaving:
+        state = State.COMPLETED if leaving.code in (None, 0) else State.FAILED
+        reason = None if state is State.COMPLETED else f"exit code {leaving.code}"
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        record = {"state": state, "reason": reason, "exit_code": None, "start": start, "end": time.time()}
+        write_json(folder.of_attempt(job_id, number, "attempt"), record)
+        states.end(job_id, number, state)
+
+
+@contextmanager
+def _error_kept(folder: Folder, job_id: int, number: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        write_error(folder, job_id, number, error)
+        raise

@@ -1,0 +1,170 @@
+"""The one encoding of variables and configurations: JSON, with tags for what plain JSON would bend.
+
+Configurations hold enums, paths, tuples, bytes, NaN and keys that are no strings; `1`, `1.0` and `True` are three
+different values. The manifest, the fingerprint of a configuration and the identity of a job all use this encoding, in
+the process that plans and in the process that runs, so that equal texts mean equal values.
+
+    plain     None, booleans, integers, strings, finite floats, lists, mappings with string keys
+    tagged    {"$float": "nan"}  {"$tuple": [..]}  {"$bytes": "base64"}  {"$path": ".."}  {"$enum": [class, name]}
+              {"$dict": [[key, value], ..]}  for mappings with other keys, or with a key that starts with `$`
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from hashlib import blake2b
+from os import PathLike
+from typing import Any, Final
+
+from experiment_manager.errors import UnstorableValue
+
+Encoded = Any
+"""What `json.dumps` takes as it is and gives back unchanged."""
+
+_COMPACT: Final = (",", ":")
+
+
+def encode(value: Any, where: str = "") -> Encoded:
+    """The tagged form of a value; the order of mapping keys is kept.
+
+    >>> encode({"tau": 0.005, "shape": (1, 2), 3: b"x"})
+    {'$dict': [['tau', 0.005], ['shape', {'$tuple': [1, 2]}], [3, {'$bytes': 'eA=='}]]}
+
+    Raises UnstorableValue naming the place, as `nn.activation`, for anything else.
+    """
+    kind = type(value)
+    if value is None or kind is bool or kind is int:
+        return value
+    if kind is str:
+        return _encode_text(value, where)
+    if kind is float:
+        return value if value - value == 0 else {"$float": repr(value)}
+    if kind is list:
+        return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return _encode_mapping(value, where)
+    return _encode_rare(value, where)
+
+
+def _encode_text(value: str, where: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UnstorableValue(f"{where or 'the value'} is text that is not valid Unicode: {value!r}") from error
+    return value
+
+
+def _encode_mapping(value: Mapping[Any, Any], where: str) -> Encoded:
+    place = f"{where}." if where else ""
+    if all(type(key) is str and not key.startswith("$") for key in value):
+        return {_encode_text(key, where): encode(item, place + key) for key, item in value.items()}
+    return {"$dict": [[encode(key, f"a key of {where}"), encode(item, f"{place}{key}")] for key, item in value.items()]}
+
+
+def _encode_rare(value: Any, where: str) -> Encoded:
+    if isinstance(value, Enum):  # before int and str: an IntEnum is one, too
+        kind = type(value)
+        return {"$enum": [f"{kind.__module__}.{kind.__qualname__}", value.name]}
+    if isinstance(value, tuple):
+        return {"$tuple": [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]}
+    if isinstance(value, (bytes, bytearray)):
+        from base64 import b64encode
+
+        return {"$bytes": b64encode(value).decode()}
+    if isinstance(value, PathLike):
+        return {"$path": _encode_text(str(value), where)}
+    for plain in (bool, int, float, str):  # subclasses, numpy's float64 among them
+        if isinstance(value, plain):
+            return encode(plain(value), where)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or PyTorch
+        return encode(value.item(), where)
+    raise UnstorableValue(
+        f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be stored; "
+        "use numbers, text, lists and mappings"
+    )
+
+
+def decode(encoded: Encoded) -> Any:
+    """The value back from its tagged form.
+
+    An enum comes back as itself where its class is loaded, else as its name: nothing is imported for it.
+    """
+    if isinstance(encoded, list):
+        return [decode(item) for item in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    if len(encoded) == 1:
+        (tag, body), *_ = encoded.items()
+        if tag in _DECODERS:
+            return _DECODERS[tag](body)
+    return {key: decode(item) for key, item in encoded.items()}
+
+
+def _decode_bytes(body: str) -> bytes:
+    from base64 import b64decode
+
+    return b64decode(body)
+
+
+def _decode_path(body: str) -> Any:
+    from pathlib import Path
+
+    return Path(body)
+
+
+def _decode_enum(body: list[str]) -> Any:
+    path, name = body
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(parts[:cut]))
+        for part in parts[cut:]:
+            found = getattr(found, part, None)
+        if isinstance(found, type) and issubclass(found, Enum) and name in found.__members__:
+            return found[name]
+    return name
+
+
+_DECODERS: Final[dict[str, Any]] = {
+    "$float": float,
+    "$tuple": lambda body: tuple(decode(item) for item in body),
+    "$bytes": _decode_bytes,
+    "$path": _decode_path,
+    "$enum": _decode_enum,
+    "$dict": lambda body: {decode(key): decode(item) for key, item in body},
+}
+
+
+def dumps(encoded: Encoded) -> str:
+    """The text of a tagged form, keys in their order."""
+    return json.dumps(encoded, ensure_ascii=False, separators=_COMPACT, allow_nan=False)
+
+
+def loads(text: str) -> Encoded:
+    """The tagged form back from its text."""
+    return json.loads(text)
+
+
+def canonical(encoded: Encoded) -> str:
+    """A text that is equal exactly when two tagged forms are: key order does not count, types do.
+
+    >>> canonical({"b": 1, "a": 2}) == canonical({"a": 2, "b": 1}), canonical(1) == canonical(1.0)
+    (True, False)
+    """
+    return json.dumps(_sorted(encoded), ensure_ascii=False, separators=_COMPACT, allow_nan=False, sort_keys=True)
+
+
+def _sorted(encoded: Encoded) -> Encoded:
+    """Pairs of `$dict` in the order of their texts; `sort_keys` does the rest."""
+    if isinstance(encoded, list):
+        return [_sorted(item) for item in encoded]
+    if isinstance(encoded, dict):
+        if list(encoded) == ["$dict"]:
+            return {"$dict": sorted(([_sorted(k), _sorted(v)] for k, v in encoded["$dict"]), key=canonical)}
+        return {key: _sorted(item) for key, item in encoded.items()}
+    return encoded
+
+
+def digest(encoded: Encoded) -> str:
+    """32 hexadecimal characters that stand for the canonical text."""
+    return blake2b(canonical(encoded).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,97 @@
+"""The command that runs one job: a list of arguments, built from a recipe and the job's overrides. Pure.
+
+    python train.py -cp <experiment>/conf/<hash>/main  <Hydra's overrides>  <the job's overrides>  <ours>
+
+People can paste it. The job's overrides go in verbatim, one argument each; values of our own are quoted as Hydra's
+grammar wants it (https://hydra.cc/docs/advanced/override_grammar/basic/).
+"""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from experiment_manager.errors import FreezeError
+from experiment_manager.folder import Folder
+from experiment_manager.records import Job, Recipe, Source
+
+CALLBACK: Final = "++hydra.callbacks.experiment_manager={_target_: experiment_manager.callback.JobCallback}"
+PLACED_BY_US: Final = ("hydra.searchpath", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Overrides of Hydra's own configuration that a job gets from us, whatever the sweep said."""
+
+
+def quoted(text: str) -> str:
+    r"""A single-quoted string of Hydra's grammar that stands for `text`.
+
+    >>> print(quoted("it's"), quoted("a\\"))
+    'it\'s' 'a\\'
+
+    Raises FreezeError for text that Hydra would take for an interpolation.
+    """
+    if "${" in text:
+        raise FreezeError(f"{text!r} holds '${{', which Hydra takes for an interpolation; use a path without it")
+    text = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
+    text = re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text)
+    return f"'{text}'"
+
+
+def job_command(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
+    """The arguments that run a job of a sweep, to be started in `recipe.entry.cwd`."""
+    entry = recipe.entry
+    program = [entry.python, *entry.flags]
+    if recipe.task_pickle:
+        program += ["-m", "experiment_manager.pickled_task", folder.join(recipe.task_pickle)]
+    else:
+        program += [*entry.target, *entry.app_arguments]
+    return [
+        *program,
+        *_hydra_flags(folder, recipe),
+        *recipe.hydra_overrides,
+        *job.overrides,
+        *_placement(folder, job, recipe),
+    ]
+
+
+def runner_command(folder: Folder, job: Job, runner: str) -> list[str]:
+    """The arguments that run a job of a Python experiment with a runner script."""
+    return [
+        *(sys.executable, runner, "--job-id", str(job.id)),
+        *("--experiment-path", folder.parent, "--experiment-name", folder.name),
+    ]
+
+
+def pasteable(arguments: Iterable[str], cwd: str) -> str:
+    """A line for a shell that does the same."""
+    return f"cd {shlex.quote(cwd)} && {shlex.join(arguments)}"
+
+
+def _hydra_flags(folder: Folder, recipe: Recipe) -> list[str]:
+    """Hydra's own flags, which have to come before all overrides."""
+    flags = []
+    for provider, flag in (("main", "-cp"), ("command-line", "-cd")):
+        flags += [item for source in recipe.sources if source.provider == provider for item in (flag, _at(folder, source))]
+    return [*flags, "-cn", recipe.config_name] if recipe.config_name else flags
+
+
+def _placement(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
+    """What puts the job into its directory, as a plain run, whatever the program's own configuration says."""
+    overrides = [
+        "hydra.mode=RUN",
+        f"hydra.run.dir={quoted(folder.job(job.id))}",
+        f"hydra.job.num={job.id}",
+        CALLBACK,
+    ]
+    if recipe.task_pickle:
+        overrides.append(f"hydra.job.name={quoted(recipe.job_name)}")
+    searched = [
+        quoted(f"file://{_at(folder, source)}" if source.frozen else source.path)
+        for source in recipe.sources
+        if source.provider == "searchpath"
+    ]
+    return [*overrides, f"hydra.searchpath=[{','.join(searched)}]"] if searched else overrides
+
+
+def _at(folder: Folder, source: Source) -> str:
+    return os.path.join(folder.path, source.path) if source.frozen else source.path

@@ -1,0 +1,149 @@
+"""What we ask of Hydra while planning a sweep: which points there are, and which configuration each one has.
+
+With `callback` and `pickled_task` this is the room that knows Hydra's insides; nobody else imports them.
+"""
+
+import importlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from experiment_manager import codec
+from experiment_manager.command import PLACED_BY_US, quoted
+from experiment_manager.errors import GridError
+from experiment_manager.folder import Folder
+from experiment_manager.freeze import Origin
+from experiment_manager.grid import Axis, Setting
+
+
+def task_configuration(config: DictConfig) -> codec.Encoded:
+    """The tagged form of what the task function gets: all but the `hydra` node, interpolations as they are written."""
+    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return codec.encode(OmegaConf.to_container(task, resolve=False))
+
+
+def fingerprint(encoded: codec.Encoded) -> str:
+    """The hash by which a changed configuration is noticed."""
+    return codec.digest(encoded)
+
+
+class Composer:
+    """Hydra, for one sweep: `master` is the configuration of the sweep itself."""
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader: Any = loader
+        self._master = master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._hydra_overrides = [str(item) for item in master.hydra.overrides.hydra]
+
+    @property
+    def config_name(self) -> str | None:
+        name = self._master.hydra.job.config_name
+        return None if name is None else str(name)
+
+    @property
+    def job_name(self) -> str:
+        return str(self._master.hydra.job.name)
+
+    def axes(self, params: Mapping[str, Any], arguments: Iterable[str]) -> list[Axis]:
+        """One axis per key, the parameters' before the command line's; of two settings of a key the last one wins."""
+        lines = [f"{key}={'null' if value is None else value}" for key, value in params.items()]
+        axes: dict[str, Axis] = {}
+        for override in self._parser.parse_overrides([*lines, *arguments]):
+            axis = self._axis(override)
+            axes[axis.keys[0]] = axis
+        return list(axes.values())
+
+    def _axis(self, override: Override) -> Axis:
+        name = override.key_or_group + (f"@{override.package}" if override.package else "")
+        if override.is_delete():
+            key = f"~{name}"
+            return Axis((key,), ((Setting(key, str(override.input_line), None, True, False),),))
+        is_ordered = (override.is_add() or override.is_force_add()) and self._is_group(override)
+        if not override.is_sweep_override():
+            return Axis((name,), ((Setting(name, str(override.input_line), override.value(), is_ordered),),))
+        if not override.is_discrete_sweep():
+            raise GridError(
+                f"'{override.input_line}' has no list of values to go through; write choices or a range, or use a sweeper "
+                "that draws values from intervals"
+            )
+        steps = []
+        for element in override.sweep_iterator():
+            text = f"{override.get_key_element()}={Override._get_value_element_as_str(element)}"
+            steps.append((Setting(name, text, Override._convert_value(element), is_ordered),))
+        if not steps:
+            raise GridError(f"'{override.input_line}' has no values; give it at least one")
+        return Axis((name,), tuple(steps))
+
+    def _is_group(self, override: Override) -> bool:
+        """Whether Hydra takes the key for a config group, asked of Hydra itself."""
+        _, repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, self._hydra_overrides)
+        return bool(repository.group_exists(override.key_or_group)) and not isinstance(override.value(), dict)
+
+    def configuration(self, overrides: Sequence[str]) -> codec.Encoded:
+        """The tagged configuration of one job, as Hydra composes it. Raises Hydra's own errors."""
+        return task_configuration(self._loader.load_sweep_config(self._master, list(overrides)))
+
+    def placed(self, folder: Folder, job_id: int, overrides: Sequence[str]) -> list[str]:
+        """The overrides of a job for a launcher that is not ours: its directory follows its id, not its position."""
+        return [
+            *overrides,
+            f"hydra.sweep.dir={quoted(folder.join('jobs'))}",
+            f"hydra.sweep.subdir={quoted(str(job_id))}",
+        ]
+
+    def hydra_overrides(self) -> tuple[str, ...]:
+        """Hydra's own overrides of this sweep, in order, without those that place the jobs."""
+        parsed = self._parser.parse_overrides(self._hydra_overrides)
+        return tuple(
+            str(override.input_line)
+            for override in parsed
+            if override.key_or_group not in PLACED_BY_US
+        )
+
+    def now(self) -> dict[str, str]:
+        """What `${now:pattern}` has answered in this sweep so far."""
+        cache = OmegaConf.get_cache(self._master).get("now", {})
+        return {_pattern(key): str(value) for key, value in cache.items()}
+
+    def origins(self) -> list[Origin]:
+        """Where the user's YAML comes from, in the order in which Hydra looks; not Hydra's own and the plugins'."""
+        found = []
+        for source in self._master.hydra.runtime.config_sources:
+            provider = {"main": "main", "command-line": "command-line"}.get(source.provider)
+            if source.provider.startswith("hydra.searchpath"):
+                provider = "searchpath"
+            if provider is None or source.schema == "structured":
+                continue
+            is_file = source.schema == "file"
+            directory = os.path.abspath(source.path) if is_file else None
+            if source.schema == "pkg" and provider == "main":  # started with -m: the folder of a package
+                directory = _package_directory(source.path)
+            if directory is not None and not os.path.isdir(directory):
+                directory = None
+            path = f"file://{os.path.abspath(source.path)}" if is_file else f"{source.schema}://{source.path}"
+            found.append(Origin(provider, path, directory))
+        return found
+
+
+def _pattern(key: Any) -> str:
+    return str(key[0]) if isinstance(key, tuple) else str(key)
+
+
+def _package_directory(path: str) -> str | None:
+    """The folder behind `pkg://package/conf`; None when it is not a plain folder."""
+    package, _, rest = path.replace(".", "/").partition("/")
+    try:
+        module = importlib.import_module(package) if package else None
+    except ImportError:
+        return None
+    for root in getattr(module, "__path__", [os.getcwd()]):
+        directory = os.path.join(root, rest)
+        if os.path.isdir(directory):
+            return directory
+    return None

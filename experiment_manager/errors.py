@@ -1,0 +1,65 @@
+"""What can go wrong that a person can mend: the whole tree of errors, and nothing else.
+
+    ExperimentManagerError            the one that `main` and the sweeper catch: message, exit code 2
+    ├── FolderError                   no experiment there, not writable, a name that cannot be a folder
+    ├── ManifestError                 damaged, or written by a newer version
+    ├── UnknownJob                    a job id that the experiment does not have
+    ├── DuplicateJob                  these variables are there already
+    ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with
+    ├── ConfigurationChanged          a job is there already and its configuration is another one now
+    ├── UnstorableValue               a value that the manifest cannot hold
+    ├── GridError                     a sweep that cannot be enumerated
+    ├── FilterError                   a pass filter that cannot be read, or that nothing passes
+    ├── FreezeError                   configuration sources that cannot be copied or named
+    └── ResultError                   a result that is there already, or that is not there
+
+Those that the first interface of the library promised as `ValueError` are one, too.
+"""
+
+
+class ExperimentManagerError(Exception):
+    """A sentence that says what is wrong, where, and the way out."""
+
+
+class FolderError(ExperimentManagerError, ValueError):
+    """The folder of an experiment is missing, not writable, or cannot bear that name."""
+
+
+class ManifestError(ExperimentManagerError):
+    """The manifest is damaged, or a newer version of this package wrote it."""
+
+
+class UnknownJob(ExperimentManagerError, ValueError):
+    """The experiment has no job with that id."""
+
+
+class DuplicateJob(ExperimentManagerError, ValueError):
+    """A job with the same variables is there already."""
+
+
+class JobRefused(ExperimentManagerError, ValueError):
+    """This job may not run here and now."""
+
+
+class ConfigurationChanged(ExperimentManagerError, ValueError):
+    """A job that is there already would get another configuration."""
+
+
+class UnstorableValue(ExperimentManagerError, ValueError):
+    """A variable or configuration holds something that the manifest cannot store."""
+
+
+class GridError(ExperimentManagerError, ValueError):
+    """The sweep cannot be enumerated."""
+
+
+class FilterError(ExperimentManagerError, ValueError):
+    """The pass filter cannot be read, or nothing passes it."""
+
+
+class FreezeError(ExperimentManagerError):
+    """The configuration sources cannot be frozen, or a path cannot be handed to Hydra."""
+
+
+class ResultError(ExperimentManagerError, ValueError):
+    """A result is there already, or missing, or unreadable."""

@@ -1,0 +1,112 @@
+"""Expressions in pass filters, such as `algorithm == 'TD3' and cfg.nn[0] < 100`, on top of simpleeval.
+
+simpleeval parses, restricts and evaluates; what is ours is that a dotted name such as `model.width` is one variable,
+that a variable which this job does not have is None, and that `cfg` is read only when it is named.
+"""
+
+import ast
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final
+
+import simpleeval
+
+from experiment_manager.errors import FilterError
+
+CONFIGURATION: Final = "cfg"
+VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
+_FUNCTIONS: Final = {"int": int, "float": float, "str": str, "len": len, "abs": abs, "min": min, "max": max}
+_TEXT_METHODS: Final = {"startswith", "endswith", "lower", "upper"}
+
+
+class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
+    """One expression, parsed once, asked for many jobs. Raises FilterError when it is no expression."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(functions={**_FUNCTIONS})
+        self._text = text
+        self._variables: Mapping[str, Any] = {}
+        self._names: Collection[str] = ()
+        self._configuration: Callable[[], Any] = dict
+        try:
+            self._tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            place = f" at {text.strip()[max(0, (error.offset or 1) - 1) :][:20]!r}" if isinstance(error, SyntaxError) else ""
+            raise FilterError(
+                f"the filter {text!r} is no expression: {getattr(error, 'msg', error)}{place}; "
+                "write for example: algorithm == 'TD3' and seed < 3"
+            ) from error
+
+    def unknown(self, names: Collection[str]) -> Iterator[str]:
+        """The names in the expression that are neither variables nor functions."""
+        known = {*names, CONFIGURATION, VARIABLES, *_FUNCTIONS}
+        pending: list[ast.AST] = [self._tree]
+        while pending:
+            node = pending.pop(0)
+            dotted = _dotted(node)
+            if dotted is not None and (dotted in known or _known_prefix(dotted, known)):
+                continue
+            if isinstance(node, ast.Name):
+                yield node.id
+            elif dotted is not None and isinstance(node, ast.Attribute) and node.attr not in _TEXT_METHODS:
+                yield dotted
+            else:
+                pending.extend(ast.iter_child_nodes(node))
+
+    def is_true(
+        self, variables: Mapping[str, Any], names: Collection[str], configuration: Callable[[], Any], job_id: int
+    ) -> bool:
+        """Whether the expression holds for one job. Raises FilterError naming the job when it cannot be evaluated."""
+        self._variables, self._names, self._configuration = variables, names, configuration
+        try:
+            return bool(self.eval(self._text, self._tree))
+        except FilterError:
+            raise
+        except Exception as error:
+            raise FilterError(
+                f"the filter {self._text!r} cannot be evaluated for job {job_id} with variables {dict(variables)}: {error}"
+            ) from error
+
+    def _eval_name(self, node: ast.Name) -> Any:
+        if node.id in self._names:
+            return self._variables.get(node.id)
+        if node.id == CONFIGURATION:
+            return self._configuration()
+        if node.id == VARIABLES:
+            return dict(self._variables)
+        return super()._eval_name(node)
+
+    def _eval_attribute(self, node: ast.Attribute) -> Any:
+        dotted = _dotted(node)
+        if dotted in self._names:
+            return self._variables.get(dotted)
+        owner = self._eval(node.value)
+        if isinstance(owner, Mapping):
+            if node.attr in owner:
+                return owner[node.attr]
+            raise FilterError(
+                f"the filter {self._text!r} names {dotted}, which is not there; "
+                f"there are: {', '.join(map(str, owner))}"
+            )
+        if isinstance(owner, str) and node.attr in _TEXT_METHODS:
+            return getattr(owner, node.attr)
+        raise FilterError(f"the filter {self._text!r} asks a {type(owner).__name__} for .{node.attr}, which it has not")
+
+
+def _dotted(node: ast.AST) -> str | None:
+    """`a.b.c` for the nodes of that text; None for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        owner = _dotted(node.value)
+        return None if owner is None else f"{owner}.{node.attr}"
+    return None
+
+
+def _known_prefix(dotted: str, known: Collection[str]) -> bool:
+    """A variable that holds a mapping, the configuration, or a text's method: `cfg.nn`, `algorithm.lower`."""
+    owner = dotted
+    while "." in owner:
+        owner = owner.rpartition(".")[0]
+        if owner in known:
+            return True
+    return False

@@ -1,0 +1,332 @@
+"""The pass filter: which jobs may run. Reads every form in which people write it; pure but for importing a callable.
+
+    {algorithm: TD3, seed: [1, 2]}          a mapping: each variable is, or is one of
+    "algorithm == 'TD3' and seed < 3"       an expression; cfg.nn[0] reads the composed configuration
+    "0-3,7"  or a list of ids               ids and ranges
+    "state:FAILED,TIMEOUT"                  states of the last attempt
+    "sample:10" or "sample:10@3"            a random sample of what the rules before let pass, with a seed (0)
+    "package.module.function"               a callable that takes the variables; also {_target_: .., other: arguments}
+    a list of those                         all of them, one after the other
+
+A filter is a tuple of rules; each rule drops jobs from what the rules before it left.
+"""
+
+import random
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from experiment_manager.errors import FilterError
+from experiment_manager.expressions import Expression
+from experiment_manager.ids import IdSet, format_ids, looks_like_ids, parse_ids
+from experiment_manager.records import Job, JobId, State
+
+Variables = Mapping[str, Any]
+Configuration = Callable[[Job], Any]
+"""Gives the composed configuration of a job; called only by rules that read it."""
+
+
+class World(NamedTuple):
+    """What rules may look at beside the variables of a job."""
+
+    names: frozenset[str]  # every variable that some job has
+    ids: Container[int]  # every job of the experiment
+    configuration: Configuration
+    state: Callable[[int], State]
+
+
+class Rule(Protocol):
+    """One condition; `text` is how it was written."""
+
+    text: str
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        """The jobs that pass, in order. Raises FilterError."""
+        ...
+
+
+class Dropped(NamedTuple):
+    """What one rule did: how many jobs it saw, and the ids of those that it dropped."""
+
+    rule: str
+    seen: int
+    ids: tuple[JobId, ...]
+
+
+class Selection(NamedTuple):
+    """The jobs that pass, and what each rule dropped."""
+
+    jobs: tuple[Job, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def parse(written: Any) -> tuple[Rule, ...]:
+    """The rules of a filter in any form; none for None. Raises FilterError."""
+    if written is None:
+        return ()
+    if isinstance(written, str):
+        return (_parse_text(written),)
+    if isinstance(written, Mapping):
+        return (_parse_mapping(written),)
+    if callable(written):
+        return (Call(getattr(written, "__qualname__", repr(written)), written),)
+    if isinstance(written, IdSet | range):
+        return (Ids(format_ids(written), frozenset(written)),)
+    if isinstance(written, Iterable):
+        items = list(written)
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            return (Ids(format_ids(items) or "no ids", frozenset(items)),)
+        return tuple(rule for item in items for rule in parse(item))
+    raise FilterError(
+        f"a pass filter cannot be a {type(written).__name__}: {written!r}; write a mapping, an expression, ids such as "
+        "0-3,7, state:FAILED, sample:10, or the path of a function"
+    )
+
+
+def apply(rules: Iterable[Rule], jobs: Iterable[Job], world: World) -> Selection:
+    """What passes every rule. Raises FilterError for what cannot be evaluated; nothing passing is no error here."""
+    passing, dropped = list(jobs), []
+    for rule in rules:
+        before, passing = passing, rule.select(passing, world)
+        kept = {job.id for job in passing}
+        dropped.append(Dropped(rule.text, len(before), tuple(job.id for job in before if job.id not in kept)))
+    return Selection(tuple(passing), tuple(dropped))
+
+
+def require_some(selection: Selection, jobs: Sequence[Job], where: str) -> None:
+    """Nothing happens when something passes; else FilterError tells what each rule dropped and which values exist."""
+    if selection.jobs:
+        return
+    steps = "; ".join(f"{step.rule} dropped {len(step.ids)} of {step.seen}" for step in selection.dropped)
+    raise FilterError(
+        f"nothing passes the filter in {where}: {steps or 'there are no jobs'}. {values_there_are(jobs)}".rstrip()
+    )
+
+
+def values_there_are(jobs: Iterable[Job], most: int = 6) -> str:
+    """A line such as `algorithm is one of 'TD3', 'DDPG'; seed is one of 1, 2, 3`."""
+    values: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        for name, value in job.variables.items():
+            values.setdefault(name, {})[repr(value)] = None
+    return "; ".join(
+        f"{name} is one of {', '.join(list(found)[:most])}{', ...' if len(found) > most else ''}"
+        for name, found in values.items()
+    )
+
+
+class Mapped:
+    """Each key has its value, or one of its values; the key `cfg.x` is read from the configuration."""
+
+    def __init__(self, wanted: Mapping[str, Any]) -> None:
+        self.text = "{" + ", ".join(f"{key}: {_plain(value)}" for key, value in wanted.items()) + "}"
+        self._wanted = {key: value if isinstance(value, list) else [value] for key, value in wanted.items()}
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        for key in self._wanted:
+            if key not in world.names and not key.startswith("cfg."):
+                raise FilterError(unknown_name(key, self.text, world.names))
+        return [job for job in jobs if all(self._has(job, key, world) for key in self._wanted)]
+
+    def _has(self, job: Job, key: str, world: World) -> bool:
+        if key in world.names:
+            found = job.variables.get(key, _NOTHING)
+        else:
+            found = read(world.configuration(job), key.split(".")[1:])
+        return any(_equal(found, value) for value in self._wanted[key]) or (
+            isinstance(found, list) and _equal_lists(found, self._wanted[key])
+        )
+
+
+class Evaluated:
+    """An expression over the variables, and over the configuration as `cfg`."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._expression = Expression(text)
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        for name in self._expression.unknown(world.names):
+            raise FilterError(unknown_name(name, self.text, world.names))
+        return [
+            job
+            for job in jobs
+            if self._expression.is_true(job.variables, world.names, lambda job=job: world.configuration(job), job.id)
+        ]
+
+
+class Ids:
+    """The job is one of these."""
+
+    def __init__(self, text: str, ids: frozenset[int] | IdSet) -> None:
+        self.text = text
+        self._ids = ids
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        for job_id in self._ids:
+            if job_id not in world.ids:
+                has = format_ids(job.id for job in jobs) or "none"
+                raise FilterError(f"the filter {self.text!r} names job {job_id}, which is not there; there are jobs {has}")
+        return [job for job in jobs if job.id in self._ids]
+
+
+class InState:
+    """The last attempt of the job ended, or is, in one of these states."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._states = parse_states(text.removeprefix("state:"))
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        return [job for job in jobs if world.state(job.id) in self._states]
+
+
+class Sample:
+    """A random subset of what is left; all of it where that is no more."""
+
+    def __init__(self, count: int, seed: int | None) -> None:
+        self.text = f"sample:{count}" + (f"@{seed}" if seed is not None else "")
+        self._count, self._seed = count, seed
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        if self._count >= len(jobs):
+            return list(jobs)
+        chosen = set(random.Random(self._seed).sample(sorted(job.id for job in jobs), self._count))
+        return [job for job in jobs if job.id in chosen]
+
+
+class Call:
+    """A function of the variables says so."""
+
+    def __init__(self, text: str, function: Callable[[dict[str, Any]], Any]) -> None:
+        self.text = text
+        self._function = function
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        return [job for job in jobs if self._passes(job)]
+
+    def _passes(self, job: Job) -> bool:
+        try:
+            return bool(self._function(dict(job.variables)))
+        except Exception as error:
+            raise FilterError(
+                f"the filter {self.text} failed on job {job.id} with variables {dict(job.variables)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+class DottedPath:
+    """A text such as `a.b`: a variable of that name where there is one, else the path of a function."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+        if self.text in world.names or self.text.startswith("cfg."):
+            return Evaluated(self.text).select(jobs, world)
+        return Call(self.text, locate(self.text, world.names)).select(jobs, world)
+
+
+def parse_states(text: str) -> frozenset[State]:
+    """The states that a text such as `failed,TIMEOUT` names. Raises FilterError with the names there are."""
+    states = set()
+    for name in text.split(","):
+        try:
+            states.add(State(name.strip().upper()))
+        except ValueError:
+            raise FilterError(f"{name.strip()!r} is no state; the states are {', '.join(State)}") from None
+    return frozenset(states)
+
+
+def locate(path: str, names: Iterable[str] = ()) -> Callable[..., Any]:
+    """The function that a dotted path (`package.module.function`) names. Raises FilterError."""
+    import importlib
+    import os
+    import sys
+
+    module_name, _, function_name = path.rpartition(".")
+    added = "" not in sys.path and os.getcwd() not in sys.path
+    if added:
+        sys.path.insert(0, os.getcwd())  # a module beside the script, as `python script.py` would find it
+    try:
+        found = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise FilterError(
+            f"the filter {path!r} is neither a variable ({', '.join(sorted(names)) or 'there are none'}) nor a function "
+            f"that can be imported ({error})"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(os.getcwd())
+    if not callable(found):
+        raise FilterError(f"the filter {path!r} names a {type(found).__name__}, not a function of the variables")
+    return found  # type: ignore[no-any-return]
+
+
+def unknown_name(name: str, text: str, names: Iterable[str]) -> str:
+    """The sentence for a name that no job has."""
+    return (
+        f"the filter {text!r} names {name!r}, which is no variable; the variables are {', '.join(sorted(names)) or 'none'}"
+        ", and cfg. reads the configuration"
+    )
+
+
+def read(configuration: Any, keys: Iterable[str]) -> Any:
+    """The node of nested mappings and lists that a path of keys leads to; a marker that equals nothing when none."""
+    node = configuration
+    for key in keys:
+        if isinstance(node, Mapping) and key in node:
+            node = node[key]
+        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            return _NOTHING
+    return node
+
+
+def _parse_text(text: str) -> Rule:
+    text = text.strip()
+    kind, _, rest = text.partition(":")
+    if kind == "state":
+        return InState(text)
+    if kind == "sample":
+        return _parse_sample(rest)
+    if looks_like_ids(text):
+        return Ids(text, parse_ids(text))
+    if "." in text and all(part.isidentifier() for part in text.split(".")):
+        return DottedPath(text)
+    return Evaluated(text)
+
+
+def _parse_sample(text: str) -> Sample:
+    count, _, seed = text.partition("@")
+    if not count.strip().isdigit() or not (seed or "0").strip().isdigit():
+        raise FilterError(f"'sample:{text}' is no sample; write sample:10, or sample:10@3 for the seed 3")
+    return Sample(int(count), int(seed or 0))
+
+
+def _parse_mapping(written: Mapping[str, Any]) -> Rule:
+    if "_target_" not in written:
+        for key in written:
+            if not isinstance(key, str):
+                raise FilterError(f"the filter {dict(written)} has the key {key!r}; keys are names of variables")
+        return Mapped(written)
+    arguments = {key: value for key, value in written.items() if key not in ("_target_", "_partial_")}
+    path = str(written["_target_"])
+    function = locate(path)
+    return Call(path, lambda variables: function(variables, **arguments))
+
+
+_NOTHING: Final = object()
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Equal as people mean it: 1 is 1.0, True is not 1."""
+    return one is other or (one == other and isinstance(one, bool) == isinstance(other, bool))
+
+
+def _equal_lists(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(_equal, one, other))

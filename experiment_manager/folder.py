@@ -1,0 +1,175 @@
+"""Where everything of an experiment lies: every file name of the project is written here, once.
+
+    <experiment_path>/<experiment_name>/
+      manifest.sqlite   pass_filter.json   slurm_config.json   conf/<hash>/<source>/
+      launches/0001/launch.json            states/7.1  states/7.1.COMPLETED
+      jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl
+
+This room names files, checks that a name can be one, and takes the lock under which experiments are planned.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from experiment_manager.errors import FolderError
+
+_PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f/]+\Z")
+LOCK_WAIT_S: Final = 60.0
+
+
+def check_name(name: str) -> None:
+    """Nothing happens when `name` can be the name of an experiment; FolderError says why it cannot."""
+    reason = None
+    if not isinstance(name, str) or not name:
+        reason = "it is empty"
+    elif "/" in name:
+        reason = "it has a slash; put the folder into experiment_path"
+    elif not _PLAIN.match(name):
+        reason = "it has a newline or another control character"
+    elif name.startswith("-"):
+        reason = "it starts with a dash, which every command would take for an option"
+    elif name in (".", "..") or "${" in name or len(name.encode()) > 200:
+        reason = "it is '.' or '..', holds '${', or is longer than 200 bytes"
+    if reason:
+        raise FolderError(f"{name!r} cannot be the name of an experiment: {reason}")
+
+
+class Folder:
+    """The folder of one experiment and the names in it. Exists on disk only once something was saved."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, experiment_path: str | os.PathLike[str], experiment_name: str) -> None:
+        check_name(experiment_name)
+        self.path = os.path.join(os.path.abspath(os.fspath(experiment_path)), experiment_name)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> "Folder":
+        """The folder of an experiment by its own path, as commands get it."""
+        whole = os.path.abspath(os.fspath(path))
+        return cls(os.path.dirname(whole), os.path.basename(whole))
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    @property
+    def parent(self) -> str:
+        return os.path.dirname(self.path)
+
+    def join(self, *names: str) -> str:
+        return os.path.join(self.path, *names)
+
+    @property
+    def manifest(self) -> str:
+        return self.join("manifest.sqlite")
+
+    @property
+    def original_config(self) -> str:
+        """What the original library wrote instead of a manifest."""
+        return self.join("config.json")
+
+    @property
+    def pass_filter(self) -> str:
+        return self.join("pass_filter.json")
+
+    @property
+    def slurm_config(self) -> str:
+        return self.join("slurm_config.json")
+
+    @property
+    def states(self) -> str:
+        return self.join("states")
+
+    @property
+    def launches(self) -> str:
+        return self.join("launches")
+
+    def job(self, job_id: int) -> str:
+        return self.join("jobs", str(job_id))
+
+    def of_attempt(self, job_id: int, attempt: int, kind: str) -> str:
+        """A file of one attempt: `stdout`, `stderr` (logs), `result`, `error`, `attempt` (JSON), `metrics` (lines)."""
+        ending = {"stdout": "log", "stderr": "log", "metrics": "jsonl"}.get(kind, "json")
+        return os.path.join(self.job(job_id), f"{kind}.{attempt}.{ending}")
+
+    def is_experiment(self) -> bool:
+        return os.path.isfile(self.manifest) or os.path.isfile(self.original_config)
+
+    def require(self) -> None:
+        """Nothing happens when an experiment is here; else FolderError."""
+        if not self.is_experiment():
+            raise FolderError(
+                f"{self.path} is no experiment: it has no manifest.sqlite; define one with a sweep or Experiment.save(), "
+                "or name another folder (`experiment-manager list` shows those below a folder)"
+            )
+
+
+@contextmanager
+def planning(folder: Folder) -> Iterator[None]:
+    """Inside, nobody else plans this experiment. What was made for the lock is removed again when planning fails.
+
+    Raises FolderError when the folder cannot be written, or another planner holds it for longer than LOCK_WAIT_S.
+    """
+    import filelock
+
+    made = _make_folder(folder)
+    lock_path = folder.join(".planning.lock")
+    lock = filelock.FileLock(lock_path, timeout=LOCK_WAIT_S)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise FolderError(
+            f"another process has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
+        ) from error
+    except OSError as error:
+        _unmake(made)
+        raise FolderError(f"{folder.path} is not writable: {error.strerror or error}; choose another folder") from error
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        if made:
+            _remove_quietly(lock_path)
+            _unmake(made)
+        raise
+    lock.release()
+
+
+def _make_folder(folder: Folder) -> list[str]:
+    """Makes the folder and the parents it lacks; returns those it made, innermost first."""
+    missing, path = [], folder.path
+    while not os.path.isdir(path):
+        missing.append(path)
+        if os.path.dirname(path) == path:
+            break
+        path = os.path.dirname(path)
+    made: list[str] = []
+    for path in reversed(missing):
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            _unmake(made)
+            raise FolderError(
+                f"{folder.path} cannot be made: {error.strerror or error}; choose another experiment_path"
+            ) from error
+        made.insert(0, path)
+    return made
+
+
+def _unmake(made: list[str]) -> None:
+    for path in made:
+        try:
+            os.rmdir(path)
+        except OSError:  # somebody has put something there: it stays
+            return
+
+
+def _remove_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -1,0 +1,237 @@
+"""What the plugins do, once Hydra calls them: plan, launch, and tell how it went in words and exit status.
+
+A sweep ends with 0 when every job that it ran has completed, with 1 when one has not, with 2 for a user's mistake.
+"""
+
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+from experiment_manager import codec
+from experiment_manager.attempts import attempting
+from experiment_manager.compose import Composer
+from experiment_manager.decisions import REFUSED
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.folder import Folder
+from experiment_manager.job import JOB_VARIABLE
+from experiment_manager.manifest import Manifest
+from experiment_manager.pool import Interrupted, Pool, Ran
+from experiment_manager.progress import settings_text
+from experiment_manager.records import UNFINISHED, Job, Launch, State
+from experiment_manager.results import read_optional, read_result
+from experiment_manager.states import States
+from experiment_manager.sweep import Options, Plan, add_batch, plan_sweep
+
+if TYPE_CHECKING:
+    from hydra_plugins.hydra_experiment_manager.launchers import LocalPoolLauncher
+    from hydra_plugins.hydra_experiment_manager.sweeper import ExperimentSweeper
+
+
+class JobFailed(Exception):
+    """What a job that did not complete gives to a sweeper that asks for its value."""
+
+
+@contextmanager
+def told_to_the_user() -> Iterator[None]:
+    """A user's mistake ends the program with a sentence and the exit status 2, without a traceback."""
+    try:
+        yield
+    except ExperimentManagerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(REFUSED) from None
+
+
+def refuse_inside_a_job() -> None:
+    """A job must not sweep: a program with `hydra.mode: MULTIRUN` in its YAML would start itself for ever."""
+    if JOB_VARIABLE in os.environ:
+        raise ExperimentManagerError(
+            f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its own; "
+            f"unset {JOB_VARIABLE} for the inner program if you mean it"
+        )
+
+
+def sweep(sweeper: "ExperimentSweeper", arguments: Sequence[str]) -> Any:
+    """The whole sweep of our own sweeper; returns what the launcher returned, batch by batch."""
+    assert sweeper.launcher is not None
+    with told_to_the_user():
+        refuse_inside_a_job()
+        options, batch_size = _options(sweeper.options)
+        composer = Composer(sweeper.hydra_context.config_loader, sweeper.config)
+        about = _about(sweeper.config)
+        plan = plan_sweep(composer, options, arguments, sweeper.task_function, about)
+    _say(_summary(plan))
+    if plan.launch is None:
+        return []
+    OmegaConf.save(sweeper.config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
+    ours = hasattr(sweeper.launcher, "launch_plan")
+    returned: list[Any] = []
+    for at in range(0, len(plan.to_run), batch_size or len(plan.to_run)):
+        ids = plan.to_run[at : at + (batch_size or len(plan.to_run))]
+        if ours:
+            returned.append(sweeper.launcher.launch_plan(plan, ids))
+        else:
+            _note_ignored_directories(sweeper.config, plan.folder)
+            returned.append(_launch_elsewhere(sweeper.launcher, composer, plan, ids, at))
+    _conclude(plan)
+    return returned
+
+
+def _options(written: dict[str, Any]) -> tuple[Options, int | None]:
+    plain = {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in written.items()
+    }
+    batch_size = plain.pop("max_batch_size")
+    if batch_size is not None and batch_size < 1:
+        raise ExperimentManagerError(f"hydra.sweeper.max_batch_size={batch_size} runs nothing; use 1 or more, or null")
+    plain["params"] = plain["params"] or {}
+    return Options(**plain).check(), batch_size
+
+
+def _about(config: DictConfig) -> dict[str, Any]:
+    launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    return {
+        "launcher": config.hydra.runtime.choices.get("hydra/launcher"),
+        "options": codec.encode(launcher),
+        "overrides": [str(item) for item in config.hydra.overrides.task],
+    }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _summary(plan: Plan) -> str:
+    """`experiments/train: 6 jobs pass (3 new); 3 run now, 3 COMPLETED are left alone`."""
+    dropped = "".join(f", {len(step.ids)} dropped by {step.rule}" for step in plan.dropped)
+    running = set(plan.to_run)
+    left = Counter(plan.snapshot.state(job_id) for job_id in plan.jobs if job_id not in running)
+    kept = "".join(f", {count} {state} left alone" for state, count in left.items())
+    new = f" ({plan.n_new} new in the manifest)" if plan.n_new else ""
+    return f"{plan.folder.path}: {len(plan.jobs)} jobs pass{dropped}{new}; {len(plan.to_run)} to run{kept}"
+
+
+def run_plan(plan: Plan, ids: Sequence[int], *, n_jobs: int) -> Sequence[Ran]:
+    """Some jobs of a plan have run here. Ends the program, with the shell's status for it, on Ctrl-C."""
+    assert plan.launch is not None
+    texts = {job_id: settings_text(plan.jobs[job_id].variables) for job_id in ids}
+    return _run_here(Pool(plan.folder, plan.launch, n_jobs=n_jobs, texts=texts), ids, plan.folder)
+
+
+def _run_here(pool: Pool, ids: Sequence[int], folder: Folder) -> Sequence[Ran]:
+    try:
+        return pool.run(ids)
+    except Interrupted as stop:
+        cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
+        _say(f"stopped by {stop}: {cancelled} jobs cancelled in {folder.path}; the same command runs what is left")
+        raise SystemExit(128 + stop.number) from None
+
+
+def _conclude(plan: Plan) -> None:
+    """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
+    snapshot = States(plan.folder).snapshot(reconcile=True)
+    ended = {job_id: snapshot.state(job_id) for job_id in plan.to_run}
+    bad = [job_id for job_id, state in ended.items() if state is not State.COMPLETED]
+    if not bad:
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(ended[job_id] for job_id in bad).items())
+    again = "the same command runs them again"
+    if any(ended[job_id] in UNFINISHED for job_id in bad):
+        again = "the same command runs what has not completed"
+    folder = shlex.quote(os.path.relpath(plan.folder.path))
+    _say(
+        f"{len(bad)} of {len(ended)} jobs did not complete ({counts}); {again}, and "
+        f"`experiment-manager show {folder} {bad[0]}` tells why the first one did not"
+    )
+    raise SystemExit(1)
+
+
+def _launch_elsewhere(launcher: Any, composer: Composer, plan: Plan, ids: Sequence[int], at: int) -> Any:
+    """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
+    assert plan.launch is not None
+    os.environ[_LAUNCH_VARIABLE] = plan.launch.number
+    try:
+        batch = [composer.placed(plan.folder, job_id, plan.jobs[job_id].overrides) for job_id in ids]
+        return launcher.launch(batch, initial_job_idx=at)
+    finally:
+        del os.environ[_LAUNCH_VARIABLE]
+
+
+_LAUNCH_VARIABLE = "EXPERIMENT_MANAGER_LAUNCH"
+
+
+def _note_ignored_directories(config: DictConfig, folder: Folder) -> None:
+    own = [item for item in config.hydra.overrides.hydra if item.startswith(("hydra.sweep.dir=", "hydra.sweep.subdir="))]
+    if own:
+        _say(f"{', '.join(own)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
+
+
+class RecordedTask:
+    """A task function that records its attempts, for launchers that call it themselves (basic, joblib, submitit)."""
+
+    def __init__(self, task: Callable[[DictConfig], Any]) -> None:
+        update_wrapper(self, task)
+        self._task = task
+
+    def __call__(self, config: DictConfig) -> Any:
+        sweep_dir, subdir = HydraConfig.get().sweep.dir, HydraConfig.get().sweep.subdir
+        folder = Folder.at(os.path.dirname(sweep_dir))
+        launch = os.environ.get(_LAUNCH_VARIABLE)
+        with attempting(folder, int(subdir), launch=launch) as attempt:
+            value = self._task(config)
+            attempt.leave(value)
+            return value
+
+
+def recorded(task: Callable[[DictConfig], Any]) -> RecordedTask:
+    """The task function, recording its attempts; our own launchers unwrap it again."""
+    return RecordedTask(task)
+
+
+def launch_batch(launcher: "LocalPoolLauncher", job_overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+    """A batch of another sweeper has run here; the values are real, and a failed job raises when it is asked."""
+    with told_to_the_user():
+        refuse_inside_a_job()
+        folder = Folder(launcher.experiment_path, launcher.experiment_name)
+        composer = Composer(launcher.hydra_context.config_loader, launcher.config)
+        launch, jobs = add_batch(
+            composer, folder, job_overrides, launcher.task_function, launcher.earlier, _about(launcher.config)
+        )
+    ids = [job.id for job in jobs]
+    launcher.earlier += ids
+    pool = Pool(folder, launch, n_jobs=launcher.n_jobs, texts={job.id: settings_text(job.variables) for job in jobs})
+    ran = _run_here(pool, ids, folder)
+    with Manifest(folder) as manifest:
+        return [_job_return(folder, manifest, job, outcome) for job, outcome in zip(jobs, ran, strict=True)]
+
+
+def _job_return(folder: Folder, manifest: Manifest, job: Job, ran: Ran) -> JobReturn:
+    value = JobReturn(
+        overrides=list(job.overrides),
+        cfg=OmegaConf.create(manifest.configuration(job.id)),
+        working_dir=folder.job(job.id),
+        task_name=folder.name,
+    )
+    if ran.state is State.COMPLETED:
+        value.status = JobStatus.COMPLETED
+        value.return_value = read_result(folder, job.id, ran.attempt)
+    else:
+        value.status = JobStatus.FAILED
+        error = read_optional(folder.of_attempt(job.id, ran.attempt, "error")).get("traceback", "")
+        value.return_value = JobFailed(
+            f"job {job.id} of {folder.path} ended {ran.state or 'before it began'}: {ran.reason}; "
+            f"its log is {folder.of_attempt(job.id, ran.attempt, 'stderr')}\n{error}"
+        )
+    return value
+
+
+__all__ = ["JobFailed", "Launch", "RecordedTask", "launch_batch", "recorded", "run_plan", "sweep"]

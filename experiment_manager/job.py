@@ -1,0 +1,134 @@
+"""What a job knows of itself while it runs: `experiment_manager.current_job()`.
+
+The supervisor tells the job in three environment variables which attempt it is. Outside of an experiment the same
+calls work and record nothing, so that a script runs by hand as it is.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from experiment_manager import codec
+from experiment_manager.errors import JobRefused
+from experiment_manager.folder import Folder
+from experiment_manager.records import State
+
+JOB_VARIABLE: Final = "EXPERIMENT_MANAGER_JOB"
+ATTEMPT_VARIABLE: Final = "EXPERIMENT_MANAGER_ATTEMPT"
+FOLDER_VARIABLE: Final = "EXPERIMENT_MANAGER_FOLDER"
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class CurrentJob:
+    """The job that this process runs; `id` is None outside of an experiment."""
+
+    def __init__(self, folder: Folder | None, job_id: int | None, attempt: int) -> None:
+        self._folder = folder
+        self.id = job_id
+        self.attempt = attempt
+        self._stopping = threading.Event()
+        self._listens = False
+
+    @property
+    def experiment(self) -> Folder:
+        """The folder of the experiment. Raises JobRefused outside of one."""
+        if self._folder is None:
+            raise JobRefused("this process runs no job of an experiment; start it with `experiment-manager run`")
+        return self._folder
+
+    @property
+    def required_id(self) -> int:
+        """The id of the job. Raises JobRefused outside of an experiment."""
+        if self.id is None:
+            raise JobRefused("this process runs no job of an experiment; start it with `experiment-manager run`")
+        return self.id
+
+    @property
+    def directory(self) -> Path:
+        """Where the job leaves its files, the same in every attempt; outside of an experiment Hydra's output directory,
+        or the working directory."""
+        if self._folder is not None and self.id is not None:
+            return Path(self._folder.job(self.id))
+        hydra_config = sys.modules.get("hydra.core.hydra_config")
+        if hydra_config is not None and hydra_config.HydraConfig.initialized():
+            return Path(hydra_config.HydraConfig.get().runtime.output_dir)
+        return Path.cwd()
+
+    @cached_property
+    def variables(self) -> Mapping[str, Any]:
+        """What makes this job another than its neighbours; empty outside of an experiment."""
+        if self._folder is None or self.id is None:
+            return {}
+        from experiment_manager.manifest import Manifest
+
+        with Manifest(self._folder) as manifest:
+            return manifest.job(self.id).variables
+
+    @cached_property
+    def resumed(self) -> bool:
+        """Whether an earlier attempt, which may have left a checkpoint in `directory`, has run before this one."""
+        if self._folder is None or self.id is None:
+            return False
+        from experiment_manager.states import States
+
+        earlier = States(self._folder).attempts(self.id)[: self.attempt - 1]
+        return any(attempt.state is not State.FAKE for attempt in earlier)
+
+    def should_stop(self) -> bool:
+        """Whether the job has been told that it will be stopped soon: save a checkpoint and return.
+
+        From the first call on, TERM, USR1 and USR2 no longer end this process by themselves, unless the program has a
+        handler of its own. Call it once before the loop, from the main thread.
+        """
+        if not self._listens and threading.current_thread() is threading.main_thread():
+            self._listens = True
+            for number in _STOP_SIGNALS:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, lambda *_: self._stopping.set())
+        return self._stopping.is_set()
+
+    def log_metrics(self, step: float | None = None, **values: Any) -> None:
+        """One line more in the metrics of this attempt, on disk at once: `log_metrics(step=100, loss=0.3)`.
+
+        Values are numbers or text. With several tasks only rank 0 writes. Outside of an experiment nothing is recorded.
+        """
+        if self._folder is None or self.id is None or _rank() != "0":
+            return
+        line = {"step": codec.encode(step), "time": time.time(), "values": codec.encode(values)}
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        path = self._folder.of_attempt(self.id, self.attempt, "metrics")
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            os.write(handle, data)  # one write to a file opened for appending: whole lines, also from several threads
+        finally:
+            os.close(handle)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+
+
+_current: CurrentJob | None = None
+
+
+def current_job() -> CurrentJob:
+    """The job that this process runs. The same object at every call, so that `should_stop` hears every signal."""
+    global _current
+    folder, job_id = os.environ.get(FOLDER_VARIABLE), os.environ.get(JOB_VARIABLE)
+    attempt = int(os.environ.get(ATTEMPT_VARIABLE, "1"))
+    here = (int(job_id), attempt) if folder and job_id else (None, 1)
+    if _current is None or (_current.id, _current.attempt) != here:
+        _current = CurrentJob(Folder.at(folder) if folder and job_id else None, here[0], here[1])
+    return _current
+
+
+def environment(folder: Folder, job_id: int, attempt: int) -> dict[str, str]:
+    """The variables that tell a process which attempt it is."""
+    return {FOLDER_VARIABLE: folder.path, JOB_VARIABLE: str(job_id), ATTEMPT_VARIABLE: str(attempt)}

@@ -1,0 +1,266 @@
+"""The manifest: the durable record of every job of an experiment, one SQLite file that is never changed in place.
+
+A new manifest is built beside the old one, synced, renamed over it and made read-only. Readers open it as immutable:
+no locks, which network file systems are bad at, and no journal. Any SQLite tool can open it, too.
+
+    meta     key, value           variables (names, in order)
+    recipes  id, body             how overrides become a process (JSON, see records.Recipe)
+    bases    id, body             one configuration per set of keys (JSON, tagged as in codec)
+    jobs     id, identity, variables, overrides, recipe, base, changes, fingerprint
+             (base, changes and fingerprint are NULL until the job has a configuration)
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import PurePath
+from typing import Any, Final
+
+from experiment_manager import codec, delta
+from experiment_manager.errors import ManifestError, UnknownJob
+from experiment_manager.files import sync, temporary_name
+from experiment_manager.folder import Folder
+from experiment_manager.records import Entry, Job, JobId, Recipe, Source
+
+FORMAT: Final = 1
+APPLICATION_ID: Final = 0x45584D47  # "EXMG"
+
+_SCHEMA: Final = f"""
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT};
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE recipes (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE bases (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY, identity TEXT NOT NULL, variables TEXT NOT NULL, overrides TEXT NOT NULL,
+    recipe INTEGER REFERENCES recipes, base INTEGER REFERENCES bases, changes TEXT, fingerprint TEXT
+);
+"""
+_JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
+
+
+class Manifest:
+    """A reader of one manifest. Raises ManifestError where the file is damaged or too new."""
+
+    def __init__(self, folder: Folder) -> None:
+        folder.require()
+        self._path = folder.manifest
+        self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        uri = PurePath(self._path).as_uri() + "?mode=ro&immutable=1"
+        with self._damage_named():
+            connection = sqlite3.connect(uri, uri=True)
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application != APPLICATION_ID:
+            raise ManifestError(f"{self._path} is damaged, or no manifest: restore it from a backup")
+        if found > FORMAT:
+            raise ManifestError(
+                f"{self._path} was written by a newer version of Experiment Manager (format {found}, this one reads "
+                f"{FORMAT}); upgrade hydra-experiment-manager"
+            )
+        return connection
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> "Manifest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the variables, in the order in which they came."""
+        with self._damage_named():
+            (text,) = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
+            return tuple(json.loads(text))
+
+    def __len__(self) -> int:
+        with self._damage_named():
+            (count,) = self._connection.execute("SELECT count(*) FROM jobs").fetchone()
+        return int(count)
+
+    def ids(self) -> list[JobId]:
+        with self._damage_named():
+            return [JobId(row[0]) for row in self._connection.execute("SELECT id FROM jobs ORDER BY id")]
+
+    def job(self, job_id: int) -> Job:
+        """One job by one indexed read. Raises UnknownJob."""
+        with self._damage_named():
+            row = self._connection.execute(_JOB + " WHERE id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
+        return _job(row)
+
+    def jobs(self) -> Iterator[Job]:
+        """Every job in the order of the ids, one at a time."""
+        with self._damage_named():
+            for row in self._connection.execute(_JOB + " ORDER BY id"):
+                yield _job(row)
+
+    def encoded_configuration(self, job_id: int) -> codec.Encoded | None:
+        """The tagged configuration of a job; None when it has none yet."""
+        query = "SELECT bases.body, jobs.changes FROM jobs LEFT JOIN bases ON bases.id = jobs.base WHERE jobs.id = ?"
+        with self._damage_named():
+            row = self._connection.execute(query, (job_id,)).fetchone()
+        if row is None:
+            raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
+        return None if row[0] is None else delta.apply(codec.loads(row[0]), codec.loads(row[1]))
+
+    def configuration(self, job_id: int) -> Any:
+        """All parameters of a job; None when it has no configuration yet."""
+        return codec.decode(self.encoded_configuration(job_id))
+
+    def recipe(self, number: int) -> Recipe:
+        with self._damage_named():
+            (body,) = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
+            return _recipe(json.loads(body))
+
+
+def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:
+    """The sentence for an id that is not there."""
+    from experiment_manager.ids import format_ids
+
+    has = f"its jobs are {format_ids(known)}" if known else "it has no jobs"
+    return f"there is no job {job_id} in {where}: {has}"
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    number, identity, variables, overrides, fingerprint, recipe = row
+    return Job(
+        JobId(number),
+        identity,
+        codec.decode(codec.loads(variables)),
+        tuple(json.loads(overrides)),
+        fingerprint,
+        recipe,
+    )
+
+
+def _recipe(body: Mapping[str, Any]) -> Recipe:
+    entry = {key: tuple(value) if isinstance(value, list) else value for key, value in body["entry"].items()}
+    return Recipe(
+        **{
+            **body,
+            "entry": Entry(**entry),
+            "sources": tuple(Source(*source) for source in body["sources"]),
+            "hydra_overrides": tuple(body["hydra_overrides"]),
+        }
+    )
+
+
+class ManifestEditor:
+    """Adds jobs to a copy of the manifest. Ids only grow; a configuration, once there, stays."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._recipes = {body: number for number, body in connection.execute("SELECT id, body FROM recipes")}
+        self._bases: dict[frozenset[delta.Path], tuple[int, dict[delta.Path, Any]]] = {}
+        for number, body in connection.execute("SELECT id, body FROM bases"):
+            leaves = delta.leaves(codec.loads(body))
+            self._bases.setdefault(frozenset(leaves), (number, leaves))
+
+    def set_variables(self, names: Iterable[str]) -> None:
+        """Names that are there stay in their order; new ones follow."""
+        row = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
+        known = json.loads(row[0]) if row else []
+        text = json.dumps(list(dict.fromkeys([*known, *names])), ensure_ascii=False)
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('variables', ?)", (text,))
+
+    def add_recipe(self, recipe: Recipe) -> int:
+        """The number of the recipe, a new one only when none is the same."""
+        body = json.dumps({**recipe._asdict(), "entry": recipe.entry._asdict()}, ensure_ascii=False)
+        if body not in self._recipes:
+            cursor = self._connection.execute("INSERT INTO recipes (body) VALUES (?)", (body,))
+            self._recipes[body] = int(cursor.lastrowid or 0)
+        return self._recipes[body]
+
+    def add_job(self, job: Job) -> None:
+        """The job is there, without a configuration."""
+        variables = codec.dumps(codec.encode(dict(job.variables)))
+        overrides = json.dumps(job.overrides, ensure_ascii=False)
+        self._connection.execute(
+            "INSERT INTO jobs (id, identity, variables, overrides, recipe) VALUES (?, ?, ?, ?, ?)",
+            (job.id, job.identity, variables, overrides, job.recipe),
+        )
+
+    def set_configuration(self, job: Job, encoded: codec.Encoded) -> None:
+        """The job, which had no configuration, has this one for good, composed from these overrides by this recipe."""
+        base, changes = self._split(encoded)
+        self._connection.execute(
+            "UPDATE jobs SET overrides = ?, base = ?, changes = ?, fingerprint = ?, recipe = ? "
+            "WHERE id = ? AND fingerprint IS NULL",
+            (
+                json.dumps(job.overrides, ensure_ascii=False),
+                base,
+                codec.dumps([[list(path), item] for path, item in changes]),
+                job.fingerprint,
+                job.recipe,
+                job.id,
+            ),
+        )
+
+    def _split(self, encoded: codec.Encoded) -> tuple[int, list[tuple[delta.Path, Any]]]:
+        leaves = delta.leaves(encoded)
+        keys = frozenset(leaves)
+        if keys not in self._bases:
+            cursor = self._connection.execute("INSERT INTO bases (body) VALUES (?)", (codec.dumps(encoded),))
+            self._bases[keys] = (int(cursor.lastrowid or 0), leaves)
+        number, base_leaves = self._bases[keys]
+        return number, delta.replaced(base_leaves, leaves)
+
+
+@contextmanager
+def editing(folder: Folder) -> Iterator[ManifestEditor]:
+    """Yields an editor of a copy, which replaces the manifest at the end, or is thrown away when anything is raised.
+
+    To be used inside `folder.planning`.
+    """
+    temporary = temporary_name(folder.manifest)
+    try:
+        _start_copy(folder, temporary)
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            # The copy is thrown away when anything fails, so a journal and syncs would only cost time.
+            connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+            if not os.path.exists(folder.manifest):
+                connection.executescript(_SCHEMA)
+            connection.execute("BEGIN")
+            yield ManifestEditor(connection)
+            connection.execute("COMMIT")
+        _publish(temporary, folder.manifest)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _start_copy(folder: Folder, temporary: str) -> None:
+    import shutil
+
+    if os.path.exists(temporary):
+        os.unlink(temporary)
+    if os.path.exists(folder.manifest):
+        Manifest(folder).close()  # a damaged or newer one is not copied
+        shutil.copyfile(folder.manifest, temporary)
+
+
+def _publish(temporary: str, path: str) -> None:
+    os.chmod(temporary, 0o444)
+    sync(temporary)
+    for ending in ("-wal", "-shm", "-journal"):  # left there by somebody's SQLite shell, they would be read as ours
+        if os.path.exists(path + ending):
+            os.unlink(path + ending)
+    os.replace(temporary, path)
+    sync(os.path.dirname(path))

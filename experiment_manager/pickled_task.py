@@ -1,0 +1,57 @@
+"""Jobs whose function no command line can be asked for: it travels as one pickle and is called through Hydra here.
+
+So it is for sweeps from a notebook, through hydra-zen's `launch`, or from a script with several `@hydra.main`.
+
+    python -m experiment_manager.pickled_task <file> -cp <frozen YAML> -cn config  overrides...
+"""
+
+import os
+import sys
+from hashlib import blake2b
+from typing import Any
+
+from experiment_manager.files import appearing
+from experiment_manager.folder import Folder
+
+
+def freeze_task(folder: Folder, task: Any) -> str:
+    """The function and Hydra's state, with configurations that only exist in memory, are in the folder; returns the
+    path, relative to it. The same pickle is stored once."""
+    import cloudpickle
+    from hydra.core.config_store import ConfigStore
+
+    data = cloudpickle.dumps((task, ConfigStore.instance().repo, _version_base()))
+    relative = os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl")
+    path = folder.join(relative)
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with appearing(path) as temporary, open(temporary, "wb") as file:
+            file.write(data)
+    return relative
+
+
+def _version_base() -> str | None:
+    from hydra import version
+
+    base = version.getbase()
+    return None if base is None else f"{base.major}.{base.minor}"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the pickled function as the `@hydra.main` of a script would be."""
+    import pickle
+
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    path, *arguments = argv
+    with open(path, "rb") as file:
+        task, repository, version_base = pickle.load(file)
+    ConfigStore.instance().repo.update(repository)
+    sys.argv = [path, *arguments]
+    os.environ["HYDRA_MAIN_MODULE"] = "experiment_manager.pickled_task"  # so that Hydra looks for no source file
+    hydra.main(version_base=version_base, config_path=None)(task)()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

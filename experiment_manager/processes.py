@@ -1,0 +1,66 @@
+"""Whether a process still lives: who we are, and whether somebody else is gone. Linux, and what is left elsewhere."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+
+def this_process() -> dict[str, Any]:
+    """What identifies this process for good: host, boot, pid namespace, pid and its start in clock ticks."""
+    pid = os.getpid()
+    return {
+        "host": os.uname().nodename,
+        "boot": _read("/proc/sys/kernel/random/boot_id"),
+        "namespace": _link("/proc/self/ns/pid"),
+        "pid": pid,
+        "started_ticks": _start_ticks(pid),
+    }
+
+
+def is_gone(record: Mapping[str, Any]) -> bool | None:
+    """True when the process of a record has certainly ended, False when it runs, None when nobody here can know."""
+    me = this_process()
+    if record.get("host") != me["host"]:
+        return None
+    if record.get("boot") != me["boot"]:
+        return True  # this host has been started anew since
+    if record.get("namespace") != me["namespace"]:
+        return None
+    pid = int(record["pid"])
+    if me["boot"] is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
+        return not _signalable(pid)
+    return _start_ticks(pid) != record.get("started_ticks")
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a process started; None when there is none, or only a zombie that waits to be reaped."""
+    text = _read(f"/proc/{pid}/stat")
+    if text is None:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in brackets may hold anything
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _signalable(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None

@@ -1,0 +1,112 @@
+"""The nouns of the project, frozen. Nothing in this room reads or writes a file.
+
+The records are `NamedTuple`s and not dataclasses because every SLURM task starts by importing them: the import of
+`dataclasses` (and `inspect` behind it) alone costs about as much as that of `sqlite3` and `subprocess` together.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple, NewType
+
+JobId = NewType("JobId", int)
+"""The number of a job: given once, never changed, never reused. Not a position."""
+
+
+class State(StrEnum):
+    """What became of an attempt. SLURM's names, and QUEUED, LOST and FAKE, which are ours."""
+
+    PENDING = "PENDING"  # not handed over yet
+    QUEUED = "QUEUED"  # SLURM has it, it has not begun
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    CANCELLED = "CANCELLED"
+    PREEMPTED = "PREEMPTED"
+    NODE_FAIL = "NODE_FAIL"
+    LOST = "LOST"  # it began, nothing runs it any more, nobody knows why
+    FAKE = "FAKE"  # a dry pass ended well: nothing was computed, so it must never count as COMPLETED
+
+
+UNFINISHED = frozenset({State.PENDING, State.QUEUED, State.RUNNING})
+ENDED = frozenset(State) - UNFINISHED
+ENDED_BADLY = ENDED - {State.COMPLETED, State.FAKE}
+"""States that a person wants to hear about: the attempt ended and left no result to trust."""
+
+
+class Entry(NamedTuple):
+    """How the user's program was started: enough to start it again in another process."""
+
+    python: str  # absolute path of the interpreter
+    flags: tuple[str, ...]  # interpreter flags, as -O or -X dev
+    target: tuple[str, ...]  # ("train.py",) or ("-m", "pkg.train")
+    app_arguments: tuple[str, ...]  # what the program takes for itself, before Hydra's arguments
+    cwd: str
+
+
+class Source(NamedTuple):
+    """One place on Hydra's search path. `path` is relative to the experiment's folder where it is frozen."""
+
+    provider: str  # "main", "command-line" or "searchpath"
+    path: str
+    frozen: bool
+
+
+class Recipe(NamedTuple):
+    """What turns the overrides of a job into a process that composes the same configuration again."""
+
+    entry: Entry
+    config_name: str | None
+    sources: tuple[Source, ...]
+    hydra_overrides: tuple[str, ...]  # Hydra's own, in order; those that place the job are left out
+    job_name: str
+    on_drift: str  # "error" or "warn"
+    now: Mapping[str, str]  # the sweep's one answer to each ${now:...}
+    task_pickle: str | None = None  # for task functions that no script can be asked for; relative to the folder
+
+
+class Job(NamedTuple):
+    """One point of the grid.
+
+    `fingerprint` is None until the job has a configuration: a job that never passed a filter is known by its
+    variables only. `recipe` is None for jobs that were written in Python.
+    """
+
+    id: JobId
+    identity: str
+    variables: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    fingerprint: str | None
+    recipe: int | None
+
+
+class Attempt(NamedTuple):
+    """One run of a job, counted from 1."""
+
+    job_id: JobId
+    number: int
+    state: State
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended, as the one who ran it saw it."""
+
+    state: State
+    reason: str | None
+
+
+class Launch(NamedTuple):
+    """One handing-over of jobs to something that runs them; the record `launches/NNNN/launch.json`."""
+
+    number: str
+    record: Mapping[str, Any]
+
+    def attempt_of(self, job_id: int) -> int | None:
+        """The number of the first attempt that this launch planned for a job; None: the job is not in this launch."""
+        from experiment_manager.ids import parse_ids
+
+        for first_attempt, ids in self.record["jobs"].items():
+            if job_id in parse_ids(ids):
+                return int(first_attempt)
+        return None

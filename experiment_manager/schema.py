@@ -1,0 +1,45 @@
+"""The options that Hydra shows and checks: `hydra.sweeper.*` and `hydra.launcher.*`, registered when Hydra looks for
+plugins. Every Hydra program on the machine imports this, so it imports nothing that Hydra has not imported itself."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+_PLUGINS = "hydra_plugins.hydra_experiment_manager"
+
+
+@dataclass
+class SweeperConf:
+    """hydra/sweeper=experiment"""
+
+    _target_: str = f"{_PLUGINS}.sweeper.ExperimentSweeper"
+    experiment_name: str = "${hydra.job.name}"
+    experiment_path: str = "experiments"
+    params: dict[str, Any] | None = None  # the sweep, as in Hydra's basic sweeper
+    zip: list[Any] = field(default_factory=list)  # groups of keys that vary together
+    blocks: list[Any] = field(default_factory=list)  # several grids: {params, zip}
+    pass_filter: Any = None
+    sample: int | None = None  # a random subset of those that pass
+    sample_seed: int = 0
+    rerun: str = "failed"  # of the jobs that have ended: failed, never, always
+    on_change: str = "error"  # a job is there with another configuration: error, new
+    on_drift: str = "error"  # a job composes something else than was submitted: error, warn
+    max_batch_size: int | None = None
+
+
+@dataclass
+class LocalPoolConf:
+    """hydra/launcher=local_pool"""
+
+    _target_: str = f"{_PLUGINS}.launchers.LocalPoolLauncher"
+    n_jobs: int = 1  # how many at a time; 0 for as many as there are processors for us
+    experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
+    experiment_path: str = "experiments"
+
+
+def register() -> None:
+    """Hydra knows `hydra/sweeper=experiment` and `hydra/launcher=local_pool`."""
+    store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider="experiment_manager")
+    store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider="experiment_manager")

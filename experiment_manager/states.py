@@ -1,0 +1,197 @@
+"""What became of every attempt, kept in file names: one `scandir` tells the state of 100,000 jobs, and no file is edited.
+
+    states/7.1              the anchor of attempt 1 of job 7: who runs it. Never renamed, never removed
+    states/7.1.RUNNING      renamed, when the attempt ends, to 7.1.COMPLETED, 7.1.FAILED, ...
+
+A number is claimed by linking a complete file to the anchor, which only one process can do. A `scandir` can lose files
+that others rename meanwhile, so an attempt that seems to have no state is asked again name by name.
+"""
+
+import json
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from experiment_manager import processes
+from experiment_manager.errors import JobRefused
+from experiment_manager.files import sync, temporary_name
+from experiment_manager.folder import Folder
+from experiment_manager.records import ENDED, Attempt, JobId, State
+
+_NAME: Final = re.compile(r"(\d+)\.([1-9]\d*)(?:\.([A-Z_]+))?\Z")
+_STORED: Final = (State.RUNNING, *sorted(ENDED))
+
+
+class Snapshot(NamedTuple):
+    """All attempts at one moment, and the names in `states/` that mean nothing to us."""
+
+    attempts: Mapping[JobId, Mapping[int, State]]
+    foreign: tuple[str, ...]
+
+    def last(self, job_id: int) -> Attempt:
+        """The last attempt of a job; number 0 and PENDING when there is none."""
+        numbers = self.attempts.get(JobId(job_id))
+        if not numbers:
+            return Attempt(JobId(job_id), 0, State.PENDING)
+        number = max(numbers)
+        return Attempt(JobId(job_id), number, numbers[number])
+
+    def state(self, job_id: int) -> State:
+        return self.last(job_id).state
+
+
+class States:
+    """The room `states/` of one experiment."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._path = folder.states
+
+    def _name(self, job_id: int, attempt: int, state: State | None = None) -> str:
+        return os.path.join(self._path, f"{job_id}.{attempt}" + (f".{state}" if state else ""))
+
+    def snapshot(self, *, reconcile: bool = False) -> Snapshot:
+        """The states of all attempts; with `reconcile`, those that run here but whose process is gone become LOST."""
+        found: dict[JobId, dict[int, State]] = defaultdict(dict)
+        foreign = []
+        anchored = set()
+        for name in self._names():
+            match = _NAME.match(name)
+            state = match and match[3]
+            if match is None or (state and state not in _STORED):
+                foreign.append(name)
+                continue
+            job_id, number = JobId(int(match[1])), int(match[2])
+            if state is None:
+                anchored.add((job_id, number))
+            elif found[job_id].get(number) in (None, State.RUNNING):  # seen under two names: the later one counts
+                found[job_id][number] = State(state)
+        for job_id, number in anchored:
+            if number not in found[job_id]:
+                found[job_id][number] = self.state(job_id, number)
+        if reconcile:
+            self._reconcile(found)
+        return Snapshot(dict(found), tuple(sorted(foreign)))
+
+    def _names(self) -> list[str]:
+        try:
+            with os.scandir(self._path) as entries:
+                return [entry.name for entry in entries if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+
+    def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> None:
+        for job_id, numbers in found.items():
+            for number, state in numbers.items():
+                if state is State.RUNNING and processes.is_gone(self.record(job_id, number)):
+                    numbers[number] = self.end(job_id, number, State.LOST) or self.state(job_id, number)
+
+    def settled(self, job_id: int) -> Attempt:
+        """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
+        attempts = self.attempts(job_id)
+        last = attempts[-1] if attempts else Attempt(JobId(job_id), 0, State.PENDING)
+        if last.state is State.RUNNING and processes.is_gone(self.record(job_id, last.number)):
+            self.end(job_id, last.number, State.LOST)
+            last = last._replace(state=self.state(job_id, last.number))
+        return last
+
+    def state(self, job_id: int, attempt: int) -> State:
+        """The state of one attempt, asked name by name, the last ones first. An anchor alone is RUNNING: it begins."""
+        for state in reversed(_STORED):
+            if _opens(self._name(job_id, attempt, state)):
+                return state
+        return State.RUNNING
+
+    def attempts(self, job_id: int) -> list[Attempt]:
+        """The attempts of one job in order, without listing the folder: anchors are numbered from 1 without gaps."""
+        attempts: list[Attempt] = []
+        while _opens(self._name(job_id, len(attempts) + 1)):
+            number = len(attempts) + 1
+            attempts.append(Attempt(JobId(job_id), number, self.state(job_id, number)))
+        return attempts
+
+    def record(self, job_id: int, attempt: int) -> dict[str, Any]:
+        """Who runs, or ran, an attempt: see `claim`. Empty where the anchor is not ours to read."""
+        try:
+            with open(self._name(job_id, attempt), encoding="utf-8") as file:
+                record = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def claim(self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None) -> int:
+        """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.
+
+        `planned` is the number that the launch gave to the job's first attempt: a job that somebody else has run since
+        is refused, so handing over a job twice does no harm. Raises JobRefused.
+        """
+        os.makedirs(self._path, exist_ok=True)
+        record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
+        temporary = temporary_name(self._name(job_id, 0))
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(record, file, ensure_ascii=False)
+        sync(temporary)
+        try:
+            while True:
+                number = self._next(job_id, about.get("launch"), planned)
+                try:
+                    os.link(temporary, self._name(job_id, number))
+                except FileExistsError:  # somebody was faster: look again at what is there now
+                    continue
+                os.link(temporary, self._name(job_id, number, State.RUNNING))
+                return number
+        finally:
+            os.unlink(temporary)
+
+    def _next(self, job_id: int, launch: str | None, planned: int | None) -> int:
+        attempts = self.attempts(job_id)
+        if not attempts:
+            return 1
+        last = attempts[-1]
+        record = self.record(job_id, last.number)
+        if last.state is State.RUNNING:
+            gone = processes.is_gone(record)
+            if gone:
+                self.end(job_id, last.number, State.LOST)
+            else:
+                raise JobRefused(
+                    f"job {job_id} is running already: attempt {last.number}, pid {record.get('pid')} on {record.get('host')}"
+                    + (
+                        ""
+                        if gone is False
+                        else f"; if nothing runs it there, rename {self._name(job_id, last.number, State.RUNNING)} to end in .LOST"
+                    )
+                )
+        elsewhere = planned is not None and last.number >= planned and record.get("launch") != launch
+        if elsewhere and self.state(job_id, last.number) is State.COMPLETED:
+            raise JobRefused(
+                f"job {job_id} has been completed since launch {launch} was planned: attempt {last.number} "
+                f"of launch {record.get('launch') or 'by hand'}"
+            )
+        return last.number + 1
+
+    def end(self, job_id: int, attempt: int, state: State) -> State | None:
+        """RUNNING is renamed to `state`, which is returned; None when the attempt is no longer ours to end."""
+        running, ended = self._name(job_id, attempt, State.RUNNING), self._name(job_id, attempt, state)
+        try:
+            os.rename(running, ended)
+        except FileNotFoundError:
+            if self.state(job_id, attempt) is not State.RUNNING:
+                return None
+            os.link(self._name(job_id, attempt), ended)  # it died between its anchor and its first state
+        return state
+
+    def is_running(self, job_id: int, attempt: int) -> bool:
+        """False once somebody else has ended this attempt."""
+        return _opens(self._name(job_id, attempt, State.RUNNING))
+
+
+def _opens(path: str) -> bool:
+    """Whether a file is there, asked with open(): stat answers from attribute caches on network file systems."""
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,253 @@
+"""From a sweep to a plan: which jobs there are, which of them pass, which are run now. Decide first, then write.
+
+The plan is made under the experiment's lock and ends with four things on disk, in this order: the frozen YAML, the
+manifest, the pass filter, and the record of the launch. When anything is wrong, none of them is touched.
+"""
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiment_manager import codec, decisions, delta, filters, grid
+from experiment_manager.compose import Composer, fingerprint
+from experiment_manager.entry import runs_by_command_line, this_program
+from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError
+from experiment_manager.folder import Folder, planning
+from experiment_manager.freeze import freeze
+from experiment_manager.launches import create_launch
+from experiment_manager.manifest import Manifest, editing
+from experiment_manager.progress import followed
+from experiment_manager.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
+from experiment_manager.selection import write_selection
+from experiment_manager.states import Snapshot, States
+
+
+class Options(NamedTuple):
+    """`hydra.sweeper.*`, checked."""
+
+    experiment_name: str
+    experiment_path: str
+    params: Mapping[str, Any]
+    zip: Sequence[Sequence[str]]
+    blocks: Sequence[Mapping[str, Any]]
+    pass_filter: Any
+    sample: int | None
+    sample_seed: int
+    rerun: str
+    on_change: str
+    on_drift: str
+
+    def check(self) -> "Options":
+        """The same options. Raises ExperimentManagerError naming the one that is wrong."""
+        for name, value, allowed in (
+            ("rerun", self.rerun, decisions.RERUN),
+            ("on_change", self.on_change, decisions.ON_CHANGE),
+            ("on_drift", self.on_drift, decisions.ON_DRIFT),
+        ):
+            if value not in allowed:
+                raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
+        if self.sample is not None and self.sample < 1:
+            raise ExperimentManagerError(f"hydra.sweeper.sample={self.sample} selects nothing; use 1 or more, or null")
+        for block in self.blocks:
+            if not isinstance(block, Mapping) or not set(block) <= {"params", "zip"}:
+                raise GridError(f"hydra.sweeper.blocks has {block!r}; a block is a mapping with the keys params and zip")
+        return self
+
+
+class Plan(NamedTuple):
+    """What a sweep is going to do."""
+
+    folder: Folder
+    jobs: Mapping[int, Job]  # those that pass
+    dropped: tuple[filters.Dropped, ...]
+    snapshot: Snapshot
+    to_run: tuple[int, ...]
+    n_new: int  # jobs that the manifest did not have
+    launch: Launch | None  # None: there is nothing to run
+
+
+class _Known:
+    """The jobs that the manifest has, by identity."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.by_identity: dict[str, list[tuple[int, str | None]]] = defaultdict(list)
+        if folder.is_experiment():
+            with Manifest(folder) as manifest:
+                for job in manifest.jobs():
+                    self.jobs[job.id] = job
+                    self.by_identity[job.identity].append((job.id, job.fingerprint))
+        self.next_id = max(self.jobs, default=-1) + 1
+
+    def number(self) -> JobId:
+        self.next_id += 1
+        return JobId(self.next_id - 1)
+
+
+class _Drafts:
+    """What is to be written to the manifest."""
+
+    def __init__(self) -> None:
+        self.new: dict[int, Job] = {}
+        self.configured: dict[int, tuple[Job, codec.Encoded, str]] = {}
+
+
+def grid_points(composer: Composer, options: Options, arguments: Sequence[str]) -> list[grid.Point]:
+    """The distinct points of all blocks in order; the command line wins over a block, a block over `params`."""
+    points: list[grid.Point] = []
+    for block in options.blocks or ({},):
+        params = {**options.params, **(block.get("params") or {})}
+        groups = block.get("zip") or options.zip
+        points += grid.points(grid.zipped(composer.axes(params, arguments), groups), composer.config_name)
+    return list(grid.distinct(points))
+
+
+def plan_sweep(composer: Composer, options: Options, arguments: Sequence[str], task: Any, about: Mapping[str, Any]) -> Plan:
+    """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written."""
+    folder = Folder(options.experiment_path, options.experiment_name)
+    rules = filters.parse(options.pass_filter)
+    if options.sample is not None:
+        rules += (filters.Sample(options.sample, options.sample_seed),)
+    points = grid_points(composer, options, arguments)
+    with planning(folder):
+        known, drafts = _Known(folder), _Drafts()
+        snapshot = States(folder).snapshot(reconcile=True)
+        jobs = [_provisional(point, known, drafts) for point in points]
+        composed: dict[int, codec.Encoded] = {}
+
+        def configuration(job: Job) -> codec.Encoded:
+            if job.id not in composed:
+                composed[job.id] = composer.configuration(job.overrides)
+            return composed[job.id]
+
+        world = filters.World(
+            names=frozenset(name for job in jobs for name in job.variables),
+            ids=known.jobs.keys() | drafts.new.keys(),
+            configuration=lambda job: codec.decode(configuration(job)),
+            state=snapshot.state,
+        )
+        selection = filters.apply(rules, jobs, world)
+        filters.require_some(selection, jobs, folder.path)
+        passing = {}
+        for job in followed(selection.jobs, "composing"):
+            final = _place(job, configuration(job), known, drafts, folder, options)
+            passing[final.id] = final
+        to_run = decisions.to_run({job_id: snapshot.state(job_id) for job_id in passing}, passing, options.rerun)
+        _write_manifest(composer, folder, drafts, jobs, task, options)
+        write_selection(folder, sorted(passing), [rule.text for rule in rules] or None)
+        launch = None
+        if to_run:
+            attempts = (Attempt(JobId(i), snapshot.last(i).number + 1, State.PENDING) for i in to_run)
+            launch = create_launch(folder, attempts, about)
+    return Plan(folder, passing, selection.dropped, snapshot, tuple(to_run), len(drafts.new), launch)
+
+
+def _provisional(point: grid.Point, known: _Known, drafts: _Drafts) -> Job:
+    """The job of a point before it is composed: the newest with that identity, or a new one with the next id."""
+    same = known.by_identity.get(point.identity)
+    if same:
+        return known.jobs[same[-1][0]]._replace(overrides=point.overrides)
+    job = Job(known.number(), point.identity, point.variables, point.overrides, None, None)
+    drafts.new[job.id] = job
+    return job
+
+
+def _place(
+    job: Job, encoded: codec.Encoded, known: _Known, drafts: _Drafts, folder: Folder, options: Options
+) -> Job:
+    """The job that a composed point is in the end. Raises ConfigurationChanged when `on_change` is `error`."""
+    mark = fingerprint(encoded)
+    match = decisions.match(known.by_identity.get(job.identity, ()), mark)
+    if match.job_id is not None and not match.is_changed:
+        found = known.jobs[match.job_id]
+        if found.fingerprint is None:
+            drafts.configured[found.id] = (job._replace(id=found.id), encoded, mark)
+        return found._replace(overrides=job.overrides)
+    if match.job_id is not None:
+        if options.on_change == "error":
+            raise ConfigurationChanged(changed_sentence(folder, match.job_id, encoded))
+        job = job._replace(id=known.number())
+        drafts.new[job.id] = job
+    drafts.configured[job.id] = (job, encoded, mark)
+    return job
+
+
+def changed_sentence(folder: Folder, job_id: int, encoded: codec.Encoded) -> str:
+    """What to say of a job that is there already with another configuration: which keys, from what to what."""
+    with Manifest(folder) as manifest:
+        before = manifest.encoded_configuration(job_id)
+    changes = delta.describe(delta.compare(before, encoded))
+    return (
+        f"job {job_id} of {folder.path} is there already with another configuration: {changes}; put the configuration "
+        "back, or add the changed jobs as new ones with hydra.sweeper.on_change=new"
+    )
+
+
+def _write_manifest(
+    composer: Composer, folder: Folder, drafts: _Drafts, jobs: Iterable[Job], task: Any, options: Options
+) -> None:
+    if not drafts.new and not drafts.configured:
+        return
+    recipe = recipe_of(composer, folder, task, options.on_drift)
+    with editing(folder) as editor:
+        editor.set_variables(name for job in jobs for name in job.variables)
+        number = editor.add_recipe(recipe)
+        for job in drafts.new.values():
+            editor.add_job(job)
+        for job, encoded, mark in drafts.configured.values():
+            editor.set_configuration(job._replace(fingerprint=mark, recipe=number), encoded)
+
+
+def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> Recipe:
+    """How the jobs of this sweep are composed and run again; their YAML, and if need be their function, is frozen."""
+    entry = this_program()
+    task_pickle = None
+    if entry is None or not runs_by_command_line(task):
+        from experiment_manager.pickled_task import freeze_task
+
+        task_pickle = freeze_task(folder, task)
+    return Recipe(
+        entry=entry or Entry(sys.executable, (), (), (), os.getcwd()),
+        config_name=composer.config_name,
+        sources=freeze(folder, composer.origins()),
+        hydra_overrides=composer.hydra_overrides(),
+        job_name=composer.job_name,
+        on_drift=on_drift,
+        now=composer.now(),
+        task_pickle=task_pickle,
+    )
+
+
+def add_batch(
+    composer: Composer, folder: Folder, batch: Sequence[Sequence[str]], task: Any, earlier: Sequence[int], about: Mapping[str, Any]
+) -> tuple[Launch, list[Job]]:
+    """Jobs that another sweeper proposed are new jobs, whatever they are: it wants them run, also the same again.
+
+    `earlier` are the ids of the batches before, which stay in the pass filter.
+    """
+    composed = [composer.configuration(overrides) for overrides in batch]
+    points = [
+        tuple(axis.steps[0][0] for axis in composer.axes({}, [item for item in overrides if not item.startswith("hydra.")]))
+        for overrides in batch
+    ]
+    with planning(folder):
+        known = _Known(folder)
+        jobs = []
+        for settings, overrides in zip(points, batch, strict=True):
+            number = known.number()
+            variables = grid.Point(settings, "").variables
+            jobs.append(Job(number, codec.digest(["other sweeper", number]), variables, tuple(overrides), None, None))
+        recipe = recipe_of(composer, folder, task, "error")
+        with editing(folder) as editor:
+            editor.set_variables(name for job in jobs for name in job.variables)
+            number_of_recipe = editor.add_recipe(recipe)
+            for job, encoded in zip(jobs, composed, strict=True):
+                editor.add_job(job)
+                editor.set_configuration(
+                    job._replace(fingerprint=fingerprint(encoded), recipe=number_of_recipe), encoded
+                )
+        write_selection(folder, [*earlier, *(job.id for job in jobs)], "proposed by another sweeper")
+        launch = create_launch(folder, (Attempt(job.id, 1, State.PENDING) for job in jobs), about)
+    return launch, jobs

@@ -1,0 +1,38 @@
+"""`hydra/launcher=local_pool`: jobs run here, several at a time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from experiment_manager import schema
+
+schema.register()
+
+
+class LocalPoolLauncher(Launcher):
+    """Runs each job in a process of its own, under a supervisor that records what becomes of it."""
+
+    def __init__(self, n_jobs: int, experiment_name: str, experiment_path: str) -> None:
+        super().__init__()
+        self.n_jobs = n_jobs
+        self.experiment_name, self.experiment_path = experiment_name, experiment_path
+        self.earlier: list[int] = []
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch_plan(self, plan: Any, ids: Sequence[int]) -> Sequence[Any]:
+        """Our own sweeper's way in: the jobs are in the manifest already."""
+        from experiment_manager.hydra_sweep import run_plan
+
+        return run_plan(plan, ids, n_jobs=self.n_jobs)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Any other sweeper's way in."""
+        from experiment_manager.hydra_sweep import launch_batch
+
+        return launch_batch(self, job_overrides)
