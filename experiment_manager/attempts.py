@@ -20,12 +20,12 @@ from experiment_manager.states import States
 class InProcess:
     """The attempt that this process makes."""
 
-    def __init__(self, folder: Folder, job_id: int, number: int) -> None:
-        self._folder, self._job_id, self.number = folder, job_id, number
+    def __init__(self, folder: Folder, job_id: int, number: int, *, is_fake: bool) -> None:
+        self._folder, self._job_id, self.number, self._is_fake = folder, job_id, number, is_fake
 
     def leave(self, value: Any) -> None:
         """The attempt has left this result."""
-        write_result(self._folder, self._job_id, self.number, value)
+        write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake)
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     current = job.current_job()
     if current.id == job_id and current.experiment.path == folder.path:
         with _error_kept(folder, job_id, current.attempt):
-            yield InProcess(folder, job_id, current.attempt)
+            yield InProcess(folder, job_id, current.attempt, is_fake=is_fake)
         return
     states = States(folder)
     os.makedirs(folder.job(job_id), exist_ok=True)
@@ -47,7 +47,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     os.environ.update(job.environment(folder, job_id, number))
     try:
         with _error_kept(folder, job_id, number):
-            yield InProcess(folder, job_id, number)
+            yield InProcess(folder, job_id, number, is_fake=is_fake)
         state = State.FAKE if is_fake else State.COMPLETED
     except KeyboardInterrupt:
         state, reason = State.CANCELLED, "stopped by a signal"

@@ -23,7 +23,7 @@ def main(current: CurrentJob) -> None:
         configuration = manifest.configuration(point.id)
     print_job(point.id, dict(point.variables), configuration)
     leave_result(folder, point.id, configuration)
-    write_result(folder, point.id, current.attempt, {"fake": True})
+    write_result(folder, point.id, current.attempt, None, is_fake=True)
 
 
 if __name__ == "__main__":

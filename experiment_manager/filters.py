@@ -1,6 +1,6 @@
 """The pass filter: which jobs may run. Reads every form in which people write it; pure but for importing a callable.
 
-    {algorithm: TD3, seed: [1, 2]}          a mapping: each variable is, or is one of
+    {algorithm: TD3, seed: [1, 2]}          a mapping, or its text: each variable is, or is one of
     "algorithm == 'TD3' and seed < 3"       an expression; cfg.nn[0] reads the composed configuration
     "0-3,7"  or a list of ids               ids and ranges
     "state:FAILED,TIMEOUT"                  states of the last attempt
@@ -64,7 +64,7 @@ def parse(written: Any) -> tuple[Rule, ...]:
     if written is None:
         return ()
     if isinstance(written, str):
-        return (_parse_text(written),)
+        return _parse_text(written)
     if isinstance(written, Mapping):
         return (_parse_mapping(written),)
     if callable(written):
@@ -283,18 +283,31 @@ def read(configuration: Any, keys: Iterable[str]) -> Any:
     return node
 
 
-def _parse_text(text: str) -> Rule:
+def _parse_text(text: str) -> tuple[Rule, ...]:
     text = text.strip()
     kind, _, rest = text.partition(":")
+    if text.startswith(("{", "[")):
+        return parse(_read_yaml(text))
     if kind == "state":
-        return InState(text)
+        return (InState(text),)
     if kind == "sample":
-        return _parse_sample(rest)
+        return (_parse_sample(rest),)
     if looks_like_ids(text):
-        return Ids(text, parse_ids(text))
+        return (Ids(text, parse_ids(text)),)
     if "." in text and all(part.isidentifier() for part in text.split(".")):
-        return DottedPath(text)
-    return Evaluated(text)
+        return (DottedPath(text),)
+    return (Evaluated(text),)
+
+
+def _read_yaml(text: str) -> Any:
+    """A mapping or list as people write it on a command line."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise FilterError(f"the filter {text!r} is no YAML ({problem}); write {{algorithm: TD3, seed: [1, 2]}}") from error
 
 
 def _parse_sample(text: str) -> Sample:

@@ -21,10 +21,11 @@ Loader = Callable[[str], Any]
 """Reads them back: `loader(path)`."""
 
 
-def write_result(folder: Folder, job_id: int, attempt: int, value: Any) -> None:
+def write_result(folder: Folder, job_id: int, attempt: int, value: Any, *, is_fake: bool = False) -> None:
     """The attempt has left a result. What cannot be stored is noted as such and is no error: the job did its work."""
+    body: dict[str, Any]
     try:
-        body = {"result": codec.encode(value, "result")}
+        body = {"result": codec.encode(value, "result"), **({"fake": True} if is_fake else {})}
     except UnstorableValue as error:
         body = {"unstored": repr(value)[:1000], "why": str(error)}
     write_json(folder.of_attempt(job_id, attempt, "result"), body)

@@ -207,13 +207,14 @@ class _Supervision:
 
     def _record(self, returncode: int, usage: Any, started: float) -> int:
         after = oom_kills()
+        result = _read_object(self._file("result"))
         ending = Ending(
             returncode=returncode,
-            has_result=os.path.exists(self._file("result")),
+            has_result=result is not None,
             stopped=self._stopped,
             was_warned=self._warned,
             out_of_memory=None not in (self._oom_kills, after) and (after or 0) > (self._oom_kills or 0),
-            is_fake=self._task.is_fake,
+            is_fake=self._task.is_fake or bool(result and result.get("fake")),
         )
         state = ended_state(ending)
         record = {
@@ -239,17 +240,24 @@ class _Supervision:
             return None
         if state is State.CANCELLED:
             return "stopped by a signal"
-        try:
-            with open(self._file("error"), encoding="utf-8") as file:
-                error = json.load(file)
-            return f"{error['type']}: {error['message']}".partition("\n")[0]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        error = _read_object(self._file("error"))
+        if error is not None:
+            return f"{error.get('type')}: {error.get('message')}".partition("\n")[0]
         if returncode == DRIFTED:
             return "composed another configuration than was submitted"
         if returncode < 0:
             return f"ended by {signal.Signals(-returncode).name}"
         return f"exit code {returncode}"
+
+
+def _read_object(path: str) -> dict[str, Any] | None:
+    """What the child left in a JSON file; None when it left none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:

@@ -7,7 +7,7 @@ manifest, the pass filter, and the record of the launch. When anything is wrong,
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiment_manager import codec, decisions, delta, filters, grid
@@ -50,6 +50,9 @@ class Options(NamedTuple):
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
         if self.sample is not None and self.sample < 1:
             raise ExperimentManagerError(f"hydra.sweeper.sample={self.sample} selects nothing; use 1 or more, or null")
+        for group in self.zip:
+            if isinstance(group, str) or not isinstance(group, Sequence):
+                raise GridError(f"hydra.sweeper.zip has {group!r}; it is a list of groups: [[lr, batch_size]]")
         for block in self.blocks:
             if not isinstance(block, Mapping) or not set(block) <= {"params", "zip"}:
                 raise GridError(f"hydra.sweeper.blocks has {block!r}; a block is a mapping with the keys params and zip")
@@ -114,14 +117,14 @@ def plan_sweep(composer: Composer, options: Options, arguments: Sequence[str], t
     with planning(folder):
         known, drafts = _Known(folder), _Drafts()
         snapshot = States(folder).snapshot(reconcile=True)
-        jobs = [_provisional(point, known, drafts) for point in points]
-        composed: dict[int, codec.Encoded] = {}
+        composed: dict[tuple[str, ...], codec.Encoded] = {}
 
-        def configuration(job: Job) -> codec.Encoded:
-            if job.id not in composed:
-                composed[job.id] = composer.configuration(job.overrides)
-            return composed[job.id]
+        def configuration(job: Job | grid.Point) -> codec.Encoded:
+            if job.overrides not in composed:
+                composed[job.overrides] = composer.configuration(job.overrides)
+            return composed[job.overrides]
 
+        jobs = [_provisional(point, known, drafts, configuration) for point in points]
         world = filters.World(
             names=frozenset(name for job in jobs for name in job.variables),
             ids=known.jobs.keys() | drafts.new.keys(),
@@ -144,11 +147,18 @@ def plan_sweep(composer: Composer, options: Options, arguments: Sequence[str], t
     return Plan(folder, passing, selection.dropped, snapshot, tuple(to_run), len(drafts.new), launch)
 
 
-def _provisional(point: grid.Point, known: _Known, drafts: _Drafts) -> Job:
-    """The job of a point before it is composed: the newest with that identity, or a new one with the next id."""
+def _provisional(point: grid.Point, known: _Known, drafts: _Drafts, configuration: Callable[..., Any]) -> Job:
+    """The job of a point before it is placed: the one with that identity, or a new one with the next id.
+
+    Only where `on_change=new` has made several jobs of one identity, the point is composed to tell them apart.
+    """
     same = known.by_identity.get(point.identity)
     if same:
-        return known.jobs[same[-1][0]]._replace(overrides=point.overrides)
+        job_id = same[-1][0]
+        if len(same) > 1:
+            found = decisions.match(same, fingerprint(configuration(point))).job_id
+            job_id = job_id if found is None else found
+        return known.jobs[job_id]._replace(overrides=point.overrides)
     job = Job(known.number(), point.identity, point.variables, point.overrides, None, None)
     drafts.new[job.id] = job
     return job

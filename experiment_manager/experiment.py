@@ -1,0 +1,361 @@
+"""`Experiment`: an experiment in Python. Define jobs, choose those that may run, run them, and read what they left."""
+
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiment_manager import codec, decisions, delta, filters, results, selection, views
+from experiment_manager.attempts import attempting
+from experiment_manager.errors import (
+    ConfigurationChanged,
+    DuplicateJob,
+    ExperimentManagerError,
+    FilterError,
+    FolderError,
+    JobRefused,
+    ResultError,
+    UnknownJob,
+)
+from experiment_manager.fake_job import leave_result, print_job
+from experiment_manager.files import read_json
+from experiment_manager.folder import Folder, planning
+from experiment_manager.grid import variables_identity
+from experiment_manager.ids import format_ids
+from experiment_manager.job import current_job
+from experiment_manager.manifest import Manifest, editing, unknown_job
+from experiment_manager.original import read_original, result_path
+from experiment_manager.records import Job, JobId
+from experiment_manager.states import Snapshot, States
+from experiment_manager.supervisor import outside_filter
+
+Runner = Callable[[int, dict[str, Any], Any], Any]
+"""`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
+
+
+class _Draft(NamedTuple):
+    job: Job
+    encoded: codec.Encoded
+    is_new: bool  # the manifest does not have it yet
+
+
+class Experiment:
+    """A named folder of jobs which differ in a few variables.
+
+    `variables` are the names of what changes from job to job. The folder is `<abs_folder_path>/<experiment_name>`; it
+    is written by `save()`. Where it is there already, jobs that it has keep their ids and new ones follow, so that the
+    program which defines an experiment can be run again, also with a larger grid.
+
+    Raises FolderError for a name that no folder can bear.
+    """
+
+    def __init__(self, variables: Sequence[str], experiment_name: str, abs_folder_path: str | os.PathLike[str]) -> None:
+        self.variables = list(variables)
+        self.folder = Folder(abs_folder_path, experiment_name)
+        self._drafts: dict[int, _Draft] = {}
+        self._here: dict[str, int] = {}  # identity -> id of the jobs that were added here, or loaded
+        self._is_loaded = False
+        self._disk: dict[str, list[tuple[int, str | None]]] | None = None
+        self._next_id = 0
+
+    @property
+    def experiment_name(self) -> str:
+        return self.folder.name
+
+    @classmethod
+    def load(cls, experiment_name: str, experiment_path: str | os.PathLike[str]) -> "Experiment":
+        """The experiment that is in `<experiment_path>/<experiment_name>`, also one that the original library wrote.
+
+        Raises FolderError where there is none, ManifestError where it is damaged.
+        """
+        return cls._loaded(Folder(experiment_path, experiment_name))
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> "Experiment":
+        """The same, by the experiment's own folder."""
+        return cls._loaded(Folder.at(path))
+
+    @classmethod
+    def _loaded(cls, folder: Folder) -> "Experiment":
+        folder.require()
+        experiment = cls([], folder.name, folder.parent)
+        experiment._is_loaded = True
+        if os.path.exists(folder.manifest):
+            with Manifest(folder) as manifest:
+                experiment.variables = list(manifest.variables)
+            return experiment
+        experiment.variables, jobs = read_original(folder)
+        for place, (variables, configuration) in enumerate(jobs):
+            experiment._add(JobId(place), variables, codec.encode(configuration), is_new=True)
+        experiment._disk, experiment._next_id = {}, len(jobs)
+        return experiment
+
+    # -- defining ----------------------------------------------------------------------------------------------------
+
+    def add_job(self, variables: Mapping[str, Any], configuration: Any) -> int:
+        """A job with these variables is in the experiment; returns its id.
+
+        `configuration` holds all parameters of the job: mappings, lists, numbers, text.
+        Raises DuplicateJob (a ValueError) when these variables are there already; ConfigurationChanged when the folder
+        has them with another configuration; UnstorableValue for what the manifest cannot hold.
+        """
+        if set(variables) != set(self.variables):
+            raise ExperimentManagerError(
+                f"a job of {self.folder.path} has the variables {', '.join(self.variables)}; "
+                f"got {', '.join(map(str, variables)) or 'none'}"
+            )
+        identity = variables_identity(variables)
+        disk = self._on_disk()
+        if identity in self._here or (self._is_loaded and identity in disk):
+            raise DuplicateJob(f"the job {dict(variables)} is in {self.folder.path} already; change a variable")
+        encoded = codec.encode(configuration, "configuration")
+        match = decisions.match(disk.get(identity, ()), codec.digest(encoded))
+        if match.is_changed and match.job_id is not None:
+            with Manifest(self.folder) as manifest:
+                changes = delta.compare(manifest.encoded_configuration(match.job_id), encoded)
+            raise ConfigurationChanged(
+                f"job {match.job_id} of {self.folder.path} is there already with another configuration: "
+                f"{delta.describe(changes)}; put it back, make what changes a variable, or choose another experiment name"
+            )
+        if match.job_id is not None:
+            return self._add(JobId(match.job_id), variables, encoded, is_new=False)
+        self._next_id += 1
+        return self._add(JobId(self._next_id - 1), variables, encoded, is_new=True)
+
+    def _add(self, job_id: JobId, variables: Mapping[str, Any], encoded: codec.Encoded, *, is_new: bool) -> int:
+        identity = variables_identity(variables)
+        job = Job(job_id, identity, dict(variables), (), codec.digest(encoded), None)
+        self._drafts[job_id] = _Draft(job, encoded, is_new)
+        self._here[identity] = job_id
+        return job_id
+
+    def _on_disk(self) -> Mapping[str, list[tuple[int, str | None]]]:
+        """The jobs of the folder by identity, read once."""
+        if self._disk is None:
+            self._disk = {}
+            if os.path.exists(self.folder.manifest):
+                with Manifest(self.folder) as manifest:
+                    for job in manifest.jobs():
+                        self._disk.setdefault(job.identity, []).append((job.id, job.fingerprint))
+                        self._next_id = job.id + 1
+        return self._disk
+
+    def save(self) -> None:
+        """The manifest has all jobs of this experiment. Raises FolderError when the folder cannot be written."""
+        new = [draft for draft in self._drafts.values() if draft.is_new]
+        with planning(self.folder):
+            if not new and os.path.exists(self.folder.manifest):
+                return
+            self._refuse_taken({draft.job.id for draft in new})
+            with editing(self.folder) as editor:
+                editor.set_variables(self.variables)
+                for draft in new:
+                    editor.add_job(draft.job)
+                    editor.set_configuration(draft.job, draft.encoded)
+        self._drafts = {job_id: draft._replace(is_new=False) for job_id, draft in self._drafts.items()}
+
+    def _refuse_taken(self, ids: set[JobId]) -> None:
+        if os.path.exists(self.folder.manifest):
+            with Manifest(self.folder) as manifest:
+                taken = ids.intersection(manifest.ids())
+            if taken:
+                raise FolderError(
+                    f"somebody else has added jobs {format_ids(taken)} to {self.folder.path} meanwhile; run this again"
+                )
+
+    # -- choosing ----------------------------------------------------------------------------------------------------
+
+    def get_all_ids(self) -> list[int]:
+        """The ids of all jobs of this experiment, in order."""
+        return [job.id for job in self.iter_jobs()]
+
+    def get_ids(self, pass_filter: Any) -> list[int]:
+        """The ids of the jobs that pass: a function of the variables, or any other form of the pass filter.
+
+            exp.get_ids(lambda variables: variables["algorithm"] == "TD3")
+            exp.get_ids("algorithm == 'TD3' and seed < 3")
+
+        Raises FilterError.
+        """
+        return [job.id for job in self.select(pass_filter).jobs]
+
+    def get_random_ids(self, n_jobs: int, seed: int | None = None) -> list[int]:
+        """So many ids, drawn at random without repetition; the same ones for the same seed."""
+        ids = self.get_all_ids()
+        if not 0 < n_jobs <= len(ids):
+            raise FilterError(f"{n_jobs} jobs cannot be drawn from {len(ids)} in {self.folder.path}; ask for fewer")
+        return sorted(random.Random(seed).sample(ids, n_jobs))
+
+    def select(self, pass_filter: Any) -> filters.Selection:
+        """What passes a filter in any form, and what each rule dropped: the explanation of `get_ids`."""
+        jobs = list(self.iter_jobs())
+        world = filters.World(
+            names=frozenset(name for job in jobs for name in job.variables),
+            ids=frozenset(job.id for job in jobs),
+            configuration=lambda job: self.configuration(job.id),
+            state=self.snapshot().state,
+        )
+        return filters.apply(filters.parse(pass_filter), jobs, world)
+
+    def save_pass_filter(self, allowed_ids: Iterable[int], how: Any = None) -> None:
+        """These jobs, and no others, may run. `how` says for people how they were chosen.
+
+        Raises UnknownJob, and FilterError for no jobs at all.
+        """
+        self.folder.require()
+        ids = list(dict.fromkeys(int(job_id) for job_id in allowed_ids))
+        known = set(self.get_all_ids()) | set(self._saved_ids())
+        for job_id in ids:
+            if job_id not in known:
+                raise UnknownJob(unknown_job(job_id, sorted(known), self.folder.path))
+        if not ids:
+            raise FilterError(f"no job passes the filter of {self.folder.path}; {filters.values_there_are(self.iter_jobs())}")
+        selection.write_selection(self.folder, ids, how)
+
+    def _saved_ids(self) -> Sequence[int]:
+        if not os.path.exists(self.folder.manifest):
+            return ()
+        with Manifest(self.folder) as manifest:
+            return manifest.ids()
+
+    def get_filtered_ids(self) -> list[int]:
+        """The ids that may run. Raises FilterError when none were chosen yet."""
+        return selection.read_selection(self.folder)
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run_id(self, job_id: int, runner: Runner) -> Any:
+        """The job has run in this process: `runner(job_id, variables, configuration)`. Returns what it returned.
+
+        The attempt, its result or its exception are recorded. `job_id` is the id of a job, never a position.
+        Raises JobRefused for a job outside the pass filter, and when another attempt runs.
+        """
+        job = self.job(job_id)
+        current = current_job()
+        is_supervised = current.id == job_id and current.experiment.path == self.folder.path
+        if not is_supervised and job_id not in self.get_filtered_ids():
+            raise JobRefused(outside_filter(job_id, self.folder))
+        configuration = self.configuration(job_id)
+        is_fake = getattr(runner, "__func__", runner) is Experiment.fake_runner
+        with attempting(self.folder, job_id, is_fake=is_fake) as attempt:
+            value = runner(job_id, dict(job.variables), configuration)
+            attempt.leave(value)
+        return value
+
+    def fake_runner(self, job_id: int, variables: Mapping[str, Any], configuration: Any) -> None:
+        """Prints the job instead of running it, and leaves its configuration as a result: `run_id(3, exp.fake_runner)`.
+
+        The attempt ends as FAKE and not as COMPLETED, so the job is still run for real.
+        """
+        print_job(job_id, variables, configuration)
+        leave_result(self.folder, job_id, configuration)
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def save_results(
+        self,
+        id: int,  # noqa: A002 - the name is a contract
+        filename: str,
+        saver: results.Saver,
+        results: Any,
+        override: bool = False,
+    ) -> None:
+        """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
+        from experiment_manager.results import save_file
+
+        save_file(self._result_path(id, filename), saver, results, override=override)
+
+    def get_results(self, id: int, filename: str, loader: results.Loader) -> Any:  # noqa: A002 - the name is a contract
+        """What `save_results` saved. Raises ResultError when it is not there."""
+        for path in (self._result_path(id, filename), result_path(self.folder, id, filename)):
+            if os.path.exists(path):
+                return loader(path)
+        raise ResultError(f"job {id} of {self.folder.path} has no result {filename!r}; it has not run, or saved no such")
+
+    def are_all_results_present(self, filename: str) -> bool:
+        """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
+        ids = self.get_filtered_ids() if selection.has_selection(self.folder) else self.get_all_ids()
+        return all(
+            os.path.exists(os.path.join(self.folder.job(job_id), filename))
+            or os.path.exists(result_path(self.folder, job_id, filename))
+            for job_id in ids
+        )
+
+    def _result_path(self, job_id: int, filename: str) -> str:
+        self.job(job_id)
+        if os.path.basename(filename) != filename or filename in ("", ".", ".."):
+            raise ResultError(f"{filename!r} is no file name: results lie in {self.folder.job(job_id)}, without folders")
+        return os.path.join(self.folder.job(job_id), filename)
+
+    json_saver, json_loader = staticmethod(results.json_saver), staticmethod(results.json_loader)
+    numpy_saver, numpy_loader = staticmethod(results.numpy_saver), staticmethod(results.numpy_loader)
+    torch_saver, torch_loader = staticmethod(results.torch_saver), staticmethod(results.torch_loader)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def iter_jobs(self) -> Iterator[Job]:
+        """The jobs of this experiment in the order of their ids: those added here; after `load`, those of the folder."""
+        if not self._is_loaded or not os.path.exists(self.folder.manifest):
+            yield from (self._drafts[job_id].job for job_id in sorted(self._drafts))
+            return
+        with Manifest(self.folder) as manifest:
+            yield from manifest.jobs()
+        yield from (draft.job for draft in self._drafts.values() if draft.is_new)
+
+    def job(self, job_id: int) -> Job:
+        """One job. Raises UnknownJob."""
+        if job_id in self._drafts:
+            return self._drafts[job_id].job
+        if not os.path.exists(self.folder.manifest):
+            raise UnknownJob(unknown_job(job_id, self.get_all_ids(), self.folder.path))
+        with Manifest(self.folder) as manifest:
+            return manifest.job(job_id)
+
+    def configuration(self, job_id: int) -> Any:
+        """All parameters of a job; None while it has none. Raises UnknownJob."""
+        self.job(job_id)
+        if job_id in self._drafts:
+            return codec.decode(self._drafts[job_id].encoded)
+        with Manifest(self.folder) as manifest:
+            return manifest.configuration(job_id)
+
+    def snapshot(self) -> Snapshot:
+        """The states of all attempts; those whose process is gone have become LOST."""
+        return States(self.folder).snapshot(reconcile=True)
+
+    def status(self) -> views.Status:
+        """How many jobs are in which state, and which ones need attention: `experiment-manager status`."""
+        return views.status(self.folder, list(self.iter_jobs()), self.snapshot())
+
+    def jobs(self, where: Any = None) -> list[dict[str, Any]]:
+        """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""
+        return views.job_rows(self.folder, self.select(where).jobs, self.snapshot())
+
+    def result_rows(self, where: Any = None) -> list[dict[str, Any]]:
+        """One row per job with its result and its last metrics: `experiment-manager results`."""
+        return views.result_rows(self.folder, self.select(where).jobs, self.snapshot())
+
+    def show(self, job_id: int) -> dict[str, Any]:
+        """Everything about one job: `experiment-manager show`."""
+        return views.show(self.folder, self.job(job_id), self.configuration(job_id))
+
+    @property
+    def slurm_config(self) -> Mapping[str, Any] | None:
+        """The SLURM options saved with the experiment; None when there are none."""
+        try:
+            body = read_json(self.folder.slurm_config)
+        except FileNotFoundError:
+            return None
+        return body if isinstance(body, dict) else None
+
+
+def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
+    """All experiments below a folder, by path: `experiment-manager list`."""
+    found = []
+    for place, folders, files in os.walk(os.path.abspath(path)):
+        if "manifest.sqlite" in files:
+            found.append(Experiment.at(place))
+            folders.clear()
+        else:
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+    return found

@@ -1,0 +1,184 @@
+"""What people and scripts see of an experiment: rows and records, read from the folder. Nothing here prints."""
+
+import os
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager import codec, command
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.folder import Folder
+from experiment_manager.manifest import Manifest
+from experiment_manager.records import ENDED_BADLY, Job, State
+from experiment_manager.results import read_metrics, read_optional, read_result
+from experiment_manager.selection import has_selection, read_selection
+from experiment_manager.states import Snapshot, States
+
+_TAIL_LINES: Final = 30
+
+
+class Trouble(NamedTuple):
+    """Jobs that ended the same bad way."""
+
+    state: State
+    reason: str
+    ids: tuple[int, ...]
+
+
+class Status(NamedTuple):
+    """Counts first: jobs by state, how many may run, and those that need attention, equal reasons together."""
+
+    path: str
+    counts: Mapping[State, int]
+    ids: Mapping[State, tuple[int, ...]]
+    n_selected: int | None  # None: no pass filter yet
+    troubles: tuple[Trouble, ...]
+    foreign: tuple[str, ...]  # names in states/ that are not ours
+
+
+def status(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot) -> Status:
+    """The status of an experiment. Opens one file per job that ended badly, and none besides."""
+    by_state: dict[State, list[int]] = defaultdict(list)
+    troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
+    for job in jobs:
+        last = snapshot.last(job.id)
+        by_state[last.state].append(job.id)
+        if last.state in ENDED_BADLY:
+            troubles[last.state, _reason(folder, job.id, last.number) or "no reason recorded"].append(job.id)
+    ordered = {state: tuple(by_state[state]) for state in State if state in by_state}
+    return Status(
+        path=folder.path,
+        counts={state: len(ids) for state, ids in ordered.items()},
+        ids=ordered,
+        n_selected=len(read_selection(folder)) if has_selection(folder) else None,
+        troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
+        foreign=snapshot.foreign,
+    )
+
+
+def _reason(folder: Folder, job_id: int, attempt: int) -> str | None:
+    return read_optional(folder.of_attempt(job_id, attempt, "attempt")).get("reason")
+
+
+def job_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
+    """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `variables`."""
+    selected = set(read_selection(folder)) if has_selection(folder) else set()
+    return [
+        {**_head(job, snapshot), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs
+    ]
+
+
+def _head(job: Job, snapshot: Snapshot) -> dict[str, Any]:
+    last = snapshot.last(job.id)
+    return {"job": int(job.id), "state": str(last.state), "attempt": last.number}
+
+
+def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
+    """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, all of the last attempt.
+
+    `result` maps names to values: the fields of a returned mapping, or `result` for any other value; empty where there
+    is none yet. `metrics` has the last value of each metric.
+    """
+    rows = []
+    for job in jobs:
+        last = snapshot.last(job.id)
+        result = read_result(folder, job.id, last.number) if last.state is State.COMPLETED else None
+        metrics: dict[str, Any] = {}
+        for metric in read_metrics(folder, job.id, last.number):
+            metrics.update(metric.values)
+        fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
+        rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": dict(fields), "metrics": metrics})
+    return rows
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per combination of the variables in `by`, over the COMPLETED jobs that have it.
+
+    `count` is the number of jobs; `mean` and `std` (the sample's, None for one value) map each numeric result field, or
+    each metric where there are no results, to a number. Raises ExperimentManagerError for an unknown variable.
+    """
+    names = {name for row in rows for name in row["variables"]}
+    for name in by:
+        if name not in names:
+            raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(sorted(names)) or 'none'}")
+    source = "result" if any(row["result"] for row in rows) else "metrics"
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["state"] == State.COMPLETED:
+            groups[codec.canonical(codec.encode([row["variables"].get(name) for name in by]))].append(row)
+    aggregated = []
+    for members in groups.values():
+        values: dict[str, list[float]] = defaultdict(list)
+        for row in members:
+            for field, value in row[source].items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    values[field].append(value)
+        aggregated.append(
+            {
+                "variables": {name: members[0]["variables"].get(name) for name in by},
+                "count": len(members),
+                "mean": {field: statistics.fmean(found) for field, found in values.items()},
+                "std": {field: statistics.stdev(found) if len(found) > 1 else None for field, found in values.items()},
+            }
+        )
+    return aggregated
+
+
+def show(folder: Folder, job: Job, configuration: Any) -> dict[str, Any]:
+    """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
+    states = States(folder)
+    states.settled(job.id)
+    attempts = [_attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)]
+    return {
+        "job": int(job.id),
+        "state": attempts[-1]["state"] if attempts else str(State.PENDING),
+        "variables": dict(job.variables),
+        "overrides": list(job.overrides),
+        "configuration": configuration,
+        "directory": folder.job(job.id),
+        "command": _command(folder, job),
+        "attempts": attempts,
+    }
+
+
+def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> dict[str, Any]:
+    record, end = states.record(job_id, number), read_optional(folder.of_attempt(job_id, number, "attempt"))
+    logs = {kind: folder.of_attempt(job_id, number, kind) for kind in ("stdout", "stderr")}
+    return {
+        "attempt": number,
+        "state": str(state),
+        "reason": end.get("reason"),
+        "launch": record.get("launch"),
+        "host": record.get("host"),
+        "start": record.get("start"),
+        "end": end.get("end"),
+        "peak_memory_bytes": end.get("peak_memory_bytes"),
+        "logs": {kind: path for kind, path in logs.items() if os.path.exists(path)},
+        "traceback": read_optional(folder.of_attempt(job_id, number, "error")).get("traceback"),
+    }
+
+
+def _command(folder: Folder, job: Job) -> str | None:
+    """The line to paste that runs the job's program; None when it has none."""
+    if job.recipe is None:
+        return None
+    with Manifest(folder) as manifest:
+        recipe = manifest.recipe(job.recipe)
+    return command.pasteable(command.job_command(folder, job, recipe), recipe.entry.cwd)
+
+
+def tail(path: str, lines: int = _TAIL_LINES) -> list[str]:
+    """The last lines of a log, without reading more than its last 64 KiB."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 65536))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def counts_text(counts: Mapping[State, int]) -> str:
+    """`4 COMPLETED, 2 FAILED`."""
+    return ", ".join(f"{count} {state}" for state, count in Counter(counts).items()) or "no jobs"
