@@ -29,8 +29,10 @@ class JobCallback(Callback):
         Otherwise it ends here with the exit code DRIFTED, or with `on_drift=warn` goes on and says so.
         """
         job = current_job()
+        if job.id is None:  # somebody has pasted the command: it runs like any other program, and records nothing
+            return
         with Manifest(job.experiment) as manifest:
-            point = manifest.job(job.required_id)
+            point = manifest.job(job.id)
             submitted = manifest.encoded_configuration(point.id)
             recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
         composed = task_configuration(config)
@@ -57,8 +59,9 @@ class JobCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """The value that the task function returned is on disk, or the exception that it raised."""
         job = current_job()
+        if job.id is None:
+            return
         if job_return.status == JobStatus.COMPLETED:
-            write_result(job.experiment, job.required_id, job.attempt, job_return.return_value)
+            write_result(job.experiment, job.id, job.attempt, job_return.return_value)
         elif isinstance(job_return._return_value, BaseException):
-            write_error(job.experiment, job.required_id, job.attempt, job_return._return_value)
-
+            write_error(job.experiment, job.id, job.attempt, job_return._return_value)

@@ -71,7 +71,9 @@ def _hydra_flags(folder: Folder, recipe: Recipe) -> list[str]:
     """Hydra's own flags, which have to come before all overrides."""
     flags = []
     for provider, flag in (("main", "-cp"), ("command-line", "-cd")):
-        flags += [item for source in recipe.sources if source.provider == provider for item in (flag, _at(folder, source))]
+        flags += [
+            item for source in recipe.sources if source.provider == provider for item in (flag, _at(folder, source))
+        ]
     return [*flags, "-cn", recipe.config_name] if recipe.config_name else flags
 
 

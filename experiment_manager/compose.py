@@ -100,11 +100,7 @@ class Composer:
     def hydra_overrides(self) -> tuple[str, ...]:
         """Hydra's own overrides of this sweep, in order, without those that place the jobs."""
         parsed = self._parser.parse_overrides(self._hydra_overrides)
-        return tuple(
-            str(override.input_line)
-            for override in parsed
-            if override.key_or_group not in PLACED_BY_US
-        )
+        return tuple(str(override.input_line) for override in parsed if override.key_or_group not in PLACED_BY_US)
 
     def now(self) -> dict[str, str]:
         """What `${now:pattern}` has answered in this sweep so far."""

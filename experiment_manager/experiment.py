@@ -209,7 +209,9 @@ class Experiment:
             if job_id not in known:
                 raise UnknownJob(unknown_job(job_id, sorted(known), self.folder.path))
         if not ids:
-            raise FilterError(f"no job passes the filter of {self.folder.path}; {filters.values_there_are(self.iter_jobs())}")
+            raise FilterError(
+                f"no job passes the filter of {self.folder.path}; {filters.values_there_are(self.iter_jobs())}"
+            )
         selection.write_selection(self.folder, ids, how)
 
     def _saved_ids(self) -> Sequence[int]:
@@ -270,7 +272,9 @@ class Experiment:
         for path in (self._result_path(id, filename), result_path(self.folder, id, filename)):
             if os.path.exists(path):
                 return loader(path)
-        raise ResultError(f"job {id} of {self.folder.path} has no result {filename!r}; it has not run, or saved no such")
+        raise ResultError(
+            f"job {id} of {self.folder.path} has no result {filename!r}; it has not run, or saved no such"
+        )
 
     def are_all_results_present(self, filename: str) -> bool:
         """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
@@ -284,7 +288,9 @@ class Experiment:
     def _result_path(self, job_id: int, filename: str) -> str:
         self.job(job_id)
         if os.path.basename(filename) != filename or filename in ("", ".", ".."):
-            raise ResultError(f"{filename!r} is no file name: results lie in {self.folder.job(job_id)}, without folders")
+            raise ResultError(
+                f"{filename!r} is no file name: results lie in {self.folder.job(job_id)}, without folders"
+            )
         return os.path.join(self.folder.job(job_id), filename)
 
     json_saver, json_loader = staticmethod(results.json_saver), staticmethod(results.json_loader)

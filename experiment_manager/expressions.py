@@ -30,7 +30,11 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
-            place = f" at {text.strip()[max(0, (error.offset or 1) - 1) :][:20]!r}" if isinstance(error, SyntaxError) else ""
+            place = (
+                f" at {text.strip()[max(0, (error.offset or 1) - 1) :][:20]!r}"
+                if isinstance(error, SyntaxError)
+                else ""
+            )
             raise FilterError(
                 f"the filter {text!r} is no expression: {getattr(error, 'msg', error)}{place}; "
                 "write for example: algorithm == 'TD3' and seed < 3"
@@ -84,8 +88,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
             if node.attr in owner:
                 return owner[node.attr]
             raise FilterError(
-                f"the filter {self._text!r} names {dotted}, which is not there; "
-                f"there are: {', '.join(map(str, owner))}"
+                f"the filter {self._text!r} names {dotted}, which is not there; there are: {', '.join(map(str, owner))}"
             )
         if isinstance(owner, str) and node.attr in _TEXT_METHODS:
             return getattr(owner, node.attr)

@@ -165,7 +165,9 @@ class Ids:
         for job_id in self._ids:
             if job_id not in world.ids:
                 has = format_ids(job.id for job in jobs) or "none"
-                raise FilterError(f"the filter {self.text!r} names job {job_id}, which is not there; there are jobs {has}")
+                raise FilterError(
+                    f"the filter {self.text!r} names job {job_id}, which is not there; there are jobs {has}"
+                )
         return [job for job in jobs if job.id in self._ids]
 
 
@@ -307,7 +309,9 @@ def _read_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
-        raise FilterError(f"the filter {text!r} is no YAML ({problem}); write {{algorithm: TD3, seed: [1, 2]}}") from error
+        raise FilterError(
+            f"the filter {text!r} is no YAML ({problem}); write {{algorithm: TD3, seed: [1, 2]}}"
+        ) from error
 
 
 def _parse_sample(text: str) -> Sample:

@@ -170,7 +170,9 @@ _LAUNCH_VARIABLE = "EXPERIMENT_MANAGER_LAUNCH"
 
 
 def _note_ignored_directories(config: DictConfig, folder: Folder) -> None:
-    own = [item for item in config.hydra.overrides.hydra if item.startswith(("hydra.sweep.dir=", "hydra.sweep.subdir="))]
+    own = [
+        item for item in config.hydra.overrides.hydra if item.startswith(("hydra.sweep.dir=", "hydra.sweep.subdir="))
+    ]
     if own:
         _say(f"{', '.join(own)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
 

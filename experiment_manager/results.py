@@ -1,8 +1,8 @@
 """What jobs leave: results, errors, metrics, and the files that people save beside them.
 
-    jobs/7/result.1.json    {"result": <tagged value>}, or {"unstored": "<its repr>"} for what cannot be stored
-    jobs/7/error.1.json     {"type", "message", "traceback"}
-    jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values"}
+jobs/7/result.1.json    {"result": <tagged value>}, or {"unstored": "<its repr>"} for what cannot be stored
+jobs/7/error.1.json     {"type", "message", "traceback"}
+jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values"}
 """
 
 import os

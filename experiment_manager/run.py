@@ -51,9 +51,7 @@ def main(argv: Sequence[str]) -> int:
             folder = Folder(options.experiment_path, options.experiment_name)
         else:
             folder = Folder.at(options.folder)
-        return supervise(
-            prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=options.runner)
-        )
+        return supervise(prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=options.runner))
     except ExperimentManagerError as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED

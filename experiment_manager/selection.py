@@ -30,5 +30,7 @@ def read_selection(folder: Folder) -> list[int]:
     except (ValueError, KeyError, TypeError) as error:
         raise FilterError(f"{folder.pass_filter} cannot be read ({error}); save the pass filter again") from error
     if not isinstance(jobs, list) or not all(isinstance(job_id, int) for job_id in jobs):
-        raise FilterError(f"{folder.pass_filter} holds something else than a list of job ids; save the pass filter again")
+        raise FilterError(
+            f"{folder.pass_filter} holds something else than a list of job ids; save the pass filter again"
+        )
     return jobs

@@ -55,7 +55,9 @@ class Options(NamedTuple):
                 raise GridError(f"hydra.sweeper.zip has {group!r}; it is a list of groups: [[lr, batch_size]]")
         for block in self.blocks:
             if not isinstance(block, Mapping) or not set(block) <= {"params", "zip"}:
-                raise GridError(f"hydra.sweeper.blocks has {block!r}; a block is a mapping with the keys params and zip")
+                raise GridError(
+                    f"hydra.sweeper.blocks has {block!r}; a block is a mapping with the keys params and zip"
+                )
         return self
 
 
@@ -107,7 +109,9 @@ def grid_points(composer: Composer, options: Options, arguments: Sequence[str]) 
     return list(grid.distinct(points))
 
 
-def plan_sweep(composer: Composer, options: Options, arguments: Sequence[str], task: Any, about: Mapping[str, Any]) -> Plan:
+def plan_sweep(
+    composer: Composer, options: Options, arguments: Sequence[str], task: Any, about: Mapping[str, Any]
+) -> Plan:
     """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written."""
     folder = Folder(options.experiment_path, options.experiment_name)
     rules = filters.parse(options.pass_filter)
@@ -164,9 +168,7 @@ def _provisional(point: grid.Point, known: _Known, drafts: _Drafts, configuratio
     return job
 
 
-def _place(
-    job: Job, encoded: codec.Encoded, known: _Known, drafts: _Drafts, folder: Folder, options: Options
-) -> Job:
+def _place(job: Job, encoded: codec.Encoded, known: _Known, drafts: _Drafts, folder: Folder, options: Options) -> Job:
     """The job that a composed point is in the end. Raises ConfigurationChanged when `on_change` is `error`."""
     mark = fingerprint(encoded)
     match = decisions.match(known.by_identity.get(job.identity, ()), mark)
@@ -231,7 +233,12 @@ def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> R
 
 
 def add_batch(
-    composer: Composer, folder: Folder, batch: Sequence[Sequence[str]], task: Any, earlier: Sequence[int], about: Mapping[str, Any]
+    composer: Composer,
+    folder: Folder,
+    batch: Sequence[Sequence[str]],
+    task: Any,
+    earlier: Sequence[int],
+    about: Mapping[str, Any],
 ) -> tuple[Launch, list[Job]]:
     """Jobs that another sweeper proposed are new jobs, whatever they are: it wants them run, also the same again.
 
@@ -239,7 +246,10 @@ def add_batch(
     """
     composed = [composer.configuration(overrides) for overrides in batch]
     points = [
-        tuple(axis.steps[0][0] for axis in composer.axes({}, [item for item in overrides if not item.startswith("hydra.")]))
+        tuple(
+            axis.steps[0][0]
+            for axis in composer.axes({}, [item for item in overrides if not item.startswith("hydra.")])
+        )
         for overrides in batch
     ]
     with planning(folder):

@@ -64,9 +64,7 @@ def _reason(folder: Folder, job_id: int, attempt: int) -> str | None:
 def job_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
     """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `variables`."""
     selected = set(read_selection(folder)) if has_selection(folder) else set()
-    return [
-        {**_head(job, snapshot), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs
-    ]
+    return [{**_head(job, snapshot), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs]
 
 
 def _head(job: Job, snapshot: Snapshot) -> dict[str, Any]:
@@ -88,7 +86,9 @@ def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list
         for metric in read_metrics(folder, job.id, last.number):
             metrics.update(metric.values)
         fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
-        rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": dict(fields), "metrics": metrics})
+        rows.append(
+            {**_head(job, snapshot), "variables": dict(job.variables), "result": dict(fields), "metrics": metrics}
+        )
     return rows
 
 
@@ -101,7 +101,9 @@ def aggregate(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict
     names = {name for row in rows for name in row["variables"]}
     for name in by:
         if name not in names:
-            raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(sorted(names)) or 'none'}")
+            raise ExperimentManagerError(
+                f"{name!r} is no variable; the variables are {', '.join(sorted(names)) or 'none'}"
+            )
     source = "result" if any(row["result"] for row in rows) else "metrics"
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -129,7 +131,9 @@ def show(folder: Folder, job: Job, configuration: Any) -> dict[str, Any]:
     """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
     states = States(folder)
     states.settled(job.id)
-    attempts = [_attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)]
+    attempts = [
+        _attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)
+    ]
     return {
         "job": int(job.id),
         "state": attempts[-1]["state"] if attempts else str(State.PENDING),

@@ -1,0 +1,245 @@
+"""The command line: each verb is the twin of a call on `Experiment`. Prints, and decides nothing."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiment_manager import codec, filters, tables, views
+from experiment_manager.decisions import REFUSED
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.experiment import Experiment, find_experiments
+from experiment_manager.ids import format_ids
+from experiment_manager.progress import settings_text
+from experiment_manager.records import State
+
+app = typer.Typer(
+    name="experiment-manager",
+    help="Define, filter, run and follow many experiments. An experiment is a folder, such as experiments/train.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Where = Annotated[str | None, typer.Option("--where", help="Only jobs that pass this filter.", show_default=False)]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit status of a command line: 2, after one sentence, for a user's mistake."""
+    try:
+        app(args=list(argv), prog_name="experiment-manager")
+    except ExperimentManagerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+    return 0
+
+
+@app.command(
+    epilog="Example: experiment-manager run experiments/train 7",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+def run(context: typer.Context) -> None:
+    """Run one job here and record what becomes of it (see `run --help`)."""
+    from experiment_manager.run import main as run_main
+
+    raise typer.Exit(run_main(context.args))
+
+
+@app.command(epilog="Example: experiment-manager status experiments/train")
+def status(folder: Folder, json: Json = False) -> None:
+    """Tell how many jobs are in which state, and what went wrong."""
+    found = Experiment.at(folder).status()
+    if json:
+        troubles = [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles]
+        counts = {str(state): count for state, count in found.counts.items()}
+        ids = {str(state): list(jobs) for state, jobs in found.ids.items()}
+        tables.print_json(
+            {"path": found.path, "counts": counts, "jobs": ids, "selected": found.n_selected, "troubles": troubles}
+        )
+    else:
+        selected = "no pass filter yet" if found.n_selected is None else f"{found.n_selected} pass the filter"
+        tables.say(f"{found.path}: {sum(found.counts.values())} jobs, {selected}")
+        tables.print_rows(
+            [
+                {"state": str(s), "count": n, "jobs": tables.shortened(format_ids(found.ids[s]))}
+                for s, n in found.counts.items()
+            ]
+        )
+        for trouble in found.troubles:
+            noun = "job" if len(trouble.ids) == 1 else "jobs"
+            tables.say(
+                f"{len(trouble.ids)} {noun} {trouble.state}: {trouble.reason} ({noun} {format_ids(trouble.ids)})"
+            )
+        if found.troubles:
+            tables.say(f"`experiment-manager show {folder} {found.troubles[0].ids[0]}` tells more about the first")
+    _name_foreign(found)
+
+
+def _name_foreign(found: views.Status) -> None:
+    if found.foreign:
+        names = ", ".join(found.foreign[:5]) + (", ..." if len(found.foreign) > 5 else "")
+        print(f"skipped in {found.path}/states, not ours: {names}", file=sys.stderr)
+
+
+@app.command(epilog="Example: experiment-manager jobs experiments/train --where 'seed < 3'")
+def jobs(folder: Folder, where: Where = None, json: Json = False) -> None:
+    """List the jobs with their variables, states, and whether they pass the saved filter."""
+    rows = Experiment.at(folder).jobs(where)
+    if json:
+        tables.print_json(rows)
+    else:
+        tables.print_rows([tables.flat(row, "variables") for row in rows])
+
+
+@app.command(epilog="Example: experiment-manager results experiments/train --group-by algorithm")
+def results(
+    folder: Folder,
+    where: Where = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Mean and standard deviation over the jobs that agree in these variables: algorithm,nn"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what the jobs returned, and the last of their metrics."""
+    rows = Experiment.at(folder).result_rows(where)
+    if group_by is not None:
+        rows = views.aggregate(rows, [name.strip() for name in group_by.split(",") if name.strip()])
+        shown = [tables.flat_aggregate(row) for row in rows]
+    else:
+        shown = [tables.flat(row, "variables", "result", "metrics") for row in rows]
+    if json:
+        tables.print_json(rows)
+    else:
+        tables.print_rows(shown)
+
+
+@app.command(epilog="Example: experiment-manager show experiments/train 2")
+def show(
+    folder: Folder,
+    job: Annotated[int, typer.Argument(help="The id of the job.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Show one job: variables, overrides, configuration, the command to paste, attempts, logs and tracebacks."""
+    found = Experiment.at(folder).show(job)
+    if json:
+        tables.print_json(found)
+        return
+    tables.say(f"job {found['job']}  {found['state']}  {settings_text(found['variables'])}")
+    tables.say(f"directory: {found['directory']}")
+    if found["overrides"]:
+        tables.say("overrides: " + " ".join(found["overrides"]))
+    tables.say(
+        "configuration:" + ("" if found["configuration"] is not None else " none yet; it is composed when it runs")
+    )
+    if found["configuration"] is not None:
+        tables.say(tables.indented(tables.yaml_text(found["configuration"])))
+    tables.say(
+        "command:\n  " + (found["command"] or "none; run it with `experiment-manager run ... --runner runner.py`")
+    )
+    for attempt in found["attempts"]:
+        _show_attempt(attempt)
+    if found["attempts"]:
+        _show_trouble(found["attempts"][-1])
+
+
+def _show_attempt(attempt: Mapping[str, Any]) -> None:
+    reason = f"  {attempt['reason']}" if attempt["reason"] else ""
+    tables.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
+    for kind, path in attempt["logs"].items():
+        tables.say(f"  {kind}: {path}")
+
+
+def _show_trouble(attempt: Mapping[str, Any]) -> None:
+    """What the attempt left to read, when it ended badly."""
+    if attempt["state"] in (State.COMPLETED, State.RUNNING, State.FAKE):
+        return
+    if attempt["traceback"]:
+        tables.say(tables.indented(attempt["traceback"]))
+    elif "stderr" in attempt["logs"]:
+        lines = views.tail(attempt["logs"]["stderr"])
+        if lines:
+            tables.say("  last lines of stderr:\n" + tables.indented("\n".join(lines)))
+
+
+def _times(attempt: Mapping[str, Any]) -> str:
+    if not attempt["start"]:
+        return ""
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt["start"]))
+    lasted = f", {attempt['end'] - attempt['start']:.1f} s" if attempt["end"] else ""
+    memory = f", {attempt['peak_memory_bytes'] / 2**20:.0f} MiB" if attempt["peak_memory_bytes"] else ""
+    return f"on {attempt['host']}, {began}{lasted}{memory}"
+
+
+@app.command(
+    name="filter", epilog="Example: experiment-manager filter experiments/train '{algorithm: TD3}' 'seed < 3' --explain"
+)
+def filter_(
+    folder: Folder,
+    rules: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help='What a job has to pass: {algorithm: TD3}, "seed < 3", 0-3,7, state:FAILED, sample:10, or the dotted '
+            "path of a function. None: show the filter there is.",
+            show_default=False,
+        ),
+    ] = None,
+    explain: Annotated[bool, typer.Option(help="Tell what each rule dropped.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Save nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Choose the jobs that may run, and save the choice as the pass filter."""
+    experiment = Experiment.at(folder)
+    if not rules:
+        ids = experiment.get_filtered_ids()
+        if json:
+            tables.print_json({"jobs": ids})
+        else:
+            tables.say(f"{len(ids)} jobs pass the filter of {experiment.folder.path}: {format_ids(ids)}")
+        return
+    selection = experiment.select(rules)
+    filters.require_some(selection, list(experiment.iter_jobs()), experiment.folder.path)
+    ids = [int(job.id) for job in selection.jobs]
+    if not dry_run:
+        experiment.save_pass_filter(ids, [step.rule for step in selection.dropped])
+    steps = [
+        {"rule": step.rule, "seen": step.seen, "dropped": len(step.ids), "jobs": list(step.ids)}
+        for step in selection.dropped
+    ]
+    if json:
+        tables.print_json({"jobs": ids, "saved": not dry_run, "rules": steps})
+        return
+    if explain:
+        tables.print_rows([{**step, "jobs": tables.shortened(format_ids(step["jobs"]))} for step in steps])
+    verb = "would pass" if dry_run else "may run"
+    tables.say(f"{len(ids)} jobs of {experiment.folder.path} {verb}: {format_ids(ids)}")
+
+
+@app.command(name="list", epilog="Example: experiment-manager list experiments")
+def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("."), json: Json = False) -> None:
+    """List the experiments below a folder, with their counts and age."""
+    if not folder.is_dir():
+        raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
+    rows = []
+    for experiment in find_experiments(folder):
+        counts = experiment.status().counts
+        age_h = (time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
+        rows.append((experiment.folder.path, counts, age_h))
+    if json:
+        tables.print_json([{"path": p, "counts": {str(s): n for s, n in c.items()}, "age_h": a} for p, c, a in rows])
+    elif rows:
+        tables.print_rows(
+            [{"experiment": p, "jobs": views.counts_text(c), "defined": tables.ago(a)} for p, c, a in rows]
+        )
+    else:
+        tables.say(f"there are no experiments below {folder}")
+
+
+__all__ = ["app", "codec", "main"]
