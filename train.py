@@ -147,11 +147,137 @@ class ReplayBuffer:
 
 
 class Agent:
-    """A deterministic policy and the critics that it learns from: DDPG, or TD3, or what lies between them.
+    """A deterministic policy, and the critics it learns from: TD3, DDPG or something between them.
 
-    Actions lie in [-1, 1]. The values of the critics are expected discounted returns.
+    Actions lie in [-1, 1]. A critic estimates the value, which is the expected discounted return.
     """
 
-    def __init__(self, observation_size: int, action_size: int, config: DictConfig, seed: int) -> None:
-        self.generator = np.random.default_rng(config.seed)
+    def __init__(self, observation_size: int, action_size: int, config: DictConfig, generator: np.random.Generator) -> None:
+        self.generator = generator
         self.gamma: float = config.gamma
+        self.tau: float = config.tau
+        self.policy_delay: int = config.algorithm.policy_delay
+        self.target_noise: float = config.algorithm.target_noise
+        self.target_noise_clip: float = config.algorithm.target_noise_clip
+        self.updates = 0
+
+        policy_sizes = [observation_size, *config.nn, action_size]
+        critic_sizes = [observation_size + action_size, *config.nn, 1]
+        all_sizes = [policy_sizes] + [critic_sizes] * config.algorithm.n_critics
+        self.networks = [MLP(sizes, initial_parameters(sizes, generator)) for sizes in all_sizes]
+        self.targets = [MLP(network.sizes, network.parameters.copy()) for network in self.networks]
+        self.optimisers = [Adam(network, config.learning_rate) for network in self.networks]
+        self.policy, *self.critics = self.networks
+        self.target_policy, *self.target_critics = self.targets
+
+    def act(self, observation: Array, noise: float = 0.0) -> Array:
+        """Choose an action [1] for an observation [3], with noise of this standard deviation."""
+        action = np.tanh(self.policy.forward(observation))
+        return np.clip(action + noise * self.generator.standard_normal(action.shape, np.float32), -1, 1)
+
+    def update(self, batch: Transitions) -> float:
+        """Learn from a batch of transitions, and return the loss of the critics."""
+        loss = self.update_critics(batch)
+        self.updates += 1
+        if self.updates % self.policy_delay == 0:
+            self.update_policy(batch.observations)
+            self.update_targets()
+        return loss
+
+    def target_values(self, batch: Transitions) -> Array:
+        """Return the values [batch, 1] to regress the critics on (Fujimoto et al., equations 10 and 14)."""
+        actions = np.tanh(self.target_policy.forward(batch.next_observations))
+        noise = self.target_noise * self.generator.standard_normal(actions.shape, np.float32)
+        actions += np.clip(noise, -self.target_noise_clip, self.target_noise_clip)
+        inputs = np.hstack([batch.next_observations, np.clip(actions, -1, 1)])
+        values = np.min([critic.forward(inputs) for critic in self.target_critics], axis=0)
+        return batch.rewards + self.gamma * (1 - batch.terminals) * values
+
+    def update_critics(self, batch: Transitions) -> float:
+        """Take a step towards the target values, and return the mean squared error before it."""
+        targets = self.target_values(batch)
+        inputs = np.hstack([batch.observations, batch.actions])
+        loss = 0.0
+        for critic, optimiser in zip(self.critics, self.optimisers[1:], strict=True):
+            errors = critic.forward(inputs) - targets
+            critic.backward(2 / len(errors) * errors)
+            optimiser.step()
+            loss += float(np.mean(errors**2)) / len(self.critics)
+        return loss
+
+    def update_policy(self, observations: Array) -> None:
+        """Take a step towards actions that the first critic values more (Lillicrap et al., equation 6)."""
+        actions = np.tanh(self.policy.forward(observations))
+        values = self.critics[0].forward(np.hstack([observations, actions]))
+        gradient = self.critics[0].backward(np.full_like(values, -1 / len(values)))
+        self.policy.backward(gradient[:, observations.shape[1] :] * (1 - actions**2))
+        self.optimisers[0].step()
+
+    def update_targets(self) -> None:
+        """Let the target networks follow the trained ones slowly."""
+        for network, target in zip(self.networks, self.targets, strict=True):
+            target.parameters += self.tau * (network.parameters - target.parameters)
+
+
+def make_environment() -> Environment:
+    """Return a pendulum to swing up with actions in [-1, 1]; an episode is truncated after 200 steps (10 s)."""
+    environment: Environment = gymnasium.make("Pendulum-v1", disable_env_checker=True)
+    return gymnasium.wrappers.RescaleAction(environment, np.float32(-1), np.float32(1))
+
+
+def evaluate(agent: Agent, environment: Environment, episodes: int, first_seed: int) -> float:
+    """Return the mean undiscounted return of the policy without noise, over episodes with consecutive seeds."""
+    total = 0.0
+    for seed in range(first_seed, first_seed + episodes):
+        observation, _ = environment.reset(seed=seed)
+        done = False
+        while not done:
+            observation, reward, terminated, truncated, _ = environment.step(agent.act(observation))
+            total += float(reward)
+            done = terminated or truncated
+    return total / episodes
+
+
+def train(config: DictConfig) -> float:
+    """Train an agent, log metrics on the way, and return the mean return of the final evaluation."""
+    job = current_job()
+    generator = np.random.default_rng(config.seed)
+    environment, evaluation_environment = make_environment(), make_environment()
+    environment.action_space.seed(config.seed)
+    observation, _ = environment.reset(seed=config.seed)
+    sizes = len(observation), len(environment.action_space.sample())
+    agent = Agent(*sizes, config, generator)
+    buffer = ReplayBuffer(config.buffer_size, *sizes)
+    episode_return = critic_loss = evaluation_return = 0.0
+
+    for step in range(1, config.steps + 1):
+        warming_up = step <= config.warm_up_steps
+        action = environment.action_space.sample() if warming_up else agent.act(observation, config.exploration_noise)
+        next_observation, reward, terminated, truncated, _ = environment.step(action)
+        buffer.add(observation, action, float(reward), float(terminated), next_observation)
+        observation = next_observation
+        episode_return += float(reward)
+        if not warming_up:
+            critic_loss = agent.update(buffer.sample(config.batch_size, generator))
+
+        if terminated or truncated:
+            job.log_metrics(step=step, episode_return=episode_return, critic_loss=critic_loss)
+            observation, _ = environment.reset()
+            episode_return = 0.0
+        if step % config.evaluation_interval == 0 or step == config.steps:
+            evaluation_return = evaluate(
+                agent, evaluation_environment, config.evaluation_episodes, config.evaluation_seed
+            )
+            job.log_metrics(step=step, evaluation_return=evaluation_return)
+            logger.info("Step %d: the mean evaluation return is %.1f", step, evaluation_return)
+    return evaluation_return
+
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(config: DictConfig) -> float:
+    """Run the experiment that the config describes, and return what a sweep may optimise."""
+    return train(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -39,9 +39,9 @@ class JobCallback(Callback):
         if recipe is not None and fingerprint(composed) != point.fingerprint:
             changes = delta.describe(delta.compare(submitted, composed))
             message = (
-                f"job {point.id} composes another configuration here than when it was submitted: {changes}. Its YAML is "
-                "frozen, so this comes from code (a structured config, a resolver) or the environment; put it back, or "
-                "accept it with hydra.sweeper.on_drift=warn and sweep again with hydra.sweeper.on_change=new"
+                f"job {point.id} composes another configuration here than when it was submitted: {changes}. Its YAML "
+                "is frozen, so this comes from code (a structured config, a resolver) or the environment; put it back, "
+                "or accept it with hydra.sweeper.on_drift=warn and sweep again with hydra.sweeper.on_change=new"
             )
             print(f"{'warning' if recipe.on_drift == 'warn' else 'error'}: {message}", file=sys.stderr, flush=True)
             if recipe.on_drift != "warn":

@@ -209,7 +209,7 @@ def filter_(
     ids = [int(job.id) for job in selection.jobs]
     if not dry_run:
         experiment.save_pass_filter(ids, [step.rule for step in selection.dropped])
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"rule": step.rule, "seen": step.seen, "dropped": len(step.ids), "jobs": list(step.ids)}
         for step in selection.dropped
     ]

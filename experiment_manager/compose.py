@@ -23,7 +23,7 @@ from experiment_manager.grid import Axis, Setting
 
 def task_configuration(config: DictConfig) -> codec.Encoded:
     """The tagged form of what the task function gets: all but the `hydra` node, interpolations as they are written."""
-    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return codec.encode(OmegaConf.to_container(task, resolve=False))
 
 
@@ -69,8 +69,8 @@ class Composer:
             return Axis((name,), ((Setting(name, str(override.input_line), override.value(), is_ordered),),))
         if not override.is_discrete_sweep():
             raise GridError(
-                f"'{override.input_line}' has no list of values to go through; write choices or a range, or use a sweeper "
-                "that draws values from intervals"
+                f"'{override.input_line}' has no list of values to go through; write choices or a range, or use a "
+                "sweeper that draws values from intervals"
             )
         steps = []
         for element in override.sweep_iterator():

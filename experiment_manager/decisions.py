@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from experiment_manager.records import State, UNFINISHED
+from experiment_manager.records import UNFINISHED, State
 
 RERUN: Final = ("failed", "never", "always")
 ON_CHANGE: Final = ("error", "new")
@@ -25,9 +25,9 @@ def to_run(states: Mapping[int, State], ids: Iterable[int], rerun: str) -> list[
     chosen = []
     for job_id in ids:
         state = states.get(job_id, State.PENDING)
-        if state is State.PENDING:
-            chosen.append(job_id)
-        elif state not in UNFINISHED and (rerun == "always" or (rerun == "failed" and state is not State.COMPLETED)):
+        has_ended = state not in UNFINISHED
+        is_again = rerun == "always" or (rerun == "failed" and state is not State.COMPLETED)
+        if state is State.PENDING or (has_ended and is_again):
             chosen.append(job_id)
     return chosen
 

@@ -32,7 +32,7 @@ def leaves(encoded: Encoded) -> dict[Path, Encoded]:
     while pending:
         path, node = pending.pop()
         if isinstance(node, dict) and node and not _is_tagged(node):
-            pending.extend((path + (key,), item) for key, item in reversed(node.items()))
+            pending.extend(((*path, key), item) for key, item in reversed(node.items()))
         else:
             found[path] = node
     return found

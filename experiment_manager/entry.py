@@ -6,9 +6,9 @@ installed console scripts and wrappers such as `python -m coverage run train.py`
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from experiment_manager.records import Entry
 
@@ -87,8 +87,8 @@ def _before(typed: Sequence[str], seen_by_hydra: Sequence[str]) -> tuple[str, ..
     return tuple(taken)
 
 
-def runs_by_command_line(task_function: Callable[..., Any]) -> bool:
-    """Whether starting this program again, with other arguments, runs this task function and nothing else.
+def runs_by_command_line() -> bool:
+    """Whether starting this program again, with other arguments, runs the same task function and nothing else.
 
     True when we were entered through the one `@hydra.main` function of the program; false in a notebook, under
     hydra-zen's `launch`, or where several such functions follow one another in a script.

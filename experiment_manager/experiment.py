@@ -115,7 +115,7 @@ class Experiment:
                 changes = delta.compare(manifest.encoded_configuration(match.job_id), encoded)
             raise ConfigurationChanged(
                 f"job {match.job_id} of {self.folder.path} is there already with another configuration: "
-                f"{delta.describe(changes)}; put it back, make what changes a variable, or choose another experiment name"
+                f"{delta.describe(changes)}; put it back, make what changes a variable, or choose another name"
             )
         if match.job_id is not None:
             return self._add(JobId(match.job_id), variables, encoded, is_new=False)
@@ -300,7 +300,7 @@ class Experiment:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def iter_jobs(self) -> Iterator[Job]:
-        """The jobs of this experiment in the order of their ids: those added here; after `load`, those of the folder."""
+        """The jobs of this experiment, ordered by id: those added here; after `load`, those of the folder."""
         if not self._is_loaded or not os.path.exists(self.folder.manifest):
             yield from (self._drafts[job_id].job for job_id in sorted(self._drafts))
             return

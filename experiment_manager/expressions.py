@@ -11,6 +11,7 @@ from typing import Any, Final
 import simpleeval
 
 from experiment_manager.errors import FilterError
+from experiment_manager.records import Job
 
 CONFIGURATION: Final = "cfg"
 VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
@@ -56,18 +57,18 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
             else:
                 pending.extend(ast.iter_child_nodes(node))
 
-    def is_true(
-        self, variables: Mapping[str, Any], names: Collection[str], configuration: Callable[[], Any], job_id: int
-    ) -> bool:
+    def is_true(self, job: Job, names: Collection[str], configuration: Callable[[Job], Any]) -> bool:
         """Whether the expression holds for one job. Raises FilterError naming the job when it cannot be evaluated."""
-        self._variables, self._names, self._configuration = variables, names, configuration
+        self._variables, self._names = job.variables, names
+        self._configuration = lambda: configuration(job)
         try:
             return bool(self.eval(self._text, self._tree))
         except FilterError:
             raise
         except Exception as error:
             raise FilterError(
-                f"the filter {self._text!r} cannot be evaluated for job {job_id} with variables {dict(variables)}: {error}"
+                f"the filter {self._text!r} cannot be evaluated for job {job.id} with variables {dict(job.variables)}: "
+                f"{error}"
             ) from error
 
     def _eval_name(self, node: ast.Name) -> Any:
@@ -81,7 +82,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
 
     def _eval_attribute(self, node: ast.Attribute) -> Any:
         dotted = _dotted(node)
-        if dotted in self._names:
+        if dotted is not None and dotted in self._names:
             return self._variables.get(dotted)
         owner = self._eval(node.value)
         if isinstance(owner, Mapping):

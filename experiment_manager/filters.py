@@ -147,11 +147,7 @@ class Evaluated:
     def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
         for name in self._expression.unknown(world.names):
             raise FilterError(unknown_name(name, self.text, world.names))
-        return [
-            job
-            for job in jobs
-            if self._expression.is_true(job.variables, world.names, lambda job=job: world.configuration(job), job.id)
-        ]
+        return [job for job in jobs if self._expression.is_true(job, world.names, world.configuration)]
 
 
 class Ids:
@@ -253,8 +249,8 @@ def locate(path: str, names: Iterable[str] = ()) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise FilterError(
-            f"the filter {path!r} is neither a variable ({', '.join(sorted(names)) or 'there are none'}) nor a function "
-            f"that can be imported ({error})"
+            f"the filter {path!r} is neither a variable ({', '.join(sorted(names)) or 'there are none'}) nor a "
+            f"function that can be imported ({error})"
         ) from error
     finally:
         if added:
@@ -267,8 +263,8 @@ def locate(path: str, names: Iterable[str] = ()) -> Callable[..., Any]:
 def unknown_name(name: str, text: str, names: Iterable[str]) -> str:
     """The sentence for a name that no job has."""
     return (
-        f"the filter {text!r} names {name!r}, which is no variable; the variables are {', '.join(sorted(names)) or 'none'}"
-        ", and cfg. reads the configuration"
+        f"the filter {text!r} names {name!r}, which is no variable; the variables are "
+        f"{', '.join(sorted(names)) or 'none'}, and cfg. reads the configuration"
     )
 
 

@@ -11,7 +11,7 @@ This room names files, checks that a name can be one, and takes the lock under w
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from experiment_manager.errors import FolderError
@@ -103,8 +103,8 @@ class Folder:
         """Nothing happens when an experiment is here; else FolderError."""
         if not self.is_experiment():
             raise FolderError(
-                f"{self.path} is no experiment: it has no manifest.sqlite; define one with a sweep or Experiment.save(), "
-                "or name another folder (`experiment-manager list` shows those below a folder)"
+                f"{self.path} is no experiment: it has no manifest.sqlite; define one with a sweep or with "
+                "Experiment.save(), or name another folder (`experiment-manager list` shows those below a folder)"
             )
 
 
@@ -169,7 +169,5 @@ def _unmake(made: list[str]) -> None:
 
 
 def _remove_quietly(path: str) -> None:
-    try:
+    with suppress(OSError):
         os.unlink(path)
-    except OSError:
-        pass

@@ -76,8 +76,8 @@ def _yaml_files(directory: str, *, skip: str) -> Iterator[_File]:
             count, size = count + 1, size + len(content)
             if count > MOST_FILES or size > LARGEST_BYTES:
                 raise FreezeError(
-                    f"{directory} holds more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of them, too much "
-                    "for a configuration; keep data out of the config folder"
+                    f"{directory} holds more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of them, too "
+                    "much for a configuration; keep data out of the config folder"
                 )
             yield _File(os.path.relpath(full, directory), content)
 

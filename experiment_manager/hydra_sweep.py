@@ -5,15 +5,18 @@ A sweep ends with 0 when every job that it ran has completed, with 1 when one ha
 
 import os
 import shlex
+import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager import codec
@@ -26,14 +29,16 @@ from experiment_manager.job import JOB_VARIABLE
 from experiment_manager.manifest import Manifest
 from experiment_manager.pool import Interrupted, Pool, Ran
 from experiment_manager.progress import settings_text
-from experiment_manager.records import UNFINISHED, Job, Launch, State
+from experiment_manager.records import UNFINISHED, Job, State
 from experiment_manager.results import read_optional, read_result
 from experiment_manager.states import States
 from experiment_manager.sweep import Options, Plan, add_batch, plan_sweep
 
 if TYPE_CHECKING:
     from hydra_plugins.hydra_experiment_manager.launchers import LocalPoolLauncher
-    from hydra_plugins.hydra_experiment_manager.sweeper import ExperimentSweeper
+
+
+_LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 
 
 class JobFailed(Exception):
@@ -46,8 +51,11 @@ def told_to_the_user() -> Iterator[None]:
     try:
         yield
     except ExperimentManagerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         raise SystemExit(REFUSED) from None
+    except KeyboardInterrupt:
+        _say("stopped while the sweep was being planned: nothing was launched")
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def refuse_inside_a_job() -> None:
@@ -59,34 +67,53 @@ def refuse_inside_a_job() -> None:
         )
 
 
-def sweep(sweeper: "ExperimentSweeper", arguments: Sequence[str]) -> Any:
-    """The whole sweep of our own sweeper; returns what the launcher returned, batch by batch."""
-    assert sweeper.launcher is not None
-    with told_to_the_user():
-        refuse_inside_a_job()
-        options, batch_size = _options(sweeper.options)
-        composer = Composer(sweeper.hydra_context.config_loader, sweeper.config)
-        about = _about(sweeper.config)
-        plan = plan_sweep(composer, options, arguments, sweeper.task_function, about)
-    _say(_summary(plan))
-    if plan.launch is None:
-        return []
-    OmegaConf.save(sweeper.config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
-    ours = hasattr(sweeper.launcher, "launch_plan")
-    returned: list[Any] = []
-    for at in range(0, len(plan.to_run), batch_size or len(plan.to_run)):
-        ids = plan.to_run[at : at + (batch_size or len(plan.to_run))]
-        if ours:
-            returned.append(sweeper.launcher.launch_plan(plan, ids))
-        else:
-            _note_ignored_directories(sweeper.config, plan.folder)
-            returned.append(_launch_elsewhere(sweeper.launcher, composer, plan, ids, at))
-    _conclude(plan)
-    return returned
+class Sweep:
+    """One call of our own sweeper."""
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, task: TaskFunction | None, launcher: Any) -> None:
+        self._composer = Composer(loader, config)
+        self._config, self._task, self._launcher = config, task, launcher
+
+    def run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Any]:
+        """The whole sweep; returns what the launcher returned, batch by batch. Ends the program when a job fails."""
+        ours = hasattr(self._launcher, "launch_plan")
+        with told_to_the_user():
+            refuse_inside_a_job()
+            if ours:
+                self._launcher.check()
+            options, batch_size = _options(written)
+            plan = plan_sweep(self._composer, options, arguments, self._task, _about(self._config))
+        _say(_summary(plan))
+        if plan.launch is None:
+            return []
+        OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
+        if not ours:
+            self._note_ignored_directories(plan.folder)
+        launch = self._launcher.launch_plan if ours else self._launch_elsewhere
+        size = batch_size or len(plan.to_run)
+        returned = [launch(plan, plan.to_run[at : at + size]) for at in range(0, len(plan.to_run), size)]
+        _conclude(plan)
+        return returned
+
+    def _launch_elsewhere(self, plan: Plan, ids: Sequence[int]) -> Any:
+        """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
+        assert plan.launch is not None
+        os.environ[_LAUNCH_VARIABLE] = plan.launch.number
+        try:
+            batch = [self._composer.placed(plan.folder, job_id, plan.jobs[job_id].overrides) for job_id in ids]
+            return self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0]))
+        finally:
+            del os.environ[_LAUNCH_VARIABLE]
+
+    def _note_ignored_directories(self, folder: Folder) -> None:
+        own = ("hydra.sweep.dir=", "hydra.sweep.subdir=")
+        ignored = [str(item) for item in self._config.hydra.overrides.hydra if str(item).startswith(own)]
+        if ignored:
+            _say(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
 
 
-def _options(written: dict[str, Any]) -> tuple[Options, int | None]:
-    plain = {
+def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
+    plain: dict[str, Any] = {
         key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for key, value in written.items()
     }
@@ -155,28 +182,6 @@ def _conclude(plan: Plan) -> None:
     raise SystemExit(1)
 
 
-def _launch_elsewhere(launcher: Any, composer: Composer, plan: Plan, ids: Sequence[int], at: int) -> Any:
-    """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
-    assert plan.launch is not None
-    os.environ[_LAUNCH_VARIABLE] = plan.launch.number
-    try:
-        batch = [composer.placed(plan.folder, job_id, plan.jobs[job_id].overrides) for job_id in ids]
-        return launcher.launch(batch, initial_job_idx=at)
-    finally:
-        del os.environ[_LAUNCH_VARIABLE]
-
-
-_LAUNCH_VARIABLE = "EXPERIMENT_MANAGER_LAUNCH"
-
-
-def _note_ignored_directories(config: DictConfig, folder: Folder) -> None:
-    own = [
-        item for item in config.hydra.overrides.hydra if item.startswith(("hydra.sweep.dir=", "hydra.sweep.subdir="))
-    ]
-    if own:
-        _say(f"{', '.join(own)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
-
-
 class RecordedTask:
     """A task function that records its attempts, for launchers that call it themselves (basic, joblib, submitit)."""
 
@@ -194,15 +199,11 @@ class RecordedTask:
             return value
 
 
-def recorded(task: Callable[[DictConfig], Any]) -> RecordedTask:
-    """The task function, recording its attempts; our own launchers unwrap it again."""
-    return RecordedTask(task)
-
-
 def launch_batch(launcher: "LocalPoolLauncher", job_overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
     """A batch of another sweeper has run here; the values are real, and a failed job raises when it is asked."""
     with told_to_the_user():
         refuse_inside_a_job()
+        launcher.check()
         folder = Folder(launcher.experiment_path, launcher.experiment_name)
         composer = Composer(launcher.hydra_context.config_loader, launcher.config)
         launch, jobs = add_batch(
@@ -234,6 +235,3 @@ def _job_return(folder: Folder, manifest: Manifest, job: Job, ran: Ran) -> JobRe
             f"its log is {folder.of_attempt(job.id, ran.attempt, 'stderr')}\n{error}"
         )
     return value
-
-
-__all__ = ["JobFailed", "Launch", "RecordedTask", "launch_batch", "recorded", "run_plan", "sweep"]

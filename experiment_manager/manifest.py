@@ -150,7 +150,9 @@ def _job(row: tuple[Any, ...]) -> Job:
 
 
 def _recipe(body: Mapping[str, Any]) -> Recipe:
-    entry = {key: tuple(value) if isinstance(value, list) else value for key, value in body["entry"].items()}
+    entry: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in body["entry"].items()
+    }
     return Recipe(
         **{
             **body,
@@ -166,7 +168,9 @@ class ManifestEditor:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._recipes = {body: number for number, body in connection.execute("SELECT id, body FROM recipes")}
+        self._recipes: dict[str, int] = {
+            body: number for number, body in connection.execute("SELECT id, body FROM recipes")
+        }
         self._bases: dict[frozenset[delta.Path], tuple[int, dict[delta.Path, Any]]] = {}
         for number, body in connection.execute("SELECT id, body FROM bases"):
             leaves = delta.leaves(codec.loads(body))

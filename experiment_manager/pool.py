@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.folder import Folder
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
@@ -49,6 +50,14 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_n_jobs(n_jobs: int) -> None:
+    """Nothing happens when so many jobs can run at a time; else ExperimentManagerError."""
+    if n_jobs < 1 and n_jobs != -1:
+        raise ExperimentManagerError(
+            f"hydra.launcher.n_jobs={n_jobs} runs nothing; use 1 or more, or -1 for all {available_cpus()} processors"
+        )
 
 
 class Pool:

@@ -1,4 +1,4 @@
-"""`pass_filter.json`: which jobs may run, and how they were chosen. The original library reads and writes `jobs`, too."""
+"""`pass_filter.json`: which jobs may run, and how they were chosen. The original library knows its `jobs`, too."""
 
 import os
 from collections.abc import Iterable

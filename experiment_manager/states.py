@@ -1,4 +1,4 @@
-"""What became of every attempt, kept in file names: one `scandir` tells the state of 100,000 jobs, and no file is edited.
+"""What became of every attempt, kept in file names: one `scandir` tells it for 100,000 jobs, and no file is edited.
 
     states/7.1              the anchor of attempt 1 of job 7: who runs it. Never renamed, never removed
     states/7.1.RUNNING      renamed, when the attempt ends, to 7.1.COMPLETED, 7.1.FAILED, ...
@@ -156,13 +156,11 @@ class States:
             if gone:
                 self.end(job_id, last.number, State.LOST)
             else:
+                running = self._name(job_id, last.number, State.RUNNING)
+                way_out = "" if gone is False else f"; if nothing runs it there, rename {running} to end in .LOST"
                 raise JobRefused(
-                    f"job {job_id} is running already: attempt {last.number}, pid {record.get('pid')} on {record.get('host')}"
-                    + (
-                        ""
-                        if gone is False
-                        else f"; if nothing runs it there, rename {self._name(job_id, last.number, State.RUNNING)} to end in .LOST"
-                    )
+                    f"job {job_id} is running already: attempt {last.number}, pid {record.get('pid')} on "
+                    f"{record.get('host')}{way_out}"
                 )
         elsewhere = planned is not None and last.number >= planned and record.get("launch") != launch
         if elsewhere and self.state(job_id, last.number) is State.COMPLETED:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import command, job
@@ -73,7 +74,7 @@ def prepare(folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, r
         arguments, cwd = command.runner_command(folder, point, runner), os.getcwd()
     else:
         raise JobRefused(
-            f"job {job_id} in {folder.path} has nothing to run it: pass --runner runner.py (for jobs written in Python), "
+            f"job {job_id} in {folder.path} has nothing to run it: pass --runner runner.py (jobs written in Python), "
             "or sweep with a filter that it passes"
         )
     return Task(folder, job_id, arguments, cwd, launch, planned, is_fake)
@@ -84,8 +85,8 @@ def outside_filter(job_id: int, folder: Folder) -> str:
     from experiment_manager.ids import format_ids
 
     return (
-        f"job {job_id} is outside the pass filter of {folder.path}, which lets pass {format_ids(read_selection(folder))}; "
-        "change the filter with save_pass_filter or `experiment-manager filter`"
+        f"job {job_id} is outside the pass filter of {folder.path}, which lets pass "
+        f"{format_ids(read_selection(folder))}; change the filter with save_pass_filter or `experiment-manager filter`"
     )
 
 
@@ -193,10 +194,8 @@ class _Supervision:
         self._kill(number)
 
     def _kill(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # nothing is left of it
             os.killpg(self._pid, number)
-        except (ProcessLookupError, PermissionError):  # nothing is left of it
-            pass
 
     def _record_unstarted(self, error: OSError, started: float) -> int:
         reason = f"{self._task.arguments[0]} could not be started in {self._task.cwd}: {error.strerror or error}"

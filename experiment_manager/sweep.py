@@ -137,7 +137,7 @@ def plan_sweep(
         )
         selection = filters.apply(rules, jobs, world)
         filters.require_some(selection, jobs, folder.path)
-        passing = {}
+        passing: dict[int, Job] = {}
         for job in followed(selection.jobs, "composing"):
             final = _place(job, configuration(job), known, drafts, folder, options)
             passing[final.id] = final
@@ -216,7 +216,7 @@ def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> R
     """How the jobs of this sweep are composed and run again; their YAML, and if need be their function, is frozen."""
     entry = this_program()
     task_pickle = None
-    if entry is None or not runs_by_command_line(task):
+    if entry is None or not runs_by_command_line():
         from experiment_manager.pickled_task import freeze_task
 
         task_pickle = freeze_task(folder, task)

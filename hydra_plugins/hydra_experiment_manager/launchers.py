@@ -25,6 +25,12 @@ class LocalPoolLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
+    def check(self) -> None:
+        """Raises ExperimentManagerError for options that cannot be meant."""
+        from experiment_manager.pool import check_n_jobs
+
+        check_n_jobs(self.n_jobs)
+
     def launch_plan(self, plan: Any, ids: Sequence[int]) -> Sequence[Any]:
         """Our own sweeper's way in: the jobs are in the manifest already."""
         from experiment_manager.hydra_sweep import run_plan

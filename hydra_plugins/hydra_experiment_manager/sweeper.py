@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -18,20 +17,21 @@ class ExperimentSweeper(Sweeper):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.options = options
-        self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
-        from experiment_manager.hydra_sweep import recorded
+        from experiment_manager.hydra_sweep import RecordedTask
 
-        self.hydra_context, self.config = hydra_context, config
-        self.task_function = task_function
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=recorded(task_function), config=config
+            hydra_context=hydra_context, task_function=RecordedTask(task_function), config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from experiment_manager.hydra_sweep import sweep
+        from experiment_manager.hydra_sweep import Sweep
 
-        return sweep(self, arguments)
+        assert self.hydra_context is not None
+        assert self.config is not None
+        sweep = Sweep(self.hydra_context.config_loader, self.config, self.task_function, self.launcher)
+        return sweep.run(self.options, arguments)
