@@ -10,7 +10,8 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager import codec
@@ -74,11 +75,25 @@ class Composer:
             )
         steps = []
         for element in override.sweep_iterator():
-            text = f"{override.get_key_element()}={Override._get_value_element_as_str(element)}"
+            text = f"{override.get_key_element()}={self._value_text(element)}"
             steps.append((Setting(name, text, Override._convert_value(element), is_ordered),))
         if not steps:
             raise GridError(f"'{override.input_line}' has no values; give it at least one")
         return Axis((name,), tuple(steps))
+
+    def _value_text(self, element: Any) -> str:
+        """The text of one swept value. Hydra's own rendering of text loses quotes (`choice('it\\'s')`), so what does not
+        read back as itself is quoted."""
+        text = Override._get_value_element_as_str(element)
+        if type(element) is not str:
+            return text
+        try:
+            (read_back,) = self._parser.parse_overrides([f"key={text}"])
+            if read_back.value() == element:
+                return text
+        except HydraException:
+            pass
+        return QuotedString(text=element, quote=Quote.single).with_quotes()
 
     def _is_group(self, override: Override) -> bool:
         """Whether Hydra takes the key for a config group, asked of Hydra itself."""

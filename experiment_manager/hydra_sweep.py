@@ -155,6 +155,8 @@ def run_plan(plan: Plan, ids: Sequence[int], *, n_jobs: int) -> Sequence[Ran]:
 
 
 def _run_here(pool: Pool, ids: Sequence[int], folder: Folder) -> Sequence[Ran]:
+    if len(ids) > 1:
+        _say(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
     try:
         return pool.run(ids)
     except Interrupted as stop:
@@ -209,6 +211,7 @@ def launch_batch(launcher: "LocalPoolLauncher", job_overrides: Sequence[Sequence
         launch, jobs = add_batch(
             composer, folder, job_overrides, launcher.task_function, launcher.earlier, _about(launcher.config)
         )
+    os.makedirs(launcher.config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
     ids = [job.id for job in jobs]
     launcher.earlier += ids
     pool = Pool(folder, launch, n_jobs=launcher.n_jobs, texts={job.id: settings_text(job.variables) for job in jobs})

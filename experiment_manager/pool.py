@@ -65,7 +65,7 @@ class Pool:
 
     def __init__(self, folder: Folder, launch: Launch, *, n_jobs: int, texts: Mapping[int, str]) -> None:
         self._folder, self._launch, self._texts = folder, launch, texts
-        self._n_jobs = n_jobs if n_jobs > 0 else available_cpus()
+        self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
         self._states = States(folder)
         self._stop: int | None = None
 
@@ -77,7 +77,7 @@ class Pool:
         waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
         with self._signals(running), JobLines(len(ids)).showing() as lines:
             while running or (waiting and self._stop is None):
-                while waiting and len(running) < self._n_jobs and self._stop is None:
+                while waiting and len(running) < self.n_jobs and self._stop is None:
                     running.append(self._start(waiting.popleft()))
                 ended = [task for task in running if task.process.poll() is not None]
                 for task in ended:

@@ -33,7 +33,7 @@ class LocalPoolConf:
     """hydra/launcher=local_pool"""
 
     _target_: str = f"{_PLUGINS}.launchers.LocalPoolLauncher"
-    n_jobs: int = 1  # how many at a time; -1 for one per processor that we may use, as in joblib
+    n_jobs: int = -1  # how many at a time; -1, as in joblib: one per processor that this process may use
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
     experiment_path: str = "experiments"
 

@@ -1,0 +1,50 @@
+"""The Hydra program that the tests sweep: quick, and able to end in every way that a job can end."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from experiment_manager import current_job
+
+log = logging.getLogger(__name__)
+
+
+def end_as_told(how: str) -> None:
+    """Ends this process, or does nothing, as the configuration says."""
+    if how == "raise":
+        raise ValueError("told to raise")
+    if how == "exit3":
+        sys.exit(3)
+    if how == "segv":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "unless-again" and current_job().attempt == 1:
+        raise ValueError("works the second time")
+
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> Any:
+    job = current_job()
+    log.info("job %s attempt %s variables %s", job.id, job.attempt, dict(job.variables))
+    job.log_metrics(step=1, loss=cfg.seed / 2)
+    if cfg.started:
+        Path(cfg.started, f"{job.id}.{os.getpid()}").touch()
+    deadline = time.monotonic() + cfg.sleep
+    while time.monotonic() < deadline:
+        if cfg.stoppable and job.should_stop():
+            return {"stopped": True}
+        time.sleep(0.02)
+    end_as_told(cfg.how)
+    return cfg.seed * cfg.algorithm.gain
+
+
+if __name__ == "__main__":
+    main()

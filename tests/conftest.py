@@ -1,0 +1,100 @@
+"""What the tests share: a copy of a small Hydra program to sweep, and real processes to sweep it with."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+APP = Path(__file__).parent / "app"
+
+
+class Program:
+    """A Hydra program in a folder of its own, and the experiment that it makes."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.experiment = home / "experiments" / "train"
+
+    def run(self, *arguments: str, script: str = "train.py", **env: str) -> "subprocess.CompletedProcess[str]":
+        """Runs the script to its end."""
+        return self.python(script, *arguments, **env)
+
+    def sweep(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Runs the script as a multirun."""
+        return self.run("-m", *arguments, **env)
+
+    def tool(self, verb: str, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Runs `experiment-manager VERB <the experiment> ...`."""
+        return self.python("-m", "experiment_manager", verb, str(self.experiment), *arguments, **env)
+
+    def told(self, verb: str, *arguments: str) -> Any:
+        """What `experiment-manager VERB --json` says."""
+        done = self.tool(verb, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def python(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=self.home, env=clean_env(**env), capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+        """Starts Python in the background, as the leader of a session of its own."""
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.home,
+            env=clean_env(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def states(self) -> list[str]:
+        """The states in `states/`, without the anchors."""
+        names = os.listdir(self.experiment / "states") if (self.experiment / "states").exists() else []
+        return sorted(name for name in names if name.count(".") == 2)
+
+    def edit(self, old: str, new: str, file: str = "conf/config.yaml") -> None:
+        path = self.home / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+
+def clean_env(**more: str) -> dict[str, str]:
+    """This process's environment without what tells a job that it is one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EXPERIMENT_MANAGER", "SLURM_"))}
+    return {**kept, **more}
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """A fresh copy of the program."""
+    home = tmp_path / "home"
+    shutil.copytree(APP, home, ignore=shutil.ignore_patterns("__pycache__"))
+    return Program(home)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The first true value of the condition; fails the test when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"nothing came of {condition} in {seconds} s")
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content, to see that nothing has changed."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

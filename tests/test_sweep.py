@@ -1,0 +1,298 @@
+"""Sweeps as people type them: what becomes a job, what runs, and what never runs twice."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from conftest import Program, files_below
+
+GRID = ("algorithm=TD3,DDPG", "seed=1,2,3")
+
+
+def manifest_ids(program: Program) -> list[int]:
+    with sqlite3.connect(program.experiment / "manifest.sqlite") as connection:
+        return [row[0] for row in connection.execute("SELECT id FROM jobs ORDER BY id")]
+
+
+def test_filtered_sweep_runs_what_passes_and_records_all(program: Program) -> None:
+    """The manifest has the whole grid; only what passes runs; the same sweep without the filter runs the rest; a grown
+    grid keeps the old ids and runs what is new; the same command again runs nothing."""
+    done = program.sweep(*GRID, "hydra.sweeper.pass_filter={algorithm: TD3}")
+    assert done.returncode == 0, done.stderr
+    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == program.states()
+    assert list(range(6)) == manifest_ids(program)
+    assert "3 dropped by {algorithm: TD3}" in done.stderr
+
+    done = program.sweep(*GRID)
+    assert done.returncode == 0, done.stderr
+    assert [f"{job}.1.COMPLETED" for job in range(6)] == program.states()
+
+    done = program.sweep("algorithm=TD3,DDPG", "seed=1,2,3,4")
+    assert done.returncode == 0, done.stderr
+    assert [f"{job}.1.COMPLETED" for job in range(8)] == program.states()
+    new = [(row["job"], row["variables"]) for row in program.told("jobs") if row["job"] > 5]
+    assert [(6, {"algorithm": "TD3", "seed": 4}), (7, {"algorithm": "DDPG", "seed": 4})] == new
+
+    before = files_below(program.experiment / "jobs")
+    done = program.sweep("algorithm=TD3,DDPG", "seed=1,2,3,4")
+    assert done.returncode == 0, done.stderr
+    assert "0 to run, 8 COMPLETED left alone" in done.stderr
+    assert before == files_below(program.experiment / "jobs")
+    assert ["0001", "0002", "0003"] == sorted(path.name for path in (program.experiment / "launches").iterdir())
+
+
+def test_jobs_get_what_hydra_composes_and_leave_what_they_return(program: Program) -> None:
+    """The result is the return value, the metrics are those logged, and `.hydra/config.yaml` is in the job's folder."""
+    program.sweep(*GRID, "tau=0.5")
+    rows = program.told("results")
+    assert [1.5, 3.0, 4.5, 0.5, 1.0, 1.5] == [row["result"]["result"] for row in rows]
+    assert [0.5, 1.0, 1.5, 0.5, 1.0, 1.5] == [row["metrics"]["loss"] for row in rows]
+    assert {"algorithm": "TD3", "seed": 1, "tau": 0.5} == rows[0]["variables"]
+    shown = program.told("show", "3")
+    assert {"name": "DDPG", "gain": 0.5, "layers": [32]} == shown["configuration"]["algorithm"]
+    assert 0.5 == shown["configuration"]["tau"]
+    assert "tau: 0.5" in (program.experiment / "jobs/3/.hydra/config.yaml").read_text()
+
+
+def test_edited_configuration_reaches_no_defined_job(program: Program) -> None:
+    """A job that is run again composes what it composed first; sweeping over it is refused naming key and values;
+    `on_change=new` appends; putting the configuration back finds the old jobs again."""
+    program.sweep("seed=1,2")
+    program.edit("tau: 0.005", "tau: 0.01")
+
+    assert program.tool("run", "1").returncode == 0
+    assert ["0.1.COMPLETED", "1.1.COMPLETED", "1.2.COMPLETED"] == program.states()
+    assert "tau: 0.005" in (program.experiment / "jobs/1/.hydra/config.yaml").read_text()
+
+    before = files_below(program.experiment)
+    done = program.sweep("seed=1,2")
+    assert done.returncode == 2
+    assert "tau: 0.005 -> 0.01" in done.stderr
+    assert "on_change=new" in done.stderr
+    assert before == files_below(program.experiment)
+
+    done = program.sweep("seed=1,2", "hydra.sweeper.on_change=new")
+    assert done.returncode == 0, done.stderr
+    assert [0, 1, 2, 3] == manifest_ids(program)
+    assert 0.01 == program.told("show", "2")["configuration"]["tau"]
+    assert 0.005 == program.told("show", "0")["configuration"]["tau"]
+
+    program.edit("tau: 0.01", "tau: 0.005")
+    done = program.sweep("seed=1,2")
+    assert "0 to run, 2 COMPLETED left alone" in done.stderr
+    assert json.loads((program.experiment / "pass_filter.json").read_text())["jobs"] == [0, 1]
+
+
+def test_failed_jobs_alone_run_again(program: Program) -> None:
+    """A job that raises fails alone: the others go on, the sweep ends with 1 and says what to do; the same command runs
+    the failed ones as attempt 2, and attempt 1 is still there."""
+    arguments = ("seed=1,2,3", "how=unless-again,well")
+    done = program.sweep(*arguments)
+    assert done.returncode == 1
+    assert "3 of 6 jobs did not complete (3 FAILED); the same command runs them again" in done.stderr
+    expected = ["0.1.FAILED", "1.1.COMPLETED", "2.1.FAILED", "3.1.COMPLETED", "4.1.FAILED", "5.1.COMPLETED"]
+    assert expected == program.states()
+    shown = program.tool("show", "2").stdout
+    assert "ValueError: works the second time" in shown
+    assert "Traceback" in shown
+
+    done = program.sweep(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert sorted([*expected, "0.2.COMPLETED", "2.2.COMPLETED", "4.2.COMPLETED"]) == program.states()
+    assert (program.experiment / "jobs/2/stderr.1.log").read_text()
+    assert "FAILED" in (program.experiment / "jobs/2/attempt.1.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rerun", "expected"),
+    [
+        ("never", ["0.1.FAILED", "1.1.COMPLETED"]),
+        ("failed", ["0.1.FAILED", "0.2.FAILED", "1.1.COMPLETED"]),
+        ("always", ["0.1.FAILED", "0.2.FAILED", "1.1.COMPLETED", "1.2.COMPLETED"]),
+    ],
+)
+def test_rerun_decides_about_ended_jobs(program: Program, rerun: str, expected: list[str]) -> None:
+    """`never` leaves all ended jobs alone, `failed` takes those that did not complete, `always` takes all."""
+    program.sweep("how=raise,well")
+    program.sweep("how=raise,well", f"hydra.sweeper.rerun={rerun}")
+    assert expected == program.states()
+
+
+def test_zip_varies_keys_together(program: Program) -> None:
+    """Zipped keys make one axis, and the job can be run again by its own overrides."""
+    done = program.sweep("algorithm=TD3,DDPG", "seed=1,2", "tau=0.1,0.2", "hydra.sweeper.zip=[[seed,tau]]")
+    assert done.returncode == 0, done.stderr
+    variables = [(v["algorithm"], v["seed"], v["tau"]) for v in (row["variables"] for row in program.told("jobs"))]
+    assert [("TD3", 1, 0.1), ("TD3", 2, 0.2), ("DDPG", 1, 0.1), ("DDPG", 2, 0.2)] == variables
+    assert ["algorithm=DDPG", "seed=2", "tau=0.2"] == program.told("show", "3")["overrides"]
+
+
+def test_blocks_share_one_numbering_without_duplicates(program: Program) -> None:
+    """Several grids make one experiment; a point that two of them have is one job; the command line wins over a block."""
+    (program.home / "conf" / "blocks.yaml").write_text(
+        "defaults: [config]\n"
+        "hydra:\n  sweeper:\n    blocks:\n"
+        "      - params: {algorithm: 'TD3,DDPG', seed: 1}\n"
+        "      - params: {algorithm: TD3, seed: 'range(1,3)', text: 'a,b'}\n        zip: [[seed, text]]\n"
+        "      - params: {seed: '1', algorithm: DDPG}\n"
+    )
+    done = program.sweep("-cn", "blocks", "tau=0.5")
+    assert done.returncode == 0, done.stderr
+    assert [
+        {"algorithm": "TD3", "seed": 1, "tau": 0.5},
+        {"algorithm": "DDPG", "seed": 1, "tau": 0.5},
+        {"algorithm": "TD3", "seed": 1, "text": "a", "tau": 0.5},
+        {"algorithm": "TD3", "seed": 2, "text": "b", "tau": 0.5},
+    ] == [row["variables"] for row in program.told("jobs")]
+
+
+def test_sample_is_of_what_passes_and_repeats(program: Program) -> None:
+    """A sample is drawn from what passes, the same one for the same seed, another one for another."""
+    arguments = ("seed=range(0,20)", "hydra.sweeper.pass_filter='seed < 10'", "hydra.sweeper.sample=3")
+    launcher = "hydra.launcher.n_jobs=2"
+    assert program.sweep(*arguments, launcher).returncode == 0
+    first = json.loads((program.experiment / "pass_filter.json").read_text())["jobs"]
+    assert 3 == len(first)
+    assert max(first) < 10
+    assert "0 to run, 3 COMPLETED left alone" in program.sweep(*arguments).stderr
+    program.sweep(*arguments, "hydra.sweeper.sample_seed=1", launcher)
+    assert first != json.loads((program.experiment / "pass_filter.json").read_text())["jobs"]
+
+
+def test_filter_reads_the_composed_configuration(program: Program) -> None:
+    """`cfg.` in a filter is what Hydra composes for the job, also in a function's or mapping's company."""
+    rule = "hydra.sweeper.pass_filter=[{seed: [1, 2]}, \"cfg.algorithm.gain > 1 and len(cfg.algorithm.layers) == 2\"]"
+    done = program.sweep(*GRID, rule)
+    assert done.returncode == 0, done.stderr
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+
+
+def test_jobs_that_a_filter_drops_are_never_composed(program: Program) -> None:
+    """A key that only one group has can be swept, as long as the filter drops the jobs of the others."""
+    program.edit("gain: 1.5", "gain: 1.5\nonly_here: 0", file="conf/algorithm/TD3.yaml")
+    swept = ("algorithm=TD3,DDPG", "algorithm.only_here=1,2")
+    done = program.sweep(*swept)
+    assert done.returncode == 1
+    assert "only_here" in done.stderr
+    assert not program.experiment.exists()
+    done = program.sweep(*swept, "hydra.sweeper.pass_filter={algorithm: TD3}")
+    assert done.returncode == 0, done.stderr
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+    assert program.told("show", "2")["configuration"] is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'a,b'", "'x=1'", "'it\\'s'", '\'say "hi"\'', "'[1, 2]'", "'{a: 1}'", "'ü ∑ 日本'", "'a # b'", "'50%'", "' lead'", "'$HOME'"],
+)
+def test_hostile_text_reaches_the_job_as_it_was_typed(program: Program, value: str) -> None:
+    """What is swept gets to the task function to the letter, whatever a shell or a grammar makes of it elsewhere."""
+    done = program.sweep(f"text=choice({value})")
+    assert done.returncode == 0, done.stderr
+    plain = value[1:-1].replace("\\'", "'")
+    assert plain == program.told("show", "0")["configuration"]["text"]
+    assert plain == program.told("jobs")[0]["variables"]["text"]
+
+
+@pytest.mark.parametrize("name", ["it's", "a b", "a=b,c", "[x]", "ünï", "50%", "a#b?c", '"q"', "back\\slash"])
+def test_hostile_experiment_names_work(program: Program, name: str) -> None:
+    """Any name that can be a folder's can be an experiment's."""
+    quoted = name.replace("'", "\\'")
+    done = program.sweep("seed=1", f"hydra.sweeper.experiment_name='{quoted}'")
+    assert done.returncode == 0, done.stderr
+    assert (program.home / "experiments" / name / "states" / "0.1.COMPLETED").exists()
+
+
+MISTAKES = {
+    "unknown name in a mapping": ("hydra.sweeper.pass_filter={algo: TD3}", "'algo', which is no variable"),
+    "unknown name in an expression": ("hydra.sweeper.pass_filter='algo == 1'", "the variables are algorithm, seed"),
+    "syntax error": ("hydra.sweeper.pass_filter='seed =='", "no expression"),
+    "nothing passes": ("hydra.sweeper.pass_filter='seed > 9'", "seed is one of 1, 2, 3"),
+    "unequal zip": ("hydra.sweeper.zip=[[algorithm,seed]]", "algorithm has 2, seed has 3"),
+    "unknown key in zip": ("hydra.sweeper.zip=[[seed,lr]]", "'lr', which is not swept"),
+    "zip that is no list of groups": ("hydra.sweeper.zip=[seed]", "list of groups"),
+    "unknown job id": ("hydra.sweeper.pass_filter='0-99'", "job 6, which is not there"),
+    "unknown state": ("hydra.sweeper.pass_filter='state:DONE'", "the states are PENDING"),
+    "slash in the name": ("hydra.sweeper.experiment_name='a/b'", "slash"),
+    "newline in the name": ("hydra.sweeper.experiment_name='a\nb'", "newline"),
+    "leading dash": ("hydra.sweeper.experiment_name='-a'", "dash"),
+    "unknown rerun": ("hydra.sweeper.rerun=sometimes", "failed, never, always"),
+    "no number of jobs": ("hydra.launcher.n_jobs=0", "n_jobs=0"),
+    "file where a folder should be": ("hydra.sweeper.experiment_path=train.py", "cannot be made"),
+    "no function": ("hydra.sweeper.pass_filter=no.such_function", "neither a variable"),
+    "function that fails": ("hydra.sweeper.pass_filter=os.path.exists", "failed on job"),
+    "no samples": ("hydra.sweeper.sample=0", "sample=0"),
+    "bad batch": ("hydra.sweeper.max_batch_size=0", "max_batch_size=0"),
+    "interval": ("tau=interval(0,1)", "no list of values"),
+}
+
+
+IN_AN_EXPERIMENT = ("unknown name in a mapping", "nothing passes", "unknown job id", "unequal zip")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "is_there"), [(m, False) for m in MISTAKES] + [(m, True) for m in IN_AN_EXPERIMENT]
+)
+def test_a_mistake_gets_one_sentence_and_changes_nothing(program: Program, mistake: str, is_there: bool) -> None:
+    """Exit code 2, one line that names the culprit and the way out, and no file changed, made or removed."""
+    if is_there:
+        program.sweep("seed=1")
+    before = files_below(program.home)
+    argument, said = MISTAKES[mistake]
+    if is_there and mistake == "unknown job id":
+        said = "which is not there"
+    done = program.sweep(*GRID, argument)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert 1 == len(done.stderr.strip().splitlines()) or "newline" in mistake
+    after = {name: data for name, data in files_below(program.home).items() if "__pycache__" not in name}
+    assert {name: data for name, data in before.items() if "__pycache__" not in name} == after
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 100])
+def test_damaged_manifest_is_named(program: Program, damage: bytes) -> None:
+    """A damaged manifest stops the sweep with its path, and is left for a backup to replace."""
+    program.sweep("seed=1")
+    path = program.experiment / "manifest.sqlite"
+    path.chmod(0o644)
+    path.write_bytes(damage)
+    done = program.sweep("seed=1")
+    assert done.returncode == 2
+    assert str(path) in done.stderr
+    assert "damaged" in done.stderr
+    assert damage == path.read_bytes()
+
+
+def test_newer_manifest_is_refused(program: Program) -> None:
+    """A manifest of a newer version says so, and which package to upgrade."""
+    program.sweep("seed=1")
+    path = program.experiment / "manifest.sqlite"
+    path.chmod(0o644)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    done = program.sweep("seed=1")
+    assert done.returncode == 2
+    assert "newer version" in done.stderr
+    assert "upgrade hydra-experiment-manager" in done.stderr
+
+
+def test_unwritable_folder_is_named(program: Program) -> None:
+    """A place where nothing can be written ends with a sentence that names it."""
+    done = program.sweep("seed=1", "hydra.sweeper.experiment_path=/proc/here")
+    assert done.returncode == 2
+    assert "/proc/here/train cannot be made" in done.stderr
+
+
+def test_two_sweeps_at_once_run_every_job_once(program: Program, tmp_path: Path) -> None:
+    """Two people, or one in two terminals, start the same sweep: every job completes once and none runs twice."""
+    started = tmp_path / "started"
+    started.mkdir()
+    arguments = ("train.py", "-m", "seed=range(0,6)", f"started='{started}'", "sleep=0.2", "hydra.launcher.n_jobs=2")
+    both = [program.start(*arguments) for _ in range(2)]
+    for process in both:
+        process.communicate(timeout=120)
+    assert [f"{job}.1.COMPLETED" for job in range(6)] == program.states()
+    assert list(range(6)) == sorted(int(path.name.split(".")[0]) for path in started.iterdir())
