@@ -1,0 +1,241 @@
+"""`experiment-manager run`: exit codes and states that tell the truth, however the job or its supervisor ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Program, clean_env, wait_until
+
+
+def attempt(program: Program, job: int, number: int = 1) -> Any:
+    return json.loads((program.experiment / f"jobs/{job}/attempt.{number}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "reason"),
+    [
+        ("raise", 1, "ValueError: told to raise"),
+        ("exit3", 3, "exit code 3"),
+        ("segv", 139, "ended by SIGSEGV"),
+        ("kill", 137, "ended by SIGKILL"),
+    ],
+)
+def test_exit_status_and_state_are_the_childs(program: Program, how: str, status: int, reason: str) -> None:
+    """`run` leaves with the status of the job, as a shell would tell it, and the state says FAILED with the reason."""
+    program.sweep(f"how={how}")
+    assert ["0.1.FAILED"] == program.states()
+    done = program.tool("run", "0")
+    assert status == done.returncode
+    assert ["0.1.FAILED", "0.2.FAILED"] == program.states()
+    assert reason == attempt(program, 0, 2)["reason"]
+    (trouble,) = program.told("status")["troubles"]
+    assert {"state": "FAILED", "reason": reason, "jobs": [0]} == trouble
+
+
+def test_success_records_time_and_memory(program: Program) -> None:
+    """An attempt that completes leaves its times, peak memory and processor time."""
+    program.sweep("seed=1")
+    record = attempt(program, 0)
+    assert ("COMPLETED", 0, None) == (record["state"], record["exit_code"], record["reason"])
+    assert record["peak_memory_bytes"] > 10_000_000
+    assert 0 < record["cpu_s"] < record["end"] - record["start"] + 10
+
+
+class Running:
+    """Job 0 of a fresh experiment, sleeping under a supervisor of its own."""
+
+    def __init__(self, program: Program, tmp_path: Path, *settings: str) -> None:
+        started = tmp_path / "started"
+        started.mkdir()
+        self.program = program
+        done = program.sweep(f"started='{started}'", *settings)
+        assert done.returncode == 0, done.stderr
+        assert ["0.1.COMPLETED"] == program.states()
+        for path in started.iterdir():
+            path.unlink()
+        self.supervisor = program.start("-m", "experiment_manager", "run", str(program.experiment), "0", HOLD="60")
+        (mark,) = wait_until(lambda: list(started.iterdir()))
+        self.child = int(mark.name.split(".")[1])
+
+    def end(self) -> int:
+        self.supervisor.communicate(timeout=60)
+        return self.supervisor.returncode
+
+    def child_is_gone(self) -> bool:
+        try:
+            return Path(f"/proc/{self.child}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        except FileNotFoundError:
+            return True
+
+
+def test_killed_child_is_failed(program: Program, tmp_path: Path) -> None:
+    """`kill -9` of the job: its supervisor records FAILED with the signal and leaves with 137."""
+    running = Running(program, tmp_path)
+    os.kill(running.child, signal.SIGKILL)
+    assert 137 == running.end()
+    assert ["0.1.COMPLETED", "0.2.FAILED"] == program.states()
+    assert "ended by SIGKILL" == attempt(program, 0, 2)["reason"]
+
+
+def test_killed_supervisor_takes_the_job_along_and_is_lost(program: Program, tmp_path: Path) -> None:
+    """`kill -9` of the supervisor: the job does not go on unseen, and `status` says LOST, not RUNNING for ever."""
+    running = Running(program, tmp_path)
+    assert "RUNNING" == program.told("show", "0")["state"]
+    running.supervisor.kill()
+    running.end()
+    wait_until(running.child_is_gone)
+    assert {"LOST": 1} == program.told("status")["counts"]
+    assert ["0.1.COMPLETED", "0.2.LOST"] == program.states()
+
+
+def test_killed_both_can_be_run_again(program: Program, tmp_path: Path) -> None:
+    """`kill -9` of supervisor and job at once: the job is LOST, and the next `run` is attempt 3."""
+    running = Running(program, tmp_path)
+    running.supervisor.kill()
+    os.kill(running.child, signal.SIGKILL)
+    running.end()
+    assert 0 == program.tool("run", "0").returncode
+    assert ["0.1.COMPLETED", "0.2.LOST", "0.3.COMPLETED"] == program.states()
+
+
+def test_running_job_is_refused_to_others(program: Program, tmp_path: Path) -> None:
+    """A second `run` of a running job ends with 2 and says who runs it; a sweep leaves the job alone."""
+    running = Running(program, tmp_path)
+    done = program.tool("run", "0")
+    assert done.returncode == 2
+    assert f"attempt 2, pid {running.supervisor.pid}" in done.stderr
+    assert ["0.1.COMPLETED", "0.2.RUNNING"] == program.states()
+    os.kill(running.supervisor.pid, signal.SIGTERM)
+    running.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopped_job_is_cancelled(program: Program, tmp_path: Path, number: signal.Signals) -> None:
+    """TERM, INT and HUP reach the job, and the state is CANCELLED."""
+    running = Running(program, tmp_path)
+    os.kill(running.supervisor.pid, number)
+    assert 0 != running.end()
+    assert running.child_is_gone()
+    assert ["0.1.COMPLETED", "0.2.CANCELLED"] == program.states()
+
+
+def test_job_that_stops_in_time_keeps_its_result(program: Program, tmp_path: Path) -> None:
+    """`should_stop()` turns true at TERM; a job that then returns a result has completed."""
+    running = Running(program, tmp_path, "stoppable=true")
+    wait_until(lambda: _catches_term(running.child))
+    os.kill(running.supervisor.pid, signal.SIGTERM)
+    assert 0 == running.end()
+    assert ["0.1.COMPLETED", "0.2.COMPLETED"] == program.states()
+    assert {"stopped": True} == program.told("results")[0]["result"]
+
+
+def _catches_term(pid: int) -> bool:
+    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) & (1 << (signal.SIGTERM - 1)))
+
+
+def test_second_signal_kills_a_job_that_ignores_the_first(program: Program, tmp_path: Path) -> None:
+    """A job that ignores TERM is killed when it is asked again."""
+    running = Running(program, tmp_path)
+    os.kill(running.child, signal.SIGSTOP)  # it cannot react to anything but KILL
+    os.kill(running.supervisor.pid, signal.SIGTERM)
+    os.kill(running.supervisor.pid, signal.SIGTERM)
+    assert 137 == running.end()
+    assert ["0.1.COMPLETED", "0.2.CANCELLED"] == program.states()
+
+
+def test_attempt_that_somebody_else_ended_publishes_nothing(program: Program, tmp_path: Path) -> None:
+    """A supervisor whose RUNNING was renamed by another one records nothing over it, and leaves with 75."""
+    running = Running(program, tmp_path)
+    states = program.experiment / "states"
+    (states / "0.2.RUNNING").rename(states / "0.2.NODE_FAIL")
+    os.kill(running.child, signal.SIGTERM)
+    assert 75 == running.end()
+    assert ["0.1.COMPLETED", "0.2.NODE_FAIL"] == program.states()
+    assert not (program.experiment / "jobs/0/attempt.2.json").exists()
+
+
+def test_fake_run_prints_the_job_and_never_counts_as_completed(program: Program) -> None:
+    """`run --fake` prints id, variables and configuration, leaves a result, ends as FAKE, and the job still runs."""
+    program.sweep("seed=7", "how=exit3")
+    done = program.tool("run", "0", "--fake")
+    assert done.returncode == 0, done.stderr
+    said = (program.experiment / "jobs/0/stdout.2.log").read_text()
+    assert "job id: 0" in said
+    assert "'seed': 7" in said
+    assert "'tau': 0.005" in said
+    assert 0.005 == json.loads((program.experiment / "jobs/0/configuration.json").read_text())["tau"]
+    assert {"FAKE": 1} == program.told("status")["counts"]
+    program.sweep("seed=7", "how=exit3")
+    assert ["0.1.FAILED", "0.2.FAKE", "0.3.FAILED"] == program.states()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["99"], "there is no job 99"),
+        (["1"], "outside the pass filter"),
+        (["0", "--launch", "0042"], "no launch 0042"),
+        ([], "name the job"),
+        (["x"], "invalid int value"),
+    ],
+)
+def test_run_refuses_with_a_sentence(program: Program, arguments: list[str], said: str) -> None:
+    """Unknown ids, jobs outside the filter and unknown launches end with 2, and begin no attempt."""
+    program.sweep("seed=1,2", "hydra.sweeper.pass_filter='0'")
+    done = program.tool("run", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert ["0.1.COMPLETED"] == program.states()
+
+
+def test_folder_that_is_no_experiment(program: Program) -> None:
+    """`run` and every other verb say that a folder is no experiment, with 2 and without a traceback."""
+    for verb in ("run", "status", "jobs", "results", "show", "filter"):
+        more = ["0"] if verb in ("run", "show") else []
+        done = program.tool(verb, *more)
+        assert done.returncode == 2, verb
+        assert "is no experiment" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_run_takes_path_and_name(program: Program) -> None:
+    """The long form of the call, which scripts use, is the same as the short one."""
+    program.sweep("seed=1")
+    where = ("--experiment-path", "experiments", "--experiment-name", "train")
+    done = program.python("-m", "experiment_manager", "run", *where, "--job-id", "0")
+    assert done.returncode == 0, done.stderr
+    assert ["0.1.COMPLETED", "0.2.COMPLETED"] == program.states()
+
+
+def test_run_imports_no_heavy_library(program: Program) -> None:
+    """What every task of a sweep pays for has neither Hydra nor the libraries of the command line in it."""
+    program.sweep("seed=1")
+    script = (
+        "import sys\nfrom experiment_manager.run import main\n"
+        f"status = main([{str(program.experiment)!r}, '0'])\n"
+        "heavy = {'hydra', 'omegaconf', 'typer', 'click', 'rich', 'yaml', 'numpy', 'pandas', 'submitit', 'orjson',"
+        " 'dataclasses', 'inspect', 'cloudpickle', 'filelock', 'simpleeval'}\n"
+        "print(status, sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=program.home, env=clean_env(), capture_output=True, text=True, check=True
+    )
+    assert "0 []" == done.stdout.strip()
+
+
+def test_pasted_command_runs_the_same_job(program: Program) -> None:
+    """The command that `show` prints runs in a shell as it is, and makes no attempt."""
+    program.sweep("algorithm=DDPG", "text='a b'")
+    done = subprocess.run(
+        program.told("show", "0")["command"], shell=True, env=clean_env(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Callback" not in done.stderr
+    assert ["0.1.COMPLETED"] == program.states()
