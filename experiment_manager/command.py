@@ -17,7 +17,9 @@ from experiment_manager.errors import FreezeError
 from experiment_manager.folder import Folder
 from experiment_manager.records import Job, Recipe, Source
 
-CALLBACK: Final = "++hydra.callbacks.experiment_manager={_target_: experiment_manager.callback.JobCallback}"
+CALLBACK: Final = "++hydra.callbacks.experiment_manager._target_=experiment_manager.callback.JobCallback"
+"""A plain value and no mapping: under `python -O` Hydra 1.3 cannot read mappings (measured)."""
+
 PLACED_BY_US: Final = ("hydra.searchpath", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Overrides of Hydra's own configuration that a job gets from us, whatever the sweep said."""
 

@@ -163,7 +163,7 @@ def test_sample_is_of_what_passes_and_repeats(program: Program) -> None:
 
 def test_filter_reads_the_composed_configuration(program: Program) -> None:
     """`cfg.` in a filter is what Hydra composes for the job, also in a function's or mapping's company."""
-    rule = "hydra.sweeper.pass_filter=[{seed: [1, 2]}, \"cfg.algorithm.gain > 1 and len(cfg.algorithm.layers) == 2\"]"
+    rule = 'hydra.sweeper.pass_filter=[{seed: [1, 2]}, "cfg.algorithm.gain > 1 and len(cfg.algorithm.layers) == 2"]'
     done = program.sweep(*GRID, rule)
     assert done.returncode == 0, done.stderr
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
@@ -185,7 +185,19 @@ def test_jobs_that_a_filter_drops_are_never_composed(program: Program) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["'a,b'", "'x=1'", "'it\\'s'", '\'say "hi"\'', "'[1, 2]'", "'{a: 1}'", "'ü ∑ 日本'", "'a # b'", "'50%'", "' lead'", "'$HOME'"],
+    [
+        "'a,b'",
+        "'x=1'",
+        "'it\\'s'",
+        "'say \"hi\"'",
+        "'[1, 2]'",
+        "'{a: 1}'",
+        "'ü ∑ 日本'",
+        "'a # b'",
+        "'50%'",
+        "' lead'",
+        "'$HOME'",
+    ],
 )
 def test_hostile_text_reaches_the_job_as_it_was_typed(program: Program, value: str) -> None:
     """What is swept gets to the task function to the letter, whatever a shell or a grammar makes of it elsewhere."""

@@ -1,5 +1,6 @@
 """`hydra/sweeper=experiment`: a sweep becomes an experiment."""
 
+import os
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
@@ -24,6 +25,9 @@ class ExperimentSweeper(Sweeper):
         from experiment_manager.hydra_sweep import RecordedTask
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        # Other launchers put files of their own (.submitit) there, and read it as soon as they are made.
+        folder = os.path.join(self.options["experiment_path"], self.options["experiment_name"])
+        config.hydra.sweep.dir = os.path.join(folder, "launches")
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=RecordedTask(task_function), config=config
         )

@@ -1,0 +1,569 @@
+"""The pass filter in all its forms: the same jobs whether it was written in Python, in YAML or on a command line."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiment_manager import filters
+from experiment_manager.errors import FilterError
+from experiment_manager.ids import parse_ids
+from experiment_manager.records import Job, JobId, State
+
+GRID = [
+    {"algorithm": algorithm, "seed": seed, "lr": lr}
+    for algorithm in ("TD3", "DDPG")
+    for seed in (1, 2, 3)
+    for lr in (0.001, 0.1)
+]
+STATES = {0: State.FAILED, 3: State.TIMEOUT, 5: State.COMPLETED, 11: State.FAILED}
+
+
+def jobs_of(*variables: Mapping[str, Any]) -> list[Job]:
+    return [Job(JobId(number), str(number), each, (), None, None) for number, each in enumerate(variables)]
+
+
+def world_of(jobs: list[Job], configurations: Mapping[int, Any] | None = None) -> filters.World:
+    def configuration(job: Job) -> Any:
+        if configurations is None:
+            raise AssertionError("a filter on variables composed a configuration")
+        return configurations[job.id]
+
+    return filters.World(
+        names=frozenset(name for job in jobs for name in job.variables),
+        ids=frozenset(job.id for job in jobs),
+        configuration=configuration,
+        state=lambda job_id: STATES.get(job_id, State.PENDING),
+    )
+
+
+def passing(written: Any, *variables: Mapping[str, Any], configurations: Mapping[int, Any] | None = None) -> list[int]:
+    """The ids that pass a filter."""
+    jobs = jobs_of(*(variables or GRID))
+    selection = filters.apply(filters.parse(written), jobs, world_of(jobs, configurations))
+    return [job.id for job in selection.jobs]
+
+
+def refusal(written: Any, *variables: Mapping[str, Any], configurations: Mapping[int, Any] | None = None) -> str:
+    """The sentence with which a filter is refused, be it when it is read or when it is applied."""
+    with pytest.raises(FilterError) as refused:
+        passing(written, *variables, configurations=configurations)
+    return str(refused.value)
+
+
+def is_td3(variables: Mapping[str, Any]) -> bool:
+    return bool(variables["algorithm"] == "TD3")
+
+
+def is_below(variables: Mapping[str, Any], limit: int = 2) -> bool:
+    return bool(variables["seed"] < limit)
+
+
+def fails(variables: Mapping[str, Any]) -> bool:
+    return bool(variables["nothing"])
+
+
+def spoils(variables: dict[str, Any]) -> bool:
+    variables.clear()
+    return True
+
+
+NO_FUNCTION = 3
+TD3 = [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("python", "in_yaml", "text", "ids"),
+    [
+        ({"algorithm": "TD3"}, "algorithm: TD3", "{algorithm: TD3}", TD3),
+        (
+            {"algorithm": "TD3", "seed": [1, 2]},
+            "{algorithm: TD3, seed: [1, 2]}",
+            "{algorithm: TD3, seed: [1, 2]}",
+            [0, 1, 2, 3],
+        ),
+        ({"lr": 0.001}, "lr: 0.001", "{lr: 0.001}", [0, 2, 4, 6, 8, 10]),
+        ({"seed": 1.0}, "seed: 1.0", "{seed: 1.0}", [0, 1, 6, 7]),
+        ({"seed": [7]}, "seed: [7]", "{seed: [7]}", []),
+        ({}, "{}", "{}", list(range(12))),
+        (
+            "algorithm == 'TD3' and seed < 3",
+            "algorithm == 'TD3' and seed < 3",
+            "algorithm == 'TD3' and seed < 3",
+            [0, 1, 2, 3],
+        ),
+        (
+            "seed in (1, 3) and not lr > .01",
+            "'seed in (1, 3) and not lr > .01'",
+            "seed in [1, 3] and lr < .01",
+            [0, 4, 6, 10],
+        ),
+        ([0, 1, 2, 3, 7], "[0, 1, 2, 3, 7]", "0-3,7", [0, 1, 2, 3, 7]),
+        ([7, 3, 3], "[7, 3, 3]", "[7, 3, 3]", [3, 7]),
+        (range(3), "0-2", " 0 - 2 ", [0, 1, 2]),
+        ({4, 2}, "'2,4'", "4, 2", [2, 4]),
+        (parse_ids("0-3"), "0-3", "0-3", [0, 1, 2, 3]),
+        (7, "7", "7", [7]),
+        ("state:FAILED,TIMEOUT", "state:FAILED,TIMEOUT", "state: failed , timeout", [0, 3, 11]),
+        (["state:COMPLETED"], "- state:COMPLETED", "[state:COMPLETED]", [5]),
+        ("sample:12", "sample:12", "sample:99", list(range(12))),
+        ("sample:0", "sample:0", "[sample:0]", []),
+        (is_td3, f"{__name__}.is_td3", f"{__name__}.is_td3", TD3),
+        (
+            {"_target_": f"{__name__}.is_below", "limit": 3},
+            f"{{_target_: {__name__}.is_below, limit: 3}}",
+            f"{{_target_: {__name__}.is_below, _partial_: true, limit: 3}}",
+            [0, 1, 2, 3, 6, 7, 8, 9],
+        ),
+        (
+            [is_td3, "seed > 1", {"lr": 0.1}, "0-4"],
+            f"[{__name__}.is_td3, seed > 1, {{lr: 0.1}}, 0-4]",
+            f"[{__name__}.is_td3, seed > 1, {{lr: 0.1}}, 0-4]",
+            [3],
+        ),
+        ([["0-3"], [["2-5"]]], "[[0-3], [[2-5]]]", "[[0-3], [[2-5]]]", [2, 3]),
+        (None, "null", "[sample:12]", list(range(12))),
+    ],
+)
+def test_three_ways_to_write_a_filter_agree(python: Any, in_yaml: str, text: str, ids: list[int]) -> None:
+    """Every form gives the same ids in Python, as parsed YAML, and as text of a command line."""
+    assert ids == passing(python)
+    assert ids == passing(yaml.safe_load(in_yaml))
+    assert ids == passing(text)
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "1e-03", "+1e-3", "1.e-3"])
+def test_numbers_in_text_are_read_as_hydra_reads_them(number: str) -> None:
+    """A learning rate in a mapping on the command line is the number that the same text is in Hydra's YAML."""
+    omegaconf = pytest.importorskip("omegaconf")
+    in_hydra = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.create(f"{{lr: {number}}}"))
+    expected = [0, 2, 4, 6, 8, 10]
+    assert expected == passing(in_hydra)
+    assert expected == passing(f"{{lr: {number}}}")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [(1, [0, 1]), (1.0, [0, 1]), (True, [2]), ("1", [3]), (0, [4]), (False, [5]), (None, [6]), ([1, True], [0, 1, 2])],
+)
+def test_mapping_tells_true_from_one(wanted: Any, ids: list[int]) -> None:
+    """1 is 1.0, True is not 1, "1" is neither."""
+    values = [1, 1.0, True, "1", 0, False, None]
+    assert ids == passing({"x": wanted}, *({"x": value} for value in values))
+
+
+def test_mapping_tells_true_from_one_inside_lists() -> None:
+    """Equality is the same in lists as outside of them, however deep."""
+    flags = ({"x": [True, False]}, {"x": [1, 0]}, {"x": [1.0, 0.0]})
+    assert [0] == passing({"x": [True, False]}, *flags)
+    assert [0] == passing({"x": [[True, False]]}, *flags)
+    assert [1, 2] == passing({"x": [[1, 0]]}, *flags)
+
+
+def test_mapping_value_that_is_a_list() -> None:
+    """A list is one of several values, or the value itself; a list of lists is one of several lists."""
+    widths: tuple[dict[str, Any], ...] = ({"nn": [64, 64]}, {"nn": [32]}, {"nn": 64}, {"nn": []})
+    assert [0, 2] == passing({"nn": [64, 64]}, *widths)
+    assert [0, 1] == passing({"nn": [[64, 64], [32]]}, *widths)
+    assert [3] == passing({"nn": [[]]}, *widths)
+
+
+def test_mapping_leaves_out_jobs_that_lack_the_variable() -> None:
+    """A job without the variable has none of its values."""
+    assert [0] == passing({"b": [1, 2]}, {"a": 1, "b": 1}, {"a": 1}, {"a": 1, "b": 3})
+
+
+def test_no_filter_keeps_all() -> None:
+    """None is no rule at all."""
+    assert () == filters.parse(None)
+    assert list(range(12)) == passing(None)
+
+
+def test_explanation_tells_per_rule_what_was_dropped() -> None:
+    """Each rule says how many jobs it saw and which it dropped; together they account for every job."""
+    jobs = jobs_of(*GRID)
+    rules = filters.parse([{"algorithm": "TD3"}, "seed < 3", "0-2", "sample:2@1"])
+    selection = filters.apply(rules, jobs, world_of(jobs))
+    assert ["{algorithm: TD3}", "seed < 3", "0-2", "sample:2@1"] == [step.rule for step in selection.dropped]
+    assert [12, 6, 4, 3] == [step.seen for step in selection.dropped]
+    assert [(6, 7, 8, 9, 10, 11), (4, 5), (3,)] == [step.ids for step in selection.dropped[:3]]
+    gone = [job_id for step in selection.dropped for job_id in step.ids]
+    assert list(range(12)) == sorted([*gone, *(job.id for job in selection.jobs)])
+
+
+def test_nothing_passing_says_why() -> None:
+    """When nothing passes, the sentence has each rule with its numbers, and the values there are."""
+    jobs = jobs_of(*GRID)
+    selection = filters.apply(filters.parse(["algorithm == 'TD3'", {"seed": 7}]), jobs, world_of(jobs))
+    with pytest.raises(FilterError) as refused:
+        filters.require_some(selection, jobs, "experiments/train")
+    for part in (
+        "experiments/train",
+        "algorithm == 'TD3' dropped 6 of 12",
+        "{seed: 7} dropped 6 of 6",
+        "algorithm is one of 'TD3', 'DDPG'",
+        "seed is one of 1, 2, 3",
+    ):
+        assert part in str(refused.value)
+    filters.require_some(filters.apply((), jobs, world_of(jobs)), jobs, "anywhere")
+
+
+@pytest.mark.parametrize(
+    "written", ["sed < 3", {"sed": 3}, "algorithm == TD3", "seed < 3 and sed", "sed.x == 1", "[sed < 3]"]
+)
+def test_unknown_name_says_which_names_exist(written: Any) -> None:
+    """A name that no job has is refused with the names there are."""
+    said = refusal(written)
+    assert "'sed" in said or "'TD3'" in said
+    assert "algorithm, lr, seed" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed <",
+        "seed = 1",
+        "(seed",
+        "seed == 1;",
+        "seed 1",
+        "",
+        " ",
+        "import os",
+        "seed == '",
+        "state",
+        "seed\x00",
+        "1 +",
+        "3,a",
+    ],
+)
+def test_no_expression(text: str) -> None:
+    """Text that is nothing of what a filter can be is refused in a sentence that quotes it."""
+    assert repr(text.strip())[1:-1] in refusal(text)
+
+
+@pytest.mark.parametrize("text", ["{algorithm: TD3", "[1, 2", "{a: b: c}", "{a: [}", "[\t{]"])
+def test_no_yaml(text: str) -> None:
+    """Text that starts as a mapping or a list and is none is refused and quoted."""
+    assert repr(text) in refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sample:",
+        "sample:x",
+        "sample:-1",
+        "sample:1.5",
+        "sample:3@x",
+        "sample:3@-1",
+        "sample:@3",
+        "sample:²",
+        "sample:1 2",
+    ],
+)
+def test_bad_sample(text: str) -> None:
+    """A sample that is none says how to write one."""
+    assert "sample:10" in refusal(text)
+
+
+@pytest.mark.parametrize("text", ["state:", "state:DONE", "state:FAILED,", "state:FAILED;TIMEOUT"])
+def test_bad_state(text: str) -> None:
+    """A word that is no state is refused with those there are, when the filter is read."""
+    with pytest.raises(FilterError, match=r"is no state.*PENDING.*OUT_OF_MEMORY.*LOST"):
+        filters.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("written", "job"), [("99", 99), ([3, 12], 12), ("0-999999999", 12), ([-1], -1), (range(11, 13), 12)]
+)
+def test_unknown_id_says_which_ids_exist(written: Any, job: int) -> None:
+    """An id that no job has is refused, at once, with the ids there are."""
+    said = refusal(written)
+    assert f"names job {job}," in said
+    assert "0-11" in said
+
+
+def test_unknown_id_after_another_rule_says_which_ids_exist() -> None:
+    """Jobs that a rule before dropped are there nevertheless."""
+    said = refusal(["algorithm == 'TD3'", "99"])
+    assert "there are jobs 0-11" in said
+
+
+def test_id_that_a_rule_before_dropped_is_no_error() -> None:
+    """An id names a job of the experiment, whether or not it is still in the race."""
+    assert [5] == passing(["algorithm == 'TD3'", "5-7"])
+
+
+@pytest.mark.parametrize("written", [True, 1.5, object(), b"0-3", [1.5], [True]])
+def test_what_is_no_filter(written: Any) -> None:
+    """Anything else is refused by the name of its type."""
+    assert "cannot be a" in refusal(written)
+
+
+def test_keys_that_are_no_names_are_refused() -> None:
+    """The keys of a mapping are names of variables."""
+    assert "keys are names" in refusal({1: 2})
+
+
+def test_callable_that_raises_is_named_with_the_job() -> None:
+    """A function that fails is told with the job, its variables and the error."""
+    for written in (fails, f"{__name__}.fails", {"_target_": f"{__name__}.fails"}):
+        said = refusal(written)
+        assert "fails failed on job 0" in said
+        assert "KeyError: 'nothing'" in said
+        assert "'algorithm': 'TD3'" in said
+
+
+def test_callable_cannot_spoil_the_variables() -> None:
+    """A function gets variables of its own: what it does to them, later rules do not see."""
+    assert TD3 == passing([spoils, "algorithm == 'TD3'"])
+
+
+def test_lambda_and_truth_of_what_it_returns() -> None:
+    """Whatever a function returns counts as true or false."""
+    assert [0, 1, 6, 7] == passing(lambda variables: variables["seed"] % 3 if variables["seed"] < 2 else [])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "no_such_module.function",
+        f"{__name__}.no_such_function",
+        f"{__name__}.NO_FUNCTION",
+        "os.path.nope",
+        "algorithmm.x",
+    ],
+)
+def test_path_of_no_function(path: str) -> None:
+    """A dotted path that leads to no function is refused as it was written."""
+    assert repr(path) in refusal(path)
+    assert repr(path) in refusal({"_target_": path})
+
+
+@pytest.mark.parametrize("path", ["", "function", ".", "a."])
+def test_target_that_is_no_path(path: str) -> None:
+    """A `_target_` that is no dotted path is refused, too."""
+    assert repr(path) in refusal({"_target_": path})
+
+
+def test_function_in_a_module_beside_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the working directory is found, and `sys.path` is afterwards what it was."""
+    (tmp_path / "my_own_filter.py").write_text("def even(variables):\n    return variables['seed'] % 2 == 0\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert [2, 3, 8, 9] == passing("my_own_filter.even")
+    assert before == sys.path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed.__class__",
+        "algorithm.__class__.__mro__[1].__subclasses__()",
+        "''.__class__",
+        "().__class__.__bases__",
+        "cfg.__class__",
+        "cfg.nn.__init__",
+        "variables.__class__",
+        "len.__self__",
+        "algorithm.lower.__self__",
+        "algorithm.format(seed)",
+        "'{0.__class__}'.format(seed)",
+        "f'{seed.__class__}'",
+        "__import__('os')",
+        "open('/etc/passwd')",
+        "eval('1')",
+        "globals()",
+        "getattr(seed, 'real')",
+        "(lambda: 1)()",
+        "lambda: 1",
+        "len([x for x in (1,).__class__.__bases__])",
+        "9**9**9",
+        "2 ** 10 ** 8 > 1",
+        "'a' * 10 ** 9",
+        "1 << 10 ** 9",
+        "(seed := 5)",
+        "print(seed)",
+        "yield_(1)",
+        "cfg.update(1)",
+        "cfg.clear()",
+        "cfg.nn.append(1)",
+        "str.join('a', 'b')",
+    ],
+)
+def test_expression_cannot_escape(text: str) -> None:
+    """An expression reads variables and compares them; whatever leads out of it, or takes ages, is refused."""
+    assert text in refusal(text, {"algorithm": "TD3", "seed": 1}, configurations={0: {"nn": [1]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("algorithm.startswith('T')", TD3),
+        ("algorithm.lower() == 'td3'", TD3),
+        ("'3' in algorithm", TD3),
+        ("len(algorithm) == 3", TD3),
+        ("algorithm[0] == 'T'", TD3),
+        ("1 < seed <= 2 and lr == 1e-3", [2, 8]),
+        ("seed % 2 == 0 or seed == max(3, 1)", [2, 3, 4, 5, 8, 9, 10, 11]),
+        ("variables['algorithm'] == 'TD3'", TD3),
+        ("\n seed == 1 \n", [0, 1, 6, 7]),
+        ("True", list(range(12))),
+        ("seed if algorithm == 'TD3' else 0", TD3),
+    ],
+)
+def test_what_expressions_can_do(text: str, ids: list[int]) -> None:
+    """Comparisons, arithmetic, a few functions and a few methods of text."""
+    assert ids == passing(text)
+
+
+def test_variable_with_dots() -> None:
+    """A dotted name is one variable: in a mapping, in an expression, alone, and with a method of text."""
+    models = ({"model.w": 3, "model.name": "big"}, {"model.w": 0, "model.name": "small"})
+    assert [0] == passing({"model.w": 3}, *models)
+    assert [0] == passing("{model.w: 3}", *models)
+    assert [0] == passing("model.w == 3", *models)
+    assert [0] == passing("model.w", *models)
+    assert [1] == passing("model.name.startswith('s')", *models)
+    assert [0] == passing("variables['model.w'] == 3", *models)
+    assert "'model.x'" in refusal("model.x == 3", *models)
+    assert "'model" in refusal("model == 3", *models)
+
+
+def test_group_and_its_dotted_child() -> None:
+    """A group `db` and a value `db.port` are two variables; neither hides the other."""
+    both = ({"db": "mysql", "db.port": 1}, {"db": "mysql", "db.port": 2}, {"db": "sqlite"})
+    assert [0] == passing("db == 'mysql' and db.port == 1", *both)
+    assert [2] == passing("db.port == None", *both)
+    assert [0, 1] == passing("db.startswith('my')", *both)
+    assert [1] == passing({"db": "mysql", "db.port": 2}, *both)
+    assert "db.user" in refusal("db.user == 1", *both)
+
+
+def test_variable_that_some_jobs_lack_is_none() -> None:
+    """In an expression a variable that this job does not have is None, however it is written."""
+    some = ({"a": 1, "db@source": "x"}, {"b": 2})
+    assert [0] == passing("a == 1", *some)
+    assert [1] == passing("a == None", *some)
+    assert [1] == passing("b and not a", *some)
+    assert [0] == passing("variables['db@source'] == 'x'", *some)
+    assert "job 1" in refusal("a < 3", *some)
+
+
+def test_variable_that_holds_a_mapping() -> None:
+    """A variable can hold a mapping or a list: its parts are read as those of the configuration."""
+    some = ({"opt": {"lr": 1}, "nn": [64, 32]}, {"opt": {"lr": 2}, "nn": [64]})
+    assert [1] == passing("opt.lr == 2", *some)
+    assert [1] == passing("opt['lr'] == 2", *some)
+    assert [0] == passing("nn[-1] == 32", *some)
+    assert [1] == passing("nn == [64]", *some)
+    assert [0] == passing({"opt": {"lr": 1}}, *some)
+
+
+def test_variable_named_as_a_function_is_the_variable() -> None:
+    """Names of variables come first: `min`, `len` and even `cfg` can be variables."""
+    some = ({"min": 1, "len": "a", "cfg": 5}, {"min": 2, "len": "b", "cfg": 6})
+    assert [0] == passing("min == 1", *some)
+    assert [1] == passing("len == 'b' and cfg == 6", *some)
+
+
+CONFIGURATIONS = {
+    0: {"nn": [64, {"act": "relu"}], "opt": {"lr": 0.1, "clear": 1}, "flag": True, "one": 1},
+    1: {"nn": [32, {"act": "tanh"}], "opt": {"lr": 0.2, "clear": 2}, "flag": False, "one": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "cfg.nn[0] == 64",
+        "cfg.nn[1].act == 'relu'",
+        "cfg.nn[-1]['act'].startswith('re')",
+        "cfg['nn'][0] > 32",
+        "cfg.opt.lr < 0.15 and seed == 1",
+        "cfg.opt.clear == 1",
+        "cfg.flag",
+        "len(cfg.nn) == 2 and 'opt' in cfg and cfg.one == 1",
+        {"cfg.opt.lr": [0.1, 0.3]},
+        {"cfg.nn.0": 64},
+        {"cfg.nn.1.act": "relu", "seed": 1},
+        {"cfg.flag": True},
+        "{cfg.one: 1}",
+        ["seed == 1", {"cfg.one": [1, 2]}],
+    ],
+)
+def test_configuration_is_read_through_cfg(written: Any) -> None:
+    """`cfg` reads mappings and lists of the composed configuration, in expressions and in mappings."""
+    assert [0] == passing(written, {"seed": 1}, {"seed": 2}, configurations=CONFIGURATIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("cfg.nm[0] == 1", "cfg.nm"),
+        ("cfg.opt.rl == 1", "cfg.opt.rl"),
+        ("cfg['opt']['rl'] == 1", "rl"),
+        ("cfg.nn[7] == 1", "job 0"),
+        ("cfg.nn.act == 1", "act"),
+        ("cfg.one.x == 1", "x"),
+    ],
+)
+def test_missing_key_of_the_configuration(text: str, part: str) -> None:
+    """A key that the configuration has not is refused with the filter and the key."""
+    said = refusal(text, {"seed": 1}, configurations=CONFIGURATIONS)
+    assert text in said
+    assert part in said
+
+
+def test_missing_key_of_the_configuration_says_what_there_is() -> None:
+    """Where a key is missing, the keys that are there are named."""
+    assert "nn, opt, flag, one" in refusal("cfg.nm == 1", {"seed": 1}, configurations=CONFIGURATIONS)
+    assert "lr, clear" in refusal("cfg.opt.rl == 1", {"seed": 1}, configurations=CONFIGURATIONS)
+
+
+def test_configuration_is_composed_only_when_it_decides() -> None:
+    """A filter that can say no from the variables alone composes nothing for that job."""
+    assert [0] == passing("seed == 1 and cfg.one == 1", {"seed": 1}, {"seed": 2}, configurations={0: CONFIGURATIONS[0]})
+    assert [0] == passing({"seed": 1, "cfg.one": 1}, {"seed": 1}, {"seed": 2}, configurations={0: CONFIGURATIONS[0]})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 14), st.integers(0, 5), st.permutations(range(12)))
+def test_sample_is_the_same_for_the_same_seed(count: int, seed: int, order: list[int]) -> None:
+    """A sample depends on the ids that are left and on the seed alone, not on the order in which jobs come."""
+    jobs = jobs_of(*GRID)
+    rules = filters.parse(f"sample:{count}@{seed}")
+    first = filters.apply(rules, jobs, world_of(jobs))
+    again = filters.apply(rules, [jobs[place] for place in order], world_of(jobs))
+    assert min(count, 12) == len(first.jobs)
+    assert {job.id for job in first.jobs} == {job.id for job in again.jobs}
+    assert [job.id for job in first.jobs] == sorted(job.id for job in first.jobs)
+
+
+def test_sample_seeds() -> None:
+    """Without a seed it is seed 0; other seeds draw other jobs."""
+    assert passing("sample:4@0") == passing("sample:4")
+    assert 1 < len({tuple(passing(f"sample:4@{seed}")) for seed in range(10)})
+
+
+def test_sample_is_drawn_from_what_is_left() -> None:
+    """A sample looks at the jobs that the rules before let pass, and at those only."""
+    for seed in range(10):
+        chosen = passing(["algorithm == 'TD3'", f"sample:3@{seed}"])
+        assert 3 == len(chosen)
+        assert set(TD3) >= set(chosen)
+    assert TD3 == passing(["algorithm == 'TD3'", "sample:6@4"])
+
+
+def test_filters_are_read_once_and_asked_often() -> None:
+    """Rules hold nothing of the jobs that they saw: asked again, they answer the same."""
+    rules = filters.parse(["seed < 3", {"algorithm": "TD3"}, "sample:2"])
+    jobs = jobs_of(*GRID)
+    first, again = (filters.apply(rules, jobs, world_of(jobs)) for _ in range(2))
+    assert first == again
+    assert () == filters.apply(rules[:2], [], world_of(jobs)).jobs

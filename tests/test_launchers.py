@@ -1,0 +1,137 @@
+"""Our sweeper with other people's launchers, our launcher with other people's sweepers, and programs with no script."""
+
+from pathlib import Path
+
+import pytest
+
+from conftest import Program
+
+OTHERS = ["basic", "joblib", "submitit_local"]
+
+
+@pytest.mark.parametrize("launcher", OTHERS)
+def test_other_launchers_keep_ids_states_and_results(program: Program, launcher: str) -> None:
+    """The directory follows the id and not the position; states, results and metrics are recorded; what is done is not
+    done again."""
+    arguments = ("algorithm=TD3,DDPG", "seed=1,2", f"hydra/launcher={launcher}")
+    done = program.sweep(*arguments, "hydra.sweeper.pass_filter={algorithm: DDPG}")
+    assert done.returncode == 0, done.stderr
+    assert ["2.1.COMPLETED", "3.1.COMPLETED"] == program.states()
+    rows = {row["job"]: row for row in program.told("results")}
+    assert [{"result": 0.5}, {"result": 1.0}] == [rows[2]["result"], rows[3]["result"]]
+    assert {"loss": 1.0} == rows[3]["metrics"]
+    assert "seed: 2" in (program.experiment / "jobs/3/.hydra/config.yaml").read_text()
+    done = program.sweep(*arguments, "hydra.sweep.dir=elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert "hydra.sweep.dir=elsewhere is not used" in done.stderr
+    assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
+    assert {"conf", "experiments"} == {path.name for path in program.home.iterdir() if path.is_dir()} - {"__pycache__"}
+
+
+@pytest.mark.parametrize("launcher", OTHERS[:2])
+def test_failure_under_another_launcher_is_no_success(program: Program, launcher: str) -> None:
+    """A job that raises is FAILED, the others go on, and the sweep ends with 1."""
+    done = program.sweep("how=raise,well", f"hydra/launcher={launcher}")
+    assert done.returncode == 1
+    assert ["0.1.FAILED", "1.1.COMPLETED"] == program.states()
+    assert "ValueError: told to raise" in program.tool("show", "0").stdout
+
+
+def test_worker_killed_under_joblib_is_lost(program: Program) -> None:
+    """A joblib worker that dies of `kill -9` never reaches the end of its task; its job is LOST and not RUNNING."""
+    done = program.sweep("how=kill,well", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert done.returncode != 0
+    assert {"LOST"} == {program.told("show", "0")["state"]}
+
+
+def test_basic_sweeper_gets_real_returns(program: Program) -> None:
+    """Hydra's own sweeper over our launcher: each batch appends new jobs, the same values run again, and a failure is
+    raised where Hydra asks for the value."""
+    arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2")
+    for _ in range(2):
+        done = program.sweep(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
+    assert [1, 2, 1, 2] == [row["variables"]["seed"] for row in program.told("jobs")]
+    done = program.sweep(*arguments, "how=raise")
+    assert done.returncode == 1
+    assert "ValueError: told to raise" in done.stderr
+
+
+def test_optuna_optimises_over_our_launcher(program: Program) -> None:
+    """A sweeper that draws values gets what the jobs returned, and finds the better ones with it."""
+    text = (program.home / "train.py").read_text()
+    (program.home / "train.py").write_text(text.replace("cfg.seed * cfg.algorithm.gain", "(cfg.tau - 3.0) ** 2"))
+    settings = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4")
+    done = program.sweep(*settings, "hydra.sweeper.sampler.seed=1", "tau=interval(0,10)", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0, done.stderr
+    results = [row["result"]["result"] for row in program.told("results")]
+    assert 8 == len(results)
+    assert f"Best value: {min(results)}" in done.stdout
+
+
+ZEN = """
+from hydra_zen import builds, launch, make_config
+from experiment_manager import current_job
+
+def task(cfg):
+    if cfg.x == 3:
+        raise ValueError("three")
+    return cfg.x * 2
+
+if __name__ == "__main__":
+    try:
+        launch(
+            make_config(x=1), task, multirun=True, version_base="1.3", job_name="train",
+            overrides=["x=1,2,3", "hydra/sweeper=experiment", "hydra/launcher=local_pool"],
+        )
+    finally:
+        print("end of the script")
+"""
+
+
+def test_hydra_zen_launch_in_a_script(program: Program) -> None:
+    """A configuration and a task function that exist in memory only travel as one pickle; the script around them does
+    not run again in the jobs."""
+    (program.home / "zen.py").write_text(ZEN)
+    done = program.python("zen.py")
+    assert done.returncode == 1, done.stderr
+    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.FAILED"] == program.states(), program.tool("show", "0").stdout
+    assert [{"result": 2}, {"result": 4}, {}] == [row["result"] for row in program.told("results")]
+    assert 1 == len(list((program.experiment / "tasks").iterdir()))
+    assert "end of the script" not in Path(program.experiment / "jobs/0/stdout.1.log").read_text()
+
+
+TWO_MAINS = """
+import hydra
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def first(cfg):
+    return 1
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def second(cfg):
+    return 2
+
+if __name__ == "__main__":
+    first()
+    second()
+"""
+
+
+def test_two_mains_in_one_script(program: Program) -> None:
+    """Each job runs the function of its own sweep, not the whole script."""
+    (program.home / "train.py").write_text(TWO_MAINS)
+    done = program.sweep("seed=1,2", "hydra.sweeper.rerun=always")
+    assert done.returncode == 0, done.stderr
+    assert ["0.1.COMPLETED", "0.2.COMPLETED", "1.1.COMPLETED", "1.2.COMPLETED"] == program.states()
+    results = [(program.experiment / f"jobs/0/result.{attempt}.json").read_text() for attempt in (1, 2)]
+    assert '"result": 1' in results[0]
+
+
+def test_programs_that_only_run_are_left_alone(program: Program) -> None:
+    """`python train.py` without -m is Hydra as ever: no experiment, and the job's calls record nothing."""
+    done = program.run("seed=3", "hydra.run.dir=out")
+    assert done.returncode == 0, done.stderr
+    assert not program.experiment.exists()
+    assert [".hydra", "train.log"] == sorted(path.name for path in (program.home / "out").iterdir())

@@ -1,0 +1,114 @@
+"""`hydra/launcher=local_pool`: bounded, interruptible, readable on a terminal and in a pipe."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Program, clean_env, wait_until
+
+
+def start_sweep(program: Program, started: Path, *arguments: str) -> "subprocess.Popen[str]":
+    started.mkdir()
+    return program.start("train.py", "-m", f"started='{started}'", "sleep=30", *arguments)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_interrupt_ends_the_children_and_records_cancelled(
+    program: Program, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    """Ctrl-C, TERM and HUP end the running jobs as CANCELLED, leave the waiting ones PENDING, and no process behind."""
+    started = tmp_path / "started"
+    sweep = start_sweep(program, started, "seed=1,2,3,4", "hydra.launcher.n_jobs=2")
+    marks = wait_until(lambda: len(list(started.iterdir())) == 2 and list(started.iterdir()))
+    os.kill(sweep.pid, number)
+    _, said = sweep.communicate(timeout=60)
+    assert status == sweep.returncode
+    assert "2 jobs cancelled" in said
+    assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
+    assert {"CANCELLED": 2, "PENDING": 2} == program.told("status")["counts"]
+    for mark in marks:
+        assert not Path(f"/proc/{mark.name.split('.')[1]}/cmdline").exists()
+    assert (
+        0
+        == program.sweep(
+            f"started='{started}'", "sleep=30", "seed=9", "hydra.sweeper.pass_filter='seed == 9'", "sleep=0"
+        ).returncode
+    )
+
+
+def test_interrupt_from_the_terminal_reaches_each_job_once(program: Program, tmp_path: Path) -> None:
+    """Ctrl-C goes to the whole foreground group; jobs are in sessions of their own and hear it from us alone."""
+    started = tmp_path / "started"
+    sweep = start_sweep(program, started, "seed=1,2", "hydra.launcher.n_jobs=2")
+    wait_until(lambda: len(list(started.iterdir())) == 2)
+    os.killpg(sweep.pid, signal.SIGINT)
+    sweep.communicate(timeout=60)
+    assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
+
+
+def test_killed_sweep_lets_its_jobs_finish_and_does_not_repeat_them(program: Program, tmp_path: Path) -> None:
+    """`kill -9` of the sweep loses nothing: running jobs go on to their own end, and the same sweep leaves them alone."""
+    started = tmp_path / "started"
+    started.mkdir()
+    arguments = ("train.py", "-m", "seed=1,2", f"started='{started}'", "sleep=2")
+    sweep = program.start(*arguments, "hydra.launcher.n_jobs=1")
+    wait_until(lambda: list(started.iterdir()))
+    sweep.kill()
+    sweep.communicate()
+    again = program.run(*arguments[1:])
+    assert "1 to run, 1 RUNNING left alone" in again.stderr
+    wait_until(lambda: ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states())
+    assert 2 == len(list(started.iterdir()))
+
+
+def test_no_more_than_n_jobs_run_at_a_time(program: Program) -> None:
+    """The intervals in which jobs ran overlap `n_jobs` deep and no deeper."""
+    assert 0 == program.sweep("seed=range(0,6)", "sleep=0.3", "hydra.launcher.n_jobs=2").returncode
+    attempts = [program.told("show", str(job))["attempts"][0] for job in range(6)]
+    depth = [sum(other["start"] <= one["start"] < other["end"] for other in attempts) for one in attempts]
+    assert 2 == max(depth)
+
+
+def test_plain_lines_in_a_pipe(program: Program) -> None:
+    """Without a terminal each job is one plain line, and there is no escape sequence."""
+    done = program.sweep("seed=1,2", "how=well,raise")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    assert 4 == len(lines)
+    assert re.fullmatch(r"\[1/4\] job \d (COMPLETED|FAILED)  seed=\d how=\w+  \(\d+\.\d s\).*", lines[0])
+    assert "\x1b" not in done.stderr
+
+
+def test_bar_on_a_terminal(program: Program) -> None:
+    """On a terminal there is a bar that ends with all jobs done."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "train.py", "-m", "seed=1,2"]
+    env = clean_env(TERM="xterm", COLUMNS="100")
+    with subprocess.Popen(command, cwd=program.home, env=env, stdout=theirs, stderr=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the terminal is gone with the last process on it
+                break
+        os.close(ours)
+    assert 0 == process.returncode
+    assert b"2/2" in shown
+    assert b"\x1b[" in shown
+    assert b"job 1 COMPLETED" in shown
+
+
+def test_job_that_cannot_start_is_failed_with_the_reason(program: Program) -> None:
+    """A script that has moved since: the job is FAILED, and the reason names what could not be started where."""
+    program.sweep("seed=1")
+    (program.home / "train.py").rename(program.home / "other.py")
+    assert 0 != program.tool("run", "0").returncode
+    assert ["0.1.COMPLETED", "0.2.FAILED"] == program.states()
+    assert "other.py" not in program.tool("show", "0").stdout
+    assert "train.py" in program.tool("show", "0").stdout
