@@ -1,16 +1,16 @@
 """TD3 and DDPG in NumPy on Gymnasium's Pendulum-v1: an experiment to try Experiment Manager with.
 
-Run it alone with `python train.py seed=3`, or as a sweep with
-`python train.py -m algorithm=TD3,DDPG seed=1,2,3`.
+`python train.py seed=3` runs it once, `python train.py -m algorithm=TD3,DDPG seed=1,2,3` six times.
+There is one agent for both algorithms, and the config group `algorithm` decides which one it is:
 
-There is one agent for both algorithms; the config group `algorithm` decides which one it is:
-
-- DDPG: Lillicrap et al. (2015), "Continuous control with deep reinforcement learning", arXiv:1509.02971
-- TD3: Fujimoto et al. (2018), "Addressing function approximation error in actor-critic methods", arXiv:1802.09477
+- DDPG: Lillicrap et al. (2015), Continuous control with deep reinforcement learning, arXiv:1509.02971
+- TD3: Fujimoto et al. (2018), Addressing function approximation error in actor-critic methods,
+  arXiv:1802.09477
 
 Shapes are in brackets: [batch, 3] is a matrix with one row of three numbers per transition.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import gymnasium
 import hydra
 import numpy as np
+from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -36,97 +37,81 @@ Environment: TypeAlias = gymnasium.Env[Array, Array]
 logger = logging.getLogger(__name__)
 
 
-def initial_parameters(sizes: Sequence[int], generator: np.random.Generator) -> Array:
-    """Draw the parameters of an `MLP`, uniformly from ±1/√(number of inputs of their layer)."""
-    layers = [generator.uniform(-1, 1, (inputs + 1) * outputs) / inputs**0.5 for inputs, outputs in pairwise(sizes)]
-    return np.concatenate(layers).astype(np.float32)
-
-
-def split_layers(vector: Array, sizes: Sequence[int]) -> list[tuple[Array, Array]]:
-    """Return views of the parameters in a vector: for each layer, weights [inputs, outputs] and bias [outputs]."""
-    layers = []
-    for inputs, outputs in pairwise(sizes):
-        layer, vector = np.split(vector, [(inputs + 1) * outputs])
-        layer = layer.reshape(inputs + 1, outputs)
-        layers.append((layer[:-1], layer[-1]))
-    return layers
-
-
 class MLP:
-    """A multilayer perceptron: linear layers with a ReLU after each one but the last.
+    """A multilayer perceptron: linear layers with a ReLU between them.
 
-    All parameters lie in one vector and their gradient in another, so that the optimiser and the
-    target networks need not know about layers.
+    A layer is a matrix [inputs + 1, outputs] of its weights and, in the last row, its bias.
     """
 
-    def __init__(self, sizes: Sequence[int], parameters: Array) -> None:
-        """Use these parameters (not a copy) for layers of these sizes: the inputs, the hidden layers, the outputs."""
-        self.sizes = sizes
-        self.parameters = parameters
-        self.gradient = np.zeros_like(parameters)
-        self.layers = split_layers(self.parameters, sizes)
-        self.layer_gradients = split_layers(self.gradient, sizes)
+    def __init__(self, sizes: Sequence[int], generator: np.random.Generator) -> None:
+        """Draw each layer from ±1/√inputs; the sizes are those of the input, hidden layers and output."""
+        bounds = [(inputs**-0.5, (inputs + 1, outputs)) for inputs, outputs in pairwise(sizes)]
+        self.layers: list[Array] = [generator.uniform(-b, b, shape).astype(np.float32) for b, shape in bounds]
+        self.gradients = [np.zeros_like(layer) for layer in self.layers]
         self.layer_inputs: list[Array] = []
 
-    def forward(self, inputs: Array) -> Array:
-        """Return the outputs [batch, outputs] for these inputs [batch, inputs]."""
+    def forward(self, values: Array) -> Array:
+        """Map inputs [batch, inputs] to outputs [batch, outputs]."""
         self.layer_inputs = []
-        for weights, bias in self.layers:
-            if self.layer_inputs:
-                np.maximum(inputs, 0, out=inputs)
-            self.layer_inputs.append(inputs)
-            inputs = inputs @ weights
-            inputs += bias
-        return inputs
+        for layer in self.layers:
+            self.layer_inputs.append(np.maximum(values, 0) if self.layer_inputs else values)
+            values = self.layer_inputs[-1] @ layer[:-1]
+            values += layer[-1]
+        return values
 
-    def backward(self, gradient: Array) -> Array:
-        """Propagate the gradient of a loss back from the outputs of the latest `forward` to its inputs.
+    def backward(self, slope: Array) -> Array:
+        """Map the derivatives of a loss by the latest outputs [batch, outputs] to those by the inputs.
 
-        Takes [batch, outputs], returns [batch, inputs], and sets `self.gradient`, summed over the batch.
+        Returns [batch, inputs], and sets the gradients of the layers, which are sums over the batch.
         """
-        for layer in reversed(range(len(self.layers))):
-            inputs = self.layer_inputs[layer]
-            weight_gradient, bias_gradient = self.layer_gradients[layer]
-            np.matmul(inputs.T, gradient, out=weight_gradient)
-            np.sum(gradient, axis=0, out=bias_gradient)
-            gradient = gradient @ self.layers[layer][0].T
-            if layer > 0:
-                gradient *= inputs > 0  # of the ReLU
-        return gradient
+        for index in reversed(range(len(self.layers))):
+            inputs, layer, gradient = self.layer_inputs[index], self.layers[index], self.gradients[index]
+            np.matmul(inputs.T, slope, out=gradient[:-1])
+            np.sum(slope, axis=0, out=gradient[-1])
+            slope = slope @ layer[:-1].T
+            if index > 0:
+                slope *= inputs > 0  # the derivative of the ReLU
+        return slope
+
+    def follow(self, other: "MLP", tau: float) -> None:
+        """Move all parameters by this part of the way to those of another network."""
+        for layer, other_layer in zip(self.layers, other.layers, strict=True):
+            layer += tau * (other_layer - layer)
 
 
 class Adam:
-    """The optimiser of Kingma and Ba (2014), arXiv:1412.6980, with its usual constants."""
+    """The optimiser of Kingma and Ba (2014), arXiv:1412.6980, with the constants they suggest."""
 
     def __init__(self, network: MLP, learning_rate: float) -> None:
         self.network = network
         self.learning_rate = learning_rate
-        self.mean = np.zeros_like(network.parameters)
-        self.square = np.zeros_like(network.parameters)
+        self.means = [np.zeros_like(layer) for layer in network.layers]
+        self.squares = [np.zeros_like(layer) for layer in network.layers]
         self.steps = 0
 
     def step(self) -> None:
-        """Move the parameters of the network against its gradient."""
-        gradient = self.network.gradient
+        """Move the parameters of the network against its gradients."""
         self.steps += 1
-        self.mean += 0.1 * (gradient - self.mean)
-        self.square += 0.001 * (gradient * gradient - self.square)
         step_size = self.learning_rate * (1 - 0.999**self.steps) ** 0.5 / (1 - 0.9**self.steps)
-        self.network.parameters -= step_size * self.mean / (np.sqrt(self.square) + 1e-8)
+        columns = (self.network.layers, self.network.gradients, self.means, self.squares)
+        for layer, gradient, mean, square in zip(*columns, strict=True):
+            mean += (1 - 0.9) * (gradient - mean)
+            square += (1 - 0.999) * (gradient**2 - square)
+            layer -= step_size * mean / (np.sqrt(square) + 1e-8)
 
 
 class Transitions(NamedTuple):
-    """Transitions of the environment, one per row."""
+    """What happened in `n` steps of the environment, in one row per step."""
 
     observations: Array  # [n, 3]: cosine and sine of the angle, angular velocity in rad/s
-    actions: Array  # [n, 1]: torque, as a part of the largest one
+    actions: Array  # [n, 1]: torque, as a part of the largest one (2 N m)
     rewards: Array  # [n, 1]
-    terminals: Array  # [n, 1]: 1 where no reward can follow, which is not so at a mere time limit
+    terminals: Array  # [n, 1]: 1 if no reward can follow; an episode that is only cut off has 0
     next_observations: Array  # [n, 3]
 
 
 class ReplayBuffer:
-    """The latest transitions, to sample from."""
+    """The latest transitions, to learn from more than once."""
 
     def __init__(self, capacity: int, observation_size: int, action_size: int) -> None:
         widths = (observation_size, action_size, 1, 1, observation_size)
@@ -135,139 +120,136 @@ class ReplayBuffer:
         self.added = 0
 
     def add(self, *transition: Array | float) -> None:
-        """Store one transition, given in the order of `Transitions`, in the place of the oldest one if full."""
-        for column, value in zip(self.transitions, transition, strict=True):
-            column[self.added % self.capacity] = value
+        """Store one transition, in the order of `Transitions`; when full, in the place of the oldest one."""
+        for rows, value in zip(self.transitions, transition, strict=True):
+            rows[self.added % self.capacity] = value
         self.added += 1
 
     def sample(self, batch_size: int, generator: np.random.Generator) -> Transitions:
         """Draw transitions uniformly, with replacement."""
-        rows = generator.integers(min(self.added, self.capacity), size=batch_size)
-        return Transitions(*(column[rows] for column in self.transitions))
+        chosen = generator.integers(min(self.added, self.capacity), size=batch_size)
+        return Transitions(*(rows[chosen] for rows in self.transitions))
 
 
 class Agent:
     """A deterministic policy, and the critics it learns from: TD3, DDPG or something between them.
 
-    Actions lie in [-1, 1]. A critic estimates the value, which is the expected discounted return.
+    Actions lie in [-1, 1]. A critic estimates the value of an action: the discounted sum of the rewards.
     """
 
-    def __init__(self, observation_size: int, action_size: int, config: DictConfig, generator: np.random.Generator) -> None:
-        self.generator = generator
-        self.gamma: float = config.gamma
-        self.tau: float = config.tau
-        self.policy_delay: int = config.algorithm.policy_delay
-        self.target_noise: float = config.algorithm.target_noise
-        self.target_noise_clip: float = config.algorithm.target_noise_clip
+    def __init__(self, observation_size: int, action_size: int, config: DictConfig) -> None:
+        self.config = config
+        self.generator = np.random.default_rng(config.seed)
         self.updates = 0
-
         policy_sizes = [observation_size, *config.nn, action_size]
         critic_sizes = [observation_size + action_size, *config.nn, 1]
         all_sizes = [policy_sizes] + [critic_sizes] * config.algorithm.n_critics
-        self.networks = [MLP(sizes, initial_parameters(sizes, generator)) for sizes in all_sizes]
-        self.targets = [MLP(network.sizes, network.parameters.copy()) for network in self.networks]
-        self.optimisers = [Adam(network, config.learning_rate) for network in self.networks]
+        self.networks = [MLP(sizes, self.generator) for sizes in all_sizes]
+        self.targets = copy.deepcopy(self.networks)
+        optimisers = [Adam(network, config.learning_rate) for network in self.networks]
         self.policy, *self.critics = self.networks
         self.target_policy, *self.target_critics = self.targets
+        self.policy_optimiser, *self.critic_optimisers = optimisers
 
-    def act(self, observation: Array, noise: float = 0.0) -> Array:
-        """Choose an action [1] for an observation [3], with noise of this standard deviation."""
-        action = np.tanh(self.policy.forward(observation))
-        return np.clip(action + noise * self.generator.standard_normal(action.shape, np.float32), -1, 1)
+    def act(self, observations: Array) -> Array:
+        """Return the best known actions [..., 1] for observations [..., 3]."""
+        actions: Array = np.tanh(self.policy.forward(observations))
+        return actions
 
-    def update(self, batch: Transitions) -> float:
-        """Learn from a batch of transitions, and return the loss of the critics."""
-        loss = self.update_critics(batch)
-        self.updates += 1
-        if self.updates % self.policy_delay == 0:
-            self.update_policy(batch.observations)
-            self.update_targets()
-        return loss
+    def perturb(self, actions: Array, deviation: float, limit: float = np.inf) -> Array:
+        """Add normal noise of this standard deviation, cut off at ±limit, and keep actions in [-1, 1]."""
+        noise = deviation * self.generator.standard_normal(actions.shape, np.float32)
+        return np.clip(actions + np.clip(noise, -limit, limit), -1, 1)
 
     def target_values(self, batch: Transitions) -> Array:
-        """Return the values [batch, 1] to regress the critics on (Fujimoto et al., equations 10 and 14)."""
+        """Return the values [batch, 1] that the critics should give (Fujimoto et al., algorithm 1)."""
+        algorithm = self.config.algorithm
         actions = np.tanh(self.target_policy.forward(batch.next_observations))
-        noise = self.target_noise * self.generator.standard_normal(actions.shape, np.float32)
-        actions += np.clip(noise, -self.target_noise_clip, self.target_noise_clip)
-        inputs = np.hstack([batch.next_observations, np.clip(actions, -1, 1)])
-        values = np.min([critic.forward(inputs) for critic in self.target_critics], axis=0)
-        return batch.rewards + self.gamma * (1 - batch.terminals) * values
+        actions = self.perturb(actions, algorithm.target_noise, algorithm.target_noise_clip)
+        inputs = np.hstack([batch.next_observations, actions])
+        values: Array = np.min([critic.forward(inputs) for critic in self.target_critics], axis=0)
+        return batch.rewards + self.config.gamma * (1 - batch.terminals) * values
 
-    def update_critics(self, batch: Transitions) -> float:
-        """Take a step towards the target values, and return the mean squared error before it."""
+    def update(self, batch: Transitions) -> dict[str, float]:
+        """Learn from a batch of transitions; return metrics of the critics."""
+        metrics = self.update_critics(batch)
+        self.updates += 1
+        if self.updates % self.config.algorithm.policy_delay == 0:
+            self.update_policy(batch.observations)
+            for target, network in zip(self.targets, self.networks, strict=True):
+                target.follow(network, self.config.tau)
+        return metrics
+
+    def update_critics(self, batch: Transitions) -> dict[str, float]:
+        """Take a step that reduces the mean squared error of each critic."""
         targets = self.target_values(batch)
         inputs = np.hstack([batch.observations, batch.actions])
-        loss = 0.0
-        for critic, optimiser in zip(self.critics, self.optimisers[1:], strict=True):
+        for critic, optimiser in zip(self.critics, self.critic_optimisers, strict=True):
             errors = critic.forward(inputs) - targets
-            critic.backward(2 / len(errors) * errors)
+            critic.backward(errors * (2 / len(errors)))
             optimiser.step()
-            loss += float(np.mean(errors**2)) / len(self.critics)
-        return loss
+        return {"critic_loss": float(np.mean(errors**2)), "target_value": float(np.mean(targets))}
 
     def update_policy(self, observations: Array) -> None:
         """Take a step towards actions that the first critic values more (Lillicrap et al., equation 6)."""
-        actions = np.tanh(self.policy.forward(observations))
-        values = self.critics[0].forward(np.hstack([observations, actions]))
-        gradient = self.critics[0].backward(np.full_like(values, -1 / len(values)))
-        self.policy.backward(gradient[:, observations.shape[1] :] * (1 - actions**2))
-        self.optimisers[0].step()
-
-    def update_targets(self) -> None:
-        """Let the target networks follow the trained ones slowly."""
-        for network, target in zip(self.networks, self.targets, strict=True):
-            target.parameters += self.tau * (network.parameters - target.parameters)
+        actions = self.act(observations)
+        critic = self.critics[0]
+        values = critic.forward(np.hstack([observations, actions]))
+        slope = critic.backward(np.full_like(values, -1 / len(values)))[:, observations.shape[1] :]
+        self.policy.backward(slope * (1 - actions**2))  # the second factor is the derivative of tanh
+        self.policy_optimiser.step()
 
 
 def make_environment() -> Environment:
-    """Return a pendulum to swing up with actions in [-1, 1]; an episode is truncated after 200 steps (10 s)."""
-    environment: Environment = gymnasium.make("Pendulum-v1", disable_env_checker=True)
-    return gymnasium.wrappers.RescaleAction(environment, np.float32(-1), np.float32(1))
+    """Return a pendulum to swing up, with actions in [-1, 1]; it is cut off after 200 steps (10 s)."""
+    pendulum: Environment = gymnasium.make("Pendulum-v1", disable_env_checker=True)
+    return gymnasium.wrappers.RescaleAction(pendulum, np.float32(-1), np.float32(1))
 
 
-def evaluate(agent: Agent, environment: Environment, episodes: int, first_seed: int) -> float:
-    """Return the mean undiscounted return of the policy without noise, over episodes with consecutive seeds."""
+def evaluate(agent: Agent, episodes: int, first_seed: int) -> float:
+    """Return the mean undiscounted return of episodes with consecutive seeds, without exploration."""
+    environment = make_environment()
     total = 0.0
     for seed in range(first_seed, first_seed + episodes):
         observation, _ = environment.reset(seed=seed)
-        done = False
-        while not done:
+        over = False
+        while not over:
             observation, reward, terminated, truncated, _ = environment.step(agent.act(observation))
             total += float(reward)
-            done = terminated or truncated
+            over = terminated or truncated
     return total / episodes
 
 
 def train(config: DictConfig) -> float:
     """Train an agent, log metrics on the way, and return the mean return of the final evaluation."""
     job = current_job()
-    generator = np.random.default_rng(config.seed)
-    environment, evaluation_environment = make_environment(), make_environment()
+    environment = make_environment()
     environment.action_space.seed(config.seed)
     observation, _ = environment.reset(seed=config.seed)
-    sizes = len(observation), len(environment.action_space.sample())
-    agent = Agent(*sizes, config, generator)
+    sizes = (flatdim(environment.observation_space), flatdim(environment.action_space))
+    agent = Agent(*sizes, config)
     buffer = ReplayBuffer(config.buffer_size, *sizes)
-    episode_return = critic_loss = evaluation_return = 0.0
+    metrics: dict[str, float] = {}
+    episode_return, evaluation_return = 0.0, float("nan")
 
     for step in range(1, config.steps + 1):
-        warming_up = step <= config.warm_up_steps
-        action = environment.action_space.sample() if warming_up else agent.act(observation, config.exploration_noise)
+        if step <= config.warm_up_steps:
+            action = environment.action_space.sample()
+        else:
+            action = agent.perturb(agent.act(observation), config.exploration_noise)
         next_observation, reward, terminated, truncated, _ = environment.step(action)
         buffer.add(observation, action, float(reward), float(terminated), next_observation)
         observation = next_observation
         episode_return += float(reward)
-        if not warming_up:
-            critic_loss = agent.update(buffer.sample(config.batch_size, generator))
+        if step > config.warm_up_steps:
+            metrics = agent.update(buffer.sample(config.batch_size, agent.generator))
 
         if terminated or truncated:
-            job.log_metrics(step=step, episode_return=episode_return, critic_loss=critic_loss)
+            job.log_metrics(step=step, episode_return=episode_return, **metrics)
             observation, _ = environment.reset()
             episode_return = 0.0
         if step % config.evaluation_interval == 0 or step == config.steps:
-            evaluation_return = evaluate(
-                agent, evaluation_environment, config.evaluation_episodes, config.evaluation_seed
-            )
+            evaluation_return = evaluate(agent, config.evaluation_episodes, config.evaluation_seed)
             job.log_metrics(step=step, evaluation_return=evaluation_return)
             logger.info("Step %d: the mean evaluation return is %.1f", step, evaluation_return)
     return evaluation_return
@@ -275,7 +257,7 @@ def train(config: DictConfig) -> float:
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(config: DictConfig) -> float:
-    """Run the experiment that the config describes, and return what a sweep may optimise."""
+    """Run the experiment that the config describes, and return what a sweep compares."""
     return train(config)
 
 

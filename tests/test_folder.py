@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 from experiment_manager.errors import FolderError
 from experiment_manager.folder import Folder, check_name, planning
 from tests.conftest import clean_env, wait_until

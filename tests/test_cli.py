@@ -1,0 +1,183 @@
+"""The command line: each verb is the twin of a Python call, speaks JSON on demand, and never shows a bare traceback."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from conftest import Program
+from experiment_manager import Experiment
+from experiment_manager.cli import app
+
+VERBS = ["run", "status", "jobs", "results", "show", "filter", "list"]
+
+
+@pytest.fixture
+def swept(program: Program) -> Program:
+    """Two algorithms, two seeds, one job failed."""
+    program.sweep("algorithm=TD3,DDPG", "seed=1,2", "how=well")
+    program.sweep("algorithm=TD3", "seed=1", "how=raise")
+    return program
+
+
+def test_there_are_no_other_verbs() -> None:
+    """This list of verbs is complete."""
+    assert set(VERBS) == {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(program: Program, verb: str) -> None:
+    """Every verb has --help with an example that begins with its own name."""
+    done = program.python("-m", "experiment_manager", verb, "--help")
+    assert done.returncode == 0
+    assert f"experiment-manager {verb} experiments" in done.stdout
+
+
+def test_console_script_is_the_module(program: Program) -> None:
+    """`experiment-manager` and `python -m experiment_manager` are the same program."""
+    from pathlib import Path
+
+    script = Path(sys.executable).parent / "experiment-manager"
+    done = program.python(str(script), "--help")
+    assert done.stdout == program.python("-m", "experiment_manager", "--help").stdout
+
+
+def test_status_groups_what_went_wrong(swept: Program) -> None:
+    """Counts first, then equal failures together with the ids, and how to see more."""
+    done = swept.tool("status")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert f"{swept.experiment}: 5 jobs, 1 pass the filter" == lines[0]
+    assert re.search(r"COMPLETED +4 +0-3", done.stdout)
+    assert "1 job FAILED: ValueError: told to raise (job 4)" in lines
+    assert f"`experiment-manager show {swept.experiment} 4` tells more about the first" in lines
+    told = swept.told("status")
+    assert ({"COMPLETED": 4, "FAILED": 1}, {"COMPLETED": [0, 1, 2, 3], "FAILED": [4]}) == (told["counts"], told["jobs"])
+
+
+def test_jobs_and_results_are_the_twins_of_python(swept: Program) -> None:
+    """What the verbs print as JSON is what the calls on Experiment return."""
+    experiment = Experiment.at(swept.experiment)
+    assert experiment.jobs() == swept.told("jobs")
+    assert experiment.result_rows() == swept.told("results")
+    assert experiment.jobs("seed == 2") == swept.told("jobs", "--where", "seed == 2")
+    assert experiment.show(4) == swept.told("show", "4")
+
+
+def test_results_are_averaged_over_seeds(swept: Program) -> None:
+    """Mean and sample deviation over the completed jobs that agree in the variables named."""
+    groups = swept.told("results", "--group-by", "algorithm", "--where", "how == 'well'")
+    assert [("TD3", 2, 2.25), ("DDPG", 2, 0.75)] == [
+        (group["variables"]["algorithm"], group["count"], group["mean"]["result"]) for group in groups
+    ]
+    assert pytest.approx(0.75 * 2**0.5) == groups[0]["std"]["result"]
+    table = swept.tool("results", "--group-by", "algorithm").stdout
+    assert re.search(r"algorithm +count +result mean +result std", table)
+    assert re.search(r"DDPG +2 +0\.75 +0\.353553", table)
+
+
+def test_results_with_an_unknown_variable(swept: Program) -> None:
+    """The sentence lists the variables that there are."""
+    done = swept.tool("results", "--group-by", "algo")
+    assert (2, "error: 'algo' is no variable; the variables are algorithm, how, seed\n") == (
+        done.returncode,
+        done.stderr,
+    )
+
+
+def test_filter_saves_explains_and_is_obeyed(swept: Program) -> None:
+    """Rules one after the other; --explain tells what each dropped; --dry-run saves nothing; `run` obeys."""
+    done = swept.tool("filter", "{algorithm: TD3}", "seed < 2", "--explain", "--dry-run")
+    assert re.search(r"\{algorithm: TD3\} +5 +2 +2-3", done.stdout)
+    assert re.search(r"seed < 2 +3 +1 +1\b", done.stdout)
+    assert "2 jobs" in done.stdout
+    assert [4] == swept.told("filter")["jobs"]
+    told = swept.told("filter", "state:COMPLETED", "{seed: 2}")
+    assert ([1, 3], True, ["state:COMPLETED", "{seed: 2}"]) == (
+        told["jobs"],
+        told["saved"],
+        [rule["rule"] for rule in told["rules"]],
+    )
+    assert [1, 3] == json.loads((swept.experiment / "pass_filter.json").read_text())["jobs"]
+    assert 2 == swept.tool("run", "0").returncode
+    assert 0 == swept.tool("run", "3").returncode
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("algo == 1", "the variables are algorithm, how, seed"),
+        ("seed ==", "no expression"),
+        ("seed > 5", "nothing passes the filter"),
+        ("0-99", "job 5, which is not there"),
+        ("state:DONE", "the states are"),
+        ("{algorithm: [}", "no YAML"),
+        ("no.such.function", "neither a variable"),
+        ("sample:x", "sample:10"),
+        ("__import__('os').system('true')", "no variable"),
+    ],
+)
+def test_filter_mistakes(swept: Program, rule: str, said: str) -> None:
+    """One sentence, exit code 2, and the filter that was there stays."""
+    before = (swept.experiment / "pass_filter.json").read_bytes()
+    done = swept.tool("filter", rule)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+    assert before == (swept.experiment / "pass_filter.json").read_bytes()
+
+
+def test_show_tells_everything_about_a_job(swept: Program) -> None:
+    """Variables, overrides, configuration, command, log paths, and the traceback of a failure."""
+    said = swept.tool("show", "4").stdout
+    for expected in (
+        "job 4  FAILED  algorithm=TD3 seed=1 how=raise",
+        "overrides: algorithm=TD3 seed=1 how=raise",
+        "  tau: 0.005",
+        f"cd {swept.home} && {sys.executable} train.py -cp ",
+        f"stderr: {swept.experiment}/jobs/4/stderr.1.log",
+        "ValueError: told to raise",
+    ):
+        assert expected in said
+    done = swept.tool("show", "99")
+    assert (2, True) == (done.returncode, "there is no job 99" in done.stderr)
+
+
+def test_foreign_files_are_named_and_skipped(swept: Program) -> None:
+    """Files that are not ours in states/ and jobs/ are named where they matter, and the rest is shown."""
+    for name in ("notes.txt", "4.1.DONE", "x.1.COMPLETED"):
+        (swept.experiment / "states" / name).touch()
+    (swept.experiment / "jobs/0/attempt.1.json").write_text("{broken")
+    (swept.experiment / "jobs/0/metrics.1.jsonl").write_bytes(b'{"step": 1}\nnonsense\n{"step": 2, "time": 1, "val')
+    done = swept.tool("status")
+    assert done.returncode == 0
+    assert "not ours: 4.1.DONE, notes.txt, x.1.COMPLETED" in done.stderr
+    assert {"COMPLETED": 4, "FAILED": 1} == swept.told("status")["counts"]
+    assert {} == swept.told("results")[0]["metrics"]
+    assert 0 == swept.tool("show", "0").returncode
+
+
+def test_list_finds_experiments(swept: Program) -> None:
+    """Every experiment below a folder, with its counts; none is said, too."""
+    swept.sweep("seed=1", "hydra.sweeper.experiment_name=other")
+    done = swept.python("-m", "experiment_manager", "list", ".", "--json")
+    names = {row["path"].rpartition("/")[2]: row["counts"] for row in json.loads(done.stdout)}
+    assert {"train": {"COMPLETED": 4, "FAILED": 1}, "other": {"COMPLETED": 1}} == names
+    assert "no experiments below conf" in swept.python("-m", "experiment_manager", "list", "conf").stdout
+    assert 2 == swept.python("-m", "experiment_manager", "list", "nowhere").returncode
+
+
+def test_shell_completion_is_offered(program: Program) -> None:
+    """The completion script for a shell names the program."""
+    done = program.python("-m", "experiment_manager", "--show-completion", "bash")
+    assert done.returncode == 0, done.stderr
+    assert "experiment-manager" in done.stdout
+
+
+def test_markup_in_values_is_printed_as_it_is(program: Program) -> None:
+    """Square brackets in values are no markup for the table."""
+    program.sweep("text=choice('[red]x[/red]')")
+    assert "[red]x[/red]" in program.tool("jobs").stdout

@@ -1,0 +1,384 @@
+"""The Python interface: what the first users of the library wrote still works, and what they could not do does."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import clean_env, files_below
+from experiment_manager import Experiment, ExperimentManagerError
+from experiment_manager.errors import (
+    ConfigurationChanged,
+    DuplicateJob,
+    FilterError,
+    FolderError,
+    JobRefused,
+    ResultError,
+    UnknownJob,
+    UnstorableValue,
+)
+
+ALGORITHMS, SEEDS = ("TD3", "DDPG"), (1, 2, 3)
+
+
+def define(folder: Path, seeds: tuple[int, ...] = SEEDS, tau: float = 0.005) -> Experiment:
+    """Six jobs, or more: algorithms times seeds."""
+    experiment = Experiment(["algorithm", "seed"], "study", folder)
+    for algorithm in ALGORITHMS:
+        for seed in seeds:
+            variables = {"algorithm": algorithm, "seed": seed}
+            experiment.add_job(variables, {**variables, "nn": [1, 10], "tau": tau})
+    return experiment
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Experiment:
+    experiment = define(tmp_path)
+    experiment.save()
+    return experiment
+
+
+def test_defining_filtering_and_running(saved: Experiment, tmp_path: Path) -> None:
+    """The whole path: add, save, filter, load elsewhere, run by job id, and see the states."""
+    ids = saved.get_ids(lambda variables: variables["algorithm"] == "DDPG")
+    assert [3, 4, 5] == ids
+    saved.save_pass_filter(ids)
+    assert {"jobs": [3, 4, 5], "filter": None} == json.loads((tmp_path / "study/pass_filter.json").read_text())
+
+    loaded = Experiment.load("study", tmp_path)
+    assert ["algorithm", "seed"] == loaded.variables
+    assert [3, 4, 5] == loaded.get_filtered_ids()
+    seen: list[tuple[int, dict[str, Any], Any]] = []
+
+    def runner(job_id: int, variables: dict[str, Any], configuration: Any) -> float:
+        seen.append((job_id, variables, configuration))
+        return 0.5
+
+    assert 0.5 == loaded.run_id(4, runner)
+    variables = {"algorithm": "DDPG", "seed": 2}
+    assert [(4, variables, {**variables, "nn": [1, 10], "tau": 0.005})] == seen
+    assert {"COMPLETED": 1, "PENDING": 5} == dict(loaded.status().counts)
+    assert {"result": 0.5} == loaded.result_rows()[4]["result"]
+
+
+def test_run_id_takes_an_id_and_no_position(saved: Experiment) -> None:
+    """With the filter [3, 4, 5] job 0 is refused with a sentence, and a permuted filter runs the job that was named."""
+    saved.save_pass_filter([5, 3, 4])
+    with pytest.raises(JobRefused, match="job 0 is outside the pass filter .* lets pass 3-5"):
+        saved.run_id(0, lambda *_: None)
+    assert 3 == saved.run_id(3, lambda job_id, *_: job_id)
+    with pytest.raises(UnknownJob, match="no job 6 .* its jobs are 0-5"):
+        saved.run_id(6, lambda *_: None)
+
+
+def test_nothing_runs_before_a_filter_was_saved(saved: Experiment) -> None:
+    """Which jobs may run has to be said first, and the sentence says how."""
+    with pytest.raises(FilterError, match="save_pass_filter"):
+        saved.run_id(0, lambda *_: None)
+
+
+def test_runner_that_raises_is_failed_and_raises(saved: Experiment) -> None:
+    """The exception reaches the caller; state, reason and traceback are recorded; the next call is attempt 2."""
+    saved.save_pass_filter([0])
+
+    def runner(*_: Any) -> None:
+        raise KeyError("missing")
+
+    with pytest.raises(KeyError, match="missing"):
+        saved.run_id(0, runner)
+    (trouble,) = saved.status().troubles
+    assert ("FAILED", "KeyError: 'missing'", (0,)) == trouble
+    assert "in runner" in saved.show(0)["attempts"][0]["traceback"]
+    saved.run_id(0, lambda *_: None)
+    assert ["FAILED", "COMPLETED"] == [attempt["state"] for attempt in saved.show(0)["attempts"]]
+
+
+def test_fake_runner_leaves_the_configuration_and_is_no_completion(
+    saved: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints id, variables and configuration, saves the configuration as a result, and the job counts as not run."""
+    saved.save_pass_filter([1])
+    saved.run_id(1, saved.fake_runner)
+    said = capsys.readouterr().out
+    assert "job id: 1" in said
+    assert "'seed': 2" in said
+    assert "'tau': 0.005" in said
+    assert [1, 10] == saved.get_results(1, "configuration.json", Experiment.json_loader)["nn"]
+    assert {"FAKE": 1, "PENDING": 5} == dict(saved.status().counts)
+
+
+def test_same_variables_twice_are_refused(saved: Experiment) -> None:
+    """A duplicate is a ValueError, here and after loading; 1, 1.0 and True are three different values."""
+    with pytest.raises(DuplicateJob, match="already"):
+        saved.add_job({"seed": 1, "algorithm": "TD3"}, {})
+    with pytest.raises(ValueError, match="already"):
+        Experiment.load("study", saved.folder.parent).add_job({"algorithm": "TD3", "seed": 3}, {})
+    assert [6, 7] == [saved.add_job({"algorithm": "TD3", "seed": seed}, {}) for seed in (1.0, True)]
+
+
+def test_defining_program_can_run_again(saved: Experiment, tmp_path: Path) -> None:
+    """The same definition keeps its ids and writes nothing; a larger grid appends; a smaller one only selects."""
+    before = files_below(tmp_path)
+    define(tmp_path).save()
+    assert before == files_below(tmp_path)
+    larger = define(tmp_path, seeds=(1, 2, 3, 4))
+    larger.save()
+    assert [0, 1, 2, 3, 4, 5, 6, 7] == larger.get_all_ids()
+    assert [6, 7] == larger.get_ids({"seed": 4})
+    smaller = define(tmp_path, seeds=(2,))
+    smaller.save()
+    assert [1, 4] == smaller.get_all_ids()
+    assert list(range(8)) == Experiment.load("study", tmp_path).get_all_ids()
+
+
+def test_changed_configuration_is_refused(saved: Experiment, tmp_path: Path) -> None:
+    """The same variables with another configuration: the sentence names the key and both values."""
+    with pytest.raises(ConfigurationChanged, match=r"tau: 0\.005 -> 0\.01"):
+        define(tmp_path, tau=0.01)
+    assert 0.005 == Experiment.load("study", tmp_path).configuration(0)["tau"]
+
+
+def test_two_programs_cannot_give_out_the_same_id(saved: Experiment, tmp_path: Path) -> None:
+    """Of two that add jobs to the same folder at once, the later one is told to run again."""
+    one, other = (Experiment.load("study", tmp_path) for _ in range(2))
+    assert 6 == one.add_job({"algorithm": "TD3", "seed": 8}, {})
+    assert 6 == other.add_job({"algorithm": "TD3", "seed": 9}, {})
+    one.save()
+    with pytest.raises(FolderError, match="somebody else has added jobs 6"):
+        other.save()
+
+
+@pytest.mark.parametrize(
+    ("variables", "error", "said"),
+    [
+        ({"algorithm": "TD3"}, ExperimentManagerError, "has the variables algorithm, seed; got algorithm"),
+        ({"algorithm": "TD3", "seed": 1, "lr": 1}, ExperimentManagerError, "got algorithm, seed, lr"),
+        ({"algorithm": "TD3", "seed": {1, 2}}, UnstorableValue, "seed is a builtins.set"),
+        ({"algorithm": object(), "seed": 1}, UnstorableValue, "algorithm is a builtins.object"),
+    ],
+)
+def test_bad_variables(tmp_path: Path, variables: Mapping[str, Any], error: type[Exception], said: str) -> None:
+    """Variables have the names of the experiment and values that can be stored; the sentence names the culprit."""
+    with pytest.raises(error, match=said):
+        Experiment(["algorithm", "seed"], "study", tmp_path).add_job(variables, {})
+
+
+@pytest.mark.parametrize("name", ["a/b", "-a", "a\nb", "", ".."])
+def test_bad_names(tmp_path: Path, name: str) -> None:
+    """A name that no folder can bear is refused before anything is written."""
+    with pytest.raises(FolderError, match="cannot be the name of an experiment"):
+        Experiment([], name, tmp_path)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_pass_filter_needs_known_jobs(saved: Experiment, tmp_path: Path) -> None:
+    """Unknown ids, and no ids at all, are refused, and the filter that was there stays."""
+    saved.save_pass_filter([1])
+    with pytest.raises(UnknownJob, match="no job 99"):
+        saved.save_pass_filter([1, 99])
+    with pytest.raises(FilterError, match=r"seed is one of 1, 2, 3"):
+        saved.save_pass_filter([])
+    assert [1] == saved.get_filtered_ids()
+    with pytest.raises(FolderError, match="is no experiment"):
+        Experiment([], "other", tmp_path).save_pass_filter([0])
+
+
+def test_random_ids(saved: Experiment) -> None:
+    """Distinct ids of the experiment, the same for the same seed; more than there are cannot be drawn."""
+    drawn = saved.get_random_ids(4, seed=1)
+    assert 4 == len(set(drawn))
+    assert set(drawn) <= set(saved.get_all_ids())
+    assert drawn == saved.get_random_ids(4, seed=1)
+    assert 1 < len({tuple(saved.get_random_ids(3)) for _ in range(30)})
+    with pytest.raises(FilterError, match="7 jobs cannot be drawn from 6"):
+        saved.get_random_ids(7)
+
+
+@pytest.mark.parametrize(
+    ("saver", "loader", "value"),
+    [
+        (Experiment.json_saver, Experiment.json_loader, {"curve": [1.0, float("inf")], "done": True}),
+        (Experiment.numpy_saver, Experiment.numpy_loader, [[1.0, 2.0], [3.0, 4.0]]),
+    ],
+)
+def test_results_come_back_under_the_name_they_were_saved(
+    saved: Experiment, saver: Any, loader: Any, value: Any
+) -> None:
+    """What a saver wrote under a name is what the loader finds under that name, whole, once, and replaced on demand."""
+    name = "returns"  # numpy.save by itself would write returns.npy
+    assert not saved.are_all_results_present(name)
+    for job_id in saved.get_all_ids():
+        saved.save_results(job_id, name, saver, value)
+    assert saved.are_all_results_present(name)
+    found = saved.get_results(2, name, loader)
+    assert value == (found.tolist() if hasattr(found, "tolist") else found)
+    with pytest.raises(ResultError, match="is there already; pass override=True"):
+        saved.save_results(2, name, saver, value)
+    saved.save_results(2, name, saver, value, override=True)
+    assert [name] == [path.name for path in Path(saved.folder.job(2)).iterdir()]
+
+
+def test_saver_that_adds_an_ending(saved: Experiment) -> None:
+    """A user's own saver around numpy.save, which adds .npy to the name, finds its results under the name it gave."""
+    import numpy
+
+    saved.save_results(0, "weights", lambda path, value: numpy.save(path, value), [1.0, 2.0])
+    assert [1.0, 2.0] == saved.get_results(0, "weights", lambda path: numpy.load(path)).tolist()
+
+
+def test_results_that_are_not_there(saved: Experiment) -> None:
+    """A missing result and an impossible name are said; only the jobs that pass the filter have to have results."""
+    with pytest.raises(ResultError, match="job 0 .* has no result 'curve'"):
+        saved.get_results(0, "curve", Experiment.json_loader)
+    with pytest.raises(ResultError, match="no file name"):
+        saved.save_results(0, "../escape", Experiment.json_saver, 1)
+    saved.save_results(1, "curve", Experiment.json_saver, 1)
+    saved.save_pass_filter([1])
+    assert saved.are_all_results_present("curve")
+
+
+def test_saver_that_fails_leaves_nothing(saved: Experiment) -> None:
+    """A half-written result never appears, and the old one stays."""
+    saved.save_results(0, "curve", Experiment.json_saver, 1)
+
+    def saver(path: str, _: Any) -> None:
+        Path(path).write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        saved.save_results(0, "curve", saver, 2, override=True)
+    assert 1 == saved.get_results(0, "curve", Experiment.json_loader)
+    assert ["curve"] == [path.name for path in Path(saved.folder.job(0)).iterdir()]
+
+
+def test_importing_needs_no_numpy_or_torch() -> None:
+    """The front door imports no scientific library; they are imported by the savers that need them."""
+    script = (
+        "import sys; from experiment_manager import Experiment; Experiment.numpy_saver, Experiment.torch_saver\n"
+        "print(sorted({'numpy', 'torch', 'pandas', 'hydra', 'typer', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=clean_env(), capture_output=True, text=True, check=True)
+    assert "[]" == done.stdout.strip()
+
+
+RUNNER = """
+import argparse
+from experiment_manager import Experiment
+
+def runner(job_id, variables, configuration):
+    print("running", job_id)
+    if variables["seed"] == 3:
+        raise ValueError("three")
+    return {"score": variables["seed"] * 2}
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--job-id", type=int)
+parser.add_argument("--experiment-path")
+parser.add_argument("--experiment-name")
+options = parser.parse_args()
+Experiment.load(options.experiment_name, options.experiment_path).run_id(options.job_id, runner)
+"""
+
+
+def run_tool(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "experiment_manager", *arguments]
+    return subprocess.run(command, cwd=cwd, env=clean_env(), capture_output=True, text=True, check=False)
+
+
+def test_runner_script_under_the_supervisor(saved: Experiment, tmp_path: Path) -> None:
+    """`run --runner runner.py` makes one attempt per run, with logs, result, and the script's own exit status."""
+    (tmp_path / "runner.py").write_text(RUNNER)
+    saved.save_pass_filter([0, 2])
+    done = run_tool(tmp_path, "run", "study", "0", "--runner", "runner.py")
+    assert done.returncode == 0, done.stderr
+    assert "running 0" in (tmp_path / "study/jobs/0/stdout.1.log").read_text()
+    assert {"score": 2} == saved.result_rows()[0]["result"]
+    assert 1 == run_tool(tmp_path, "run", "study", "2", "--runner", "runner.py").returncode
+    assert ["0.1", "0.1.COMPLETED", "2.1", "2.1.FAILED"] == sorted(
+        path.name for path in (tmp_path / "study/states").iterdir()
+    )
+    assert "ValueError: three" == saved.status().troubles[0].reason
+    refused = run_tool(tmp_path, "run", "study", "1", "--runner", "runner.py")
+    assert (2, True) == (refused.returncode, "outside the pass filter" in refused.stderr)
+    assert "--runner" in run_tool(tmp_path, "run", "study", "0").stderr
+
+
+def test_runner_killed_by_hand_is_lost(saved: Experiment, tmp_path: Path) -> None:
+    """A runner without a supervisor that dies of `kill -9` is LOST, not RUNNING for ever."""
+    script = RUNNER.replace('print("running", job_id)', "import os; os.kill(os.getpid(), 9)")
+    (tmp_path / "runner.py").write_text(script)
+    saved.save_pass_filter([0])
+    where = ("--job-id", "0", "--experiment-path", str(tmp_path), "--experiment-name", "study")
+    done = subprocess.run([sys.executable, "runner.py", *where], cwd=tmp_path, env=clean_env(), check=False)
+    assert -9 == done.returncode
+    assert {"LOST": 1, "PENDING": 5} == dict(saved.status().counts)
+
+
+def write_original(folder: Path) -> Path:
+    """What the original library left on disk."""
+    home = folder / "old"
+    home.mkdir()
+    variables = [{"algorithm": a, "seed": s} for a in ALGORITHMS for s in SEEDS]
+    jobs = [{"variables": v, "run_config": {**v, "tau": 0.005}} for v in variables]
+    (home / "config.json").write_text(json.dumps({"variables": ["algorithm", "seed"], "jobs": jobs}))
+    (home / "pass_filter.json").write_text(json.dumps({"jobs": [3, 4, 5]}))
+    (home / "slurm_config.json").write_text(
+        json.dumps(
+            {
+                "pre_script": [],
+                "post_script": [],
+                "n_gpus": 1,
+                "n_cpus": 1,
+                "memory": "1000",
+                "time": "10:00:00",
+                "job_runner": "python runner.py",
+            }
+        )  # fmt: skip
+    )
+    (home / "3_returns.json").write_text("[1, 2]")
+    return home
+
+
+def test_folder_of_the_original_library(tmp_path: Path) -> None:
+    """Jobs, filter, results and SLURM options of an original folder are read as they are; running by id works; saving
+    writes a manifest with the same ids and removes nothing."""
+    home = write_original(tmp_path)
+    experiment = Experiment.load("old", tmp_path)
+    assert list(range(6)) == experiment.get_all_ids()
+    assert [3, 4, 5] == experiment.get_filtered_ids()
+    assert "python runner.py" == (experiment.slurm_config or {})["job_runner"]
+    assert [1, 2] == experiment.get_results(3, "returns.json", Experiment.json_loader)
+    assert not experiment.are_all_results_present("returns.json")
+    assert "DDPG" == experiment.run_id(4, lambda _, variables, __: variables["algorithm"])
+    with pytest.raises(JobRefused):
+        experiment.run_id(0, lambda *_: None)
+    experiment.save()
+    assert 6 == experiment.add_job({"algorithm": "SAC", "seed": 1}, {})
+    loaded = Experiment.load("old", tmp_path)
+    assert list(range(6)) == loaded.get_all_ids()
+    assert 0.005 == loaded.configuration(5)["tau"]
+    assert {"config.json", "pass_filter.json", "3_returns.json"} <= {path.name for path in home.iterdir()}
+
+
+def test_original_folder_that_is_something_else(tmp_path: Path) -> None:
+    """A config.json of another program is named and not taken for an experiment."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text('{"model": 1}')
+    with pytest.raises(ExperimentManagerError, match=r"config\.json is no experiment of the original library"):
+        Experiment.load("other", tmp_path)
+
+
+def test_adding_costs_the_same_for_the_first_and_the_last(tmp_path: Path) -> None:
+    """The 10th and the 20,000th job take equally many function calls (the original compared each with all before)."""
+    experiment = Experiment(["seed"], "study", tmp_path)
+    calls = dict.fromkeys((10, 20_000), 0)
+    for seed in range(1, max(calls) + 1):
+        if seed in calls:
+            sys.setprofile(lambda _, event, __, seed=seed: calls.update({seed: calls[seed] + (event == "call")}))
+        experiment.add_job({"seed": seed}, {"seed": seed, "tau": 0.005})
+        sys.setprofile(None)
+    assert calls[10] == calls[20_000] > 0

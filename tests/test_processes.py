@@ -1,0 +1,142 @@
+"""Whether a process still lives: yes, no, or nobody here can know."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager import processes
+
+WHO = "import json; from experiment_manager import processes; print(json.dumps(processes.this_process()), flush=True)"
+
+
+class Child:
+    """A process that has said who it is, and that waits until its input ends."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"{WHO}\nimport sys; sys.stdin.read()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.record: dict[str, Any] = json.loads(self.process.stdout.readline())
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    child = Child()
+    yield child
+    child.end()
+
+
+def test_this_process_is_not_gone() -> None:
+    """Who we are says so, through JSON and back, and we are not gone."""
+    me = processes.this_process()
+    assert os.getpid() == me["pid"]
+    assert os.uname().nodename == me["host"]
+    assert me == json.loads(json.dumps(me))
+    assert me == processes.this_process()
+    assert False is processes.is_gone(me)
+    assert False is processes.is_gone({**me, "job": 7, "launch": None})
+
+
+def test_living_child_is_not_gone(child: Child) -> None:
+    """Another process that lives is not gone, however often it is asked."""
+    assert child.process.pid == child.record["pid"]
+    assert [False] * 3 == [processes.is_gone(child.record) for _ in range(3)]
+
+
+def test_stopped_child_is_not_gone(child: Child) -> None:
+    """A process that somebody has stopped (Ctrl-Z) still holds its job."""
+    os.kill(child.process.pid, 19)
+    assert False is processes.is_gone(child.record)
+    os.kill(child.process.pid, 18)
+
+
+def test_dead_child_is_gone(child: Child) -> None:
+    """A process that has ended and been reaped is gone."""
+    child.end()
+    assert True is processes.is_gone(child.record)
+
+
+def test_zombie_is_gone(child: Child) -> None:
+    """A process that has ended runs nothing, even while nobody has reaped it."""
+    child.process.kill()
+    os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+    assert os.path.exists(f"/proc/{child.process.pid}")
+    assert True is processes.is_gone(child.record)
+
+
+def test_other_host_is_unknown() -> None:
+    """Of a process on another host nobody here can know, whatever the rest of the record says."""
+    me = processes.this_process()
+    assert None is processes.is_gone({**me, "host": "another-host"})
+    assert None is processes.is_gone({**me, "host": "another-host", "boot": "another", "pid": 1})
+    assert None is processes.is_gone({})
+
+
+def test_other_boot_is_gone() -> None:
+    """What ran here before this host was started anew has ended."""
+    assert True is processes.is_gone({**processes.this_process(), "boot": "00000000-0000-0000-0000-000000000000"})
+
+
+def test_other_pid_namespace_is_unknown() -> None:
+    """Pids of another container on this host mean nothing here."""
+    assert None is processes.is_gone({**processes.this_process(), "namespace": "pid:[1]"})
+
+
+def test_pid_that_is_used_again_is_gone(child: Child) -> None:
+    """A pid that another process has got since is told by when that process started."""
+    assert True is processes.is_gone({**child.record, "started_ticks": child.record["started_ticks"] - 1})
+    assert True is processes.is_gone({**processes.this_process(), "started_ticks": 1})
+
+
+def test_processes_started_one_after_another_differ() -> None:
+    """The start of a process is its own: a child that began later has later ticks."""
+    first = Child()
+    time.sleep(0.05)
+    second = Child()
+    assert first.record["started_ticks"] < second.record["started_ticks"]
+    assert first.record["boot"] == second.record["boot"]
+    first.end()
+    second.end()
+
+
+def test_name_of_a_program_may_hold_anything(tmp_path: Path) -> None:
+    """Brackets and spaces in the name of a program do not confuse who it is."""
+    program = tmp_path / "a) R 1 (b"
+    program.write_text(f"#!/bin/sh\n{sys.executable} -c 'import time; time.sleep(0)'\nread line\n")
+    program.chmod(0o755)
+    process = subprocess.Popen([program], stdin=subprocess.PIPE)
+    try:
+        name = Path(f"/proc/{process.pid}/comm")
+        deadline = time.monotonic() + 10
+        while name.read_text().strip() != program.name and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert program.name == name.read_text().strip()
+        with open(f"/proc/{process.pid}/stat") as file:
+            ticks = int(file.read().rpartition(") ")[2].split()[19])
+        record = {**processes.this_process(), "pid": process.pid}
+        assert False is processes.is_gone({**record, "started_ticks": ticks})
+        assert True is processes.is_gone({**record, "started_ticks": ticks + 1})
+    finally:
+        process.communicate()
+
+
+def test_process_of_another_user_is_seen() -> None:
+    """Process 1 belongs to somebody else and lives."""
+    with open("/proc/1/stat") as file:
+        ticks = int(file.read().rpartition(") ")[2].split()[19])
+    assert False is processes.is_gone({**processes.this_process(), "pid": 1, "started_ticks": ticks})

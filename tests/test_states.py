@@ -1,0 +1,458 @@
+"""States in file names: claimed once, ended once, never lost, whoever races or dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager import processes
+from experiment_manager.errors import JobRefused
+from experiment_manager.folder import Folder
+from experiment_manager.records import ENDED, Attempt, JobId, State
+from experiment_manager.states import States
+from tests.conftest import clean_env, wait_until
+
+CLAIMER = """
+import os, sys
+from experiment_manager.errors import JobRefused
+from experiment_manager.folder import Folder
+from experiment_manager.states import States
+states = States(Folder(sys.argv[1], "train"))
+print("ready", flush=True)
+for line in sys.stdin:
+    word, job, *rest = line.split()
+    try:
+        if word == "claim":
+            print("won", states.claim(int(job), {"launch": "0001"}), flush=True)
+        elif word == "end":
+            print("ended", states.end(int(job), int(rest[0]), rest[1]), flush=True)
+        elif word == "reconcile":
+            print("lost", sum(states.snapshot(reconcile=True).state(each) == "LOST" for each in range(int(job))), flush=True)
+    except JobRefused as error:
+        print("refused", error, flush=True)
+    except Exception as error:
+        print("error", repr(error), flush=True)
+"""
+
+
+class Claimer:
+    """A real process that claims jobs when it is told to."""
+
+    def __init__(self, parent: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLAIMER, str(parent)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean_env(),
+        )
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def ask(self, line: str) -> str:
+        self.tell(line)
+        return self.hear()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Claimer]:
+    """Starts a claimer that has said that it is ready; all are gone after the test."""
+
+    def started() -> Claimer:
+        claimer = Claimer(tmp_path)
+        request.addfinalizer(claimer.kill)
+        assert "ready" == claimer.hear()
+        return claimer
+
+    return started
+
+
+@pytest.fixture
+def states(tmp_path: Path) -> States:
+    return States(Folder(tmp_path, "train"))
+
+
+def names(parent: Path) -> list[str]:
+    return sorted(os.listdir(parent / "train" / "states"))
+
+
+def put(parent: Path, *files: str, record: dict[str, Any] | None = None) -> None:
+    """Names in `states/` as another process would have left them."""
+    room = parent / "train" / "states"
+    room.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (room / file).write_text(json.dumps({**processes.this_process(), **(record or {})}))
+
+
+def dead() -> dict[str, Any]:
+    """The record of a process that has been here and is gone."""
+    return {**processes.this_process(), "started_ticks": 1}
+
+
+def test_attempt_from_claim_to_end(tmp_path: Path, states: States) -> None:
+    """A claim is an anchor and RUNNING; its end is a rename; each attempt has the next number and keeps its record."""
+    assert Attempt(JobId(7), 0, State.PENDING) == states.settled(7)
+    assert 1 == states.claim(7, {"launch": "0001", "note": "ü"})
+    assert ["7.1", "7.1.RUNNING"] == names(tmp_path)
+    assert states.is_running(7, 1)
+    assert State.FAILED is states.end(7, 1, State.FAILED)
+    assert ["7.1", "7.1.FAILED"] == names(tmp_path)
+    assert not states.is_running(7, 1)
+    assert 2 == states.claim(7, {"launch": "0002"})
+    assert State.COMPLETED is states.end(7, 2, State.COMPLETED)
+    assert [Attempt(JobId(7), 1, State.FAILED), Attempt(JobId(7), 2, State.COMPLETED)] == states.attempts(7)
+    record = states.record(7, 1)
+    assert ("0001", "ü", 7, os.getpid()) == (record["launch"], record["note"], record["job"], record["pid"])
+    assert "0002" == states.record(7, 2)["launch"]
+
+
+def test_snapshot_of_nothing(states: States) -> None:
+    """Before anything ran there is nothing, and every job is PENDING."""
+    snapshot = states.snapshot(reconcile=True)
+    assert ({}, ()) == (snapshot.attempts, snapshot.foreign)
+    assert Attempt(JobId(3), 0, State.PENDING) == snapshot.last(3)
+    assert State.PENDING is snapshot.state(3)
+
+
+def test_snapshot_has_every_attempt(tmp_path: Path, states: States) -> None:
+    """One look tells all attempts of all jobs, the last of each, and that numbers are numbers (10 after 9)."""
+    put(tmp_path, *(f"3.{number}" for number in range(1, 11)), *(f"3.{number}.FAILED" for number in range(1, 10)))
+    put(tmp_path, "3.10.COMPLETED", "12.1", "12.1.TIMEOUT")
+    snapshot = states.snapshot()
+    assert {3, 12} == set(snapshot.attempts)
+    assert {**dict.fromkeys(range(1, 10), State.FAILED), 10: State.COMPLETED} == snapshot.attempts[JobId(3)]
+    assert Attempt(JobId(3), 10, State.COMPLETED) == snapshot.last(3)
+    assert State.TIMEOUT is snapshot.state(12)
+    assert State.PENDING is snapshot.state(1)
+
+
+@pytest.mark.parametrize("state", sorted(ENDED))
+def test_every_ended_state_is_kept(states: States, state: State) -> None:
+    """Each state in which an attempt can end comes back by every way of asking."""
+    states.claim(0, {})
+    assert state is states.end(0, 1, state)
+    assert state is states.snapshot(reconcile=True).state(0)
+    assert state is states.state(0, 1)
+    assert state is states.settled(0).state
+
+
+def test_running_job_is_refused_to_others(states: States) -> None:
+    """While an attempt runs, another is refused, and the refusal says who runs it and where."""
+    states.claim(7, {})
+    with pytest.raises(JobRefused) as refused:
+        states.claim(7, {})
+    for part in ("job 7", "attempt 1", str(os.getpid()), os.uname().nodename):
+        assert part in str(refused.value)
+    assert 1 == states.claim(8, {})
+
+
+def test_refused_claim_leaves_no_file(tmp_path: Path, states: States) -> None:
+    """A claim that is refused leaves nothing behind."""
+    states.claim(7, {})
+    before = names(tmp_path)
+    with pytest.raises(JobRefused):
+        states.claim(7, {})
+    assert before == names(tmp_path)
+
+
+def test_forty_processes_claim_one_job(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
+    """Of 40 processes that claim a job at once, one wins and every other one is refused while the winner lives; when it
+    has ended, the next round gets the next number, so numbers have no gaps."""
+    claimers = [start() for _ in range(40)]
+    for expected in (1, 2, 3):
+        for claimer in claimers:
+            claimer.tell("claim 7")
+        heard = [claimer.hear() for claimer in claimers]
+        winners = [place for place, said in enumerate(heard) if said.startswith("won")]
+        assert 39 == sum(said.startswith("refused") for said in heard), heard
+        assert [f"won {expected}"] == [heard[place] for place in winners]
+        winner = claimers[winners[0]]
+        assert winner.process.pid == states.record(7, expected)["pid"]
+        assert "ended FAILED" == winner.ask(f"end 7 {expected} FAILED")
+    assert [Attempt(JobId(7), number, State.FAILED) for number in (1, 2, 3)] == states.attempts(7)
+    assert [f"7.{number}{ending}" for number in (1, 2, 3) for ending in ("", ".FAILED")] == names(tmp_path)
+
+
+def test_many_attempts_have_numbers_without_gaps(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
+    """Processes that claim and end in turn, as fast as they can, use every number once."""
+    claimers = [start() for _ in range(4)]
+    won = []
+    for _ in range(25):
+        for claimer in claimers:
+            claimer.tell("claim 7")
+        for claimer in claimers:
+            said = claimer.hear()
+            assert not said.startswith("error"), said
+            if said.startswith("won"):
+                won.append(int(said.split()[1]))
+                assert "ended TIMEOUT" == claimer.ask(f"end 7 {won[-1]} TIMEOUT")
+    assert list(range(1, len(won) + 1)) == sorted(won)
+    assert len(won) >= 25
+    assert list(range(1, len(won) + 1)) == [attempt.number for attempt in states.attempts(7)]
+
+
+def test_killed_process_is_lost(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
+    """After SIGKILL an attempt is RUNNING to who only looks, LOST to who reconciles, and stays so."""
+    claimer = start()
+    assert "won 1" == claimer.ask("claim 7")
+    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    claimer.process.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, claimer.process.pid, os.WEXITED | os.WNOWAIT)
+    assert State.RUNNING is states.snapshot().state(7)
+    assert State.LOST is states.snapshot(reconcile=True).state(7)
+    assert ["7.1", "7.1.LOST"] == names(tmp_path)
+    assert State.LOST is states.snapshot().state(7)
+
+
+def test_next_claim_after_a_killed_process(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
+    """The next claim records the killed attempt as LOST and gets the next number."""
+    claimer = start()
+    assert "won 1" == claimer.ask("claim 7")
+    claimer.kill()
+    assert 2 == states.claim(7, {})
+    assert ["7.1", "7.1.LOST", "7.2", "7.2.RUNNING"] == names(tmp_path)
+    assert State.LOST is states.attempts(7)[0].state
+
+
+def test_settled_after_a_killed_process(states: States, start: Callable[[], Claimer]) -> None:
+    """Asking for one job settles it, too."""
+    claimer = start()
+    assert "won 1" == claimer.ask("claim 7")
+    assert Attempt(JobId(7), 1, State.RUNNING) == states.settled(7)
+    claimer.kill()
+    assert Attempt(JobId(7), 1, State.LOST) == states.settled(7)
+
+
+def test_running_elsewhere_is_left_alone(tmp_path: Path, states: States) -> None:
+    """What runs on another host is RUNNING and refused, and the refusal says how to end it by hand."""
+    put(tmp_path, "7.1", "7.1.RUNNING", record={"host": "node017", "pid": 5})
+    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    with pytest.raises(JobRefused, match=r"pid 5 on node017.*rename .*7\.1\.RUNNING to end in \.LOST"):
+        states.claim(7, {})
+    os.rename(tmp_path / "train/states/7.1.RUNNING", tmp_path / "train/states/7.1.LOST")
+    assert 2 == states.claim(7, {})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"host": 3}'])
+def test_unreadable_anchor_is_left_alone(tmp_path: Path, states: States, content: str) -> None:
+    """Of an anchor that cannot be read nobody knows, so its attempt is RUNNING and is not taken away."""
+    put(tmp_path, "7.1", "7.1.RUNNING")
+    (tmp_path / "train/states/7.1").write_text(content)
+    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    with pytest.raises(JobRefused):
+        states.claim(7, {})
+
+
+def test_anchor_without_pid_is_left_alone(tmp_path: Path, states: States) -> None:
+    """A record of this host without a pid tells nothing, either."""
+    put(tmp_path, "7.1", "7.1.RUNNING")
+    record = {key: value for key, value in processes.this_process().items() if key != "pid"}
+    (tmp_path / "train/states/7.1").write_text(json.dumps(record))
+    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+
+
+def test_anchor_without_state_runs_while_its_process_lives(tmp_path: Path, states: States) -> None:
+    """A process between its anchor and its first state has the job: it is RUNNING and refused to others."""
+    put(tmp_path, "7.1")
+    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    assert Attempt(JobId(7), 1, State.RUNNING) == states.settled(7)
+    with pytest.raises(JobRefused):
+        states.claim(7, {})
+    assert ["7.1"] == names(tmp_path)
+
+
+def test_anchor_without_state_is_lost_after_its_process(tmp_path: Path, states: States) -> None:
+    """A process that died between its anchor and its first state has left a LOST attempt, by every way of asking."""
+    put(tmp_path, "1.1", "2.1", "3.1", record=dead())
+    assert State.RUNNING is states.snapshot().state(1)
+    assert State.LOST is states.settled(2).state
+    assert 2 == states.claim(3, {})
+    snapshot = states.snapshot(reconcile=True)
+    assert [State.LOST, State.LOST, State.RUNNING] == [snapshot.state(job_id) for job_id in (1, 2, 3)]
+    assert ["1.1", "1.1.LOST", "2.1", "2.1.LOST", "3.1", "3.1.LOST", "3.2", "3.2.RUNNING"] == names(tmp_path)
+
+
+def test_several_processes_reconcile_at_once(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
+    """Processes that find the same dead attempts at the same time all say LOST, and none of them fails."""
+    claimers = [start() for _ in range(4)]
+    for first in range(3):
+        put(tmp_path, *(f"{job_id}.{first + 1}" for job_id in range(300)), record=dead())
+        for claimer in claimers:
+            claimer.tell("reconcile 300")
+        assert ["lost 300"] * 4 == [claimer.hear() for claimer in claimers]
+    assert {State.LOST} == set(states.snapshot().attempts[JobId(17)].values())
+
+
+@pytest.mark.parametrize("ended", [State.COMPLETED, State.FAILED, State.NODE_FAIL, State.CANCELLED, State.LOST])
+def test_later_of_two_states_counts(tmp_path: Path, states: States, ended: State) -> None:
+    """An attempt seen under RUNNING and an ended state has ended, in whatever order the folder lists them."""
+    for job_id in range(20):
+        pair = [f"{job_id}.1.RUNNING", f"{job_id}.1.{ended}"]
+        put(tmp_path, f"{job_id}.1", *(pair if job_id % 2 else reversed(pair)))
+    for snapshot in (states.snapshot(), states.snapshot(reconcile=True)):
+        assert {ended} == {snapshot.state(job_id) for job_id in range(20)}
+    assert {ended} == {states.state(job_id, 1) for job_id in range(20)}
+
+
+def test_foreign_names_are_reported(tmp_path: Path, states: States) -> None:
+    """Names that mean nothing to us are told, and touch no job; hidden temporary files are nobody's business."""
+    foreign = [
+        "7",
+        "7.x",
+        "7.0",
+        "7.0.FAILED",
+        "7.1.DONE",
+        "7.1.failed",
+        "7.1.FAILED~",
+        "7.1.QUEUED",
+        "notes.txt",
+        "07.1",
+    ]
+    foreign += ["7.01.COMPLETED", "007.1.COMPLETED", "7.1.FAILED.x", "-7.1", "7.1.", "\u0667.1.COMPLETED", "7.1\n"]
+    put(tmp_path, *foreign, ".7.0.host.1.tmp")
+    snapshot = states.snapshot(reconcile=True)
+    assert sorted(foreign) == sorted(snapshot.foreign)
+    assert Attempt(JobId(7), 0, State.PENDING) == snapshot.last(7)
+    assert 1 == states.claim(7, {})
+
+
+def test_planned_job_that_another_launch_completed_is_refused(tmp_path: Path, states: States) -> None:
+    """A launch gives a job's first attempt a number; if another launch has completed it since, it is not run again."""
+    states.claim(7, {"launch": "0001"}, planned=1)
+    states.end(7, 1, State.COMPLETED)
+    with pytest.raises(JobRefused, match=r"completed since launch 0002 was planned.*attempt 1 of launch 0001"):
+        states.claim(7, {"launch": "0002"}, planned=1)
+    with pytest.raises(JobRefused):
+        states.claim(7, {"launch": None}, planned=1)
+    assert ["7.1", "7.1.COMPLETED"] == names(tmp_path)
+
+
+def test_planned_after_the_completed_attempt_runs(states: States) -> None:
+    """A launch that was planned when the job had been completed (`rerun: always`) runs it again."""
+    states.claim(7, {"launch": "0001"}, planned=1)
+    states.end(7, 1, State.COMPLETED)
+    assert 2 == states.claim(7, {"launch": "0002"}, planned=2)
+
+
+def test_claim_by_hand_has_no_plan(states: States) -> None:
+    """Somebody who runs a job by hand, without a plan, gets it whenever nothing runs it."""
+    states.claim(7, {"launch": "0001"}, planned=1)
+    states.end(7, 1, State.COMPLETED)
+    assert 2 == states.claim(7, {"launch": None})
+
+
+def test_planned_job_that_runs_is_refused(states: States) -> None:
+    """A running job is refused whatever the plan."""
+    states.claim(7, {"launch": "0001"}, planned=1)
+    for launch, planned in (("0001", 1), ("0002", 1), ("0002", 2), (None, None)):
+        with pytest.raises(JobRefused, match="running already"):
+            states.claim(7, {"launch": launch}, planned=planned)
+
+
+@pytest.mark.parametrize("state", sorted(ENDED - {State.COMPLETED}))
+def test_requeued_job_of_the_same_launch_runs(states: States, state: State) -> None:
+    """SLURM starts a job of the same launch again (a requeue): it gets the next attempt."""
+    states.claim(7, {"launch": "0001"}, planned=1)
+    states.end(7, 1, state)
+    assert 2 == states.claim(7, {"launch": "0001"}, planned=1)
+
+
+def test_end_of_an_attempt_that_somebody_else_ended(tmp_path: Path, states: States) -> None:
+    """Who comes second to end an attempt hears None, and the first state stays."""
+    states.claim(7, {})
+    assert State.NODE_FAIL is states.end(7, 1, State.NODE_FAIL)
+    assert None is states.end(7, 1, State.COMPLETED)
+    assert None is states.end(7, 1, State.NODE_FAIL)
+    assert not states.is_running(7, 1)
+    assert ["7.1", "7.1.NODE_FAIL"] == names(tmp_path)
+
+
+def test_attempt_is_ended_once_by_many(states: States, start: Callable[[], Claimer]) -> None:
+    """Of several processes that end one attempt at once, one has ended it and the others hear None."""
+    claimers = [start() for _ in range(6)]
+    for number in range(1, 11):
+        assert number == states.claim(7, {})
+        for claimer, state in zip(claimers, ("FAILED", "TIMEOUT", "LOST") * 2, strict=True):
+            claimer.tell(f"end 7 {number} {state}")
+        heard = sorted(claimer.hear() for claimer in claimers)
+        assert ["ended None"] * 5 == [said for said in heard if said == "ended None"], heard
+        (winner,) = (said.split()[1] for said in heard if said != "ended None")
+        assert winner == states.state(7, number)
+
+
+def test_no_attempt_is_lost_while_others_rename(tmp_path: Path, states: States) -> None:
+    """During 2,000 renames every snapshot has every attempt, RUNNING or ended, and the last one has them ended."""
+    jobs = range(2000)
+    room = tmp_path / "train" / "states"
+    put(tmp_path, "0.1")
+    for job_id in jobs:
+        if job_id:
+            os.link(room / "0.1", room / f"{job_id}.1")
+        os.link(room / "0.1", room / f"{job_id}.1.RUNNING")
+    renamed = threading.Event()
+    failures: list[BaseException] = []
+
+    def rename() -> None:
+        try:
+            for job_id in jobs:
+                states.end(job_id, 1, State.COMPLETED)
+        except BaseException as error:
+            failures.append(error)
+        renamed.set()
+
+    renaming = threading.Thread(target=rename)
+    renaming.start()
+    looks = 0
+    while not renamed.is_set() or not looks:
+        snapshot = states.snapshot()
+        missing = [job_id for job_id in jobs if snapshot.last(job_id).number != 1]
+        assert [] == missing
+        assert {State.RUNNING, State.COMPLETED} >= {snapshot.state(job_id) for job_id in jobs}
+        looks += 1
+    renaming.join()
+    assert [] == failures
+    assert {State.COMPLETED} == {states.snapshot().state(job_id) for job_id in jobs}
+
+
+def test_claim_killed_at_any_moment_leaves_a_job_that_can_run(tmp_path: Path, states: States) -> None:
+    """A process that is killed somewhere in a claim never blocks the job, and no number is skipped."""
+    program = (
+        "import sys\n"
+        "from experiment_manager.folder import Folder\n"
+        "from experiment_manager.states import States\n"
+        "states = States(Folder(sys.argv[1], 'train'))\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    states.end(7, states.claim(7, {}), 'FAILED')\n"
+    )
+    for _ in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=clean_env()
+        )
+        assert process.stdout is not None
+        assert "ready\n" == process.stdout.readline()
+        wait_until(lambda: states.attempts(7))
+        process.kill()
+        process.communicate()
+        number = states.claim(7, {})
+        assert number == len(states.attempts(7))
+        states.end(7, number, State.COMPLETED)
+    assert {State.FAILED, State.LOST, State.COMPLETED} >= set(states.snapshot().attempts[JobId(7)].values())
