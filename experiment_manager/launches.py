@@ -12,7 +12,7 @@ from typing import Any, Final
 from experiment_manager.errors import JobRefused
 from experiment_manager.files import read_json, write_json
 from experiment_manager.folder import Folder
-from experiment_manager.ids import format_ids
+from experiment_manager.ids import format_ids, parse_ids
 from experiment_manager.records import Attempt, Launch
 
 _GIT_LIMIT_S: Final = 5.0
@@ -58,6 +58,14 @@ def read_launch(folder: Folder, number: str) -> Launch:
         return Launch(number, read_json(path))
     except (OSError, ValueError) as error:
         raise JobRefused(f"there is no launch {number} in {folder.path} ({error}); leave --launch out") from error
+
+
+def planned_attempt(launch: Launch, job_id: int) -> int | None:
+    """The number of the first attempt that a launch planned for a job; None: the job is not in this launch."""
+    for first_attempt, ids in launch.record["jobs"].items():
+        if job_id in parse_ids(ids):
+            return int(first_attempt)
+    return None
 
 
 def _user() -> str:

@@ -101,12 +101,3 @@ class Launch(NamedTuple):
 
     number: str
     record: Mapping[str, Any]
-
-    def attempt_of(self, job_id: int) -> int | None:
-        """The number of the first attempt that this launch planned for a job; None: the job is not in this launch."""
-        from experiment_manager.ids import parse_ids
-
-        for first_attempt, ids in self.record["jobs"].items():
-            if job_id in parse_ids(ids):
-                return int(first_attempt)
-        return None

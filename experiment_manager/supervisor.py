@@ -24,7 +24,7 @@ from experiment_manager.decisions import DRIFTED, Ending, ended_state, exit_stat
 from experiment_manager.errors import JobRefused
 from experiment_manager.files import write_json
 from experiment_manager.folder import Folder
-from experiment_manager.launches import read_launch
+from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.manifest import Manifest
 from experiment_manager.records import State
 from experiment_manager.selection import read_selection
@@ -61,7 +61,7 @@ def prepare(folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, r
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
     planned = None
     if launch is not None:
-        planned = read_launch(folder, launch).attempt_of(job_id)
+        planned = planned_attempt(read_launch(folder, launch), job_id)
         if planned is None:
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
     elif job_id not in read_selection(folder):

@@ -1,0 +1,162 @@
+"""The house rules: imports go downward, files and functions stay small, the doors are cheap, the names are true."""
+
+import ast
+import graphlib
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import experiment_manager
+from conftest import clean_env
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "experiment_manager"
+PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
+
+FLOORS = {
+    "nouns, no input or output": ["errors", "records"],
+    "pure": ["codec", "decisions", "delta", "expressions", "filters", "grid", "ids"],
+    "the rim: files and processes": [
+        "command", "entry", "files", "folder", "freeze", "job", "launches", "manifest", "original", "processes",
+        "progress", "results", "schema", "selection", "states",
+    ],
+    "joins": [
+        "attempts", "callback", "compose", "experiment", "fake_job", "pickled_task", "pool", "supervisor", "sweep",
+        "views",
+    ],
+    "doors": ["__init__", "__main__", "cli", "hydra_sweep", "run", "tables"],
+}  # fmt: skip
+FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
+KNOW_HYDRA = {"callback", "compose", "hydra_sweep", "pickled_task", "schema"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.glob("*.py"))
+
+
+def imported(path: Path, *, at_import_only: bool = False) -> Iterator[str]:
+    """The modules that a file imports, also inside functions; those under TYPE_CHECKING do not count."""
+    tree = ast.parse(path.read_text())
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        if at_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "experiment_manager" else [module]
+            yield from names
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def ours(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imported(path) if name.startswith("experiment_manager.")}
+
+
+def test_every_module_has_a_floor() -> None:
+    """A new file is put on a floor by whoever adds it."""
+    assert sorted(FLOOR_OF) == [path.stem for path in modules()]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_imports_go_downward(path: Path) -> None:
+    """A module imports from its own floor or from below."""
+    upward = {name for name in ours(path) if FLOOR_OF[name] > FLOOR_OF[path.stem]}
+    assert set() == upward
+
+
+def test_no_circles() -> None:
+    """On one floor, too, imports have one direction."""
+    graph = {path.stem: ours(path) for path in modules()}
+    assert len(graph) == len(list(graphlib.TopologicalSorter(graph).static_order()))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_only_some_rooms_know_hydra(path: Path) -> None:
+    """Hydra and OmegaConf are known in the rooms that are made for it."""
+    knows = {name.split(".")[0] for name in imported(path)} & {"hydra", "omegaconf"}
+    assert not knows or path.stem in KNOW_HYDRA
+
+
+@pytest.mark.parametrize("path", [*modules(), *sorted(PLUGINS.glob("*.py")), ROOT / "train.py"], ids=lambda p: p.stem)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    """A file has under 400 lines, a function under 60, and what is public says what it does."""
+    text = path.read_text()
+    assert len(text.splitlines()) < 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines < 60 or isinstance(node, ast.ClassDef), f"{node.name} has {lines} lines"
+    assert ast.get_docstring(ast.parse(text))
+
+
+def public_definitions(path: Path) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+def test_the_front_door_keeps_its_promises() -> None:
+    """Everything in __all__ can be had, has a docstring, and an unknown name is answered with those that there are."""
+    for name in experiment_manager.__all__:
+        assert getattr(experiment_manager, name).__doc__, name
+    with pytest.raises(AttributeError, match="it offers CurrentJob, Experiment"):
+        _ = experiment_manager.NoSuchName
+
+
+def test_errors_have_one_root() -> None:
+    """Every error of the tree can be caught by its root, and the tree in the docstring names them all."""
+    errors = importlib.import_module("experiment_manager.errors")
+    for node in public_definitions(PACKAGE / "errors.py"):
+        assert issubclass(getattr(errors, node.name), errors.ExperimentManagerError)
+        assert node.name in (errors.__doc__ or "")
+
+
+def test_plugins_import_nothing_that_hydra_has_not() -> None:
+    """What Hydra executes in every program on the machine imports Hydra, the schema, and the standard library."""
+    for path in PLUGINS.glob("*.py"):
+        names = {name.split(".")[0] for name in imported(path, at_import_only=True)}
+        allowed = {"hydra", "omegaconf", "experiment_manager"} | set(sys.stdlib_module_names)
+        assert names <= allowed
+        assert {name for name in imported(path, at_import_only=True) if name.startswith("experiment_manager")} <= {
+            "experiment_manager.schema"
+        }
+
+
+def test_discovery_adds_few_modules(tmp_path: Path) -> None:
+    """A Hydra program that does not use us imports, because of us, the package's door, the schema, and no more."""
+    script = (
+        "import json, sys\nfrom hydra.core.plugins import Plugins\nPlugins.instance()\n"
+        "print(json.dumps(sorted(name for name in sys.modules if name.startswith('experiment_manager'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=clean_env(), capture_output=True, text=True, check=True
+    )
+    assert ["experiment_manager", "experiment_manager.schema"] == json.loads(done.stdout)
+
+
+def test_schema_and_options_agree() -> None:
+    """Every option of the schema is one that the sweeper reads, with the defaults that the README names."""
+    from experiment_manager.schema import SweeperConf
+    from experiment_manager.sweep import Options
+
+    in_schema = set(SweeperConf.__dataclass_fields__) - {"_target_", "max_batch_size"}
+    assert in_schema == set(Options._fields)
+
+
+def test_no_word_of_the_machine() -> None:
+    """No absolute path of a machine it was written on, and no bare print of debugging, is in the sources."""
+    for path in [*modules(), *PLUGINS.glob("*.py"), ROOT / "train.py", ROOT / "README.md", ROOT / "Makefile"]:
+        text = path.read_text()
+        assert not re.search(r"/(work|root|home)/", text), path
+        assert "breakpoint(" not in text, path

@@ -1,0 +1,86 @@
+"""Hydra finds the plugin however the package was installed; the core stays light."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from conftest import APP, clean_env
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ["experiment_manager", "hydra_plugins", "conf", "train.py", "pyproject.toml", "README.md", "LICENSE"]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built from, so that nothing of the checkout itself can be imported by accident."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, copy / name)
+    return copy
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """The interpreter of a new virtual environment with pip and nothing else."""
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    return str(tmp_path / "venv/bin/python")
+
+
+def call(*command: str, cwd: Path, **env: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env={**clean_env(), **env}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def install(python: str, how: str, sources: Path) -> None:
+    """Installs our package alone; what it needs is borrowed from this environment when the program runs."""
+    pip = (python, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check")
+    if how == "wheel":
+        call(sys.executable, "-m", "build", "--wheel", "--outdir", str(sources / "dist"), str(sources), cwd=sources)
+        (wheel,) = (sources / "dist").glob("*.whl")
+        call(*pip, str(wheel), cwd=sources)
+    elif how == "editable":
+        call(*pip, "--editable", str(sources), cwd=sources)
+    else:
+        call(*pip, str(sources), cwd=sources)
+
+
+@pytest.mark.parametrize("how", ["plain", "editable", "wheel"])
+def test_hydra_finds_the_plugin(python: str, how: str, sources: Path, tmp_path: Path) -> None:
+    """After `pip install .`, `pip install -e .` and from a built wheel a sweep runs, with the code from that place."""
+    copy = tmp_path / "sources"
+    shutil.copytree(sources, copy, ignore=shutil.ignore_patterns("dist"))
+    install(python, how, copy)
+    if how != "editable":
+        shutil.rmtree(copy)
+    home = tmp_path / "home"
+    shutil.copytree(APP, home, ignore=shutil.ignore_patterns("__pycache__"))
+    borrowed = {"PYTHONPATH": sysconfig.get_path("purelib")}  # .pth files, as our own editable install, do not count
+    call(python, "train.py", "-m", "seed=1,2", cwd=home, **borrowed)
+    assert {"0.1.COMPLETED", "1.1.COMPLETED"} <= set(os.listdir(home / "experiments/train/states"))
+    where = call(python, "-c", "import experiment_manager; print(experiment_manager.__file__)", cwd=home, **borrowed)
+    expected = copy if how == "editable" else tmp_path / "venv"
+    assert where.startswith(str(expected))
+    script = str(Path(python).parent / "experiment-manager")
+    assert "COMPLETED" in call(script, "status", "experiments/train", cwd=home, **borrowed)
+
+
+def test_core_pulls_in_no_scientific_library(python: str, sources: Path) -> None:
+    """What pip would install for the core has neither NumPy nor pandas nor PyTorch in it."""
+    report = call(python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "-", str(sources), cwd=sources)
+    names = {item["metadata"]["name"].lower() for item in json.loads(report)["install"]}
+    assert {"hydra-core", "omegaconf", "submitit", "hydra-submitit-launcher", "filelock", "typer", "rich"} <= names
+    assert set() == names & {"numpy", "pandas", "torch", "matplotlib", "gymnasium", "scipy"}
