@@ -1,11 +1,10 @@
 """TD3 and DDPG in NumPy on Gymnasium's Pendulum-v1: an experiment to try Experiment Manager with.
 
 `python train.py seed=3` runs it once, `python train.py -m algorithm=TD3,DDPG seed=1,2,3` six times.
-There is one agent for both algorithms, and the config group `algorithm` decides which one it is:
+One agent does both; the config group `algorithm` decides whether it is
 
-- DDPG: Lillicrap et al. (2015), Continuous control with deep reinforcement learning, arXiv:1509.02971
-- TD3: Fujimoto et al. (2018), Addressing function approximation error in actor-critic methods,
-  arXiv:1802.09477
+- DDPG, of Lillicrap et al. (2015), arXiv:1509.02971, or
+- TD3, of Fujimoto et al. (2018), arXiv:1802.09477.
 
 Shapes are in brackets: [batch, 3] is a matrix with one row of three numbers per transition.
 """
@@ -45,8 +44,8 @@ class MLP:
 
     def __init__(self, sizes: Sequence[int], generator: np.random.Generator) -> None:
         """Draw each layer from ±1/√inputs; the sizes are those of the input, hidden layers and output."""
-        bounds = [(inputs**-0.5, (inputs + 1, outputs)) for inputs, outputs in pairwise(sizes)]
-        self.layers: list[Array] = [generator.uniform(-b, b, shape).astype(np.float32) for b, shape in bounds]
+        layers = [generator.uniform(-1, 1, (inputs + 1, outputs)) for inputs, outputs in pairwise(sizes)]
+        self.layers: list[Array] = [(layer / (len(layer) - 1) ** 0.5).astype(np.float32) for layer in layers]
         self.gradients = [np.zeros_like(layer) for layer in self.layers]
         self.layer_inputs: list[Array] = []
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from experiment_manager import job
-from experiment_manager.files import write_json
 from experiment_manager.folder import Folder
+from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.records import State
 from experiment_manager.results import write_error, write_result
 from experiment_manager.states import States
@@ -28,20 +28,27 @@ class InProcess:
         write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake)
 
 
+def is_current(folder: Folder, job_id: int) -> bool:
+    """Whether a supervisor runs this very job in this process, by whatever path its folder is known."""
+    current = job.current_job()
+    return current.id == job_id and os.path.realpath(current.experiment.path) == os.path.realpath(folder.path)
+
+
 @contextmanager
 def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fake: bool = False) -> Iterator[InProcess]:
     """Inside, an attempt of the job is RUNNING and `current_job()` is that job; then the state is what became of it.
 
     Raises JobRefused when another attempt runs; what the body raises goes on.
     """
-    current = job.current_job()
-    if current.id == job_id and current.experiment.path == folder.path:
-        with _error_kept(folder, job_id, current.attempt):
-            yield InProcess(folder, job_id, current.attempt, is_fake=is_fake)
+    if is_current(folder, job_id):
+        attempt = job.current_job().attempt
+        with _error_kept(folder, job_id, attempt):
+            yield InProcess(folder, job_id, attempt, is_fake=is_fake)
         return
     states = States(folder)
     os.makedirs(folder.job(job_id), exist_ok=True)
-    number = states.claim(job_id, {"launch": launch})
+    planned = None if launch is None else planned_attempt(read_launch(folder, launch), job_id)
+    number = states.claim(job_id, {"launch": launch}, planned=planned)
     start, state, reason = time.time(), State.FAILED, None
     before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}
     os.environ.update(job.environment(folder, job_id, number))
@@ -65,9 +72,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        record = {"state": state, "reason": reason, "exit_code": None, "start": start, "end": time.time()}
-        write_json(folder.of_attempt(job_id, number, "attempt"), record)
-        states.end(job_id, number, state)
+        states.finish(job_id, number, state, {"reason": reason, "exit_code": None, "start": start, "end": time.time()})
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 """What Hydra calls inside the process of a job: the check that it runs what was submitted, and its result.
 
-`on_run_start` comes before anything is written; a callback can stop a job only by SystemExit.
+`on_run_start` comes before anything is written. Hydra turns what a callback raises into a warning and goes on, so what
+must not go on ends the process by SystemExit, which is all that a callback can stop a job with.
 """
 
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -11,17 +15,19 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiment_manager import delta
-from experiment_manager.compose import fingerprint, task_configuration
-from experiment_manager.decisions import DRIFTED
-from experiment_manager.files import write_json
-from experiment_manager.job import current_job
+from experiment_manager.compose import require_submitted
+from experiment_manager.decisions import DRIFTED, UNRECORDED
+from experiment_manager.errors import ConfigurationDrifted
+from experiment_manager.job import CurrentJob, current_job
 from experiment_manager.manifest import Manifest
 from experiment_manager.results import write_error, write_result
 
 
 class JobCallback(Callback):
-    """Added to every job that the supervisor starts, by an override on its command line."""
+    """Added to every job that the supervisor starts, by an override on its command line.
+
+    Where somebody has pasted that command there is no attempt: it runs like any other program and records nothing.
+    """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """The job sees what a job of a multirun sees, and its configuration is the one that was submitted.
@@ -29,39 +35,44 @@ class JobCallback(Callback):
         Otherwise it ends here with the exit code DRIFTED, or with `on_drift=warn` goes on and says so.
         """
         job = current_job()
-        if job.id is None:  # somebody has pasted the command: it runs like any other program, and records nothing
+        if job.id is None:
             return
-        with Manifest(job.experiment) as manifest:
+        with _ending(job, DRIFTED), Manifest(job.experiment) as manifest:
             point = manifest.job(job.id)
-            submitted = manifest.encoded_configuration(point.id)
-            recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
-        composed = task_configuration(config)
-        if recipe is not None and fingerprint(composed) != point.fingerprint:
-            changes = delta.describe(delta.compare(submitted, composed))
-            message = (
-                f"job {point.id} composes another configuration here than when it was submitted: {changes}. Its YAML "
-                "is frozen, so this comes from code (a structured config, a resolver) or the environment; put it back, "
-                "or accept it with hydra.sweeper.on_drift=warn and sweep again with hydra.sweeper.on_change=new"
-            )
-            print(f"{'warning' if recipe.on_drift == 'warn' else 'error'}: {message}", file=sys.stderr, flush=True)
-            if recipe.on_drift != "warn":
-                path = job.experiment.of_attempt(point.id, job.attempt, "error")
-                write_json(path, {"type": "ConfigurationDrifted", "message": message, "traceback": ""})
-                raise SystemExit(DRIFTED)
-        with open_dict(config.hydra):
-            config.hydra.mode = RunMode.MULTIRUN
-            config.hydra.job.id = str(point.id)
-            config.hydra.sweep.dir = job.experiment.join("jobs")
-            config.hydra.sweep.subdir = str(point.id)
-        if recipe is not None:  # OmegaConf keys this cache by the tuple of a resolver's arguments
-            OmegaConf.get_cache(config)["now"] = {(pattern,): answer for pattern, answer in recipe.now.items()}
+            require_submitted(manifest, point, config)
+            with open_dict(config.hydra):
+                config.hydra.mode = RunMode.MULTIRUN
+                config.hydra.job.id = str(point.id)
+                config.hydra.sweep.dir = job.experiment.join("jobs")
+                config.hydra.sweep.subdir = str(point.id)
+            if point.recipe is not None:  # OmegaConf keys this cache by the tuple of a resolver's arguments
+                now = manifest.recipe(point.recipe).now
+                OmegaConf.get_cache(config)["now"] = {(pattern,): answer for pattern, answer in now.items()}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """The value that the task function returned is on disk, or the exception that it raised."""
+        """The value that the task function returned is on disk, or the exception that it raised.
+
+        A job whose result cannot be written has not completed: it ends with the exit code UNRECORDED.
+        """
         job = current_job()
         if job.id is None:
             return
         if job_return.status == JobStatus.COMPLETED:
-            write_result(job.experiment, job.id, job.attempt, job_return.return_value)
+            with _ending(job, UNRECORDED):
+                write_result(job.experiment, job.id, job.attempt, job_return.return_value)
         elif isinstance(job_return._return_value, BaseException):
             write_error(job.experiment, job.id, job.attempt, job_return._return_value)
+
+
+@contextmanager
+def _ending(job: CurrentJob, status: int) -> Iterator[None]:
+    """What is raised inside ends the process with that status, and is told in the log and in the attempt's error."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigurationDrifted):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+        write_error(job.experiment, job.required_id, job.attempt, error)
+        raise SystemExit(status) from None

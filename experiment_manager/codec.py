@@ -12,9 +12,8 @@ the process that plans and in the process that runs, so that equal texts mean eq
 import json
 import sys
 from collections.abc import Mapping
-from enum import Enum
-from hashlib import blake2b
-from os import PathLike
+from enum import Enum, Flag
+from os import PathLike, fsdecode
 from typing import Any, Final
 
 from experiment_manager.errors import UnstorableValue
@@ -23,6 +22,7 @@ Encoded = Any
 """What `json.dumps` takes as it is and gives back unchanged."""
 
 _COMPACT: Final = (",", ":")
+_MOST_BITS: Final = 14_000
 
 
 def encode(value: Any, where: str = "") -> Encoded:
@@ -33,18 +33,35 @@ def encode(value: Any, where: str = "") -> Encoded:
 
     Raises UnstorableValue naming the place, as `nn.activation`, for anything else.
     """
+    try:
+        return _encode(value, where)
+    except RecursionError:
+        raise UnstorableValue(f"{where or 'the value'} holds itself, or is nested too deeply to be stored") from None
+
+
+def _encode(value: Any, where: str) -> Encoded:
     kind = type(value)
-    if value is None or kind is bool or kind is int:
+    if value is None or kind is bool:
         return value
+    if kind is int:
+        return _encode_integer(value, where)
     if kind is str:
         return _encode_text(value, where)
     if kind is float:
         return value if value - value == 0 else {"$float": repr(value)}
     if kind is list:
-        return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         return _encode_mapping(value, where)
     return _encode_rare(value, where)
+
+
+def _encode_integer(value: int, where: str) -> int:
+    if value.bit_length() > _MOST_BITS:  # Python itself refuses to write longer ones as text
+        raise UnstorableValue(
+            f"{where or 'the value'} is an integer of {value.bit_length()} bits, too long to be stored"
+        )
+    return value
 
 
 def _encode_text(value: str, where: str) -> str:
@@ -58,8 +75,9 @@ def _encode_text(value: str, where: str) -> str:
 def _encode_mapping(value: Mapping[Any, Any], where: str) -> Encoded:
     place = f"{where}." if where else ""
     if all(type(key) is str and not key.startswith("$") for key in value):
-        return {_encode_text(key, where): encode(item, place + key) for key, item in value.items()}
-    return {"$dict": [[encode(key, f"a key of {where}"), encode(item, f"{place}{key}")] for key, item in value.items()]}
+        return {_encode_text(key, where): _encode(item, place + key) for key, item in value.items()}
+    pairs = ((_encode(key, f"a key of {where}"), _encode(item, f"{place}{key}")) for key, item in value.items())
+    return {"$dict": [list(pair) for pair in pairs]}
 
 
 def _encode_rare(value: Any, where: str) -> Encoded:
@@ -67,18 +85,18 @@ def _encode_rare(value: Any, where: str) -> Encoded:
         kind = type(value)
         return {"$enum": [f"{kind.__module__}.{kind.__qualname__}", value.name]}
     if isinstance(value, tuple):
-        return {"$tuple": [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]}
+        return {"$tuple": [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]}
     if isinstance(value, (bytes, bytearray)):
         from base64 import b64encode
 
         return {"$bytes": b64encode(value).decode()}
     if isinstance(value, PathLike):
-        return {"$path": _encode_text(str(value), where)}
+        return {"$path": _encode_text(fsdecode(value), where)}
     for plain in (bool, int, float, str):  # subclasses, numpy's float64 among them
         if isinstance(value, plain):
-            return encode(plain(value), where)
+            return _encode(plain(value), where)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or PyTorch
-        return encode(value.item(), where)
+        return _encode(value.item(), where)
     raise UnstorableValue(
         f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be stored; "
         "use numbers, text, lists and mappings"
@@ -120,9 +138,20 @@ def _decode_enum(body: list[str]) -> Any:
         found: Any = sys.modules.get(".".join(parts[:cut]))
         for part in parts[cut:]:
             found = getattr(found, part, None)
-        if isinstance(found, type) and issubclass(found, Enum) and name in found.__members__:
-            return found[name]
+        if isinstance(found, type) and issubclass(found, Enum):
+            return _member(found, name)
     return name
+
+
+def _member(kind: type[Enum], name: str) -> Any:
+    """The member of that name, `READ|WRITE` among them; the name where there is none."""
+    names = name.split("|") if issubclass(kind, Flag) else [name]
+    if not all(part in kind.__members__ for part in names):
+        return name
+    member: Any = kind[names[0]]
+    for part in names[1:]:
+        member |= kind[part]
+    return member
 
 
 _DECODERS: Final[dict[str, Any]] = {
@@ -167,4 +196,6 @@ def _sorted(encoded: Encoded) -> Encoded:
 
 def digest(encoded: Encoded) -> str:
     """32 hexadecimal characters that stand for the canonical text."""
+    from hashlib import blake2b  # only those who plan need it, and every task imports this module
+
     return blake2b(canonical(encoded).encode(), digest_size=16).hexdigest()

@@ -5,6 +5,7 @@ With `callback` and `pickled_task` this is the room that knows Hydra's insides; 
 
 import importlib
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,23 +15,48 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from experiment_manager import codec
+from experiment_manager import codec, delta
 from experiment_manager.command import PLACED_BY_US, quoted
-from experiment_manager.errors import GridError
+from experiment_manager.errors import ConfigurationDrifted, GridError
 from experiment_manager.folder import Folder
 from experiment_manager.freeze import Origin
 from experiment_manager.grid import Axis, Setting
+from experiment_manager.manifest import Manifest
+from experiment_manager.records import Job
 
 
 def task_configuration(config: DictConfig) -> codec.Encoded:
     """The tagged form of what the task function gets: all but the `hydra` node, interpolations as they are written."""
-    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    keys: list[Any] = [key for key in config if key != "hydra"]
+    task = OmegaConf.masked_copy(config, keys)
     return codec.encode(OmegaConf.to_container(task, resolve=False))
 
 
 def fingerprint(encoded: codec.Encoded) -> str:
     """The hash by which a changed configuration is noticed."""
     return codec.digest(encoded)
+
+
+def require_submitted(manifest: Manifest, job: Job, config: DictConfig) -> None:
+    """Nothing happens when `config` is what was submitted for the job; on drift the recipe decides.
+
+    Raises ConfigurationDrifted, or says the same on standard error and goes on (`on_drift=warn`).
+    """
+    composed = task_configuration(config)
+    if job.recipe is None or fingerprint(composed) == job.fingerprint:
+        return
+    recipe = manifest.recipe(job.recipe)
+    changes = delta.describe(delta.compare(manifest.encoded_configuration(job.id), composed))
+    unfrozen = [source.path for source in recipe.sources if not source.frozen]
+    origin = f"{', '.join(unfrozen)} could not be frozen, or it" if unfrozen else "Its YAML is frozen, so this"
+    message = (
+        f"job {job.id} composes another configuration here than when it was submitted: {changes}. {origin} comes from "
+        "code (a structured config, a resolver) or the environment; put it back, or sweep again with "
+        "hydra.sweeper.on_drift=warn"
+    )
+    if recipe.on_drift != "warn":
+        raise ConfigurationDrifted(message)
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 class Composer:
@@ -52,22 +78,27 @@ class Composer:
         return str(self._master.hydra.job.name)
 
     def axes(self, params: Mapping[str, Any], arguments: Iterable[str]) -> list[Axis]:
-        """One axis per key, the parameters' before the command line's; of two settings of a key the last one wins."""
+        """One axis per key, the parameters before the command line; of two settings of a key the last one wins."""
         lines = [f"{key}={'null' if value is None else value}" for key, value in params.items()]
         axes: dict[str, Axis] = {}
+        prefixes: dict[str, str] = {}  # `+x=1` and then `x=2,3` sweeps a key that has to be added
         for override in self._parser.parse_overrides([*lines, *arguments]):
-            axis = self._axis(override)
+            name = override.key_or_group + (f"@{override.package}" if override.package else "")
+            if override.is_add() or override.is_force_add():
+                prefixes[name] = override.get_key_element().removesuffix(name)
+            axis = self._axis(override, prefixes.get(name, ""))
             axes[axis.keys[0]] = axis
         return list(axes.values())
 
-    def _axis(self, override: Override) -> Axis:
+    def _axis(self, override: Override, prefix: str) -> Axis:
         name = override.key_or_group + (f"@{override.package}" if override.package else "")
         if override.is_delete():
             key = f"~{name}"
             return Axis((key,), ((Setting(key, str(override.input_line), None, True, False),),))
         is_ordered = (override.is_add() or override.is_force_add()) and self._is_group(override)
         if not override.is_sweep_override():
-            return Axis((name,), ((Setting(name, str(override.input_line), override.value(), is_ordered),),))
+            text = prefix + str(override.input_line).lstrip("+")
+            return Axis((name,), ((Setting(name, text, override.value(), is_ordered),),))
         if not override.is_discrete_sweep():
             raise GridError(
                 f"'{override.input_line}' has no list of values to go through; write choices or a range, or use a "
@@ -75,15 +106,15 @@ class Composer:
             )
         steps = []
         for element in override.sweep_iterator():
-            text = f"{override.get_key_element()}={self._value_text(element)}"
+            text = f"{prefix}{name}={self._value_text(element)}"
             steps.append((Setting(name, text, Override._convert_value(element), is_ordered),))
         if not steps:
             raise GridError(f"'{override.input_line}' has no values; give it at least one")
         return Axis((name,), tuple(steps))
 
     def _value_text(self, element: Any) -> str:
-        """The text of one swept value. Hydra's own rendering of text loses quotes (`choice('it\\'s')`), so what does not
-        read back as itself is quoted."""
+        """The text of one swept value. Hydra's own rendering of text loses quotes, those of `choice('it\\'s')`, so what
+        does not read back as itself is quoted."""
         text = Override._get_value_element_as_str(element)
         if type(element) is not str:
             return text

@@ -12,6 +12,9 @@ ON_DRIFT: Final = ("error", "warn")
 DRIFTED: Final = 78
 """Exit code of a job that stopped because it composed something else than was submitted (EX_CONFIG of sysexits.h)."""
 
+UNRECORDED: Final = 74
+"""Exit code of a job that did its work and could not write its result down (EX_IOERR of sysexits.h)."""
+
 REFUSED: Final = 2
 """Exit code for a user's mistake, as everywhere in the project."""
 

@@ -7,7 +7,7 @@ drifted configurations name the same leaves.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.codec import Encoded, dumps
+from experiment_manager.codec import Encoded, canonical, dumps
 
 Path = tuple[str, ...]
 ABSENT: Final = "<absent>"
@@ -48,8 +48,10 @@ def replaced(base: Mapping[Path, Encoded], other: Mapping[Path, Encoded]) -> lis
 
 
 def apply(base: Encoded, changes: Iterable[tuple[Iterable[str], Encoded]]) -> Encoded:
-    """`base` with some leaves replaced; `base` itself is changed."""
+    """`base` with some leaves replaced; `base` itself is changed, but for a root that is a leaf."""
     for path, item in changes:
+        if not path:
+            return item
         *parents, last = path
         node = base
         for key in parents:
@@ -85,5 +87,5 @@ def _same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, (list, dict)):
-        return dumps(one) == dumps(other)
-    return bool(one == other)
+        return canonical(one) == canonical(other)
+    return bool(one == other) and (not isinstance(one, float) or repr(one) == repr(other))  # 0.0 is not -0.0

@@ -23,20 +23,32 @@ class _Command(NamedTuple):
 
 
 def this_program() -> Entry | None:
-    """How to start this program again; None when no file or module was started (a notebook, `-c`, a prompt)."""
+    """How to start this program again. None when that cannot be told: no file or module was started (a notebook, `-c`,
+    a prompt), or the program has given Hydra arguments that nobody typed."""
     command = _split(sys.orig_argv)
-    if command is None:
+    arguments = None if command is None else _before(command.arguments, sys.argv[1:])
+    if command is None or arguments is None:
         return None
-    target = command.target
-    if len(target) == 1 and not os.path.exists(target[0]):  # the program has changed its working directory since
-        target = (os.path.abspath(getattr(sys.modules["__main__"], "__file__", target[0])),)
-    return Entry(
-        python=sys.executable,
-        flags=command.flags,
-        target=target,
-        app_arguments=_before(command.arguments, sys.argv[1:]),
-        cwd=os.getcwd(),
-    )
+    cwd, target = _start_directory(command.target)
+    return Entry(sys.executable, command.flags, target, arguments, cwd)
+
+
+def _start_directory(target: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Where the program was started, which it may have left since, and what to start there."""
+    file = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or target[-1])  # absolute since the start
+    if target[0] == "-m":
+        first = sys.path[0] if sys.path else ""
+        is_there = bool(first) and file.startswith(os.path.join(first, target[1].partition(".")[0]))
+        return (first if is_there else os.getcwd()), target
+    relative = os.path.normpath(target[0])
+    candidates = [os.getcwd(), os.environ.get("PWD", "")]
+    if not os.path.isabs(relative) and file.endswith(os.sep + relative):
+        candidates.insert(0, file[: -len(relative) - 1] or os.sep)
+    for path in candidates:
+        started = os.path.normpath(os.path.join(path, target[0]))
+        if path and (started == file or file.startswith(started + os.sep)):  # a folder with a __main__.py
+            return path, target
+    return os.getcwd(), (file,)
 
 
 def _split(argv: Sequence[str]) -> _Command | None:
@@ -68,11 +80,13 @@ def _split(argv: Sequence[str]) -> _Command | None:
     return None
 
 
-def _before(typed: Sequence[str], seen_by_hydra: Sequence[str]) -> tuple[str, ...]:
+def _before(typed: Sequence[str], seen_by_hydra: Sequence[str]) -> tuple[str, ...] | None:
     """What the program took for itself: the arguments that are no longer there when Hydra reads them.
 
     >>> _before(["--gpu", "0", "-m", "seed=1,2"], ["-m", "seed=1,2"])
     ('--gpu', '0')
+
+    None when Hydra reads what was never typed.
     """
     cut = len(typed) - len(seen_by_hydra)
     if cut >= 0 and list(typed[cut:]) == list(seen_by_hydra):
@@ -84,7 +98,17 @@ def _before(typed: Sequence[str], seen_by_hydra: Sequence[str]) -> tuple[str, ..
             left.remove(item)
         else:
             taken.append(item)
-    return tuple(taken)
+    return None if left else tuple(taken)
+
+
+def task_name(task_function: object) -> str:
+    """What tells one task function from another, wherever the program lies: `train.py:main`, `pkg.train:main`."""
+    while hasattr(task_function, "__wrapped__"):
+        task_function = task_function.__wrapped__
+    module = getattr(task_function, "__module__", None) or "?"
+    if module == "__main__":
+        module = os.path.basename(getattr(sys.modules["__main__"], "__file__", None) or "__main__")
+    return f"{module}:{getattr(task_function, '__qualname__', type(task_function).__qualname__)}"
 
 
 def runs_by_command_line() -> bool:

@@ -7,6 +7,7 @@
     ├── DuplicateJob                  these variables are there already
     ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with
     ├── ConfigurationChanged          a job is there already and its configuration is another one now
+    ├── ConfigurationDrifted          a job composes something else where it runs than was submitted
     ├── UnstorableValue               a value that the manifest cannot hold
     ├── GridError                     a sweep that cannot be enumerated
     ├── FilterError                   a pass filter that cannot be read, or that nothing passes
@@ -43,6 +44,10 @@ class JobRefused(ExperimentManagerError, ValueError):
 
 class ConfigurationChanged(ExperimentManagerError, ValueError):
     """A job that is there already would get another configuration."""
+
+
+class ConfigurationDrifted(ExperimentManagerError):
+    """A job composes something else where it runs than was submitted."""
 
 
 class UnstorableValue(ExperimentManagerError, ValueError):

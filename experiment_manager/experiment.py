@@ -2,11 +2,13 @@
 
 import os
 import random
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiment_manager import codec, decisions, delta, filters, results, selection, views
-from experiment_manager.attempts import attempting
+from experiment_manager.attempts import attempting, is_current
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,
@@ -22,15 +24,18 @@ from experiment_manager.files import read_json
 from experiment_manager.folder import Folder, planning
 from experiment_manager.grid import variables_identity
 from experiment_manager.ids import format_ids
-from experiment_manager.job import current_job
 from experiment_manager.manifest import Manifest, editing, unknown_job
 from experiment_manager.original import read_original, result_path
 from experiment_manager.records import Job, JobId
+from experiment_manager.resolved import resolved
 from experiment_manager.states import Snapshot, States
 from experiment_manager.supervisor import outside_filter
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
+
+
+_OURS = re.compile(r"(stdout|stderr|result|error|attempt|metrics)\.\d+\.\w+\Z")
 
 
 class _Draft(NamedTuple):
@@ -192,7 +197,7 @@ class Experiment:
         world = filters.World(
             names=frozenset(name for job in jobs for name in job.variables),
             ids=frozenset(job.id for job in jobs),
-            configuration=lambda job: self.configuration(job.id),
+            configuration=lambda job: resolved(self._encoded(job.id)),
             state=self.snapshot().state,
         )
         return filters.apply(filters.parse(pass_filter), jobs, world)
@@ -233,9 +238,7 @@ class Experiment:
         Raises JobRefused for a job outside the pass filter, and when another attempt runs.
         """
         job = self.job(job_id)
-        current = current_job()
-        is_supervised = current.id == job_id and current.experiment.path == self.folder.path
-        if not is_supervised and job_id not in self.get_filtered_ids():
+        if not is_current(self.folder, job_id) and job_id not in self.get_filtered_ids():
             raise JobRefused(outside_filter(job_id, self.folder))
         configuration = self.configuration(job_id)
         is_fake = getattr(runner, "__func__", runner) is Experiment.fake_runner
@@ -287,6 +290,8 @@ class Experiment:
 
     def _result_path(self, job_id: int, filename: str) -> str:
         self.job(job_id)
+        if _OURS.match(filename):
+            raise ResultError(f"{filename!r} is a name of our own files in {self.folder.job(job_id)}; choose another")
         if os.path.basename(filename) != filename or filename in ("", ".", ".."):
             raise ResultError(
                 f"{filename!r} is no file name: results lie in {self.folder.job(job_id)}, without folders"
@@ -319,11 +324,14 @@ class Experiment:
 
     def configuration(self, job_id: int) -> Any:
         """All parameters of a job; None while it has none. Raises UnknownJob."""
+        return codec.decode(self._encoded(job_id))
+
+    def _encoded(self, job_id: int) -> codec.Encoded:
         self.job(job_id)
         if job_id in self._drafts:
-            return codec.decode(self._drafts[job_id].encoded)
+            return self._drafts[job_id].encoded
         with Manifest(self.folder) as manifest:
-            return manifest.configuration(job_id)
+            return manifest.encoded_configuration(job_id)
 
     def snapshot(self) -> Snapshot:
         """The states of all attempts; those whose process is gone have become LOST."""
@@ -356,12 +364,21 @@ class Experiment:
 
 
 def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
-    """All experiments below a folder, by path: `experiment-manager list`."""
-    found = []
-    for place, folders, files in os.walk(os.path.abspath(path)):
-        if "manifest.sqlite" in files:
-            found.append(Experiment.at(place))
+    """All experiments below a folder, by path: `experiment-manager list`. Links are followed, as to a scratch disk.
+
+    One that is damaged is named on standard error and left out.
+    """
+    found, seen = [], set()
+    for place, folders, files in os.walk(os.path.abspath(path), followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or "manifest.sqlite" in files:
             folders.clear()
         else:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if "manifest.sqlite" in files and real not in seen:
+            try:
+                found.append(Experiment.at(place))
+            except ExperimentManagerError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+        seen.add(real)
     return found

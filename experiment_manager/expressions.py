@@ -77,7 +77,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         if node.id == CONFIGURATION:
             return self._configuration()
         if node.id == VARIABLES:
-            return dict(self._variables)
+            return _Variables(self._variables, self._names, self._text)
         return super()._eval_name(node)
 
     def _eval_attribute(self, node: ast.Attribute) -> Any:
@@ -94,6 +94,21 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         if isinstance(owner, str) and node.attr in _TEXT_METHODS:
             return getattr(owner, node.attr)
         raise FilterError(f"the filter {self._text!r} asks a {type(owner).__name__} for .{node.attr}, which it has not")
+
+
+class _Variables(dict[str, Any]):
+    """The variables of one job by name; None for one that other jobs have."""
+
+    def __init__(self, variables: Mapping[str, Any], names: Collection[str], text: str) -> None:
+        super().__init__(variables)
+        self._names, self._text = names, text
+
+    def __missing__(self, name: str) -> None:
+        if name not in self._names:
+            raise FilterError(
+                f"the filter {self._text!r} names {name!r}, which is no variable; the variables are "
+                f"{', '.join(sorted(self._names))}"
+            )
 
 
 def _dotted(node: ast.AST) -> str | None:

@@ -12,7 +12,8 @@ A filter is a tuple of rules; each rule drops jobs from what the rules before it
 """
 
 import random
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import FilterError
@@ -29,7 +30,7 @@ class World(NamedTuple):
     """What rules may look at beside the variables of a job."""
 
     names: frozenset[str]  # every variable that some job has
-    ids: Container[int]  # every job of the experiment
+    ids: Collection[int]  # every job of the experiment
     configuration: Configuration
     state: Callable[[int], State]
 
@@ -63,6 +64,8 @@ def parse(written: Any) -> tuple[Rule, ...]:
     """The rules of a filter in any form; none for None. Raises FilterError."""
     if written is None:
         return ()
+    if isinstance(written, int) and not isinstance(written, bool):
+        written = [written]
     if isinstance(written, str):
         return _parse_text(written)
     if isinstance(written, Mapping):
@@ -71,7 +74,7 @@ def parse(written: Any) -> tuple[Rule, ...]:
         return (Call(getattr(written, "__qualname__", repr(written)), written),)
     if isinstance(written, IdSet | range):
         return (Ids(format_ids(written), frozenset(written)),)
-    if isinstance(written, Iterable):
+    if isinstance(written, Iterable) and not isinstance(written, bytes | bytearray):
         items = list(written)
         if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
             return (Ids(format_ids(items) or "no ids", frozenset(items)),)
@@ -125,16 +128,20 @@ class Mapped:
         for key in self._wanted:
             if key not in world.names and not key.startswith("cfg."):
                 raise FilterError(unknown_name(key, self.text, world.names))
+        for key in self._wanted:
+            if jobs and key not in world.names and all(_find(job, key, world) is _NOTHING for job in jobs):
+                raise FilterError(f"the filter {self.text!r} names {key}, which no configuration has")
         return [job for job in jobs if all(self._has(job, key, world) for key in self._wanted)]
 
     def _has(self, job: Job, key: str, world: World) -> bool:
-        if key in world.names:
-            found = job.variables.get(key, _NOTHING)
-        else:
-            found = read(world.configuration(job), key.split(".")[1:])
-        return any(_equal(found, value) for value in self._wanted[key]) or (
-            isinstance(found, list) and _equal_lists(found, self._wanted[key])
-        )
+        found = _find(job, key, world)
+        return any(_equal(found, value) for value in self._wanted[key]) or _equal(found, self._wanted[key])
+
+
+def _find(job: Job, key: str, world: World) -> Any:
+    if key in world.names:
+        return job.variables.get(key, _NOTHING)
+    return read(world.configuration(job), key.split(".")[1:])
 
 
 class Evaluated:
@@ -160,7 +167,7 @@ class Ids:
     def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
         for job_id in self._ids:
             if job_id not in world.ids:
-                has = format_ids(job.id for job in jobs) or "none"
+                has = format_ids(world.ids) or "none"
                 raise FilterError(
                     f"the filter {self.text!r} names job {job_id}, which is not there; there are jobs {has}"
                 )
@@ -298,11 +305,12 @@ def _parse_text(text: str) -> tuple[Rule, ...]:
 
 
 def _read_yaml(text: str) -> Any:
-    """A mapping or list as people write it on a command line."""
+    """A mapping or list as people write it on a command line, numbers such as 1e-3 read as Hydra reads them."""
     import yaml
+    from omegaconf import OmegaConf
 
     try:
-        return yaml.safe_load(text)
+        return OmegaConf.to_container(OmegaConf.create(text))
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
         raise FilterError(
@@ -311,10 +319,10 @@ def _read_yaml(text: str) -> Any:
 
 
 def _parse_sample(text: str) -> Sample:
-    count, _, seed = text.partition("@")
-    if not count.strip().isdigit() or not (seed or "0").strip().isdigit():
+    match = _SAMPLE.match(text)
+    if match is None:
         raise FilterError(f"'sample:{text}' is no sample; write sample:10, or sample:10@3 for the seed 3")
-    return Sample(int(count), int(seed or 0))
+    return Sample(int(match[1]), int(match[2] or 0))
 
 
 def _parse_mapping(written: Mapping[str, Any]) -> Rule:
@@ -330,6 +338,7 @@ def _parse_mapping(written: Mapping[str, Any]) -> Rule:
 
 
 _NOTHING: Final = object()
+_SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
 
 
 def _plain(value: Any) -> str:
@@ -337,9 +346,7 @@ def _plain(value: Any) -> str:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Equal as people mean it: 1 is 1.0, True is not 1."""
-    return one is other or (one == other and isinstance(one, bool) == isinstance(other, bool))
-
-
-def _equal_lists(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other) and all(map(_equal, one, other))
+    """Equal as people mean it: 1 is 1.0, True is not 1, inside lists, too."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one is other or bool(one == other and isinstance(one, bool) == isinstance(other, bool))

@@ -12,12 +12,16 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from experiment_manager.errors import FolderError
 
+if TYPE_CHECKING:
+    import filelock
+
 _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f/]+\Z")
 LOCK_WAIT_S: Final = 60.0
+_LOCK_TRIES: Final = 100
 
 
 def check_name(name: str) -> None:
@@ -25,6 +29,8 @@ def check_name(name: str) -> None:
     reason = None
     if not isinstance(name, str) or not name:
         reason = "it is empty"
+    elif any("\ud800" <= letter <= "\udfff" for letter in name):
+        reason = "it is not valid Unicode"
     elif "/" in name:
         reason = "it has a slash; put the folder into experiment_path"
     elif not _PLAIN.match(name):
@@ -110,33 +116,47 @@ class Folder:
 
 @contextmanager
 def planning(folder: Folder) -> Iterator[None]:
-    """Inside, nobody else plans this experiment. What was made for the lock is removed again when planning fails.
+    """Inside, nobody else plans this experiment. A folder that was made for the lock is removed when planning fails.
 
     Raises FolderError when the folder cannot be written, or another planner holds it for longer than LOCK_WAIT_S.
     """
-    import filelock
-
-    made = _make_folder(folder)
-    lock_path = folder.join(".planning.lock")
-    lock = filelock.FileLock(lock_path, timeout=LOCK_WAIT_S)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise FolderError(
-            f"another process has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
-        ) from error
-    except OSError as error:
-        _unmake(made)
-        raise FolderError(f"{folder.path} is not writable: {error.strerror or error}; choose another folder") from error
+    made, lock = _lock(folder)
     try:
         yield
     except BaseException:
-        lock.release()
         if made:
-            _remove_quietly(lock_path)
-            _unmake(made)
+            _remove_quietly(lock.lock_file)
+        lock.release()
+        _unmake(made)
         raise
     lock.release()
+
+
+def _lock(folder: Folder) -> "tuple[list[str], filelock.BaseFileLock]":
+    """The folders that were made, and the lock, held. A planner that fails may take the folder away under us: again."""
+    import filelock
+
+    for _ in range(_LOCK_TRIES):
+        made = _make_folder(folder)
+        path = folder.join(".planning.lock")
+        lock = filelock.FileLock(path, timeout=LOCK_WAIT_S)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise FolderError(
+                f"another process has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
+            ) from error
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            _unmake(made)
+            raise FolderError(
+                f"{folder.path} is not writable: {error.strerror or error}; choose another folder"
+            ) from error
+        if os.path.exists(path):
+            return made, lock
+        lock.release()
+    raise FolderError(f"{folder.path} is made and removed by others all the time; try again")
 
 
 def _make_folder(folder: Folder) -> list[str]:

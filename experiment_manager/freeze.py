@@ -19,6 +19,8 @@ from experiment_manager.records import Source
 LARGEST_BYTES: Final = 64 * 1024 * 1024
 MOST_FILES: Final = 20_000
 _ENDINGS: Final = (".yaml", ".yml")
+_OUTPUT: Final = frozenset({"manifest.sqlite", ".planning.lock", "multirun.yaml", ".hydra"})
+"""Names that only the output of programs has: a folder with one of them is no configuration."""
 
 
 class Origin(NamedTuple):
@@ -39,10 +41,10 @@ def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
 
     Raises FreezeError when there is more than a configuration can reasonably hold.
     """
-    listed = list(origins)
+    listed, room = list(origins), _Room()
     trees = {
         f"{origin.provider}-{place}" if origin.provider == "searchpath" else origin.provider: (
-            list(_yaml_files(origin.directory, skip=folder.path)) if origin.directory else None
+            list(_yaml_files(origin.directory, room, os.path.realpath(folder.parent))) if origin.directory else None
         )
         for place, origin in enumerate(listed)
     }
@@ -56,38 +58,49 @@ def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
     )
 
 
-def _yaml_files(directory: str, *, skip: str) -> Iterator[_File]:
-    """Every YAML file below a directory; links are followed, each real folder once; hidden folders are left out."""
-    seen: set[str] = set()
-    count = size = 0
-    for path, folders, names in os.walk(directory, followlinks=True):
-        real = os.path.realpath(path)
-        if real in seen or real == os.path.realpath(skip):
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            full = os.path.join(path, name)
-            if not name.endswith(_ENDINGS) or not os.path.isfile(full):
-                continue
-            with open(full, "rb") as file:
-                content = file.read()
-            count, size = count + 1, size + len(content)
-            if count > MOST_FILES or size > LARGEST_BYTES:
-                raise FreezeError(
-                    f"{directory} holds more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of them, too "
-                    "much for a configuration; keep data out of the config folder"
-                )
-            yield _File(os.path.relpath(full, directory), content)
+class _Room:
+    """How much may still be copied, over all origins."""
+
+    def __init__(self) -> None:
+        self.files, self.bytes = MOST_FILES, LARGEST_BYTES
+
+    def take(self, path: str) -> bytes:
+        """The content of a file. Raises FreezeError before reading what is too much."""
+        self.files, self.bytes = self.files - 1, self.bytes - os.path.getsize(path)
+        if self.files < 0 or self.bytes < 0:
+            raise FreezeError(
+                f"the configuration, at {path}, has more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of "
+                "them, too much to be copied; keep data out of the config folders"
+            )
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def _yaml_files(
+    directory: str, room: _Room, skip: str, below: str = "", above: tuple[str, ...] = ()
+) -> Iterator[_File]:
+    """Every YAML file below a directory by its name there. Links are followed, but not back to a folder that they are
+    in; hidden folders, the folder `skip`, experiments and the output of sweeps are left out."""
+    path = os.path.join(directory, below)
+    real = os.path.realpath(path)
+    names = sorted(os.listdir(path))
+    if real in above or (below and (real == skip or not _OUTPUT.isdisjoint(names))):
+        return
+    for name in names:
+        full, relative = os.path.join(path, name), os.path.join(below, name)
+        if os.path.isdir(full):
+            if not name.startswith("."):
+                yield from _yaml_files(directory, room, skip, relative, (*above, real))
+        elif name.endswith(_ENDINGS) and os.path.isfile(full):
+            yield _File(relative, room.take(full))
 
 
 def _digest(trees: dict[str, list[_File]]) -> str:
     state = blake2b(digest_size=8)
     for name, files in trees.items():
-        for file in files:
-            for part in (name.encode(), os.fsencode(file.relative), file.content):
-                state.update(len(part).to_bytes(8, "big") + part)
+        parts = [name.encode(), *(part for file in files for part in (os.fsencode(file.relative), file.content))]
+        for part in (len(parts).to_bytes(8, "big"), *parts):
+            state.update(len(part).to_bytes(8, "big") + part)
     return state.hexdigest()
 
 
@@ -105,5 +118,7 @@ def _publish(target: str, trees: dict[str, list[_File]]) -> None:
             sync(path)
     try:
         os.rename(temporary, target)
-    except OSError:  # somebody else has published the same content
+    except OSError:
         shutil.rmtree(temporary)
+        if not os.path.isdir(target):  # else somebody else has published the same content
+            raise

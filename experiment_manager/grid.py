@@ -41,19 +41,19 @@ class Point(NamedTuple):
 
 
 def zipped(axes: Sequence[Axis], groups: Iterable[Sequence[str]]) -> list[Axis]:
-    """The axes with those of each group joined into one, which stands where the group's first key stood.
+    """The axes with those of each group joined into one, which stands where the first of them stood.
 
     Raises GridError for an unknown key, a key in two groups, and axes of unequal length.
     """
     by_key = {axis.keys[0]: axis for axis in axes}
     joined: dict[str, Axis] = {}
     for group in groups:
-        for key in group:
+        for place, key in enumerate(group):
             if key not in by_key:
                 raise GridError(
                     f"hydra.sweeper.zip names {key!r}, which is not swept; swept are: {', '.join(by_key) or 'no keys'}"
                 )
-            if key in joined:
+            if key in joined or key in group[:place]:
                 raise GridError(f"hydra.sweeper.zip names {key!r} twice; a key can vary together with one group only")
         lengths = {key: len(by_key[key].steps) for key in group}
         if len(set(lengths.values())) > 1:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -21,16 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager import codec
 from experiment_manager.attempts import attempting
-from experiment_manager.compose import Composer
+from experiment_manager.compose import Composer, require_submitted
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.folder import Folder
 from experiment_manager.job import JOB_VARIABLE
 from experiment_manager.manifest import Manifest
-from experiment_manager.pool import Interrupted, Pool, Ran
+from experiment_manager.pool import Interrupted, Pool
 from experiment_manager.progress import settings_text
 from experiment_manager.records import UNFINISHED, Job, State
-from experiment_manager.results import read_optional, read_result
+from experiment_manager.results import read_optional, read_result, refused_fields
 from experiment_manager.states import States
 from experiment_manager.sweep import Options, Plan, add_batch, plan_sweep
 
@@ -74,8 +74,11 @@ class Sweep:
         self._composer = Composer(loader, config)
         self._config, self._task, self._launcher = config, task, launcher
 
-    def run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Any]:
-        """The whole sweep; returns what the launcher returned, batch by batch. Ends the program when a job fails."""
+    def run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+        """The whole sweep; returns what every job that passes has returned, also the ones that had completed before.
+
+        Ends the program when a job fails.
+        """
         ours = hasattr(self._launcher, "launch_plan")
         with told_to_the_user():
             refuse_inside_a_job()
@@ -84,16 +87,16 @@ class Sweep:
             options, batch_size = _options(written)
             plan = plan_sweep(self._composer, options, arguments, self._task, _about(self._config))
         _say(_summary(plan))
-        if plan.launch is None:
-            return []
-        OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
-        if not ours:
-            self._note_ignored_directories(plan.folder)
-        launch = self._launcher.launch_plan if ours else self._launch_elsewhere
-        size = batch_size or len(plan.to_run)
-        returned = [launch(plan, plan.to_run[at : at + size]) for at in range(0, len(plan.to_run), size)]
-        _conclude(plan)
-        return returned
+        if plan.launch is not None:
+            OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
+            if not ours:
+                self._note_ignored_directories(plan.folder)
+            launch = self._launcher.launch_plan if ours else self._launch_elsewhere
+            size = batch_size or len(plan.to_run)
+            for at in range(0, len(plan.to_run), size):
+                launch(plan, plan.to_run[at : at + size])
+            _conclude(plan)
+        return [Returns(plan.folder, list(plan.jobs.values()))]
 
     def _launch_elsewhere(self, plan: Plan, ids: Sequence[int]) -> Any:
         """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
@@ -104,6 +107,7 @@ class Sweep:
             return self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0]))
         finally:
             del os.environ[_LAUNCH_VARIABLE]
+            States(plan.folder).snapshot(reconcile=True)  # a worker that was killed never reached the end of its task
 
     def _note_ignored_directories(self, folder: Folder) -> None:
         own = ("hydra.sweep.dir=", "hydra.sweep.subdir=")
@@ -147,18 +151,18 @@ def _summary(plan: Plan) -> str:
     return f"{plan.folder.path}: {len(plan.jobs)} jobs pass{dropped}{new}; {len(plan.to_run)} to run{kept}"
 
 
-def run_plan(plan: Plan, ids: Sequence[int], *, n_jobs: int) -> Sequence[Ran]:
+def run_plan(plan: Plan, ids: Sequence[int], *, n_jobs: int) -> None:
     """Some jobs of a plan have run here. Ends the program, with the shell's status for it, on Ctrl-C."""
     assert plan.launch is not None
     texts = {job_id: settings_text(plan.jobs[job_id].variables) for job_id in ids}
-    return _run_here(Pool(plan.folder, plan.launch, n_jobs=n_jobs, texts=texts), ids, plan.folder)
+    _run_here(Pool(plan.folder, plan.launch, n_jobs=n_jobs, texts=texts), ids, plan.folder)
 
 
-def _run_here(pool: Pool, ids: Sequence[int], folder: Folder) -> Sequence[Ran]:
+def _run_here(pool: Pool, ids: Sequence[int], folder: Folder) -> None:
     if len(ids) > 1:
         _say(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
     try:
-        return pool.run(ids)
+        pool.run(ids)
     except Interrupted as stop:
         cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
         _say(f"stopped by {stop}: {cancelled} jobs cancelled in {folder.path}; the same command runs what is left")
@@ -196,6 +200,8 @@ class RecordedTask:
         folder = Folder.at(os.path.dirname(sweep_dir))
         launch = os.environ.get(_LAUNCH_VARIABLE)
         with attempting(folder, int(subdir), launch=launch) as attempt:
+            with Manifest(folder) as manifest:
+                require_submitted(manifest, manifest.job(int(subdir)), config)
             value = self._task(config)
             attempt.leave(value)
             return value
@@ -215,26 +221,48 @@ def launch_batch(launcher: "LocalPoolLauncher", job_overrides: Sequence[Sequence
     ids = [job.id for job in jobs]
     launcher.earlier += ids
     pool = Pool(folder, launch, n_jobs=launcher.n_jobs, texts={job.id: settings_text(job.variables) for job in jobs})
-    ran = _run_here(pool, ids, folder)
+    _run_here(pool, ids, folder)
+    return Returns(folder, jobs)
+
+
+class Returns(Sequence[JobReturn]):
+    """What jobs have returned, read from their folders when it is asked for: sweeps are large, and few callers ask."""
+
+    def __init__(self, folder: Folder, jobs: Sequence[Job]) -> None:
+        self._folder, self._jobs = folder, jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @overload
+    def __getitem__(self, place: int) -> JobReturn: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Returns": ...
+    def __getitem__(self, place: int | slice) -> "JobReturn | Returns":
+        if isinstance(place, slice):
+            return Returns(self._folder, self._jobs[place])
+        return _job_return(self._folder, self._jobs[place])
+
+
+def _job_return(folder: Folder, job: Job) -> JobReturn:
+    last = States(folder).settled(job.id)
     with Manifest(folder) as manifest:
-        return [_job_return(folder, manifest, job, outcome) for job, outcome in zip(jobs, ran, strict=True)]
-
-
-def _job_return(folder: Folder, manifest: Manifest, job: Job, ran: Ran) -> JobReturn:
-    value = JobReturn(
-        overrides=list(job.overrides),
-        cfg=OmegaConf.create(manifest.configuration(job.id)),
-        working_dir=folder.job(job.id),
-        task_name=folder.name,
+        config = OmegaConf.create(manifest.configuration(job.id))
+    told = JobReturn(overrides=list(job.overrides), cfg=config, working_dir=folder.job(job.id), task_name=folder.name)
+    refused = refused_fields(folder, job.id, last.number)
+    if last.state is State.COMPLETED and not refused:
+        told.status = JobStatus.COMPLETED
+        told.return_value = read_result(folder, job.id, last.number)
+        return told
+    error = read_optional(folder.of_attempt(job.id, last.number, "error")).get("traceback", "")
+    reason = read_optional(folder.of_attempt(job.id, last.number, "attempt")).get("reason")
+    told.status = JobStatus.FAILED
+    told.return_value = JobFailed(
+        f"job {job.id} of {folder.path} is {last.state}{f': {reason}' if reason else ''}{_refusal(refused)}; "
+        f"its log is {folder.of_attempt(job.id, last.number, 'stderr')}\n{error}"
     )
-    if ran.state is State.COMPLETED:
-        value.status = JobStatus.COMPLETED
-        value.return_value = read_result(folder, job.id, ran.attempt)
-    else:
-        value.status = JobStatus.FAILED
-        error = read_optional(folder.of_attempt(job.id, ran.attempt, "error")).get("traceback", "")
-        value.return_value = JobFailed(
-            f"job {job.id} of {folder.path} ended {ran.state or 'before it began'}: {ran.reason}; "
-            f"its log is {folder.of_attempt(job.id, ran.attempt, 'stderr')}\n{error}"
-        )
-    return value
+    return told
+
+
+def _refusal(refused: Mapping[str, str]) -> str:
+    return "".join(f", but its {name} could not be stored: {why}" for name, why in refused.items())

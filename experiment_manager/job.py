@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager import codec
 from experiment_manager.errors import JobRefused
 from experiment_manager.folder import Folder
 from experiment_manager.records import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 JOB_VARIABLE: Final = "EXPERIMENT_MANAGER_JOB"
 ATTEMPT_VARIABLE: Final = "EXPERIMENT_MANAGER_ATTEMPT"
@@ -51,9 +53,11 @@ class CurrentJob:
         return self.id
 
     @property
-    def directory(self) -> Path:
+    def directory(self) -> "Path":
         """Where the job leaves its files, the same in every attempt; outside of an experiment Hydra's output directory,
         or the working directory."""
+        from pathlib import Path
+
         if self._folder is not None and self.id is not None:
             return Path(self._folder.job(self.id))
         hydra_config = sys.modules.get("hydra.core.hydra_config")

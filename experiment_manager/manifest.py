@@ -15,7 +15,6 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import PurePath
 from typing import Any, Final
 
 from experiment_manager import codec, delta
@@ -38,6 +37,7 @@ CREATE TABLE jobs (
     recipe INTEGER REFERENCES recipes, base INTEGER REFERENCES bases, changes TEXT, fingerprint TEXT
 );
 """
+_PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
 
 
@@ -50,7 +50,7 @@ class Manifest:
         self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        uri = PurePath(self._path).as_uri() + "?mode=ro&immutable=1"
+        uri = f"file:{_percent_encoded(self._path)}?mode=ro&immutable=1"
         with self._damage_named():
             connection = sqlite3.connect(uri, uri=True)
             (found,) = connection.execute("PRAGMA user_version").fetchone()
@@ -68,7 +68,7 @@ class Manifest:
     def _damage_named(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, ValueError) as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
             raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def close(self) -> None:
@@ -84,8 +84,8 @@ class Manifest:
     def variables(self) -> tuple[str, ...]:
         """The names of the variables, in the order in which they came."""
         with self._damage_named():
-            (text,) = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
-            return tuple(json.loads(text))
+            row = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
+            return () if row is None else tuple(json.loads(row[0]))
 
     def __len__(self) -> int:
         with self._damage_named():
@@ -99,25 +99,42 @@ class Manifest:
     def job(self, job_id: int) -> Job:
         """One job by one indexed read. Raises UnknownJob."""
         with self._damage_named():
-            row = self._connection.execute(_JOB + " WHERE id = ?", (job_id,)).fetchone()
-        if row is None:
-            raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
-        return _job(row)
+            row = self._row(_JOB + " WHERE id = ?", job_id)
+            if row is not None:
+                return _job(row)
+        raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
+
+    def _row(self, query: str, number: int) -> tuple[Any, ...] | None:
+        """The row of a number; None for numbers that SQLite cannot hold, too."""
+        if not -(2**63) <= number < 2**63:
+            return None
+        row: tuple[Any, ...] | None = self._connection.execute(query, (number,)).fetchone()
+        return row
 
     def jobs(self) -> Iterator[Job]:
         """Every job in the order of the ids, one at a time."""
         with self._damage_named():
-            for row in self._connection.execute(_JOB + " ORDER BY id"):
-                yield _job(row)
+            rows = self._connection.execute(_JOB + " ORDER BY id")
+        while True:
+            with self._damage_named():
+                row = rows.fetchone()
+                job = None if row is None else _job(row)
+            if job is None:
+                return
+            yield job
 
     def encoded_configuration(self, job_id: int) -> codec.Encoded | None:
         """The tagged configuration of a job; None when it has none yet."""
-        query = "SELECT bases.body, jobs.changes FROM jobs LEFT JOIN bases ON bases.id = jobs.base WHERE jobs.id = ?"
+        query = (
+            "SELECT jobs.fingerprint, bases.body, jobs.changes FROM jobs LEFT JOIN bases ON bases.id = jobs.base "
+            "WHERE jobs.id = ?"
+        )
         with self._damage_named():
-            row = self._connection.execute(query, (job_id,)).fetchone()
-        if row is None:
-            raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
-        return None if row[0] is None else delta.apply(codec.loads(row[0]), codec.loads(row[1]))
+            row = self._row(query, job_id)
+            if row is not None:
+                fingerprint, body, changes = row
+                return None if fingerprint is None else delta.apply(codec.loads(body), codec.loads(changes))
+        raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
 
     def configuration(self, job_id: int) -> Any:
         """All parameters of a job; None when it has no configuration yet."""
@@ -127,6 +144,11 @@ class Manifest:
         with self._damage_named():
             (body,) = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
             return _recipe(json.loads(body))
+
+
+def _percent_encoded(path: str) -> str:
+    """A path as it stands in a URI: `?` and `#` in a raw path would open another file."""
+    return "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
 
 
 def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:
@@ -214,6 +236,13 @@ class ManifestEditor:
                 job.recipe,
                 job.id,
             ),
+        )
+
+    def renew_recipe(self, job: Job) -> None:
+        """The job, whose configuration is the same, is composed from these overrides by this recipe from now on."""
+        self._connection.execute(
+            "UPDATE jobs SET overrides = ?, recipe = ? WHERE id = ? AND fingerprint = ?",
+            (json.dumps(job.overrides, ensure_ascii=False), job.recipe, job.id, job.fingerprint),
         )
 
     def _split(self, encoded: codec.Encoded) -> tuple[int, list[tuple[delta.Path, Any]]]:

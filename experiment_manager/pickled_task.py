@@ -6,6 +6,7 @@ So it is for sweeps from a notebook, through hydra-zen's `launch`, or from a scr
 """
 
 import os
+import pickle
 import sys
 from hashlib import blake2b
 from typing import Any
@@ -20,7 +21,8 @@ def freeze_task(folder: Folder, task: Any) -> str:
     import cloudpickle
     from hydra.core.config_store import ConfigStore
 
-    data = cloudpickle.dumps((task, ConfigStore.instance().repo, _version_base()))
+    paths = [path for path in sys.path if path]  # modules beside the program have to be found before it is unpickled
+    data = pickle.dumps(paths) + cloudpickle.dumps((task, ConfigStore.instance().repo, _version_base()))
     relative = os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl")
     path = folder.join(relative)
     if not os.path.exists(path):
@@ -39,13 +41,12 @@ def _version_base() -> str | None:
 
 def main(argv: list[str]) -> None:
     """Runs the pickled function as the `@hydra.main` of a script would be."""
-    import pickle
-
     import hydra
     from hydra.core.config_store import ConfigStore
 
     path, *arguments = argv
     with open(path, "rb") as file:
+        sys.path += [place for place in pickle.load(file) if place not in sys.path]
         task, repository, version_base = pickle.load(file)
     ConfigStore.instance().repo.update(repository)
     sys.argv = [path, *arguments]

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -72,22 +72,40 @@ class Pool:
     def run(self, ids: Sequence[int]) -> list[Ran]:
         """Every job has ended; what became of them, in the order of `ids`.
 
-        Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them.
+        Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them. They
+        are told to end, too, when anything goes wrong here.
         """
         waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
-        with self._signals(running), JobLines(len(ids)).showing() as lines:
-            while running or (waiting and self._stop is None):
-                while waiting and len(running) < self.n_jobs and self._stop is None:
-                    running.append(self._start(waiting.popleft()))
-                ended = [task for task in running if task.process.poll() is not None]
-                for task in ended:
-                    running.remove(task)
-                    ran[task.job_id] = self._settle(task, lines)
-                if not ended:
-                    time.sleep(_POLL_S)
-        if self._stop is not None:
-            raise Interrupted(self._stop, list(ran.values()))
+        with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
+            try:
+                while running or (waiting and interrupts.first is None):
+                    for _ in range(interrupts.news()):
+                        _tell_to_end(running)
+                    while waiting and len(running) < self.n_jobs and interrupts.first is None:
+                        self._begin(waiting.popleft(), running, ran, lines)
+                    ended = [task for task in running if task.process.poll() is not None]
+                    for task in ended:
+                        running.remove(task)
+                        ran[task.job_id] = self._settle(task, lines)
+                    if not ended:
+                        time.sleep(_POLL_S)
+            except BaseException:
+                _tell_to_end(running)
+                for task in running:
+                    task.process.wait()
+                raise
+        if interrupts.first is not None:
+            raise Interrupted(interrupts.first, list(ran.values()))
         return [ran[job_id] for job_id in ids]
+
+    def _begin(self, job_id: int, running: list[_Running], ran: dict[int, Ran], lines: JobLines) -> None:
+        """The job runs, or `ran` tells why it could not be begun: no memory, no process, no room on the disk."""
+        try:
+            running.append(self._start(job_id))
+        except OSError as error:
+            reason = f"could not be begun: {error.strerror or error}"
+            ran[job_id] = Ran(job_id, 0, None, reason)
+            lines.ended(job_id, None, self._texts.get(job_id, ""), seconds=0.0, reason=reason)
 
     def _start(self, job_id: int) -> _Running:
         log = self._folder.join("launches", self._launch.number, f"job-{job_id}.log")
@@ -112,39 +130,52 @@ class Pool:
             ran = Ran(task.job_id, attempt.number, None, said or "its supervisor ended before it began")
         else:
             kept = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt"))
-            reason = kept.get("reason") if attempt.state is not State.LOST else "its supervisor was killed"
+            reason = kept.get("reason")
+            if attempt.state is State.LOST:
+                killed = task.process.returncode < 0
+                reason = "its supervisor was killed" if killed else f"its supervisor failed: {said}"
             ran = Ran(task.job_id, attempt.number, attempt.state, reason)
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran
 
-    @contextmanager
-    def _signals(self, running: list[_Running]) -> Iterator[None]:
-        """Inside, INT, TERM and HUP go to the supervisors instead of ending this process."""
 
-        def pass_on(number: int, _: FrameType | None) -> None:
-            self._stop = number
-            for task in running:
-                if task.process.poll() is None:
-                    task.process.send_signal(signal.SIGINT)
-
-        with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on):
-            yield
+def _tell_to_end(running: Sequence[_Running]) -> None:
+    for task in running:
+        if task.process.poll() is None:
+            task.process.send_signal(signal.SIGINT)
 
 
-@contextmanager
-def _handling(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    import threading
+class _Interrupts:
+    """Inside, INT, TERM and HUP are noted instead of ending this process.
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers; elsewhere its owner decides
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+    One that was ignored when we came stays so: `nohup` ignores HUP, a shell's `&` ignores INT.
+    """
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._count = self._told = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        if threading.current_thread() is threading.main_thread():  # only there handlers can be set
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.first = self.first or number
+        self._count += 1
+
+    def news(self) -> int:
+        """How many came since it was asked the last time."""
+        new, self._told = self._count - self._told, self._count
+        return new
 
 
 def _tail(path: str) -> str | None:

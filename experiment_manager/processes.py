@@ -26,7 +26,9 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
         return True  # this host has been started anew since
     if record.get("namespace") != me["namespace"]:
         return None
-    pid = int(record["pid"])
+    pid = record.get("pid")
+    if not isinstance(pid, int):
+        return None
     if me["boot"] is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
         return not _signalable(pid)
     return _start_ticks(pid) != record.get("started_ticks")

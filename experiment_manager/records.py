@@ -61,6 +61,7 @@ class Recipe(NamedTuple):
     sources: tuple[Source, ...]
     hydra_overrides: tuple[str, ...]  # Hydra's own, in order; those that place the job are left out
     job_name: str
+    task: str  # which function the jobs call, as `train.py:main`
     on_drift: str  # "error" or "warn"
     now: Mapping[str, str]  # the sweep's one answer to each ${now:...}
     task_pickle: str | None = None  # for task functions that no script can be asked for; relative to the folder

@@ -5,15 +5,20 @@ jobs/7/error.1.json     {"type", "message", "traceback"}
 jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values"}
 """
 
+import json
 import os
+import sys
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec
 from experiment_manager.errors import ResultError, UnstorableValue
 from experiment_manager.files import appearing, read_json, write_json
 from experiment_manager.folder import Folder
+
+MOST_ELEMENTS: Final = 10_000
+"""Of an array in a returned value; larger ones belong into a file of their own."""
 
 Saver = Callable[[str, Any], None]
 """Writes results to the file of that name: `saver(path, results)`."""
@@ -22,41 +27,79 @@ Loader = Callable[[str], Any]
 
 
 def write_result(folder: Folder, job_id: int, attempt: int, value: Any, *, is_fake: bool = False) -> None:
-    """The attempt has left a result. What cannot be stored is noted as such and is no error: the job did its work."""
-    body: dict[str, Any]
-    try:
-        body = {"result": codec.encode(value, "result"), **({"fake": True} if is_fake else {})}
-    except UnstorableValue as error:
-        body = {"unstored": repr(value)[:1000], "why": str(error)}
+    """The attempt has left a result.
+
+    Arrays and OmegaConf's containers are stored as lists and mappings. What cannot be stored is said, here on standard
+    error and later by `results`, and is no error: the job did its work.
+    """
+    stored, refused = _storable(value)
+    for name, why in refused.items():
+        print(f"the result of job {job_id}: {name} is not stored: {why}; see save_results", file=sys.stderr, flush=True)
+    body = {"result": stored, **({"refused": refused} if refused else {}), **({"fake": True} if is_fake else {})}
     write_json(folder.of_attempt(job_id, attempt, "result"), body)
 
 
+def _storable(value: Any) -> tuple[codec.Encoded, dict[str, str]]:
+    """The encoded value, and what had to be left out of it: field by field for a mapping."""
+    if not isinstance(value, Mapping):
+        try:
+            return codec.encode(_plain(value), "result"), {}
+        except UnstorableValue as error:
+            return None, {"result": str(error)}
+    stored, refused = {}, {}
+    for name, item in value.items():
+        try:
+            codec.encode(name, "a key of the result")
+            codec.encode(stored_item := _plain(item), str(name))
+            stored[name] = stored_item
+        except UnstorableValue as error:
+            refused[str(name)] = str(error)
+    return codec.encode(stored), refused
+
+
+def _plain(value: Any) -> Any:
+    """Lists for arrays and OmegaConf's lists, mappings for its mappings; everything else as it is."""
+    if hasattr(value, "tolist") and hasattr(value, "shape"):
+        if value.size > MOST_ELEMENTS if isinstance(value.size, int) else value.numel() > MOST_ELEMENTS:
+            raise UnstorableValue(f"an array of more than {MOST_ELEMENTS} elements")
+        return value.tolist()
+    if type(value).__module__.startswith("omegaconf."):
+        return [_plain(item) for item in value] if isinstance(value, Sequence) else dict(value)
+    return value
+
+
 def read_result(folder: Folder, job_id: int, attempt: int) -> Any:
-    """The result of an attempt; None when it left none, or one that could not be stored.
+    """The result of an attempt; None when it left none. A field that could not be stored is not in it.
 
     Raises ResultError for a file that is not readable.
     """
+    return _read_result(folder, job_id, attempt)[0]
+
+
+def refused_fields(folder: Folder, job_id: int, attempt: int) -> dict[str, str]:
+    """What an attempt returned and could not be stored, with the reasons. Raises ResultError."""
+    return _read_result(folder, job_id, attempt)[1]
+
+
+def _read_result(folder: Folder, job_id: int, attempt: int) -> tuple[Any, dict[str, str]]:
     path = folder.of_attempt(job_id, attempt, "result")
     try:
-        return codec.decode(read_json(path).get("result"))
+        body = read_json(path)
+        return codec.decode(body["result"]), dict(body.get("refused", {}))
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError) as error:
+        return None, {}
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ResultError(f"{path} cannot be read: {error}; remove it, or run job {job_id} again") from error
 
 
-def has_result(folder: Folder, job_id: int, attempt: int) -> bool:
-    return os.path.exists(folder.of_attempt(job_id, attempt, "result"))
-
-
 def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException) -> None:
-    """The attempt has left the exception that ended it."""
-    body = {
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    write_json(folder.of_attempt(job_id, attempt, "error"), body)
+    """The attempt has left the exception that ended it, as far as it can be told: this never raises."""
+    try:
+        body = {"message": str(error), "traceback": "".join(traceback.format_exception(error))}
+        told = {name: text.encode(errors="backslashreplace").decode() for name, text in body.items()}
+        write_json(folder.of_attempt(job_id, attempt, "error"), {"type": type(error).__name__, **told})
+    except Exception as failure:  # str(error) is the user's code, and the disk may be full
+        print(f"the error of job {job_id} could not be kept: {type(failure).__name__}", file=sys.stderr, flush=True)
 
 
 def read_optional(path: str) -> dict[str, Any]:
@@ -78,20 +121,27 @@ class Metric(NamedTuple):
 
 def read_metrics(folder: Folder, job_id: int, attempt: int) -> Iterator[Metric]:
     """The metrics of an attempt in the order in which they were logged; a half-written last line is left out."""
-    import orjson
-
     try:
         with open(folder.of_attempt(job_id, attempt, "metrics"), "rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    body = orjson.loads(line)
+                    body = _read_line(line)
                     yield Metric(body["step"], body["time"], codec.decode(body["values"]))
                 except (ValueError, KeyError, TypeError):
                     continue
     except FileNotFoundError:
         return
+
+
+def _read_line(line: bytes) -> Any:
+    import orjson
+
+    try:
+        return orjson.loads(line)
+    except ValueError:  # integers of more than 64 bits, too
+        return json.loads(line)
 
 
 def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:

@@ -1,5 +1,5 @@
-"""The options that Hydra shows and checks: `hydra.sweeper.*` and `hydra.launcher.*`, registered when Hydra looks for
-plugins. Every Hydra program on the machine imports this, so it imports nothing that Hydra has not imported itself."""
+"""The options that Hydra shows and checks: `hydra.sweeper.*` and `hydra.launcher.*`, registered when this is
+imported. Every Hydra program on the machine imports this, so it imports nothing that Hydra has not imported itself."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ class SweeperConf:
     """hydra/sweeper=experiment"""
 
     _target_: str = f"{_PLUGINS}.sweeper.ExperimentSweeper"
+    _recursive_: bool = False  # a filter's own _target_ is ours to call
     experiment_name: str = "${hydra.job.name}"
     experiment_path: str = "experiments"
     params: dict[str, Any] | None = None  # the sweep, as in Hydra's basic sweeper
@@ -38,8 +39,6 @@ class LocalPoolConf:
     experiment_path: str = "experiments"
 
 
-def register() -> None:
-    """Hydra knows `hydra/sweeper=experiment` and `hydra/launcher=local_pool`."""
-    store = ConfigStore.instance()
-    store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider="experiment_manager")
-    store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider="experiment_manager")
+_store = ConfigStore.instance()
+_store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider="experiment_manager")
+_store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider="experiment_manager")

@@ -10,18 +10,20 @@ that others rename meanwhile, so an attempt that seems to have no state is asked
 import json
 import os
 import re
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import processes
 from experiment_manager.errors import JobRefused
-from experiment_manager.files import sync, temporary_name
+from experiment_manager.files import sync, temporary_name, write_json
 from experiment_manager.folder import Folder
 from experiment_manager.records import ENDED, Attempt, JobId, State
 
-_NAME: Final = re.compile(r"(\d+)\.([1-9]\d*)(?:\.([A-Z_]+))?\Z")
+_NAME: Final = re.compile(r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z")
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
 
 
@@ -32,22 +34,39 @@ class Snapshot(NamedTuple):
     foreign: tuple[str, ...]
 
     def last(self, job_id: int) -> Attempt:
-        """The last attempt of a job; number 0 and PENDING when there is none."""
-        numbers = self.attempts.get(JobId(job_id))
-        if not numbers:
-            return Attempt(JobId(job_id), 0, State.PENDING)
-        number = max(numbers)
-        return Attempt(JobId(job_id), number, numbers[number])
+        """The last attempt of a job; number 0 and PENDING when there is none. See `last_real`."""
+        numbers = self.attempts.get(JobId(job_id), {})
+        return last_real(Attempt(JobId(job_id), number, numbers[number]) for number in sorted(numbers)) or Attempt(
+            JobId(job_id), 0, State.PENDING
+        )
+
+    def next_number(self, job_id: int) -> int:
+        """The number that the next attempt of a job gets."""
+        return max(self.attempts.get(JobId(job_id), {}), default=0) + 1
+
+    def completed(self, job_id: int) -> int | None:
+        """The number of the newest attempt that completed; None when there is none."""
+        numbers = self.attempts.get(JobId(job_id), {})
+        return max((number for number, state in numbers.items() if state is State.COMPLETED), default=None)
 
     def state(self, job_id: int) -> State:
         return self.last(job_id).state
+
+
+def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
+    """The last attempt that was no dry pass, else the last dry pass: to look at a job must not make it undone."""
+    last: Attempt | None = None
+    for attempt in attempts:
+        if last is None or attempt.state is not State.FAKE or last.state is State.FAKE:
+            last = attempt
+    return last
 
 
 class States:
     """The room `states/` of one experiment."""
 
     def __init__(self, folder: Folder) -> None:
-        self._path = folder.states
+        self._folder, self._path = folder, folder.states
 
     def _name(self, job_id: int, attempt: int, state: State | None = None) -> str:
         return os.path.join(self._path, f"{job_id}.{attempt}" + (f".{state}" if state else ""))
@@ -90,8 +109,7 @@ class States:
 
     def settled(self, job_id: int) -> Attempt:
         """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
-        attempts = self.attempts(job_id)
-        last = attempts[-1] if attempts else Attempt(JobId(job_id), 0, State.PENDING)
+        last = last_real(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
         if last.state is State.RUNNING and processes.is_gone(self.record(job_id, last.number)):
             self.end(job_id, last.number, State.LOST)
             last = last._replace(state=self.state(job_id, last.number))
@@ -124,8 +142,8 @@ class States:
     def claim(self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None) -> int:
         """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.
 
-        `planned` is the number that the launch gave to the job's first attempt: a job that somebody else has run since
-        is refused, so handing over a job twice does no harm. Raises JobRefused.
+        `planned` is the number that the launch gave to the job's first attempt: a job that has been completed since is
+        refused, so handing over a job twice does no harm. Raises JobRefused.
         """
         os.makedirs(self._path, exist_ok=True)
         record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
@@ -140,10 +158,17 @@ class States:
                     os.link(temporary, self._name(job_id, number))
                 except FileExistsError:  # somebody was faster: look again at what is there now
                     continue
+                self._clear_leftovers(job_id, number)
                 os.link(temporary, self._name(job_id, number, State.RUNNING))
                 return number
         finally:
             os.unlink(temporary)
+
+    def _clear_leftovers(self, job_id: int, attempt: int) -> None:
+        """No file tells how an attempt ended before it has begun: somebody may have removed `states/` to start anew."""
+        for kind in ("result", "error", "attempt"):
+            with suppress(FileNotFoundError):
+                os.unlink(self._folder.of_attempt(job_id, attempt, kind))
 
     def _next(self, job_id: int, launch: str | None, planned: int | None) -> int:
         attempts = self.attempts(job_id)
@@ -162,11 +187,11 @@ class States:
                     f"job {job_id} is running already: attempt {last.number}, pid {record.get('pid')} on "
                     f"{record.get('host')}{way_out}"
                 )
-        elsewhere = planned is not None and last.number >= planned and record.get("launch") != launch
-        if elsewhere and self.state(job_id, last.number) is State.COMPLETED:
+        is_since = planned is not None and last.number >= planned
+        if is_since and self.state(job_id, last.number) is State.COMPLETED:
             raise JobRefused(
-                f"job {job_id} has been completed since launch {launch} was planned: attempt {last.number} "
-                f"of launch {record.get('launch') or 'by hand'}"
+                f"job {job_id} has been completed since launch {launch} was planned: attempt {last.number}, "
+                f"{'launch ' + record['launch'] if record.get('launch') else 'by hand'}"
             )
         return last.number + 1
 
@@ -178,8 +203,24 @@ class States:
         except FileNotFoundError:
             if self.state(job_id, attempt) is not State.RUNNING:
                 return None
-            os.link(self._name(job_id, attempt), ended)  # it died between its anchor and its first state
+            try:
+                os.link(self._name(job_id, attempt), ended)  # it died between its anchor and its first state
+            except FileExistsError:
+                return None
         return state
+
+    def finish(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> bool:
+        """Our attempt has ended, and `attempt.N.json` tells how; false when somebody else had ended it before.
+
+        The state is told even where the record cannot be written, on a full disk or without the job's directory.
+        """
+        if not self.is_running(job_id, attempt):
+            return False
+        try:
+            write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
+        except OSError as error:
+            print(f"the record of job {job_id} attempt {attempt} could not be written: {error}", file=sys.stderr)
+        return self.end(job_id, attempt, state) is state
 
     def is_running(self, job_id: int, attempt: int) -> bool:
         """False once somebody else has ended this attempt."""

@@ -16,13 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import command, job
 from experiment_manager.decisions import DRIFTED, Ending, ended_state, exit_status
 from experiment_manager.errors import JobRefused
-from experiment_manager.files import write_json
 from experiment_manager.folder import Folder
 from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.manifest import Manifest
@@ -33,6 +31,9 @@ from experiment_manager.states import States
 OWNERSHIP_POLL_S: Final = 10.0
 KILL_AFTER_S: Final = 20.0
 """A child that ignores TERM is killed after this time, before SLURM (KillWait, 30 s by default) kills us all."""
+
+STRAGGLERS_S: Final = 2.0
+"""How long processes that the job has left behind may take to end."""
 
 FENCED: Final = 75
 """Exit status when somebody else has ended our attempt: nothing was published (EX_TEMPFAIL of sysexits.h)."""
@@ -113,7 +114,8 @@ class _Signals:
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in _WARNINGS | _STOPS | {signal.SIGCHLD}:
-            signal.signal(number, lambda *_: None)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+                signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell starts background children with QUIT ignored
 
     def wait(self, seconds: float) -> list[signal.Signals]:
@@ -142,7 +144,7 @@ class _Supervision:
         except OSError as error:
             return self._record_unstarted(error, started)
         status, usage = self._wait()
-        self._kill(signal.SIGKILL)  # what the job has left behind in its session
+        self._end_stragglers()
         return self._record(os.waitstatus_to_exitcode(status), usage, started)
 
     def _start(self) -> int:
@@ -193,12 +195,27 @@ class _Supervision:
             self._kill_at = time.monotonic() + KILL_AFTER_S
         self._kill(number)
 
-    def _kill(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # nothing is left of it
+    def _kill(self, number: int) -> bool:
+        """The whole session of the job gets a signal; false when nothing is left of it."""
+        try:
             os.killpg(self._pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _end_stragglers(self) -> None:
+        """What the job has left behind in its session is told to end, and killed when it does not."""
+        deadline = time.monotonic() + STRAGGLERS_S
+        self._kill(signal.SIGTERM)
+        while time.monotonic() < deadline and self._kill(0):
+            time.sleep(0.02)
+        self._kill(signal.SIGKILL)
 
     def _record_unstarted(self, error: OSError, started: float) -> int:
-        reason = f"{self._task.arguments[0]} could not be started in {self._task.cwd}: {error.strerror or error}"
+        culprit = self._task.arguments[0] if os.path.isdir(self._task.cwd) else f"the folder {self._task.cwd}"
+        reason = f"{culprit} could not be started: {error.strerror or error}"
+        if culprit != self._task.arguments[0]:
+            reason = f"{culprit}, where the sweep was started, is not there any more; sweep again from where it is now"
         with open(self._file("stderr"), "a", encoding="utf-8") as log:
             log.write(reason + "\n")
         self._publish(State.FAILED, {"reason": reason, "exit_code": None, "start": started, "end": time.time()})
@@ -228,10 +245,8 @@ class _Supervision:
         return exit_status(returncode) if self._publish(state, record) else FENCED
 
     def _publish(self, state: State, record: dict[str, Any]) -> bool:
-        if self._fenced or not self._states.is_running(self._task.job_id, self._number):
-            return False
-        write_json(self._file("attempt"), {"state": state, **record, "arguments": self._task.arguments})
-        return self._states.end(self._task.job_id, self._number, state) is state
+        record = {**record, "arguments": self._task.arguments}
+        return not self._fenced and self._states.finish(self._task.job_id, self._number, state, record)
 
     def _reason(self, state: State, returncode: int) -> str | None:
         """Why, in a line: the exception that the job left, else the signal or exit code."""

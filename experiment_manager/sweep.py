@@ -10,16 +10,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, delta, filters, grid
+from experiment_manager import codec, decisions, delta, entry, filters, grid
 from experiment_manager.compose import Composer, fingerprint
-from experiment_manager.entry import runs_by_command_line, this_program
-from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError
+from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError, JobRefused
 from experiment_manager.folder import Folder, planning
 from experiment_manager.freeze import freeze
 from experiment_manager.launches import create_launch
 from experiment_manager.manifest import Manifest, editing
 from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
+from experiment_manager.resolved import resolved
 from experiment_manager.selection import write_selection
 from experiment_manager.states import Snapshot, States
 
@@ -128,62 +128,65 @@ def plan_sweep(
                 composed[job.overrides] = composer.configuration(job.overrides)
             return composed[job.overrides]
 
-        jobs = [_provisional(point, known, drafts, configuration) for point in points]
+        jobs = [_provisional(point, known, drafts, configuration, options) for point in points]
         world = filters.World(
             names=frozenset(name for job in jobs for name in job.variables),
             ids=known.jobs.keys() | drafts.new.keys(),
-            configuration=lambda job: codec.decode(configuration(job)),
+            configuration=lambda job: resolved(configuration(job)),
             state=snapshot.state,
         )
         selection = filters.apply(rules, jobs, world)
         filters.require_some(selection, jobs, folder.path)
         passing: dict[int, Job] = {}
         for job in followed(selection.jobs, "composing"):
-            final = _place(job, configuration(job), known, drafts, folder, options)
+            final = _place(job, configuration(job), known, drafts, folder)
             passing[final.id] = final
         to_run = decisions.to_run({job_id: snapshot.state(job_id) for job_id in passing}, passing, options.rerun)
-        _write_manifest(composer, folder, drafts, jobs, task, options)
+        _refuse_other_tasks(folder, passing.values(), entry.task_name(task))
+        again = [passing[job_id] for job_id in to_run if job_id in known.jobs and job_id not in drafts.configured]
+        _write_manifest(composer, folder, drafts, again, task, options)
         write_selection(folder, sorted(passing), [rule.text for rule in rules] or None)
         launch = None
         if to_run:
-            attempts = (Attempt(JobId(i), snapshot.last(i).number + 1, State.PENDING) for i in to_run)
+            attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
             launch = create_launch(folder, attempts, about)
     return Plan(folder, passing, selection.dropped, snapshot, tuple(to_run), len(drafts.new), launch)
 
 
-def _provisional(point: grid.Point, known: _Known, drafts: _Drafts, configuration: Callable[..., Any]) -> Job:
+def _provisional(
+    point: grid.Point, known: _Known, drafts: _Drafts, configuration: Callable[..., codec.Encoded], options: Options
+) -> Job:
     """The job of a point before it is placed: the one with that identity, or a new one with the next id.
 
-    Only where `on_change=new` has made several jobs of one identity, the point is composed to tell them apart.
+    With `on_change=new` there may be, or come to be, several jobs of one identity: then the point is composed here, so
+    that a filter sees the job that it will be.
     """
     same = known.by_identity.get(point.identity)
     if same:
-        job_id = same[-1][0]
-        if len(same) > 1:
-            found = decisions.match(same, fingerprint(configuration(point))).job_id
-            job_id = job_id if found is None else found
-        return known.jobs[job_id]._replace(overrides=point.overrides)
+        found = decisions.Match(same[-1][0])
+        if len(same) > 1 or (options.on_change == "new" and same[-1][1] is not None):
+            found = decisions.match(same, fingerprint(configuration(point)))
+        if found.job_id is not None and not (found.is_changed and options.on_change == "new"):
+            return known.jobs[found.job_id]._replace(overrides=point.overrides)
     job = Job(known.number(), point.identity, point.variables, point.overrides, None, None)
     drafts.new[job.id] = job
     return job
 
 
-def _place(job: Job, encoded: codec.Encoded, known: _Known, drafts: _Drafts, folder: Folder, options: Options) -> Job:
+def _place(job: Job, encoded: codec.Encoded, known: _Known, drafts: _Drafts, folder: Folder) -> Job:
     """The job that a composed point is in the end. Raises ConfigurationChanged when `on_change` is `error`."""
     mark = fingerprint(encoded)
-    match = decisions.match(known.by_identity.get(job.identity, ()), mark)
-    if match.job_id is not None and not match.is_changed:
-        found = known.jobs[match.job_id]
-        if found.fingerprint is None:
-            drafts.configured[found.id] = (job._replace(id=found.id), encoded, mark)
-        return found._replace(overrides=job.overrides)
-    if match.job_id is not None:
-        if options.on_change == "error":
+    if job.id not in drafts.new:
+        match = decisions.match(known.by_identity[job.identity], mark)
+        assert match.job_id is not None
+        if match.is_changed:
             raise ConfigurationChanged(changed_sentence(folder, match.job_id, encoded))
-        job = job._replace(id=known.number())
-        drafts.new[job.id] = job
+        found = known.jobs[match.job_id]
+        if found.fingerprint is not None:
+            return found._replace(overrides=job.overrides)
+        job = job._replace(id=found.id)
     drafts.configured[job.id] = (job, encoded, mark)
-    return job
+    return job._replace(fingerprint=mark)
 
 
 def changed_sentence(folder: Folder, job_id: int, encoded: codec.Encoded) -> str:
@@ -197,35 +200,54 @@ def changed_sentence(folder: Folder, job_id: int, encoded: codec.Encoded) -> str
     )
 
 
+def _refuse_other_tasks(folder: Folder, jobs: Iterable[Job], task: str) -> None:
+    """Nothing happens when the jobs that are there call the same function; another one's results are not ours."""
+    recipes = {job.recipe: job.id for job in jobs if job.recipe is not None}
+    if not recipes:
+        return
+    with Manifest(folder) as manifest:
+        for number, job_id in recipes.items():
+            found = manifest.recipe(number).task
+            if found != task:
+                raise JobRefused(
+                    f"job {job_id} of {folder.path} belongs to {found}, and this sweep is of {task}; give this one an "
+                    "experiment of its own with hydra.sweeper.experiment_name=..."
+                )
+
+
 def _write_manifest(
-    composer: Composer, folder: Folder, drafts: _Drafts, jobs: Iterable[Job], task: Any, options: Options
+    composer: Composer, folder: Folder, drafts: _Drafts, again: Sequence[Job], task: Any, options: Options
 ) -> None:
-    if not drafts.new and not drafts.configured:
+    """The manifest has what is new, and the jobs that are run again are run as this sweep was started."""
+    if not drafts.new and not drafts.configured and not again:
         return
     recipe = recipe_of(composer, folder, task, options.on_drift)
     with editing(folder) as editor:
-        editor.set_variables(name for job in jobs for name in job.variables)
+        editor.set_variables(name for job in drafts.new.values() for name in job.variables)
         number = editor.add_recipe(recipe)
         for job in drafts.new.values():
             editor.add_job(job)
         for job, encoded, mark in drafts.configured.values():
             editor.set_configuration(job._replace(fingerprint=mark, recipe=number), encoded)
+        for job in again:
+            editor.renew_recipe(job._replace(recipe=number))
 
 
 def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> Recipe:
     """How the jobs of this sweep are composed and run again; their YAML, and if need be their function, is frozen."""
-    entry = this_program()
+    program = entry.this_program()
     task_pickle = None
-    if entry is None or not runs_by_command_line():
+    if program is None or not entry.runs_by_command_line():
         from experiment_manager.pickled_task import freeze_task
 
         task_pickle = freeze_task(folder, task)
     return Recipe(
-        entry=entry or Entry(sys.executable, (), (), (), os.getcwd()),
+        entry=program or Entry(sys.executable, (), (), (), os.getcwd()),
         config_name=composer.config_name,
         sources=freeze(folder, composer.origins()),
         hydra_overrides=composer.hydra_overrides(),
         job_name=composer.job_name,
+        task=entry.task_name(task),
         on_drift=on_drift,
         now=composer.now(),
         task_pickle=task_pickle,

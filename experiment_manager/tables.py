@@ -1,5 +1,6 @@
 """Tables, YAML and JSON on standard output: aligned for people, unwrapped in a pipe, machine-readable where asked."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,9 +16,7 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document; what JSON lacks is tagged as in the manifest (see codec)."""
-    import orjson
-
-    sys.stdout.write(orjson.dumps(codec.encode(value), option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(json.dumps(codec.encode(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,18 +1,21 @@
 """What people and scripts see of an experiment: rows and records, read from the folder. Nothing here prints."""
 
+import math
 import os
 import statistics
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec, command
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import ExperimentManagerError, FilterError, ResultError
 from experiment_manager.folder import Folder
 from experiment_manager.manifest import Manifest
+from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Job, State
-from experiment_manager.results import read_metrics, read_optional, read_result
-from experiment_manager.selection import has_selection, read_selection
+from experiment_manager.results import read_metrics, read_optional, read_result, refused_fields
+from experiment_manager.selection import read_selection
 from experiment_manager.states import Snapshot, States
 
 _TAIL_LINES: Final = 30
@@ -46,24 +49,40 @@ def status(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot) -> Status:
         by_state[last.state].append(job.id)
         if last.state in ENDED_BADLY:
             troubles[last.state, _reason(folder, job.id, last.number) or "no reason recorded"].append(job.id)
+        elif last.state is State.RUNNING:
+            record = States(folder).record(job.id, last.number)
+            if is_gone(record) is None:
+                running = folder.join("states", f"{job.id}.{last.number}.RUNNING")
+                hint = f"on {record.get('host')}, which cannot be asked from here; if it is gone, mv {running} to .LOST"
+                troubles[last.state, hint].append(job.id)
+    selected = _selected(folder)
     ordered = {state: tuple(by_state[state]) for state in State if state in by_state}
     return Status(
         path=folder.path,
         counts={state: len(ids) for state, ids in ordered.items()},
         ids=ordered,
-        n_selected=len(read_selection(folder)) if has_selection(folder) else None,
+        n_selected=None if selected is None else len(selected),
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
         foreign=snapshot.foreign,
     )
 
 
 def _reason(folder: Folder, job_id: int, attempt: int) -> str | None:
-    return read_optional(folder.of_attempt(job_id, attempt, "attempt")).get("reason")
+    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt")).get("reason")
+    return None if reason is None else str(reason)
+
+
+def _selected(folder: Folder) -> frozenset[int] | None:
+    """The ids that may run; None when none were chosen yet, or the file cannot be read, which those who need it say."""
+    try:
+        return frozenset(read_selection(folder))
+    except FilterError:
+        return None
 
 
 def job_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
     """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `variables`."""
-    selected = set(read_selection(folder)) if has_selection(folder) else set()
+    selected = _selected(folder) or frozenset()
     return [{**_head(job, snapshot), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs]
 
 
@@ -73,23 +92,32 @@ def _head(job: Job, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
-    """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, all of the last attempt.
+    """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`.
 
-    `result` maps names to values: the fields of a returned mapping, or `result` for any other value; empty where there
-    is none yet. `metrics` has the last value of each metric.
+    `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
+    attempt that completed; empty where there is none. `metrics` has the last value of each metric of the last attempt.
     """
     rows = []
     for job in jobs:
-        last = snapshot.last(job.id)
-        result = read_result(folder, job.id, last.number) if last.state is State.COMPLETED else None
         metrics: dict[str, Any] = {}
-        for metric in read_metrics(folder, job.id, last.number):
+        for metric in read_metrics(folder, job.id, snapshot.last(job.id).number):
             metrics.update(metric.values)
-        fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
-        rows.append(
-            {**_head(job, snapshot), "variables": dict(job.variables), "result": dict(fields), "metrics": metrics}
-        )
+        result = _result_fields(folder, job.id, snapshot.completed(job.id))
+        rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": result, "metrics": metrics})
     return rows
+
+
+def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str, Any]:
+    """The fields of a result; what is not stored, or cannot be read, says so in its place."""
+    if attempt is None:
+        return {}
+    try:
+        result, refused = read_result(folder, job_id, attempt), refused_fields(folder, job_id, attempt)
+    except ResultError as error:
+        print(f"skipped: {error}", file=sys.stderr)
+        return {}
+    fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
+    return {**{str(name): value for name, value in fields.items()}, **dict.fromkeys(refused, "not stored")}
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
@@ -120,11 +148,18 @@ def aggregate(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict
             {
                 "variables": {name: members[0]["variables"].get(name) for name in by},
                 "count": len(members),
-                "mean": {field: statistics.fmean(found) for field, found in values.items()},
-                "std": {field: statistics.stdev(found) if len(found) > 1 else None for field, found in values.items()},
+                "mean": {field: sum(found) / len(found) for field, found in values.items()},
+                "std": {field: _deviation(found) for field, found in values.items()},
             }
         )
     return aggregated
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation; None for one value, NaN when a value is infinite or NaN."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def show(folder: Folder, job: Job, configuration: Any) -> dict[str, Any]:

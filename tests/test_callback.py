@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conftest import Program
+from tests.conftest import Program
 
 STRUCTURED = """
 import os

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from conftest import Program
 from experiment_manager import Experiment
 from experiment_manager.cli import app
+from tests.conftest import Program
 
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list"]
 

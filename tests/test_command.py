@@ -32,6 +32,7 @@ RECIPE = Recipe(
     ),
     hydra_overrides=("hydra/job_logging=default", "hydra.verbose=true"),
     job_name="train",
+    task="train.py:main",
     on_drift="error",
     now={},
 )

@@ -120,8 +120,6 @@ def test_no_program(home: Path, arguments: list[str], stdin: str | None) -> None
         ),
         ("sys.argv = sys.argv[:1] + sys.argv[3:]", ["seed=1", "x", "seed=1"], ["seed=1", "x"]),
         ("sys.argv[1:] = []", ["a", "b"], ["a", "b"]),
-        ("sys.argv.append('seed=1')", ["-m"], []),
-        ("sys.argv.insert(1, '-m'); sys.argv.remove('--fast')", ["--fast", "x=1"], ["--fast"]),
         ("", ["-m", "x=1"], []),
     ],
 )
@@ -133,6 +131,15 @@ def test_program_that_takes_arguments_of_its_own(
     (home / "train.py").write_text(f"import sys\n{prelude}\n{TELL}")
     first = told(home, *started, *typed)
     assert taken == first["entry"]["app_arguments"]
+
+
+@pytest.mark.parametrize(
+    "prelude", ["sys.argv.append('seed=1')", "sys.argv.insert(1, '-m'); sys.argv.remove('--fast')"]
+)
+def test_program_that_gives_hydra_what_nobody_typed(home: Path, prelude: str) -> None:
+    """Such a program would do so again in every job, so it is not started again by its command line."""
+    (home / "train.py").write_text(f"import sys\n{prelude}\n{TELL}")
+    assert told(home, "train.py", "--fast", "x=1")["entry"] is None
 
 
 @pytest.mark.parametrize("decoy", [False, True])

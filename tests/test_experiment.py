@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from conftest import clean_env, files_below
 from experiment_manager import Experiment, ExperimentManagerError
 from experiment_manager.errors import (
     ConfigurationChanged,
@@ -21,6 +20,7 @@ from experiment_manager.errors import (
     UnknownJob,
     UnstorableValue,
 )
+from tests.conftest import clean_env, files_below
 
 ALGORITHMS, SEEDS = ("TD3", "DDPG"), (1, 2, 3)
 
@@ -68,10 +68,10 @@ def test_defining_filtering_and_running(saved: Experiment, tmp_path: Path) -> No
 def test_run_id_takes_an_id_and_no_position(saved: Experiment) -> None:
     """With the filter [3, 4, 5] job 0 is refused with a sentence, and a permuted filter runs the job that was named."""
     saved.save_pass_filter([5, 3, 4])
-    with pytest.raises(JobRefused, match="job 0 is outside the pass filter .* lets pass 3-5"):
+    with pytest.raises(JobRefused, match=r"job 0 is outside the pass filter .* lets pass 3-5"):
         saved.run_id(0, lambda *_: None)
     assert 3 == saved.run_id(3, lambda job_id, *_: job_id)
-    with pytest.raises(UnknownJob, match="no job 6 .* its jobs are 0-5"):
+    with pytest.raises(UnknownJob, match=r"no job 6 .* its jobs are 0-5"):
         saved.run_id(6, lambda *_: None)
 
 
@@ -120,7 +120,8 @@ def test_same_variables_twice_are_refused(saved: Experiment) -> None:
     assert [6, 7] == [saved.add_job({"algorithm": "TD3", "seed": seed}, {}) for seed in (1.0, True)]
 
 
-def test_defining_program_can_run_again(saved: Experiment, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("saved")
+def test_defining_program_can_run_again(tmp_path: Path) -> None:
     """The same definition keeps its ids and writes nothing; a larger grid appends; a smaller one only selects."""
     before = files_below(tmp_path)
     define(tmp_path).save()
@@ -135,14 +136,16 @@ def test_defining_program_can_run_again(saved: Experiment, tmp_path: Path) -> No
     assert list(range(8)) == Experiment.load("study", tmp_path).get_all_ids()
 
 
-def test_changed_configuration_is_refused(saved: Experiment, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("saved")
+def test_changed_configuration_is_refused(tmp_path: Path) -> None:
     """The same variables with another configuration: the sentence names the key and both values."""
     with pytest.raises(ConfigurationChanged, match=r"tau: 0\.005 -> 0\.01"):
         define(tmp_path, tau=0.01)
     assert 0.005 == Experiment.load("study", tmp_path).configuration(0)["tau"]
 
 
-def test_two_programs_cannot_give_out_the_same_id(saved: Experiment, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("saved")
+def test_two_programs_cannot_give_out_the_same_id(tmp_path: Path) -> None:
     """Of two that add jobs to the same folder at once, the later one is told to run again."""
     one, other = (Experiment.load("study", tmp_path) for _ in range(2))
     assert 6 == one.add_job({"algorithm": "TD3", "seed": 8}, {})
@@ -232,7 +235,7 @@ def test_saver_that_adds_an_ending(saved: Experiment) -> None:
 
 def test_results_that_are_not_there(saved: Experiment) -> None:
     """A missing result and an impossible name are said; only the jobs that pass the filter have to have results."""
-    with pytest.raises(ResultError, match="job 0 .* has no result 'curve'"):
+    with pytest.raises(ResultError, match=r"job 0 .* has no result 'curve'"):
         saved.get_results(0, "curve", Experiment.json_loader)
     with pytest.raises(ResultError, match="no file name"):
         saved.save_results(0, "../escape", Experiment.json_saver, 1)
@@ -337,7 +340,7 @@ def write_original(folder: Path) -> Path:
                 "time": "10:00:00",
                 "job_runner": "python runner.py",
             }
-        )  # fmt: skip
+        )
     )
     (home / "3_returns.json").write_text("[1, 2]")
     return home
@@ -375,10 +378,14 @@ def test_original_folder_that_is_something_else(tmp_path: Path) -> None:
 def test_adding_costs_the_same_for_the_first_and_the_last(tmp_path: Path) -> None:
     """The 10th and the 20,000th job take equally many function calls (the original compared each with all before)."""
     experiment = Experiment(["seed"], "study", tmp_path)
-    calls = dict.fromkeys((10, 20_000), 0)
-    for seed in range(1, max(calls) + 1):
-        if seed in calls:
-            sys.setprofile(lambda _, event, __, seed=seed: calls.update({seed: calls[seed] + (event == "call")}))
+    calls: dict[int, int] = {}
+
+    def count(_: Any, event: str, __: Any) -> None:
+        calls[seed] = calls.get(seed, 0) + (event == "call")
+
+    for seed in range(1, 20_001):
+        if seed in (10, 20_000):
+            sys.setprofile(count)
         experiment.add_job({"seed": seed}, {"seed": seed, "tau": 0.005})
         sys.setprofile(None)
     assert calls[10] == calls[20_000] > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import APP, clean_env
+from tests.conftest import APP, clean_env
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ["experiment_manager", "hydra_plugins", "conf", "train.py", "pyproject.toml", "README.md", "LICENSE"]

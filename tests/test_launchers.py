@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Program
+from tests.conftest import Program, wait_until
 
 OTHERS = ["basic", "joblib", "submitit_local"]
 
@@ -44,6 +44,27 @@ def test_worker_killed_under_joblib_is_lost(program: Program) -> None:
     assert {"LOST"} == {program.told("show", "0")["state"]}
 
 
+def test_two_sweeps_at_once_over_another_launcher_run_a_job_once(program: Program) -> None:
+    """What one of them has completed since both were planned, the other one does not run again."""
+    arguments = ("train.py", "-m", "sleep=0.2,1.5", "hydra/launcher=basic")
+    both = [program.start(*arguments, "hydra.sweeper.rerun=failed") for _ in range(2)]
+    for process in both:
+        process.communicate(timeout=120)
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+
+
+def test_configuration_edited_under_another_launcher_is_noticed(program: Program, tmp_path: Path) -> None:
+    """Launchers that compose again when a job begins must not run what the manifest does not have."""
+    started = tmp_path / "started"
+    started.mkdir()
+    sweep = program.start("train.py", "-m", "seed=1,2", "sleep=1", f"started='{started}'", "hydra/launcher=basic")
+    wait_until(lambda: list(started.iterdir()))
+    program.edit("tau: 0.005", "tau: 9")
+    sweep.communicate(timeout=60)
+    assert ["0.1.COMPLETED", "1.1.FAILED"] == program.states()
+    assert "tau: 0.005 -> 9" in program.tool("show", "1").stdout
+
+
 def test_basic_sweeper_gets_real_returns(program: Program) -> None:
     """Hydra's own sweeper over our launcher: each batch appends new jobs, the same values run again, and a failure is
     raised where Hydra asks for the value."""
@@ -71,20 +92,23 @@ def test_optuna_optimises_over_our_launcher(program: Program) -> None:
 
 
 ZEN = """
+import sys
+from helper import double
 from hydra_zen import builds, launch, make_config
 from experiment_manager import current_job
 
 def task(cfg):
     if cfg.x == 3:
         raise ValueError("three")
-    return cfg.x * 2
+    return double(cfg.x)
 
 if __name__ == "__main__":
     try:
-        launch(
+        (jobs,) = launch(
             make_config(x=1), task, multirun=True, version_base="1.3", job_name="train",
-            overrides=["x=1,2,3", "hydra/sweeper=experiment", "hydra/launcher=local_pool"],
+            overrides=["x=1,2," + sys.argv[1], "hydra/sweeper=experiment", "hydra/launcher=local_pool"],
         )
+        print("returned", [job.return_value for job in jobs])
     finally:
         print("end of the script")
 """
@@ -93,12 +117,16 @@ if __name__ == "__main__":
 def test_hydra_zen_launch_in_a_script(program: Program) -> None:
     """A configuration and a task function that exist in memory only travel as one pickle; the script around them does
     not run again in the jobs."""
-    (program.home / "zen.py").write_text(ZEN)
-    done = program.python("zen.py")
+    (program.home / "code").mkdir()
+    (program.home / "code/helper.py").write_text("def double(x):\n    return x * 2\n")
+    (program.home / "code/zen.py").write_text(ZEN)
+    done = program.python("code/zen.py", "3")
     assert done.returncode == 1, done.stderr
     assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.FAILED"] == program.states(), program.tool("show", "0").stdout
     assert [{"result": 2}, {"result": 4}, {}] == [row["result"] for row in program.told("results")]
     assert 1 == len(list((program.experiment / "tasks").iterdir()))
+    done = program.python("code/zen.py", "4")
+    assert "returned [2, 4, 8]" in done.stdout, done.stderr
     assert "end of the script" not in Path(program.experiment / "jobs/0/stdout.1.log").read_text()
 
 
@@ -120,13 +148,19 @@ if __name__ == "__main__":
 
 
 def test_two_mains_in_one_script(program: Program) -> None:
-    """Each job runs the function of its own sweep, not the whole script."""
+    """Two functions of one script never share jobs: the second is told to take an experiment of its own; where it has
+    one, each job runs the function of its own sweep, and not the whole script."""
     (program.home / "train.py").write_text(TWO_MAINS)
-    done = program.sweep("seed=1,2", "hydra.sweeper.rerun=always")
-    assert done.returncode == 0, done.stderr
-    assert ["0.1.COMPLETED", "0.2.COMPLETED", "1.1.COMPLETED", "1.2.COMPLETED"] == program.states()
-    results = [(program.experiment / f"jobs/0/result.{attempt}.json").read_text() for attempt in (1, 2)]
-    assert '"result": 1' in results[0]
+    done = program.sweep("seed=1,2")
+    assert done.returncode == 2
+    assert "belongs to train.py:first, and this sweep is of train.py:second" in done.stderr
+    assert [{"result": 1}, {"result": 1}] == [row["result"] for row in program.told("results")]
+    text = TWO_MAINS.replace('config_name="config")\ndef second', 'config_name="other")\ndef second')
+    (program.home / "train.py").write_text(text)
+    (program.home / "conf/other.yaml").write_text("defaults: [config]\nhydra: {sweeper: {experiment_name: other}}\n")
+    assert 0 == program.sweep("seed=1,2").returncode
+    program.experiment = program.home / "experiments" / "other"
+    assert [{"result": 2}, {"result": 2}] == [row["result"] for row in program.told("results")]
 
 
 def test_programs_that_only_run_are_left_alone(program: Program) -> None:

@@ -29,6 +29,7 @@ RECIPE = Recipe(
     sources=(Source("main", "conf/abc/main", True), Source("searchpath", "pkg://x", False)),
     hydra_overrides=("hydra/launcher=local_pool",),
     job_name="train",
+    task="train.py:main",
     on_drift="error",
     now={"%Y": "2024"},
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Program, clean_env, wait_until
+from tests.conftest import Program, clean_env, wait_until
 
 
 def start_sweep(program: Program, started: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -34,12 +34,19 @@ def test_interrupt_ends_the_children_and_records_cancelled(
     assert {"CANCELLED": 2, "PENDING": 2} == program.told("status")["counts"]
     for mark in marks:
         assert not Path(f"/proc/{mark.name.split('.')[1]}/cmdline").exists()
-    assert (
-        0
-        == program.sweep(
-            f"started='{started}'", "sleep=30", "seed=9", "hydra.sweeper.pass_filter='seed == 9'", "sleep=0"
-        ).returncode
-    )
+
+
+def test_nohup_stays_nohup(program: Program, tmp_path: Path) -> None:
+    """Under `nohup` a HUP, as at logging out, ends neither the sweep nor a job of it."""
+    started = tmp_path / "started"
+    started.mkdir()
+    arguments = ("train.py", "-m", f"started='{started}'", "sleep=1", "seed=1,2", "hydra.launcher.n_jobs=1")
+    command = ["nohup", sys.executable, *arguments]
+    with subprocess.Popen(command, cwd=program.home, env=clean_env(), stderr=subprocess.DEVNULL) as sweep:
+        wait_until(lambda: list(started.iterdir()))
+        os.kill(sweep.pid, signal.SIGHUP)
+    assert 0 == sweep.returncode
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
 
 
 def test_interrupt_from_the_terminal_reaches_each_job_once(program: Program, tmp_path: Path) -> None:
@@ -53,7 +60,7 @@ def test_interrupt_from_the_terminal_reaches_each_job_once(program: Program, tmp
 
 
 def test_killed_sweep_lets_its_jobs_finish_and_does_not_repeat_them(program: Program, tmp_path: Path) -> None:
-    """`kill -9` of the sweep loses nothing: running jobs go on to their own end, and the same sweep leaves them alone."""
+    """`kill -9` of the sweep loses nothing: its jobs go on to their own end, and the same sweep leaves them alone."""
     started = tmp_path / "started"
     started.mkdir()
     arguments = ("train.py", "-m", "seed=1,2", f"started='{started}'", "sleep=2")

@@ -343,7 +343,7 @@ def test_planned_job_that_another_launch_completed_is_refused(tmp_path: Path, st
     """A launch gives a job's first attempt a number; if another launch has completed it since, it is not run again."""
     states.claim(7, {"launch": "0001"}, planned=1)
     states.end(7, 1, State.COMPLETED)
-    with pytest.raises(JobRefused, match=r"completed since launch 0002 was planned.*attempt 1 of launch 0001"):
+    with pytest.raises(JobRefused, match=r"completed since launch 0002 was planned.*attempt 1, launch 0001"):
         states.claim(7, {"launch": "0002"}, planned=1)
     with pytest.raises(JobRefused):
         states.claim(7, {"launch": None}, planned=1)

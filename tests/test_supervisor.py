@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Program, clean_env, wait_until
+from tests.conftest import Program, clean_env, wait_until
 
 
 def attempt(program: Program, job: int, number: int = 1) -> Any:
@@ -142,10 +142,9 @@ def _catches_term(pid: int) -> bool:
 
 def test_second_signal_kills_a_job_that_ignores_the_first(program: Program, tmp_path: Path) -> None:
     """A job that ignores TERM is killed when it is asked again."""
-    running = Running(program, tmp_path)
-    os.kill(running.child, signal.SIGSTOP)  # it cannot react to anything but KILL
+    running = Running(program, tmp_path, "deaf=true")
     os.kill(running.supervisor.pid, signal.SIGTERM)
-    os.kill(running.supervisor.pid, signal.SIGTERM)
+    os.kill(running.supervisor.pid, signal.SIGINT)
     assert 137 == running.end()
     assert ["0.1.COMPLETED", "0.2.CANCELLED"] == program.states()
 
@@ -171,9 +170,19 @@ def test_fake_run_prints_the_job_and_never_counts_as_completed(program: Program)
     assert "'seed': 7" in said
     assert "'tau': 0.005" in said
     assert 0.005 == json.loads((program.experiment / "jobs/0/configuration.json").read_text())["tau"]
-    assert {"FAKE": 1} == program.told("status")["counts"]
+    assert ["0.1.FAILED", "0.2.FAKE"] == program.states()
+    assert {"FAILED": 1} == program.told("status")["counts"]
     program.sweep("seed=7", "how=exit3")
     assert ["0.1.FAILED", "0.2.FAKE", "0.3.FAILED"] == program.states()
+
+
+def test_fake_run_of_a_completed_job_changes_nothing(program: Program) -> None:
+    """To look at a job that has completed must not make it undone: its state, its result, and that it is left alone."""
+    program.sweep("seed=7")
+    assert 0 == program.tool("run", "0", "--fake").returncode
+    assert {"COMPLETED": 1} == program.told("status")["counts"]
+    assert {"result": 10.5} == program.told("results")[0]["result"]
+    assert "0 to run, 1 COMPLETED left alone" in program.sweep("seed=7").stderr
 
 
 @pytest.mark.parametrize(
@@ -239,3 +248,62 @@ def test_pasted_command_runs_the_same_job(program: Program) -> None:
     assert done.returncode == 0, done.stderr
     assert "Callback" not in done.stderr
     assert ["0.1.COMPLETED"] == program.states()
+
+
+RESULTS = {
+    "numbers and an array": ("{'score': 1.0, 'curve': numpy.arange(3)}", {"score": 1.0, "curve": [0, 1, 2]}, []),
+    "a list of the configuration": ("{'layers': cfg.algorithm.layers}", {"layers": [64, 64]}, []),
+    "one field that cannot be stored": ("{'score': 1.0, 'model': object()}", {"score": 1.0}, ["model"]),
+    "a large array": ("{'score': 1.0, 'all': numpy.zeros(20000)}", {"score": 1.0}, ["all"]),
+    "nothing that can be stored": ("{1, 2}", None, ["result"]),
+    "a value that holds itself": ("(lambda x: x.append(x) or x)([])", None, ["result"]),
+    "not a number": ("{'loss': float('nan'), 'big': 2**70}", {"loss": {"$float": "nan"}, "big": 2**70}, []),
+    "nothing": ("None", None, []),
+}
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_what_a_job_returns_is_stored_or_said(program: Program, kind: str) -> None:
+    """Each field is kept, or named in the job's log and in `results`: nothing is lost in silence."""
+    value, stored, refused = RESULTS[kind]
+    text = (program.home / "train.py").read_text().replace("import logging", "import logging\nimport numpy")
+    (program.home / "train.py").write_text(text.replace("return cfg.seed * cfg.algorithm.gain", f"return {value}"))
+    assert 0 == program.sweep("seed=1").returncode
+    body = json.loads((program.experiment / "jobs/0/result.1.json").read_text())
+    assert (stored, refused) == (body["result"], list(body.get("refused", {})))
+    log = (program.experiment / "jobs/0/stderr.1.log").read_text()
+    assert all(f"{field} is not stored" in log for field in refused)
+    row = program.told("results")[0]["result"]
+    assert all(row[field] == "not stored" for field in refused)
+
+
+def test_result_that_cannot_be_written_is_no_completion(program: Program) -> None:
+    """A job whose result finds no room on the disk is FAILED, and the reason says so."""
+    text = (program.home / "train.py").read_text()
+    limit = "__import__('resource').setrlimit(__import__('resource').RLIMIT_FSIZE, (3000, 3000)) or list(range(5000))"
+    (program.home / "train.py").write_text(text.replace("cfg.seed * cfg.algorithm.gain", limit))
+    assert 1 == program.sweep("seed=1").returncode
+    assert ["0.1.FAILED"] == program.states()
+    assert "OSError" in attempt(program, 0)["reason"]
+    assert 74 == program.tool("run", "0").returncode
+
+
+def test_job_that_removes_its_own_folder_has_a_state(program: Program) -> None:
+    """A state is told even where the record of the attempt cannot be written."""
+    text = (program.home / "train.py").read_text()
+    remove = "__import__('shutil').rmtree(job.directory) or sys.exit(5)"
+    (program.home / "train.py").write_text(text.replace("cfg.seed * cfg.algorithm.gain", remove))
+    assert 1 == program.sweep("seed=1").returncode
+    assert ["0.1.FAILED"] == program.states()
+
+
+def test_moved_project_can_be_swept_again(program: Program) -> None:
+    """A job whose program has moved: `run` says what is missing, and the same sweep from the new place runs it."""
+    program.sweep("how=unless-again", "hydra.sweeper.experiment_path=../kept")
+    program.experiment = program.home.parent / "kept" / "train"
+    program.home = program.home.rename(program.home.parent / "moved")
+    assert 127 == program.tool("run", "0").returncode
+    assert "is not there any more; sweep again" in program.tool("show", "0").stdout
+    done = program.sweep("how=unless-again", "hydra.sweeper.experiment_path=../kept")
+    assert done.returncode == 0, done.stderr
+    assert ["0.1.FAILED", "0.2.FAILED", "0.3.COMPLETED"] == program.states()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Program, files_below
+from tests.conftest import Program, files_below
 
 GRID = ("algorithm=TD3,DDPG", "seed=1,2,3")
 
@@ -130,7 +130,7 @@ def test_zip_varies_keys_together(program: Program) -> None:
 
 
 def test_blocks_share_one_numbering_without_duplicates(program: Program) -> None:
-    """Several grids make one experiment; a point that two of them have is one job; the command line wins over a block."""
+    """Several grids make one experiment; a point that two of them have is one job; the command line wins."""
     (program.home / "conf" / "blocks.yaml").write_text(
         "defaults: [config]\n"
         "hydra:\n  sweeper:\n    blocks:\n"

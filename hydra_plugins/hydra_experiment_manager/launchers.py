@@ -8,9 +8,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from experiment_manager import schema
-
-schema.register()
+import experiment_manager.schema  # noqa: F401 - registers our options with Hydra
 
 
 class LocalPoolLauncher(Launcher):
@@ -31,11 +29,11 @@ class LocalPoolLauncher(Launcher):
 
         check_n_jobs(self.n_jobs)
 
-    def launch_plan(self, plan: Any, ids: Sequence[int]) -> Sequence[Any]:
+    def launch_plan(self, plan: Any, ids: Sequence[int]) -> None:
         """Our own sweeper's way in: the jobs are in the manifest already."""
         from experiment_manager.hydra_sweep import run_plan
 
-        return run_plan(plan, ids, n_jobs=self.n_jobs)
+        run_plan(plan, ids, n_jobs=self.n_jobs)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""

@@ -7,9 +7,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from experiment_manager import schema
-
-schema.register()
+import experiment_manager.schema  # noqa: F401 - registers our options with Hydra
 
 
 class ExperimentSweeper(Sweeper):
@@ -17,7 +15,7 @@ class ExperimentSweeper(Sweeper):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = options
+        self.options = {key: value for key, value in options.items() if key != "_recursive_"}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins

@@ -35,6 +35,9 @@ def main(cfg: DictConfig) -> Any:
     job = current_job()
     log.info("job %s attempt %s variables %s", job.id, job.attempt, dict(job.variables))
     job.log_metrics(step=1, loss=cfg.seed / 2)
+    if cfg.deaf:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
     if cfg.started:
         Path(cfg.started, f"{job.id}.{os.getpid()}").touch()
     deadline = time.monotonic() + cfg.sleep

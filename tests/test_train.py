@@ -1,0 +1,103 @@
+"""The example experiment: its gradients are right, it is reproducible, it learns, and the config decides."""
+
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+import train
+
+ROOT = Path(__file__).parent.parent
+SHORT = ("steps=300", "warm_up_steps=100", "batch_size=16", "evaluation_episodes=2")
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config of `python train.py` with these overrides."""
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        return hydra.compose("config", list(overrides))
+
+
+def make_agent(algorithm: str) -> train.Agent:
+    return train.Agent(observation_size=3, action_size=1, config=compose(f"algorithm={algorithm}"))
+
+
+def random_batch() -> train.Transitions:
+    generator = np.random.default_rng(0)
+    return train.Transitions(*(generator.standard_normal((32, width), np.float32) for width in (3, 1, 1, 1, 3)))
+
+
+def random_return() -> float:
+    """The mean return of uniformly random actions in 10 episodes."""
+    environment = train.make_environment()
+    environment.action_space.seed(0)
+    total = 0.0
+    for seed in range(10):
+        environment.reset(seed=seed)
+        truncated = False
+        while not truncated:
+            _, reward, _, truncated, _ = environment.step(environment.action_space.sample())
+            total += float(reward)
+    return total / 10
+
+
+def test_backward_is_the_derivative() -> None:
+    """What `backward` says of the parameters and the inputs agrees with central differences."""
+    generator = np.random.default_rng(0)
+    network = train.MLP([3, 5, 4, 2], generator)
+    network.layers = [layer.astype(np.float64) for layer in network.layers]
+    network.gradients = [np.zeros_like(layer) for layer in network.layers]
+    inputs = generator.standard_normal((7, 3))
+    slope = generator.standard_normal((7, 2))
+
+    def difference(array: train.Array, index: tuple[int, ...]) -> float:
+        """The derivative of the loss sum(slope * outputs) by one number of an array."""
+        original, losses = array[index], []
+        for nudged in (original + 1e-6, original - 1e-6):
+            array[index] = nudged
+            losses.append(np.sum(slope * network.forward(inputs)))
+        array[index] = original
+        return float(losses[0] - losses[1]) / 2e-6
+
+    network.forward(inputs)
+    by_inputs = network.backward(slope)
+    pairs = [(inputs, by_inputs), *zip(network.layers, network.gradients, strict=True)]
+    for array, gradient in pairs:
+        expected = [difference(array, index) for index in np.ndindex(array.shape)]
+        np.testing.assert_allclose(gradient.ravel(), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("algorithm", ["TD3", "DDPG"])
+def test_the_seed_decides(algorithm: str) -> None:
+    """The same seed gives exactly the same return, and another seed gives another one."""
+    first, again, other = (train.train(compose(f"algorithm={algorithm}", f"seed={seed}", *SHORT)) for seed in (5, 5, 6))
+    assert first == again
+    assert first != other
+
+
+def test_evaluation_only_looks() -> None:
+    """How often the policy is evaluated has no influence on what is learned."""
+    rarely, often = (train.train(compose(f"evaluation_interval={steps}", *SHORT)) for steps in (300, 70))
+    assert rarely == often
+
+
+def test_a_default_run_learns() -> None:
+    """After a run with the default config the pendulum is swung up, which random actions are far from."""
+    assert random_return() + 600 < train.train(compose())
+
+
+@pytest.mark.parametrize(("algorithm", "critics"), [("TD3", 2), ("DDPG", 1)])
+def test_the_config_group_decides_the_critics(algorithm: str, critics: int) -> None:
+    """TD3 has twin critics, each with its target network, and DDPG has one."""
+    agent = make_agent(algorithm)
+    assert critics == len(agent.critics) == len(agent.target_critics)
+
+
+@pytest.mark.parametrize(("algorithm", "changes"), [("TD3", [False, True, False]), ("DDPG", [True, True, True])])
+def test_the_config_group_decides_the_delay(algorithm: str, changes: list[bool]) -> None:
+    """TD3 changes the policy and the target networks in every second update, DDPG in each; critics always change."""
+    agent = make_agent(algorithm)
+    for changed in changes:
+        before = [[layer.copy() for layer in network.layers] for network in (agent.policy, *agent.targets)]
+        ...
