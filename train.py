@@ -1,10 +1,8 @@
 """TD3 and DDPG in NumPy on Gymnasium's Pendulum-v1: an experiment to try Experiment Manager with.
 
 `python train.py seed=3` runs it once, `python train.py -m algorithm=TD3,DDPG seed=1,2,3` six times.
-One agent does both; the config group `algorithm` decides whether it is
-
-- DDPG, of Lillicrap et al. (2015), arXiv:1509.02971, or
-- TD3, of Fujimoto et al. (2018), arXiv:1802.09477.
+One agent does both; the config group `algorithm` decides whether it is DDPG, of Lillicrap et al. (2015),
+arXiv:1509.02971, or TD3, of Fujimoto et al. (2018), arXiv:1802.09477.
 
 Shapes are in brackets: [batch, 3] is a matrix with one row of three numbers per transition.
 """
@@ -12,7 +10,6 @@ Shapes are in brackets: [batch, 3] is a matrix with one row of three numbers per
 import copy
 import logging
 import os
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,7 +21,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import gymnasium
 import hydra
 import numpy as np
-from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -42,7 +38,7 @@ class MLP:
     A layer is a matrix [inputs + 1, outputs] of its weights and, in the last row, its bias.
     """
 
-    def __init__(self, sizes: Sequence[int], generator: np.random.Generator) -> None:
+    def __init__(self, sizes: list[int], generator: np.random.Generator) -> None:
         """Draw each layer from ±1/√inputs; the sizes are those of the input, hidden layers and output."""
         layers = [generator.uniform(-1, 1, (inputs + 1, outputs)) for inputs, outputs in pairwise(sizes)]
         self.layers: list[Array] = [(layer / (len(layer) - 1) ** 0.5).astype(np.float32) for layer in layers]
@@ -145,10 +141,9 @@ class Agent:
         all_sizes = [policy_sizes] + [critic_sizes] * config.algorithm.n_critics
         self.networks = [MLP(sizes, self.generator) for sizes in all_sizes]
         self.targets = copy.deepcopy(self.networks)
-        optimisers = [Adam(network, config.learning_rate) for network in self.networks]
         self.policy, *self.critics = self.networks
         self.target_policy, *self.target_critics = self.targets
-        self.policy_optimiser, *self.critic_optimisers = optimisers
+        self.policy_optimiser, *self.critic_optimisers = (Adam(each, config.learning_rate) for each in self.networks)
 
     def act(self, observations: Array) -> Array:
         """Return the best known actions [..., 1] for observations [..., 3]."""
@@ -166,11 +161,12 @@ class Agent:
         actions = np.tanh(self.target_policy.forward(batch.next_observations))
         actions = self.perturb(actions, algorithm.target_noise, algorithm.target_noise_clip)
         inputs = np.hstack([batch.next_observations, actions])
-        values: Array = np.min([critic.forward(inputs) for critic in self.target_critics], axis=0)
-        return batch.rewards + self.config.gamma * (1 - batch.terminals) * values
+        next_values = np.min([critic.forward(inputs) for critic in self.target_critics], axis=0)
+        values: Array = batch.rewards + self.config.gamma * (1 - batch.terminals) * next_values
+        return values
 
     def update(self, batch: Transitions) -> dict[str, float]:
-        """Learn from a batch of transitions; return metrics of the critics."""
+        """Learn from a batch of transitions, and return metrics of the critics."""
         metrics = self.update_critics(batch)
         self.updates += 1
         if self.updates % self.config.algorithm.policy_delay == 0:
@@ -180,7 +176,7 @@ class Agent:
         return metrics
 
     def update_critics(self, batch: Transitions) -> dict[str, float]:
-        """Take a step that reduces the mean squared error of each critic."""
+        """Take a step that reduces each critic's mean squared error; the metrics have that of the last one."""
         targets = self.target_values(batch)
         inputs = np.hstack([batch.observations, batch.actions])
         for critic, optimiser in zip(self.critics, self.critic_optimisers, strict=True):
@@ -225,7 +221,8 @@ def train(config: DictConfig) -> float:
     environment = make_environment()
     environment.action_space.seed(config.seed)
     observation, _ = environment.reset(seed=config.seed)
-    sizes = (flatdim(environment.observation_space), flatdim(environment.action_space))
+    spaces = (environment.observation_space, environment.action_space)
+    sizes = [gymnasium.spaces.flatdim(space) for space in spaces]
     agent = Agent(*sizes, config)
     buffer = ReplayBuffer(config.buffer_size, *sizes)
     metrics: dict[str, float] = {}

@@ -148,7 +148,8 @@ def _summary(plan: Plan) -> str:
     left = Counter(plan.snapshot.state(job_id) for job_id in plan.jobs if job_id not in running)
     kept = "".join(f", {count} {state} left alone" for state, count in left.items())
     new = f" ({plan.n_new} new in the manifest)" if plan.n_new else ""
-    return f"{plan.folder.path}: {len(plan.jobs)} jobs pass{dropped}{new}; {len(plan.to_run)} to run{kept}"
+    passing = "1 job passes" if len(plan.jobs) == 1 else f"{len(plan.jobs)} jobs pass"
+    return f"{plan.folder.path}: {passing}{dropped}{new}; {len(plan.to_run)} to run{kept}"
 
 
 def run_plan(plan: Plan, ids: Sequence[int], *, n_jobs: int) -> None:
