@@ -21,6 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import gymnasium
 import hydra
 import numpy as np
+from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -62,7 +63,7 @@ class MLP:
         for index in reversed(range(len(self.layers))):
             inputs, layer, gradient = self.layer_inputs[index], self.layers[index], self.gradients[index]
             np.matmul(inputs.T, slope, out=gradient[:-1])
-            np.sum(slope, axis=0, out=gradient[-1])
+            slope.sum(axis=0, out=gradient[-1])
             slope = slope @ layer[:-1].T
             if index > 0:
                 slope *= inputs > 0  # the derivative of the ReLU
@@ -127,23 +128,23 @@ class ReplayBuffer:
 
 
 class Agent:
-    """A deterministic policy, and the critics it learns from: TD3, DDPG or something between them.
-
-    Actions lie in [-1, 1]. A critic estimates the value of an action: the discounted sum of the rewards.
-    """
+    """A policy for actions in [-1, 1], and the critics, which estimate discounted returns, it learns from."""
 
     def __init__(self, observation_size: int, action_size: int, config: DictConfig) -> None:
-        self.config = config
+        self.gamma, self.tau = config.gamma, config.tau
+        self.policy_delay = config.algorithm.policy_delay
+        self.target_noise = (config.algorithm.target_noise, config.algorithm.target_noise_clip)
         self.generator = np.random.default_rng(config.seed)
         self.updates = 0
         policy_sizes = [observation_size, *config.nn, action_size]
         critic_sizes = [observation_size + action_size, *config.nn, 1]
-        all_sizes = [policy_sizes] + [critic_sizes] * config.algorithm.n_critics
-        self.networks = [MLP(sizes, self.generator) for sizes in all_sizes]
+        sizes_of_all = [policy_sizes] + [critic_sizes] * config.algorithm.n_critics
+        self.networks = [MLP(sizes, self.generator) for sizes in sizes_of_all]
         self.targets = copy.deepcopy(self.networks)
+        optimisers = [Adam(network, config.learning_rate) for network in self.networks]
         self.policy, *self.critics = self.networks
         self.target_policy, *self.target_critics = self.targets
-        self.policy_optimiser, *self.critic_optimisers = (Adam(each, config.learning_rate) for each in self.networks)
+        self.policy_optimiser, *self.critic_optimisers = optimisers
 
     def act(self, observations: Array) -> Array:
         """Return the best known actions [..., 1] for observations [..., 3]."""
@@ -153,30 +154,29 @@ class Agent:
     def perturb(self, actions: Array, deviation: float, limit: float = np.inf) -> Array:
         """Add normal noise of this standard deviation, cut off at ±limit, and keep actions in [-1, 1]."""
         noise = deviation * self.generator.standard_normal(actions.shape, np.float32)
-        return np.clip(actions + np.clip(noise, -limit, limit), -1, 1)
+        perturbed: Array = np.clip(actions + np.clip(noise, -limit, limit), -1, 1)
+        return perturbed
 
     def target_values(self, batch: Transitions) -> Array:
         """Return the values [batch, 1] that the critics should give (Fujimoto et al., algorithm 1)."""
-        algorithm = self.config.algorithm
         actions = np.tanh(self.target_policy.forward(batch.next_observations))
-        actions = self.perturb(actions, algorithm.target_noise, algorithm.target_noise_clip)
-        inputs = np.hstack([batch.next_observations, actions])
+        inputs = np.hstack([batch.next_observations, self.perturb(actions, *self.target_noise)])
         next_values = np.min([critic.forward(inputs) for critic in self.target_critics], axis=0)
-        values: Array = batch.rewards + self.config.gamma * (1 - batch.terminals) * next_values
+        values: Array = batch.rewards + self.gamma * (1 - batch.terminals) * next_values
         return values
 
     def update(self, batch: Transitions) -> dict[str, float]:
         """Learn from a batch of transitions, and return metrics of the critics."""
         metrics = self.update_critics(batch)
         self.updates += 1
-        if self.updates % self.config.algorithm.policy_delay == 0:
+        if self.updates % self.policy_delay == 0:
             self.update_policy(batch.observations)
             for target, network in zip(self.targets, self.networks, strict=True):
-                target.follow(network, self.config.tau)
+                target.follow(network, self.tau)
         return metrics
 
     def update_critics(self, batch: Transitions) -> dict[str, float]:
-        """Take a step that reduces each critic's mean squared error; the metrics have that of the last one."""
+        """Take a step against each critic's mean squared error; the metrics have that of the last critic."""
         targets = self.target_values(batch)
         inputs = np.hstack([batch.observations, batch.actions])
         for critic, optimiser in zip(self.critics, self.critic_optimisers, strict=True):
@@ -221,8 +221,7 @@ def train(config: DictConfig) -> float:
     environment = make_environment()
     environment.action_space.seed(config.seed)
     observation, _ = environment.reset(seed=config.seed)
-    spaces = (environment.observation_space, environment.action_space)
-    sizes = [gymnasium.spaces.flatdim(space) for space in spaces]
+    sizes = (flatdim(environment.observation_space), flatdim(environment.action_space))
     agent = Agent(*sizes, config)
     buffer = ReplayBuffer(config.buffer_size, *sizes)
     metrics: dict[str, float] = {}
