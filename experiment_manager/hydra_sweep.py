@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import Any, Final, overload
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -27,16 +27,12 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.folder import Folder
 from experiment_manager.job import JOB_VARIABLE
 from experiment_manager.manifest import Manifest
-from experiment_manager.pool import Interrupted, Pool
+from experiment_manager.pool import Interrupted, Pool, check_n_jobs
 from experiment_manager.progress import settings_text
 from experiment_manager.records import UNFINISHED, Job, State
 from experiment_manager.results import read_optional, read_result, refused_fields
 from experiment_manager.states import States
 from experiment_manager.sweep import Options, Plan, add_batch, plan_sweep
-
-if TYPE_CHECKING:
-    from hydra_plugins.hydra_experiment_manager.launchers import LocalPoolLauncher
-
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 
@@ -208,22 +204,27 @@ class RecordedTask:
             return value
 
 
-def launch_batch(launcher: "LocalPoolLauncher", job_overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
-    """A batch of another sweeper has run here; the values are real, and a failed job raises when it is asked."""
-    with told_to_the_user():
-        refuse_inside_a_job()
-        launcher.check()
-        folder = Folder(launcher.experiment_path, launcher.experiment_name)
-        composer = Composer(launcher.hydra_context.config_loader, launcher.config)
-        launch, jobs = add_batch(
-            composer, folder, job_overrides, launcher.task_function, launcher.earlier, _about(launcher.config)
-        )
-    os.makedirs(launcher.config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
-    ids = [job.id for job in jobs]
-    launcher.earlier += ids
-    pool = Pool(folder, launch, n_jobs=launcher.n_jobs, texts={job.id: settings_text(job.variables) for job in jobs})
-    _run_here(pool, ids, folder)
-    return Returns(folder, jobs)
+class Batches:
+    """What another sweeper proposes, batch by batch, over our launcher."""
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, task: TaskFunction | None, folder: Folder) -> None:
+        self._composer = Composer(loader, config)
+        self._config, self._task, self._folder = config, task, folder
+        self._earlier: list[int] = []
+
+    def launch(self, batch: Sequence[Sequence[str]], *, n_jobs: int) -> "Returns":
+        """A batch has run here; the values are real, and a failed job raises when it is asked for its value."""
+        with told_to_the_user():
+            refuse_inside_a_job()
+            check_n_jobs(n_jobs)
+            about = _about(self._config)
+            launch, jobs = add_batch(self._composer, self._folder, batch, self._task, self._earlier, about)
+        os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
+        ids = [job.id for job in jobs]
+        self._earlier += ids
+        texts = {int(job.id): settings_text(job.variables) for job in jobs}
+        _run_here(Pool(self._folder, launch, n_jobs=n_jobs, texts=texts), ids, self._folder)
+        return Returns(self._folder, jobs)
 
 
 class Returns(Sequence[JobReturn]):

@@ -18,7 +18,7 @@ class LocalPoolLauncher(Launcher):
         super().__init__()
         self.n_jobs = n_jobs
         self.experiment_name, self.experiment_path = experiment_name, experiment_path
-        self.earlier: list[int] = []
+        self.batches: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -37,6 +37,12 @@ class LocalPoolLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
-        from experiment_manager.hydra_sweep import launch_batch
+        from experiment_manager.folder import Folder
+        from experiment_manager.hydra_sweep import Batches, told_to_the_user
 
-        return launch_batch(self, job_overrides)
+        if self.batches is None:
+            with told_to_the_user():
+                folder = Folder(self.experiment_path, self.experiment_name)
+            self.batches = Batches(self.hydra_context.config_loader, self.config, self.task_function, folder)
+        returns: Sequence[JobReturn] = self.batches.launch(job_overrides, n_jobs=self.n_jobs)
+        return returns
