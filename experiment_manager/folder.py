@@ -10,6 +10,7 @@ This room names files, checks that a name can be one, and takes the lock under w
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f/]+\Z")
 LOCK_WAIT_S: Final = 60.0
 _LOCK_TRIES: Final = 100
+_LOCK_PAUSE_S: Final = 0.002
 
 
 def check_name(name: str) -> None:
@@ -136,48 +138,45 @@ def _lock(folder: Folder) -> "tuple[list[str], filelock.BaseFileLock]":
     """The folders that were made, and the lock, held. A planner that fails may take the folder away under us: again."""
     import filelock
 
-    for _ in range(_LOCK_TRIES):
-        made = _make_folder(folder)
-        path = folder.join(".planning.lock")
+    path = folder.join(".planning.lock")
+    for last in (*[False] * (_LOCK_TRIES - 1), True):
+        made: list[str] = []
         lock = filelock.FileLock(path, timeout=LOCK_WAIT_S)
         try:
+            _make_folder(folder.path, made)
             lock.acquire()
+            if os.path.exists(path):
+                return made, lock
+            lock.release()
         except filelock.Timeout as error:
             raise FolderError(
                 f"another process has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
             ) from error
-        except FileNotFoundError:
-            continue
         except OSError as error:
             _unmake(made)
-            raise FolderError(
-                f"{folder.path} is not writable: {error.strerror or error}; choose another folder"
-            ) from error
-        if os.path.exists(path):
-            return made, lock
-        lock.release()
+            if last or not isinstance(error, FileNotFoundError | FileExistsError):
+                raise FolderError(
+                    f"{folder.path} cannot be made or written: {error.strerror or error}; choose another "
+                    "experiment_path, or mend its permissions"
+                ) from error
+        time.sleep(_LOCK_PAUSE_S)
     raise FolderError(f"{folder.path} is made and removed by others all the time; try again")
 
 
-def _make_folder(folder: Folder) -> list[str]:
-    """Makes the folder and the parents it lacks; returns those it made, innermost first."""
-    missing, path = [], folder.path
+def _make_folder(path: str, made: list[str]) -> None:
+    """Makes a folder and the parents it lacks, and puts those that it made into `made`, innermost first."""
+    missing = []
     while not os.path.isdir(path):
         missing.append(path)
-        if os.path.dirname(path) == path:
-            break
         path = os.path.dirname(path)
-    made: list[str] = []
     for path in reversed(missing):
         try:
-            os.makedirs(path, exist_ok=True)
-        except OSError as error:
-            _unmake(made)
-            raise FolderError(
-                f"{folder.path} cannot be made: {error.strerror or error}; choose another experiment_path"
-            ) from error
-        made.insert(0, path)
-    return made
+            os.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+        else:
+            made.insert(0, path)
 
 
 def _unmake(made: list[str]) -> None:

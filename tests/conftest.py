@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+collect_ignore = ["app"]  # the program that is swept is no test, and there is another train.py
 
 APP = Path(__file__).parent / "app"
 
@@ -56,6 +59,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_signals,
         )
 
     def states(self) -> list[str]:
@@ -68,6 +72,12 @@ class Program:
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
+
+
+def _hear_signals() -> None:
+    """Whoever runs the tests in the background has INT ignored, and so would their children."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def clean_env(**more: str) -> dict[str, str]:

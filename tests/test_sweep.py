@@ -232,7 +232,7 @@ MISTAKES = {
     "leading dash": ("hydra.sweeper.experiment_name='-a'", "dash"),
     "unknown rerun": ("hydra.sweeper.rerun=sometimes", "failed, never, always"),
     "no number of jobs": ("hydra.launcher.n_jobs=0", "n_jobs=0"),
-    "file where a folder should be": ("hydra.sweeper.experiment_path=train.py", "cannot be made"),
+    "file where a folder should be": ("hydra.sweeper.experiment_path=train.py", "cannot be made or written"),
     "no function": ("hydra.sweeper.pass_filter=no.such_function", "neither a variable"),
     "function that fails": ("hydra.sweeper.pass_filter=os.path.exists", "failed on job"),
     "no samples": ("hydra.sweeper.sample=0", "sample=0"),
@@ -295,7 +295,7 @@ def test_unwritable_folder_is_named(program: Program) -> None:
     """A place where nothing can be written ends with a sentence that names it."""
     done = program.sweep("seed=1", "hydra.sweeper.experiment_path=/proc/here")
     assert done.returncode == 2
-    assert "/proc/here/train cannot be made" in done.stderr
+    assert "/proc/here/train cannot be made or written" in done.stderr
 
 
 def test_two_sweeps_at_once_run_every_job_once(program: Program, tmp_path: Path) -> None:
