@@ -128,7 +128,7 @@ class ReplayBuffer:
 
 
 class Agent:
-    """A policy for actions in [-1, 1], and the critics, which estimate discounted returns, it learns from."""
+    """A policy, whose actions lie in [-1, 1], and the critics of them, which estimate discounted returns."""
 
     def __init__(self, observation_size: int, action_size: int, config: DictConfig) -> None:
         self.gamma, self.tau = config.gamma, config.tau
@@ -203,8 +203,7 @@ def make_environment() -> Environment:
 
 def evaluate(agent: Agent, episodes: int, first_seed: int) -> float:
     """Return the mean undiscounted return of episodes with consecutive seeds, without exploration."""
-    environment = make_environment()
-    total = 0.0
+    environment, total = make_environment(), 0.0
     for seed in range(first_seed, first_seed + episodes):
         observation, _ = environment.reset(seed=seed)
         over = False

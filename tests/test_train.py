@@ -1,5 +1,6 @@
 """The example experiment: its gradients are right, it is reproducible, it learns, and the config decides."""
 
+import copy
 from pathlib import Path
 
 import hydra
@@ -25,7 +26,12 @@ def make_agent(algorithm: str) -> train.Agent:
 
 def random_batch() -> train.Transitions:
     generator = np.random.default_rng(0)
-    return train.Transitions(*(generator.standard_normal((32, width), np.float32) for width in (3, 1, 1, 1, 3)))
+    widths = (3, 1, 1, 1, 3)
+    return train.Transitions(*(generator.standard_normal((32, width), np.float32) for width in widths))
+
+
+def equal(one: train.MLP, other: train.MLP) -> bool:
+    return all(map(np.array_equal, one.layers, other.layers))
 
 
 def random_return() -> float:
@@ -71,7 +77,8 @@ def test_backward_is_the_derivative() -> None:
 @pytest.mark.parametrize("algorithm", ["TD3", "DDPG"])
 def test_the_seed_decides(algorithm: str) -> None:
     """The same seed gives exactly the same return, and another seed gives another one."""
-    first, again, other = (train.train(compose(f"algorithm={algorithm}", f"seed={seed}", *SHORT)) for seed in (5, 5, 6))
+    runs = [(f"algorithm={algorithm}", f"seed={seed}", *SHORT) for seed in (5, 5, 6)]
+    first, again, other = (train.train(compose(*overrides)) for overrides in runs)
     assert first == again
     assert first != other
 
@@ -94,10 +101,43 @@ def test_the_config_group_decides_the_critics(algorithm: str, critics: int) -> N
     assert critics == len(agent.critics) == len(agent.target_critics)
 
 
-@pytest.mark.parametrize(("algorithm", "changes"), [("TD3", [False, True, False]), ("DDPG", [True, True, True])])
+@pytest.mark.parametrize(("algorithm", "changes"), [("TD3", [False, True, False]), ("DDPG", [True, True])])
 def test_the_config_group_decides_the_delay(algorithm: str, changes: list[bool]) -> None:
-    """TD3 changes the policy and the target networks in every second update, DDPG in each; critics always change."""
-    agent = make_agent(algorithm)
-    for changed in changes:
-        before = [[layer.copy() for layer in network.layers] for network in (agent.policy, *agent.targets)]
-        ...
+    """Each update changes the critics; with TD3 only each second one changes policy and target networks."""
+    agent, batch = make_agent(algorithm), random_batch()
+
+    for expected in changes:
+        critics, delayed = copy.deepcopy((agent.critics, [agent.policy, *agent.targets]))
+        agent.update(batch)
+        assert not any(equal(old, new) for old, new in zip(critics, agent.critics, strict=True))
+        for old, new in zip(delayed, [agent.policy, *agent.targets], strict=True):
+            assert expected == (not equal(old, new))
+
+
+@pytest.mark.parametrize(("algorithm", "differs"), [("TD3", True), ("DDPG", False)])
+def test_the_config_group_decides_the_target_noise(algorithm: str, differs: bool) -> None:
+    """With TD3 the target values of a batch have noise in them; with DDPG they are always the same."""
+    agent, batch = make_agent(algorithm), random_batch()
+    assert differs == (not np.array_equal(agent.target_values(batch), agent.target_values(batch)))
+
+
+def test_nothing_follows_a_terminal() -> None:
+    """A target value counts on what follows a transition, unless the transition is terminal."""
+    agent, batch = make_agent("DDPG"), random_batch()
+    ends = batch._replace(terminals=np.ones_like(batch.terminals))
+    goes_on = batch._replace(terminals=np.zeros_like(batch.terminals))
+    np.testing.assert_array_equal(batch.rewards, agent.target_values(ends))
+    assert not np.any(batch.rewards == agent.target_values(goes_on))
+
+
+def test_a_time_limit_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pendulum's episode is cut off after 200 steps, and no transition of it is stored as terminal."""
+    add, terminals = train.ReplayBuffer.add, []
+
+    def add_and_note(buffer: train.ReplayBuffer, *transition: train.Array | float) -> None:
+        terminals.append(transition[3])
+        add(buffer, *transition)
+
+    monkeypatch.setattr(train.ReplayBuffer, "add", add_and_note)
+    train.train(compose(*SHORT))
+    assert [0.0] * 300 == terminals
