@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format clean venv
+.PHONY: demo test check versions format clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -30,9 +30,17 @@ check: $(STAMP)  ## lint, format, types; the house rules are tests, too
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py
 
+versions:  ## what touches Hydra, on the oldest and the newest Hydra that we promise (heavy)
+	for pins in 'hydra-core==1.3.2 omegaconf==2.3.0' 'hydra-core==1.4.0rc3 omegaconf>=2.4'; do \
+	    rm -rf $(VENV)-versions && $(PYTHON) -m venv $(VENV)-versions && \
+	    $(VENV)-versions/bin/python -m pip install --quiet --editable . $$pins pytest pytest-xdist hypothesis numpy && \
+	    $(VENV)-versions/bin/python -m pytest -n 2 tests/test_callback.py tests/test_launchers.py tests/test_sweep.py \
+	        -k 'not joblib and not optuna and not zen' || exit 1; \
+	done
+
 format: $(STAMP)  ## lint and format what can be mended by a machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-versions build dist .mypy_cache .pytest_cache .ruff_cache

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from experiment_manager.compose import require_submitted
 from experiment_manager.decisions import DRIFTED, UNRECORDED
@@ -40,7 +40,7 @@ class JobCallback(Callback):
         with _ending(job, DRIFTED), Manifest(job.experiment) as manifest:
             point = manifest.job(job.id)
             require_submitted(manifest, point, config)
-            with open_dict(config.hydra):
+            with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.mode = RunMode.MULTIRUN
                 config.hydra.job.id = str(point.id)
                 config.hydra.sweep.dir = job.experiment.join("jobs")

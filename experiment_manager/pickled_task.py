@@ -35,8 +35,8 @@ def freeze_task(folder: Folder, task: Any) -> str:
 def _version_base() -> str | None:
     from hydra import version
 
-    base = version.getbase()
-    return None if base is None else f"{base.major}.{base.minor}"
+    base: Any = version.getbase()  # text since Hydra 1.4, before that a version
+    return base if base is None or isinstance(base, str) else f"{base.major}.{base.minor}"
 
 
 def main(argv: list[str]) -> None:

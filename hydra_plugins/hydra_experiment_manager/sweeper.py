@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 import experiment_manager.schema  # noqa: F401 - registers our options with Hydra
 
@@ -25,7 +25,8 @@ class ExperimentSweeper(Sweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         # Other launchers put files of their own (.submitit) there, and read it as soon as they are made.
         folder = os.path.join(self.options["experiment_path"], self.options["experiment_name"])
-        config.hydra.sweep.dir = os.path.join(folder, "launches")
+        with read_write(config.hydra.sweep):
+            config.hydra.sweep.dir = os.path.join(folder, "launches")
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=RecordedTask(task_function), config=config
         )
