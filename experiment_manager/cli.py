@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+import experiment_manager
 from experiment_manager import codec, filters, tables, views
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
@@ -18,15 +19,35 @@ from experiment_manager.records import State
 
 app = typer.Typer(
     name="experiment-manager",
-    help="Define, filter, run and follow many experiments. An experiment is a folder, such as experiments/train.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        tables.say(experiment_manager.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Define, filter, run and follow many experiments. An experiment is a folder, such as experiments/train."""
+
 
 Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Where = Annotated[str | None, typer.Option("--where", help="Only jobs that pass this filter.", show_default=False)]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", help="Only jobs that pass this filter; may be repeated."),
+]
+Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )
 def run(context: typer.Context) -> None:
-    """Run one job here and record what becomes of it (see `run --help`)."""
+    """Run one job here; `run --help` tells more."""
     from experiment_manager.run import main as run_main
 
     raise typer.Exit(run_main(context.args))
@@ -89,19 +110,26 @@ def _name_foreign(found: views.Status) -> None:
 
 
 @app.command(epilog="Example: experiment-manager jobs experiments/train --where 'seed < 3'")
-def jobs(folder: Folder, where: Where = None, json: Json = False) -> None:
+def jobs(folder: Folder, where: Where = None, selected: Selected = False, json: Json = False) -> None:
     """List the jobs with their variables, states, and whether they pass the saved filter."""
-    rows = Experiment.at(folder).jobs(where)
+    experiment = Experiment.at(folder)
+    rows = experiment.jobs(_rules(experiment, where, selected=selected))
     if json:
         tables.print_json(rows)
     else:
         tables.print_rows([tables.flat(row, "variables") for row in rows])
 
 
+def _rules(experiment: Experiment, where: Sequence[str] | None, *, selected: bool) -> list[Any] | None:
+    """What `--selected` and every `--where` ask for, as one filter."""
+    return [*([experiment.get_filtered_ids()] if selected else []), *(where or [])] or None
+
+
 @app.command(epilog="Example: experiment-manager results experiments/train --group-by algorithm")
 def results(
     folder: Folder,
     where: Where = None,
+    selected: Selected = False,
     group_by: Annotated[
         str | None,
         typer.Option(help="Mean and standard deviation over the jobs that agree in these variables: algorithm,nn"),
@@ -109,7 +137,8 @@ def results(
     json: Json = False,
 ) -> None:
     """Show what the jobs returned, and the last of their metrics."""
-    rows = Experiment.at(folder).result_rows(where)
+    experiment = Experiment.at(folder)
+    rows = experiment.result_rows(_rules(experiment, where, selected=selected))
     if group_by is not None:
         rows = views.aggregate(rows, [name.strip() for name in group_by.split(",") if name.strip()])
         shown = [tables.flat_aggregate(row) for row in rows]
@@ -136,18 +165,20 @@ def show(
     tables.say(f"directory: {found['directory']}")
     if found["overrides"]:
         tables.say("overrides: " + " ".join(found["overrides"]))
-    tables.say(
-        "configuration:" + ("" if found["configuration"] is not None else " none yet; it is composed when it runs")
-    )
+    tables.say("configuration:" + ("" if found["configuration"] is not None else " none yet"))
     if found["configuration"] is not None:
         tables.say(tables.indented(tables.yaml_text(found["configuration"])))
-    tables.say(
-        "command:\n  " + (found["command"] or "none; run it with `experiment-manager run ... --runner runner.py`")
-    )
+    tables.say("command:\n  " + (found["command"] or _no_command(folder, found)))
     for attempt in found["attempts"]:
         _show_attempt(attempt)
     if found["attempts"]:
         _show_trouble(found["attempts"][-1])
+
+
+def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
+    if found["configuration"] is None:
+        return "none yet: the job is composed, and frozen, when it first passes a sweep's filter"
+    return f"experiment-manager run {folder} {found['job']} --runner runner.py"
 
 
 def _show_attempt(attempt: Mapping[str, Any]) -> None:

@@ -44,12 +44,13 @@ class Ending(NamedTuple):
     was_warned: bool  # USR1 or USR2 came: the time limit is near
     out_of_memory: bool  # the memory cgroup counted a kill meanwhile
     is_fake: bool
+    needs_result: bool = False  # exit 0 alone is no success
 
 
 def ended_state(ending: Ending) -> State:
     """The state to record. Exit 0 after a warning or a stop is a success only when the result is there."""
     interrupted = ending.stopped is not None or ending.was_warned
-    if ending.returncode == 0 and (ending.has_result or not interrupted):
+    if ending.returncode == 0 and (ending.has_result or not (interrupted or ending.needs_result)):
         return State.FAKE if ending.is_fake else State.COMPLETED
     if ending.returncode != 0 and ending.out_of_memory:
         return State.OUT_OF_MEMORY

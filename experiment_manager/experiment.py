@@ -208,6 +208,8 @@ class Experiment:
         Raises UnknownJob, and FilterError for no jobs at all.
         """
         self.folder.require()
+        if isinstance(allowed_ids, str | Mapping) or callable(allowed_ids):
+            raise FilterError(f"save_pass_filter takes ids: save_pass_filter(exp.get_ids({allowed_ids!r}))")
         ids = list(dict.fromkeys(int(job_id) for job_id in allowed_ids))
         known = set(self.get_all_ids()) | set(self._saved_ids())
         for job_id in ids:

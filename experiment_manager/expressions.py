@@ -6,6 +6,7 @@ that a variable which this job does not have is None, and that `cfg` is read onl
 
 import ast
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import simpleeval
@@ -41,6 +42,12 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
                 "write for example: algorithm == 'TD3' and seed < 3"
             ) from error
 
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """The variables that the expression names."""
+        dotted = (_dotted(node) for node in ast.walk(self._tree))
+        return frozenset(name for name in dotted if name is not None and name in self._names)
+
     def unknown(self, names: Collection[str]) -> Iterator[str]:
         """The names in the expression that are neither variables nor functions."""
         known = {*names, CONFIGURATION, VARIABLES, *_FUNCTIONS}
@@ -63,9 +70,13 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         self._configuration = lambda: configuration(job)
         try:
             return bool(self.eval(self._text, self._tree))
+        except _NoConfiguration:
+            return False
         except FilterError:
             raise
         except Exception as error:
+            if isinstance(error, TypeError) and not self._read <= job.variables.keys():
+                return False  # `lr > 0` of a job that has no lr
             raise FilterError(
                 f"the filter {self._text!r} cannot be evaluated for job {job.id} with variables {dict(job.variables)}: "
                 f"{error}"
@@ -75,7 +86,10 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         if node.id in self._names:
             return self._variables.get(node.id)
         if node.id == CONFIGURATION:
-            return self._configuration()
+            configuration = self._configuration()
+            if configuration is None:
+                raise _NoConfiguration
+            return configuration
         if node.id == VARIABLES:
             return _Variables(self._variables, self._names, self._text)
         return super()._eval_name(node)
@@ -93,7 +107,14 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
             )
         if isinstance(owner, str) and node.attr in _TEXT_METHODS:
             return getattr(owner, node.attr)
-        raise FilterError(f"the filter {self._text!r} asks a {type(owner).__name__} for .{node.attr}, which it has not")
+        raise FilterError(
+            f"the filter {self._text!r} asks a {type(owner).__name__} for .{node.attr}, which it has not; a key of the "
+            f"configuration is read with cfg.{dotted}"
+        )
+
+
+class _NoConfiguration(Exception):
+    """The job has no configuration yet, so nothing is true of it."""
 
 
 class _Variables(dict[str, Any]):

@@ -140,7 +140,7 @@ class Mapped:
 
 def _find(job: Job, key: str, world: World) -> Any:
     if key in world.names:
-        return job.variables.get(key, _NOTHING)
+        return job.variables.get(key)
     return read(world.configuration(job), key.split(".")[1:])
 
 
@@ -269,9 +269,10 @@ def locate(path: str, names: Iterable[str] = ()) -> Callable[..., Any]:
 
 def unknown_name(name: str, text: str, names: Iterable[str]) -> str:
     """The sentence for a name that no job has."""
+    hint = "; states are chosen by state:FAILED" if name == "state" else "; text needs quotes" if "==" in text else ""
     return (
         f"the filter {text!r} names {name!r}, which is no variable; the variables are "
-        f"{', '.join(sorted(names)) or 'none'}, and cfg. reads the configuration"
+        f"{', '.join(sorted(names)) or 'none'}, and cfg. reads the configuration{hint}"
     )
 
 

@@ -179,7 +179,7 @@ def _conclude(plan: Plan) -> None:
         again = "the same command runs what has not completed"
     folder = shlex.quote(os.path.relpath(plan.folder.path))
     _say(
-        f"{len(bad)} of {len(ended)} jobs did not complete ({counts}); {again}, and "
+        f"{len(bad)} of {len(ended)} {'job' if len(ended) == 1 else 'jobs'} did not complete ({counts}); {again}, and "
         f"`experiment-manager show {folder} {bad[0]}` tells why the first one did not"
     )
     raise SystemExit(1)
@@ -222,6 +222,7 @@ class Batches:
         os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
         ids = [job.id for job in jobs]
         self._earlier += ids
+        _say(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
         texts = {int(job.id): settings_text(job.variables) for job in jobs}
         _run_here(Pool(self._folder, launch, n_jobs=n_jobs, texts=texts), ids, self._folder)
         return Returns(self._folder, jobs)

@@ -105,15 +105,21 @@ class States:
         for job_id, numbers in found.items():
             for number, state in numbers.items():
                 if state is State.RUNNING and processes.is_gone(self.record(job_id, number)):
-                    numbers[number] = self.end(job_id, number, State.LOST) or self.state(job_id, number)
+                    numbers[number] = self._lose(job_id, number)
 
     def settled(self, job_id: int) -> Attempt:
         """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
         last = last_real(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
         if last.state is State.RUNNING and processes.is_gone(self.record(job_id, last.number)):
-            self.end(job_id, last.number, State.LOST)
-            last = last._replace(state=self.state(job_id, last.number))
+            last = last._replace(state=self._lose(job_id, last.number))
         return last
+
+    def _lose(self, job_id: int, attempt: int) -> State:
+        """The attempt, whose process is gone, is LOST, unless it turns out to have ended; returns what it is."""
+        record = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
+        if not self.finish(job_id, attempt, State.LOST, record):
+            self.end(job_id, attempt, State.LOST)
+        return self.state(job_id, attempt)
 
     def state(self, job_id: int, attempt: int) -> State:
         """The state of one attempt, asked name by name, the last ones first. An anchor alone is RUNNING: it begins."""
@@ -179,7 +185,7 @@ class States:
         if last.state is State.RUNNING:
             gone = processes.is_gone(record)
             if gone:
-                self.end(job_id, last.number, State.LOST)
+                self._lose(job_id, last.number)
             else:
                 running = self._name(job_id, last.number, State.RUNNING)
                 way_out = "" if gone is False else f"; if nothing runs it there, rename {running} to end in .LOST"
@@ -217,6 +223,7 @@ class States:
         if not self.is_running(job_id, attempt):
             return False
         try:
+            os.makedirs(self._folder.job(job_id), exist_ok=True)
             write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
         except OSError as error:
             print(f"the record of job {job_id} attempt {attempt} could not be written: {error}", file=sys.stderr)

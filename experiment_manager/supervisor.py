@@ -24,7 +24,7 @@ from experiment_manager.errors import JobRefused
 from experiment_manager.folder import Folder
 from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.manifest import Manifest
-from experiment_manager.records import State
+from experiment_manager.records import Job, Recipe, State
 from experiment_manager.selection import read_selection
 from experiment_manager.states import States
 
@@ -53,6 +53,7 @@ class Task(NamedTuple):
     launch: str | None
     planned: int | None  # the number of the job's first attempt in that launch
     is_fake: bool
+    needs_result: bool  # a runner that does not run the job has done nothing
 
 
 def prepare(folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, runner: str | None) -> Task:
@@ -67,18 +68,30 @@ def prepare(folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, r
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
     elif job_id not in read_selection(folder):
         raise JobRefused(outside_filter(job_id, folder))
-    if is_fake:
-        arguments, cwd = [sys.executable, "-m", "experiment_manager.fake_job"], os.getcwd()
-    elif recipe is not None:
-        arguments, cwd = command.job_command(folder, point, recipe), recipe.entry.cwd
-    elif runner is not None:
-        arguments, cwd = command.runner_command(folder, point, runner), os.getcwd()
-    else:
+    arguments, cwd = _child(folder, point, recipe, is_fake=is_fake, runner=runner)
+    return Task(folder, job_id, arguments, cwd, launch, planned, is_fake, runner is not None)
+
+
+def _child(
+    folder: Folder, point: Job, recipe: Recipe | None, *, is_fake: bool, runner: str | None
+) -> tuple[list[str], str]:
+    """The arguments of the child and its working directory. Raises JobRefused when nothing can run the job."""
+    where = f"job {point.id} of {folder.path}"
+    if runner is not None and recipe is not None:
+        raise JobRefused(f"{where} is a job of a sweep and has a command of its own; leave --runner out")
+    if runner is not None and not os.path.isfile(runner):
+        raise JobRefused(f"the runner {runner} is not there; name a script that calls Experiment.run_id")
+    if point.fingerprint is None:
         raise JobRefused(
-            f"job {job_id} in {folder.path} has nothing to run it: pass --runner runner.py (jobs written in Python), "
-            "or sweep with a filter that it passes"
+            f"{where} has no configuration yet: no sweep's filter has let it pass; sweep again with one that it passes"
         )
-    return Task(folder, job_id, arguments, cwd, launch, planned, is_fake)
+    if is_fake:
+        return [sys.executable, "-m", "experiment_manager.fake_job"], os.getcwd()
+    if recipe is not None:
+        return command.job_command(folder, point, recipe), recipe.entry.cwd
+    if runner is not None:
+        return command.runner_command(folder, point, runner), os.getcwd()
+    raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
 
 
 def outside_filter(job_id: int, folder: Folder) -> str:
@@ -97,7 +110,20 @@ def supervise(task: Task) -> int:
     states = States(task.folder)
     os.makedirs(task.folder.job(task.job_id), exist_ok=True)
     number = states.claim(task.job_id, {"launch": task.launch, **_slurm_ids()}, planned=task.planned)
-    return _Supervision(task, states, number, signals).run()
+    supervision = _Supervision(task, states, number, signals)
+    if task.launch is not None:
+        return supervision.run()
+    log = task.folder.of_attempt(task.job_id, number, "stdout")  # somebody has typed this and looks at it
+    if not task.is_fake:
+        print(f"job {task.job_id} attempt {number}: its output goes to {log}", file=sys.stderr, flush=True)
+    status = supervision.run()
+    if task.is_fake:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            print(file.read(), end="", flush=True)
+    reason = f": {supervision.reason}" if supervision.reason else ""
+    state = states.state(task.job_id, number)
+    print(f"job {task.job_id} attempt {number}: {state}{reason}", file=sys.stderr, flush=True)
+    return status
 
 
 def _slurm_ids() -> dict[str, str]:
@@ -136,6 +162,7 @@ class _Supervision:
         self._kill_at: float | None = None
         self._oom_kills = oom_kills()
         self._pid = 0
+        self.reason: str | None = None
 
     def run(self) -> int:
         started = time.time()
@@ -216,6 +243,7 @@ class _Supervision:
         reason = f"{culprit} could not be started: {error.strerror or error}"
         if culprit != self._task.arguments[0]:
             reason = f"{culprit}, where the sweep was started, is not there any more; sweep again from where it is now"
+        self.reason = reason
         with open(self._file("stderr"), "a", encoding="utf-8") as log:
             log.write(reason + "\n")
         self._publish(State.FAILED, {"reason": reason, "exit_code": None, "start": started, "end": time.time()})
@@ -230,11 +258,13 @@ class _Supervision:
             stopped=self._stopped,
             was_warned=self._warned,
             out_of_memory=None not in (self._oom_kills, after) and (after or 0) > (self._oom_kills or 0),
+            needs_result=self._task.needs_result,
             is_fake=self._task.is_fake or bool(result and result.get("fake")),
         )
         state = ended_state(ending)
+        self.reason = self._reason(state, returncode)
         record = {
-            "reason": self._reason(state, returncode),
+            "reason": self.reason,
             "exit_code": returncode if returncode >= 0 else None,
             "signal": signal.Signals(-returncode).name if returncode < 0 else None,
             "start": started,
@@ -261,6 +291,8 @@ class _Supervision:
             return "composed another configuration than was submitted"
         if returncode < 0:
             return f"ended by {signal.Signals(-returncode).name}"
+        if returncode == 0 and self._task.needs_result:
+            return "the runner ended without running the job; it has to call Experiment.run_id"
         return f"exit code {returncode}"
 
 

@@ -165,13 +165,13 @@ def _deviation(values: Sequence[float]) -> float | None:
 def show(folder: Folder, job: Job, configuration: Any) -> dict[str, Any]:
     """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
     states = States(folder)
-    states.settled(job.id)
+    last = states.settled(job.id)
     attempts = [
         _attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)
     ]
     return {
         "job": int(job.id),
-        "state": attempts[-1]["state"] if attempts else str(State.PENDING),
+        "state": str(last.state),
         "variables": dict(job.variables),
         "overrides": list(job.overrides),
         "configuration": configuration,

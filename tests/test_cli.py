@@ -106,6 +106,25 @@ def test_filter_saves_explains_and_is_obeyed(swept: Program) -> None:
     assert 0 == swept.tool("run", "3").returncode
 
 
+def test_several_conditions_all_apply(swept: Program) -> None:
+    """`--where` can be repeated, and `--selected` is what the saved filter lets pass."""
+    ids = [row["job"] for row in swept.told("results", "--where", "seed == 1", "--where", "algorithm == 'TD3'")]
+    assert [0, 4] == ids
+    swept.tool("filter", "1-2")
+    assert [1, 2] == [row["job"] for row in swept.told("jobs", "--selected")]
+    assert [2] == [row["job"] for row in swept.told("jobs", "--selected", "--where", "{seed: 1}")]
+
+
+def test_job_without_a_configuration(program: Program) -> None:
+    """A job that no sweep has let pass: a filter on the configuration drops it, and `show` and `run` say so."""
+    program.sweep("seed=1,2", "hydra.sweeper.pass_filter='0'")
+    assert [0] == [row["job"] for row in program.told("jobs", "--where", "cfg.seed > 0")]
+    assert "when it first passes a sweep's filter" in program.tool("show", "1").stdout
+    program.tool("filter", "1")
+    done = program.tool("run", "1")
+    assert (2, True) == (done.returncode, "no configuration yet" in done.stderr)
+
+
 @pytest.mark.parametrize(
     ("rule", "said"),
     [

@@ -185,6 +185,8 @@ def test_pass_filter_needs_known_jobs(saved: Experiment, tmp_path: Path) -> None
         saved.save_pass_filter([1, 99])
     with pytest.raises(FilterError, match=r"seed is one of 1, 2, 3"):
         saved.save_pass_filter([])
+    with pytest.raises(FilterError, match="takes ids"):
+        saved.save_pass_filter("0-2")  # type: ignore[arg-type]
     assert [1] == saved.get_filtered_ids()
     with pytest.raises(FolderError, match="is no experiment"):
         Experiment([], "other", tmp_path).save_pass_filter([0])
@@ -308,6 +310,17 @@ def test_runner_script_under_the_supervisor(saved: Experiment, tmp_path: Path) -
     refused = run_tool(tmp_path, "run", "study", "1", "--runner", "runner.py")
     assert (2, True) == (refused.returncode, "outside the pass filter" in refused.stderr)
     assert "--runner" in run_tool(tmp_path, "run", "study", "0").stderr
+    missing = run_tool(tmp_path, "run", "study", "0", "--runner", "nope.py")
+    assert (2, True) == (missing.returncode, "nope.py is not there" in missing.stderr)
+
+
+def test_runner_that_does_not_run_the_job_has_not_completed(saved: Experiment, tmp_path: Path) -> None:
+    """A script that ends well without calling run_id has done nothing, and the reason says what it has to call."""
+    (tmp_path / "runner.py").write_text("print('hello')")
+    saved.save_pass_filter([0])
+    done = run_tool(tmp_path, "run", "study", "0", "--runner", "runner.py")
+    assert "has to call Experiment.run_id" in done.stderr
+    assert {"FAILED": 1, "PENDING": 5} == dict(saved.status().counts)
 
 
 def test_runner_killed_by_hand_is_lost(saved: Experiment, tmp_path: Path) -> None:

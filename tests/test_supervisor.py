@@ -32,6 +32,7 @@ def test_exit_status_and_state_are_the_childs(program: Program, how: str, status
     assert ["0.1.FAILED"] == program.states()
     done = program.tool("run", "0")
     assert status == done.returncode
+    assert f"job 0 attempt 2: FAILED: {reason}" in done.stderr
     assert ["0.1.FAILED", "0.2.FAILED"] == program.states()
     assert reason == attempt(program, 0, 2)["reason"]
     (trouble,) = program.told("status")["troubles"]
@@ -90,7 +91,9 @@ def test_killed_supervisor_takes_the_job_along_and_is_lost(program: Program, tmp
     running.supervisor.kill()
     running.end()
     wait_until(running.child_is_gone)
-    assert {"LOST": 1} == program.told("status")["counts"]
+    status = program.told("status")
+    assert {"LOST": 1} == status["counts"]
+    assert "its supervisor is gone" in status["troubles"][0]["reason"]
     assert ["0.1.COMPLETED", "0.2.LOST"] == program.states()
 
 
@@ -166,6 +169,7 @@ def test_fake_run_prints_the_job_and_never_counts_as_completed(program: Program)
     done = program.tool("run", "0", "--fake")
     assert done.returncode == 0, done.stderr
     said = (program.experiment / "jobs/0/stdout.2.log").read_text()
+    assert said == done.stdout
     assert "job id: 0" in said
     assert "'seed': 7" in said
     assert "'tau': 0.005" in said
