@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from experiment_manager import job
-from experiment_manager.folder import Folder
+from experiment_manager.folder import Folder, writing
 from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.records import State
 from experiment_manager.results import write_error, write_result
@@ -46,9 +46,10 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
             yield InProcess(folder, job_id, attempt, is_fake=is_fake)
         return
     states = States(folder)
-    os.makedirs(folder.job(job_id), exist_ok=True)
     planned = None if launch is None else planned_attempt(read_launch(folder, launch), job_id)
-    number = states.claim(job_id, {"launch": launch}, planned=planned)
+    with writing(folder.path):
+        os.makedirs(folder.job(job_id), exist_ok=True)
+        number = states.claim(job_id, {"launch": launch}, planned=planned)
     start, state, reason = time.time(), State.FAILED, None
     before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}
     os.environ.update(job.environment(folder, job_id, number))

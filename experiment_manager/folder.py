@@ -117,6 +117,18 @@ class Folder:
 
 
 @contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Inside, a place that cannot be written is a FolderError with a sentence, and no bare OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise FolderError(
+            f"{path} cannot be made or written: {error.strerror or error}; mend its permissions, make room, or choose "
+            "another folder"
+        ) from error
+
+
+@contextmanager
 def planning(folder: Folder) -> Iterator[None]:
     """Inside, nobody else plans this experiment. A folder that was made for the lock is removed when planning fails.
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from experiment_manager.errors import FilterError
 from experiment_manager.files import read_json, write_json
-from experiment_manager.folder import Folder
+from experiment_manager.folder import Folder, writing
 
 
 def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:
     """The ids that may run are saved; `how` is kept for people, as text or a list of texts."""
-    write_json(folder.pass_filter, {"jobs": [int(job_id) for job_id in ids], "filter": how})
+    with writing(folder.pass_filter):
+        write_json(folder.pass_filter, {"jobs": [int(job_id) for job_id in ids], "filter": how})
 
 
 def has_selection(folder: Folder) -> bool:

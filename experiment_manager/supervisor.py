@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager import command, job
 from experiment_manager.decisions import DRIFTED, Ending, ended_state, exit_status
 from experiment_manager.errors import JobRefused
-from experiment_manager.folder import Folder
+from experiment_manager.folder import Folder, writing
 from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.manifest import Manifest
 from experiment_manager.records import Job, Recipe, State
@@ -108,8 +108,9 @@ def supervise(task: Task) -> int:
     """Runs the job to its end; returns the exit status to leave with. Raises JobRefused when another attempt runs."""
     signals = _Signals()  # first of all: until then a signal would end us without a trace
     states = States(task.folder)
-    os.makedirs(task.folder.job(task.job_id), exist_ok=True)
-    number = states.claim(task.job_id, {"launch": task.launch, **_slurm_ids()}, planned=task.planned)
+    with writing(task.folder.path):
+        os.makedirs(task.folder.job(task.job_id), exist_ok=True)
+        number = states.claim(task.job_id, {"launch": task.launch, **_slurm_ids()}, planned=task.planned)
     supervision = _Supervision(task, states, number, signals)
     if task.launch is not None:
         return supervision.run()

@@ -208,6 +208,23 @@ def test_run_refuses_with_a_sentence(program: Program, arguments: list[str], sai
     assert ["0.1.COMPLETED"] == program.states()
 
 
+def test_places_that_cannot_be_written(program: Program) -> None:
+    """Where nothing can be written, `filter` and `run` say so in one sentence, and exit with 2."""
+    program.sweep("seed=1")
+    (program.experiment / "pass_filter.json").rename(program.home / "pass_filter.json")
+    (program.experiment / "pass_filter.json").mkdir()
+    done = program.tool("filter", "0")
+    assert (2, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+    assert "pass_filter.json cannot be made or written" in done.stderr
+    (program.experiment / "pass_filter.json").rmdir()
+    (program.home / "pass_filter.json").rename(program.experiment / "pass_filter.json")
+    (program.experiment / "jobs").rename(program.home / "jobs")
+    (program.experiment / "jobs").touch()
+    done = program.tool("run", "0")
+    assert (2, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+    assert f"{program.experiment} cannot be made or written" in done.stderr
+
+
 def test_folder_that_is_no_experiment(program: Program) -> None:
     """`run` and every other verb say that a folder is no experiment, with 2 and without a traceback."""
     for verb in ("run", "status", "jobs", "results", "show", "filter"):
