@@ -117,6 +117,7 @@ class Pool:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # the terminal's Ctrl-C reaches us alone, and we pass it on
+                preexec_fn=_hear_interrupts,
             )
         return _Running(job_id, process, log, time.monotonic())
 
@@ -138,6 +139,11 @@ class Pool:
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran
+
+
+def _hear_interrupts() -> None:
+    """Runs in a supervisor's process before it starts: a shell's `&` has INT ignored, by which we tell it to end."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _tell_to_end(running: Sequence[_Running]) -> None:
