@@ -17,7 +17,7 @@ class SweeperConf:
     _recursive_: bool = False  # a filter's own _target_ is ours to call
     experiment_name: str = "${hydra.job.name}"
     experiment_path: str = "experiments"
-    params: dict[str, Any] | None = None  # the sweep, as in Hydra's basic sweeper
+    params: dict[str, Any] | None = field(default_factory=dict)  # the sweep, as in Hydra's basic sweeper
     zip: list[Any] = field(default_factory=list)  # groups of keys that vary together
     blocks: list[Any] = field(default_factory=list)  # several grids: {params, zip}
     pass_filter: Any = None

@@ -148,6 +148,13 @@ def test_blocks_share_one_numbering_without_duplicates(program: Program) -> None
     ] == [row["variables"] for row in program.told("jobs")]
 
 
+def test_params_sweep_and_the_command_line_wins(program: Program) -> None:
+    """`hydra.sweeper.params` is a sweep of its own, from the command line, too; what is typed besides wins over it."""
+    done = program.sweep("seed=7", "+hydra.sweeper.params={seed: '1,2', tau: '0.1,0.2'}")
+    assert done.returncode == 0, done.stderr
+    assert [{"seed": 7, "tau": 0.1}, {"seed": 7, "tau": 0.2}] == [row["variables"] for row in program.told("jobs")]
+
+
 def test_sample_is_of_what_passes_and_repeats(program: Program) -> None:
     """A sample is drawn from what passes, the same one for the same seed, another one for another."""
     arguments = ("seed=range(0,20)", "hydra.sweeper.pass_filter='seed < 10'", "hydra.sweeper.sample=3")
