@@ -189,11 +189,13 @@ def test_list_finds_experiments(swept: Program) -> None:
     assert 2 == swept.python("-m", "experiment_manager", "list", "nowhere").returncode
 
 
-def test_shell_completion_is_offered(program: Program) -> None:
-    """The completion script for a shell names the program."""
-    done = program.python("-m", "experiment_manager", "--show-completion", "bash")
-    assert done.returncode == 0, done.stderr
-    assert "experiment-manager" in done.stdout
+def test_shell_completion(program: Program) -> None:
+    """The script for a shell is printed, and what it asks for at a TAB is answered with the verb."""
+    env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the tests may have no shell above them
+    done = program.python("-m", "experiment_manager", "--show-completion", "bash", **env)
+    assert "complete -o default -F _experiment_manager_completion experiment-manager" in done.stdout, done.stderr
+    asked = {"_EXPERIMENT_MANAGER_COMPLETE": "complete_bash", "COMP_WORDS": "experiment-manager sta", "COMP_CWORD": "1"}
+    assert "status" == program.python("-m", "experiment_manager", **asked).stdout.strip()
 
 
 def test_markup_in_values_is_printed_as_it_is(program: Program) -> None:
