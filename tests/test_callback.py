@@ -74,6 +74,16 @@ def test_drift_can_be_accepted(program: Program) -> None:
     assert "machine.workers: 4 -> 8" in (program.experiment / "jobs/0/stderr.2.log").read_text()
 
 
+def test_check_that_cannot_be_made_is_not_skipped(program: Program) -> None:
+    """Hydra goes on after a callback that raised; a job whose configuration cannot be compared does not run."""
+    (program.home / "train.py").write_text(STRUCTURED.replace("= int(os", "= 10 ** int(os"))
+    (program.home / "conf/structured.yaml").write_text("defaults: [config, {machine: here}]\n")
+    program.sweep("seed=1")
+    assert 78 == program.tool("run", "0", WORKERS="5000").returncode
+    assert ["0.1.COMPLETED", "0.2.FAILED"] == program.states()
+    assert "too long to be stored" in program.tool("show", "0").stdout
+
+
 def test_every_kind_of_source_is_frozen(program: Program, tmp_path: Path) -> None:
     """--config-dir, hydra.searchpath in YAML and on the command line, and the main folder: editing any of them later
     reaches no defined job, and the first of two sources wins as it does in Hydra."""

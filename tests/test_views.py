@@ -1,0 +1,77 @@
+"""What people see of an experiment: rows, means over seeds, and results that a later failure does not hide."""
+
+import math
+import os
+from typing import Any
+
+import pytest
+
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.views import aggregate
+from tests.conftest import Program
+
+
+def row(seed: int, result: dict[str, Any], state: str = "COMPLETED", **variables: Any) -> dict[str, Any]:
+    return {"state": state, "variables": {"seed": seed, **variables}, "result": result, "metrics": {}}
+
+
+def test_mean_and_deviation_over_completed_jobs() -> None:
+    """Failed jobs and fields that are no numbers do not count; one value has no deviation."""
+    rows = [row(1, {"score": 1.0, "name": "x"}, lr=1), row(2, {"score": 3.0}, lr=1), row(3, {"score": 9.0}, lr=2)]
+    rows.append(row(4, {"score": 100.0}, "FAILED", lr=1))
+    first, second = aggregate(rows, ["lr"])
+    assert ({"lr": 1}, 2, {"score": 2.0}) == (first["variables"], first["count"], first["mean"])
+    assert pytest.approx(math.sqrt(2)) == first["std"]["score"]
+    assert (1, {"score": 9.0}, {"score": None}) == (second["count"], second["mean"], second["std"])
+
+
+@pytest.mark.parametrize("diverged", [math.inf, -math.inf, math.nan])
+def test_diverged_job_is_seen_in_the_mean(diverged: float) -> None:
+    """An infinite or undefined result makes the mean what it is, and the deviation NaN; nothing crashes."""
+    (group,) = aggregate([row(1, {"loss": 1.0}, lr=1), row(2, {"loss": diverged}, lr=1)], ["lr"])
+    assert not math.isfinite(group["mean"]["loss"])
+    assert math.isnan(group["std"]["loss"])
+
+
+def test_types_keep_groups_apart() -> None:
+    """1, 1.0 and True are three values of a variable."""
+    assert 3 == len(aggregate([row(1, {"x": 1}, lr=value) for value in (1, 1.0, True)], ["lr"]))
+
+
+def test_unknown_variable_lists_those_that_there_are() -> None:
+    """The sentence names the variables."""
+    with pytest.raises(ExperimentManagerError, match="the variables are lr, seed"):
+        aggregate([row(1, {}, lr=1)], ["learning_rate"])
+
+
+def test_failed_repetition_does_not_hide_the_result(program: Program) -> None:
+    """A job that completed, and failed when it was run once more on demand, still shows what it returned."""
+    program.edit("how: well", "how: ${oc.env:HOW,well}")
+    assert 0 == program.sweep("seed=3").returncode
+    assert 1 == program.sweep("seed=3", "hydra.sweeper.rerun=always", HOW="raise").returncode
+    (found,) = program.told("results")
+    assert ("FAILED", 2, {"result": 4.5}) == (found["state"], found["attempt"], found["result"])
+
+
+def test_result_that_cannot_be_read_is_named_and_skipped(program: Program) -> None:
+    """One broken file does not blind the whole table."""
+    program.sweep("seed=1,2")
+    (program.experiment / "jobs/0/result.1.json").write_text('{"result": {"$tuple": 5}}')
+    done = program.tool("results")
+    assert done.returncode == 0
+    assert "jobs/0/result.1.json cannot be read" in done.stderr
+    assert [{}, {"result": 3.0}] == [row["result"] for row in program.told("results")]
+
+
+def test_run_on_a_host_that_cannot_be_asked(program: Program) -> None:
+    """RUNNING on another host is not called failed, and `status` says where it runs and that nobody here can know."""
+    program.sweep("seed=1")
+    anchor = program.experiment / "states" / "0.1"
+    (program.experiment / "states/0.1.COMPLETED").rename(program.experiment / "states/0.1.RUNNING")
+    text = anchor.read_text().replace(f'"host": "{os.uname().nodename}"', '"host": "node17"')
+    anchor.unlink()
+    anchor.write_text(text)
+    status = program.told("status")
+    assert {"RUNNING": 1} == status["counts"]
+    assert "on node17, which cannot be asked from here" in status["troubles"][0]["reason"]
+    assert "1 RUNNING left alone" in program.sweep("seed=1").stderr
