@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import experiment_manager
-from experiment_manager import codec, filters, tables, views
+from experiment_manager import filters, tables, views
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, find_experiments
@@ -271,6 +271,3 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
         )
     else:
         tables.say(f"there are no experiments below {folder}")
-
-
-__all__ = ["app", "codec", "main"]

@@ -5,9 +5,10 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, delta, filters, results, selection, views
+from experiment_manager import codec, decisions, filters, results, selection, views
 from experiment_manager.attempts import attempting, is_current
 from experiment_manager.errors import (
     ConfigurationChanged,
@@ -24,7 +25,7 @@ from experiment_manager.files import read_json
 from experiment_manager.folder import Folder, planning
 from experiment_manager.grid import variables_identity
 from experiment_manager.ids import format_ids
-from experiment_manager.manifest import Manifest, editing, unknown_job
+from experiment_manager.manifest import Manifest, changed_configuration, editing, unknown_job
 from experiment_manager.original import read_original, result_path
 from experiment_manager.records import Job, JobId
 from experiment_manager.resolved import resolved
@@ -116,12 +117,8 @@ class Experiment:
         encoded = codec.encode(configuration, "configuration")
         match = decisions.match(disk.get(identity, ()), codec.digest(encoded))
         if match.is_changed and match.job_id is not None:
-            with Manifest(self.folder) as manifest:
-                changes = delta.compare(manifest.encoded_configuration(match.job_id), encoded)
-            raise ConfigurationChanged(
-                f"job {match.job_id} of {self.folder.path} is there already with another configuration: "
-                f"{delta.describe(changes)}; put it back, make what changes a variable, or choose another name"
-            )
+            way_out = "make what changes a variable, or choose another name"
+            raise ConfigurationChanged(changed_configuration(self.folder, match.job_id, encoded, way_out))
         if match.job_id is not None:
             return self._add(JobId(match.job_id), variables, encoded, is_new=False)
         self._next_id += 1
@@ -193,12 +190,15 @@ class Experiment:
 
     def select(self, pass_filter: Any) -> filters.Selection:
         """What passes a filter in any form, and what each rule dropped: the explanation of `get_ids`."""
+        return self._select(pass_filter, cache(self.snapshot))
+
+    def _select(self, pass_filter: Any, snapshot: Callable[[], Snapshot]) -> filters.Selection:
         jobs = list(self.iter_jobs())
         world = filters.World(
             names=frozenset(name for job in jobs for name in job.variables),
             ids=frozenset(job.id for job in jobs),
             configuration=lambda job: resolved(self._encoded(job.id)),
-            state=self.snapshot().state,
+            state=lambda job_id: snapshot().state(job_id),
         )
         return filters.apply(filters.parse(pass_filter), jobs, world)
 
@@ -345,11 +345,13 @@ class Experiment:
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""
-        return views.job_rows(self.folder, self.select(where).jobs, self.snapshot())
+        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
+        return views.job_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
 
     def result_rows(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job with its result and its last metrics: `experiment-manager results`."""
-        return views.result_rows(self.folder, self.select(where).jobs, self.snapshot())
+        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
+        return views.result_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
 
     def show(self, job_id: int) -> dict[str, Any]:
         """Everything about one job: `experiment-manager show`."""

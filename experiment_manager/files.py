@@ -48,3 +48,12 @@ def read_json(path: str) -> Any:
     """What `write_json` wrote. Raises FileNotFoundError, or ValueError when it is no JSON."""
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def read_optional(path: str) -> dict[str, Any]:
+    """The object in a JSON file of ours; empty when there is none or it is not readable."""
+    try:
+        body = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -21,7 +21,6 @@ from experiment_manager.expressions import Expression
 from experiment_manager.ids import IdSet, format_ids, looks_like_ids, parse_ids
 from experiment_manager.records import Job, JobId, State
 
-Variables = Mapping[str, Any]
 Configuration = Callable[[Job], Any]
 """Gives the composed configuration of a job; called only by rules that read it."""
 

@@ -24,13 +24,14 @@ from experiment_manager.attempts import attempting
 from experiment_manager.compose import Composer, require_submitted
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.files import read_optional
 from experiment_manager.folder import Folder
 from experiment_manager.job import JOB_VARIABLE
 from experiment_manager.manifest import Manifest
 from experiment_manager.pool import Interrupted, Pool, check_n_jobs
 from experiment_manager.progress import settings_text
 from experiment_manager.records import UNFINISHED, Job, State
-from experiment_manager.results import read_optional, read_result, refused_fields
+from experiment_manager.results import read_result
 from experiment_manager.states import States
 from experiment_manager.sweep import Options, Plan, add_batch, plan_sweep
 
@@ -252,16 +253,16 @@ def _job_return(folder: Folder, job: Job) -> JobReturn:
     with Manifest(folder) as manifest:
         config = OmegaConf.create(manifest.configuration(job.id))
     told = JobReturn(overrides=list(job.overrides), cfg=config, working_dir=folder.job(job.id), task_name=folder.name)
-    refused = refused_fields(folder, job.id, last.number)
-    if last.state is State.COMPLETED and not refused:
+    result = read_result(folder, job.id, last.number)
+    if last.state is State.COMPLETED and not result.refused:
         told.status = JobStatus.COMPLETED
-        told.return_value = read_result(folder, job.id, last.number)
+        told.return_value = result.value
         return told
     error = read_optional(folder.of_attempt(job.id, last.number, "error")).get("traceback", "")
     reason = read_optional(folder.of_attempt(job.id, last.number, "attempt")).get("reason")
     told.status = JobStatus.FAILED
     told.return_value = JobFailed(
-        f"job {job.id} of {folder.path} is {last.state}{f': {reason}' if reason else ''}{_refusal(refused)}; "
+        f"job {job.id} of {folder.path} is {last.state}{f': {reason}' if reason else ''}{_refusal(result.refused)}; "
         f"its log is {folder.of_attempt(job.id, last.number, 'stderr')}\n{error}"
     )
     return told

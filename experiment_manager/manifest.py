@@ -159,6 +159,16 @@ def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:
     return f"there is no job {job_id} in {where}: {has}"
 
 
+def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, way_out: str) -> str:
+    """The sentence for a job that is there already with another configuration: which keys, from what to what."""
+    with Manifest(folder) as manifest:
+        changes = delta.compare(manifest.encoded_configuration(job_id), encoded)
+    return (
+        f"job {job_id} of {folder.path} is there already with another configuration: {delta.describe(changes)}; "
+        f"put the configuration back, or {way_out}"
+    )
+
+
 def _job(row: tuple[Any, ...]) -> Job:
     number, identity, variables, overrides, fingerprint, recipe = row
     return Job(

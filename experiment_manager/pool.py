@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.files import read_optional
 from experiment_manager.folder import Folder
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
-from experiment_manager.results import read_optional
 from experiment_manager.states import States
 
 _POLL_S: Final = 0.02
@@ -67,7 +67,6 @@ class Pool:
         self._folder, self._launch, self._texts = folder, launch, texts
         self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
         self._states = States(folder)
-        self._stop: int | None = None
 
     def run(self, ids: Sequence[int]) -> list[Ran]:
         """Every job has ended; what became of them, in the order of `ids`.

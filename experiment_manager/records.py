@@ -90,13 +90,6 @@ class Attempt(NamedTuple):
     state: State
 
 
-class Outcome(NamedTuple):
-    """How an attempt ended, as the one who ran it saw it."""
-
-    state: State
-    reason: str | None
-
-
 class Launch(NamedTuple):
     """One handing-over of jobs to something that runs them; the record `launches/NNNN/launch.json`."""
 

@@ -1,6 +1,6 @@
 """What jobs leave: results, errors, metrics, and the files that people save beside them.
 
-jobs/7/result.1.json    {"result": <tagged value>}, or {"unstored": "<its repr>"} for what cannot be stored
+jobs/7/result.1.json    {"result": <tagged value>, "refused": {field: why it could not be stored}}
 jobs/7/error.1.json     {"type", "message", "traceback"}
 jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values"}
 """
@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec
@@ -68,26 +69,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_result(folder: Folder, job_id: int, attempt: int) -> Any:
-    """The result of an attempt; None when it left none. A field that could not be stored is not in it.
+class Result(NamedTuple):
+    """What an attempt has returned: the value without the fields that could not be stored, and why they could not."""
 
-    Raises ResultError for a file that is not readable.
-    """
-    return _read_result(folder, job_id, attempt)[0]
-
-
-def refused_fields(folder: Folder, job_id: int, attempt: int) -> dict[str, str]:
-    """What an attempt returned and could not be stored, with the reasons. Raises ResultError."""
-    return _read_result(folder, job_id, attempt)[1]
+    value: Any = None
+    refused: Mapping[str, str] = MappingProxyType({})
 
 
-def _read_result(folder: Folder, job_id: int, attempt: int) -> tuple[Any, dict[str, str]]:
+def read_result(folder: Folder, job_id: int, attempt: int) -> Result:
+    """The result of an attempt; an empty one when it left none. Raises ResultError for a file that is not readable."""
     path = folder.of_attempt(job_id, attempt, "result")
     try:
         body = read_json(path)
-        return codec.decode(body["result"]), dict(body.get("refused", {}))
+        return Result(codec.decode(body["result"]), dict(body.get("refused", {})))
     except FileNotFoundError:
-        return None, {}
+        return Result()
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ResultError(f"{path} cannot be read: {error}; remove it, or run job {job_id} again") from error
 
@@ -100,15 +96,6 @@ def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException)
         write_json(folder.of_attempt(job_id, attempt, "error"), {"type": type(error).__name__, **told})
     except Exception as failure:  # str(error) is the user's code, and the disk may be full
         print(f"the error of job {job_id} could not be kept: {type(failure).__name__}", file=sys.stderr, flush=True)
-
-
-def read_optional(path: str) -> dict[str, Any]:
-    """The object in a JSON file of ours; empty when there is none or it is not readable."""
-    try:
-        body = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 class Metric(NamedTuple):

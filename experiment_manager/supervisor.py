@@ -8,7 +8,6 @@ command line: every task of a sweep pays for what is imported here.
 """
 
 import ctypes
-import json
 import os
 import select
 import signal
@@ -21,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager import command, job
 from experiment_manager.decisions import DRIFTED, Ending, ended_state, exit_status
 from experiment_manager.errors import JobRefused
+from experiment_manager.files import read_optional
 from experiment_manager.folder import Folder, writing
 from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.manifest import Manifest
@@ -252,15 +252,15 @@ class _Supervision:
 
     def _record(self, returncode: int, usage: Any, started: float) -> int:
         after = oom_kills()
-        result = _read_object(self._file("result"))
+        result = read_optional(self._file("result"))
         ending = Ending(
             returncode=returncode,
-            has_result=result is not None,
+            has_result=bool(result),
             stopped=self._stopped,
             was_warned=self._warned,
             out_of_memory=None not in (self._oom_kills, after) and (after or 0) > (self._oom_kills or 0),
             needs_result=self._task.needs_result,
-            is_fake=self._task.is_fake or bool(result and result.get("fake")),
+            is_fake=self._task.is_fake or bool(result.get("fake")),
         )
         state = ended_state(ending)
         self.reason = self._reason(state, returncode)
@@ -285,8 +285,8 @@ class _Supervision:
             return None
         if state is State.CANCELLED:
             return "stopped by a signal"
-        error = _read_object(self._file("error"))
-        if error is not None:
+        error = read_optional(self._file("error"))
+        if error:
             return f"{error.get('type')}: {error.get('message')}".partition("\n")[0]
         if returncode == DRIFTED:
             return "composed another configuration than was submitted"
@@ -295,16 +295,6 @@ class _Supervision:
         if returncode == 0 and self._task.needs_result:
             return "the runner ended without running the job; it has to call Experiment.run_id"
         return f"exit code {returncode}"
-
-
-def _read_object(path: str) -> dict[str, Any] | None:
-    """What the child left in a JSON file; None when it left none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:

@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, delta, entry, filters, grid
+from experiment_manager import codec, decisions, entry, filters, grid
 from experiment_manager.compose import Composer, fingerprint
 from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError, JobRefused
 from experiment_manager.folder import Folder, planning
 from experiment_manager.freeze import freeze
 from experiment_manager.launches import create_launch
-from experiment_manager.manifest import Manifest, editing
+from experiment_manager.manifest import Manifest, changed_configuration, editing
 from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.resolved import resolved
@@ -180,24 +180,14 @@ def _place(job: Job, encoded: codec.Encoded, known: _Known, drafts: _Drafts, fol
         match = decisions.match(known.by_identity[job.identity], mark)
         assert match.job_id is not None
         if match.is_changed:
-            raise ConfigurationChanged(changed_sentence(folder, match.job_id, encoded))
+            way_out = "add the changed jobs as new ones with hydra.sweeper.on_change=new"
+            raise ConfigurationChanged(changed_configuration(folder, match.job_id, encoded, way_out))
         found = known.jobs[match.job_id]
         if found.fingerprint is not None:
             return found._replace(overrides=job.overrides)
         job = job._replace(id=found.id)
     drafts.configured[job.id] = (job, encoded, mark)
     return job._replace(fingerprint=mark)
-
-
-def changed_sentence(folder: Folder, job_id: int, encoded: codec.Encoded) -> str:
-    """What to say of a job that is there already with another configuration: which keys, from what to what."""
-    with Manifest(folder) as manifest:
-        before = manifest.encoded_configuration(job_id)
-    changes = delta.describe(delta.compare(before, encoded))
-    return (
-        f"job {job_id} of {folder.path} is there already with another configuration: {changes}; put the configuration "
-        "back, or add the changed jobs as new ones with hydra.sweeper.on_change=new"
-    )
 
 
 def _refuse_other_tasks(folder: Folder, jobs: Iterable[Job], task: str) -> None:

@@ -1,4 +1,5 @@
-"""What people and scripts see of an experiment: rows and records, read from the folder. Nothing here prints."""
+"""What people and scripts see of an experiment: rows and records, read from the folder. Files that have to
+be skipped are named on standard error; nothing else is printed here."""
 
 import math
 import os
@@ -10,11 +11,12 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec, command
 from experiment_manager.errors import ExperimentManagerError, FilterError, ResultError
+from experiment_manager.files import read_optional
 from experiment_manager.folder import Folder
 from experiment_manager.manifest import Manifest
 from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Job, State
-from experiment_manager.results import read_metrics, read_optional, read_result, refused_fields
+from experiment_manager.results import read_metrics, read_result
 from experiment_manager.selection import read_selection
 from experiment_manager.states import Snapshot, States
 
@@ -41,7 +43,7 @@ class Status(NamedTuple):
 
 
 def status(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot) -> Status:
-    """The status of an experiment. Opens one file per job that ended badly, and none besides."""
+    """The status of an experiment. Opens one file per job that ended badly or runs, and none besides."""
     by_state: dict[State, list[int]] = defaultdict(list)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
     for job in jobs:
@@ -112,7 +114,7 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str
     if attempt is None:
         return {}
     try:
-        result, refused = read_result(folder, job_id, attempt), refused_fields(folder, job_id, attempt)
+        result, refused = read_result(folder, job_id, attempt)
     except ResultError as error:
         print(f"skipped: {error}", file=sys.stderr)
         return {}
