@@ -14,6 +14,7 @@ from experiment_manager.folder import Folder, writing
 from experiment_manager.launches import planned_attempt, read_launch
 from experiment_manager.records import State
 from experiment_manager.results import write_error, write_result
+from experiment_manager.slurm import within
 from experiment_manager.states import States
 
 
@@ -22,10 +23,14 @@ class InProcess:
 
     def __init__(self, folder: Folder, job_id: int, number: int, *, is_fake: bool) -> None:
         self._folder, self._job_id, self.number, self._is_fake = folder, job_id, number, is_fake
+        self.has_left_early = False
 
     def leave(self, value: Any) -> None:
-        """The attempt has left this result."""
-        write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake)
+        """The attempt has left this result; of several tasks the first one writes it."""
+        told = job.current_job().told
+        self.has_left_early = told and value is None
+        if job.is_first_rank():
+            write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake, told=told)
 
 
 def is_current(folder: Folder, job_id: int) -> bool:
@@ -49,14 +54,17 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     planned = None if launch is None else planned_attempt(read_launch(folder, launch), job_id)
     with writing(folder.path):
         os.makedirs(folder.job(job_id), exist_ok=True)
-        number = states.claim(job_id, {"launch": launch}, planned=planned)
+        number = states.claim(job_id, {"launch": launch, **within.ids()}, planned=planned)
     start, state, reason = time.time(), State.FAILED, None
     before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}
     os.environ.update(job.environment(folder, job_id, number))
     try:
+        made = InProcess(folder, job_id, number, is_fake=is_fake)
         with _error_kept(folder, job_id, number):
-            yield InProcess(folder, job_id, number, is_fake=is_fake)
+            yield made
         state = State.FAKE if is_fake else State.COMPLETED
+        if made.has_left_early:
+            state, reason = State.CANCELLED, "told to stop, and left without a result"
     except KeyboardInterrupt:
         state, reason = State.CANCELLED, "stopped by a signal"
         raise

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from experiment_manager.compose import require_submitted
 from experiment_manager.decisions import DRIFTED, UNRECORDED
 from experiment_manager.errors import ConfigurationDrifted
-from experiment_manager.job import CurrentJob, current_job
+from experiment_manager.job import CurrentJob, current_job, is_first_rank
 from experiment_manager.manifest import Manifest
 from experiment_manager.results import write_error, write_result
 
@@ -55,11 +55,11 @@ class JobCallback(Callback):
         A job whose result cannot be written has not completed: it ends with the exit code UNRECORDED.
         """
         job = current_job()
-        if job.id is None:
+        if job.id is None or not is_first_rank():
             return
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
-                write_result(job.experiment, job.id, job.attempt, job_return.return_value)
+                write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
         elif isinstance(job_return._return_value, BaseException):
             write_error(job.experiment, job.id, job.attempt, job_return._return_value)
 

@@ -9,8 +9,7 @@ grammar wants it (https://hydra.cc/docs/advanced/override_grammar/basic/).
 import os
 import re
 import shlex
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from experiment_manager.errors import FreezeError
@@ -56,10 +55,10 @@ def job_command(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
     ]
 
 
-def runner_command(folder: Folder, job: Job, runner: str) -> list[str]:
-    """The arguments that run a job of a Python experiment with a runner script."""
+def runner_command(folder: Folder, job: Job, runner: Sequence[str]) -> list[str]:
+    """The arguments that run a job of a Python experiment; `runner` are the words of a command that takes them."""
     return [
-        *(sys.executable, runner, "--job-id", str(job.id)),
+        *(*runner, "--job-id", str(job.id)),
         *("--experiment-path", folder.parent, "--experiment-name", folder.name),
     ]
 

@@ -1,7 +1,7 @@
 """What to do, decided from what is known: pure functions that the sweeper, the supervisor and the tests call."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.records import UNFINISHED, State
 
@@ -14,6 +14,9 @@ DRIFTED: Final = 78
 
 UNRECORDED: Final = 74
 """Exit code of a job that did its work and could not write its result down (EX_IOERR of sysexits.h)."""
+
+INCOMPLETE: Final = 75
+"""Exit status of an attempt that left with 0 and is not done, or whose end somebody else has recorded (EX_TEMPFAIL)."""
 
 REFUSED: Final = 2
 """Exit code for a user's mistake, as everywhere in the project."""
@@ -45,6 +48,20 @@ class Ending(NamedTuple):
     out_of_memory: bool  # the memory cgroup counted a kill meanwhile
     is_fake: bool
     needs_result: bool = False  # exit 0 alone is no success
+
+
+def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
+    """Whether the file that an attempt left holds a result, for an attempt that was told to stop or warned.
+
+    Nothing returned means checkpointed and left, unless the job was only warned and says that it has not been told
+    (`should_stop` never returned true): then it has simply ended in time.
+
+    >>> left_result({"result": None, "told": True}, was_stopped=False), left_result({"result": 3}, was_stopped=True)
+    (False, True)
+    """
+    if result.get("result") is not None or result.get("refused"):
+        return True
+    return bool(result) and result.get("told") is False and not was_stopped
 
 
 def ended_state(ending: Ending) -> State:

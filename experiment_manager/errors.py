@@ -6,12 +6,15 @@
     ├── UnknownJob                    a job id that the experiment does not have
     ├── DuplicateJob                  these variables are there already
     ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with
+    │   └── AlreadyCompleted          completed since it was handed over
     ├── ConfigurationChanged          a job is there already and its configuration is another one now
     ├── ConfigurationDrifted          a job composes something else where it runs than was submitted
     ├── UnstorableValue               a value that the manifest cannot hold
     ├── GridError                     a sweep that cannot be enumerated
     ├── FilterError                   a pass filter that cannot be read, or that nothing passes
+    ├── OptionsError                  SLURM options that cannot be meant
     ├── FreezeError                   configuration sources that cannot be copied or named
+    ├── SlurmError                    SLURM refused, or could not be asked
     └── ResultError                   a result that is there already, or that is not there
 
 Those that the first interface of the library promised as `ValueError` are one, too.
@@ -42,6 +45,10 @@ class JobRefused(ExperimentManagerError, ValueError):
     """This job may not run here and now."""
 
 
+class AlreadyCompleted(JobRefused):
+    """This job has been completed since it was handed over: there is nothing left to run."""
+
+
 class ConfigurationChanged(ExperimentManagerError, ValueError):
     """A job that is there already would get another configuration."""
 
@@ -62,8 +69,20 @@ class FilterError(ExperimentManagerError, ValueError):
     """The pass filter cannot be read, or nothing passes it."""
 
 
+class OptionsError(ExperimentManagerError, ValueError):
+    """SLURM options that cannot be meant."""
+
+
 class FreezeError(ExperimentManagerError):
     """The configuration sources cannot be frozen, or a path cannot be handed to Hydra."""
+
+
+class SlurmError(ExperimentManagerError):
+    """SLURM refused, or could not be asked; `words` are its own, and a doubtful order may have been carried out."""
+
+    def __init__(self, message: str, *, words: str = "", is_doubtful: bool = False) -> None:
+        super().__init__(message)
+        self.words, self.is_doubtful = words, is_doubtful
 
 
 class ResultError(ExperimentManagerError, ValueError):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from experiment_manager import codec, decisions, filters, results, selection, views
 from experiment_manager.attempts import attempting, is_current
+from experiment_manager.child import outside_filter
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,
@@ -29,8 +30,8 @@ from experiment_manager.manifest import Manifest, changed_configuration, editing
 from experiment_manager.original import read_original, result_path
 from experiment_manager.records import Job, JobId
 from experiment_manager.resolved import resolved
-from experiment_manager.states import Snapshot, States
-from experiment_manager.supervisor import outside_filter
+from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.states import Snapshot
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
@@ -336,8 +337,8 @@ class Experiment:
             return manifest.encoded_configuration(job_id)
 
     def snapshot(self) -> Snapshot:
-        """The states of all attempts; those whose process is gone have become LOST."""
-        return States(self.folder).snapshot(reconcile=True)
+        """The states of all attempts; those whose process is gone have become LOST, SLURM is asked about its own."""
+        return reconciled(self.folder)
 
     def status(self) -> views.Status:
         """How many jobs are in which state, and which ones need attention: `experiment-manager status`."""

@@ -37,6 +37,8 @@ class CurrentJob:
         self.attempt = attempt
         self._stopping = threading.Event()
         self._listens = False
+        self.told = False
+        """Whether `should_stop` has ever returned true: then a job that returns nothing is not done."""
 
     @property
     def experiment(self) -> Folder:
@@ -89,21 +91,23 @@ class CurrentJob:
         """Whether the job has been told that it will be stopped soon: save a checkpoint and return.
 
         From the first call on, TERM, USR1 and USR2 no longer end this process by themselves, unless the program has a
-        handler of its own. Call it once before the loop, from the main thread.
+        handler of its own. Call it once before the loop, from the main thread. A job that leaves early returns None:
+        an attempt that was told to stop counts as COMPLETED only when it returns a result.
         """
         if not self._listens and threading.current_thread() is threading.main_thread():
             self._listens = True
             for number in _STOP_SIGNALS:
                 if signal.getsignal(number) is signal.SIG_DFL:
                     signal.signal(number, lambda *_: self._stopping.set())
-        return self._stopping.is_set()
+        self.told = self.told or self._stopping.is_set()
+        return self.told
 
     def log_metrics(self, step: float | None = None, **values: Any) -> None:
         """One line more in the metrics of this attempt, on disk at once: `log_metrics(step=100, loss=0.3)`.
 
         Values are numbers or text. With several tasks only rank 0 writes. Outside of an experiment nothing is recorded.
         """
-        if self._folder is None or self.id is None or _rank() != "0":
+        if self._folder is None or self.id is None or not is_first_rank():
             return
         line = {"step": codec.encode(step), "time": time.time(), "values": codec.encode(values)}
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
@@ -113,6 +117,11 @@ class CurrentJob:
             os.write(handle, data)  # one write to a file opened for appending: whole lines, also from several threads
         finally:
             os.close(handle)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of several tasks that writes records."""
+    return _rank() == "0"
 
 
 def _rank() -> str:

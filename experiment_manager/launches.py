@@ -25,7 +25,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         planned[str(attempt.number)].append(attempt.job_id)
     record = {
         "time": time.time(),
-        "user": _user(),
+        "user": user_name(),
         "host": os.uname().nodename,
         "cwd": os.getcwd(),
         "argv": sys.orig_argv,
@@ -68,7 +68,21 @@ def planned_attempt(launch: Launch, job_id: int) -> int | None:
     return None
 
 
-def _user() -> str:
+def planned_attempts(launch: Launch) -> dict[int, int]:
+    """The number of the first attempt that a launch planned, for each of its jobs."""
+    return {job_id: int(first) for first, ids in launch.record["jobs"].items() for job_id in parse_ids(ids)}
+
+
+def slurm_options(launch: Launch, job_id: int) -> dict[str, Any] | None:
+    """The SLURM options under which a launch runs a job; None where SLURM does not run it."""
+    for array in launch.record.get("slurm", {}).get("arrays", ()):
+        if job_id in parse_ids(array["jobs"]):
+            return dict(array["options"])
+    return None
+
+
+def user_name() -> str:
+    """Who we are, by name where the system knows it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a uid without a name, as in containers

@@ -27,8 +27,10 @@ Loader = Callable[[str], Any]
 """Reads them back: `loader(path)`."""
 
 
-def write_result(folder: Folder, job_id: int, attempt: int, value: Any, *, is_fake: bool = False) -> None:
-    """The attempt has left a result.
+def write_result(
+    folder: Folder, job_id: int, attempt: int, value: Any, *, is_fake: bool = False, told: bool = False
+) -> None:
+    """The attempt has left a result. `told`: the job knew that it had to stop, see `decisions.left_result`.
 
     Arrays and OmegaConf's containers are stored as lists and mappings. What cannot be stored is said, here on standard
     error and later by `results`, and is no error: the job did its work.
@@ -36,7 +38,12 @@ def write_result(folder: Folder, job_id: int, attempt: int, value: Any, *, is_fa
     stored, refused = _storable(value)
     for name, why in refused.items():
         print(f"the result of job {job_id}: {name} is not stored: {why}; see save_results", file=sys.stderr, flush=True)
-    body = {"result": stored, **({"refused": refused} if refused else {}), **({"fake": True} if is_fake else {})}
+    body = {
+        "result": stored,
+        **({"refused": refused} if refused else {}),
+        "told": told,
+        **({"fake": True} if is_fake else {}),
+    }
     write_json(folder.of_attempt(job_id, attempt, "result"), body)
 
 

@@ -1,14 +1,20 @@
 """The command `experiment-manager run`: its arguments, on the light libraries that a task can afford."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
+from experiment_manager.child import prepare
 from experiment_manager.decisions import REFUSED
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.folder import Folder
-from experiment_manager.supervisor import prepare, supervise
+from experiment_manager.slurm import within
+from experiment_manager.supervisor import Outcome, supervise
+
+STATUS_FILE_VARIABLE: Final = "EXPERIMENT_MANAGER_STATUS_FILE"
+"""Names the file in which a batch script wants to read the exit status."""
 
 _EXAMPLE: Final = """example:
   experiment-manager run experiments/train 7
@@ -16,6 +22,13 @@ _EXAMPLE: Final = """example:
 
 The exit status is the job's own (128 + the signal for a job that a signal ended); 2 for a mistake in the call.
 """
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no job id") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,10 +39,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("folder", nargs="?", help="the experiment's folder")
-    command.add_argument("job", nargs="?", type=int, help="the id of the job")
+    command.add_argument("job", nargs="?", type=_ids, help="the id of the job")
     command.add_argument("--experiment-path", metavar="P", help="the folder that holds the experiment")
     command.add_argument("--experiment-name", metavar="N", help="the name of the experiment")
-    command.add_argument("--job-id", type=int, metavar="ID", help="the id of the job")
+    command.add_argument("--job-id", type=_ids, metavar="ID", help="the id of the job; 3,4,5: all of them at once")
     command.add_argument("--launch", metavar="NNNN", help="the launch that this run belongs to; its jobs may run")
     command.add_argument("--runner", metavar="FILE", help="the script that runs jobs which were written in Python")
     command.add_argument("--fake", action="store_true", help="print the job instead of running it, and leave a result")
@@ -37,21 +50,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one job; returns the exit status."""
+    """Runs one job, or several at the same time; returns the exit status, which also goes where a batch script asks."""
+    status_file = os.environ.pop(STATUS_FILE_VARIABLE, None)
     command = parser()
     options = command.parse_args(argv)
     has_parts = options.experiment_path is not None and options.experiment_name is not None
     if (options.folder is None) == (not has_parts):
         command.error("name the experiment once: its FOLDER, or --experiment-path and --experiment-name")
-    job_id = options.job_id if options.job_id is not None else options.job
-    if job_id is None:
+    ids = options.job_id if options.job_id is not None else options.job
+    if ids is None:
         command.error("name the job: FOLDER JOB, or --job-id")
     try:
         if has_parts:
             folder = Folder(options.experiment_path, options.experiment_name)
         else:
             folder = Folder.at(options.folder)
-        return supervise(prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=options.runner))
     except ExperimentManagerError as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
+    outcome = _run_all(folder, ids, options)
+    if status_file is not None:
+        with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
+            file.write(f"{outcome.status}\n")
+    if outcome.is_to_requeue:
+        refused = within.requeue()
+        if refused:
+            print(f"SLURM will not start this task again: {refused}", file=sys.stderr)
+    return outcome.status
+
+
+def _run_all(folder: Folder, ids: Sequence[int], options: argparse.Namespace) -> Outcome:
+    if len(ids) == 1:
+        return _run(folder, ids[0], options)
+    from experiment_manager.pack import run_together
+
+    return run_together(ids, lambda job_id: _run(folder, job_id, options))
+
+
+def _run(folder: Folder, job_id: int, options: argparse.Namespace) -> Outcome:
+    runner = [sys.executable, options.runner] if options.runner is not None else None
+    try:
+        return supervise(prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=runner))
+    except AlreadyCompleted as done:
+        print(f"nothing to run: {done}", file=sys.stderr)
+        return Outcome(
+            0 if within.restart_of(within.ids()) else REFUSED
+        )  # SLURM has started a task again that was done
+    except ExperimentManagerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return Outcome(REFUSED)

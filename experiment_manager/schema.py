@@ -1,10 +1,12 @@
 """The options that Hydra shows and checks: `hydra.sweeper.*` and `hydra.launcher.*`, registered when this is
 imported. Every Hydra program on the machine imports this, so it imports nothing that Hydra has not imported itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+
+from experiment_manager.slurm.options import SlurmOptions
 
 _PLUGINS = "hydra_plugins.hydra_experiment_manager"
 
@@ -39,6 +41,45 @@ class LocalPoolConf:
     experiment_path: str = "experiments"
 
 
+_LAUNCHERS = {
+    "slurm_script": "SlurmScriptLauncher",
+    "slurm_submitit": "SlurmSubmititLauncher",
+}
+"""The launchers that take SLURM's options, and their classes."""
+
+_USUAL: dict[str, Any] = {
+    "timeout_min": 60,
+    "nodes": 1,
+    "tasks_per_node": 1,
+    "name": "${hydra.job.name}",
+    "submitit_folder": "${hydra.sweep.dir}/.submitit/%j",
+    "signal_delay_s": 120,
+    "max_num_timeout": 0,
+    "array_parallelism": 256,
+}
+"""What hydra-submitit-launcher has where nothing is said, so that its users change one word."""
+
+
+def slurm_conf(name: str, launcher: str) -> type:
+    """The options of one launcher: every field of the record, with the launcher's own in front. Values are checked when
+    the record is made, by `slurm.options.make`."""
+    own: list[Any] = [
+        ("_target_", str, f"{_PLUGINS}.launchers.{launcher}"),
+        ("experiment_name", str, "${hydra.job.name}"),  # with other sweepers than ours, which name no experiment
+        ("experiment_path", str, "experiments"),
+    ]
+    for one in fields(SlurmOptions):
+        if one.name == "additional_parameters":
+            own.append((one.name, dict[str, Any], field(default_factory=dict)))
+        else:
+            unset = None if one.default in (MISSING, ()) else one.default
+            own.append((one.name, Any, _USUAL.get(one.name, unset)))
+    return make_dataclass(name, own)
+
+
 _store = ConfigStore.instance()
+for _name, _class in _LAUNCHERS.items():
+    _conf = slurm_conf(f"{_class}Conf", _class)
+    _store.store(group="hydra/launcher", name=_name, node=_conf, provider="experiment_manager")
 _store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider="experiment_manager")
 _store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider="experiment_manager")

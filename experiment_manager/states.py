@@ -15,30 +15,38 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import processes
-from experiment_manager.errors import JobRefused
-from experiment_manager.files import sync, temporary_name, write_json
+from experiment_manager.errors import AlreadyCompleted, JobRefused
+from experiment_manager.files import read_optional, sync, temporary_name, write_json
 from experiment_manager.folder import Folder
 from experiment_manager.records import ENDED, Attempt, JobId, State
+from experiment_manager.slurm import within
 
 _NAME: Final = re.compile(r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z")
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
+_GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
 
 
 class Snapshot(NamedTuple):
-    """All attempts at one moment, and the names in `states/` that mean nothing to us."""
+    """All attempts at one moment, and the names in `states/` that mean nothing to us.
+
+    What SLURM adds is derived and stored nowhere: `queued` jobs, with its reason, and RUNNING ones that it `confirmed`.
+    """
 
     attempts: Mapping[JobId, Mapping[int, State]]
     foreign: tuple[str, ...]
+    queued: Mapping[JobId, str] = MappingProxyType({})
+    confirmed: frozenset[JobId] = frozenset()
 
     def last(self, job_id: int) -> Attempt:
         """The last attempt of a job; number 0 and PENDING when there is none. See `last_real`."""
         numbers = self.attempts.get(JobId(job_id), {})
-        return last_real(Attempt(JobId(job_id), number, numbers[number]) for number in sorted(numbers)) or Attempt(
-            JobId(job_id), 0, State.PENDING
-        )
+        last = last_real(Attempt(JobId(job_id), number, numbers[number]) for number in sorted(numbers))
+        last = last or Attempt(JobId(job_id), 0, State.PENDING)
+        return last._replace(state=State.QUEUED) if job_id in self.queued else last
 
     def next_number(self, job_id: int) -> int:
         """The number that the next attempt of a job gets."""
@@ -104,21 +112,21 @@ class States:
     def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> None:
         for job_id, numbers in found.items():
             for number, state in numbers.items():
-                if state is State.RUNNING and processes.is_gone(self.record(job_id, number)):
-                    numbers[number] = self._lose(job_id, number)
+                if state is State.RUNNING and _is_lost(self.record(job_id, number)):
+                    numbers[number] = self.lose(job_id, number)
 
     def settled(self, job_id: int) -> Attempt:
         """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
         last = last_real(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
-        if last.state is State.RUNNING and processes.is_gone(self.record(job_id, last.number)):
-            last = last._replace(state=self._lose(job_id, last.number))
+        if last.state is State.RUNNING and _is_lost(self.record(job_id, last.number)):
+            last = last._replace(state=self.lose(job_id, last.number))
         return last
 
-    def _lose(self, job_id: int, attempt: int) -> State:
-        """The attempt, whose process is gone, is LOST, unless it turns out to have ended; returns what it is."""
-        record = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
-        if not self.finish(job_id, attempt, State.LOST, record):
-            self.end(job_id, attempt, State.LOST)
+    def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
+        """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended; returns
+        what it is."""
+        if not self.finish(job_id, attempt, state, record):
+            self.end(job_id, attempt, state)
         return self.state(job_id, attempt)
 
     def state(self, job_id: int, attempt: int) -> State:
@@ -149,7 +157,8 @@ class States:
         """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.
 
         `planned` is the number that the launch gave to the job's first attempt: a job that has been completed since is
-        refused, so handing over a job twice does no harm. Raises JobRefused.
+        refused, so handing over a job twice does no harm. An earlier run of the same SLURM task that still counts as
+        RUNNING is ended as NODE_FAIL, whoever runs it. Raises JobRefused, AlreadyCompleted.
         """
         os.makedirs(self._path, exist_ok=True)
         record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
@@ -159,7 +168,7 @@ class States:
         sync(temporary)
         try:
             while True:
-                number = self._next(job_id, about.get("launch"), planned)
+                number = self._next(job_id, record, planned)
                 try:
                     os.link(temporary, self._name(job_id, number))
                 except FileExistsError:  # somebody was faster: look again at what is there now
@@ -176,30 +185,40 @@ class States:
             with suppress(FileNotFoundError):
                 os.unlink(self._folder.of_attempt(job_id, attempt, kind))
 
-    def _next(self, job_id: int, launch: str | None, planned: int | None) -> int:
+    def _next(self, job_id: int, about: Mapping[str, Any], planned: int | None) -> int:
         attempts = self.attempts(job_id)
         if not attempts:
             return 1
         last = attempts[-1]
-        record = self.record(job_id, last.number)
         if last.state is State.RUNNING:
-            gone = processes.is_gone(record)
-            if gone:
-                self._lose(job_id, last.number)
-            else:
-                running = self._name(job_id, last.number, State.RUNNING)
-                way_out = "" if gone is False else f"; if nothing runs it there, rename {running} to end in .LOST"
-                raise JobRefused(
-                    f"job {job_id} is running already: attempt {last.number}, pid {record.get('pid')} on "
-                    f"{record.get('host')}{way_out}"
-                )
+            self._clear_the_way(job_id, last.number, about)
         is_since = planned is not None and last.number >= planned
         if is_since and self.state(job_id, last.number) is State.COMPLETED:
-            raise JobRefused(
-                f"job {job_id} has been completed since launch {launch} was planned: attempt {last.number}, "
-                f"{'launch ' + record['launch'] if record.get('launch') else 'by hand'}"
+            launch = self.record(job_id, last.number).get("launch")
+            raise AlreadyCompleted(
+                f"job {job_id} has been completed since launch {about.get('launch')} was planned: attempt "
+                f"{last.number}, {f'launch {launch}' if launch else 'by hand'}"
             )
         return last.number + 1
+
+    def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
+        """A RUNNING attempt that nothing runs any more has ended. Raises JobRefused when it is alive, or may be."""
+        record = self.record(job_id, attempt)
+        gone = processes.is_gone(record)
+        if within.is_earlier_run(record, about):
+            reason = "SLURM has started this task again, and this attempt had not ended"
+            fenced = {} if gone else {"fenced_at": time.time()}
+            self.lose(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_slurm": True, **fenced})
+            return
+        if gone or (gone is None and within.has_ended(record)):
+            self.lose(job_id, attempt)
+            return
+        running = self._name(job_id, attempt, State.RUNNING)
+        way_out = "" if gone is False else f"; if nothing runs it there, rename {running} to end in .LOST"
+        raise JobRefused(
+            f"job {job_id} is running already: attempt {attempt}, pid {record.get('pid')} on "
+            f"{record.get('host')}{way_out}"
+        )
 
     def end(self, job_id: int, attempt: int, state: State) -> State | None:
         """RUNNING is renamed to `state`, which is returned; None when the attempt is no longer ours to end."""
@@ -229,9 +248,45 @@ class States:
             print(f"the record of job {job_id} attempt {attempt} could not be written: {error}", file=sys.stderr)
         return self.end(job_id, attempt, state) is state
 
+    def record_unbegun(
+        self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> None:
+        """An attempt that was handed over and never began has ended as `state`; nothing happens when one has begun."""
+        os.makedirs(self._path, exist_ok=True)
+        temporary = temporary_name(self._name(job_id, 0))
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump({"job": job_id, **about}, file, ensure_ascii=False)
+        sync(temporary)
+        try:
+            os.link(temporary, self._name(job_id, attempt))
+        except FileExistsError:
+            return
+        finally:
+            os.unlink(temporary)
+        os.makedirs(self._folder.job(job_id), exist_ok=True)
+        write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
+        os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
+
+    def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
+        """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""
+        before = self.state(job_id, attempt)
+        write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
+        if before is not state:
+            with suppress(FileNotFoundError):
+                os.rename(self._name(job_id, attempt, before), self._name(job_id, attempt, state))
+
+    def fenced_at(self, job_id: int, attempt: int) -> float | None:
+        """When an attempt was ended that something may still run elsewhere, until it notices; None for any other."""
+        return read_optional(self._folder.of_attempt(job_id, attempt, "attempt")).get("fenced_at")
+
     def is_running(self, job_id: int, attempt: int) -> bool:
         """False once somebody else has ended this attempt."""
         return _opens(self._name(job_id, attempt, State.RUNNING))
+
+
+def _is_lost(record: Mapping[str, Any]) -> bool:
+    """Whether the process of a RUNNING attempt has certainly ended. What SLURM runs, SLURM is asked about."""
+    return not record.get("by_slurm") and processes.is_gone(record) is True
 
 
 def _opens(path: str) -> bool:

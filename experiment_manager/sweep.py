@@ -21,7 +21,9 @@ from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.resolved import resolved
 from experiment_manager.selection import write_selection
-from experiment_manager.states import Snapshot, States
+from experiment_manager.slurm.emit import Arrangement
+from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.states import Snapshot
 
 
 class Options(NamedTuple):
@@ -71,6 +73,7 @@ class Plan(NamedTuple):
     to_run: tuple[int, ...]
     n_new: int  # jobs that the manifest did not have
     launch: Launch | None  # None: there is nothing to run
+    arrangement: Arrangement | None  # the job arrays of a launch that SLURM is to run
 
 
 class _Known:
@@ -109,10 +112,22 @@ def grid_points(composer: Composer, options: Options, arguments: Sequence[str]) 
     return list(grid.distinct(points))
 
 
+Arrange = Callable[[Folder, Sequence[int], Callable[[int], Any]], Arrangement]
+"""What arranges jobs into job arrays, given their ids and what tells the resolved configuration of one."""
+
+
 def plan_sweep(
-    composer: Composer, options: Options, arguments: Sequence[str], task: Any, about: Mapping[str, Any]
+    composer: Composer,
+    options: Options,
+    arguments: Sequence[str],
+    task: Any,
+    about: Mapping[str, Any],
+    arrange: Arrange | None = None,
 ) -> Plan:
-    """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written."""
+    """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written.
+
+    `arrange` is there for launchers that hand jobs to SLURM.
+    """
     folder = Folder(options.experiment_path, options.experiment_name)
     rules = filters.parse(options.pass_filter)
     if options.sample is not None:
@@ -120,7 +135,7 @@ def plan_sweep(
     points = grid_points(composer, options, arguments)
     with planning(folder):
         known, drafts = _Known(folder), _Drafts()
-        snapshot = States(folder).snapshot(reconcile=True)
+        snapshot = reconciled(folder)
         composed: dict[tuple[str, ...], codec.Encoded] = {}
 
         def configuration(job: Job | grid.Point) -> codec.Encoded:
@@ -143,14 +158,17 @@ def plan_sweep(
             passing[final.id] = final
         to_run = decisions.to_run({job_id: snapshot.state(job_id) for job_id in passing}, passing, options.rerun)
         _refuse_other_tasks(folder, passing.values(), entry.task_name(task))
+        arrangement = None
+        if arrange is not None and to_run:
+            arrangement = arrange(folder, to_run, lambda job_id: resolved(configuration(passing[job_id])))
         again = [passing[job_id] for job_id in to_run if job_id in known.jobs and job_id not in drafts.configured]
         _write_manifest(composer, folder, drafts, again, task, options)
         write_selection(folder, sorted(passing), [rule.text for rule in rules] or None)
         launch = None
         if to_run:
             attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
-            launch = create_launch(folder, attempts, about)
-    return Plan(folder, passing, selection.dropped, snapshot, tuple(to_run), len(drafts.new), launch)
+            launch = create_launch(folder, attempts, {**about, **(arrangement.record if arrangement else {})})
+    return Plan(folder, passing, selection.dropped, snapshot, tuple(to_run), len(drafts.new), launch, arrangement)
 
 
 def _provisional(
@@ -251,7 +269,8 @@ def add_batch(
     task: Any,
     earlier: Sequence[int],
     about: Mapping[str, Any],
-) -> tuple[Launch, list[Job]]:
+    arrange: Arrange | None = None,
+) -> tuple[Launch, list[Job], Arrangement | None]:
     """Jobs that another sweeper proposed are new jobs, whatever they are: it wants them run, also the same again.
 
     `earlier` are the ids of the batches before, which stay in the pass filter.
@@ -275,11 +294,12 @@ def add_batch(
         with editing(folder) as editor:
             editor.set_variables(name for job in jobs for name in job.variables)
             number_of_recipe = editor.add_recipe(recipe)
-            for job, encoded in zip(jobs, composed, strict=True):
+            for job, found in zip(jobs, composed, strict=True):
                 editor.add_job(job)
-                editor.set_configuration(
-                    job._replace(fingerprint=fingerprint(encoded), recipe=number_of_recipe), encoded
-                )
+                editor.set_configuration(job._replace(fingerprint=fingerprint(found), recipe=number_of_recipe), found)
         write_selection(folder, [*earlier, *(job.id for job in jobs)], "proposed by another sweeper")
-        launch = create_launch(folder, (Attempt(job.id, 1, State.PENDING) for job in jobs), about)
-    return launch, jobs
+        encoded = {job.id: found for job, found in zip(jobs, composed, strict=True)}
+        arrangement = arrange and arrange(folder, list(encoded), lambda job_id: resolved(encoded[JobId(job_id)]))
+        record = {**about, **(arrangement.record if arrangement else {})}
+        launch = create_launch(folder, (Attempt(job.id, 1, State.PENDING) for job in jobs), record)
+    return launch, jobs, arrangement

@@ -129,6 +129,6 @@ def test_path_with_an_interpolation_is_refused(tmp_path: Path) -> None:
 
 def test_runner_gets_its_job(tmp_path: Path) -> None:
     """A runner script is told the job, the path and the name, each as an argument of its own."""
-    command = runner_command(Folder(tmp_path / "a b", "it's"), JOB, "my runner.py")
+    command = runner_command(Folder(tmp_path / "a b", "it's"), JOB, [sys.executable, "my runner.py"])
     assert [sys.executable, "my runner.py", "--job-id", "7"] == command[:4]
     assert ["--experiment-path", str(tmp_path / "a b"), "--experiment-name", "it's"] == command[4:]

@@ -1,6 +1,7 @@
 """The house rules: imports go downward, files and functions stay small, the doors are cheap, the names are true."""
 
 import ast
+import dataclasses
 import graphlib
 import importlib
 import json
@@ -21,24 +22,34 @@ PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 
 FLOORS = {
     "nouns, no input or output": ["errors", "records"],
-    "pure": ["codec", "decisions", "delta", "expressions", "filters", "grid", "ids"],
+    "pure": [
+        "codec", "decisions", "delta", "expressions", "filters", "grid", "ids", "slurm.__init__", "slurm.arrays",
+        "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.units",
+    ],
     "the rim: files and processes": [
-        "command", "entry", "files", "folder", "freeze", "job", "launches", "manifest", "original", "processes",
-        "progress", "resolved", "results", "schema", "selection", "states",
+        "command", "entry", "files", "folder", "freeze", "job", "launches", "manifest", "memory", "original",
+        "processes", "progress", "resolved", "results", "schema", "selection", "signals", "slurm.client",
+        "slurm.configuration", "slurm.launched", "slurm.through_submitit", "slurm.within", "states",
     ],
     "joins": [
-        "attempts", "callback", "compose", "experiment", "fake_job", "pickled_task", "pool", "supervisor", "sweep",
-        "views",
+        "attempts", "callback", "child", "compose", "experiment", "fake_job", "pack", "pickled_task", "pool",
+        "slurm.emit", "slurm.reconcile", "slurm.submit", "slurm.wait", "supervisor", "sweep", "views",
     ],
-    "doors": ["__init__", "__main__", "cli", "hydra_sweep", "run", "tables"],
+    "doors": ["__init__", "__main__", "cli", "hydra_launch", "hydra_returns", "hydra_sweep", "run", "tables"],
 }  # fmt: skip
+ROOMS = ("experiment_manager", "experiment_manager.slurm")  # packages: what is imported from them are modules
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
-KNOW_HYDRA = {"callback", "compose", "hydra_sweep", "pickled_task", "schema"}
+KNOW_HYDRA = {"callback", "compose", "hydra_launch", "hydra_returns", "hydra_sweep", "pickled_task", "schema"}
 KNOW_OMEGACONF = KNOW_HYDRA | {"filters", "resolved"}
 
 
 def modules() -> list[Path]:
-    return sorted(PACKAGE.glob("*.py"))
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """How this file names a module: `states`, `slurm.script`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imported(path: Path, *, at_import_only: bool = False) -> Iterator[str]:
@@ -55,39 +66,38 @@ def imported(path: Path, *, at_import_only: bool = False) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            names = [f"{module}.{alias.name}" for alias in node.names] if module == "experiment_manager" else [module]
-            yield from names
+            yield from [f"{module}.{alias.name}" for alias in node.names] if module in ROOMS else [module]
         pending.extend(ast.iter_child_nodes(node))
 
 
 def ours(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imported(path) if name.startswith("experiment_manager.")}
+    return {name.partition(".")[2] for name in imported(path) if name.startswith("experiment_manager.")}
 
 
 def test_every_module_has_a_floor() -> None:
     """A new file is put on a floor by whoever adds it."""
-    assert sorted(FLOOR_OF) == [path.stem for path in modules()]
+    assert sorted(FLOOR_OF) == sorted(map(name_of, modules()))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_go_downward(path: Path) -> None:
     """A module imports from its own floor or from below."""
-    upward = {name for name in ours(path) if FLOOR_OF[name] > FLOOR_OF[path.stem]}
+    upward = {name for name in ours(path) if FLOOR_OF[name] > FLOOR_OF[name_of(path)]}
     assert set() == upward
 
 
 def test_no_circles() -> None:
     """On one floor, too, imports have one direction."""
-    graph = {path.stem: ours(path) for path in modules()}
+    graph = {name_of(path): ours(path) for path in modules()}
     assert len(graph) == len(list(graphlib.TopologicalSorter(graph).static_order()))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_only_some_rooms_know_hydra(path: Path) -> None:
     """Hydra and OmegaConf are known in the rooms that are made for it."""
     knows = {name.split(".")[0] for name in imported(path)}
-    assert "hydra" not in knows or path.stem in KNOW_HYDRA
-    assert "omegaconf" not in knows or path.stem in KNOW_OMEGACONF
+    assert "hydra" not in knows or name_of(path) in KNOW_HYDRA
+    assert "omegaconf" not in knows or name_of(path) in KNOW_OMEGACONF
 
 
 @pytest.mark.parametrize("path", [*modules(), *sorted(PLUGINS.glob("*.py")), ROOT / "train.py"], ids=lambda p: p.stem)
@@ -136,7 +146,8 @@ def test_plugins_import_nothing_that_hydra_has_not() -> None:
 
 
 def test_discovery_adds_few_modules(tmp_path: Path) -> None:
-    """A Hydra program that does not use us imports, because of us, the package's door, the schema, and no more."""
+    """A Hydra program that does not use us imports, because of us, the package's door, the schema, and no more than the
+    record of options that the schema is derived from."""
     script = (
         "import json, sys\nfrom hydra.core.plugins import Plugins\nPlugins.instance()\n"
         "print(json.dumps(sorted(name for name in sys.modules if name.startswith('experiment_manager'))))"
@@ -144,7 +155,28 @@ def test_discovery_adds_few_modules(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=clean_env(), capture_output=True, text=True, check=True
     )
-    assert ["experiment_manager", "experiment_manager.schema"] == json.loads(done.stdout)
+    assert [
+        "experiment_manager",
+        "experiment_manager.errors",
+        "experiment_manager.schema",
+        "experiment_manager.slurm",
+        "experiment_manager.slurm.options",
+        "experiment_manager.slurm.units",
+    ] == json.loads(done.stdout)
+
+
+def test_slurm_schema_is_the_record() -> None:
+    """Hydra's options for SLURM are the record's, one by one, and take a user of hydra-submitit-launcher over."""
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    from experiment_manager.schema import slurm_conf
+    from experiment_manager.slurm.options import valid_options
+
+    ours = {field.name: field for field in dataclasses.fields(slurm_conf("Conf", "Launcher"))}
+    assert {*valid_options(), "_target_", "experiment_name", "experiment_path"} == set(ours)
+    for theirs in dataclasses.fields(SlurmQueueConf):
+        if theirs.name != "_target_" and theirs.default is not dataclasses.MISSING:
+            assert theirs.default == ours[theirs.name].default, theirs.name
 
 
 def test_schema_and_options_agree() -> None:

@@ -196,7 +196,7 @@ def test_fake_run_of_a_completed_job_changes_nothing(program: Program) -> None:
         (["1"], "outside the pass filter"),
         (["0", "--launch", "0042"], "no launch 0042"),
         ([], "name the job"),
-        (["x"], "invalid int value"),
+        (["x"], "is no job id"),
     ],
 )
 def test_run_refuses_with_a_sentence(program: Program, arguments: list[str], said: str) -> None:

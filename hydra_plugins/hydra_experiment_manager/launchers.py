@@ -1,4 +1,4 @@
-"""`hydra/launcher=local_pool`: jobs run here, several at a time."""
+"""`hydra/launcher=local_pool`, `slurm_script` and `slurm_submitit`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,26 +23,47 @@ class LocalPoolLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def check(self) -> None:
-        """Raises ExperimentManagerError for options that cannot be meant."""
-        from experiment_manager.pool import check_n_jobs
+    def prepared(self) -> Any:
+        """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
+        from experiment_manager.hydra_launch import Here
 
-        check_n_jobs(self.n_jobs)
-
-    def launch_plan(self, plan: Any, ids: Sequence[int]) -> None:
-        """Our own sweeper's way in: the jobs are in the manifest already."""
-        from experiment_manager.hydra_sweep import run_plan
-
-        run_plan(plan, ids, n_jobs=self.n_jobs)
+        return Here(self.n_jobs)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
-        from experiment_manager.folder import Folder
-        from experiment_manager.hydra_sweep import Batches, told_to_the_user
+        from experiment_manager.hydra_launch import launch_batch
 
-        if self.batches is None:
-            with told_to_the_user():
-                folder = Folder(self.experiment_path, self.experiment_name)
-            self.batches = Batches(self.hydra_context.config_loader, self.config, self.task_function, folder)
-        returns: Sequence[JobReturn] = self.batches.launch(job_overrides, n_jobs=self.n_jobs)
-        return returns
+        return launch_batch(self, job_overrides)
+
+
+class SlurmScriptLauncher(Launcher):
+    """Writes the array scripts, and submits nothing."""
+
+    kind = "slurm_script"
+
+    def __init__(self, experiment_name: str, experiment_path: str, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+        self.experiment_name, self.experiment_path = experiment_name, experiment_path
+        self.batches: Any = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def prepared(self) -> Any:
+        """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
+        from experiment_manager.hydra_launch import BySlurm
+
+        return BySlurm(self.options, kind=self.kind)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Any other sweeper's way in."""
+        from experiment_manager.hydra_launch import launch_batch
+
+        return launch_batch(self, job_overrides)
+
+
+class SlurmSubmititLauncher(SlurmScriptLauncher):
+    """Submits through submitit, and returns at once or, with `wait`, when all jobs have ended."""
+
+    kind = "slurm_submitit"

@@ -1,0 +1,154 @@
+"""The child of a supervisor: which command runs a job, and how it is started."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager import command, job
+from experiment_manager.errors import JobRefused
+from experiment_manager.folder import Folder
+from experiment_manager.launches import planned_attempt, read_launch, slurm_options
+from experiment_manager.manifest import Manifest
+from experiment_manager.records import Job, Launch, Recipe
+from experiment_manager.selection import read_selection
+from experiment_manager.slurm import step
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Child(NamedTuple):
+    """What to run: the arguments of the program, where, and under which launch."""
+
+    folder: Folder
+    job_id: int
+    arguments: list[str]
+    cwd: str
+    launch: str | None
+    planned: int | None  # the number of the job's first attempt in that launch
+    is_fake: bool
+    needs_result: bool  # a runner that does not run the job has done nothing
+    by_slurm: bool  # SLURM was asked to run it, and not a pool that may be inside of a SLURM job
+    slurm: Mapping[str, Any]  # the options of a launch that SLURM runs
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether `srun` starts the program several times."""
+        return step.n_tasks(self.slurm) > 1 and not self.is_fake
+
+
+def prepare(
+    folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, runner: Sequence[str] | None = None
+) -> Child:
+    """The child for a job that may run. Raises JobRefused, UnknownJob, FilterError; nothing is written.
+
+    `runner` are the words of a command that runs jobs which were written in Python; a launch may name one, too.
+    """
+    with Manifest(folder) as manifest:
+        point = manifest.job(job_id)
+        recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
+    planned, options = None, None
+    if launch is not None:
+        record = read_launch(folder, launch)
+        planned = planned_attempt(record, job_id)
+        if planned is None:
+            raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
+        options = slurm_options(record, job_id)
+        runner = runner or _runner_of(record, recipe)
+    elif job_id not in read_selection(folder):
+        raise JobRefused(outside_filter(job_id, folder))
+    arguments, cwd = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
+    if not is_fake:
+        arguments = [*(options or {}).get("wrap", ()), *arguments]
+    return Child(
+        folder=folder,
+        job_id=job_id,
+        arguments=arguments,
+        cwd=cwd,
+        launch=launch,
+        planned=planned,
+        is_fake=is_fake,
+        needs_result=runner is not None and not is_fake,
+        by_slurm=options is not None,
+        slurm=options or {},
+    )
+
+
+def _runner_of(launch: Launch, recipe: Recipe | None) -> list[str] | None:
+    """The runner that a launch names; jobs of a sweep have a command of their own and need none."""
+    runner = launch.record.get("runner")
+    return list(runner) if runner and recipe is None else None
+
+
+def _program(
+    folder: Folder, point: Job, recipe: Recipe | None, *, is_fake: bool, runner: Sequence[str] | None
+) -> tuple[list[str], str]:
+    """The arguments of the program and its working directory. Raises JobRefused when nothing can run the job."""
+    where = f"job {point.id} of {folder.path}"
+    if runner is not None and recipe is not None:
+        raise JobRefused(f"{where} is a job of a sweep and has a command of its own; leave --runner out")
+    if runner is not None and runner[0] == sys.executable and not os.path.isfile(runner[1]):
+        raise JobRefused(f"the runner {runner[1]} is not there; name a script that calls Experiment.run_id")
+    if point.fingerprint is None:
+        raise JobRefused(
+            f"{where} has no configuration yet: no sweep's filter has let it pass; sweep again with one that it passes"
+        )
+    if is_fake:
+        return [sys.executable, "-m", "experiment_manager.fake_job"], os.getcwd()
+    if recipe is not None:
+        return command.job_command(folder, point, recipe), recipe.entry.cwd
+    if runner is not None:
+        return command.runner_command(folder, point, runner), os.getcwd()
+    raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
+
+
+def outside_filter(job_id: int, folder: Folder) -> str:
+    """The sentence for a job that was not selected."""
+    from experiment_manager.ids import format_ids
+
+    return (
+        f"job {job_id} is outside the pass filter of {folder.path}, which lets pass "
+        f"{format_ids(read_selection(folder))}; change the filter with save_pass_filter or `experiment-manager filter`"
+    )
+
+
+def start(child: Child, attempt: int) -> "subprocess.Popen[bytes]":
+    """The program runs in a session of its own, with its output going to the logs of the attempt. Raises OSError."""
+    arguments = child.arguments
+    log, error_log = (child.folder.of_attempt(child.job_id, attempt, kind) for kind in ("stdout", "stderr"))
+    is_one_log = bool(child.slurm.get("stderr_to_stdout"))
+    if child.has_ranks:
+        arguments = [*step.srun(log, None if is_one_log else error_log, os.environ), *arguments]
+    env = {**os.environ, **job.environment(child.folder, child.job_id, attempt), "PYTHONUNBUFFERED": "1"}
+    with open(log, "ab") as out, open(error_log, "ab") as err:
+        return subprocess.Popen(
+            arguments,
+            cwd=child.cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out if is_one_log and not child.has_ranks else err,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(os.getpid()),
+        )
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    """Runs in the child before the job: it dies when we are killed, and the OOM killer takes it rather than us."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def prepare_child() -> None:
+        if hasattr(libc, "prctl"):
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write("500")
+        except OSError:
+            pass
+
+    return prepare_child

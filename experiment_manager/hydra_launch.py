@@ -1,0 +1,208 @@
+"""What our launchers do: run jobs here, write array scripts, or submit them; for our own sweeper and for any other."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from experiment_manager import codec
+from experiment_manager.compose import Composer
+from experiment_manager.decisions import REFUSED
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.folder import Folder
+from experiment_manager.hydra_returns import Returns
+from experiment_manager.ids import format_ids
+from experiment_manager.job import JOB_VARIABLE
+from experiment_manager.pool import Interrupted, Pool, check_n_jobs
+from experiment_manager.progress import settings_text
+from experiment_manager.records import Job, Launch, State
+from experiment_manager.slurm import client
+from experiment_manager.slurm.emit import Arrangement, arrange, how_to_submit, write_scripts
+from experiment_manager.slurm.options import make
+from experiment_manager.slurm.submit import submit
+from experiment_manager.slurm.wait import wait_for
+from experiment_manager.sweep import add_batch
+
+
+class Handed(NamedTuple):
+    """A launch that is on disk, handed over to something that runs it."""
+
+    folder: Folder
+    launch: Launch
+    jobs: Mapping[int, Job]
+    arrangement: Arrangement | None
+
+    @property
+    def shown(self) -> str:
+        """The folder as people type it."""
+        return shlex.quote(os.path.relpath(self.folder.path))
+
+
+@contextmanager
+def told_to_the_user() -> Iterator[None]:
+    """A user's mistake ends the program with a sentence and the exit status 2, without a traceback."""
+    try:
+        yield
+    except ExperimentManagerError as error:
+        say(f"error: {error}")
+        raise SystemExit(REFUSED) from None
+    except KeyboardInterrupt:
+        say("stopped while the sweep was being planned: nothing was launched")
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def refuse_inside_a_job() -> None:
+    """A job must not sweep: a program with `hydra.mode: MULTIRUN` in its YAML would start itself for ever."""
+    if JOB_VARIABLE in os.environ:
+        raise ExperimentManagerError(
+            f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its own; "
+            f"unset {JOB_VARIABLE} for the inner program if you mean it"
+        )
+
+
+def about(config: DictConfig) -> dict[str, Any]:
+    """What a launch keeps about the command that made it."""
+    launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    return {
+        "launcher": config.hydra.runtime.choices.get("hydra/launcher"),
+        "options": codec.encode(launcher),
+        "overrides": [str(item) for item in config.hydra.overrides.task],
+    }
+
+
+class Here:
+    """`local_pool`: jobs run on this machine, several at a time."""
+
+    waits = True
+    arrange = None
+
+    def __init__(self, n_jobs: int) -> None:
+        check_n_jobs(n_jobs)
+        self._n_jobs = n_jobs
+
+    def run(self, handed: Handed, ids: Sequence[int]) -> None:
+        """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
+        texts = {job_id: settings_text(handed.jobs[job_id].variables) for job_id in ids}
+        pool = Pool(handed.folder, handed.launch, n_jobs=self._n_jobs, texts=texts)
+        if len(ids) > 1:
+            say(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
+        try:
+            pool.run(ids)
+        except Interrupted as stop:
+            cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
+            say(
+                f"stopped by {stop}: {cancelled} jobs cancelled in {handed.folder.path}; the same command runs what is "
+                "left"
+            )
+            raise SystemExit(128 + stop.number) from None
+
+
+class BySlurm:
+    """`slurm_script` and `slurm_submitit`: SLURM runs the jobs, in array scripts that we write."""
+
+    def __init__(self, written: Mapping[str, Any], *, kind: str) -> None:
+        plain = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in written.items()
+        }
+        self._options = make(plain, where="hydra.launcher")
+        self._submits = kind == "slurm_submitit"
+        self.waits = self._submits and self._options.wait
+        if self._submits:
+            client.require()
+
+    def arrange(self, folder: Folder, ids: Sequence[int], configuration: Any) -> Arrangement:
+        """The arrays that run these jobs. Raises OptionsError."""
+        return arrange(folder, self._options, ids, configuration)
+
+    def run(self, handed: Handed, ids: Sequence[int]) -> None:
+        """The scripts are written or submitted, and where it was asked for, the jobs have ended."""
+        assert handed.arrangement is not None
+        with told_to_the_user():
+            paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
+        if not self._submits:
+            say(f"{how_to_submit(handed.folder, paths)}  ({len(ids)} jobs; nothing is submitted yet)")
+            return
+        self._submit(handed)
+        if self.waits:
+            self._wait(handed, ids)
+
+    def _submit(self, handed: Handed) -> None:
+        from experiment_manager.slurm.through_submitit import send_with
+
+        try:
+            done = submit(handed.folder, handed.launch, send=send_with(self._options.submitit_folder or ""))
+        except ExperimentManagerError as error:
+            say(f"error: {error}")
+            raise SystemExit(REFUSED) from None
+        except KeyboardInterrupt:
+            say(f"stopped while submitting; `experiment-manager submit {handed.shown}` goes on, and repeats nothing")
+            raise SystemExit(128 + signal.SIGINT) from None
+        ids = ", ".join(array.slurm_id for array in done)
+        say(
+            f"submitted as SLURM job {ids}; follow with `experiment-manager status {handed.shown}`, end with "
+            f"`experiment-manager cancel {handed.shown}`"
+        )
+
+    def _wait(self, handed: Handed, ids: Sequence[int]) -> None:
+        texts = {job_id: settings_text(handed.jobs[job_id].variables) for job_id in ids}
+        try:
+            wait_for(handed.folder, handed.launch, texts)
+        except KeyboardInterrupt:
+            say(
+                f"the jobs {format_ids(ids)} go on without this program; cancel them with `experiment-manager cancel "
+                f"{handed.shown}`"
+            )
+            raise SystemExit(128 + signal.SIGINT) from None
+
+
+def launch_batch(launcher: Any, batch: Sequence[Sequence[str]]) -> Returns:
+    """What another sweeper proposes has run through one of our launchers; `launcher.batches` remembers the sweep."""
+    with told_to_the_user():
+        ours = launcher.prepared()
+        if not ours.waits:
+            raise ExperimentManagerError(
+                f"hydra/launcher={launcher.kind} returns before the jobs have run, and this sweeper needs their "
+                "results; use hydra/launcher=slurm_submitit with hydra.launcher.wait=true, or hydra/sweeper=experiment"
+            )
+        if launcher.batches is None:
+            folder = Folder(launcher.experiment_path, launcher.experiment_name)
+            launcher.batches = Batches(
+                launcher.hydra_context.config_loader, launcher.config, launcher.task_function, folder
+            )
+    found: Returns = launcher.batches.launch(batch, ours)
+    return found
+
+
+class Batches:
+    """What another sweeper proposes, batch by batch, over one of our launchers."""
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, task: TaskFunction | None, folder: Folder) -> None:
+        self._composer = Composer(loader, config)
+        self._config, self._task, self._folder = config, task, folder
+        self._earlier: list[int] = []
+
+    def launch(self, batch: Sequence[Sequence[str]], ours: "Here | BySlurm") -> Returns:
+        """A batch has run; the values are real, and a failed job raises when it is asked for its value."""
+        with told_to_the_user():
+            refuse_inside_a_job()
+            launch, jobs, arrangement = add_batch(
+                self._composer, self._folder, batch, self._task, self._earlier, about(self._config), ours.arrange
+            )
+        os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
+        ids = [job.id for job in jobs]
+        self._earlier += ids
+        say(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
+        ours.run(Handed(self._folder, launch, {job.id: job for job in jobs}, arrangement), ids)
+        return Returns(self._folder, jobs)

@@ -1,0 +1,85 @@
+"""Signals: heard without losing one, and passed on only to processes that expect them. Knows no job and no SLURM."""
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from typing import Final
+
+WARNINGS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
+"""The end is near: the time limit, or a preemption with time to prepare for it."""
+
+STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""End now."""
+
+
+class Heard:
+    """Every signal we care about ends up in a pipe, so that waiting for one and for time is one `select`.
+
+    Signals that came before this was made are lost, unless whoever started us has blocked them (see `block`).
+    """
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in WARNINGS | STOPS | {signal.SIGCHLD}:
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+                signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell starts background children with QUIT ignored
+        unblock()
+
+    def wait(self, seconds: float) -> list[signal.Signals]:
+        """The signals that came within that time, SIGCHLD left out; returns as soon as one came."""
+        if not select.select([self._read], [], [], max(0.0, seconds))[0]:
+            return []
+        return [signal.Signals(number) for number in os.read(self._read, 4096) if number != signal.SIGCHLD]
+
+
+def block() -> None:
+    """Signals wait until `unblock`, also across `exec`: none is lost while a program starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS | STOPS)
+
+
+def unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS | STOPS)
+
+
+def listeners(number: int, is_meant: Callable[[int], bool]) -> list[int]:
+    """The processes on this host that are meant, and have a handler of their own for a signal.
+
+    A warning ends a program that does not expect it, so it goes only to those. Read from /proc; empty without one.
+    """
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    return [pid for pid in pids if _catches(pid, number) and is_meant(pid)]
+
+
+def _catches(pid: int, number: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith("SigCgt:")]
+    except (OSError, ValueError):
+        return False
+    return bool(masks and masks[0] >> (number - 1) & 1)
+
+
+def in_session(pid: int, session: int) -> bool:
+    """Whether a process belongs to a session."""
+    try:
+        return os.getsid(pid) == session
+    except OSError:
+        return False
+
+
+def has_environment(pid: int, wanted: Iterable[str]) -> bool:
+    """Whether a process was started with all these `NAME=value`."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            found = set(file.read().split(b"\0"))
+    except OSError:
+        return False
+    return all(os.fsencode(item) in found for item in wanted)

@@ -1,0 +1,1 @@
+"""SLURM: options, array scripts, submission, and what the cluster says about tasks. Rooms that know a `sbatch` line."""

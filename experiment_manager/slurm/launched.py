@@ -1,0 +1,127 @@
+"""What a launch keeps about its job arrays: in `launch.json`, before anything is handed over, and in `submission.json`.
+
+launches/0001/launch.json        "slurm": {"arrays": [{name, script, jobs, pack, indexed, throttle, after, options}]}
+launches/0001/submission.json    {"arrays": {name: {"intended": time, "slurm_id": "123", "submitted": time}}}
+launches/0001/slurm_scripts.sh   the script as it was written, and then as it was submitted
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.files import read_optional, write_json
+from experiment_manager.folder import Folder
+from experiment_manager.ids import format_ids, parse_ids
+from experiment_manager.records import Launch
+from experiment_manager.slurm.arrays import Array
+from experiment_manager.slurm.options import as_mapping
+
+_LONGEST_SLUG: Final = 40
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class LaunchedArray(NamedTuple):
+    """One job array of a launch, as its record has it."""
+
+    name: str  # a name that no other array of anybody bears: SLURM's records are found by it
+    script: str
+    jobs: tuple[int, ...]  # in the order of the tasks
+    pack: int
+    is_indexed_by_job: bool
+    after: int | None
+
+    def jobs_at(self, index: int) -> tuple[int, ...]:
+        """The jobs of the task with that index; empty where there is no such task."""
+        if self.is_indexed_by_job:
+            return (index,) if index in self.jobs else ()
+        return self.jobs[index * self.pack : (index + 1) * self.pack]
+
+    def index_of(self, job_id: int) -> int:
+        """The index of the task that runs a job."""
+        return job_id if self.is_indexed_by_job else self.jobs.index(job_id) // self.pack
+
+
+def token(name: str) -> str:
+    """A name of letters, digits and dashes that begins like `name` and that nobody else uses."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_SLUG].strip("-") or "job"
+    return f"{slug}-{''.join(secrets.choice(_ALPHABET) for _ in range(8))}"
+
+
+def script_name(part: int) -> str:
+    """`slurm_scripts.sh`, `slurm_scripts_2.sh`, ... for the parts from 1."""
+    return "slurm_scripts.sh" if part == 1 else f"slurm_scripts_{part}.sh"
+
+
+def records(found: Sequence[Array], name: str) -> list[dict[str, Any]]:
+    """What `launch.json` keeps of arrays."""
+    first = token(name)
+    return [
+        {
+            "name": first if part == 1 else f"{first}-{part}",
+            "script": script_name(part),
+            "jobs": format_ids(array.jobs),
+            "pack": max(map(len, array.tasks)),
+            "indexed": "job" if array.is_indexed_by_job else "position",
+            "after": array.after,
+            "options": as_mapping(array.options),
+        }
+        for part, array in enumerate(found, start=1)
+    ]
+
+
+def launched_arrays(launch: Launch) -> list[LaunchedArray]:
+    """The arrays of a launch; none for a launch that SLURM does not run."""
+    return [
+        LaunchedArray(
+            name=record["name"],
+            script=record["script"],
+            jobs=tuple(parse_ids(record["jobs"])),
+            pack=record["pack"],
+            is_indexed_by_job=record["indexed"] == "job",
+            after=record["after"],
+        )
+        for record in launch.record.get("slurm", {}).get("arrays", ())
+    ]
+
+
+class Submission:
+    """`submission.json` of a launch: written before and after each call of `sbatch`, so that a crash loses nothing."""
+
+    def __init__(self, folder: Folder, launch: Launch) -> None:
+        self._path = folder.join("launches", launch.number, "submission.json")
+        self._arrays: dict[str, dict[str, Any]] = read_optional(self._path).get("arrays", {})
+
+    def slurm_id(self, name: str) -> str | None:
+        """SLURM's id of an array; None while it is not known to be submitted."""
+        return self._arrays.get(name, {}).get("slurm_id")
+
+    def submitted(self, name: str) -> float:
+        """When an array was submitted, in seconds since the epoch; 0 where that is not known."""
+        return float(self._arrays.get(name, {}).get("submitted") or 0.0)
+
+    def intended(self, name: str) -> float | None:
+        """When somebody began to submit an array without telling how it went; None when nobody did."""
+        return self._arrays.get(name, {}).get("intended")
+
+    def note(self, name: str, **about: Any) -> None:
+        """The record of one array is `about`, on disk for good; nothing at all: it was not submitted."""
+        self._arrays[name] = about
+        if not about:
+            del self._arrays[name]
+        write_json(self._path, {"arrays": self._arrays})
+
+    def is_begun(self) -> bool:
+        return bool(self._arrays)
+
+
+def script_paths(folder: Folder, launch: Launch, array: LaunchedArray) -> tuple[str, str]:
+    """The script that people submit, and the copy that the launch keeps."""
+    return folder.join(array.script), folder.join("launches", launch.number, array.script)
+
+
+def stale_scripts(folder: Folder, kept: Iterable[str]) -> list[str]:
+    """Scripts of earlier launches that lie beside the newest ones, and could be submitted by mistake."""
+    names = set(os.listdir(folder.path)) - set(kept)
+    return [folder.join(name) for name in names if re.fullmatch(r"slurm_scripts(_\d+)?\.sh", name)]
