@@ -1,10 +1,10 @@
-# The words for the keyboard; .ci/run calls the same. All but `venv` work in .venv, which the first of them makes.
+# The words for the keyboard; .ci/run calls the same. The Python ones work in .venv, which the first of them makes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check versions format clean venv
+.PHONY: demo test check versions format cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -21,7 +21,7 @@ demo: $(STAMP)  ## six jobs of a real experiment, their states, and mean and dev
 	$(BIN)/experiment-manager results experiments/train
 	$(BIN)/experiment-manager results experiments/train --group-by algorithm
 
-test: $(STAMP)  ## everything that is tested, on real processes and files
+test: $(STAMP)  ## everything that is tested, on real processes, files and, where root can start one, a real SLURM cluster
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(STAMP)  ## lint, format, types; the house rules are tests, too
@@ -41,6 +41,12 @@ versions:  ## what touches Hydra, on the oldest and the newest Hydra that we pro
 format: $(STAMP)  ## lint and format what can be mended by a machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+cluster-up:  ## a real SLURM cluster on this machine, for the tests in tests/cluster, which start it themselves (root, Debian)
+	tests/cluster/up.sh
+
+cluster-down:  ## stop it; with --purge the script also forgets its jobs and accounts
+	tests/cluster/down.sh
 
 clean:
 	rm -rf $(VENV) $(VENV)-versions build dist .mypy_cache .pytest_cache .ruff_cache

@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiment_manager.errors import ExperimentManagerError
-    from experiment_manager.experiment import Experiment, find_experiments
+    from experiment_manager.experiment import Experiment
+    from experiment_manager.find import find_experiments
     from experiment_manager.job import CurrentJob, current_job
     from experiment_manager.records import State
+    from experiment_manager.slurm.configuration import SLURM
 
 _HOME = {
     "CurrentJob": "job",
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
+    "SLURM": "slurm.configuration",
     "State": "records",
     "current_job": "job",
-    "find_experiments": "experiment",
+    "find_experiments": "find",
 }
 
-__all__ = ["CurrentJob", "Experiment", "ExperimentManagerError", "State", "current_job", "find_experiments"]
+__all__ = ["SLURM", "CurrentJob", "Experiment", "ExperimentManagerError", "State", "current_job", "find_experiments"]
 __version__ = "0.1.0"
 
 

@@ -50,7 +50,7 @@ def prepare(
     with Manifest(folder) as manifest:
         point = manifest.job(job_id)
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
-    planned, options = None, None
+    planned, options, here = None, None, os.getcwd()
     if launch is not None:
         record = read_launch(folder, launch)
         planned = planned_attempt(record, job_id)
@@ -58,16 +58,17 @@ def prepare(
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
         options = slurm_options(record, job_id)
         runner = runner or _runner_of(record, recipe)
+        here = str(record.record["cwd"]) if options is not None else here  # scripts can be submitted from anywhere
     elif job_id not in read_selection(folder):
         raise JobRefused(outside_filter(job_id, folder))
-    arguments, cwd = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
+    arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
     if not is_fake:
         arguments = [*(options or {}).get("wrap", ()), *arguments]
     return Child(
         folder=folder,
         job_id=job_id,
         arguments=arguments,
-        cwd=cwd,
+        cwd=recipe.entry.cwd if recipe is not None and not is_fake else here,
         launch=launch,
         planned=planned,
         is_fake=is_fake,
@@ -85,8 +86,8 @@ def _runner_of(launch: Launch, recipe: Recipe | None) -> list[str] | None:
 
 def _program(
     folder: Folder, point: Job, recipe: Recipe | None, *, is_fake: bool, runner: Sequence[str] | None
-) -> tuple[list[str], str]:
-    """The arguments of the program and its working directory. Raises JobRefused when nothing can run the job."""
+) -> list[str]:
+    """The arguments of the program. Raises JobRefused when nothing can run the job."""
     where = f"job {point.id} of {folder.path}"
     if runner is not None and recipe is not None:
         raise JobRefused(f"{where} is a job of a sweep and has a command of its own; leave --runner out")
@@ -97,11 +98,11 @@ def _program(
             f"{where} has no configuration yet: no sweep's filter has let it pass; sweep again with one that it passes"
         )
     if is_fake:
-        return [sys.executable, "-m", "experiment_manager.fake_job"], os.getcwd()
+        return [sys.executable, "-m", "experiment_manager.fake_job"]
     if recipe is not None:
-        return command.job_command(folder, point, recipe), recipe.entry.cwd
+        return command.job_command(folder, point, recipe)
     if runner is not None:
-        return command.runner_command(folder, point, runner), os.getcwd()
+        return command.runner_command(folder, point, runner)
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
 
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 import experiment_manager
-from experiment_manager import filters, tables, views
+from experiment_manager import cli_slurm, filters, tables, views
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.experiment import Experiment, find_experiments
+from experiment_manager.experiment import Experiment
+from experiment_manager.find import find_experiments
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
@@ -50,6 +51,9 @@ Where = Annotated[
 Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
 
 
+cli_slurm.register(app)
+
+
 def main(argv: Sequence[str]) -> int:
     """The exit status of a command line: 2, after one sentence, for a user's mistake."""
     try:
@@ -82,7 +86,14 @@ def status(folder: Folder, json: Json = False) -> None:
         counts = {str(state): count for state, count in found.counts.items()}
         ids = {str(state): list(jobs) for state, jobs in found.ids.items()}
         tables.print_json(
-            {"path": found.path, "counts": counts, "jobs": ids, "selected": found.n_selected, "troubles": troubles}
+            {
+                "path": found.path,
+                "counts": counts,
+                "jobs": ids,
+                "selected": found.n_selected,
+                "waiting": {reason: list(jobs) for reason, jobs in found.waiting.items()},
+                "troubles": troubles,
+            }
         )
     else:
         selected = "no pass filter yet" if found.n_selected is None else f"{found.n_selected} pass the filter"
@@ -93,6 +104,9 @@ def status(folder: Folder, json: Json = False) -> None:
                 for s, n in found.counts.items()
             ]
         )
+        for reason, waiting in found.waiting.items():
+            noun = "job" if len(waiting) == 1 else "jobs"
+            tables.say(f"{len(waiting)} {noun} QUEUED: {reason} ({noun} {tables.shortened(format_ids(waiting))})")
         for trouble in found.troubles:
             noun = "job" if len(trouble.ids) == 1 else "jobs"
             tables.say(

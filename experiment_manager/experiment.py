@@ -2,13 +2,11 @@
 
 import os
 import random
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, filters, results, selection, views
+from experiment_manager import codec, decisions, filters, kept_files, results, selection, views
 from experiment_manager.attempts import attempting, is_current
 from experiment_manager.child import outside_filter
 from experiment_manager.errors import (
@@ -18,26 +16,25 @@ from experiment_manager.errors import (
     FilterError,
     FolderError,
     JobRefused,
-    ResultError,
     UnknownJob,
 )
 from experiment_manager.fake_job import leave_result, print_job
-from experiment_manager.files import read_json
 from experiment_manager.folder import Folder, planning
 from experiment_manager.grid import variables_identity
 from experiment_manager.ids import format_ids
 from experiment_manager.manifest import Manifest, changed_configuration, editing, unknown_job
-from experiment_manager.original import read_original, result_path
+from experiment_manager.original import read_original
 from experiment_manager.records import Job, JobId
 from experiment_manager.resolved import resolved
+from experiment_manager.slurm import handover
+from experiment_manager.slurm.cancel import cancel
+from experiment_manager.slurm.configuration import SLURM
 from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.slurm.submit import Submitted, newest_launch, submit
 from experiment_manager.states import Snapshot
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
-
-
-_OURS = re.compile(r"(stdout|stderr|result|error|attempt|metrics)\.\d+\.\w+\Z")
 
 
 class _Draft(NamedTuple):
@@ -64,6 +61,7 @@ class Experiment:
         self._is_loaded = False
         self._disk: dict[str, list[tuple[int, str | None]]] | None = None
         self._next_id = 0
+        self._slurm: SLURM | None = None
 
     @property
     def experiment_name(self) -> str:
@@ -144,9 +142,14 @@ class Experiment:
         return self._disk
 
     def save(self) -> None:
-        """The manifest has all jobs of this experiment. Raises FolderError when the folder cannot be written."""
+        """The manifest has all jobs of this experiment, and the SLURM options that were set lie beside it.
+
+        Raises FolderError when the folder cannot be written.
+        """
         new = [draft for draft in self._drafts.values() if draft.is_new]
         with planning(self.folder):
+            if self._slurm is not None:
+                self._slurm.save(self.folder.slurm_config)
             if not new and os.path.exists(self.folder.manifest):
                 return
             self._refuse_taken({draft.job.id for draft in new})
@@ -269,37 +272,18 @@ class Experiment:
         override: bool = False,
     ) -> None:
         """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
-        from experiment_manager.results import save_file
-
-        save_file(self._result_path(id, filename), saver, results, override=override)
+        self.job(id)
+        kept_files.save(self.folder, id, filename, saver, results, override=override)
 
     def get_results(self, id: int, filename: str, loader: results.Loader) -> Any:  # noqa: A002 - the name is a contract
         """What `save_results` saved. Raises ResultError when it is not there."""
-        for path in (self._result_path(id, filename), result_path(self.folder, id, filename)):
-            if os.path.exists(path):
-                return loader(path)
-        raise ResultError(
-            f"job {id} of {self.folder.path} has no result {filename!r}; it has not run, or saved no such"
-        )
+        self.job(id)
+        return kept_files.load(self.folder, id, filename, loader)
 
     def are_all_results_present(self, filename: str) -> bool:
         """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
         ids = self.get_filtered_ids() if selection.has_selection(self.folder) else self.get_all_ids()
-        return all(
-            os.path.exists(os.path.join(self.folder.job(job_id), filename))
-            or os.path.exists(result_path(self.folder, job_id, filename))
-            for job_id in ids
-        )
-
-    def _result_path(self, job_id: int, filename: str) -> str:
-        self.job(job_id)
-        if _OURS.match(filename):
-            raise ResultError(f"{filename!r} is a name of our own files in {self.folder.job(job_id)}; choose another")
-        if os.path.basename(filename) != filename or filename in ("", ".", ".."):
-            raise ResultError(
-                f"{filename!r} is no file name: results lie in {self.folder.job(job_id)}, without folders"
-            )
-        return os.path.join(self.folder.job(job_id), filename)
+        return kept_files.are_all_present(self.folder, ids, filename)
 
     json_saver, json_loader = staticmethod(results.json_saver), staticmethod(results.json_loader)
     numpy_saver, numpy_loader = staticmethod(results.numpy_saver), staticmethod(results.numpy_loader)
@@ -356,34 +340,50 @@ class Experiment:
 
     def show(self, job_id: int) -> dict[str, Any]:
         """Everything about one job: `experiment-manager show`."""
-        return views.show(self.folder, self.job(job_id), self.configuration(job_id))
+        return views.show(self.folder, self.job(job_id), self.configuration(job_id), self.snapshot())
+
+    # -- SLURM -------------------------------------------------------------------------------------------------------
+
+    def set_slurm_config(self, slurm: SLURM) -> None:
+        """The options of SLURM jobs, which `save` writes beside the manifest."""
+        self._slurm = slurm
 
     @property
-    def slurm_config(self) -> Mapping[str, Any] | None:
-        """The SLURM options saved with the experiment; None when there are none."""
-        try:
-            body = read_json(self.folder.slurm_config)
-        except FileNotFoundError:
-            return None
-        return body if isinstance(body, dict) else None
+    def slurm_config(self) -> SLURM | None:
+        """The options of SLURM jobs, as they were set or saved; None when there are none. Raises OptionsError."""
+        if self._slurm is None and os.path.exists(self.folder.slurm_config):
+            self._slurm = SLURM.load(self.folder.slurm_config)
+        return self._slurm
 
+    def generate_slurm_script(
+        self,
+        python_script: str | None = None,
+        job_name: str | None = None,
+        n_jobs: int | None = None,
+        *,
+        rerun: str = "failed",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """The array scripts that run the jobs which pass the filter are written; returns their paths.
 
-def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
-    """All experiments below a folder, by path: `experiment-manager list`. Links are followed, as to a scratch disk.
+        `python_script` (or the python_runner of the SLURM options) runs a job, see `run_id`; jobs of a sweep need none.
+        Of the jobs that pass, those that have completed, run or wait are left out (`rerun`, as in a sweep), and with
+        `n_jobs` the first that many of the others are taken. `overrides` replace options of `set_slurm_config`.
+        Raises OptionsError, JobRefused when there is nothing to run, FilterError before a filter was saved.
+        """
+        return handover.write(
+            self.folder, self.slurm_config, runner=python_script, name=job_name, n_jobs=n_jobs, rerun=rerun,
+            overrides=overrides or {},
+        ).paths  # fmt: skip
 
-    One that is damaged is named on standard error and left out.
-    """
-    found, seen = [], set()
-    for place, folders, files in os.walk(os.path.abspath(path), followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen or "manifest.sqlite" in files:
-            folders.clear()
-        else:
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if "manifest.sqlite" in files and real not in seen:
-            try:
-                found.append(Experiment.at(place))
-            except ExperimentManagerError as error:
-                print(f"skipped: {error}", file=sys.stderr)
-        seen.add(real)
-    return found
+    def submit(self, launch: str | None = None) -> list[Submitted]:
+        """The scripts of the newest launch (or of that one) are submitted, each once, however often this is called.
+
+        Raises SlurmError with `sbatch`'s own words; what was not submitted is not recorded.
+        """
+        return submit(self.folder, newest_launch(self.folder, launch))
+
+    def cancel(self, where: Any = None) -> list[int]:
+        """The jobs that wait or run, of those that pass a filter, were told to end; returns their ids."""
+        snapshot = self.snapshot()
+        return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: snapshot).jobs], snapshot)

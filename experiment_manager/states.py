@@ -30,15 +30,22 @@ _STORED: Final = (State.RUNNING, *sorted(ENDED))
 _GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
 
 
+class Waiting(NamedTuple):
+    """A job that SLURM has and that has not begun, or not begun again."""
+
+    reason: str  # SLURM's word
+    task: str | None = None  # as SLURM's commands name it: 12_7
+
+
 class Snapshot(NamedTuple):
     """All attempts at one moment, and the names in `states/` that mean nothing to us.
 
-    What SLURM adds is derived and stored nowhere: `queued` jobs, with its reason, and RUNNING ones that it `confirmed`.
+    What SLURM adds is derived and stored nowhere: `queued` jobs, and RUNNING ones that it `confirmed`.
     """
 
     attempts: Mapping[JobId, Mapping[int, State]]
     foreign: tuple[str, ...]
-    queued: Mapping[JobId, str] = MappingProxyType({})
+    queued: Mapping[JobId, Waiting] = MappingProxyType({})
     confirmed: frozenset[JobId] = frozenset()
 
     def last(self, job_id: int) -> Attempt:

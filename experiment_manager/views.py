@@ -15,9 +15,10 @@ from experiment_manager.files import read_optional
 from experiment_manager.folder import Folder
 from experiment_manager.manifest import Manifest
 from experiment_manager.processes import is_gone
-from experiment_manager.records import ENDED_BADLY, Job, State
+from experiment_manager.records import ENDED_BADLY, Job, JobId, State
 from experiment_manager.results import read_metrics, read_result
 from experiment_manager.selection import read_selection
+from experiment_manager.slurm import within
 from experiment_manager.states import Snapshot, States
 
 _TAIL_LINES: Final = 30
@@ -38,6 +39,7 @@ class Status(NamedTuple):
     counts: Mapping[State, int]
     ids: Mapping[State, tuple[int, ...]]
     n_selected: int | None  # None: no pass filter yet
+    waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
     troubles: tuple[Trouble, ...]
     foreign: tuple[str, ...]  # names in states/ that are not ours
 
@@ -51,19 +53,23 @@ def status(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot) -> Status:
         by_state[last.state].append(job.id)
         if last.state in ENDED_BADLY:
             troubles[last.state, _reason(folder, job.id, last.number) or "no reason recorded"].append(job.id)
-        elif last.state is State.RUNNING:
+        elif last.state is State.RUNNING and job.id not in snapshot.confirmed:
             record = States(folder).record(job.id, last.number)
             if is_gone(record) is None:
                 running = folder.join("states", f"{job.id}.{last.number}.RUNNING")
                 hint = f"on {record.get('host')}, which cannot be asked from here; if it is gone, mv {running} to .LOST"
                 troubles[last.state, hint].append(job.id)
+    waiting: dict[str, list[int]] = defaultdict(list)
+    for job_id in by_state[State.QUEUED]:
+        waiting[snapshot.queued[JobId(job_id)].reason].append(job_id)
     selected = _selected(folder)
-    ordered = {state: tuple(by_state[state]) for state in State if state in by_state}
+    ordered = {state: tuple(by_state[state]) for state in State if by_state[state]}
     return Status(
         path=folder.path,
         counts={state: len(ids) for state, ids in ordered.items()},
         ids=ordered,
         n_selected=None if selected is None else len(selected),
+        waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
         foreign=snapshot.foreign,
     )
@@ -164,10 +170,10 @@ def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def show(folder: Folder, job: Job, configuration: Any) -> dict[str, Any]:
+def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> dict[str, Any]:
     """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
     states = States(folder)
-    last = states.settled(job.id)
+    last = snapshot.last(job.id)
     attempts = [
         _attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)
     ]
@@ -191,7 +197,8 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "state": str(state),
         "reason": end.get("reason"),
         "launch": record.get("launch"),
-        "host": record.get("host"),
+        "slurm_task": within.task_of(record),
+        "host": record.get("slurmd_nodename") or record.get("host"),
         "start": record.get("start"),
         "end": end.get("end"),
         "peak_memory_bytes": end.get("peak_memory_bytes"),

@@ -366,7 +366,8 @@ def test_folder_of_the_original_library(tmp_path: Path) -> None:
     experiment = Experiment.load("old", tmp_path)
     assert list(range(6)) == experiment.get_all_ids()
     assert [3, 4, 5] == experiment.get_filtered_ids()
-    assert "python runner.py" == (experiment.slurm_config or {})["job_runner"]
+    assert experiment.slurm_config is not None
+    assert ("python", "runner.py") == experiment.slurm_config.job_runner
     assert [1, 2] == experiment.get_results(3, "returns.json", Experiment.json_loader)
     assert not experiment.are_all_results_present("returns.json")
     assert "DDPG" == experiment.run_id(4, lambda _, variables, __: variables["algorithm"])

@@ -32,10 +32,13 @@ FLOORS = {
         "slurm.configuration", "slurm.launched", "slurm.through_submitit", "slurm.within", "states",
     ],
     "joins": [
-        "attempts", "callback", "child", "compose", "experiment", "fake_job", "pack", "pickled_task", "pool",
-        "slurm.emit", "slurm.reconcile", "slurm.submit", "slurm.wait", "supervisor", "sweep", "views",
+        "attempts", "callback", "child", "compose", "experiment", "fake_job", "find", "kept_files", "pack",
+        "pickled_task", "pool", "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit",
+        "slurm.wait", "supervisor", "sweep", "views",
     ],
-    "doors": ["__init__", "__main__", "cli", "hydra_launch", "hydra_returns", "hydra_sweep", "run", "tables"],
+    "doors": [
+        "__init__", "__main__", "cli", "cli_slurm", "hydra_launch", "hydra_returns", "hydra_sweep", "run", "tables",
+    ],
 }  # fmt: skip
 ROOMS = ("experiment_manager", "experiment_manager.slurm")  # packages: what is imported from them are modules
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
@@ -122,7 +125,7 @@ def test_the_front_door_keeps_its_promises() -> None:
     """Everything in __all__ can be had, has a docstring, and an unknown name is answered with those that there are."""
     for name in experiment_manager.__all__:
         assert getattr(experiment_manager, name).__doc__, name
-    with pytest.raises(AttributeError, match="it offers CurrentJob, Experiment"):
+    with pytest.raises(AttributeError, match="it offers SLURM, CurrentJob, Experiment"):
         _ = experiment_manager.NoSuchName
 
 

@@ -14,7 +14,7 @@ from experiment_manager.records import Launch
 from experiment_manager.slurm.arrays import Array, arrays
 from experiment_manager.slurm.client import max_array_size
 from experiment_manager.slurm.launched import launched_arrays, records, script_name, script_paths, stale_scripts
-from experiment_manager.slurm.options import SlurmOptions, overridden
+from experiment_manager.slurm.options import SlurmOptions, as_mapping, overridden
 from experiment_manager.slurm.script import Place, render, require_line
 
 
@@ -46,7 +46,8 @@ def arrange(
             else:
                 groups.append((own, [job_id]))
     found = tuple(arrays(groups, max_array_size=max_array_size()))
-    return Arrangement(found, {"slurm": {"arrays": records(found, options.name or folder.name)}})
+    kept = records(found, options.name or folder.name)
+    return Arrangement(found, {"slurm": {"options": as_mapping(options), "arrays": kept}})
 
 
 def _own_options(options: SlurmOptions, configuration: Any, job_id: int) -> SlurmOptions:

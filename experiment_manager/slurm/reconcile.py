@@ -19,7 +19,7 @@ from experiment_manager.launches import planned_attempts, read_launch
 from experiment_manager.records import ENDED_BADLY, JobId, Launch, State
 from experiment_manager.slurm import client, parse, within
 from experiment_manager.slurm.launched import LaunchedArray, Submission, launched_arrays
-from experiment_manager.states import Snapshot, States
+from experiment_manager.states import Snapshot, States, Waiting
 
 SLURM_CATCHES_UP_S: Final = 60.0
 """How long after a submission SLURM's accounting may know nothing of a task yet (0.2 to 4.4 s measured)."""
@@ -59,7 +59,7 @@ def reconciled(folder: Folder) -> Snapshot:
     judges = [_Judge(folder, states, snapshot, opened, said) for opened in launches]
     for judge in judges:
         judge.run()
-    queued = {job_id: reason for judge in judges for job_id, reason in judge.queued.items()}
+    queued = {job_id: waiting for judge in judges for job_id, waiting in judge.queued.items()}
     confirmed = frozenset(job_id for judge in judges for job_id in judge.confirmed)
     return states.snapshot()._replace(queued=queued, confirmed=confirmed)
 
@@ -118,7 +118,7 @@ class _Judge:
 
     def __init__(self, folder: Folder, states: States, snapshot: Snapshot, opened: _Open, said: _Said | None) -> None:
         self._folder, self._states, self._snapshot, self._opened, self._said = folder, states, snapshot, opened, said
-        self.queued: dict[JobId, str] = {}
+        self.queued: dict[JobId, Waiting] = {}
         self.confirmed: set[JobId] = set()
         self._is_open = False
 
@@ -152,12 +152,12 @@ class _Judge:
         if self._said is None:
             self._is_open = True
             if submitted is not None:
-                self.queued[job_id] = "as last known"
+                self.queued[job_id] = Waiting("as last known")
             return
         active = self._active(array, index)
         if active is not None:
             self._is_open = True
-            self.queued[job_id] = active.state if active.state in _HOLDS_NODES else active.reason
+            self._wait(job_id, active, index, "starting" if active.state in _HOLDS_NODES else active.reason)
             return
         runs = self._runs(array, index)
         if runs and parse.final_state(runs[-1].state) is not None:
@@ -166,7 +166,7 @@ class _Judge:
             self._is_open = True  # nobody has submitted it yet
         elif time.time() - submitted < SLURM_CATCHES_UP_S or (runs and parse.final_state(runs[-1].state) is None):
             self._is_open = True
-            self.queued[job_id] = "submitted"
+            self.queued[job_id] = Waiting("submitted")
         else:
             state, reason = self._vanished(array)
             self._states.record_unbegun(job_id, self._opened.planned[job_id], state, {"reason": reason}, self._about())
@@ -181,6 +181,9 @@ class _Judge:
         if self._said.runs is None:
             return State.LOST, f"it had not begun, and {_FORGOTTEN}"
         return State.CANCELLED, f"taken out of the array {array.name} before it began"
+
+    def _wait(self, job_id: JobId, row: parse.Queued, index: int, reason: str) -> None:
+        self.queued[job_id] = Waiting(reason, f"{row.array_job_id}_{index}")
 
     def _submitted_at(self, array: LaunchedArray) -> float | None:
         """When an array was submitted, as far as we or SLURM know; None when it was not."""
@@ -225,7 +228,7 @@ class _Judge:
         state, reason = end or (State.NODE_FAIL, "SLURM has put its task back into the queue")
         self._states.lose(job_id, number, state, {"reason": reason})
         if active is not None:
-            self.queued[job_id] = active.reason
+            self._wait(job_id, active, index, active.reason)
 
     def _active_run(self, array: LaunchedArray, index: int, record: Mapping[str, Any]) -> parse.Queued | None:
         """The row of the very task that an attempt was run by: a script can be submitted twice."""
@@ -263,9 +266,9 @@ class _Judge:
             self._is_open = True
             starts_again = active.start is not None and active.start > float(end.get("end") or 0)
             if active.state not in _HOLDS_NODES:
-                self.queued[job_id] = active.reason
+                self._wait(job_id, active, index, active.reason)
             elif active.state == "RUNNING" and starts_again:
-                self.queued[job_id] = "starting again"
+                self._wait(job_id, active, index, "starting again")
         if end.get("ask_slurm"):
             self._refine(array, job_id, number, end)
 

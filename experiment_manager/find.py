@@ -1,0 +1,28 @@
+"""Finding the experiments below a folder."""
+
+import os
+import sys
+
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.experiment import Experiment
+
+
+def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
+    """All experiments below a folder, by path: `experiment-manager list`. Links are followed, as to a scratch disk.
+
+    One that is damaged is named on standard error and left out.
+    """
+    found, seen = [], set()
+    for place, folders, files in os.walk(os.path.abspath(path), followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or "manifest.sqlite" in files:
+            folders.clear()
+        else:
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if "manifest.sqlite" in files and real not in seen:
+            try:
+                found.append(Experiment.at(place))
+            except ExperimentManagerError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+        seen.add(real)
+    return found

@@ -1,0 +1,106 @@
+"""Array scripts for the jobs of an experiment that is there already: what `generate_slurm_script` and `script` do."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiment_manager import decisions
+from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
+from experiment_manager.folder import Folder, planning
+from experiment_manager.launches import create_launch
+from experiment_manager.manifest import Manifest
+from experiment_manager.records import Attempt, JobId, Launch, State
+from experiment_manager.resolved import resolved
+from experiment_manager.selection import read_selection
+from experiment_manager.slurm.configuration import SLURM
+from experiment_manager.slurm.emit import arrange, write_scripts
+from experiment_manager.slurm.options import SlurmOptions, as_mapping, make, overridden
+from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.slurm.submit import newest_launch
+
+
+class Written(NamedTuple):
+    """A launch whose scripts lie at the top of the experiment."""
+
+    launch: Launch
+    paths: list[str]
+    ids: list[int]
+
+
+def write(
+    folder: Folder,
+    slurm: SLURM | None,
+    *,
+    runner: str | None,
+    name: str | None,
+    n_jobs: int | None,
+    rerun: str,
+    overrides: Mapping[str, Any],
+) -> Written:
+    """The scripts of the jobs that pass and are to run are written; see `Experiment.generate_slurm_script`."""
+    folder.require()
+    if rerun not in decisions.RERUN:
+        raise ExperimentManagerError(f"rerun={rerun} is not known; use {', '.join(decisions.RERUN)}")
+    if n_jobs is not None and n_jobs < 1:
+        raise ExperimentManagerError(f"{n_jobs} jobs are none; ask for 1 or more, or for all that pass")
+    options = _options(folder, slurm)
+    options = overridden(options, {**({"name": name} if name else {}), **overrides}, where="SLURM options")
+    with planning(folder):
+        selected = sorted(read_selection(folder))
+        snapshot = reconciled(folder)
+        ids = decisions.to_run({job_id: snapshot.state(job_id) for job_id in selected}, selected, rerun)[:n_jobs]
+        if not ids:
+            raise JobRefused(
+                f"the {len(selected)} jobs of {folder.path} that pass the filter have completed, run, or wait; let "
+                "others pass, or run them again with rerun=always"
+            )
+        with Manifest(folder) as manifest:
+            words = _runner(folder, manifest, ids, runner, slurm)
+            arrangement = arrange(
+                folder, options, ids, lambda id_: resolved(manifest.encoded_configuration(JobId(job_id)))
+            )
+        about = {"launcher": "slurm_script", "options": as_mapping(options), "runner": words, **arrangement.record}
+        attempts = (Attempt(JobId(job_id), snapshot.next_number(job_id), State.PENDING) for job_id in ids)
+        launch = create_launch(folder, attempts, about)
+        paths = write_scripts(folder, launch, arrangement)
+    return Written(launch, paths, ids)
+
+
+def _options(folder: Folder, slurm: SLURM | None) -> SlurmOptions:
+    """Those that were set, else those of the newest launch by SLURM, else none."""
+    if slurm is not None:
+        return slurm.options
+    try:
+        launch = newest_launch(folder)
+    except JobRefused:
+        return SlurmOptions()
+    return make(launch.record["slurm"]["options"], where=f"launch {launch.number} of {folder.path}")
+
+
+def _runner(
+    folder: Folder, manifest: Manifest, ids: list[int], runner: str | None, slurm: SLURM | None
+) -> list[str] | None:
+    """The words that run a job which was written in Python; None where all jobs are a sweep's."""
+    mute = [job_id for job_id in ids if manifest.job(job_id).recipe is None]
+    if not mute:
+        return None
+    runner = runner or (slurm.python_runner if slurm is not None else None)
+    if runner is not None:
+        return [sys.executable, _script(folder, runner)]
+    if slurm is not None and slurm.job_runner:
+        return list(slurm.job_runner)
+    raise JobRefused(
+        f"job {mute[0]} of {folder.path} was written in Python: name the script that runs it, as python_runner of the "
+        "SLURM options, as the first argument of generate_slurm_script, or with --runner"
+    )
+
+
+def _script(folder: Folder, runner: str) -> str:
+    """The absolute path of a runner; `runner` may leave out `.py`, and lie here or beside the experiment."""
+    for place in (os.getcwd(), folder.parent):
+        for name in (runner, f"{runner}.py"):
+            path = os.path.join(place, name)
+            if os.path.isfile(path):
+                return os.path.abspath(path)
+    raise OptionsError(f"the runner {runner} is neither in {os.getcwd()} nor in {folder.parent}; name a script")
