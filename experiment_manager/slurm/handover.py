@@ -57,9 +57,8 @@ def write(
             )
         with Manifest(folder) as manifest:
             words = _runner(folder, manifest, ids, runner, slurm)
-            arrangement = arrange(
-                folder, options, ids, lambda id_: resolved(manifest.encoded_configuration(JobId(job_id)))
-            )
+            known = manifest.encoded_configuration
+            arrangement = arrange(folder, options, ids, lambda job_id: resolved(known(JobId(job_id))))
         about = {"launcher": "slurm_script", "options": as_mapping(options), "runner": words, **arrangement.record}
         attempts = (Attempt(JobId(job_id), snapshot.next_number(job_id), State.PENDING) for job_id in ids)
         launch = create_launch(folder, attempts, about)
