@@ -94,9 +94,7 @@ def _program(
     if runner is not None and runner[0] == sys.executable and not os.path.isfile(runner[1]):
         raise JobRefused(f"the runner {runner[1]} is not there; name a script that calls Experiment.run_id")
     if point.fingerprint is None:
-        raise JobRefused(
-            f"{where} has no configuration yet: no sweep's filter has let it pass; sweep again with one that it passes"
-        )
+        raise JobRefused(unconfigured(point.id, folder))
     if is_fake:
         return [sys.executable, "-m", "experiment_manager.fake_job"]
     if recipe is not None:
@@ -104,6 +102,14 @@ def _program(
     if runner is not None:
         return command.runner_command(folder, point, runner)
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
+
+
+def unconfigured(job_id: int, folder: Folder) -> str:
+    """The sentence for a job of a sweep that was never composed."""
+    return (
+        f"job {job_id} of {folder.path} has no configuration yet: no sweep's filter has let it pass; sweep again with "
+        "one that it passes"
+    )
 
 
 def outside_filter(job_id: int, folder: Folder) -> str:

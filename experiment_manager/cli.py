@@ -78,9 +78,16 @@ def run(context: typer.Context) -> None:
 
 
 @app.command(epilog="Example: experiment-manager status experiments/train")
-def status(folder: Folder, json: Json = False) -> None:
+def status(
+    folder: Folder,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when no job waits or runs: with 0 when all that may run completed.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Tell how many jobs are in which state, and what went wrong."""
-    found = Experiment.at(folder).status()
+    experiment = Experiment.at(folder)
+    found = experiment.status(wait=wait)
     if json:
         troubles = [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles]
         counts = {str(state): count for state, count in found.counts.items()}
@@ -115,6 +122,8 @@ def status(folder: Folder, json: Json = False) -> None:
         if found.troubles:
             tables.say(f"`experiment-manager show {folder} {found.troubles[0].ids[0]}` tells more about the first")
     _name_foreign(found)
+    if wait and not set(experiment.get_filtered_ids()) <= set(found.ids.get(State.COMPLETED, ())):
+        raise typer.Exit(1)
 
 
 def _name_foreign(found: views.Status) -> None:

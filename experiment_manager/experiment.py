@@ -31,6 +31,7 @@ from experiment_manager.slurm.cancel import cancel
 from experiment_manager.slurm.configuration import SLURM
 from experiment_manager.slurm.reconcile import reconciled
 from experiment_manager.slurm.submit import Submitted, newest_launch, submit
+from experiment_manager.slurm.wait import wait_until_idle
 from experiment_manager.states import Snapshot
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
@@ -324,9 +325,13 @@ class Experiment:
         """The states of all attempts; those whose process is gone have become LOST, SLURM is asked about its own."""
         return reconciled(self.folder)
 
-    def status(self) -> views.Status:
-        """How many jobs are in which state, and which ones need attention: `experiment-manager status`."""
-        return views.status(self.folder, list(self.iter_jobs()), self.snapshot())
+    def status(self, *, wait: bool = False) -> views.Status:
+        """How many jobs are in which state, and which ones need attention: `experiment-manager status`.
+
+        `wait`: only when no job waits in a queue or runs any more.
+        """
+        snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
+        return views.status(self.folder, list(self.iter_jobs()), snapshot)
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""

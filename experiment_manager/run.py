@@ -69,14 +69,26 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     outcome = _run_all(folder, ids, options)
-    if status_file is not None:
+    if status_file:
         with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
             file.write(f"{outcome.status}\n")
+    else:
+        _remove_empty_log(folder)
     if outcome.is_to_requeue:
         refused = within.requeue()
         if refused:
             print(f"SLURM will not start this task again: {refused}", file=sys.stderr)
     return outcome.status
+
+
+def _remove_empty_log(folder: Folder) -> None:
+    """Ten thousand tasks that had nothing to say leave no ten thousand empty logs."""
+    try:
+        log = os.readlink("/proc/self/fd/1")
+        if within.is_inside() and os.path.dirname(os.path.dirname(log)) == folder.launches and not os.path.getsize(log):
+            os.unlink(log)
+    except OSError:  # no /proc, or somebody else has removed it
+        pass
 
 
 def _run_all(folder: Folder, ids: Sequence[int], options: argparse.Namespace) -> Outcome:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +24,14 @@ class Command(NamedTuple):
     shown: list[str]
 
 
-def steps() -> list[Command | tuple[str, str]]:
+ON_SLURM = README[README.index("\n## On a SLURM cluster\n") : README.index("\n## Commands\n")]
+"""The part that needs a cluster: tests/cluster/test_readme.py types it."""
+
+
+def steps(text: str) -> list[Command | tuple[str, str]]:
     """What a reader does from the top to the end: saves a file (its name and text), or types a command."""
     found: list[Command | tuple[str, str]] = []
-    for language, body in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    for language, body in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if language in ("python", "yaml"):
             name, _, text = body.partition("\n")
             found.append((name.removeprefix("# "), text))
@@ -48,45 +53,61 @@ def is_shown(shown: str, printed: list[str]) -> bool:
     return any(re.fullmatch(pattern, normal(line)) for line in printed)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone has."""
-    folder = tmp_path_factory.mktemp("readme")
+def clone(folder: Path) -> Path:
+    """The folder has what a clone has, as far as a reader needs it."""
     shutil.copy(ROOT / "train.py", folder)
     shutil.copytree(ROOT / "conf", folder / "conf")
     return folder
 
 
-@pytest.mark.xdist_group("readme")
-def test_readme_from_top_to_end(home: Path) -> None:
-    """Every command ends as it is shown to end, and every line that is shown is printed."""
-    env = clean_env(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+Type = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+
+def follow(text: str, home: Path, type_line: Type) -> int:
+    """Files are saved and commands are typed; each ends as it is shown to end, and every line that is shown is printed.
+
+    Returns the number of commands.
+    """
     n_commands = 0
-    for step in steps():
+    for step in steps(text):
         if not isinstance(step, Command):
-            name, text = step
-            (home / name).write_text(text)
+            name, content = step
+            (home / name).write_text(content)
             continue
         n_commands += 1
-        done = subprocess.run(
-            ["bash", "-c", step.line], cwd=home, env=env, capture_output=True, text=True, timeout=600, check=False
-        )
+        done = type_line(step.line)
         printed = (done.stdout + done.stderr).splitlines()
         is_mistake = any(line.startswith("error: ") for line in step.shown)
         has_failed = any("did not complete" in line for line in step.shown)
         assert done.returncode == (2 if is_mistake else 1 if has_failed else 0), (step.line, printed)
         for line in step.shown:
             assert is_shown(line, printed), (step.line, line, printed)
-    assert n_commands > 25
+    return n_commands
+
+
+@pytest.mark.xdist_group("readme")
+def test_readme_from_top_to_end(tmp_path: Path) -> None:
+    """A reader who follows the README without a cluster sees what it shows."""
+    home = clone(tmp_path)
+    env = clean_env(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+    def type_line(line: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["bash", "-c", line], cwd=home, env=env, capture_output=True, text=True, timeout=600, check=False
+        )
+
+    assert follow(README.replace(ON_SLURM, ""), home, type_line) > 25
 
 
 def test_tables_name_every_option_and_command() -> None:
-    """The tables of the README have every option of the sweeper, every verb, and every state, and no other verb."""
+    """The tables of the README have every option of the sweeper and of SLURM, every verb, and every state, and no
+    other verb."""
     from experiment_manager.cli import app
     from experiment_manager.records import State
     from experiment_manager.schema import SweeperConf
+    from experiment_manager.slurm.options import valid_options
 
-    for option in set(SweeperConf.__dataclass_fields__) - {"_target_", "_recursive_"}:
+    for option in {*SweeperConf.__dataclass_fields__, *valid_options()} - {"_target_", "_recursive_"}:
         assert f"`{option}`" in README
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert verbs == set(re.findall(r"^\| `(\w+) FOLDER", README, re.MULTILINE))

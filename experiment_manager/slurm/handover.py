@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiment_manager import decisions
+from experiment_manager.child import unconfigured
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.folder import Folder, planning
 from experiment_manager.launches import create_launch
@@ -81,7 +82,11 @@ def _runner(
     folder: Folder, manifest: Manifest, ids: list[int], runner: str | None, slurm: SLURM | None
 ) -> list[str] | None:
     """The words that run a job which was written in Python; None where all jobs are a sweep's."""
-    mute = [job_id for job_id in ids if manifest.job(job_id).recipe is None]
+    jobs = [manifest.job(job_id) for job_id in ids]
+    for job in jobs:
+        if job.fingerprint is None:
+            raise JobRefused(unconfigured(job.id, folder))
+    mute = [job.id for job in jobs if job.recipe is None]
     if not mute:
         return None
     runner = runner or (slurm.python_runner if slurm is not None else None)

@@ -1,4 +1,4 @@
-"""Waiting for the jobs of a launch that SLURM runs: their state files are looked at often, SLURM is asked seldom."""
+"""Waiting for jobs that somebody else runs: their state files are looked at often, SLURM is asked seldom."""
 
 import time
 from collections.abc import Mapping
@@ -38,6 +38,18 @@ def wait_for(folder: Folder, launch: Launch, texts: Mapping[int, str]) -> None:
             if asks:
                 pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
                 ask_at = time.monotonic() + pause
+
+
+def wait_until_idle(folder: Folder) -> Snapshot:
+    """No job of the experiment waits in a queue or runs any more; returns the states at that moment."""
+    pause = LOOK_S
+    while True:
+        snapshot = reconciled(folder)
+        is_busy = any(State.RUNNING in numbers.values() for numbers in snapshot.attempts.values())
+        if not (is_busy or snapshot.queued):
+            return snapshot
+        time.sleep(pause)
+        pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
 
 
 def _has_ended(snapshot: Snapshot, job_id: int, planned: int, *, is_truth: bool) -> bool:

@@ -202,6 +202,18 @@ def python_as_user(name: str, *arguments: str, cwd: Path, **env: str) -> "subpro
     return as_user(name, [_python_of(name), *arguments], cwd, **{**_packages(), **env})
 
 
+def shell_as_user(name: str, line: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Types a line as a user, with `python` and `experiment-manager` on the path as in an environment of hers."""
+    commands = cwd / ".bin"
+    python = _python_of(name)
+    for command, words in (("python", python), ("experiment-manager", f"{python} -m experiment_manager")):
+        commands.mkdir(exist_ok=True)
+        (commands / command).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (commands / command).chmod(0o755)
+    path = f"{commands}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    return as_user(name, ["bash", "-c", line], cwd, PATH=path, **_packages())
+
+
 @functools.cache
 def _python_of(name: str) -> str:
     """A Python of our version that the user may execute: ours may lie in the home of root, which is closed."""
