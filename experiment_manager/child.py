@@ -12,7 +12,7 @@ from experiment_manager import command, job
 from experiment_manager.errors import JobRefused
 from experiment_manager.folder import Folder
 from experiment_manager.launches import planned_attempt, read_launch, slurm_options
-from experiment_manager.manifest import Manifest
+from experiment_manager.manifest import Manifest, unconfigured
 from experiment_manager.records import Job, Launch, Recipe
 from experiment_manager.selection import read_selection
 from experiment_manager.slurm import step
@@ -102,14 +102,6 @@ def _program(
     if runner is not None:
         return command.runner_command(folder, point, runner)
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
-
-
-def unconfigured(job_id: int, folder: Folder) -> str:
-    """The sentence for a job of a sweep that was never composed."""
-    return (
-        f"job {job_id} of {folder.path} has no configuration yet: no sweep's filter has let it pass; sweep again with "
-        "one that it passes"
-    )
 
 
 def outside_filter(job_id: int, folder: Folder) -> str:

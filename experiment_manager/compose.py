@@ -67,6 +67,7 @@ class Composer:
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._hydra_overrides = [str(item) for item in master.hydra.overrides.hydra]
+        self._groups: dict[str, bool] = {}
 
     @property
     def config_name(self) -> str | None:
@@ -95,7 +96,9 @@ class Composer:
         if override.is_delete():
             key = f"~{name}"
             return Axis((key,), ((Setting(key, str(override.input_line), None, True, False),),))
-        is_ordered = (override.is_add() or override.is_force_add()) and self._is_group(override)
+        is_ordered = (override.is_add() or override.is_force_add()) and self.is_group(
+            override.key_or_group, override.value()
+        )
         if not override.is_sweep_override():
             text = prefix + str(override.input_line).lstrip("+")
             return Axis((name,), ((Setting(name, text, override.value(), is_ordered),),))
@@ -126,14 +129,21 @@ class Composer:
             pass
         return QuotedString(text=element, quote=Quote.single).with_quotes()
 
-    def _is_group(self, override: Override) -> bool:
-        """Whether Hydra takes the key for a config group, asked of Hydra itself."""
-        _, repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, self._hydra_overrides)
-        return bool(repository.group_exists(override.key_or_group)) and not isinstance(override.value(), dict)
+    def is_group(self, key: str, value: Any) -> bool:
+        """Whether Hydra takes an override of that key and value for the choice of a config group, asked of Hydra."""
+        if key not in self._groups:
+            _, found = self._loader._parse_overrides_and_create_caching_repo(self.config_name, self._hydra_overrides)
+            self._groups[key] = bool(found.group_exists(key))
+        return self._groups[key] and not isinstance(value, dict)
 
-    def configuration(self, overrides: Sequence[str]) -> codec.Encoded:
-        """The tagged configuration of one job, as Hydra composes it. Raises Hydra's own errors."""
-        return task_configuration(self._loader.load_sweep_config(self._master, list(overrides)))
+    def composed(self, overrides: Iterable[str]) -> DictConfig:
+        """The whole configuration of one job, as Hydra composes it. Raises Hydra's own errors."""
+        config: DictConfig = self._loader.load_sweep_config(self._master, list(overrides))
+        return config
+
+    def configuration(self, overrides: Iterable[str]) -> codec.Encoded:
+        """The tagged configuration of one job, without Hydra's own part. Raises Hydra's own errors."""
+        return task_configuration(self.composed(overrides))
 
     def placed(self, folder: Folder, job_id: int, overrides: Sequence[str]) -> list[str]:
         """The overrides of a job for a launcher that is not ours: its directory follows its id, not its position."""

@@ -159,6 +159,14 @@ def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:
     return f"there is no job {job_id} in {where}: {has}"
 
 
+def unconfigured(job_id: int, folder: Folder) -> str:
+    """The sentence for a job of a sweep that was never composed."""
+    return (
+        f"job {job_id} of {folder.path} has no configuration yet: no sweep's filter has let it pass; sweep again with "
+        "one that it passes"
+    )
+
+
 def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, way_out: str) -> str:
     """The sentence for a job that is there already with another configuration: which keys, from what to what."""
     with Manifest(folder) as manifest:

@@ -8,11 +8,13 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from experiment_manager import codec, decisions, entry, filters, grid
 from experiment_manager.compose import Composer, fingerprint
 from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError, JobRefused
+from experiment_manager.factor import Factored
 from experiment_manager.folder import Folder, planning
 from experiment_manager.freeze import freeze
 from experiment_manager.launches import create_launch
@@ -136,12 +138,15 @@ def plan_sweep(
     with planning(folder):
         known, drafts = _Known(folder), _Drafts()
         snapshot = reconciled(folder)
-        composed: dict[tuple[str, ...], codec.Encoded] = {}
+        factored = Factored(composer, points)
+        by_overrides = {point.overrides: point for point in points}
+
+        @cache
+        def configuration_of(overrides: tuple[str, ...]) -> codec.Encoded:
+            return factored.configuration(by_overrides[overrides])
 
         def configuration(job: Job | grid.Point) -> codec.Encoded:
-            if job.overrides not in composed:
-                composed[job.overrides] = composer.configuration(job.overrides)
-            return composed[job.overrides]
+            return configuration_of(job.overrides)
 
         jobs = [_provisional(point, known, drafts, configuration, options) for point in points]
         world = filters.World(

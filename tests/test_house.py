@@ -32,7 +32,7 @@ FLOORS = {
         "slurm.configuration", "slurm.launched", "slurm.through_submitit", "slurm.within", "states",
     ],
     "joins": [
-        "attempts", "callback", "child", "compose", "experiment", "fake_job", "find", "kept_files", "pack",
+        "attempts", "callback", "child", "compose", "experiment", "factor", "fake_job", "find", "kept_files", "pack",
         "pickled_task", "pool", "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit",
         "slurm.wait", "supervisor", "sweep", "views",
     ],
@@ -42,7 +42,7 @@ FLOORS = {
 }  # fmt: skip
 ROOMS = ("experiment_manager", "experiment_manager.slurm")  # packages: what is imported from them are modules
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
-KNOW_HYDRA = {"callback", "compose", "hydra_launch", "hydra_returns", "hydra_sweep", "pickled_task", "schema"}
+KNOW_HYDRA = {"callback", "compose", "factor", "hydra_launch", "hydra_returns", "hydra_sweep", "pickled_task", "schema"}
 KNOW_OMEGACONF = KNOW_HYDRA | {"filters", "resolved"}
 
 

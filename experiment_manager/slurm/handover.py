@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiment_manager import decisions
-from experiment_manager.child import unconfigured
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.folder import Folder, planning
 from experiment_manager.launches import create_launch
-from experiment_manager.manifest import Manifest
+from experiment_manager.manifest import Manifest, unconfigured
 from experiment_manager.records import Attempt, JobId, Launch, State
 from experiment_manager.resolved import resolved
 from experiment_manager.selection import read_selection
