@@ -1,14 +1,12 @@
 """The child of a supervisor: which command runs a job, and how it is started."""
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from experiment_manager import command, job
+from experiment_manager import command, job, processes
 from experiment_manager.errors import JobRefused
 from experiment_manager.folder import Folder
 from experiment_manager.launches import planned_attempt, read_launch, slurm_options
@@ -16,8 +14,6 @@ from experiment_manager.manifest import Manifest, unconfigured
 from experiment_manager.records import Job, Launch, Recipe
 from experiment_manager.selection import read_selection
 from experiment_manager.slurm import step
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Child(NamedTuple):
@@ -131,19 +127,16 @@ def start(child: Child, attempt: int) -> "subprocess.Popen[bytes]":
             stdout=out,
             stderr=out if is_one_log and not child.has_ranks else err,
             start_new_session=True,
-            preexec_fn=_die_with_parent(os.getpid()),
+            preexec_fn=_expendable(),
         )
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
+def _expendable() -> Callable[[], None]:
     """Runs in the child before the job: it dies when we are killed, and the OOM killer takes it rather than us."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    dying_with_us = processes.dying_with_us()
 
     def prepare_child() -> None:
-        if hasattr(libc, "prctl"):
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
+        dying_with_us()
         try:
             with open("/proc/self/oom_score_adj", "w") as file:
                 file.write("500")

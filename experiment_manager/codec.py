@@ -21,7 +21,8 @@ from experiment_manager.errors import UnstorableValue
 Encoded = Any
 """What `json.dumps` takes as it is and gives back unchanged."""
 
-_COMPACT: Final = (",", ":")
+_IN_ORDER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_BY_KEY: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=True)
 _MOST_BITS: Final = 14_000
 
 
@@ -166,7 +167,7 @@ _DECODERS: Final[dict[str, Any]] = {
 
 def dumps(encoded: Encoded) -> str:
     """The text of a tagged form, keys in their order."""
-    return json.dumps(encoded, ensure_ascii=False, separators=_COMPACT, allow_nan=False)
+    return _IN_ORDER.encode(encoded)
 
 
 def loads(text: str) -> Encoded:
@@ -180,7 +181,8 @@ def canonical(encoded: Encoded) -> str:
     >>> canonical({"b": 1, "a": 2}) == canonical({"a": 2, "b": 1}), canonical(1) == canonical(1.0)
     (True, False)
     """
-    return json.dumps(_sorted(encoded), ensure_ascii=False, separators=_COMPACT, allow_nan=False, sort_keys=True)
+    text = _BY_KEY.encode(encoded)
+    return _BY_KEY.encode(_sorted(encoded)) if '"$dict"' in text else text
 
 
 def _sorted(encoded: Encoded) -> Encoded:

@@ -167,8 +167,8 @@ class BySlurm:
             raise SystemExit(128 + signal.SIGINT) from None
 
 
-def launch_batch(launcher: Any, batch: Sequence[Sequence[str]]) -> Returns:
-    """What another sweeper proposes has run through one of our launchers; `launcher.batches` remembers the sweep."""
+def prepared_to_wait(launcher: Any) -> Any:
+    """What works for another sweeper than ours. Ends the program where it would return before the jobs have run."""
     with told_to_the_user():
         ours = launcher.prepared()
         if not ours.waits:
@@ -176,6 +176,13 @@ def launch_batch(launcher: Any, batch: Sequence[Sequence[str]]) -> Returns:
                 f"hydra/launcher={launcher.kind} returns before the jobs have run, and this sweeper needs their "
                 "results; use hydra/launcher=slurm_submitit with hydra.launcher.wait=true, or hydra/sweeper=experiment"
             )
+    return ours
+
+
+def launch_batch(launcher: Any, batch: Sequence[Sequence[str]]) -> Returns:
+    """What another sweeper proposes has run through one of our launchers; `launcher.batches` remembers the sweep."""
+    ours = prepared_to_wait(launcher)
+    with told_to_the_user():
         if launcher.batches is None:
             folder = Folder(launcher.experiment_path, launcher.experiment_name)
             launcher.batches = Batches(

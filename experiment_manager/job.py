@@ -4,6 +4,7 @@ The supervisor tells the job in three environment variables which attempt it is.
 calls work and record nothing, so that a script runs by hand as it is.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -138,8 +139,17 @@ def current_job() -> CurrentJob:
     attempt = int(os.environ.get(ATTEMPT_VARIABLE, "1"))
     here = (int(job_id), attempt) if folder and job_id else (None, 1)
     if _current is None or (_current.id, _current.attempt) != here:
+        if _current is None and folder and job_id:
+            atexit.register(_ignore_signals)
         _current = CurrentJob(Folder.at(folder) if folder and job_id else None, here[0], here[1])
     return _current
+
+
+def _ignore_signals() -> None:
+    """The program has ended. An interpreter that shuts down has no handlers any more, and a signal would end it with
+    another status than the job's."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def environment(folder: Folder, job_id: int, attempt: int) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """Whether a process still lives: who we are, and whether somebody else is gone. Linux, and what is left elsewhere."""
 
 import os
-from collections.abc import Mapping
-from typing import Any
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def this_process() -> dict[str, Any]:
@@ -32,6 +35,22 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
     if me["boot"] is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
         return not _signalable(pid)
     return _start_ticks(pid) != record.get("started_ticks")
+
+
+def dying_with_us() -> Callable[[], None]:
+    """What to run in a child before its program (`preexec_fn`): it is killed when this process dies, on Linux."""
+    import ctypes  # only here: it is slow to import
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def prepare_child() -> None:
+        if hasattr(libc, "prctl"):
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return prepare_child
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -14,7 +14,7 @@ from experiment_manager.slurm import within
 from experiment_manager.supervisor import Outcome, supervise
 
 STATUS_FILE_VARIABLE: Final = "EXPERIMENT_MANAGER_STATUS_FILE"
-"""Names the file in which a batch script wants to read the exit status."""
+"""Names the file in which a batch script wants to read the exit status, and the task if SLURM is to start it again."""
 
 _EXAMPLE: Final = """example:
   experiment-manager run experiments/train 7
@@ -71,9 +71,10 @@ def main(argv: Sequence[str]) -> int:
     outcome = _run_all(folder, ids, options)
     if status_file:
         with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
-            file.write(f"{outcome.status}\n")
-    else:
-        _remove_empty_log(folder)
+            again = within.task_of(within.ids()) if outcome.is_to_requeue else None  # after the lines that follow
+            file.write(f"{outcome.status} {again or ''}\n")
+        return outcome.status
+    _remove_empty_log(folder)
     if outcome.is_to_requeue:
         refused = within.requeue()
         if refused:

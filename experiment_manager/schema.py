@@ -1,12 +1,12 @@
 """The options that Hydra shows and checks: `hydra.sweeper.*` and `hydra.launcher.*`, registered when this is
 imported. Every Hydra program on the machine imports this, so it imports nothing that Hydra has not imported itself."""
 
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from experiment_manager.slurm.options import SlurmOptions
+from experiment_manager.slurm.options import SlurmOptions, valid_options
 
 _PLUGINS = "hydra_plugins.hydra_experiment_manager"
 
@@ -60,26 +60,22 @@ _USUAL: dict[str, Any] = {
 """What hydra-submitit-launcher has where nothing is said, so that its users change one word."""
 
 
-def slurm_conf(name: str, launcher: str) -> type:
-    """The options of one launcher: every field of the record, with the launcher's own in front. Values are checked when
-    the record is made, by `slurm.options.make`."""
-    own: list[Any] = [
-        ("_target_", str, f"{_PLUGINS}.launchers.{launcher}"),
-        ("experiment_name", str, "${hydra.job.name}"),  # with other sweepers than ours, which name no experiment
-        ("experiment_path", str, "experiments"),
-    ]
-    for one in fields(SlurmOptions):
-        if one.name == "additional_parameters":
-            own.append((one.name, dict[str, Any], field(default_factory=dict)))
-        else:
-            unset = None if one.default in (MISSING, ()) else one.default
-            own.append((one.name, Any, _USUAL.get(one.name, unset)))
-    return make_dataclass(name, own)
+def slurm_node(launcher: str) -> dict[str, Any]:
+    """The options of one launcher: every field of the record, with the launcher's own in front. A plain mapping, since
+    a dataclass of so many fields costs every Hydra program 9 ms; values are checked by `slurm.options.make`."""
+    own = {
+        "_target_": f"{_PLUGINS}.launchers.{launcher}",
+        "experiment_name": "${hydra.job.name}",  # with other sweepers than ours, which name no experiment
+        "experiment_path": "experiments",
+    }
+    unset = SlurmOptions()
+    options = {name: getattr(unset, name) or None for name in valid_options()}
+    options |= {"additional_parameters": {}, "stderr_to_stdout": False, "wait": False}
+    return {**own, **options, **_USUAL}
 
 
 _store = ConfigStore.instance()
 for _name, _class in _LAUNCHERS.items():
-    _conf = slurm_conf(f"{_class}Conf", _class)
-    _store.store(group="hydra/launcher", name=_name, node=_conf, provider="experiment_manager")
+    _store.store(group="hydra/launcher", name=_name, node=slurm_node(_class), provider="experiment_manager")
 _store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider="experiment_manager")
 _store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider="experiment_manager")

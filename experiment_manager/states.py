@@ -119,15 +119,15 @@ class States:
     def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> None:
         for job_id, numbers in found.items():
             for number, state in numbers.items():
-                if state is State.RUNNING and _is_lost(self.record(job_id, number)):
-                    numbers[number] = self.lose(job_id, number)
+                ended = _unrecorded_end(self.record(job_id, number)) if state is State.RUNNING else None
+                if ended is not None:
+                    numbers[number] = self.lose(job_id, number, ended)
 
     def settled(self, job_id: int) -> Attempt:
         """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
         last = last_real(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
-        if last.state is State.RUNNING and _is_lost(self.record(job_id, last.number)):
-            last = last._replace(state=self.lose(job_id, last.number))
-        return last
+        ended = _unrecorded_end(self.record(job_id, last.number)) if last.state is State.RUNNING else None
+        return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended))
 
     def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
         """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended; returns
@@ -217,8 +217,9 @@ class States:
             fenced = {} if gone else {"fenced_at": time.time()}
             self.lose(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_slurm": True, **fenced})
             return
-        if gone or (gone is None and within.has_ended(record)):
-            self.lose(job_id, attempt)
+        ended = _unrecorded_end(record)
+        if ended is not None or gone or (gone is None and within.has_ended(record)):
+            self.lose(job_id, attempt, ended or State.LOST)
             return
         running = self._name(job_id, attempt, State.RUNNING)
         way_out = "" if gone is False else f"; if nothing runs it there, rename {running} to end in .LOST"
@@ -248,21 +249,27 @@ class States:
         """
         if not self.is_running(job_id, attempt):
             return False
+        self._write_end(job_id, attempt, state, record)
+        return self.end(job_id, attempt, state) is state
+
+    def _write_end(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
         try:
             os.makedirs(self._folder.job(job_id), exist_ok=True)
             write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
         except OSError as error:
             print(f"the record of job {job_id} attempt {attempt} could not be written: {error}", file=sys.stderr)
-        return self.end(job_id, attempt, state) is state
 
     def record_unbegun(
         self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], about: Mapping[str, Any]
     ) -> None:
-        """An attempt that was handed over and never began has ended as `state`; nothing happens when one has begun."""
+        """An attempt that was handed over and never began has ended as `state`; nothing happens when one has begun.
+
+        The anchor tells the state, too: whoever finds it alone knows what became of the attempt.
+        """
         os.makedirs(self._path, exist_ok=True)
         temporary = temporary_name(self._name(job_id, 0))
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({"job": job_id, **about}, file, ensure_ascii=False)
+            json.dump({"job": job_id, "unbegun": state, **about}, file, ensure_ascii=False)
         sync(temporary)
         try:
             os.link(temporary, self._name(job_id, attempt))
@@ -270,9 +277,9 @@ class States:
             return
         finally:
             os.unlink(temporary)
-        os.makedirs(self._folder.job(job_id), exist_ok=True)
-        write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
-        os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
+        with suppress(FileExistsError):
+            os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
+        self._write_end(job_id, attempt, state, record)
 
     def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
         """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""
@@ -291,9 +298,14 @@ class States:
         return _opens(self._name(job_id, attempt, State.RUNNING))
 
 
-def _is_lost(record: Mapping[str, Any]) -> bool:
-    """Whether the process of a RUNNING attempt has certainly ended. What SLURM runs, SLURM is asked about."""
-    return not record.get("by_slurm") and processes.is_gone(record) is True
+def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
+    """How a RUNNING attempt has ended, as far as that is certain; what SLURM runs, SLURM is asked about.
+
+    An attempt that never began is found here when whoever recorded it was interrupted.
+    """
+    if "unbegun" in record:
+        return State(record["unbegun"])
+    return State.LOST if not record.get("by_slurm") and processes.is_gone(record) is True else None
 
 
 def _opens(path: str) -> bool:

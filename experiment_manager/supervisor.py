@@ -34,6 +34,9 @@ KILL_AFTER_S: Final = 20.0
 WARNING_POLL_S: Final = 0.5
 """How often a warning is offered to a job that has no handler for it yet, as while it still imports its libraries."""
 
+HANDLER_WAIT_S: Final = 10.0
+"""How long a job that could be started again may take to have a handler for a warning, before it is stopped instead."""
+
 STRAGGLERS_S: Final = 2.0
 """How long processes that the job has left behind may take to end."""
 
@@ -77,7 +80,7 @@ class _Supervision:
     def __init__(self, child: Child, states: States, number: int, heard: Heard) -> None:
         self._child, self._states, self._number, self._heard = child, states, number, heard
         self._stopped: State | None = None
-        self._undelivered: set[int] = set()
+        self._undelivered: dict[int, float] = {}  # warnings, and when they came
         self._warned = False
         self._fenced = False
         self._kill_at: float | None = None
@@ -136,7 +139,7 @@ class _Supervision:
 
     def _pass_on(self, number: signal.Signals) -> None:
         if number in WARNINGS:
-            self._undelivered.add(number)
+            self._undelivered.setdefault(number, time.monotonic())
         elif self._stopped is None:
             self._stop(number)
         elif not within.is_inside():  # asked for the second time by a person; SLURM has KILL for that
@@ -156,20 +159,24 @@ class _Supervision:
 
         A job that may be requeued and has no handler is stopped, so that it can start again before the time limit.
         """
-        for number in tuple(self._undelivered):
+        for number, came in tuple(self._undelivered.items()):
             pids = listeners(number, self._is_ours)
             if pids:
                 self._warned = True
-                self._undelivered.discard(number)
+                del self._undelivered[number]
                 if self._child.has_ranks:
                     self._kill(number)  # srun passes it on to all ranks
                 for pid in () if self._child.has_ranks else pids:
                     _signal(pid, number)
-            elif self._may_requeue() and self._stopped is None:
+            elif self._stopped is None and time.monotonic() >= came + self._handler_wait() and self._may_requeue():
                 self._undelivered.clear()
                 self._warned = True
                 self._stop(signal.SIGTERM)
                 self._stopped = State.TIMEOUT
+
+    def _handler_wait(self) -> float:
+        """At most half of the time that is left."""
+        return min(HANDLER_WAIT_S, (self._child.slurm.get("signal_delay_s") or 2 * HANDLER_WAIT_S) / 2)
 
     def _is_ours(self, pid: int) -> bool:
         if in_session(pid, self._pid):
@@ -228,6 +235,8 @@ class _Supervision:
         )
         state = ended_state(ending)
         is_to_requeue = state is State.TIMEOUT and self._warned and self._may_requeue()
+        if state is State.TIMEOUT and self._warned and within.is_being_preempted():
+            state, is_to_requeue = State.PREEMPTED, True  # SLURM would have started it again, had it stayed
         self.reason = self._reason(state, returncode)
         record = {
             "reason": self.reason,
@@ -238,6 +247,7 @@ class _Supervision:
             "peak_memory_bytes": usage.ru_maxrss * 1024,
             "cpu_s": usage.ru_utime + usage.ru_stime,
             **({"ask_slurm": True} if state is State.CANCELLED and within.is_inside() else {}),
+            **({"requeued": True} if is_to_requeue else {}),
         }
         if not self._publish(state, record):
             return Outcome(INCOMPLETE)

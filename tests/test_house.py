@@ -24,12 +24,12 @@ FLOORS = {
     "nouns, no input or output": ["errors", "records"],
     "pure": [
         "codec", "decisions", "delta", "expressions", "filters", "grid", "ids", "slurm.__init__", "slurm.arrays",
-        "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.units",
+        "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files and processes": [
         "command", "entry", "files", "folder", "freeze", "job", "launches", "manifest", "memory", "original",
         "processes", "progress", "resolved", "results", "schema", "selection", "signals", "slurm.client",
-        "slurm.configuration", "slurm.launched", "slurm.through_submitit", "slurm.within", "states",
+        "slurm.configuration", "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within", "states",
     ],
     "joins": [
         "attempts", "callback", "child", "compose", "experiment", "factor", "fake_job", "find", "kept_files", "pack",
@@ -172,14 +172,14 @@ def test_slurm_schema_is_the_record() -> None:
     """Hydra's options for SLURM are the record's, one by one, and take a user of hydra-submitit-launcher over."""
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
-    from experiment_manager.schema import slurm_conf
+    from experiment_manager.schema import slurm_node
     from experiment_manager.slurm.options import valid_options
 
-    ours = {field.name: field for field in dataclasses.fields(slurm_conf("Conf", "Launcher"))}
+    ours = slurm_node("Launcher")
     assert {*valid_options(), "_target_", "experiment_name", "experiment_path"} == set(ours)
     for theirs in dataclasses.fields(SlurmQueueConf):
         if theirs.name != "_target_" and theirs.default is not dataclasses.MISSING:
-            assert theirs.default == ours[theirs.name].default, theirs.name
+            assert theirs.default == ours[theirs.name], theirs.name
 
 
 def test_schema_and_options_agree() -> None:

@@ -14,15 +14,20 @@ from functools import cache
 from typing import Final
 
 from experiment_manager.errors import SlurmError
+from experiment_manager.processes import dying_with_us
 from experiment_manager.slurm.parse import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
     Queued,
     Run,
+    is_refused,
     parse_config,
     parse_sacct,
     parse_squeue,
 )
+
+ORDER_S: Final = 60.0
+"""How long an `sbatch` may take before it is ended."""
 
 _QUESTION_S: Final = 60.0
 _SMALL_QUESTION_S: Final = 15.0
@@ -110,7 +115,7 @@ def require() -> None:
         raise SlurmError(_ABSENT.format("sbatch"), words=_ABSENT.format("sbatch"))
 
 
-def sbatch(script: str, *arguments: str, seconds: float = 60.0) -> str:
+def sbatch(script: str, *arguments: str, seconds: float = ORDER_S) -> str:
     """The script is submitted, from the present directory; returns the id that SLURM gave it.
 
     Raises SlurmError; where it is doubtful the job may have been submitted nevertheless.
@@ -137,11 +142,12 @@ def test_only(script: str, *arguments: str) -> str:
 def squeue(users: Iterable[str]) -> list[Queued]:
     """Everything that SLURM has of these users, or of ours if none is named, and what has ended a moment ago.
 
-    Raises SlurmError. A user whom this machine does not know has no jobs.
+    What it has refused is left out. Raises SlurmError. A user whom this machine does not know has no jobs.
     """
     names = ",".join(sorted(set(users)))
     whose = ("-u", names) if names else ("--me",)
-    return parse_squeue(_ask("squeue", "-h", *whose, "-t", "all", "-o", SQUEUE_FORMAT))
+    rows = parse_squeue(_ask("squeue", "-h", *whose, "-t", "all", "-o", SQUEUE_FORMAT))
+    return [row for row in rows if not is_refused(row)]
 
 
 def sacct(names: Iterable[str], since: float) -> dict[str, list[Run]] | None:
@@ -221,7 +227,7 @@ def _ask(*command: str, seconds: float = _QUESTION_S) -> str:
 def _run(
     command: Sequence[str], *, seconds: float, env: Mapping[str, str], is_order: bool = False
 ) -> "subprocess.CompletedProcess[str]":
-    """The command has ended well. An order that failed is doubtful unless SLURM clearly refused it."""
+    """The command has ended well. An order that failed is doubtful unless SLURM clearly refused it; it ends with us."""
     name = command[0]
     try:
         done = subprocess.run(
@@ -233,6 +239,7 @@ def _run(
             errors="replace",
             timeout=seconds,
             check=False,
+            preexec_fn=dying_with_us() if is_order else None,
         )
     except subprocess.TimeoutExpired as error:
         raise _failure(name, f"no answer within {seconds:g} s", is_doubtful=is_order) from error

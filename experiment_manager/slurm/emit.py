@@ -30,15 +30,19 @@ def arrange(
 ) -> Arrangement:
     """The arrays that run these jobs. `configuration` is asked only where `resources_from` names a node of it.
 
-    Raises OptionsError for options of a job that cannot be meant, and for a folder that no script can name.
+    Raises OptionsError for options of a job that cannot be meant, where no job has any, and for a folder that no script
+    can name.
     """
     require_line("experiment_path", folder.parent)
     if options.resources_from is None:
         groups = [(options, list(ids))]
     else:
         groups = []
+        owns = {job_id: _own_options(options, configuration(job_id), job_id) for job_id in ids}
+        if not any(owns.values()):
+            raise OptionsError(f"resources_from={options.resources_from}: no job has that node in its configuration")
         for job_id in ids:
-            own = _own_options(options, configuration(job_id), job_id)
+            own = owns[job_id] or options
             for known, members in groups:
                 if known == own:
                     members.append(job_id)
@@ -50,14 +54,14 @@ def arrange(
     return Arrangement(found, {"slurm": {"options": as_mapping(options), "arrays": kept}})
 
 
-def _own_options(options: SlurmOptions, configuration: Any, job_id: int) -> SlurmOptions:
-    """The options of one job: those of the launch, and over them the node of its configuration."""
+def _own_options(options: SlurmOptions, configuration: Any, job_id: int) -> SlurmOptions | None:
+    """The options of one job: those of the launch, and over them the node of its configuration; None without one."""
     node = configuration
     where = f"{options.resources_from} of job {job_id}"
     for key in (options.resources_from or "").split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     if node is None:
-        return options
+        return None
     if not isinstance(node, Mapping):
         raise OptionsError(f"{where} is {node!r}; resources_from names a mapping of options, such as {{mem_gb: 32}}")
     return overridden(options, node, where=where)

@@ -1,7 +1,7 @@
 """What a launch keeps about its job arrays: in `launch.json`, before anything is handed over, and in `submission.json`.
 
 launches/0001/launch.json        "slurm": {"arrays": [{name, script, jobs, pack, indexed, throttle, after, options}]}
-launches/0001/submission.json    {"arrays": {name: {"intended": time, "slurm_id": "123", "submitted": time}}}
+launches/0001/submission.json    {"arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}}}
 launches/0001/slurm_scripts.sh   the script as it was written, and then as it was submitted
 """
 
@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.files import read_optional, write_json
@@ -17,6 +18,9 @@ from experiment_manager.ids import format_ids, parse_ids
 from experiment_manager.records import Launch
 from experiment_manager.slurm.arrays import Array
 from experiment_manager.slurm.options import as_mapping
+
+SETTLED: Final = "settled"
+"""The file of a launch of which SLURM has nothing more to say."""
 
 _LONGEST_SLUG: Final = 40
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -101,9 +105,10 @@ class Submission:
         """When an array was submitted, in seconds since the epoch; 0 where that is not known."""
         return float(self._arrays.get(name, {}).get("submitted") or 0.0)
 
-    def intended(self, name: str) -> float | None:
-        """When somebody began to submit an array without telling how it went; None when nobody did."""
-        return self._arrays.get(name, {}).get("intended")
+    def doubtful_until(self, name: str) -> float | None:
+        """Until when an array may still turn up that somebody began to submit without telling how it went; None when
+        nobody did."""
+        return self._arrays.get(name, {}).get("doubtful_until")
 
     def note(self, name: str, **about: Any) -> None:
         """The record of one array is `about`, on disk for good; nothing at all: it was not submitted."""
@@ -111,6 +116,8 @@ class Submission:
         if not about:
             del self._arrays[name]
         write_json(self._path, {"arrays": self._arrays})
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(os.path.dirname(self._path), SETTLED))
 
     def is_begun(self) -> bool:
         return bool(self._arrays)

@@ -51,9 +51,10 @@ def _text(value: Any) -> str:
 
 
 def _lines(value: Any) -> tuple[str, ...]:
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-        return tuple(_line(line) for line in value)
-    return (_line(value),)
+    """Lines of a shell; `true` and `false` are commands there, and YAML and Hydra read them as truth values."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+    items: Sequence[Any] = value if is_list else (value,)
+    return tuple(_line(str(item).lower() if isinstance(item, bool) else item) for item in items)
 
 
 def _words(value: Any) -> tuple[str, ...]:

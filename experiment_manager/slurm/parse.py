@@ -189,12 +189,13 @@ def runs_of(runs: Mapping[str, list[Run]], array_job_id: str, index: int | None)
     own = runs.get(f"{array_job_id}_{index}")
     if own:
         return own
-    pending = [run for run in runs.get(f"{array_job_id}_[]", ()) if index in _bracketed(run.task)]
+    pending = [run for run in runs.get(f"{array_job_id}_[]", ()) if index in bracketed(run.task)]
     return pending or runs.get(array_job_id, [])
 
 
 @lru_cache(maxsize=64)
-def _bracketed(task: str) -> Indices:
+def bracketed(task: str) -> Indices:
+    """The indices of tasks that have not been split off, as `12_[4-9%2]` names them."""
     return parse_indices(task.partition("[")[2].rstrip("]"))
 
 
@@ -270,6 +271,15 @@ def is_active(state: str) -> bool:
     """
     word = _first_word(state)
     return word == "REQUEUED" or word not in _ENDS
+
+
+def is_refused(row: Queued) -> bool:
+    """Whether the row is of a job that SLURM did not take: `sbatch` was told so, and squeue shows it for minutes.
+
+    A job that SLURM took and then could not place looks the same here; accounting knows that one by its name, and the
+    refused one not (measured).
+    """
+    return row.state == "FAILED" and row.reason == "BadConstraints"
 
 
 def words_in_log(text: str) -> State | None:

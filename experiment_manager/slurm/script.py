@@ -16,6 +16,10 @@ from experiment_manager.slurm.units import megabytes, memory_text, time_text
 
 _PASSED_ON: Final = ("partition", "account", "qos", "constraint", "exclude", "gres", "comment", "mem_per_cpu")
 _LONGEST_LINE: Final = 110
+_EARLY_WARNINGS: Final = (
+    "# A warning that comes before the job can hear it does not end this script.",
+    "trap '' USR1 USR2",
+)
 
 
 class Place(NamedTuple):
@@ -40,6 +44,7 @@ def render(array: Array, place: Place) -> str:
         f"#SBATCH --{name}" + ("" if value is True else f"={shlex.quote(value)}") for name, value in _head(array, place)
     ]
     lines += ["", *_about(array, place)]
+    lines += ["", *_EARLY_WARNINGS]
     options = array.options
     before = [*options.setup, *options.pre_script]
     lines += ["", *before] if before else []
@@ -146,22 +151,29 @@ def _run(place: Place) -> str:
 
 
 def _with_lines_after(array: Array, place: Place) -> Sequence[str]:
+    """The loop asks whether the job is gone: in a storm of signals `wait` returns early and tells it of no trap."""
     return [
         "",
         "# The job runs in the background, so that this shell can pass signals on to it. Its exit status is kept in a",
         "# file, because `wait` can lose it when many signals come, and is the status of this script in the end.",
-        "em_job= em_signal= em_file=$(mktemp)",
-        "for em_name in TERM INT HUP USR1 USR2; do",
-        r"""    trap "em_signal=$em_name; [ -z \"\$em_job\" ] || kill -$em_name \$em_job 2>/dev/null" $em_name""",
-        "done",
+        "em_job= em_again= em_file=$(mktemp)",
+        *_passed_on("TERM INT HUP"),
         f"EXPERIMENT_MANAGER_STATUS_FILE=$em_file {_run(place)} &",
         "em_job=$!",
-        'while em_signal=; wait "$em_job"; em_status=$?; [ -n "$em_signal" ]; do :; done',
-        '[ ! -s "$em_file" ] || read -r em_status < "$em_file"',
+        *_passed_on("USR1 USR2"),
+        'while em_status=0; wait "$em_job" || em_status=$?; kill -0 "$em_job" 2>/dev/null; do :; done',
+        '[ ! -s "$em_file" ] || read -r em_status em_again < "$em_file"',
         'rm -f "$em_file"',
-        "trap - TERM INT HUP USR1 USR2",
+        "trap : USR1 USR2; trap em_again= TERM INT HUP",
+        """trap '[ -z "$em_again" ] || scontrol requeue "$em_again" || :; exit "$em_status"' EXIT""",
         "",
         *array.options.post_script,
-        "",
-        'exit "$em_status"',
+    ]
+
+
+def _passed_on(names: str) -> Sequence[str]:
+    return [
+        f"for em_name in {names}; do",
+        r"""    trap "[ -z \"\$em_job\" ] || kill -$em_name \"\$em_job\" 2>/dev/null || :" $em_name""",
+        "done",
     ]

@@ -5,6 +5,7 @@ that nobody else uses, and afterwards SLURM's id; what is in doubt is looked up 
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,11 +22,16 @@ from experiment_manager.slurm.launched import LaunchedArray, Submission, launche
 SETTLES_S: Final = 10.0
 """How long SLURM may take to know a job whose submission seemed to fail (accounting: 0.2 to 0.85 s measured)."""
 
+ANSWERS_S: Final = 2.0
+"""How long SLURM has to answer, not having heard of a job, before that is believed: what had piled up while it was
+away is done first."""
+
 _LOOK_AGAIN_S: Final = 1.0
 _LOCK_WAIT_S: Final = 300.0
 
 Send = Callable[[str, Sequence[str]], str]
-"""Submits a script with more arguments of `sbatch`; returns SLURM's id. Raises SlurmError."""
+"""Submits a script with more arguments of `sbatch`; returns SLURM's id. Raises SlurmError, or FolderError where it has
+not got as far as `sbatch`."""
 
 
 class Submitted(NamedTuple):
@@ -71,7 +77,7 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
     """
     client.require()
     arrays = launched_arrays(launch)
-    with _alone(folder, launch):
+    with _alone(folder, launch), writing(folder.path):
         submission = Submission(folder, launch)
         there = _look_up(launch, [array for array in arrays if submission.slurm_id(array.name) is None])
         done: list[Submitted] = []
@@ -84,7 +90,7 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
             is_new = slurm_id is None
             if slurm_id is None:
                 after = None if array.after is None else done[array.after].slurm_id
-                slurm_id = _send(launch, array, submission, script, after, send or _sbatch)
+                slurm_id = _send(launch, array, submission, script, after, send)
             done.append(Submitted(array.name, slurm_id, script, is_new, is_edited))
     return done
 
@@ -93,7 +99,18 @@ def test_only(folder: Folder, launch: Launch) -> list[tuple[str, str]]:
     """What `sbatch --test-only` says of each script. Raises SlurmError for the first that it would refuse."""
     client.require()
     scripts = [_script(folder, launch, array, is_kept=False)[0] for array in launched_arrays(launch)]
-    return [(script, client.test_only(script)) for script in scripts]
+    told = []
+    for script in scripts:
+        try:
+            told.append((script, client.test_only(script)))
+        except SlurmError as error:
+            raise _about(script, error) from error
+    return told
+
+
+def _about(script: str, error: SlurmError) -> SlurmError:
+    """The same error, which says of what script."""
+    return SlurmError(f"{os.path.relpath(script)}: {error}", words=error.words, is_doubtful=error.is_doubtful)
 
 
 def _sbatch(script: str, arguments: Sequence[str]) -> str:
@@ -101,16 +118,24 @@ def _sbatch(script: str, arguments: Sequence[str]) -> str:
 
 
 def _send(
-    launch: Launch, array: LaunchedArray, submission: Submission, script: str, after: str | None, send: Send
+    launch: Launch, array: LaunchedArray, submission: Submission, script: str, after: str | None, send: Send | None
 ) -> str:
-    submission.note(array.name, intended=time.time())
+    survives_us = 0.0 if send is None else client.ORDER_S  # our own sbatch ends with us
+    submission.note(array.name, doubtful_until=time.time() + survives_us + SETTLES_S)
     try:
-        slurm_id = send(script, [] if after is None else [f"--dependency=afterany:{after}"])
+        slurm_id = (send or _sbatch)(script, [] if after is None else [f"--dependency=afterany:{after}"])
+    except FolderError:
+        submission.note(array.name)
+        raise
     except SlurmError as error:
         if not error.is_doubtful:
             submission.note(array.name)
-            raise
-        found = _wait_for(launch, array)
+            raise _about(script, error) from error
+        until = time.time() + SETTLES_S
+        submission.note(array.name, doubtful_until=until)
+        found = None
+        with suppress(SlurmError):  # what sbatch said is what counts
+            found = _wait_for(launch, array, until)
         if found is None:
             raise SlurmError(
                 f"{error}. Whether {array.name} was submitted is not known yet; type `experiment-manager submit` again "
@@ -125,27 +150,34 @@ def _send(
 
 def _turns_up(launch: Launch, array: LaunchedArray, submission: Submission, there: dict[str, str]) -> bool:
     """Whether an array that somebody has begun to submit is known to SLURM after some time; then it is in `there`."""
-    intended = submission.intended(array.name)
-    if intended is None:
+    until = submission.doubtful_until(array.name)
+    if until is None:
         return False
-    found = _wait_for(launch, array, until=intended + SETTLES_S)
+    seconds = min(until - time.time(), client.ORDER_S + SETTLES_S)  # at most, were clocks to differ
+    if seconds > SETTLES_S:
+        said = (
+            f"the submission of {array.name} was interrupted: waiting up to {seconds:.0f} s to see whether it goes on"
+        )
+        print(said, file=sys.stderr)
+    found = _wait_for(launch, array, time.time() + seconds)
     if found is not None:
         there[array.name] = found
     return found is not None
 
 
-def _wait_for(launch: Launch, array: LaunchedArray, *, until: float | None = None) -> str | None:
-    """SLURM's id of an array that may be there; None when it answers and has not heard of it in that time."""
-    until = time.time() + SETTLES_S if until is None else until
+def _wait_for(launch: Launch, array: LaunchedArray, until: float) -> str | None:
+    """SLURM's id of an array that may be there; None when it answers and has not heard of it until then."""
+    answers_since: float | None = None
     while True:
         try:
             found = _look_up(launch, [array])
         except SlurmError:
             if time.time() >= until:
                 raise
-            found = {}
-        if found or time.time() >= until:
-            return found.get(array.name)
+        else:
+            answers_since = answers_since or time.time()
+            if found or time.time() >= max(until, answers_since + ANSWERS_S):
+                return found.get(array.name)
         time.sleep(_LOOK_AGAIN_S)
 
 

@@ -16,9 +16,9 @@ from typing import Any, Final
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
+from experiment_manager.folder import writing
 from experiment_manager.slurm import client
 
-_LIMIT_S: Final = 60
 _TIMED_OUT: Final = 124  # exit status of coreutils' timeout
 
 
@@ -30,9 +30,10 @@ class ScriptExecutor(SlurmExecutor):
         self._script, self._arguments = script, tuple(arguments)
 
     def submit_script(self) -> str:
-        """SLURM has the script; returns its id. Raises SlurmError with `sbatch`'s words."""
+        """SLURM has the script; returns its id. Raises SlurmError with `sbatch`'s words; FolderError."""
         first = str(self.folder).partition("%j")[0]  # where submitit puts the file before there is an id
-        os.makedirs(first, exist_ok=True)
+        with writing(first):
+            os.makedirs(first, exist_ok=True)
         said = io.StringIO()
         try:
             with _submission_environment(), redirect_stderr(said):
@@ -41,7 +42,7 @@ class ScriptExecutor(SlurmExecutor):
             cause = error.__cause__
             status = cause.returncode if isinstance(cause, subprocess.CalledProcessError) else -1
             raise client.refusal(str(error), has_been_cut_off=status < 0 or status == _TIMED_OUT) from error
-        except FailedSubmissionError as error:
+        except (FailedSubmissionError, OSError) as error:  # perhaps after sbatch has done its work
             raise client.refusal(str(error), has_been_cut_off=True) from error
         return str(job.job_id)
 
@@ -50,7 +51,7 @@ class ScriptExecutor(SlurmExecutor):
             return file.read()
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["timeout", str(_LIMIT_S), "sbatch", *self._arguments, str(submission_file_path)]
+        return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, str(submission_file_path)]
 
 
 def send_with(folder: str) -> Any:

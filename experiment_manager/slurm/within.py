@@ -81,6 +81,15 @@ def why_stopped() -> Stop:
     return Stop(state, float(wait[1]) if wait else None)
 
 
+def is_being_preempted() -> bool:
+    """Whether SLURM has announced that it will take this task's node for another one, and has not done it yet."""
+    record = ids()
+    task = task_of(record)
+    fields = _fields("show", "job", task) if task is not None else {}
+    announced, started = fields.get("PreemptTime", "None"), fields.get("StartTime", "")
+    return announced != "None" and announced >= started and int(fields.get("Restarts", 0)) == restart_of(record)
+
+
 def has_ended(record: Mapping[str, Any]) -> bool:
     """Whether SLURM says that the task of a record has ended, or that it has forgotten it; false when it is silent."""
     task = task_of(record)

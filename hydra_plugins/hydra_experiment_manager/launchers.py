@@ -48,7 +48,12 @@ class SlurmScriptLauncher(Launcher):
         self.batches: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from experiment_manager.hydra_launch import prepared_to_wait
+        from experiment_manager.hydra_sweep import RecordedTask
+
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        if not isinstance(task_function, RecordedTask):  # another sweeper than ours: it may write before it launches
+            prepared_to_wait(self)
 
     def prepared(self) -> Any:
         """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""

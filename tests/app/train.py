@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,8 +27,34 @@ def end_as_told(how: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "oom":
+        fill_memory()
+    if how == "oom-of-a-helper":
+        subprocess.run([sys.executable, "-c", "import train; train.fill_memory()"], check=True)
     if how == "unless-again" and current_job().attempt == 1:
         raise ValueError("works the second time")
+
+
+def fill_memory() -> None:
+    """Takes a gigabyte, and for a second keeps it."""
+    hoard = b"x" * 2**30
+    time.sleep(1)
+    del hoard
+
+
+def count(steps: int) -> int | None:
+    """Counts from the last checkpoint on, ten steps a second; None when it was told to stop."""
+    job = current_job()
+    checkpoint = job.directory / "checkpoint"
+    done = int(checkpoint.read_text()) if job.resumed and checkpoint.exists() else 0
+    while done < steps:
+        if job.should_stop():
+            return None
+        time.sleep(0.1)
+        done += 1
+        checkpoint.write_text(str(done))
+        job.log_metrics(step=done)
+    return done
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
@@ -40,6 +67,8 @@ def main(cfg: DictConfig) -> Any:
             signal.signal(number, signal.SIG_IGN)
     if cfg.started:
         Path(cfg.started, f"{job.id}.{os.getpid()}").touch()
+    if cfg.steps:
+        return count(cfg.steps)
     deadline = time.monotonic() + cfg.sleep
     while time.monotonic() < deadline:
         if cfg.stoppable and job.should_stop():

@@ -1,0 +1,36 @@
+"""Which tasks SLURM was seen to have of scripts that somebody submitted by hand: `launches/0001/seen.json`.
+
+`sbatch` by hand leaves no record of ours, and may name a part of the array only. So what SLURM does not have is
+"taken out of the array" only when it was seen there, and while SLURM is silent what was seen counts as last known.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+from experiment_manager.files import read_optional, write_json
+from experiment_manager.folder import Folder
+from experiment_manager.ids import format_ids, parse_ids
+from experiment_manager.records import Launch
+
+
+class Sightings:
+    """The indices that were seen, by the name of their array."""
+
+    def __init__(self, folder: Folder, launch: Launch) -> None:
+        self._path = folder.join("launches", launch.number, "seen.json")
+        self._seen = {name: set(parse_ids(text)) for name, text in read_optional(self._path).items()}
+
+    def has(self, name: str, index: int) -> bool:
+        return index in self._seen.get(name, ())
+
+    def add(self, found: Mapping[str, Iterable[int]]) -> None:
+        """These were seen now; the file changes only when they are new."""
+        is_new = False
+        for name, indices in found.items():
+            known = self._seen.setdefault(name, set())
+            before = len(known)
+            known.update(indices)
+            is_new = is_new or len(known) > before
+        if is_new:
+            with suppress(OSError):  # somebody else's folder
+                write_json(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items() if known})
