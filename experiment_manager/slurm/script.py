@@ -41,7 +41,7 @@ def render(array: Array, place: Place) -> str:
         require_line(name, getattr(place, name))
     lines = ["#!/bin/bash"]
     lines += [
-        f"#SBATCH --{name}" + ("" if value is True else f"={shlex.quote(value)}") for name, value in _head(array, place)
+        f"#SBATCH --{name}" + ("" if value is True else f"={_quoted(value)}") for name, value in _head(array, place)
     ]
     lines += ["", *_about(array, place)]
     lines += ["", *_EARLY_WARNINGS]
@@ -51,6 +51,15 @@ def render(array: Array, place: Place) -> str:
     lines += ["", *_jobs(array)]
     lines += _with_lines_after(array, place) if options.post_script else ["exec " + _run(place)]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    r"""A word for sbatch, which reads its lines almost as a shell, but takes a backslash for an escape in all quotes.
+
+    >>> print(_quoted("it's a\\b"))
+    'it'"'"'s a\\b'
+    """
+    return shlex.quote(value).replace("\\", "\\\\")
 
 
 def require_line(name: str, text: str) -> None:

@@ -1,0 +1,177 @@
+"""Array scripts, compared whole with the files in tests/golden, and run by the real bash.
+
+EXPERIMENT_MANAGER_WRITE_GOLDEN=1 writes the golden files anew; read the difference before you keep it.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager.errors import OptionsError
+from experiment_manager.slurm.arrays import Array, arrays
+from experiment_manager.slurm.options import make
+from experiment_manager.slurm.script import Place, log_pattern, render, warning_s
+from tests.conftest import wait_until
+
+GOLDEN = Path(__file__).parent / "golden"
+PLAIN = Place("/home/me/experiments", "train", "0001", "train-x1y2z3a4", "/home/me/logs", "/venv/bin/python")
+HOSTILE_PATH = '/tmp/it\'s a $(touch pwned) "quoted" 50% \\back `tick` #hash ü'
+HOSTILE = Place(HOSTILE_PATH, "$HOME; exit 3", "0002", "home-x1y2z3a4", f"{HOSTILE_PATH}/logs", "/venv/my python")
+EVERYTHING: Mapping[str, Any] = {
+    "timeout_min": 90,
+    "mem_gb": 1.5,
+    "nodes": 2,
+    "tasks_per_node": 4,
+    "cpus_per_task": 3,
+    "gpus_per_node": 1,
+    "partition": "gpu,long",
+    "qos": "high",
+    "comment": "it's #1; $(date)",
+    "constraint": "a100&ib",
+    "exclude": "n[1-3]",
+    "gres": "gpu:a100:1",
+    "account": "lab 7",
+    "signal_delay_s": 300,
+    "array_parallelism": 2,
+    "max_requeues": 3,
+    "setup": ["module purge"],
+    "pre_script": ["module load cuda", 'export NOTE="a b"'],
+    "additional_parameters": {"mail-type": "END", "exclusive": True, "nice": 10},
+}
+CASES: Mapping[str, tuple[Place, Mapping[str, Any], list[int], int]] = {
+    "plain": (PLAIN, {}, [0, 1, 2], 1001),
+    "everything": (PLAIN, EVERYTHING, [0, 1, 2, 5], 1001),
+    "lines_after": (PLAIN, {"post_script": ["module unload cuda", "false"]}, [3], 1001),
+    "packed": (PLAIN, {"pack": 2, "mem_gb": 0}, [4, 5, 9], 1001),
+    "table": (PLAIN, {"timeout_min": 0}, list(range(2000, 2030)), 1001),
+    "no_gpus": (PLAIN, {"gpus_per_node": 0, "gpus_per_task": 0, "max_requeues": 0}, [0], 1001),
+    "hostile": (HOSTILE, {"pre_script": ["echo 'as it is' $HOME"], "comment": "a\\b"}, [0, 7], 1001),
+}
+
+
+def array_of(options: Mapping[str, Any], ids: list[int], limit: int = 1001) -> Array:
+    (array,) = arrays([(make(options, where="test"), ids)], max_array_size=limit)
+    return array
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_script_is_the_golden_one(name: str) -> None:
+    """The whole text, to the last letter, is the one that was read and approved."""
+    place, options, ids, limit = CASES[name]
+    text = render(array_of(options, ids, limit), place)
+    path = GOLDEN / f"{name}.sh"
+    if os.environ.get("EXPERIMENT_MANAGER_WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+def test_every_golden_file_is_compared() -> None:
+    """No file lies there that no test reads, and bash can read them all."""
+    assert {f"{name}.sh" for name in CASES} == {path.name for path in GOLDEN.iterdir()}
+    for path in GOLDEN.iterdir():
+        assert 0 == subprocess.run(["bash", "-n", str(path)], check=False).returncode
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> tuple[str, Path]:
+    """A program, in a folder with a hostile name, that writes its arguments down; and where it writes them."""
+    folder = tmp_path / "it's $(false) ü"
+    folder.mkdir()
+    program, said = folder / "my python", tmp_path / "said"
+    program.write_text(f"#!/bin/bash\nprintf '%s\\0' \"$@\" > {shlex.quote(str(said))}\n")
+    program.chmod(0o755)
+    return str(program), said
+
+
+def run(text: str, index: int, folder: Path) -> "subprocess.CompletedProcess[str]":
+    script = folder / "script.sh"
+    script.write_text(text)
+    env = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index)}
+    return subprocess.run(["bash", str(script)], cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("after", [[], ["true"]])
+def test_bash_hands_over_the_very_same_strings(told: tuple[str, Path], tmp_path: Path, after: list[str]) -> None:
+    """Spaces, quotes, `$(...)`, a backslash, UTF-8: nothing is run, split or lost on the way."""
+    program, said = told
+    place = HOSTILE._replace(python=program)
+    done = run(render(array_of({"post_script": after}, [0, 7]), place), 7, tmp_path)
+    assert 0 == done.returncode, done.stderr
+    expected = ["-P", "-m", "experiment_manager", "run", "--experiment-path", HOSTILE.experiment_path]
+    expected += ["--experiment-name", HOSTILE.experiment_name, "--launch", "0002", "--job-id", "7"]
+    assert expected == said.read_text().split("\0")[:-1]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_table_leads_from_the_index_to_the_jobs(told: tuple[str, Path], tmp_path: Path) -> None:
+    """A task of a packed array, or of one with ids beyond the limit, gets its own jobs."""
+    program, said = told
+    ids = list(range(5000, 6500))
+    text = render(array_of({"pack": 3}, ids), PLAIN._replace(python=program))
+    assert 0 == run(text, 499, tmp_path).returncode
+    assert "6497,6498,6499" == said.read_text().split("\0")[-2]
+
+
+@pytest.mark.parametrize("status", [0, 3, 139])
+def test_status_of_the_job_survives_what_comes_after(tmp_path: Path, status: int) -> None:
+    """`post_script` runs whatever became of the job, and does not change how the script ends."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/bash\nexit {status}\n")
+    program.chmod(0o755)
+    text = render(array_of({"post_script": ["echo after", "false"]}, [0]), PLAIN._replace(python=str(program)))
+    done = run(text, 0, tmp_path)
+    assert (status, "after\n") == (done.returncode, done.stdout)
+
+
+LISTENER = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("warned", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: (print("told", flush=True), sys.exit(5)))
+pathlib.Path("ready").touch()
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_signals_reach_the_job_behind_the_shell(tmp_path: Path) -> None:
+    """What SLURM sends to the batch shell alone is passed on, and the script waits for the job all the same."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n{LISTENER}")
+    program.chmod(0o755)
+    script = tmp_path / "script.sh"
+    script.write_text(render(array_of({"post_script": ["echo after"]}, [0]), PLAIN._replace(python=str(program))))
+    env = {**os.environ, "SLURM_ARRAY_TASK_ID": "0"}
+    with subprocess.Popen(["bash", str(script)], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as shell:
+        wait_until((tmp_path / "ready").exists)
+        shell.send_signal(signal.SIGUSR1)
+        time.sleep(0.3)  # two signals at once may come in any order
+        shell.send_signal(signal.SIGTERM)
+        said, _ = shell.communicate(timeout=30)
+    assert (5, ["warned", "told", "after"]) == (shell.returncode, said.splitlines())
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/a\x00b", "/a\rb"])
+def test_path_that_no_line_can_hold_is_refused(path: str) -> None:
+    """A line break would become a line of the script."""
+    with pytest.raises(OptionsError, match="control character; choose another folder"):
+        render(array_of({}, [0]), PLAIN._replace(experiment_path=path))
+
+
+@pytest.mark.parametrize(("limit", "delay", "seconds"), [(None, 120, 120), (60, 120, 120), (2, 120, 60), (0, 120, 120)])
+def test_warning_never_comes_at_once(limit: int | None, delay: int, seconds: int) -> None:
+    """A warning that is due before the job begins would stop it at once: half of the time limit is the most."""
+    assert seconds == warning_s(make({"timeout_min": limit, "signal_delay_s": delay}, where="test"))
+
+
+def test_log_of_a_folder_that_slurm_cannot_name() -> None:
+    """SLURM expands nothing in a name with a backslash, and takes a percent sign for a pattern."""
+    assert ("/a 50%%/%A_%a.log", "/dev/null") == (log_pattern("/a 50%"), log_pattern("/a\\b"))
