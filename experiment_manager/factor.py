@@ -7,19 +7,22 @@ everything else as it is. Such an override is *plain*, and only where that is ce
 - no other override that sets a value, swept or not, names the same key, a part of it, or something below it;
 - in the composed base every node on its way is a mapping that is there and no interpolation, and it is there itself.
 
-All other overrides make the *combination* that Hydra composes. A sample of the jobs is always composed the slow way,
+All other overrides make the *combination* that Hydra composes. Those of them that set a value must not see what a plain
+one sets, nor where Hydra would have been with it: no interpolation may lie on their way. A job that cannot be composed
+from its parts is composed by Hydra, so errors are Hydra's own. A sample of the jobs is always composed the slow way,
 too; any difference sends the whole sweep down that way, with a line that says so.
 """
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
-from omegaconf import Container, DictConfig, Node, OmegaConf
-from omegaconf._utils import split_key
+from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf, ValueNode
+from omegaconf._utils import is_primitive_type_annotation, split_key
 
 from experiment_manager import codec
 from experiment_manager.compose import Composer, task_configuration
@@ -35,6 +38,7 @@ class _Base(NamedTuple):
     config: DictConfig
     encoded: codec.Encoded
     found: dict[str, codec.Encoded]  # by the text of a plain override: the tagged value that it gives its key
+    is_apart: bool  # no override of the combination sees what a plain one sets
 
 
 class Factored:
@@ -58,7 +62,7 @@ class Factored:
                 slow = self._composer.configuration(point.overrides)
             except Exception:  # whatever Hydra or a resolver raises; a filter may drop this very job
                 continue
-            if codec.canonical(slow) != codec.canonical(self._fast(point)):
+            if codec.canonical(slow) != codec.canonical(self.configuration(point)):
                 print(
                     f"composing every job one by one: {' '.join(point.overrides)} is not the sum of its parts",
                     file=sys.stderr,
@@ -68,16 +72,19 @@ class Factored:
 
     def configuration(self, point: Point) -> codec.Encoded:
         """The tagged configuration of one point, as Hydra composes it. Raises Hydra's own errors."""
-        if self._is_slow:
-            return self._composer.configuration(point.overrides)
-        return self._fast(point)
+        if not self._is_slow:
+            with suppress(Exception):  # Hydra itself says below what is wrong, if anything is
+                return self._fast(point)
+        return self._composer.configuration(point.overrides)
 
     def _fast(self, point: Point) -> codec.Encoded:
         combination: list[Setting] = []
         plain: list[Setting] = []
         for setting in point.settings:
             (plain if setting.key in self._plain else combination).append(setting)
-        base = self._base(tuple(setting.text for setting in combination))
+        base = self._base(combination)
+        if not base.is_apart:
+            return self._composer.configuration(point.overrides)
         encoded = base.encoded
         for setting in plain:
             tokens = self._tokens[setting.key]
@@ -88,17 +95,22 @@ class Factored:
             encoded = _with(encoded, tokens, base.found[setting.text])
         return encoded
 
-    def _base(self, combination: tuple[str, ...]) -> _Base:
-        if combination not in self._bases:
-            config = self._composer.composed(combination)
-            self._bases[combination] = _Base(config, task_configuration(config), {})
-        return self._bases[combination]
+    def _base(self, combination: Sequence[Setting]) -> _Base:
+        texts = tuple(setting.text for setting in combination)
+        if texts not in self._bases:
+            config = self._composer.composed(texts)
+            values = [setting for setting in combination if not _is_group(setting, self._composer.is_group)]
+            is_apart = True
+            if values:
+                groups = self._base([setting for setting in combination if setting not in values])
+                is_apart = _are_apart(values, groups.config, config)
+            self._bases[texts] = _Base(config, task_configuration(config), {}, is_apart)
+        return self._bases[texts]
 
 
 def plain_keys(points: Iterable[Point], is_group: Callable[[str, Any], bool]) -> frozenset[str]:
     """The keys that vary in the sweep and only set a value, as far as that can be told before composing."""
     texts: dict[str, set[str]] = {}
-    settings: dict[str, Setting] = {}
     may_be_plain: dict[str, bool] = {}
     sets_value: dict[str, bool] = {}
     seen: set[str] = set()
@@ -109,11 +121,10 @@ def plain_keys(points: Iterable[Point], is_group: Callable[[str, Any], bool]) ->
             seen.add(setting.text)
             key = setting.key
             texts.setdefault(key, set()).add(setting.text)
-            settings[key] = setting
-            group = is_group(key.removeprefix("~").partition("@")[0], setting.value)
+            group = _is_group(setting, is_group)
             sets_value[key] = sets_value.get(key, False) or not group
             may_be_plain[key] = may_be_plain.get(key, True) and not group and _is_change(setting)
-    ways = {key: tuple(split_key(key.removeprefix("~"))) for key, sets in sets_value.items() if sets}
+    ways = {key: _way(key) for key, sets in sets_value.items() if sets}
     return frozenset(
         key
         for key, found in texts.items()
@@ -121,6 +132,16 @@ def plain_keys(points: Iterable[Point], is_group: Callable[[str, Any], bool]) ->
         and may_be_plain[key]
         and not any(_touch(ways[key], way) for other, way in ways.items() if other != key)
     )
+
+
+def _is_group(setting: Setting, is_group: Callable[[str, Any], bool]) -> bool:
+    if setting.key.startswith("~") and "{" in setting.text:  # not a group, for Hydra: deletes what equals a mapping
+        return False
+    return is_group(setting.key.removeprefix("~").partition("@")[0], setting.value)
+
+
+def _way(key: str) -> tuple[str, ...]:
+    return tuple(split_key(key.removeprefix("~")))
 
 
 def _is_change(setting: Setting) -> bool:
@@ -135,9 +156,74 @@ def _touch(one: Sequence[str], other: Sequence[str]) -> bool:
     return tuple(one[:shared]) == tuple(other[:shared])
 
 
+def _are_apart(settings: Sequence[Setting], before: DictConfig, after: DictConfig) -> bool:
+    """Whether overrides that set values see nothing but their own keys, given the configuration without and with them.
+
+    An interpolation on the way leads them elsewhere; `+` and a deletion look whether a value is there; a mapping is
+    merged into what an interpolation points to, also one that a structured config has by default.
+    """
+    ways = [_way(setting.key) for setting in settings]
+    for i, (setting, way) in enumerate(zip(settings, ways, strict=True)):
+        if any(_touch(way, other) for other in ways[:i]):
+            return False
+        if _is_interpolated(before, way[:-1]) or _is_interpolated(after, way[:-1]):
+            return False
+        is_deletion = setting.key.startswith("~")
+        if is_deletion and "=" in setting.text:  # compares the value
+            return False
+        is_looking = is_deletion or (setting.text.startswith("+") and not setting.text.startswith("++"))
+        if is_looking and _is_interpolated(before, way):
+            return False
+        if not isinstance(setting.value, _SCALARS) and not _is_bare(before, way):
+            return False
+    return True
+
+
+def _nodes(config: DictConfig, tokens: Sequence[str]) -> Iterator[Node]:
+    """The nodes on the way, as far as it goes."""
+    node: Any = config
+    for token in tokens:
+        if not isinstance(node, Container) or node._is_none() or node._is_missing() or node._is_interpolation():
+            return
+        node = node._get_node(int(token) if isinstance(node, ListConfig) else token, validate_access=False)
+        if isinstance(node, Node):
+            yield node
+
+
+def _is_interpolated(config: DictConfig, tokens: Sequence[str]) -> bool:
+    return any(node._is_interpolation() for node in _nodes(config, tokens))
+
+
+def _is_bare(config: DictConfig, tokens: Sequence[str]) -> bool:
+    """Whether a mapping or list can be set there without a look elsewhere: no interpolation and no structured config is
+    there, or below, and none is made by setting it."""
+    found: list[Any] = [config, *_nodes(config, tokens)]
+    node = found[-1]
+    if len(found) > len(tokens):
+        return _holds_plain(node)
+    if not isinstance(node, Container) or node._is_none() or node._is_missing():
+        return node._metadata.ref_type is Any
+    return node._metadata.element_type is Any
+
+
+def _holds_plain(node: Any) -> bool:
+    """Whether there is no interpolation and no structured config in the node."""
+    if node._is_interpolation():
+        return False
+    if not isinstance(node, Container):
+        return isinstance(node, ValueNode)
+    if node._is_none() or node._is_missing():
+        return node._metadata.ref_type is Any
+    element = node._metadata.element_type
+    if node._metadata.object_type not in (dict, list) or not (element is Any or is_primitive_type_annotation(element)):
+        return False
+    content = node._value()
+    return all(_holds_plain(item) for item in (content.values() if isinstance(content, dict) else content))
+
+
 def _leads_to(base: _Base, tokens: Sequence[str], value: Any) -> bool:
     """Whether every node on the way is a mapping, there and no interpolation, in the configuration and its tagged
-    form; a value that is a mapping or list itself needs a last node that is no interpolation either."""
+    form; a value that is a mapping or list itself must need nothing else to be set."""
     node: Node = base.config
     encoded = base.encoded
     for token in tokens:
@@ -149,7 +235,9 @@ def _leads_to(base: _Base, tokens: Sequence[str], value: Any) -> bool:
         if not isinstance(child, Node):
             return False
         node, encoded = child, encoded[token]
-    return isinstance(value, _SCALARS) or not node._is_interpolation()
+    if not isinstance(node, ValueNode | Container):  # one of several types
+        return False
+    return isinstance(value, _SCALARS) or _is_bare(base.config, tokens)
 
 
 def _value_of(config: DictConfig, setting: Setting, tokens: Sequence[str]) -> codec.Encoded:
@@ -161,7 +249,8 @@ def _value_of(config: DictConfig, setting: Setting, tokens: Sequence[str]) -> co
     target = config
     if not is_leaf:
         target = OmegaConf.masked_copy(config, [tokens[0]])
-        OmegaConf.set_struct(target, True)
+        for flag in ("struct", "readonly"):
+            target._set_flag(flag, config._get_flag(flag))
     override = Override(
         type=OverrideType.CHANGE,
         key_or_group=setting.key,

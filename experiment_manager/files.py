@@ -14,14 +14,19 @@ def temporary_name(path: str) -> str:
 
 
 @contextmanager
-def appearing(path: str) -> Iterator[str]:
-    """Yields a temporary name to write to; afterwards the finished file bears the name `path`, on disk for good."""
+def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
+    """Yields a temporary name to write to; afterwards the finished file bears the name `path`, on disk for good.
+
+    Not `for_good`: a crash of the machine may lose it, and it takes a hundredth of the time.
+    """
     temporary = temporary_name(path)
     try:
         yield temporary
-        sync(temporary)
+        if for_good:
+            sync(temporary)
         os.replace(temporary, path)
-        sync(os.path.dirname(path))
+        if for_good:
+            sync(os.path.dirname(path))
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -37,9 +42,9 @@ def sync(path: str) -> None:
         os.close(handle)
 
 
-def write_json(path: str, value: Any) -> None:
-    """The file holds `value` as JSON, readable for people."""
-    with appearing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
+    """The file holds `value` as JSON, readable for people; `for_good` as in `appearing`."""
+    with appearing(path, for_good=for_good) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
         file.write("\n")
 

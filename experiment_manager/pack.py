@@ -6,10 +6,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from experiment_manager.folder import Folder
+from experiment_manager.records import State
 from experiment_manager.signals import Heard, block
+from experiment_manager.slurm import within
+from experiment_manager.states import States
 from experiment_manager.supervisor import Outcome
 
 _FAILED: Final = 1
+_BY_THEMSELVES: Final = (State.FAILED, State.OUT_OF_MEMORY)
 
 
 def run_together(jobs: Sequence[int], run: Callable[[int], Outcome]) -> Outcome:
@@ -39,6 +44,20 @@ def run_together(jobs: Sequence[int], run: Callable[[int], Outcome]) -> Outcome:
     with os.fdopen(read, "rb") as told:
         is_to_requeue = bool(told.read())
     return Outcome(next((status for status in statuses if status), 0), is_to_requeue)
+
+
+def failed_before(folder: Folder, jobs: Sequence[int]) -> set[int]:
+    """Those of the jobs that failed by themselves before SLURM started this task again for the sake of the others.
+
+    None where no other job was interrupted: then somebody wants them to run again.
+    """
+    here, states, last = within.ids(), States(folder), {}
+    for job_id in jobs:
+        attempts = states.attempts(job_id)
+        if attempts and within.is_earlier_run(states.record(job_id, attempts[-1].number), here):
+            last[job_id] = attempts[-1].state
+    is_for_others = any(state not in (State.COMPLETED, *_BY_THEMSELVES) for state in last.values())
+    return {job_id for job_id, state in last.items() if is_for_others and state in _BY_THEMSELVES}
 
 
 def _fork(job_id: int, run: Callable[[int], Outcome], to_requeue: int) -> int:

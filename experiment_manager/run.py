@@ -74,11 +74,11 @@ def main(argv: Sequence[str]) -> int:
             again = within.task_of(within.ids()) if outcome.is_to_requeue else None  # after the lines that follow
             file.write(f"{outcome.status} {again or ''}\n")
         return outcome.status
-    _remove_empty_log(folder)
     if outcome.is_to_requeue:
         refused = within.requeue()
         if refused:
             print(f"SLURM will not start this task again: {refused}", file=sys.stderr)
+    _remove_empty_log(folder)
     return outcome.status
 
 
@@ -95,9 +95,11 @@ def _remove_empty_log(folder: Folder) -> None:
 def _run_all(folder: Folder, ids: Sequence[int], options: argparse.Namespace) -> Outcome:
     if len(ids) == 1:
         return _run(folder, ids[0], options)
-    from experiment_manager.pack import run_together
+    from experiment_manager.pack import failed_before, run_together
 
-    return run_together(ids, lambda job_id: _run(folder, job_id, options))
+    failed = failed_before(folder, ids)
+    outcome = run_together([i for i in ids if i not in failed], lambda job_id: _run(folder, job_id, options))
+    return outcome._replace(status=outcome.status or int(bool(failed)))
 
 
 def _run(folder: Folder, job_id: int, options: argparse.Namespace) -> Outcome:

@@ -3,7 +3,7 @@
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 WARNINGS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
@@ -46,19 +46,17 @@ def unblock() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS | STOPS)
 
 
-def listeners(number: int, is_meant: Callable[[int], bool]) -> list[int]:
-    """The processes on this host that are meant, and have a handler of their own for a signal.
-
-    A warning ends a program that does not expect it, so it goes only to those. Read from /proc; empty without one.
-    """
+def processes(is_meant: Callable[[int], bool]) -> list[int]:
+    """The processes on this host that are meant. Read from /proc; empty without one."""
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
-    return [pid for pid in pids if _catches(pid, number) and is_meant(pid)]
+    return [pid for pid in pids if is_meant(pid)]
 
 
-def _catches(pid: int, number: int) -> bool:
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal; without one a warning would end it."""
     try:
         with open(f"/proc/{pid}/status") as file:
             masks = [int(line.split()[1], 16) for line in file if line.startswith("SigCgt:")]
@@ -75,11 +73,11 @@ def in_session(pid: int, session: int) -> bool:
         return False
 
 
-def has_environment(pid: int, wanted: Iterable[str]) -> bool:
-    """Whether a process was started with all these `NAME=value`."""
+def environment(pid: int) -> dict[bytes, bytes]:
+    """What a process was started with; empty when that cannot be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            found = set(file.read().split(b"\0"))
+            items = file.read().split(b"\0")
     except OSError:
-        return False
-    return all(os.fsencode(item) in found for item in wanted)
+        return {}
+    return {name: value for name, _, value in (item.partition(b"=") for item in items)}

@@ -131,10 +131,16 @@ class States:
 
     def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
         """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended; returns
-        what it is."""
+        what it is. In a folder that only others may write to, that is all."""
+        if not self.may_write():
+            return state
         if not self.finish(job_id, attempt, state, record):
             self.end(job_id, attempt, state)
         return self.state(job_id, attempt)
+
+    def may_write(self) -> bool:
+        """Whether what is found out can be kept: one may look at the experiments of others, and at archives."""
+        return os.access(self._path if os.path.exists(self._path) else self._folder.path, os.W_OK)
 
     def state(self, job_id: int, attempt: int) -> State:
         """The state of one attempt, asked name by name, the last ones first. An anchor alone is RUNNING: it begins."""
@@ -252,10 +258,13 @@ class States:
         self._write_end(job_id, attempt, state, record)
         return self.end(job_id, attempt, state) is state
 
-    def _write_end(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
+    def _write_end(
+        self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], *, for_good: bool = True
+    ) -> None:
         try:
             os.makedirs(self._folder.job(job_id), exist_ok=True)
-            write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
+            path = self._folder.of_attempt(job_id, attempt, "attempt")
+            write_json(path, {"state": state, **record}, for_good=for_good)
         except OSError as error:
             print(f"the record of job {job_id} attempt {attempt} could not be written: {error}", file=sys.stderr)
 
@@ -264,13 +273,13 @@ class States:
     ) -> None:
         """An attempt that was handed over and never began has ended as `state`; nothing happens when one has begun.
 
-        The anchor tells the state, too: whoever finds it alone knows what became of the attempt.
+        The anchor tells the state, too: whoever finds it alone knows what became of the attempt. There may be thousands
+        at once, and SLURM can be asked again, so nothing waits for the disk.
         """
         os.makedirs(self._path, exist_ok=True)
         temporary = temporary_name(self._name(job_id, 0))
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump({"job": job_id, "unbegun": state, **about}, file, ensure_ascii=False)
-        sync(temporary)
         try:
             os.link(temporary, self._name(job_id, attempt))
         except FileExistsError:
@@ -279,7 +288,7 @@ class States:
             os.unlink(temporary)
         with suppress(FileExistsError):
             os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
-        self._write_end(job_id, attempt, state, record)
+        self._write_end(job_id, attempt, state, record, for_good=False)
 
     def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
         """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from experiment_manager.files import read_optional
 from experiment_manager.folder import writing
 from experiment_manager.memory import oom_kills
 from experiment_manager.records import State
-from experiment_manager.signals import WARNINGS, Heard, has_environment, in_session, listeners
+from experiment_manager.signals import WARNINGS, Heard, catches, environment, in_session, processes
 from experiment_manager.slurm import step, within
 from experiment_manager.states import States
 
@@ -84,6 +85,7 @@ class _Supervision:
         self._warned = False
         self._fenced = False
         self._kill_at: float | None = None
+        self._stragglers_s = STRAGGLERS_S
         self._oom_kills = oom_kills()
         self._pid = 0
         self.reason: str | None = None
@@ -151,8 +153,9 @@ class _Supervision:
         self._kill(number)
         stop = within.why_stopped()
         self._stopped = stop.state
-        wait = KILL_AFTER_S if stop.kill_wait_s is None else min(KILL_AFTER_S, 0.7 * stop.kill_wait_s)
-        self._kill_at = time.monotonic() + wait
+        kill_wait_s = float("inf") if stop.kill_wait_s is None else stop.kill_wait_s
+        self._kill_at = time.monotonic() + min(KILL_AFTER_S, 0.7 * kill_wait_s)
+        self._stragglers_s = min(STRAGGLERS_S, 0.1 * kill_wait_s)
 
     def _deliver_warnings(self) -> None:
         """Warnings reach a job that has a handler for them: one that has none would die of them long before its time.
@@ -160,15 +163,17 @@ class _Supervision:
         A job that may be requeued and has no handler is stopped, so that it can start again before the time limit.
         """
         for number, came in tuple(self._undelivered.items()):
-            pids = listeners(number, self._is_ours)
-            if pids:
+            ours = processes(self._is_ours)
+            listeners = [pid for pid in ours if catches(pid, number)]
+            is_due = time.monotonic() >= came + self._handler_wait()
+            if listeners and (is_due or not self._child.has_ranks or _ranks(ours) == _ranks(listeners)):
                 self._warned = True
                 del self._undelivered[number]
                 if self._child.has_ranks:
-                    self._kill(number)  # srun passes it on to all ranks
-                for pid in () if self._child.has_ranks else pids:
+                    self._kill(number)  # srun passes it on to all ranks, and would end one that has no handler yet
+                for pid in () if self._child.has_ranks else listeners:
                     _signal(pid, number)
-            elif self._stopped is None and time.monotonic() >= came + self._handler_wait() and self._may_requeue():
+            elif is_due and self._stopped is None and self._may_requeue():
                 self._undelivered.clear()
                 self._warned = True
                 self._stop(signal.SIGTERM)
@@ -179,12 +184,13 @@ class _Supervision:
         return min(HANDLER_WAIT_S, (self._child.slurm.get("signal_delay_s") or 2 * HANDLER_WAIT_S) / 2)
 
     def _is_ours(self, pid: int) -> bool:
-        if in_session(pid, self._pid):
-            return pid != self._pid or not self._child.has_ranks  # srun itself is not the job
-        environment = job.environment(self._child.folder, self._child.job_id, self._number)
-        return self._child.has_ranks and has_environment(
-            pid, [f"{name}={value}" for name, value in environment.items()]
-        )
+        """Whether a process is the job's; `srun` itself is not, its tasks bear what we have told it."""
+        if not self._child.has_ranks:
+            return in_session(pid, self._pid)
+        told = job.environment(self._child.folder, self._child.job_id, self._number)
+        found = environment(pid)
+        is_task = b"SLURM_PROCID" in found and not in_session(pid, self._pid)
+        return is_task and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in told.items())
 
     def _may_requeue(self) -> bool:
         """Whether the launch lets this job start again after one time limit more."""
@@ -203,7 +209,7 @@ class _Supervision:
 
     def _end_stragglers(self) -> None:
         """What the job has left behind in its session is told to end, and killed when it does not."""
-        deadline = time.monotonic() + STRAGGLERS_S
+        deadline = time.monotonic() + self._stragglers_s
         self._kill(signal.SIGTERM)
         while time.monotonic() < deadline and self._kill(0):
             time.sleep(0.02)
@@ -257,13 +263,14 @@ class _Supervision:
     def _was_out_of_memory(self) -> bool:
         """The kernel counted a kill in our memory cgroup; a step has one of its own, and `srun` tells of it."""
         if self._child.has_ranks:
-            log = self._file("stdout" if self._child.slurm.get("stderr_to_stdout") else "stderr")
-            with open(log, "rb") as file:
-                file.seek(max(0, os.path.getsize(log) - _LOG_TAIL))
-                told = file.read().decode(errors="replace")
-            return any(words in told for words in step.OUT_OF_MEMORY_WORDS)
+            return any(words in self._said_by_srun() for words in step.OUT_OF_MEMORY_WORDS)
         after = oom_kills()
         return self._oom_kills is not None and after is not None and after > self._oom_kills
+
+    def _said_by_srun(self) -> str:
+        with open(self._file("stderr"), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL))
+            return file.read().decode(errors="replace")
 
     def _publish(self, state: State, record: dict[str, Any]) -> bool:
         record = {**record, "arguments": self._child.arguments}
@@ -284,6 +291,8 @@ class _Supervision:
             return "composed another configuration than was submitted"
         if returncode < 0:
             return f"ended by {signal.Signals(-returncode).name}"
+        if self._child.has_ranks and (words := step.first_failure(self._said_by_srun())):
+            return words
         if returncode == 0 and self._child.needs_result:
             return "the runner ended without running the job; it has to call Experiment.run_id"
         return f"exit code {returncode}"
@@ -295,6 +304,10 @@ _TOLD_BY_SLURM: Final = {
     State.OUT_OF_MEMORY: "the kernel killed it for memory",
     State.NODE_FAIL: "the node failed",
 }
+
+
+def _ranks(pids: Iterable[int]) -> set[bytes | None]:
+    return {environment(pid).get(b"SLURM_PROCID") for pid in pids}
 
 
 def _signal(pid: int, number: int) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -14,8 +14,8 @@ from experiment_manager.folder import Folder
 from experiment_manager.ids import format_ids
 from experiment_manager.launches import user_name
 from experiment_manager.records import JobId, State
-from experiment_manager.slurm import client, within
-from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.slurm import client
+from experiment_manager.slurm.reconcile import active_tasks, reconciled
 from experiment_manager.states import Snapshot, States
 
 _SLURM_ACTS_WITHIN_S: Final = 10.0
@@ -28,55 +28,49 @@ def cancel(folder: Folder, ids: Sequence[int], snapshot: Snapshot) -> list[int]:
     Raises JobRefused, with nothing done, for jobs that share a task of SLURM with others that go on; SlurmError.
     """
     states = States(folder)
-    tasks: dict[str, list[int]] = defaultdict(list)
-    here: list[tuple[int, int]] = []  # job and the pid of its supervisor
+    here: dict[int, int] = {}  # job -> the pid of its supervisor
+    elsewhere = set()
     unbegun: dict[int, int] = {}
     for job_id in ids:
         last = snapshot.last(job_id)
+        record = states.record(job_id, last.number) if last.state is State.RUNNING else {}
         if last.state is State.QUEUED:
-            task = snapshot.queued[JobId(job_id)].task
-            if task is not None:
-                tasks[task].append(job_id)
-                unbegun[job_id] = last.number
-        elif last.state is State.RUNNING:
-            record = states.record(job_id, last.number)
-            task = within.task_of(record) if record.get("by_slurm") else None
-            if task is not None:
-                tasks[task].append(job_id)
-            elif processes.is_gone(record) is False:
-                here.append((job_id, int(record["pid"])))
-    _refuse_shared(states, snapshot, tasks)
+            unbegun[job_id] = last.number
+        elif record.get("by_slurm"):
+            elsewhere.add(job_id)
+        elif record and processes.is_gone(record) is False:
+            here[job_id] = int(record["pid"])
+    wanted = unbegun.keys() | elsewhere | here.keys()
+    tasks: dict[str, list[int]] = {}
+    if unbegun or elsewhere or (here and client.is_available()):
+        there = active_tasks(folder, snapshot)
+        tasks = {task: mine for task, jobs in there.items() if (mine := [job for job in jobs if job in wanted])}
+        _refuse_shared(snapshot, there, tasks)
     client.scancel(_targets(tasks))
-    for _, pid in here:
+    for pid in here.values():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     _settle(folder, unbegun)
-    return sorted([job_id for members in tasks.values() for job_id in members] + [job_id for job_id, _ in here])
+    return sorted({job_id for mine in tasks.values() for job_id in mine} | here.keys())
 
 
-def _refuse_shared(states: States, snapshot: Snapshot, tasks: dict[str, list[int]]) -> None:
+def _refuse_shared(snapshot: Snapshot, there: Mapping[str, Sequence[int]], tasks: Mapping[str, Sequence[int]]) -> None:
     """Nothing happens when no other job waits or runs in these tasks."""
-    others: dict[str, list[int]] = defaultdict(list)
-    for job_id, waiting in snapshot.queued.items():
-        if waiting.task in tasks and job_id not in tasks[waiting.task]:
-            others[waiting.task].append(job_id)
-    for job_id, numbers in snapshot.attempts.items():
-        number = max(numbers)
-        if numbers[number] is State.RUNNING:
-            task = within.task_of(states.record(job_id, number))
-            if task in tasks and job_id not in tasks[task]:
-                others[task].append(job_id)
-    for task, members in others.items():
-        raise JobRefused(
-            f"jobs {format_ids(tasks[task])} share SLURM task {task} with {format_ids(members)}, which would end, too; "
-            "cancel all of them"
-        )
+    for task, mine in tasks.items():
+        others = [
+            job for job in there[task] if job not in mine and snapshot.state(job) in (State.QUEUED, State.RUNNING)
+        ]
+        if others:
+            raise JobRefused(
+                f"jobs {format_ids(mine)} share SLURM task {task} with {format_ids(others)}, which would end, too; "
+                "cancel all of them"
+            )
 
 
-def _targets(tasks: dict[str, list[int]]) -> list[str]:
+def _targets(tasks: Iterable[str]) -> list[str]:
     """What scancel is told: `12_[0-2,5]`.
 
-    >>> _targets({"12_0": [], "12_1": [], "13_4": []})
+    >>> _targets(["12_0", "12_1", "13_4"])
     ['12_[0-1]', '13_[4]']
     """
     arrays: dict[str, list[int]] = defaultdict(list)
@@ -97,7 +91,7 @@ def _settle(folder: Folder, unbegun: dict[int, int]) -> None:
             if queued is not None and queued.task is not None:
                 continue  # SLURM still has it
             del waiting[job_id]
-            if queued is not None:
+            if snapshot.last(job_id).number == number:  # nobody has recorded it yet
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
                 States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, {"by_slurm": True})
         time.sleep(_LOOK_S if waiting else 0)

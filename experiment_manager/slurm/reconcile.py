@@ -29,7 +29,6 @@ SLURM_CATCHES_UP_S: Final = 60.0
 
 _FORGOTTEN: Final = "SLURM has it no more and cannot tell what became of it"
 _LAST_KNOWN: Final = "as last known"
-_COMES_BACK: Final = frozenset({State.PREEMPTED, State.NODE_FAIL})
 _HOLDS_NODES: Final = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
 
 
@@ -44,23 +43,70 @@ class _Open(NamedTuple):
 
 
 def reconciled(folder: Folder) -> Snapshot:
-    """The states of all attempts, with SLURM asked where it is needed; what it knows better is now recorded, too.
+    """The states of all attempts, with SLURM asked where it is needed; what it knows better is now recorded, too, where
+    that may be written to.
 
     Says on standard error when SLURM cannot be asked, and then leaves everything as it was.
     """
     states = States(folder)
     snapshot = states.snapshot(reconcile=True)
-    running = _running(states, snapshot)
-    launches = list(_open_launches(folder, {str(record.get("launch")) for record in running}))
+    launches, users = _open_launches(folder, _running(states, snapshot))
     if not launches:
         return snapshot
-    told = _ask(launches, {record["slurm_job_user"] for record in running if record.get("slurm_job_user")})
+    told = _ask(launches, users)
     judges = [_Judge(folder, states, snapshot, opened, told) for opened in launches]
     for judge in judges:
         judge.run()
-    queued = {job_id: waiting for judge in judges for job_id, waiting in judge.queued.items()}
+    found = {attempt: state for judge in judges for attempt, state in judge.found.items()}
+    before, snapshot = snapshot, _with(states.snapshot(reconcile=True), found)
+    queued = {
+        job_id: waiting
+        for judge in judges
+        for job_id, waiting in judge.queued.items()
+        if not _has_begun_since(states, before, snapshot, job_id)
+    }
+    running = {job_id: waiting for judge in judges for job_id, waiting in judge.running.items()}
+    ended_since = {job_id: waiting for job_id, waiting in running.items() if _comes_back(folder, snapshot.last(job_id))}
     confirmed = frozenset(job_id for judge in judges for job_id in judge.confirmed)
-    return states.snapshot()._replace(queued=queued, confirmed=confirmed)
+    return snapshot._replace(queued=queued | ended_since, confirmed=confirmed)
+
+
+def _with(snapshot: Snapshot, found: Mapping[tuple[JobId, int], State]) -> Snapshot:
+    """The same with what was found out about attempts and could not be recorded."""
+    attempts = {job_id: dict(numbers) for job_id, numbers in snapshot.attempts.items()}
+    for (job_id, number), state in found.items():
+        numbers = attempts.setdefault(job_id, {})
+        if numbers.get(number, State.RUNNING) is State.RUNNING:
+            numbers[number] = state
+    return snapshot._replace(attempts=attempts)
+
+
+def _has_begun_since(states: States, before: Snapshot, after: Snapshot, job_id: JobId) -> bool:
+    newest = after.next_number(job_id) - 1
+    return newest >= before.next_number(job_id) and "unbegun" not in states.record(job_id, newest)
+
+
+def _comes_back(folder: Folder, last: Attempt) -> bool:
+    """Whether SLURM is expected to start a job again that has ended so, as long as it has its task."""
+    if last.state in (State.PREEMPTED, State.NODE_FAIL):
+        return True
+    end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt")) if last.state is State.TIMEOUT else {}
+    return bool(end.get("requeued"))
+
+
+def active_tasks(folder: Folder, snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
+    """The tasks that SLURM has, waiting or running, as its commands name them, each with its jobs.
+
+    A script that was submitted twice has two tasks for each job. Raises SlurmError.
+    """
+    launches, users = _open_launches(folder, _running(States(folder), snapshot))
+    arrays = {array.name: array for opened in launches for array in opened.arrays}
+    return {
+        f"{row.array_job_id}_{index}": arrays[row.name].jobs_at(index)
+        for row in (client.squeue(users) if launches else ())
+        if row.name in arrays and parse.is_active(row.state)
+        for index in row.indices or ()
+    }
 
 
 def _running(states: States, snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -73,8 +119,14 @@ def _running(states: States, snapshot: Snapshot) -> list[dict[str, Any]]:
     ]
 
 
-def _open_launches(folder: Folder, running: set[str]) -> Iterable[_Open]:
-    """The launches that are not settled, or run again: a script can be submitted twice."""
+def _open_launches(folder: Folder, running: Sequence[Mapping[str, Any]]) -> tuple[list[_Open], set[str]]:
+    """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them."""
+    found = list(_unsettled(folder, {str(record.get("launch")) for record in running}))
+    users = {str(record["slurm_job_user"]) for record in running if record.get("slurm_job_user")}
+    return found, users | {str(opened.launch.record["user"]) for opened in found}
+
+
+def _unsettled(folder: Folder, running: set[str]) -> Iterable[_Open]:
     try:
         numbers = sorted(name for name in os.listdir(folder.launches) if name.isdigit())
     except FileNotFoundError:
@@ -98,7 +150,7 @@ def _ask(launches: Sequence[_Open], users: set[str]) -> dict[str, Told] | None:
         return None
     names = [array.name for opened in launches for array in opened.arrays]
     try:
-        rows = client.squeue({str(opened.launch.record["user"]) for opened in launches} | users)
+        rows = client.squeue(users)
         runs = client.sacct(names, min(float(opened.launch.record["time"]) for opened in launches))
     except SlurmError as error:
         print(f"SLURM cannot be asked: {error}. What it runs is shown as it was last known", file=sys.stderr)
@@ -114,7 +166,10 @@ class _Judge:
     ) -> None:
         self._folder, self._states, self._snapshot, self._opened, self._told = folder, states, snapshot, opened, told
         self.queued: dict[JobId, Waiting] = {}
+        self.running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
         self.confirmed: set[JobId] = set()
+        self.found: dict[tuple[JobId, int], State] = {}  # what could not be recorded
+        self._keeps = states.may_write()
         self._is_open = False
 
     def run(self) -> None:
@@ -156,7 +211,7 @@ class _Judge:
         if active is not None:
             self._wait(job_id, active, index, "starting" if active.state in _HOLDS_NODES else active.reason)
         elif told is not None and run is not None and parse.final_state(run.state) is not None:
-            self._record_unbegun(job_id, run)
+            self._died(job_id, run)
         elif submitted is None:
             self._is_open = True  # nobody has submitted it yet
         elif told is None or not (told.knows_anything() or self._is_ours()):
@@ -165,7 +220,7 @@ class _Judge:
             self._wait_unseen(job_id, "submitted")
         else:
             state, reason = self._vanished(array, told)
-            self._states.record_unbegun(job_id, self._opened.planned[job_id], state, {"reason": reason}, self._about())
+            self._record_unbegun(job_id, state, {"reason": reason})
 
     def _is_ours(self) -> bool:
         """Whether SLURM would surely tell us of these jobs: a cluster may show people only their own."""
@@ -195,10 +250,16 @@ class _Judge:
             return self._submission.submitted(array.name)
         return 0.0 if self._opened.sightings.has(array.name, index) else None
 
-    def _about(self) -> dict[str, Any]:
-        return {"launch": self._opened.launch.number, "by_slurm": True}
+    def _record_unbegun(self, job_id: JobId, state: State, record: Mapping[str, Any], **about: Any) -> None:
+        number = self._opened.planned[job_id]
+        if self._keeps:
+            about = {"launch": self._opened.launch.number, "by_slurm": True, **about}
+            self._states.record_unbegun(job_id, number, state, record, about)
+        else:
+            self.found[job_id, number] = state
 
-    def _record_unbegun(self, job_id: JobId, run: parse.Run) -> None:
+    def _died(self, job_id: JobId, run: parse.Run) -> None:
+        """The task ended before the job began."""
         state = parse.final_state(run.state) or State.LOST
         if state is State.COMPLETED:
             state, words = State.LOST, "SLURM says COMPLETED, but the job has not begun"
@@ -206,8 +267,7 @@ class _Judge:
             words = f"{_words(run)} before the job began"
         said = _last_line(self._log(run.task))
         record = {"reason": f"{words}: {said}" if said else words, "slurm_state": run.state}
-        planned = self._opened.planned[job_id]
-        self._states.record_unbegun(job_id, planned, state, record, {**self._about(), "slurm_task": run.task})
+        self._record_unbegun(job_id, state, record, slurm_task=run.task)
 
     def _runs(self, array: LaunchedArray, job_id: JobId, number: int, told: Told | None) -> None:
         """An attempt that counts as RUNNING runs, or SLURM tells how it ended."""
@@ -218,10 +278,12 @@ class _Judge:
             return
         self._is_open = True
         if told is None:
+            self.running[job_id] = Waiting(_LAST_KNOWN)
             return
         active = told.active(index, str(record.get("slurm_array_job_id") or record.get("slurm_job_id")))
         if active is not None and active.state in _HOLDS_NODES:
             self.confirmed.add(job_id)
+            self.running[job_id] = Waiting(active.state.lower(), f"{active.array_job_id}_{index}")
             return
         end = self._end_of(index, record, told)
         if end is None and active is None:
@@ -230,7 +292,7 @@ class _Judge:
         about: dict[str, Any] = {"reason": reason, **({} if end else {"ask_slurm": True})}
         if not processes.is_gone(record):  # where SLURM has lost a node, the job may run on until its supervisor looks
             about["fenced_at"] = time.time()
-        self._states.lose(job_id, number, state, about)
+        self.found[job_id, number] = self._states.lose(job_id, number, state, about)
         if active is not None:
             self._wait(job_id, active, index, active.reason)
 
@@ -257,7 +319,7 @@ class _Judge:
         index = array.index_of(job_id)
         active = told.active(index) if told is not None else None
         end = read_optional(self._folder.of_attempt(job_id, last.number, "attempt"))
-        comes_back = last.state in _COMES_BACK or bool(end.get("requeued"))
+        comes_back = _comes_back(self._folder, last)
         if active is not None:
             self._is_open = True
             starts_again = active.start is not None and active.start > float(end.get("end") or 0)
@@ -290,7 +352,8 @@ class _Judge:
         kept = {key: value for key, value in end.items() if key not in ("ask_slurm", "state")}
         if state in (State.LOST, State.FAILED):  # SLURM knows no better than the supervisor
             state, reason = State(end["state"]), str(kept.get("reason"))
-        self._states.amend(job_id, number, state, {**kept, "reason": reason})
+        if self._keeps:
+            self._states.amend(job_id, number, state, {**kept, "reason": reason})
 
     def _log(self, task: str | None) -> str:
         return self._folder.join("launches", self._opened.launch.number, f"{task}.log")
@@ -314,5 +377,6 @@ def _tail(path: str) -> str:
 
 
 def _last_line(path: str) -> str:
-    lines = _tail(path).strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    """The last line that is not a daemon's of SLURM: how the task ended we know already."""
+    lines = [line.strip() for line in _tail(path).splitlines()]
+    return next((line for line in reversed(lines) if line and not line.startswith("slurmstepd")), "")

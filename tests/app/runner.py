@@ -25,13 +25,14 @@ class Notes:
         os.write(self._handle, f"{time.time()} {word}\n".encode())
 
 
-def run(job_id: int, variables: Mapping[str, Any], configuration: Mapping[str, Any]) -> Any:
-    """The knobs: imports_s, listens (no, notes, should_stop), s, how (a value, null, or {exit: 3}), stopped (what to
-    return when told to stop), mb (memory to use), rank (the only one for which mb and how count), show (variables of
-    the environment to return)."""
-    notes, job = Notes(), current_job()
+def run(_id: int, _variables: Mapping[str, Any], configuration: Mapping[str, Any]) -> Any:
+    """The knobs: imports_s, late (the only rank for which it counts), listens (no, notes, should_stop), s, how (a
+    value, null, or {exit: 3}), stopped (what to return when told to stop), mb (memory to use), rank (the only one for
+    which mb and how count), others_s (for how long the others go on), show (variables of the environment to return)."""
+    notes, job, rank = Notes(), current_job(), int(os.environ.get("SLURM_PROCID", "0"))
     notes.add("began")
-    time.sleep(configuration.get("imports_s", 0))
+    if configuration.get("late") in (None, rank):
+        time.sleep(configuration.get("imports_s", 0))
     listens = configuration.get("listens", "no")
     if listens == "notes":
         for number in HEARD:
@@ -47,7 +48,7 @@ def run(job_id: int, variables: Mapping[str, Any], configuration: Mapping[str, A
             return configuration.get("stopped")
         time.sleep(0.01)
     notes.add("ends")
-    if configuration.get("rank") not in (None, int(os.environ.get("SLURM_PROCID", "0"))):
+    if configuration.get("rank") not in (None, rank):
         time.sleep(configuration.get("others_s", 0))
         return None
     return end(configuration)
@@ -56,8 +57,8 @@ def run(job_id: int, variables: Mapping[str, Any], configuration: Mapping[str, A
 def end(configuration: Mapping[str, Any]) -> Any:
     how = configuration.get("how", "done")
     if "mb" in configuration:
-        held = bytearray(configuration["mb"] * 1_000_000)
-        print(len(held))
+        held = bytearray(b"x") * (configuration["mb"] * 1_000_000)
+        time.sleep(len(held) * 0)
     if isinstance(how, Mapping):
         sys.exit(how["exit"])
     if "show" in configuration:

@@ -31,6 +31,8 @@ def end_as_told(how: str) -> None:
         fill_memory()
     if how == "oom-of-a-helper":
         subprocess.run([sys.executable, "-c", "import train; train.fill_memory()"], check=True)
+    if how == "hang-at-first" and current_job().attempt == 1:
+        time.sleep(600)
     if how == "unless-again" and current_job().attempt == 1:
         raise ValueError("works the second time")
 

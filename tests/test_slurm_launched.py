@@ -1,0 +1,185 @@
+"""What a launch keeps about its job arrays: names that nobody else uses, jobs by index, and what was submitted."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager.folder import Folder
+from experiment_manager.ids import format_ids
+from experiment_manager.launches import create_launch
+from experiment_manager.records import Attempt, JobId, Launch, State
+from experiment_manager.slurm.arrays import arrays
+from experiment_manager.slurm.launched import (
+    LaunchedArray,
+    Submission,
+    launched_arrays,
+    records,
+    script_name,
+    script_paths,
+    stale_scripts,
+    token,
+)
+from experiment_manager.slurm.options import make
+
+
+def array(*jobs: int, pack: int = 1, by_job: bool = False) -> LaunchedArray:
+    return LaunchedArray("a", "slurm_scripts.sh", jobs, pack, by_job, None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    found = Folder(tmp_path, "e")
+    Path(found.path).mkdir()
+    return found
+
+
+def launch_of(folder: Folder, ids: list[int], name: str = "e", size: int = 1001, **options: object) -> Launch:
+    """A launch on disk with the arrays that run these jobs."""
+    found = arrays([(make(options, where="test"), ids)], max_array_size=size)
+    attempts = (Attempt(JobId(job_id), 1, State.PENDING) for job_id in ids)
+    return create_launch(folder, attempts, {"slurm": {"arrays": records(found, name)}})
+
+
+def submission_of(folder: Folder, launch: Launch) -> Any:
+    return json.loads(Path(folder.join("launches", launch.number, "submission.json")).read_text())
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning"),
+    [
+        ("train", "train"),
+        ("Größe X/2", "gr-e-x-2"),
+        ("--", "job"),
+        ("日本", "job"),
+        ("a" * 200, "a" * 40),
+        ("a" * 39 + " b", "a" * 39),
+        ("x,y%j|z\n", "x-y-j-z"),
+    ],
+)
+def test_tokens_are_names_for_every_command(name: str, beginning: str) -> None:
+    """A token has letters, digits and dashes only, whatever the experiment is called: it goes through `sacct --name`,
+    which splits at commas, and through lines of a script."""
+    assert re.fullmatch(re.escape(beginning) + "-[a-z0-9]{8}", token(name)), token(name)
+
+
+def test_tokens_are_never_used_twice() -> None:
+    """Two launches of one experiment bear different names."""
+    assert 10_000 == len({token("train") for _ in range(10_000)})
+
+
+def test_parts_of_a_launch_have_names_of_their_own(folder: Folder) -> None:
+    """The parts are numbered in names and scripts, and no name is another one's."""
+    found = launched_arrays(launch_of(folder, list(range(5)), size=2, array_parallelism=1))
+    first = found[0].name
+    assert [first, f"{first}-2", f"{first}-3"] == [part.name for part in found]
+    assert ["slurm_scripts.sh", "slurm_scripts_2.sh", "slurm_scripts_3.sh"] == [part.script for part in found]
+    assert [None, 0, 1] == [part.after for part in found]
+
+
+# ---------------------------------------------------------------- jobs and indices
+
+
+@pytest.mark.parametrize("size", [3, 1001])
+@pytest.mark.parametrize("pack", [1, 2, 3, 7])
+@pytest.mark.parametrize("ids", [[0], [4], [0, 1, 2, 3, 4], [9, 5, 2, 40, 11]])
+def test_every_job_is_found_by_the_index_of_its_task(folder: Folder, ids: list[int], pack: int, size: int) -> None:
+    """What is read back from `launch.json` says of each task which jobs it runs, and of each job which task runs it."""
+    wanted = arrays([(make({"pack": pack}, where="test"), ids)], max_array_size=size)
+    found = launched_arrays(launch_of(folder, ids, size=size, pack=pack))
+    assert sorted(ids) == sorted(job_id for part in found for job_id in part.jobs)
+    for array_wanted, part in zip(wanted, found, strict=True):
+        tasks = dict(zip(array_wanted.indices, array_wanted.tasks, strict=True))
+        assert tasks == {index: part.jobs_at(index) for index in tasks}
+        assert all(part.index_of(job_id) == index for index, jobs in tasks.items() for job_id in jobs)
+        assert () == part.jobs_at(max(tasks) + 1)
+
+
+def test_tasks_that_there_are_not_run_nothing() -> None:
+    """An index that no task bears has no jobs, also one between those of jobs."""
+    assert () == array(3, 7, by_job=True).jobs_at(5)
+    assert () == array(3, 7, 8, pack=2).jobs_at(2)
+    assert (8,) == array(3, 7, 8, pack=2).jobs_at(1)
+
+
+def test_launches_of_other_launchers_have_no_arrays(folder: Folder) -> None:
+    """A launch that SLURM does not run has none."""
+    assert [] == launched_arrays(create_launch(folder, [Attempt(JobId(0), 1, State.PENDING)], {}))
+
+
+# ---------------------------------------------------------------- what was submitted
+
+
+def test_submission_survives_the_process(folder: Folder) -> None:
+    """What was noted is on disk at once: an order in doubt, then SLURM's id and when; each array for itself."""
+    launch = launch_of(folder, [0, 1, 2, 3], size=2)
+    one, two = (part.name for part in launched_arrays(launch))
+    first = Submission(folder, launch)
+    assert (False, None, None) == (first.is_begun(), first.slurm_id(one), first.doubtful_until(one))
+    first.note(one, doubtful_until=5.5)
+    again = Submission(folder, launch)
+    assert (True, None, 5.5, 0.0) == (
+        again.is_begun(),
+        again.slurm_id(one),
+        again.doubtful_until(one),
+        again.submitted(one),
+    )
+    again.note(one, slurm_id="12", submitted=6.0)
+    again.note(two, doubtful_until=7.0)
+    noted = {one: {"slurm_id": "12", "submitted": 6.0}, two: {"doubtful_until": 7.0}}
+    assert {"arrays": noted} == submission_of(folder, launch)
+    last = Submission(folder, launch)
+    assert ("12", None, 6.0) == (last.slurm_id(one), last.doubtful_until(one), last.submitted(one))
+    assert (None, 7.0) == (last.slurm_id(two), last.doubtful_until(two))
+
+
+def test_a_refused_array_leaves_no_note(folder: Folder) -> None:
+    """Noting nothing takes the note of an array away, and those of the others stay."""
+    launch = launch_of(folder, [0])
+    submission = Submission(folder, launch)
+    submission.note("a", doubtful_until=1.0)
+    submission.note("b", slurm_id="3", submitted=1.0)
+    submission.note("a")
+    assert {"arrays": {"b": {"slurm_id": "3", "submitted": 1.0}}} == submission_of(folder, launch)
+    submission.note("b")
+    assert not Submission(folder, launch).is_begun()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_a_damaged_submission_is_read_as_none(folder: Folder, text: str) -> None:
+    """A file that cannot be read says nothing: what SLURM has is then found by its name."""
+    launch = launch_of(folder, [0])
+    Path(folder.join("launches", launch.number, "submission.json")).write_text(text)
+    assert not Submission(folder, launch).is_begun()
+
+
+# ---------------------------------------------------------------- scripts
+
+
+def test_scripts_lie_at_the_top_and_in_the_launch(folder: Folder) -> None:
+    """People submit the one at the top; the launch keeps its own."""
+    launch = launch_of(folder, list(range(3)), size=2)
+    top, kept = script_paths(folder, launch, launched_arrays(launch)[1])
+    assert (f"{folder.path}/slurm_scripts_2.sh", f"{folder.path}/launches/0001/slurm_scripts_2.sh") == (top, kept)
+
+
+def test_stale_scripts_are_those_of_ours_that_are_not_kept(folder: Folder) -> None:
+    """Of the files at the top only scripts that bear our names, and not those of the newest launch, are stale."""
+    for name in ("slurm_scripts.sh", "slurm_scripts_2.sh", "slurm_scripts_10.sh", "slurm_scripts_x.sh", "my.sh"):
+        (Path(folder.path) / name).touch()
+    (Path(folder.path) / "slurm_scripts_3.sh.bak").touch()
+    stale = stale_scripts(folder, [script_name(1)])
+    assert [f"{folder.path}/slurm_scripts_10.sh", f"{folder.path}/slurm_scripts_2.sh"] == sorted(stale)
+
+
+def test_ids_of_a_large_launch_are_short(folder: Folder) -> None:
+    """A launch of 10,000 jobs keeps ranges, not ten thousand numbers."""
+    launch = launch_of(folder, list(range(10_000)), size=20_000)
+    (record,) = launch.record["slurm"]["arrays"]
+    assert format_ids(range(10_000)) == record["jobs"]
+    assert Path(folder.join("launches", launch.number, "launch.json")).stat().st_size < 2_000
