@@ -29,8 +29,7 @@ from experiment_manager.grid import Point
 EXAMPLES = int(os.environ.get("EXPERIMENT_MANAGER_EXAMPLES", "12"))
 MOST_POINTS = 6  # of one block of an example; Hydra composes each
 LIGHT = [  # ends a defaults list; without these parts of its own, Hydra composes in half the time
-    {f"override hydra/{group}": None}
-    for group in ("help", "hydra_help", "hydra_logging", "job_logging", "output", "launcher", "sweeper")
+    {f"override hydra/{group}": None} for group in ("help", "hydra_help", "hydra_logging", "job_logging", "output")
 ]
 
 
@@ -331,6 +330,14 @@ def require_equal(composer: Composer, points: Sequence[Point]) -> None:
         assert expected[point.identity] == outcome(factored.configuration, point), point.overrides
 
 
+def test_store_is_left_as_it_was() -> None:
+    """The structured configs of these tests are gone when they end."""
+    before = OmegaConf.to_container(OmegaConf.create({"names": sorted(ConfigStore.instance().repo)}))
+    with structured_configs():
+        assert "app.yaml" in ConfigStore.instance().repo
+    assert before == {"names": sorted(ConfigStore.instance().repo)}
+
+
 RULES = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 REFUSALS = (Exception,)
 
@@ -377,11 +384,3 @@ def test_text_of_a_setting_says_its_value(
         (override,) = parser.parse_overrides([setting.text])
         if setting.is_variable:
             assert codec.canonical(codec.encode(setting.value)) == codec.canonical(codec.encode(override.value()))
-
-
-def test_store_is_left_as_it_was() -> None:
-    """The structured configs of these tests are gone when they end."""
-    before = OmegaConf.to_container(OmegaConf.create({"names": sorted(ConfigStore.instance().repo)}))
-    with structured_configs():
-        assert "app.yaml" in ConfigStore.instance().repo
-    assert before == {"names": sorted(ConfigStore.instance().repo)}

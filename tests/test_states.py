@@ -293,6 +293,25 @@ def test_anchor_without_state_is_lost_after_its_process(tmp_path: Path, states: 
     assert ["1.1", "1.1.LOST", "2.1", "2.1.LOST", "3.1", "3.1.LOST", "3.2", "3.2.RUNNING"] == names(tmp_path)
 
 
+def test_unbegun_attempt_whose_recording_was_interrupted(tmp_path: Path, states: States) -> None:
+    """An attempt that never began is what was to be recorded of it, and runs nowhere, though its state was not
+    written any more; the next claim makes an attempt of its own."""
+    states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled"}, {"launch": "0001", "by_slurm": True})
+    states.record_unbegun(8, 1, State.TIMEOUT, {"reason": "late"}, {"launch": "0001", "by_slurm": True})
+    for name in ("7.1.CANCELLED", "8.1.TIMEOUT"):
+        (tmp_path / "train" / "states" / name).unlink()
+    assert State.CANCELLED is states.snapshot(reconcile=True).state(7)
+    assert 2 == states.claim(8, {"launch": "0002"})
+    assert State.TIMEOUT is states.state(8, 1)
+
+
+def test_unbegun_attempt_gives_way_to_one_that_began(states: States) -> None:
+    """A job that has begun is left alone by whoever thinks that it never did."""
+    states.claim(7, {})
+    states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled"}, {})
+    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+
+
 def test_several_processes_reconcile_at_once(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
     """Processes that find the same dead attempts at the same time all say LOST, and none of them fails."""
     claimers = [start() for _ in range(4)]

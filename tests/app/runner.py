@@ -26,9 +26,10 @@ class Notes:
 
 
 def run(_id: int, _variables: Mapping[str, Any], configuration: Mapping[str, Any]) -> Any:
-    """The knobs: imports_s, late (the only rank for which it counts), listens (no, notes, should_stop), s, how (a
-    value, null, or {exit: 3}), stopped (what to return when told to stop), mb (memory to use), rank (the only one for
-    which mb and how count), others_s (for how long the others go on), show (variables of the environment to return)."""
+    """The knobs: imports_s, late (the only rank for which it counts), listens (no, notes, should_stop), s and
+    until (a file that ends the time), how (a value, null, or {exit: 3}), stopped (what to return when told to stop), mb
+    (memory to use), rank (the only one for which mb and how count), others_s (for how long the others go on), show
+    (variables of the environment to return)."""
     notes, job, rank = Notes(), current_job(), int(os.environ.get("SLURM_PROCID", "0"))
     notes.add("began")
     if configuration.get("late") in (None, rank):
@@ -42,7 +43,7 @@ def run(_id: int, _variables: Mapping[str, Any], configuration: Mapping[str, Any
     job.log_metrics(step=job.attempt, resumed=int(job.resumed))
     notes.add("ready")
     deadline = time.monotonic() + configuration.get("s", 0)
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not os.path.exists(configuration.get("until", "")):
         if listens == "should_stop" and job.should_stop():
             notes.add("told")
             return configuration.get("stopped")

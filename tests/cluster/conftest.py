@@ -61,7 +61,7 @@ def cluster() -> Cluster:
             pytest.skip("EM_CLUSTER_USE_EXISTING=1, but no slurmctld answers")
         return Cluster(own=_written_by_us())
     if os.geteuid() == 0:
-        with _turn():
+        with turn():
             done = _run_up()
         if done.returncode:
             pytest.skip(f"no SLURM {_tail(done)}")
@@ -76,7 +76,7 @@ def _one_test_on_the_cluster(cluster: Cluster) -> Iterator[None]:
     if not cluster.own:
         yield
         return
-    with _turn():
+    with turn():
         before = _jobs()
         yield
         left = _jobs() - before
@@ -273,7 +273,7 @@ def alices_program() -> Iterator[ProgramOf]:
 # ---------------------------------------------------------------- what the above stands on
 
 
-def _turn() -> FileLock:
+def turn() -> FileLock:
     """The right to the cluster, among all the tests on this machine."""
     (HOME / "run").mkdir(parents=True, exist_ok=True)
     return FileLock(HOME / "run" / "tests.lock", timeout=1800, mode=0o666)

@@ -1,0 +1,197 @@
+"""Jobs that wait, in whatever way they were handed over: known as waiting, never run twice, and never called failed."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import HOME, ProgramOf, need_own_cluster, python_as_user, reconfigured
+from tests.cluster.sweeps import Sweep, counting_path, queue, slurm
+from tests.conftest import Program, files_below, wait_until
+
+pytestmark = pytest.mark.heavy  # minutes: run by `make test-cluster`
+
+HELD = "+hydra.launcher.additional_parameters.hold=true"
+
+
+def test_taken_out_of_the_queue(program: Program) -> None:
+    """Tasks that were cancelled before they began are CANCELLED, one alone or the whole array, though SLURM forgets
+    the one alone; the sweep typed again runs them, and nothing that still waits."""
+    seeds = "seed=0,1,2,3"
+    sweep = Sweep(program)
+    sweep.write(seeds, HELD)
+    sweep.sbatch()
+    sweep.until(dict.fromkeys(range(4), "QUEUED"), through=["PENDING"])
+    assert set(sweep.looked()[1].values()) == {"JobHeldUser"}
+    assert "" == sweep.typed_again(seeds, HELD)
+    slurm("scancel", sweep.task(1))
+    sweep.until({0: "QUEUED", 1: "CANCELLED", 2: "QUEUED", 3: "QUEUED"}, through=["QUEUED"])
+    assert "1" == sweep.typed_again(seeds, HELD)
+    slurm("scancel", sweep.slurm_id)
+    sweep.until({0: "CANCELLED", 1: "CANCELLED", 2: "CANCELLED", 3: "CANCELLED"}, through=["QUEUED"])
+    assert "0-3" == sweep.typed_again(seeds)
+    sweep.submit()
+    sweep.until(dict.fromkeys(range(4), "COMPLETED"), through=["QUEUED", "RUNNING"])
+    assert [
+        f"{job}.{number}.{state}" for job in range(4) for number, state in ((1, "CANCELLED"), (2, "COMPLETED"))
+    ] == (sweep.states())
+
+
+def test_submitted_by_hand(program: Program) -> None:
+    """A script that `sbatch` got in part leaves the other jobs PENDING; one that it got twice runs each job once; one
+    that is submitted again after failures runs those again, and is known to wait meanwhile."""
+    part, twice, again = Sweep(program, "part"), Sweep(program, "twice"), Sweep(program, "again")
+    part.write("seed=0,1,2,3")
+    twice.write("seed=0,1", "sleep=1")
+    again.write("how=unless-again,raise")
+    part.sbatch("--array=0-1")
+    first, second, _ = twice.sbatch(), twice.sbatch(), again.sbatch()
+    part.until({0: "COMPLETED", 1: "COMPLETED", 2: "PENDING", 3: "PENDING"}, through=["PENDING", "QUEUED", "RUNNING"])
+    assert "2-3" == part.typed_again("seed=0,1,2,3")
+    wait_until(lambda: [] == queue(first, second))
+    assert {0: "COMPLETED", 1: "COMPLETED"} == twice.status()
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == twice.states()
+    again.until({0: "FAILED", 1: "FAILED"})
+    again.sbatch()
+    again.until({0: "COMPLETED"})
+    again.until({1: "FAILED"})
+    assert ["0.1.FAILED", "0.2.COMPLETED", "1.1.FAILED", "1.2.FAILED"] == again.states()
+
+
+def test_died_before_it_began(program: Program) -> None:
+    """A task that ends before its job begins makes the job FAILED, with what SLURM says and the last line of the log,
+    and nothing else before that, however many end at once."""
+    script, python = Sweep(program, "script"), Sweep(program, "python")
+    script.write("seed=range(40)", "hydra.launcher.pre_script=['echo no such module >&2; exit 9']")
+    python.write("seed=0")
+    text = (python.experiment / "slurm_scripts.sh").read_text()
+    (python.experiment / "slurm_scripts.sh").write_text(text.replace("exec /", "exec /gone/"))
+    script.sbatch()
+    python.sbatch()
+    script.until(dict.fromkeys(range(40), "FAILED"), through=["PENDING", "QUEUED"])
+    assert all(why.startswith("SLURM: FAILED") for why in script.looked()[1].values())
+    assert all(why.endswith("before the job began: no such module") for why in script.looked()[1].values())
+    python.until({0: "FAILED"}, through=["PENDING", "QUEUED"])
+    assert re.fullmatch(r"SLURM: FAILED.* before .*/gone/.*: No such file or directory", python.looked()[1][0])
+
+
+def test_packed_and_superseded(program: Program) -> None:
+    """Jobs that share a task end each in its own way; a job that two launches hold is run by one of them, once."""
+    packed, killed, older = Sweep(program, "packed"), Sweep(program, "killed"), Sweep(program, "older")
+    packed.write("how=well,exit3,segv,raise,unless-again", "hydra.launcher.pack=2")
+    killed.write("sleep=3,4", "hydra.launcher.pack=2")
+    packed.submit()
+    killed.submit()
+    older.write("seed=0,1")
+    assert "0-2" == older.typed_again("seed=0,1,2")
+    newest = older.submit()
+    oldest = slurm("sbatch", "--parsable", str(older.experiment / "launches/0001/slurm_scripts.sh"))
+    killed.until_begun(0, 1)
+    os.kill(killed.anchor(0)["pid"], signal.SIGKILL)
+    packed.until({0: "COMPLETED", 1: "FAILED", 2: "FAILED", 3: "FAILED", 4: "FAILED"}, through=["QUEUED", "RUNNING"])
+    killed.until({0: "FAILED", 1: "COMPLETED"}, through=["RUNNING"])
+    wait_until(lambda: [] == queue(newest, oldest))
+    assert dict.fromkeys(range(3), "COMPLETED") == older.status()
+    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == older.states()
+
+
+def test_slurm_is_asked_once(program: Program, tmp_path: Path) -> None:
+    """`status` asks squeue once and sacct once for all launches and arrays, and nobody when all has been said."""
+    path, calls = counting_path(tmp_path / "counting")
+    sweep = Sweep(program)
+    resources = ("hydra.launcher.resources_from=res", "+res.cpus_per_task=1,2")
+    arrays: list[str] = []
+    for seeds in ("0", "0,1", "0,1,2"):
+        sweep.write(f"seed={seeds}", HELD, *resources)
+        arrays += [array["slurm_id"] for array in sweep.told("submit")]
+    assert 6 == len(arrays)
+    assert ["0001", "0002", "0003"] == sweep.launches()
+    assert dict.fromkeys(range(6), "QUEUED") == sweep.status(PATH=path)
+    assert ["sacct", "squeue"] == sorted(calls.read_text().split())
+    slurm("scancel", *arrays)
+    sweep.until(dict.fromkeys(range(6), "CANCELLED"), through=["QUEUED"])
+    calls.write_text("")
+    assert dict.fromkeys(range(6), "CANCELLED") == sweep.status(PATH=path)
+    assert "" == calls.read_text()
+
+
+def test_a_controller_that_does_not_answer(program: Program) -> None:
+    """While SLURM is silent every state is what it was, with a sentence that says so, and nothing is settled; then it
+    goes on as if nothing had been."""
+    need_own_cluster()
+    sweep = Sweep(program)
+    sweep.write("seed=0,1,2", "sleep=60")
+    sweep.submit()
+    sweep.until_begun(0, 1, 2)
+    slurm("scontrol", "requeue", sweep.task(0))
+    os.kill(sweep.anchor(1)["pid"], signal.SIGKILL)
+    sweep.until({0: "QUEUED", 1: "FAILED", 2: "RUNNING"}, through=["RUNNING"])
+    slurm("scontrol", "hold", sweep.task(0))
+    assert "1,3" == sweep.typed_again("seed=0,1,2,3", "sleep=60", HELD)
+    sweep.sbatch()
+    states = {0: "QUEUED", 1: "QUEUED", 2: "RUNNING", 3: "QUEUED"}
+    sweep.until(states)
+    controller = int((HOME / "run/slurmctld.pid").read_text())
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        os.kill(sweep.anchor(2)["pid"], signal.SIGKILL)
+        told, _, said = sweep.looked()
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    assert states == told
+    assert "SLURM cannot be asked: squeue failed" in said
+    assert not list(sweep.experiment.glob("launches/*/settled"))
+    sweep.until({**states, 2: "FAILED"}, through=["RUNNING", "FAILED"])
+
+
+def test_without_accounting(program: Program) -> None:
+    """Without accounting squeue tells how tasks ended, as long as it knows: also what was killed, or had not begun."""
+    ends, unbegun, held = Sweep(program, "ends"), Sweep(program, "unbegun"), Sweep(program, "held")
+    with reconfigured(accounting=False):
+        ends.write("seed=0,1,2,3", "sleep=60")
+        unbegun.write("seed=0", "hydra.launcher.pre_script=['echo no such module; exit 9']")
+        held.write("seed=0,1", HELD)
+        for sweep in (ends, unbegun, held):
+            sweep.submit()
+        slurm("scancel", held.task(0))
+        ends.until_begun(0, 1, 2, 3)
+        os.kill(ends.anchor(0)["pid"], signal.SIGKILL)
+        slurm("scancel", ends.task(1))
+        slurm("scontrol", "requeue", ends.task(2))
+        ends.until({0: "FAILED", 1: "CANCELLED", 2: "QUEUED", 3: "RUNNING"}, through=["RUNNING"])
+        assert ["0.1.FAILED", "1.1.CANCELLED", "2.1.PREEMPTED", "3.1.RUNNING"] == ends.states()
+        unbegun.until({0: "FAILED"}, through=["QUEUED"])
+        assert unbegun.looked()[1][0].endswith("before the job began: no such module")
+        assert {0: "QUEUED", 1: "QUEUED"} == held.status()
+        slurm("scancel", held.slurm_id)
+        held.until({1: "CANCELLED"}, through=["QUEUED"])
+
+
+def test_seen_by_others(alices_program: ProgramOf) -> None:
+    """Who may only read an experiment is told what became of it and changes nothing; where SLURM shows people only
+    their own jobs, those of others are what was last known of them, and not cancelled."""
+    experiment = alices_program.experiment
+    alices_program.home.parent.chmod(0o755)
+    for settings in (("seed=0", "sleep=60"), ("seed=0,1", HELD)):
+        done = alices_program.sweep(*settings, "hydra/launcher=slurm_submitit")
+        assert 0 == done.returncode, done.stderr
+    wait_until((experiment / "jobs/0/metrics.1.jsonl").exists)
+    submission = experiment / "launches/0002/submission.json"
+    submission.write_text(re.sub(r'"submitted": [0-9.]+', '"submitted": 1.0', submission.read_text()))
+    os.kill(json.loads((experiment / "states/0.1").read_text())["pid"], signal.SIGKILL)
+    before = files_below(experiment)
+
+    def seen() -> Any:
+        done = python_as_user("nobody", "-m", "experiment_manager", "status", str(experiment), "--json", cwd=Path("/"))
+        assert 0 == done.returncode, done.stderr
+        return json.loads(done.stdout)["jobs"]
+
+    with reconfigured(extra=["PrivateData=jobs"]):
+        wait_until(lambda: {"FAILED": [0], "QUEUED": [1]} == seen())
+    assert before == files_below(experiment)
+    assert {"FAILED": [0], "QUEUED": [1]} == alices_program.told("status")["jobs"]
+    assert before != files_below(experiment)

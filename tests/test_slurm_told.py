@@ -1,0 +1,93 @@
+"""What the queue and accounting say together about one array. The texts are SLURM 22.05's, of moments when it lags."""
+
+from experiment_manager.slurm.parse import parse_sacct, parse_squeue
+from experiment_manager.slurm.told import Told, by_name
+
+RESTARTED = """\
+880_0|880|REQUEUED|0:0|1795379746|1795379746|n1|em
+880_0|880|REQUEUED|0:0|1795379747|1795379747|n1|em
+880_0|880|REQUEUED|0:0|1795379749|1795379749|n1|em
+"""
+BEGINS = "880|880|PENDING|0:0|1795379751|Unknown|None assigned|em\n"
+"""The fourth run: it runs, and accounting calls it so for more than a second."""
+
+
+def told(queue: str = "", accounting: str | None = "") -> Told:
+    return by_name(["em"], parse_squeue(queue), None if accounting is None else parse_sacct(accounting))["em"]
+
+
+def test_earlier_runs_tell_nothing_of_the_last() -> None:
+    """A run that accounting does not know yet has not ended, whatever became of the runs before it."""
+    for accounting in (RESTARTED, RESTARTED + BEGINS):
+        assert ["REQUEUED"] * 3 == [
+            run.state for restart in range(3) if (run := told("", accounting).run("880", 0, restart, 1795379745.0))
+        ]
+        assert told("", accounting).run("880", 0, 3, 1795379751.5) is None
+
+
+def test_queue_tells_an_end_before_accounting() -> None:
+    """What squeue shows as ended has ended so, where accounting tells of earlier runs only, or of nothing."""
+    row = "880|0|880|FAILED|NonZeroExitCode|1795379751|1:00:00|n1|root|em\n"
+    for accounting in (RESTARTED + BEGINS, BEGINS, "", None):
+        run = told(row, accounting).run("880", 0, 3, 1795379751.5)
+        assert run is not None
+        assert ("880_0", "FAILED", "n1") == (run.task, run.state, run.node)
+        last = told(row, accounting).last_run(0)
+        assert last is not None
+        assert "FAILED" == last.state
+
+
+def test_accounting_tells_more_once_it_has_caught_up() -> None:
+    """Where both say the same of a run, accounting has its exit code."""
+    row = "880|0|880|FAILED|NonZeroExitCode|1795379751|1:00:00|n1|root|em\n"
+    caught_up = RESTARTED + "880_0|880|FAILED|9:0|1795379751|1795379752|n1|em\n"
+    last, run = told(row, caught_up).last_run(0), told(row, caught_up).run("880", 0, 3, 1795379751.5)
+    assert last is not None
+    assert 9 == last.exit_code
+    assert last == run
+
+
+def test_a_run_that_accounting_has_lost() -> None:
+    """With fewer rows than restarts the last row counts when it ended after the attempt began."""
+    run = told("", RESTARTED).run("880", 0, 7, 1795379748.5)
+    assert run is not None
+    assert 1795379749.0 == run.end
+    assert told("", RESTARTED).run("880", 0, 7, 1795379749.5) is None
+
+
+def test_a_row_of_the_bare_id_is_of_one_task() -> None:
+    """For a moment accounting calls a task that was requeued by the id of its array alone: which task is not known."""
+    row = "880|880|REQUEUED|0:0|1795379747|1795379747|n1|em\n"
+    assert told("", row).last_run(1) is None
+    pending = told("", "880|880|PENDING|0:0|Unknown|Unknown|None assigned|em\n").last_run(1)
+    assert pending is not None
+    assert "PENDING" == pending.state
+
+
+def test_the_newest_submission_counts() -> None:
+    """Of a script that was submitted twice the last run is that of the later one, and each attempt has its own."""
+    accounting = "90_0|90|FAILED|1:0|10|11|n1|em\n101_0|101|FAILED|2:0|12|13|n1|em\n"
+    row = "90|0|90|FAILED|NonZeroExitCode|10|1:00:00|n1|root|em\n"
+    last, first = told(row, accounting).last_run(0), told(row, accounting).run("90", 0, 0, 10.0)
+    assert last is not None
+    assert first is not None
+    assert ("101_0", "90_0") == (last.task, first.task)
+
+
+def test_what_slurm_refused_is_no_job() -> None:
+    """A row that squeue keeps of a refused submission says nothing, unless accounting knows the job."""
+    row = "67|0-3|67|FAILED|BadConstraints|N/A|1:00:00||root|em\n"
+    assert not told(row).knows_anything()
+    assert told(row, "67_[0-3]|67|FAILED|1:0|Unknown|10|None assigned|em\n").knows_anything()
+
+
+def test_tasks_that_were_seen() -> None:
+    """All tasks that either of the two knows, split off or not; jobs of other names are others."""
+    rows = "391|0-2,4-5%2|391|PENDING|Resources|N/A|1:00:00||root|em\n391|3|392|RUNNING|None|9|1:00:00|n1|root|em\n"
+    accounting = (
+        "391_7|393|COMPLETED|0:0|9|9|n1|em\n"
+        "391_[8-9]|391|PENDING|0:0|Unknown|Unknown|n1|em\n"
+        "400_11|400|FAILED|1:0|9|9|n1|x\n"
+    )
+    assert {0, 1, 2, 3, 4, 5, 7, 8, 9} == told(rows, accounting).indices()
+    assert set() == told().indices()
