@@ -40,7 +40,8 @@ class Waiting(NamedTuple):
 class Snapshot(NamedTuple):
     """All attempts at one moment, and the names in `states/` that mean nothing to us.
 
-    What SLURM adds is derived and stored nowhere: `queued` jobs, and RUNNING ones that it `confirmed`.
+    What SLURM adds is derived and stored nowhere: `queued` jobs, and RUNNING ones that it `confirmed`, or could not be
+    asked about.
     """
 
     attempts: Mapping[JobId, Mapping[int, State]]

@@ -149,12 +149,12 @@ class _Supervision:
 
     def _stop(self, number: int) -> None:
         """The job is told to end; then SLURM, if it is there, is asked why."""
-        self._stopped = State.CANCELLED
+        self._stopped, now = State.CANCELLED, time.monotonic()
         self._kill(number)
         stop = within.why_stopped()
         self._stopped = stop.state
         kill_wait_s = float("inf") if stop.kill_wait_s is None else stop.kill_wait_s
-        self._kill_at = time.monotonic() + min(KILL_AFTER_S, 0.7 * kill_wait_s)
+        self._kill_at = now + min(KILL_AFTER_S, 0.7 * kill_wait_s)
         self._stragglers_s = min(STRAGGLERS_S, 0.1 * kill_wait_s)
 
     def _deliver_warnings(self) -> None:
@@ -166,12 +166,13 @@ class _Supervision:
             ours = processes(self._is_ours)
             listeners = [pid for pid in ours if catches(pid, number)]
             is_due = time.monotonic() >= came + self._handler_wait()
-            if listeners and (is_due or not self._child.has_ranks or _ranks(ours) == _ranks(listeners)):
+            are_all_ready = self._child.has_ranks and _ranks(ours) == _ranks(listeners)
+            if listeners and (is_due or are_all_ready or not self._child.has_ranks):
                 self._warned = True
                 del self._undelivered[number]
-                if self._child.has_ranks:
-                    self._kill(number)  # srun passes it on to all ranks, and would end one that has no handler yet
-                for pid in () if self._child.has_ranks else listeners:
+                if are_all_ready:
+                    self._kill(number)  # srun passes it on to the ranks of all nodes, and would end one without handler
+                for pid in () if are_all_ready else listeners:
                     _signal(pid, number)
             elif is_due and self._stopped is None and self._may_requeue():
                 self._undelivered.clear()

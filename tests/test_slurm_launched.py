@@ -120,15 +120,10 @@ def test_submission_survives_the_process(folder: Folder) -> None:
     launch = launch_of(folder, [0, 1, 2, 3], size=2)
     one, two = (part.name for part in launched_arrays(launch))
     first = Submission(folder, launch)
-    assert (False, None, None) == (first.is_begun(), first.slurm_id(one), first.doubtful_until(one))
+    assert (None, None) == (first.slurm_id(one), first.doubtful_until(one))
     first.note(one, doubtful_until=5.5)
     again = Submission(folder, launch)
-    assert (True, None, 5.5, 0.0) == (
-        again.is_begun(),
-        again.slurm_id(one),
-        again.doubtful_until(one),
-        again.submitted(one),
-    )
+    assert (None, 5.5, 0.0) == (again.slurm_id(one), again.doubtful_until(one), again.submitted(one))
     again.note(one, slurm_id="12", submitted=6.0)
     again.note(two, doubtful_until=7.0)
     noted = {one: {"slurm_id": "12", "submitted": 6.0}, two: {"doubtful_until": 7.0}}
@@ -147,7 +142,7 @@ def test_a_refused_array_leaves_no_note(folder: Folder) -> None:
     submission.note("a")
     assert {"arrays": {"b": {"slurm_id": "3", "submitted": 1.0}}} == submission_of(folder, launch)
     submission.note("b")
-    assert not Submission(folder, launch).is_begun()
+    assert {"arrays": {}} == submission_of(folder, launch)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
@@ -155,7 +150,10 @@ def test_a_damaged_submission_is_read_as_none(folder: Folder, text: str) -> None
     """A file that cannot be read says nothing: what SLURM has is then found by its name."""
     launch = launch_of(folder, [0])
     Path(folder.join("launches", launch.number, "submission.json")).write_text(text)
-    assert not Submission(folder, launch).is_begun()
+    found = Submission(folder, launch)
+    assert (None, None) == (found.slurm_id(launched_arrays(launch)[0].name), found.doubtful_until("a"))
+    found.note("a", slurm_id="3")
+    assert {"arrays": {"a": {"slurm_id": "3"}}} == submission_of(folder, launch)
 
 
 # ---------------------------------------------------------------- scripts

@@ -4,6 +4,7 @@ EXPERIMENT_MANAGER_WRITE_GOLDEN=1 writes the golden files anew; read the differe
 """
 
 import os
+import random
 import shlex
 import signal
 import subprocess
@@ -175,3 +176,75 @@ def test_warning_never_comes_at_once(limit: int | None, delay: int, seconds: int
 def test_log_of_a_folder_that_slurm_cannot_name() -> None:
     """SLURM expands nothing in a name with a backslash, and takes a percent sign for a pattern."""
     assert ("/a 50%%/%A_%a.log", "/dev/null") == (log_pattern("/a 50%"), log_pattern("/a\\b"))
+
+
+def python_that(tmp_path: Path, *lines: str) -> Place:
+    """A place whose Python is a shell script with these lines."""
+    program = tmp_path / "python"
+    program.write_text("\n".join(["#!/bin/bash", *lines, ""]))
+    program.chmod(0o755)
+    return PLAIN._replace(python=str(program))
+
+
+@pytest.mark.parametrize("after", [[], ["true"]])
+def test_early_warning_does_not_end_the_script(tmp_path: Path, after: list[str]) -> None:
+    """A warning during `pre_script`, or before the job can hear it, ends neither of them."""
+    place = python_that(tmp_path, "kill -USR1 $$; kill -USR2 $$; exit 3")
+    options = {"pre_script": ["kill -USR1 $$", "kill -USR2 $$"], "post_script": after}
+    assert 3 == run(render(array_of(options, [0]), place), 0, tmp_path).returncode
+
+
+@pytest.mark.parametrize("line", ["exit 0", "set -e; false; echo unreached", "kill -USR1 $$; kill -TERM $$"])
+def test_status_survives_lines_that_end_the_shell(tmp_path: Path, line: str) -> None:
+    """Whatever `post_script` does to the shell, also under `set -euo pipefail`, the status is that of the job."""
+    options = {"pre_script": ["set -euo pipefail"], "post_script": [line]}
+    done = run(render(array_of(options, [0]), python_that(tmp_path, "exit 3")), 0, tmp_path)
+    assert (3, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(("line", "said"), [("true", "requeue 12_7\n"), ("exit 0", "requeue 12_7\n"), ("kill $$", "")])
+def test_task_is_started_again_after_the_lines(tmp_path: Path, line: str, said: str) -> None:
+    """SLURM ends what it starts again, so it is asked after `post_script`; not where somebody ends the task then."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/said\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    place = python_that(tmp_path, 'echo "75 12_7" > "$EXPERIMENT_MANAGER_STATUS_FILE"; exit 75')
+    path = f"export PATH={tmp_path}:$PATH"
+    options = {"pre_script": [path], "post_script": [f"[ ! -e {tmp_path}/said ] || exit 1", line]}
+    assert 75 == run(render(array_of(options, [0]), place), 0, tmp_path).returncode
+    told = tmp_path / "said"
+    assert said == (told.read_text() if told.exists() else "")
+
+
+STATUS_IN_A_STORM = """
+import os, signal, time
+for number in (signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, lambda *_: None)
+open("ready", "w").close()
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    time.sleep(0.01)
+open("done", "w").close()
+with open(os.environ["EXPERIMENT_MANAGER_STATUS_FILE"], "w") as file:
+    file.write("3\\n")
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shell_waits_for_the_job_in_a_storm(tmp_path: Path, seed: int) -> None:
+    """Bursts of warnings do not make bash believe that the job has ended, nor lose its status."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n{STATUS_IN_A_STORM}")
+    program.chmod(0o755)
+    script = tmp_path / "script.sh"
+    options = {"post_script": ["[ -e done ] && echo after"]}
+    script.write_text(render(array_of(options, [0]), PLAIN._replace(python=str(program))))
+    env = {**os.environ, "SLURM_ARRAY_TASK_ID": "0"}
+    gaps = random.Random(seed)
+    with subprocess.Popen(["bash", str(script)], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as shell:
+        wait_until((tmp_path / "ready").exists)
+        while shell.poll() is None:
+            shell.send_signal(gaps.choice([signal.SIGUSR1, signal.SIGUSR2]))
+            time.sleep(gaps.choice([0, 0.0003, 0.001, 0.004]))
+        said, _ = shell.communicate(timeout=30)
+    assert (3, "after\n") == (shell.returncode, said)

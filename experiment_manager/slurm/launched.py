@@ -50,7 +50,8 @@ class LaunchedArray(NamedTuple):
 def token(name: str) -> str:
     """A name of letters, digits and dashes that begins like `name` and that nobody else uses."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_SLUG].strip("-") or "job"
-    return f"{slug}-{''.join(secrets.choice(_ALPHABET) for _ in range(8))}"
+    rest = "".join(secrets.choice(_ALPHABET) for _ in range(7))
+    return f"{slug}-{secrets.choice(_ALPHABET[:26])}{rest}"  # a letter first: no reader takes it for a number
 
 
 def script_name(part: int) -> str:
@@ -118,9 +119,6 @@ class Submission:
         write_json(self._path, {"arrays": self._arrays})
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(os.path.dirname(self._path), SETTLED))
-
-    def is_begun(self) -> bool:
-        return bool(self._arrays)
 
 
 def script_paths(folder: Folder, launch: Launch, array: LaunchedArray) -> tuple[str, str]:

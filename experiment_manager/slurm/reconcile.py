@@ -279,6 +279,7 @@ class _Judge:
         self._is_open = True
         if told is None:
             self.running[job_id] = Waiting(_LAST_KNOWN)
+            self.confirmed.add(job_id)  # nobody is to end by hand what may run well
             return
         active = told.active(index, str(record.get("slurm_array_job_id") or record.get("slurm_job_id")))
         if active is not None and active.state in _HOLDS_NODES:

@@ -6,7 +6,7 @@ only, or call the new one PENDING under the id of the whole array (measured).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 
 from experiment_manager.slurm import parse
 from experiment_manager.slurm.parse import Queued, Run
@@ -15,10 +15,14 @@ from experiment_manager.slurm.parse import Queued, Run
 class Told:
     """One array, by its name: it may have been submitted more than once."""
 
-    def __init__(self, rows: Iterable[Queued], runs: Mapping[str, list[Run]] | None, slurm_ids: Sequence[int]) -> None:
+    def __init__(
+        self, rows: Iterable[Queued], runs: Mapping[str, list[Run]] | None, known: Mapping[int, Set[int]]
+    ) -> None:
+        """`known` are the indices that accounting has, by SLURM's id of their submission."""
         self.has_accounting = runs is not None
         self._runs = runs or {}
-        self._slurm_ids = slurm_ids  # those that accounting knows, the oldest first
+        self._known_indices = known
+        self._slurm_ids = sorted(known)
         self._of_one: dict[int, list[Queued]] = defaultdict(list)
         self._of_many: list[Queued] = []
         for row in rows:
@@ -32,15 +36,8 @@ class Told:
 
     def indices(self) -> set[int]:
         """The tasks that SLURM has, or remembers."""
-        found = {index for row in self._of_many for index in row.indices or ()} | set(self._of_one)
-        ids = {str(slurm_id) for slurm_id in self._slurm_ids}
-        for task, runs in self._runs.items():
-            slurm_id, _, index = task.partition("_")
-            if slurm_id in ids and index.isdigit():
-                found.add(int(index))
-            elif slurm_id in ids and index == "[]":
-                found.update(index for run in runs for index in parse.bracketed(run.task))
-        return found
+        waiting = {index for row in self._of_many for index in row.indices or ()}
+        return waiting.union(self._of_one, *self._known_indices.values())
 
     def active(self, index: int, slurm_id: str | None = None) -> Queued | None:
         """The row of a task that SLURM still has; with `slurm_id`, of that submission only."""
@@ -102,14 +99,15 @@ def _slurm_id(run: Run) -> int:
 
 def by_name(names: Iterable[str], rows: Iterable[Queued], runs: Mapping[str, list[Run]] | None) -> dict[str, Told]:
     """What SLURM says about the arrays of these names; a job that it has refused is none."""
-    slurm_ids: dict[str, set[int]] = {name: set() for name in names}
-    for found in (runs or {}).values():
+    known: dict[str, dict[int, set[int]]] = {name: {} for name in names}
+    for task, found in (runs or {}).items():
+        index = task.partition("_")[2]
         for run in found:
-            if run.name in slurm_ids:
-                slurm_ids[run.name].add(_slurm_id(run))
-    queue: dict[str, list[Queued]] = {name: [] for name in slurm_ids}
+            if run.name in known:
+                indices = known[run.name].setdefault(_slurm_id(run), set())
+                indices.update([int(index)] if index.isdigit() else parse.bracketed(run.task))
+    queue: dict[str, list[Queued]] = {name: [] for name in known}
     for row in rows:
-        known = slurm_ids.get(row.name)
-        if known is not None and (not parse.is_refused(row) or int(row.array_job_id) in known):
+        if row.name in known and (not parse.is_refused(row) or int(row.array_job_id) in known[row.name]):
             queue[row.name].append(row)
-    return {name: Told(queue[name], runs, sorted(slurm_ids[name])) for name in slurm_ids}
+    return {name: Told(queue[name], runs, known[name]) for name in known}

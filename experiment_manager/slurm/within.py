@@ -16,6 +16,7 @@ _IDS: Final = (
     *("SLURMD_NODENAME", "SLURM_JOB_USER"),
 )
 _ANSWER_LIMIT_S: Final = 5.0
+_ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
 _ENDED: Final = re.compile("COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY")
 
 
@@ -112,7 +113,7 @@ def requeue() -> str | None:
     if task is None:
         return "this is no SLURM task"
     try:
-        done = _scontrol("requeue", task)
+        done = _scontrol("requeue", task, seconds=_ORDER_LIMIT_S)
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return done.stderr.strip() or f"scontrol ended with {done.returncode}" if done.returncode else None
@@ -129,12 +130,12 @@ def _ask(*arguments: str) -> str:
         return ""
 
 
-def _scontrol(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def _scontrol(*arguments: str, seconds: float = _ANSWER_LIMIT_S) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["scontrol", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_ANSWER_LIMIT_S,
+        timeout=seconds,
         check=False,
     )

@@ -26,15 +26,15 @@ class Notes:
 
 
 def run(_id: int, _variables: Mapping[str, Any], configuration: Mapping[str, Any]) -> Any:
-    """The knobs: imports_s, late (the only rank for which it counts), listens (no, notes, should_stop), s and
-    until (a file that ends the time), how (a value, null, or {exit: 3}), stopped (what to return when told to stop), mb
-    (memory to use), rank (the only one for which mb and how count), others_s (for how long the others go on), show
-    (variables of the environment to return)."""
+    """The knobs: imports_s (with late: of that rank alone), listens (no, notes, should_stop; with only: of that rank
+    alone), s and until (a file that ends the time), how (a value, null, or {exit: 3}), stopped (what to return when
+    told to stop), mb (memory to use), rank (the only one for which mb and how count), others_s (for how long the others
+    go on), show (variables of the environment to return)."""
     notes, job, rank = Notes(), current_job(), int(os.environ.get("SLURM_PROCID", "0"))
     notes.add("began")
     if configuration.get("late") in (None, rank):
         time.sleep(configuration.get("imports_s", 0))
-    listens = configuration.get("listens", "no")
+    listens = configuration.get("listens", "no") if configuration.get("only") in (None, rank) else "no"
     if listens == "notes":
         for number in HEARD:
             signal.signal(number, lambda number, _: notes.add(signal.Signals(number).name))

@@ -191,7 +191,7 @@ def test_seen_by_others(alices_program: ProgramOf) -> None:
         return json.loads(done.stdout)["jobs"]
 
     with reconfigured(extra=["PrivateData=jobs"]):
-        wait_until(lambda: {"FAILED": [0], "QUEUED": [1]} == seen())
+        wait_until(lambda: {"FAILED": [0], "QUEUED": [1, 2]} == seen())
     assert before == files_below(experiment)
-    assert {"FAILED": [0], "QUEUED": [1]} == alices_program.told("status")["jobs"]
+    assert {"FAILED": [0], "QUEUED": [1, 2]} == alices_program.told("status")["jobs"]
     assert before != files_below(experiment)

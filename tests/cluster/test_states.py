@@ -52,14 +52,19 @@ def test_every_way_to_end_with_lines_after_the_job(program: Program) -> None:
         "oom": ("OUT_OF_MEMORY", "0:125", OOM),
         "oom-of-a-helper": ("OUT_OF_MEMORY", "0:125", OOM),
     }
-    sweep = Sweep(program)
+    sweep, ranks = Sweep(program), Sweep(program, "ranks")
     sweep.write(f"how={','.join(ways)}", FOLLOWED, "hydra.launcher.mem_gb=0.25")
+    ranks.write("how=oom,well", FOLLOWED, "hydra.launcher.mem_gb=0.5", "hydra.launcher.tasks_per_node=2")
     task = sweep.submit()
+    ranks.submit()
     states = {job: state for job, (state, _, _) in enumerate(ways.values())}
     sweep.until(states, through=["QUEUED", "RUNNING"])
     expected = [(f"{task}_{job}", state, code) for job, (state, code, _) in enumerate(ways.values())]
     assert expected == sacct_state(task, rows=len(ways))
     assert {job: why for job, (_, _, why) in enumerate(ways.values()) if why} == sweep.looked()[1]
+    ranks.until({0: "OUT_OF_MEMORY", 1: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    assert ["FAILED", "COMPLETED"] == [state for _, state, _ in sacct_state(ranks.slurm_id, rows=2)]
+    assert "OUT_OF_MEMORY" in slurm("sacct", "-n", "-j", f"{ranks.task(0)}.0", "-o", "State%20")
 
 
 def test_killed_and_cancelled(program: Program) -> None:
@@ -89,15 +94,18 @@ def has_steps(sweep: Sweep, attempt: int) -> bool:
 
 def test_preempted_twice(program: Program) -> None:
     """A job that keeps checkpoints and is preempted twice, without warning or with one, is done at its third attempt
-    and repeats nothing; meanwhile it is QUEUED, and the sweep typed again starts nothing twice."""
-    same = ("steps=100", "hydra.launcher.gpus_per_node=4")  # all GPUs of a node
+    and repeats nothing; meanwhile it is QUEUED, and the sweep typed again starts nothing twice. One that SLURM may not
+    start again stays PREEMPTED."""
+    same = ("steps=100", "hydra.launcher.gpus_per_node=2")  # together they have all GPUs of both nodes
     settings = {name: (*same, f"hydra.launcher.partition={name}") for name in ("preempt", "grace")}
     sweeps = {partition: Sweep(program, partition) for partition in settings}
-    for partition, sweep in sweeps.items():
-        sweep.write(*settings[partition], launcher="slurm_submitit")
-        sweep.slurm_id = sweep.told("submit")[0]["slurm_id"]
+    once = {partition: Sweep(program, f"{partition}-once") for partition in settings}
+    for partition in settings:
+        sweeps[partition].write(*settings[partition], launcher="slurm_submitit")
+        once[partition].write(*settings[partition], "hydra.launcher.max_requeues=0", launcher="slurm_submitit")
+        sweeps[partition].slurm_id = sweeps[partition].told("submit")[0]["slurm_id"]
     for attempt in (1, 2):
-        for sweep in sweeps.values():
+        for sweep in (*sweeps.values(), *(once.values() if attempt == 1 else ())):
             sweep.until_begun(0, attempt=attempt)
             wait_until(partial(has_steps, sweep, attempt))
         rival = slurm("sbatch", "--parsable", "--output=/dev/null", "--nodes=2", "--gpus-per-node=4", "--wrap=sleep 99")
@@ -105,6 +113,8 @@ def test_preempted_twice(program: Program) -> None:
             sweep.until({0: "QUEUED"}, through=["RUNNING"])
             assert f"0.{attempt}.PREEMPTED" in sweep.states()
             assert "" == sweep.typed_again(*settings[partition], launcher="slurm_submitit")
+        for sweep in once.values():
+            sweep.until({0: "PREEMPTED"}, through=["RUNNING", "CANCELLED"])
         slurm("scancel", rival)
         for sweep in sweeps.values():
             start_again(sweep.task(0))

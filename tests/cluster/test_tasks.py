@@ -28,8 +28,9 @@ def at_the_same_time(jobs: Jobs, n: int) -> int:
 
 def test_tasks_of_one_job(tmp_path: Path) -> None:
     """Four ranks on two nodes have a log each and write the records once; warnings and TERM reach all of them, also
-    those that become ready later; one that fails, or runs out of memory, ends the others and names itself."""
-    well, told, fails, large, ended = range(5)
+    those that become ready later, but no warning one that never does; one that fails, or runs out of memory, ends the
+    others and names itself."""
+    well, told, fails, large, ended, first = range(6)
     until = {"s": 60, "until": str(tmp_path / "go")}
     configurations: list[dict[str, Any]] = [
         {"listens": "notes", "imports_s": 3, "late": 3, **until, "show": ["SLURM_PROCID", "SLURM_NTASKS"]},
@@ -37,8 +38,10 @@ def test_tasks_of_one_job(tmp_path: Path) -> None:
         {"rank": 3, "how": {"exit": 5}, "others_s": 60},
         {"rank": 2, "mb": 400, "others_s": 60},
         {"listens": "notes", "s": 60},
+        {"listens": "notes", "only": 0, "s": 60, "until": str(tmp_path / "go_on")},
     ]
-    jobs = Jobs(tmp_path, configurations, name=HOSTILE, timeout_min=10, post_script=["true"], **RANKS).submit()
+    more = {"timeout_min": 10, "signal_delay_s": 8, "post_script": ["true"]}
+    jobs = Jobs(tmp_path, configurations, name=HOSTILE, **RANKS, **more).submit()
     for rank in range(4):
         jobs.await_word("began", well, rank=rank)
     slurm("scancel", "--batch", "--signal=USR1", jobs.task(well))
@@ -51,11 +54,17 @@ def test_tasks_of_one_job(tmp_path: Path) -> None:
     for rank in range(4):
         jobs.await_word("ready", ended, rank=rank)
     slurm("scancel", jobs.task(ended))
-    states = ["COMPLETED", "TIMEOUT", "FAILED", "OUT_OF_MEMORY", "CANCELLED"]
+    for rank in range(4):
+        jobs.await_word("ready", first, rank=rank)
+    slurm("scancel", "--batch", "--signal=USR1", jobs.task(first))
+    jobs.await_word("SIGUSR1", first)
+    (tmp_path / "go_on").touch()
+    states = ["COMPLETED", "TIMEOUT", "FAILED", "OUT_OF_MEMORY", "CANCELLED", "COMPLETED"]
     assert [f"{job}.1.{state}" for job, state in enumerate(states)] == jobs.await_ends()
     assert [["began", "ready", "SIGUSR1", "ends"]] * 4 == [jobs.words(well, rank=rank) for rank in range(4)]
     assert [["began", "ready", "told"]] * 4 == [jobs.words(told, rank=rank) for rank in range(4)]
     assert [["began", "ready", "SIGTERM"]] * 4 == [jobs.words(ended, rank=rank) for rank in range(4)]
+    assert ["began", "ready", "ends"] == jobs.words(first, rank=3)
     assert {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"} == jobs.result(well)
     found = sorted(os.listdir(jobs.path / f"jobs/{well}"))
     ranks = [f"heard.1.{rank}.txt" for rank in range(4)] + [
