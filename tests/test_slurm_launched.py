@@ -89,22 +89,19 @@ def test_parts_of_a_launch_have_names_of_their_own(folder: Folder) -> None:
 @pytest.mark.parametrize("pack", [1, 2, 3, 7])
 @pytest.mark.parametrize("ids", [[0], [4], [0, 1, 2, 3, 4], [9, 5, 2, 40, 11]])
 def test_every_job_is_found_by_the_index_of_its_task(folder: Folder, ids: list[int], pack: int, size: int) -> None:
-    """What is read back from `launch.json` says of each task which jobs it runs, and of each job which task runs it."""
+    """What is read back from `launch.json` says of each task which jobs it runs."""
     wanted = arrays([(make({"pack": pack}, where="test"), ids)], max_array_size=size)
     found = launched_arrays(launch_of(folder, ids, size=size, pack=pack))
     assert sorted(ids) == sorted(job_id for part in found for job_id in part.jobs)
     for array_wanted, part in zip(wanted, found, strict=True):
         tasks = dict(zip(array_wanted.indices, array_wanted.tasks, strict=True))
-        assert tasks == {index: part.jobs_at(index) for index in tasks}
-        assert all(part.index_of(job_id) == index for index, jobs in tasks.items() for job_id in jobs)
-        assert () == part.jobs_at(max(tasks) + 1)
+        assert tasks == dict(part.tasks())
 
 
-def test_tasks_that_there_are_not_run_nothing() -> None:
-    """An index that no task bears has no jobs, also one between those of jobs."""
-    assert () == array(3, 7, by_job=True).jobs_at(5)
-    assert () == array(3, 7, 8, pack=2).jobs_at(2)
-    assert (8,) == array(3, 7, 8, pack=2).jobs_at(1)
+def test_the_last_task_of_a_pack_may_have_fewer_jobs() -> None:
+    """Tasks are numbered by position where a table says which jobs they run, and by job where it does not."""
+    assert {3: (3,), 7: (7,)} == dict(array(3, 7, by_job=True).tasks())
+    assert {0: (3, 7), 1: (8,)} == dict(array(3, 7, 8, pack=2).tasks())
 
 
 def test_launches_of_other_launchers_have_no_arrays(folder: Folder) -> None:

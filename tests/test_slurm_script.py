@@ -54,6 +54,7 @@ CASES: Mapping[str, tuple[Place, Mapping[str, Any], list[int], int]] = {
     "packed": (PLAIN, {"pack": 2, "mem_gb": 0}, [4, 5, 9], 1001),
     "table": (PLAIN, {"timeout_min": 0}, list(range(2000, 2030)), 1001),
     "no_gpus": (PLAIN, {"gpus_per_node": 0, "gpus_per_task": 0, "max_requeues": 0}, [0], 1001),
+    "part": (PLAIN._replace(part=2, n_parts=3), {"max_requeues": 1, "timeout_min": 600}, list(range(7)), 1001),
     "hostile": (HOSTILE, {"pre_script": ["echo 'as it is' $HOME"], "comment": "a\\b"}, [0, 7], 1001),
 }
 
@@ -171,6 +172,16 @@ def test_path_that_no_line_can_hold_is_refused(path: str) -> None:
 def test_warning_never_comes_at_once(limit: int | None, delay: int, seconds: int) -> None:
     """A warning that is due before the job begins would stop it at once: half of the time limit is the most."""
     assert seconds == warning_s(make({"timeout_min": limit, "signal_delay_s": delay}, where="test"))
+
+
+@pytest.mark.parametrize("name", ["max_requeues", "max_num_timeout"])
+def test_job_that_may_start_again_is_warned(name: str) -> None:
+    """Without a warning a job is over when its time is; to start again it has to leave before."""
+    assert 120 == warning_s(make({name: 1}, where="test"))
+    assert 30 == warning_s(make({name: 1, "timeout_min": 1}, where="test"))
+    assert 0 == warning_s(make({name: 0}, where="test"))
+    assert 0 == warning_s(make({name: 1, "signal_delay_s": 0}, where="test"))
+    assert 7 == warning_s(make({name: 1, "signal_delay_s": 7}, where="test"))
 
 
 def test_log_of_a_folder_that_slurm_cannot_name() -> None:

@@ -8,7 +8,7 @@ launches/0001/slurm_scripts.sh   the script as it was written, and then as it wa
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -36,15 +36,11 @@ class LaunchedArray(NamedTuple):
     is_indexed_by_job: bool
     after: int | None
 
-    def jobs_at(self, index: int) -> tuple[int, ...]:
-        """The jobs of the task with that index; empty where there is no such task."""
+    def tasks(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Each task: its index and the jobs that it runs."""
         if self.is_indexed_by_job:
-            return (index,) if index in self.jobs else ()
-        return self.jobs[index * self.pack : (index + 1) * self.pack]
-
-    def index_of(self, job_id: int) -> int:
-        """The index of the task that runs a job."""
-        return job_id if self.is_indexed_by_job else self.jobs.index(job_id) // self.pack
+            return ((job_id, (job_id,)) for job_id in self.jobs)
+        return enumerate(self.jobs[at : at + self.pack] for at in range(0, len(self.jobs), self.pack))
 
 
 def token(name: str) -> str:

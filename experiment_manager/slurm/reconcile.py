@@ -100,11 +100,11 @@ def active_tasks(folder: Folder, snapshot: Snapshot) -> dict[str, tuple[int, ...
     A script that was submitted twice has two tasks for each job. Raises SlurmError.
     """
     launches, users = _open_launches(folder, _running(States(folder), snapshot))
-    arrays = {array.name: array for opened in launches for array in opened.arrays}
+    tasks = {array.name: dict(array.tasks()) for opened in launches for array in opened.arrays}
     return {
-        f"{row.array_job_id}_{index}": arrays[row.name].jobs_at(index)
+        f"{row.array_job_id}_{index}": tasks[row.name].get(index, ())
         for row in (client.squeue(users) if launches else ())
-        if row.name in arrays and parse.is_active(row.state)
+        if row.name in tasks and parse.is_active(row.state)
         for index in row.indices or ()
     }
 
@@ -178,8 +178,9 @@ class _Judge:
             self._opened.sightings.add({name: self._told[name].indices() for name in by_hand})
         for array in self._opened.arrays:
             told = self._told[array.name] if self._told is not None else None
-            for job_id in array.jobs:
-                self._judge(array, JobId(job_id), told)
+            for index, jobs in array.tasks():
+                for job_id in jobs:
+                    self._judge(array, index, JobId(job_id), told)
         if self._told is None:
             return
         path = self._folder.join("launches", self._opened.launch.number, SETTLED)
@@ -193,18 +194,17 @@ class _Judge:
     def _submission(self) -> Submission:
         return self._opened.submission
 
-    def _judge(self, array: LaunchedArray, job_id: JobId, told: Told | None) -> None:
+    def _judge(self, array: LaunchedArray, index: int, job_id: JobId, told: Told | None) -> None:
         last = self._snapshot.last(job_id)
         if last.number < self._opened.planned[job_id]:
-            self._not_begun(array, job_id, told)
+            self._not_begun(array, index, job_id, told)
         elif last.state is State.RUNNING:
-            self._runs(array, job_id, last.number, told)
+            self._runs(index, job_id, last.number, told)
         elif last.state is not State.COMPLETED:
-            self._ended(array, job_id, last, told)
+            self._ended(index, job_id, last, told)
 
-    def _not_begun(self, array: LaunchedArray, job_id: JobId, told: Told | None) -> None:
+    def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, told: Told | None) -> None:
         """QUEUED while SLURM has the task; when it ended before the job began, that is recorded as its attempt."""
-        index = array.index_of(job_id)
         submitted = self._submitted_at(array, index)
         active = told.active(index) if told is not None else None
         run = told.last_run(index) if told is not None else None
@@ -269,10 +269,9 @@ class _Judge:
         record = {"reason": f"{words}: {said}" if said else words, "slurm_state": run.state}
         self._record_unbegun(job_id, state, record, slurm_task=run.task)
 
-    def _runs(self, array: LaunchedArray, job_id: JobId, number: int, told: Told | None) -> None:
+    def _runs(self, index: int, job_id: JobId, number: int, told: Told | None) -> None:
         """An attempt that counts as RUNNING runs, or SLURM tells how it ended."""
         record = self._states.record(job_id, number)
-        index = array.index_of(job_id)
         if record.get("launch") != self._opened.launch.number or not record.get("by_slurm"):
             self._is_open = self._is_open or (told is not None and told.active(index) is not None)
             return
@@ -315,9 +314,8 @@ class _Judge:
             return State.LOST, "SLURM says COMPLETED, but the attempt has recorded no end"
         return state, _words(run)
 
-    def _ended(self, array: LaunchedArray, job_id: JobId, last: Attempt, told: Told | None) -> None:
+    def _ended(self, index: int, job_id: JobId, last: Attempt, told: Told | None) -> None:
         """QUEUED when SLURM is going to run it again; CANCELLED and NODE_FAIL may turn out to be something else."""
-        index = array.index_of(job_id)
         active = told.active(index) if told is not None else None
         end = read_optional(self._folder.of_attempt(job_id, last.number, "attempt"))
         comes_back = _comes_back(self._folder, last)
@@ -333,19 +331,17 @@ class _Judge:
         elif told is None and comes_back and self._made(job_id, last.number):
             self._wait_unseen(job_id, _LAST_KNOWN)
         if end.get("ask_slurm"):
-            self._refine(array, job_id, last.number, end, told)
+            self._refine(index, job_id, last.number, end, told)
 
     def _made(self, job_id: JobId, number: int) -> bool:
         """Whether an attempt is one of this launch."""
         return self._states.record(job_id, number).get("launch") == self._opened.launch.number
 
-    def _refine(
-        self, array: LaunchedArray, job_id: JobId, number: int, end: Mapping[str, Any], told: Told | None
-    ) -> None:
+    def _refine(self, index: int, job_id: JobId, number: int, end: Mapping[str, Any], told: Told | None) -> None:
         if not self._made(job_id, number):
             return
         record = self._states.record(job_id, number)
-        answer = self._end_of(array.index_of(job_id), record, told) if told is not None else None
+        answer = self._end_of(index, record, told) if told is not None else None
         if answer is None:
             self._is_open = True
             return

@@ -16,6 +16,7 @@ from experiment_manager.slurm.units import megabytes, memory_text, time_text
 
 _PASSED_ON: Final = ("partition", "account", "qos", "constraint", "exclude", "gres", "comment", "mem_per_cpu")
 _LONGEST_LINE: Final = 110
+_WARNING_TO_REQUEUE_S: Final = 120
 _EARLY_WARNINGS: Final = (
     "# A warning that comes before the job can hear it does not end this script.",
     "trap '' USR1 USR2",
@@ -108,27 +109,41 @@ def _resources(options: SlurmOptions) -> dict[str, Any]:
     for name in (*_PASSED_ON, "mem_per_gpu"):
         if getattr(options, name) is not None:
             found[name.replace("_", "-")] = getattr(options, name)
-    if options.signal_delay_s:
+    if warning_s(options):
         found["signal"] = f"B:USR1@{warning_s(options)}"
-    requeues = options.max_requeues if options.max_requeues is not None else options.max_num_timeout or None
-    if requeues is not None:
-        found["requeue" if requeues else "no-requeue"] = True
+    if _requeues(options) is not None:
+        found["requeue" if _requeues(options) else "no-requeue"] = True
     return found
 
 
+def _requeues(options: SlurmOptions) -> int | None:
+    return options.max_requeues if options.max_requeues is not None else options.max_num_timeout or None
+
+
 def warning_s(options: SlurmOptions) -> int:
-    """How long before the time limit a job is warned: never more than half of the limit, or it would be at once."""
-    delay = options.signal_delay_s or 0
+    """How long before the time limit a job is warned; 0: never.
+
+    A job that may start again has to be warned, or it could not. Never more than half of the limit: it would be warned
+    at once.
+    """
+    delay = options.signal_delay_s
+    if delay is None:
+        delay = _WARNING_TO_REQUEUE_S if _requeues(options) else 0
     return min(delay, options.timeout_min * 30) if options.timeout_min else delay
 
 
 def _about(array: Array, place: Place) -> list[str]:
     folder = shlex.quote(f"{place.experiment_path}/{place.experiment_name}")
     part = f", part {place.part} of {place.n_parts}" if place.n_parts > 1 else ""
+    how = ["# Submit it with `sbatch <this file>`, or, which can be repeated without running anything twice, with"]
+    if place.n_parts > 1:
+        how = [
+            "# Submit all parts, in their order, each once however often it is said, with (sbatch takes this one alone)"
+        ]
     return [
         f"# Experiment Manager: launch {place.launch}{part}, jobs {_short(format_ids(array.jobs))} of",
         f"# {folder}",
-        "# Submit it with `sbatch <this file>`, or, which can be repeated without running anything twice, with",
+        *how,
         f"# `experiment-manager submit {folder}`.",
     ]
 
