@@ -28,6 +28,7 @@ class ScriptExecutor(SlurmExecutor):
     def __init__(self, folder: str, script: str, arguments: Sequence[str]) -> None:
         super().__init__(folder)
         self._script, self._arguments = script, tuple(arguments)
+        self._handed_over: Path | None = None
 
     def submit_script(self) -> str:
         """SLURM has the script; returns its id. Raises SlurmError with `sbatch`'s words; FolderError."""
@@ -44,6 +45,9 @@ class ScriptExecutor(SlurmExecutor):
             raise client.refusal(str(error), has_been_cut_off=status < 0 or status == _TIMED_OUT) from error
         except (FailedSubmissionError, OSError) as error:  # perhaps after sbatch has done its work
             raise client.refusal(str(error), has_been_cut_off=True) from error
+        finally:
+            if self._handed_over is not None:
+                self._handed_over.unlink(missing_ok=True)
         return str(job.job_id)
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
@@ -51,6 +55,7 @@ class ScriptExecutor(SlurmExecutor):
             return file.read()
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        self._handed_over = submission_file_path  # in the end a link to the file that is kept
         return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, str(submission_file_path)]
 
 

@@ -67,6 +67,7 @@ def test_submit_and_leave(program: Program) -> None:
         "settled",
     }
     assert not (program.experiment / "slurm_scripts.sh").exists()
+    assert [array["slurm_id"]] == [path.name for path in (launches / ".submitit").iterdir()]
     assert not list(launches.rglob("*.pkl"))
     wait_until(lambda: has_ended(program, 20), 90)
     assert sorted(f"{job}.1.COMPLETED" for job in range(20)) == program.states()
@@ -194,7 +195,7 @@ def test_submitit_keeps_its_files_where_it_is_told(program: Program, tmp_path: P
     done = program.sweep("seed=1", SUBMIT, f"hydra.launcher.submitit_folder={tmp_path}/own/%j")
     assert 0 == done.returncode, done.stderr
     (array,) = noted(program).values()
-    assert (tmp_path / "own" / array["slurm_id"]).is_dir()
+    assert [array["slurm_id"]] == [path.name for path in (tmp_path / "own").iterdir()]
     assert not (program.experiment / "launches/.submitit").exists()
     done = program.sweep("seed=2", SUBMIT, "hydra.launcher.submitit_folder=/proc/nowhere/%j")
     assert 2 == done.returncode
