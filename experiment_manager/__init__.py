@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from experiment_manager.errors import ExperimentManagerError
     from experiment_manager.experiment import Experiment
     from experiment_manager.find import find_experiments
-    from experiment_manager.job import CurrentJob, current_job
     from experiment_manager.records import State
+    from experiment_manager.running.job import CurrentJob, current_job
     from experiment_manager.slurm.configuration import SLURM
 
 _HOME = {
-    "CurrentJob": "job",
+    "CurrentJob": "running.job",
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
     "SLURM": "slurm.configuration",
     "State": "records",
-    "current_job": "job",
+    "current_job": "running.job",
     "find_experiments": "find",
 }
 

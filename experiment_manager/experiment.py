@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, filters, kept_files, results, selection, views
-from experiment_manager.attempts import attempting, is_current
-from experiment_manager.child import outside_filter
+from experiment_manager import codec, decisions, filters, views
+from experiment_manager.disk import kept_files, results, selection
+from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.manifest import Manifest, changed_configuration, editing, unknown_job
+from experiment_manager.disk.original import read_original
+from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,
@@ -18,21 +21,19 @@ from experiment_manager.errors import (
     JobRefused,
     UnknownJob,
 )
-from experiment_manager.fake_job import leave_result, print_job
-from experiment_manager.folder import Folder, planning
 from experiment_manager.grid import variables_identity
 from experiment_manager.ids import format_ids
-from experiment_manager.manifest import Manifest, changed_configuration, editing, unknown_job
-from experiment_manager.original import read_original
 from experiment_manager.records import Job, JobId
 from experiment_manager.resolved import resolved
+from experiment_manager.running.attempts import attempting, is_current
+from experiment_manager.running.child import outside_filter
+from experiment_manager.running.fake_job import leave_result, print_job
 from experiment_manager.slurm import handover
 from experiment_manager.slurm.cancel import cancel
 from experiment_manager.slurm.configuration import SLURM
 from experiment_manager.slurm.reconcile import reconciled
 from experiment_manager.slurm.submit import Submitted, newest_launch, submit
 from experiment_manager.slurm.wait import wait_until_idle
-from experiment_manager.states import Snapshot
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from experiment_manager.child import prepare
 from experiment_manager.decisions import REFUSED
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
-from experiment_manager.folder import Folder
+from experiment_manager.running.child import prepare
+from experiment_manager.running.supervisor import Outcome, supervise
 from experiment_manager.slurm import within
-from experiment_manager.supervisor import Outcome, supervise
 
 STATUS_FILE_VARIABLE: Final = "EXPERIMENT_MANAGER_STATUS_FILE"
 """Names the file in which a batch script wants to read the exit status, and the task if SLURM is to start it again."""
@@ -95,7 +95,7 @@ def _remove_empty_log(folder: Folder) -> None:
 def _run_all(folder: Folder, ids: Sequence[int], options: argparse.Namespace) -> Outcome:
     if len(ids) == 1:
         return _run(folder, ids[0], options)
-    from experiment_manager.pack import failed_before, run_together
+    from experiment_manager.running.pack import failed_before, run_together
 
     failed = failed_before(folder, ids)
     outcome = run_together([i for i in ids if i not in failed], lambda job_id: _run(folder, job_id, options))

@@ -9,17 +9,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import codec, command
+from experiment_manager import codec
+from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.results import read_metrics, read_result
+from experiment_manager.disk.selection import read_selection
+from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import ExperimentManagerError, FilterError, ResultError
-from experiment_manager.files import read_optional
-from experiment_manager.folder import Folder
-from experiment_manager.manifest import Manifest
-from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Job, JobId, State
-from experiment_manager.results import read_metrics, read_result
-from experiment_manager.selection import read_selection
+from experiment_manager.running import command
+from experiment_manager.running.processes import is_gone
 from experiment_manager.slurm import within
-from experiment_manager.states import Snapshot, States
 
 _TAIL_LINES: Final = 30
 

@@ -10,10 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from experiment_manager.command import CALLBACK, job_command, pasteable, quoted, runner_command
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.folder import Folder
 from experiment_manager.records import Entry, Job, JobId, Recipe, Source
+from experiment_manager.running.command import CALLBACK, job_command, pasteable, quoted, runner_command
 
 PARSER = OverridesParser.create()
 NASTY = st.text(alphabet="\\'\"${}[](),=: ~#%@?!*&|;<>`\t\näa1", max_size=12)
@@ -102,7 +102,8 @@ def test_command_without_config_and_with_a_pickle(tmp_path: Path) -> None:
     command = job_command(folder, JOB._replace(overrides=()), bare)
     assert ["hydra.mode=RUN", f"hydra.run.dir='{tmp_path}/train/jobs/7'", "hydra.job.num=7", CALLBACK] == command[8:]
     pickled = job_command(folder, JOB, bare._replace(task_pickle="launches/0001/task.pkl", job_name="it's"))
-    start = ["-O", "-X", "dev", "-m", "experiment_manager.pickled_task", f"{tmp_path}/train/launches/0001/task.pkl"]
+    pickle = f"{tmp_path}/train/launches/0001/task.pkl"
+    start = ["-O", "-X", "dev", "-m", "experiment_manager.hydra.pickled_task", pickle]
     assert start == pickled[1:7]
     assert r"hydra.job.name='it\'s'" == pickled[-1]
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager.entry import _before, _split
+from experiment_manager.hydra.entry import _before, _split
 from tests.conftest import clean_env
 
 TELL = """
 import json, sys
-from experiment_manager.entry import this_program
+from experiment_manager.hydra.entry import this_program
 entry = this_program()
 tell = {"file": globals().get("__file__"), "optimize": sys.flags.optimize, "dev": sys.flags.dev_mode}
 print(json.dumps({**tell, "argv": sys.argv[1:], "entry": entry and entry._asdict()}))

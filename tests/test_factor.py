@@ -9,9 +9,9 @@ import pytest
 from omegaconf import DictConfig
 
 from experiment_manager import codec, grid
-from experiment_manager.compose import Composer
-from experiment_manager.factor import Factored, plain_keys
 from experiment_manager.grid import Point, Setting
+from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.factor import Factored, plain_keys
 from tests.test_factor_trees import (
     LIGHT,
     Loader,

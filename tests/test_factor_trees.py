@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from omegaconf import II, MISSING, DictConfig, ListConfig, Node, OmegaConf
 
 from experiment_manager import codec, grid
-from experiment_manager.compose import Composer
-from experiment_manager.factor import Factored
 from experiment_manager.grid import Point
+from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.factor import Factored
 
 EXAMPLES = int(os.environ.get("EXPERIMENT_MANAGER_EXAMPLES", "12"))
 MOST_POINTS = 6  # of one block of an example; Hydra composes each

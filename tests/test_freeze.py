@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.folder import Folder
-from experiment_manager.freeze import LARGEST_BYTES, Origin, freeze
+from experiment_manager.hydra.freeze import LARGEST_BYTES, Origin, freeze
 from experiment_manager.records import Source
 
 

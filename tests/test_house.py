@@ -23,31 +23,38 @@ PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 FLOORS = {
     "nouns, no input or output": ["errors", "records"],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "grid", "ids", "slurm.__init__", "slurm.arrays",
-        "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
+        "codec", "decisions", "delta", "expressions", "filters", "grid", "ids",
+        "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
-    "the rim: files and processes": [
-        "command", "entry", "files", "folder", "freeze", "job", "launches", "manifest", "memory", "original",
-        "processes", "progress", "resolved", "results", "schema", "selection", "signals", "slurm.client",
-        "slurm.configuration", "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within", "states",
+    "the rim: files, processes, the cluster": [
+        "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.original", "disk.results",
+        "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.schema", "progress", "resolved",
+        "running.command", "running.job", "running.memory", "running.processes", "running.signals", "slurm.client",
+        "slurm.configuration", "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
-        "attempts", "callback", "child", "compose", "experiment", "factor", "fake_job", "find", "kept_files", "pack",
-        "pickled_task", "pool", "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit",
-        "slurm.wait", "supervisor", "sweep", "views",
+        "disk.kept_files", "experiment", "find", "hydra.callback", "hydra.compose", "hydra.factor",
+        "hydra.pickled_task", "hydra.plan", "running.attempts", "running.child", "running.fake_job", "running.pack",
+        "running.pool", "running.supervisor", "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile",
+        "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__init__", "__main__", "cli", "cli_slurm", "hydra_launch", "hydra_returns", "hydra_sweep", "run", "tables",
+        "__main__", "cli", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run", "tables",
     ],
 }  # fmt: skip
-ROOMS = ("experiment_manager", "experiment_manager.slurm")  # packages: what is imported from them are modules
+FOLDERS = ("disk", "hydra", "running", "slurm")
+FACES = ("__init__", *(f"{folder}.__init__" for folder in FOLDERS))  # they say what is inside, and import nothing of it
+ROOMS = ("experiment_manager", *(f"experiment_manager.{folder}" for folder in FOLDERS))
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
-KNOW_HYDRA = {"callback", "compose", "factor", "hydra_launch", "hydra_returns", "hydra_sweep", "pickled_task", "schema"}
-KNOW_OMEGACONF = KNOW_HYDRA | {"filters", "resolved"}
+KNOW_OMEGACONF = {"filters", "resolved"}  # beside the folder `hydra`
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def rooms() -> list[Path]:
+    return [path for path in modules() if name_of(path) not in FACES]
 
 
 def name_of(path: Path) -> str:
@@ -79,10 +86,10 @@ def ours(path: Path) -> set[str]:
 
 def test_every_module_has_a_floor() -> None:
     """A new file is put on a floor by whoever adds it."""
-    assert sorted(FLOOR_OF) == sorted(map(name_of, modules()))
+    assert sorted([*FLOOR_OF, *FACES]) == sorted(map(name_of, modules()))
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
+@pytest.mark.parametrize("path", rooms(), ids=name_of)
 def test_imports_go_downward(path: Path) -> None:
     """A module imports from its own floor or from below."""
     upward = {name for name in ours(path) if FLOOR_OF[name] > FLOOR_OF[name_of(path)]}
@@ -91,16 +98,17 @@ def test_imports_go_downward(path: Path) -> None:
 
 def test_no_circles() -> None:
     """On one floor, too, imports have one direction."""
-    graph = {name_of(path): ours(path) for path in modules()}
+    graph = {name_of(path): ours(path) for path in rooms()}
     assert len(graph) == len(list(graphlib.TopologicalSorter(graph).static_order()))
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_only_some_rooms_know_hydra(path: Path) -> None:
-    """Hydra and OmegaConf are known in the rooms that are made for it."""
+    """Hydra is known in the folder that is made for it, and so is OmegaConf, but for two rooms that read values."""
     knows = {name.split(".")[0] for name in imported(path)}
-    assert "hydra" not in knows or name_of(path) in KNOW_HYDRA
-    assert "omegaconf" not in knows or name_of(path) in KNOW_OMEGACONF
+    is_hydras = name_of(path).startswith("hydra.")
+    assert "hydra" not in knows or is_hydras
+    assert "omegaconf" not in knows or is_hydras or name_of(path) in KNOW_OMEGACONF
 
 
 @pytest.mark.parametrize("path", [*modules(), *sorted(PLUGINS.glob("*.py")), ROOT / "train.py"], ids=lambda p: p.stem)
@@ -144,7 +152,7 @@ def test_plugins_import_nothing_that_hydra_has_not() -> None:
         allowed = {"hydra", "omegaconf", "experiment_manager"} | set(sys.stdlib_module_names)
         assert names <= allowed
         assert {name for name in imported(path, at_import_only=True) if name.startswith("experiment_manager")} <= {
-            "experiment_manager.schema"
+            "experiment_manager.hydra.schema"
         }
 
 
@@ -161,7 +169,8 @@ def test_discovery_adds_few_modules(tmp_path: Path) -> None:
     assert [
         "experiment_manager",
         "experiment_manager.errors",
-        "experiment_manager.schema",
+        "experiment_manager.hydra",
+        "experiment_manager.hydra.schema",
         "experiment_manager.slurm",
         "experiment_manager.slurm.options",
         "experiment_manager.slurm.units",
@@ -172,7 +181,7 @@ def test_slurm_schema_is_the_record() -> None:
     """Hydra's options for SLURM are the record's, one by one, and take a user of hydra-submitit-launcher over."""
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
-    from experiment_manager.schema import slurm_node
+    from experiment_manager.hydra.schema import slurm_node
     from experiment_manager.slurm.options import valid_options
 
     ours = slurm_node("Launcher")
@@ -184,8 +193,8 @@ def test_slurm_schema_is_the_record() -> None:
 
 def test_schema_and_options_agree() -> None:
     """Every option of the schema is one that the sweeper reads, with the defaults that the README names."""
-    from experiment_manager.schema import SweeperConf
-    from experiment_manager.sweep import Options
+    from experiment_manager.hydra.plan import Options
+    from experiment_manager.hydra.schema import SweeperConf
 
     in_schema = set(SweeperConf.__dataclass_fields__) - {"_target_", "_recursive_", "max_batch_size"}
     assert in_schema == set(Options._fields)

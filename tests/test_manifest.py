@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_manager import codec
+from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.manifest import APPLICATION_ID, FORMAT, Manifest, editing
 from experiment_manager.errors import FolderError, ManifestError, UnknownJob
-from experiment_manager.folder import Folder, planning
-from experiment_manager.manifest import APPLICATION_ID, FORMAT, Manifest, editing
 from experiment_manager.records import Entry, Job, JobId, Recipe, Source
 from tests.conftest import clean_env
 
@@ -393,8 +393,8 @@ def test_killed_editing_leaves_the_old_manifest(tmp_path: Path) -> None:
     add(folder, {0: {"x": 0}})
     program = (
         "import os, signal, sys\n"
-        "from experiment_manager.folder import Folder, planning\n"
-        "from experiment_manager.manifest import editing\n"
+        "from experiment_manager.disk.folder import Folder, planning\n"
+        "from experiment_manager.disk.manifest import editing\n"
         "folder = Folder(sys.argv[1], 'train')\n"
         "with planning(folder), editing(folder) as editor:\n"
         "    editor.set_variables(['y'])\n"

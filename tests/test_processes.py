@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
-from experiment_manager import processes
+from experiment_manager.running import processes
 
-WHO = "import json; from experiment_manager import processes; print(json.dumps(processes.this_process()), flush=True)"
+WHO = """
+import json
+from experiment_manager.running import processes
+print(json.dumps(processes.this_process()), flush=True)
+"""
 
 
 class Child:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.folder import Folder
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.launches import create_launch
 from experiment_manager.ids import format_ids
-from experiment_manager.launches import create_launch
 from experiment_manager.records import Attempt, JobId, Launch, State
 from experiment_manager.slurm.arrays import arrays
 from experiment_manager.slurm.launched import (

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from experiment_manager.disk.files import appearing, write_json
 from experiment_manager.errors import OptionsError
-from experiment_manager.files import appearing, write_json
 from experiment_manager.slurm.options import FIELDS, RUNNERS, SHORT_NAMES, as_mapping, checked_value, record
 from experiment_manager.slurm.units import memory_text, time_text
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from experiment_manager.disk.files import appearing
+from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.errors import OptionsError
-from experiment_manager.files import appearing
-from experiment_manager.folder import Folder, writing
 from experiment_manager.records import Launch
 from experiment_manager.slurm.arrays import Array, arrays
 from experiment_manager.slurm.client import max_array_size

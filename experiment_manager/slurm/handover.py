@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiment_manager import decisions
+from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.launches import create_launch
+from experiment_manager.disk.manifest import Manifest, unconfigured
+from experiment_manager.disk.selection import read_selection
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
-from experiment_manager.folder import Folder, planning
-from experiment_manager.launches import create_launch
-from experiment_manager.manifest import Manifest, unconfigured
 from experiment_manager.records import Attempt, JobId, Launch, State
 from experiment_manager.resolved import resolved
-from experiment_manager.selection import read_selection
 from experiment_manager.slurm.configuration import SLURM
 from experiment_manager.slurm.emit import arrange, write_scripts
 from experiment_manager.slurm.options import SlurmOptions, as_mapping, make, overridden

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.files import read_optional, write_json
-from experiment_manager.folder import Folder
+from experiment_manager.disk.files import read_optional, write_json
+from experiment_manager.disk.folder import Folder
 from experiment_manager.ids import format_ids, parse_ids
 from experiment_manager.records import Launch
 from experiment_manager.slurm.arrays import Array

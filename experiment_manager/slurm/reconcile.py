@@ -12,17 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import processes
+from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.launches import planned_attempts, read_launch, user_name
+from experiment_manager.disk.states import Snapshot, States, Waiting
 from experiment_manager.errors import JobRefused, SlurmError
-from experiment_manager.files import read_optional
-from experiment_manager.folder import Folder
-from experiment_manager.launches import planned_attempts, read_launch, user_name
 from experiment_manager.records import Attempt, JobId, Launch, State
+from experiment_manager.running import processes
 from experiment_manager.slurm import client, parse, within
 from experiment_manager.slurm.launched import SETTLED, LaunchedArray, Submission, launched_arrays
 from experiment_manager.slurm.sightings import Sightings
 from experiment_manager.slurm.told import Told, by_name
-from experiment_manager.states import Snapshot, States, Waiting
 
 SLURM_CATCHES_UP_S: Final = 60.0
 """How long after a submission SLURM's accounting may know nothing of a task yet (0.2 to 4.4 s measured)."""

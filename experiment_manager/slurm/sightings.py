@@ -7,8 +7,8 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from experiment_manager.files import read_optional, write_json
-from experiment_manager.folder import Folder
+from experiment_manager.disk.files import read_optional, write_json
+from experiment_manager.disk.folder import Folder
 from experiment_manager.ids import format_ids, parse_ids
 from experiment_manager.records import Launch
 

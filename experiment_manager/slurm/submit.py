@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
+from experiment_manager.disk.files import appearing
+from experiment_manager.disk.folder import Folder, writing
+from experiment_manager.disk.launches import read_launch, user_name
 from experiment_manager.errors import FolderError, JobRefused, SlurmError
-from experiment_manager.files import appearing
-from experiment_manager.folder import Folder, writing
-from experiment_manager.launches import read_launch, user_name
 from experiment_manager.records import Launch
 from experiment_manager.slurm import client, parse
 from experiment_manager.slurm.launched import LaunchedArray, Submission, launched_arrays, script_paths

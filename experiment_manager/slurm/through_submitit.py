@@ -16,7 +16,7 @@ from typing import Any, Final
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from experiment_manager.folder import writing
+from experiment_manager.disk.folder import writing
 from experiment_manager.slurm import client
 
 _TIMED_OUT: Final = 124  # exit status of coreutils' timeout

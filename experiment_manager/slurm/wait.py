@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from experiment_manager.files import read_optional
-from experiment_manager.folder import Folder
-from experiment_manager.launches import planned_attempts
+from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.launches import planned_attempts
+from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.progress import JobLines
 from experiment_manager.records import ENDED, Launch, State
 from experiment_manager.slurm.reconcile import reconciled
-from experiment_manager.states import Snapshot, States
 
 LOOK_S: Final = 0.5
 ASK_FIRST_S: Final = 2.0

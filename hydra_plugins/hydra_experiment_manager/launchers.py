@@ -8,7 +8,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-import experiment_manager.schema  # noqa: F401 - registers our options with Hydra
+import experiment_manager.hydra.schema  # noqa: F401 - registers our options with Hydra
 
 
 class LocalPoolLauncher(Launcher):
@@ -25,13 +25,13 @@ class LocalPoolLauncher(Launcher):
 
     def prepared(self) -> Any:
         """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
-        from experiment_manager.hydra_launch import Here
+        from experiment_manager.hydra.launch import Here
 
         return Here(self.n_jobs)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
-        from experiment_manager.hydra_launch import launch_batch
+        from experiment_manager.hydra.launch import launch_batch
 
         return launch_batch(self, job_overrides)
 
@@ -48,8 +48,8 @@ class SlurmScriptLauncher(Launcher):
         self.batches: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from experiment_manager.hydra_launch import prepared_to_wait
-        from experiment_manager.hydra_sweep import RecordedTask
+        from experiment_manager.hydra.launch import prepared_to_wait
+        from experiment_manager.hydra.sweeping import RecordedTask
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         if not isinstance(task_function, RecordedTask):  # another sweeper than ours: it may write before it launches
@@ -57,13 +57,13 @@ class SlurmScriptLauncher(Launcher):
 
     def prepared(self) -> Any:
         """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
-        from experiment_manager.hydra_launch import BySlurm
+        from experiment_manager.hydra.launch import BySlurm
 
         return BySlurm(self.options, kind=self.kind)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
-        from experiment_manager.hydra_launch import launch_batch
+        from experiment_manager.hydra.launch import launch_batch
 
         return launch_batch(self, job_overrides)
 

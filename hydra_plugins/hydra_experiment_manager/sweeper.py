@@ -7,7 +7,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
-import experiment_manager.schema  # noqa: F401 - registers our options with Hydra
+import experiment_manager.hydra.schema  # noqa: F401 - registers our options with Hydra
 
 
 class ExperimentSweeper(Sweeper):
@@ -20,7 +20,7 @@ class ExperimentSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
-        from experiment_manager.hydra_sweep import RecordedTask
+        from experiment_manager.hydra.sweeping import RecordedTask
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         # Other launchers put files of their own (.submitit) there, and read it as soon as they are made.
@@ -32,7 +32,7 @@ class ExperimentSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from experiment_manager.hydra_sweep import Sweep
+        from experiment_manager.hydra.sweeping import Sweep
 
         assert self.hydra_context is not None
         assert self.config is not None

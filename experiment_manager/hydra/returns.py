@@ -6,12 +6,12 @@ from typing import overload
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from experiment_manager.files import read_optional
-from experiment_manager.folder import Folder
-from experiment_manager.manifest import Manifest
+from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.results import read_result
+from experiment_manager.disk.states import States
 from experiment_manager.records import Job, State
-from experiment_manager.results import read_result
-from experiment_manager.states import States
 
 
 class JobFailed(Exception):

@@ -25,8 +25,8 @@ from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf, ValueN
 from omegaconf._utils import is_primitive_type_annotation, split_key
 
 from experiment_manager import codec
-from experiment_manager.compose import Composer, task_configuration
 from experiment_manager.grid import Point, Setting
+from experiment_manager.hydra.compose import Composer, task_configuration
 
 _SAMPLE: Final = 3
 _SCALARS: Final = (bool, int, float, str, type(None))

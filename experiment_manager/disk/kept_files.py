@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.original import result_path
+from experiment_manager.disk.results import Loader, Saver, save_file
 from experiment_manager.errors import ResultError
-from experiment_manager.folder import Folder
-from experiment_manager.original import result_path
-from experiment_manager.results import Loader, Saver, save_file
 
 _OURS: Final = re.compile(r"(stdout|stderr|result|error|attempt|metrics)\.\d+\.(\w+\.)?\w+\Z")
 

@@ -15,12 +15,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from experiment_manager.compose import require_submitted
 from experiment_manager.decisions import DRIFTED, UNRECORDED
+from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.errors import ConfigurationDrifted
-from experiment_manager.job import CurrentJob, current_job, is_first_rank
-from experiment_manager.manifest import Manifest
-from experiment_manager.results import write_error, write_result
+from experiment_manager.hydra.compose import require_submitted
+from experiment_manager.running.job import CurrentJob, current_job, is_first_rank
 
 
 class JobCallback(Callback):

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.files import read_optional
-from experiment_manager.folder import Folder
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
-from experiment_manager.states import States
 
 _POLL_S: Final = 0.02
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from experiment_manager import job
-from experiment_manager.folder import Folder, writing
-from experiment_manager.launches import planned_attempt, read_launch
+from experiment_manager.disk.folder import Folder, writing
+from experiment_manager.disk.launches import planned_attempt, read_launch
+from experiment_manager.disk.results import write_error, write_result
+from experiment_manager.disk.states import States
 from experiment_manager.records import State
-from experiment_manager.results import write_error, write_result
+from experiment_manager.running import job
 from experiment_manager.slurm import within
-from experiment_manager.states import States
 
 
 class InProcess:

@@ -5,9 +5,9 @@ Read only: saving the experiment writes a manifest, and the old files stay where
 
 from typing import Any
 
+from experiment_manager.disk.files import read_json
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError
-from experiment_manager.files import read_json
-from experiment_manager.folder import Folder
 
 
 def read_original(folder: Folder) -> tuple[list[str], list[tuple[dict[str, Any], Any]]]:

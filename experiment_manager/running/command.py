@@ -12,11 +12,11 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.folder import Folder
 from experiment_manager.records import Job, Recipe, Source
 
-CALLBACK: Final = "++hydra.callbacks.experiment_manager._target_=experiment_manager.callback.JobCallback"
+CALLBACK: Final = "++hydra.callbacks.experiment_manager._target_=experiment_manager.hydra.callback.JobCallback"
 """A plain value and no mapping: under `python -O` Hydra 1.3 cannot read mappings (measured)."""
 
 PLACED_BY_US: Final = ("hydra.searchpath", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
@@ -43,7 +43,7 @@ def job_command(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
     entry = recipe.entry
     program = [entry.python, *entry.flags]
     if recipe.task_pickle:
-        program += ["-m", "experiment_manager.pickled_task", folder.join(recipe.task_pickle)]
+        program += ["-m", "experiment_manager.hydra.pickled_task", folder.join(recipe.task_pickle)]
     else:
         program += [*entry.target, *entry.app_arguments]
     return [

@@ -15,16 +15,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import job
-from experiment_manager.child import Child, start
 from experiment_manager.decisions import DRIFTED, INCOMPLETE, Ending, ended_state, exit_status, left_result
-from experiment_manager.files import read_optional
-from experiment_manager.folder import writing
-from experiment_manager.memory import oom_kills
+from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.folder import writing
+from experiment_manager.disk.states import States
 from experiment_manager.records import State
-from experiment_manager.signals import WARNINGS, Heard, catches, environment, in_session, processes
+from experiment_manager.running import job
+from experiment_manager.running.child import Child, start
+from experiment_manager.running.memory import oom_kills
+from experiment_manager.running.signals import WARNINGS, Heard, catches, environment, in_session, processes
 from experiment_manager.slurm import step, within
-from experiment_manager.states import States
 
 OWNERSHIP_POLL_S: Final = 10.0
 """How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""

@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from experiment_manager.disk.files import read_json, write_json
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import JobRefused
-from experiment_manager.files import read_json, write_json
-from experiment_manager.folder import Folder
 from experiment_manager.ids import format_ids, parse_ids
 from experiment_manager.records import Attempt, Launch
 

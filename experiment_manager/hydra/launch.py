@@ -13,22 +13,22 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager import codec
-from experiment_manager.compose import Composer
 from experiment_manager.decisions import REFUSED
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.folder import Folder
-from experiment_manager.hydra_returns import Returns
+from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.plan import add_batch
+from experiment_manager.hydra.returns import Returns
 from experiment_manager.ids import format_ids
-from experiment_manager.job import JOB_VARIABLE
-from experiment_manager.pool import Interrupted, Pool, check_n_jobs
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Job, Launch, State
+from experiment_manager.running.job import JOB_VARIABLE
+from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs
 from experiment_manager.slurm import client
 from experiment_manager.slurm.emit import Arrangement, arrange, how_to_submit, write_scripts
 from experiment_manager.slurm.options import make
 from experiment_manager.slurm.submit import submit
 from experiment_manager.slurm.wait import wait_for
-from experiment_manager.sweep import add_batch
 
 
 class Handed(NamedTuple):

@@ -16,13 +16,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager import codec, delta
-from experiment_manager.command import PLACED_BY_US, quoted
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import ConfigurationDrifted, GridError
-from experiment_manager.folder import Folder
-from experiment_manager.freeze import Origin
 from experiment_manager.grid import Axis, Setting
-from experiment_manager.manifest import Manifest
+from experiment_manager.hydra.freeze import Origin
 from experiment_manager.records import Job
+from experiment_manager.running.command import PLACED_BY_US, quoted
 
 
 def task_configuration(config: DictConfig) -> codec.Encoded:

@@ -16,17 +16,17 @@ from hydra.core.utils import JobReturn
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from experiment_manager.attempts import attempting
-from experiment_manager.compose import Composer, require_submitted
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.folder import Folder
-from experiment_manager.hydra_launch import Handed, about, refuse_inside_a_job, say, told_to_the_user
-from experiment_manager.hydra_returns import Returns
-from experiment_manager.manifest import Manifest
+from experiment_manager.hydra.compose import Composer, require_submitted
+from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, say, told_to_the_user
+from experiment_manager.hydra.plan import Options, Plan, plan_sweep
+from experiment_manager.hydra.returns import Returns
 from experiment_manager.records import UNFINISHED, State
+from experiment_manager.running.attempts import attempting
 from experiment_manager.slurm.reconcile import reconciled
-from experiment_manager.states import States
-from experiment_manager.sweep import Options, Plan, plan_sweep
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 

@@ -2,7 +2,7 @@
 
 So it is for sweeps from a notebook, through hydra-zen's `launch`, or from a script with several `@hydra.main`.
 
-    python -m experiment_manager.pickled_task <file> -cp <frozen YAML> -cn config  overrides...
+    python -m experiment_manager.hydra.pickled_task <file> -cp <frozen YAML> -cn config  overrides...
 """
 
 import os
@@ -11,8 +11,8 @@ import sys
 from hashlib import blake2b
 from typing import Any
 
-from experiment_manager.files import appearing
-from experiment_manager.folder import Folder
+from experiment_manager.disk.files import appearing
+from experiment_manager.disk.folder import Folder
 
 
 def freeze_task(folder: Folder, task: Any) -> str:
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
         task, repository, version_base = pickle.load(file)
     ConfigStore.instance().repo.update(repository)
     sys.argv = [path, *arguments]
-    os.environ["HYDRA_MAIN_MODULE"] = "experiment_manager.pickled_task"  # so that Hydra looks for no source file
+    os.environ["HYDRA_MAIN_MODULE"] = "experiment_manager.hydra.pickled_task"  # so that Hydra looks for no source file
     hydra.main(version_base=version_base, config_path=None)(task)()
 
 

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from experiment_manager.disk.files import read_json, write_json
+from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.errors import FilterError
-from experiment_manager.files import read_json, write_json
-from experiment_manager.folder import Folder, writing
 
 
 def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from experiment_manager.disk.files import sync, temporary_name
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.files import sync, temporary_name
-from experiment_manager.folder import Folder
 from experiment_manager.records import Source
 
 LARGEST_BYTES: Final = 64 * 1024 * 1024

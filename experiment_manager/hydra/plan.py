@@ -11,21 +11,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, entry, filters, grid
-from experiment_manager.compose import Composer, fingerprint
+from experiment_manager import codec, decisions, filters, grid
+from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.launches import create_launch
+from experiment_manager.disk.manifest import Manifest, changed_configuration, editing
+from experiment_manager.disk.selection import write_selection
+from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError, JobRefused
-from experiment_manager.factor import Factored
-from experiment_manager.folder import Folder, planning
-from experiment_manager.freeze import freeze
-from experiment_manager.launches import create_launch
-from experiment_manager.manifest import Manifest, changed_configuration, editing
+from experiment_manager.hydra import entry
+from experiment_manager.hydra.compose import Composer, fingerprint
+from experiment_manager.hydra.factor import Factored
+from experiment_manager.hydra.freeze import freeze
 from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.resolved import resolved
-from experiment_manager.selection import write_selection
 from experiment_manager.slurm.emit import Arrangement
 from experiment_manager.slurm.reconcile import reconciled
-from experiment_manager.states import Snapshot
 
 
 class Options(NamedTuple):
@@ -251,7 +252,7 @@ def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> R
     program = entry.this_program()
     task_pickle = None
     if program is None or not entry.runs_by_command_line():
-        from experiment_manager.pickled_task import freeze_task
+        from experiment_manager.hydra.pickled_task import freeze_task
 
         task_pickle = freeze_task(folder, task)
     return Recipe(

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiment_manager import command, job, processes
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.launches import planned_attempt, read_launch, slurm_options
+from experiment_manager.disk.manifest import Manifest, unconfigured
+from experiment_manager.disk.selection import read_selection
 from experiment_manager.errors import JobRefused
-from experiment_manager.folder import Folder
-from experiment_manager.launches import planned_attempt, read_launch, slurm_options
-from experiment_manager.manifest import Manifest, unconfigured
 from experiment_manager.records import Job, Launch, Recipe
-from experiment_manager.selection import read_selection
+from experiment_manager.running import command, job, processes
 from experiment_manager.slurm import step
 
 
@@ -92,7 +92,7 @@ def _program(
     if point.fingerprint is None:
         raise JobRefused(unconfigured(point.id, folder))
     if is_fake:
-        return [sys.executable, "-m", "experiment_manager.fake_job"]
+        return [sys.executable, "-m", "experiment_manager.running.fake_job"]
     if recipe is not None:
         return command.job_command(folder, point, recipe)
     if runner is not None:

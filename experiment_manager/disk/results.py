@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec
+from experiment_manager.disk.files import appearing, read_json, write_json
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ResultError, UnstorableValue
-from experiment_manager.files import appearing, read_json, write_json
-from experiment_manager.folder import Folder
 
 MOST_ELEMENTS: Final = 10_000
 """Of an array in a returned value; larger ones belong into a file of their own."""

@@ -6,12 +6,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from experiment_manager.folder import Folder
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.states import States
 from experiment_manager.records import State
-from experiment_manager.signals import Heard, block
+from experiment_manager.running.signals import Heard, block
+from experiment_manager.running.supervisor import Outcome
 from experiment_manager.slurm import within
-from experiment_manager.states import States
-from experiment_manager.supervisor import Outcome
 
 _FAILED: Final = 1
 _BY_THEMSELVES: Final = (State.FAILED, State.OUT_OF_MEMORY)

@@ -1,9 +1,9 @@
 """The child of `run --fake`: prints what the job would get and leaves a result, for a dry pass through everything."""
 
-from experiment_manager.folder import Folder
-from experiment_manager.job import CurrentJob, current_job
-from experiment_manager.manifest import Manifest
-from experiment_manager.results import json_saver, save_file, write_result
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.results import json_saver, save_file, write_result
+from experiment_manager.running.job import CurrentJob, current_job
 
 
 def print_job(job_id: int, variables: object, configuration: object) -> None:

@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager import codec
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import JobRefused
-from experiment_manager.folder import Folder
 from experiment_manager.records import State
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CurrentJob:
         """What makes this job another than its neighbours; empty outside of an experiment."""
         if self._folder is None or self.id is None:
             return {}
-        from experiment_manager.manifest import Manifest
+        from experiment_manager.disk.manifest import Manifest
 
         with Manifest(self._folder) as manifest:
             return manifest.job(self.id).variables
@@ -83,7 +83,7 @@ class CurrentJob:
         """Whether an earlier attempt, which may have left a checkpoint in `directory`, has run before this one."""
         if self._folder is None or self.id is None:
             return False
-        from experiment_manager.states import States
+        from experiment_manager.disk.states import States
 
         earlier = States(self._folder).attempts(self.id)[: self.attempt - 1]
         return any(attempt.state is not State.FAKE for attempt in earlier)

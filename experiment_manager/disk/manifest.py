@@ -18,9 +18,9 @@ from contextlib import closing, contextmanager
 from typing import Any, Final
 
 from experiment_manager import codec, delta
+from experiment_manager.disk.files import sync, temporary_name
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError, UnknownJob
-from experiment_manager.files import sync, temporary_name
-from experiment_manager.folder import Folder
 from experiment_manager.records import Entry, Job, JobId, Recipe, Source
 
 FORMAT: Final = 1
