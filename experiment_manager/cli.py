@@ -259,7 +259,7 @@ def filter_(
             tables.say(f"{len(ids)} jobs pass the filter of {experiment.folder.path}: {format_ids(ids)}")
         return
     selection = experiment.select(rules)
-    filters.require_some(selection, list(experiment.iter_jobs()), experiment.folder.path)
+    filters.require_some(selection.jobs, selection.dropped, list(experiment.iter_jobs()), experiment.folder.path)
     ids = [int(job.id) for job in selection.jobs]
     if not dry_run:
         experiment.save_pass_filter(ids, [step.rule for step in selection.dropped])

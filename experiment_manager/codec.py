@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Mapping
 from enum import Enum, Flag
+from functools import cache
 from os import PathLike, fsdecode
 from typing import Any, Final
 
@@ -198,6 +199,17 @@ def _sorted(encoded: Encoded) -> Encoded:
 
 def digest(encoded: Encoded) -> str:
     """32 hexadecimal characters that stand for the canonical text."""
+    return digest_text(canonical(encoded))
+
+
+def digest_text(text: str) -> str:
+    """The digest of a value whose canonical text is known."""
+    found: str = _hash()(text.encode(), digest_size=16).hexdigest()
+    return found
+
+
+@cache
+def _hash() -> Any:
     from hashlib import blake2b  # only those who plan need it, and every task imports this module
 
-    return blake2b(canonical(encoded).encode(), digest_size=16).hexdigest()
+    return blake2b

@@ -31,15 +31,17 @@ def leaves(encoded: Encoded) -> dict[Path, Encoded]:
     pending: list[tuple[Path, Encoded]] = [((), encoded)]
     while pending:
         path, node = pending.pop()
-        if isinstance(node, dict) and node and not _is_tagged(node):
-            pending.extend(((*path, key), item) for key, item in reversed(node.items()))
-        else:
+        if is_leaf(node):
             found[path] = node
+        else:
+            pending.extend(((*path, key), item) for key, item in reversed(node.items()))
     return found
 
 
-def _is_tagged(node: Mapping[str, Encoded]) -> bool:
-    return len(node) == 1 and next(iter(node)).startswith("$")
+def is_leaf(node: Encoded) -> bool:
+    """Whether nothing below a node is stored or compared by itself."""
+    is_tagged = isinstance(node, dict) and len(node) == 1 and next(iter(node)).startswith("$")
+    return not isinstance(node, dict) or not node or is_tagged
 
 
 def replaced(base: Mapping[Path, Encoded], other: Mapping[Path, Encoded]) -> list[tuple[Path, Encoded]]:

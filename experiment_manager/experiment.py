@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from experiment_manager import codec, decisions, filters, views
 from experiment_manager.disk import kept_files, results, selection
 from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.manifest import Manifest, changed_configuration, editing, unknown_job
+from experiment_manager.disk.manifest import Manifest, changed_configuration, unknown_job
+from experiment_manager.disk.manifest_editor import editing
 from experiment_manager.disk.original import read_original
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import (
@@ -21,6 +22,7 @@ from experiment_manager.errors import (
     JobRefused,
     UnknownJob,
 )
+from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import variables_identity
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Job, JobId
@@ -138,9 +140,9 @@ class Experiment:
             self._disk = {}
             if os.path.exists(self.folder.manifest):
                 with Manifest(self.folder) as manifest:
-                    for job in manifest.jobs():
-                        self._disk.setdefault(job.identity, []).append((job.id, job.fingerprint))
-                        self._next_id = job.id + 1
+                    for job_id, identity, fingerprint, _ in manifest.index():
+                        self._disk.setdefault(identity, []).append((job_id, fingerprint))
+                        self._next_id = job_id + 1
         return self._disk
 
     def save(self) -> None:
@@ -158,8 +160,7 @@ class Experiment:
             with editing(self.folder) as editor:
                 editor.set_variables(self.variables)
                 for draft in new:
-                    editor.add_job(draft.job)
-                    editor.set_configuration(draft.job, draft.encoded)
+                    editor.add_job(draft.job, Configured(Frame(draft.encoded)))
         self._drafts = {job_id: draft._replace(is_new=False) for job_id, draft in self._drafts.items()}
 
     def _refuse_taken(self, ids: set[JobId]) -> None:

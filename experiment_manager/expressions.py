@@ -17,6 +17,9 @@ from experiment_manager.records import Job
 CONFIGURATION: Final = "cfg"
 VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
 _FUNCTIONS: Final = {"int": int, "float": float, "str": str, "len": len, "abs": abs, "min": min, "max": max}
+_ABSENT: Final = object()
+_SIMPLE: Final = frozenset({bool, int, float, str, type(None), type(_ABSENT)})
+_MOST_ANSWERS: Final = 100_000
 _TEXT_METHODS: Final = {"startswith", "endswith", "lower", "upper"}
 
 
@@ -29,6 +32,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         self._variables: Mapping[str, Any] = {}
         self._names: Collection[str] = ()
         self._configuration: Callable[[], Any] = dict
+        self._answers: dict[tuple[Any, ...], bool] = {}
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
@@ -65,8 +69,31 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
                 pending.extend(ast.iter_child_nodes(node))
 
     def is_true(self, job: Job, names: Collection[str], configuration: Callable[[Job], Any]) -> bool:
-        """Whether the expression holds for one job. Raises FilterError naming the job when it cannot be evaluated."""
-        self._variables, self._names = job.variables, names
+        """Whether the expression holds for one job. Raises FilterError naming the job when it cannot be evaluated.
+
+        Jobs of a grid share values, so an answer is remembered where it depends on few variables that can be compared.
+        """
+        self._names = names
+        if not self._reads_variables_only:
+            return self._evaluate(job, configuration)
+        values = [job.variables.get(name, _ABSENT) for name in self._read]
+        if not all(type(value) in _SIMPLE for value in values):
+            return self._evaluate(job, configuration)
+        key = tuple([(type(value), repr(value) if type(value) is float else value) for value in values])
+        if key not in self._answers:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
+            self._answers[key] = self._evaluate(job, configuration)
+        return self._answers[key]
+
+    @cached_property
+    def _reads_variables_only(self) -> bool:
+        """Whether the expression asks for nothing but variables by their names."""
+        named = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
+        return not named & {CONFIGURATION, VARIABLES}
+
+    def _evaluate(self, job: Job, configuration: Callable[[Job], Any]) -> bool:
+        self._variables = job.variables
         self._configuration = lambda: configuration(job)
         try:
             return bool(self.eval(self._text, self._tree))

@@ -13,7 +13,8 @@ A filter is a tuple of rules; each rule drops jobs from what the rules before it
 
 import random
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import FilterError
@@ -39,8 +40,8 @@ class Rule(Protocol):
 
     text: str
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
-        """The jobs that pass, in order. Raises FilterError."""
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        """The jobs that pass, in order, one by one as `jobs` come. Raises FilterError, also while they come."""
         ...
 
 
@@ -84,21 +85,51 @@ def parse(written: Any) -> tuple[Rule, ...]:
     )
 
 
+class Passing:
+    """The jobs that pass every rule, one by one as `jobs` come; afterwards `dropped` tells what each rule did.
+
+    Raises FilterError for what cannot be evaluated, also while jobs come.
+    """
+
+    def __init__(self, rules: Iterable[Rule], jobs: Iterable[Job], world: World) -> None:
+        self._counts: list[tuple[str, array[int], array[int]]] = []
+        for rule in rules:
+            seen, kept = array("q"), array("q")
+            self._counts.append((rule.text, seen, kept))
+            jobs = _noted(rule.select(_noted(jobs, seen), world), kept)
+        self._jobs = jobs
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs)
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]:
+        """What each rule has dropped of the jobs that have come."""
+        return tuple(Dropped(text, len(seen), _without(seen, kept)) for text, seen, kept in self._counts)
+
+
+def _noted(jobs: Iterable[Job], ids: "array[int]") -> Iterator[Job]:
+    for job in jobs:
+        ids.append(job.id)
+        yield job
+
+
+def _without(seen: Iterable[int], kept: Iterable[int]) -> tuple[JobId, ...]:
+    left = set(kept)
+    return tuple(JobId(job_id) for job_id in seen if job_id not in left)
+
+
 def apply(rules: Iterable[Rule], jobs: Iterable[Job], world: World) -> Selection:
     """What passes every rule. Raises FilterError for what cannot be evaluated; nothing passing is no error here."""
-    passing, dropped = list(jobs), []
-    for rule in rules:
-        before, passing = passing, rule.select(passing, world)
-        kept = {job.id for job in passing}
-        dropped.append(Dropped(rule.text, len(before), tuple(job.id for job in before if job.id not in kept)))
-    return Selection(tuple(passing), tuple(dropped))
+    passing = Passing(rules, jobs, world)
+    return Selection(tuple(passing), passing.dropped)
 
 
-def require_some(selection: Selection, jobs: Sequence[Job], where: str) -> None:
+def require_some(passing: Sized, dropped: Iterable[Dropped], jobs: Iterable[Job], where: str) -> None:
     """Nothing happens when something passes; else FilterError tells what each rule dropped and which values exist."""
-    if selection.jobs:
+    if passing:
         return
-    steps = "; ".join(f"{step.rule} dropped {len(step.ids)} of {step.seen}" for step in selection.dropped)
+    steps = "; ".join(f"{step.rule} dropped {len(step.ids)} of {step.seen}" for step in dropped)
     raise FilterError(
         f"nothing passes the filter in {where}: {steps or 'there are no jobs'}. {values_there_are(jobs)}".rstrip()
     )
@@ -123,18 +154,25 @@ class Mapped:
         self.text = "{" + ", ".join(f"{key}: {_plain(value)}" for key, value in wanted.items()) + "}"
         self._wanted = {key: value if isinstance(value, list) else [value] for key, value in wanted.items()}
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
         for key in self._wanted:
             if key not in world.names and not key.startswith("cfg."):
                 raise FilterError(unknown_name(key, self.text, world.names))
-        for key in self._wanted:
-            if jobs and key not in world.names and all(_find(job, key, world) is _NOTHING for job in jobs):
-                raise FilterError(f"the filter {self.text!r} names {key}, which no configuration has")
-        return [job for job in jobs if all(self._has(job, key, world) for key in self._wanted)]
+        return self._passing(jobs, world)
 
-    def _has(self, job: Job, key: str, world: World) -> bool:
-        found = _find(job, key, world)
-        return any(_equal(found, value) for value in self._wanted[key]) or _equal(found, self._wanted[key])
+    def _passing(self, jobs: Iterable[Job], world: World) -> Iterator[Job]:
+        unseen = [key for key in self._wanted if key not in world.names]
+        job = None
+        for job in jobs:
+            if unseen:
+                unseen = [key for key in unseen if _find(job, key, world) is _NOTHING]
+            if all(self._has(_find(job, key, world), wanted) for key, wanted in self._wanted.items()):
+                yield job
+        if job is not None and unseen:
+            raise FilterError(f"the filter {self.text!r} names {unseen[0]}, which no configuration has")
+
+    def _has(self, found: Any, wanted: list[Any]) -> bool:
+        return any(_equal(found, value) for value in wanted) or _equal(found, wanted)
 
 
 def _find(job: Job, key: str, world: World) -> Any:
@@ -150,10 +188,10 @@ class Evaluated:
         self.text = text
         self._expression = Expression(text)
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
         for name in self._expression.unknown(world.names):
             raise FilterError(unknown_name(name, self.text, world.names))
-        return [job for job in jobs if self._expression.is_true(job, world.names, world.configuration)]
+        return (job for job in jobs if self._expression.is_true(job, world.names, world.configuration))
 
 
 class Ids:
@@ -163,14 +201,14 @@ class Ids:
         self.text = text
         self._ids = ids
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
         for job_id in self._ids:
             if job_id not in world.ids:
                 has = format_ids(world.ids) or "none"
                 raise FilterError(
                     f"the filter {self.text!r} names job {job_id}, which is not there; there are jobs {has}"
                 )
-        return [job for job in jobs if job.id in self._ids]
+        return (job for job in jobs if job.id in self._ids)
 
 
 class InState:
@@ -180,8 +218,8 @@ class InState:
         self.text = text
         self._states = parse_states(text.removeprefix("state:"))
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
-        return [job for job in jobs if world.state(job.id) in self._states]
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        return (job for job in jobs if world.state(job.id) in self._states)
 
 
 class Sample:
@@ -191,11 +229,16 @@ class Sample:
         self.text = f"sample:{count}" + (f"@{seed}" if seed is not None else "")
         self._count, self._seed = count, seed
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
-        if self._count >= len(jobs):
-            return list(jobs)
-        chosen = set(random.Random(self._seed).sample(sorted(job.id for job in jobs), self._count))
-        return [job for job in jobs if job.id in chosen]
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        return self._drawn(jobs)
+
+    def _drawn(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        every = list(jobs)
+        if self._count >= len(every):
+            yield from every
+            return
+        chosen = set(random.Random(self._seed).sample(sorted(job.id for job in every), self._count))
+        yield from (job for job in every if job.id in chosen)
 
 
 class Call:
@@ -205,8 +248,8 @@ class Call:
         self.text = text
         self._function = function
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
-        return [job for job in jobs if self._passes(job)]
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        return (job for job in jobs if self._passes(job))
 
     def _passes(self, job: Job) -> bool:
         try:
@@ -224,7 +267,7 @@ class DottedPath:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def select(self, jobs: Sequence[Job], world: World) -> list[Job]:
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
         if self.text in world.names or self.text.startswith("cfg."):
             return Evaluated(self.text).select(jobs, world)
         return Call(self.text, locate(self.text, world.names)).select(jobs, world)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from experiment_manager.records import State
 
 Item = TypeVar("Item")
 _LONG_S = 1.0
+_STEP = 100
 
 
 def on_terminal() -> bool:
@@ -57,20 +58,19 @@ class JobLines:
             self._bar.advance(self._task)
 
 
-def followed(items: Sequence[Item], what: str) -> Iterable[Item]:
-    """The same items; on a terminal, a bar appears when going through them takes long."""
-    if not on_terminal() or len(items) < 2:
-        return items
-    return _followed(items, what)
+def followed(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
+    """The same items, `total` at most; on a terminal, a bar appears when going through them takes long."""
+    return _followed(items, total, what) if on_terminal() and total > 1 else items
 
 
-def _followed(items: Sequence[Item], what: str) -> Iterator[Item]:
+def _followed(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import Progress
 
     started = time.monotonic()
     with Progress(console=Console(stderr=True), transient=True, disable=False) as bar:
-        task = bar.add_task(what, total=len(items), visible=False)
-        for item in items:
+        task = bar.add_task(what, total=total, visible=False)
+        for place, item in enumerate(items, start=1):
             yield item
-            bar.update(task, advance=1, visible=time.monotonic() - started > _LONG_S)
+            if place % _STEP == 0 or total < _STEP:
+                bar.update(task, completed=place, visible=time.monotonic() - started > _LONG_S)

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from experiment_manager import codec, grid
-from experiment_manager.grid import Point, Setting
+from experiment_manager import grid
+from experiment_manager.grid import Setting
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.factor import Factored, plain_keys
 from tests.test_factor_trees import (
     LIGHT,
     Loader,
+    Some,
     Unchecked,
     loaded,
     points_of,
@@ -84,7 +85,7 @@ def plain_of(*texts: str, groups: tuple[str, ...] = ()) -> set[str]:
     """The plain keys of a sweep over overrides written as `key=value`, each key with all of its values."""
     keys = [re.split("=", text)[0].lstrip("+") for text in texts]
     settings = (Setting(key, text, text) for key, text in zip(keys, texts, strict=True))
-    return set(plain_keys([Point((setting,), "") for setting in settings], lambda key, _: key in groups))
+    return set(plain_keys(settings, lambda key, _: key in groups))
 
 
 def test_swept_value_is_plain() -> None:
@@ -113,10 +114,10 @@ def test_key_that_another_touches_is_not_plain(other: str) -> None:
 def test_plain_sweep_composes_a_handful_of_times(make: Make) -> None:
     """200 jobs over two groups: Hydra composes one base per group and the jobs of the sample."""
     sweep = make("db=one,two", "a=range(0,25)", "b.x=0.1,0.2,0.3,0.4")
-    points = list(grid.points(sweep.composer.axes({}, ["db=one,two", "a=range(0,25)", "b.x=1,2,3,4"]), "config"))
+    points = grid.Grid([sweep.composer.axes({}, ["db=one,two", "a=range(0,25)", "b.x=1,2,3,4"])], "config")
     sweep.loader.composed.clear()
     factored = Factored(sweep.composer, points)
-    assert 200 == len({codec.digest(factored.configuration(point)) for point in points})
+    assert 200 == len({factored.configured(point).fingerprint for point in points})
     assert 5 == len(sweep.loader.composed)
 
 
@@ -138,10 +139,10 @@ def test_job_that_is_not_asked_for_is_not_composed(make: Make) -> None:
 def test_job_that_cannot_be_composed_is_no_difference(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """A sample that Hydra refuses says nothing; the error comes when the job is asked for."""
     sweep = make("missing=1,2", "a=1,2")
-    factored = Factored(sweep.composer, sweep.points)
+    factored = Factored(sweep.composer, Some(sweep.points))
     assert "" == capsys.readouterr().err
     with pytest.raises(Exception, match="Could not override 'missing'"):
-        factored.configuration(sweep.points[0])
+        factored.configured(sweep.points[0])
 
 
 class Blind(Composer):
@@ -157,17 +158,17 @@ def test_sample_notices_what_is_not_the_sum_of_its_parts(make: Make, capsys: pyt
     composer = Blind(sweep.loader, sweep.master)
     points = points_of(composer, [["db=one,two", "a=1,2"]])
     assert {"db", "a"} == Unchecked(composer, points).plain
-    factored = Factored(composer, points)
+    factored = Factored(composer, Some(points))
     assert "composing every job one by one: db=" in capsys.readouterr().err
     assert [composer.configuration(point.overrides) for point in points] == [
-        factored.configuration(point) for point in points
+        factored.configured(point).encoded for point in points
     ]
 
 
 def test_sample_is_quiet_when_all_is_well(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is said about a sweep that is the sum of its parts."""
     sweep = make("db=one,two", "a=1,2")
-    Factored(sweep.composer, sweep.points)
+    Factored(sweep.composer, Some(sweep.points))
     assert "" == capsys.readouterr().err
 
 

@@ -1,7 +1,7 @@
 """The pass filter in all its forms: the same jobs whether it was written in Python, in YAML or on a command line."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def test_nothing_passing_says_why() -> None:
     jobs = jobs_of(*GRID)
     selection = filters.apply(filters.parse(["algorithm == 'TD3'", {"seed": 7}]), jobs, world_of(jobs))
     with pytest.raises(FilterError) as refused:
-        filters.require_some(selection, jobs, "experiments/train")
+        filters.require_some(selection.jobs, selection.dropped, jobs, "experiments/train")
     for part in (
         "experiments/train",
         "algorithm == 'TD3' dropped 6 of 12",
@@ -210,7 +210,7 @@ def test_nothing_passing_says_why() -> None:
         "seed is one of 1, 2, 3",
     ):
         assert part in str(refused.value)
-    filters.require_some(filters.apply((), jobs, world_of(jobs)), jobs, "anywhere")
+    filters.require_some(jobs, (), jobs, "anywhere")
 
 
 @pytest.mark.parametrize(
@@ -568,3 +568,30 @@ def test_filters_are_read_once_and_asked_often() -> None:
     first, again = (filters.apply(rules, jobs, world_of(jobs)) for _ in range(2))
     assert first == again
     assert () == filters.apply(rules[:2], [], world_of(jobs)).jobs
+
+
+def test_jobs_go_through_one_by_one() -> None:
+    """A filter holds no jobs: the first that passes comes out before the second one goes in."""
+    came: list[int] = []
+
+    def coming() -> Iterator[Job]:
+        for job in jobs_of(*GRID):
+            came.append(job.id)
+            yield job
+
+    world = world_of(jobs_of(*GRID))
+    passing = filters.Passing(filters.parse(["seed < 3", {"algorithm": "TD3"}, "0-11"]), coming(), world)
+    assert 0 == next(iter(passing)).id
+    assert [0] == came
+    assert [1, 2, 3] == [job.id for job in passing]
+    assert [4, 4, 0] == [len(step.ids) for step in passing.dropped]
+    assert list(range(12)) == came
+
+
+@pytest.mark.parametrize("expression", ["seed == 1", "str(seed) == '1'", "seed and seed < 2"])
+def test_answers_are_remembered_by_type(expression: str) -> None:
+    """1, 1.0 and True are three values: what is true of one says nothing of the others."""
+    values = [{"seed": value} for value in (1, 1.0, True, 1, 2, 0.0, -0.0, None)]
+    wanted = [place for place, each in enumerate(values) if eval(expression, {"str": str}, each)]
+    assert wanted
+    assert wanted == passing(expression, *values)

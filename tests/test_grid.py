@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_manager.errors import GridError, UnstorableValue
-from experiment_manager.grid import Axis, Setting, distinct, points, sweep_identity, variables_identity, zipped
+from experiment_manager.grid import Axis, Grid, Setting, distinct, points, sweep_identity, variables_identity, zipped
 
 
 def axis(key: str, *values: Any) -> Axis:
@@ -162,3 +162,47 @@ def test_identity_of_python_variables_is_typed_and_unordered() -> None:
     assert variables_identity({"a": 1}) != identity(plain("a", 1), config_name=None)
     with pytest.raises(UnstorableValue, match="a is"):
         variables_identity({"a": {1, 2}})
+
+
+def test_grid_is_gone_through_again_and_again() -> None:
+    """The points of blocks come one after the other, without those that came before, each time the same."""
+    grid = Grid([[axis("a", 1, 2, 1)], [axis("a", 2, 3), axis("b", 0)]], "config")
+    wanted = [{"a": 1}, {"a": 2}, {"a": 2, "b": 0}, {"a": 3, "b": 0}]
+    assert [wanted, wanted] == [[point.variables for point in grid] for _ in range(2)]
+    assert ["a", "b"] == grid.names()
+    shared = Grid([[axis("a", 1, 2)], [axis("a", 2, 3)]], "config")
+    assert [1, 2, 3] == [point.variables["a"] for point in shared]
+    assert 4 == len(shared)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), max_size=3), max_size=3), st.integers(0, 5), st.booleans())
+def test_sample_of_a_grid_is_of_its_points(lengths: list[list[int]], count: int, is_zipped: bool) -> None:
+    """A sample has that many points, or all there are; every one of them is a point of the grid, settings in order."""
+    blocks = []
+    for block in lengths:
+        axes = [axis(f"k{place}", *range(length)) for place, length in enumerate(block)]
+        if is_zipped and len(axes) > 2 and len(axes[0].steps) == len(axes[2].steps):
+            axes = zipped(axes, [["k0", "k2"]])
+        blocks.append(axes)
+    grid = Grid(blocks, None)
+    drawn = grid.sample(count)
+    assert min(count, len(grid)) == len(drawn)
+    assert {point.overrides for point in drawn} <= {point.overrides for point in grid}
+    assert drawn == grid.sample(count)
+
+
+def test_grid_of_a_million_points_costs_nothing() -> None:
+    """Counting, sampling and beginning do not go through the points."""
+    grid = Grid([[axis(f"k{place}", *range(10)) for place in range(12)]], None)
+    assert 10**12 == len(grid)
+    assert 3 == len({point.overrides for point in grid.sample(3)})
+    assert {f"k{place}": 0 for place in range(12)} == next(iter(grid)).variables
+
+
+def test_repeated_value_stays_where_it_first_stood() -> None:
+    """Of equal values the first stays in its place, as it was written."""
+    steps = tuple(
+        (Setting("a", text, value),) for text, value in (("a=1", 1), ("a=2", 2), ("a=0x1", 1), ("a=1.0", 1.0))
+    )
+    assert [("a=1",), ("a=2",), ("a=1.0",)] == [point.overrides for point in Grid([[Axis(("a",), steps)]], None)]

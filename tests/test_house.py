@@ -23,20 +23,21 @@ PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 FLOORS = {
     "nouns, no input or output": ["errors", "records"],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "grid", "ids",
+        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids",
         "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
-        "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.original", "disk.results",
-        "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.schema", "progress", "resolved",
-        "running.command", "running.job", "running.memory", "running.processes", "running.signals", "slurm.client",
-        "slurm.configuration", "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
+        "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.original",
+        "disk.results", "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.schema", "progress",
+        "resolved", "running.command", "running.job", "running.memory", "running.processes", "running.signals",
+        "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
+        "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "disk.kept_files", "experiment", "find", "hydra.callback", "hydra.compose", "hydra.factor",
-        "hydra.pickled_task", "hydra.plan", "running.attempts", "running.child", "running.fake_job", "running.pack",
-        "running.pool", "running.supervisor", "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile",
-        "slurm.submit", "slurm.wait", "views",
+        "hydra.numbering", "hydra.pickled_task", "hydra.plan", "running.attempts", "running.child", "running.fake_job",
+        "running.pack", "running.pool", "running.supervisor", "slurm.cancel", "slurm.emit",
+        "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
         "__main__", "cli", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run", "tables",

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from experiment_manager import codec
 from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.manifest import APPLICATION_ID, FORMAT, Manifest, editing
+from experiment_manager.disk.manifest import APPLICATION_ID, FORMAT, Manifest
+from experiment_manager.disk.manifest_editor import editing
 from experiment_manager.errors import FolderError, ManifestError, UnknownJob
+from experiment_manager.frame import Configured, Frame
 from experiment_manager.records import Entry, Job, JobId, Recipe, Source
 from tests.conftest import clean_env
 
@@ -62,7 +64,7 @@ def add(folder: Folder, configurations: Mapping[int, Any]) -> None:
             editor.add_job(job(number))
             if configuration is not None:
                 encoded = codec.encode(configuration)
-                editor.set_configuration(job(number, fingerprint=codec.digest(encoded)), encoded)
+                editor.set_configuration(job(number, fingerprint=codec.digest(encoded)), Configured(Frame(encoded)))
 
 
 def read_all(folder: Folder) -> dict[int, Any]:
@@ -126,7 +128,7 @@ def test_job_comes_back_whole(tmp_path: Path) -> None:
         numbers = [editor.add_recipe(recipe) for recipe in (RECIPE, other, RECIPE)]
         written = job(3, variables=variables, overrides=("a='x=1'", "+db=ü", "~c", "t=a\nb"), recipe=numbers[1])
         editor.add_job(written)
-        editor.set_configuration(written._replace(fingerprint="f"), {})
+        editor.set_configuration(written._replace(fingerprint="f"), Configured(Frame({})))
     with planning(folder), editing(folder) as editor:
         assert numbers[0] == editor.add_recipe(RECIPE)
     with Manifest(folder) as manifest:
@@ -178,10 +180,12 @@ def test_configuration_once_there_stays(tmp_path: Path) -> None:
     with planning(folder), editing(folder) as editor:
         number = editor.add_recipe(RECIPE)
         editor.add_job(job(0))
-        editor.set_configuration(job(0, fingerprint="first", recipe=number), {"x": 1})
-        editor.set_configuration(job(0, fingerprint="second", overrides=("seed=9",)), {"x": 2})
+        editor.set_configuration(job(0, fingerprint="first", recipe=number), Configured(Frame({"x": 1})))
+        editor.set_configuration(job(0, fingerprint="second", overrides=("seed=9",)), Configured(Frame({"x": 2})))
     with planning(folder), editing(folder) as editor:
-        editor.set_configuration(job(0, fingerprint="third", overrides=("seed=9",)), {"x": 3, "y": 1})
+        editor.set_configuration(
+            job(0, fingerprint="third", overrides=("seed=9",)), Configured(Frame({"x": 3, "y": 1}))
+        )
     with Manifest(folder) as manifest:
         assert {"x": 1} == manifest.configuration(0)
         assert job(0, fingerprint="first", recipe=number) == manifest.job(0)
@@ -193,7 +197,7 @@ def test_configuration_can_come_later(tmp_path: Path) -> None:
     add(folder, {0: None})
     assert {0: None} == read_all(folder)
     with planning(folder), editing(folder) as editor:
-        editor.set_configuration(job(0, fingerprint="f"), {"x": 1})
+        editor.set_configuration(job(0, fingerprint="f"), Configured(Frame({"x": 1})))
     assert {0: {"x": 1}} == read_all(folder)
 
 
@@ -394,7 +398,7 @@ def test_killed_editing_leaves_the_old_manifest(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
         "from experiment_manager.disk.folder import Folder, planning\n"
-        "from experiment_manager.disk.manifest import editing\n"
+        "from experiment_manager.disk.manifest_editor import editing\n"
         "folder = Folder(sys.argv[1], 'train')\n"
         "with planning(folder), editing(folder) as editor:\n"
         "    editor.set_variables(['y'])\n"

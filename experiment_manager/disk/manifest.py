@@ -13,12 +13,11 @@ no locks, which network file systems are bad at, and no journal. Any SQLite tool
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from experiment_manager import codec, delta
-from experiment_manager.disk.files import sync, temporary_name
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError, UnknownJob
 from experiment_manager.records import Entry, Job, JobId, Recipe, Source
@@ -26,17 +25,6 @@ from experiment_manager.records import Entry, Job, JobId, Recipe, Source
 FORMAT: Final = 1
 APPLICATION_ID: Final = 0x45584D47  # "EXMG"
 
-_SCHEMA: Final = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT};
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE recipes (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE bases (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY, identity TEXT NOT NULL, variables TEXT NOT NULL, overrides TEXT NOT NULL,
-    recipe INTEGER REFERENCES recipes, base INTEGER REFERENCES bases, changes TEXT, fingerprint TEXT
-);
-"""
 _PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
 
@@ -123,6 +111,11 @@ class Manifest:
                 return
             yield job
 
+    def index(self) -> Iterator[tuple[int, str, str | None, int | None]]:
+        """Of every job, in the order of the ids: id, identity, fingerprint and the number of its recipe."""
+        with self._damage_named():
+            yield from self._connection.execute("SELECT id, identity, fingerprint, recipe FROM jobs ORDER BY id")
+
     def encoded_configuration(self, job_id: int) -> codec.Encoded | None:
         """The tagged configuration of a job; None when it has none yet."""
         query = (
@@ -201,117 +194,3 @@ def _recipe(body: Mapping[str, Any]) -> Recipe:
             "hydra_overrides": tuple(body["hydra_overrides"]),
         }
     )
-
-
-class ManifestEditor:
-    """Adds jobs to a copy of the manifest. Ids only grow; a configuration, once there, stays."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._recipes: dict[str, int] = {
-            body: number for number, body in connection.execute("SELECT id, body FROM recipes")
-        }
-        self._bases: dict[frozenset[delta.Path], tuple[int, dict[delta.Path, Any]]] = {}
-        for number, body in connection.execute("SELECT id, body FROM bases"):
-            leaves = delta.leaves(codec.loads(body))
-            self._bases.setdefault(frozenset(leaves), (number, leaves))
-
-    def set_variables(self, names: Iterable[str]) -> None:
-        """Names that are there stay in their order; new ones follow."""
-        row = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
-        known = json.loads(row[0]) if row else []
-        text = json.dumps(list(dict.fromkeys([*known, *names])), ensure_ascii=False)
-        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('variables', ?)", (text,))
-
-    def add_recipe(self, recipe: Recipe) -> int:
-        """The number of the recipe, a new one only when none is the same."""
-        body = json.dumps({**recipe._asdict(), "entry": recipe.entry._asdict()}, ensure_ascii=False)
-        if body not in self._recipes:
-            cursor = self._connection.execute("INSERT INTO recipes (body) VALUES (?)", (body,))
-            self._recipes[body] = int(cursor.lastrowid or 0)
-        return self._recipes[body]
-
-    def add_job(self, job: Job) -> None:
-        """The job is there, without a configuration."""
-        variables = codec.dumps(codec.encode(dict(job.variables)))
-        overrides = json.dumps(job.overrides, ensure_ascii=False)
-        self._connection.execute(
-            "INSERT INTO jobs (id, identity, variables, overrides, recipe) VALUES (?, ?, ?, ?, ?)",
-            (job.id, job.identity, variables, overrides, job.recipe),
-        )
-
-    def set_configuration(self, job: Job, encoded: codec.Encoded) -> None:
-        """The job, which had no configuration, has this one for good, composed from these overrides by this recipe."""
-        base, changes = self._split(encoded)
-        self._connection.execute(
-            "UPDATE jobs SET overrides = ?, base = ?, changes = ?, fingerprint = ?, recipe = ? "
-            "WHERE id = ? AND fingerprint IS NULL",
-            (
-                json.dumps(job.overrides, ensure_ascii=False),
-                base,
-                codec.dumps([[list(path), item] for path, item in changes]),
-                job.fingerprint,
-                job.recipe,
-                job.id,
-            ),
-        )
-
-    def renew_recipe(self, job: Job) -> None:
-        """The job, whose configuration is the same, is composed from these overrides by this recipe from now on."""
-        self._connection.execute(
-            "UPDATE jobs SET overrides = ?, recipe = ? WHERE id = ? AND fingerprint = ?",
-            (json.dumps(job.overrides, ensure_ascii=False), job.recipe, job.id, job.fingerprint),
-        )
-
-    def _split(self, encoded: codec.Encoded) -> tuple[int, list[tuple[delta.Path, Any]]]:
-        leaves = delta.leaves(encoded)
-        keys = frozenset(leaves)
-        if keys not in self._bases:
-            cursor = self._connection.execute("INSERT INTO bases (body) VALUES (?)", (codec.dumps(encoded),))
-            self._bases[keys] = (int(cursor.lastrowid or 0), leaves)
-        number, base_leaves = self._bases[keys]
-        return number, delta.replaced(base_leaves, leaves)
-
-
-@contextmanager
-def editing(folder: Folder) -> Iterator[ManifestEditor]:
-    """Yields an editor of a copy, which replaces the manifest at the end, or is thrown away when anything is raised.
-
-    To be used inside `folder.planning`.
-    """
-    temporary = temporary_name(folder.manifest)
-    try:
-        _start_copy(folder, temporary)
-        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-            # The copy is thrown away when anything fails, so a journal and syncs would only cost time.
-            connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            if not os.path.exists(folder.manifest):
-                connection.executescript(_SCHEMA)
-            connection.execute("BEGIN")
-            yield ManifestEditor(connection)
-            connection.execute("COMMIT")
-        _publish(temporary, folder.manifest)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-
-
-def _start_copy(folder: Folder, temporary: str) -> None:
-    import shutil
-
-    if os.path.exists(temporary):
-        os.unlink(temporary)
-    if os.path.exists(folder.manifest):
-        Manifest(folder).close()  # a damaged or newer one is not copied
-        shutil.copyfile(folder.manifest, temporary)
-
-
-def _publish(temporary: str, path: str) -> None:
-    os.chmod(temporary, 0o444)
-    sync(temporary)
-    for ending in ("-wal", "-shm", "-journal"):  # left there by somebody's SQLite shell, they would be read as ours
-        if os.path.exists(path + ending):
-            os.unlink(path + ending)
-    os.replace(temporary, path)
-    sync(os.path.dirname(path))

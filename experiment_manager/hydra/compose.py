@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -132,9 +133,14 @@ class Composer:
     def is_group(self, key: str, value: Any) -> bool:
         """Whether Hydra takes an override of that key and value for the choice of a config group, asked of Hydra."""
         if key not in self._groups:
-            _, found = self._loader._parse_overrides_and_create_caching_repo(self.config_name, self._hydra_overrides)
-            self._groups[key] = bool(found.group_exists(key))
+            self._groups[key] = bool(self._repository.group_exists(key))
         return self._groups[key] and not isinstance(value, dict)
+
+    @cached_property
+    def _repository(self) -> Any:
+        """Where Hydra looks for the configs of this sweep."""
+        _, found = self._loader._parse_overrides_and_create_caching_repo(self.config_name, self._hydra_overrides)
+        return found
 
     def composed(self, overrides: Iterable[str]) -> DictConfig:
         """The whole configuration of one job, as Hydra composes it. Raises Hydra's own errors."""

@@ -13,56 +13,88 @@ from its parts is composed by Hydra, so errors are Hydra's own. A sample of the 
 too; any difference sends the whole sweep down that way, with a line that says so.
 """
 
-import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
-from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf, ValueNode
+from omegaconf import AnyNode, Container, DictConfig, ListConfig, Node, OmegaConf, ValueNode
 from omegaconf._utils import is_primitive_type_annotation, split_key
 
-from experiment_manager import codec
-from experiment_manager.grid import Point, Setting
+from experiment_manager import codec, delta
+from experiment_manager.frame import Configured, Frame, Value, value_of
+from experiment_manager.grid import Grid, Point, Setting
 from experiment_manager.hydra.compose import Composer, task_configuration
 
 _SAMPLE: Final = 3
 _SCALARS: Final = (bool, int, float, str, type(None))
 
 
-class _Base(NamedTuple):
+class _Base:
     """One combination, composed by Hydra: the configuration to put values into, and its tagged form."""
 
-    config: DictConfig
-    encoded: codec.Encoded
-    found: dict[str, codec.Encoded]  # by the text of a plain override: the tagged value that it gives its key
-    is_apart: bool  # no override of the combination sees what a plain one sets
+    def __init__(self, config: DictConfig, *, is_apart: bool) -> None:
+        self.config = config
+        self.encoded = task_configuration(config)
+        self.is_apart = is_apart  # no override of the combination sees what a plain one sets
+        self._values: dict[str, Value | None] = {}
+        self._keeps: dict[tuple[str, type], bool] = {}  # whether a key holds values of a type just as they are
+        self._branching: set[str] = set()  # texts of those that put a mapping, or something in the place of one
+        self._frames: dict[tuple[str, ...], Frame] = {}
+
+    def value(self, setting: Setting, path: delta.Path) -> Value | None:
+        """What a plain setting gives its key; None when that is not certain here."""
+        if setting.text not in self._values:
+            found = None
+            kind = (setting.key, type(setting.value))
+            if self._keeps.get(kind) and not (kind[1] is str and "${" in setting.value):
+                found = value_of(codec.encode(setting.value))
+            elif _leads_to(self, path, setting.value):
+                found = value_of(_value_of(self.config, setting, path))
+                self._keeps[kind] = _keeps(self.config, path, setting.value) and found.encoded is setting.value
+                if not (delta.is_leaf(found.encoded) and delta.is_leaf(_node_at(self.encoded, path))):
+                    self._branching.add(setting.text)
+            self._values[setting.text] = found
+        return self._values[setting.text]
+
+    def configured(
+        self, plain: Sequence[Setting], values: tuple[Value, ...], paths: Mapping[str, delta.Path]
+    ) -> Configured:
+        """The configuration with these values in their places."""
+        keys = tuple([setting.key for setting in plain])
+        frame = self._frames.get(keys)
+        if frame is None:
+            frame = self._frames[keys] = Frame(self.encoded, [paths[key] for key in keys])
+        if self._branching and any(setting.text in self._branching for setting in plain):
+            return Configured(Frame(frame.filled(values)))
+        return Configured(frame, values)
 
 
 class Factored:
     """The configurations of the points of one sweep."""
 
-    def __init__(self, composer: Composer, points: Sequence[Point]) -> None:
+    def __init__(self, composer: Composer, grid: Grid) -> None:
         self._composer = composer
-        self._plain = plain_keys(points, composer.is_group)
-        self._tokens = {key: split_key(key) for key in self._plain}
+        self._plain = plain_keys(grid.settings(), composer.is_group)
+        self._paths = {key: _way(key) for key in self._plain}
         self._bases: dict[tuple[str, ...], _Base] = {}
+        self._composed: dict[tuple[str, ...], Configured] = {}  # the slow ones, asked for by a filter and then again
         self._is_slow = not self._plain
-        self._check(points)
+        self._check(grid)
 
-    def _check(self, points: Sequence[Point]) -> None:
+    def _check(self, grid: Grid) -> None:
         """Compares some jobs with what Hydra itself composes; jobs that cannot be composed are told of when they are
         asked for."""
         if self._is_slow:
             return
-        for point in random.Random(len(points)).sample(points, min(_SAMPLE, len(points))):
+        for point in grid.sample(_SAMPLE):
             try:
-                slow = self._composer.configuration(point.overrides)
+                slow = self._slow(point)
             except Exception:  # whatever Hydra or a resolver raises; a filter may drop this very job
                 continue
-            if codec.canonical(slow) != codec.canonical(self.configuration(point)):
+            if slow.fingerprint != self.configured(point).fingerprint:
                 print(
                     f"composing every job one by one: {' '.join(point.overrides)} is not the sum of its parts",
                     file=sys.stderr,
@@ -70,33 +102,39 @@ class Factored:
                 self._is_slow = True
                 return
 
-    def configuration(self, point: Point) -> codec.Encoded:
-        """The tagged configuration of one point, as Hydra composes it. Raises Hydra's own errors."""
+    def configured(self, point: Point) -> Configured:
+        """The configuration of one point, as Hydra composes it. Raises Hydra's own errors."""
         if not self._is_slow:
             with suppress(Exception):  # Hydra itself says below what is wrong, if anything is
-                return self._fast(point)
-        return self._composer.configuration(point.overrides)
+                found = self._fast(point)
+                if found is not None:
+                    return found
+        return self._slow(point)
 
-    def _fast(self, point: Point) -> codec.Encoded:
+    def _slow(self, point: Point) -> Configured:
+        overrides = point.overrides
+        if overrides not in self._composed:
+            self._composed[overrides] = Configured(Frame(self._composer.configuration(overrides)))
+        return self._composed[overrides]
+
+    def _fast(self, point: Point) -> Configured | None:
         combination: list[Setting] = []
         plain: list[Setting] = []
         for setting in point.settings:
             (plain if setting.key in self._plain else combination).append(setting)
         base = self._base(combination)
         if not base.is_apart:
-            return self._composer.configuration(point.overrides)
-        encoded = base.encoded
+            return None
+        values: list[Value] = []
         for setting in plain:
-            tokens = self._tokens[setting.key]
-            if setting.text not in base.found:
-                if not _leads_to(base, tokens, setting.value):
-                    return self._composer.configuration(point.overrides)
-                base.found[setting.text] = _value_of(base.config, setting, tokens)
-            encoded = _with(encoded, tokens, base.found[setting.text])
-        return encoded
+            value = base.value(setting, self._paths[setting.key])
+            if value is None:
+                return None
+            values.append(value)
+        return base.configured(plain, tuple(values), self._paths)
 
     def _base(self, combination: Sequence[Setting]) -> _Base:
-        texts = tuple(setting.text for setting in combination)
+        texts = tuple([setting.text for setting in combination])
         if texts not in self._bases:
             config = self._composer.composed(texts)
             values = [setting for setting in combination if not _is_group(setting, self._composer.is_group)]
@@ -104,26 +142,21 @@ class Factored:
             if values:
                 groups = self._base([setting for setting in combination if setting not in values])
                 is_apart = _are_apart(values, groups.config, config)
-            self._bases[texts] = _Base(config, task_configuration(config), {}, is_apart)
+            self._bases[texts] = _Base(config, is_apart=is_apart)
         return self._bases[texts]
 
 
-def plain_keys(points: Iterable[Point], is_group: Callable[[str, Any], bool]) -> frozenset[str]:
+def plain_keys(settings: Iterable[Setting], is_group: Callable[[str, Any], bool]) -> frozenset[str]:
     """The keys that vary in the sweep and only set a value, as far as that can be told before composing."""
     texts: dict[str, set[str]] = {}
     may_be_plain: dict[str, bool] = {}
     sets_value: dict[str, bool] = {}
-    seen: set[str] = set()
-    for point in points:
-        for setting in point.settings:
-            if setting.text in seen:
-                continue
-            seen.add(setting.text)
-            key = setting.key
-            texts.setdefault(key, set()).add(setting.text)
-            group = _is_group(setting, is_group)
-            sets_value[key] = sets_value.get(key, False) or not group
-            may_be_plain[key] = may_be_plain.get(key, True) and not group and _is_change(setting)
+    for setting in {setting.text: setting for setting in settings}.values():
+        key = setting.key
+        texts.setdefault(key, set()).add(setting.text)
+        group = _is_group(setting, is_group)
+        sets_value[key] = sets_value.get(key, False) or not group
+        may_be_plain[key] = may_be_plain.get(key, True) and not group and _is_change(setting)
     ways = {key: _way(key) for key, sets in sets_value.items() if sets}
     return frozenset(
         key
@@ -271,7 +304,13 @@ def _node(config: DictConfig, tokens: Sequence[str]) -> Any:
     return node
 
 
-def _with(encoded: Mapping[str, codec.Encoded], tokens: Sequence[str], item: codec.Encoded) -> codec.Encoded:
-    """The same mapping with one leaf replaced; what is not on the way is shared, so nobody may change it."""
-    first, *rest = tokens
-    return {**encoded, first: _with(encoded[first], rest, item) if rest else item}
+def _keeps(config: DictConfig, tokens: Sequence[str], value: Any) -> bool:
+    """Whether a key, where Hydra has just put a value, would hold any other value of that type just as well: it has no
+    type of its own."""
+    return type(value) in (bool, int, float, str) and type(_node(config, tokens)) is AnyNode
+
+
+def _node_at(encoded: codec.Encoded, tokens: Sequence[str]) -> codec.Encoded:
+    for token in tokens:
+        encoded = encoded[token]
+    return encoded

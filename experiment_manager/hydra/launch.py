@@ -15,13 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from experiment_manager import codec
 from experiment_manager.decisions import REFUSED
 from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.plan import add_batch
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
-from experiment_manager.records import Job, Launch, State
+from experiment_manager.records import Launch, State
 from experiment_manager.running.job import JOB_VARIABLE
 from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs
 from experiment_manager.slurm import client
@@ -36,13 +37,17 @@ class Handed(NamedTuple):
 
     folder: Folder
     launch: Launch
-    jobs: Mapping[int, Job]
     arrangement: Arrangement | None
 
     @property
     def shown(self) -> str:
         """The folder as people type it."""
         return shlex.quote(os.path.relpath(self.folder.path))
+
+    def texts(self, ids: Sequence[int]) -> dict[int, str]:
+        """What people call each of these jobs: `algorithm=TD3 seed=1`."""
+        with Manifest(self.folder) as manifest:
+            return {job_id: settings_text(manifest.job(job_id).variables) for job_id in ids}
 
 
 @contextmanager
@@ -93,7 +98,7 @@ class Here:
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
-        texts = {job_id: settings_text(handed.jobs[job_id].variables) for job_id in ids}
+        texts = handed.texts(ids)
         pool = Pool(handed.folder, handed.launch, n_jobs=self._n_jobs, texts=texts)
         if len(ids) > 1:
             say(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
@@ -156,7 +161,7 @@ class BySlurm:
         )
 
     def _wait(self, handed: Handed, ids: Sequence[int]) -> None:
-        texts = {job_id: settings_text(handed.jobs[job_id].variables) for job_id in ids}
+        texts = handed.texts(ids)
         try:
             wait_for(handed.folder, handed.launch, texts)
         except KeyboardInterrupt:
@@ -204,12 +209,11 @@ class Batches:
         """A batch has run; the values are real, and a failed job raises when it is asked for its value."""
         with told_to_the_user():
             refuse_inside_a_job()
-            launch, jobs, arrangement = add_batch(
+            launch, ids, arrangement = add_batch(
                 self._composer, self._folder, batch, self._task, self._earlier, about(self._config), ours.arrange
             )
         os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
-        ids = [job.id for job in jobs]
         self._earlier += ids
         say(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
-        ours.run(Handed(self._folder, launch, {job.id: job for job in jobs}, arrangement), ids)
-        return Returns(self._folder, jobs)
+        ours.run(Handed(self._folder, launch, arrangement), ids)
+        return Returns(self._folder, ids)

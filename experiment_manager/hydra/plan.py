@@ -6,22 +6,25 @@ manifest, the pass filter, and the record of the launch. When anything is wrong,
 
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, filters, grid
+from experiment_manager import codec, decisions, filters
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch
-from experiment_manager.disk.manifest import Manifest, changed_configuration, editing
+from experiment_manager.disk.manifest import Manifest, changed_configuration
+from experiment_manager.disk.manifest_editor import ManifestEditor, editing
 from experiment_manager.disk.selection import write_selection
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError, JobRefused
+from experiment_manager.frame import Configured, Frame
+from experiment_manager.grid import Grid, Point, zipped
 from experiment_manager.hydra import entry
-from experiment_manager.hydra.compose import Composer, fingerprint
+from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.factor import Factored
 from experiment_manager.hydra.freeze import freeze
+from experiment_manager.hydra.numbering import Known, Numbered
 from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.resolved import resolved
@@ -70,49 +73,23 @@ class Plan(NamedTuple):
     """What a sweep is going to do."""
 
     folder: Folder
-    jobs: Mapping[int, Job]  # those that pass
+    ids: Sequence[int]  # those that pass, in the order of the sweep
     dropped: tuple[filters.Dropped, ...]
     snapshot: Snapshot
-    to_run: tuple[int, ...]
+    to_run: Sequence[int]
     n_new: int  # jobs that the manifest did not have
     launch: Launch | None  # None: there is nothing to run
     arrangement: Arrangement | None  # the job arrays of a launch that SLURM is to run
 
 
-class _Known:
-    """The jobs that the manifest has, by identity."""
-
-    def __init__(self, folder: Folder) -> None:
-        self.jobs: dict[int, Job] = {}
-        self.by_identity: dict[str, list[tuple[int, str | None]]] = defaultdict(list)
-        if folder.is_experiment():
-            with Manifest(folder) as manifest:
-                for job in manifest.jobs():
-                    self.jobs[job.id] = job
-                    self.by_identity[job.identity].append((job.id, job.fingerprint))
-        self.next_id = max(self.jobs, default=-1) + 1
-
-    def number(self) -> JobId:
-        self.next_id += 1
-        return JobId(self.next_id - 1)
-
-
-class _Drafts:
-    """What is to be written to the manifest."""
-
-    def __init__(self) -> None:
-        self.new: dict[int, Job] = {}
-        self.configured: dict[int, tuple[Job, codec.Encoded, str]] = {}
-
-
-def grid_points(composer: Composer, options: Options, arguments: Sequence[str]) -> list[grid.Point]:
+def swept_grid(composer: Composer, options: Options, arguments: Sequence[str]) -> Grid:
     """The distinct points of all blocks in order; the command line wins over a block, a block over `params`."""
-    points: list[grid.Point] = []
+    blocks = []
     for block in options.blocks or ({},):
         params = {**options.params, **(block.get("params") or {})}
         groups = block.get("zip") or options.zip
-        points += grid.points(grid.zipped(composer.axes(params, arguments), groups), composer.config_name)
-    return list(grid.distinct(points))
+        blocks.append(zipped(composer.axes(params, arguments), groups))
+    return Grid(blocks, composer.config_name)
 
 
 Arrange = Callable[[Folder, Sequence[int], Callable[[int], Any]], Arrangement]
@@ -129,122 +106,134 @@ def plan_sweep(
 ) -> Plan:
     """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written.
 
-    `arrange` is there for launchers that hand jobs to SLURM.
+    `arrange` is there for launchers that hand jobs to SLURM. Points are made one by one, and made again where they are
+    needed again: what is held for each job is its id.
     """
     folder = Folder(options.experiment_path, options.experiment_name)
     rules = filters.parse(options.pass_filter)
     if options.sample is not None:
         rules += (filters.Sample(options.sample, options.sample_seed),)
-    points = grid_points(composer, options, arguments)
+    grid = swept_grid(composer, options, arguments)
     with planning(folder):
-        known, drafts = _Known(folder), _Drafts()
+        known = Known(folder)
         snapshot = reconciled(folder)
-        factored = Factored(composer, points)
-        by_overrides = {point.overrides: point for point in points}
-
-        @cache
-        def configuration_of(overrides: tuple[str, ...]) -> codec.Encoded:
-            return factored.configuration(by_overrides[overrides])
-
-        def configuration(job: Job | grid.Point) -> codec.Encoded:
-            return configuration_of(job.overrides)
-
-        jobs = [_provisional(point, known, drafts, configuration, options) for point in points]
-        world = filters.World(
-            names=frozenset(name for job in jobs for name in job.variables),
-            ids=known.jobs.keys() | drafts.new.keys(),
-            configuration=lambda job: resolved(configuration(job)),
-            state=snapshot.state,
+        factored = Factored(composer, grid)
+        numbered = Numbered(
+            grid, known, lambda point: factored.configured(point).fingerprint, on_change=options.on_change
         )
-        selection = filters.apply(rules, jobs, world)
-        filters.require_some(selection, jobs, folder.path)
-        passing: dict[int, Job] = {}
-        for job in followed(selection.jobs, "composing"):
-            final = _place(job, configuration(job), known, drafts, folder)
-            passing[final.id] = final
-        to_run = decisions.to_run({job_id: snapshot.state(job_id) for job_id in passing}, passing, options.rerun)
-        _refuse_other_tasks(folder, passing.values(), entry.task_name(task))
+        ids, dropped = _passing(rules, grid, numbered, factored, snapshot, known, folder)
+        states = {int(job_id): snapshot.state(job_id) for job_id in snapshot.attempts.keys() | snapshot.queued.keys()}
+        to_run = decisions.to_run(states, ids, options.rerun)
+        _refuse_other_tasks(folder, known, ids, entry.task_name(task))
         arrangement = None
-        if arrange is not None and to_run:
-            arrangement = arrange(folder, to_run, lambda job_id: resolved(configuration(passing[job_id])))
-        again = [passing[job_id] for job_id in to_run if job_id in known.jobs and job_id not in drafts.configured]
-        _write_manifest(composer, folder, drafts, again, task, options)
-        write_selection(folder, sorted(passing), [rule.text for rule in rules] or None)
+        with editing(folder) as editor:
+            writer = _Writer(editor, known, folder, frozenset(ids), frozenset(to_run))
+            for job_id, point in followed(numbered, len(numbered), "composing"):
+                writer.add(job_id, point, factored)
+            if arrange is not None and to_run:
+                arrangement = arrange(folder, to_run, _configurations(numbered, factored, to_run))
+            if writer.uses_recipe:
+                editor.set_variables(grid.names() if writer.n_new else ())
+                editor.add_recipe(recipe_of(composer, folder, task, options.on_drift), expected=writer.recipe)
+        write_selection(folder, sorted(ids), [rule.text for rule in rules] or None)
         launch = None
         if to_run:
             attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
             launch = create_launch(folder, attempts, {**about, **(arrangement.record if arrangement else {})})
-    return Plan(folder, passing, selection.dropped, snapshot, tuple(to_run), len(drafts.new), launch, arrangement)
+    return Plan(folder, ids, dropped, snapshot, to_run, writer.n_new, launch, arrangement)
 
 
-def _provisional(
-    point: grid.Point, known: _Known, drafts: _Drafts, configuration: Callable[..., codec.Encoded], options: Options
-) -> Job:
-    """The job of a point before it is placed: the one with that identity, or a new one with the next id.
+def _passing(
+    rules: Sequence[filters.Rule],
+    grid: Grid,
+    numbered: Numbered,
+    factored: Factored,
+    snapshot: Snapshot,
+    known: Known,
+    folder: Folder,
+) -> tuple[list[int], tuple[filters.Dropped, ...]]:
+    """The ids of the jobs that pass, and what each rule dropped. Raises FilterError when nothing passes."""
+    settings = {setting.text: setting for setting in grid.settings()}
 
-    With `on_change=new` there may be, or come to be, several jobs of one identity: then the point is composed here, so
-    that a filter sees the job that it will be.
-    """
-    same = known.by_identity.get(point.identity)
-    if same:
-        found = decisions.Match(same[-1][0])
-        if len(same) > 1 or (options.on_change == "new" and same[-1][1] is not None):
-            found = decisions.match(same, fingerprint(configuration(point)))
-        if found.job_id is not None and not (found.is_changed and options.on_change == "new"):
-            return known.jobs[found.job_id]._replace(overrides=point.overrides)
-    job = Job(known.number(), point.identity, point.variables, point.overrides, None, None)
-    drafts.new[job.id] = job
-    return job
+    def configuration(job: Job) -> Any:
+        point = Point(tuple(settings[text] for text in job.overrides), None)
+        return resolved(factored.configured(point).encoded)
+
+    every: Set[int] = frozenset()
+    if any(isinstance(rule, filters.Ids) for rule in rules):
+        every = {*known, *(job_id for job_id, _ in numbered)}
+    world = filters.World(frozenset(grid.names()), every, configuration, snapshot.state)
+    passing = filters.Passing(rules, followed(numbered.jobs(), len(numbered), "filtering"), world)
+    ids = [int(job.id) for job in passing]
+    filters.require_some(ids, passing.dropped, numbered.jobs(), folder.path)
+    return ids, passing.dropped
 
 
-def _place(job: Job, encoded: codec.Encoded, known: _Known, drafts: _Drafts, folder: Folder) -> Job:
-    """The job that a composed point is in the end. Raises ConfigurationChanged when `on_change` is `error`."""
-    mark = fingerprint(encoded)
-    if job.id not in drafts.new:
-        match = decisions.match(known.by_identity[job.identity], mark)
-        assert match.job_id is not None
-        if match.is_changed:
+class _Writer:
+    """Writes what a sweep adds to the manifest, point by point."""
+
+    def __init__(
+        self, editor: ManifestEditor, known: Known, folder: Folder, passing: Set[int], to_run: Set[int]
+    ) -> None:
+        self._editor, self._known, self._folder = editor, known, folder
+        self._is_passing, self._is_to_run = passing, to_run
+        self.recipe = editor.next_recipe()  # as long as nobody knows whether it is one that is there
+        self.uses_recipe = False
+        self.n_new = 0
+
+    def add(self, job_id: JobId, point: Point, factored: Factored) -> None:
+        """The manifest has the job of a point, and its configuration when it passes.
+
+        Raises ConfigurationChanged when it has the job with another one; with `on_change=new` it was not taken for it.
+        """
+        if job_id not in self._known:
+            configured = factored.configured(point) if job_id in self._is_passing else None
+            self._editor.add_point(job_id, point, configured, self.recipe)
+            self.n_new += 1
+            self.uses_recipe = True
+        elif job_id in self._is_passing:
+            self._meet(job_id, point, factored.configured(point))
+
+    def _meet(self, job_id: JobId, point: Point, configured: Configured) -> None:
+        mark, was = configured.fingerprint, self._known.fingerprint(job_id)
+        job = Job(job_id, "", {}, point.overrides, mark, self.recipe)
+        if was is None:
+            self._editor.set_configuration(job, configured)
+            self.uses_recipe = True
+        elif was != mark:
             way_out = "add the changed jobs as new ones with hydra.sweeper.on_change=new"
-            raise ConfigurationChanged(changed_configuration(folder, match.job_id, encoded, way_out))
-        found = known.jobs[match.job_id]
-        if found.fingerprint is not None:
-            return found._replace(overrides=job.overrides)
-        job = job._replace(id=found.id)
-    drafts.configured[job.id] = (job, encoded, mark)
-    return job._replace(fingerprint=mark)
+            raise ConfigurationChanged(changed_configuration(self._folder, job_id, configured.encoded, way_out))
+        elif job_id in self._is_to_run:  # it is run as this sweep was started
+            self._editor.renew_recipe(job)
+            self.uses_recipe = True
 
 
-def _refuse_other_tasks(folder: Folder, jobs: Iterable[Job], task: str) -> None:
+def _configurations(numbered: Numbered, factored: Factored, ids: Sequence[int]) -> Callable[[int], Any]:
+    """What tells the resolved configuration of a job; the points are looked up when it is asked for the first time."""
+
+    @cache
+    def points() -> dict[int, Point]:
+        wanted = frozenset(ids)
+        return {job_id: point for job_id, point in numbered if job_id in wanted}
+
+    return lambda job_id: resolved(factored.configured(points()[job_id]).encoded)
+
+
+def _refuse_other_tasks(folder: Folder, known: Known, ids: Iterable[int], task: str) -> None:
     """Nothing happens when the jobs that are there call the same function; another one's results are not ours."""
-    recipes = {job.recipe: job.id for job in jobs if job.recipe is not None}
+    recipes = {known.recipe(job_id): job_id for job_id in ids if job_id in known} if known else {}
+    recipes.pop(None, None)
     if not recipes:
         return
     with Manifest(folder) as manifest:
         for number, job_id in recipes.items():
+            assert number is not None
             found = manifest.recipe(number).task
             if found != task:
                 raise JobRefused(
                     f"job {job_id} of {folder.path} belongs to {found}, and this sweep is of {task}; give this one an "
                     "experiment of its own with hydra.sweeper.experiment_name=..."
                 )
-
-
-def _write_manifest(
-    composer: Composer, folder: Folder, drafts: _Drafts, again: Sequence[Job], task: Any, options: Options
-) -> None:
-    """The manifest has what is new, and the jobs that are run again are run as this sweep was started."""
-    if not drafts.new and not drafts.configured and not again:
-        return
-    recipe = recipe_of(composer, folder, task, options.on_drift)
-    with editing(folder) as editor:
-        editor.set_variables(name for job in drafts.new.values() for name in job.variables)
-        number = editor.add_recipe(recipe)
-        for job in drafts.new.values():
-            editor.add_job(job)
-        for job, encoded, mark in drafts.configured.values():
-            editor.set_configuration(job._replace(fingerprint=mark, recipe=number), encoded)
-        for job in again:
-            editor.renew_recipe(job._replace(recipe=number))
 
 
 def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> Recipe:
@@ -276,12 +265,12 @@ def add_batch(
     earlier: Sequence[int],
     about: Mapping[str, Any],
     arrange: Arrange | None = None,
-) -> tuple[Launch, list[Job], Arrangement | None]:
+) -> tuple[Launch, list[int], Arrangement | None]:
     """Jobs that another sweeper proposed are new jobs, whatever they are: it wants them run, also the same again.
 
     `earlier` are the ids of the batches before, which stay in the pass filter.
     """
-    composed = [composer.configuration(overrides) for overrides in batch]
+    composed = [Configured(Frame(composer.configuration(overrides))) for overrides in batch]
     points = [
         tuple(
             axis.steps[0][0]
@@ -290,22 +279,21 @@ def add_batch(
         for overrides in batch
     ]
     with planning(folder):
-        known = _Known(folder)
+        first = Known(folder).next_id
         jobs = []
-        for settings, overrides in zip(points, batch, strict=True):
-            number = known.number()
-            variables = grid.Point(settings, "").variables
-            jobs.append(Job(number, codec.digest(["other sweeper", number]), variables, tuple(overrides), None, None))
+        for number, (settings, overrides) in enumerate(zip(points, batch, strict=True), start=first):
+            identity = codec.digest(["other sweeper", number])
+            jobs.append(Job(JobId(number), identity, Point(settings, None).variables, tuple(overrides), None, None))
         recipe = recipe_of(composer, folder, task, "error")
         with editing(folder) as editor:
             editor.set_variables(name for job in jobs for name in job.variables)
             number_of_recipe = editor.add_recipe(recipe)
             for job, found in zip(jobs, composed, strict=True):
-                editor.add_job(job)
-                editor.set_configuration(job._replace(fingerprint=fingerprint(found), recipe=number_of_recipe), found)
+                editor.add_job(job._replace(fingerprint=found.fingerprint, recipe=number_of_recipe), found)
         write_selection(folder, [*earlier, *(job.id for job in jobs)], "proposed by another sweeper")
-        encoded = {job.id: found for job, found in zip(jobs, composed, strict=True)}
-        arrangement = arrange and arrange(folder, list(encoded), lambda job_id: resolved(encoded[JobId(job_id)]))
+        arrangement = arrange and arrange(
+            folder, [job.id for job in jobs], lambda job_id: resolved(composed[job_id - first].encoded)
+        )
         record = {**about, **(arrangement.record if arrangement else {})}
         launch = create_launch(folder, (Attempt(job.id, 1, State.PENDING) for job in jobs), record)
-    return launch, jobs, arrangement
+    return launch, [int(job.id) for job in jobs], arrangement

@@ -11,7 +11,7 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import read_result
 from experiment_manager.disk.states import States
-from experiment_manager.records import Job, State
+from experiment_manager.records import State
 
 
 class JobFailed(Exception):
@@ -21,11 +21,11 @@ class JobFailed(Exception):
 class Returns(Sequence[JobReturn]):
     """What jobs have returned, read from their folders when it is asked for: sweeps are large, and few callers ask."""
 
-    def __init__(self, folder: Folder, jobs: Sequence[Job]) -> None:
-        self._folder, self._jobs = folder, jobs
+    def __init__(self, folder: Folder, ids: Sequence[int]) -> None:
+        self._folder, self._ids = folder, ids
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._ids)
 
     @overload
     def __getitem__(self, place: int) -> JobReturn: ...
@@ -33,13 +33,14 @@ class Returns(Sequence[JobReturn]):
     def __getitem__(self, place: slice) -> "Returns": ...
     def __getitem__(self, place: int | slice) -> "JobReturn | Returns":
         if isinstance(place, slice):
-            return Returns(self._folder, self._jobs[place])
-        return _job_return(self._folder, self._jobs[place])
+            return Returns(self._folder, self._ids[place])
+        return _job_return(self._folder, self._ids[place])
 
 
-def _job_return(folder: Folder, job: Job) -> JobReturn:
-    last = States(folder).settled(job.id)
+def _job_return(folder: Folder, job_id: int) -> JobReturn:
+    last = States(folder).settled(job_id)
     with Manifest(folder) as manifest:
+        job = manifest.job(job_id)
         config = OmegaConf.create(manifest.configuration(job.id))
     told = JobReturn(overrides=list(job.overrides), cfg=config, working_dir=folder.job(job.id), task_name=folder.name)
     result = read_result(folder, job.id, last.number)

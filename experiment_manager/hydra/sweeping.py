@@ -60,17 +60,18 @@ class Sweep:
                 if ours is None:
                     self._run_elsewhere(plan, ids)
                 else:
-                    ours.run(Handed(plan.folder, plan.launch, plan.jobs, plan.arrangement), ids)
+                    ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
             if ours is None or ours.waits:
                 _conclude(plan)
-        return [Returns(plan.folder, list(plan.jobs.values()))]
+        return [Returns(plan.folder, plan.ids)]
 
     def _run_elsewhere(self, plan: Plan, ids: Sequence[int]) -> Any:
         """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
         assert plan.launch is not None
         os.environ[_LAUNCH_VARIABLE] = plan.launch.number
         try:
-            batch = [self._composer.placed(plan.folder, job_id, plan.jobs[job_id].overrides) for job_id in ids]
+            with Manifest(plan.folder) as manifest:
+                batch = [self._composer.placed(plan.folder, job_id, manifest.job(job_id).overrides) for job_id in ids]
             return self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0]))
         finally:
             del os.environ[_LAUNCH_VARIABLE]
@@ -99,10 +100,10 @@ def _summary(plan: Plan) -> str:
     """`experiments/train: 6 jobs pass (3 new); 3 run now, 3 COMPLETED are left alone`."""
     dropped = "".join(f", {len(step.ids)} dropped by {step.rule}" for step in plan.dropped)
     running = set(plan.to_run)
-    left = Counter(plan.snapshot.state(job_id) for job_id in plan.jobs if job_id not in running)
+    left = Counter(plan.snapshot.state(job_id) for job_id in plan.ids if job_id not in running)
     kept = "".join(f", {count} {state} left alone" for state, count in left.items())
     new = f" ({plan.n_new} new in the manifest)" if plan.n_new else ""
-    passing = "1 job passes" if len(plan.jobs) == 1 else f"{len(plan.jobs)} jobs pass"
+    passing = "1 job passes" if len(plan.ids) == 1 else f"{len(plan.ids)} jobs pass"
     return f"{plan.folder.path}: {passing}{dropped}{new}; {len(plan.to_run)} to run{kept}"
 
 
