@@ -46,12 +46,12 @@ class Place:
 
     def without_slurm(self, **more: str) -> dict[str, str]:
         """An environment as on a machine without SLURM: whether there is one, and how its arrays are limited, changes
-        nothing. Of what we call besides, git stays."""
+        nothing. The other commands that are called stay."""
         commands = self.home / "bin"
-        commands.mkdir(exist_ok=True)
-        git = shutil.which("git")
-        if git and not (commands / "git").exists():
-            (commands / "git").symlink_to(git)
+        if not commands.exists():
+            commands.mkdir()
+            for command in filter(shutil.which, ("git", "date")):
+                (commands / command).symlink_to(str(shutil.which(command)))
         return environment(PATH=str(commands), **more)
 
 

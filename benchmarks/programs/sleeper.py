@@ -1,0 +1,15 @@
+"""A Hydra program whose jobs take 50 ms."""
+
+import time
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base=None, config_path=None)
+def main(config: DictConfig) -> float:
+    time.sleep(0.05)
+    return 0.05
+
+
+main()

@@ -1,0 +1,60 @@
+"""A sweep of 200 jobs of 50 ms, two at a time, from its start to its end.
+
+It shows what a job costs besides its work. The pool gives each job a process of its own, with Hydra imported in it; so
+does submitit_local, which has no limit of its own and gets batches of two. joblib's workers import once, run one job
+after the other and record nothing. `xargs` is what processes cost at least.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.place import PROGRAMS, Place, environment, in_hydra
+from benchmarks.table import Line, absent, is_installed
+from benchmarks.timing import take_turns, timed
+
+N_AT_ONCE = 2
+JOBLIB, SUBMITIT = "hydra-joblib-launcher", "hydra-submitit-launcher"
+PEERS = {
+    JOBLIB: ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={N_AT_ONCE}"],
+    SUBMITIT: ["hydra/launcher=submitit_local", f"hydra.sweeper.max_batch_size={N_AT_ONCE}"],
+}
+
+
+def lines(place: Place) -> Iterator[Line]:
+    n_jobs = place.size(200, 4)
+    program = place.fresh("pool")
+    shutil.copy(PROGRAMS / "sleeper.py", program)
+    contestants: dict[str, Callable[[], float]] = {"ours": lambda: _ours(place, program, n_jobs)}
+    for peer in filter(is_installed, PEERS):
+        contestants[peer] = lambda peer=peer: _theirs(place, program, n_jobs, PEERS[peer])  # type: ignore[misc]
+    contestants["xargs"] = lambda: _by_hand(place, program, n_jobs)
+    took = take_turns(contestants, rounds=place.rounds, warm_up=place.is_quick)
+    what = f"{n_jobs} jobs of 50 ms, {N_AT_ONCE} at a time, `local_pool`"
+    for peer in PEERS:
+        if peer not in took:
+            yield absent(what, peer)
+            continue
+        options = " ".join(PEERS[peer])
+        yield Line(what=what, ours=took["ours"], peer=f"{peer}: `{options}`", theirs=took[peer])
+    by_hand = f"plain `python sleeper.py` by `xargs -P {N_AT_ONCE}`"
+    yield Line(what=what, ours=took["ours"], peer=by_hand, theirs=took["xargs"])
+
+
+def _ours(place: Place, program: Path, n_jobs: int) -> float:
+    launcher = ("hydra/launcher=local_pool", f"hydra.launcher.n_jobs={N_AT_ONCE}")
+    where = f"hydra.sweeper.experiment_path={in_hydra(place.fresh('ours'))}"
+    sweep = ("hydra/sweeper=experiment", *launcher, where, f"+job=range({n_jobs})")
+    return place.python("sleeper.py", "-m", *sweep, cwd=program).seconds
+
+
+def _theirs(place: Place, program: Path, n_jobs: int, options: list[str]) -> float:
+    where = f"hydra.sweep.dir={in_hydra(place.fresh('theirs'))}"
+    return place.python("sleeper.py", "-m", *options, where, f"+job=range({n_jobs})", cwd=program).seconds
+
+
+def _by_hand(place: Place, program: Path, n_jobs: int) -> float:
+    line = f'seq {n_jobs} | xargs -P {N_AT_ONCE} -I N "$PYTHON" sleeper.py +job=N "hydra.run.dir=$WHERE/N"'
+    where = str(place.fresh("hand"))
+    return timed(["sh", "-c", line], cwd=program, env=environment(WHERE=where, PYTHON=sys.executable)).seconds
