@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check versions format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo test check bench bench-quick versions format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -32,6 +32,13 @@ check: $(STAMP)  ## lint, format, types; the house rules are tests, too
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py
+
+bench: $(STAMP)  ## us beside our peers, on this machine, half an hour: make bench ROWS='planning start' OUT=benchmarks/RESULTS.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks $(ROWS) $(SIZE) $(if $(OUT),--out $(OUT))
+
+bench-quick: SIZE := --quick
+bench-quick: bench  ## the same at sizes that only show that it works, under two minutes
 
 versions:  ## what touches Hydra, on the oldest and the newest Hydra that we promise (heavy)
 	for pins in 'hydra-core==1.3.2 omegaconf==2.3.0' 'hydra-core==1.4.0rc3 omegaconf>=2.4'; do \

@@ -41,7 +41,7 @@ def main() -> int:
         for name in options.rows or ROWS:
             print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
             try:
-                lines += ROWS[name](place)
+                lines.extend(ROWS[name](place))
             except Failed as failure:
                 print(f"  {failure}", file=sys.stderr, flush=True)
                 lines.append(Line(what=name, why_not=str(failure)[:300]))

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from benchmarks.place import Place, environment
+from benchmarks.timing import Failed
 
 OF_THE_TESTS = "# Written by up.sh of experiment-manager"
+TURN_S = 1800.0
 HOME = Path(os.environ.get("EM_CLUSTER_HOME", "/tmp/experiment-manager-cluster"))
 _SBATCH = """#!/bin/sh
 # Submits, and writes down what was said and when it was over.
@@ -39,10 +41,17 @@ def why_not() -> str:
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """Nobody else tests on the cluster meanwhile."""
+    """Nobody else tests on the cluster meanwhile. Raises Failed when that takes too long."""
     (HOME / "run").mkdir(parents=True, exist_ok=True)
-    with FileLock(HOME / "run" / "tests.lock", timeout=1800, mode=0o666):
+    lock = FileLock(HOME / "run" / "tests.lock", timeout=TURN_S, mode=0o666)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise Failed(f"others have tested on the cluster for {TURN_S:.0f} s") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,12 +59,13 @@ class Line:
 def as_ratio(ratio: float) -> str:
     """A ratio as people say it.
 
-    >>> [as_ratio(ratio) for ratio in (40, 2.345, 0.96, 1 / 300)]
-    ['40', '2.3', '0.96', '1/300']
+    >>> [as_ratio(ratio) for ratio in (40, 2.345, 1.5, 0.96, 0.123, 1 / 300)]
+    ['40', '2.35', '1.5', '0.96', '1/8.1', '1/300']
     """
-    if 0 < ratio < 0.5:
-        return f"1/{1 / ratio:.3g}" if ratio > 0.01 else f"1/{1 / ratio:.0f}"
-    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
+    is_less, times = 0 < ratio < 0.5, 1 / ratio if ratio else 0.0
+    number = times if is_less else ratio
+    digits = f"{number:.0f}" if number >= 10 else f"{number:.2g}" if is_less else f"{number:.3g}"
+    return f"1/{digits}" if is_less else digits
 
 
 def as_quantity(value: float, unit: str) -> str:
@@ -81,7 +82,8 @@ def as_quantity(value: float, unit: str) -> str:
     }.get(unit, ((1.0, unit),))
     scale, name = next((pair for pair in scales if abs(value) >= pair[0]), scales[-1])
     number = value / scale
-    return f"{number:.0f} {name}".strip() if number >= 100 or number == int(number) else f"{number:.3g} {name}".strip()
+    digits = f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+    return f"{digits} {name}".strip()
 
 
 def as_measured(measured: Measured | None) -> str:
@@ -106,7 +108,7 @@ def measured_with() -> str:
     """Machine and versions, as a list."""
     lines = [
         f"{len(os.sched_getaffinity(0))} cores, {_processor()}, {_memory_gb():.0f} GB, {platform.system()}",
-        f"Python {platform.python_version()}, SLURM {_said('sbatch', '--version').removeprefix('slurm-wlm ') or 'absent'}",
+        f"Python {platform.python_version()}, {_said('sbatch', '--version') or 'no SLURM'}",
         f"commit {_said('git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty') or 'unknown'}",
         ", ".join(f"{package} {_version(package)}" for package in PACKAGES),
         f"load of the machine at the end, 1 and 15 minutes: {os.getloadavg()[0]:.1f}, {os.getloadavg()[2]:.1f}",

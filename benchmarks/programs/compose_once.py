@@ -1,6 +1,6 @@
 """The least that any planner does: import Hydra, compose the configuration once, write the bytes of a plan.
 
-    python compose_once.py CONFIG_FOLDER PLAN COPY
+python compose_once.py CONFIG_FOLDER PLAN COPY
 """
 
 import os

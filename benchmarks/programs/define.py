@@ -1,6 +1,6 @@
 """Defines an experiment in Python with the library that LIBRARY names; half of its jobs pass.
 
-    python define.py FOLDER N_JOBS
+python define.py FOLDER N_JOBS
 """
 
 import importlib

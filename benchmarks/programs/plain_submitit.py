@@ -1,6 +1,6 @@
 """Submits an array of jobs with submitit alone: a function, its arguments pickled, no configuration.
 
-    python plain_submitit.py FOLDER N_JOBS
+python plain_submitit.py FOLDER N_JOBS
 """
 
 import sys
@@ -8,8 +8,8 @@ import sys
 import submitit
 
 
-def train(algorithm: str, seed: int) -> float:
-    return float(seed)
+def train(algorithm: str, seed: int) -> str:
+    return f"{algorithm} {seed}"
 
 
 folder, n_jobs = sys.argv[1], int(sys.argv[2])

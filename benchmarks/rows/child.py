@@ -13,7 +13,7 @@ def lines(place: Place) -> Iterator[Line]:
     steps = place.size(6_000, 300)
     settings = [f"steps={steps}", f"warm_up_steps={place.size(1_000, 200)}"]
     demo, folder = place.demo(), place.fresh("child")
-    planned(place, demo, folder, ["seed=range(20)", *settings])
+    planned(place, demo, folder, ["algorithm=TD3", f"seed=range({place.rounds + 1})", *settings])
     ours, theirs = itertools.count(), itertools.count()  # the id of a job is its seed
     took = take_turns(
         {

@@ -22,7 +22,7 @@ def lines(place: Place) -> Iterator[Line]:
     sizes = (10, place.size(10_000, 100), place.size(100_000, 1_000))
     for size in sizes[1:]:
         took = take_turns(
-            {library: partial(_define, place, library, place.fresh, size) for library in (OURS, ORIGINAL)},
+            {library: partial(_define_anew, place, library, size) for library in (OURS, ORIGINAL)},
             rounds=place.rounds,
         )
         what = f"`add_job` {size:,} times, `save`, `get_ids`, `save_pass_filter`"
@@ -31,16 +31,19 @@ def lines(place: Place) -> Iterator[Line]:
         contestants: dict[str, Callable[[], float]] = {}
         for library, start in ((OURS, _start_ours), (ORIGINAL, _start_original)):
             folder = place.fresh("original")
-            _define(place, library, lambda _, folder=folder: folder, size)
+            _define(place, library, folder, size)
             contestants[library] = partial(start, place, folder, itertools.cycle(range(size // 4)))
         took = take_turns(contestants, rounds=place.rounds)
         what = f"a task until the runner's function is called, {size:,} jobs"
         yield Line(what=what, ours=took[OURS], peer=PEER, theirs=took[ORIGINAL])
 
 
-def _define(place: Place, library: str, folder: Callable[[str], Path], n_jobs: int) -> float:
-    where = folder("define")
-    return place.python(PROGRAMS / "define.py", where, str(n_jobs), cwd=where, LIBRARY=library).seconds
+def _define_anew(place: Place, library: str, n_jobs: int) -> float:
+    return _define(place, library, place.fresh("define"), n_jobs)
+
+
+def _define(place: Place, library: str, folder: Path, n_jobs: int) -> float:
+    return place.python(PROGRAMS / "define.py", folder, str(n_jobs), cwd=folder, LIBRARY=library).seconds
 
 
 def _start_ours(place: Place, folder: Path, ids: Iterator[int]) -> float:

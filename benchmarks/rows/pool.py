@@ -8,6 +8,7 @@ after the other and record nothing. `xargs` is what processes cost at least.
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.place import PROGRAMS, Place, environment, in_hydra
@@ -28,9 +29,9 @@ def lines(place: Place) -> Iterator[Line]:
     shutil.copy(PROGRAMS / "sleeper.py", program)
     contestants: dict[str, Callable[[], float]] = {"ours": lambda: _ours(place, program, n_jobs)}
     for peer in filter(is_installed, PEERS):
-        contestants[peer] = lambda peer=peer: _theirs(place, program, n_jobs, PEERS[peer])  # type: ignore[misc]
+        contestants[peer] = partial(_theirs, place, program, n_jobs, PEERS[peer])
     contestants["xargs"] = lambda: _by_hand(place, program, n_jobs)
-    took = take_turns(contestants, rounds=place.rounds, warm_up=place.is_quick)
+    took = take_turns(contestants, rounds=place.rounds, warm_up=False)
     what = f"{n_jobs} jobs of 50 ms, {N_AT_ONCE} at a time, `local_pool`"
     for peer in PEERS:
         if peer not in took:

@@ -7,7 +7,7 @@ is from the start of our process to that date. Bare Python imports what nobody c
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def lines(place: Place) -> Iterator[Line]:
         f"{size:,} jobs": partial(_start, place, _experiment(place, demo, size), itertools.count()) for size in sizes
     }
     contestants["bare"] = partial(until_stamped, place, ["-c", BARE.format(str(STAMP))])
-    took = take_turns(contestants, rounds=9 if not place.is_quick else place.rounds)
+    took = take_turns(contestants, rounds=min(place.rounds * place.size(3, 1), sizes[0] - 1))
     few, many = (took[f"{size:,} jobs"] for size in sizes)
     what = "a task, from the start of `experiment-manager run` until its child begins"
     bare = "bare Python that imports sqlite3, json, subprocess, and starts the same child"
@@ -50,7 +50,7 @@ def _start(place: Place, folder: Path, numbers: Iterator[int]) -> float:
     return until_stamped(place, command)
 
 
-def until_stamped(place: Place, arguments: "list[str] | tuple[str | Path, ...]", **env: str) -> float:
+def until_stamped(place: Place, arguments: Sequence[str | Path], **env: str) -> float:
     """From the start of this Python until what it starts has stamped a file."""
     folder = place.fresh("stamp")
     stamp = folder / "stamp"

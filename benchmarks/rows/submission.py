@@ -18,7 +18,7 @@ from benchmarks.table import Line
 from benchmarks.timing import Failed, Measured, take_turns, timed
 
 HYDRAS, PLAIN, LIMIT = "hydra-submitit-launcher", "plain submitit", "`sbatch` of one array"
-HELD = "hydra.launcher.additional_parameters={hold: true}"
+HELD = "++hydra.launcher.additional_parameters.hold=true"
 TIME_LIMIT_S = 1800.0
 
 

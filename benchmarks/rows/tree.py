@@ -33,7 +33,9 @@ def lines(place: Place) -> Iterator[Line]:
     write_tree(program)
     n_jobs = place.size(2_000, 80)
     small, large = place.size(10, 2), place.size(50, 8)
-    sweeps = {f"{n_options**3} combinations of groups": _sweep(n_options, n_jobs) for n_options in (2, place.size(5, 2))}
+    sweeps = {
+        f"{n_options**3} combinations of groups": _sweep(n_options, n_jobs) for n_options in (2, place.size(5, 2))
+    }
     contestants: dict[str, Callable[[], float]] = {
         name: partial(_plan, place, program, sweep) for name, sweep in sweeps.items()
     }
