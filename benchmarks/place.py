@@ -57,7 +57,8 @@ class Place:
 
 def environment(**more: str) -> dict[str, str]:
     """What contestants inherit: nothing that tells them that they are jobs, and the plugin that launches nothing."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EXPERIMENT_MANAGER", "SLURM_"))}
+    of_jobs = ("EXPERIMENT_MANAGER", "SLURM_")
+    kept = {name: it for name, it in os.environ.items() if name == "SLURM_CONF" or not name.startswith(of_jobs)}
     return {**kept, "PYTHONPATH": str(PLUGINS), **more}
 
 

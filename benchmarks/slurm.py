@@ -35,7 +35,9 @@ def why_not() -> str:
     is_ours = "SLURM_CONF" not in os.environ and conf.exists() and conf.read_text().startswith(OF_THE_TESTS)
     if not is_ours and os.environ.get("EM_CLUSTER_USE_EXISTING") != "1":
         return "this SLURM was not started by `make cluster-up`; EM_CLUSTER_USE_EXISTING=1 submits held jobs to it"
-    ping = subprocess.run(["scontrol", "ping"], env=environment(), capture_output=True, text=True, check=False)
+    ping = subprocess.run(
+        ["timeout", "30", "scontrol", "ping"], env=environment(), capture_output=True, text=True, check=False
+    )
     return "" if " UP" in ping.stdout else "no slurmctld answers; `make cluster-up` starts it"
 
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -108,7 +107,7 @@ def measured_with() -> str:
     """Machine and versions, as a list."""
     lines = [
         f"{len(os.sched_getaffinity(0))} cores, {_processor()}, {_memory_gb():.0f} GB, {platform.system()}",
-        f"Python {platform.python_version()}, {_said('sbatch', '--version') or 'no SLURM'}",
+        f"Python {platform.python_version()}, {_said('sbatch', '--version') or 'no SLURM that answers'}",
         f"commit {_said('git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty') or 'unknown'}",
         ", ".join(f"{package} {_version(package)}" for package in PACKAGES),
         f"load of the machine at the end, 1 and 15 minutes: {os.getloadavg()[0]:.1f}, {os.getloadavg()[2]:.1f}",
@@ -136,9 +135,10 @@ def _memory_gb() -> float:
 
 
 def _said(*command: str) -> str:
-    if not shutil.which(command[0]):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):  # absent, or waiting for a server: no reason to lose the table
         return ""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
