@@ -5,7 +5,6 @@ made once and cut where the values go, so that a job costs the joining of string
 """
 
 import re
-import secrets
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -50,7 +49,9 @@ class Frame:
     @cached_property
     def _cut(self) -> tuple[list[str], list[int]]:
         """The pieces of the text, those at odd places to be replaced, and which value goes where."""
-        mark = secrets.token_hex(16)
+        mark = "@"
+        while mark in codec.canonical(self.encoded):
+            mark += "@"
         marked = self.encoded
         for place, path in enumerate(self.paths):
             marked = _with(marked, path, f"{mark}{place}")

@@ -2,9 +2,6 @@
 
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from experiment_manager import codec
 
 
@@ -17,6 +14,8 @@ def resolved(encoded: codec.Encoded) -> Any:
     plain = _plain(encoded)
     if "${" not in codec.dumps(encoded) or not isinstance(plain, dict):
         return plain
+    from omegaconf import OmegaConf  # which takes longer to import than most commands need
+
     return _resolve(OmegaConf.create(plain))
 
 
@@ -39,6 +38,8 @@ def _plain(encoded: codec.Encoded) -> Any:
 
 
 def _resolve(config: Any) -> Any:
+    from omegaconf import DictConfig, ListConfig
+
     if isinstance(config, DictConfig):
         return {key: _resolve(_item(config, key)) for key in config}
     if isinstance(config, ListConfig):
@@ -47,6 +48,8 @@ def _resolve(config: Any) -> Any:
 
 
 def _item(config: Any, key: Any) -> Any:
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         return config[key]
     except OmegaConfBaseException:
