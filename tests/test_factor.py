@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 from experiment_manager import grid
 from experiment_manager.grid import Setting
-from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.factor import Factored, plain_keys
 from tests.test_factor_trees import (
     LIGHT,
+    Compared,
     Loader,
     Some,
     Unchecked,
@@ -43,7 +43,7 @@ Make = Callable[..., "Sweep"]
 class Sweep:
     """A sweep of the tree above, or of one with another primary config; what is swept may be wrong for Hydra."""
 
-    def __init__(self, loader: Loader, master: DictConfig, composer: Composer, arguments: Sequence[str]) -> None:
+    def __init__(self, loader: Loader, master: DictConfig, composer: Compared, arguments: Sequence[str]) -> None:
         self.loader, self.master, self.composer = loader, master, composer
         self.points = points_of(composer, [arguments])
 
@@ -66,14 +66,14 @@ class Sweep:
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     """Makes a sweep; Hydra is started once for every primary config."""
-    started: dict[tuple[str, str], tuple[Loader, DictConfig, Composer]] = {}
+    started: dict[tuple[str, str], tuple[Loader, DictConfig, Compared]] = {}
 
     def make(*arguments: str, name: str = "config", config: str = TREE["config"]) -> Sweep:
         if (name, config) not in started:
             primary = config if "defaults:" in config else f"defaults: {json.dumps(['_self_', *LIGHT])}\n{config}"
             conf = write(tmp_path_factory.mktemp("tree"), {**TREE, "config": primary})
             loader, master = loaded(conf, name, [])
-            started[name, config] = loader, master, Composer(loader, master)
+            started[name, config] = loader, master, Compared(loader, master)
             assert loader.load_sweep_config(master, [])  # else all would be refused alike
         return Sweep(*started[name, config], arguments)
 
@@ -145,7 +145,7 @@ def test_job_that_cannot_be_composed_is_no_difference(make: Make, capsys: pytest
         factored.configured(sweep.points[0])
 
 
-class Blind(Composer):
+class Blind(Compared):
     """Takes no key for a group, and so the choice of a group for a value: the mistake that the sample is there for."""
 
     def is_group(self, key: str, value: Any) -> bool:
@@ -160,7 +160,7 @@ def test_sample_notices_what_is_not_the_sum_of_its_parts(make: Make, capsys: pyt
     assert {"db", "a"} == Unchecked(composer, points).plain
     factored = Factored(composer, Some(points))
     assert "composing every job one by one: db=" in capsys.readouterr().err
-    assert [composer.configuration(point.overrides) for point in points] == [
+    assert [composer.by_hydra(point.overrides) for point in points] == [
         factored.configured(point).encoded for point in points
     ]
 

@@ -22,6 +22,7 @@ from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import ConfigurationDrifted, GridError
 from experiment_manager.grid import Axis, Setting
 from experiment_manager.hydra.freeze import Origin
+from experiment_manager.hydra.repository import reading_once
 from experiment_manager.records import Job
 from experiment_manager.running.command import PLACED_BY_US, quoted
 
@@ -64,7 +65,7 @@ class Composer:
     """Hydra, for one sweep: `master` is the configuration of the sweep itself."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
-        self._loader: Any = loader
+        self._loader = reading_once(loader)
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._hydra_overrides = [str(item) for item in master.hydra.overrides.hydra]
