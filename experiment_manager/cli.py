@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import experiment_manager
-from experiment_manager import cli_slurm, filters, tables, views
+from experiment_manager import cli_follow, cli_results, cli_slurm, filters, tables, views
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -17,6 +17,7 @@ from experiment_manager.find import find_experiments
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
+from experiment_manager.rows import flattened
 
 app = typer.Typer(
     name="experiment-manager",
@@ -51,6 +52,8 @@ Where = Annotated[
 Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
 
 
+cli_results.register(app)
+cli_follow.register(app)
 cli_slurm.register(app)
 
 
@@ -136,41 +139,11 @@ def _name_foreign(found: views.Status) -> None:
 def jobs(folder: Folder, where: Where = None, selected: Selected = False, json: Json = False) -> None:
     """List the jobs with their variables, states, and whether they pass the saved filter."""
     experiment = Experiment.at(folder)
-    rows = experiment.jobs(_rules(experiment, where, selected=selected))
+    rows = experiment.jobs(experiment.rules(where, selected=selected))
     if json:
         tables.print_json(rows)
     else:
-        tables.print_rows([tables.flat(row, "variables") for row in rows])
-
-
-def _rules(experiment: Experiment, where: Sequence[str] | None, *, selected: bool) -> list[Any] | None:
-    """What `--selected` and every `--where` ask for, as one filter."""
-    return [*([experiment.get_filtered_ids()] if selected else []), *(where or [])] or None
-
-
-@app.command(epilog="Example: experiment-manager results experiments/train --group-by algorithm")
-def results(
-    folder: Folder,
-    where: Where = None,
-    selected: Selected = False,
-    group_by: Annotated[
-        str | None,
-        typer.Option(help="Mean and standard deviation over the jobs that agree in these variables: algorithm,nn"),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Show what the jobs returned, and the last of their metrics."""
-    experiment = Experiment.at(folder)
-    rows = experiment.result_rows(_rules(experiment, where, selected=selected))
-    if group_by is not None:
-        rows = views.aggregate(rows, [name.strip() for name in group_by.split(",") if name.strip()])
-        shown = [tables.flat_aggregate(row) for row in rows]
-    else:
-        shown = [tables.flat(row, "variables", "result", "metrics") for row in rows]
-    if json:
-        tables.print_json(rows)
-    else:
-        tables.print_rows(shown)
+        tables.print_rows([flattened(row, "variables") for row in rows])
 
 
 @app.command(epilog="Example: experiment-manager show experiments/train 2")

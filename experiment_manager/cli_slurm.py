@@ -48,7 +48,7 @@ def script(
     """
     experiment = Experiment.at(folder)
     paths = experiment.generate_slurm_script(
-        runner, job_name, jobs, rerun=rerun, overrides=_settings([*(set_ or []), *(settings or [])])
+        runner, job_name, jobs, rerun=rerun, overrides=settings_of([*(set_ or []), *(settings or [])])
     )
     if json:
         tables.print_json({"scripts": paths})
@@ -58,7 +58,7 @@ def script(
     tables.say(how_to_submit(experiment.folder, paths))
 
 
-def _settings(items: Sequence[str]) -> dict[str, Any]:
+def settings_of(items: Sequence[str]) -> dict[str, Any]:
     """`mem_gb=64` as an option and its value, read as YAML reads it; `key=null` takes an option away."""
     import yaml
 

@@ -1,53 +1,27 @@
 """`Experiment`: an experiment in Python. Define jobs, choose those that may run, run them, and read what they left."""
 
 import os
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from experiment_manager import codec, decisions, filters, views
 from experiment_manager.disk import kept_files, results, selection
-from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.manifest import Manifest, changed_configuration, unknown_job
-from experiment_manager.disk.manifest_editor import editing
-from experiment_manager.disk.original import read_original
-from experiment_manager.disk.states import Snapshot
-from experiment_manager.errors import (
-    ConfigurationChanged,
-    DuplicateJob,
-    ExperimentManagerError,
-    FilterError,
-    FolderError,
-    JobRefused,
-    UnknownJob,
-)
-from experiment_manager.frame import Configured, Frame
-from experiment_manager.grid import variables_identity
-from experiment_manager.ids import format_ids
-from experiment_manager.records import Job, JobId
-from experiment_manager.resolved import resolved
+from experiment_manager.errors import JobRefused
+from experiment_manager.filters import parse_states
+from experiment_manager.following import Following
+from experiment_manager.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.running.attempts import attempting, is_current
 from experiment_manager.running.child import outside_filter
 from experiment_manager.running.fake_job import leave_result, print_job
 from experiment_manager.slurm import handover
 from experiment_manager.slurm.cancel import cancel
 from experiment_manager.slurm.configuration import SLURM
-from experiment_manager.slurm.reconcile import reconciled
 from experiment_manager.slurm.submit import Submitted, newest_launch, submit
-from experiment_manager.slurm.wait import wait_until_idle
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
 
 
-class _Draft(NamedTuple):
-    job: Job
-    encoded: codec.Encoded
-    is_new: bool  # the manifest does not have it yet
-
-
-class Experiment:
+class Experiment(Following):
     """A named folder of jobs which differ in a few variables.
 
     `variables` are the names of what changes from job to job. The folder is `<abs_folder_path>/<experiment_name>`; it
@@ -56,187 +30,6 @@ class Experiment:
 
     Raises FolderError for a name that no folder can bear.
     """
-
-    def __init__(self, variables: Sequence[str], experiment_name: str, abs_folder_path: str | os.PathLike[str]) -> None:
-        self.variables = list(variables)
-        self.folder = Folder(abs_folder_path, experiment_name)
-        self._drafts: dict[int, _Draft] = {}
-        self._here: dict[str, int] = {}  # identity -> id of the jobs that were added here, or loaded
-        self._is_loaded = False
-        self._disk: dict[str, list[tuple[int, str | None]]] | None = None
-        self._next_id = 0
-        self._slurm: SLURM | None = None
-
-    @property
-    def experiment_name(self) -> str:
-        return self.folder.name
-
-    @classmethod
-    def load(cls, experiment_name: str, experiment_path: str | os.PathLike[str]) -> "Experiment":
-        """The experiment that is in `<experiment_path>/<experiment_name>`, also one that the original library wrote.
-
-        Raises FolderError where there is none, ManifestError where it is damaged.
-        """
-        return cls._loaded(Folder(experiment_path, experiment_name))
-
-    @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> "Experiment":
-        """The same, by the experiment's own folder."""
-        return cls._loaded(Folder.at(path))
-
-    @classmethod
-    def _loaded(cls, folder: Folder) -> "Experiment":
-        folder.require()
-        experiment = cls([], folder.name, folder.parent)
-        experiment._is_loaded = True
-        if os.path.exists(folder.manifest):
-            with Manifest(folder) as manifest:
-                experiment.variables = list(manifest.variables)
-            return experiment
-        experiment.variables, jobs = read_original(folder)
-        for place, (variables, configuration) in enumerate(jobs):
-            experiment._add(JobId(place), variables, codec.encode(configuration), is_new=True)
-        experiment._disk, experiment._next_id = {}, len(jobs)
-        return experiment
-
-    # -- defining ----------------------------------------------------------------------------------------------------
-
-    def add_job(self, variables: Mapping[str, Any], configuration: Any) -> int:
-        """A job with these variables is in the experiment; returns its id.
-
-        `configuration` holds all parameters of the job: mappings, lists, numbers, text.
-        Raises DuplicateJob (a ValueError) when these variables are there already; ConfigurationChanged when the folder
-        has them with another configuration; UnstorableValue for what the manifest cannot hold.
-        """
-        if set(variables) != set(self.variables):
-            raise ExperimentManagerError(
-                f"a job of {self.folder.path} has the variables {', '.join(self.variables)}; "
-                f"got {', '.join(map(str, variables)) or 'none'}"
-            )
-        identity = variables_identity(variables)
-        disk = self._on_disk()
-        if identity in self._here or (self._is_loaded and identity in disk):
-            raise DuplicateJob(f"the job {dict(variables)} is in {self.folder.path} already; change a variable")
-        encoded = codec.encode(configuration, "configuration")
-        match = decisions.match(disk.get(identity, ()), codec.digest(encoded))
-        if match.is_changed and match.job_id is not None:
-            way_out = "make what changes a variable, or choose another name"
-            raise ConfigurationChanged(changed_configuration(self.folder, match.job_id, encoded, way_out))
-        if match.job_id is not None:
-            return self._add(JobId(match.job_id), variables, encoded, is_new=False)
-        self._next_id += 1
-        return self._add(JobId(self._next_id - 1), variables, encoded, is_new=True)
-
-    def _add(self, job_id: JobId, variables: Mapping[str, Any], encoded: codec.Encoded, *, is_new: bool) -> int:
-        identity = variables_identity(variables)
-        job = Job(job_id, identity, dict(variables), (), codec.digest(encoded), None)
-        self._drafts[job_id] = _Draft(job, encoded, is_new)
-        self._here[identity] = job_id
-        return job_id
-
-    def _on_disk(self) -> Mapping[str, list[tuple[int, str | None]]]:
-        """The jobs of the folder by identity, read once."""
-        if self._disk is None:
-            self._disk = {}
-            if os.path.exists(self.folder.manifest):
-                with Manifest(self.folder) as manifest:
-                    for job_id, identity, fingerprint, _ in manifest.index():
-                        self._disk.setdefault(identity, []).append((job_id, fingerprint))
-                        self._next_id = job_id + 1
-        return self._disk
-
-    def save(self) -> None:
-        """The manifest has all jobs of this experiment, and the SLURM options that were set lie beside it.
-
-        Raises FolderError when the folder cannot be written.
-        """
-        new = [draft for draft in self._drafts.values() if draft.is_new]
-        with planning(self.folder):
-            if self._slurm is not None:
-                self._slurm.save(self.folder.slurm_config)
-            if not new and os.path.exists(self.folder.manifest):
-                return
-            self._refuse_taken({draft.job.id for draft in new})
-            with editing(self.folder) as editor:
-                editor.set_variables(self.variables)
-                for draft in new:
-                    editor.add_job(draft.job, Configured(Frame(draft.encoded)))
-        self._drafts = {job_id: draft._replace(is_new=False) for job_id, draft in self._drafts.items()}
-
-    def _refuse_taken(self, ids: set[JobId]) -> None:
-        if os.path.exists(self.folder.manifest):
-            with Manifest(self.folder) as manifest:
-                taken = ids.intersection(manifest.ids())
-            if taken:
-                raise FolderError(
-                    f"somebody else has added jobs {format_ids(taken)} to {self.folder.path} meanwhile; run this again"
-                )
-
-    # -- choosing ----------------------------------------------------------------------------------------------------
-
-    def get_all_ids(self) -> list[int]:
-        """The ids of all jobs of this experiment, in order."""
-        return [job.id for job in self.iter_jobs()]
-
-    def get_ids(self, pass_filter: Any) -> list[int]:
-        """The ids of the jobs that pass: a function of the variables, or any other form of the pass filter.
-
-            exp.get_ids(lambda variables: variables["algorithm"] == "TD3")
-            exp.get_ids("algorithm == 'TD3' and seed < 3")
-
-        Raises FilterError.
-        """
-        return [job.id for job in self.select(pass_filter).jobs]
-
-    def get_random_ids(self, n_jobs: int, seed: int | None = None) -> list[int]:
-        """So many ids, drawn at random without repetition; the same ones for the same seed."""
-        ids = self.get_all_ids()
-        if not 0 < n_jobs <= len(ids):
-            raise FilterError(f"{n_jobs} jobs cannot be drawn from {len(ids)} in {self.folder.path}; ask for fewer")
-        return sorted(random.Random(seed).sample(ids, n_jobs))
-
-    def select(self, pass_filter: Any) -> filters.Selection:
-        """What passes a filter in any form, and what each rule dropped: the explanation of `get_ids`."""
-        return self._select(pass_filter, cache(self.snapshot))
-
-    def _select(self, pass_filter: Any, snapshot: Callable[[], Snapshot]) -> filters.Selection:
-        jobs = list(self.iter_jobs())
-        world = filters.World(
-            names=frozenset(name for job in jobs for name in job.variables),
-            ids=frozenset(job.id for job in jobs),
-            configuration=lambda job: resolved(self._encoded(job.id)),
-            state=lambda job_id: snapshot().state(job_id),
-        )
-        return filters.apply(filters.parse(pass_filter), jobs, world)
-
-    def save_pass_filter(self, allowed_ids: Iterable[int], how: Any = None) -> None:
-        """These jobs, and no others, may run. `how` says for people how they were chosen.
-
-        Raises UnknownJob, and FilterError for no jobs at all.
-        """
-        self.folder.require()
-        if isinstance(allowed_ids, str | Mapping) or callable(allowed_ids):
-            raise FilterError(f"save_pass_filter takes ids: save_pass_filter(exp.get_ids({allowed_ids!r}))")
-        ids = list(dict.fromkeys(int(job_id) for job_id in allowed_ids))
-        known = set(self.get_all_ids()) | set(self._saved_ids())
-        for job_id in ids:
-            if job_id not in known:
-                raise UnknownJob(unknown_job(job_id, sorted(known), self.folder.path))
-        if not ids:
-            raise FilterError(
-                f"no job passes the filter of {self.folder.path}; {filters.values_there_are(self.iter_jobs())}"
-            )
-        selection.write_selection(self.folder, ids, how)
-
-    def _saved_ids(self) -> Sequence[int]:
-        if not os.path.exists(self.folder.manifest):
-            return ()
-        with Manifest(self.folder) as manifest:
-            return manifest.ids()
-
-    def get_filtered_ids(self) -> list[int]:
-        """The ids that may run. Raises FilterError when none were chosen yet."""
-        return selection.read_selection(self.folder)
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -292,63 +85,6 @@ class Experiment:
     numpy_saver, numpy_loader = staticmethod(results.numpy_saver), staticmethod(results.numpy_loader)
     torch_saver, torch_loader = staticmethod(results.torch_saver), staticmethod(results.torch_loader)
 
-    # -- looking -----------------------------------------------------------------------------------------------------
-
-    def iter_jobs(self) -> Iterator[Job]:
-        """The jobs of this experiment, ordered by id: those added here; after `load`, those of the folder."""
-        if not self._is_loaded or not os.path.exists(self.folder.manifest):
-            yield from (self._drafts[job_id].job for job_id in sorted(self._drafts))
-            return
-        with Manifest(self.folder) as manifest:
-            yield from manifest.jobs()
-        yield from (draft.job for draft in self._drafts.values() if draft.is_new)
-
-    def job(self, job_id: int) -> Job:
-        """One job. Raises UnknownJob."""
-        if job_id in self._drafts:
-            return self._drafts[job_id].job
-        if not os.path.exists(self.folder.manifest):
-            raise UnknownJob(unknown_job(job_id, self.get_all_ids(), self.folder.path))
-        with Manifest(self.folder) as manifest:
-            return manifest.job(job_id)
-
-    def configuration(self, job_id: int) -> Any:
-        """All parameters of a job; None while it has none. Raises UnknownJob."""
-        return codec.decode(self._encoded(job_id))
-
-    def _encoded(self, job_id: int) -> codec.Encoded:
-        self.job(job_id)
-        if job_id in self._drafts:
-            return self._drafts[job_id].encoded
-        with Manifest(self.folder) as manifest:
-            return manifest.encoded_configuration(job_id)
-
-    def snapshot(self) -> Snapshot:
-        """The states of all attempts; those whose process is gone have become LOST, SLURM is asked about its own."""
-        return reconciled(self.folder)
-
-    def status(self, *, wait: bool = False) -> views.Status:
-        """How many jobs are in which state, and which ones need attention: `experiment-manager status`.
-
-        `wait`: only when no job waits in a queue or runs any more.
-        """
-        snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
-        return views.status(self.folder, list(self.iter_jobs()), snapshot)
-
-    def jobs(self, where: Any = None) -> list[dict[str, Any]]:
-        """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""
-        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
-        return views.job_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
-
-    def result_rows(self, where: Any = None) -> list[dict[str, Any]]:
-        """One row per job with its result and its last metrics: `experiment-manager results`."""
-        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
-        return views.result_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
-
-    def show(self, job_id: int) -> dict[str, Any]:
-        """Everything about one job: `experiment-manager show`."""
-        return views.show(self.folder, self.job(job_id), self.configuration(job_id), self.snapshot())
-
     # -- SLURM -------------------------------------------------------------------------------------------------------
 
     def set_slurm_config(self, slurm: SLURM) -> None:
@@ -394,3 +130,45 @@ class Experiment:
         """The jobs that wait or run, of those that pass a filter, were told to end; returns their ids."""
         snapshot = self.snapshot()
         return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: snapshot).jobs], snapshot)
+
+    # -- again -------------------------------------------------------------------------------------------------------
+
+    def resubmit(self, where: Any = None, *, state: str | None = None, **options: Any) -> Resubmitted:
+        """Jobs that ended badly run again, with the same ids and configurations: `plan_resubmission`, carried out."""
+        return self.carry_out(self.plan_resubmission(where, state=state, **options))
+
+    def plan_resubmission(
+        self,
+        ids: Any = None,
+        *,
+        state: str | None = None,
+        where: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        launcher: str | None = None,
+        runner: str | None = None,
+        n_jobs: int | None = None,
+    ) -> Resubmission:
+        """Which jobs would run again and how; nothing is written: `experiment-manager resubmit` before its question.
+
+        `ids` are ids and ranges, `state` names states (`failed,timeout,oom`; by default all that are bad), `where` is a
+        filter; `settings` change SLURM options of the last launch, whose launcher is used unless one is named.
+        Raises JobRefused, OptionsError, FilterError.
+        """
+        snapshot = self.snapshot()
+        rules = [rule for rule in (ids, where) if rule is not None]
+        return plan(
+            self.folder,
+            self._select(rules or None, lambda: snapshot).jobs,
+            snapshot,
+            states=None if state is None else parse_states(state),
+            are_named=ids is not None,
+            launcher=launcher,
+            settings=settings or {},
+            slurm=self.slurm_config,
+            runner=runner,
+            n_jobs=n_jobs,
+        )
+
+    def carry_out(self, planned: Resubmission) -> Resubmitted:
+        """The jobs run again, or wait for SLURM. Raises JobRefused when somebody has started one of them meanwhile."""
+        return carry_out(self.folder, planned)

@@ -278,7 +278,7 @@ def parse_states(text: str) -> frozenset[State]:
     states = set()
     for name in text.split(","):
         try:
-            states.add(State(name.strip().upper()))
+            states.add(State(_SHORT_STATES.get(name.strip().upper(), name.strip().upper())))
         except ValueError:
             raise FilterError(f"{name.strip()!r} is no state; the states are {', '.join(State)}") from None
     return frozenset(states)
@@ -381,6 +381,7 @@ def _parse_mapping(written: Mapping[str, Any]) -> Rule:
 
 
 _NOTHING: Final = object()
+_SHORT_STATES: Final = {"OOM": "OUT_OF_MEMORY"}
 _SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
 
 

@@ -48,23 +48,6 @@ def _cell(value: Any) -> Any:
     return Text(str(value))  # text of people may hold what rich takes for markup
 
 
-def flat(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
-    """A row with its nested mappings spread out; a name that is taken is prefixed, as `metrics.loss`."""
-    spread = {key: value for key, value in row.items() if key not in nested}
-    for key in nested:
-        for name, value in row[key].items():
-            spread[name if name not in spread else f"{key}.{name}"] = value
-    return spread
-
-
-def flat_aggregate(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`algorithm, count, result mean, result std` for one group."""
-    spread = {**row["variables"], "count": row["count"]}
-    for field in row["mean"]:
-        spread[f"{field} mean"], spread[f"{field} std"] = row["mean"][field], row["std"][field]
-    return spread
-
-
 def yaml_text(value: Any) -> str:
     """YAML in the order of the keys."""
     import yaml

@@ -1,22 +1,19 @@
 """What people and scripts see of an experiment: rows and records, read from the folder. Files that have to
 be skipped are named on standard error; nothing else is printed here."""
 
-import math
 import os
-import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import codec
 from experiment_manager.disk.files import read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import read_metrics, read_result
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
-from experiment_manager.errors import ExperimentManagerError, FilterError, ResultError
+from experiment_manager.errors import FilterError, ResultError
 from experiment_manager.records import ENDED_BADLY, Job, JobId, State
 from experiment_manager.running import command
 from experiment_manager.running.processes import is_gone
@@ -127,48 +124,6 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str
         return {}
     fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
     return {**{str(name): value for name, value in fields.items()}, **dict.fromkeys(refused, "not stored")}
-
-
-def aggregate(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per combination of the variables in `by`, over the COMPLETED jobs that have it.
-
-    `count` is the number of jobs; `mean` and `std` (the sample's, None for one value) map each numeric result field, or
-    each metric where there are no results, to a number. Raises ExperimentManagerError for an unknown variable.
-    """
-    names = {name for row in rows for name in row["variables"]}
-    for name in by:
-        if name not in names:
-            raise ExperimentManagerError(
-                f"{name!r} is no variable; the variables are {', '.join(sorted(names)) or 'none'}"
-            )
-    source = "result" if any(row["result"] for row in rows) else "metrics"
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if row["state"] == State.COMPLETED:
-            groups[codec.canonical(codec.encode([row["variables"].get(name) for name in by]))].append(row)
-    aggregated = []
-    for members in groups.values():
-        values: dict[str, list[float]] = defaultdict(list)
-        for row in members:
-            for field, value in row[source].items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    values[field].append(value)
-        aggregated.append(
-            {
-                "variables": {name: members[0]["variables"].get(name) for name in by},
-                "count": len(members),
-                "mean": {field: sum(found) / len(found) for field, found in values.items()},
-                "std": {field: _deviation(found) for field, found in values.items()},
-            }
-        )
-    return aggregated
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    """The sample's standard deviation; None for one value, NaN when a value is infinite or NaN."""
-    if len(values) < 2:
-        return None
-    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> dict[str, Any]:

@@ -23,7 +23,7 @@ PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 FLOORS = {
     "nouns, no input or output": ["errors", "records"],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids",
+        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "rows",
         "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
@@ -34,13 +34,15 @@ FLOORS = {
         "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
-        "disk.kept_files", "experiment", "find", "hydra.callback", "hydra.compose", "hydra.factor",
+        "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
+        "hydra.callback", "hydra.compose", "hydra.factor", "logs", "resubmit",
         "hydra.numbering", "hydra.pickled_task", "hydra.plan", "running.attempts", "running.child", "running.fake_job",
         "running.pack", "running.pool", "running.supervisor", "slurm.cancel", "slurm.emit",
         "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__main__", "cli", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run", "tables",
+        "__main__", "cli", "cli_follow", "cli_results", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping",
+        "run", "tables",
     ],
 }  # fmt: skip
 FOLDERS = ("disk", "hydra", "running", "slurm")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.views import aggregate
+from experiment_manager.rows import aggregate
 from tests.conftest import Program
 
 

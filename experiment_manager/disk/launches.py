@@ -60,6 +60,20 @@ def read_launch(folder: Folder, number: str) -> Launch:
         raise JobRefused(f"there is no launch {number} in {folder.path} ({error}); leave --launch out") from error
 
 
+def last_launch(folder: Folder) -> Launch | None:
+    """The newest launch that can be read; None when there is none."""
+    try:
+        numbers = sorted((name for name in os.listdir(folder.launches) if name.isdigit()), reverse=True)
+    except FileNotFoundError:
+        return None
+    for number in numbers:
+        try:
+            return read_launch(folder, number)
+        except JobRefused:
+            continue
+    return None
+
+
 def planned_attempt(launch: Launch, job_id: int) -> int | None:
     """The number of the first attempt that a launch planned for a job; None: the job is not in this launch."""
     for first_attempt, ids in launch.record["jobs"].items():

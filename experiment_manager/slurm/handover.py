@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiment_manager import decisions
@@ -10,6 +10,7 @@ from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch
 from experiment_manager.disk.manifest import Manifest, unconfigured
 from experiment_manager.disk.selection import read_selection
+from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.records import Attempt, JobId, Launch, State
 from experiment_manager.resolved import resolved
@@ -44,7 +45,7 @@ def write(
         raise ExperimentManagerError(f"rerun={rerun} is not known; use {', '.join(decisions.RERUN)}")
     if n_jobs is not None and n_jobs < 1:
         raise ExperimentManagerError(f"{n_jobs} jobs are none; ask for 1 or more, or for all that pass")
-    options = _options(folder, slurm)
+    options = options_of(folder, slurm)
     options = overridden(options, {**({"name": name} if name else {}), **overrides}, where="SLURM options")
     with planning(folder):
         selected = sorted(read_selection(folder))
@@ -55,19 +56,30 @@ def write(
                 f"the {len(selected)} jobs of {folder.path} that pass the filter have completed, run, or wait; let "
                 "others pass, or run them again with rerun=always"
             )
-        with Manifest(folder) as manifest:
-            words = _runner(folder, manifest, ids, runner, slurm)
-            known = manifest.encoded_configuration
-            arrangement = arrange(folder, options, ids, lambda job_id: resolved(known(JobId(job_id))))
-        about = {"launcher": "slurm_script", "options": as_mapping(options), "runner": words, **arrangement.record}
-        attempts = (Attempt(JobId(job_id), snapshot.next_number(job_id), State.PENDING) for job_id in ids)
-        launch = create_launch(folder, attempts, about)
-        paths = write_scripts(folder, launch, arrangement)
-    return Written(launch, paths, ids)
+        words = runner_of(folder, ids, runner, slurm)
+        return write_jobs(folder, options, ids, snapshot, {"launcher": "slurm_script", "runner": words})
 
 
-def _options(folder: Folder, slurm: SLURM | None) -> SlurmOptions:
-    """Those that were set, else those of the newest launch by SLURM, else none."""
+def write_jobs(
+    folder: Folder,
+    options: SlurmOptions,
+    ids: Sequence[int],
+    snapshot: Snapshot,
+    about: Mapping[str, Any],
+    *,
+    is_newest: bool = True,
+) -> Written:
+    """A launch that runs these jobs, and its scripts, are written. To be used inside `folder.planning`."""
+    with Manifest(folder) as manifest:
+        known = manifest.encoded_configuration
+        arrangement = arrange(folder, options, ids, lambda job_id: resolved(known(JobId(job_id))))
+    attempts = (Attempt(JobId(job_id), snapshot.next_number(job_id), State.PENDING) for job_id in ids)
+    launch = create_launch(folder, attempts, {**about, "options": as_mapping(options), **arrangement.record})
+    return Written(launch, write_scripts(folder, launch, arrangement, is_newest=is_newest), list(ids))
+
+
+def options_of(folder: Folder, slurm: SLURM | None) -> SlurmOptions:
+    """The options of an experiment: those that were set, else those of the newest launch by SLURM, else none."""
     if slurm is not None:
         return slurm.options
     try:
@@ -77,11 +89,13 @@ def _options(folder: Folder, slurm: SLURM | None) -> SlurmOptions:
     return make(launch.record["slurm"]["options"], where=f"launch {launch.number} of {folder.path}")
 
 
-def _runner(
-    folder: Folder, manifest: Manifest, ids: list[int], runner: str | None, slurm: SLURM | None
-) -> list[str] | None:
-    """The words that run a job which was written in Python; None where all jobs are a sweep's."""
-    jobs = [manifest.job(job_id) for job_id in ids]
+def runner_of(folder: Folder, ids: Sequence[int], runner: str | None, slurm: SLURM | None) -> list[str] | None:
+    """The words that run those of these jobs which were written in Python; None where all are a sweep's.
+
+    Raises JobRefused for a job without a configuration, and where nothing is named that runs it.
+    """
+    with Manifest(folder) as manifest:
+        jobs = [manifest.job(job_id) for job_id in ids]
     for job in jobs:
         if job.fingerprint is None:
             raise JobRefused(unconfigured(job.id, folder))

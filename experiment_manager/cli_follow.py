@@ -1,0 +1,150 @@
+"""The verbs for the days after `sbatch`: logs, resubmit, diff."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiment_manager import tables
+from experiment_manager.cli_slurm import settings_of
+from experiment_manager.errors import JobRefused
+from experiment_manager.experiment import Experiment
+from experiment_manager.ids import format_ids
+from experiment_manager.progress import settings_text
+from experiment_manager.records import State
+from experiment_manager.resubmit import Resubmission, Resubmitted
+from experiment_manager.slurm.emit import how_to_submit
+
+Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
+JobArgument = Annotated[int, typer.Argument(help="The id of the job.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def register(app: typer.Typer) -> None:
+    """The verbs are on the command line."""
+    app.command(epilog="Example: experiment-manager logs experiments/train 7 -f")(logs)
+    example = (
+        "Example: experiment-manager resubmit experiments/train --state timeout,oom --set mem_gb=64 timeout_min=600"
+    )
+    app.command(epilog=example)(resubmit)
+    app.command(epilog="Example: experiment-manager diff experiments/train 3 7")(diff)
+
+
+def logs(
+    folder: Folder,
+    job: JobArgument,
+    attempt: Annotated[int | None, typer.Option(help="Of this attempt; otherwise of the last one.")] = None,
+    stderr: Annotated[bool, typer.Option("--stderr", help="What went to standard error.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on until the job has ended, through all its attempts.")
+    ] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Only the names of the files.")] = False,
+) -> None:
+    """Print what a job has printed; of a job with several tasks rank by rank."""
+    experiment = Experiment.at(folder)
+    if paths:
+        for path in experiment.log_paths(job, attempt, stderr=stderr):
+            tables.say(path)
+        return
+    pieces = experiment.follow_log(job, stderr=stderr) if follow else experiment.log(job, attempt, stderr=stderr)
+    try:
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)  # text of people, which may be no UTF-8
+            sys.stdout.buffer.flush()
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def resubmit(
+    folder: Folder,
+    items: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids and ranges (0-3,7), and SLURM options (mem_gb=64).", show_default=False),
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Jobs in these states: failed,timeout,oom; otherwise all that ended badly.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="Only jobs that pass this filter; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A SLURM option to change: --set mem_gb=64; may be repeated.")
+    ] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="local_pool, slurm_script or slurm_submitit; otherwise that of the last launch.")
+    ] = None,
+    runner: Annotated[str | None, typer.Option(help="The script that runs jobs which were written in Python.")] = None,
+    n_jobs: Annotated[int | None, typer.Option(help="With local_pool: how many run at a time.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")] = False,
+    json: Json = False,
+) -> None:
+    """Run jobs again that ended badly: the same ids and configurations, the next attempt."""
+    experiment = Experiment.at(folder)
+    settings = [item for item in items or () if "=" in item]
+    ids = [item for item in items or () if "=" not in item]
+    planned = experiment.plan_resubmission(
+        ",".join(ids) or None,
+        state=state,
+        where=where,
+        settings=settings_of([*(set_ or []), *settings]),
+        launcher=launcher,
+        runner=runner,
+        n_jobs=n_jobs,
+    )
+    if not planned.ids:
+        tables.print_json({"jobs": []}) if json else tables.say(f"nothing to run again in {experiment.folder.path}")
+        return
+    if not json:
+        tables.say(_described(experiment, planned, settings=[*(set_ or []), *settings]))
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Go on?")):
+        raise JobRefused("nothing was done; add --yes to do it")
+    done = experiment.carry_out(planned)
+    if json:
+        tables.print_json(
+            {
+                "launch": done.launch.number,
+                "jobs": list(done.ids),
+                "launcher": planned.launcher,
+                "scripts": list(done.scripts),
+                "slurm_ids": [array.slurm_id for array in done.submitted],
+                "states": {str(ran.job_id): str(ran.state) for ran in done.ran},
+            }
+        )
+    else:
+        _tell(experiment, done)
+    if any(ran.state is not State.COMPLETED for ran in done.ran):
+        raise typer.Exit(1)
+
+
+def _described(experiment: Experiment, planned: Resubmission, settings: Sequence[str]) -> str:
+    """`3 jobs of experiments/train again, by slurm_submitit with mem_gb=64: 1 TIMEOUT (4), 2 FAILED (5,7)`."""
+    noun = "1 job" if len(planned.ids) == 1 else f"{len(planned.ids)} jobs"
+    states = ", ".join(
+        f"{len(ids)} {state} ({tables.shortened(format_ids(ids))})" for state, ids in planned.states.items()
+    )
+    options = f" with {' '.join(settings)}" if settings else ""
+    return f"{noun} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
+
+
+def _tell(experiment: Experiment, done: Resubmitted) -> None:
+    for array in done.submitted:
+        tables.say(f"submitted as SLURM job {array.slurm_id} (launch {done.launch.number})")
+    if done.scripts:
+        tables.say(how_to_submit(experiment.folder, done.scripts))
+
+
+def diff(folder: Folder, one: JobArgument, other: JobArgument, json: Json = False) -> None:
+    """Show two jobs side by side: what differs in variables, configuration and code, and how their attempts went."""
+    found = Experiment.at(folder).diff(one, other)
+    if json:
+        tables.print_json(found)
+        return
+    for side in (found["one"], found["other"]):
+        tables.say(f"job {side['job']}  {side['state']}  {settings_text(side['variables'])}")
+    for what in ("configuration", "environment"):
+        changes = found[what]
+        tables.say(f"{what}:" + ("" if changes else " the same"))
+        if changes:
+            tables.print_rows(
+                [{"key": key, f"job {one}": before, f"job {other}": after} for key, (before, after) in changes.items()]
+            )

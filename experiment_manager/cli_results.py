@@ -1,0 +1,93 @@
+"""The verb `results`: what jobs have returned, as a table or a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiment_manager import dataframes, tables
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.experiment import Experiment
+from experiment_manager.ids import format_ids
+from experiment_manager.rows import aggregate, flat_aggregate, flattened, order
+
+Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """The verb is on the command line."""
+    example = "Example: experiment-manager results experiments/train --group-by algorithm --aggregate mean,std,count"
+    app.command(epilog=example)(results)
+
+
+def results(
+    folder: Folder,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="Only jobs that pass this filter; may be repeated.")
+    ] = None,
+    selected: Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")] = False,
+    group_by: Annotated[
+        str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")
+    ] = None,
+    how: Annotated[
+        str, typer.Option("--aggregate", help="With --group-by: mean, std, min, max, median, count.")
+    ] = "mean,std",
+    sort: Annotated[str | None, typer.Option(help="The column to sort by: loss; -loss from the largest.")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="table, csv, json, or parquet (with --out).")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only the ids of jobs that have not completed; exit status 1 if any.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, nested, for scripts.")] = False,
+) -> None:
+    """Show what the jobs returned, and the last of their metrics."""
+    experiment = Experiment.at(folder)
+    rules = experiment.rules(where, selected=selected)
+    if missing:
+        _name_missing(experiment.missing_ids(rules), is_json=json or format_ == "json")
+        return
+    kind = _format(format_, out, is_json=json)
+    rows = experiment.result_rows(rules)
+    if group_by is not None:
+        rows = aggregate(rows, _names(group_by), _names(how))
+        flat = [flat_aggregate(row, _names(how)) for row in rows]
+    else:
+        flat = [flattened(row, "variables", "result", "metrics") for row in rows]
+    if sort is not None:
+        places = order(flat, sort)
+        rows, flat = [rows[place] for place in places], [flat[place] for place in places]
+    if json:
+        tables.print_json(rows)
+    elif kind == "json":
+        tables.print_json(flat)
+    elif kind == "csv":
+        dataframes.write_csv(flat, list(dict.fromkeys(name for row in flat for name in row)))
+    elif kind == "parquet":
+        dataframes.write_parquet(flat, str(out))
+        tables.say(f"{len(flat)} rows in {out}")
+    else:
+        tables.print_rows(flat)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:
+    kind = named or ("json" if is_json else "parquet" if out is not None else "table")
+    if kind not in dataframes.FORMATS:
+        raise ExperimentManagerError(f"{kind!r} is no format; there are {', '.join(dataframes.FORMATS)}")
+    if kind == "parquet" and out is None:
+        raise ExperimentManagerError("parquet is not for a terminal; name a file with --out")
+    if kind != "parquet" and out is not None:
+        raise ExperimentManagerError(f"--out is for parquet; write > {out} for {kind}")
+    return kind
+
+
+def _name_missing(ids: list[int], *, is_json: bool) -> None:
+    if is_json:
+        tables.print_json({"jobs": ids})
+    else:
+        tables.say(format_ids(ids) or "every job has completed")
+    if ids:
+        raise typer.Exit(1)

@@ -1,0 +1,93 @@
+"""Results and metrics as pandas DataFrames, and as files: what people plot and analyse with."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from experiment_manager import codec
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.results import read_metrics
+from experiment_manager.disk.states import Snapshot
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.records import Job
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMATS: Final = ("table", "csv", "json", "parquet")
+
+
+def results_frame(rows: Iterable[Mapping[str, Any]]) -> "pandas.DataFrame":
+    """One row per job, flat: `job`, `state`, `attempt`, the variables, the fields of the result, the last metrics.
+
+    Raises ExperimentManagerError where pandas is not installed.
+    """
+    frame: pandas.DataFrame = _pandas().DataFrame(list(rows))
+    return frame
+
+
+def metrics_frame(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> "pandas.DataFrame":
+    """One row per value that a job has logged in the last of its attempts with any: `job`, the variables, `attempt`,
+    `step`, `time` (seconds since the epoch), `metric`, `value`.
+
+    Long, as seaborn takes it: `sns.lineplot(data=exp.metrics(), x="step", y="value", hue="algorithm", row="metric")`.
+    """
+    made = _pandas().DataFrame
+    found: list[dict[str, Any]] = []
+    for job in jobs:
+        for number in sorted(snapshot.attempts.get(job.id, {}), reverse=True):
+            metrics = list(read_metrics(folder, job.id, number))
+            if metrics:
+                head = {"job": int(job.id), **job.variables, "attempt": number}
+                found += [
+                    {**head, "step": metric.step, "time": metric.time, "metric": name, "value": value}
+                    for metric in metrics
+                    for name, value in metric.values.items()
+                ]
+                break
+    columns = None if found else ["job", "attempt", "step", "time", "metric", "value"]
+    frame: pandas.DataFrame = made(found, columns=columns)
+    return frame
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows on standard output, with a line of names; lists and mappings as JSON."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(name)) for name in columns])
+
+
+def write_parquet(rows: Sequence[Mapping[str, Any]], path: str) -> None:
+    """Rows as a Parquet file; a column that holds values of several types as text.
+
+    Raises ExperimentManagerError where pandas or pyarrow is not installed.
+    """
+    frame = results_frame([{name: _cell(value) for name, value in row.items()} for row in rows])
+    for name in frame.columns:
+        if len({type(value) for value in frame[name] if value is not None and value == value}) > 1:
+            frame[name] = frame[name].map(lambda value: value if value is None or value != value else str(value))
+    try:
+        frame.to_parquet(path)
+    except ImportError as error:
+        raise ExperimentManagerError(_install("pyarrow")) from error
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return json.dumps(codec.encode(value), ensure_ascii=False)
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise ExperimentManagerError(_install("pandas")) from error
+    return pandas
+
+
+def _install(package: str) -> str:
+    return f"{package} is not installed: pip install 'hydra-experiment-manager[analysis]'"

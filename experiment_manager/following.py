@@ -1,0 +1,94 @@
+"""Following an experiment in Python: states, logs, results, and what tells one job from another."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from experiment_manager import dataframes, logs, views
+from experiment_manager.definition import Definition
+from experiment_manager.difference import difference
+from experiment_manager.disk import selection
+from experiment_manager.records import State
+from experiment_manager.rows import flattened
+from experiment_manager.slurm.wait import wait_until_idle
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Following(Definition):
+    """What becomes of an experiment. See `Experiment`."""
+
+    def status(self, *, wait: bool = False) -> views.Status:
+        """How many jobs are in which state, and which ones need attention: `experiment-manager status`.
+
+        `wait`: only when no job waits in a queue or runs any more.
+        """
+        snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
+        return views.status(self.folder, list(self.iter_jobs()), snapshot)
+
+    def jobs(self, where: Any = None) -> list[dict[str, Any]]:
+        """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""
+        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
+        return views.job_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
+
+    def result_rows(self, where: Any = None) -> list[dict[str, Any]]:
+        """One row per job with its result and its last metrics: `experiment-manager results`."""
+        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
+        return views.result_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
+
+    def show(self, job_id: int) -> dict[str, Any]:
+        """Everything about one job: `experiment-manager show`."""
+        return views.show(self.folder, self.job(job_id), self.configuration(job_id), self.snapshot())
+
+    def results(self, where: Any = None) -> "pandas.DataFrame":
+        """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics.
+
+        Raises ExperimentManagerError where pandas is not installed.
+        """
+        rows = (flattened(row, "variables", "result", "metrics") for row in self.result_rows(where))
+        return dataframes.results_frame(rows)
+
+    def metrics(self, where: Any = None) -> "pandas.DataFrame":
+        """One row per logged value: `job`, the variables, `attempt`, `step`, `time`, `metric`, `value`; jobs that run
+        are in it. Long, as seaborn takes it. Raises ExperimentManagerError where pandas is not installed.
+        """
+        snapshot = cache(self.snapshot)
+        return dataframes.metrics_frame(self.folder, self._select(where, snapshot).jobs, snapshot())
+
+    def missing_ids(self, where: Any = None) -> list[int]:
+        """The jobs without a result, which are those that have not completed; of those that may run, by default."""
+        snapshot = cache(self.snapshot)
+        if where is None and selection.has_selection(self.folder):
+            where = [self.get_filtered_ids()]
+        jobs = self._select(where, snapshot).jobs
+        return [int(job.id) for job in jobs if snapshot().completed(job.id) is None]
+
+    def log_paths(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> list[str]:
+        """The logs of an attempt, by default of the last one: one file, or one for each rank.
+
+        Raises UnknownJob; ResultError when there is no such attempt, or no log.
+        """
+        return logs.log_paths(self.folder, self.job(job_id).id, attempt, kind=_kind(stderr))
+
+    def log(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> Iterator[bytes]:
+        """What an attempt has printed, in pieces; see `log_paths`."""
+        for path in self.log_paths(job_id, attempt, stderr=stderr):
+            yield from logs.read(path)
+
+    def follow_log(self, job_id: int, *, stderr: bool = False) -> Iterator[bytes]:
+        """What a job prints, as it comes, through all its attempts, until it has ended. Raises UnknownJob."""
+        job = self.job(job_id)
+
+        def state() -> State:
+            return self.snapshot().state(job.id)
+
+        return logs.followed(self.folder, job.id, kind=_kind(stderr), state=state)
+
+    def diff(self, one: int, other: int) -> dict[str, Any]:
+        """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
+        return difference(self.folder, self.job(one).id, self.job(other).id, self.snapshot())
+
+
+def _kind(stderr: bool) -> str:
+    return "stderr" if stderr else "stdout"

@@ -1,0 +1,131 @@
+"""Running jobs again that ended: the same ids and configurations, the next attempt, other SLURM options if need be."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.launches import create_launch, last_launch
+from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.states import Snapshot
+from experiment_manager.errors import JobRefused, OptionsError
+from experiment_manager.ids import format_ids
+from experiment_manager.progress import settings_text
+from experiment_manager.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
+from experiment_manager.running.pool import Pool, Ran
+from experiment_manager.slurm.configuration import SLURM
+from experiment_manager.slurm.handover import options_of, runner_of, write_jobs
+from experiment_manager.slurm.options import SlurmOptions, overridden
+from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.slurm.submit import Submitted, submit
+
+LAUNCHERS: Final = ("local_pool", "slurm_script", "slurm_submitit")
+
+
+class Resubmission(NamedTuple):
+    """What is going to be done: nothing is written yet."""
+
+    ids: tuple[int, ...]
+    states: Mapping[State, tuple[int, ...]]  # what the jobs are now
+    launcher: str
+    options: SlurmOptions | None  # None: SLURM does not run them
+    runner: list[str] | None
+    n_jobs: int  # of local_pool: how many run at a time
+
+
+class Resubmitted(NamedTuple):
+    """What was done, by one of the three launchers."""
+
+    launch: Launch
+    ids: tuple[int, ...]
+    scripts: Sequence[str] = ()
+    submitted: Sequence[Submitted] = ()
+    ran: Sequence[Ran] = ()
+
+
+def plan(
+    folder: Folder,
+    jobs: Iterable[Job],
+    snapshot: Snapshot,
+    *,
+    states: Collection[State] | None,
+    are_named: bool,
+    launcher: str | None,
+    settings: Mapping[str, Any],
+    slurm: SLURM | None,
+    runner: str | None,
+    n_jobs: int | None,
+) -> Resubmission:
+    """What running these jobs again means: those of them that are in `states`, by default in any state that is bad.
+
+    `are_named`: the user has named ids, and is told of one that cannot run again. Raises JobRefused, OptionsError.
+    """
+    wanted = ENDED_BADLY if states is None else frozenset(states)
+    if waiting := wanted & UNFINISHED:
+        raise JobRefused(f"jobs that are {min(waiting)} have not ended; end them with `experiment-manager cancel`")
+    found = {int(job.id): snapshot.state(job.id) for job in jobs}
+    ids = tuple(job_id for job_id, state in found.items() if state in wanted)
+    others = [job_id for job_id in found if job_id not in ids] if are_named else []
+    if others:
+        state = found[others[0]]
+        way_out = "name its state with --state to run it again" if state not in UNFINISHED else "leave it out"
+        raise JobRefused(f"job {others[0]} of {folder.path} is {state}; {way_out}")
+    chosen = _launcher(folder, launcher)
+    if settings and chosen == "local_pool":
+        raise OptionsError(f"{', '.join(settings)}: local_pool has no SLURM options; name another one with --launcher")
+    options = None
+    if chosen != "local_pool":
+        options = overridden(options_of(folder, slurm), settings, where="SLURM options")
+    return Resubmission(
+        ids=ids,
+        states={
+            state: tuple(i for i in ids if found[i] is state) for state in State if state in {found[i] for i in ids}
+        },
+        launcher=chosen,
+        options=options,
+        runner=runner_of(folder, ids, runner, slurm),
+        n_jobs=n_jobs or _n_jobs(folder),
+    )
+
+
+def _launcher(folder: Folder, named: str | None) -> str:
+    launch = last_launch(folder)
+    chosen = named or (launch and launch.record.get("launcher"))
+    if chosen in LAUNCHERS:
+        return str(chosen)
+    words = f"{named} is none of ours" if named else f"the last launch went through {chosen or 'nothing'}"
+    raise JobRefused(f"{folder.path}: {words}; name the launcher with --launcher: {', '.join(LAUNCHERS)}")
+
+
+def _n_jobs(folder: Folder) -> int:
+    """As many at a time as in the last launch that ran here; -1: one per processor."""
+    launch = last_launch(folder)
+    options = launch.record.get("options") if launch is not None else None
+    found = options.get("n_jobs") if isinstance(options, Mapping) else None
+    return found if isinstance(found, int) else -1
+
+
+def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
+    """The jobs run again, or wait. Raises JobRefused when one of them was started by somebody else meanwhile, and what
+    the launchers raise."""
+    about = {"launcher": planned.launcher, "runner": planned.runner, "resubmits": format_ids(planned.ids)}
+    with planning(folder):
+        snapshot = reconciled(folder)
+        begun = [job_id for job_id in planned.ids if snapshot.state(job_id) in UNFINISHED]
+        if begun:
+            raise JobRefused(
+                f"jobs {format_ids(begun)} of {folder.path} were started again meanwhile; look, and repeat"
+            )
+        if planned.options is not None:
+            is_newest = planned.launcher == "slurm_script"
+            written = write_jobs(folder, planned.options, planned.ids, snapshot, about, is_newest=is_newest)
+        else:
+            attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in planned.ids)
+            launch = create_launch(folder, attempts, {**about, "options": {"n_jobs": planned.n_jobs}})
+    if planned.launcher == "slurm_script":
+        return Resubmitted(written.launch, planned.ids, scripts=written.paths)
+    if planned.launcher == "slurm_submitit":
+        return Resubmitted(written.launch, planned.ids, submitted=submit(folder, written.launch))
+    with Manifest(folder) as manifest:
+        texts = {job_id: settings_text(manifest.job(job_id).variables) for job_id in planned.ids}
+    ran = Pool(folder, launch, n_jobs=planned.n_jobs, texts=texts).run(planned.ids)
+    return Resubmitted(launch, planned.ids, ran=ran)

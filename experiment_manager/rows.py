@@ -1,0 +1,109 @@
+"""Rows of results: flat, in order, and averaged over jobs that agree in some variables. Pure."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from experiment_manager import codec
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.records import State
+
+Row = Mapping[str, Any]
+
+
+def _over_finite(function: Callable[[Sequence[float]], float]) -> Callable[[Sequence[float]], float]:
+    """NaN when a value is infinite or NaN: no order and no spread has such values in it."""
+    return lambda values: function(values) if all(map(math.isfinite, values)) else math.nan
+
+
+AGGREGATES: Final[Mapping[str, Callable[[Sequence[float]], float | None]]] = {
+    "mean": lambda values: sum(values) / len(values),
+    "std": lambda values: _over_finite(statistics.stdev)(values) if len(values) > 1 else None,
+    "min": _over_finite(min),
+    "max": _over_finite(max),
+    "median": _over_finite(statistics.median),
+}
+"""`std` is the sample's standard deviation; None for one value."""
+
+
+def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
+    """A row with its nested mappings spread out; a name that is taken is prefixed, as `metrics.loss`."""
+    spread = {key: value for key, value in row.items() if key not in nested}
+    for key in nested:
+        for name, value in row[key].items():
+            spread[name if name not in spread else f"{key}.{name}"] = value
+    return spread
+
+
+def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
+    """`algorithm, count, result mean, result std` for one group."""
+    spread = {**row["variables"], "count": row["count"]}
+    names = [name for name in how if name != "count"]
+    for field in dict.fromkeys(field for name in names for field in row[name]):
+        spread |= {f"{field} {name}": row[name][field] for name in names}
+    return spread
+
+
+def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mean", "std")) -> list[dict[str, Any]]:
+    """One row per combination of the variables in `by`, over the COMPLETED jobs that have it.
+
+    `count` is the number of jobs; each of `how` maps each numeric result field, or each metric where there are no
+    results, to a number. Raises ExperimentManagerError for an unknown variable or aggregate.
+    """
+    names = {name for row in rows for name in row["variables"]}
+    for name in by:
+        if name not in names:
+            raise ExperimentManagerError(
+                f"{name!r} is no variable; the variables are {', '.join(sorted(names)) or 'none'}"
+            )
+    for name in how:
+        if name not in (*AGGREGATES, "count"):
+            raise ExperimentManagerError(f"{name!r} is no aggregate; there are {', '.join(AGGREGATES)}, count")
+    source = "result" if any(row["result"] for row in rows) else "metrics"
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["state"] == State.COMPLETED:
+            groups[codec.canonical(codec.encode([row["variables"].get(name) for name in by]))].append(row)
+    return [_aggregated(members, by, how, source) for members in groups.values()]
+
+
+def _aggregated(members: Sequence[Row], by: Sequence[str], how: Sequence[str], source: str) -> dict[str, Any]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in members:
+        for field, value in row[source].items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                values[field].append(value)
+    return {
+        "variables": {name: members[0]["variables"].get(name) for name in by},
+        "count": len(members),
+        **{
+            name: {field: AGGREGATES[name](found) for field, found in values.items()}
+            for name in AGGREGATES
+            if name in how
+        },
+    }
+
+
+def order(rows: Sequence[Row], by: str) -> list[int]:
+    """The places of flat rows in the order of a column, `-loss` from the largest; rows without a value come last.
+
+    Raises ExperimentManagerError with the columns there are for an unknown one.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    is_reversed, name = (True, by[1:]) if by.startswith("-") and by not in columns else (False, by)
+    if rows and name not in columns:
+        raise ExperimentManagerError(f"{name!r} is no column; the columns are {', '.join(columns)}")
+    there = [place for place, row in enumerate(rows) if not _is_missing(row.get(name))]
+    there.sort(key=lambda place: _rank(rows[place][name]), reverse=is_reversed)
+    return there + [place for place, row in enumerate(rows) if _is_missing(row.get(name))]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """Numbers before text, and everything else by its text."""
+    return (0, value) if isinstance(value, int | float) else (1, str(value))

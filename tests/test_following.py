@@ -1,0 +1,276 @@
+"""What people do after a sweep was started: read logs, run failed jobs again, compare two jobs, take results away."""
+
+import csv
+import io
+import json
+import math
+import re
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+
+from experiment_manager import Experiment
+from experiment_manager.errors import ExperimentManagerError, JobRefused
+from experiment_manager.rows import aggregate, order
+from tests.conftest import Program, wait_until
+
+
+@pytest.fixture
+def mixed(program: Program) -> Program:
+    """Job 0 and 1 completed, job 2 raised, job 3 exited with 3; the last launch is the one that failed."""
+    program.sweep("seed=1,2", "how=well")
+    program.sweep("seed=1", "how=raise,exit3")
+    return program
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_logs_are_those_of_the_last_attempt(mixed: Program) -> None:
+    """Standard output by default, standard error and earlier attempts on demand, byte for byte."""
+    said = (mixed.experiment / "jobs/0/stdout.1.log").read_text()
+    assert "job 0 attempt 1" in said
+    assert said == mixed.tool("logs", "0").stdout
+    assert "ValueError: told to raise" in mixed.tool("logs", "2", "--stderr").stdout
+    mixed.tool("run", "3")
+    assert "attempt 2" in mixed.tool("logs", "3").stdout
+    assert "attempt 1" in mixed.tool("logs", "3", "--attempt", "1").stdout
+    assert f"{mixed.experiment}/jobs/3/stderr.2.log\n" == mixed.tool("logs", "3", "--stderr", "--paths").stdout
+
+
+def test_logs_of_ranks_come_one_after_the_other(mixed: Program) -> None:
+    """A job of several tasks has a log for each rank; 10 comes after 9."""
+    for rank in (0, 9, 10):
+        (mixed.experiment / f"jobs/0/stdout.1.rank{rank}.log").write_text(f"rank {rank}\n")
+    assert ["rank 0", "rank 9", "rank 10"] == mixed.tool("logs", "0").stdout.splitlines()[-3:]
+
+
+def test_logs_that_there_are_not(mixed: Program) -> None:
+    """What is not there is said in one sentence, with what there is."""
+    mixed.sweep("seed=8,9", "hydra.sweeper.pass_filter='seed > 8'")
+    for arguments, said in (
+        (("7",), "there is no job 7 in"),
+        (("4",), "has not run yet"),
+        (("0", "--attempt", "3"), "has no attempt 3; its attempts are 1"),
+    ):
+        done = mixed.tool("logs", *arguments)
+        assert (2, True) == (done.returncode, said in done.stderr)
+        assert 1 == len(done.stderr.splitlines())
+
+
+def test_following_a_log_ends_with_its_job(program: Program) -> None:
+    """What a job prints comes as it is printed, through the next attempt, and the command ends when the job has."""
+    sweep = program.start("train.py", "-m", "seed=1", "sleep=2", "how=unless-again")
+    wait_until((program.experiment / "jobs/0/stdout.1.log").exists)
+    logs = program.start("-m", "experiment_manager", "logs", str(program.experiment), "0", "-f")
+    assert logs.stdout is not None
+    assert "attempt 1" in logs.stdout.readline()
+    assert sweep.poll() is None
+    sweep.communicate()
+    rest, errors = logs.communicate(timeout=30)
+    assert (0, "") == (logs.returncode, errors)
+    began = time.monotonic()
+    again = program.tool("logs", "0", "-f")
+    assert "attempt 1" in again.stdout
+    assert time.monotonic() - began < 10
+    assert "attempt 2" not in rest + again.stdout
+
+
+# ---------------------------------------------------------------- resubmit
+
+
+def test_failed_jobs_run_again_as_they_were(mixed: Program) -> None:
+    """The same ids, the next attempt, the frozen configuration, the launcher of the last launch."""
+    mixed.edit("how: well", "how: oom")
+    done = mixed.tool("resubmit", "--state", "failed", "--yes")
+    first = done.stdout.splitlines()[0]
+    assert f"2 jobs of {mixed.experiment} again, by local_pool: 2 FAILED (2-3)" == first
+    assert 1 == done.returncode  # they fail again
+    assert {"2.1.FAILED", "2.2.FAILED", "3.1.FAILED", "3.2.FAILED"} <= set(mixed.states())
+    record = json.loads((mixed.experiment / "launches/0003/launch.json").read_text())
+    assert {"2": "2-3"} == record["jobs"]
+    assert "told to raise" in mixed.tool("show", "2").stdout
+
+
+def test_nothing_happens_without_a_yes(mixed: Program) -> None:
+    """Without a terminal and without --yes it says what it would do, and does nothing."""
+    before = mixed.states()
+    done = mixed.tool("resubmit", "2")
+    assert (2, "error: nothing was done; add --yes to do it\n") == (done.returncode, done.stderr)
+    assert f"1 job of {mixed.experiment} again, by local_pool: 1 FAILED (2)\n" == done.stdout
+    assert before == mixed.states()
+    assert ["0001", "0002"] == sorted(path.name for path in (mixed.experiment / "launches").iterdir())
+
+
+def test_resubmission_with_a_mistake(mixed: Program) -> None:
+    """What cannot be meant is refused with a sentence, and nothing is written."""
+    for arguments, said in (
+        (("0",), "job 0 of"),
+        (("77",), "names job 77, which is not there"),
+        (("--state", "running"), "end them with `experiment-manager cancel`"),
+        (("--state", "broken"), "is no state; the states are"),
+        (("mem_gb=4",), "local_pool has no SLURM options"),
+        (("--launcher", "cloud"), "local_pool, slurm_script, slurm_submitit"),
+        (("--launcher", "slurm_script", "memory_gb=4"), "unknown SLURM option 'memory_gb'"),
+    ):
+        done = mixed.tool("resubmit", *arguments, "--yes")
+        assert (2, True) == (done.returncode, said in done.stderr), done.stderr
+    assert ["0001", "0002"] == sorted(path.name for path in (mixed.experiment / "launches").iterdir())
+    assert "nothing to run again" in mixed.tool("resubmit", "--state", "oom", "--yes").stdout
+
+
+def test_scripts_for_failed_jobs_alone(mixed: Program) -> None:
+    """With another launcher and other options: a script for what failed, and nothing else."""
+    done = mixed.tool("resubmit", "--launcher", "slurm_script", "mem_gb=2", "--set", "timeout_min=9", "--json", "--yes")
+    told = json.loads(done.stdout)
+    assert ([2, 3], "slurm_script", "0003") == (told["jobs"], told["launcher"], told["launch"])
+    (script,) = told["scripts"]
+    text = Path(script).read_text()
+    for line in ("#SBATCH --array=2-3\n", "#SBATCH --mem=2G\n", "#SBATCH --time=00:09:00\n"):
+        assert line in text
+    assert ["2.1.FAILED", "3.1.FAILED"] == [name for name in mixed.states() if name > "2"]
+
+
+def test_python_runs_failed_jobs_again(program: Program) -> None:
+    """`Experiment.resubmit` is the twin, and tells what became of each job."""
+    program.sweep("seed=1,2", "how=unless-again")
+    experiment = Experiment.at(program.experiment)
+    done = experiment.resubmit("1", n_jobs=1)
+    assert [(1, 2, "COMPLETED")] == [(ran.job_id, ran.attempt, str(ran.state)) for ran in done.ran]
+    assert [0] == experiment.missing_ids()
+    with pytest.raises(JobRefused, match=r"job 1 of .* is COMPLETED; name its state"):
+        experiment.resubmit("1")
+    assert [1] == [ran.job_id for ran in experiment.resubmit("1", state="completed").ran]
+
+
+# ---------------------------------------------------------------- diff
+
+
+def test_two_jobs_side_by_side(mixed: Program) -> None:
+    """What differs, in both of them, and nothing that is the same."""
+    found = Experiment.at(mixed.experiment).diff(0, 3)
+    assert {"how": ('"well"', '"exit3"')} == found["configuration"]
+    assert (0, "COMPLETED", 3, "FAILED") == tuple(
+        found[side][key] for side in ("one", "other") for key in ("job", "state")
+    )
+    assert ("0001", "0002") == found["environment"]["launch"]
+    assert "argv" in found["environment"]
+    assert "node" not in found["environment"]
+    text = mixed.tool("diff", "0", "3").stdout
+    assert re.search(r"how +\"well\" +\"exit3\"", text)
+    assert "configuration: the same" in mixed.tool("diff", "0", "0").stdout
+    done = mixed.tool("diff", "0", "9")
+    assert (2, True) == (done.returncode, "there is no job 9" in done.stderr)
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_results_in_every_format(mixed: Program, tmp_path: Path) -> None:
+    """CSV, JSON and Parquet hold the same rows as the table, sorted on demand."""
+    table = mixed.tool("results", "--sort", "-result").stdout.splitlines()
+    rows = list(csv.DictReader(io.StringIO(mixed.tool("results", "--format", "csv", "--sort", "-result").stdout)))
+    assert ["1", "0", "2", "3"] == [row["job"] for row in rows]
+    assert ["1", "0", "2", "3"] == [line.split()[0] for line in table[-4 - (not table[-1].strip()) :] if line.strip()]
+    flat = json.loads(mixed.tool("results", "--format", "json", "--sort", "-result").stdout)
+    assert [1, 0, 2, 3] == [row["job"] for row in flat]
+    path = tmp_path / "it.parquet"
+    assert f"4 rows in {path}\n" == mixed.tool("results", "--out", str(path), "--sort", "-result").stdout
+    frame = pandas.read_parquet(path)
+    assert [1, 0, 2, 3] == list(frame["job"])
+    assert flat[0]["result"] == frame["result"][0]
+    assert math.isnan(frame["result"][2])
+
+
+def test_missing_results(mixed: Program) -> None:
+    """The ids of jobs that have not completed, of those that may run, and the exit status 1 when there are any."""
+    done = mixed.tool("results", "--missing")
+    assert (1, "2-3\n") == (done.returncode, done.stdout)
+    assert (1, {"jobs": [2, 3]}) == (
+        (everything := mixed.tool("results", "--missing", "--json", "--where", "0-3")).returncode,
+        json.loads(everything.stdout),
+    )
+    assert (0, "every job has completed\n") == (
+        (fine := mixed.tool("results", "--missing", "--where", "0-1")).returncode,
+        fine.stdout,
+    )
+
+
+def test_aggregates_are_chosen(mixed: Program) -> None:
+    """Mean, deviation, extremes, median and count, those that were named and no others."""
+    mixed.sweep("seed=1,2,6", "algorithm=DDPG", "how=well")
+    told = mixed.told(
+        "results", "--group-by", "algorithm", "--aggregate", "max,median,count", "--where", "how == 'well'"
+    )
+    assert [("TD3", {"result": 3.0}), ("DDPG", {"result": 3.0})] == [
+        (group["variables"]["algorithm"] or "TD3", group["max"]) for group in told
+    ]
+    assert {"variables", "count", "max", "median"} == set(told[0])
+    done = mixed.tool("results", "--group-by", "algorithm", "--aggregate", "average")
+    assert (2, "error: 'average' is no aggregate; there are mean, std, min, max, median, count\n") == (
+        done.returncode,
+        done.stderr,
+    )
+
+
+def test_results_with_a_mistake(mixed: Program) -> None:
+    """Unknown columns and formats are answered with those that there are."""
+    for arguments, said in (
+        (("--sort", "loss2"), "'loss2' is no column; the columns are job, state, attempt, seed, how, result, loss\n"),
+        (("--format", "xls"), "'xls' is no format; there are table, csv, json, parquet"),
+        (("--format", "parquet"), "parquet is not for a terminal; name a file with --out"),
+        (("--format", "csv", "--out", "x.csv"), "--out is for parquet; write > x.csv for csv"),
+    ):
+        done = mixed.tool("results", *arguments)
+        assert (2, True) == (done.returncode, said in done.stderr), done.stderr
+
+
+def test_frames_for_plotting(mixed: Program) -> None:
+    """`results()` has a row for each job, `metrics()` one for each logged value, in types that plot."""
+    experiment = Experiment.at(mixed.experiment)
+    results = experiment.results()
+    assert [0, 1, 2, 3] == list(results["job"])
+    assert experiment.result_rows()[1]["result"]["result"] == results["result"][1]
+    metrics = experiment.metrics("how == 'well'")
+    assert ["job", "seed", "how", "attempt", "step", "time", "metric", "value"] == list(metrics.columns)
+    assert [(0, 1, "loss", 0.5), (1, 1, "loss", 1.0)] == list(
+        metrics[["job", "step", "metric", "value"]].itertuples(index=False, name=None)
+    )
+    with open(mixed.experiment / "jobs/1/metrics.1.jsonl", "a") as file:
+        file.write('{"step": 2, "time": 1.0, "values": {"lo')  # half a line: it is being written
+    assert 2 == len(experiment.metrics("how == 'well'"))
+    assert 0 == len(experiment.metrics("seed == 1 and how == 'none'"))
+
+
+def test_frames_without_pandas(mixed: Program) -> None:
+    """Where pandas is not installed, the sentence says what to install."""
+    script = "import sys; sys.modules['pandas'] = None\nfrom experiment_manager import Experiment\n"
+    script += f"Experiment.at({str(mixed.experiment)!r}).results()"
+    done = mixed.python("-c", script)
+    assert "pandas is not installed: pip install 'hydra-experiment-manager[analysis]'" in done.stderr
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_rows_in_order() -> None:
+    """Numbers by size, then text; what is missing or NaN comes last, whichever way round."""
+    rows = [{"x": value, "place": place} for place, value in enumerate((3, None, "b", 1.5, math.nan, "a", True))]
+    assert [6, 3, 0, 5, 2, 1, 4] == order(rows, "x")
+    assert [2, 5, 0, 3, 6, 1, 4] == order(rows, "-x")
+    assert [] == order([], "anything")
+    with pytest.raises(ExperimentManagerError, match="'y' is no column; the columns are x, place"):
+        order(rows, "y")
+
+
+def test_extremes_of_diverged_jobs() -> None:
+    """A group with an infinite or undefined value has no extremes and no median, rather than wrong ones."""
+    rows = [
+        {"state": "COMPLETED", "variables": {"lr": 1}, "result": {"loss": value}, "metrics": {}}
+        for value in (1, math.nan)
+    ]
+    (group,) = aggregate(rows, ["lr"], ["min", "median"])
+    assert math.isnan(group["min"]["loss"])
+    assert math.isnan(group["median"]["loss"])
