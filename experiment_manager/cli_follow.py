@@ -1,5 +1,6 @@
-"""The verbs for the days after `sbatch`: logs, resubmit, diff."""
+"""The verbs for the days after `sbatch`: logs, resubmit, diff, archive."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     )
     app.command(epilog=example)(resubmit)
     app.command(epilog="Example: experiment-manager diff experiments/train 3 7")(diff)
+    app.command(epilog="Example: experiment-manager archive experiments/train --out train.tar.gz --logs")(archive)
 
 
 def logs(
@@ -148,3 +150,14 @@ def diff(folder: Folder, one: JobArgument, other: JobArgument, json: Json = Fals
             tables.print_rows(
                 [{"key": key, f"job {one}": before, f"job {other}": after} for key, (before, after) in changes.items()]
             )
+
+
+def archive(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="The file; otherwise NAME.tar.gz here.")] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="With what the jobs have printed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="With all files of the jobs, checkpoints, too.")] = False,
+) -> None:
+    """Pack an experiment into one file: manifest, configurations, states, results and metrics."""
+    path = Experiment.at(folder).archive(None if out is None else str(out), logs=logs, everything=everything)
+    tables.say(f"{path}  ({Path(path).stat().st_size / 1e6:.1f} MB); unpack it with: tar xzf {shlex.quote(path)}")

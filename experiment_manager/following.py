@@ -1,10 +1,12 @@
 """Following an experiment in Python: states, logs, results, and what tells one job from another."""
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from experiment_manager import dataframes, logs, views
+from experiment_manager.archive import archive
 from experiment_manager.definition import Definition
 from experiment_manager.difference import difference
 from experiment_manager.disk import selection
@@ -84,6 +86,16 @@ class Following(Definition):
             return self.snapshot().state(job.id)
 
         return logs.followed(self.folder, job.id, kind=_kind(stderr), state=state)
+
+    def archive(self, path: str | None = None, *, logs: bool = False, everything: bool = False) -> str:
+        """The experiment is in one file, by default `<its name>.tar.gz` here; returns its absolute path.
+
+        With `logs` what jobs have printed is in it, with `everything` all of their files, checkpoints among them.
+        Raises FolderError when the file is there already.
+        """
+        whole = os.path.abspath(path or f"{self.folder.name}.tar.gz")
+        archive(self.folder, whole, self.snapshot(), logs=logs, everything=everything)
+        return whole
 
     def diff(self, one: int, other: int) -> dict[str, Any]:
         """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""

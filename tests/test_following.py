@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import tarfile
 import time
 from pathlib import Path
 
@@ -163,6 +164,44 @@ def test_two_jobs_side_by_side(mixed: Program) -> None:
     assert "configuration: the same" in mixed.tool("diff", "0", "0").stdout
     done = mixed.tool("diff", "0", "9")
     assert (2, True) == (done.returncode, "there is no job 9" in done.stderr)
+
+
+# ---------------------------------------------------------------- archive
+
+
+def test_archive_is_an_experiment(mixed: Program, tmp_path: Path) -> None:
+    """Unpacked elsewhere it tells the same: states, results, metrics, configurations. Files of the jobs' own, and logs,
+    are in it on demand only."""
+    (mixed.experiment / "jobs/0/checkpoint.pt").write_bytes(b"x" * 1000)
+    path = tmp_path / "it.tar.gz"
+    done = mixed.tool("archive", "--out", str(path))
+    assert (0, True) == (done.returncode, done.stdout.startswith(f"{path}  ("))
+    with tarfile.open(path) as file:
+        names = file.getnames()
+        file.extractall(tmp_path / "elsewhere", filter="data")
+    assert not any(name.endswith((".log", ".pt", ".lock")) for name in names)
+    there, here = Experiment.at(tmp_path / "elsewhere/train"), Experiment.at(mixed.experiment)
+    assert here.jobs() == there.jobs()
+    assert here.result_rows() == there.result_rows()
+    assert [here.configuration(job) for job in range(4)] == [there.configuration(job) for job in range(4)]
+    assert here.show(2)["attempts"][0]["traceback"] == there.show(2)["attempts"][0]["traceback"]
+    everything = here.archive(str(tmp_path / "all.tar.gz"), everything=True)
+    with tarfile.open(everything) as file:
+        assert {"train/jobs/0/checkpoint.pt", "train/jobs/0/stdout.1.log"} <= set(file.getnames())
+
+
+def test_archive_replaces_nothing(mixed: Program, tmp_path: Path) -> None:
+    """A file that is there stays; nothing is left of an archive that could not be written."""
+    path = tmp_path / "it.tar.gz"
+    path.write_text("mine")
+    done = mixed.tool("archive", "--out", str(path))
+    assert (2, f"error: {path} is there already; choose another name with --out, or remove it\n") == (
+        done.returncode,
+        done.stderr,
+    )
+    done = mixed.tool("archive", "--out", "/proc/nowhere/it.tar.gz")
+    assert (2, True) == (done.returncode, "cannot be made or written" in done.stderr)
+    assert "mine" == path.read_text()
 
 
 # ---------------------------------------------------------------- results

@@ -34,7 +34,7 @@ FLOORS = {
         "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
-        "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
+        "archive", "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
         "hydra.callback", "hydra.compose", "hydra.factor", "logs", "resubmit",
         "hydra.numbering", "hydra.pickled_task", "hydra.plan", "running.attempts", "running.child", "running.fake_job",
         "running.pack", "running.pool", "running.supervisor", "slurm.cancel", "slurm.emit",
