@@ -4,7 +4,9 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
+
+_PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def temporary_name(path: str) -> str:
@@ -31,6 +33,16 @@ def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def database_uri(path: str) -> str:
+    """How SQLite reads a finished file: without locks, which network file systems are bad at, and without a journal.
+
+    >>> database_uri("/x/what?#.sqlite")
+    'file:/x/what%3F%23.sqlite?mode=ro&immutable=1'
+    """
+    quoted = "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
+    return f"file:{quoted}?mode=ro&immutable=1"
 
 
 def sync(path: str) -> None:
