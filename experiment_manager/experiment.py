@@ -175,7 +175,9 @@ class Experiment:
 
     def get_all_ids(self) -> list[int]:
         """The ids of all jobs of this experiment, in order."""
-        return [job.id for job in self.iter_jobs()]
+        if not self._is_loaded or not os.path.exists(self.folder.manifest):
+            return sorted(self._drafts)
+        return [*self._saved_ids(), *(draft.job.id for draft in self._drafts.values() if draft.is_new)]
 
     def get_ids(self, pass_filter: Any) -> list[int]:
         """The ids of the jobs that pass: a function of the variables, or any other form of the pass filter.
@@ -332,7 +334,7 @@ class Experiment:
         `wait`: only when no job waits in a queue or runs any more.
         """
         snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
-        return views.status(self.folder, list(self.iter_jobs()), snapshot)
+        return views.status(self.folder, self.get_all_ids(), snapshot)
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""

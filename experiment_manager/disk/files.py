@@ -63,8 +63,8 @@ def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
 
 def read_json(path: str) -> Any:
     """What `write_json` wrote. Raises FileNotFoundError, or ValueError when it is no JSON."""
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    with open(path, "rb", buffering=0) as file:  # there may be thousands
+        return json.loads(file.read())
 
 
 def read_optional(path: str) -> dict[str, Any]:

@@ -22,9 +22,9 @@ def this_process() -> dict[str, Any]:
 
 def is_gone(record: Mapping[str, Any]) -> bool | None:
     """True when the process of a record has certainly ended, False when it runs, None when nobody here can know."""
-    me = this_process()
-    if record.get("host") != me["host"]:
+    if record.get("host") != os.uname().nodename:
         return None
+    me = this_process()
     if record.get("boot") != me["boot"]:
         return True  # this host has been started anew since
     if record.get("namespace") != me["namespace"]:
