@@ -23,6 +23,7 @@ from experiment_manager.errors import JobRefused
 FORMAT: Final = 1
 
 _SCHEMA: Final = f"""
+PRAGMA page_size = 1024;
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA user_version = {FORMAT};

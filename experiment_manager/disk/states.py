@@ -25,7 +25,7 @@ from experiment_manager.records import ENDED, Attempt, JobId, State
 from experiment_manager.running import processes
 from experiment_manager.slurm import within
 
-_NAME: Final = re.compile(r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z")
+_NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
 _STATE_OF: Final = {str(state): state for state in _STORED}
 _GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
@@ -98,8 +98,9 @@ class States:
         found: dict[JobId, dict[int, State]] = defaultdict(dict)
         foreign = []
         anchored = []
+        read_name = re.compile(_NAME).match
         for name in self._names():
-            match = _NAME.match(name)
+            match = read_name(name)
             if match is None:
                 foreign.append(name)
                 continue

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest, unconfigured
 from experiment_manager.disk.orders import read_order
-from experiment_manager.disk.selection import read_selection
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import Job, Recipe
 from experiment_manager.running import command, job, processes
@@ -54,7 +53,7 @@ def prepare(
         planned, options = order.attempt, order.options
         runner = runner or (order.runner if recipe is None else None)  # jobs of a sweep have a command of their own
         here = order.cwd if options is not None else here  # scripts can be submitted from anywhere
-    elif job_id not in read_selection(folder):
+    elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))
     arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
     if not is_fake:
@@ -93,8 +92,15 @@ def _program(
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
 
 
+def _passes(folder: Folder, job_id: int) -> bool:
+    from experiment_manager.disk.selection import read_selection
+
+    return job_id in read_selection(folder)
+
+
 def outside_filter(job_id: int, folder: Folder) -> str:
     """The sentence for a job that was not selected."""
+    from experiment_manager.disk.selection import read_selection
     from experiment_manager.ids import format_ids
 
     return (
