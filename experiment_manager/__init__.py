@@ -4,7 +4,6 @@ The front door. Names are imported when they are first asked for, because every 
 on the machine, imports this package.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    from importlib import import_module
+
     return getattr(import_module(f"experiment_manager.{_HOME[name]}"), name)
 
 

@@ -19,6 +19,8 @@ from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.rows import flattened
 
+_MOST_TROUBLES = 30  # reasons that a screen can hold
+
 app = typer.Typer(
     name="experiment-manager",
     no_args_is_help=True,
@@ -117,11 +119,12 @@ def status(
         for reason, waiting in found.waiting.items():
             noun = "job" if len(waiting) == 1 else "jobs"
             tables.say(f"{len(waiting)} {noun} QUEUED: {reason} ({noun} {tables.shortened(format_ids(waiting))})")
-        for trouble in found.troubles:
+        for trouble in found.troubles[:_MOST_TROUBLES]:
             noun = "job" if len(trouble.ids) == 1 else "jobs"
-            tables.say(
-                f"{len(trouble.ids)} {noun} {trouble.state}: {trouble.reason} ({noun} {format_ids(trouble.ids)})"
-            )
+            which = tables.shortened(format_ids(trouble.ids))
+            tables.say(f"{len(trouble.ids)} {noun} {trouble.state}: {trouble.reason} ({noun} {which})")
+        if len(found.troubles) > _MOST_TROUBLES:
+            tables.say(f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all")
         if found.troubles:
             tables.say(f"`experiment-manager show {folder} {found.troubles[0].ids[0]}` tells more about the first")
     _name_foreign(found)

@@ -156,7 +156,9 @@ class Definition:
 
     def get_all_ids(self) -> list[int]:
         """The ids of all jobs of this experiment, in order."""
-        return [job.id for job in self.iter_jobs()]
+        if not self._is_loaded or not os.path.exists(self.folder.manifest):
+            return sorted(self._drafts)
+        return [*self._saved_ids(), *(draft.job.id for draft in self._drafts.values() if draft.is_new)]
 
     def get_ids(self, pass_filter: Any) -> list[int]:
         """The ids of the jobs that pass: a function of the variables, or any other form of the pass filter.

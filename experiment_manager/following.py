@@ -27,7 +27,7 @@ class Following(Definition):
         `wait`: only when no job waits in a queue or runs any more.
         """
         snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
-        return views.status(self.folder, list(self.iter_jobs()), snapshot)
+        return views.status(self.folder, self.get_all_ids(), snapshot)
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""

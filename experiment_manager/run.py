@@ -1,17 +1,18 @@
 """The command `experiment-manager run`: its arguments, on the light libraries that a task can afford."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from experiment_manager.decisions import REFUSED
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.running.child import prepare
 from experiment_manager.running.supervisor import Outcome, supervise
 from experiment_manager.slurm import within
+
+if TYPE_CHECKING:
+    import argparse
 
 STATUS_FILE_VARIABLE: Final = "EXPERIMENT_MANAGER_STATUS_FILE"
 """Names the file in which a batch script wants to read the exit status, and the task if SLURM is to start it again."""
@@ -24,14 +25,63 @@ The exit status is the job's own (128 + the signal for a job that a signal ended
 """
 
 
+class Call(NamedTuple):
+    """What `run` is asked to do; None where nothing was said."""
+
+    folder: str | None = None
+    job: list[int] | None = None
+    experiment_path: str | None = None
+    experiment_name: str | None = None
+    job_id: list[int] | None = None
+    launch: str | None = None
+    runner: str | None = None
+    fake: bool = False
+
+
+_WITH_VALUE: Final = ("--experiment-path", "--experiment-name", "--job-id", "--launch", "--runner")
+_LONGEST_ID: Final = 19
+
+
+def plain_call(argv: Sequence[str]) -> Call | None:
+    """A call as scripts and the pool write it, read without `argparse`, which costs a tenth of a start; None for any
+    other.
+
+    >>> plain_call(["experiments/train", "7"])[:2], plain_call(["experiments/train"]), plain_call(["--help"])
+    (('experiments/train', [7]), None, None)
+    """
+    has_place = len(argv) >= 2 and not argv[0].startswith("-") and _are_ids(argv[1])
+    found: dict[str, str] = {}
+    for at in range(2 if has_place else 0, len(argv), 2):
+        option, *value = argv[at : at + 2]
+        if option not in _WITH_VALUE or not value or value[0].startswith("-"):
+            return None
+        found[option[2:].replace("-", "_")] = value[0]
+    path, name, ids = found.get("experiment_path"), found.get("experiment_name"), found.get("job_id")
+    launch, runner = found.get("launch"), found.get("runner")
+    if has_place and path is name is ids is None:
+        return Call(folder=argv[0], job=_ids(argv[1]), launch=launch, runner=runner)
+    if has_place or path is None or name is None or ids is None or not _are_ids(ids):
+        return None
+    return Call(experiment_path=path, experiment_name=name, job_id=_ids(ids), launch=launch, runner=runner)
+
+
+def _are_ids(text: str) -> bool:
+    return text.isascii() and all(item.isdigit() and len(item) < _LONGEST_ID for item in text.split(","))
+
+
 def _ids(text: str) -> list[int]:
     try:
         return [int(item) for item in text.split(",")]
     except ValueError:
+        import argparse
+
         raise argparse.ArgumentTypeError(f"{text!r} is no job id") from None
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> "argparse.ArgumentParser":
+    """What reads any call, and says what is wrong with it."""
+    import argparse
+
     command = argparse.ArgumentParser(
         prog="experiment-manager run",
         description="Run one job here, and record what becomes of it.",
@@ -52,23 +102,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Runs one job, or several at the same time; returns the exit status, which also goes where a batch script asks."""
     status_file = os.environ.pop(STATUS_FILE_VARIABLE, None)
-    command = parser()
-    options = command.parse_args(argv)
-    has_parts = options.experiment_path is not None and options.experiment_name is not None
-    if (options.folder is None) == (not has_parts):
-        command.error("name the experiment once: its FOLDER, or --experiment-path and --experiment-name")
-    ids = options.job_id if options.job_id is not None else options.job
-    if ids is None:
-        command.error("name the job: FOLDER JOB, or --job-id")
+    call = plain_call(argv) or _checked_call(argv)
     try:
-        if has_parts:
-            folder = Folder(options.experiment_path, options.experiment_name)
+        if call.folder is None:
+            folder = Folder(call.experiment_path or "", call.experiment_name or "")
         else:
-            folder = Folder.at(options.folder)
+            folder = Folder.at(call.folder)
     except ExperimentManagerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return REFUSED
-    outcome = _run_all(folder, ids, options)
+        return _refused(error)
+    outcome = _run_all(folder, call.job_id or call.job or [], call)
     if status_file:
         with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
             again = within.task_of(within.ids()) if outcome.is_to_requeue else None  # after the lines that follow
@@ -82,6 +124,25 @@ def main(argv: Sequence[str]) -> int:
     return outcome.status
 
 
+def _checked_call(argv: Sequence[str]) -> Call:
+    """Any call. Ends the program with a sentence where it cannot be meant."""
+    command = parser()
+    call = Call(**vars(command.parse_args(argv)))
+    has_parts = call.experiment_path is not None and call.experiment_name is not None
+    if (call.folder is None) == (not has_parts):
+        command.error("name the experiment once: its FOLDER, or --experiment-path and --experiment-name")
+    if call.job_id is None and call.job is None:
+        command.error("name the job: FOLDER JOB, or --job-id")
+    return call
+
+
+def _refused(error: ExperimentManagerError) -> int:
+    from experiment_manager.decisions import REFUSED
+
+    print(f"error: {error}", file=sys.stderr)
+    return REFUSED
+
+
 def _remove_empty_log(folder: Folder) -> None:
     """Ten thousand tasks that had nothing to say leave no ten thousand empty logs."""
     try:
@@ -92,25 +153,24 @@ def _remove_empty_log(folder: Folder) -> None:
         pass
 
 
-def _run_all(folder: Folder, ids: Sequence[int], options: argparse.Namespace) -> Outcome:
+def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
     if len(ids) == 1:
-        return _run(folder, ids[0], options)
+        return _run(folder, ids[0], call)
     from experiment_manager.running.pack import failed_before, run_together
 
     failed = failed_before(folder, ids)
-    outcome = run_together([i for i in ids if i not in failed], lambda job_id: _run(folder, job_id, options))
+    outcome = run_together([i for i in ids if i not in failed], lambda job_id: _run(folder, job_id, call))
     return outcome._replace(status=outcome.status or int(bool(failed)))
 
 
-def _run(folder: Folder, job_id: int, options: argparse.Namespace) -> Outcome:
-    runner = [sys.executable, options.runner] if options.runner is not None else None
+def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
+    runner = [sys.executable, call.runner] if call.runner is not None else None
     try:
-        return supervise(prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=runner))
+        return supervise(prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner))
     except AlreadyCompleted as done:
+        from experiment_manager.decisions import REFUSED
+
         print(f"nothing to run: {done}", file=sys.stderr)
-        return Outcome(
-            0 if within.restart_of(within.ids()) else REFUSED
-        )  # SLURM has started a task again that was done
+        return Outcome(0 if within.restart_of(within.ids()) else REFUSED)  # SLURM may start again what was done
     except ExperimentManagerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return Outcome(REFUSED)
+        return Outcome(_refused(error))

@@ -4,7 +4,7 @@ be skipped are named on standard error; nothing else is printed here."""
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.files import read_optional
@@ -20,6 +20,10 @@ from experiment_manager.running.processes import is_gone
 from experiment_manager.slurm import within
 
 _TAIL_LINES: Final = 30
+MOST_REASONS: Final = 1000
+"""Of each state, how many jobs are asked in `status` why they ended so: each costs a file to open."""
+
+_UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `show` tells of each"
 
 
 class Trouble(NamedTuple):
@@ -42,21 +46,27 @@ class Status(NamedTuple):
     foreign: tuple[str, ...]  # names in states/ that are not ours
 
 
-def status(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot) -> Status:
-    """The status of an experiment. Opens one file per job that ended badly or runs, and none besides."""
+def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
+    """The status of an experiment with jobs of these ids.
+
+    Opens one file per job that ended badly, of each state MOST_REASONS at most, and none besides.
+    """
     by_state: dict[State, list[int]] = defaultdict(list)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
-    for job in jobs:
-        last = snapshot.last(job.id)
-        by_state[last.state].append(job.id)
+    for job_id in ids:
+        last = snapshot.last(job_id)
+        known = by_state[last.state]
+        known.append(job_id)
         if last.state in ENDED_BADLY:
-            troubles[last.state, _reason(folder, job.id, last.number) or "no reason recorded"].append(job.id)
-        elif last.state is State.RUNNING and job.id not in snapshot.confirmed:
-            record = States(folder).record(job.id, last.number)
+            is_asked = len(known) <= MOST_REASONS
+            reason = _reason(folder, job_id, last.number) or "no reason recorded" if is_asked else _UNREAD
+            troubles[last.state, reason].append(job_id)
+        elif last.state is State.RUNNING and last.job_id not in snapshot.confirmed:
+            record = snapshot.runners.get((last.job_id, last.number), {})
             if is_gone(record) is None:
-                running = folder.join("states", f"{job.id}.{last.number}.RUNNING")
-                hint = f"on {record.get('host')}, which cannot be asked from here; if it is gone, mv {running} to .LOST"
-                troubles[last.state, hint].append(job.id)
+                name = folder.join("states", "JOB.ATTEMPT.RUNNING")
+                hint = f"on {record.get('host')}, which cannot be asked from here; if it is gone, mv {name} to .LOST"
+                troubles[last.state, hint].append(job_id)
     waiting: dict[str, list[int]] = defaultdict(list)
     for job_id in by_state[State.QUEUED]:
         waiting[snapshot.queued[JobId(job_id)].reason].append(job_id)

@@ -27,10 +27,10 @@ FLOORS = {
         "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
-        "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.original",
-        "disk.results", "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.repository",
-        "hydra.schema", "progress", "resolved", "running.command", "running.job", "running.memory", "running.processes",
-        "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
+        "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.orders",
+        "disk.original", "disk.results", "disk.selection", "disk.states", "hydra.entry", "hydra.freeze",
+        "hydra.repository", "hydra.schema", "progress", "resolved", "running.command", "running.job", "running.memory",
+        "running.processes", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
         "slurm.through_submitit", "slurm.within",
     ],
     "joins": [

@@ -2,14 +2,26 @@
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from experiment_manager.disk.launches import create_launch
+from experiment_manager.experiment import Experiment
+from experiment_manager.records import Attempt, JobId, State
+from experiment_manager.run import Call, parser, plain_call
+from experiment_manager.slurm.arrays import arrays
+from experiment_manager.slurm.launched import records
+from experiment_manager.slurm.options import make
 from tests.conftest import Program, clean_env, wait_until
 
 
@@ -250,7 +262,8 @@ def test_run_imports_no_heavy_library(program: Program) -> None:
     script = (
         "import sys\nfrom experiment_manager.run import main\n"
         f"status = main([{str(program.experiment)!r}, '0'])\n"
-        "heavy = {'hydra', 'omegaconf', 'typer', 'click', 'rich', 'yaml', 'numpy', 'pandas', 'submitit', 'orjson',"
+        "heavy = {'argparse', 'ctypes', 'hydra', 'omegaconf', 'typer', 'click', 'rich', 'yaml', 'numpy', 'pandas',"
+        " 'submitit', 'orjson',"
         " 'dataclasses', 'inspect', 'cloudpickle', 'filelock', 'simpleeval'}\n"
         "print(status, sorted(heavy & set(sys.modules)))"
     )
@@ -258,6 +271,80 @@ def test_run_imports_no_heavy_library(program: Program) -> None:
         [sys.executable, "-c", script], cwd=program.home, env=clean_env(), capture_output=True, text=True, check=True
     )
     assert "0 []" == done.stdout.strip()
+
+
+WORDS = [
+    "e", "7", "3,4", "x", "", "-1", "7,", "0x7", "٣", "9" * 30, "--experiment-path", "--experiment-name", "--job-id",
+    "--job-id=7", "--launch", "--runner", "--fake", "--la", "--", "-h", "0001",
+]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=8) | st.tuples(*[st.sampled_from(WORDS)] * 2, st.just("--launch")))
+def test_a_plain_call_is_read_as_any_call(words: Sequence[str]) -> None:
+    """What is read without argparse means what argparse says that it means."""
+    call = plain_call(words)
+    if call is not None:
+        assert Call(**vars(parser().parse_args(list(words)))) == call
+
+
+@pytest.mark.parametrize(
+    ("expected", "words"),
+    [
+        (Call(folder="e", job=[7], launch="1"), ["e", "7", "--launch", "1"]),
+        (Call(experiment_path="p", experiment_name="e", job_id=[3, 4], launch="1"),
+         ["--experiment-path", "p", "--experiment-name", "e", "--launch", "1", "--job-id", "3,4"]),
+        (None, ["e", "7", "--fake"]),
+        (None, ["e", "--launch", "1", "7"]),
+        (None, ["--experiment-path", "p", "--job-id", "7"]),
+    ],
+)  # fmt: skip
+def test_calls_of_scripts_are_plain(expected: Call | None, words: list[str]) -> None:
+    """The calls that scripts and the pool write are read without argparse; the others are left to it."""
+    assert expected == plain_call(words)
+
+
+def test_run_reads_nothing_that_grows(tmp_path: Path) -> None:
+    """Until a job of a launch has begun, its task opens the same files in an experiment of 10 and of 1,000 jobs, lists
+    no folder of it, imports nothing that only the end needs, and reads neither the whole launch nor the filter."""
+    opened = {n_jobs: _opened_until_the_start(tmp_path, n_jobs) for n_jobs in (10, 1000)}
+    assert opened[10] == opened[1000]
+    assert ["launches/0001/orders.sqlite", "manifest.sqlite", "states/7.1"] == sorted(
+        {path for path in opened[10] if path.startswith(("launches/", "manifest", "pass_filter", "states/7"))}
+    )
+
+
+def _opened_until_the_start(place: Path, n_jobs: int) -> list[str]:
+    """What `run` opens and lists of an experiment of so many jobs until the child starts."""
+    experiment = Experiment(["seed"], f"e{n_jobs}", place)
+    for seed in range(n_jobs):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(n_jobs))
+    options = make({"mem_gb": 1}, where="test")
+    ids = random.Random(0).sample(range(8, n_jobs), n_jobs // 10)
+    about = {"slurm": {"arrays": records(arrays([(options, [7, *ids])]), "e")}, "runner": ["true"]}
+    create_launch(experiment.folder, (Attempt(JobId(job), 1, State.PENDING) for job in (7, *ids)), about)
+    script = (
+        "import json, sys\n"
+        "from experiment_manager.run import main\n"
+        "seen, late = [], {'argparse', 'experiment_manager.decisions', 'experiment_manager.ids', 'ctypes', 'shlex'}\n"
+        "def look(what, given):\n"
+        "    if what in ('open', 'sqlite3.connect', 'os.listdir', 'os.scandir'):\n"
+        "        seen.append(str(given[0]))\n"
+        "    if what == 'subprocess.Popen':\n"
+        "        print(json.dumps([seen, sorted(late & set(sys.modules))]))\n"
+        "sys.addaudithook(look)\n"
+        "main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", script, experiment.folder.path, "7", "--launch", "0001"]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_env(), check=True)
+    seen, late = json.loads(done.stdout)
+    assert [] == late
+    assert "LOST" not in done.stderr
+    home = f"{experiment.folder.path}/"
+    paths = [path.partition("?")[0].removeprefix("file:") for path in seen]
+    return [re.sub(r"\.\d+\.tmp$", "", path.removeprefix(home)) for path in paths if path.startswith(home)]
 
 
 def test_pasted_command_runs_the_same_job(program: Program) -> None:

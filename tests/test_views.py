@@ -1,14 +1,20 @@
 """What people see of an experiment: rows, means over seeds, and results that a later failure does not hide."""
 
+import json
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.experiment import Experiment
 from experiment_manager.rows import aggregate
-from tests.conftest import Program
+from experiment_manager.tables import print_json, print_rows
+from tests.conftest import Program, clean_env
 
 
 def row(seed: int, result: dict[str, Any], state: str = "COMPLETED", **variables: Any) -> dict[str, Any]:
@@ -75,3 +81,61 @@ def test_run_on_a_host_that_cannot_be_asked(program: Program) -> None:
     assert {"RUNNING": 1} == status["counts"]
     assert "on node17, which cannot be asked from here" in status["troubles"][0]["reason"]
     assert "1 RUNNING left alone" in program.sweep("seed=1").stderr
+
+
+def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
+    """`status` lists `states/` once, and opens a file only of jobs that run and that ended badly: these up to a number
+    of each state, and the others are named, too."""
+    experiment = Experiment(["seed"], "e", tmp_path)
+    for seed in range(60):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    states = tmp_path / "e/states"
+    states.mkdir()
+    for job, state in enumerate(["COMPLETED"] * 20 + ["FAILED"] * 20 + ["RUNNING"] * 10):
+        (states / f"{job}.1").write_text('{"host": "node17"}')
+        (states / f"{job}.1.{state}").touch()
+    script = (
+        "import json, sys\n"
+        "from experiment_manager import views\n"
+        "views.MOST_REASONS = 7\n"
+        "from experiment_manager.cli import main\n"
+        "seen = []\n"
+        "sys.addaudithook(lambda what, given: seen.append((what, str(given[0]))) "
+        "if what in ('open', 'os.listdir', 'os.scandir') else None)\n"
+        "main(['status', sys.argv[1], '--json'])\n"
+        "print(json.dumps(seen), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "e")], capture_output=True, text=True, env=clean_env(), check=True
+    )
+    seen = [tuple(item) for item in json.loads(done.stderr)]
+    assert [("os.listdir", str(states))] == [item for item in seen if item[0] != "open" and "/e/states" in item[1]]
+    opened = [path.removeprefix(f"{tmp_path}/e/") for what, path in seen if what == "open"]
+    asked = [*(f"states/{job}.1" for job in range(40, 50)), *(f"jobs/{job}/attempt.1.json" for job in range(20, 27))]
+    assert sorted(asked) == sorted(path for path in opened if path.startswith(("states/", "jobs/")))
+    told = json.loads(done.stdout)
+    assert {"COMPLETED": 20, "FAILED": 20, "RUNNING": 10, "PENDING": 10} == told["counts"]
+    ids = [(trouble["state"], trouble["jobs"]) for trouble in told["troubles"]]
+    assert [("FAILED", list(range(20, 27))), ("FAILED", list(range(27, 40))), ("RUNNING", list(range(40, 50)))] == ids
+
+
+def test_table_in_a_pipe_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns are aligned as a terminal shows them, and no text breaks a row or becomes markup."""
+    print_rows([{"state": "A", "n": 3, "x": "[red]"}, {"state": "日本", "n": None}, {"n": 0.5, "x": "a\nb\x1b[1m"}])
+    assert capsys.readouterr().out.splitlines() == [
+        " state     n   x",
+        " ─────────────────────────",
+        " A         3   [red]",
+        " 日本",
+        "         0.5   a\\nb\\x1b[1m",
+    ]
+
+
+@pytest.mark.parametrize("value", [{}, [], {"a": [1, {"b": None}], "c": {}}, [{"a": 1}, [2]], 3, "x", None])
+def test_json_is_one_document(value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed as JSON is read back as it was, with a line for each item."""
+    print_json(value)
+    out = capsys.readouterr().out
+    assert value == json.loads(out)
+    assert len(out.splitlines()) == (len(value) + 2 if isinstance(value, dict | list) and value else 1)

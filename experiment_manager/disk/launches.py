@@ -1,4 +1,7 @@
-"""Launches: the record of each handing-over of jobs, `launches/0001/launch.json`, written before anything runs."""
+"""Launches: the record of each handing-over of jobs, `launches/0001/launch.json`, written before anything runs.
+
+Tasks, which must not read what grows with the experiment, find their own part of it by the index: see orders.
+"""
 
 import getpass
 import os
@@ -9,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from experiment_manager.disk.files import read_json, write_json
+from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.orders import planned, read_record, write_orders
 from experiment_manager.errors import JobRefused
-from experiment_manager.ids import format_ids, parse_ids
+from experiment_manager.ids import format_ids
 from experiment_manager.records import Attempt, Launch
 
 _GIT_LIMIT_S: Final = 5.0
@@ -20,9 +24,9 @@ _GIT_LIMIT_S: Final = 5.0
 
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
     """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job."""
-    planned: dict[str, list[int]] = defaultdict(list)
+    ids_by_attempt: dict[str, list[int]] = defaultdict(list)
     for attempt in jobs:
-        planned[str(attempt.number)].append(attempt.job_id)
+        ids_by_attempt[str(attempt.number)].append(attempt.job_id)
     record = {
         "time": time.time(),
         "user": user_name(),
@@ -31,9 +35,10 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         "argv": sys.orig_argv,
         **_git(),
         **about,
-        "jobs": {number: format_ids(ids) for number, ids in planned.items()},
+        "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
     }
     number = _next_number(folder)
+    write_orders(folder.join("launches", number, "orders.sqlite"), record)
     write_json(folder.join("launches", number, "launch.json"), record)
     return Launch(number, record)
 
@@ -53,11 +58,7 @@ def _next_number(folder: Folder) -> str:
 
 def read_launch(folder: Folder, number: str) -> Launch:
     """The launch of that number. Raises JobRefused when there is none."""
-    path = folder.join("launches", number, "launch.json")
-    try:
-        return Launch(number, read_json(path))
-    except (OSError, ValueError) as error:
-        raise JobRefused(f"there is no launch {number} in {folder.path} ({error}); leave --launch out") from error
+    return Launch(number, read_record(folder, number))
 
 
 def last_launch(folder: Folder) -> Launch | None:
@@ -74,25 +75,9 @@ def last_launch(folder: Folder) -> Launch | None:
     return None
 
 
-def planned_attempt(launch: Launch, job_id: int) -> int | None:
-    """The number of the first attempt that a launch planned for a job; None: the job is not in this launch."""
-    for first_attempt, ids in launch.record["jobs"].items():
-        if job_id in parse_ids(ids):
-            return int(first_attempt)
-    return None
-
-
 def planned_attempts(launch: Launch) -> dict[int, int]:
     """The number of the first attempt that a launch planned, for each of its jobs."""
-    return {job_id: int(first) for first, ids in launch.record["jobs"].items() for job_id in parse_ids(ids)}
-
-
-def slurm_options(launch: Launch, job_id: int) -> dict[str, Any] | None:
-    """The SLURM options under which a launch runs a job; None where SLURM does not run it."""
-    for array in launch.record.get("slurm", {}).get("arrays", ()):
-        if job_id in parse_ids(array["jobs"]):
-            return dict(array["options"])
-    return None
+    return planned(launch.record)
 
 
 def user_name() -> str:

@@ -25,8 +25,9 @@ from experiment_manager.records import ENDED, Attempt, JobId, State
 from experiment_manager.running import processes
 from experiment_manager.slurm import within
 
-_NAME: Final = re.compile(r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z")
+_NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
+_STATE_OF: Final = {str(state): state for state in _STORED}
 _GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
 
 
@@ -48,11 +49,13 @@ class Snapshot(NamedTuple):
     foreign: tuple[str, ...]
     queued: Mapping[JobId, Waiting] = MappingProxyType({})
     confirmed: frozenset[JobId] = frozenset()
+    runners: Mapping[tuple[JobId, int], Mapping[str, Any]] = MappingProxyType({})
+    """Who runs what is RUNNING, as its anchors told when they were asked: see `States.record`."""
 
     def last(self, job_id: int) -> Attempt:
         """The last attempt of a job; number 0 and PENDING when there is none. See `last_real`."""
         numbers = self.attempts.get(JobId(job_id), {})
-        last = last_real(Attempt(JobId(job_id), number, numbers[number]) for number in sorted(numbers))
+        last = last_real([Attempt(JobId(job_id), number, numbers[number]) for number in sorted(numbers)])
         last = last or Attempt(JobId(job_id), 0, State.PENDING)
         return last._replace(state=State.QUEUED) if job_id in self.queued else last
 
@@ -88,41 +91,53 @@ class States:
         return os.path.join(self._path, f"{job_id}.{attempt}" + (f".{state}" if state else ""))
 
     def snapshot(self, *, reconcile: bool = False) -> Snapshot:
-        """The states of all attempts; with `reconcile`, those that run here but whose process is gone become LOST."""
+        """The states of all attempts; with `reconcile`, those that run here but whose process is gone become LOST.
+
+        Opens the anchors of what is RUNNING, with `reconcile`, and no other file.
+        """
         found: dict[JobId, dict[int, State]] = defaultdict(dict)
         foreign = []
-        anchored = set()
+        anchored = []
+        read_name = re.compile(_NAME).match
         for name in self._names():
-            match = _NAME.match(name)
-            state = match and match[3]
-            if match is None or (state and state not in _STORED):
+            match = read_name(name)
+            if match is None:
                 foreign.append(name)
                 continue
-            job_id, number = JobId(int(match[1])), int(match[2])
-            if state is None:
-                anchored.add((job_id, number))
+            job, attempt, word = match.groups()
+            job_id, number = JobId(int(job)), int(attempt)
+            state = _STATE_OF.get(word)
+            if word is None:
+                anchored.append((job_id, number))
+            elif state is None:
+                foreign.append(name)
             elif found[job_id].get(number) in (None, State.RUNNING):  # seen under two names: the later one counts
-                found[job_id][number] = State(state)
+                found[job_id][number] = state
         for job_id, number in anchored:
             if number not in found[job_id]:
                 found[job_id][number] = self.state(job_id, number)
-        if reconcile:
-            self._reconcile(found)
-        return Snapshot(dict(found), tuple(sorted(foreign)))
+        return Snapshot(dict(found), tuple(sorted(foreign)), runners=self._reconcile(found) if reconcile else {})
 
     def _names(self) -> list[str]:
         try:
-            with os.scandir(self._path) as entries:
-                return [entry.name for entry in entries if not entry.name.startswith(".")]
+            return [name for name in os.listdir(self._path) if name[0] != "."]
         except FileNotFoundError:
             return []
 
-    def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> None:
+    def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> dict[tuple[JobId, int], Mapping[str, Any]]:
+        """Who runs what is RUNNING; what has ended without a word is no more."""
+        runners: dict[tuple[JobId, int], Mapping[str, Any]] = {}
         for job_id, numbers in found.items():
             for number, state in numbers.items():
-                ended = _unrecorded_end(self.record(job_id, number)) if state is State.RUNNING else None
-                if ended is not None:
+                if state is not State.RUNNING:
+                    continue
+                record = self.record(job_id, number)
+                ended = _unrecorded_end(record)
+                if ended is None:
+                    runners[job_id, number] = record
+                else:
                     numbers[number] = self.lose(job_id, number, ended)
+        return runners
 
     def settled(self, job_id: int) -> Attempt:
         """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
@@ -160,12 +175,7 @@ class States:
 
     def record(self, job_id: int, attempt: int) -> dict[str, Any]:
         """Who runs, or ran, an attempt: see `claim`. Empty where the anchor is not ours to read."""
-        try:
-            with open(self._name(job_id, attempt), encoding="utf-8") as file:
-                record = json.load(file)
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        return read_optional(self._name(job_id, attempt))
 
     def claim(self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None) -> int:
         """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.

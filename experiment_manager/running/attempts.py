@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from experiment_manager.disk.folder import Folder, writing
-from experiment_manager.disk.launches import planned_attempt, read_launch
+from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.disk.states import States
 from experiment_manager.records import State
@@ -51,10 +51,10 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
             yield InProcess(folder, job_id, attempt, is_fake=is_fake)
         return
     states = States(folder)
-    planned = None if launch is None else planned_attempt(read_launch(folder, launch), job_id)
+    order = None if launch is None else read_order(folder, launch, job_id)
     with writing(folder.path):
         os.makedirs(folder.job(job_id), exist_ok=True)
-        number = states.claim(job_id, {"launch": launch, **within.ids()}, planned=planned)
+        number = states.claim(job_id, {"launch": launch, **within.ids()}, planned=order and order.attempt)
     start, state, reason = time.time(), State.FAILED, None
     before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}
     os.environ.update(job.environment(folder, job_id, number))

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import planned_attempt, read_launch, slurm_options
 from experiment_manager.disk.manifest import Manifest, unconfigured
-from experiment_manager.disk.selection import read_selection
+from experiment_manager.disk.orders import read_order
 from experiment_manager.errors import JobRefused
-from experiment_manager.records import Job, Launch, Recipe
+from experiment_manager.records import Job, Recipe
 from experiment_manager.running import command, job, processes
 from experiment_manager.slurm import step
 
@@ -48,14 +47,13 @@ def prepare(
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
     planned, options, here = None, None, os.getcwd()
     if launch is not None:
-        record = read_launch(folder, launch)
-        planned = planned_attempt(record, job_id)
-        if planned is None:
+        order = read_order(folder, launch, job_id)
+        if order is None:
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
-        options = slurm_options(record, job_id)
-        runner = runner or _runner_of(record, recipe)
-        here = str(record.record["cwd"]) if options is not None else here  # scripts can be submitted from anywhere
-    elif job_id not in read_selection(folder):
+        planned, options = order.attempt, order.options
+        runner = runner or (order.runner if recipe is None else None)  # jobs of a sweep have a command of their own
+        here = order.cwd if options is not None else here  # scripts can be submitted from anywhere
+    elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))
     arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
     if not is_fake:
@@ -72,12 +70,6 @@ def prepare(
         by_slurm=options is not None,
         slurm=options or {},
     )
-
-
-def _runner_of(launch: Launch, recipe: Recipe | None) -> list[str] | None:
-    """The runner that a launch names; jobs of a sweep have a command of their own and need none."""
-    runner = launch.record.get("runner")
-    return list(runner) if runner and recipe is None else None
 
 
 def _program(
@@ -100,8 +92,15 @@ def _program(
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
 
 
+def _passes(folder: Folder, job_id: int) -> bool:
+    from experiment_manager.disk.selection import read_selection
+
+    return job_id in read_selection(folder)
+
+
 def outside_filter(job_id: int, folder: Folder) -> str:
     """The sentence for a job that was not selected."""
+    from experiment_manager.disk.selection import read_selection
     from experiment_manager.ids import format_ids
 
     return (

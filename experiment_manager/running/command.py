@@ -8,7 +8,6 @@ grammar wants it (https://hydra.cc/docs/advanced/override_grammar/basic/).
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -33,6 +32,8 @@ def quoted(text: str) -> str:
     """
     if "${" in text:
         raise FreezeError(f"{text!r} holds '${{', which Hydra takes for an interpolation; use a path without it")
+    if "'" not in text and "\\" not in text:
+        return f"'{text}'"
     text = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
     text = re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text)
     return f"'{text}'"
@@ -65,6 +66,8 @@ def runner_command(folder: Folder, job: Job, runner: Sequence[str]) -> list[str]
 
 def pasteable(arguments: Iterable[str], cwd: str) -> str:
     """A line for a shell that does the same."""
+    import shlex
+
     return f"cd {shlex.quote(cwd)} && {shlex.join(arguments)}"
 
 

@@ -22,9 +22,9 @@ def this_process() -> dict[str, Any]:
 
 def is_gone(record: Mapping[str, Any]) -> bool | None:
     """True when the process of a record has certainly ended, False when it runs, None when nobody here can know."""
-    me = this_process()
-    if record.get("host") != me["host"]:
+    if record.get("host") != os.uname().nodename:
         return None
+    me = this_process()
     if record.get("boot") != me["boot"]:
         return True  # this host has been started anew since
     if record.get("namespace") != me["namespace"]:
@@ -39,18 +39,35 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
 
 def dying_with_us() -> Callable[[], None]:
     """What to run in a child before its program (`preexec_fn`): it is killed when this process dies, on Linux."""
-    import ctypes  # only here: it is slow to import
-
-    libc = ctypes.CDLL(None, use_errno=True)
+    prctl = _prctl()
     parent = os.getpid()
 
     def prepare_child() -> None:
-        if hasattr(libc, "prctl"):
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
             if os.getppid() != parent:
                 os._exit(1)
 
     return prepare_child
+
+
+def _prctl() -> Callable[[int, int], int] | None:
+    """The system call of that name; None where there is none.
+
+    Every task waits for what is imported here, and `ctypes` is four modules around the one that does it.
+    """
+    try:
+        from _ctypes import call_function, dlopen, dlsym
+
+        address = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]  # None: this program
+    except ImportError:  # another Python than CPython
+        import ctypes
+
+        found: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "prctl", None)
+        return found
+    except OSError:
+        return None
+    return lambda option, value: call_function(address, (option, value))
 
 
 def _start_ticks(pid: int) -> int | None:

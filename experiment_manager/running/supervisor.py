@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.decisions import DRIFTED, INCOMPLETE, Ending, ended_state, exit_status, left_result
 from experiment_manager.disk.files import read_optional
 from experiment_manager.disk.folder import writing
 from experiment_manager.disk.states import States
@@ -95,13 +94,15 @@ class _Supervision:
         if not self._earlier_run_has_noticed():
             reason = "stopped while an earlier run of the task was given time to end"
             self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
-            return Outcome(INCOMPLETE)
+            return self._incomplete()
         try:
             process = start(self._child, self._number)
         except OSError as error:
             return self._record_unstarted(error, started)
         process.returncode = 0  # we reap it ourselves, with wait4, for its memory and time
         self._pid = process.pid
+        from experiment_manager import decisions  # noqa: F401 - at the end somebody may have replaced the package
+
         status, usage = self._wait()
         self._end_stragglers()
         return self._record(os.waitstatus_to_exitcode(status), usage, started)
@@ -231,16 +232,18 @@ class _Supervision:
     def _record(self, returncode: int, usage: Any, started: float) -> Outcome:
         result = read_optional(self._file("result"))
         self._warned = self._warned or result.get("told") is True  # by whatever way the warning came
-        ending = Ending(
+        from experiment_manager import decisions
+
+        ending = decisions.Ending(
             returncode=returncode,
-            has_result=left_result(result, was_stopped=self._stopped is not None),
+            has_result=decisions.left_result(result, was_stopped=self._stopped is not None),
             stopped=self._stopped,
             was_warned=self._warned,
             out_of_memory=self._was_out_of_memory(),
             needs_result=self._child.needs_result,
             is_fake=self._child.is_fake or bool(result.get("fake")),
         )
-        state = ended_state(ending)
+        state = decisions.ended_state(ending)
         is_to_requeue = state is State.TIMEOUT and self._warned and self._may_requeue()
         if state is State.TIMEOUT and self._warned and within.is_being_preempted():
             state, is_to_requeue = State.PREEMPTED, True  # SLURM would have started it again, had it stayed
@@ -257,9 +260,9 @@ class _Supervision:
             **({"requeued": True} if is_to_requeue else {}),
         }
         if not self._publish(state, record):
-            return Outcome(INCOMPLETE)
+            return self._incomplete()
         is_done = state in (State.COMPLETED, State.FAKE)
-        return Outcome(exit_status(returncode) or (0 if is_done else INCOMPLETE), is_to_requeue)
+        return Outcome(decisions.exit_status(returncode) or (0 if is_done else decisions.INCOMPLETE), is_to_requeue)
 
     def _was_out_of_memory(self) -> bool:
         """The kernel counted a kill in our memory cgroup; a step has one of its own, and `srun` tells of it."""
@@ -273,12 +276,19 @@ class _Supervision:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL))
             return file.read().decode(errors="replace")
 
+    def _incomplete(self) -> Outcome:
+        from experiment_manager.decisions import INCOMPLETE
+
+        return Outcome(INCOMPLETE)
+
     def _publish(self, state: State, record: dict[str, Any]) -> bool:
         record = {**record, "arguments": self._child.arguments}
         return not self._fenced and self._states.finish(self._child.job_id, self._number, state, record)
 
     def _reason(self, state: State, returncode: int) -> str | None:
         """Why, in a line: the exception that the job left, else the signal or exit code."""
+        from experiment_manager import decisions
+
         if state in (State.COMPLETED, State.FAKE):
             return None
         if state is State.CANCELLED:
@@ -288,7 +298,7 @@ class _Supervision:
         error = read_optional(self._file("error"))
         if error:
             return f"{error.get('type')}: {error.get('message')}".partition("\n")[0]
-        if returncode == DRIFTED:
+        if returncode == decisions.DRIFTED:
             return "composed another configuration than was submitted"
         if returncode < 0:
             return f"ended by {signal.Signals(-returncode).name}"

@@ -29,6 +29,9 @@ SLURM_CATCHES_UP_S: Final = 60.0
 
 _FORGOTTEN: Final = "SLURM has it no more and cannot tell what became of it"
 _LAST_KNOWN: Final = "as last known"
+_MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED)
+"""SLURM may start such a job again, or know better what became of it: its record tells."""
+
 _HOLDS_NODES: Final = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
 
 
@@ -58,7 +61,10 @@ def reconciled(folder: Folder) -> Snapshot:
     for judge in judges:
         judge.run()
     found = {attempt: state for judge in judges for attempt, state in judge.found.items()}
-    before, snapshot = snapshot, _with(states.snapshot(reconcile=True), found)
+    before = snapshot
+    if any(judge.has_news for judge in judges):  # it took some time, and is believed about jobs as they are now
+        snapshot = states.snapshot(reconcile=True)
+    snapshot = _with(snapshot, found)
     queued = {
         job_id: waiting
         for judge in judges
@@ -66,13 +72,15 @@ def reconciled(folder: Folder) -> Snapshot:
         if not _has_begun_since(states, before, snapshot, job_id)
     }
     running = {job_id: waiting for judge in judges for job_id, waiting in judge.running.items()}
-    ended_since = {job_id: waiting for job_id, waiting in running.items() if _comes_back(folder, snapshot.last(job_id))}
+    ended_since = {job_id: waiting for job_id, waiting in running.items() if _returns(folder, snapshot.last(job_id))}
     confirmed = frozenset(job_id for judge in judges for job_id in judge.confirmed)
     return snapshot._replace(queued=queued | ended_since, confirmed=confirmed)
 
 
 def _with(snapshot: Snapshot, found: Mapping[tuple[JobId, int], State]) -> Snapshot:
     """The same with what was found out about attempts and could not be recorded."""
+    if not found:
+        return snapshot
     attempts = {job_id: dict(numbers) for job_id, numbers in snapshot.attempts.items()}
     for (job_id, number), state in found.items():
         numbers = attempts.setdefault(job_id, {})
@@ -86,12 +94,15 @@ def _has_begun_since(states: States, before: Snapshot, after: Snapshot, job_id: 
     return newest >= before.next_number(job_id) and "unbegun" not in states.record(job_id, newest)
 
 
-def _comes_back(folder: Folder, last: Attempt) -> bool:
+def _returns(folder: Folder, last: Attempt) -> bool:
     """Whether SLURM is expected to start a job again that has ended so, as long as it has its task."""
-    if last.state in (State.PREEMPTED, State.NODE_FAIL):
-        return True
-    end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt")) if last.state is State.TIMEOUT else {}
-    return bool(end.get("requeued"))
+    path = folder.of_attempt(last.job_id, last.number, "attempt")
+    return last.state in _MAY_COME_BACK and _comes_back(last, read_optional(path))
+
+
+def _comes_back(last: Attempt, end: Mapping[str, Any]) -> bool:
+    is_requeued = last.state is State.TIMEOUT and bool(end.get("requeued"))
+    return is_requeued or last.state in (State.PREEMPTED, State.NODE_FAIL)
 
 
 def active_tasks(folder: Folder, snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
@@ -109,10 +120,10 @@ def active_tasks(folder: Folder, snapshot: Snapshot) -> dict[str, tuple[int, ...
     }
 
 
-def _running(states: States, snapshot: Snapshot) -> list[dict[str, Any]]:
+def _running(states: States, snapshot: Snapshot) -> list[Mapping[str, Any]]:
     """Who runs what is RUNNING: a script may have been submitted by somebody else than its author."""
     return [
-        states.record(job_id, number)
+        snapshot.runners.get((job_id, number)) or states.record(job_id, number)
         for job_id, numbers in snapshot.attempts.items()
         for number, state in numbers.items()
         if state is State.RUNNING
@@ -121,7 +132,7 @@ def _running(states: States, snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def _open_launches(folder: Folder, running: Sequence[Mapping[str, Any]]) -> tuple[list[_Open], set[str]]:
     """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them."""
-    found = list(_unsettled(folder, {str(record.get("launch")) for record in running}))
+    found = list(_unsettled(folder, {str(record.get("launch")) for record in running if record.get("by_slurm")}))
     users = {str(record["slurm_job_user"]) for record in running if record.get("slurm_job_user")}
     return found, users | {str(opened.launch.record["user"]) for opened in found}
 
@@ -170,7 +181,7 @@ class _Judge:
         self.confirmed: set[JobId] = set()
         self.found: dict[tuple[JobId, int], State] = {}  # what could not be recorded
         self._keeps = states.may_write()
-        self._is_open = False
+        self._is_open = self._has_recorded = False
 
     def run(self) -> None:
         if self._told is not None:
@@ -189,6 +200,11 @@ class _Judge:
                 os.unlink(path)
             elif not self._is_open and not os.path.exists(path):
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether SLURM has said anything of a job: then its state may be another one by now."""
+        return bool(self.queued or self.running or self.found or self._has_recorded)
 
     @property
     def _submission(self) -> Submission:
@@ -255,6 +271,7 @@ class _Judge:
         if self._keeps:
             about = {"launch": self._opened.launch.number, "by_slurm": True, **about}
             self._states.record_unbegun(job_id, number, state, record, about)
+            self._has_recorded = True
         else:
             self.found[job_id, number] = state
 
@@ -271,7 +288,7 @@ class _Judge:
 
     def _runs(self, index: int, job_id: JobId, number: int, told: Told | None) -> None:
         """An attempt that counts as RUNNING runs, or SLURM tells how it ended."""
-        record = self._states.record(job_id, number)
+        record = self._snapshot.runners.get((job_id, number), {})
         if record.get("launch") != self._opened.launch.number or not record.get("by_slurm"):
             self._is_open = self._is_open or (told is not None and told.active(index) is not None)
             return
@@ -317,8 +334,10 @@ class _Judge:
     def _ended(self, index: int, job_id: JobId, last: Attempt, told: Told | None) -> None:
         """QUEUED when SLURM is going to run it again; CANCELLED and NODE_FAIL may turn out to be something else."""
         active = told.active(index) if told is not None else None
+        if active is None and last.state not in _MAY_COME_BACK:
+            return  # nothing more is to be said of it, and its record need not be opened
         end = read_optional(self._folder.of_attempt(job_id, last.number, "attempt"))
-        comes_back = _comes_back(self._folder, last)
+        comes_back = _comes_back(last, end)
         if active is not None:
             self._is_open = True
             starts_again = active.start is not None and active.start > float(end.get("end") or 0)
@@ -351,6 +370,7 @@ class _Judge:
             state, reason = State(end["state"]), str(kept.get("reason"))
         if self._keeps:
             self._states.amend(job_id, number, state, {**kept, "reason": reason})
+            self._has_recorded = True
 
     def _log(self, task: str | None) -> str:
         return self._folder.join("launches", self._opened.launch.number, f"{task}.log")

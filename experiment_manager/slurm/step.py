@@ -8,7 +8,7 @@ OUT_OF_MEMORY_WORDS: Final = ("Out Of Memory", "oom-kill", "oom_kill")
 """What `srun` says, on its own standard error, when one of its tasks was killed for memory."""
 
 
-_FAILURE: Final = re.compile(r"^srun: error: (\S+: tasks? [\d,-]+: (?!Terminated).+)$", re.MULTILINE)
+_FAILURE: Final = r"(?m)^srun: error: (\S+: tasks? [\d,-]+: (?!Terminated).+)$"
 
 
 def first_failure(said: str) -> str | None:
@@ -17,7 +17,7 @@ def first_failure(said: str) -> str | None:
     >>> first_failure("srun: error: n2: task 3: Exited with exit code 5\\nsrun: error: n1: tasks 0-1: Terminated")
     'n2: task 3: Exited with exit code 5'
     """
-    found = _FAILURE.search(said)
+    found = re.search(_FAILURE, said)
     return found[1] if found else None
 
 

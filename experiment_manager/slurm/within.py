@@ -17,7 +17,7 @@ _IDS: Final = (
 )
 _ANSWER_LIMIT_S: Final = 5.0
 _ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
-_ENDED: Final = re.compile("COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY")
+_ENDED: Final = "COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY"
 
 
 def ids() -> dict[str, str]:
@@ -104,7 +104,7 @@ def has_ended(record: Mapping[str, Any]) -> bool:
         return "Invalid job id" in done.stderr
     restarts = re.search(r"\bRestarts=(\d+)", done.stdout)
     has_restarted = restarts is not None and int(restarts[1]) > restart_of(record)
-    return has_restarted or re.search(rf"\bJobState=({_ENDED.pattern})\b", done.stdout) is not None
+    return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", done.stdout) is not None
 
 
 def requeue() -> str | None:

@@ -60,6 +60,7 @@ def test_submit_and_leave(program: Program) -> None:
     assert {"launch.json", "multirun.yaml", "submission.json", "slurm_scripts.sh"} <= kept
     assert kept <= {
         "launch.json",
+        "orders.sqlite",
         "multirun.yaml",
         "submission.json",
         "slurm_scripts.sh",

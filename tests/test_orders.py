@@ -1,0 +1,139 @@
+"""What a launch says about one job: found without reading the rest, the same with and without the index."""
+
+import json
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.launches import create_launch, planned_attempts, read_launch
+from experiment_manager.disk.orders import Order, read_order
+from experiment_manager.errors import JobRefused
+from experiment_manager.records import Attempt, JobId, State
+from experiment_manager.slurm.arrays import arrays
+from experiment_manager.slurm.launched import records
+from experiment_manager.slurm.options import as_mapping, make
+
+HOSTILE = "what?#%41 'ü'\n"
+
+
+def launched(place: Path, attempts: dict[int, int], **about: Any) -> Folder:
+    """A folder whose launch 0001 plans these attempts: job -> number."""
+    folder = Folder(place, "e?#%41 ü")
+    create_launch(folder, (Attempt(JobId(job), number, State.PENDING) for job, number in attempts.items()), about)
+    return folder
+
+
+def index_of(folder: Folder) -> Path:
+    return Path(folder.join("launches", "0001", "orders.sqlite"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(attempts=st.dictionaries(st.integers(0, 60) | st.integers(0, 2**63 - 1), st.integers(1, 3)))
+def test_every_job_is_found_with_and_without_the_index(
+    attempts: dict[int, int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever jobs a launch has, the index says of every id what the record says."""
+    folder = launched(tmp_path_factory.mktemp("e"), attempts)
+    asked = {*attempts, *range(62), *(job + 1 for job in attempts), -1, 2**63, 10**30}
+    fast = {job: read_order(folder, "0001", job) for job in asked}
+    index_of(folder).unlink()
+    assert {job: read_order(folder, "0001", job) for job in asked} == fast
+    assert attempts == {job: order.attempt for job, order in fast.items() if order is not None}
+    assert attempts == planned_attempts(read_launch(folder, "0001"))
+
+
+def test_a_job_has_the_options_of_its_array(tmp_path: Path) -> None:
+    """Jobs of one launch may run under different options; a job that no array has is not run by SLURM."""
+    ids = random.Random(0).sample(range(100), 50)
+    wanted = [(make({"mem_gb": memory}, where="test"), ids[memory::3]) for memory in (1, 2)]
+    kept = records(arrays(wanted, max_array_size=7), "e")
+    folder = launched(tmp_path, dict.fromkeys(ids, 2), slurm={"arrays": kept}, runner=["python", HOSTILE])
+    for indexed in (True, False):
+        for memory in (1, 2):
+            for job in ids[memory::3]:
+                options = json.loads(json.dumps(as_mapping(wanted[memory - 1][0])))
+                assert Order(2, options, ["python", HOSTILE], str(Path.cwd())) == read_order(folder, "0001", job)
+        assert Order(2, None, ["python", HOSTILE], str(Path.cwd())) == read_order(folder, "0001", ids[0])
+        if indexed:
+            index_of(folder).unlink()
+
+
+def test_the_index_is_small_and_read_by_pages(tmp_path: Path) -> None:
+    """Neighbours share a line, and what jobs have in common is kept once."""
+    folder = launched(tmp_path, dict.fromkeys([*range(5000), *range(6000, 9000)], 1) | {4000: 2})
+    with closing(sqlite3.connect(index_of(folder))) as connection:
+        assert [(0, 3999), (4000, 4000), (4001, 4999), (6000, 8999)] == list(
+            connection.execute("SELECT first, last FROM jobs ORDER BY first")
+        )
+        assert (2,) == connection.execute("SELECT count(*) FROM orders").fetchone()
+        (plan,) = connection.execute(
+            "EXPLAIN QUERY PLAN SELECT last FROM jobs WHERE first <= 7 ORDER BY first DESC LIMIT 1"
+        )
+        assert "SEARCH jobs USING INTEGER PRIMARY KEY" in plan[-1]
+
+
+DAMAGE = {
+    "a cut": "cut",
+    "text": "no database",
+    "nothing": "",
+    "an order that is no object": "UPDATE orders SET body = '[1]'",
+    "an order that is no JSON": "UPDATE orders SET body = '{'",
+    "an order without an attempt": """UPDATE orders SET body = '{"options": null, "runner": null, "cwd": "/"}'""",
+    "an attempt that is no number": """UPDATE orders SET body = json_set(body, '$.attempt', 'x')""",
+    "more than an order has": """UPDATE orders SET body = json_set(body, '$.more', 1)""",
+    "no orders": "DELETE FROM orders",
+    "no table": "DROP TABLE jobs",
+    "an end that is no number": "UPDATE jobs SET last = 'x'",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_refused_in_a_sentence(tmp_path: Path, kind: str) -> None:
+    """Whatever is wrong with the index: one sentence, the file, and the way out, which works."""
+    folder = launched(tmp_path, dict.fromkeys(range(0, 6000, 2), 1))
+    path, how = index_of(folder), DAMAGE[kind]
+    if how.startswith(("UPDATE", "DELETE", "DROP")):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(how)
+            connection.commit()
+    else:
+        path.write_bytes(path.read_bytes()[:4100] if how == "cut" else how.encode())
+    with pytest.raises(JobRefused, match=r"sqlite cannot be read .*remove it: launch\.json beside it") as refused:
+        read_order(folder, "0001", 4)
+    assert "\n" not in str(refused.value)
+    path.unlink()
+    found = read_order(folder, "0001", 4)
+    assert found is not None
+    assert 1 == found.attempt
+
+
+def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:
+    """What a newer version has written is not guessed at."""
+    folder = launched(tmp_path, {0: 1})
+    with closing(sqlite3.connect(index_of(folder))) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with pytest.raises(JobRefused, match="another version of Experiment Manager"):
+        read_order(folder, "0001", 0)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"jobs": 3}', '{"jobs": {"x": "1-"}}', '{"jobs": {"1": "0"}}'])
+def test_a_damaged_record_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    """Without the index the record is asked, and what is no record says so."""
+    folder = launched(tmp_path, {0: 1})
+    index_of(folder).unlink()
+    Path(folder.join("launches", "0001", "launch.json")).write_text(text)
+    with pytest.raises(JobRefused, match=r"launch\.json is damaged .*leave --launch out"):
+        read_order(folder, "0001", 0)
+
+
+def test_no_launch_of_that_number(tmp_path: Path) -> None:
+    """A launch that is not there is refused by its number."""
+    with pytest.raises(JobRefused, match="there is no launch 0002"):
+        read_order(launched(tmp_path, {0: 1}), "0002", 0)
