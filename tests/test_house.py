@@ -30,8 +30,8 @@ FLOORS = {
         "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.orders",
         "disk.original", "disk.results", "disk.selection", "disk.states", "hydra.entry", "hydra.freeze",
         "hydra.repository", "hydra.schema", "progress", "resolved", "running.command", "running.job", "running.memory",
-        "running.processes", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
-        "slurm.through_submitit", "slurm.within",
+        "running.processes", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched",
+        "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "archive", "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
