@@ -3,13 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from experiment_manager.decisions import REFUSED
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
-from experiment_manager.running.child import prepare
+from experiment_manager.running.child import Child, prepare
 from experiment_manager.running.supervisor import Outcome, supervise
 from experiment_manager.slurm import within
 
@@ -104,8 +104,15 @@ def _run_all(folder: Folder, ids: Sequence[int], options: argparse.Namespace) ->
 
 def _run(folder: Folder, job_id: int, options: argparse.Namespace) -> Outcome:
     runner = [sys.executable, options.runner] if options.runner is not None else None
+    return told(
+        lambda: prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=runner), supervise
+    )
+
+
+def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
+    """What became of a job; why it was refused, if it was, stands on stderr."""
     try:
-        return supervise(prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=runner))
+        return run(prepared())
     except AlreadyCompleted as done:
         print(f"nothing to run: {done}", file=sys.stderr)
         return Outcome(

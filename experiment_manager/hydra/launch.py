@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import TaskFunction
@@ -23,12 +23,15 @@ from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Job, Launch, State
 from experiment_manager.running.job import JOB_VARIABLE
-from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs
+from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs, check_start_method
 from experiment_manager.slurm import client
 from experiment_manager.slurm.emit import Arrangement, arrange, how_to_submit, write_scripts
 from experiment_manager.slurm.options import make
 from experiment_manager.slurm.submit import submit
 from experiment_manager.slurm.wait import wait_for
+
+
+_WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
 
 
 class Handed(NamedTuple):
@@ -87,14 +90,21 @@ class Here:
     waits = True
     arrange = None
 
-    def __init__(self, n_jobs: int) -> None:
+    def __init__(self, n_jobs: int, start_method: str) -> None:
         check_n_jobs(n_jobs)
-        self._n_jobs = n_jobs
+        check_start_method(start_method)
+        self._n_jobs, self._start_method = n_jobs, start_method
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
         texts = {job_id: settings_text(handed.jobs[job_id].variables) for job_id in ids}
-        pool = Pool(handed.folder, handed.launch, n_jobs=self._n_jobs, texts=texts)
+        pool = Pool(
+            *(handed.folder, handed.launch),
+            n_jobs=self._n_jobs,
+            texts=texts,
+            start_method=self._start_method,
+            warm_up=_WARM_UP,
+        )
         if len(ids) > 1:
             say(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
         try:
