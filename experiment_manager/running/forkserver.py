@@ -59,7 +59,7 @@ def _become_ready(talk: Talk, plan: Mapping[str, Any]) -> Ready:
             _import(name)
     if plan["warm_up"]:
         where, _, function = plan["warm_up"].partition(":")
-        getattr(importlib.import_module(where), function)()
+        getattr(importlib.import_module(where), function)(plan["example"])
     processes.dying_with_us()  # it imports what every supervisor needs
     handlers = forked.handlers()
     why_not = fork_safety.trouble(before)

@@ -18,7 +18,7 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
-from experiment_manager.running.warm import ForkServer, WarmTask, entry_of, hear_interrupts
+from experiment_manager.running.warm import ForkServer, WarmTask, hear_interrupts, program_of
 
 START_METHODS: Final = ("forkserver", "spawn")
 """How jobs begin, in the words of `multiprocessing`: as copies of a process with all imports, or each by itself."""
@@ -129,11 +129,11 @@ class Pool:
     @contextmanager
     def _serving(self, ids: Sequence[int], lines: JobLines) -> Iterator[None]:
         """Inside, there is a fork server where it is worth its start."""
-        entry = entry_of(self._folder, ids[0]) if self._forks and len(ids) >= _FEWEST_FORKED else None
-        if entry is not None:
+        runs = program_of(self._folder, ids[0]) if self._forks and len(ids) >= _FEWEST_FORKED else None
+        if runs is not None:
             log = self._folder.join("launches", self._launch.number, "forkserver.log")
             try:
-                self._server = ForkServer(entry, log, self._warm_up)
+                self._server = ForkServer(runs, log, self._warm_up)
             except OSError as error:
                 _say_why_not(lines, f"no process to fork them from could be started: {error}")
         try:

@@ -13,17 +13,39 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.records import Entry
 from experiment_manager.running import processes, program
+from experiment_manager.running.command import job_command
 
 CHUNK: Final = 65536
 _MODULE: Final = "experiment_manager.running.forkserver"
 _FIRST: Final = f"import sys; sys.flags.safe_path or sys.path.pop(0); from {_MODULE} import main; main()"
 _END_LIMIT_S: Final = 2.0
+
+
+class Program(NamedTuple):
+    """What jobs have in common, and the arguments that one of them has, after those of `entry`."""
+
+    entry: Entry
+    example: list[str]
+
+
+def program_of(folder: Folder, job_id: int) -> Program | None:
+    """What runs a job; None for a job that cannot be forked, whose program is no plain script or module of ours."""
+    with Manifest(folder) as manifest:
+        point = manifest.job(job_id)
+        recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
+    if recipe is None or recipe.task_pickle or recipe.entry.python != sys.executable:
+        return None
+    entry = recipe.entry
+    if not program.is_plain(entry.target, entry.cwd):
+        return None
+    words = 1 + len(entry.flags) + len(entry.target)
+    return Program(entry, job_command(folder, point, recipe)[words:])
 
 
 class Talk:
@@ -90,10 +112,12 @@ class WarmTask:
 
 
 class ForkServer:
-    """One server, for programs that are started like `entry`."""
+    """One server, for the jobs of one program."""
 
-    def __init__(self, entry: Entry, log: str, warm_up: str | None) -> None:
-        """Raises OSError when it cannot be started. `warm_up` names a function, as `module:function`, to call in it."""
+    def __init__(self, runs: Program, log: str, warm_up: str | None) -> None:
+        """Raises OSError when it cannot be started. `warm_up` names a function, as `module:function`, to be called in
+        it with the arguments of the example."""
+        entry = runs.entry
         ours, theirs = socket.socketpair()
         self._talk, self._log = Talk(ours), log
         self._tasks: dict[int, WarmTask] = {}
@@ -120,6 +144,7 @@ class ForkServer:
                 "cwd": entry.cwd,
                 "modules": _imported(entry),
                 "warm_up": warm_up,
+                "example": runs.example,
             }
         )
 
@@ -172,16 +197,6 @@ class ForkServer:
             self._process.wait()
         if not os.path.getsize(self._log):
             os.unlink(self._log)
-
-
-def entry_of(folder: Folder, job_id: int) -> Entry | None:
-    """How a job is started; None for one that cannot be forked, whose program is no plain script or module of ours."""
-    with Manifest(folder) as manifest:
-        point = manifest.job(job_id)
-        recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
-    if recipe is None or recipe.task_pickle or recipe.entry.python != sys.executable:
-        return None
-    return recipe.entry if program.is_plain(recipe.entry.target, recipe.entry.cwd) else None
 
 
 def _imported(entry: Entry) -> list[str]:
