@@ -104,9 +104,7 @@ def _run_all(folder: Folder, ids: Sequence[int], options: argparse.Namespace) ->
 
 def _run(folder: Folder, job_id: int, options: argparse.Namespace) -> Outcome:
     runner = [sys.executable, options.runner] if options.runner is not None else None
-    return told(
-        lambda: prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=runner), supervise
-    )
+    return told(lambda: prepare(folder, job_id, launch=options.launch, is_fake=options.fake, runner=runner), supervise)
 
 
 def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:

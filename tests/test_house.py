@@ -23,23 +23,25 @@ PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 FLOORS = {
     "nouns, no input or output": ["errors", "records"],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "grid", "ids",
-        "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
+        "codec", "decisions", "delta", "expressions", "filters", "grid", "ids", "slurm.arrays", "slurm.options",
+        "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
         "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.original", "disk.results",
         "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.schema", "progress", "resolved",
         "running.command", "running.job", "running.memory", "running.processes", "running.program",
-        "running.randomness", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
+        "running.randomness", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched",
+        "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "disk.kept_files", "experiment", "find", "hydra.callback", "hydra.compose", "hydra.factor",
-        "hydra.pickled_task", "hydra.plan", "hydra.warm_up", "running.attempts", "running.child", "running.fake_job", "running.fork_safety",
-        "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm", "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile",
-        "slurm.submit", "slurm.wait", "views",
+        "hydra.pickled_task", "hydra.plan", "hydra.warm_up", "running.attempts", "running.child", "running.fake_job",
+        "running.fork_safety", "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm",
+        "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__main__", "cli", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run", "running.forkserver", "tables",
+        "__main__", "cli", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run",
+        "running.forkserver", "tables",
     ],
 }  # fmt: skip
 FOLDERS = ("disk", "hydra", "running", "slurm")

@@ -30,7 +30,6 @@ from experiment_manager.slurm.options import make
 from experiment_manager.slurm.submit import submit
 from experiment_manager.slurm.wait import wait_for
 
-
 _WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
 
 

@@ -25,6 +25,7 @@ from experiment_manager.running.signals import Heard, block, unblock
 from experiment_manager.running.supervisor import supervise
 from experiment_manager.running.warm import CHUNK, Talk
 
+
 def main() -> None:
     """Serves one pool. Returns only as the program of a job, when that has ended."""
     talk = Talk(socket.socket(fileno=int(sys.argv[1])))
@@ -91,12 +92,13 @@ class _Server:
 
     def serve(self) -> NoReturn:
         """Ends the process when the pool has gone. In the process of a job this raises BecomesJob."""
+        talk = self._talk.end.fileno()
         while True:
-            heard, _, _ = select.select([self._talk.end, self._woken], [], [])
+            heard = select.select([talk, self._woken], [], [])[0]
             if self._woken in heard:
                 os.read(self._woken, CHUNK)
                 self._reap()
-            if self._talk.end not in heard:
+            if talk not in heard:
                 continue
             for message in self._talk.receive():
                 if "signal" in message:
