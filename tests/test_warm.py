@@ -415,3 +415,16 @@ def test_other_sweepers_fork_too(program: Program) -> None:
     done = program.run("-m", *arguments, script="app.py")
     assert done.returncode == 0, done.stderr
     assert [True, True] == results(program)
+
+
+def test_one_server_for_all_launches_of_a_sweep(program: Program) -> None:
+    """A sweeper that proposes one job after the other has them forked by one server, from the second launch on."""
+    count = str(program.home / "imports")
+    helpers = f"with open({count!r}, 'a') as file:\n    file.write('x')\n"
+    write(program, "return b'forkserver' in Path('/proc/self/cmdline').read_bytes()", helpers=helpers)
+    arguments = ("hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra.launcher.experiment_name=train")
+    done = program.run("-m", *arguments, "seed=1,2,3,4", script="app.py")
+    assert done.returncode == 0, done.stderr
+    assert [False, True, True, True] == results(program)
+    assert 3 == len(Path(count).read_text())  # the sweep, the first job, the server
+    assert 4 == len(list((program.experiment / "launches").iterdir()))

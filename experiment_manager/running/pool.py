@@ -7,8 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -18,13 +17,12 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
-from experiment_manager.running.warm import ForkServer, WarmTask, hear_interrupts, program_of
+from experiment_manager.running.warm import Forking, WarmTask, hear_interrupts
 
 START_METHODS: Final = ("forkserver", "spawn")
 """How jobs begin, in the words of `multiprocessing`: as copies of a process with all imports, or each by itself."""
 
 _POLL_S: Final = 0.02
-_FEWEST_FORKED: Final = 2
 
 
 class Ran(NamedTuple):
@@ -75,22 +73,13 @@ def check_start_method(start_method: str) -> None:
 
 
 class Pool:
-    """One launch, run here. `warm_up` is for jobs that are forked, see `ForkServer`."""
+    """One launch, run here. With `forking` its jobs are forked where they can be."""
 
     def __init__(
-        self,
-        folder: Folder,
-        launch: Launch,
-        *,
-        n_jobs: int,
-        texts: Mapping[int, str],
-        start_method: str = "spawn",
-        warm_up: str | None = None,
+        self, folder: Folder, launch: Launch, *, n_jobs: int, texts: Mapping[int, str], forking: Forking | None = None
     ) -> None:
-        self._folder, self._launch, self._texts = folder, launch, texts
+        self._folder, self._launch, self._texts, self._forking = folder, launch, texts, forking
         self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
-        self._forks, self._warm_up = start_method == "forkserver", warm_up
-        self._server: ForkServer | None = None
         self._states = States(folder)
 
     def run(self, ids: Sequence[int]) -> list[Ran]:
@@ -100,17 +89,21 @@ class Pool:
         are told to end, too, when anything goes wrong here.
         """
         waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
-        with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines, self._serving(ids, lines):
+        with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
             try:
+                if self._forking is not None:
+                    self._forking.prepare(self._folder, self._launch, ids)
                 while running or (waiting and interrupts.first is None):
                     for _ in range(interrupts.news()):
                         _tell_to_end(running)
-                    can_begin = interrupts.first is None and self._can_begin(lines)
-                    while waiting and len(running) < self.n_jobs and can_begin:
-                        self._begin(waiting.popleft(), running, ran, lines)
                     ended = [task for task in running if task.process.poll() is not None]
                     for task in ended:
                         running.remove(task)
+                    while waiting and len(running) < self.n_jobs and interrupts.first is None:
+                        if not self._can_begin(lines):
+                            break
+                        self._begin(waiting.popleft(), running, ran, lines)
+                    for task in ended:
                         if isinstance(task.process, WarmTask) and task.process.was_never_begun:
                             waiting.appendleft(task.job_id)
                         else:
@@ -126,35 +119,17 @@ class Pool:
             raise Interrupted(interrupts.first, list(ran.values()))
         return [ran[job_id] for job_id in ids]
 
-    @contextmanager
-    def _serving(self, ids: Sequence[int], lines: JobLines) -> Iterator[None]:
-        """Inside, there is a fork server where it is worth its start."""
-        runs = program_of(self._folder, ids[0]) if self._forks and len(ids) >= _FEWEST_FORKED else None
-        if runs is not None:
-            log = self._folder.join("launches", self._launch.number, "forkserver.log")
-            try:
-                self._server = ForkServer(runs, log, self._warm_up)
-            except OSError as error:
-                _say_why_not(lines, f"no process to fork them from could be started: {error}")
-        try:
-            yield
-        finally:
-            if self._server is not None:
-                self._server.close()
-
     def _can_begin(self, lines: JobLines) -> bool:
-        """False while a fork server is still busy importing."""
-        if self._server is None or not self._forks:
+        """False while a fork server is still busy importing. Says so when there is none after all."""
+        if self._forking is None:
             return True
-        self._server.listen(0)
-        if self._server.why_not is not None:
-            _say_why_not(lines, self._server.why_not)
-            self._forks = False
-        return self._server.is_ready or not self._forks
+        if (why_not := self._forking.news()) is not None:
+            lines.say(f"every job starts its own interpreter, as with hydra.launcher.start_method=spawn: {why_not}")
+        return not self._forking.is_importing
 
     def _pause(self) -> None:
-        if self._server is not None and not self._server.has_ended:
-            self._server.listen(_POLL_S)
+        if self._forking is not None and self._forking.is_there:
+            self._forking.listen(_POLL_S)
         else:
             time.sleep(_POLL_S)
 
@@ -172,8 +147,8 @@ class Pool:
 
     def _start(self, job_id: int) -> _Running:
         log = self._folder.join("launches", self._launch.number, f"job-{job_id}.log")
-        if self._server is not None and self._forks:
-            task = self._server.begin(job_id, folder=self._folder.path, launch=self._launch.number, log=log)
+        if self._forking is not None and self._forking.is_ready:
+            task = self._forking.begin(job_id, folder=self._folder.path, launch=self._launch.number, log=log)
             return _Running(job_id, task, log, time.monotonic())
         arguments = [sys.executable, "-P", "-m", "experiment_manager", "run", self._folder.path, str(job_id)]
         with open(log, "ab") as out:
@@ -207,10 +182,6 @@ class Pool:
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran
-
-
-def _say_why_not(lines: JobLines, why: str) -> None:
-    lines.say(f"every job starts its own interpreter, as with hydra.launcher.start_method=spawn: {why}")
 
 
 def _tell_to_end(running: Sequence[_Running]) -> None:

@@ -4,6 +4,7 @@
 it dies, jobs are started as commands.
 """
 
+import atexit
 import json
 import os
 import select
@@ -11,13 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
-from experiment_manager.records import Entry
+from experiment_manager.records import Entry, Launch
 from experiment_manager.running import processes, program
 from experiment_manager.running.command import job_command
 
@@ -25,6 +26,7 @@ CHUNK: Final = 65536
 _MODULE: Final = "experiment_manager.running.forkserver"
 _FIRST: Final = f"import sys; sys.flags.safe_path or sys.path.pop(0); from {_MODULE} import main; main()"
 _END_LIMIT_S: Final = 2.0
+_NEVER: Final = ("__main__", "__mp_main__", "experiment_manager", "hydra_plugins")  # Hydra executes plugins itself
 
 
 class Program(NamedTuple):
@@ -159,7 +161,9 @@ class ForkServer:
 
     def listen(self, seconds: float) -> None:
         """What the server and its supervisors have to say is known; returns as soon as they have said something."""
-        while not self.has_ended and select.select([self._talk.end], [], [], seconds)[0]:
+        waiting = select.poll()  # where `select` knows no handles above 1023
+        waiting.register(self._talk.end, select.POLLIN)
+        while not self.has_ended and waiting.poll(1000 * seconds):
             for message in self._talk.receive():
                 self._hear(message)
             if self.has_ended and self.why_not is None:
@@ -195,8 +199,67 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if not os.path.getsize(self._log):
-            os.unlink(self._log)
+        with suppress(OSError):  # the folder of the experiment may be gone
+            if not os.path.getsize(self._log):
+                os.unlink(self._log)
+
+
+class Forking:
+    """How the launches of this process have their jobs forked: by one server, started when it is worth it, for all."""
+
+    def __init__(self, warm_up: str | None = None) -> None:
+        """`warm_up` as in ForkServer."""
+        self._warm_up, self._launches = warm_up, 0
+        self._server: ForkServer | None = None
+        self._why_not: str | None = None
+        self._is_told = False
+
+    def prepare(self, folder: Folder, launch: Launch, ids: Sequence[int]) -> None:
+        """There is a server if there are jobs for it: more than one, or, after an earlier launch, any."""
+        self._launches += 1
+        if self._server is not None or self._why_not is not None or len(ids) + self._launches <= 2:
+            return
+        runs = program_of(folder, ids[0])
+        if runs is None:
+            return
+        try:
+            self._server = ForkServer(runs, folder.join("launches", launch.number, "forkserver.log"), self._warm_up)
+            atexit.register(self._server.close)
+        except OSError as error:
+            self._why_not = f"no process to fork them from could be started: {error}"
+
+    def news(self) -> str | None:
+        """Why jobs cannot be forked, the first time that this is asked after it is known."""
+        if self._server is not None:
+            self.listen(0)
+            self._why_not = self._why_not or self._server.why_not
+        why_not, self._is_told = None if self._is_told else self._why_not, self._why_not is not None
+        return why_not
+
+    def listen(self, seconds: float) -> None:
+        """As ForkServer.listen."""
+        assert self._server is not None
+        self._server.listen(seconds)
+
+    @property
+    def is_there(self) -> bool:
+        """A server may have something to say."""
+        return self._server is not None and not self._server.has_ended
+
+    @property
+    def is_importing(self) -> bool:
+        """It is not known yet whether jobs can be forked."""
+        return self._why_not is None and self._server is not None and not self._server.is_ready
+
+    @property
+    def is_ready(self) -> bool:
+        """Jobs can be forked."""
+        return self._why_not is None and self._server is not None and self._server.is_ready
+
+    def begin(self, job_id: int, *, folder: str, launch: str, log: str) -> WarmTask:
+        """The supervisor of a job is being forked."""
+        assert self._server is not None
+        return self._server.begin(job_id, folder=folder, launch=launch, log=log)
 
 
 def _imported(entry: Entry) -> list[str]:
@@ -205,7 +268,7 @@ def _imported(entry: Entry) -> list[str]:
         name
         for name, module in list(sys.modules.items())
         if getattr(module, "__spec__", None) is not None
-        and name.partition(".")[0] not in ("__main__", "__mp_main__", "experiment_manager")
+        and name.partition(".")[0] not in _NEVER
         and name != entry.target[-1]
     ]
 
