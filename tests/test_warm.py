@@ -203,6 +203,7 @@ def test_random_numbers_differ(program: Program) -> None:
         ("import numpy as np\nnp.random.seed(0)\n", "seeded or used the random numbers of numpy"),
         ("import numpy as np\nNOISE = np.random.rand()\n", "seeded or used the random numbers of numpy"),
         ("import numpy as np\nRNG = np.random.default_rng()\n", "a random generator without a seed"),
+        ("import random\nRNG = random.Random()\n", "a random.Random"),
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n", "a thread"),
         ("import subprocess\nCHILD = subprocess.Popen(['sleep', '9'])\n", "started a process"),
         ("from experiment_manager import current_job\nJOB = current_job()\n", "asked for current_job"),

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 LIBRARIES: Final = ("numpy.random", "torch")
 """To be imported before anything that may set their seed."""
 
+_PYTHONS_OWN: Final = getattr(random.seed, "__self__", None)
 _UNTOLD_BITS: Final = 96  # an entropy so long is one that numpy has drawn itself
 
 
@@ -45,7 +46,15 @@ def trouble(before: Randomness) -> str | None:
             return f"it has seeded or used the random numbers of {name}"
     if any(_is_unseeded(item) for item in _numpy_generators()):
         return "it has made a random generator without a seed, whose numbers all jobs would share"
+    if any(_is_generator(item) for item in gc.get_objects()):
+        return "it has made a random.Random, whose numbers all jobs may share"
     return None
+
+
+def _is_generator(item: object) -> bool:
+    """Whether something is a generator of Python's beside the one that is seeded anew; none tells how it was seeded."""
+    is_one = issubclass(type(item), random.Random) and not issubclass(type(item), random.SystemRandom)
+    return is_one and item is not _PYTHONS_OWN
 
 
 def _numpy_generators() -> list[Any]:
