@@ -29,9 +29,9 @@ FLOORS = {
     "the rim: files, processes, the cluster": [
         "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.original", "disk.results",
         "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.schema", "progress", "resolved",
-        "running.command", "running.job", "running.memory", "running.processes", "running.program",
-        "running.randomness", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched",
-        "slurm.sightings", "slurm.through_submitit", "slurm.within",
+        "running.command", "running.job", "running.learning", "running.memory", "running.processes",
+        "running.program", "running.randomness", "running.signals", "slurm.client", "slurm.configuration",
+        "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "disk.kept_files", "experiment", "find", "hydra.callback", "hydra.compose", "hydra.factor",

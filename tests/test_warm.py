@@ -429,3 +429,27 @@ def test_one_server_for_all_launches_of_a_sweep(program: Program) -> None:
     assert [False, True, True, True] == results(program)
     assert 3 == len(Path(count).read_text())  # the sweep, the first job, the server
     assert 4 == len(list((program.experiment / "launches").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("home", "before", "imports"),
+    [
+        ("site-packages", "", 3),  # the first job, a copy of the server that tries it, the server
+        ("site-packages", "os.environ['SET'] = 'before'", 7),  # six jobs, and the copy
+        ("own", "", 6),
+    ],
+)
+def test_what_libraries_import_late_is_learnt(program: Program, home: str, before: str, imports: int) -> None:
+    """Parts of an installed library that a job had to import are imported for all later ones; parts of the user's own
+    code, and what is imported after the program has changed its environment, are not."""
+    count = program.home / "imports"
+    package = program.home / home / "library"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "late.py").write_text(f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\n")
+    write(program, f"{before}\nimport library.late\nreturn cfg.seed", helpers="import library\n")
+    said = sweep(program, "seed=range(0,6)", "hydra.launcher.n_jobs=1", PYTHONPATH=str(program.home / home))
+    assert OFF not in said
+    assert list(range(6)) == results(program)
+    assert imports == len(count.read_text())
+    assert ["launch", "multirun"] == sorted(path.stem for path in (program.experiment / "launches/0001").iterdir())

@@ -12,78 +12,88 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.run import told
-from experiment_manager.running import fork_safety, forked, processes, program, randomness
+from experiment_manager.running import fork_safety, forked, learning, processes, program, randomness
 from experiment_manager.running.child import prepare
 from experiment_manager.running.forked import BecomesJob, Ready
 from experiment_manager.running.signals import Heard, block, unblock
 from experiment_manager.running.supervisor import supervise
 from experiment_manager.running.warm import CHUNK, Talk
 
+_LESSONS: Final = 5
+"""From how many jobs the server learns: those of one sweep do not differ for ever."""
+
 
 def main() -> None:
     """Serves one pool. Returns only as the program of a job, when that has ended."""
     talk = Talk(socket.socket(fileno=int(sys.argv[1])))
     talk.end.set_inheritable(False)
+    plan: dict[str, Any] = {}
+    while not plan and not talk.has_ended:
+        plan = next(iter(talk.receive()), plan)
+    if talk.has_ended:
+        os._exit(0)
+    server = _Server(talk, plan)
     try:
-        plan: dict[str, Any] = {}
-        while not plan:
-            if talk.has_ended:
-                os._exit(0)
-            plan = next(iter(talk.receive()), plan)
-        _Server(talk, _become_ready(talk, plan)).serve()
+        server.serve()
     except BecomesJob as job:
         becomes = job
         becomes.__traceback__ = None
     sys.orig_argv[:] = becomes.command
-    program.run(becomes.target, becomes.arguments)
+    before = learning.now() if server.lessons_left else None
+    try:
+        program.run(becomes.target, becomes.arguments)
+    finally:
+        if before is not None:
+            learning.leave(plan["lesson"], learning.since(before))
 
 
-def _become_ready(talk: Talk, plan: Mapping[str, Any]) -> Ready:
-    """The modules are imported, and the pool is told whether it may send jobs; ends the process if not."""
-    target = tuple(plan["target"])
+def _prepare_interpreter(target: Sequence[str]) -> None:
+    """Modules are found, and see arguments, as in the program."""
     sys.argv[:] = ["-m" if target[0] == "-m" else target[0]]
     if not sys.flags.safe_path:
         sys.path.insert(0, program.first_on_path(target))
+
+
+def _import(names: Sequence[str]) -> None:
+    """The modules are imported that can be: what fails here, fails in the job where it is needed, and is told there."""
     gc.disable()  # nothing of what is imported goes away again
-    for name in randomness.LIBRARIES:
-        if name in plan["modules"]:
-            _import(name)
-    before = randomness.state()
-    for name in plan["modules"]:
-        if name not in sys.modules and name != target[-1]:
-            _import(name)
-    if plan["warm_up"]:
-        where, _, function = plan["warm_up"].partition(":")
-        getattr(importlib.import_module(where), function)(plan["example"])
-    processes.dying_with_us()  # it imports what every supervisor needs
-    handlers = forked.handlers()
-    why_not = fork_safety.trouble(before)
+    for name in names:
+        if name in sys.modules:
+            continue
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit):
+            sys.modules.pop(name, None)
     gc.enable()
-    gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
-    talk.send({"ready": why_not is None, "why_not": why_not})
-    if why_not is not None:
-        os._exit(0)
-    return Ready(tuple(plan["command"]), target, plan["cwd"], handlers)
-
-
-def _import(name: str) -> None:
-    """The module is imported if it can be: what fails here, fails in the job where it is needed, and is told there."""
-    try:
-        importlib.import_module(name)
-    except (Exception, SystemExit):
-        sys.modules.pop(name, None)
 
 
 class _Server:
-    def __init__(self, talk: Talk, ready: Ready) -> None:
-        self._talk, self._ready = talk, ready
+    def __init__(self, talk: Talk, plan: Mapping[str, Any]) -> None:
+        """The modules are imported, and the pool is told whether it may send jobs; ends the process if not."""
+        self._talk, self._lesson = talk, plan["lesson"]
         self._jobs: dict[int, int] = {}  # supervisors that run: their pids, and what they run
+        self.lessons_left = _LESSONS
+        target = tuple(plan["target"])
+        _prepare_interpreter(target)
+        _import([name for name in randomness.LIBRARIES if name in plan["modules"]])
+        before = randomness.state()
+        _import([name for name in plan["modules"] if name != target[-1]])
+        if plan["warm_up"]:
+            where, _, function = plan["warm_up"].partition(":")
+            getattr(importlib.import_module(where), function)(plan["example"])
+        processes.dying_with_us()  # it imports what every supervisor needs
+        self._ready = Ready(tuple(plan["command"]), target, plan["cwd"], forked.handlers())
+        why_not = fork_safety.trouble(before)
+        gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
+        self._tell({"ready": why_not is None, "why_not": why_not})
+        if why_not is not None:
+            os._exit(0)
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
@@ -98,6 +108,7 @@ class _Server:
             if self._woken in heard:
                 os.read(self._woken, CHUNK)
                 self._reap()
+                self._learn()
             if talk not in heard:
                 continue
             for message in self._talk.receive():
@@ -114,6 +125,26 @@ class _Server:
             if not pid:
                 return
             self._tell({"job": self._jobs.pop(pid), "pid": pid, "returncode": os.waitstatus_to_exitcode(status)})
+
+    def _learn(self) -> None:
+        """What an ended job had to import is imported here, if that does the same to a copy of us, and harms no job."""
+        lesson = learning.taken(self._lesson) if self.lessons_left else None
+        if lesson is None or not set(lesson.modules).difference(sys.modules):
+            return
+        self.lessons_left -= 1
+        pid = os.fork()
+        if not pid:
+            before, numbers = learning.now(), randomness.state()  # a forked process has been seeded anew
+            _import(lesson.modules)
+            is_same = learning.since(before).environment == lesson.environment
+            os._exit(not is_same or fork_safety.trouble(numbers) is not None)
+        if os.waitpid(pid, 0)[1] != 0:
+            self.lessons_left = 0
+        else:
+            _import(lesson.modules)
+            handlers = {**forked.handlers(), signal.SIGCHLD: self._ready.handlers[signal.SIGCHLD]}
+            self._ready = self._ready._replace(handlers=handlers)
+            gc.freeze()
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         try:

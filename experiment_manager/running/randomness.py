@@ -8,10 +8,11 @@ import random
 import sys
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.running.learning import is_installed
+
 LIBRARIES: Final = ("numpy.random", "torch")
 """To be imported before anything that may set their seed."""
 
-_PYTHONS_OWN: Final = getattr(random.seed, "__self__", None)
 _UNTOLD_BITS: Final = 96  # an entropy so long is one that numpy has drawn itself
 
 
@@ -46,15 +47,20 @@ def trouble(before: Randomness) -> str | None:
             return f"it has seeded or used the random numbers of {name}"
     if any(_is_unseeded(item) for item in _numpy_generators()):
         return "it has made a random generator without a seed, whose numbers all jobs would share"
-    if any(_is_generator(item) for item in gc.get_objects()):
-        return "it has made a random.Random, whose numbers all jobs may share"
+    if owner := _owner_of_a_generator():
+        return f"{owner} has made a random.Random, whose numbers all jobs may share"
     return None
 
 
-def _is_generator(item: object) -> bool:
-    """Whether something is a generator of Python's beside the one that is seeded anew; none tells how it was seeded."""
-    is_one = issubclass(type(item), random.Random) and not issubclass(type(item), random.SystemRandom)
-    return is_one and item is not _PYTHONS_OWN
+def _owner_of_a_generator() -> str | None:
+    """A module of the user that holds a generator of Python's, none of which tells how it was seeded. Libraries have
+    them, too, for names and for waiting."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in sys.stdlib_module_names or is_installed(module):
+            continue
+        if any(type(item) is random.Random for item in list(getattr(module, "__dict__", {}).values())):
+            return name
+    return None
 
 
 def _numpy_generators() -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.records import Entry, Launch
-from experiment_manager.running import processes, program
+from experiment_manager.running import learning, processes, program
 from experiment_manager.running.command import job_command
 
 CHUNK: Final = 65536
@@ -106,11 +106,11 @@ class WarmTask:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """It gets a signal if it still runs."""
-        if not self._server.has_ended:
-            self._server.send({"job": self._job_id, "signal": int(number)})
-        elif self.pid is not None and self.poll() is None:
+        """It gets a signal if it still runs; where it has not told its pid yet, by way of the server."""
+        if self.poll() is None and self.pid is not None and processes.is_gone(self.process) is False:
             os.kill(self.pid, number)
+        elif self.returncode is None:
+            self._server.send({"job": self._job_id, "signal": int(number)})
 
 
 class ForkServer:
@@ -147,6 +147,7 @@ class ForkServer:
                 "modules": _imported(entry),
                 "warm_up": warm_up,
                 "example": runs.example,
+                "lesson": f"{log}.lesson",
             }
         )
 
@@ -200,6 +201,7 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
         with suppress(OSError):  # the folder of the experiment may be gone
+            learning.taken(f"{self._log}.lesson")  # nobody learns it any more
             if not os.path.getsize(self._log):
                 os.unlink(self._log)
 
