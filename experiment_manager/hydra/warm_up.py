@@ -24,15 +24,17 @@ def warm_up(arguments: Sequence[str]) -> None:
     for override in (item for item in arguments if "=" in item):
         with suppress(Exception):  # the job will tell
             parser.parse_override(override)
-    loader = ConfigLoaderImpl(create_config_search_path(None))
     with suppress(Exception):
+        loader = ConfigLoaderImpl(create_config_search_path(None))
         loader.load_configuration(config_name=None, overrides=[], run_mode=RunMode.RUN)
     _answer_the_mode_at_once()
 
 
 def _answer_the_mode_at_once() -> None:
-    """Hydra composes a configuration only to ask it for `hydra.mode`, and then composes it again (a third of the
-    processor time of a short job, measured on 1.3.8). The answer stands among the overrides of every job of ours."""
+    """Hydra 1.3 composes a configuration only to ask it for `hydra.mode`, and then composes it again: 0.08 of 0.18 s of
+    processor time of a short job (measured on 1.3.8). The answer stands among the overrides of every job of ours."""
+    if hasattr(ConfigLoaderImpl, "get_mode"):  # Hydra 1.4 has a way of its own, which is fast
+        return
     ask: Any = Hydra.get_mode
 
     def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:

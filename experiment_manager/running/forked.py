@@ -5,6 +5,7 @@ signals, random numbers. The forked process leaves the supervisor's code by `Bec
 as every interpreter does, with `atexit` and all.
 """
 
+import errno
 import importlib
 import os
 import signal
@@ -58,21 +59,17 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
             trouble, tell = os.pipe()
             pid = os.fork()
             if not pid:
-                for handle in (trouble, *handles):
-                    os.close(handle)
                 try:
-                    _leave_the_supervisor(ready)
+                    for handle in (trouble, *handles):
+                        os.close(handle)
                     os.dup2(out.fileno(), 1)
                     os.dup2(err.fileno(), 2)
-                    os.chdir(child.cwd)
-                    os.environ.update(child.environment(attempt))
+                    _be_fresh(child, attempt, ready)
                     expendable()
-                except OSError as error:
-                    os.write(tell, str(error.errno).encode())
+                    os.close(tell)
+                except BaseException as error:  # nothing else may leave this process: it is a copy of the supervisor
+                    os.write(tell, str(getattr(error, "errno", None) or errno.EINVAL).encode())
                     os._exit(1)
-                os.close(tell)
-                randomness.renew()
-                importlib.invalidate_caches()
                 raise BecomesJob(ready, child.arguments)
         os.close(tell)
         _wait_until_begun(pid, trouble)
@@ -81,13 +78,18 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _leave_the_supervisor(ready: Ready) -> None:
+def _be_fresh(child: Child, attempt: int, ready: Ready) -> None:
+    """This process is one that has been started for the attempt. Raises OSError."""
     os.setsid()
+    os.chdir(child.cwd)
+    os.environ.update(child.environment(attempt))
     signal.set_wakeup_fd(-1)
     for number, handler in ready.handlers.items():
         with suppress(OSError, ValueError):  # KILL, STOP, and what the C library keeps to itself
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
+    randomness.renew()
+    importlib.invalidate_caches()
 
 
 def _wait_until_begun(pid: int, trouble: int) -> None:

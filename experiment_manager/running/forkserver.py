@@ -13,6 +13,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -62,15 +63,10 @@ def _prepare_interpreter(target: Sequence[str]) -> None:
 
 def _import(names: Sequence[str]) -> None:
     """The modules are imported that can be: what fails here, fails in the job where it is needed, and is told there."""
-    gc.disable()  # nothing of what is imported goes away again
     for name in names:
-        if name in sys.modules:
-            continue
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit):
-            sys.modules.pop(name, None)
-    gc.enable()
+        if name not in sys.modules:
+            with suppress(Exception, SystemExit):
+                importlib.import_module(name)
 
 
 class _Server:

@@ -108,7 +108,8 @@ class WarmTask:
     def send_signal(self, number: int) -> None:
         """It gets a signal if it still runs; where it has not told its pid yet, by way of the server."""
         if self.poll() is None and self.pid is not None and processes.is_gone(self.process) is False:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
         elif self.returncode is None:
             self._server.send({"job": self._job_id, "signal": int(number)})
 
