@@ -51,11 +51,16 @@ class JobLines:
         line = f"[{self._done}/{self._total}] job {job_id} {state or 'not run'}  {text}  ({seconds:.1f} s)"
         if reason:
             line += f"  {reason}"
+        self.say(line)
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def say(self, line: str) -> None:
+        """A line about all jobs."""
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)
         else:
             self._bar.console.print(line, markup=False, highlight=False)
-            self._bar.advance(self._task)
 
 
 def followed(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:

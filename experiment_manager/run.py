@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
-from experiment_manager.running.child import prepare
+from experiment_manager.running.child import Child, prepare
 from experiment_manager.running.supervisor import Outcome, supervise
 from experiment_manager.slurm import within
 
@@ -165,8 +165,13 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
 
 def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
     runner = [sys.executable, call.runner] if call.runner is not None else None
+    return told(lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise)
+
+
+def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
+    """What became of a job; why it was refused, if it was, stands on stderr."""
     try:
-        return supervise(prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner))
+        return run(prepared())
     except AlreadyCompleted as done:
         from experiment_manager.decisions import REFUSED
 

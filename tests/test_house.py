@@ -21,28 +21,31 @@ PACKAGE = ROOT / "experiment_manager"
 PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 
 FLOORS = {
-    "nouns, no input or output": ["errors", "records"],
+    "nouns, no input or output": [
+        "errors", "records",
+    ],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "rows",
-        "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
+        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "rows", "slurm.arrays",
+        "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
         "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.orders",
         "disk.original", "disk.results", "disk.selection", "disk.states", "hydra.entry", "hydra.freeze",
-        "hydra.repository", "hydra.schema", "progress", "resolved", "running.command", "running.job", "running.memory",
-        "running.processes", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched",
-        "slurm.sightings", "slurm.through_submitit", "slurm.within",
+        "hydra.repository", "hydra.schema", "progress", "resolved", "running.command", "running.job",
+        "running.learning", "running.memory", "running.processes", "running.program", "running.randomness",
+        "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
+        "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "archive", "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
-        "hydra.callback", "hydra.compose", "hydra.factor", "logs", "resubmit",
-        "hydra.numbering", "hydra.pickled_task", "hydra.plan", "running.attempts", "running.child", "running.fake_job",
-        "running.pack", "running.pool", "running.supervisor", "slurm.cancel", "slurm.emit",
-        "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
+        "hydra.callback", "hydra.compose", "hydra.factor", "hydra.numbering", "hydra.pickled_task", "hydra.plan",
+        "hydra.warm_up", "logs", "resubmit", "running.attempts", "running.child", "running.fake_job",
+        "running.fork_safety", "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm",
+        "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__main__", "cli", "cli_follow", "cli_results", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping",
-        "run", "tables",
+        "__main__", "cli", "cli_follow", "cli_results", "cli_slurm", "hydra.launch", "hydra.returns",
+        "hydra.sweeping", "run", "running.forkserver", "tables",
     ],
 }  # fmt: skip
 FOLDERS = ("disk", "hydra", "running", "slurm")

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import TaskFunction
@@ -24,12 +24,15 @@ from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Launch, State
 from experiment_manager.running.job import JOB_VARIABLE
-from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs
+from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs, check_start_method
+from experiment_manager.running.warm import Forking
 from experiment_manager.slurm import client
 from experiment_manager.slurm.emit import Arrangement, arrange, how_to_submit, write_scripts
 from experiment_manager.slurm.options import make
 from experiment_manager.slurm.submit import submit
 from experiment_manager.slurm.wait import wait_for
+
+_WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
 
 
 class Handed(NamedTuple):
@@ -92,14 +95,15 @@ class Here:
     waits = True
     arrange = None
 
-    def __init__(self, n_jobs: int) -> None:
+    def __init__(self, n_jobs: int, start_method: str) -> None:
         check_n_jobs(n_jobs)
-        self._n_jobs = n_jobs
+        check_start_method(start_method)
+        self._n_jobs, self._forking = n_jobs, Forking(_WARM_UP) if start_method == "forkserver" else None
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
         texts = handed.texts(ids)
-        pool = Pool(handed.folder, handed.launch, n_jobs=self._n_jobs, texts=texts)
+        pool = Pool(handed.folder, handed.launch, n_jobs=self._n_jobs, texts=texts, forking=self._forking)
         if len(ids) > 1:
             say(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
         try:
@@ -186,34 +190,41 @@ def prepared_to_wait(launcher: Any) -> Any:
 
 def launch_batch(launcher: Any, batch: Sequence[Sequence[str]]) -> Returns:
     """What another sweeper proposes has run through one of our launchers; `launcher.batches` remembers the sweep."""
-    ours = prepared_to_wait(launcher)
-    with told_to_the_user():
-        if launcher.batches is None:
+    if launcher.batches is None:
+        ours = prepared_to_wait(launcher)
+        with told_to_the_user():
             folder = Folder(launcher.experiment_path, launcher.experiment_name)
             launcher.batches = Batches(
-                launcher.hydra_context.config_loader, launcher.config, launcher.task_function, folder
+                launcher.hydra_context.config_loader, launcher.config, launcher.task_function, folder, ours
             )
-    found: Returns = launcher.batches.launch(batch, ours)
+    found: Returns = launcher.batches.launch(batch)
     return found
 
 
 class Batches:
     """What another sweeper proposes, batch by batch, over one of our launchers."""
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, task: TaskFunction | None, folder: Folder) -> None:
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        task: TaskFunction | None,
+        folder: Folder,
+        ours: "Here | BySlurm",
+    ) -> None:
         self._composer = Composer(loader, config)
-        self._config, self._task, self._folder = config, task, folder
+        self._config, self._task, self._folder, self._ours = config, task, folder, ours
         self._earlier: list[int] = []
 
-    def launch(self, batch: Sequence[Sequence[str]], ours: "Here | BySlurm") -> Returns:
+    def launch(self, batch: Sequence[Sequence[str]]) -> Returns:
         """A batch has run; the values are real, and a failed job raises when it is asked for its value."""
         with told_to_the_user():
             refuse_inside_a_job()
             launch, ids, arrangement = add_batch(
-                self._composer, self._folder, batch, self._task, self._earlier, about(self._config), ours.arrange
+                self._composer, self._folder, batch, self._task, self._earlier, about(self._config), self._ours.arrange
             )
         os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
         self._earlier += ids
         say(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
-        ours.run(Handed(self._folder, launch, arrangement), ids)
+        self._ours.run(Handed(self._folder, launch, arrangement), ids)
         return Returns(self._folder, ids)

@@ -37,6 +37,7 @@ class LocalPoolConf:
 
     _target_: str = f"{_PLUGINS}.launchers.LocalPoolLauncher"
     n_jobs: int = -1  # how many at a time; -1, as in joblib: one per processor that this process may use
+    start_method: str = "forkserver"  # how jobs begin: forked from a process that has their imports, or each by itself
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
     experiment_path: str = "experiments"
 

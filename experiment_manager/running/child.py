@@ -34,6 +34,15 @@ class Child(NamedTuple):
         """Whether `srun` starts the program several times."""
         return step.n_tasks(self.slurm) > 1 and not self.is_fake
 
+    def logs(self, attempt: int) -> tuple[str, str]:
+        """Where the output of an attempt goes, and what it says on stderr."""
+        out, err = (self.folder.of_attempt(self.job_id, attempt, kind) for kind in ("stdout", "stderr"))
+        return out, err
+
+    def environment(self, attempt: int) -> dict[str, str]:
+        """What the environment of an attempt has beside ours."""
+        return {**job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1"}
+
 
 def prepare(
     folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, runner: Sequence[str] | None = None
@@ -109,28 +118,32 @@ def outside_filter(job_id: int, folder: Folder) -> str:
     )
 
 
-def start(child: Child, attempt: int) -> "subprocess.Popen[bytes]":
-    """The program runs in a session of its own, with its output going to the logs of the attempt. Raises OSError."""
+def start(child: Child, attempt: int) -> int:
+    """The program runs in a session of its own, with its output going to the logs of the attempt.
+
+    Returns its pid, which the caller has to reap. Raises OSError.
+    """
     arguments = child.arguments
-    log, error_log = (child.folder.of_attempt(child.job_id, attempt, kind) for kind in ("stdout", "stderr"))
+    log, error_log = child.logs(attempt)
     is_one_log = bool(child.slurm.get("stderr_to_stdout"))
     if child.has_ranks:
         arguments = [*step.srun(log, None if is_one_log else error_log, os.environ), *arguments]
-    env = {**os.environ, **job.environment(child.folder, child.job_id, attempt), "PYTHONUNBUFFERED": "1"}
     with open(log, "ab") as out, open(error_log, "ab") as err:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             arguments,
             cwd=child.cwd,
-            env=env,
+            env={**os.environ, **child.environment(attempt)},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out if is_one_log and not child.has_ranks else err,
             start_new_session=True,
-            preexec_fn=_expendable(),
+            preexec_fn=expendable(),
         )
+    process.returncode = 0  # the caller reaps it, with wait4, for its memory and time
+    return process.pid
 
 
-def _expendable() -> Callable[[], None]:
+def expendable() -> Callable[[], None]:
     """Runs in the child before the job: it dies when we are killed, and the OOM killer takes it rather than us."""
     dying_with_us = processes.dying_with_us()
 

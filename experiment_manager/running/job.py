@@ -145,6 +145,11 @@ def current_job() -> CurrentJob:
     return _current
 
 
+def was_asked() -> bool:
+    """Whether anything in this process has called `current_job` yet."""
+    return _current is not None
+
+
 def _ignore_signals() -> None:
     """The program has ended. An interpreter that shuts down has no handlers any more, and a signal would end it with
     another status than the job's."""

@@ -17,6 +17,10 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
+from experiment_manager.running.warm import Forking, WarmTask, hear_interrupts
+
+START_METHODS: Final = ("forkserver", "spawn")
+"""How jobs begin, in the words of `multiprocessing`: as copies of a process with all imports, or each by itself."""
 
 _POLL_S: Final = 0.02
 
@@ -40,7 +44,7 @@ class Interrupted(Exception):
 
 class _Running(NamedTuple):
     job_id: int
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | WarmTask"
     log: str
     started: float
 
@@ -60,11 +64,21 @@ def check_n_jobs(n_jobs: int) -> None:
         )
 
 
-class Pool:
-    """One launch, run here."""
+def check_start_method(start_method: str) -> None:
+    """Nothing happens when it is one of START_METHODS; else ExperimentManagerError."""
+    if start_method not in START_METHODS:
+        raise ExperimentManagerError(
+            f"hydra.launcher.start_method={start_method} is none of {', '.join(START_METHODS)}"
+        )
 
-    def __init__(self, folder: Folder, launch: Launch, *, n_jobs: int, texts: Mapping[int, str]) -> None:
-        self._folder, self._launch, self._texts = folder, launch, texts
+
+class Pool:
+    """One launch, run here. With `forking` its jobs are forked where they can be."""
+
+    def __init__(
+        self, folder: Folder, launch: Launch, *, n_jobs: int, texts: Mapping[int, str], forking: Forking | None = None
+    ) -> None:
+        self._folder, self._launch, self._texts, self._forking = folder, launch, texts, forking
         self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
         self._states = States(folder)
 
@@ -77,17 +91,25 @@ class Pool:
         waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
         with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
             try:
+                if self._forking is not None:
+                    self._forking.prepare(self._folder, self._launch, ids)
                 while running or (waiting and interrupts.first is None):
                     for _ in range(interrupts.news()):
                         _tell_to_end(running)
-                    while waiting and len(running) < self.n_jobs and interrupts.first is None:
-                        self._begin(waiting.popleft(), running, ran, lines)
                     ended = [task for task in running if task.process.poll() is not None]
                     for task in ended:
                         running.remove(task)
-                        ran[task.job_id] = self._settle(task, lines)
+                    while waiting and len(running) < self.n_jobs and interrupts.first is None:
+                        if not self._can_begin(lines):
+                            break
+                        self._begin(waiting.popleft(), running, ran, lines)
+                    for task in ended:
+                        if isinstance(task.process, WarmTask) and task.process.was_never_begun:
+                            waiting.appendleft(task.job_id)
+                        else:
+                            ran[task.job_id] = self._settle(task, lines)
                     if not ended:
-                        time.sleep(_POLL_S)
+                        self._pause()
             except BaseException:
                 _tell_to_end(running)
                 for task in running:
@@ -97,17 +119,37 @@ class Pool:
             raise Interrupted(interrupts.first, list(ran.values()))
         return [ran[job_id] for job_id in ids]
 
+    def _can_begin(self, lines: JobLines) -> bool:
+        """False while a fork server is still busy importing. Says so when there is none after all."""
+        if self._forking is None:
+            return True
+        if (why_not := self._forking.news()) is not None:
+            lines.say(f"every job starts its own interpreter, as with hydra.launcher.start_method=spawn: {why_not}")
+        return not self._forking.is_importing
+
+    def _pause(self) -> None:
+        if self._forking is not None and self._forking.is_there:
+            self._forking.listen(_POLL_S)
+        else:
+            time.sleep(_POLL_S)
+
     def _begin(self, job_id: int, running: list[_Running], ran: dict[int, Ran], lines: JobLines) -> None:
         """The job runs, or `ran` tells why it could not be begun: no memory, no process, no room on the disk."""
         try:
             running.append(self._start(job_id))
         except OSError as error:
-            reason = f"could not be begun: {error.strerror or error}"
-            ran[job_id] = Ran(job_id, 0, None, reason)
-            lines.ended(job_id, None, self._texts.get(job_id, ""), seconds=0.0, reason=reason)
+            ran[job_id] = self._not_begun(job_id, error.strerror or str(error), lines)
+
+    def _not_begun(self, job_id: int, why: str, lines: JobLines) -> Ran:
+        reason = f"could not be begun: {why}"
+        lines.ended(job_id, None, self._texts.get(job_id, ""), seconds=0.0, reason=reason)
+        return Ran(job_id, 0, None, reason)
 
     def _start(self, job_id: int) -> _Running:
         log = self._folder.join("launches", self._launch.number, f"job-{job_id}.log")
+        if self._forking is not None and self._forking.is_ready:
+            task = self._forking.begin(job_id, folder=self._folder.path, launch=self._launch.number, log=log)
+            return _Running(job_id, task, log, time.monotonic())
         arguments = [sys.executable, "-P", "-m", "experiment_manager", "run", self._folder.path, str(job_id)]
         with open(log, "ab") as out:
             process = subprocess.Popen(
@@ -116,11 +158,13 @@ class Pool:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # the terminal's Ctrl-C reaches us alone, and we pass it on
-                preexec_fn=_hear_interrupts,
+                preexec_fn=hear_interrupts,
             )
         return _Running(job_id, process, log, time.monotonic())
 
     def _settle(self, task: _Running, lines: JobLines) -> Ran:
+        if isinstance(task.process, WarmTask) and task.process.trouble is not None:
+            return self._not_begun(task.job_id, os.strerror(task.process.trouble), lines)
         attempt = self._states.settled(task.job_id)
         said = _tail(task.log)
         if said is None:
@@ -132,17 +176,12 @@ class Pool:
             kept = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt"))
             reason = kept.get("reason")
             if attempt.state is State.LOST:
-                killed = task.process.returncode < 0
+                killed = said is None or (task.process.returncode or 0) < 0
                 reason = "its supervisor was killed" if killed else f"its supervisor failed: {said}"
             ran = Ran(task.job_id, attempt.number, attempt.state, reason)
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran
-
-
-def _hear_interrupts() -> None:
-    """Runs in a supervisor's process before it starts: a shell's `&` has INT ignored, by which we tell it to end."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _tell_to_end(running: Sequence[_Running]) -> None:

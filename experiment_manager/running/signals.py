@@ -20,7 +20,8 @@ class Heard:
     """
 
     def __init__(self) -> None:
-        self._read, write = os.pipe()
+        self._read, write = self.handles = os.pipe()
+        """What a copy of this process has to close."""
         os.set_blocking(self._read, False)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -50,15 +50,19 @@ class Outcome(NamedTuple):
     is_to_requeue: bool = False  # SLURM is to start the task again: the job made room for the time limit
 
 
-def supervise(child: Child) -> Outcome:
-    """Runs the job to its end. Raises JobRefused when another attempt runs."""
-    heard = Heard()  # first of all: until then a signal would end us without a trace
+Start = Callable[[Child, int], int]
+"""Starts the program of an attempt, and returns the pid of our child that runs it. Raises OSError."""
+
+
+def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start) -> Outcome:
+    """Runs the job to its end; `begin` starts it. Raises JobRefused when another attempt runs."""
+    heard = heard or Heard()  # first of all: until then a signal would end us without a trace
     states = States(child.folder)
     about = {"launch": child.launch, **within.ids(), **({"by_slurm": True} if child.by_slurm else {})}
     with writing(child.folder.path):
         os.makedirs(child.folder.job(child.job_id), exist_ok=True)
         number = states.claim(child.job_id, about, planned=child.planned)
-    supervision = _Supervision(child, states, number, heard)
+    supervision = _Supervision(child, states, number, heard, begin)
     if child.launch is not None:
         return supervision.run()
     log = child.folder.of_attempt(child.job_id, number, "stdout")  # somebody has typed this and looks at it
@@ -77,8 +81,8 @@ def supervise(child: Child) -> Outcome:
 class _Supervision:
     """One child from its start to its record."""
 
-    def __init__(self, child: Child, states: States, number: int, heard: Heard) -> None:
-        self._child, self._states, self._number, self._heard = child, states, number, heard
+    def __init__(self, child: Child, states: States, number: int, heard: Heard, begin: Start) -> None:
+        self._child, self._states, self._number, self._heard, self._begin = child, states, number, heard, begin
         self._stopped: State | None = None
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
         self._warned = False
@@ -96,11 +100,9 @@ class _Supervision:
             self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
             return self._incomplete()
         try:
-            process = start(self._child, self._number)
+            self._pid = self._begin(self._child, self._number)
         except OSError as error:
             return self._record_unstarted(error, started)
-        process.returncode = 0  # we reap it ourselves, with wait4, for its memory and time
-        self._pid = process.pid
         from experiment_manager import decisions  # noqa: F401 - at the end somebody may have replaced the package
 
         status, usage = self._wait()

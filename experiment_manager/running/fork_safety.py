@@ -1,0 +1,69 @@
+"""Whether this process may be forked: what its libraries have begun, and what a copy would not have or must not share.
+
+A copy has none of the threads, but the locks that they held; a GPU that was opened before cannot be used after. Linux.
+"""
+
+import os
+import sys
+import threading
+
+from experiment_manager.running import job, randomness
+from experiment_manager.running.randomness import Randomness
+
+_GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
+
+
+def trouble(before: Randomness) -> str | None:
+    """Why jobs that begin as copies of this process would differ from jobs that are started; None when they would not.
+
+    `before` are the random numbers before the program's modules were imported.
+    """
+    if not os.path.isdir("/proc/self/task"):
+        return "this system does not tell what its threads are"
+    if threading.active_count() > 1:
+        names = sorted(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+        return f"it has started a thread ({', '.join(names)})"
+    if _has_children():
+        return "it has started a process"
+    if _has_opened_a_gpu():
+        return "it has opened a GPU"
+    if job.was_asked():
+        return "it has asked for current_job(), which another process must not answer"
+    told = randomness.trouble(before)
+    if told is None and _n_threads() > 1:
+        _fork_once()  # OpenBLAS ends its threads before a fork, and has them again when they are needed
+        told = f"it has started {_n_threads() - 1} threads of a library" if _n_threads() > 1 else None
+    return told
+
+
+def _n_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _fork_once() -> None:
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _has_children() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _has_opened_a_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return True
+    return any(_target(handle).startswith(_GPUS) for handle in os.listdir("/proc/self/fd"))
+
+
+def _target(handle: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{handle}")
+    except OSError:
+        return ""
