@@ -52,8 +52,9 @@ def _about(folder: Folder, job_id: int, snapshot: Snapshot) -> Mapping[str, Any]
         launch = read_launch(folder, str(record.get("launch"))).record
     except JobRefused:
         return about
-    kept = ("git_commit", "git_dirty", "python", "packages", "cwd", "argv")
-    return about | {name: launch[name] for name in kept if name in launch}
+    kept = ("git_commit", "git_dirty", "python", "cwd", "argv")
+    packages = {f"package {name}": version for name, version in launch.get("packages", {}).items()}
+    return about | {name: launch[name] for name in kept if name in launch} | packages
 
 
 def _text(value: Any) -> str:

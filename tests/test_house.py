@@ -30,8 +30,8 @@ FLOORS = {
     ],
     "the rim: files, processes, the cluster": [
         "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.orders",
-        "disk.original", "disk.results", "disk.selection", "disk.states", "hydra.entry", "hydra.freeze",
-        "hydra.repository", "hydra.schema", "progress", "resolved", "running.command", "running.job",
+        "disk.original", "disk.provenance", "disk.results", "disk.selection", "disk.states", "hydra.entry",
+        "hydra.freeze", "hydra.repository", "hydra.schema", "progress", "resolved", "running.command", "running.job",
         "running.learning", "running.memory", "running.processes", "running.program", "running.randomness",
         "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
         "slurm.through_submitit", "slurm.within",

@@ -5,21 +5,19 @@ Tasks, which must not read what grows with the experiment, find their own part o
 
 import getpass
 import os
-import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
+from experiment_manager.disk import provenance
 from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import planned, read_record, write_orders
 from experiment_manager.errors import JobRefused
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Attempt, Launch
-
-_GIT_LIMIT_S: Final = 5.0
 
 
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
@@ -33,11 +31,15 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         "host": os.uname().nodename,
         "cwd": os.getcwd(),
         "argv": sys.orig_argv,
-        **_git(),
+        **provenance.of_code(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "packages": provenance.packages(),
         **about,
         "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
     }
     number = _next_number(folder)
+    if record["git_dirty"]:
+        provenance.write_patch(folder.join("launches", number, "code.patch"))
     write_orders(folder.join("launches", number, "orders.sqlite"), record)
     write_json(folder.join("launches", number, "launch.json"), record)
     return Launch(number, record)
@@ -86,17 +88,3 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a uid without a name, as in containers
         return str(os.getuid())
-
-
-def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the code in the working directory; None where git cannot tell. Never fails a launch."""
-    commit, status = _ask_git("rev-parse", "HEAD"), _ask_git("status", "--porcelain", "--untracked-files=no")
-    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
-
-
-def _ask_git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=_GIT_LIMIT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -1,0 +1,107 @@
+"""What a launch keeps about code and packages: enough to have them again, and never a reason not to launch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager.disk import provenance
+from tests.conftest import Program, clean_env
+
+GIT = ("git", "-c", "user.name=me", "-c", "user.email=me@here", "-c", "commit.gpgsign=false")
+
+
+def git(home: Path, *arguments: str) -> str:
+    return subprocess.run([*GIT, *arguments], cwd=home, check=True, capture_output=True, text=True).stdout
+
+
+def launch(program: Program, number: str = "0001") -> Any:
+    return json.loads((program.experiment / f"launches/{number}/launch.json").read_text())
+
+
+@pytest.fixture
+def tracked(program: Program) -> Program:
+    """The program, in a repository with one commit, in a folder below its root."""
+    git(program.home.parent, "init", "-q")
+    git(program.home.parent, "add", "home")
+    git(program.home.parent, "commit", "-q", "-m", "first")
+    return program
+
+
+def test_commit_and_what_differs_from_it(tracked: Program) -> None:
+    """The commit and `code.patch` give back the code that ran, wherever below the repository it was started."""
+    tracked.sweep("seed=1")
+    commit = git(tracked.home, "rev-parse", "HEAD").strip()
+    assert (commit, False) == (launch(tracked)["git_commit"], launch(tracked)["git_dirty"])
+    assert not (tracked.experiment / "launches/0001/code.patch").exists()
+    tracked.edit("how: well", "how: well  # ü")
+    (tracked.home / "data.bin").write_bytes(bytes(range(256)))
+    git(tracked.home, "add", "data.bin")
+    tracked.sweep("seed=2")
+    assert launch(tracked, "0002")["git_dirty"] is True
+    edited = (tracked.home / "conf/config.yaml").read_bytes()
+    git(tracked.home, "stash", "-q")
+    patch = tracked.experiment / "launches/0002/code.patch"
+    subprocess.run(["git", "apply", str(patch)], cwd=tracked.home.parent, check=True)
+    assert edited == (tracked.home / "conf/config.yaml").read_bytes()
+    assert bytes(range(256)) == (tracked.home / "data.bin").read_bytes()
+
+
+def test_no_repository_no_commit(program: Program) -> None:
+    """Outside of a repository there is nothing to tell, and the launch goes on."""
+    program.sweep("seed=1", GIT_CEILING_DIRECTORIES=str(program.home.parent))
+    assert (None, None) == (launch(program)["git_commit"], launch(program)["git_dirty"])
+    assert ["0.1.COMPLETED"] == program.states()
+
+
+def test_python_packages_and_command_are_kept(program: Program) -> None:
+    """Versions are those that are installed; the command is the one that was typed."""
+    from importlib.metadata import version
+
+    program.sweep("seed=1")
+    record = launch(program)
+    assert sys.version.split()[0] == record["python"]
+    for name in ("hydra-core", "omegaconf", "hydra-submitit-launcher", "cloudpickle"):
+        assert version(name) == record["packages"][name]
+    assert ["train.py", "-m", "seed=1"] == record["argv"][-3:]
+
+
+def test_git_that_hangs_or_asks_delays_no_launch(tmp_path: Path) -> None:
+    """A git that never answers is given up, one that fails is not missed."""
+    fake = tmp_path / "bin/git"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\nread answer\nexec sleep 60\n")
+    fake.chmod(0o755)
+    script = (
+        "from experiment_manager.disk import provenance\n"
+        "provenance._LIMIT_S = 0.5\n"
+        "print(provenance.of_code())\n"
+        "provenance.write_patch('patch')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=clean_env(PATH=f"{fake.parent}:{os.environ['PATH']}"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert "{'git_commit': None, 'git_dirty': None}\n" == done.stdout
+    assert not (tmp_path / "patch").exists()
+
+
+def test_patch_that_is_too_large_is_not_kept(tracked: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody wants a gigabyte of data in each launch; a folder that cannot be written is no reason to fail either."""
+    tracked.edit("how: well", f"how: well  # {'x' * 2000}")
+    monkeypatch.chdir(tracked.home)
+    provenance.write_patch(str(tmp_path / "patch"))
+    assert "x" * 2000 in (tmp_path / "patch").read_text()
+    monkeypatch.setattr(provenance, "MOST_BYTES", 1000)
+    provenance.write_patch(str(tmp_path / "other"))
+    provenance.write_patch("/proc/nowhere")
+    assert not (tmp_path / "other").exists()
