@@ -24,7 +24,7 @@ from tests.conftest import clean_env
 
 TEXT_OPTIONS: Final = (
     "name", "partition", "qos", "comment", "constraint", "exclude", "gres", "account", "submitit_folder",
-    "resources_from",
+    "resources_from", "mail",
 )  # fmt: skip
 FROM_ONE: Final = ("nodes", "tasks_per_node", "array_parallelism", "pack", "cpus_per_task")
 FROM_ZERO: Final = ("gpus_per_node", "gpus_per_task", "signal_delay_s", "max_num_timeout", "max_requeues")

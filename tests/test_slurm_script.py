@@ -54,7 +54,12 @@ CASES: Mapping[str, tuple[Place, Mapping[str, Any], list[int], int]] = {
     "packed": (PLAIN, {"pack": 2, "mem_gb": 0}, [4, 5, 9], 1001),
     "table": (PLAIN, {"timeout_min": 0}, list(range(2000, 2030)), 1001),
     "no_gpus": (PLAIN, {"gpus_per_node": 0, "gpus_per_task": 0, "max_requeues": 0}, [0], 1001),
-    "part": (PLAIN._replace(part=2, n_parts=3), {"max_requeues": 1, "timeout_min": 600}, list(range(7)), 1001),
+    "part": (
+        PLAIN._replace(part=2, n_parts=3),
+        {"max_requeues": 1, "timeout_min": 600, "mail": "me@uni"},
+        [*range(7)],
+        1001,
+    ),
     "hostile": (HOSTILE, {"pre_script": ["echo 'as it is' $HOME"], "comment": "a\\b"}, [0, 7], 1001),
 }
 
@@ -172,6 +177,13 @@ def test_path_that_no_line_can_hold_is_refused(path: str) -> None:
 def test_warning_never_comes_at_once(limit: int | None, delay: int, seconds: int) -> None:
     """A warning that is due before the job begins would stop it at once: half of the time limit is the most."""
     assert seconds == warning_s(make({"timeout_min": limit, "signal_delay_s": delay}, where="test"))
+
+
+def test_letters_are_those_that_were_asked_for() -> None:
+    """SLURM writes when the array has ended; whoever names other occasions gets those."""
+    options = {"mail": "me@uni", "additional_parameters": {"mail-type": "ALL,ARRAY_TASKS"}}
+    head = [line for line in render(array_of(options, [0]), PLAIN).splitlines() if "mail" in line]
+    assert ["#SBATCH --mail-user=me@uni", "#SBATCH --mail-type=ALL,ARRAY_TASKS"] == head
 
 
 @pytest.mark.parametrize("name", ["max_requeues", "max_num_timeout"])

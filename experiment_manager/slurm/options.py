@@ -168,6 +168,7 @@ class SlurmOptions:
     pack: int | None = _option("jobs per task of the array", _count(1))
     max_requeues: int | None = _option("how often SLURM may put a task back into its queue", _count(0))
     resources_from: str | None = _option("node of the job's configuration with options for this job alone", _text)
+    mail: str | None = _option("address that SLURM writes to when an array has ended or failed", _text)
     wait: bool = _option("stay until all jobs have ended", _truth, False)
 
 

@@ -79,6 +79,8 @@ def _head(array: Array, place: Place) -> Iterable[tuple[str, Any]]:
         "open-mode": "append",
         **_resources(options),
     }
+    if options.mail is not None:  # one letter for the whole array, not one for each of its tasks
+        written |= {"mail-user": options.mail, "mail-type": "END,FAIL"}
     for name, value in options.additional_parameters.items():
         written[name] = True if value is True else str(value)
     return written.items()

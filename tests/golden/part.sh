@@ -6,6 +6,8 @@
 #SBATCH --time=10:00:00
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
+#SBATCH --mail-user=me@uni
+#SBATCH --mail-type=END,FAIL
 
 # Experiment Manager: launch 0001, part 2 of 3, jobs 0-6 of
 # /home/me/experiments/train
