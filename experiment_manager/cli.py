@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import experiment_manager
-from experiment_manager import cli_follow, cli_results, cli_slurm, filters, tables, views
+from experiment_manager import cli_follow, cli_results, cli_slurm, cli_status, filters, tables, views
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -18,8 +18,6 @@ from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.rows import flattened
-
-_MOST_TROUBLES = 30  # reasons that a screen can hold
 
 app = typer.Typer(
     name="experiment-manager",
@@ -54,6 +52,7 @@ Where = Annotated[
 Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
 
 
+cli_status.register(app)
 cli_results.register(app)
 cli_follow.register(app)
 cli_slurm.register(app)
@@ -80,62 +79,6 @@ def run(context: typer.Context) -> None:
     from experiment_manager.run import main as run_main
 
     raise typer.Exit(run_main(context.args))
-
-
-@app.command(epilog="Example: experiment-manager status experiments/train")
-def status(
-    folder: Folder,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Return when no job waits or runs: with 0 when all that may run completed.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Tell how many jobs are in which state, and what went wrong."""
-    experiment = Experiment.at(folder)
-    found = experiment.status(wait=wait)
-    if json:
-        troubles = [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles]
-        counts = {str(state): count for state, count in found.counts.items()}
-        ids = {str(state): list(jobs) for state, jobs in found.ids.items()}
-        tables.print_json(
-            {
-                "path": found.path,
-                "counts": counts,
-                "jobs": ids,
-                "selected": found.n_selected,
-                "waiting": {reason: list(jobs) for reason, jobs in found.waiting.items()},
-                "troubles": troubles,
-            }
-        )
-    else:
-        selected = "no pass filter yet" if found.n_selected is None else f"{found.n_selected} pass the filter"
-        tables.say(f"{found.path}: {sum(found.counts.values())} jobs, {selected}")
-        tables.print_rows(
-            [
-                {"state": str(s), "count": n, "jobs": tables.shortened(format_ids(found.ids[s]))}
-                for s, n in found.counts.items()
-            ]
-        )
-        for reason, waiting in found.waiting.items():
-            noun = "job" if len(waiting) == 1 else "jobs"
-            tables.say(f"{len(waiting)} {noun} QUEUED: {reason} ({noun} {tables.shortened(format_ids(waiting))})")
-        for trouble in found.troubles[:_MOST_TROUBLES]:
-            noun = "job" if len(trouble.ids) == 1 else "jobs"
-            which = tables.shortened(format_ids(trouble.ids))
-            tables.say(f"{len(trouble.ids)} {noun} {trouble.state}: {trouble.reason} ({noun} {which})")
-        if len(found.troubles) > _MOST_TROUBLES:
-            tables.say(f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all")
-        if found.troubles:
-            tables.say(f"`experiment-manager show {folder} {found.troubles[0].ids[0]}` tells more about the first")
-    _name_foreign(found)
-    if wait and not set(experiment.get_filtered_ids()) <= set(found.ids.get(State.COMPLETED, ())):
-        raise typer.Exit(1)
-
-
-def _name_foreign(found: views.Status) -> None:
-    if found.foreign:
-        names = ", ".join(found.foreign[:5]) + (", ..." if len(found.foreign) > 5 else "")
-        print(f"skipped in {found.path}/states, not ours: {names}", file=sys.stderr)
 
 
 @app.command(epilog="Example: experiment-manager jobs experiments/train --where 'seed < 3'")

@@ -1,7 +1,7 @@
 """Following an experiment in Python: states, logs, results, and what tells one job from another."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ from experiment_manager.archive import archive
 from experiment_manager.definition import Definition
 from experiment_manager.difference import difference
 from experiment_manager.disk import selection
+from experiment_manager.live import live_rows
 from experiment_manager.records import State
-from experiment_manager.rows import flattened
+from experiment_manager.rows import flattened, state_counts
 from experiment_manager.slurm.wait import wait_until_idle
 
 if TYPE_CHECKING:
@@ -21,13 +22,23 @@ if TYPE_CHECKING:
 class Following(Definition):
     """What becomes of an experiment. See `Experiment`."""
 
-    def status(self, *, wait: bool = False) -> views.Status:
-        """How many jobs are in which state, and which ones need attention: `experiment-manager status`.
+    def status(
+        self, *, wait: bool = False, by: Sequence[str] = (), every: bool = False, most_running: int | None = None
+    ) -> views.Status:
+        """How many jobs are in which state, how those that run are getting on, and which ones need attention:
+        `experiment-manager status`.
 
-        `wait`: only when no job waits in a queue or runs any more.
+        `wait`: only when no job waits in a queue or runs any more. States are counted for each value of the variables
+        in `by`. `live` has a row for each job that runs (the first `most_running` of them), or for `every` job.
         """
         snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
-        return views.status(self.folder, self.get_all_ids(), snapshot)
+        found = views.status(self.folder, self.get_all_ids(), snapshot)
+        running = found.ids.get(State.RUNNING, ())[:most_running]
+        jobs = self.iter_jobs() if every else map(self.job, running)
+        rows = views.job_rows(self.folder, self.iter_jobs(), snapshot) if by else []
+        return found._replace(
+            live=tuple(live_rows(self.folder, jobs, snapshot)), groups=tuple(state_counts(rows, by) if by else ())
+        )
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""

@@ -112,6 +112,22 @@ def shortened(ids: str) -> str:
     return ids if len(ids) <= _MOST_IDS else ids[:_MOST_IDS].rpartition(",")[0] + ",..."
 
 
+def duration(seconds: float | None) -> str | None:
+    """`1-02:03:04` for a day and more, as SLURM writes times.
+
+    >>> duration(59.9), duration(3661), duration(90000), duration(None)
+    ('0:59', '1:01:01', '1-01:00:00', None)
+    """
+    if seconds is None:
+        return None
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}-{hours:02d}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def ago(hours: float) -> str:
     """`3 hours ago`."""
     minutes = hours * 60

@@ -44,6 +44,8 @@ class Status(NamedTuple):
     waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
     troubles: tuple[Trouble, ...]
     foreign: tuple[str, ...]  # names in states/ that are not ours
+    live: tuple[Mapping[str, Any], ...] = ()  # rows of jobs that run, or of all; see live_rows
+    groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
 
 
 def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import tarfile
 import time
@@ -313,3 +314,83 @@ def test_extremes_of_diverged_jobs() -> None:
     (group,) = aggregate(rows, ["lr"], ["min", "median"])
     assert math.isnan(group["min"]["loss"])
     assert math.isnan(group["median"]["loss"])
+
+
+# ---------------------------------------------------------------- status
+
+
+def test_status_shows_how_jobs_are_getting_on(program: Program) -> None:
+    """A job that runs has a row: where, for how long, and what it last logged; it is gone when the job has ended."""
+    sweep = program.start("train.py", "-m", "seed=4", "steps=30")
+    wait_until(lambda: "0.1.RUNNING" in program.states())
+    wait_until(lambda: (program.told("status")["live"] or [{}])[0].get("metrics"))
+    (row,) = program.told("status")["live"]
+    assert (0, {"seed": 4, "steps": 30}, "RUNNING", 1) == tuple(
+        row[key] for key in ("job", "variables", "state", "attempt")
+    )
+    assert os.uname().nodename == row["node"]
+    assert 0 < row["elapsed_s"] < 60
+    assert row["left_s"] is None
+    assert re.search(r" 0 +seed=4 steps=30 +RUNNING +1 +\S+ +0:0\d +step \d+", program.tool("status").stdout)
+    sweep.communicate()
+    assert [] == program.told("status")["live"]
+
+
+def test_status_of_every_job(mixed: Program) -> None:
+    """With --all each job has a row, with its reason and how long it took."""
+    rows = mixed.told("status", "--all")["live"]
+    assert [0, 1, 2, 3] == [row["job"] for row in rows]
+    assert [None, None, "ValueError: told to raise", "exit code 3"] == [row["reason"] for row in rows]
+    assert all(row["elapsed_s"] > 0 for row in rows)
+    assert {"step": 1, "loss": 0.5} == rows[0]["metrics"]
+
+
+def test_states_are_counted_by_variables(mixed: Program) -> None:
+    """One row for each value, with the number of jobs in each state that there is."""
+    groups = mixed.told("status", "--group-by", "how")["groups"]
+    assert [
+        ({"how": "well"}, 2, {"COMPLETED": 2, "FAILED": 0}),
+        ({"how": "raise"}, 1, {"COMPLETED": 0, "FAILED": 1}),
+        ({"how": "exit3"}, 1, {"COMPLETED": 0, "FAILED": 1}),
+    ] == [(group["variables"], group["count"], group["states"]) for group in groups]
+    assert re.search(r"how +count +COMPLETED +FAILED", mixed.tool("status", "--group-by", "how").stdout)
+    done = mixed.tool("status", "--group-by", "hov")
+    assert (2, "error: 'hov' is no variable; the variables are how, seed\n") == (done.returncode, done.stderr)
+
+
+def test_watching_on_a_terminal(program: Program) -> None:
+    """On a terminal the status is drawn anew until all has ended; then it stands there, and the exit status is 0."""
+    import pty
+    import subprocess
+    import sys
+
+    from tests.conftest import clean_env
+
+    sweep = program.start("train.py", "-m", "seed=1,2", "sleep=2", "how=well")
+    wait_until(lambda: "0.1.RUNNING" in program.states())
+    master, slave = pty.openpty()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "experiment_manager", "status", str(program.experiment), "--watch"],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=clean_env(TERM="xterm"),
+        close_fds=True,
+    )
+    os.close(slave)
+    said = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        said += piece
+    os.close(master)
+    assert 0 == watching.wait(timeout=30)
+    sweep.communicate()
+    text = said.decode()
+    assert "\x1b[?1049h" in text  # the alternate screen, and back
+    assert "RUNNING" in text[: text.index("\x1b[?1049l")]
+    assert re.search(r"COMPLETED +2", text[text.index("\x1b[?1049l") :])

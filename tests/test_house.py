@@ -39,12 +39,12 @@ FLOORS = {
     "joins": [
         "archive", "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
         "hydra.callback", "hydra.compose", "hydra.factor", "hydra.numbering", "hydra.pickled_task", "hydra.plan",
-        "hydra.warm_up", "logs", "resubmit", "running.attempts", "running.child", "running.fake_job",
+        "hydra.warm_up", "live", "logs", "resubmit", "running.attempts", "running.child", "running.fake_job",
         "running.fork_safety", "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm",
         "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__main__", "cli", "cli_follow", "cli_results", "cli_slurm", "hydra.launch", "hydra.returns",
+        "__main__", "cli", "cli_follow", "cli_results", "cli_slurm", "cli_status", "hydra.launch", "hydra.returns",
         "hydra.sweeping", "run", "running.forkserver", "tables",
     ],
 }  # fmt: skip

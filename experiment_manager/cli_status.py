@@ -1,0 +1,136 @@
+"""The verb `status`: once, until all has ended, or again and again on a terminal."""
+
+import io
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from experiment_manager import tables, views
+from experiment_manager.experiment import Experiment
+from experiment_manager.ids import format_ids
+from experiment_manager.progress import settings_text
+from experiment_manager.records import State
+
+_MOST_TROUBLES: Final = 30  # reasons that a screen can hold
+_MOST_RUNNING: Final = 20
+_LOOK_FIRST_S: Final = 2.0
+_LOOK_AT_MOST_EVERY_S: Final = 30.0
+
+
+def register(app: typer.Typer) -> None:
+    """The verb is on the command line."""
+    app.command(epilog="Example: experiment-manager status experiments/train --group-by algorithm")(status)
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)],
+    every: Annotated[bool, typer.Option("--all", help="A row for every job, not for those alone that run.")] = False,
+    group_by: Annotated[str | None, typer.Option(help="Count the states by these variables: algorithm,nn")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when no job waits or runs: with 0 when all that may run completed.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="As --wait, and show it again and again meanwhile.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Tell how many jobs are in which state, how those that run are getting on, and what went wrong."""
+    experiment = Experiment.at(folder)
+    by = [name.strip() for name in (group_by or "").split(",") if name.strip()]
+    most = None if json else _MOST_RUNNING
+    if watch and sys.stdout.isatty() and not json:
+        _watch(experiment, folder, by, every=every)
+    found = experiment.status(wait=wait or watch, by=by, every=every, most_running=most)
+    if json:
+        tables.print_json(_plain(found))
+    else:
+        _show(found, folder)
+    if found.foreign:
+        names = ", ".join(found.foreign[:5]) + (", ..." if len(found.foreign) > 5 else "")
+        print(f"skipped in {found.path}/states, not ours: {names}", file=sys.stderr)
+    if (wait or watch) and not set(experiment.get_filtered_ids()) <= set(found.ids.get(State.COMPLETED, ())):
+        raise typer.Exit(1)
+
+
+def _plain(found: views.Status) -> dict[str, Any]:
+    return {
+        "path": found.path,
+        "counts": {str(state): count for state, count in found.counts.items()},
+        "jobs": {str(state): list(jobs) for state, jobs in found.ids.items()},
+        "selected": found.n_selected,
+        "waiting": {reason: list(jobs) for reason, jobs in found.waiting.items()},
+        "troubles": [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles],
+        "live": list(found.live),
+        **({"groups": list(found.groups)} if found.groups else {}),
+    }
+
+
+def _show(found: views.Status, folder: Path) -> None:
+    selected = "no pass filter yet" if found.n_selected is None else f"{found.n_selected} pass the filter"
+    tables.say(f"{found.path}: {sum(found.counts.values())} jobs, {selected}")
+    if found.groups:
+        tables.print_rows([{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups])
+    else:
+        tables.print_rows(
+            [
+                {"state": str(s), "count": n, "jobs": tables.shortened(format_ids(found.ids[s]))}
+                for s, n in found.counts.items()
+            ]
+        )
+    if found.live:
+        tables.print_rows([_short(row) for row in found.live])
+    n_hidden = len(found.ids.get(State.RUNNING, ())) - len(found.live)
+    if n_hidden > 0:
+        tables.say(f"... and {n_hidden} more that run; --all shows every job")
+    for reason, waiting in found.waiting.items():
+        tables.say(f"{_counted(waiting)} QUEUED: {reason} ({_which(waiting)})")
+    for trouble in found.troubles[:_MOST_TROUBLES]:
+        tables.say(f"{_counted(trouble.ids)} {trouble.state}: {trouble.reason} ({_which(trouble.ids)})")
+    if len(found.troubles) > _MOST_TROUBLES:
+        tables.say(f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all")
+    if found.troubles:
+        job = found.troubles[0].ids[0]
+        tables.say(f"`experiment-manager show {shlex.quote(str(folder))} {job}` tells more about the first")
+
+
+def _counted(ids: tuple[int, ...]) -> str:
+    return "1 job" if len(ids) == 1 else f"{len(ids)} jobs"
+
+
+def _which(ids: tuple[int, ...]) -> str:
+    return f"{'job' if len(ids) == 1 else 'jobs'} {tables.shortened(format_ids(ids))}"
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it fits a line: times as people read them, the last metrics as text."""
+    times = {"elapsed": tables.duration(row["elapsed_s"]), "left": tables.duration(row["left_s"])}
+    metrics = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in
+                        (row["metrics"] or {}).items())  # fmt: skip
+    head = {"job": row["job"], "what": settings_text(row["variables"]), "state": row["state"]}
+    return {**head, "attempt": row["attempt"], "node": row["node"], **times, "last": metrics, "reason": row["reason"]}
+
+
+def _watch(experiment: Experiment, folder: Path, by: list[str], *, every: bool) -> None:
+    """Shows the status on the whole terminal until nothing waits or runs; looks more seldom while nothing changes."""
+    from rich.live import Live
+    from rich.text import Text
+
+    pause, before = _LOOK_FIRST_S, None
+    try:
+        with Live(screen=True, auto_refresh=False) as screen:
+            while True:
+                found = experiment.status(by=by, every=every, most_running=_MOST_RUNNING)
+                with redirect_stdout(io.StringIO()) as text:
+                    _show(found, folder)
+                screen.update(Text(text.getvalue(), no_wrap=True, overflow="ellipsis"), refresh=True)
+                if not {State.RUNNING, State.QUEUED} & found.counts.keys():
+                    return
+                pause = min(pause * 1.5, _LOOK_AT_MOST_EVERY_S) if found.counts == before else _LOOK_FIRST_S
+                before = found.counts
+                time.sleep(pause)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -1,0 +1,82 @@
+"""How jobs are getting on: where they run, for how long, how long they still may, and what they last said."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from experiment_manager import codec
+from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.orders import read_order
+from experiment_manager.disk.states import Snapshot, States
+from experiment_manager.errors import JobRefused
+from experiment_manager.records import Attempt, Job, State
+
+_TAIL_BYTES: Final = 65536
+
+
+def live_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
+    """One row per job: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`, `left_s` (until the time limit of a
+    job that runs; None without one), `metrics` (the last that were logged), `reason`.
+    """
+    now = time.time()
+    return [
+        {"job": int(job.id), "variables": dict(job.variables), **_of(folder, snapshot, snapshot.last(job.id), now)}
+        for job in jobs
+    ]
+
+
+def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"state": str(last.state), "attempt": last.number}
+    row |= dict.fromkeys(("node", "elapsed_s", "left_s", "metrics", "reason"))
+    if last.state is State.QUEUED:
+        row["reason"] = snapshot.queued[last.job_id].reason
+    if not last.number:
+        return row
+    record = snapshot.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
+    row["node"] = record.get("slurmd_nodename") or record.get("host")
+    row["metrics"] = last_metrics(folder, last.job_id, last.number)
+    start = record.get("start")
+    if last.state is State.RUNNING and start is not None:
+        row["elapsed_s"] = now - start
+        limit_s = _limit_s(folder, last.job_id, record)
+        row["left_s"] = None if limit_s is None else max(0.0, start + limit_s - now)
+    elif last.state is not State.QUEUED:
+        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"))
+        row["reason"] = end.get("reason")
+        if end.get("end") and start is not None:
+            row["elapsed_s"] = end["end"] - start
+    return row
+
+
+def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | None:
+    """The time limit of an attempt that SLURM runs; None where there is none, or nobody has set one."""
+    if not record.get("by_slurm"):
+        return None
+    try:
+        order = read_order(folder, str(record.get("launch")), job_id)
+    except JobRefused:
+        return None
+    minutes = order.options.get("timeout_min") if order is not None and order.options is not None else None
+    return minutes * 60 if minutes else None
+
+
+def last_metrics(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | None:
+    """The last line of metrics that is whole, with `step`; None when there is none. Reads the end of the file only."""
+    try:
+        with open(folder.of_attempt(job_id, attempt, "metrics"), "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]  # what follows the last line break is being written
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            body = json.loads(line)
+            step = {} if body["step"] is None else {"step": body["step"]}
+            return {**step, **codec.decode(body["values"])}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
