@@ -96,10 +96,11 @@ def jobs(folder: Folder, where: Where = None, selected: Selected = False, json: 
 def show(
     folder: Folder,
     job: Annotated[int, typer.Argument(help="The id of the job.", show_default=False)],
+    resolve: Annotated[bool, typer.Option("--resolve", help="With values in the place of interpolations.")] = False,
     json: Json = False,
 ) -> None:
     """Show one job: variables, overrides, configuration, the command to paste, attempts, logs and tracebacks."""
-    found = Experiment.at(folder).show(job)
+    found = Experiment.at(folder).show(job, resolve=resolve)
     if json:
         tables.print_json(found)
         return

@@ -12,6 +12,7 @@ from experiment_manager.difference import difference
 from experiment_manager.disk import selection
 from experiment_manager.live import live_rows
 from experiment_manager.records import State
+from experiment_manager.resolved import resolved
 from experiment_manager.rows import flattened, state_counts
 from experiment_manager.slurm.wait import wait_until_idle
 
@@ -50,9 +51,13 @@ class Following(Definition):
         snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
         return views.result_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
 
-    def show(self, job_id: int) -> dict[str, Any]:
-        """Everything about one job: `experiment-manager show`."""
-        return views.show(self.folder, self.job(job_id), self.configuration(job_id), self.snapshot())
+    def show(self, job_id: int, *, resolve: bool = False) -> dict[str, Any]:
+        """Everything about one job: `experiment-manager show`. With `resolve` its configuration has the values that
+        interpolations stand for, as far as they can be told here."""
+        configuration = self.configuration(job_id)
+        if resolve and configuration is not None:
+            configuration = resolved(self._encoded(job_id))
+        return views.show(self.folder, self.job(job_id), configuration, self.snapshot())
 
     def results(self, where: Any = None) -> "pandas.DataFrame":
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics.

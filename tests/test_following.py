@@ -168,6 +168,14 @@ def test_two_jobs_side_by_side(mixed: Program) -> None:
     assert (2, True) == (done.returncode, "there is no job 9" in done.stderr)
 
 
+def test_show_resolves_on_demand(program: Program) -> None:
+    """The configuration is shown as it was written, and with the values that it means where that is asked for."""
+    program.sweep("seed=3", "+twice='${seed}${seed}'")
+    assert "${seed}${seed}" == program.told("show", "0")["configuration"]["twice"]
+    assert "33" == program.told("show", "0", "--resolve")["configuration"]["twice"]
+    assert "twice: '33'" in program.tool("show", "0", "--resolve").stdout
+
+
 # ---------------------------------------------------------------- archive
 
 
