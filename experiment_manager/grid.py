@@ -37,6 +37,8 @@ class Setting(_Written):
     @cached_property
     def stored(self) -> str:
         """This setting in the manifest's text of the variables."""
+        if not self.is_ordered and not isinstance(self.value, dict | list | tuple):
+            return self.identifying  # the order of keys is all that the two texts differ in
         return f"{codec.dumps(self.key)}:{codec.dumps(codec.encode(self.value, self.key))}"
 
     @cached_property

@@ -4,9 +4,11 @@ The plan is made under the experiment's lock and ends with four things on disk, 
 manifest, the pass filter, and the record of the launch. When anything is wrong, none of them is touched.
 """
 
+import gc
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -114,7 +116,7 @@ def plan_sweep(
     if options.sample is not None:
         rules += (filters.Sample(options.sample, options.sample_seed),)
     grid = swept_grid(composer, options, arguments)
-    with planning(folder):
+    with _uncollected(), planning(folder):
         known = Known(folder)
         snapshot = reconciled(folder)
         factored = Factored(composer, grid)
@@ -141,6 +143,18 @@ def plan_sweep(
             attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
             launch = create_launch(folder, attempts, {**about, **(arrangement.record if arrangement else {})})
     return Plan(folder, ids, dropped, snapshot, to_run, writer.n_new, launch, arrangement)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, Python does not look for garbage in cycles: what planning makes is small, or lives until its end."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _passing(
