@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import experiment_manager
-from experiment_manager import cli_slurm, filters, tables, views
+from experiment_manager import cli_report, cli_slurm, filters, tables, views
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -52,6 +52,7 @@ Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass 
 
 
 cli_slurm.register(app)
+cli_report.register(app)
 
 
 def main(argv: Sequence[str]) -> int:

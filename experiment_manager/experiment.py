@@ -26,6 +26,7 @@ from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import variables_identity
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Job, JobId
+from experiment_manager.report.writing import report as write_report
 from experiment_manager.resolved import resolved
 from experiment_manager.running.attempts import attempting, is_current
 from experiment_manager.running.child import outside_filter
@@ -348,6 +349,8 @@ class Experiment:
     def show(self, job_id: int) -> dict[str, Any]:
         """Everything about one job: `experiment-manager show`."""
         return views.show(self.folder, self.job(job_id), self.configuration(job_id), self.snapshot())
+
+    report = write_report
 
     # -- SLURM -------------------------------------------------------------------------------------------------------
 

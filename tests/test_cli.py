@@ -10,7 +10,7 @@ from experiment_manager import Experiment
 from experiment_manager.cli import app
 from tests.conftest import Program
 
-VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
+VERBS = ["run", "status", "jobs", "results", "show", "report", "filter", "list", "script", "submit", "cancel"]
 
 
 @pytest.fixture

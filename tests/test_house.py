@@ -23,7 +23,7 @@ PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 FLOORS = {
     "nouns, no input or output": ["errors", "records"],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids",
+        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "report.curves",
         "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
@@ -36,14 +36,15 @@ FLOORS = {
     "joins": [
         "disk.kept_files", "experiment", "find", "hydra.callback", "hydra.compose", "hydra.factor",
         "hydra.numbering", "hydra.pickled_task", "hydra.plan", "running.attempts", "running.child", "running.fake_job",
+        "report.data", "report.evidence", "report.learning", "report.page", "report.writing",
         "running.pack", "running.pool", "running.supervisor", "slurm.cancel", "slurm.emit",
         "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__main__", "cli", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run", "tables",
+        "__main__", "cli", "cli_report", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run", "tables",
     ],
 }  # fmt: skip
-FOLDERS = ("disk", "hydra", "running", "slurm")
+FOLDERS = ("disk", "hydra", "report", "running", "slurm")
 FACES = ("__init__", *(f"{folder}.__init__" for folder in FOLDERS))  # they say what is inside, and import nothing of it
 ROOMS = ("experiment_manager", *(f"experiment_manager.{folder}" for folder in FOLDERS))
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
