@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import experiment_manager
-from experiment_manager import cli_follow, cli_results, cli_slurm, cli_status, filters, tables, views
+from experiment_manager import cli_follow, cli_report, cli_results, cli_slurm, cli_status, filters, tables, views
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -56,6 +56,7 @@ cli_status.register(app)
 cli_results.register(app)
 cli_follow.register(app)
 cli_slurm.register(app)
+cli_report.register(app)
 
 
 def main(argv: Sequence[str]) -> int:

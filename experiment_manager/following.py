@@ -12,6 +12,7 @@ from experiment_manager.difference import difference
 from experiment_manager.disk import selection
 from experiment_manager.live import live_rows
 from experiment_manager.records import State
+from experiment_manager.report.writing import write_report
 from experiment_manager.resolved import resolved
 from experiment_manager.rows import flattened, state_counts
 from experiment_manager.slurm.wait import wait_until_idle
@@ -102,6 +103,29 @@ class Following(Definition):
             return self.snapshot().state(job.id)
 
         return logs.followed(self.folder, job.id, kind=_kind(stderr), state=state)
+
+    def report(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        average_over: Sequence[str] | None = None,
+        group_by: Sequence[str] | None = None,
+        metric: str | None = None,
+        goal: str = "max",
+    ) -> str:
+        """One HTML file tells everything about the experiment; returns its path: `experiment-manager report`.
+
+        It is `report.html` in the experiment's folder, unless `path` says otherwise. `average_over` are the variables
+        that only repeat a job (by default those called seed), and `group_by` those that make a group (by default all
+        others). `metric` decides which group is best, as its `goal`, max or min, says: a field of the results or a
+        metric, by default the first number there is. Raises ExperimentManagerError for unknown names, and without the
+        extra `report`.
+        """
+        jobs, snapshot = list(self.iter_jobs()), self.snapshot()
+        return write_report(
+            self.folder, jobs, snapshot, path,
+            average_over=average_over, group_by=group_by, metric=metric, goal=goal,
+        )  # fmt: skip
 
     def archive(self, path: str | None = None, *, logs: bool = False, everything: bool = False) -> str:
         """The experiment is in one file, by default `<its name>.tar.gz` here; returns its absolute path.

@@ -11,7 +11,7 @@ from experiment_manager.cli import app
 from tests.conftest import Program
 
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
-VERBS += ["logs", "resubmit", "diff", "archive"]
+VERBS += ["logs", "resubmit", "diff", "archive", "report"]
 
 
 @pytest.fixture

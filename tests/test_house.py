@@ -25,8 +25,8 @@ FLOORS = {
         "errors", "records",
     ],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "rows", "slurm.arrays",
-        "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
+        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "report.curves", "rows",
+        "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
         "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.orders",
@@ -39,16 +39,17 @@ FLOORS = {
     "joins": [
         "archive", "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
         "hydra.callback", "hydra.compose", "hydra.factor", "hydra.numbering", "hydra.pickled_task", "hydra.plan",
-        "hydra.warm_up", "live", "logs", "resubmit", "running.attempts", "running.child", "running.fake_job",
-        "running.fork_safety", "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm",
-        "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
+        "hydra.warm_up", "live", "logs", "report.data", "report.evidence", "report.learning", "report.page",
+        "report.writing", "resubmit", "running.attempts", "running.child", "running.fake_job", "running.fork_safety",
+        "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm", "slurm.cancel",
+        "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__main__", "cli", "cli_follow", "cli_results", "cli_slurm", "cli_status", "hydra.launch", "hydra.returns",
-        "hydra.sweeping", "run", "running.forkserver", "tables",
+        "__main__", "cli", "cli_follow", "cli_report", "cli_results", "cli_slurm", "cli_status", "hydra.launch",
+        "hydra.returns", "hydra.sweeping", "run", "running.forkserver", "tables",
     ],
 }  # fmt: skip
-FOLDERS = ("disk", "hydra", "running", "slurm")
+FOLDERS = ("disk", "hydra", "report", "running", "slurm")
 FACES = ("__init__", *(f"{folder}.__init__" for folder in FOLDERS))  # they say what is inside, and import nothing of it
 ROOMS = ("experiment_manager", *(f"experiment_manager.{folder}" for folder in FOLDERS))
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}

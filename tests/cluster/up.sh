@@ -94,7 +94,8 @@ install_packages() {
 
 from_debian() {
     export DEBIAN_FRONTEND=noninteractive
-    local install=(apt-get install -y -q --no-install-recommends -o Dpkg::Use-Pty=0 "$@")
+    local install=(apt-get install -y -q --no-install-recommends -o Dpkg::Use-Pty=0
+        -o DPkg::Lock::Timeout=300 "$@")
     compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt-get update -q
     "${install[@]}" || { apt-get update -q && "${install[@]}"; }    # lists that are too old name files that are gone
 }

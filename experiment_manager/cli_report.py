@@ -1,0 +1,44 @@
+"""The verb of the command line that makes a page of an experiment: report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiment_manager import tables
+from experiment_manager.experiment import Experiment
+
+
+def register(app: typer.Typer) -> None:
+    """The verb is on the command line."""
+    app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
+    average_over: Annotated[
+        str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Variables that make a group: algorithm,nn. Default: all others.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
+    ] = None,
+    goal: Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")] = "max",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
+    path = Experiment.at(folder).report(
+        out, average_over=_names(average_over), group_by=_names(group_by), metric=metric, goal=goal
+    )
+    if json:
+        tables.print_json({"report": path})
+    else:
+        tables.say(path)
+
+
+def _names(text: str | None) -> list[str] | None:
+    """`algorithm, nn` as two names; None stays None."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

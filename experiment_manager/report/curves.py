@@ -1,0 +1,171 @@
+"""Learning curves: the mean over jobs that differ in their seed only, and how sure it is. Pure.
+
+The band is the 95 % confidence interval of the mean after Student: mean ± t · s / √n, with the sample's deviation s and
+the quantile t for n - 1 degrees of freedom. It assumes roughly normal values; one job alone has no band.
+"""
+
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+_QUANTILES: Final = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814)
+_NORMAL: Final = 1.959964
+_DIGITS: Final = 9
+
+
+class Estimate(NamedTuple):
+    """A mean over `n_values` values; `half` is half the width of its confidence interval, None for a single value."""
+
+    mean: float
+    half: float | None
+    n_values: int
+
+
+class Series(NamedTuple):
+    """One metric of one job: values at strictly ascending steps, which are `given`, or else the order of logging."""
+
+    steps: Sequence[float]
+    values: Sequence[float]
+    given: bool
+
+
+class Curve(NamedTuple):
+    """What is drawn for one group; None where a value is not finite, or a single job has no band."""
+
+    steps: list[float]
+    means: list[float | None]
+    lows: list[float | None]
+    highs: list[float | None]
+    counts: list[int]
+
+
+def quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t, to four digits.
+
+    Up to ten degrees of freedom from the table, then by Cornish and Fisher's expansion.
+
+    >>> quantile(2), round(quantile(11), 3), round(quantile(100), 3)
+    (4.30265, 2.201, 1.984)
+    """
+    if degrees <= len(_QUANTILES):
+        return _QUANTILES[degrees - 1]
+    z = _NORMAL
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of some values, at least one, and its confidence. What is not finite makes the outcome so.
+
+    >>> estimate([1.0, 3.0])
+    Estimate(mean=2.0, half=12.7062, n_values=2)
+    """
+    count = len(values)
+    mean = sum(values) / count
+    if count < 2:
+        return Estimate(mean, None, count)
+    squares = sum((value - mean) * (value - mean) for value in values)
+    return Estimate(mean, quantile(count - 1) * math.sqrt(squares / (count - 1) / count), count)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value can be drawn, or would be if it were finite; True and False are no numbers.
+
+    >>> is_number(3), is_number(float("nan")), is_number(True), is_number("3")
+    (True, True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_float(value: float) -> float:
+    """The value as a float; an integer that is too large for one is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def series_of(logged: Iterable[tuple[float | None, Mapping[str, Any]]]) -> dict[str, Series]:
+    """Each numeric metric of one job, out of its steps and values as they were logged.
+
+    Of values logged twice at a step the last one counts. Where a step is missing, or no finite number, the values of
+    that metric are numbered from 0 in their order.
+
+    >>> series_of([(2, {"loss": 1}), (1, {"loss": 3})])["loss"].values.tolist()
+    [3.0, 1.0]
+    """
+    found: dict[str, tuple[list[float | None], list[float]]] = {}
+    for step, values in logged:
+        at = as_float(step) if is_number(step) and step is not None else math.nan
+        for name, value in values.items():
+            if is_number(value):
+                steps, numbers = found.setdefault(name, ([], []))
+                steps.append(at if math.isfinite(at) else None)
+                numbers.append(as_float(value))
+    return {name: _ordered(steps, numbers) for name, (steps, numbers) in found.items()}
+
+
+def _ordered(steps: Sequence[float | None], values: Sequence[float]) -> Series:
+    given = [step for step in steps if step is not None]
+    if len(given) < len(steps):
+        return Series(array("d", range(len(values))), array("d", values), False)
+    if any(step >= following for step, following in pairwise(given)):
+        last = dict(zip(given, values, strict=True))
+        given = sorted(last)
+        values = [last[step] for step in given]
+    return Series(array("d", given), array("d", values), True)
+
+
+def mean_curve(members: Sequence[Series], most: int) -> Curve:
+    """The mean of some jobs at every step that one of them has logged, or at `most` of these, evenly chosen.
+
+    A job counts from its first to its last step, between two of its steps on the straight line that joins them, and
+    never beyond: `counts` says how many jobs a mean is of.
+    """
+    steps = thinned(sorted(set().union(*(member.steps for member in members))), most)
+    at_steps = zip(*(_sampled(member, steps) for member in members), strict=True)
+    curve = Curve(steps, [], [], [], [])
+    for values in at_steps:
+        found = estimate([value for value in values if value is not None])
+        curve.means.append(_shown(found.mean))
+        curve.lows.append(None if found.half is None else _shown(found.mean - found.half))
+        curve.highs.append(None if found.half is None else _shown(found.mean + found.half))
+        curve.counts.append(found.n_values)
+    return curve
+
+
+def _shown(value: float) -> float | None:
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+
+
+def thinned(steps: Sequence[float], most: int) -> list[float]:
+    """At most so many of the steps, the first and the last among them.
+
+    >>> thinned([0, 1, 2, 3, 4], 3), thinned([0, 1], 3)
+    ([0, 2, 4], [0, 1])
+    """
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+
+
+def _sampled(series: Series, steps: Sequence[float]) -> list[float | None]:
+    """The values of a job at these steps; None before its first and after its last one."""
+    if len(steps) == len(series.steps) and list(steps) == list(series.steps):
+        return list(series.values)
+    own, values = series.steps, series.values
+    sampled: list[float | None] = []
+    for step in steps:
+        place = bisect_left(own, step)
+        if place < len(own) and own[place] == step:
+            sampled.append(values[place])
+        elif 0 < place < len(own):
+            part = (step - own[place - 1]) / (own[place] - own[place - 1])
+            sampled.append(values[place - 1] * (1 - part) + values[place] * part)
+        else:
+            sampled.append(None)
+    return sampled

@@ -1,0 +1,104 @@
+"""The page: the contents of a report as one HTML file that asks nobody for anything. Pure: records in, text out.
+
+The browser is told so, too: a content security policy names the three scripts by their hashes and forbids the rest, so
+that text of people which looked like a script would neither be run nor fetched.
+"""
+
+import hashlib
+import json
+from base64 import b64encode
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import experiment_manager
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.records import ENDED_BADLY, State
+
+if TYPE_CHECKING:
+    from experiment_manager.report.data import Contents
+
+_FAMILIES = {"COMPLETED": "good", "RUNNING": "running", "QUEUED": "waiting", "PENDING": "waiting", "FAKE": "waiting"}
+
+
+def require_extra() -> None:
+    """Nothing happens where pages can be made; else the error says what to install."""
+    try:
+        import jinja2  # noqa: F401
+        import plotly  # noqa: F401
+    except ImportError as error:
+        raise ExperimentManagerError(
+            f"a report needs {error.name}; install it with pip install 'hydra-experiment-manager[report]'"
+        ) from error
+
+
+def render(contents: "Contents") -> str:
+    """The whole HTML file."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    data = in_script(_data(contents))
+    scripts = {"plotly": get_plotlyjs(), "page": _source("page.js")}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_source("page.html"))
+    html: str = template.render(
+        contents=contents,
+        version=experiment_manager.__version__,
+        hashes=" ".join(f"'sha256-{_hash(text)}'" for text in scripts.values()),
+        css=Markup(_source("page.css")),
+        data=Markup(data),
+        total=sum(contents.counts.values()),
+        family={str(state): _family(state) for state in contents.counts},
+        **{name: Markup(text) for name, text in scripts.items()},
+    )  # fmt: skip
+    return html
+
+
+def _family(state: State) -> str:
+    """The colour of a state, by what it means."""
+    return _FAMILIES.get(state, "bad" if state in ENDED_BADLY else "waiting")
+
+
+def _source(name: str) -> str:
+    return files("experiment_manager.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def in_script(value: Any) -> str:
+    """JSON that can stand inside of a script element, whatever text it holds.
+
+    >>> print(in_script("</script>"))
+    "\\u003c/script\\u003e"
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _data(contents: "Contents") -> dict[str, Any]:
+    """What the page's own script shows: the table of jobs, and what Plotly draws."""
+    return {
+        "columns": [[column.kind, column.name, column.is_number] for column in contents.columns],
+        "rows": contents.rows,
+        "groups": [group.label for group in contents.drawn],
+        "metrics": [
+            {
+                "name": metric.name,
+                "axis": "step" if metric.by_step else "order of logging",
+                "curves": [
+                    {"group": place, **curve._asdict()} for place, curve in sorted(metric.curves.items())
+                ],
+            }
+            for metric in contents.learning.metrics
+        ],
+        "best": {
+            "metric": contents.metric,
+            "configurations": [
+                {"label": best.label, "points": best.points, "mean": best.drawn[0], "half": best.drawn[1]}
+                for best in contents.best
+                if best.drawn
+            ],
+        },
+    }  # fmt: skip
