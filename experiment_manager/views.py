@@ -20,10 +20,10 @@ from experiment_manager.running.processes import is_gone
 from experiment_manager.slurm import within
 
 _TAIL_LINES: Final = 30
-MOST_REASONS: Final = 1000
+MOST_REASONS: Final = 200
 """Of each state, how many jobs are asked in `status` why they ended so: each costs a file to open."""
 
-_UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `show` tells of each"
+_UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `status --all` tells of each"
 
 
 class Trouble(NamedTuple):

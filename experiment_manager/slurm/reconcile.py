@@ -203,8 +203,8 @@ class _Judge:
 
     @property
     def has_news(self) -> bool:
-        """Whether SLURM has said anything of a job: then its state may be another one by now."""
-        return bool(self.queued or self.running or self.found or self._has_recorded)
+        """Whether SLURM was asked, and has said anything of a job: then its state may be another one by now."""
+        return self._told is not None and bool(self.queued or self.running or self.found or self._has_recorded)
 
     @property
     def _submission(self) -> Submission:
