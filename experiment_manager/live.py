@@ -39,10 +39,10 @@ def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[s
     row["node"] = record.get("slurmd_nodename") or record.get("host")
     row["metrics"] = last_metrics(folder, last.job_id, last.number)
     start = record.get("start")
-    if last.state is State.RUNNING and start is not None:
-        row["elapsed_s"] = now - start
+    if last.state is State.RUNNING:
         limit_s = _limit_s(folder, last.job_id, record)
-        row["left_s"] = None if limit_s is None else max(0.0, start + limit_s - now)
+        row["elapsed_s"] = None if start is None else now - start
+        row["left_s"] = None if start is None or limit_s is None else max(0.0, start + limit_s - now)
     elif last.state is not State.QUEUED:
         end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"))
         row["reason"] = end.get("reason")

@@ -113,6 +113,7 @@ def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
     assert [("os.listdir", str(states))] == [item for item in seen if item[0] != "open" and "/e/states" in item[1]]
     opened = [path.removeprefix(f"{tmp_path}/e/") for what, path in seen if what == "open"]
     asked = [*(f"states/{job}.1" for job in range(40, 50)), *(f"jobs/{job}/attempt.1.json" for job in range(20, 27))]
+    asked += [f"jobs/{job}/metrics.1.jsonl" for job in range(40, 50)]
     assert sorted(asked) == sorted(path for path in opened if path.startswith(("states/", "jobs/")))
     told = json.loads(done.stdout)
     assert {"COMPLETED": 20, "FAILED": 20, "RUNNING": 10, "PENDING": 10} == told["counts"]
