@@ -41,7 +41,8 @@ FLOORS = {
         "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
     ],
     "doors": [
-        "__main__", "cli", "cli_report", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run", "tables",
+        "__main__", "cli", "cli_report", "cli_slurm", "hydra.launch", "hydra.returns", "hydra.sweeping", "run",
+        "tables",
     ],
 }  # fmt: skip
 FOLDERS = ("disk", "hydra", "report", "running", "slurm")

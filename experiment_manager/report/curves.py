@@ -8,6 +8,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 _QUANTILES: Final = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814)
@@ -16,11 +17,11 @@ _DIGITS: Final = 9
 
 
 class Estimate(NamedTuple):
-    """A mean over `count` values; `half` is half the width of its confidence interval, None for a single value."""
+    """A mean over `n` values; `half` is half the width of its confidence interval, None for a single value."""
 
     mean: float
     half: float | None
-    count: int
+    n: int
 
 
 class Series(NamedTuple):
@@ -61,7 +62,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     """The mean of some values, at least one, and its confidence. What is not finite makes the outcome so.
 
     >>> estimate([1.0, 3.0])
-    Estimate(mean=2.0, half=12.7062, count=2)
+    Estimate(mean=2.0, half=12.7062, n=2)
     """
     count = len(values)
     mean = sum(values) / count
@@ -112,7 +113,7 @@ def _ordered(steps: Sequence[float | None], values: Sequence[float]) -> Series:
     given = [step for step in steps if step is not None]
     if len(given) < len(steps):
         return Series(array("d", range(len(values))), array("d", values), False)
-    if any(step >= following for step, following in zip(given, given[1:], strict=False)):
+    if any(step >= following for step, following in pairwise(given)):
         last = dict(zip(given, values, strict=True))
         given = sorted(last)
         values = [last[step] for step in given]
@@ -133,7 +134,7 @@ def mean_curve(members: Sequence[Series], most: int) -> Curve:
         curve.means.append(_shown(found.mean))
         curve.lows.append(None if found.half is None else _shown(found.mean - found.half))
         curve.highs.append(None if found.half is None else _shown(found.mean + found.half))
-        curve.counts.append(found.count)
+        curve.counts.append(found.n)
     return curve
 
 

@@ -51,7 +51,7 @@ class Best(NamedTuple):
     variables: Mapping[str, str]
     mean: str
     half: str
-    count: int
+    n: int
     ids: str
     points: tuple[tuple[int, float], ...]
     drawn: tuple[float, float | None] | None  # mean and half, where they are finite
@@ -106,7 +106,7 @@ def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Cho
     ranked = _ranked(groups, choice.goal)
     drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
     logged = tuple(dict.fromkeys(name for row in rows for name, value in row["metrics"].items() if is_number(value)))
-    first = [metric] if metric in logged else []
+    first = [metric] if metric is not None and metric in logged else []
     shown_launches, n_launches = evidence.launches(folder)
     columns, cells = _table(folder, rows, names)
     return Contents(
@@ -214,7 +214,7 @@ def _ranked(groups: Sequence[Group], goal: str) -> list[Group]:
 
 
 def _best(group: Group) -> Best:
-    mean, half, count = estimate(group.values)
+    mean, half, n = estimate(group.values)
     finite = [pair for pair in zip(group.completed, group.values, strict=True) if math.isfinite(pair[1])]
     shown_half = half if half is not None and math.isfinite(half) else None
     return Best(
@@ -222,7 +222,7 @@ def _best(group: Group) -> Best:
         variables={name: _short(str(value)) for name, value in group.variables.items()},
         mean=f"{mean:.6g}",
         half="" if half is None else f"{half:.3g}",
-        count=count,
+        n=n,
         ids=format_ids(group.completed),
         points=tuple(finite[:MOST_GROUPS]),
         drawn=(mean, shown_half) if math.isfinite(mean) else None,
@@ -233,7 +233,11 @@ def _table(folder: Folder, rows: Sequence[Row], names: Sequence[str]) -> tuple[t
     """The columns and cells of the table of jobs."""
     of_results = dict.fromkeys(name for row in rows for name in row["result"])
     of_metrics = dict.fromkeys(name for row in rows for name in row["metrics"])
-    places = [("variables", "variable", names), ("result", "result", of_results), ("metrics", "last metric", of_metrics)]
+    places = [
+        ("variables", "variable", names),
+        ("result", "result", of_results),
+        ("metrics", "last metric", of_metrics),
+    ]
     columns = [Column("job", name, name != "state") for name in ("job", "state", "attempt", "seconds")]
     seconds = [_seconds(folder, row["job"], row["attempt"]) for row in rows]
     cells: list[list[Any]] = [

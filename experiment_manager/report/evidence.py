@@ -29,7 +29,7 @@ class Failure(NamedTuple):
 
     state: str
     reason: str
-    count: int
+    n_jobs: int
     ids: str
     job: int
     log: str  # its path
@@ -81,7 +81,7 @@ def readable(line: str) -> str:
 
 
 def launches(folder: Folder) -> tuple[list[Handed], int]:
-    """The newest launches, newest first, and how many there are in all. One that cannot be read is named and skipped."""
+    """The newest launches, newest first, and how many there are. One that cannot be read is named and skipped."""
     try:
         numbers = sorted((name for name in os.listdir(folder.launches) if name.isdigit()), key=int, reverse=True)
     except FileNotFoundError:

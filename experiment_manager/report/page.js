@@ -132,7 +132,7 @@ const COLOURS = {
   dark: ["#56b4e9", "#ff8a4c", "#2fbf9b", "#e58cc5", "#f0c94a", "#8ad0ff", "#a99bff", "#aab2bf"],
 };
 const DASHES = ["solid", "dash", "dot"];
-const AT_FIRST = 8;
+const AT_FIRST = data.groups.length <= 12 ? 12 : 8; // more would hide each other
 const dark = window.matchMedia("screen and (prefers-color-scheme: dark)");
 let isPrinting = false;
 const isShown = data.groups.map((_, place) => place < AT_FIRST);

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import experiment_manager
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.records import ENDED_BADLY
+from experiment_manager.records import ENDED_BADLY, State
 
 if TYPE_CHECKING:
     from experiment_manager.report.data import Contents
@@ -39,7 +39,7 @@ def render(contents: "Contents") -> str:
 
     data = in_script(_data(contents))
     scripts = {"plotly": get_plotlyjs(), "page": _source("page.js")}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(_source("page.html"))
     html: str = template.render(
         contents=contents,
@@ -48,7 +48,7 @@ def render(contents: "Contents") -> str:
         css=Markup(_source("page.css")),
         data=Markup(data),
         total=sum(contents.counts.values()),
-        family={str(state): _FAMILIES.get(state, "bad" if state in ENDED_BADLY else "waiting") for state in contents.counts},
+        family={str(state): "bad" if state in ENDED_BADLY else _FAMILIES[state] for state in State},
         **{name: Markup(text) for name, text in scripts.items()},
     )  # fmt: skip
     return html
