@@ -1,230 +1,438 @@
-"""The report in a real browser: what it shows is what the experiment has, without a network, in the light and in the
-dark."""
+"""The report: one page that tells the truth about an experiment, seen in a real browser."""
 
+import io
 import json
 import math
-import os
-import shutil
+import re
 import statistics
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from experiment_manager import Experiment
-from experiment_manager.report.curves import mean_curve, series_of
-from tests.conftest import clean_env
+from experiment_manager import Experiment, codec
+from experiment_manager.disk.launches import create_launch
+from experiment_manager.disk.results import write_result
+from experiment_manager.disk.states import States
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.records import State
+from tests.browser import browser
+from tests.conftest import Program
 
-pytestmark = pytest.mark.xdist_group("browser")  # one worker installs it
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-HOSTILE = "</script><script>document.title='fooled'</script><b>&amp;"
-SEEDS, STEPS = 3, 20
-
-
-def value_at(algorithm: str, seed: int, step: int) -> float:
-    """What a job logs: exact, so that means can be computed by hand."""
-    return {"TD3": 2.0, "DDPG": 1.0}.get(algorithm, 0.5) * step + seed
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """Three algorithms, one of a hostile name, with three seeds each; one job failed, one logged NaN."""
-    found = Experiment(["algorithm", "seed"], "study", tmp_path_factory.mktemp("report"))
-    for algorithm in ("TD3", "DDPG", HOSTILE):
-        for seed in range(SEEDS):
-            found.add_job({"algorithm": algorithm, "seed": seed}, {"algorithm": algorithm, "seed": seed})
-    found.save()
-    found.save_pass_filter(found.get_all_ids())
-
-    def run(job_id: int, variables: Any, _: Any) -> Any:
-        if job_id == 8:
-            raise ValueError(f"no luck with {HOSTILE}")
-        lines = (
-            {"step": step, "time": 0.0, "values": {"return": value_at(variables["algorithm"], variables["seed"], step)}}
-            for step in range(STEPS)
-        )
-        path = Path(found.folder.of_attempt(job_id, 1, "metrics"))
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        path.write_text(text + ('{"step": 20, "val' if job_id else ""))  # others are writing their last line
-        return {"score": 10.0 * job_id - 5, "note": HOSTILE if job_id else "plain"}
-
-    for job_id in found.get_all_ids():
-        try:
-            found.run_id(job_id, run)
-        except ValueError:
-            continue
-    return found
+__all__ = ["browser"]
+pytestmark = pytest.mark.xdist_group("browser")
+HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
+Line = tuple[Any, Mapping[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A real Chromium, installed where root may; skips the tests where there is none."""
-    from playwright.sync_api import sync_playwright
+class Study:
+    """An experiment whose jobs are written to disk as jobs write themselves, without a process each."""
 
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        install = ["apt-get", "install", "-y", "-q", "-o", "DPkg::Lock::Timeout=300", BROWSERS[0]]
-        for command in (install, ["apt-get", "update", "-q"], install):
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0 and command is install:
-                break
-        path = shutil.which(BROWSERS[0])
-    if path is None:
-        pytest.skip("no Chromium here, and it cannot be installed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    def __init__(self, home: Path, variables: Sequence[str], name: str = "study") -> None:
+        self.experiment = Experiment(variables, name, home)
 
+    def job(
+        self,
+        variables: Mapping[str, Any],
+        lines: Sequence[Line] = (),
+        *,
+        result: Any = None,
+        state: State = State.COMPLETED,
+        reason: str | None = None,
+        log: str = "",
+    ) -> int:
+        job_id = self.experiment.add_job(variables, {})
+        self.experiment.save()
+        return self.attempt(job_id, lines, result=result, state=state, reason=reason, log=log)
 
-@pytest.fixture(scope="module")
-def file(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return experiment.report(tmp_path_factory.mktemp("page") / "report.html")
+    def attempt(
+        self,
+        job_id: int,
+        lines: Sequence[Line] = (),
+        *,
+        result: Any = None,
+        state: State = State.COMPLETED,
+        reason: str | None = None,
+        log: str = "",
+        torn: str = "",
+    ) -> int:
+        folder, states = self.experiment.folder, States(self.experiment.folder)
+        Path(folder.job(job_id)).mkdir(parents=True, exist_ok=True)
+        number = states.claim(job_id, {})
+        text = "".join(json.dumps({"step": s, "time": 0, "values": codec.encode(v)}) + "\n" for s, v in lines) + torn
+        if text:
+            Path(folder.of_attempt(job_id, number, "metrics")).write_text(text)
+        Path(folder.of_attempt(job_id, number, "stderr")).write_text(log)
+        if result is not None:
+            write_result(folder, job_id, number, result)
+        if state is not State.RUNNING:
+            states.finish(job_id, number, state, {"reason": reason, "end": 2e9})
+        return job_id
+
+    def report(self, **options: Any) -> str:
+        return Experiment.at(self.experiment.folder.path).report(**options)
 
 
 @pytest.fixture
-def page(browser: Any, file: str) -> Iterator[Any]:
-    """The page, opened as from a file share; nothing may be asked of anybody, and no script may fail."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    asked: list[str] = []
-    failed: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.on("pageerror", lambda error: failed.append(str(error)))
-    opened.goto(Path(file).as_uri())
-    yield opened
-    assert [Path(file).as_uri()] == [url for url in asked if not url.startswith(("data:", "blob:"))]
-    assert [] == failed
-    opened.close()
+def opened(browser: "Browser") -> "Iterator[Callable[..., Page]]":
+    """Opens a report as people do; whatever it asks of a network, and every error of its script, fails the test."""
+    contexts, errors, asked = [], [], []
+
+    def show(path: str, scheme: Any = "light") -> "Page":
+        context = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(Path(path).as_uri())
+        page.wait_for_selector("#table tbody tr", state="attached")
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert [] == errors
+    assert len(contexts) == len(asked), asked
 
 
-def column(page: Any, place: int) -> list[str]:
-    found: list[str] = page.locator(f"#table tbody td:nth-child({place + 1})").all_inner_texts()
-    return found
+def column(page: "Page", place: int) -> list[str]:
+    return page.locator(f"#table tbody tr td:nth-child({place + 1})").all_inner_texts()
 
 
-def heads(page: Any) -> list[str]:
-    found: list[str] = page.locator("#table th button").all_inner_texts()
-    return [text.strip() for text in found]
+def head(page: "Page", name: str) -> Any:
+    return page.locator("#table th button").get_by_text(name, exact=True)
 
 
-def test_a_click_sorts_the_jobs_by_number(page: Any) -> None:
-    """Numbers are in the order of numbers, either way round; jobs without one come last."""
-    score = heads(page).index("score")
-    button = page.locator("#table th button", has_text="score")
-    button.click()
-    values = column(page, score)
-    assert ["-5", "5", "15", "25", "35", "45", "55", "65", ""] == values
-    button.click()
-    assert ["65", "55", "45", "35", "25", "15", "5", "-5", ""] == column(page, score)
+def data_of(path: str) -> Any:
+    """What the page's own script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', Path(path).read_text(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
 
 
-def test_jobs_are_filtered_by_text_and_by_state(page: Any) -> None:
-    """Every word has to be in a row, name=value exactly in its column; states are chosen by a click."""
-    page.locator("#filter").fill("ddpg")
-    assert ["3", "4", "5"] == column(page, 0)
-    page.locator("#filter").fill("seed=1 td3")
+def curves(path: str, name: str) -> dict[str, Any]:
+    """The curves of one metric by the label of their group."""
+    data = data_of(path)
+    (metric,) = (metric for metric in data["metrics"] if metric["name"] == name)
+    return {data["groups"][curve["group"]]: curve for curve in metric["curves"]}
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sizes(tmp_path: Path) -> Study:
+    """Jobs whose numbers sort otherwise as text, some failed, some with results that are no finite numbers."""
+    study = Study(tmp_path, ["algorithm", "size"])
+    for size, score in ((9, 0.5), (10, math.nan), (100, math.inf), (2, -1e-7)):
+        study.job({"algorithm": "TD3", "size": size}, result={"score": score})
+    study.job({"algorithm": "DDPG", "size": 30}, state=State.FAILED, reason="too large")
+    return study
+
+
+def test_click_on_a_header_sorts_numbers_as_numbers(sizes: Study, opened: "Callable[..., Page]") -> None:
+    """9 comes before 10, a second click turns the order round, infinity is the largest, NaN and nothing come last."""
+    page = opened(sizes.report())
+    head(page, "size").click()
+    assert ["2", "9", "10", "30", "100"] == column(page, 5)
+    head(page, "size").click()
+    assert ["100", "30", "10", "9", "2"] == column(page, 5)
+    head(page, "score").click()
+    assert ["-1e-7", "0.5", "inf"] == column(page, 6)[:3]
+    assert {"nan", ""} == set(column(page, 6)[3:])
+    head(page, "score").click()
+    assert ["inf", "0.5", "-1e-7"] == column(page, 6)[:3]
+    assert "descending" == page.locator("#table th[aria-sort]").get_attribute("aria-sort")
+
+
+def test_table_is_filtered_by_text_and_by_state(sizes: Study, opened: "Callable[..., Page]") -> None:
+    """Every word has to be there, name=value asks for exactly that value, and states can be added to each other."""
+    page = opened(sizes.report())
+    page.fill("#filter", "td3 size=10")
     assert ["1"] == column(page, 0)
-    page.locator("#filter").fill("")
-    page.locator("#states button", has_text="FAILED").click()
-    assert ["8"] == column(page, 0)
-    assert "1 of 9 jobs" == page.locator("#shown").inner_text()
+    assert "1 of 5 jobs" == page.inner_text("#shown")
+    page.fill("#filter", "")
+    page.click("[data-state=FAILED]")
+    assert ["4"] == column(page, 0)
+    page.fill("#filter", "td3")
+    assert [] == column(page, 0)
+    page.click("[data-state=COMPLETED]")
+    assert ["0", "1", "2", "3"] == column(page, 0)
 
 
-def test_curves_are_the_means_over_seeds(page: Any) -> None:
-    """What Plotly draws for a group is the mean of its jobs at each step, and the band that of Student's t."""
-    plot = page.locator(".plot.curve").first
-    plot.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('.plot.curve').dataset.drawn === 'yes'")
+def test_many_jobs_are_shown_page_by_page(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """Only the rows of one page are in the document, and sorting and filtering know all of them."""
+    study = Study(tmp_path, ["number"])
+    for number in range(2_000):
+        study.experiment.add_job({"number": number}, {})
+    study.experiment.save()
+    page = opened(study.report())
+    assert 25 == len(column(page, 0))
+    page.click("#next")
+    assert "25" == column(page, 0)[0]
+    head(page, "number").click()
+    head(page, "number").click()
+    assert "1999" == column(page, 4)[0]
+    page.fill("#filter", "number=777")
+    assert ["777"] == column(page, 4)
+
+
+# -- learning curves --------------------------------------------------------------------------------------------------
+
+
+def test_drawn_curve_is_the_mean_over_seeds(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """The line that Plotly has drawn goes through the means, and the band is Student's, both computed another way."""
+    study = Study(tmp_path, ["lr", "seed"])
+    loss = {(lr, seed, step): lr * (seed**2 + 10 / step) for lr in (1, 2) for seed in (1, 2, 3) for step in (1, 5, 20)}
+    for lr in (1, 2):
+        for seed in (1, 2, 3):
+            study.job({"lr": lr, "seed": seed}, [(step, {"loss": loss[lr, seed, step]}) for step in (1, 5, 20)])
+    path = study.report(metric="loss", goal="min")
+    page = opened(path)
+    page.locator(".curve").scroll_into_view_if_needed()
+    page.wait_for_selector(".curve .scatterlayer .js-line")
     drawn = page.evaluate(
-        "document.querySelector('.plot.curve').data.filter((t) => t.fill !== 'toself')"
-        ".map((t) => ({name: t.name, x: [...t.x], y: [...t.y]}))"
+        """() => {
+          const plot = document.querySelector(".curve"), { xaxis, yaxis } = plot._fullLayout;
+          const lines = plot.data.map((trace, place) => [trace, plot.querySelectorAll(".scatterlayer .trace")[place]]);
+          return Object.fromEntries(lines.filter(([trace]) => !trace.fill).map(([trace, group]) => {
+            const numbers = group.querySelector(".js-line").getAttribute("d").match(/-?[\\d.]+/g).map(Number);
+            return [trace.name, numbers.map((pixel, place) => (place % 2 ? yaxis : xaxis).p2l(pixel))];
+          }));
+        }"""
     )
-    (td3,) = [trace for trace in drawn if trace["name"] == "algorithm=TD3"]
-    assert list(range(STEPS)) == td3["x"]
-    wanted = [statistics.mean(value_at("TD3", seed, step) for seed in range(SEEDS)) for step in range(STEPS)]
-    assert wanted == pytest.approx(td3["y"])
-    half = 4.30265 * statistics.stdev(range(SEEDS)) / math.sqrt(SEEDS)
-    band = page.evaluate(
-        "document.querySelector('.plot.curve').data.filter((t) => t.fill === 'toself' && t.name === 'algorithm=TD3')"
-        ".map((t) => [...t.y])[0]"
+    for lr in (1, 2):
+        values = {step: [loss[lr, seed, step] for seed in (1, 2, 3)] for step in (1, 5, 20)}
+        expected = [number for step in values for number in (step, statistics.mean(values[step]))]
+        assert pytest.approx(expected, abs=0.15) == drawn[f"lr={lr}"]  # a pixel is as wide as that
+        curve = curves(path, "loss")[f"lr={lr}"]
+        assert pytest.approx(expected) == [n for pair in zip(curve["steps"], curve["means"], strict=True) for n in pair]
+        half = [4.302653 * statistics.stdev(found) / math.sqrt(3) for found in values.values()]
+        assert pytest.approx(half) == [
+            (high - low) / 2 for high, low in zip(curve["highs"], curve["lows"], strict=True)
+        ]
+    assert ["lr=1", "lr=2"] == page.locator("#legend button").all_inner_texts()
+
+
+def test_click_on_the_legend_hides_a_group(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """A group that was clicked on is drawn in no plot any more, until the next click."""
+    study = Study(tmp_path, ["lr"])
+    for lr in (1, 2):
+        study.job({"lr": lr}, [(1, {"loss": lr}), (2, {"loss": lr})])
+    page = opened(study.report(goal="min"))
+    names = "() => document.querySelector('.curve').data.map((trace) => trace.name)"
+    page.locator(".curve").scroll_into_view_if_needed()
+    page.wait_for_selector(".curve .scatterlayer")
+    page.locator("#legend button").first.click()
+    assert ["lr=2"] == page.evaluate(names)
+    page.click("#all-groups")
+    assert ["lr=1", "lr=2"] == page.evaluate(names)
+
+
+def test_jobs_at_different_steps_are_averaged_where_they_are_known(tmp_path: Path) -> None:
+    """Between its steps a job is on the straight line, beyond its last one it does not count; alone it has no band."""
+    study = Study(tmp_path, ["seed"])
+    study.job({"seed": 1}, [(0, {"x": 0}), (10, {"x": 10}), (20, {"x": 20})])
+    study.job({"seed": 2}, [(0, {"x": 2}), (4, {"x": 6})], state=State.FAILED)
+    curve = curves(study.report(), "x")["all jobs"]
+    assert ([0, 4, 10, 20], [1, 5, 10, 20], [2, 2, 1, 1]) == (curve["steps"], curve["means"], curve["counts"])
+    assert [False, False, True, True] == [low is None for low in curve["lows"]]
+
+
+def test_value_that_is_not_finite_makes_a_gap_and_a_note(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """No mean is made up from the jobs that did not diverge, and the page names the one that did."""
+    study = Study(tmp_path, ["seed"])
+    study.job({"seed": 1}, [(1, {"x": 1.0}), (2, {"x": 2.0}), (3, {"x": 3.0})])
+    study.job({"seed": 2}, [(1, {"x": 1.0}), (2, {"x": math.nan}), (3, {"x": -math.inf})])
+    path = study.report()
+    assert [1.0, None, None] == curves(path, "x")["all jobs"]["means"]
+    assert "NaN or infinite in 1 job (1): the mean has gaps there." in opened(path).inner_text("#curves")
+
+
+def test_steps_that_are_missing_are_counted(tmp_path: Path) -> None:
+    """Without steps the order of logging is the axis, and the axis says so."""
+    study = Study(tmp_path, ["seed"])
+    study.job({"seed": 1}, [(None, {"x": 5}), (None, {"y": "text", "z": True}), (None, {"x": 7})])
+    path = study.report()
+    assert ([0, 1], [5, 7]) == (curves(path, "x")["all jobs"]["steps"], curves(path, "x")["all jobs"]["means"])
+    assert [("x", "order of logging")] == [(metric["name"], metric["axis"]) for metric in data_of(path)["metrics"]]
+
+
+def test_attempt_that_went_on_continues_the_curve(tmp_path: Path) -> None:
+    """Steps before the checkpoint come from the attempt before; what was computed again counts once; one begun anew
+    shows nothing of the attempt before; a half-written line is left out."""
+    study = Study(tmp_path, ["lr"])
+    resumed = study.job({"lr": 1}, [(1, {"x": 1}), (2, {"x": 2}), (3, {"x": -9})], state=State.TIMEOUT)
+    study.attempt(resumed, [(3, {"x": 3}), (4, {"x": 4})], state=State.RUNNING, torn='{"step": 5, "ti')
+    anew = study.job({"lr": 2}, [(1, {"x": 1}), (2, {"x": 2})], state=State.FAILED)
+    study.attempt(anew, [(1, {"x": 8})])
+    found = curves(study.report(), "x")
+    assert ([1, 2, 3, 4], [1, 2, 3, 4]) == (found["lr=1"]["steps"], found["lr=1"]["means"])
+    assert ([1], [8]) == (found["lr=2"]["steps"], found["lr=2"]["means"])
+
+
+def test_long_curves_and_many_metrics_stay_within_bounds(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """5,000 steps become 1,000 true points, first and last among them, and the page says so; 50 metrics have 50
+    plots, which are drawn when they come into sight."""
+    study = Study(tmp_path, ["seed"])
+    study.job({"seed": 1}, [(step, {"x": step * 2}) for step in range(5_000)])
+    study.job({"seed": 2}, [(step, {f"m{place}": step for place in range(49)}) for step in range(3)])
+    path = study.report()
+    curve = curves(path, "x")["all jobs"]
+    assert (1_000, 0, 4_999) == (len(curve["steps"]), curve["steps"][0], curve["steps"][-1])
+    assert [step * 2 for step in curve["steps"]] == curve["means"]
+    page = opened(path)
+    assert "Long curves are shown at 1,000 of their steps" in page.inner_text("#curves")
+    assert 50 == page.locator(".curve").count() > page.locator(".curve[data-drawn]").count()
+
+
+# -- what is best, what failed, where it came from --------------------------------------------------------------------
+
+
+def test_best_is_by_the_mean_over_completed_jobs(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """The goal turns the order round; a failed job and a field that is no number count for nothing, and what diverged
+    is never best."""
+    study = Study(tmp_path, ["lr", "seed"])
+    for lr, seed, score in ((1, 1, 1.0), (1, 2, 3.0), (2, 1, 2.5), (3, 1, math.inf)):
+        study.job({"lr": lr, "seed": seed}, result={"note": "x", "score": score})
+    study.job({"lr": 2, "seed": 2}, [(1, {"score": 99})], state=State.FAILED)
+    body = "#best tbody tr"
+    up = opened(study.report()).locator(body).all_inner_texts()
+    assert ["1\t2\t2.5\t\t1\t2", "2\t1\t2\t12.7\t2\t0-1", "3\t3\tinf\t\t1\t3"] == [line.strip() for line in up]
+    grouped = opened(study.report(group_by=["seed"], goal="min"))
+    assert "differ in lr only" in grouped.inner_text("#best")
+    assert ["2", "1"] == [line.split("\t")[1] for line in grouped.locator(body).all_inner_texts()]
+
+
+def test_failures_of_one_kind_are_together_with_the_end_of_a_log(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """The kind with most jobs comes first; the log is shown from its end, without the colours of a terminal."""
+    study = Study(tmp_path, ["seed"])
+    for seed in (1, 2, 3):
+        reason = "no room" if seed == 1 else "diverged"
+        log = "".join(f"line {place}\n" for place in range(100)) + "\x1b[31mlast\x1b[0m words\n"
+        study.job({"seed": seed}, state=State.FAILED, reason=reason, log=log)
+    page = opened(study.report())
+    assert ["FAILED 2 jobs diverged", "FAILED 1 job no room"] == page.locator("#failures summary").all_inner_texts()
+    shown = page.locator("#failures pre").first.inner_text().splitlines()
+    assert ("line 71", "last words", 30) == (shown[0], shown[-1], len(shown))
+
+
+def test_page_tells_how_a_sweep_was_launched(
+    program: Program, opened: "Callable[..., Page]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Command, commit and whether it was clean, of a real sweep in a real repository."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.email=me@home", "-c", "user.name=me", *words]
+        return subprocess.run(command, cwd=program.home, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", "train.py", "conf")
+    git("commit", "-qm", "first")
+    program.sweep("seed=1,2")
+    done = program.tool("report", "--out", "page.html")
+    path = str(program.home / "page.html")
+    assert (0, f"{path}\n") == (done.returncode, done.stdout)
+    told = opened(path).inner_text("#launches")
+    assert "train.py -m seed=1,2" in told
+    assert git("rev-parse", "HEAD") in told
+    assert "clean" in told
+    program.edit("how: well", "how:  well")
+    monkeypatch.chdir(program.home)
+    experiment = Experiment.at(program.experiment)
+    create_launch(experiment.folder, [], {})
+    assert "uncommitted changes" in opened(experiment.report()).locator("#launches details").first.inner_text()
+
+
+# -- the page itself --------------------------------------------------------------------------------------------------
+
+
+def test_hostile_text_stays_text(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """Names, values, reasons, logs and metrics that look like HTML are shown letter by letter, and nothing runs."""
+    study = Study(tmp_path, ["name", HOSTILE], name="<b>study")
+    for value in (HOSTILE, "<!-- <script>"):
+        lines = [(1, {HOSTILE: 1}), (2, {HOSTILE: 2})]
+        study.job({"name": value, HOSTILE: value}, lines, result={HOSTILE: 3, "text": value})
+    study.job({"name": "x", HOSTILE: 1}, state=State.FAILED, reason=HOSTILE, log=HOSTILE + "\n")
+    page = opened(study.report(metric=HOSTILE))
+    page.locator(".curve").scroll_into_view_if_needed()
+    page.wait_for_selector(".curve .scatterlayer")
+    page.wait_for_timeout(100)
+    assert "<b>study · report" == page.title()
+    assert HOSTILE == column(page, 4)[0]
+    assert HOSTILE == page.inner_text("#failures pre")
+    assert HOSTILE == page.inner_text("figcaption")
+    assert (3, 0) == (page.locator("script").count(), page.locator("img").count())
+
+
+def brightness(page: "Page") -> float:
+    """The mean brightness of the page's background and the plot's paper, 0 to 255, from the pixels themselves."""
+    from matplotlib.image import imread
+
+    shot = page.screenshot()
+    return float(imread(io.BytesIO(shot), format="png")[..., :3].mean() * 255)
+
+
+def test_page_is_dark_where_people_want_it_dark(sizes: Study, opened: "Callable[..., Page]") -> None:
+    """The colours follow the browser, also those of the plots, and a page that is open changes with it; print is
+    light."""
+    study = sizes
+    study.job({"algorithm": "SAC", "size": 1}, [(1, {"x": 1}), (2, {"x": 2})])
+    path = study.report()
+    page = opened(path, "dark")
+    page.locator(".curve").scroll_into_view_if_needed()
+    page.wait_for_selector(".curve .scatterlayer")
+    ink = "() => document.querySelector('.curve')._fullLayout.font.color"
+    assert 70 > brightness(page)
+    assert "#98a2b3" == page.evaluate(ink)
+    page.emulate_media(color_scheme="light")
+    assert 200 < brightness(page)
+    assert "#5d6778" == page.evaluate(ink)
+    page.emulate_media(color_scheme="dark", media="print")
+    assert 200 < brightness(page)
+
+
+def test_nothing_to_show_is_said(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """An experiment that has not begun has a page, too."""
+    study = Study(tmp_path, ["seed"])
+    study.experiment.add_job({"seed": 1}, {})
+    study.experiment.save()
+    page = opened(study.report())
+    assert "No job has logged metrics" in page.inner_text("#curves")
+    assert "No job has completed and left a number yet." in page.inner_text("#best")
+    assert "None." in page.inner_text("#failures")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"metric": "speed"}, "no job has left a number called 'speed'; there are score"),
+        ({"group_by": ["lr"]}, "'lr' is no variable; the variables are algorithm, size"),
+        ({"average_over": ["seed"]}, "'seed' is no variable; the variables are algorithm, size"),
+        ({"goal": "best"}, "the goal is max or min, not 'best'"),
+        ({"path": "/no/such/folder/report.html"}, "/no/such/folder/report.html cannot be made or written"),
+    ],
+)
+def test_mistake_is_answered_with_what_there_is(sizes: Study, options: dict[str, Any], sentence: str) -> None:
+    """One sentence names what is wrong, and nothing is written."""
+    with pytest.raises(ExperimentManagerError, match=re.escape(sentence)):
+        sizes.report(**options)
+    assert [] == list(Path(sizes.experiment.folder.path).glob("*.html"))
+
+
+def test_missing_extra_is_one_sentence(program: Program) -> None:
+    """Without Plotly the command says what to install, and exits with 2."""
+    (program.home / "plotly.py").write_text("raise ModuleNotFoundError('No module', name='plotly')\n")
+    study = Study(program.home / "experiments", ["seed"], "train")
+    study.job({"seed": 1})
+    done = program.tool("report", PYTHONPATH=str(program.home))
+    assert (2, "") == (done.returncode, done.stdout)
+    assert (
+        "error: a report needs plotly; install it with pip install 'hydra-experiment-manager[report]'\n" == done.stderr
     )
-    assert wanted[0] - half == pytest.approx(band[0], rel=1e-6)
-    assert wanted[0] + half == pytest.approx(band[-1], rel=1e-6)
-
-
-def test_text_of_people_stays_text(page: Any) -> None:
-    """Names, results and errors that look like a script are shown, and never run."""
-    assert "study · report" == page.title()
-    assert 0 == page.locator("main b:has-text('&')").count()
-    assert f"ValueError: no luck with {HOSTILE}" in page.locator("#failures").inner_text()
-    assert HOSTILE in column(page, heads(page).index("algorithm"))
-
-
-@pytest.mark.parametrize(("scheme", "is_light"), [("light", True), ("dark", False)])
-def test_page_is_readable_in_light_and_dark(browser: Any, file: str, scheme: str, is_light: bool) -> None:
-    """The page follows what the reader has set, and text stands out from its ground."""
-    opened = browser.new_page(color_scheme=scheme)
-    opened.goto(Path(file).as_uri())
-    ground, ink = opened.evaluate(
-        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('h1')).color]"
-    )
-    brightness = [sum(map(int, text.strip("rgb()").split(",")[:3])) / 765 for text in (ground, ink)]
-    opened.close()
-    assert is_light is (brightness[0] > 0.5)
-    assert abs(brightness[0] - brightness[1]) > 0.6
-
-
-def test_what_is_best_is_said(experiment: Experiment, browser: Any, tmp_path: Path) -> None:
-    """The configuration with the best mean comes first, by the metric and the goal that were asked for."""
-    opened = browser.new_page()
-    for goal, first in (("max", HOSTILE), ("min", "TD3")):
-        path = experiment.report(tmp_path / f"{goal}.html", metric="score", goal=goal)
-        opened.goto(Path(path).as_uri())
-        assert first in opened.locator("#best tbody tr").first.inner_text()
-    opened.close()
-
-
-def tool(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "experiment_manager", "report", *arguments]
-    return subprocess.run(command, env=clean_env(**env), capture_output=True, text=True, check=False)
-
-
-def test_report_with_a_mistake(experiment: Experiment) -> None:
-    """Unknown names are answered with those that there are, and no file is written."""
-    for arguments, said in (
-        (("--metric", "scores"), "no job has left a number called 'scores'; there are score, return"),
-        (("--group-by", "algo"), "'algo' is no variable; the variables are algorithm, seed"),
-        (("--goal", "best"), "the goal is max or min, not 'best'"),
-        (("--out", "/proc/nowhere/report.html"), "cannot be made or written"),
-    ):
-        done = tool(experiment.folder.path, *arguments)
-        assert (2, True) == (done.returncode, said in done.stderr), done.stderr
-    assert not os.path.exists(experiment.folder.join("report.html"))
-    assert (0, f"{experiment.folder.join('report.html')}\n") == (
-        (done := tool(experiment.folder.path)).returncode,
-        done.stdout,
-    )
-
-
-def test_report_without_its_extra(experiment: Experiment, tmp_path: Path) -> None:
-    """Where the libraries are not installed, the sentence says what to install."""
-    (tmp_path / "plotly.py").write_text("raise ImportError('none here', name='plotly')\n")
-    done = tool(experiment.folder.path, PYTHONPATH=str(tmp_path))
-    assert (2, True) == (done.returncode, "pip install 'hydra-experiment-manager[report]'" in done.stderr)
-
-
-def test_curves_of_uneven_jobs() -> None:
-    """A job counts between its first and its last step; what is not finite leaves a gap; without steps order counts."""
-    one, other = (
-        series_of(logged)["x"] for logged in ([(0, {"x": 0}), (4, {"x": 4})], [(2, {"x": 10}), (6, {"x": 10})])
-    )
-    curve = mean_curve([one, other], 100)
-    assert ([0, 2, 4, 6], [0, 6, 7, 10], [1, 2, 2, 1]) == (curve.steps, curve.means, curve.counts)
-    assert [None, None] == [curve.lows[0], curve.highs[3]]
-    broken = series_of([(0, {"x": 1}), (1, {"x": math.nan}), (2, {"x": math.inf})])["x"]
-    assert [1, None, None] == mean_curve([broken], 100).means
-    assert [0, 1] == list(series_of([(None, {"x": 5}), (None, {"x": 6})])["x"].steps)
-    assert 10 == len(mean_curve([series_of((step, {"x": step}) for step in range(1000))["x"]], 10).steps)

@@ -17,11 +17,11 @@ _DIGITS: Final = 9
 
 
 class Estimate(NamedTuple):
-    """A mean over `n_values` values; `half` is half the width of its confidence interval, None for a single value."""
+    """A mean over `n` values; `half` is half the width of its confidence interval, None for a single value."""
 
     mean: float
     half: float | None
-    n_values: int
+    n: int
 
 
 class Series(NamedTuple):
@@ -62,7 +62,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     """The mean of some values, at least one, and its confidence. What is not finite makes the outcome so.
 
     >>> estimate([1.0, 3.0])
-    Estimate(mean=2.0, half=12.7062, n_values=2)
+    Estimate(mean=2.0, half=12.7062, n=2)
     """
     count = len(values)
     mean = sum(values) / count
@@ -134,7 +134,7 @@ def mean_curve(members: Sequence[Series], most: int) -> Curve:
         curve.means.append(_shown(found.mean))
         curve.lows.append(None if found.half is None else _shown(found.mean - found.half))
         curve.highs.append(None if found.half is None else _shown(found.mean + found.half))
-        curve.counts.append(found.n_values)
+        curve.counts.append(found.n)
     return curve
 
 

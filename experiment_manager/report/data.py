@@ -51,7 +51,7 @@ class Best(NamedTuple):
     variables: Mapping[str, str]
     mean: str
     half: str
-    n_jobs: int
+    n: int
     ids: str
     points: tuple[tuple[int, float], ...]
     drawn: tuple[float, float | None] | None  # mean and half, where they are finite
@@ -214,7 +214,7 @@ def _ranked(groups: Sequence[Group], goal: str) -> list[Group]:
 
 
 def _best(group: Group) -> Best:
-    mean, half, n_jobs = estimate(group.values)
+    mean, half, n = estimate(group.values)
     finite = [pair for pair in zip(group.completed, group.values, strict=True) if math.isfinite(pair[1])]
     shown_half = half if half is not None and math.isfinite(half) else None
     return Best(
@@ -222,7 +222,7 @@ def _best(group: Group) -> Best:
         variables={name: _short(str(value)) for name, value in group.variables.items()},
         mean=f"{mean:.6g}",
         half="" if half is None else f"{half:.3g}",
-        n_jobs=n_jobs,
+        n=n,
         ids=format_ids(group.completed),
         points=tuple(finite[:MOST_GROUPS]),
         drawn=(mean, shown_half) if math.isfinite(mean) else None,

@@ -81,7 +81,7 @@ def readable(line: str) -> str:
 
 
 def launches(folder: Folder) -> tuple[list[Handed], int]:
-    """The newest launches, newest first, and how many there are. One that cannot be read is named and left out."""
+    """The newest launches, newest first, and how many there are. One that cannot be read is named and skipped."""
     try:
         numbers = sorted((name for name in os.listdir(folder.launches) if name.isdigit()), key=int, reverse=True)
     except FileNotFoundError:

@@ -132,7 +132,7 @@ const COLOURS = {
   dark: ["#56b4e9", "#ff8a4c", "#2fbf9b", "#e58cc5", "#f0c94a", "#8ad0ff", "#a99bff", "#aab2bf"],
 };
 const DASHES = ["solid", "dash", "dot"];
-const AT_FIRST = 8;
+const AT_FIRST = data.groups.length <= 12 ? 12 : 8; // more would hide each other
 const dark = window.matchMedia("screen and (prefers-color-scheme: dark)");
 let isPrinting = false;
 const isShown = data.groups.map((_, place) => place < AT_FIRST);
@@ -172,6 +172,7 @@ function band(curve) {
 
 function traces(metric) {
   const bands = [], lines = [];
+  const mode = metric.curves.some(({ steps }) => steps.length > 40) ? "lines" : "lines+markers";
   for (const curve of metric.curves.filter(({ group }) => isShown[group])) {
     const colour = ofGroup(curve.group, scheme());
     const name = plain(data.groups[curve.group]);
@@ -182,7 +183,7 @@ function traces(metric) {
       });
     }
     lines.push({
-      x: curve.steps, y: curve.means, name, type: "scatter", mode: curve.steps.length > 40 ? "lines" : "lines+markers",
+      x: curve.steps, y: curve.means, name, type: "scatter", mode,
       line: { color: colour, width: 2, dash: dashOf(curve.group) }, marker: { color: colour, size: 4 }, connectgaps: false,
       customdata: curve.counts.map((count, at) => [
         count, curve.lows[at] === null ? "" : `<br>95 %: ${curve.lows[at].toPrecision(5)} to ${curve.highs[at]?.toPrecision(5)}`,

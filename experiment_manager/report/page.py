@@ -39,7 +39,7 @@ def render(contents: "Contents") -> str:
 
     data = in_script(_data(contents))
     scripts = {"plotly": get_plotlyjs(), "page": _source("page.js")}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(_source("page.html"))
     html: str = template.render(
         contents=contents,
@@ -48,15 +48,10 @@ def render(contents: "Contents") -> str:
         css=Markup(_source("page.css")),
         data=Markup(data),
         total=sum(contents.counts.values()),
-        family={str(state): _family(state) for state in contents.counts},
+        family={str(state): "bad" if state in ENDED_BADLY else _FAMILIES[state] for state in State},
         **{name: Markup(text) for name, text in scripts.items()},
     )  # fmt: skip
     return html
-
-
-def _family(state: State) -> str:
-    """The colour of a state, by what it means."""
-    return _FAMILIES.get(state, "bad" if state in ENDED_BADLY else "waiting")
 
 
 def _source(name: str) -> str:
