@@ -7,6 +7,7 @@ from experiment_manager import codec, delta
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import read_launch
 from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.provenance import read_packages
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import JobId
@@ -53,7 +54,8 @@ def _about(folder: Folder, job_id: int, snapshot: Snapshot) -> Mapping[str, Any]
     except JobRefused:
         return about
     kept = ("git_commit", "git_dirty", "python", "cwd", "argv")
-    packages = {f"package {name}": version for name, version in launch.get("packages", {}).items()}
+    installed = read_packages(folder.join("launches", str(record.get("launch")), "packages.txt"))
+    packages = {f"package {name}": version for name, version in installed.items()}
     return about | {name: launch[name] for name in kept if name in launch} | packages
 
 

@@ -65,8 +65,10 @@ def test_python_packages_and_command_are_kept(program: Program) -> None:
     program.sweep("seed=1")
     record = launch(program)
     assert sys.version.split()[0] == record["python"]
+    packages = provenance.read_packages(str(program.experiment / "launches/0001/packages.txt"))
     for name in ("hydra-core", "omegaconf", "hydra-submitit-launcher", "cloudpickle"):
-        assert version(name) == record["packages"][name]
+        assert version(name) == packages[name]
+    assert {} == provenance.read_packages(str(program.experiment / "launches/0001/nothing"))
     assert ["train.py", "-m", "seed=1"] == record["argv"][-3:]
 
 

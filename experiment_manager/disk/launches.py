@@ -33,11 +33,11 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         "argv": sys.orig_argv,
         **provenance.of_code(),
         "python": ".".join(map(str, sys.version_info[:3])),
-        "packages": provenance.packages(),
         **about,
         "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
     }
     number = _next_number(folder)
+    provenance.write_packages(folder.join("launches", number, "packages.txt"))
     if record["git_dirty"]:
         provenance.write_patch(folder.join("launches", number, "code.patch"))
     write_orders(folder.join("launches", number, "orders.sqlite"), record)

@@ -36,6 +36,26 @@ def write_patch(path: str) -> None:
         file.write(patch)
 
 
+def write_packages(path: str) -> None:
+    """The file holds the installed packages as pip reads them: `pip install -r packages.txt`."""
+    with (
+        suppress(OSError),
+        appearing(path, for_good=False) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
+        file.writelines(f"{name}=={version}\n" for name, version in packages().items())
+
+
+def read_packages(path: str) -> dict[str, str]:
+    """What `write_packages` wrote; empty when there is nothing to read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            pairs = [line.rstrip("\n").partition("==") for line in file]
+    except (OSError, ValueError):
+        return {}
+    return {name: version for name, _, version in pairs}
+
+
 def packages() -> dict[str, str]:
     """The installed packages that this process finds, with their versions: by the names of their folders, since to read
     the metadata of a hundred packages would take longer than planning a thousand jobs."""

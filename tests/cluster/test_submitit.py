@@ -61,6 +61,7 @@ def test_submit_and_leave(program: Program) -> None:
     assert kept <= {
         "launch.json",
         "orders.sqlite",
+        "packages.txt",
         "multirun.yaml",
         "submission.json",
         "slurm_scripts.sh",
