@@ -14,7 +14,7 @@ from experiment_manager.errors import FolderError
 from experiment_manager.progress import followed
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
-_WHOLE: Final = ("conf", "tasks", "launches")
+_WHOLE: Final = ("conf", "code", "tasks", "launches")
 _OF_ATTEMPTS: Final = re.compile(r"(attempt|result|error)\.\d+\.json|metrics\.\d+\.jsonl")
 _LOGS: Final = re.compile(r"std(out|err)\.\d+(\.rank\d+)?\.log")
 
@@ -51,7 +51,7 @@ def _names(folder: Folder, *, logs: bool, everything: bool) -> Iterator[str]:
             folders.sort()
             relative = os.path.relpath(place, folder.path)
             for name in sorted(files):
-                is_ours = part != "jobs" or _is_wanted(relative, name, logs=logs)
+                is_ours = _is_wanted(relative, name, logs=logs) if part == "jobs" else not _leads_away(place, name)
                 if (everything or is_ours) and not name.endswith(".lock"):
                     yield os.path.join(relative, name)
 
@@ -61,6 +61,12 @@ def _is_wanted(place: str, name: str, *, logs: bool) -> bool:
     if place.count(os.sep) == 1:
         return bool(_OF_ATTEMPTS.fullmatch(name) or (logs and _LOGS.fullmatch(name)))
     return place.count(os.sep) == 2 and os.path.basename(place) == ".hydra"
+
+
+def _leads_away(place: str, name: str) -> bool:
+    """Whether a file is a link by a whole path, which is another machine's affair."""
+    path = os.path.join(place, name)
+    return os.path.islink(path) and os.path.isabs(os.readlink(path))
 
 
 def _add_state(file: tarfile.TarFile, folder: Folder, attempt: str, state: str) -> int:

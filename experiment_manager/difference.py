@@ -53,7 +53,7 @@ def _about(folder: Folder, job_id: int, snapshot: Snapshot) -> Mapping[str, Any]
         launch = read_launch(folder, str(record.get("launch"))).record
     except JobRefused:
         return about
-    kept = ("git_commit", "git_dirty", "python", "cwd", "argv")
+    kept = ("git_commit", "git_dirty", "code", "python", "cwd", "argv")
     installed = read_packages(folder.join("launches", str(record.get("launch")), "packages.txt"))
     packages = {f"package {name}": version for name, version in installed.items()}
     return about | {name: launch[name] for name in kept if name in launch} | packages

@@ -13,7 +13,7 @@
     ├── GridError                     a sweep that cannot be enumerated
     ├── FilterError                   a pass filter that cannot be read, or that nothing passes
     ├── OptionsError                  SLURM options that cannot be meant
-    ├── FreezeError                   configuration sources that cannot be copied or named
+    ├── FreezeError                   configuration or code that cannot be copied or named
     ├── SlurmError                    SLURM refused, or could not be asked
     └── ResultError                   a result that is there already, or that is not there
 
@@ -74,7 +74,7 @@ class OptionsError(ExperimentManagerError, ValueError):
 
 
 class FreezeError(ExperimentManagerError):
-    """The configuration sources cannot be frozen, or a path cannot be handed to Hydra."""
+    """Configuration sources or code cannot be frozen, or a path cannot be handed to Hydra."""
 
 
 class SlurmError(ExperimentManagerError):

@@ -53,6 +53,16 @@ class Source(NamedTuple):
     frozen: bool
 
 
+class Code(NamedTuple):
+    """The copy of a program's files that its jobs run from; paths in it are relative to it."""
+
+    path: str  # relative to the experiment's folder
+    root: str  # what was copied
+    cwd: str | None  # where the program was started; None: not in what was copied
+    script: str | None  # what Python was given; None: a module, or not in what was copied
+    imports: tuple[str, ...]  # where modules are looked for
+
+
 class Recipe(NamedTuple):
     """What turns the overrides of a job into a process that composes the same configuration again."""
 
@@ -65,6 +75,7 @@ class Recipe(NamedTuple):
     on_drift: str  # "error" or "warn"
     now: Mapping[str, str]  # the sweep's one answer to each ${now:...}
     task_pickle: str | None = None  # for task functions that no script can be asked for; relative to the folder
+    code: Code | None = None  # None: the program as it is when a job starts
 
 
 class Job(NamedTuple):

@@ -181,7 +181,8 @@ def _command(folder: Folder, job: Job) -> str | None:
         return None
     with Manifest(folder) as manifest:
         recipe = manifest.recipe(job.recipe)
-    return command.pasteable(command.job_command(folder, job, recipe), recipe.entry.cwd)
+    arguments, cwd = command.job_command(folder, job, recipe), command.entry_of(folder, recipe).cwd
+    return command.pasteable(arguments, cwd, command.variables_of(folder, recipe, os.environ))
 
 
 def tail(path: str, lines: int = _TAIL_LINES) -> list[str]:

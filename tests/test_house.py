@@ -29,12 +29,12 @@ FLOORS = {
         "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
     ],
     "the rim: files, processes, the cluster": [
-        "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.orders",
-        "disk.original", "disk.provenance", "disk.results", "disk.selection", "disk.states", "hydra.entry",
-        "hydra.freeze", "hydra.repository", "hydra.schema", "progress", "resolved", "running.command", "running.job",
-        "running.learning", "running.memory", "running.processes", "running.program", "running.randomness",
-        "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
-        "slurm.through_submitit", "slurm.within",
+        "disk.code_copy", "disk.files", "disk.folder", "disk.git", "disk.launches", "disk.manifest",
+        "disk.manifest_editor", "disk.orders", "disk.original", "disk.provenance", "disk.results", "disk.selection",
+        "disk.states", "hydra.entry", "hydra.freeze", "hydra.repository", "hydra.schema", "progress", "resolved",
+        "running.command", "running.job", "running.learning", "running.memory", "running.processes",
+        "running.program", "running.randomness", "running.signals", "slurm.client", "slurm.configuration",
+        "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "archive", "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
@@ -192,7 +192,7 @@ def test_slurm_schema_is_the_record() -> None:
     from experiment_manager.slurm.options import valid_options
 
     ours = slurm_node("Launcher")
-    assert {*valid_options(), "_target_", "experiment_name", "experiment_path"} == set(ours)
+    assert {*valid_options(), "_target_", "experiment_name", "experiment_path", "snapshot"} == set(ours)
     for theirs in dataclasses.fields(SlurmQueueConf):
         if theirs.name != "_target_" and theirs.default is not dataclasses.MISSING:
             assert theirs.default == ours[theirs.name], theirs.name

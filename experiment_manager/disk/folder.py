@@ -1,7 +1,7 @@
 """Where everything of an experiment lies: every file name of the project is written here, once.
 
     <experiment_path>/<experiment_name>/
-      manifest.sqlite   pass_filter.json   slurm_config.json   conf/<hash>/<source>/
+      manifest.sqlite   pass_filter.json   slurm_config.json   conf/<hash>/<source>/   code/<hash>/
       launches/0001/launch.json  orders.sqlite         states/7.1  states/7.1.COMPLETED
       jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from experiment_manager import codec, delta
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError, UnknownJob
-from experiment_manager.records import Entry, Job, JobId, Recipe, Source
+from experiment_manager.records import Code, Entry, Job, JobId, Recipe, Source
 
 FORMAT: Final = 1
 APPLICATION_ID: Final = 0x45584D47  # "EXMG"
@@ -183,14 +183,17 @@ def _job(row: tuple[Any, ...]) -> Job:
 
 
 def _recipe(body: Mapping[str, Any]) -> Recipe:
-    entry: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in body["entry"].items()
-    }
+    code = body.get("code")
     return Recipe(
         **{
             **body,
-            "entry": Entry(**entry),
+            "entry": Entry(**_with_tuples(body["entry"])),
             "sources": tuple(Source(*source) for source in body["sources"]),
             "hydra_overrides": tuple(body["hydra_overrides"]),
+            "code": None if code is None else Code(**_with_tuples(code)),
         }
     )
+
+
+def _with_tuples(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}

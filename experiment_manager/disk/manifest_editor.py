@@ -69,7 +69,8 @@ class ManifestEditor:
 
         `expected` is the number that jobs have been given already; they get the right one.
         """
-        body = json.dumps({**recipe._asdict(), "entry": recipe.entry._asdict()}, ensure_ascii=False)
+        code = None if recipe.code is None else recipe.code._asdict()
+        body = json.dumps({**recipe._asdict(), "entry": recipe.entry._asdict(), "code": code}, ensure_ascii=False)
         if body not in self._recipes:
             cursor = self._connection.execute("INSERT INTO recipes (body) VALUES (?)", (body,))
             self._recipes[body] = int(cursor.lastrowid or 0)

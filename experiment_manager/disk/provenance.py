@@ -2,24 +2,22 @@
 
 import os
 import re
-import subprocess
 import sys
 from contextlib import suppress
 from typing import Any, Final
 
+from experiment_manager.disk import git
 from experiment_manager.disk.files import appearing
 
 MOST_BYTES: Final = 20_000_000
 """Of a patch; what is larger is data, and not kept."""
 
-_LIMIT_S: Final = 5.0
-_SILENT: Final = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
 _INSTALLED: Final = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(?:-[^-]+)?\.(?:dist|egg)-info\Z")
 
 
 def of_code() -> dict[str, Any]:
     """`git_commit` and `git_dirty` of the working directory; None where git cannot tell."""
-    commit, status = _ask("rev-parse", "HEAD"), _ask("status", "--porcelain", "--untracked-files=no")
+    commit, status = git.ask("rev-parse", "HEAD"), git.ask("status", "--porcelain", "--untracked-files=no")
     return {
         "git_commit": None if commit is None else commit.decode().strip(),
         "git_dirty": None if status is None else bool(status.strip()),
@@ -29,7 +27,7 @@ def of_code() -> dict[str, Any]:
 def write_patch(path: str) -> None:
     """The file holds what differs from the commit, in tracked files, as `git apply` takes it; no file where git cannot
     tell, or where that is larger than MOST_BYTES."""
-    patch = _ask("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
+    patch = git.ask("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
     if patch is None or not 0 < len(patch) <= MOST_BYTES:
         return
     with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "wb") as file:
@@ -70,19 +68,3 @@ def packages() -> dict[str, str]:
             if match is not None:
                 found.setdefault(match["name"].replace("_", "-").lower(), match["version"])
     return dict(sorted(found.items()))
-
-
-def _ask(*arguments: str) -> bytes | None:
-    """What git says of the whole repository around the working directory; None when it fails or takes too long."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            env={**os.environ, **_SILENT},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_LIMIT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout

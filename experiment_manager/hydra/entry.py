@@ -111,6 +111,15 @@ def task_name(task_function: object) -> str:
     return f"{module}:{getattr(task_function, '__qualname__', type(task_function).__qualname__)}"
 
 
+def file_of(task_function: object) -> str:
+    """The file that the task function was written in; for one that was written in none, as in a notebook, a name that
+    would lie in the working directory."""
+    while hasattr(task_function, "__wrapped__"):
+        task_function = task_function.__wrapped__
+    module = sys.modules.get(getattr(task_function, "__module__", None) or "")
+    return os.path.abspath(getattr(module, "__file__", None) or "a notebook or prompt")
+
+
 def runs_by_command_line() -> bool:
     """Whether starting this program again, with other arguments, runs the same task function and nothing else.
 

@@ -16,7 +16,7 @@ from experiment_manager import codec
 from experiment_manager.decisions import REFUSED
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import ExperimentManagerError, OptionsError
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.plan import add_batch
 from experiment_manager.hydra.returns import Returns
@@ -95,9 +95,10 @@ class Here:
     waits = True
     arrange = None
 
-    def __init__(self, n_jobs: int, start_method: str) -> None:
+    def __init__(self, n_jobs: int, start_method: str, *, copies_code: bool) -> None:
         check_n_jobs(n_jobs)
         check_start_method(start_method)
+        self.copies_code = copies_code
         self._n_jobs, self._forking = n_jobs, Forking(_WARM_UP) if start_method == "forkserver" else None
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
@@ -125,6 +126,10 @@ class BySlurm:
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in written.items()
         }
+        copies_code = plain.pop("snapshot")
+        if not isinstance(copies_code, bool):
+            raise OptionsError(f"hydra.launcher.snapshot={copies_code!r} is neither true nor false")
+        self.copies_code = copies_code
         self._options = make(plain, where="hydra.launcher")
         self._submits = kind == "slurm_submitit"
         self.waits = self._submits and self._options.wait
@@ -221,7 +226,14 @@ class Batches:
         with told_to_the_user():
             refuse_inside_a_job()
             launch, ids, arrangement = add_batch(
-                self._composer, self._folder, batch, self._task, self._earlier, about(self._config), self._ours.arrange
+                self._composer,
+                self._folder,
+                batch,
+                self._task,
+                self._earlier,
+                about(self._config),
+                self._ours.arrange,
+                copies_code=self._ours.copies_code,
             )
         os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
         self._earlier += ids

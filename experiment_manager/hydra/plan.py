@@ -13,13 +13,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from experiment_manager import codec, decisions, filters
+from experiment_manager.disk.code_copy import copy_code
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch
 from experiment_manager.disk.manifest import Manifest, changed_configuration
 from experiment_manager.disk.manifest_editor import ManifestEditor, editing
 from experiment_manager.disk.selection import write_selection
 from experiment_manager.disk.states import Snapshot
-from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, GridError, JobRefused
+from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, FreezeError, GridError, JobRefused
 from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import Grid, Point, zipped
 from experiment_manager.hydra import entry
@@ -28,7 +29,7 @@ from experiment_manager.hydra.factor import Factored
 from experiment_manager.hydra.freeze import freeze
 from experiment_manager.hydra.numbering import Known, Numbered
 from experiment_manager.progress import followed
-from experiment_manager.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
+from experiment_manager.records import Attempt, Code, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.resolved import resolved
 from experiment_manager.slurm.emit import Arrangement
 from experiment_manager.slurm.reconcile import reconciled
@@ -105,6 +106,8 @@ def plan_sweep(
     task: Any,
     about: Mapping[str, Any],
     arrange: Arrange | None = None,
+    *,
+    copies_code: bool = False,
 ) -> Plan:
     """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written.
 
@@ -136,7 +139,9 @@ def plan_sweep(
                 arrangement = arrange(folder, to_run, _configurations(numbered, factored, to_run))
             if writer.uses_recipe:
                 editor.set_variables(grid.names() if writer.n_new else ())
-                editor.add_recipe(recipe_of(composer, folder, task, options.on_drift), expected=writer.recipe)
+                recipe = recipe_of(composer, folder, task, options.on_drift, copies_code=copies_code)
+                editor.add_recipe(recipe, expected=writer.recipe)
+                about = {**about, **_about_code(recipe)}
         write_selection(folder, sorted(ids), [rule.text for rule in rules] or None)
         launch = None
         if to_run:
@@ -250,9 +255,11 @@ def _refuse_other_tasks(folder: Folder, known: Known, ids: Iterable[int], task: 
                 )
 
 
-def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> Recipe:
-    """How the jobs of this sweep are composed and run again; their YAML, and if need be their function, is frozen."""
+def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str, *, copies_code: bool) -> Recipe:
+    """How the jobs of this sweep are composed and run again; their YAML, and if need be their function and their code,
+    is frozen."""
     program = entry.this_program()
+    code = _code(folder, task, program) if copies_code else None
     task_pickle = None
     if program is None or not entry.runs_by_command_line():
         from experiment_manager.hydra.pickled_task import freeze_task
@@ -268,7 +275,21 @@ def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str) -> R
         on_drift=on_drift,
         now=composer.now(),
         task_pickle=task_pickle,
+        code=code,
     )
+
+
+def _about_code(recipe: Recipe) -> dict[str, Any]:
+    """What the record of a launch keeps of it."""
+    return {} if recipe.code is None else {"code": recipe.code.path}
+
+
+def _code(folder: Folder, task: Any, program: Entry | None) -> Code:
+    if sys.flags.ignore_environment:
+        raise FreezeError("a snapshot needs PYTHONPATH, which -E and -I turn off; leave them or the snapshot out")
+    is_script = program is not None and program.target[:1] != ("-m",)
+    script = getattr(sys.modules["__main__"], "__file__", None) if is_script else None
+    return copy_code(folder, entry.file_of(task), os.getcwd() if program is None else program.cwd, script)
 
 
 def add_batch(
@@ -279,6 +300,8 @@ def add_batch(
     earlier: Sequence[int],
     about: Mapping[str, Any],
     arrange: Arrange | None = None,
+    *,
+    copies_code: bool = False,
 ) -> tuple[Launch, list[int], Arrangement | None]:
     """Jobs that another sweeper proposed are new jobs, whatever they are: it wants them run, also the same again.
 
@@ -298,7 +321,7 @@ def add_batch(
         for number, (settings, overrides) in enumerate(zip(points, batch, strict=True), start=first):
             identity = codec.digest(["other sweeper", number])
             jobs.append(Job(JobId(number), identity, Point(settings, None).variables, tuple(overrides), None, None))
-        recipe = recipe_of(composer, folder, task, "error")
+        recipe = recipe_of(composer, folder, task, "error", copies_code=copies_code)
         with editing(folder) as editor:
             editor.set_variables(name for job in jobs for name in job.variables)
             number_of_recipe = editor.add_recipe(recipe)
@@ -308,6 +331,6 @@ def add_batch(
         arrangement = arrange and arrange(
             folder, [job.id for job in jobs], lambda job_id: resolved(composed[job_id - first].encoded)
         )
-        record = {**about, **(arrangement.record if arrangement else {})}
+        record = {**about, **_about_code(recipe), **(arrangement.record if arrangement else {})}
         launch = create_launch(folder, (Attempt(job.id, 1, State.PENDING) for job in jobs), record)
     return launch, [int(job.id) for job in jobs], arrangement

@@ -38,6 +38,7 @@ class LocalPoolConf:
     _target_: str = f"{_PLUGINS}.launchers.LocalPoolLauncher"
     n_jobs: int = -1  # how many at a time; -1, as in joblib: one per processor that this process may use
     start_method: str = "forkserver"  # how jobs begin: forked from a process that has their imports, or each by itself
+    snapshot: bool = False  # jobs run from a copy of the code as it is now
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
     experiment_path: str = "experiments"
 
@@ -68,6 +69,7 @@ def slurm_node(launcher: str) -> dict[str, Any]:
         "_target_": f"{_PLUGINS}.launchers.{launcher}",
         "experiment_name": "${hydra.job.name}",  # with other sweepers than ours, which name no experiment
         "experiment_path": "experiments",
+        "snapshot": False,  # jobs run from a copy of the code as it is now
     }
     unset = SlurmOptions()
     options = {name: getattr(unset, name) or None for name in valid_options()}

@@ -48,7 +48,16 @@ class Sweep:
             ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
             options, batch_size = _options(written)
             arrange = ours and ours.arrange
-            plan = plan_sweep(self._composer, options, arguments, self._task, about(self._config), arrange)
+            copies_code = ours is not None and ours.copies_code
+            plan = plan_sweep(
+                self._composer,
+                options,
+                arguments,
+                self._task,
+                about(self._config),
+                arrange,
+                copies_code=copies_code,
+            )
         say(_summary(plan))
         if plan.launch is not None:
             OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))

@@ -28,6 +28,7 @@ class Child(NamedTuple):
     needs_result: bool  # a runner that does not run the job has done nothing
     by_slurm: bool  # SLURM was asked to run it, and not a pool that may be inside of a SLURM job
     slurm: Mapping[str, Any]  # the options of a launch that SLURM runs
+    variables: Mapping[str, str]  # of the environment, by which the program finds its modules
 
     @property
     def has_ranks(self) -> bool:
@@ -41,7 +42,7 @@ class Child(NamedTuple):
 
     def environment(self, attempt: int) -> dict[str, str]:
         """What the environment of an attempt has beside ours."""
-        return {**job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1"}
+        return {**job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
 
 
 def prepare(
@@ -71,13 +72,14 @@ def prepare(
         folder=folder,
         job_id=job_id,
         arguments=arguments,
-        cwd=recipe.entry.cwd if recipe is not None and not is_fake else here,
+        cwd=command.entry_of(folder, recipe).cwd if recipe is not None and not is_fake else here,
         launch=launch,
         planned=planned,
         is_fake=is_fake,
         needs_result=runner is not None and not is_fake,
         by_slurm=options is not None,
         slurm=options or {},
+        variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),
     )
 
 
@@ -95,6 +97,11 @@ def _program(
     if is_fake:
         return [sys.executable, "-m", "experiment_manager.running.fake_job"]
     if recipe is not None:
+        if recipe.code is not None and not os.path.isdir(folder.join(recipe.code.path)):
+            raise JobRefused(
+                f"{where} runs from the snapshot {folder.join(recipe.code.path)}, which is not there; the same sweep "
+                "makes a new one"
+            )
         return command.job_command(folder, point, recipe)
     if runner is not None:
         return command.runner_command(folder, point, runner)

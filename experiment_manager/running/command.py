@@ -8,12 +8,12 @@ grammar wants it (https://hydra.cc/docs/advanced/override_grammar/basic/).
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.records import Job, Recipe, Source
+from experiment_manager.records import Entry, Job, Recipe, Source
 
 CALLBACK: Final = "++hydra.callbacks.experiment_manager._target_=experiment_manager.hydra.callback.JobCallback"
 """A plain value and no mapping: under `python -O` Hydra 1.3 cannot read mappings (measured)."""
@@ -39,9 +39,30 @@ def quoted(text: str) -> str:
     return f"'{text}'"
 
 
+def entry_of(folder: Folder, recipe: Recipe) -> Entry:
+    """How the program is started: as it was, or from the copy of its code."""
+    entry, code = recipe.entry, recipe.code
+    if code is None:
+        return entry
+    copy = folder.join(code.path)
+    return entry._replace(
+        cwd=entry.cwd if code.cwd is None else os.path.normpath(os.path.join(copy, code.cwd)),
+        target=entry.target if code.script is None else (os.path.join(copy, code.script),),
+    )
+
+
+def variables_of(folder: Folder, recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables by which a program finds its modules in the copy of its code; none without one."""
+    if recipe.code is None:
+        return {}
+    copied = [os.path.normpath(folder.join(recipe.code.path, place)) for place in recipe.code.imports]
+    others = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place not in ("", *copied)]
+    return {"PYTHONPATH": os.pathsep.join([*copied, *others])}
+
+
 def job_command(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
-    """The arguments that run a job of a sweep, to be started in `recipe.entry.cwd`."""
-    entry = recipe.entry
+    """The arguments that run a job of a sweep, to be started in the directory of `entry_of`."""
+    entry = entry_of(folder, recipe)
     program = [entry.python, *entry.flags]
     if recipe.task_pickle:
         program += ["-m", "experiment_manager.hydra.pickled_task", folder.join(recipe.task_pickle)]
@@ -64,11 +85,12 @@ def runner_command(folder: Folder, job: Job, runner: Sequence[str]) -> list[str]
     ]
 
 
-def pasteable(arguments: Iterable[str], cwd: str) -> str:
+def pasteable(arguments: Iterable[str], cwd: str, variables: Mapping[str, str] | None = None) -> str:
     """A line for a shell that does the same."""
     import shlex
 
-    return f"cd {shlex.quote(cwd)} && {shlex.join(arguments)}"
+    settings = "".join(f"{name}={shlex.quote(value)} " for name, value in (variables or {}).items())
+    return f"cd {shlex.quote(cwd)} && {settings}{shlex.join(arguments)}"
 
 
 def _hydra_flags(folder: Folder, recipe: Recipe) -> list[str]:

@@ -20,7 +20,7 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.records import Entry, Launch
 from experiment_manager.running import learning, processes, program
-from experiment_manager.running.command import job_command
+from experiment_manager.running.command import entry_of, job_command, variables_of
 
 CHUNK: Final = 65536
 _MODULE: Final = "experiment_manager.running.forkserver"
@@ -34,6 +34,7 @@ class Program(NamedTuple):
 
     entry: Entry
     example: list[str]
+    variables: Mapping[str, str]  # of the environment
 
 
 def program_of(folder: Folder, job_id: int) -> Program | None:
@@ -43,11 +44,11 @@ def program_of(folder: Folder, job_id: int) -> Program | None:
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
     if recipe is None or recipe.task_pickle or recipe.entry.python != sys.executable:
         return None
-    entry = recipe.entry
+    entry = entry_of(folder, recipe)
     if not program.is_plain(entry.target, entry.cwd):
         return None
     words = 1 + len(entry.flags) + len(entry.target)
-    return Program(entry, job_command(folder, point, recipe)[words:])
+    return Program(entry, job_command(folder, point, recipe)[words:], variables_of(folder, recipe, os.environ))
 
 
 class Talk:
@@ -132,7 +133,7 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [*command, "-c", _FIRST, str(theirs.fileno())],
                 cwd=entry.cwd,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **runs.variables},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

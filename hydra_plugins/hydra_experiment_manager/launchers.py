@@ -14,9 +14,11 @@ import experiment_manager.hydra.schema  # noqa: F401 - registers our options wit
 class LocalPoolLauncher(Launcher):
     """Runs each job in a process of its own, under a supervisor that records what becomes of it."""
 
-    def __init__(self, n_jobs: int, start_method: str, experiment_name: str, experiment_path: str) -> None:
+    def __init__(
+        self, n_jobs: int, start_method: str, snapshot: bool, experiment_name: str, experiment_path: str
+    ) -> None:
         super().__init__()
-        self.n_jobs, self.start_method = n_jobs, start_method
+        self.n_jobs, self.start_method, self.snapshot = n_jobs, start_method, snapshot
         self.experiment_name, self.experiment_path = experiment_name, experiment_path
         self.batches: Any = None
 
@@ -27,7 +29,7 @@ class LocalPoolLauncher(Launcher):
         """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
         from experiment_manager.hydra.launch import Here
 
-        return Here(self.n_jobs, self.start_method)
+        return Here(self.n_jobs, self.start_method, copies_code=self.snapshot)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""

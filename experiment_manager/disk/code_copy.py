@@ -1,0 +1,206 @@
+"""Copies of a program's code, so that editing it later reaches no job that waits: `code/<hash>/`.
+
+What git tracks is copied as it is on disk now, and so are Python files that it does not know yet. Whatever else lies
+beside them (data, compiled modules) is linked: in the copy a program finds what it finds in the original. The hash is
+one of the contents: the same code is copied once, however many sweeps use it.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from experiment_manager.disk import git
+from experiment_manager.disk.files import temporary_name
+from experiment_manager.disk.folder import Folder, writing
+from experiment_manager.errors import FreezeError
+from experiment_manager.records import Code
+
+LARGEST_BYTES: Final = 256 * 1024 * 1024
+MOST_LINKS: Final = 1000
+"""From one directory: more are results or data, which are not found by a path relative to the program."""
+
+_GIT_LIMIT_S: Final = 60.0
+_NEVER_LINKED: Final = frozenset({".git", "__pycache__"})
+_LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
+
+
+class _File(NamedTuple):
+    """A file of the copy; the content of a link is what it points to."""
+
+    mode: int
+    content: bytes
+
+
+def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Code:
+    """The copy of the repository of `program`, the file that holds the task function, is in the folder.
+
+    `cwd` and `script` are where the program was started, and the file that Python was given, if any. Raises FreezeError
+    where git does not know what belongs to the program, or it is too much.
+    """
+    root = _root(program)
+    files = _contents(root, _names(root, os.path.realpath(folder.parent), os.path.realpath(folder.path)))
+    if os.path.exists(program) and _below(root, program) not in files:
+        raise FreezeError(
+            f"{program} is ignored by git, so that no snapshot of {root} has it; take it off the ignored files, "
+            f"{_LEAVE_OUT}"
+        )
+    places = {""}.union(*(_parents(name) for name in files))
+    path = os.path.join("code", _digest(files))
+    with writing(folder.path):
+        if not os.path.isdir(folder.join(path)):
+            _publish(folder.join(path), files)
+        for place in sorted(places):
+            _link_the_rest(os.path.join(root, place), folder.join(path, place))
+    _tell_what_is_not_copied(root, places)
+    there = None if script is None else _below(root, script)
+    here = _below(root, cwd)
+    return Code(
+        path=path,
+        root=root,
+        cwd=here if here in places else None,
+        script=there if there in files else None,
+        imports=tuple(_imports(root, places)),
+    )
+
+
+def _root(program: str) -> str:
+    told = git.ask("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
+    if told is None:
+        raise FreezeError(
+            f"{program} is in no git repository that can be read, and only git tells what belongs to a program: make "
+            f"one with `git init` and `git add`, {_LEAVE_OUT}"
+        )
+    return os.path.realpath(os.fsdecode(told.removesuffix(b"\n")))
+
+
+def _below(root: str, path: str) -> str | None:
+    """A path relative to the root, which itself is ""; None for one that is not below it."""
+    relative = os.path.relpath(os.path.realpath(path), root)
+    if relative == os.curdir:
+        return ""
+    return None if relative.split(os.sep)[0] == os.pardir else relative
+
+
+def _names(root: str, experiments: str, experiment: str) -> Iterator[str]:
+    """The files to copy; not those of experiments, which may lie in the repository."""
+    left_out = experiment if experiments == root else experiments
+    tracked = git.ask("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
+    new = git.ask("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
+    if tracked is None or new is None:
+        raise FreezeError(f"git cannot list the files of {root}; try `git ls-files` there, {_LEAVE_OUT}")
+    for name in sorted(filter(None, {*tracked.split(b"\0"), *new.split(b"\0")})):
+        relative = os.fsdecode(name)
+        if not os.path.join(root, relative).startswith(left_out + os.sep):
+            yield relative
+
+
+def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
+    """What stands in the files; one that is tracked and has been removed is left out, and so is a folder."""
+    files: dict[str, _File] = {}
+    room = LARGEST_BYTES
+    for name in names:
+        path = os.path.join(root, name)
+        if os.path.islink(path):
+            files[name] = _File(0, os.fsencode(_target(root, path)))
+        elif os.path.isfile(path):
+            about = os.stat(path)
+            room -= about.st_size
+            if room < 0:
+                raise FreezeError(
+                    f"git tracks more than {LARGEST_BYTES >> 20} MiB in {root}, at {name}, too much to be copied for "
+                    f"a sweep; keep data out of the repository, {_LEAVE_OUT}"
+                )
+            with open(path, "rb") as file:
+                files[name] = _File(0o555 if about.st_mode & 0o100 else 0o444, file.read())
+    return files
+
+
+def _target(root: str, link: str) -> str:
+    """What a link of the copy points to: the same, or, where that lies outside of the copy, by its whole path."""
+    target = os.path.join(os.path.dirname(link), os.readlink(link))
+    return os.readlink(link) if _below(root, target) is not None and not os.path.isabs(os.readlink(link)) else target
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := os.path.dirname(name):
+        yield name
+
+
+def _digest(files: Mapping[str, _File]) -> str:
+    state = blake2b(digest_size=8)
+    for name, file in files.items():
+        for part in (os.fsencode(name), str(file.mode).encode(), file.content):
+            state.update(len(part).to_bytes(8, "big") + part)
+    return state.hexdigest()
+
+
+def _publish(target: str, files: Mapping[str, _File]) -> None:
+    """The whole copy appears under its name at once; its files are not to be edited.
+
+    They are not synced one by one: a thousand files would take seconds.
+    """
+    temporary = temporary_name(target)
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, (mode, content) in files.items():
+        path = os.path.join(temporary, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not mode:
+            os.symlink(content, os.fsencode(path))
+            continue
+        with open(path, "wb") as out:
+            out.write(content)
+            os.fchmod(out.fileno(), mode)
+    os.rename(temporary, target)
+
+
+def _link_the_rest(original: str, copy: str) -> None:
+    """What lies beside copied files and was not copied is linked from the original."""
+    names = {*os.listdir(original)}.difference(os.listdir(copy), _NEVER_LINKED)
+    if len(names) > MOST_LINKS:
+        print(
+            f"snapshot: {original} holds {len(names)} files that git does not track, too many to be linked; the jobs "
+            "do not find them by a relative path",
+            file=sys.stderr,
+        )
+        return
+    for name in names:
+        os.symlink(os.path.join(original, name), os.path.join(copy, name))
+
+
+def _imports(root: str, places: set[str]) -> list[str]:
+    """Where in the copy modules are to be looked for: where this process looks, and where it has found some, also by
+    the import hooks of editable installs."""
+    found = [_below(root, place or os.getcwd()) for place in sys.path]
+    found += sorted({_below(root, place) for _, place in _origins()}, key=str)
+    return [place for place in dict.fromkeys(found) if place is not None and place in places]
+
+
+def _origins() -> Iterator[tuple[str, str]]:
+    """The name of each package and module at the top that was imported from a file, and the directory that it is in."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." in name or name == "__main__" or not (file or hasattr(module, "__path__")):
+            continue
+        try:
+            packages = [str(place) for place in getattr(module, "__path__", ())]
+        except Exception:  # whatever a module calls its path
+            continue
+        yield from ((name, os.path.dirname(place)) for place in packages or [str(file)])
+
+
+def _tell_what_is_not_copied(root: str, places: set[str]) -> None:
+    """Says which imported code lies neither in the copy nor where packages are installed: somebody may edit it."""
+    ours = ("experiment_manager", "hydra_plugins")
+    installed = [os.path.realpath(place) + os.sep for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
+    live: dict[str, str] = {}
+    for name, place in _origins():
+        real = os.path.realpath(place)
+        is_installed = (real + os.sep).startswith(tuple(installed)) or real.endswith(("-packages", ".zip"))
+        if name not in ours and not is_installed and _below(root, real) not in places:
+            live[name] = real
+    if live:
+        listed = ", ".join(f"{name} ({place})" for name, place in sorted(live.items()))
+        print(f"snapshot: not copied, and so as it is when the jobs run: {listed}", file=sys.stderr)

@@ -1,0 +1,25 @@
+"""Questions to git, which never asks back."""
+
+import os
+import subprocess
+from typing import Final
+
+_SILENT: Final = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+
+
+def ask(*arguments: str, cwd: str | None = None, limit_s: float = 5.0) -> bytes | None:
+    """What git says of the repository around a directory, the working directory by default; None when it fails, takes
+    too long, or is not there."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd,
+            env={**os.environ, **_SILENT},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=limit_s,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -1,0 +1,365 @@
+"""`hydra.launcher.snapshot=true`: jobs run the code of the moment in which they were launched, whatever is edited."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager.disk import code_copy
+from experiment_manager.disk.folder import Folder
+from experiment_manager.errors import FreezeError
+from tests.conftest import Program, clean_env
+from tests.test_provenance import git
+
+SCRIPT = """
+import json, os, sys
+import hydra
+
+LETTER = "a"
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(cfg):
+    from lib import model
+    import late
+    with open("text/settings.json") as file:
+        settings = json.load(file)
+    with open("data/set.txt") as file:
+        data = file.read()
+    return {"script": LETTER, "model": model.LETTER, "late": late.LETTER, "settings": settings, "data": data,
+            "seed": cfg.seed}
+
+if __name__ == "__main__":
+    main()
+"""
+FILES = {
+    ".gitignore": "experiments/\ndata/\n*.ignored.py\n",
+    "scripts/train.py": SCRIPT,
+    "scripts/conf/config.yaml": "defaults:\n  - override hydra/sweeper: experiment\n"
+    "  - override hydra/launcher: slurm_script\n  - _self_\nseed: 0\n",
+    "src/lib/__init__.py": "",
+    "src/lib/model.py": "LETTER = 'a'\n",
+    "src/late.py": "LETTER = 'a'\n",
+    "text/settings.json": '"a"',
+    "data/set.txt": "a",
+}
+SNAPSHOT = "hydra.launcher.snapshot=true"
+AS_LAUNCHED = {"script": "a", "model": "a", "late": "a", "settings": "a", "data": "a"}
+EDITED = {"script": "b", "model": "b", "late": "b", "settings": "b", "data": "b"}
+
+HOOK = """
+import importlib.machinery, importlib.util, os, sys
+
+class Finder:  # as the one of an editable install by setuptools
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        for place in (f"{SRC}/{name}/__init__.py", f"{SRC}/{name}.py"):
+            if os.path.exists(place):
+                return importlib.util.spec_from_file_location(name, place)
+
+SRC = os.environ["SRC"]
+sys.meta_path.append(Finder)
+"""
+
+
+class Project(Program):
+    """A program in a repository, with modules of its own in another folder than the script."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        for name, text in FILES.items():
+            path = home / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        git(home, "init", "-q")
+        git(home, "add", ".")
+        git(home, "commit", "-q", "-m", "first")
+        self.env = {"PYTHONPATH": str(home / "src")}
+
+    def launch(self, *arguments: str, **more: Any) -> "subprocess.CompletedProcess[str]":
+        """A sweep of one job by default, which SLURM would run; nothing runs yet."""
+        arguments = arguments or ("seed=1", SNAPSHOT)
+        done = self.run("-m", *arguments, script="scripts/train.py", **{**self.env, **more})
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def edit_all(self) -> None:
+        """Every file says something else, and nothing of it is committed."""
+        for name in ("scripts/train.py", "src/lib/model.py", "src/late.py"):
+            path = self.home / name
+            path.write_text(path.read_text().replace("LETTER = 'a'", "LETTER = 'b'").replace('= "a"', '= "b"'))
+        (self.home / "text/settings.json").write_text('"b"')
+        (self.home / "data/set.txt").write_text("b")
+
+    def result(self, job_id: int, **env: str) -> Any:
+        """What the job has returned, run by hand, but for its seed."""
+        done = self.tool("run", str(job_id), **{**self.env, **env})
+        assert done.returncode == 0, done.stderr + self.tool("logs", str(job_id), "--stderr").stdout
+        row = next(row for row in self.told("results") if row["job"] == job_id)
+        return {key: value for key, value in row["result"].items() if key != "seed"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "home")
+
+
+def test_editing_reaches_no_launched_job(project: Project) -> None:
+    """Script, modules, also those that are imported late, and files by relative paths are those of the launch; what
+    git does not track is not copied, and there all the same."""
+    project.launch()
+    project.edit_all()
+    assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
+    project.launch("seed=2")
+    assert EDITED == project.result(1)
+
+
+def test_code_that_is_gone_runs(project: Project) -> None:
+    """A job needs nothing of what was copied any more."""
+    project.launch()
+    for name in ("scripts/train.py", "src/lib/model.py", "src/late.py", "text/settings.json"):
+        (project.home / name).unlink()
+    assert AS_LAUNCHED == project.result(0)
+
+
+def test_what_is_not_committed_is_copied(project: Project) -> None:
+    """A snapshot has tracked files as they stand on disk, new Python files, no file that was removed."""
+    project.edit_all()
+    (project.home / "src/new.py").write_text("")
+    (project.home / "src/mine.ignored.py").write_text("")
+    (project.home / "src/notes.txt").write_text("")
+    (project.home / "scripts/conf/config.yaml").chmod(0o755)
+    (project.home / "src/lib/__init__.py").unlink()
+    project.launch()
+    (copy,) = (project.experiment / "code").iterdir()
+    assert EDITED == project.result(0)
+    assert (copy / "src/new.py").is_file()
+    assert not (copy / "src/new.py").is_symlink()
+    for name in ("src/mine.ignored.py", "src/notes.txt", "data", "experiments"):
+        assert str(project.home / name) == os.readlink(copy / name)
+    assert not (copy / "src/lib/__init__.py").exists()
+    assert (0o555, 0o444) == tuple(
+        (copy / name).stat().st_mode & 0o777 for name in ("scripts/conf/config.yaml", "text/settings.json")
+    )
+
+
+def test_same_code_is_copied_once(project: Project) -> None:
+    """Launches share a copy until the code is another one; what was linked since is there, too."""
+    project.launch()
+    (project.home / "more.txt").write_text("")
+    project.launch("seed=1,2", SNAPSHOT)
+    (copy,) = (project.experiment / "code").iterdir()
+    assert (copy / "more.txt").exists()
+    records = [json.loads((project.experiment / f"launches/000{n}/launch.json").read_text()) for n in (1, 2)]
+    assert [f"code/{copy.name}"] * 2 == [record["code"] for record in records]
+    project.edit_all()
+    project.launch("seed=1,2,3", SNAPSHOT)
+    assert 2 == len(list((project.experiment / "code").iterdir()))
+
+
+def test_retries_keep_their_code_and_sweeps_bring_new_code(project: Project) -> None:
+    """A failed job that is run again runs what it was launched with; the sweep, typed again, what there is now."""
+    project.edit_all()
+    project.edit("import late", "import late; 1 / 0", file="scripts/train.py")
+    arguments = ("seed=1", SNAPSHOT, "hydra/launcher=local_pool")
+    assert 1 == project.run("-m", *arguments, script="scripts/train.py", **project.env).returncode
+    project.edit("1 / 0", "0 / 1", file="scripts/train.py")
+    assert 1 == project.tool("resubmit", "--yes", **project.env).returncode
+    assert ["0.1.FAILED", "0.2.FAILED"] == project.states()
+    project.launch(*arguments)
+    assert ["0.1.FAILED", "0.2.FAILED", "0.3.COMPLETED"] == project.states()
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_jobs_here_run_from_the_copy(project: Project, start_method: str) -> None:
+    """The pool's jobs, forked or not, have the code of the moment in which the sweep began."""
+    project.edit("import late", "import late, edit; edit.all_files()", file="scripts/train.py")
+    (project.home / "edit.py").write_text(
+        f"""
+from pathlib import Path
+
+def all_files():
+    for name in ("scripts/train.py", "src/lib/model.py", "src/late.py", "text/settings.json"):
+        path = Path({str(project.home)!r}, name)
+        path.write_text(path.read_text().replace("'a'", "'b'").replace('"a"', '"b"'))
+"""
+    )
+    project.env["PYTHONPATH"] += f":{project.home}"
+    method = f"hydra.launcher.start_method={start_method}"
+    done = project.launch("seed=1,2,3", SNAPSHOT, "hydra/launcher=local_pool", method, "hydra.launcher.n_jobs=1")
+    assert "LETTER = 'b'\n" == (project.home / "src/late.py").read_text()
+    found = [row["result"] for row in project.told("results")]
+    assert [{**AS_LAUNCHED, "seed": seed} for seed in (1, 2, 3)] == found
+    assert "forked" not in done.stderr  # which would say that they cannot be
+    log = project.experiment / "launches/0001/forkserver.log"
+    assert not log.exists(), log.read_text()
+
+
+def test_started_elsewhere_as_a_module_or_by_a_link(project: Project) -> None:
+    """However the program was started, its jobs run from the copy."""
+    elsewhere = project.home.parent / "elsewhere"
+    elsewhere.mkdir()
+    link = project.home.parent / "link"
+    link.symlink_to(project.home)
+    ways = {
+        "absolute": (["scripts/train.py"], elsewhere, str(project.home) + "/"),
+        "below": (["../scripts/train.py"], project.home / "data", ""),
+        "link": ([f"{link}/scripts/train.py"], link, ""),
+        "module": (["-m", "scripts.train"], project.home, ""),
+    }
+    for name, (target, cwd, before) in ways.items():
+        words = [*target[:-1], before + target[-1]]
+        place = f"hydra.sweeper.experiment_path={project.home / 'experiments'}"
+        arguments = ["-m", "seed=1", SNAPSHOT, place, f"hydra.sweeper.experiment_name={name}"]
+        command = [sys.executable, *words, *arguments]
+        subprocess.run(command, cwd=cwd, env=clean_env(**project.env), check=True, capture_output=True)
+    project.edit_all()
+    for name, (_, cwd, _) in ways.items():
+        project.experiment = project.home / "experiments" / name
+        done = project.tool("run", "0", **project.env)
+        if cwd == elsewhere or cwd.name == "data":  # relative paths are those of a directory that is not copied
+            assert "No such file or directory: 'text/settings.json'" in project.tool("logs", "0", "--stderr").stdout
+            (copy,) = (project.experiment / "code").iterdir()
+            assert f"{copy}/scripts/train.py" in project.tool("logs", "0", "--stderr").stdout
+        else:
+            assert done.returncode == 0, project.tool("logs", "0", "--stderr").stdout
+            assert {**AS_LAUNCHED, "data": "b", "seed": 1} == project.told("results")[0]["result"]
+
+
+def test_editable_installs_are_copied(project: Project) -> None:
+    """Modules that an import hook finds in the repository, as for `pip install -e .`, are taken from the copy."""
+    hook = project.home.parent / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOOK)
+    project.edit("import hydra\n", "import hydra, lib, late\n", file="scripts/train.py")
+    project.env = {"PYTHONPATH": str(hook), "SRC": str(project.home / "src")}
+    project.launch()
+    project.edit_all()
+    assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
+
+
+def test_what_is_not_copied_is_told(project: Project) -> None:
+    """Imported code that is neither in the repository nor installed may be edited: it is named."""
+    other = project.home.parent / "other"
+    (other / "friend").mkdir(parents=True)
+    (other / "friend/__init__.py").write_text("")
+    project.edit("import hydra\n", "import hydra, friend\n", file="scripts/train.py")
+    done = project.launch("seed=1", SNAPSHOT, PYTHONPATH=f"{project.home / 'src'}:{other}")
+    assert f"snapshot: not copied, and so as it is when the jobs run: friend ({other})\n" in done.stderr
+
+
+def test_the_command_that_is_shown_runs_the_copy(project: Project) -> None:
+    """`show` prints a line that, pasted, runs the same code."""
+    project.launch()
+    project.edit_all()
+    project.edit('return {"script"', 'print("edited"); return {"script"', file="scripts/train.py")
+    line = project.told("show", "0")["command"]
+    (copy,) = (project.experiment / "code").iterdir()
+    assert line.startswith(f"cd {shlex.quote(str(copy))} && PYTHONPATH={copy}/scripts:{copy}/src ")
+    done = subprocess.run(["bash", "-c", line], env=clean_env(), cwd="/", check=True, capture_output=True, text=True)
+    assert "edited" not in done.stdout
+
+
+def test_archives_have_the_code(project: Project) -> None:
+    """An archive has what was copied, and no links to what was not."""
+    project.launch()
+    archive = project.home.parent / "a.tar.gz"
+    assert 0 == project.tool("archive", "--out", str(archive)).returncode
+    (copy,) = (project.experiment / "code").iterdir()
+    with tarfile.open(archive) as file:
+        names = {name.removeprefix(f"train/code/{copy.name}/") for name in file.getnames() if "/code/" in name}
+    assert {name for name in FILES if not name.startswith("data/")} == names
+
+
+def test_links_keep_their_meaning(tmp_path: Path) -> None:
+    """A link within the repository leads to the copy, one out of it to where it led."""
+    home = tmp_path / "home"
+    (home / "deep").mkdir(parents=True)
+    (home / "train.py").write_text("a")
+    (home / "deep/inside").symlink_to("../train.py")
+    (home / "deep/whole").symlink_to(home / "train.py")
+    (home / "deep/outside").symlink_to("../../data")
+    (home / "deep/nothing").symlink_to("nowhere")
+    (tmp_path / "data").write_text("data")
+    git(home, "init", "-q")
+    git(home, "add", ".")
+    folder = Folder(home, "x")
+    code = code_copy.copy_code(folder, str(home / "train.py"), str(home), str(home / "train.py"))
+    copy = Path(folder.join(code.path))
+    (home / "train.py").write_text("b")
+    assert ("a", "b", "data") == tuple((copy / f"deep/{name}").read_text() for name in ("inside", "whole", "outside"))
+    assert "nowhere" == os.readlink(copy / "deep/nothing")
+    assert ("", "train.py") == (code.cwd, code.script)
+
+
+def test_submodules_are_copied(project: Project) -> None:
+    """Code of a submodule is code of the program."""
+    other = project.home.parent / "other"
+    other.mkdir()
+    (other / "sub.py").write_text("")
+    git(other, "init", "-q")
+    git(other, "add", ".")
+    git(other, "commit", "-q", "-m", "first")
+    git(project.home, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "libs/other")
+    project.launch()
+    (copy,) = (project.experiment / "code").iterdir()
+    assert (copy / "libs/other/sub.py").is_file()
+    assert not (copy / "libs").is_symlink()
+
+
+@pytest.mark.parametrize("sentence", ["is in no git repository that can be read", "is ignored by git"])
+def test_no_snapshot_no_launch(project: Project, sentence: str) -> None:
+    """Where the code cannot be copied, one sentence says why, and nothing is written."""
+    if "ignored" in sentence:
+        git(project.home, "rm", "-q", "--cached", "scripts/train.py")
+        (project.home / ".git/info/exclude").write_text("train.py\n")
+    else:
+        (project.home / ".git").rename(project.home / "git")
+    env = {**project.env, "GIT_CEILING_DIRECTORIES": str(project.home.parent)}
+    done = project.run("-m", "seed=1", SNAPSHOT, script="scripts/train.py", **env)
+    assert 2 == done.returncode
+    assert sentence in done.stderr
+    assert "leave hydra.launcher.snapshot out" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not project.experiment.exists()
+
+
+def test_too_much_is_not_copied(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that git tracks is not copied for a sweep; many files that it does not track are not linked."""
+    folder, program = Folder(project.home, "x"), str(project.home / "scripts/train.py")
+    monkeypatch.setattr(code_copy, "LARGEST_BYTES", 100)
+    with pytest.raises(FreezeError, match=r"git tracks more than 0 MiB in .*home, at scripts/conf/config.yaml"):
+        code_copy.copy_code(folder, program, str(project.home), program)
+    assert not (project.home / "x").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(code_copy, "MOST_LINKS", 1)
+    (project.home / "one.txt").touch()
+    code = code_copy.copy_code(folder, program, str(project.home), program)
+    assert not (Path(folder.join(code.path)) / "data").exists()
+
+
+def test_wrong_words_for_a_snapshot(project: Project) -> None:
+    """An option that is neither true nor false is refused by both kinds of launchers."""
+    for launcher in ("local_pool", "slurm_script"):
+        arguments = ("-m", "seed=1", "hydra.launcher.snapshot=maybe", f"hydra/launcher={launcher}")
+        done = project.run(*arguments, script="scripts/train.py", **project.env)
+        assert done.returncode != 0
+        assert "snapshot" in done.stderr
+        assert "maybe" in done.stderr
+        assert not project.experiment.exists()
+
+
+def test_copy_that_was_removed_is_named(project: Project) -> None:
+    """A job whose copy is gone never runs other code instead."""
+    project.launch()
+    (copy,) = (project.experiment / "code").iterdir()
+    copy.rename(copy.with_name("elsewhere"))
+    done = project.tool("run", "0", **project.env)
+    assert 2 == done.returncode
+    assert f"runs from the snapshot {copy}, which is not there" in done.stderr
+    assert [] == project.states()
