@@ -42,6 +42,7 @@ def database_uri(path: str) -> str:
     >>> database_uri("/x/what?#.sqlite")
     'file:/x/what%3F%23.sqlite?mode=ro&immutable=1'
     """
+    # `?` and `#` in a raw path would open another file
     quoted = "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
     return f"file:{quoted}?mode=ro&immutable=1"
 
