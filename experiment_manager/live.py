@@ -12,6 +12,7 @@ from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import Attempt, Job, State
+from experiment_manager.slurm import within
 
 
 def live_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[s
     if not last.number:
         return row
     record = snapshot.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
-    row["node"] = record.get("slurmd_nodename") or record.get("host")
+    row["node"] = within.node_of(record)
     row["metrics"] = last_metrics(folder, last.job_id, last.number)
     start = record.get("start")
     if last.state is State.RUNNING:

@@ -166,7 +166,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "reason": end.get("reason"),
         "launch": record.get("launch"),
         "slurm_task": within.task_of(record),
-        "host": record.get("slurmd_nodename") or record.get("host"),
+        "host": within.node_of(record),
         "start": record.get("start"),
         "end": end.get("end"),
         "peak_memory_bytes": end.get("peak_memory_bytes"),
