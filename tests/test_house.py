@@ -27,6 +27,7 @@ FLOORS = {
     "pure": [
         "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "report.curves", "rows",
         "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
+        "words",
     ],
     "the rim: files, processes, the cluster": [
         "disk.files", "disk.folder", "disk.launches", "disk.manifest", "disk.manifest_editor", "disk.orders",
