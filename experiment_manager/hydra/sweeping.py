@@ -22,7 +22,8 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.hydra.compose import Composer, require_submitted
 from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, say, told_to_the_user
-from experiment_manager.hydra.plan import Options, Plan, plan_sweep
+from experiment_manager.hydra.options import Options
+from experiment_manager.hydra.plan import Plan, plan_sweep
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.records import UNFINISHED, State
 from experiment_manager.running.attempts import attempting
