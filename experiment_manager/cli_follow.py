@@ -17,6 +17,7 @@ from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.resubmit import Resubmission, Resubmitted
 from experiment_manager.slurm.emit import how_to_submit
+from experiment_manager.words import counted
 
 Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
 JobArgument = Annotated[int, typer.Argument(help="The id of the job.", show_default=False)]
@@ -120,12 +121,11 @@ def resubmit(
 
 def _described(experiment: Experiment, planned: Resubmission, settings: Sequence[str]) -> str:
     """`3 jobs of experiments/train again, by slurm_submitit with mem_gb=64: 1 TIMEOUT (4), 2 FAILED (5,7)`."""
-    noun = "1 job" if len(planned.ids) == 1 else f"{len(planned.ids)} jobs"
     states = ", ".join(
         f"{len(ids)} {state} ({tables.shortened(format_ids(ids))})" for state, ids in planned.states.items()
     )
     options = f" with {' '.join(settings)}" if settings else ""
-    return f"{noun} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
+    return f"{counted(len(planned.ids))} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
 
 
 def _tell(experiment: Experiment, done: Resubmitted) -> None:

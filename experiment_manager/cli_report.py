@@ -7,6 +7,7 @@ import typer
 
 from experiment_manager import tables
 from experiment_manager.experiment import Experiment
+from experiment_manager.words import names_in
 
 
 def register(app: typer.Typer) -> None:
@@ -40,5 +41,4 @@ def report(
 
 
 def _names(text: str | None) -> list[str] | None:
-    """`algorithm, nn` as two names; None stays None."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    return None if text is None else names_in(text)

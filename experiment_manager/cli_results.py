@@ -10,6 +10,7 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.ids import format_ids
 from experiment_manager.rows import aggregate, flat_aggregate, flattened, order
+from experiment_manager.words import names_in
 
 Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
 
@@ -49,8 +50,8 @@ def results(
     kind = _format(format_, out, is_json=json)
     rows = experiment.result_rows(rules)
     if group_by is not None:
-        rows = aggregate(rows, _names(group_by), _names(how))
-        flat = [flat_aggregate(row, _names(how)) for row in rows]
+        rows = aggregate(rows, names_in(group_by), names_in(how))
+        flat = [flat_aggregate(row, names_in(how)) for row in rows]
     else:
         flat = [flattened(row, "variables", "result", "metrics") for row in rows]
     if sort is not None:
@@ -67,10 +68,6 @@ def results(
         tables.say(f"{len(flat)} rows in {out}")
     else:
         tables.print_rows(flat)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:

@@ -12,6 +12,7 @@ from experiment_manager.experiment import Experiment
 from experiment_manager.ids import format_ids
 from experiment_manager.slurm.emit import how_to_submit
 from experiment_manager.slurm.submit import newest_launch, test_only
+from experiment_manager.words import noun
 
 Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -112,7 +113,6 @@ def cancel(
     if json:
         tables.print_json({"jobs": told})
     elif told:
-        noun = "job" if len(told) == 1 else "jobs"
-        tables.say(f"told {noun} {format_ids(told)} of {experiment.folder.path} to end")
+        tables.say(f"told {noun(len(told))} {format_ids(told)} of {experiment.folder.path} to end")
     else:
         tables.say(f"no job of {experiment.folder.path} that you named waits or runs; nothing was cancelled")

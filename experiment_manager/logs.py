@@ -1,8 +1,10 @@
 """What an attempt has printed, and what it prints while it runs: `experiment-manager logs`."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from experiment_manager.disk.folder import Folder
@@ -10,7 +12,6 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import ResultError
 from experiment_manager.records import State
 
-KINDS: Final = ("stdout", "stderr")
 _CHUNK: Final = 1 << 16
 _POLL_S: Final = 0.2
 
@@ -27,57 +28,54 @@ def log_paths(folder: Folder, job_id: int, attempt: int | None, *, kind: str = "
     if number not in numbers:
         there = ", ".join(map(str, numbers))
         raise ResultError(f"job {job_id} of {folder.path} has no attempt {number}; its attempts are {there}")
-    path = folder.of_attempt(job_id, number, kind)
-    stem, ending = os.path.splitext(os.path.basename(path))
-    try:
-        names = sorted(os.listdir(folder.job(job_id)), key=lambda name: (len(name), name))
-    except FileNotFoundError:
-        names = []
-    ranks = [
-        name for name in names if name.startswith(f"{stem}.") and name.endswith(ending) and name != f"{stem}{ending}"
-    ]
-    found = [folder.join("jobs", str(job_id), name) for name in ranks]
-    if os.path.exists(path):
-        found.insert(0, path)
+    found = _logs(folder, job_id, number, kind)
     if not found:
         raise ResultError(f"attempt {number} of job {job_id} of {folder.path} has left no {kind}")
     return found
 
 
-def read(path: str) -> Iterator[bytes]:
-    """A log in pieces, however large it is."""
-    with open(path, "rb") as file:
+def _logs(folder: Folder, job_id: int, number: int, kind: str) -> list[str]:
+    """The logs of an attempt that there are by now: that of all its ranks, then one for each rank, in order."""
+    try:
+        names = os.listdir(folder.job(job_id))
+    except FileNotFoundError:
+        return []
+    whole = os.path.basename(folder.of_attempt(job_id, number, kind))
+    of_a_rank = re.compile(re.escape(whole.removesuffix(".log")) + r"\.rank([0-9]+)\.log")
+    ranks = {int(match[1]): match[0] for match in map(of_a_rank.fullmatch, names) if match}
+    found = [whole] if whole in names else []
+    return [folder.join("jobs", str(job_id), name) for name in [*found, *(ranks[rank] for rank in sorted(ranks))]]
+
+
+def read(path: str, at: int = 0) -> Iterator[bytes]:
+    """A log from that byte on, in pieces, however large it is; nothing where there is none."""
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        file.seek(at)
         while piece := file.read(_CHUNK):
             yield piece
 
 
 def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], State]) -> Iterator[bytes]:
-    """What the last attempt has printed and prints, and then what the next one does, until the job has ended.
+    """What the last attempt has printed and prints, all its ranks, and then what the next one does, until the job ends.
 
     `state` tells what the job is, with SLURM asked: one that waits to be started again has not ended.
     """
-    number, at = 0, 0
+    at: dict[str, int] = {}  # how much of each log is told
+    first = 0
     while True:
         attempts = States(folder).attempts(job_id)
-        last = attempts[-1] if attempts else None
-        if last is not None and last.number != number:
-            number, at = last.number, 0
-        pieces = list(_news(folder.of_attempt(job_id, number, kind), at)) if number else []
-        at += sum(map(len, pieces))
-        yield from pieces
-        if pieces or (last is not None and last.state is State.RUNNING):
+        first = first or (attempts[-1].number if attempts else 0)
+        has_news = False
+        for number in (each.number for each in attempts if each.number >= first):
+            for path in _logs(folder, job_id, number, kind):
+                for piece in read(path, at.get(path, 0)):
+                    at[path] = at.get(path, 0) + len(piece)
+                    has_news = True
+                    yield piece
+        first = attempts[-1].number if attempts else 0
+        if has_news or (attempts and attempts[-1].state is State.RUNNING):
             time.sleep(_POLL_S)
         elif state() not in (State.PENDING, State.QUEUED, State.RUNNING):
             return
         else:
             time.sleep(5 * _POLL_S)
-
-
-def _news(path: str, at: int) -> Iterator[bytes]:
-    try:
-        with open(path, "rb") as file:
-            file.seek(at)
-            while piece := file.read(_CHUNK):
-                yield piece
-    except FileNotFoundError:
-        return

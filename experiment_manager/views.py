@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.files import read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import read_metrics, read_result
@@ -166,7 +166,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "reason": end.get("reason"),
         "launch": record.get("launch"),
         "slurm_task": within.task_of(record),
-        "host": record.get("slurmd_nodename") or record.get("host"),
+        "host": within.node_of(record),
         "start": record.get("start"),
         "end": end.get("end"),
         "peak_memory_bytes": end.get("peak_memory_bytes"),
@@ -187,13 +187,7 @@ def _command(folder: Folder, job: Job) -> str | None:
 
 def tail(path: str, lines: int = _TAIL_LINES) -> list[str]:
     """The last lines of a log, without reading more than its last 64 KiB."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 65536))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
-    except OSError:
-        return []
+    return read_end(path).decode(errors="replace").splitlines()[-lines:]
 
 
 def counts_text(counts: Mapping[State, int]) -> str:

@@ -80,6 +80,29 @@ def test_following_a_log_ends_with_its_job(program: Program) -> None:
     assert "attempt 2" not in rest + again.stdout
 
 
+def test_following_all_ranks(program: Program) -> None:
+    """What each rank prints comes as it is printed, each byte once, and nothing of files with almost the same name."""
+    sweep = program.start("train.py", "-m", "seed=1", "sleep=60", "stoppable=true")
+    directory = program.experiment / "jobs/0"
+    said = directory / "stdout.1.log"
+    wait_until(lambda: said.exists() and "attempt 1" in said.read_text())
+    pieces = Experiment.at(program.experiment).follow_log(0)
+    assert b"attempt 1" in next(pieces)
+    (directory / "stdout.1.mine.log").write_text("my own\n")
+    (directory / "stderr.1.rank0.log").write_text("an error\n")
+    (directory / "stdout.1.rank1.log").write_text("rank 1 begins\n")
+    assert b"rank 1 begins\n" == next(pieces)
+    (directory / "stdout.1.rank0.log").write_text("rank 0 begins\n")
+    assert b"rank 0 begins\n" == next(pieces)
+    with open(directory / "stdout.1.rank1.log", "a") as file:
+        file.write("rank 1 ends\n")
+    assert b"rank 1 ends\n" == next(pieces)
+    sweep.terminate()
+    sweep.communicate()
+    rest = b"".join(pieces)
+    assert not [word for word in (b"begins", b"my own", b"an error") if word in rest]
+
+
 # ---------------------------------------------------------------- resubmit
 
 

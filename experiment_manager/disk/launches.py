@@ -47,8 +47,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
 
 def _next_number(folder: Folder) -> str:
     os.makedirs(folder.launches, exist_ok=True)
-    taken = [int(name) for name in os.listdir(folder.launches) if name.isdigit()]
-    number = max(taken, default=0)
+    number = int((launch_numbers(folder) or ["0"])[-1])
     while True:
         number += 1
         try:
@@ -58,6 +57,15 @@ def _next_number(folder: Folder) -> str:
         return f"{number:04d}"
 
 
+def launch_numbers(folder: Folder) -> list[str]:
+    """The numbers of the launches there are, oldest first."""
+    try:
+        names = os.listdir(folder.launches)
+    except FileNotFoundError:
+        return []
+    return sorted((name for name in names if name.isdecimal()), key=int)
+
+
 def read_launch(folder: Folder, number: str) -> Launch:
     """The launch of that number. Raises JobRefused when there is none."""
     return Launch(number, read_record(folder, number))
@@ -65,11 +73,7 @@ def read_launch(folder: Folder, number: str) -> Launch:
 
 def last_launch(folder: Folder) -> Launch | None:
     """The newest launch that can be read; None when there is none."""
-    try:
-        numbers = sorted((name for name in os.listdir(folder.launches) if name.isdigit()), reverse=True)
-    except FileNotFoundError:
-        return None
-    for number in numbers:
+    for number in reversed(launch_numbers(folder)):
         try:
             return read_launch(folder, number)
         except JobRefused:

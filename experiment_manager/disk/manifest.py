@@ -11,13 +11,13 @@ no locks, which network file systems are bad at, and no journal. Any SQLite tool
 """
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from experiment_manager import codec, delta
+from experiment_manager.disk.files import database_uri
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError, UnknownJob
 from experiment_manager.records import Code, Entry, Job, JobId, Recipe, Source
@@ -25,7 +25,6 @@ from experiment_manager.records import Code, Entry, Job, JobId, Recipe, Source
 FORMAT: Final = 1
 APPLICATION_ID: Final = 0x45584D47  # "EXMG"
 
-_PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
 
 
@@ -38,9 +37,8 @@ class Manifest:
         self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        uri = f"file:{_percent_encoded(self._path)}?mode=ro&immutable=1"
         with self._damage_named():
-            connection = sqlite3.connect(uri, uri=True)
+            connection = sqlite3.connect(database_uri(self._path), uri=True)
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             (application,) = connection.execute("PRAGMA application_id").fetchone()
         if application != APPLICATION_ID:
@@ -137,11 +135,6 @@ class Manifest:
         with self._damage_named():
             (body,) = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
             return _recipe(json.loads(body))
-
-
-def _percent_encoded(path: str) -> str:
-    """A path as it stands in a URI: `?` and `#` in a raw path would open another file."""
-    return "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
 
 
 def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:

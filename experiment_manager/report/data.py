@@ -17,12 +17,12 @@ from experiment_manager.records import Job, State
 from experiment_manager.report import evidence
 from experiment_manager.report.curves import as_float, estimate, is_number
 from experiment_manager.report.learning import Learning, learn
+from experiment_manager.rows import Row, group_key, require_variables
 
 MOST_GROUPS: Final = 24
 MOST_BEST: Final = 10
 _LONGEST_CELL: Final = 200
 _EXACT: Final = 2**53
-Row = Mapping[str, Any]
 
 
 class Choice(NamedTuple):
@@ -142,9 +142,7 @@ def _averaged(names: Sequence[str], choice: Choice) -> tuple[str, ...]:
 
 
 def _known(asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    for name in asked:
-        if name not in names:
-            raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(names) or 'none'}")
+    require_variables(asked, names)
     return tuple(asked)
 
 
@@ -173,7 +171,7 @@ def _groups(rows: Sequence[Row], by: Sequence[str], source: str | None, metric: 
     """The jobs by their values of the variables in `by`, in the order in which they first come."""
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        members[codec.canonical(codec.encode([row["variables"].get(name) for name in by]))].append(row)
+        members[group_key(row, by)].append(row)
     varying = _varying([found[0]["variables"] for found in members.values()], by)
     groups = []
     for found in members.values():

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager import views
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import read_launch
+from experiment_manager.disk.launches import launch_numbers, read_launch
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import JobRefused
 from experiment_manager.ids import format_ids
@@ -82,12 +82,9 @@ def readable(line: str) -> str:
 
 def launches(folder: Folder) -> tuple[list[Handed], int]:
     """The newest launches, newest first, and how many there are. One that cannot be read is named and skipped."""
-    try:
-        numbers = sorted((name for name in os.listdir(folder.launches) if name.isdigit()), key=int, reverse=True)
-    except FileNotFoundError:
-        return [], 0
+    numbers = launch_numbers(folder)
     found = []
-    for number in numbers[:MOST_LAUNCHES]:
+    for number in reversed(numbers[-MOST_LAUNCHES:]):
         try:
             found.append(_handed(folder, read_launch(folder, number)))
         except (JobRefused, AttributeError, KeyError, TypeError, ValueError) as error:
