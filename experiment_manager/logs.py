@@ -10,10 +10,11 @@ from typing import Final
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ResultError
-from experiment_manager.records import State
+from experiment_manager.records import UNFINISHED, Attempt, State
+from experiment_manager.slurm.wait import ASK_AT_MOST_EVERY_S, ASK_FIRST_S
 
 _CHUNK: Final = 1 << 16
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.5
 
 
 def log_paths(folder: Folder, job_id: int, attempt: int | None, *, kind: str = "stdout") -> list[str]:
@@ -58,24 +59,29 @@ def read(path: str, at: int = 0) -> Iterator[bytes]:
 def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], State]) -> Iterator[bytes]:
     """What the last attempt has printed and prints, all its ranks, and then what the next one does, until the job ends.
 
-    `state` tells what the job is, with SLURM asked: one that waits to be started again has not ended.
+    `state` tells what the job is, with SLURM asked: one that waits to be started again has not ended, and one whose
+    node was lost has. It is called when the files tell of a change, and else ever more seldom.
     """
     at: dict[str, int] = {}  # how much of each log is told
-    first = 0
+    known: list[Attempt] | None = None
+    first, pause, ask_at = 0, ASK_FIRST_S, 0.0
+    has_ended = False
     while True:
         attempts = States(folder).attempts(job_id)
         first = first or (attempts[-1].number if attempts else 0)
-        has_news = False
         for number in (each.number for each in attempts if each.number >= first):
             for path in _logs(folder, job_id, number, kind):
                 for piece in read(path, at.get(path, 0)):
                     at[path] = at.get(path, 0) + len(piece)
-                    has_news = True
                     yield piece
-        first = attempts[-1].number if attempts else 0
-        if has_news or (attempts and attempts[-1].state is State.RUNNING):
-            time.sleep(_POLL_S)
-        elif state() not in (State.PENDING, State.QUEUED, State.RUNNING):
+        if has_ended:  # before its logs were read for the last time
             return
-        else:
-            time.sleep(5 * _POLL_S)
+        first = attempts[-1].number if attempts else 0
+        if attempts != known:
+            known, pause, ask_at = attempts, ASK_FIRST_S, 0.0
+        if time.monotonic() >= ask_at:
+            has_ended = state() not in UNFINISHED
+            pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
+            ask_at = time.monotonic() + pause
+        if not has_ended:
+            time.sleep(_POLL_S)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -13,8 +14,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from experiment_manager import Experiment
+from experiment_manager import Experiment, logs
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ExperimentManagerError, JobRefused
+from experiment_manager.records import State
 from experiment_manager.rows import aggregate, order
 from tests.conftest import Program, wait_until
 
@@ -101,6 +104,30 @@ def test_following_all_ranks(program: Program) -> None:
     sweep.communicate()
     rest = b"".join(pieces)
     assert not [word for word in (b"begins", b"my own", b"an error") if word in rest]
+
+
+def test_following_asks_slurm_seldom_and_reads_to_the_end(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing changes SLURM is asked ever more seldom; what is printed last, while it answers, is told, too."""
+    program.sweep("seed=1")
+    log = program.experiment / "jobs/0/stdout.1.log"
+    now = [0.0]
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    asked: list[float] = []
+
+    def state() -> State:
+        asked.append(now[0])
+        if now[0] < 600:
+            return State.QUEUED
+        with open(log, "a") as file:
+            file.write("the last words\n")
+        return State.COMPLETED
+
+    told = b"".join(logs.followed(Folder.at(program.experiment), 0, kind="stdout", state=state))
+    assert told.endswith(b"the last words\n")
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
+    assert pauses == sorted(pauses)
+    assert (True, True) == (len(asked) < 30, 30 <= pauses[-1] < 31)
 
 
 # ---------------------------------------------------------------- resubmit
