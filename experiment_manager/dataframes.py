@@ -12,6 +12,7 @@ from experiment_manager.disk.results import read_metrics
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.records import Job
+from experiment_manager.views import say_skipped
 
 if TYPE_CHECKING:
     import pandas
@@ -35,21 +36,30 @@ def metrics_frame(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> "p
     Long, as seaborn takes it: `sns.lineplot(data=exp.metrics(), x="step", y="value", hue="algorithm", row="metric")`.
     """
     made = _pandas().DataFrame
-    found: list[dict[str, Any]] = []
+    heads: list[dict[str, Any]] = []
+    counts: list[int] = []
+    logged: dict[str, list[Any]] = {"step": [], "time": [], "metric": [], "value": []}
     for job in jobs:
         for number in sorted(snapshot.attempts.get(job.id, {}), reverse=True):
-            metrics = list(read_metrics(folder, job.id, number))
+            metrics = list(read_metrics(folder, job.id, number, say_skipped))
             if metrics:
-                head = {"job": int(job.id), **job.variables, "attempt": number}
-                found += [
-                    {**head, "step": metric.step, "time": metric.time, "metric": name, "value": value}
-                    for metric in metrics
-                    for name, value in metric.values.items()
-                ]
+                logged["step"] += [metric.step for metric in metrics for _ in metric.values]
+                logged["time"] += [metric.time for metric in metrics for _ in metric.values]
+                logged["metric"] += [name for metric in metrics for name in metric.values]
+                logged["value"] += [value for metric in metrics for value in metric.values.values()]
+                heads.append(_metrics_head(job, number))
+                counts.append(sum(len(metric.values) for metric in metrics))
                 break
-    columns = None if found else ["job", "attempt", "step", "time", "metric", "value"]
-    frame: pandas.DataFrame = made(found, columns=columns)
+    head = made(heads, columns=None if heads else ["job", "attempt"])
+    frame: pandas.DataFrame = head.loc[head.index.repeat(counts)].reset_index(drop=True).assign(**logged)
     return frame
+
+
+def _metrics_head(job: Job, attempt: int) -> dict[str, Any]:
+    """What all rows of a job have in common; a variable whose name is taken is prefixed, as `variables.step`."""
+    taken = ("job", "attempt", "step", "time", "metric", "value")
+    variables = {f"variables.{name}" if name in taken else name: value for name, value in job.variables.items()}
+    return {"job": int(job.id), **variables, "attempt": attempt}
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.disk.files import read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
-from experiment_manager.disk.results import read_metrics, read_result
+from experiment_manager.disk.results import last_values, read_result
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import FilterError, ResultError
@@ -117,12 +117,15 @@ def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list
     """
     rows = []
     for job in jobs:
-        metrics: dict[str, Any] = {}
-        for metric in read_metrics(folder, job.id, snapshot.last(job.id).number):
-            metrics.update(metric.values)
+        metrics = last_values(folder, job.id, snapshot.last(job.id).number, say_skipped)
         result = _result_fields(folder, job.id, snapshot.completed(job.id))
         rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": result, "metrics": metrics})
     return rows
+
+
+def say_skipped(what: str) -> None:
+    """People are told of a file that was left out, and why."""
+    print(f"skipped: {what}", file=sys.stderr)
 
 
 def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str
     try:
         result, refused = read_result(folder, job_id, attempt)
     except ResultError as error:
-        print(f"skipped: {error}", file=sys.stderr)
+        say_skipped(str(error))
         return {}
     fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
     return {**{str(name): value for name, value in fields.items()}, **dict.fromkeys(refused, "not stored")}
