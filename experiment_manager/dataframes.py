@@ -2,12 +2,13 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager import codec
-from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.results import read_metrics
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ExperimentManagerError
@@ -73,14 +74,15 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None
 def write_parquet(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     """Rows as a Parquet file; a column that holds values of several types as text.
 
-    Raises ExperimentManagerError where pandas or pyarrow is not installed.
+    Raises ExperimentManagerError where pandas or pyarrow is not installed, or the file cannot be written.
     """
     frame = results_frame([{name: _cell(value) for name, value in row.items()} for row in rows])
     for name in frame.columns:
         if len({type(value) for value in frame[name] if value is not None and value == value}) > 1:
             frame[name] = frame[name].map(lambda value: value if value is None or value != value else str(value))
     try:
-        frame.to_parquet(path)
+        with writing(os.path.abspath(path)):
+            frame.to_parquet(path)
     except ImportError as error:
         raise ExperimentManagerError(_install("pyarrow")) from error
 

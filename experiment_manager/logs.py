@@ -31,8 +31,10 @@ def log_paths(folder: Folder, job_id: int, attempt: int | None, *, kind: str = "
     stem, ending = os.path.splitext(os.path.basename(path))
     try:
         names = sorted(os.listdir(folder.job(job_id)), key=lambda name: (len(name), name))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         names = []
+    except OSError as error:
+        raise ResultError(f"{folder.job(job_id)} cannot be read: {error.strerror or error}") from error
     ranks = [
         name for name in names if name.startswith(f"{stem}.") and name.endswith(ending) and name != f"{stem}{ending}"
     ]
@@ -45,10 +47,13 @@ def log_paths(folder: Folder, job_id: int, attempt: int | None, *, kind: str = "
 
 
 def read(path: str) -> Iterator[bytes]:
-    """A log in pieces, however large it is."""
-    with open(path, "rb") as file:
-        while piece := file.read(_CHUNK):
-            yield piece
+    """A log in pieces, however large it is. Raises ResultError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(_CHUNK):
+                yield piece
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], State]) -> Iterator[bytes]:
@@ -81,3 +86,5 @@ def _news(path: str, at: int) -> Iterator[bytes]:
                 yield piece
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.files import number_in, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import last_values, read_result
@@ -43,7 +43,7 @@ class Status(NamedTuple):
     n_selected: int | None  # None: no pass filter yet
     waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
     troubles: tuple[Trouble, ...]
-    foreign: tuple[str, ...]  # names in states/ that are not ours
+    foreign: tuple[str, ...]  # in states/ and jobs/, and not ours: states/notes.txt
     live: tuple[Mapping[str, Any], ...] = ()  # rows of jobs that run, or of all; see live_rows
     groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
 
@@ -81,12 +81,23 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
         n_selected=None if selected is None else len(selected),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
-        foreign=snapshot.foreign,
+        foreign=(*(f"states/{name}" for name in snapshot.foreign), *_foreign_in_jobs(folder)),
     )
 
 
+def _foreign_in_jobs(folder: Folder) -> list[str]:
+    try:
+        names = os.listdir(folder.join("jobs"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        say_skipped(f"{folder.join('jobs')} cannot be read: {error.strerror or error}")
+        return []
+    return sorted(f"jobs/{name}" for name in names if not name.isdecimal() and name[0] != ".")
+
+
 def _reason(folder: Folder, job_id: int, attempt: int) -> str | None:
-    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt")).get("reason")
+    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt"), say_skipped).get("reason")
     return None if reason is None else str(reason)
 
 
@@ -161,7 +172,9 @@ def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> di
 
 
 def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> dict[str, Any]:
-    record, end = states.record(job_id, number), read_optional(folder.of_attempt(job_id, number, "attempt"))
+    record = states.record(job_id, number)
+    end = read_optional(folder.of_attempt(job_id, number, "attempt"), say_skipped)
+    error = read_optional(folder.of_attempt(job_id, number, "error"), say_skipped)
     logs = {kind: folder.of_attempt(job_id, number, kind) for kind in ("stdout", "stderr")}
     return {
         "attempt": number,
@@ -170,11 +183,11 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "launch": record.get("launch"),
         "slurm_task": within.task_of(record),
         "host": record.get("slurmd_nodename") or record.get("host"),
-        "start": record.get("start"),
-        "end": end.get("end"),
-        "peak_memory_bytes": end.get("peak_memory_bytes"),
+        "start": number_in(record, "start"),
+        "end": number_in(end, "end"),
+        "peak_memory_bytes": number_in(end, "peak_memory_bytes"),
         "logs": {kind: path for kind, path in logs.items() if os.path.exists(path)},
-        "traceback": read_optional(folder.of_attempt(job_id, number, "error")).get("traceback"),
+        "traceback": error.get("traceback"),
     }
 
 

@@ -15,7 +15,7 @@ from experiment_manager.disk import provenance
 from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import planned, read_record, write_orders
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Attempt, Launch
 
@@ -58,6 +58,16 @@ def _next_number(folder: Folder) -> str:
         return f"{number:04d}"
 
 
+def launch_numbers(folder: Folder) -> list[str]:
+    """The numbers of all launches, in order. Raises FolderError when their folder cannot be read."""
+    try:
+        return sorted((name for name in os.listdir(folder.launches) if name.isdigit()), key=int)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FolderError(f"{folder.launches} cannot be read: {error.strerror or error}") from error
+
+
 def read_launch(folder: Folder, number: str) -> Launch:
     """The launch of that number. Raises JobRefused when there is none."""
     return Launch(number, read_record(folder, number))
@@ -65,11 +75,7 @@ def read_launch(folder: Folder, number: str) -> Launch:
 
 def last_launch(folder: Folder) -> Launch | None:
     """The newest launch that can be read; None when there is none."""
-    try:
-        numbers = sorted((name for name in os.listdir(folder.launches) if name.isdigit()), reverse=True)
-    except FileNotFoundError:
-        return None
-    for number in numbers:
+    for number in reversed(launch_numbers(folder)):
         try:
             return read_launch(folder, number)
         except JobRefused:

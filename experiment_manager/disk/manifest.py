@@ -38,6 +38,8 @@ class Manifest:
         self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
+        if not os.access(self._path, os.R_OK):
+            raise ManifestError(f"{self._path} cannot be read: mend its permissions, or ask whom it belongs to")
         uri = f"file:{_percent_encoded(self._path)}?mode=ro&immutable=1"
         with self._damage_named():
             connection = sqlite3.connect(uri, uri=True)

@@ -4,14 +4,13 @@ commit."""
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import views
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import read_launch
+from experiment_manager.disk.launches import launch_numbers, read_launch
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import JobRefused
 from experiment_manager.ids import format_ids
@@ -82,16 +81,15 @@ def readable(line: str) -> str:
 
 def launches(folder: Folder) -> tuple[list[Handed], int]:
     """The newest launches, newest first, and how many there are. One that cannot be read is named and skipped."""
-    try:
-        numbers = sorted((name for name in os.listdir(folder.launches) if name.isdigit()), key=int, reverse=True)
-    except FileNotFoundError:
-        return [], 0
-    found = []
-    for number in numbers[:MOST_LAUNCHES]:
+    numbers, found = launch_numbers(folder), []
+    for number in numbers[: -MOST_LAUNCHES - 1 : -1]:
         try:
             found.append(_handed(folder, read_launch(folder, number)))
-        except (JobRefused, AttributeError, KeyError, TypeError, ValueError) as error:
-            print(f"skipped: launch {number} of {folder.path}: {error}", file=sys.stderr)
+        except JobRefused as error:
+            views.say_skipped(str(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            path = folder.join("launches", number, "launch.json")
+            views.say_skipped(f"{path} is no record of a launch: {type(error).__name__} {error}")
     return found, len(numbers)
 
 

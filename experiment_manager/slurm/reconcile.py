@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.files import read_optional
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import planned_attempts, read_launch, user_name
+from experiment_manager.disk.launches import launch_numbers, planned_attempts, read_launch, user_name
 from experiment_manager.disk.states import Snapshot, States, Waiting
 from experiment_manager.errors import JobRefused, SlurmError
 from experiment_manager.records import Attempt, JobId, Launch, State
@@ -138,11 +138,7 @@ def _open_launches(folder: Folder, running: Sequence[Mapping[str, Any]]) -> tupl
 
 
 def _unsettled(folder: Folder, running: set[str]) -> Iterable[_Open]:
-    try:
-        numbers = sorted(name for name in os.listdir(folder.launches) if name.isdigit())
-    except FileNotFoundError:
-        return
-    for number in numbers:
+    for number in launch_numbers(folder):
         if os.path.exists(folder.join("launches", number, SETTLED)) and number not in running:
             continue
         try:
