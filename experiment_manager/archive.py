@@ -12,6 +12,7 @@ from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import FolderError
 from experiment_manager.progress import followed
+from experiment_manager.views import say_skipped
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
 _WHOLE: Final = ("conf", "code", "tasks", "launches")
@@ -24,7 +25,8 @@ def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False
 
     In it are the manifest, frozen configurations, launches, states, results, errors and metrics; with `logs` what jobs
     have printed, too; with `everything` all files in their folders. Unpacked anywhere, it is read like any other.
-    Raises FolderError when the file is there already, or cannot be written.
+    What cannot be read is named on standard error. Raises FolderError when the file is there already, or cannot be
+    written.
     """
     if os.path.exists(path):
         raise FolderError(f"{path} is there already; choose another name with --out, or remove it")
@@ -35,6 +37,9 @@ def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False
             try:
                 file.add(folder.join(name), os.path.join(folder.name, name), recursive=False)
             except FileNotFoundError:  # a job that runs has put it away
+                continue
+            except PermissionError as error:
+                say_skipped(f"{folder.join(name)} cannot be read: {error.strerror}")
                 continue
             count += 1
         for job_id, numbers in snapshot.attempts.items():

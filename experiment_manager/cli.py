@@ -204,7 +204,11 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
         raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
     rows = []
     for experiment in find_experiments(folder):
-        counts = experiment.status().counts
+        try:
+            counts = experiment.counts()
+        except ExperimentManagerError as error:
+            views.say_skipped(str(error))
+            continue
         age_h = (time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
         rows.append((experiment.folder.path, counts, age_h))
     if json:

@@ -31,8 +31,9 @@ def results(
         str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")
     ] = None,
     how: Annotated[
-        str, typer.Option("--aggregate", help="With --group-by: mean, std, min, max, median, count.")
-    ] = "mean,std",
+        str | None,
+        typer.Option("--aggregate", help="With --group-by: mean, std, min, max, median, count. Default: mean,std."),
+    ] = None,
     sort: Annotated[str | None, typer.Option(help="The column to sort by: loss; -loss from the largest.")] = None,
     format_: Annotated[str | None, typer.Option("--format", help="table, csv, json, or parquet (with --out).")] = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
@@ -48,10 +49,14 @@ def results(
         _name_missing(experiment.missing_ids(rules), is_json=json or format_ == "json")
         return
     kind = _format(format_, out, is_json=json)
+    if how is not None and group_by is None:
+        there_are = ", ".join(experiment.variables) or "none"
+        raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
+    wanted = names_in(how or "mean,std")
     rows = experiment.result_rows(rules)
     if group_by is not None:
-        rows = aggregate(rows, names_in(group_by), names_in(how))
-        flat = [flat_aggregate(row, names_in(how)) for row in rows]
+        rows = aggregate(rows, names_in(group_by), wanted)
+        flat = [flat_aggregate(row, wanted) for row in rows]
     else:
         flat = [flattened(row, "variables", "result", "metrics") for row in rows]
     if sort is not None:

@@ -52,7 +52,7 @@ def status(
         _show(found, folder)
     if found.foreign:
         names = ", ".join(found.foreign[:5]) + (", ..." if len(found.foreign) > 5 else "")
-        print(f"skipped in {found.path}/states, not ours: {names}", file=sys.stderr)
+        print(f"skipped in {found.path}, not ours: {names}", file=sys.stderr)
     if (wait or watch) and not set(experiment.get_filtered_ids()) <= set(found.ids.get(State.COMPLETED, ())):
         raise typer.Exit(1)
 

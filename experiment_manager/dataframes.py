@@ -2,16 +2,18 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager import codec
-from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.results import read_metrics
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.records import Job
+from experiment_manager.views import say_skipped
 
 if TYPE_CHECKING:
     import pandas
@@ -35,21 +37,30 @@ def metrics_frame(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> "p
     Long, as seaborn takes it: `sns.lineplot(data=exp.metrics(), x="step", y="value", hue="algorithm", row="metric")`.
     """
     made = _pandas().DataFrame
-    found: list[dict[str, Any]] = []
+    heads: list[dict[str, Any]] = []
+    counts: list[int] = []
+    logged: dict[str, list[Any]] = {"step": [], "time": [], "metric": [], "value": []}
     for job in jobs:
         for number in sorted(snapshot.attempts.get(job.id, {}), reverse=True):
-            metrics = list(read_metrics(folder, job.id, number))
+            metrics = list(read_metrics(folder, job.id, number, say_skipped))
             if metrics:
-                head = {"job": int(job.id), **job.variables, "attempt": number}
-                found += [
-                    {**head, "step": metric.step, "time": metric.time, "metric": name, "value": value}
-                    for metric in metrics
-                    for name, value in metric.values.items()
-                ]
+                logged["step"] += [metric.step for metric in metrics for _ in metric.values]
+                logged["time"] += [metric.time for metric in metrics for _ in metric.values]
+                logged["metric"] += [name for metric in metrics for name in metric.values]
+                logged["value"] += [value for metric in metrics for value in metric.values.values()]
+                heads.append(_metrics_head(job, number))
+                counts.append(sum(len(metric.values) for metric in metrics))
                 break
-    columns = None if found else ["job", "attempt", "step", "time", "metric", "value"]
-    frame: pandas.DataFrame = made(found, columns=columns)
+    head = made(heads, columns=None if heads else ["job", "attempt"])
+    frame: pandas.DataFrame = head.loc[head.index.repeat(counts)].reset_index(drop=True).assign(**logged)
     return frame
+
+
+def _metrics_head(job: Job, attempt: int) -> dict[str, Any]:
+    """What all rows of a job have in common; a variable whose name is taken is prefixed, as `variables.step`."""
+    taken = ("job", "attempt", "step", "time", "metric", "value")
+    variables = {f"variables.{name}" if name in taken else name: value for name, value in job.variables.items()}
+    return {"job": int(job.id), **variables, "attempt": attempt}
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -63,14 +74,15 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None
 def write_parquet(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     """Rows as a Parquet file; a column that holds values of several types as text.
 
-    Raises ExperimentManagerError where pandas or pyarrow is not installed.
+    Raises ExperimentManagerError where pandas or pyarrow is not installed, or the file cannot be written.
     """
     frame = results_frame([{name: _cell(value) for name, value in row.items()} for row in rows])
     for name in frame.columns:
         if len({type(value) for value in frame[name] if value is not None and value == value}) > 1:
             frame[name] = frame[name].map(lambda value: value if value is None or value != value else str(value))
     try:
-        frame.to_parquet(path)
+        with writing(os.path.abspath(path)):
+            frame.to_parquet(path)
     except ImportError as error:
         raise ExperimentManagerError(_install("pyarrow")) from error
 

@@ -13,7 +13,7 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
     One that is damaged is named on standard error and left out.
     """
     found, seen = [], set()
-    for place, folders, files in os.walk(os.path.abspath(path), followlinks=True):
+    for place, folders, files in os.walk(os.path.abspath(path), onerror=_say, followlinks=True):
         real = os.path.realpath(place)
         if real in seen or "manifest.sqlite" in files:
             folders.clear()
@@ -26,3 +26,7 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
                 print(f"skipped: {error}", file=sys.stderr)
         seen.add(real)
     return found
+
+
+def _say(error: OSError) -> None:
+    print(f"skipped: {error.filename} cannot be read: {error.strerror or error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Following an experiment in Python: states, logs, results, and what tells one job from another."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,12 @@ class Following(Definition):
         return found._replace(
             live=tuple(live_rows(self.folder, jobs, snapshot)), groups=tuple(state_counts(rows, by) if by else ())
         )
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it."""
+        snapshot = self.snapshot()
+        found = Counter(map(snapshot.state, self.get_all_ids()))
+        return {state: found[state] for state in State if found[state]}
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""

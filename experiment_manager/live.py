@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiment_manager import codec
-from experiment_manager.disk.files import read_end, read_optional
+from experiment_manager.disk.files import number_in, read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import Attempt, Job, State
 from experiment_manager.slurm import within
+from experiment_manager.views import say_skipped
 
 
 def live_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -36,16 +37,17 @@ def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[s
     record = snapshot.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
     row["node"] = within.node_of(record)
     row["metrics"] = last_metrics(folder, last.job_id, last.number)
-    start = record.get("start")
+    start = number_in(record, "start")
     if last.state is State.RUNNING:
         limit_s = _limit_s(folder, last.job_id, record)
         row["elapsed_s"] = None if start is None else now - start
         row["left_s"] = None if start is None or limit_s is None else max(0.0, start + limit_s - now)
     elif last.state is not State.QUEUED:
-        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"))
+        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), say_skipped)
+        ended = number_in(end, "end")
         row["reason"] = end.get("reason")
-        if end.get("end") and start is not None:
-            row["elapsed_s"] = end["end"] - start
+        if ended and start is not None:
+            row["elapsed_s"] = ended - start
     return row
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Final
 
 from experiment_manager.disk.folder import Folder
@@ -39,8 +38,10 @@ def _logs(folder: Folder, job_id: int, number: int, kind: str) -> list[str]:
     """The logs of an attempt that there are by now: that of all its ranks, then one for each rank, in order."""
     try:
         names = os.listdir(folder.job(job_id))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise ResultError(f"{folder.job(job_id)} cannot be read: {error.strerror or error}") from error
     whole = os.path.basename(folder.of_attempt(job_id, number, kind))
     of_a_rank = re.compile(re.escape(whole.removesuffix(".log")) + r"\.rank([0-9]+)\.log")
     ranks = {int(match[1]): match[0] for match in map(of_a_rank.fullmatch, names) if match}
@@ -49,11 +50,19 @@ def _logs(folder: Folder, job_id: int, number: int, kind: str) -> list[str]:
 
 
 def read(path: str, at: int = 0) -> Iterator[bytes]:
-    """A log from that byte on, in pieces, however large it is; nothing where there is none."""
-    with suppress(FileNotFoundError), open(path, "rb") as file:
-        file.seek(at)
-        while piece := file.read(_CHUNK):
-            yield piece
+    """A log from that byte on, in pieces, however large it is; nothing where there is none.
+
+    Raises ResultError when it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(at)
+            while piece := file.read(_CHUNK):
+                yield piece
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], State]) -> Iterator[bytes]:

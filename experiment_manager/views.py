@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_end, read_optional
+from experiment_manager.disk.files import number_in, read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
-from experiment_manager.disk.results import read_metrics, read_result
+from experiment_manager.disk.results import last_values, read_result
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import FilterError, ResultError
@@ -22,6 +22,8 @@ from experiment_manager.slurm import within
 _TAIL_LINES: Final = 30
 MOST_REASONS: Final = 200
 """Of each state, how many jobs are asked in `status` why they ended so: each costs a file to open."""
+
+_MOST_LISTED: Final = 10_000
 
 _UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `status --all` tells of each"
 
@@ -43,7 +45,7 @@ class Status(NamedTuple):
     n_selected: int | None  # None: no pass filter yet
     waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
     troubles: tuple[Trouble, ...]
-    foreign: tuple[str, ...]  # names in states/ that are not ours
+    foreign: tuple[str, ...]  # in states/ and jobs/, and not ours: states/notes.txt
     live: tuple[Mapping[str, Any], ...] = ()  # rows of jobs that run, or of all; see live_rows
     groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
 
@@ -81,12 +83,26 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
         n_selected=None if selected is None else len(selected),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
-        foreign=snapshot.foreign,
+        foreign=(*(f"states/{name}" for name in snapshot.foreign), *_foreign_in_jobs(folder, snapshot)),
     )
 
 
+def _foreign_in_jobs(folder: Folder, snapshot: Snapshot) -> list[str]:
+    """Names in `jobs/` that are not ours; nobody looks where there are so many jobs that listing them takes long."""
+    if len(snapshot.attempts) > _MOST_LISTED:
+        return []
+    try:
+        names = os.listdir(folder.join("jobs"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        say_skipped(f"{folder.join('jobs')} cannot be read: {error.strerror or error}")
+        return []
+    return sorted(f"jobs/{name}" for name in names if not name.isdecimal() and name[0] != ".")
+
+
 def _reason(folder: Folder, job_id: int, attempt: int) -> str | None:
-    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt")).get("reason")
+    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt"), say_skipped).get("reason")
     return None if reason is None else str(reason)
 
 
@@ -117,12 +133,15 @@ def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list
     """
     rows = []
     for job in jobs:
-        metrics: dict[str, Any] = {}
-        for metric in read_metrics(folder, job.id, snapshot.last(job.id).number):
-            metrics.update(metric.values)
+        metrics = last_values(folder, job.id, snapshot.last(job.id).number, say_skipped)
         result = _result_fields(folder, job.id, snapshot.completed(job.id))
         rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": result, "metrics": metrics})
     return rows
+
+
+def say_skipped(what: str) -> None:
+    """People are told of a file that was left out, and why."""
+    print(f"skipped: {what}", file=sys.stderr)
 
 
 def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str, Any]:
@@ -132,7 +151,7 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str
     try:
         result, refused = read_result(folder, job_id, attempt)
     except ResultError as error:
-        print(f"skipped: {error}", file=sys.stderr)
+        say_skipped(str(error))
         return {}
     fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
     return {**{str(name): value for name, value in fields.items()}, **dict.fromkeys(refused, "not stored")}
@@ -158,7 +177,9 @@ def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> di
 
 
 def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> dict[str, Any]:
-    record, end = states.record(job_id, number), read_optional(folder.of_attempt(job_id, number, "attempt"))
+    record = states.record(job_id, number)
+    end = read_optional(folder.of_attempt(job_id, number, "attempt"), say_skipped)
+    error = read_optional(folder.of_attempt(job_id, number, "error"), say_skipped)
     logs = {kind: folder.of_attempt(job_id, number, kind) for kind in ("stdout", "stderr")}
     return {
         "attempt": number,
@@ -167,11 +188,11 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "launch": record.get("launch"),
         "slurm_task": within.task_of(record),
         "host": within.node_of(record),
-        "start": record.get("start"),
-        "end": end.get("end"),
-        "peak_memory_bytes": end.get("peak_memory_bytes"),
+        "start": number_in(record, "start"),
+        "end": number_in(end, "end"),
+        "peak_memory_bytes": number_in(end, "peak_memory_bytes"),
         "logs": {kind: path for kind, path in logs.items() if os.path.exists(path)},
-        "traceback": read_optional(folder.of_attempt(job_id, number, "error")).get("traceback"),
+        "traceback": error.get("traceback"),
     }
 
 

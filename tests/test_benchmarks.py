@@ -35,7 +35,19 @@ def test_help_names_the_rows() -> None:
     """Whoever asks for help learns which rows there are."""
     done = run("--help")
     assert (0, "") == (done.returncode, done.stderr)
-    for name in ("planning", "growth", "tree", "start", "submission", "pool", "status", "child", "original", "seml"):
+    for name in (
+        "planning",
+        "growth",
+        "tree",
+        "start",
+        "submission",
+        "pool",
+        "status",
+        "following",
+        "child",
+        "original",
+        "seml",
+    ):
         assert name in done.stdout
 
 

@@ -170,11 +170,12 @@ def test_foreign_files_are_named_and_skipped(swept: Program) -> None:
     """Files that are not ours in states/ and jobs/ are named where they matter, and the rest is shown."""
     for name in ("notes.txt", "4.1.DONE", "x.1.COMPLETED"):
         (swept.experiment / "states" / name).touch()
+    (swept.experiment / "jobs/notes.txt").touch()
     (swept.experiment / "jobs/0/attempt.1.json").write_text("{broken")
     (swept.experiment / "jobs/0/metrics.1.jsonl").write_bytes(b'{"step": 1}\nnonsense\n{"step": 2, "time": 1, "val')
     done = swept.tool("status")
     assert done.returncode == 0
-    assert "not ours: 4.1.DONE, notes.txt, x.1.COMPLETED" in done.stderr
+    assert "not ours: states/4.1.DONE, states/notes.txt, states/x.1.COMPLETED, jobs/notes.txt" in done.stderr
     assert {"COMPLETED": 4, "FAILED": 1} == swept.told("status")["counts"]
     assert {} == swept.told("results")[0]["metrics"]
     assert 0 == swept.tool("show", "0").returncode

@@ -39,8 +39,8 @@ def lines(place: Place) -> Iterator[Line]:
     what = f"`status` of {n_jobs:,} jobs in {len(State) - 1} states"
     peer = "bare Python that lists the folder of the states"
     yield Line(what=what, ours=took["ours"], peer=peer, theirs=took["limit"], limit=LIMIT_S)
-    output = place.python(PROGRAMS / "status_counted.py", folder, cwd=where).output
-    listed = [path for path in json.loads(output.splitlines()[-1]) if Path(path).name == "states"]
+    output = place.python(PROGRAMS / "counted.py", "status", folder, cwd=where).output
+    listed = [path for path in json.loads(output.splitlines()[-1])["listed"] if Path(path).name == "states"]
     yield Line(what=f"{what}: how often the folder of the states is listed", ours=Measured((len(listed),), ""), limit=1)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -69,13 +69,20 @@ def read_json(path: str) -> Any:
         return json.loads(file.read())
 
 
-def read_optional(path: str) -> dict[str, Any]:
-    """The object in a JSON file of ours; empty when there is none or it is not readable."""
+def read_optional(path: str, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """The object in a JSON file of ours; empty when there is none or it is not readable, of which `tell` hears."""
     try:
         body = read_json(path)
-    except (OSError, ValueError):
+        why = "it is no object"
+    except FileNotFoundError:
         return {}
-    return body if isinstance(body, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        body, why = None, getattr(error, "strerror", None) or str(error)
+    if isinstance(body, dict):
+        return body
+    if tell is not None:
+        tell(f"{path} cannot be read: {why}")
+    return {}
 
 
 def read_end(path: str) -> bytes:
@@ -86,3 +93,9 @@ def read_end(path: str) -> bytes:
             return file.read()
     except OSError:
         return b""
+
+
+def number_in(body: Mapping[str, Any], name: str) -> float | None:
+    """The number of that name in what a file holds; None where there is none, or something else."""
+    value = body.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -15,7 +15,7 @@ from experiment_manager.disk import provenance
 from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import planned, read_record, write_orders
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Attempt, Launch
 
@@ -58,11 +58,13 @@ def _next_number(folder: Folder) -> str:
 
 
 def launch_numbers(folder: Folder) -> list[str]:
-    """The numbers of the launches there are, oldest first."""
+    """The numbers of the launches there are, oldest first. Raises FolderError when their folder cannot be read."""
     try:
         names = os.listdir(folder.launches)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise FolderError(f"{folder.launches} cannot be read: {error.strerror or error}") from error
     return sorted((name for name in names if name.isdecimal()), key=int)
 
 

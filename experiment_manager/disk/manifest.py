@@ -11,6 +11,7 @@ no locks, which network file systems are bad at, and no journal. Any SQLite tool
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,9 @@ class Manifest:
         try:
             yield
         except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
+            if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
+                sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
+                raise ManifestError(f"{self._path} {sentence}") from error
             raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def close(self) -> None:

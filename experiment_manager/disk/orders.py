@@ -83,8 +83,10 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
     path = folder.join("launches", number, "launch.json")
     try:
         record = read_json(path)
+    except FileNotFoundError as error:
+        raise JobRefused(f"there is no launch {number} in {folder.path}; leave --launch out") from error
     except (OSError, ValueError) as error:
-        raise JobRefused(f"there is no launch {number} in {folder.path} ({error}); leave --launch out") from error
+        raise JobRefused(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not isinstance(record, dict):
         raise JobRefused(f"{path} is damaged (it is no record of a launch); leave --launch out")
     return record

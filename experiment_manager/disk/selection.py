@@ -28,7 +28,7 @@ def read_selection(folder: Folder) -> list[int]:
             f"{folder.path} has no pass filter yet, so no job may run; choose jobs with save_pass_filter(ids), "
             f"or `experiment-manager filter {folder.path} RULE`"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FilterError(f"{folder.pass_filter} cannot be read ({error}); save the pass filter again") from error
     if not isinstance(jobs, list) or not all(isinstance(job_id, int) for job_id in jobs):
         raise FilterError(

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.files import read_optional, sync, temporary_name, write_json
 from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import AlreadyCompleted, JobRefused
+from experiment_manager.errors import AlreadyCompleted, FolderError, JobRefused
 from experiment_manager.records import ENDED, Attempt, JobId, State
 from experiment_manager.running import processes
 from experiment_manager.slurm import within
@@ -123,6 +123,8 @@ class States:
             return [name for name in os.listdir(self._path) if name[0] != "."]
         except FileNotFoundError:
             return []
+        except OSError as error:  # nothing is known then, and PENDING would be a lie
+            raise FolderError(f"{self._path} cannot be read: {error.strerror or error}") from error
 
     def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> dict[tuple[JobId, int], Mapping[str, Any]]:
         """Who runs what is RUNNING; what has ended without a word is no more."""
@@ -329,9 +331,15 @@ def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
 
 
 def _opens(path: str) -> bool:
-    """Whether a file is there, asked with open(): stat answers from attribute caches on network file systems."""
+    """Whether a file is there, asked with open(): stat answers from attribute caches on network file systems.
+
+    One that is not ours to read is there. Raises FolderError where nobody can tell, because of its folder.
+    """
     try:
         os.close(os.open(path, os.O_RDONLY))
     except FileNotFoundError:
         return False
+    except PermissionError as error:
+        if not os.access(os.path.dirname(path), os.X_OK):
+            raise FolderError(f"{os.path.dirname(path)} cannot be read: {error.strerror}") from error
     return True

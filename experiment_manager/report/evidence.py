@@ -4,7 +4,6 @@ commit."""
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -82,13 +81,15 @@ def readable(line: str) -> str:
 
 def launches(folder: Folder) -> tuple[list[Handed], int]:
     """The newest launches, newest first, and how many there are. One that cannot be read is named and skipped."""
-    numbers = launch_numbers(folder)
-    found = []
+    numbers, found = launch_numbers(folder), []
     for number in reversed(numbers[-MOST_LAUNCHES:]):
         try:
             found.append(_handed(folder, read_launch(folder, number)))
-        except (JobRefused, AttributeError, KeyError, TypeError, ValueError) as error:
-            print(f"skipped: launch {number} of {folder.path}: {error}", file=sys.stderr)
+        except JobRefused as error:
+            views.say_skipped(str(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            path = folder.join("launches", number, "launch.json")
+            views.say_skipped(f"{path} is no record of a launch: {type(error).__name__} {error}")
     return found, len(numbers)
 
 

@@ -1,0 +1,234 @@
+"""What is damaged, foreign or not ours to read is named and left out; the rest is shown, no command falls over it."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiment_manager import Experiment
+from experiment_manager.cli import main
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.results import last_values, read_metrics, write_result
+from experiment_manager.disk.states import States
+from experiment_manager.records import State
+from tests.conftest import clean_env
+
+FIRST = '{"step": 1, "time": 5.0, "values": {"loss": 0.5, "note": "a\\nb"}}\n'
+LAST = '{"step": 2, "time": 6.0, "values": {"loss": {"$float": "nan"}, "best": 3}}\n'
+HALF = '{"step": 3, "time": 7.0, "values": {"lo'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """An experiment of one job, whose directory is there."""
+    experiment = Experiment(["seed"], "it", tmp_path)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    (tmp_path / "it/jobs/0").mkdir(parents=True)
+    return experiment.folder
+
+
+# ---------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize(
+    ("garbage", "said"),
+    [
+        ("", []),
+        ("rubbish\n", ["line 2 of "]),
+        ("\0\udcff\udcfe\n[1]\n", ["2 lines, the first of them line 2, of "]),
+        ('{"step": 1, "ti\n', ["line 2 of "]),
+        ('{"step": 1,\n', ["line 2 of "]),
+        ('{"step": 1, "time": 1, "values": [["loss", 9]]}\n', ["line 2 of "]),
+        ('{"step": 1, "time": 1, "values": {"$tuple": 9}}\n', ["line 2 of "]),
+        ('{"values": {"loss": 9}}\n', ["line 2 of "]),
+        ("[" * 100_000 + "\n", ["line 2 of "]),
+    ],
+)
+def test_lines_that_are_no_metrics(folder: Folder, garbage: str, said: list[str]) -> None:
+    """They are left out and named, a half-written last line is left out, and every other line is read."""
+    path = Path(folder.of_attempt(0, 1, "metrics"))
+    path.write_bytes((FIRST + garbage + LAST + HALF).encode(errors="surrogateescape"))
+    told: list[str] = []
+    first, last = read_metrics(folder, 0, 1, told.append)
+    assert (1, 5.0, {"loss": 0.5, "note": "a\nb"}) == first
+    assert (2, 3) == (last.step, last.values["best"])
+    assert math.isnan(last.values["loss"])
+    assert [f"{each}{path}: not what log_metrics writes" for each in said] == told
+    assert "a\nb" == last_values(folder, 0, 1)["note"]
+
+
+def test_metrics_in_blocks(folder: Folder) -> None:
+    """However long the file is: every line is read once, and the number of a bad one is that in the file."""
+    path = Path(folder.of_attempt(0, 1, "metrics"))
+    lines = [f'{{"step": {step}, "time": 0, "values": {{"loss": {step}}}}}\n' for step in range(20_000)]
+    lines[15_000] = "rubbish\n"
+    path.write_text("".join(lines))
+    told: list[str] = []
+    steps = [metric.step for metric in read_metrics(folder, 0, 1, told.append)]
+    assert [step for step in range(20_000) if step != 15_000] == steps
+    assert [f"line 15001 of {path}: not what log_metrics writes"] == told
+    assert {"loss": 19_999} == last_values(folder, 0, 1)
+
+
+def test_metrics_that_cannot_be_opened(folder: Folder) -> None:
+    """They are as good as none, and their file is named."""
+    path = Path(folder.of_attempt(0, 1, "metrics"))
+    path.mkdir()
+    told: list[str] = []
+    assert {} == last_values(folder, 0, 1, told.append)
+    assert [f"{path} cannot be read: Is a directory"] == told
+
+
+def test_nan_and_infinity_as_json_has_them_not(folder: Folder) -> None:
+    """What other programs write for them is read."""
+    line = '{"step": 1, "time": 5.0, "values": {"loss": NaN, "best": -Infinity}}\n'
+    Path(folder.of_attempt(0, 1, "metrics")).write_text(line)
+    assert {"loss": "nan", "best": "-inf"} == {name: repr(value) for name, value in last_values(folder, 0, 1).items()}
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@pytest.fixture
+def ended(folder: Folder) -> Folder:
+    """The job has failed as attempt 1 and completed as attempt 2, with results, logs and metrics."""
+    states = States(folder)
+    for number, state in ((1, State.FAILED), (2, State.COMPLETED)):
+        states.claim(0, {"launch": None})
+        write_result(folder, 0, number, {"score": 1.5})
+        Path(folder.of_attempt(0, number, "stdout")).write_text("said\n")
+        Path(folder.of_attempt(0, number, "metrics")).write_text(FIRST)
+        states.finish(0, number, state, {"reason": "bad", "end": 9e9})
+    return folder
+
+
+VERBS = (
+    ["status"], ["status", "--all"], ["status", "--json"], ["results"], ["results", "--json"], ["jobs"], ["show", "0"],
+    ["diff", "0", "0"], ["report"], ["results", "--missing"],
+)  # fmt: skip
+
+
+def statuses(folder: Folder) -> list[int]:
+    """The exit status of each verb; a traceback would fail the test."""
+    return [main([verb, folder.path, *rest]) for verb, *rest in VERBS]
+
+
+@pytest.mark.parametrize("kind", ["result", "metrics", "attempt"])
+def test_a_folder_in_place_of_a_file(ended: Folder, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named by those who need it; everything else is shown, with the exit status as usual."""
+    path = Path(ended.of_attempt(0, 2, kind))
+    path.unlink()
+    path.mkdir()
+    assert [0] * len(VERBS) == statuses(ended)
+    said = capsys.readouterr()
+    assert f"skipped: {path} cannot be read: Is a directory\n" in said.err
+    assert "COMPLETED" in said.out
+
+
+@pytest.mark.parametrize("content", ["", '{"st', "[1]", "\0\1", "[" * 100_000])
+def test_damaged_records(ended: Folder, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is in the files of an attempt, each is named and the others are shown."""
+    paths = [ended.of_attempt(0, 2, kind) for kind in ("result", "attempt")]
+    for path in (*paths, os.path.join(ended.states, "0.1")):
+        Path(path).write_text(content)
+    assert [0] * len(VERBS) == statuses(ended)
+    said = capsys.readouterr().err
+    assert [True, True] == [f"skipped: {path} cannot be read: " in said for path in paths]
+
+
+def test_records_with_text_for_numbers(ended: Folder) -> None:
+    """A time that is none counts as not known."""
+    Path(ended.of_attempt(0, 2, "attempt")).write_text('{"end": "soon", "peak_memory_bytes": [], "reason": 3}')
+    Path(ended.states, "0.2").write_text('{"start": "now", "host": 3, "launch": 5}')
+    assert [0] * len(VERBS) == statuses(ended)
+    os.rename(Path(ended.states, "0.2.COMPLETED"), Path(ended.states, "0.2.CANCELLED"))
+    assert 0 == main(["status", ended.path, "--all"])
+
+
+def test_a_log_that_cannot_be_read(ended: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one thing that was asked for is not there to be shown: exit status 2, and why."""
+    path = Path(ended.of_attempt(0, 2, "stdout"))
+    path.unlink()
+    path.mkdir()
+    assert 2 == main(["logs", ended.path, "0"])
+    assert f"error: {path} cannot be read: Is a directory\n" == capsys.readouterr().err
+
+
+def test_foreign_names_in_jobs(ended: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """`status` names what lies in jobs/ and states/ and is not ours."""
+    for name in ("states/notes.txt", "jobs/old", "jobs/.hidden"):
+        Path(ended.join(name)).touch()
+    assert 0 == main(["status", ended.path])
+    assert f"skipped in {ended.path}, not ours: states/notes.txt, jobs/old\n" == capsys.readouterr().err
+
+
+def test_launches_that_are_damaged(ended: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are named, and the rest is shown."""
+    for number, content in (("0001", '{"ti'), ("0002", "[]"), ("0003", "{}")):
+        os.makedirs(ended.join("launches", number))
+        Path(ended.join("launches", number, "launch.json")).write_text(content)
+    assert [0] * len(VERBS) == statuses(ended)
+    said = capsys.readouterr().err
+    for words in ("0001/launch.json cannot be read (", "0002/launch.json is damaged", "0003/launch.json is no record"):
+        assert words in said
+
+
+def test_what_others_may_not_read(ended: Folder) -> None:
+    """Files without permission are named and skipped; without the states nothing is known, and that is said."""
+
+    def said(verb: str, *rest: str) -> tuple[int, str]:
+        mere = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+        command = [*mere, sys.executable, "-m", "experiment_manager", verb, *rest]
+        done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stderr
+
+    result, anchor = ended.of_attempt(0, 2, "result"), os.path.join(ended.states, "0.2")
+    for path in (result, anchor, ended.of_attempt(0, 1, "attempt")):
+        os.chmod(path, 0)
+    assert (0, f"skipped: {result} cannot be read: Permission denied\n") == said("results", ended.path)
+    first = ended.of_attempt(0, 1, "attempt")
+    assert (0, f"skipped: {first} cannot be read: Permission denied\n") == said("show", ended.path, "0")
+    status, error = said("archive", ended.path, "--out", f"{ended.parent}/it.tar.gz")
+    assert (0, True) == (status, f"skipped: {result} cannot be read: Permission denied\n" in error)
+    os.chmod(ended.states, 0)
+    expected = f"{ended.states} cannot be read: Permission denied\n"
+    assert [(2, f"error: {expected}")] * 2 == [said("status", ended.path), said("logs", ended.path, "0")]
+    assert (0, f"skipped: {expected}") == said("list", ended.parent)
+    os.chmod(ended.states, 0o755)
+    os.chmod(ended.manifest, 0)
+    status, error = said("list", ended.parent)
+    assert (0, True) == (status, f"skipped: {ended.manifest} cannot be read: " in error)
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def test_parquet_where_it_cannot_be_written(ended: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder, or a folder that is not there, is said in a sentence."""
+    for out in (ended.path, ended.join("nowhere", "x.parquet")):
+        assert 2 == main(["results", ended.path, "--out", out])
+        assert f"error: {out} cannot be made or written: " in capsys.readouterr().err
+
+
+def test_aggregates_without_groups(ended: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are refused, with the variables to group by."""
+    assert 2 == main(["results", ended.path, "--aggregate", "mean"])
+    expected = "error: --aggregate is for --group-by, with names of variables; there are seed\n"
+    assert expected == capsys.readouterr().err
+
+
+def test_variables_that_are_called_as_columns(tmp_path: Path) -> None:
+    """In `metrics()` a variable gives way to a column of that name."""
+    experiment = Experiment(["step", "seed"], "it", tmp_path)
+    experiment.add_job({"step": 7, "seed": 8}, {})
+    experiment.save()
+    States(experiment.folder).claim(0, {})
+    os.makedirs(experiment.folder.job(0))
+    Path(experiment.folder.of_attempt(0, 1, "metrics")).write_text(FIRST)
+    first, _ = experiment.metrics().to_dict("records")
+    expected = {"job": 0, "variables.step": 7, "seed": 8, "attempt": 1, "step": 1, "time": 5.0, "metric": "loss"}
+    assert {**expected, "value": 0.5} == first
