@@ -12,7 +12,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # a signal during the interpreter's own shutdown would change the status (measured)
-    from experiment_manager.cli import main as command_line
+    from experiment_manager.cli.main import main as command_line
 
     sys.exit(command_line(sys.argv[1:]))
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import pandas
 import pytest
 
-from experiment_manager import Experiment, logs
+from experiment_manager import Experiment
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ExperimentManagerError, JobRefused
+from experiment_manager.follow import logs
+from experiment_manager.follow.rows import aggregate, order
 from experiment_manager.records import State
-from experiment_manager.rows import aggregate, order
 from tests.conftest import Program, wait_until
 
 

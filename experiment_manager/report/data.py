@@ -6,18 +6,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import codec, views
+from experiment_manager import codec
 from experiment_manager.disk.files import read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.follow import views
+from experiment_manager.follow.rows import Row, group_key, require_variables
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Job, State
 from experiment_manager.report import evidence
 from experiment_manager.report.curves import as_float, estimate, is_number
 from experiment_manager.report.learning import Learning, learn
-from experiment_manager.rows import Row, group_key, require_variables
 
 MOST_GROUPS: Final = 24
 MOST_BEST: Final = 10

@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import views
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import launch_numbers, read_launch
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import JobRefused
+from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Launch
 from experiment_manager.slurm.launched import Submission, launched_arrays

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from experiment_manager import tables
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
 from experiment_manager.words import names_in
 
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)],
+    folder: Folder,
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
     average_over: Annotated[
         str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
@@ -28,7 +29,7 @@ def report(
         str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
     ] = None,
     goal: Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")] = "max",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    json: Json = False,
 ) -> None:
     """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
     path = Experiment.at(folder).report(

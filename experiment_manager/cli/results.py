@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from experiment_manager import dataframes, tables
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
+from experiment_manager.follow import dataframes
+from experiment_manager.follow.rows import aggregate, flat_aggregate, flattened, order
 from experiment_manager.ids import format_ids
-from experiment_manager.rows import aggregate, flat_aggregate, flattened, order
 from experiment_manager.words import names_in
-
-Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,10 +23,8 @@ def register(app: typer.Typer) -> None:
 
 def results(
     folder: Folder,
-    where: Annotated[
-        list[str] | None, typer.Option("--where", help="Only jobs that pass this filter; may be repeated.")
-    ] = None,
-    selected: Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")] = False,
+    where: Where = None,
+    selected: Selected = False,
     group_by: Annotated[
         str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")
     ] = None,

@@ -11,9 +11,9 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
+from experiment_manager.follow.views import say_skipped
 from experiment_manager.records import Attempt, Job, State
 from experiment_manager.slurm import within
-from experiment_manager.views import say_skipped
 
 
 def live_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from experiment_manager import tables, views
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
+from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
@@ -30,14 +32,14 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)],
+    folder: Folder,
     every: Annotated[bool, typer.Option("--all", help="A row for every job, not for those alone that run.")] = False,
     group_by: Annotated[str | None, typer.Option(help="Count the states by these variables: algorithm,nn")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when no job waits or runs: with 0 when all that may run completed.")
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="As --wait, and show it again and again meanwhile.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    json: Json = False,
 ) -> None:
     """Tell how many jobs are in which state, how those that run are getting on, and what went wrong."""
     experiment = Experiment.at(folder)
