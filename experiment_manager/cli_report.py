@@ -17,6 +17,10 @@ def register(app: typer.Typer) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="Only jobs that pass this filter; may be repeated.")
+    ] = None,
+    selected: Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")] = False,
     average_over: Annotated[
         str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
     ] = None,
@@ -30,8 +34,14 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
-    path = Experiment.at(folder).report(
-        out, average_over=_names(average_over), group_by=_names(group_by), metric=metric, goal=goal
+    experiment = Experiment.at(folder)
+    path = experiment.report(
+        out,
+        where=experiment.rules(where, selected=selected),
+        average_over=_names(average_over),
+        group_by=_names(group_by),
+        metric=metric,
+        goal=goal,
     )
     if json:
         tables.print_json({"report": path})
