@@ -9,12 +9,22 @@ def main() -> None:
         from experiment_manager.run import main as run
 
         status = run(sys.argv[2:])
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         os._exit(status)  # a signal during the interpreter's own shutdown would change the status (measured)
     from experiment_manager.cli.main import main as command_line
 
-    sys.exit(command_line(sys.argv[1:]))
+    status = command_line(sys.argv[1:])
+    _flush()
+    sys.exit(status)
+
+
+def _flush() -> None:
+    """All that was said is out; nothing is said about a reader that has had enough, as in `| head`."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more when it ends
 
 
 if __name__ == "__main__":

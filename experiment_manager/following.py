@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from experiment_manager import filters
 from experiment_manager.definition import Definition
 from experiment_manager.disk import selection
 from experiment_manager.follow import dataframes, logs, views
@@ -115,6 +116,7 @@ class Following(Definition):
         self,
         path: str | os.PathLike[str] | None = None,
         *,
+        where: Any = None,
         average_over: Sequence[str] | None = None,
         group_by: Sequence[str] | None = None,
         metric: str | None = None,
@@ -125,13 +127,18 @@ class Following(Definition):
         It is `report.html` in the experiment's folder, unless `path` says otherwise. `average_over` are the variables
         that only repeat a job (by default those called seed), and `group_by` those that make a group (by default all
         others). `metric` decides which group is best, as its `goal`, max or min, says: a field of the results or a
-        metric, by default the first number there is. Raises ExperimentManagerError for unknown names, and without the
-        extra `report`.
+        metric, by default the first number there is. With `where` it is about the jobs that pass this filter. Raises
+        ExperimentManagerError for unknown names, and without the extra `report`; FilterError when no job passes.
         """
-        jobs, snapshot = list(self.iter_jobs()), self.snapshot()
+        snapshot, only = self.snapshot(), ""
+        jobs, dropped = self._select(where, lambda: snapshot)
+        if where is not None:
+            everything = list(self.iter_jobs())
+            filters.require_some(jobs, dropped, everything, self.folder.path)
+            only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
         return write_report(
             self.folder, jobs, snapshot, path,
-            average_over=average_over, group_by=group_by, metric=metric, goal=goal,
+            average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,
         )  # fmt: skip
 
     def archive(self, path: str | None = None, *, logs: bool = False, everything: bool = False) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from experiment_manager import Experiment, codec
+from experiment_manager.cli.main import main
 from experiment_manager.disk.launches import create_launch
 from experiment_manager.disk.results import write_result
 from experiment_manager.disk.states import States
@@ -308,6 +309,23 @@ def test_best_is_by_the_mean_over_completed_jobs(tmp_path: Path, opened: "Callab
     grouped = opened(study.report(group_by=["seed"], goal="min"))
     assert "differ in lr only" in grouped.inner_text("#best")
     assert ["2", "1"] == [line.split("\t")[1] for line in grouped.locator(body).all_inner_texts()]
+
+
+def test_report_of_some_jobs(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """With a filter it is about the jobs that pass and no others, and says so."""
+    study = Study(tmp_path, ["lr", "seed"])
+    for lr, score in ((1, 1.0), (2, 9.0), (1, 3.0)):
+        study.job({"lr": lr, "seed": int(score)}, [(1, {"loss": score})], result=score)
+    page = opened(study.report(where="lr == 1"))
+    assert "of 2 of the 3 jobs, lr == 1: 100% completed" in " ".join(page.inner_text("#progress").split())
+    assert ["0", "2"] == column(page, 0)
+    assert ["1\t1\t2\t12.7\t2\t0,2"] == [line.strip() for line in page.locator("#best tbody tr").all_inner_texts()]
+    study.experiment.save_pass_filter([1])
+    out = tmp_path / "some.html"
+    assert 0 == main(["report", study.experiment.folder.path, "--selected", "--out", str(out)])
+    assert [1] == [row[0] for row in data_of(str(out))["rows"]]
+    with pytest.raises(ExperimentManagerError, match=r"nothing passes the filter .* lr > 5 dropped 3 of 3"):
+        study.report(where="lr > 5")
 
 
 def test_failures_of_one_kind_are_together_with_the_end_of_a_log(tmp_path: Path, opened: "Callable[..., Page]") -> None:

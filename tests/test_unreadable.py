@@ -232,3 +232,15 @@ def test_variables_that_are_called_as_columns(tmp_path: Path) -> None:
     first, _ = experiment.metrics().to_dict("records")
     expected = {"job": 0, "variables.step": 7, "seed": 8, "attempt": 1, "step": 1, "time": 5.0, "metric": "loss"}
     assert {**expected, "value": 0.5} == first
+
+
+@pytest.mark.parametrize("rest", [[], ["--json"]])
+def test_a_reader_that_has_had_enough(ended: Folder, rest: list[str]) -> None:
+    """A pipe that is closed early is silent, however little there was to say."""
+    command = [sys.executable, "-m", "experiment_manager", "status", ended.path, *rest]
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {name: value for name, value in clean_env().items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writing)
+    assert "" == done.stderr

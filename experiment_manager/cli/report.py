@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiment_manager.cli import tables
-from experiment_manager.cli.arguments import Folder, Json
+from experiment_manager.cli.arguments import Folder, Json, Selected, Where
 from experiment_manager.experiment import Experiment
 from experiment_manager.words import names_in
 
@@ -19,6 +19,8 @@ def register(app: typer.Typer) -> None:
 def report(
     folder: Folder,
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
+    where: Where = None,
+    selected: Selected = False,
     average_over: Annotated[
         str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
     ] = None,
@@ -32,8 +34,14 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
-    path = Experiment.at(folder).report(
-        out, average_over=_names(average_over), group_by=_names(group_by), metric=metric, goal=goal
+    experiment = Experiment.at(folder)
+    path = experiment.report(
+        out,
+        where=experiment.rules(where, selected=selected),
+        average_over=_names(average_over),
+        group_by=_names(group_by),
+        metric=metric,
+        goal=goal,
     )
     if json:
         tables.print_json({"report": path})

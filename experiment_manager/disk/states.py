@@ -54,8 +54,8 @@ class Snapshot(NamedTuple):
 
     def last(self, job_id: int) -> Attempt:
         """The last attempt of a job; number 0 and PENDING when there is none. See `last_real`."""
-        numbers = self.attempts.get(JobId(job_id), {})
-        last = last_real([Attempt(JobId(job_id), number, numbers[number]) for number in sorted(numbers)])
+        attempts = [Attempt(JobId(job_id), *attempt) for attempt in self.attempts.get(JobId(job_id), {}).items()]
+        last = last_real(sorted(attempts)) if len(attempts) > 1 else attempts[0] if attempts else None
         last = last or Attempt(JobId(job_id), 0, State.PENDING)
         return last._replace(state=State.QUEUED) if job_id in self.queued else last
 

@@ -33,6 +33,7 @@ class Choice(NamedTuple):
     group_by: Sequence[str] | None = None
     metric: str | None = None
     goal: str = "max"
+    only: str = ""  # which jobs the report is of, where it is not of all
 
 
 class Group(NamedTuple):
@@ -72,6 +73,7 @@ class Contents(NamedTuple):
     path: str
     name: str
     when: str
+    only: str  # which jobs; empty: all
     counts: Mapping[State, int]
     n_selected: int | None
     metric: str | None
@@ -114,6 +116,7 @@ def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Cho
         path=folder.path,
         name=folder.name,
         when=evidence.moment(time.time()),
+        only=_short(choice.only),
         counts=found.counts,
         n_selected=found.n_selected,
         metric=metric,

@@ -23,14 +23,18 @@ def write_report(
     group_by: Sequence[str] | None,
     metric: str | None,
     goal: str,
+    only: str = "",
 ) -> str:
-    """The report is in a file; returns its absolute path. See `Experiment.report`."""
+    """The report is in a file; returns its absolute path. `only` says of which jobs, where they are not all.
+
+    See `Experiment.report`.
+    """
     from experiment_manager.report.data import Choice, collect  # whoever runs a job imports this room, and no report
     from experiment_manager.report.page import render, require_extra
 
     require_extra()
     target = os.path.abspath(folder.join("report.html") if path is None else os.fspath(path))
-    choice = Choice(average_over, group_by, metric, goal)
+    choice = Choice(average_over, group_by, metric, goal, only)
     html = render(collect(folder, jobs, snapshot, choice))
     with writing(target), appearing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(html)
