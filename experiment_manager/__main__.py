@@ -11,7 +11,7 @@ def main() -> None:
         status = run(sys.argv[2:])
         _flush()
         os._exit(status)  # a signal during the interpreter's own shutdown would change the status (measured)
-    from experiment_manager.cli import main as command_line
+    from experiment_manager.cli.main import main as command_line
 
     status = command_line(sys.argv[1:])
     _flush()

@@ -7,8 +7,8 @@ from typing import Any
 from experiment_manager.disk import kept_files, results, selection
 from experiment_manager.errors import JobRefused
 from experiment_manager.filters import parse_states
+from experiment_manager.follow.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.following import Following
-from experiment_manager.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.running.attempts import attempting, is_current
 from experiment_manager.running.child import outside_filter
 from experiment_manager.running.fake_job import leave_result, print_job

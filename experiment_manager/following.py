@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from experiment_manager import dataframes, filters, logs, views
-from experiment_manager.archive import archive
+from experiment_manager import filters
 from experiment_manager.definition import Definition
-from experiment_manager.difference import difference
 from experiment_manager.disk import selection
-from experiment_manager.live import live_rows
+from experiment_manager.follow import dataframes, logs, views
+from experiment_manager.follow.archive import archive
+from experiment_manager.follow.difference import difference
+from experiment_manager.follow.live import live_rows
+from experiment_manager.follow.rows import flattened, state_counts
 from experiment_manager.records import State
 from experiment_manager.report.writing import write_report
 from experiment_manager.resolved import resolved
-from experiment_manager.rows import flattened, state_counts
 from experiment_manager.slurm.wait import wait_until_idle
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.cli import app
+from experiment_manager.cli.main import app
 from tests.conftest import Program
 
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]

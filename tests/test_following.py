@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -14,8 +15,11 @@ import pandas
 import pytest
 
 from experiment_manager import Experiment
+from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ExperimentManagerError, JobRefused
-from experiment_manager.rows import aggregate, order
+from experiment_manager.follow import logs
+from experiment_manager.follow.rows import aggregate, order
+from experiment_manager.records import State
 from tests.conftest import Program, wait_until
 
 
@@ -78,6 +82,53 @@ def test_following_a_log_ends_with_its_job(program: Program) -> None:
     assert "attempt 1" in again.stdout
     assert time.monotonic() - began < 10
     assert "attempt 2" not in rest + again.stdout
+
+
+def test_following_all_ranks(program: Program) -> None:
+    """What each rank prints comes as it is printed, each byte once, and nothing of files with almost the same name."""
+    sweep = program.start("train.py", "-m", "seed=1", "sleep=60", "stoppable=true")
+    directory = program.experiment / "jobs/0"
+    said = directory / "stdout.1.log"
+    wait_until(lambda: said.exists() and "attempt 1" in said.read_text())
+    pieces = Experiment.at(program.experiment).follow_log(0)
+    assert b"attempt 1" in next(pieces)
+    (directory / "stdout.1.mine.log").write_text("my own\n")
+    (directory / "stderr.1.rank0.log").write_text("an error\n")
+    (directory / "stdout.1.rank1.log").write_text("rank 1 begins\n")
+    assert b"rank 1 begins\n" == next(pieces)
+    (directory / "stdout.1.rank0.log").write_text("rank 0 begins\n")
+    assert b"rank 0 begins\n" == next(pieces)
+    with open(directory / "stdout.1.rank1.log", "a") as file:
+        file.write("rank 1 ends\n")
+    assert b"rank 1 ends\n" == next(pieces)
+    sweep.terminate()
+    sweep.communicate()
+    rest = b"".join(pieces)
+    assert not [word for word in (b"begins", b"my own", b"an error") if word in rest]
+
+
+def test_following_asks_slurm_seldom_and_reads_to_the_end(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing changes SLURM is asked ever more seldom; what is printed last, while it answers, is told, too."""
+    program.sweep("seed=1")
+    log = program.experiment / "jobs/0/stdout.1.log"
+    now = [0.0]
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    asked: list[float] = []
+
+    def state() -> State:
+        asked.append(now[0])
+        if now[0] < 600:
+            return State.QUEUED
+        with open(log, "a") as file:
+            file.write("the last words\n")
+        return State.COMPLETED
+
+    told = b"".join(logs.followed(Folder.at(program.experiment), 0, kind="stdout", state=state))
+    assert told.endswith(b"the last words\n")
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
+    assert pauses == sorted(pauses)
+    assert (True, True) == (len(asked) < 30, 30 <= pauses[-1] < 31)
 
 
 # ---------------------------------------------------------------- resubmit

@@ -25,8 +25,9 @@ FLOORS = {
         "errors", "records",
     ],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "frame", "grid", "ids", "report.curves", "rows",
-        "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units",
+        "codec", "decisions", "delta", "expressions", "filters", "follow.rows", "frame", "grid", "hydra.options",
+        "ids", "report.curves", "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step",
+        "slurm.told", "slurm.units", "words",
     ],
     "the rim: files, processes, the cluster": [
         "disk.code_copy", "disk.files", "disk.folder", "disk.git", "disk.launches", "disk.manifest",
@@ -37,19 +38,21 @@ FLOORS = {
         "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
-        "archive", "dataframes", "definition", "difference", "disk.kept_files", "experiment", "find", "following",
+        "definition", "disk.kept_files", "experiment", "find", "follow.archive", "follow.dataframes",
+        "follow.difference", "follow.live", "follow.logs", "follow.resubmit", "follow.views", "following",
         "hydra.callback", "hydra.compose", "hydra.factor", "hydra.numbering", "hydra.pickled_task", "hydra.plan",
-        "hydra.warm_up", "live", "logs", "report.data", "report.evidence", "report.learning", "report.page",
-        "report.writing", "resubmit", "running.attempts", "running.child", "running.fake_job", "running.fork_safety",
-        "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm", "slurm.cancel",
-        "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait", "views",
+        "hydra.warm_up", "report.data", "report.evidence", "report.learning", "report.page", "report.writing",
+        "running.attempts", "running.child", "running.fake_job", "running.fork_safety", "running.forked",
+        "running.pack", "running.pool", "running.supervisor", "running.warm", "slurm.cancel", "slurm.emit",
+        "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait",
     ],
     "doors": [
-        "__main__", "cli", "cli_follow", "cli_report", "cli_results", "cli_slurm", "cli_status", "hydra.launch",
-        "hydra.returns", "hydra.sweeping", "run", "running.forkserver", "tables",
+        "__main__", "cli.arguments", "cli.following", "cli.jobs", "cli.main", "cli.report", "cli.results",
+        "cli.slurm", "cli.status", "cli.tables", "hydra.launch", "hydra.returns", "hydra.sweeping", "run",
+        "running.forkserver",
     ],
 }  # fmt: skip
-FOLDERS = ("disk", "hydra", "report", "running", "slurm")
+FOLDERS = ("cli", "disk", "follow", "hydra", "report", "running", "slurm")
 FACES = ("__init__", *(f"{folder}.__init__" for folder in FOLDERS))  # they say what is inside, and import nothing of it
 ROOMS = ("experiment_manager", *(f"experiment_manager.{folder}" for folder in FOLDERS))
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules}
@@ -200,7 +203,7 @@ def test_slurm_schema_is_the_record() -> None:
 
 def test_schema_and_options_agree() -> None:
     """Every option of the schema is one that the sweeper reads, with the defaults that the README names."""
-    from experiment_manager.hydra.plan import Options
+    from experiment_manager.hydra.options import Options
     from experiment_manager.hydra.schema import SweeperConf
 
     in_schema = set(SweeperConf.__dataclass_fields__) - {"_target_", "_recursive_", "max_batch_size"}

@@ -102,7 +102,7 @@ def test_readme_from_top_to_end(tmp_path: Path) -> None:
 def test_tables_name_every_option_and_command() -> None:
     """The tables of the README have every option of the sweeper and of SLURM, every verb, and every state, and no
     other verb."""
-    from experiment_manager.cli import app
+    from experiment_manager.cli.main import app
     from experiment_manager.hydra.schema import SweeperConf
     from experiment_manager.records import State
     from experiment_manager.slurm.options import valid_options

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from experiment_manager import Experiment, codec
-from experiment_manager.cli import main
+from experiment_manager.cli.main import main
 from experiment_manager.disk.launches import create_launch
 from experiment_manager.disk.results import write_result
 from experiment_manager.disk.states import States

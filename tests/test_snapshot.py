@@ -343,6 +343,25 @@ def test_too_much_is_not_copied(project: Project, monkeypatch: pytest.MonkeyPatc
     assert not (Path(folder.join(code.path)) / "data").exists()
 
 
+def test_copies_are_as_private_as_the_umask_says(project: Project) -> None:
+    """Nobody else reads the code whom the umask keeps from it."""
+    script = str(project.home / "scripts/train.py")
+    before = os.umask(0o077)
+    try:
+        code = code_copy.copy_code(Folder(project.home, "x"), script, str(project.home), script)
+    finally:
+        os.umask(before)
+    for path in (Path(project.home, "x", code.path), Path(project.home, "x", code.path, "scripts/train.py")):
+        assert 0 == path.stat().st_mode & 0o077
+
+
+def test_folders_that_python_cannot_search(project: Project) -> None:
+    """A folder whose name PYTHONPATH would take apart is refused."""
+    script = str(project.home / "scripts/train.py")
+    with pytest.raises(FreezeError, match="a:b holds ':', which PYTHONPATH cannot name"):
+        code_copy.copy_code(Folder(project.home, "a:b"), script, str(project.home), script)
+
+
 def test_wrong_words_for_a_snapshot(project: Project) -> None:
     """An option that is neither true nor false is refused by both kinds of launchers."""
     for launcher in ("local_pool", "slurm_script"):

@@ -224,6 +224,17 @@ def test_hostile_experiment_names_work(program: Program, name: str) -> None:
     assert (program.home / "experiments" / name / "states" / "0.1.COMPLETED").exists()
 
 
+def test_folders_of_the_original_library_are_not_swept_into(program: Program) -> None:
+    """Jobs that another library has numbered get no rivals, and what to do is said."""
+    program.experiment.mkdir(parents=True)
+    (program.experiment / "config.json").write_text('{"variables": ["seed"], "jobs": []}')
+    done = program.sweep("seed=1")
+    assert 2 == done.returncode
+    assert f"{program.experiment} holds an experiment of the original library" in done.stderr
+    assert "config.json" in {path.name for path in program.experiment.iterdir()}
+    assert not (program.experiment / "manifest.sqlite").exists()
+
+
 MISTAKES = {
     "unknown name in a mapping": ("hydra.sweeper.pass_filter={algo: TD3}", "'algo', which is no variable"),
     "unknown name in an expression": ("hydra.sweeper.pass_filter='algo == 1'", "the variables are algorithm, seed"),

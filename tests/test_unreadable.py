@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.cli import main
+from experiment_manager.cli.main import main
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.results import last_values, read_metrics, write_result
 from experiment_manager.disk.states import States

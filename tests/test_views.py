@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from experiment_manager.cli.tables import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
-from experiment_manager.rows import aggregate
-from experiment_manager.tables import print_json, print_rows
+from experiment_manager.follow.rows import aggregate
 from tests.conftest import Program, clean_env
 
 
@@ -97,9 +97,9 @@ def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
         (states / f"{job}.1.{state}").touch()
     script = (
         "import json, sys\n"
-        "from experiment_manager import views\n"
+        "from experiment_manager.follow import views\n"
         "views.MOST_REASONS = 7\n"
-        "from experiment_manager.cli import main\n"
+        "from experiment_manager.cli.main import main\n"
         "seen = []\n"
         "sys.addaudithook(lambda what, given: seen.append((what, str(given[0]))) "
         "if what in ('open', 'os.listdir', 'os.scandir') else None)\n"

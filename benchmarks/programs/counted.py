@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-from experiment_manager.cli import main
+from experiment_manager.cli.main import main
 
 verb, folder = sys.argv[1:]
 listed: list[str] = []

@@ -40,6 +40,8 @@ def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
     `cwd` and `script` are where the program was started, and the file that Python was given, if any. Raises FreezeError
     where git does not know what belongs to the program, or it is too much.
     """
+    if os.pathsep in folder.path:
+        raise FreezeError(f"{folder.path} holds {os.pathsep!r}, which PYTHONPATH cannot name; rename it, {_LEAVE_OUT}")
     root = _root(program)
     files = _contents(root, _names(root, os.path.realpath(folder.parent), os.path.realpath(folder.path)))
     if os.path.exists(program) and _below(root, program) not in files:
@@ -150,9 +152,8 @@ def _publish(target: str, files: Mapping[str, _File]) -> None:
         if not mode:
             os.symlink(content, os.fsencode(path))
             continue
-        with open(path, "wb") as out:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:  # as the umask allows
             out.write(content)
-            os.fchmod(out.fileno(), mode)
     os.rename(temporary, target)
 
 

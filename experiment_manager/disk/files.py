@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+_END_BYTES: Final = 65536
 _PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -41,6 +42,7 @@ def database_uri(path: str) -> str:
     >>> database_uri("/x/what?#.sqlite")
     'file:/x/what%3F%23.sqlite?mode=ro&immutable=1'
     """
+    # `?` and `#` in a raw path would open another file
     quoted = "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
     return f"file:{quoted}?mode=ro&immutable=1"
 
@@ -81,6 +83,16 @@ def read_optional(path: str, tell: Callable[[str], None] | None = None) -> dict[
     if tell is not None:
         tell(f"{path} cannot be read: {why}")
     return {}
+
+
+def read_end(path: str) -> bytes:
+    """The last 64 KiB of a file; empty when there is none or it is not readable."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
+            return file.read()
+    except OSError:
+        return b""
 
 
 def number_in(body: Mapping[str, Any], name: str) -> float | None:

@@ -47,8 +47,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
 
 def _next_number(folder: Folder) -> str:
     os.makedirs(folder.launches, exist_ok=True)
-    taken = [int(name) for name in os.listdir(folder.launches) if name.isdigit()]
-    number = max(taken, default=0)
+    number = int((launch_numbers(folder) or ["0"])[-1])
     while True:
         number += 1
         try:
@@ -59,13 +58,14 @@ def _next_number(folder: Folder) -> str:
 
 
 def launch_numbers(folder: Folder) -> list[str]:
-    """The numbers of all launches, in order. Raises FolderError when their folder cannot be read."""
+    """The numbers of the launches there are, oldest first. Raises FolderError when their folder cannot be read."""
     try:
-        return sorted((name for name in os.listdir(folder.launches) if name.isdigit()), key=int)
+        names = os.listdir(folder.launches)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise FolderError(f"{folder.launches} cannot be read: {error.strerror or error}") from error
+    return sorted((name for name in names if name.isdecimal()), key=int)
 
 
 def read_launch(folder: Folder, number: str) -> Launch:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from experiment_manager import codec, delta
+from experiment_manager.disk.files import database_uri
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError, UnknownJob
 from experiment_manager.records import Code, Entry, Job, JobId, Recipe, Source
@@ -25,7 +26,6 @@ from experiment_manager.records import Code, Entry, Job, JobId, Recipe, Source
 FORMAT: Final = 1
 APPLICATION_ID: Final = 0x45584D47  # "EXMG"
 
-_PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
 
 
@@ -38,11 +38,8 @@ class Manifest:
         self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        if not os.access(self._path, os.R_OK):
-            raise ManifestError(f"{self._path} cannot be read: mend its permissions, or ask whom it belongs to")
-        uri = f"file:{_percent_encoded(self._path)}?mode=ro&immutable=1"
         with self._damage_named():
-            connection = sqlite3.connect(uri, uri=True)
+            connection = sqlite3.connect(database_uri(self._path), uri=True)
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             (application,) = connection.execute("PRAGMA application_id").fetchone()
         if application != APPLICATION_ID:
@@ -59,6 +56,9 @@ class Manifest:
         try:
             yield
         except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
+            if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
+                sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
+                raise ManifestError(f"{self._path} {sentence}") from error
             raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def close(self) -> None:
@@ -139,11 +139,6 @@ class Manifest:
         with self._damage_named():
             (body,) = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
             return _recipe(json.loads(body))
-
-
-def _percent_encoded(path: str) -> str:
-    """A path as it stands in a URI: `?` and `#` in a raw path would open another file."""
-    return "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
 
 
 def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:

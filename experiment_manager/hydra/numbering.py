@@ -1,11 +1,13 @@
 """Which job each point of a sweep is: one that the manifest has, or a new one with the next id."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from experiment_manager import decisions
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
+from experiment_manager.errors import FolderError
 from experiment_manager.grid import Grid, Point
 from experiment_manager.records import Job, JobId
 
@@ -19,6 +21,12 @@ class Known:
         self._jobs: dict[int, tuple[str | None, int | None]] = {}  # fingerprint, number of the recipe
         self._by_identity: dict[str, tuple[int, ...]] = {}
         if folder.is_experiment():
+            if not os.path.exists(folder.manifest):
+                raise FolderError(
+                    f"{folder.path} holds an experiment of the original library ({folder.original_config}); take it "
+                    "over with Experiment.load(...).save(), or give the sweep another name with "
+                    "hydra.sweeper.experiment_name=..."
+                )
             with Manifest(folder) as manifest:
                 for job_id, identity, fingerprint, recipe in manifest.index():
                     self._jobs[job_id] = (fingerprint, recipe)

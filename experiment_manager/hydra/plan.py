@@ -20,7 +20,7 @@ from experiment_manager.disk.manifest import Manifest, changed_configuration
 from experiment_manager.disk.manifest_editor import ManifestEditor, editing
 from experiment_manager.disk.selection import write_selection
 from experiment_manager.disk.states import Snapshot
-from experiment_manager.errors import ConfigurationChanged, ExperimentManagerError, FreezeError, GridError, JobRefused
+from experiment_manager.errors import ConfigurationChanged, FreezeError, JobRefused
 from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import Grid, Point, zipped
 from experiment_manager.hydra import entry
@@ -28,48 +28,12 @@ from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.factor import Factored
 from experiment_manager.hydra.freeze import freeze
 from experiment_manager.hydra.numbering import Known, Numbered
+from experiment_manager.hydra.options import Options
 from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Code, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.resolved import resolved
 from experiment_manager.slurm.emit import Arrangement
 from experiment_manager.slurm.reconcile import reconciled
-
-
-class Options(NamedTuple):
-    """`hydra.sweeper.*`, checked."""
-
-    experiment_name: str
-    experiment_path: str
-    params: Mapping[str, Any]
-    zip: Sequence[Sequence[str]]
-    blocks: Sequence[Mapping[str, Any]]
-    pass_filter: Any
-    sample: int | None
-    sample_seed: int
-    rerun: str
-    on_change: str
-    on_drift: str
-
-    def check(self) -> "Options":
-        """The same options. Raises ExperimentManagerError naming the one that is wrong."""
-        for name, value, allowed in (
-            ("rerun", self.rerun, decisions.RERUN),
-            ("on_change", self.on_change, decisions.ON_CHANGE),
-            ("on_drift", self.on_drift, decisions.ON_DRIFT),
-        ):
-            if value not in allowed:
-                raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
-        if self.sample is not None and self.sample < 1:
-            raise ExperimentManagerError(f"hydra.sweeper.sample={self.sample} selects nothing; use 1 or more, or null")
-        for group in self.zip:
-            if isinstance(group, str) or not isinstance(group, Sequence):
-                raise GridError(f"hydra.sweeper.zip has {group!r}; it is a list of groups: [[lr, batch_size]]")
-        for block in self.blocks:
-            if not isinstance(block, Mapping) or not set(block) <= {"params", "zip"}:
-                raise GridError(
-                    f"hydra.sweeper.blocks has {block!r}; a block is a mapping with the keys params and zip"
-                )
-        return self
 
 
 class Plan(NamedTuple):

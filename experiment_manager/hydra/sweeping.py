@@ -22,11 +22,13 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.hydra.compose import Composer, require_submitted
 from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, say, told_to_the_user
-from experiment_manager.hydra.plan import Options, Plan, plan_sweep
+from experiment_manager.hydra.options import Options
+from experiment_manager.hydra.plan import Plan, plan_sweep
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.records import UNFINISHED, State
 from experiment_manager.running.attempts import attempting
 from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.words import counted
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 
@@ -112,7 +114,7 @@ def _summary(plan: Plan) -> str:
     left = Counter(plan.snapshot.state(job_id) for job_id in plan.ids if job_id not in running)
     kept = "".join(f", {count} {state} left alone" for state, count in left.items())
     new = f" ({plan.n_new} new in the manifest)" if plan.n_new else ""
-    passing = "1 job passes" if len(plan.ids) == 1 else f"{len(plan.ids)} jobs pass"
+    passing = f"{counted(len(plan.ids))} {'passes' if len(plan.ids) == 1 else 'pass'}"
     return f"{plan.folder.path}: {passing}{dropped}{new}; {len(plan.to_run)} to run{kept}"
 
 
@@ -129,7 +131,7 @@ def _conclude(plan: Plan) -> None:
         again = "the same command runs what has not completed"
     folder = shlex.quote(os.path.relpath(plan.folder.path))
     say(
-        f"{len(bad)} of {len(ended)} {'job' if len(ended) == 1 else 'jobs'} did not complete ({counts}); {again}, and "
+        f"{len(bad)} of {counted(len(ended))} did not complete ({counts}); {again}, and "
         f"`experiment-manager show {folder} {bad[0]}` tells why the first one did not"
     )
     raise SystemExit(1)

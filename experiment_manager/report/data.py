@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import codec, views
+from experiment_manager import codec
 from experiment_manager.disk.files import read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.follow import views
+from experiment_manager.follow.rows import Row, group_key, require_variables
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Job, State
@@ -22,7 +24,6 @@ MOST_GROUPS: Final = 24
 MOST_BEST: Final = 10
 _LONGEST_CELL: Final = 200
 _EXACT: Final = 2**53
-Row = Mapping[str, Any]
 
 
 class Choice(NamedTuple):
@@ -145,9 +146,7 @@ def _averaged(names: Sequence[str], choice: Choice) -> tuple[str, ...]:
 
 
 def _known(asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    for name in asked:
-        if name not in names:
-            raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(names) or 'none'}")
+    require_variables(asked, names)
     return tuple(asked)
 
 
@@ -176,7 +175,7 @@ def _groups(rows: Sequence[Row], by: Sequence[str], source: str | None, metric: 
     """The jobs by their values of the variables in `by`, in the order in which they first come."""
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        members[codec.canonical(codec.encode([row["variables"].get(name) for name in by]))].append(row)
+        members[group_key(row, by)].append(row)
     varying = _varying([found[0]["variables"] for found in members.values()], by)
     groups = []
     for found in members.values():

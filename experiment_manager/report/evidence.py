@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager import views
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import launch_numbers, read_launch
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import JobRefused
+from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Launch
 from experiment_manager.slurm.launched import Submission, launched_arrays
@@ -82,7 +82,7 @@ def readable(line: str) -> str:
 def launches(folder: Folder) -> tuple[list[Handed], int]:
     """The newest launches, newest first, and how many there are. One that cannot be read is named and skipped."""
     numbers, found = launch_numbers(folder), []
-    for number in numbers[: -MOST_LAUNCHES - 1 : -1]:
+    for number in reversed(numbers[-MOST_LAUNCHES:]):
         try:
             found.append(_handed(folder, read_launch(folder, number)))
         except JobRefused as error:

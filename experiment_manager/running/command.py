@@ -15,6 +15,8 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Entry, Job, Recipe, Source
 
+_SPECIAL_IN_DOUBLE_QUOTES: Final = frozenset('"$`\\!')
+
 CALLBACK: Final = "++hydra.callbacks.experiment_manager._target_=experiment_manager.hydra.callback.JobCallback"
 """A plain value and no mapping: under `python -O` Hydra 1.3 cannot read mappings (measured)."""
 
@@ -87,10 +89,19 @@ def runner_command(folder: Folder, job: Job, runner: Sequence[str]) -> list[str]
 
 def pasteable(arguments: Iterable[str], cwd: str, variables: Mapping[str, str] | None = None) -> str:
     """A line for a shell that does the same."""
+    settings = "".join(f"{name}={_word(value)} " for name, value in (variables or {}).items())
+    return f"cd {_word(cwd)} && {settings}{' '.join(map(_word, arguments))}"
+
+
+def _word(text: str) -> str:
+    """One word of a shell, in double quotes where single ones would be hard to read.
+
+    >>> print(_word("a b"), _word("dir='/x y'"), _word("'$HOME'"))
+    'a b' "dir='/x y'" ''"'"'$HOME'"'"''
+    """
     import shlex
 
-    settings = "".join(f"{name}={shlex.quote(value)} " for name, value in (variables or {}).items())
-    return f"cd {shlex.quote(cwd)} && {settings}{shlex.join(arguments)}"
+    return f'"{text}"' if "'" in text and _SPECIAL_IN_DOUBLE_QUOTES.isdisjoint(text) else shlex.quote(text)
 
 
 def _hydra_flags(folder: Folder, recipe: Recipe) -> list[str]:

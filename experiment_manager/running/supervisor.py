@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.files import read_end, read_optional
 from experiment_manager.disk.folder import writing
 from experiment_manager.disk.states import States
 from experiment_manager.records import State
@@ -39,8 +39,6 @@ HANDLER_WAIT_S: Final = 10.0
 
 STRAGGLERS_S: Final = 2.0
 """How long processes that the job has left behind may take to end."""
-
-_LOG_TAIL: Final = 65536
 
 
 class Outcome(NamedTuple):
@@ -274,9 +272,7 @@ class _Supervision:
         return self._oom_kills is not None and after is not None and after > self._oom_kills
 
     def _said_by_srun(self) -> str:
-        with open(self._file("stderr"), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL))
-            return file.read().decode(errors="replace")
+        return read_end(self._file("stderr")).decode(errors="replace")
 
     def _incomplete(self) -> Outcome:
         from experiment_manager.decisions import INCOMPLETE

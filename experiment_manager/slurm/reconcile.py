@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.files import read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import launch_numbers, planned_attempts, read_launch, user_name
 from experiment_manager.disk.states import Snapshot, States, Waiting
@@ -380,13 +380,7 @@ def _words(run: parse.Run) -> str:
 
 
 def _tail(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 65536))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
+    return read_end(path).decode(errors="replace")
 
 
 def _last_line(path: str) -> str:

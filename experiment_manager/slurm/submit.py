@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder, writing
-from experiment_manager.disk.launches import read_launch, user_name
+from experiment_manager.disk.launches import launch_numbers, read_launch, user_name
 from experiment_manager.errors import FolderError, JobRefused, SlurmError
 from experiment_manager.records import Launch
 from experiment_manager.slurm import client, parse
@@ -51,8 +51,7 @@ def newest_launch(folder: Folder, number: str | None = None) -> Launch:
         if not launched_arrays(launch):
             raise JobRefused(f"launch {number} of {folder.path} has no SLURM scripts; leave --launch out")
         return launch
-    numbers = sorted((name for name in _names(folder.launches) if name.isdigit()), reverse=True)
-    for found in numbers:
+    for found in reversed(launch_numbers(folder)):
         with suppress(JobRefused):
             launch = read_launch(folder, found)
             if launched_arrays(launch):
@@ -61,13 +60,6 @@ def newest_launch(folder: Folder, number: str | None = None) -> Launch:
         f"{folder.path} has no SLURM scripts yet; write them with hydra/launcher=slurm_script, or with "
         f"`experiment-manager script {folder.path}`"
     )
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except FileNotFoundError:
-        return []
 
 
 def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[Submitted]:

@@ -43,6 +43,11 @@ def task_of(record: Mapping[str, Any]) -> str | None:
     return record.get("slurm_job_id")
 
 
+def node_of(record: Mapping[str, Any]) -> str | None:
+    """Where the attempt of a record ran: as SLURM names the node, else by the name of the host."""
+    return record.get("slurmd_nodename") or record.get("host")
+
+
 def restart_of(record: Mapping[str, Any]) -> int:
     """How often SLURM had started the task before; SLURM sets no count the first time."""
     return int(record.get("slurm_restart_count") or 0)

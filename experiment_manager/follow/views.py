@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import number_in, read_optional
+from experiment_manager.disk.files import number_in, read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import last_values, read_result
@@ -22,6 +22,8 @@ from experiment_manager.slurm import within
 _TAIL_LINES: Final = 30
 MOST_REASONS: Final = 200
 """Of each state, how many jobs are asked in `status` why they ended so: each costs a file to open."""
+
+_MOST_LISTED: Final = 10_000
 
 _UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `status --all` tells of each"
 
@@ -81,11 +83,14 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
         n_selected=None if selected is None else len(selected),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
-        foreign=(*(f"states/{name}" for name in snapshot.foreign), *_foreign_in_jobs(folder)),
+        foreign=(*(f"states/{name}" for name in snapshot.foreign), *_foreign_in_jobs(folder, snapshot)),
     )
 
 
-def _foreign_in_jobs(folder: Folder) -> list[str]:
+def _foreign_in_jobs(folder: Folder, snapshot: Snapshot) -> list[str]:
+    """Names in `jobs/` that are not ours; nobody looks where there are so many jobs that listing them takes long."""
+    if len(snapshot.attempts) > _MOST_LISTED:
+        return []
     try:
         names = os.listdir(folder.join("jobs"))
     except FileNotFoundError:
@@ -182,7 +187,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "reason": end.get("reason"),
         "launch": record.get("launch"),
         "slurm_task": within.task_of(record),
-        "host": record.get("slurmd_nodename") or record.get("host"),
+        "host": within.node_of(record),
         "start": number_in(record, "start"),
         "end": number_in(end, "end"),
         "peak_memory_bytes": number_in(end, "peak_memory_bytes"),
@@ -203,13 +208,7 @@ def _command(folder: Folder, job: Job) -> str | None:
 
 def tail(path: str, lines: int = _TAIL_LINES) -> list[str]:
     """The last lines of a log, without reading more than its last 64 KiB."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 65536))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
-    except OSError:
-        return []
+    return read_end(path).decode(errors="replace").splitlines()[-lines:]
 
 
 def counts_text(counts: Mapping[State, int]) -> str:

@@ -1,5 +1,6 @@
 """Running jobs again that ended: the same ids and configurations, the next attempt, other SLURM options if need be."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -63,13 +64,16 @@ def plan(
     if waiting := wanted & UNFINISHED:
         raise JobRefused(f"jobs that are {min(waiting)} have not ended; end them with `experiment-manager cancel`")
     found = {int(job.id): snapshot.state(job.id) for job in jobs}
+    by_state: dict[State, list[int]] = defaultdict(list)
+    for job_id, state in found.items():
+        if state in wanted:
+            by_state[state].append(job_id)
+        elif are_named:
+            way_out = "name its state with --state to run it again" if state not in UNFINISHED else "leave it out"
+            raise JobRefused(f"job {job_id} of {folder.path} is {state}; {way_out}")
     ids = tuple(job_id for job_id, state in found.items() if state in wanted)
-    others = [job_id for job_id in found if job_id not in ids] if are_named else []
-    if others:
-        state = found[others[0]]
-        way_out = "name its state with --state to run it again" if state not in UNFINISHED else "leave it out"
-        raise JobRefused(f"job {others[0]} of {folder.path} is {state}; {way_out}")
-    chosen = _launcher(folder, launcher)
+    last = last_launch(folder)
+    chosen = _launcher(folder, last, launcher)
     if settings and chosen == "local_pool":
         raise OptionsError(f"{', '.join(settings)}: local_pool has no SLURM options; name another one with --launcher")
     options = None
@@ -77,29 +81,25 @@ def plan(
         options = overridden(options_of(folder, slurm), settings, where="SLURM options")
     return Resubmission(
         ids=ids,
-        states={
-            state: tuple(i for i in ids if found[i] is state) for state in State if state in {found[i] for i in ids}
-        },
+        states={state: tuple(by_state[state]) for state in State if state in by_state},
         launcher=chosen,
         options=options,
         runner=runner_of(folder, ids, runner, slurm),
-        n_jobs=n_jobs or _n_jobs(folder),
+        n_jobs=n_jobs or _n_jobs(last),
     )
 
 
-def _launcher(folder: Folder, named: str | None) -> str:
-    launch = last_launch(folder)
-    chosen = named or (launch and launch.record.get("launcher"))
+def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
+    chosen = named or (last and last.record.get("launcher"))
     if chosen in LAUNCHERS:
         return str(chosen)
     words = f"{named} is none of ours" if named else f"the last launch went through {chosen or 'nothing'}"
     raise JobRefused(f"{folder.path}: {words}; name the launcher with --launcher: {', '.join(LAUNCHERS)}")
 
 
-def _n_jobs(folder: Folder) -> int:
+def _n_jobs(last: Launch | None) -> int:
     """As many at a time as in the last launch that ran here; -1: one per processor."""
-    launch = last_launch(folder)
-    options = launch.record.get("options") if launch is not None else None
+    options = last.record.get("options") if last is not None else None
     found = options.get("n_jobs") if isinstance(options, Mapping) else None
     return found if isinstance(found, int) else -1
 

@@ -52,7 +52,7 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     `count` is the number of jobs; each of `how` maps each numeric result field, or each metric where there are no
     results, to a number. Raises ExperimentManagerError for an unknown variable or aggregate.
     """
-    _require_variables(rows, by)
+    require_variables(by, _variables(rows))
     for name in how:
         if name not in (*AGGREGATES, "count"):
             raise ExperimentManagerError(f"{name!r} is no aggregate; there are {', '.join(AGGREGATES)}, count")
@@ -60,20 +60,22 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row["state"] == State.COMPLETED:
-            groups[_key(row, by)].append(row)
+            groups[group_key(row, by)].append(row)
     return [_aggregated(members, by, how, source) for members in groups.values()]
 
 
-def _require_variables(rows: Iterable[Row], by: Iterable[str]) -> None:
-    names = {name for row in rows for name in row["variables"]}
-    for name in by:
+def _variables(rows: Iterable[Row]) -> list[str]:
+    return sorted({name for row in rows for name in row["variables"]})
+
+
+def require_variables(asked: Iterable[str], names: Sequence[str]) -> None:
+    """Nothing happens when all that is asked for is among the names of the variables; else ExperimentManagerError."""
+    for name in asked:
         if name not in names:
-            raise ExperimentManagerError(
-                f"{name!r} is no variable; the variables are {', '.join(sorted(names)) or 'none'}"
-            )
+            raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(names) or 'none'}")
 
 
-def _key(row: Row, by: Iterable[str]) -> str:
+def group_key(row: Row, by: Iterable[str]) -> str:
     """What rows of one group have in common: 1, 1.0 and True are three values."""
     return codec.canonical(codec.encode([row["variables"].get(name) for name in by]))
 
@@ -99,11 +101,11 @@ def state_counts(rows: Iterable[Row], by: Sequence[str]) -> list[dict[str, Any]]
     """One row per combination of the variables in `by`: `variables`, `count`, and `states`, which maps each state that
     some job has to the number of jobs. Raises ExperimentManagerError for an unknown variable."""
     listed = list(rows)
-    _require_variables(listed, by)
+    require_variables(by, _variables(listed))
     states = [str(state) for state in State if any(row["state"] == state for row in listed)]
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in listed:
-        groups[_key(row, by)].append(row)
+        groups[group_key(row, by)].append(row)
     return [
         {
             "variables": {name: members[0]["variables"].get(name) for name in by},

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from experiment_manager import dataframes, tables
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
+from experiment_manager.follow import dataframes
+from experiment_manager.follow.rows import aggregate, flat_aggregate, flattened, order
 from experiment_manager.ids import format_ids
-from experiment_manager.rows import aggregate, flat_aggregate, flattened, order
-
-Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
+from experiment_manager.words import names_in
 
 
 def register(app: typer.Typer) -> None:
@@ -22,10 +23,8 @@ def register(app: typer.Typer) -> None:
 
 def results(
     folder: Folder,
-    where: Annotated[
-        list[str] | None, typer.Option("--where", help="Only jobs that pass this filter; may be repeated.")
-    ] = None,
-    selected: Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")] = False,
+    where: Where = None,
+    selected: Selected = False,
     group_by: Annotated[
         str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")
     ] = None,
@@ -51,10 +50,10 @@ def results(
     if how is not None and group_by is None:
         there_are = ", ".join(experiment.variables) or "none"
         raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
-    wanted = _names(how or "mean,std")
+    wanted = names_in(how or "mean,std")
     rows = experiment.result_rows(rules)
     if group_by is not None:
-        rows = aggregate(rows, _names(group_by), wanted)
+        rows = aggregate(rows, names_in(group_by), wanted)
         flat = [flat_aggregate(row, wanted) for row in rows]
     else:
         flat = [flattened(row, "variables", "result", "metrics") for row in rows]
@@ -72,10 +71,6 @@ def results(
         tables.say(f"{len(flat)} rows in {out}")
     else:
         tables.print_rows(flat)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:

@@ -11,8 +11,8 @@ from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import FolderError
+from experiment_manager.follow.views import say_skipped
 from experiment_manager.progress import followed
-from experiment_manager.views import say_skipped
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
 _WHOLE: Final = ("conf", "code", "tasks", "launches")

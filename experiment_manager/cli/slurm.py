@@ -1,20 +1,18 @@
 """The verbs of the command line that hand jobs to SLURM and take them back: script, submit, cancel."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from experiment_manager import tables
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, Json, Where
 from experiment_manager.errors import OptionsError
 from experiment_manager.experiment import Experiment
 from experiment_manager.ids import format_ids
 from experiment_manager.slurm.emit import how_to_submit
 from experiment_manager.slurm.submit import newest_launch, test_only
-
-Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+from experiment_manager.words import noun
 
 
 def register(app: typer.Typer) -> None:
@@ -101,7 +99,7 @@ def cancel(
     folder: Folder,
     ids: Annotated[list[str] | None, typer.Argument(help="Ids and ranges: 0-3,7.", show_default=False)] = None,
     state: Annotated[str | None, typer.Option(help="Only jobs in these states: QUEUED,RUNNING.")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="Only jobs that pass this filter; may be repeated.")] = None,
+    where: Where = None,
     json: Json = False,
 ) -> None:
     """End jobs that wait or run: all of the experiment, or those that are named."""
@@ -112,7 +110,6 @@ def cancel(
     if json:
         tables.print_json({"jobs": told})
     elif told:
-        noun = "job" if len(told) == 1 else "jobs"
-        tables.say(f"told {noun} {format_ids(told)} of {experiment.folder.path} to end")
+        tables.say(f"told {noun(len(told))} {format_ids(told)} of {experiment.folder.path} to end")
     else:
         tables.say(f"no job of {experiment.folder.path} that you named waits or runs; nothing was cancelled")

@@ -1,21 +1,19 @@
 """How jobs are getting on: where they run, for how long, how long they still may, and what they last said."""
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from experiment_manager import codec
-from experiment_manager.disk.files import number_in, read_optional
+from experiment_manager.disk.files import number_in, read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
+from experiment_manager.follow.views import say_skipped
 from experiment_manager.records import Attempt, Job, State
-from experiment_manager.views import say_skipped
-
-_TAIL_BYTES: Final = 65536
+from experiment_manager.slurm import within
 
 
 def live_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -37,7 +35,7 @@ def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[s
     if not last.number:
         return row
     record = snapshot.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
-    row["node"] = record.get("slurmd_nodename") or record.get("host")
+    row["node"] = within.node_of(record)
     row["metrics"] = last_metrics(folder, last.job_id, last.number)
     start = number_in(record, "start")
     if last.state is State.RUNNING:
@@ -67,14 +65,8 @@ def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | 
 
 def last_metrics(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | None:
     """The last line of metrics that is whole, with `step`; None when there is none. Reads the end of the file only."""
-    try:
-        with open(folder.of_attempt(job_id, attempt, "metrics"), "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]  # what follows the last line break is being written
-    except OSError:
-        return None
-    for line in reversed(lines):
+    lines = read_end(folder.of_attempt(job_id, attempt, "metrics")).split(b"\n")
+    for line in reversed(lines[:-1]):  # what follows the last line break is being written
         try:
             body = json.loads(line)
             step = {} if body["step"] is None else {"step": body["step"]}

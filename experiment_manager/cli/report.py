@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from experiment_manager import tables
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
+from experiment_manager.words import names_in
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)],
+    folder: Folder,
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
     where: Annotated[
         list[str] | None, typer.Option("--where", help="Only jobs that pass this filter; may be repeated.")
@@ -31,7 +33,7 @@ def report(
         str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
     ] = None,
     goal: Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")] = "max",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    json: Json = False,
 ) -> None:
     """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
     experiment = Experiment.at(folder)
@@ -50,5 +52,4 @@ def report(
 
 
 def _names(text: str | None) -> list[str] | None:
-    """`algorithm, nn` as two names; None stays None."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    return None if text is None else names_in(text)

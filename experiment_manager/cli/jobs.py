@@ -1,88 +1,34 @@
-"""The command line: each verb is the twin of a call on `Experiment`. Prints, and decides nothing."""
+"""The verbs for what an experiment is: its jobs, one of them, which may run, and the experiments there are."""
 
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import experiment_manager
-from experiment_manager import cli_follow, cli_report, cli_results, cli_slurm, cli_status, filters, tables, views
-from experiment_manager.decisions import REFUSED
+from experiment_manager import filters
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.find import find_experiments
+from experiment_manager.follow import views
+from experiment_manager.follow.rows import flattened
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
-from experiment_manager.rows import flattened
-
-app = typer.Typer(
-    name="experiment-manager",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
-def _version(is_asked: bool) -> None:
-    if is_asked:
-        tables.say(experiment_manager.__version__)
-        raise typer.Exit
+def register(app: typer.Typer) -> None:
+    """The verbs are on the command line."""
+    app.command(epilog="Example: experiment-manager jobs experiments/train --where 'seed < 3'")(jobs)
+    app.command(epilog="Example: experiment-manager show experiments/train 2")(show)
+    example = "Example: experiment-manager filter experiments/train '{algorithm: TD3}' 'seed < 3' --explain"
+    app.command(name="filter", epilog=example)(filter_)
+    app.command(name="list", epilog="Example: experiment-manager list experiments")(list_)
 
 
-@app.callback()
-def top(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Define, filter, run and follow many experiments. An experiment is a folder, such as experiments/train."""
-
-
-Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Where = Annotated[
-    list[str] | None,
-    typer.Option("--where", help="Only jobs that pass this filter; may be repeated."),
-]
-Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
-
-
-cli_status.register(app)
-cli_results.register(app)
-cli_follow.register(app)
-cli_slurm.register(app)
-cli_report.register(app)
-
-
-def main(argv: Sequence[str]) -> int:
-    """The exit status of a command line: 2, after one sentence, for a user's mistake."""
-    try:
-        app(args=list(argv), prog_name="experiment-manager")
-    except ExperimentManagerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return REFUSED
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
-    return 0
-
-
-@app.command(
-    epilog="Example: experiment-manager run experiments/train 7",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)
-def run(context: typer.Context) -> None:
-    """Run one job here; `run --help` tells more."""
-    from experiment_manager.run import main as run_main
-
-    raise typer.Exit(run_main(context.args))
-
-
-@app.command(epilog="Example: experiment-manager jobs experiments/train --where 'seed < 3'")
 def jobs(folder: Folder, where: Where = None, selected: Selected = False, json: Json = False) -> None:
     """List the jobs with their variables, states, and whether they pass the saved filter."""
     experiment = Experiment.at(folder)
@@ -93,10 +39,9 @@ def jobs(folder: Folder, where: Where = None, selected: Selected = False, json: 
         tables.print_rows([flattened(row, "variables") for row in rows])
 
 
-@app.command(epilog="Example: experiment-manager show experiments/train 2")
 def show(
     folder: Folder,
-    job: Annotated[int, typer.Argument(help="The id of the job.", show_default=False)],
+    job: JobNumber,
     resolve: Annotated[bool, typer.Option("--resolve", help="With values in the place of interpolations.")] = False,
     json: Json = False,
 ) -> None:
@@ -153,9 +98,6 @@ def _times(attempt: Mapping[str, Any]) -> str:
     return f"on {attempt['host']}, {began}{lasted}{memory}"
 
 
-@app.command(
-    name="filter", epilog="Example: experiment-manager filter experiments/train '{algorithm: TD3}' 'seed < 3' --explain"
-)
 def filter_(
     folder: Folder,
     rules: Annotated[
@@ -197,7 +139,6 @@ def filter_(
     tables.say(f"{len(ids)} jobs of {experiment.folder.path} {verb}: {format_ids(ids)}")
 
 
-@app.command(name="list", epilog="Example: experiment-manager list experiments")
 def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("."), json: Json = False) -> None:
     """List the experiments below a folder, with their counts and age."""
     if not folder.is_dir():

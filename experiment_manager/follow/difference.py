@@ -11,6 +11,7 @@ from experiment_manager.disk.provenance import read_packages
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import JobId
+from experiment_manager.slurm import within
 
 
 def difference(folder: Folder, one: int, other: int, snapshot: Snapshot) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def _about(folder: Folder, job_id: int, snapshot: Snapshot) -> Mapping[str, Any]
     if not last.number:
         return {}
     record = States(folder).record(JobId(job_id), last.number)
-    about = {"node": record.get("slurmd_nodename") or record.get("host"), "launch": record.get("launch")}
+    about = {"node": within.node_of(record), "launch": record.get("launch")}
     try:
         launch = read_launch(folder, str(record.get("launch"))).record
     except JobRefused:

@@ -8,19 +8,17 @@ from typing import Annotated
 
 import typer
 
-from experiment_manager import tables
-from experiment_manager.cli_slurm import settings_of
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, JobNumber, Json, Where
+from experiment_manager.cli.slurm import settings_of
 from experiment_manager.errors import JobRefused
 from experiment_manager.experiment import Experiment
+from experiment_manager.follow.resubmit import Resubmission, Resubmitted
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
-from experiment_manager.resubmit import Resubmission, Resubmitted
 from experiment_manager.slurm.emit import how_to_submit
-
-Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
-JobArgument = Annotated[int, typer.Argument(help="The id of the job.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+from experiment_manager.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def logs(
     folder: Folder,
-    job: JobArgument,
+    job: JobNumber,
     attempt: Annotated[int | None, typer.Option(help="Of this attempt; otherwise of the last one.")] = None,
     stderr: Annotated[bool, typer.Option("--stderr", help="What went to standard error.")] = False,
     follow: Annotated[
@@ -68,7 +66,7 @@ def resubmit(
     state: Annotated[
         str | None, typer.Option(help="Jobs in these states: failed,timeout,oom; otherwise all that ended badly.")
     ] = None,
-    where: Annotated[list[str] | None, typer.Option(help="Only jobs that pass this filter; may be repeated.")] = None,
+    where: Where = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A SLURM option to change: --set mem_gb=64; may be repeated.")
     ] = None,
@@ -120,12 +118,11 @@ def resubmit(
 
 def _described(experiment: Experiment, planned: Resubmission, settings: Sequence[str]) -> str:
     """`3 jobs of experiments/train again, by slurm_submitit with mem_gb=64: 1 TIMEOUT (4), 2 FAILED (5,7)`."""
-    noun = "1 job" if len(planned.ids) == 1 else f"{len(planned.ids)} jobs"
     states = ", ".join(
         f"{len(ids)} {state} ({tables.shortened(format_ids(ids))})" for state, ids in planned.states.items()
     )
     options = f" with {' '.join(settings)}" if settings else ""
-    return f"{noun} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
+    return f"{counted(len(planned.ids))} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
 
 
 def _tell(experiment: Experiment, done: Resubmitted) -> None:
@@ -135,7 +132,7 @@ def _tell(experiment: Experiment, done: Resubmitted) -> None:
         tables.say(how_to_submit(experiment.folder, done.scripts))
 
 
-def diff(folder: Folder, one: JobArgument, other: JobArgument, json: Json = False) -> None:
+def diff(folder: Folder, one: JobNumber, other: JobNumber, json: Json = False) -> None:
     """Show two jobs side by side: what differs in variables, configuration and code, and how their attempts went."""
     found = Experiment.at(folder).diff(one, other)
     if json:

@@ -12,8 +12,8 @@ from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.results import read_metrics
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.follow.views import say_skipped
 from experiment_manager.records import Job
-from experiment_manager.views import say_skipped
 
 if TYPE_CHECKING:
     import pandas

@@ -11,11 +11,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from experiment_manager import tables, views
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
+from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
+from experiment_manager.words import counted, names_in, noun
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20
@@ -29,18 +32,18 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)],
+    folder: Folder,
     every: Annotated[bool, typer.Option("--all", help="A row for every job, not for those alone that run.")] = False,
     group_by: Annotated[str | None, typer.Option(help="Count the states by these variables: algorithm,nn")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when no job waits or runs: with 0 when all that may run completed.")
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="As --wait, and show it again and again meanwhile.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    json: Json = False,
 ) -> None:
     """Tell how many jobs are in which state, how those that run are getting on, and what went wrong."""
     experiment = Experiment.at(folder)
-    by = [name.strip() for name in (group_by or "").split(",") if name.strip()]
+    by = names_in(group_by or "")
     most = None if json else _MOST_RUNNING
     if watch and sys.stdout.isatty() and not json:
         _watch(experiment, folder, by, every=every)
@@ -87,9 +90,9 @@ def _show(found: views.Status, folder: Path) -> None:
     if n_hidden > 0:
         tables.say(f"... and {n_hidden} more that run; --all shows every job")
     for reason, waiting in found.waiting.items():
-        tables.say(f"{_counted(waiting)} QUEUED: {reason} ({_which(waiting)})")
+        tables.say(f"{counted(len(waiting))} QUEUED: {reason} ({_which(waiting)})")
     for trouble in found.troubles[:_MOST_TROUBLES]:
-        tables.say(f"{_counted(trouble.ids)} {trouble.state}: {trouble.reason} ({_which(trouble.ids)})")
+        tables.say(f"{counted(len(trouble.ids))} {trouble.state}: {trouble.reason} ({_which(trouble.ids)})")
     if len(found.troubles) > _MOST_TROUBLES:
         tables.say(f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all")
     if found.troubles:
@@ -97,12 +100,8 @@ def _show(found: views.Status, folder: Path) -> None:
         tables.say(f"`experiment-manager show {shlex.quote(str(folder))} {job}` tells more about the first")
 
 
-def _counted(ids: tuple[int, ...]) -> str:
-    return "1 job" if len(ids) == 1 else f"{len(ids)} jobs"
-
-
 def _which(ids: tuple[int, ...]) -> str:
-    return f"{'job' if len(ids) == 1 else 'jobs'} {tables.shortened(format_ids(ids))}"
+    return f"{noun(len(ids))} {tables.shortened(format_ids(ids))}"
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:

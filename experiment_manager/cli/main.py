@@ -1,0 +1,62 @@
+"""The door: the program `experiment-manager`, its exit status, and the verbs that it has."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import experiment_manager
+from experiment_manager.cli import following, jobs, report, results, slurm, status, tables
+from experiment_manager.decisions import REFUSED
+from experiment_manager.errors import ExperimentManagerError
+
+app = typer.Typer(
+    name="experiment-manager",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        tables.say(experiment_manager.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Define, filter, run and follow many experiments. An experiment is a folder, such as experiments/train."""
+
+
+for verbs in (status, results, following, slurm, report, jobs):
+    verbs.register(app)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit status of a command line: 2, after one sentence, for a user's mistake."""
+    try:
+        app(args=list(argv), prog_name="experiment-manager")
+    except ExperimentManagerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+    return 0
+
+
+@app.command(
+    epilog="Example: experiment-manager run experiments/train 7",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+def run(context: typer.Context) -> None:
+    """Run one job here; `run --help` tells more."""
+    from experiment_manager.run import main as run_main
+
+    raise typer.Exit(run_main(context.args))
