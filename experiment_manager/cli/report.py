@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiment_manager.cli import tables
-from experiment_manager.cli.arguments import Folder, Json
+from experiment_manager.cli.arguments import Folder, Json, Selected, Where
 from experiment_manager.experiment import Experiment
 from experiment_manager.words import names_in
 
@@ -19,10 +19,8 @@ def register(app: typer.Typer) -> None:
 def report(
     folder: Folder,
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
-    where: Annotated[
-        list[str] | None, typer.Option("--where", help="Only jobs that pass this filter; may be repeated.")
-    ] = None,
-    selected: Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")] = False,
+    where: Where = None,
+    selected: Selected = False,
     average_over: Annotated[
         str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
     ] = None,
