@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from enum import Enum, Flag
 from functools import cache
 from os import PathLike, fsdecode
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from experiment_manager.errors import UnstorableValue
 
@@ -25,6 +25,15 @@ Encoded = Any
 _IN_ORDER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _BY_KEY: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=True)
 _MOST_BITS: Final = 14_000
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is one to calculate with, or to draw; True and False are none.
+
+    >>> is_number(3), is_number(float("nan")), is_number(True), is_number("3")
+    (True, True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def encode(value: Any, where: str = "") -> Encoded:

@@ -278,6 +278,22 @@ def test_attempt_that_went_on_continues_the_curve(tmp_path: Path) -> None:
     assert ([1], [8]) == (found["lr=2"]["steps"], found["lr=2"]["means"])
 
 
+def test_metrics_have_the_course_that_a_report_draws(tmp_path: Path) -> None:
+    """`exp.metrics()` goes through all attempts as the curves do, and says which attempt each value is of; an attempt
+    that has logged nothing yet takes nothing away."""
+    study = Study(tmp_path, ["lr"])
+    resumed = study.job({"lr": 1}, [(1, {"x": 1}), (2, {"x": 2}), (3, {"x": -9})], state=State.TIMEOUT)
+    study.attempt(resumed, [(3, {"x": 3}), (4, {"x": 4})], state=State.PREEMPTED)
+    study.attempt(resumed, state=State.RUNNING)
+    anew = study.job({"lr": 2}, [(1, {"x": 1}), (2, {"x": 2})], state=State.FAILED)
+    study.attempt(anew, [(1, {"x": 8})])
+    frame = study.experiment.metrics()
+    found = list(frame[["job", "attempt", "step", "value"]].itertuples(index=False, name=None))
+    assert [(0, 1, 1, 1), (0, 1, 2, 2), (0, 2, 3, 3), (0, 2, 4, 4), (1, 2, 1, 8)] == found
+    drawn = curves(study.report(), "x")
+    assert ([1, 2, 3, 4], [1, 2, 3, 4]) == (drawn["lr=1"]["steps"], drawn["lr=1"]["means"])
+
+
 def test_long_curves_and_many_metrics_stay_within_bounds(tmp_path: Path, opened: "Callable[..., Page]") -> None:
     """5,000 steps become 1,000 true points, first and last among them, and the page says so; 50 metrics have 50
     plots, which are drawn when they come into sight."""

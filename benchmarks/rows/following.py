@@ -68,7 +68,7 @@ def lines(place: Place) -> Iterator[Line]:
         yield Line(what=what, ours=took["exp.metrics()"], peer=peer, theirs=took[rival], limit=2 * FEW_S)
     output = place.python(PROGRAMS / "counted.py", "results", folder, cwd=where).output
     opened = Measured((json.loads(output.splitlines()[-1])["opened"] / n_jobs,), "")
-    yield Line(what=f"`results` {of}: files opened for each job", ours=opened, limit=2.01)
+    yield Line(what=f"`results` {of}: files opened for each job", ours=opened, limit=2 + 10 / n_jobs)
     peer = "bare Python that lists the folder of the states"
     yield Line(what=f"`status` {of}", ours=took["status"], peer=peer, theirs=took["list"], limit=STATUS_S)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from experiment_manager.codec import is_number
+
 _END_BYTES: Final = 65536
 _PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -98,4 +100,4 @@ def read_end(path: str) -> bytes:
 def number_in(body: Mapping[str, Any], name: str) -> float | None:
     """The number of that name in what a file holds; None where there is none, or something else."""
     value = body.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if is_number(value) else None

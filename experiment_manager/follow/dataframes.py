@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager import codec
 from experiment_manager.disk.folder import Folder, writing
-from experiment_manager.disk.results import read_metrics
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.follow.metrics import course
 from experiment_manager.follow.views import say_skipped
 from experiment_manager.records import Job
 
@@ -31,7 +31,7 @@ def results_frame(rows: Iterable[Mapping[str, Any]]) -> "pandas.DataFrame":
 
 
 def metrics_frame(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> "pandas.DataFrame":
-    """One row per value that a job has logged in the last of its attempts with any: `job`, the variables, `attempt`,
+    """One row per value that a job has logged, in all attempts that make its course: `job`, the variables, `attempt`,
     `step`, `time` (seconds since the epoch), `metric`, `value`.
 
     Long, as seaborn takes it: `sns.lineplot(data=exp.metrics(), x="step", y="value", hue="algorithm", row="metric")`.
@@ -41,16 +41,13 @@ def metrics_frame(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> "p
     counts: list[int] = []
     logged: dict[str, list[Any]] = {"step": [], "time": [], "metric": [], "value": []}
     for job in jobs:
-        for number in sorted(snapshot.attempts.get(job.id, {}), reverse=True):
-            metrics = list(read_metrics(folder, job.id, number, say_skipped))
-            if metrics:
-                logged["step"] += [metric.step for metric in metrics for _ in metric.values]
-                logged["time"] += [metric.time for metric in metrics for _ in metric.values]
-                logged["metric"] += [name for metric in metrics for name in metric.values]
-                logged["value"] += [value for metric in metrics for value in metric.values.values()]
-                heads.append(_metrics_head(job, number))
-                counts.append(sum(len(metric.values) for metric in metrics))
-                break
+        for number, metrics in course(folder, snapshot, job.id, say_skipped):
+            logged["step"] += [metric.step for metric in metrics for _ in metric.values]
+            logged["time"] += [metric.time for metric in metrics for _ in metric.values]
+            logged["metric"] += [name for metric in metrics for name in metric.values]
+            logged["value"] += [value for metric in metrics for value in metric.values.values()]
+            heads.append(_metrics_head(job, number))
+            counts.append(sum(len(metric.values) for metric in metrics))
     head = made(heads, columns=None if heads else ["job", "attempt"])
     frame: pandas.DataFrame = head.loc[head.index.repeat(counts)].reset_index(drop=True).assign(**logged)
     return frame

@@ -84,7 +84,7 @@ def _aggregated(members: Sequence[Row], by: Sequence[str], how: Sequence[str], s
     values: dict[str, list[float]] = defaultdict(list)
     for row in members:
         for field, value in row[source].items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if codec.is_number(value):
                 values[field].append(value)
     return {
         "variables": {name: members[0]["variables"].get(name) for name in by},

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.codec import is_number
+
 _QUANTILES: Final = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814)
 _NORMAL: Final = 1.959964
 _DIGITS: Final = 9
@@ -72,15 +74,6 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, quantile(count - 1) * math.sqrt(squares / (count - 1) / count), count)
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value can be drawn, or would be if it were finite; True and False are no numbers.
-
-    >>> is_number(3), is_number(float("nan")), is_number(True), is_number("3")
-    (True, True, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def as_float(value: float) -> float:
     """The value as a float; an integer that is too large for one is infinite."""
     try:
@@ -100,7 +93,7 @@ def series_of(logged: Iterable[tuple[float | None, Mapping[str, Any]]]) -> dict[
     """
     found: dict[str, tuple[list[float | None], list[float]]] = {}
     for step, values in logged:
-        at = as_float(step) if is_number(step) and step is not None else math.nan
+        at = as_float(step) if is_number(step) else math.nan
         for name, value in values.items():
             if is_number(value):
                 steps, numbers = found.setdefault(name, ([], []))

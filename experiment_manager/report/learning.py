@@ -2,14 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.results import Metric, read_metrics
 from experiment_manager.disk.states import Snapshot
-from experiment_manager.records import JobId, State
-from experiment_manager.report.curves import Curve, Series, is_number, mean_curve, series_of
+from experiment_manager.follow.metrics import course
+from experiment_manager.report.curves import Curve, Series, mean_curve, series_of
 
 MOST_POINTS: Final = 1_000
 """Of one curve."""
@@ -59,21 +58,5 @@ def learn(folder: Folder, snapshot: Snapshot, groups: Sequence[Sequence[int]], n
     return Learning(tuple(learned), most, is_thinned)
 
 
-def _logged(folder: Folder, snapshot: Snapshot, job_id: int) -> Iterable[tuple[float | None, Mapping[str, Any]]]:
-    """What a job has logged: its last attempt, and before it, where that one went on from a checkpoint, the steps of
-    earlier attempts that it did not take again. A job that was begun anew shows its last attempt only."""
-    last = snapshot.last(job_id)
-    metrics = list(read_metrics(folder, job_id, last.number))
-    states = snapshot.attempts.get(JobId(job_id), {})
-    for number in sorted((n for n in states if n < last.number and states[n] is not State.FAKE), reverse=True):
-        metrics = _earlier(metrics, read_metrics(folder, job_id, number)) + metrics
-    return [(metric.step, metric.values) for metric in metrics]
-
-
-def _earlier(metrics: Sequence[Metric], before: Iterable[Metric]) -> list[Metric]:
-    """The metrics of `before` at steps below all those of `metrics`; none where steps are missing."""
-    steps = [metric.step for metric in metrics]
-    if not steps or not all(map(is_number, steps)):
-        return []
-    first = min(step for step in steps if step is not None)
-    return [metric for metric in before if is_number(metric.step) and metric.step is not None and metric.step < first]
+def _logged(folder: Folder, snapshot: Snapshot, job_id: int) -> list[tuple[float | None, Mapping[str, Any]]]:
+    return [(metric.step, metric.values) for _, metrics in course(folder, snapshot, job_id) for metric in metrics]
