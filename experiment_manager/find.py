@@ -1,10 +1,14 @@
-"""Finding the experiments below a folder."""
+"""Finding the experiments below a folder, and how they stand."""
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
+from experiment_manager.progress import followed
+from experiment_manager.records import State
+from experiment_manager.slurm.asking import ask_about
 
 
 def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
@@ -26,6 +30,19 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
                 print(f"skipped: {error}", file=sys.stderr)
         seen.add(real)
     return found
+
+
+def counted(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, dict[State, int]]]:
+    """How many jobs of each experiment are in which state, with SLURM asked once about all of them.
+
+    One whose states cannot be read is named on standard error and left out.
+    """
+    answer = ask_about([experiment.folder for experiment in experiments])
+    for experiment in followed(experiments, len(experiments), "counting"):
+        try:
+            yield experiment, experiment.counts(answer)
+        except ExperimentManagerError as error:
+            print(f"skipped: {error}", file=sys.stderr)
 
 
 def _say(error: OSError) -> None:

@@ -17,6 +17,8 @@ from experiment_manager.follow.rows import flattened, state_counts
 from experiment_manager.records import State
 from experiment_manager.report.writing import write_report
 from experiment_manager.resolved import resolved
+from experiment_manager.slurm.asking import Answer
+from experiment_manager.slurm.reconcile import reconciled
 from experiment_manager.slurm.wait import wait_until_idle
 
 if TYPE_CHECKING:
@@ -44,9 +46,12 @@ class Following(Definition):
             live=tuple(live_rows(self.folder, jobs, snapshot)), groups=tuple(state_counts(rows, by) if by else ())
         )
 
-    def counts(self) -> dict[State, int]:
-        """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it."""
-        snapshot = self.snapshot()
+    def counts(self, answer: Answer | None = None) -> dict[State, int]:
+        """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.
+
+        SLURM is not asked again about what it has been asked for the `answer`.
+        """
+        snapshot = reconciled(self.folder, answer)
         found = Counter(map(snapshot.state, self.get_all_ids()))
         return {state: found[state] for state in State if found[state]}
 

@@ -43,8 +43,8 @@ FLOORS = {
         "following", "hydra.callback", "hydra.compose", "hydra.factor", "hydra.numbering", "hydra.pickled_task",
         "hydra.plan", "hydra.warm_up", "report.data", "report.evidence", "report.learning", "report.page",
         "report.writing", "running.attempts", "running.child", "running.fake_job", "running.fork_safety",
-        "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm", "slurm.cancel",
-        "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait",
+        "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm", "slurm.asking",
+        "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait",
     ],
     "doors": [
         "__main__", "cli.arguments", "cli.following", "cli.jobs", "cli.main", "cli.report", "cli.results",

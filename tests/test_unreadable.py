@@ -244,3 +244,14 @@ def test_a_reader_that_has_had_enough(ended: Folder, rest: list[str]) -> None:
     done = subprocess.run(command, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writing)
     assert "" == done.stderr
+
+
+def test_a_working_directory_that_was_removed(tmp_path: Path) -> None:
+    """It is said in a sentence."""
+    (tmp_path / "gone").mkdir()
+    line = f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec {sys.executable} -P -m experiment_manager status x"
+    done = subprocess.run(["sh", "-c", line], env=clean_env(), capture_output=True, text=True, timeout=60, check=False)
+    assert (2, "error: the working directory was removed; cd to one that is there") == (
+        done.returncode,
+        done.stderr.splitlines()[-1],
+    )

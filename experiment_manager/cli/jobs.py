@@ -12,7 +12,7 @@ from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
-from experiment_manager.find import find_experiments
+from experiment_manager.find import counted, find_experiments
 from experiment_manager.follow import views
 from experiment_manager.follow.rows import flattened
 from experiment_manager.ids import format_ids
@@ -144,12 +144,7 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
     if not folder.is_dir():
         raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
     rows = []
-    for experiment in find_experiments(folder):
-        try:
-            counts = experiment.counts()
-        except ExperimentManagerError as error:
-            views.say_skipped(str(error))
-            continue
+    for experiment, counts in counted(find_experiments(folder)):
         age_h = (time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
         rows.append((experiment.folder.path, counts, age_h))
     if json:

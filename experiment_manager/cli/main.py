@@ -1,5 +1,6 @@
 """The door: the program `experiment-manager`, its exit status, and the verbs that it has."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -41,6 +42,11 @@ for verbs in (status, results, following, slurm, report, jobs):
 
 def main(argv: Sequence[str]) -> int:
     """The exit status of a command line: 2, after one sentence, for a user's mistake."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("error: the working directory was removed; cd to one that is there", file=sys.stderr)
+        return REFUSED
     try:
         app(args=list(argv), prog_name="experiment-manager")
     except ExperimentManagerError as error:

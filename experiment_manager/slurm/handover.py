@@ -115,9 +115,11 @@ def runner_of(folder: Folder, ids: Sequence[int], runner: str | None, slurm: SLU
 
 def _script(folder: Folder, runner: str) -> str:
     """The absolute path of a runner; `runner` may leave out `.py`, and lie here or beside the experiment."""
-    for place in (os.getcwd(), folder.parent):
+    places = list(dict.fromkeys([os.getcwd(), folder.parent]))
+    for place in places:
         for name in (runner, f"{runner}.py"):
             path = os.path.join(place, name)
             if os.path.isfile(path):
                 return os.path.abspath(path)
-    raise OptionsError(f"the runner {runner} is neither in {os.getcwd()} nor in {folder.parent}; name a script")
+    where = f"neither in {places[0]} nor in {places[1]}" if len(places) > 1 else f"not in {places[0]}"
+    raise OptionsError(f"the runner {runner} is {where}; name a script")

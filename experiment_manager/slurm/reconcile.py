@@ -6,23 +6,21 @@ failed: where SLURM cannot be asked, or has not caught up, jobs stay what they w
 """
 
 import os
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from experiment_manager.disk.files import read_end, read_optional
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import launch_numbers, planned_attempts, read_launch, user_name
+from experiment_manager.disk.launches import user_name
 from experiment_manager.disk.states import Snapshot, States, Waiting
-from experiment_manager.errors import JobRefused, SlurmError
-from experiment_manager.records import Attempt, JobId, Launch, State
+from experiment_manager.records import Attempt, JobId, State
 from experiment_manager.running import processes
 from experiment_manager.slurm import client, parse, within
-from experiment_manager.slurm.launched import SETTLED, LaunchedArray, Submission, launched_arrays
-from experiment_manager.slurm.sightings import Sightings
-from experiment_manager.slurm.told import Told, by_name
+from experiment_manager.slurm.asking import Answer, OpenLaunch, ask, open_launches, running_records
+from experiment_manager.slurm.launched import SETTLED, LaunchedArray, Submission
+from experiment_manager.slurm.told import Told
 
 SLURM_CATCHES_UP_S: Final = 60.0
 """How long after a submission SLURM's accounting may know nothing of a task yet (0.2 to 4.4 s measured)."""
@@ -35,28 +33,21 @@ _MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.
 _HOLDS_NODES: Final = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
 
 
-class _Open(NamedTuple):
-    """A launch whose jobs SLURM may still have to say something about."""
-
-    launch: Launch
-    arrays: Sequence[LaunchedArray]
-    planned: Mapping[int, int]  # job -> the number of its first attempt in this launch
-    submission: Submission
-    sightings: Sightings
-
-
-def reconciled(folder: Folder) -> Snapshot:
+def reconciled(folder: Folder, answer: Answer | None = None) -> Snapshot:
     """The states of all attempts, with SLURM asked where it is needed; what it knows better is now recorded, too, where
     that may be written to.
 
-    Says on standard error when SLURM cannot be asked, and then leaves everything as it was.
+    Says on standard error when SLURM cannot be asked, and then leaves everything as it was. It is not asked again about
+    what it has been asked for the `answer`.
     """
     states = States(folder)
     snapshot = states.snapshot(reconcile=True)
-    launches, users = _open_launches(folder, _running(states, snapshot))
+    launches, users = open_launches(folder, running_records(states, snapshot))
     if not launches:
         return snapshot
-    told = _ask(launches, users)
+    if answer is None or not answer.covers(launches, users):
+        answer = ask(launches, users)
+    told = answer.about(launches)
     judges = [_Judge(folder, states, snapshot, opened, told) for opened in launches]
     for judge in judges:
         judge.run()
@@ -110,7 +101,7 @@ def active_tasks(folder: Folder, snapshot: Snapshot) -> dict[str, tuple[int, ...
 
     A script that was submitted twice has two tasks for each job. Raises SlurmError.
     """
-    launches, users = _open_launches(folder, _running(States(folder), snapshot))
+    launches, users = open_launches(folder, running_records(States(folder), snapshot))
     tasks = {array.name: dict(array.tasks()) for opened in launches for array in opened.arrays}
     return {
         f"{row.array_job_id}_{index}": tasks[row.name].get(index, ())
@@ -120,56 +111,11 @@ def active_tasks(folder: Folder, snapshot: Snapshot) -> dict[str, tuple[int, ...
     }
 
 
-def _running(states: States, snapshot: Snapshot) -> list[Mapping[str, Any]]:
-    """Who runs what is RUNNING: a script may have been submitted by somebody else than its author."""
-    return [
-        snapshot.runners.get((job_id, number)) or states.record(job_id, number)
-        for job_id, numbers in snapshot.attempts.items()
-        for number, state in numbers.items()
-        if state is State.RUNNING
-    ]
-
-
-def _open_launches(folder: Folder, running: Sequence[Mapping[str, Any]]) -> tuple[list[_Open], set[str]]:
-    """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them."""
-    found = list(_unsettled(folder, {str(record.get("launch")) for record in running if record.get("by_slurm")}))
-    users = {str(record["slurm_job_user"]) for record in running if record.get("slurm_job_user")}
-    return found, users | {str(opened.launch.record["user"]) for opened in found}
-
-
-def _unsettled(folder: Folder, running: set[str]) -> Iterable[_Open]:
-    for number in launch_numbers(folder):
-        if os.path.exists(folder.join("launches", number, SETTLED)) and number not in running:
-            continue
-        try:
-            launch = read_launch(folder, number)
-        except JobRefused as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        arrays = launched_arrays(launch)
-        if arrays:
-            yield _Open(launch, arrays, planned_attempts(launch), Submission(folder, launch), Sightings(folder, launch))
-
-
-def _ask(launches: Sequence[_Open], users: set[str]) -> dict[str, Told] | None:
-    """What SLURM says, by name of the array; None when it cannot be asked, or is not here."""
-    if not client.is_available():
-        return None
-    names = [array.name for opened in launches for array in opened.arrays]
-    try:
-        rows = client.squeue(users)
-        runs = client.sacct(names, min(float(opened.launch.record["time"]) for opened in launches))
-    except SlurmError as error:
-        print(f"SLURM cannot be asked: {error}. What it runs is shown as it was last known", file=sys.stderr)
-        return None
-    return by_name(names, rows, runs)
-
-
 class _Judge:
     """What becomes of the jobs of one launch."""
 
     def __init__(
-        self, folder: Folder, states: States, snapshot: Snapshot, opened: _Open, told: dict[str, Told] | None
+        self, folder: Folder, states: States, snapshot: Snapshot, opened: OpenLaunch, told: dict[str, Told] | None
     ) -> None:
         self._folder, self._states, self._snapshot, self._opened, self._told = folder, states, snapshot, opened, told
         self.queued: dict[JobId, Waiting] = {}

@@ -119,6 +119,26 @@ def test_slurm_is_asked_once(program: Program, tmp_path: Path) -> None:
     assert "" == calls.read_text()
 
 
+def test_slurm_is_asked_once_about_all_experiments(program: Program, tmp_path: Path) -> None:
+    """`list` asks squeue once and sacct once, however many experiments there are, and nobody when all has been said."""
+    path, calls = counting_path(tmp_path / "counting")
+    sweeps = [Sweep(program, name) for name in ("a", "b", "c")]
+    ids = []
+    for sweep in sweeps:
+        sweep.write("seed=0,1", HELD)
+        ids.append(sweep.submit())
+    done = program.python("-m", "experiment_manager", "list", "experiments", "--json", PATH=path)
+    assert [{"QUEUED": 2}] * 3 == [row["counts"] for row in json.loads(done.stdout)]
+    assert ["sacct", "squeue"] == sorted(calls.read_text().split())
+    slurm("scancel", *ids)
+    for sweep in sweeps:
+        sweep.until(dict.fromkeys(range(2), "CANCELLED"), through=["QUEUED"])
+    calls.write_text("")
+    done = program.python("-m", "experiment_manager", "list", "experiments", "--json", PATH=path)
+    assert [{"CANCELLED": 2}] * 3 == [row["counts"] for row in json.loads(done.stdout)]
+    assert "" == calls.read_text()
+
+
 def test_a_controller_that_does_not_answer(program: Program) -> None:
     """While SLURM is silent every state is what it was, with a sentence that says so, and nothing is settled; then it
     goes on as if nothing had been."""
