@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
-from experiment_manager.running.child import Child, prepare
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.running.child import prepare
+from experiment_manager.running.refusal import refused, told
 from experiment_manager.running.supervisor import Outcome, supervise
 from experiment_manager.slurm import within
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
         else:
             folder = Folder.at(call.folder)
     except ExperimentManagerError as error:
-        return _refused(error)
+        return refused(error)
     outcome = _run_all(folder, call.job_id or call.job or [], call)
     if status_file:
         with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
@@ -117,9 +118,9 @@ def main(argv: Sequence[str]) -> int:
             file.write(f"{outcome.status} {again or ''}\n")
         return outcome.status
     if outcome.is_to_requeue:
-        refused = within.requeue()
-        if refused:
-            print(f"SLURM will not start this task again: {refused}", file=sys.stderr)
+        why_not = within.requeue()
+        if why_not:
+            print(f"SLURM will not start this task again: {why_not}", file=sys.stderr)
     _remove_empty_log(folder)
     return outcome.status
 
@@ -134,13 +135,6 @@ def _checked_call(argv: Sequence[str]) -> Call:
     if call.job_id is None and call.job is None:
         command.error("name the job: FOLDER JOB, or --job-id")
     return call
-
-
-def _refused(error: ExperimentManagerError) -> int:
-    from experiment_manager.decisions import REFUSED
-
-    print(f"error: {error}", file=sys.stderr)
-    return REFUSED
 
 
 def _remove_empty_log(folder: Folder) -> None:
@@ -166,16 +160,3 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
 def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
     runner = [sys.executable, call.runner] if call.runner is not None else None
     return told(lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise)
-
-
-def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
-    """What became of a job; why it was refused, if it was, stands on stderr."""
-    try:
-        return run(prepared())
-    except AlreadyCompleted as done:
-        from experiment_manager.decisions import REFUSED
-
-        print(f"nothing to run: {done}", file=sys.stderr)
-        return Outcome(0 if within.restart_of(within.ids()) else REFUSED)  # SLURM may start again what was done
-    except ExperimentManagerError as error:
-        return Outcome(_refused(error))

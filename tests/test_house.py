@@ -32,10 +32,10 @@ FLOORS = {
     "the rim: files, processes, the cluster": [
         "disk.code_copy", "disk.files", "disk.folder", "disk.git", "disk.launches", "disk.manifest",
         "disk.manifest_editor", "disk.orders", "disk.original", "disk.provenance", "disk.results", "disk.selection",
-        "disk.states", "hydra.entry", "hydra.freeze", "hydra.repository", "hydra.schema", "progress", "resolved",
-        "running.command", "running.job", "running.learning", "running.memory", "running.processes",
-        "running.program", "running.randomness", "running.signals", "slurm.client", "slurm.configuration",
-        "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
+        "disk.states", "hydra.entry", "hydra.freeze", "hydra.repository", "hydra.schema", "processes", "progress",
+        "resolved", "running.command", "running.job", "running.learning", "running.memory", "running.program",
+        "running.randomness", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched",
+        "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "definition", "disk.kept_files", "experiment", "find", "follow.archive", "follow.dataframes",
@@ -43,8 +43,9 @@ FLOORS = {
         "following", "hydra.callback", "hydra.compose", "hydra.factor", "hydra.numbering", "hydra.pickled_task",
         "hydra.plan", "hydra.warm_up", "report.data", "report.evidence", "report.learning", "report.page",
         "report.writing", "running.attempts", "running.child", "running.fake_job", "running.fork_safety",
-        "running.forked", "running.pack", "running.pool", "running.supervisor", "running.warm", "slurm.asking",
-        "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit", "slurm.wait",
+        "running.forked", "running.pack", "running.pool", "running.refusal", "running.supervisor", "running.warm",
+        "slurm.asking", "slurm.cancel", "slurm.emit", "slurm.handover", "slurm.reconcile", "slurm.submit",
+        "slurm.wait",
     ],
     "doors": [
         "__main__", "cli.arguments", "cli.following", "cli.jobs", "cli.main", "cli.report", "cli.results",

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from experiment_manager import processes
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import ENDED, Attempt, JobId, State
-from experiment_manager.running import processes
 from tests.conftest import clean_env, wait_until
 
 CLAIMER = """

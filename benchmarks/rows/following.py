@@ -17,8 +17,8 @@ from benchmarks.table import Line, absent, is_installed
 from benchmarks.timing import Measured, take_turns
 from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder
+from experiment_manager.processes import this_process
 from experiment_manager.records import State
-from experiment_manager.running.processes import this_process
 
 N_LINES = 100
 FEW_S, STATUS_S = 5.0, 1.0

@@ -16,8 +16,8 @@ from benchmarks.rows.planning import grid
 from benchmarks.table import Line
 from benchmarks.timing import Measured, take_turns
 from experiment_manager.disk.folder import Folder
+from experiment_manager.processes import this_process
 from experiment_manager.records import ENDED, ENDED_BADLY, State
-from experiment_manager.running.processes import this_process
 
 LIMIT_S, PERIOD, N_PENDING = 2.0, 100, 5
 

@@ -18,11 +18,11 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from experiment_manager import processes
 from experiment_manager.disk.files import read_optional, sync, temporary_name, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import AlreadyCompleted, FolderError, JobRefused
 from experiment_manager.records import ENDED, Attempt, JobId, State
-from experiment_manager.running import processes
 from experiment_manager.slurm import within
 
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"

@@ -14,9 +14,9 @@ from experiment_manager.disk.results import last_values, read_result
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import FilterError, ResultError
+from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Job, JobId, State
 from experiment_manager.running import command
-from experiment_manager.running.processes import is_gone
 from experiment_manager.slurm import within
 
 _TAIL_LINES: Final = 30

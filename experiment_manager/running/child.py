@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiment_manager import processes
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest, unconfigured
 from experiment_manager.disk.orders import read_order
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import Job, Recipe
-from experiment_manager.running import command, job, processes
+from experiment_manager.running import command, job
 from experiment_manager.slurm import step
 
 

@@ -17,11 +17,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from experiment_manager import processes
 from experiment_manager.disk.folder import Folder
-from experiment_manager.run import told
-from experiment_manager.running import fork_safety, forked, learning, processes, program, randomness
+from experiment_manager.running import fork_safety, forked, learning, program, randomness
 from experiment_manager.running.child import prepare
 from experiment_manager.running.forked import BecomesJob, Ready
+from experiment_manager.running.refusal import told
 from experiment_manager.running.signals import Heard, block, unblock
 from experiment_manager.running.supervisor import supervise
 from experiment_manager.running.warm import CHUNK, Talk

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+from experiment_manager import processes
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.records import Entry, Launch
-from experiment_manager.running import learning, processes, program
+from experiment_manager.running import learning, program
 from experiment_manager.running.command import entry_of, job_command, variables_of
 
 CHUNK: Final = 65536

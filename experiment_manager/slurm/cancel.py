@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from experiment_manager import processes
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import user_name
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
 from experiment_manager.ids import format_ids
 from experiment_manager.records import JobId, State
-from experiment_manager.running import processes
 from experiment_manager.slurm import client
 from experiment_manager.slurm.reconcile import active_tasks, reconciled
 

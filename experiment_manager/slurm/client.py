@@ -14,7 +14,7 @@ from functools import cache
 from typing import Final
 
 from experiment_manager.errors import SlurmError
-from experiment_manager.running.processes import dying_with_us
+from experiment_manager.processes import dying_with_us
 from experiment_manager.slurm.parse import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,

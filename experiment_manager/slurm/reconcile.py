@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from experiment_manager import processes
 from experiment_manager.disk.files import read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import user_name
 from experiment_manager.disk.states import Snapshot, States, Waiting
 from experiment_manager.records import Attempt, JobId, State
-from experiment_manager.running import processes
 from experiment_manager.slurm import client, parse, within
 from experiment_manager.slurm.asking import Answer, OpenLaunch, ask, open_launches, running_records
 from experiment_manager.slurm.launched import SETTLED, LaunchedArray, Submission

@@ -1,0 +1,30 @@
+"""Jobs that may not run: why, on standard error, and the exit status of that."""
+
+import sys
+from collections.abc import Callable
+
+from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
+from experiment_manager.running.child import Child
+from experiment_manager.running.supervisor import Outcome
+from experiment_manager.slurm import within
+
+
+def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
+    """What became of a job; why it was refused, if it was, stands on stderr."""
+    try:
+        return run(prepared())
+    except AlreadyCompleted as done:
+        from experiment_manager.decisions import REFUSED
+
+        print(f"nothing to run: {done}", file=sys.stderr)
+        return Outcome(0 if within.restart_of(within.ids()) else REFUSED)  # SLURM may start again what was done
+    except ExperimentManagerError as error:
+        return Outcome(refused(error))
+
+
+def refused(error: ExperimentManagerError) -> int:
+    """The exit status of a mistake, which is told."""
+    from experiment_manager.decisions import REFUSED
+
+    print(f"error: {error}", file=sys.stderr)
+    return REFUSED
