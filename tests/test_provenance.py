@@ -107,3 +107,22 @@ def test_patch_that_is_too_large_is_not_kept(tracked: Program, monkeypatch: pyte
     provenance.write_patch(str(tmp_path / "other"))
     provenance.write_patch("/proc/nowhere")
     assert not (tmp_path / "other").exists()
+
+
+def test_show_tells_launch_and_commit_of_each_attempt(tracked: Program) -> None:
+    """`show` has the launch, the commit and the Python of every attempt, and where its changes are; for an attempt that
+    was started by hand nothing of the kind is made up."""
+    assert 1 == tracked.sweep("how=raise").returncode
+    tracked.edit("how: well", "how: well  # changed")
+    tracked.sweep("how=raise")
+    tracked.tool("run", "0")
+    commit, python = git(tracked.home, "rev-parse", "HEAD").strip(), sys.version.split()[0]
+    first, second, third = tracked.told("show", "0")["attempts"]
+    assert (commit, False) == (first["environment"]["git_commit"], first["environment"]["git_dirty"])
+    assert (commit, True) == (second["environment"]["git_commit"], second["environment"]["git_dirty"])
+    assert {} == third["environment"]
+    lines = [line for line in tracked.tool("show", "0").stdout.splitlines() if line.startswith("  launch ")]
+    assert [
+        f"  launch 0001: commit {commit[:12]}, Python {python}",
+        f"  launch 0002: commit {commit[:12]} with changes (launches/0002/code.patch), Python {python}",
+    ] == lines

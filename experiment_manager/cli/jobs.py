@@ -73,8 +73,20 @@ def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
 def _show_attempt(attempt: Mapping[str, Any]) -> None:
     reason = f"  {attempt['reason']}" if attempt["reason"] else ""
     tables.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
+    if attempt["launch"]:
+        tables.say(f"  {_launched(attempt)}")
     for kind, path in attempt["logs"].items():
         tables.say(f"  {kind}: {path}")
+
+
+def _launched(attempt: Mapping[str, Any]) -> str:
+    """`launch 0001 as SLURM 12_7: commit 1f3a9c2 with changes, Python 3.11.7`."""
+    about = attempt["environment"]
+    task = f" as SLURM {attempt['slurm_task']}" if attempt["slurm_task"] else ""
+    commit = f"commit {about['git_commit'][:12]}" if about.get("git_commit") else "no commit known"
+    changes = f" with changes (launches/{attempt['launch']}/code.patch)" if about.get("git_dirty") else ""
+    python = f", Python {about['python']}" if about.get("python") else ""
+    return f"launch {attempt['launch']}{task}: {commit}{changes}{python}"
 
 
 def _show_trouble(attempt: Mapping[str, Any]) -> None:

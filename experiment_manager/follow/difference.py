@@ -5,11 +5,10 @@ from typing import Any
 
 from experiment_manager import codec, delta
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import read_launch
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.provenance import read_packages
 from experiment_manager.disk.states import Snapshot, States
-from experiment_manager.errors import JobRefused
+from experiment_manager.follow import views
 from experiment_manager.records import JobId
 from experiment_manager.slurm import within
 
@@ -49,15 +48,11 @@ def _about(folder: Folder, job_id: int, snapshot: Snapshot) -> Mapping[str, Any]
     if not last.number:
         return {}
     record = States(folder).record(JobId(job_id), last.number)
-    about = {"node": within.node_of(record), "launch": record.get("launch")}
-    try:
-        launch = read_launch(folder, str(record.get("launch"))).record
-    except JobRefused:
-        return about
-    kept = ("git_commit", "git_dirty", "code", "python", "cwd", "argv")
-    installed = read_packages(folder.join("launches", str(record.get("launch")), "packages.txt"))
+    number = str(record.get("launch"))
+    installed = read_packages(folder.join("launches", number, "packages.txt"))
     packages = {f"package {name}": version for name, version in installed.items()}
-    return about | {name: launch[name] for name in kept if name in launch} | packages
+    about = {"node": within.node_of(record), "launch": record.get("launch")}
+    return about | views.environment(folder, number) | packages
 
 
 def _text(value: Any) -> str:

@@ -9,11 +9,12 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.files import number_in, read_end, read_optional
 from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.launches import read_launch
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import last_values, read_result
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
-from experiment_manager.errors import FilterError, ResultError
+from experiment_manager.errors import FilterError, JobRefused, ResultError
 from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Job, JobId, State
 from experiment_manager.running import command
@@ -187,6 +188,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "reason": end.get("reason"),
         "launch": record.get("launch"),
         "slurm_task": within.task_of(record),
+        "environment": environment(folder, str(record["launch"])) if record.get("launch") else {},
         "host": within.node_of(record),
         "start": number_in(record, "start"),
         "end": number_in(end, "end"),
@@ -194,6 +196,17 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "logs": {kind: path for kind, path in logs.items() if os.path.exists(path)},
         "traceback": error.get("traceback"),
     }
+
+
+def environment(folder: Folder, launch: str) -> dict[str, Any]:
+    """The code and the place that a launch was made with: `git_commit`, `git_dirty`, `code` (the copy that its jobs run
+    from), `python`, `cwd`, `argv`, as far as its record tells; empty where there is none."""
+    try:
+        record = read_launch(folder, launch).record
+    except JobRefused:
+        return {}
+    kept = ("git_commit", "git_dirty", "code", "python", "cwd", "argv")
+    return {name: record[name] for name in kept if name in record}
 
 
 def _command(folder: Folder, job: Job) -> str | None:
