@@ -112,10 +112,12 @@ def project(tmp_path: Path) -> Project:
 def test_editing_reaches_no_launched_job(project: Project) -> None:
     """Script, modules, also those that are imported late, and files by relative paths are those of the launch; what
     git does not track is not copied, and there all the same."""
-    project.launch()
+    done = project.launch()
+    (copy,) = (project.experiment / "code").iterdir()
+    assert f"its jobs run from the snapshot {copy}\n" in done.stderr
     project.edit_all()
     assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
-    project.launch("seed=2")
+    assert "snapshot" not in project.launch("seed=2").stderr
     assert EDITED == project.result(1)
 
 

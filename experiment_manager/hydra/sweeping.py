@@ -62,6 +62,8 @@ class Sweep:
             )
         say(_summary(plan))
         if plan.launch is not None:
+            if "code" in plan.launch.record:
+                say(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
             OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
             if ours is None:
                 self._note_ignored_directories(plan.folder)
