@@ -63,6 +63,8 @@ class Finder:  # as the one of an editable install by setuptools
                 return importlib.util.spec_from_file_location(name, place)
 
 SRC = os.environ["SRC"]
+if "IS_MAPPED" in os.environ:
+    MAPPING = {"lib": f"{SRC}/lib", "late": f"{SRC}/late"}
 sys.meta_path.append(Finder)
 """
 
@@ -233,13 +235,18 @@ def test_started_elsewhere_as_a_module_or_by_a_link(project: Project) -> None:
             assert {**AS_LAUNCHED, "data": "b", "seed": 1} == project.told("results")[0]["result"]
 
 
-def test_editable_installs_are_copied(project: Project) -> None:
-    """Modules that an import hook finds in the repository, as for `pip install -e .`, are taken from the copy."""
+@pytest.mark.parametrize("is_imported", [True, False])
+def test_editable_installs_are_copied(project: Project, *, is_imported: bool) -> None:
+    """Modules that an import hook finds in the repository, as for `pip install -e .`, are taken from the copy: those
+    that the launch has imported, and those that only the job imports."""
     hook = project.home.parent / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(HOOK)
-    project.edit("import hydra\n", "import hydra, lib, late\n", file="scripts/train.py")
     project.env = {"PYTHONPATH": str(hook), "SRC": str(project.home / "src")}
+    if is_imported:
+        project.edit("import hydra\n", "import hydra, lib, late\n", file="scripts/train.py")
+    else:
+        project.env["IS_MAPPED"] = "yes"
     project.launch()
     project.edit_all()
     assert {**AS_LAUNCHED, "data": "b"} == project.result(0)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from experiment_manager.disk import git
@@ -172,10 +173,10 @@ def _link_the_rest(original: str, copy: str) -> None:
 
 
 def _imports(root: str, places: set[str]) -> list[str]:
-    """Where in the copy modules are to be looked for: where this process looks, and where it has found some, also by
-    the import hooks of editable installs."""
+    """Where in the copy modules are to be looked for: where this process looks, and where it has found some, or would
+    by the import hooks of editable installs."""
     found = [_below(root, place or os.getcwd()) for place in sys.path]
-    found += sorted({_below(root, place) for _, place in _origins()}, key=str)
+    found += sorted({_below(root, place) for place in (*(place for _, place in _origins()), *_editable())}, key=str)
     return [place for place in dict.fromkeys(found) if place is not None and place in places]
 
 
@@ -190,6 +191,14 @@ def _origins() -> Iterator[tuple[str, str]]:
         except Exception:  # whatever a module calls its path
             continue
         yield from ((name, os.path.dirname(place)) for place in packages or [str(file)])
+
+
+def _editable() -> Iterator[str]:
+    """The directories of the packages that the import hooks of setuptools find, imported yet or not."""
+    for finder in sys.meta_path:
+        found = getattr(sys.modules.get(getattr(finder, "__module__", None) or ""), "MAPPING", None)
+        if isinstance(found, Mapping):  # "name.space.package": "/there/src/name/space/package"
+            yield from (str(Path(str(place)).parents[str(name).count(".")]) for name, place in found.items())
 
 
 def _tell_what_is_not_copied(root: str, places: set[str]) -> None:
