@@ -265,7 +265,7 @@ def test_jobs_without_filter_or_runner(tmp_path: Path) -> None:
     experiment.save_pass_filter([0])
     said = sentence(program.tool("script"))
     assert "name the script that runs it" in said
-    assert "the runner missing.py is neither in" in sentence(program.tool("script", "--runner", "missing.py"))
+    assert f"the runner missing.py is not in {tmp_path};" in sentence(program.tool("script", "--runner", "missing.py"))
     assert not (tmp_path / "e/launches").exists()
 
 
