@@ -252,6 +252,60 @@ def test_editable_installs_are_copied(project: Project, *, is_imported: bool) ->
     assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
 
 
+def test_hooks_are_asked_for_what_is_imported_late(project: Project) -> None:
+    """What an import hook would find in the repository is taken from the copy, imported at the launch or not."""
+    hook = project.home.parent / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOOK)
+    project.env = {"PYTHONPATH": str(hook), "SRC": str(project.home / "src")}
+    project.launch()
+    project.edit_all()
+    assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
+
+
+def test_copied_places_are_searched_in_the_copy_only(project: Project) -> None:
+    """A file that is new since the launch turns no copied folder into a package of today."""
+    (project.home / "src/lib/__init__.py").unlink()
+    project.launch()
+    project.edit_all()
+    (project.home / "src/lib/__init__.py").touch()
+    assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
+
+
+def test_another_repository_in_the_environment(project: Project) -> None:
+    """What a hook of git has set says nothing of which files belong to the program."""
+    project.launch(GIT_DIR=str(project.home / ".git"))
+    project.edit_all()
+    assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
+
+
+def test_experiments_beside_code(project: Project) -> None:
+    """Of a folder that holds experiments and code, the code is copied."""
+    project.launch("seed=1", SNAPSHOT, f"hydra.sweeper.experiment_path={project.home / 'src'}")
+    project.edit_all()
+    project.experiment = project.home / "src/train"
+    assert {**AS_LAUNCHED, "data": "b"} == project.result(0)
+
+
+def test_ignored_code_is_told(project: Project) -> None:
+    """Python files that git ignores are linked, and named."""
+    (project.home / "src/mine.ignored.py").touch()
+    assert f"mine.ignored ({project.home / 'src/mine.ignored.py'})\n" in project.launch().stderr
+
+
+def test_half_a_copy_is_removed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends the copying, nothing of it is left."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupt)
+    script = str(project.home / "scripts/train.py")
+    with pytest.raises(KeyboardInterrupt):
+        code_copy.copy_code(Folder(project.home, "x"), script, str(project.home), script)
+    assert [] == list((project.home / "x/code").iterdir())
+
+
 def test_what_is_not_copied_is_told(project: Project) -> None:
     """Imported code that is neither in the repository nor installed may be edited: it is named."""
     other = project.home.parent / "other"
@@ -301,7 +355,7 @@ def test_links_keep_their_meaning(tmp_path: Path) -> None:
     code = code_copy.copy_code(folder, str(home / "train.py"), str(home), str(home / "train.py"))
     copy = Path(folder.join(code.path))
     (home / "train.py").write_text("b")
-    assert ("a", "b", "data") == tuple((copy / f"deep/{name}").read_text() for name in ("inside", "whole", "outside"))
+    assert ("a", "a", "data") == tuple((copy / f"deep/{name}").read_text() for name in ("inside", "whole", "outside"))
     assert "nowhere" == os.readlink(copy / "deep/nothing")
     assert ("", "train.py") == (code.cwd, code.script)
 

@@ -5,13 +5,14 @@ beside them (data, compiled modules) is linked: in the copy a program finds what
 one of the contents: the same code is copied once, however many sweeps use it.
 """
 
+import importlib.machinery
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk import git
 from experiment_manager.disk.files import temporary_name
@@ -43,29 +44,35 @@ def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
     """
     if os.pathsep in folder.path:
         raise FreezeError(f"{folder.path} holds {os.pathsep!r}, which PYTHONPATH cannot name; rename it, {_LEAVE_OUT}")
+    program = os.path.realpath(program)
     root = _root(program)
-    files = _contents(root, _names(root, os.path.realpath(folder.parent), os.path.realpath(folder.path)))
+    files = _contents(
+        root, _names(root, os.path.realpath(folder.parent), os.path.realpath(folder.path), folder.manifest)
+    )
     if os.path.exists(program) and _below(root, program) not in files:
         raise FreezeError(
-            f"{program} is ignored by git, so that no snapshot of {root} has it; take it off the ignored files, "
-            f"{_LEAVE_OUT}"
+            f"{program} is ignored by git, or new and no .py file, so that no snapshot of {root} has it; take it off "
+            f"the ignored files and `git add` it, {_LEAVE_OUT}"
         )
     places = {""}.union(*(_parents(name) for name in files))
+    imports = tuple(_imports(root, places, files))
+    here = _below(root, cwd)
+    if any("\ud800" <= letter <= "\udfff" for letter in "".join((root, here or "", *imports))):
+        raise FreezeError(f"a folder of {root} has a name that is not valid Unicode; rename it, {_LEAVE_OUT}")
     path = os.path.join("code", _digest(files))
     with writing(folder.path):
         if not os.path.isdir(folder.join(path)):
             _publish(folder.join(path), files)
         for place in sorted(places):
             _link_the_rest(os.path.join(root, place), folder.join(path, place))
-    _tell_what_is_not_copied(root, places)
+    _tell_what_is_not_copied(root, folder.join(path), places)
     there = None if script is None else _below(root, script)
-    here = _below(root, cwd)
     return Code(
         path=path,
         root=root,
         cwd=here if here in places else None,
         script=there if there in files else None,
-        imports=tuple(_imports(root, places)),
+        imports=imports,
     )
 
 
@@ -87,26 +94,37 @@ def _below(root: str, path: str) -> str | None:
     return None if relative.split(os.sep)[0] == os.pardir else relative
 
 
-def _names(root: str, experiments: str, experiment: str) -> Iterator[str]:
-    """The files to copy; not those of experiments, which may lie in the repository."""
-    left_out = experiment if experiments == root else experiments
+def _names(root: str, experiments: str, experiment: str, manifest: str) -> Iterator[str]:
+    """The files to copy; not those of experiments, which may lie in the repository, also beside code."""
+
+    def is_left_out(path: str) -> bool:
+        name = path[len(experiments) + 1 :].split(os.sep)[0] if path.startswith(experiments + os.sep) else ""
+        if name and name not in known:
+            known[name] = os.path.isfile(os.path.join(experiments, name, os.path.basename(manifest)))
+        return known.get(name, False)
+
+    known = {os.path.basename(experiment): True}
     tracked = git.ask("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
     new = git.ask("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
     if tracked is None or new is None:
         raise FreezeError(f"git cannot list the files of {root}; try `git ls-files` there, {_LEAVE_OUT}")
     for name in sorted(filter(None, {*tracked.split(b"\0"), *new.split(b"\0")})):
         relative = os.fsdecode(name)
-        if not os.path.join(root, relative).startswith(left_out + os.sep):
+        if not is_left_out(os.path.join(root, relative)):
             yield relative
 
 
 def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
-    """What stands in the files; one that is tracked and has been removed is left out, and so is a folder."""
+    """What stands in the files; one that is tracked and has been removed is left out, and so is a folder.
+
+    A link to Python code outside of the repository is code, too.
+    """
     files: dict[str, _File] = {}
     room = LARGEST_BYTES
     for name in names:
         path = os.path.join(root, name)
-        if os.path.islink(path):
+        is_code_elsewhere = path.endswith(".py") and os.path.isfile(path) and _below(root, path) is None
+        if os.path.islink(path) and not is_code_elsewhere:
             files[name] = _File(0, os.fsencode(_target(root, path)))
         elif os.path.isfile(path):
             about = os.stat(path)
@@ -122,9 +140,14 @@ def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
 
 
 def _target(root: str, link: str) -> str:
-    """What a link of the copy points to: the same, or, where that lies outside of the copy, by its whole path."""
+    """What a link of the copy points to: the same place in the copy, or one outside of it by its whole path."""
     target = os.path.join(os.path.dirname(link), os.readlink(link))
-    return os.readlink(link) if _below(root, target) is not None and not os.path.isabs(os.readlink(link)) else target
+    inside = _below(root, target)
+    if inside is None:
+        return target
+    if os.path.normpath(target).startswith(root + os.sep) and not os.path.isabs(os.readlink(link)):
+        return os.readlink(link)
+    return os.path.relpath(os.path.join(root, inside), os.path.realpath(os.path.dirname(link)))
 
 
 def _parents(name: str) -> Iterator[str]:
@@ -147,6 +170,15 @@ def _publish(target: str, files: Mapping[str, _File]) -> None:
     """
     temporary = temporary_name(target)
     shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(temporary, files)
+        os.rename(temporary, target)
+    except BaseException:  # a full disk, Ctrl-C
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write(temporary: str, files: Mapping[str, _File]) -> None:
     for name, (mode, content) in files.items():
         path = os.path.join(temporary, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -155,7 +187,6 @@ def _publish(target: str, files: Mapping[str, _File]) -> None:
             continue
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:  # as the umask allows
             out.write(content)
-    os.rename(temporary, target)
 
 
 def _link_the_rest(original: str, copy: str) -> None:
@@ -172,12 +203,49 @@ def _link_the_rest(original: str, copy: str) -> None:
         os.symlink(os.path.join(original, name), os.path.join(copy, name))
 
 
-def _imports(root: str, places: set[str]) -> list[str]:
-    """Where in the copy modules are to be looked for: where this process looks, and where it has found some, or would
-    by the import hooks of editable installs."""
+def _imports(root: str, places: set[str], files: Mapping[str, _File]) -> list[str]:
+    """Where in the copy modules are to be looked for: where this process looks, and where it has found some or would
+    find some, also by the import hooks of editable installs."""
     found = [_below(root, place or os.getcwd()) for place in sys.path]
-    found += sorted({_below(root, place) for place in (*(place for _, place in _origins()), *_editable())}, key=str)
+    found += sorted({_below(root, place) for _, place in _origins()}, key=str)
+    found += sorted({_below(root, place) for place in _hooked(root, places, files)}, key=str)
     return [place for place in dict.fromkeys(found) if place is not None and place in places]
+
+
+def _hooked(root: str, places: set[str], files: Mapping[str, _File]) -> Iterator[str]:
+    """The directories of what import hooks find in the repository, which nobody may have imported yet.
+
+    Raises FreezeError for a module that they find by another name than its file has: no directory leads to it.
+    """
+    usual = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder)
+    names = {part for name in files if name.endswith(".py") for part in name.removesuffix(".py").split(os.sep)}
+    for hook in sys.meta_path:
+        if hook in usual or not hasattr(hook, "find_spec"):
+            continue
+        mapping = getattr(sys.modules.get(getattr(hook, "__module__", None) or ""), "MAPPING", None)
+        for name, place in mapping.items() if isinstance(mapping, dict) else _asked(hook, sorted(names)):
+            path, parts = Path(str(place).removesuffix(".py")), str(name).split(".")
+            inside = _below(root, str(path))
+            if inside not in places and f"{inside}.py" not in files:
+                continue
+            if list(path.parts[-len(parts) :]) != parts:
+                raise FreezeError(
+                    f"an import hook finds {name} in {path}, not under its own name, where no snapshot can have it; "
+                    f"rename it, {_LEAVE_OUT}"
+                )
+            yield str(path.parents[len(parts) - 1])
+
+
+def _asked(hook: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The modules of these names that an import hook finds in files, each with its directory, or its file."""
+    for name in filter(str.isidentifier, names):
+        try:
+            spec = hook.find_spec(name, None)
+        except Exception:  # whatever a hook does with a name that it does not know
+            continue
+        origin = getattr(spec, "origin", None)
+        if spec is not None and isinstance(origin, str) and os.path.isfile(origin):
+            yield name, os.path.dirname(origin) if spec.submodule_search_locations else origin
 
 
 def _origins() -> Iterator[tuple[str, str]]:
@@ -193,16 +261,8 @@ def _origins() -> Iterator[tuple[str, str]]:
         yield from ((name, os.path.dirname(place)) for place in packages or [str(file)])
 
 
-def _editable() -> Iterator[str]:
-    """The directories of the packages that the import hooks of setuptools find, imported yet or not."""
-    for finder in sys.meta_path:
-        found = getattr(sys.modules.get(getattr(finder, "__module__", None) or ""), "MAPPING", None)
-        if isinstance(found, Mapping):  # "name.space.package": "/there/src/name/space/package"
-            yield from (str(Path(str(place)).parents[str(name).count(".")]) for name, place in found.items())
-
-
-def _tell_what_is_not_copied(root: str, places: set[str]) -> None:
-    """Says which imported code lies neither in the copy nor where packages are installed: somebody may edit it."""
+def _tell_what_is_not_copied(root: str, copy: str, places: set[str]) -> None:
+    """Says which code is not in the copy, nor where packages are installed: somebody may edit it."""
     ours = ("experiment_manager", "hydra_plugins")
     installed = [os.path.realpath(place) + os.sep for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
     live: dict[str, str] = {}
@@ -211,6 +271,12 @@ def _tell_what_is_not_copied(root: str, places: set[str]) -> None:
         is_installed = (real + os.sep).startswith(tuple(installed)) or real.endswith(("-packages", ".zip"))
         if name not in ours and not is_installed and _below(root, real) not in places:
             live[name] = real
+    for place in places:
+        with os.scandir(os.path.join(copy, place)) as entries:
+            for entry in entries:
+                is_code = entry.name.endswith(".py") or os.path.isfile(os.path.join(entry.path, "__init__.py"))
+                if is_code and entry.is_symlink() and _below(os.path.realpath(copy), entry.path) is None:
+                    live[entry.name.removesuffix(".py")] = os.path.realpath(entry.path)
     if live:
         listed = ", ".join(f"{name} ({place})" for name, place in sorted(live.items()))
         print(f"snapshot: not copied, and so as it is when the jobs run: {listed}", file=sys.stderr)

@@ -15,14 +15,22 @@ from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder
 
 
-def freeze_task(folder: Folder, task: Any) -> str:
+def freeze_task(folder: Folder, task: Any, script: str | None = None) -> str:
     """The function and Hydra's state, with configurations that only exist in memory, are in the folder; returns the
-    path, relative to it. The same pickle is stored once."""
+    path, relative to it. The same pickle is stored once. `script`: the copy that the function is from."""
     import cloudpickle
     from hydra.core.config_store import ConfigStore
 
     paths = [path for path in sys.path if path]  # modules beside the program have to be found before it is unpickled
-    data = pickle.dumps(paths) + cloudpickle.dumps((task, ConfigStore.instance().repo, _version_base()))
+    main = sys.modules["__main__"]
+    was = getattr(main, "__file__", None)
+    try:
+        if script is not None:
+            main.__file__ = script  # which a pickled function takes along
+        data = pickle.dumps(paths) + cloudpickle.dumps((task, ConfigStore.instance().repo, _version_base()))
+    finally:
+        if script is not None:
+            main.__file__ = was
     relative = os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl")
     path = folder.join(relative)
     if not os.path.exists(path):

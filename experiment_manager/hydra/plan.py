@@ -228,7 +228,8 @@ def recipe_of(composer: Composer, folder: Folder, task: Any, on_drift: str, *, c
     if program is None or not entry.runs_by_command_line():
         from experiment_manager.hydra.pickled_task import freeze_task
 
-        task_pickle = freeze_task(folder, task)
+        script = None if code is None or code.script is None else folder.join(code.path, code.script)
+        task_pickle = freeze_task(folder, task, script)
     return Recipe(
         entry=program or Entry(sys.executable, (), (), (), os.getcwd()),
         config_name=composer.config_name,

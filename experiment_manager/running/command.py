@@ -1,4 +1,4 @@
-"""The command that runs one job: a list of arguments, built from a recipe and the job's overrides. Pure.
+"""The command that runs one job: a list of arguments, built from a recipe and the job's overrides.
 
     python train.py -cp <experiment>/conf/<hash>/main  <Hydra's overrides>  <the job's overrides>  <ours>
 
@@ -54,11 +54,19 @@ def entry_of(folder: Folder, recipe: Recipe) -> Entry:
 
 
 def variables_of(folder: Folder, recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables by which a program finds its modules in the copy of its code; none without one."""
+    """The environment variables by which a program finds its modules in the copy of its code; none without one.
+
+    The places that were copied are no longer searched: what is new there is not of the launch.
+    """
     if recipe.code is None:
         return {}
     copied = [os.path.normpath(folder.join(recipe.code.path, place)) for place in recipe.code.imports]
-    others = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place not in ("", *copied)]
+    originals = {os.path.normpath(os.path.join(recipe.code.root, place)) for place in recipe.code.imports}
+    others = [
+        place
+        for place in environment.get("PYTHONPATH", "").split(os.pathsep)
+        if place not in ("", *copied) and os.path.realpath(os.path.join(recipe.entry.cwd, place)) not in originals
+    ]
     return {"PYTHONPATH": os.pathsep.join([*copied, *others])}
 
 
