@@ -8,7 +8,7 @@
     ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with
     │   └── AlreadyCompleted          completed since it was handed over
     ├── ConfigurationChanged          a job is there already and its configuration is another one now
-    ├── ConfigurationDrifted          a job composes something else where it runs than was submitted
+    ├── ConfigurationDrifted          a job composes, or imports, something else than was submitted
     ├── UnstorableValue               a value that the manifest cannot hold
     ├── GridError                     a sweep that cannot be enumerated
     ├── FilterError                   a pass filter that cannot be read, or that nothing passes
@@ -54,7 +54,7 @@ class ConfigurationChanged(ExperimentManagerError, ValueError):
 
 
 class ConfigurationDrifted(ExperimentManagerError):
-    """A job composes something else where it runs than was submitted."""
+    """A job composes, or imports, something else where it runs than was submitted."""
 
 
 class UnstorableValue(ExperimentManagerError, ValueError):

@@ -445,3 +445,24 @@ def test_copy_that_was_removed_is_named(project: Project) -> None:
     assert 2 == done.returncode
     assert f"runs from the snapshot {copy}, which is not there" in done.stderr
     assert [] == project.states()
+
+
+def test_live_code_is_never_run_unsaid(project: Project) -> None:
+    """A program that puts a whole path in front of all others finds its original there: its job ends before it begins,
+    or, with `on_drift=warn`, says so; what is imported only later is told at the end."""
+    first = f"import sys; sys.path.insert(0, {str(project.home / 'src')!r}); "
+    project.edit("import hydra\n", f"{first}import hydra, late\n", file="scripts/train.py")
+    project.launch()
+    project.launch("seed=2", SNAPSHOT, "hydra.sweeper.on_drift=warn")
+    project.edit("import hydra, late\n", "import hydra\n", file="scripts/train.py")
+    project.launch("seed=3", SNAPSHOT)
+    project.experiment.joinpath("pass_filter.json").write_text('{"jobs": [0, 1, 2]}')
+    said = f"imports code as it is today, and not as its snapshot has it: late ({project.home}/src/late.py); let "
+    assert [78, 0, 0] == [project.tool("run", str(job), **project.env).returncode for job in range(3)]
+    assert ["0.1.FAILED", "1.1.COMPLETED", "2.1.COMPLETED"] == project.states()
+    assert f"error: job 0 {said}" in project.tool("logs", "0", "--stderr").stdout
+    for job in (1, 2):
+        log = project.tool("logs", str(job), "--stderr").stdout
+        assert f"warning: job {job} imports code as it is today, and not as its snapshot has it: " in log
+        assert f"lib.model ({project.home}/src/lib/model.py)" in log
+    assert said in project.told("show", "0")["attempts"][0]["reason"]

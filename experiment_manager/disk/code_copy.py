@@ -25,6 +25,7 @@ MOST_LINKS: Final = 1000
 """From one directory: more are results or data, which are not found by a path relative to the program."""
 
 _GIT_LIMIT_S: Final = 60.0
+_OURS: Final = ("experiment_manager", "hydra_plugins")
 _NEVER_LINKED: Final = frozenset({".git", "__pycache__"})
 _LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
 
@@ -261,15 +262,31 @@ def _origins() -> Iterator[tuple[str, str]]:
         yield from ((name, os.path.dirname(place)) for place in packages or [str(file)])
 
 
+def live_modules(folder: Folder, code: Code) -> dict[str, str]:
+    """The modules of this process that come from the original, though they were copied, each with its file."""
+    copy = os.path.realpath(folder.join(code.path))
+    elsewhere = tuple(place + os.sep for place in (copy, sys.prefix, sys.base_prefix, sys.exec_prefix))
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or file.startswith(elsewhere) or name.partition(".")[0] in _OURS:
+            continue
+        inside = _below(code.root, file)
+        if inside and not os.path.realpath(file).startswith(copy + os.sep):
+            original = os.path.join(copy, inside)
+            if os.path.isfile(original) and os.path.realpath(original) == original:  # copied, and not linked
+                found[name] = file
+    return found
+
+
 def _tell_what_is_not_copied(root: str, copy: str, places: set[str]) -> None:
     """Says which code is not in the copy, nor where packages are installed: somebody may edit it."""
-    ours = ("experiment_manager", "hydra_plugins")
     installed = [os.path.realpath(place) + os.sep for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
     live: dict[str, str] = {}
     for name, place in _origins():
         real = os.path.realpath(place)
         is_installed = (real + os.sep).startswith(tuple(installed)) or real.endswith(("-packages", ".zip"))
-        if name not in ours and not is_installed and _below(root, real) not in places:
+        if name not in _OURS and not is_installed and _below(root, real) not in places:
             live[name] = real
     for place in places:
         with os.scandir(os.path.join(copy, place)) as entries:

@@ -20,6 +20,7 @@ from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.errors import ConfigurationDrifted
 from experiment_manager.hydra.compose import require_submitted
+from experiment_manager.records import Code
 from experiment_manager.running.job import CurrentJob, current_job, is_first_rank
 
 
@@ -28,6 +29,8 @@ class JobCallback(Callback):
 
     Where somebody has pasted that command there is no attempt: it runs like any other program and records nothing.
     """
+
+    _code: Code | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """The job sees what a job of a multirun sees, and its configuration is the one that was submitted.
@@ -45,8 +48,13 @@ class JobCallback(Callback):
                 config.hydra.job.id = str(point.id)
                 config.hydra.sweep.dir = job.experiment.join("jobs")
                 config.hydra.sweep.subdir = str(point.id)
-            if point.recipe is not None:  # OmegaConf keys this cache by the tuple of a resolver's arguments
-                now = manifest.recipe(point.recipe).now
+            if point.recipe is not None:
+                recipe = manifest.recipe(point.recipe)
+                self._code = recipe.code
+                live = _live_code(job, recipe.code) if recipe.code is not None else None
+                if live and recipe.on_drift != "warn":
+                    raise ConfigurationDrifted(live)
+                now = recipe.now  # OmegaConf keys this cache by the tuple of a resolver's arguments
                 OmegaConf.get_cache(config)["now"] = {(pattern,): answer for pattern, answer in now.items()}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -57,11 +65,27 @@ class JobCallback(Callback):
         job = current_job()
         if job.id is None or not is_first_rank():
             return
+        live = _live_code(job, self._code) if self._code is not None else None
+        if live:  # imported late, perhaps, or allowed by on_drift=warn
+            print(f"warning: {live}", file=sys.stderr, flush=True)
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
                 write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
         elif isinstance(job_return._return_value, BaseException):
             write_error(job.experiment, job.id, job.attempt, job_return._return_value)
+
+
+def _live_code(job: CurrentJob, code: Code) -> str | None:
+    """What of the program's code is imported as it is today, and not as the job's snapshot has it; None: nothing."""
+    from experiment_manager.disk.code_copy import live_modules
+
+    found = ", ".join(f"{name} ({file})" for name, file in live_modules(job.experiment, code).items())
+    if not found:
+        return None
+    return (
+        f"job {job.id} imports code as it is today, and not as its snapshot has it: {found}; let the program find it "
+        "by a path relative to its __file__, or sweep again with hydra.sweeper.on_drift=warn"
+    )
 
 
 @contextmanager
