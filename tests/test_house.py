@@ -30,12 +30,12 @@ FLOORS = {
         "slurm.told", "slurm.units", "words",
     ],
     "the rim: files, processes, the cluster": [
-        "disk.code_copy", "disk.files", "disk.folder", "disk.git", "disk.launches", "disk.manifest",
-        "disk.manifest_editor", "disk.orders", "disk.original", "disk.provenance", "disk.results", "disk.selection",
-        "disk.states", "hydra.entry", "hydra.freeze", "hydra.repository", "hydra.schema", "processes", "progress",
-        "resolved", "running.command", "running.job", "running.learning", "running.memory", "running.program",
-        "running.randomness", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched",
-        "slurm.sightings", "slurm.through_submitit", "slurm.within",
+        "disk.code_copy", "disk.code_imports", "disk.files", "disk.folder", "disk.git", "disk.launches",
+        "disk.manifest", "disk.manifest_editor", "disk.orders", "disk.original", "disk.provenance", "disk.results",
+        "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.repository", "hydra.schema",
+        "processes", "progress", "resolved", "running.command", "running.job", "running.learning", "running.memory",
+        "running.program", "running.randomness", "running.signals", "slurm.client", "slurm.configuration",
+        "slurm.launched", "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "definition", "disk.kept_files", "experiment", "find", "follow.archive", "follow.dataframes",

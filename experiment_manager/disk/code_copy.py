@@ -5,17 +5,16 @@ beside them (data, compiled modules) is linked: in the copy a program finds what
 one of the contents: the same code is copied once, however many sweeps use it.
 """
 
-import importlib.machinery
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from experiment_manager.disk import git
-from experiment_manager.disk.files import temporary_name
+from experiment_manager.disk.code_imports import LEAVE_OUT, OURS, origins, searched
+from experiment_manager.disk.files import below, temporary_name
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Code
@@ -25,9 +24,7 @@ MOST_LINKS: Final = 1000
 """From one directory: more are results or data, which are not found by a path relative to the program."""
 
 _GIT_LIMIT_S: Final = 60.0
-_OURS: Final = ("experiment_manager", "hydra_plugins")
 _NEVER_LINKED: Final = frozenset({".git", "__pycache__"})
-_LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
 
 
 class _File(NamedTuple):
@@ -44,22 +41,22 @@ def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
     where git does not know what belongs to the program, or it is too much.
     """
     if os.pathsep in folder.path:
-        raise FreezeError(f"{folder.path} holds {os.pathsep!r}, which PYTHONPATH cannot name; rename it, {_LEAVE_OUT}")
+        raise FreezeError(f"{folder.path} holds {os.pathsep!r}, which PYTHONPATH cannot name; rename it, {LEAVE_OUT}")
     program = os.path.realpath(program)
     root = _root(program)
     files = _contents(
         root, _names(root, os.path.realpath(folder.parent), os.path.realpath(folder.path), folder.manifest)
     )
-    if os.path.exists(program) and _below(root, program) not in files:
+    if os.path.exists(program) and below(root, program) not in files:
         raise FreezeError(
             f"{program} is ignored by git, or new and no .py file, so that no snapshot of {root} has it; take it off "
-            f"the ignored files and `git add` it, {_LEAVE_OUT}"
+            f"the ignored files and `git add` it, {LEAVE_OUT}"
         )
     places = {""}.union(*(_parents(name) for name in files))
-    imports = tuple(_imports(root, places, files))
-    here = _below(root, cwd)
+    imports = tuple(searched(root, places, files))
+    here = below(root, cwd)
     if any("\ud800" <= letter <= "\udfff" for letter in "".join((root, here or "", *imports))):
-        raise FreezeError(f"a folder of {root} has a name that is not valid Unicode; rename it, {_LEAVE_OUT}")
+        raise FreezeError(f"a folder of {root} has a name that is not valid Unicode; rename it, {LEAVE_OUT}")
     path = os.path.join("code", _digest(files))
     with writing(folder.path):
         if not os.path.isdir(folder.join(path)):
@@ -67,7 +64,7 @@ def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
         for place in sorted(places):
             _link_the_rest(os.path.join(root, place), folder.join(path, place))
     _tell_what_is_not_copied(root, folder.join(path), places)
-    there = None if script is None else _below(root, script)
+    there = None if script is None else below(root, script)
     return Code(
         path=path,
         root=root,
@@ -82,17 +79,9 @@ def _root(program: str) -> str:
     if told is None:
         raise FreezeError(
             f"{program} is in no git repository that can be read, and only git tells what belongs to a program: make "
-            f"one with `git init` and `git add`, {_LEAVE_OUT}"
+            f"one with `git init` and `git add`, {LEAVE_OUT}"
         )
     return os.path.realpath(os.fsdecode(told.removesuffix(b"\n")))
-
-
-def _below(root: str, path: str) -> str | None:
-    """A path relative to the root, which itself is ""; None for one that is not below it."""
-    relative = os.path.relpath(os.path.realpath(path), root)
-    if relative == os.curdir:
-        return ""
-    return None if relative.split(os.sep)[0] == os.pardir else relative
 
 
 def _names(root: str, experiments: str, experiment: str, manifest: str) -> Iterator[str]:
@@ -108,7 +97,7 @@ def _names(root: str, experiments: str, experiment: str, manifest: str) -> Itera
     tracked = git.ask("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
     new = git.ask("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
     if tracked is None or new is None:
-        raise FreezeError(f"git cannot list the files of {root}; try `git ls-files` there, {_LEAVE_OUT}")
+        raise FreezeError(f"git cannot list the files of {root}; try `git ls-files` there, {LEAVE_OUT}")
     for name in sorted(filter(None, {*tracked.split(b"\0"), *new.split(b"\0")})):
         relative = os.fsdecode(name)
         if not is_left_out(os.path.join(root, relative)):
@@ -124,7 +113,7 @@ def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
     room = LARGEST_BYTES
     for name in names:
         path = os.path.join(root, name)
-        is_code_elsewhere = path.endswith(".py") and os.path.isfile(path) and _below(root, path) is None
+        is_code_elsewhere = path.endswith(".py") and os.path.isfile(path) and below(root, path) is None
         if os.path.islink(path) and not is_code_elsewhere:
             files[name] = _File(0, os.fsencode(_target(root, path)))
         elif os.path.isfile(path):
@@ -133,7 +122,7 @@ def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
             if room < 0:
                 raise FreezeError(
                     f"git tracks more than {LARGEST_BYTES >> 20} MiB in {root}, at {name}, too much to be copied for "
-                    f"a sweep; keep data out of the repository, {_LEAVE_OUT}"
+                    f"a sweep; keep data out of the repository, {LEAVE_OUT}"
                 )
             with open(path, "rb") as file:
                 files[name] = _File(0o555 if about.st_mode & 0o100 else 0o444, file.read())
@@ -143,7 +132,7 @@ def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
 def _target(root: str, link: str) -> str:
     """What a link of the copy points to: the same place in the copy, or one outside of it by its whole path."""
     target = os.path.join(os.path.dirname(link), os.readlink(link))
-    inside = _below(root, target)
+    inside = below(root, target)
     if inside is None:
         return target
     if os.path.normpath(target).startswith(root + os.sep) and not os.path.isabs(os.readlink(link)):
@@ -204,95 +193,20 @@ def _link_the_rest(original: str, copy: str) -> None:
         os.symlink(os.path.join(original, name), os.path.join(copy, name))
 
 
-def _imports(root: str, places: set[str], files: Mapping[str, _File]) -> list[str]:
-    """Where in the copy modules are to be looked for: where this process looks, and where it has found some or would
-    find some, also by the import hooks of editable installs."""
-    found = [_below(root, place or os.getcwd()) for place in sys.path]
-    found += sorted({_below(root, place) for _, place in _origins()}, key=str)
-    found += sorted({_below(root, place) for place in _hooked(root, places, files)}, key=str)
-    return [place for place in dict.fromkeys(found) if place is not None and place in places]
-
-
-def _hooked(root: str, places: set[str], files: Mapping[str, _File]) -> Iterator[str]:
-    """The directories of what import hooks find in the repository, which nobody may have imported yet.
-
-    Raises FreezeError for a module that they find by another name than its file has: no directory leads to it.
-    """
-    usual = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder)
-    names = {part for name in files if name.endswith(".py") for part in name.removesuffix(".py").split(os.sep)}
-    for hook in sys.meta_path:
-        if hook in usual or not hasattr(hook, "find_spec"):
-            continue
-        mapping = getattr(sys.modules.get(getattr(hook, "__module__", None) or ""), "MAPPING", None)
-        for name, place in mapping.items() if isinstance(mapping, dict) else _asked(hook, sorted(names)):
-            path, parts = Path(str(place).removesuffix(".py")), str(name).split(".")
-            inside = _below(root, str(path))
-            if inside not in places and f"{inside}.py" not in files:
-                continue
-            if list(path.parts[-len(parts) :]) != parts:
-                raise FreezeError(
-                    f"an import hook finds {name} in {path}, not under its own name, where no snapshot can have it; "
-                    f"rename it, {_LEAVE_OUT}"
-                )
-            yield str(path.parents[len(parts) - 1])
-
-
-def _asked(hook: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The modules of these names that an import hook finds in files, each with its directory, or its file."""
-    for name in filter(str.isidentifier, names):
-        try:
-            spec = hook.find_spec(name, None)
-        except Exception:  # whatever a hook does with a name that it does not know
-            continue
-        origin = getattr(spec, "origin", None)
-        if spec is not None and isinstance(origin, str) and os.path.isfile(origin):
-            yield name, os.path.dirname(origin) if spec.submodule_search_locations else origin
-
-
-def _origins() -> Iterator[tuple[str, str]]:
-    """The name of each package and module at the top that was imported from a file, and the directory that it is in."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if "." in name or name == "__main__" or not (file or hasattr(module, "__path__")):
-            continue
-        try:
-            packages = [str(place) for place in getattr(module, "__path__", ())]
-        except Exception:  # whatever a module calls its path
-            continue
-        yield from ((name, os.path.dirname(place)) for place in packages or [str(file)])
-
-
-def live_modules(folder: Folder, code: Code) -> dict[str, str]:
-    """The modules of this process that come from the original, though they were copied, each with its file."""
-    copy = os.path.realpath(folder.join(code.path))
-    elsewhere = tuple(place + os.sep for place in (copy, sys.prefix, sys.base_prefix, sys.exec_prefix))
-    found = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or file.startswith(elsewhere) or name.partition(".")[0] in _OURS:
-            continue
-        inside = _below(code.root, file)
-        if inside and not os.path.realpath(file).startswith(copy + os.sep):
-            original = os.path.join(copy, inside)
-            if os.path.isfile(original) and os.path.realpath(original) == original:  # copied, and not linked
-                found[name] = file
-    return found
-
-
 def _tell_what_is_not_copied(root: str, copy: str, places: set[str]) -> None:
     """Says which code is not in the copy, nor where packages are installed: somebody may edit it."""
     installed = [os.path.realpath(place) + os.sep for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
     live: dict[str, str] = {}
-    for name, place in _origins():
+    for name, place in origins():
         real = os.path.realpath(place)
         is_installed = (real + os.sep).startswith(tuple(installed)) or real.endswith(("-packages", ".zip"))
-        if name not in _OURS and not is_installed and _below(root, real) not in places:
+        if name not in OURS and not is_installed and below(root, real) not in places:
             live[name] = real
     for place in places:
         with os.scandir(os.path.join(copy, place)) as entries:
             for entry in entries:
                 is_code = entry.name.endswith(".py") or os.path.isfile(os.path.join(entry.path, "__init__.py"))
-                if is_code and entry.is_symlink() and _below(os.path.realpath(copy), entry.path) is None:
+                if is_code and entry.is_symlink() and below(os.path.realpath(copy), entry.path) is None:
                     live[entry.name.removesuffix(".py")] = os.path.realpath(entry.path)
     if live:
         listed = ", ".join(f"{name} ({place})" for name, place in sorted(live.items()))

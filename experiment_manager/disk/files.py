@@ -49,6 +49,14 @@ def database_uri(path: str) -> str:
     return f"file:{quoted}?mode=ro&immutable=1"
 
 
+def below(root: str, path: str) -> str | None:
+    """A path relative to the root, which itself is ""; None for one that is not below it."""
+    relative = os.path.relpath(os.path.realpath(path), root)
+    if relative == os.curdir:
+        return ""
+    return None if relative.split(os.sep)[0] == os.pardir else relative
+
+
 def sync(path: str) -> None:
     """What was written to a file, or renamed in a folder, survives a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)

@@ -77,7 +77,7 @@ class JobCallback(Callback):
 
 def _live_code(job: CurrentJob, code: Code) -> str | None:
     """What of the program's code is imported as it is today, and not as the job's snapshot has it; None: nothing."""
-    from experiment_manager.disk.code_copy import live_modules
+    from experiment_manager.disk.code_imports import live_modules
 
     found = ", ".join(f"{name} ({file})" for name, file in live_modules(job.experiment, code).items())
     if not found:
