@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.progress import followed
-from experiment_manager.records import State
+from experiment_manager.records import Counts
 from experiment_manager.slurm.asking import ask_about
 
 
@@ -32,7 +32,7 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
     return found
 
 
-def counted(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, dict[State, int]]]:
+def counted(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, Counts]]:
     """How many jobs of each experiment are in which state, with SLURM asked once about all of them.
 
     One whose states cannot be read is named on standard error and left out.

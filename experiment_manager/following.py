@@ -14,7 +14,7 @@ from experiment_manager.follow.archive import archive
 from experiment_manager.follow.difference import difference
 from experiment_manager.follow.live import live_rows
 from experiment_manager.follow.rows import flattened, state_counts
-from experiment_manager.records import State
+from experiment_manager.records import Counts, State
 from experiment_manager.report.writing import write_report
 from experiment_manager.resolved import resolved
 from experiment_manager.slurm.asking import Answer
@@ -46,14 +46,14 @@ class Following(Definition):
             live=tuple(live_rows(self.folder, jobs, snapshot)), groups=tuple(state_counts(rows, by) if by else ())
         )
 
-    def counts(self, answer: Answer | None = None) -> dict[State, int]:
+    def counts(self, answer: Answer | None = None) -> Counts:
         """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.
 
         SLURM is not asked again about what it has been asked for the `answer`.
         """
         snapshot = reconciled(self.folder, answer)
         found = Counter(map(snapshot.state, self.get_all_ids()))
-        return {state: found[state] for state in State if found[state]}
+        return Counts({state: found[state] for state in State if found[state]})
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
         """One row per job: id, state, attempt, whether it may run, variables: `experiment-manager jobs`."""

@@ -35,6 +35,19 @@ ENDED_BADLY = ENDED - {State.COMPLETED, State.FAKE}
 """States that a person wants to hear about: the attempt ended and left no result to trust."""
 
 
+class Counts(dict[str, int]):
+    """How many jobs are in which state, `counts["COMPLETED"]`; those states alone that some job has, and 0 for others.
+
+    >>> Counts({State.FAILED: 2})["FAILED"], Counts()["COMPLETED"], list(Counts())
+    (2, 0, [])
+    """
+
+    def __missing__(self, state: str) -> int:
+        if state not in frozenset(State):
+            raise KeyError(f"{state!r} is no state; the states are {', '.join(State)}")
+        return 0
+
+
 class Entry(NamedTuple):
     """How the user's program was started: enough to start it again in another process."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager import Experiment, ExperimentManagerError
+from experiment_manager import Experiment, ExperimentManagerError, State, current_job
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,
@@ -63,6 +63,34 @@ def test_defining_filtering_and_running(saved: Experiment, tmp_path: Path) -> No
     assert [(4, variables, {**variables, "nn": [1, 10], "tau": 0.005})] == seen
     assert {"COMPLETED": 1, "PENDING": 5} == dict(loaded.status().counts)
     assert {"result": 0.5} == loaded.result_rows()[4]["result"]
+
+
+def test_metrics_by_name_or_as_a_mapping(saved: Experiment) -> None:
+    """A mapping logs names that are no keywords, its step beside it or in it; keywords win; two steps are an error."""
+    saved.save_pass_filter([0])
+
+    def runner(*_: Any) -> None:
+        job = current_job()
+        job.log_metrics(1, loss=0.5)
+        job.log_metrics({"train/loss": 0.3}, step=2)
+        job.log_metrics({"train/loss": 0.2, "acc": 1}, 3, acc=0.9)
+        job.log_metrics({"step": 4, 5: "five"})
+        with pytest.raises(TypeError, match="two steps, 6 and 7"):
+            job.log_metrics(6, step=7, loss=0)
+
+    saved.run_id(0, runner)
+    logged = [(1, "loss", 0.5), (2, "train/loss", 0.3), (3, "train/loss", 0.2), (3, "acc", 0.9), (4, "5", "five")]
+    frame = saved.metrics()[["step", "metric", "value"]]
+    assert logged == list(frame.itertuples(index=False, name=None))
+
+
+def test_states_are_counted_by_their_names(saved: Experiment) -> None:
+    """`counts["COMPLETED"]` is a number for every state, also for type checkers; what is no state is an error."""
+    counts = saved.status(wait=True).counts
+    n_completed: int = counts["COMPLETED"]
+    assert (0, 6, ["PENDING"]) == (n_completed, counts[State.PENDING], list(counts))
+    with pytest.raises(KeyError, match="'COMPLETE' is no state; the states are PENDING, QUEUED"):
+        counts["COMPLETE"]
 
 
 def test_run_id_takes_an_id_and_no_position(saved: Experiment) -> None:

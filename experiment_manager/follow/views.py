@@ -16,7 +16,7 @@ from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import FilterError, JobRefused, ResultError
 from experiment_manager.processes import is_gone
-from experiment_manager.records import ENDED_BADLY, Job, JobId, State
+from experiment_manager.records import ENDED_BADLY, Counts, Job, JobId, State
 from experiment_manager.running import command
 from experiment_manager.slurm import within
 
@@ -41,8 +41,8 @@ class Status(NamedTuple):
     """Counts first: jobs by state, how many may run, and those that need attention, equal reasons together."""
 
     path: str
-    counts: Mapping[State, int]
-    ids: Mapping[State, tuple[int, ...]]
+    counts: Counts
+    ids: Mapping[str, tuple[int, ...]]  # by state
     n_selected: int | None  # None: no pass filter yet
     waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
     troubles: tuple[Trouble, ...]
@@ -76,10 +76,10 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
     for job_id in by_state[State.QUEUED]:
         waiting[snapshot.queued[JobId(job_id)].reason].append(job_id)
     selected = _selected(folder)
-    ordered = {state: tuple(by_state[state]) for state in State if by_state[state]}
+    ordered: dict[str, tuple[int, ...]] = {state: tuple(by_state[state]) for state in State if by_state[state]}
     return Status(
         path=folder.path,
-        counts={state: len(ids) for state, ids in ordered.items()},
+        counts=Counts({state: len(ids) for state, ids in ordered.items()}),
         ids=ordered,
         n_selected=None if selected is None else len(selected),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
@@ -224,6 +224,6 @@ def tail(path: str, lines: int = _TAIL_LINES) -> list[str]:
     return read_end(path).decode(errors="replace").splitlines()[-lines:]
 
 
-def counts_text(counts: Mapping[State, int]) -> str:
+def counts_text(counts: Mapping[str, int]) -> str:
     """`4 COMPLETED, 2 FAILED`."""
     return ", ".join(f"{count} {state}" for state, count in Counter(counts).items()) or "no jobs"

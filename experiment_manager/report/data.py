@@ -75,7 +75,7 @@ class Contents(NamedTuple):
     name: str
     when: str
     only: str  # which jobs; empty: all
-    counts: Mapping[State, int]
+    counts: Mapping[str, int]  # by state
     n_selected: int | None
     metric: str | None
     source: str | None  # of the metric: result, or last metric

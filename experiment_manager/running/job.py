@@ -103,11 +103,15 @@ class CurrentJob:
         self.told = self.told or self._stopping.is_set()
         return self.told
 
-    def log_metrics(self, step: float | None = None, **values: Any) -> None:
-        """One line more in the metrics of this attempt, on disk at once: `log_metrics(step=100, loss=0.3)`.
+    def log_metrics(
+        self, first: Mapping[str, Any] | float | None = None, /, step: float | None = None, **values: Any
+    ) -> None:
+        """One line more in the metrics of this attempt, on disk at once: `log_metrics(step=100, loss=0.3)`, or
+        `log_metrics({"train/loss": 0.3}, step=100)` for names that Python has no keyword for.
 
         Values are numbers or text. With several tasks only rank 0 writes. Outside of an experiment nothing is recorded.
         """
+        step, values = _step_and_values(first, step, values)
         if self._folder is None or self.id is None or not is_first_rank():
             return
         line = {"step": codec.encode(step), "time": time.time(), "values": codec.encode(values)}
@@ -118,6 +122,21 @@ class CurrentJob:
             os.write(handle, data)  # one write to a file opened for appending: whole lines, also from several threads
         finally:
             os.close(handle)
+
+
+def _step_and_values(first: Any, step: float | None, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What a call of `log_metrics` means: a mapping is what its items would be as keywords, which win over it, as in
+    `dict({"loss": 1}, loss=2)`. Raises TypeError for a step that is given twice.
+
+    >>> _step_and_values({"train/loss": 0.3}, 7, {}), _step_and_values(7, None, {"loss": 0.3})
+    ((7, {'train/loss': 0.3}), (7, {'loss': 0.3}))
+    """
+    if not isinstance(first, Mapping):
+        if first is not None and step is not None:
+            raise TypeError(f"log_metrics got two steps, {first!r} and {step!r}; leave one of them out")
+        return step if first is None else first, values
+    metrics = {str(name): value for name, value in first.items()}
+    return metrics.pop("step", None) if step is None else step, {**metrics, **values}
 
 
 def is_first_rank() -> bool:
