@@ -104,7 +104,7 @@ class CurrentJob:
         return self.told
 
     def log_metrics(
-        self, first: Mapping[str, Any] | float | None = None, /, step: float | None = None, **values: Any
+        self, first: Mapping[Any, Any] | float | None = None, /, step: float | None = None, **values: Any
     ) -> None:
         """One line more in the metrics of this attempt, on disk at once: `log_metrics(step=100, loss=0.3)`, or
         `log_metrics({"train/loss": 0.3}, step=100)` for names that Python has no keyword for.
