@@ -3,28 +3,20 @@
 import os
 import sys
 
+from experiment_manager import text
+
 
 def main() -> None:
+    text.protect()
     if sys.argv[1:2] == ["run"]:
         from experiment_manager.run import main as run
 
         status = run(sys.argv[2:])
-        _flush()
+        text.settle()
         os._exit(status)  # a signal during the interpreter's own shutdown would change the status (measured)
     from experiment_manager.cli.main import main as command_line
 
-    status = command_line(sys.argv[1:])
-    _flush()
-    sys.exit(status)
-
-
-def _flush() -> None:
-    """All that was said is out; nothing is said about a reader that has had enough, as in `| head`."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more when it ends
+    sys.exit(text.exit_status(command_line(sys.argv[1:])))
 
 
 if __name__ == "__main__":

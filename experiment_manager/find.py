@@ -1,7 +1,6 @@
 """Finding the experiments below a folder, and how they stand."""
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 
 from experiment_manager.errors import ExperimentManagerError
@@ -9,6 +8,7 @@ from experiment_manager.experiment import Experiment
 from experiment_manager.progress import followed
 from experiment_manager.records import Counts
 from experiment_manager.slurm.asking import ask_about
+from experiment_manager.text import skipped
 
 
 def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
@@ -27,7 +27,7 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
             try:
                 found.append(Experiment.at(place))
             except ExperimentManagerError as error:
-                print(f"skipped: {error}", file=sys.stderr)
+                skipped(str(error))
         seen.add(real)
     return found
 
@@ -42,8 +42,8 @@ def counted(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, Cou
         try:
             yield experiment, experiment.counts(answer)
         except ExperimentManagerError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            skipped(str(error))
 
 
 def _say(error: OSError) -> None:
-    print(f"skipped: {error.filename} cannot be read: {error.strerror or error}", file=sys.stderr)
+    skipped(f"{error.filename} cannot be read: {error.strerror or error}")

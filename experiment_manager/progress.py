@@ -1,12 +1,13 @@
-"""What people see while jobs run: a bar on a terminal, one plain line per job elsewhere."""
+"""What people see while jobs run: a bar on a terminal, one plain line per job elsewhere. Nothing here raises."""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from experiment_manager.records import State
+from experiment_manager.text import harmless, one_line, stream_of, tell
 
 Item = TypeVar("Item")
 _LONG_S = 1.0
@@ -14,12 +15,25 @@ _STEP = 100
 
 
 def on_terminal() -> bool:
-    return sys.stderr.isatty()
+    return sys.stderr is not None and stream_of(sys.stderr).isatty()
 
 
 def settings_text(variables: Mapping[str, Any]) -> str:
     """`algorithm=TD3 seed=1`, as people would type it."""
     return " ".join(f"{name}={value}" for name, value in variables.items())
+
+
+def _started_bar(*columns: Any, **options: Any) -> Any:
+    """A progress bar of rich on standard error, which has begun; None where rich cannot."""
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        bar = Progress(*columns, console=Console(file=stream_of(sys.stderr)), **options)  # type: ignore[arg-type]
+        bar.start()
+    except Exception:  # a bar is never worth a job
+        return None
+    return bar
 
 
 class JobLines:
@@ -33,34 +47,39 @@ class JobLines:
     @contextmanager
     def showing(self) -> Iterator["JobLines"]:
         """The bar is there inside, on a terminal."""
-        if not on_terminal():
-            yield self
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        if on_terminal():
+            with suppress(Exception):
+                from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as self._bar:
-            self._task = self._bar.add_task("jobs", total=self._total)
+                what = TextColumn("{task.description}", markup=False)
+                self._bar = _started_bar(what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+                self._task = self._bar and self._bar.add_task("jobs", total=self._total)
+        try:
             yield self
-        self._bar = None
+        finally:
+            bar, self._bar = self._bar, None
+            if bar is not None:
+                with suppress(Exception):
+                    bar.stop()
 
     def ended(self, job_id: int, state: State | None, text: str, *, seconds: float, reason: str | None) -> None:
         """One job more has ended; `state` is None for a job that was not begun."""
         self._done += 1
-        line = f"[{self._done}/{self._total}] job {job_id} {state or 'not run'}  {text}  ({seconds:.1f} s)"
+        line = f"[{self._done}/{self._total}] job {job_id} {state or 'not run'}  {one_line(text)}  ({seconds:.1f} s)"
         if reason:
-            line += f"  {reason}"
+            line += f"  {one_line(reason)}"
         self.say(line)
         if self._bar is not None:
-            self._bar.advance(self._task)
+            with suppress(Exception):
+                self._bar.advance(self._task)
 
     def say(self, line: str) -> None:
         """A line about all jobs."""
         if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self._bar.console.print(line, markup=False, highlight=False)
+            tell(line)
+            return
+        with suppress(Exception):
+            self._bar.console.print(harmless(line), markup=False, highlight=False)
 
 
 def followed(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
@@ -69,13 +88,18 @@ def followed(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
 
 
 def _followed(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    from rich.console import Console
-    from rich.progress import Progress
-
     started = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True, disable=False) as bar:
+    bar = _started_bar(transient=True, disable=False)
+    if bar is None:
+        yield from items
+        return
+    try:
         task = bar.add_task(what, total=total, visible=False)
         for place, item in enumerate(items, start=1):
             yield item
             if place % _STEP == 0 or total < _STEP:
-                bar.update(task, completed=place, visible=time.monotonic() - started > _LONG_S)
+                with suppress(Exception):
+                    bar.update(task, completed=place, visible=time.monotonic() - started > _LONG_S)
+    finally:
+        with suppress(Exception):
+            bar.stop()

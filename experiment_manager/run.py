@@ -11,6 +11,7 @@ from experiment_manager.running.child import prepare
 from experiment_manager.running.refusal import refused, told
 from experiment_manager.running.supervisor import Outcome, supervise
 from experiment_manager.slurm import within
+from experiment_manager.text import tell
 
 if TYPE_CHECKING:
     import argparse
@@ -120,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
     if outcome.is_to_requeue:
         why_not = within.requeue()
         if why_not:
-            print(f"SLURM will not start this task again: {why_not}", file=sys.stderr)
+            tell(f"SLURM will not start this task again: {why_not}")
     _remove_empty_log(folder)
     return outcome.status
 

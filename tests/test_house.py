@@ -21,8 +21,8 @@ PACKAGE = ROOT / "experiment_manager"
 PLUGINS = ROOT / "hydra_plugins" / "hydra_experiment_manager"
 
 FLOORS = {
-    "nouns, no input or output": [
-        "errors", "records",
+    "nouns, and what people are told": [
+        "errors", "records", "text",
     ],
     "pure": [
         "codec", "decisions", "delta", "expressions", "filters", "follow.rows", "frame", "grid", "hydra.options",

@@ -18,6 +18,7 @@ from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.slurm.emit import how_to_submit
+from experiment_manager.text import LogText
 from experiment_manager.words import counted
 
 
@@ -50,9 +51,10 @@ def logs(
         return
     pieces = experiment.follow_log(job, stderr=stderr) if follow else experiment.log(job, attempt, stderr=stderr)
     try:
+        log = LogText()
         for piece in pieces:
-            sys.stdout.buffer.write(piece)  # text of people, which may be no UTF-8
-            sys.stdout.buffer.flush()
+            if not log.say(piece):
+                return
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

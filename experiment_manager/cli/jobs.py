@@ -18,6 +18,7 @@ from experiment_manager.follow.rows import flattened
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
+from experiment_manager.text import one_line
 
 
 def register(app: typer.Typer) -> None:
@@ -71,7 +72,7 @@ def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
 
 
 def _show_attempt(attempt: Mapping[str, Any]) -> None:
-    reason = f"  {attempt['reason']}" if attempt["reason"] else ""
+    reason = f"  {one_line(str(attempt['reason']))}" if attempt["reason"] else ""
     tables.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
     if attempt["launch"]:
         tables.say(f"  {_launched(attempt)}")

@@ -1,7 +1,6 @@
 """The door: the program `experiment-manager`, its exit status, and the verbs that it has."""
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import experiment_manager
 from experiment_manager.cli import following, jobs, report, results, slurm, status, tables
 from experiment_manager.decisions import REFUSED
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.text import tell
 
 app = typer.Typer(
     name="experiment-manager",
@@ -45,12 +45,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         os.getcwd()
     except FileNotFoundError:
-        print("error: the working directory was removed; cd to one that is there", file=sys.stderr)
+        tell("error: the working directory was removed; cd to one that is there")
         return REFUSED
     try:
         app(args=list(argv), prog_name="experiment-manager")
     except ExperimentManagerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return REFUSED
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))

@@ -18,6 +18,7 @@ from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
+from experiment_manager.text import one_line, tell
 from experiment_manager.words import counted, names_in, noun
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
@@ -54,7 +55,7 @@ def status(
         _show(found, folder)
     if found.foreign:
         names = ", ".join(found.foreign[:5]) + (", ..." if len(found.foreign) > 5 else "")
-        print(f"skipped in {found.path}, not ours: {names}", file=sys.stderr)
+        tell(f"skipped in {found.path}, not ours: {names}")
     if (wait or watch) and not set(experiment.get_filtered_ids()) <= set(found.ids.get(State.COMPLETED, ())):
         raise typer.Exit(1)
 
@@ -90,9 +91,9 @@ def _show(found: views.Status, folder: Path) -> None:
     if n_hidden > 0:
         tables.say(f"... and {n_hidden} more that run; --all shows every job")
     for reason, waiting in found.waiting.items():
-        tables.say(f"{counted(len(waiting))} QUEUED: {reason} ({_which(waiting)})")
+        tables.say(f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({_which(waiting)})")
     for trouble in found.troubles[:_MOST_TROUBLES]:
-        tables.say(f"{counted(len(trouble.ids))} {trouble.state}: {trouble.reason} ({_which(trouble.ids)})")
+        tables.say(f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({_which(trouble.ids)})")
     if len(found.troubles) > _MOST_TROUBLES:
         tables.say(f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all")
     if found.troubles:

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 from experiment_manager import codec
+from experiment_manager.text import harmless, say_json, stream_of
+from experiment_manager.text import say as _say
 
 _MOST_IDS: Final = 60
 _MOST_FITTED: Final = 1000
 
 
 def say(text: str) -> None:
-    print(text)
+    """The text is on standard output, or will be: see `text.say`."""
+    _say(text)
 
 
 def print_json(value: Any) -> None:
@@ -25,7 +28,7 @@ def print_json(value: Any) -> None:
         lines, ends = [text(item) for item in encoded], ("[\n  ", "\n]")
     else:
         lines = [text(encoded)]
-    sys.stdout.write(ends[0] + ",\n  ".join(lines) + ends[1] + "\n")
+    say_json(ends[0] + ",\n  ".join(lines) + ends[1])
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -56,8 +59,8 @@ def _print_fitted(columns: Sequence[str], numbers: Set[str], cells: Iterable[Seq
     for name in columns:
         table.add_column(Text(name), justify="right" if name in numbers else "left", overflow="fold")
     for row in cells:
-        table.add_row(*map(Text, row))  # text of people may hold what rich takes for markup
-    Console().print(table, markup=False)
+        table.add_row(*(Text(harmless(cell)) for cell in row))  # text of people may hold what rich takes for markup
+    Console(file=stream_of(sys.stdout)).print(table, markup=False)  # type: ignore[arg-type]
 
 
 def _print_lines(columns: Sequence[str], numbers: Set[str], cells: Sequence[Sequence[str]]) -> None:

@@ -18,6 +18,7 @@ from experiment_manager.disk.files import below, temporary_name
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Code
+from experiment_manager.text import tell
 
 LARGEST_BYTES: Final = 256 * 1024 * 1024
 MOST_LINKS: Final = 1000
@@ -183,10 +184,9 @@ def _link_the_rest(original: str, copy: str) -> None:
     """What lies beside copied files and was not copied is linked from the original."""
     names = {*os.listdir(original)}.difference(os.listdir(copy), _NEVER_LINKED)
     if len(names) > MOST_LINKS:
-        print(
+        tell(
             f"snapshot: {original} holds {len(names)} files that git does not track, too many to be linked; the jobs "
-            "do not find them by a relative path",
-            file=sys.stderr,
+            "do not find them by a relative path"
         )
         return
     for name in names:
@@ -210,4 +210,4 @@ def _tell_what_is_not_copied(root: str, copy: str, places: set[str]) -> None:
                     live[entry.name.removesuffix(".py")] = os.path.realpath(entry.path)
     if live:
         listed = ", ".join(f"{name} ({place})" for name, place in sorted(live.items()))
-        print(f"snapshot: not copied, and so as it is when the jobs run: {listed}", file=sys.stderr)
+        tell(f"snapshot: not copied, and so as it is when the jobs run: {listed}")

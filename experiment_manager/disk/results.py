@@ -7,7 +7,6 @@ jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from experiment_manager import codec
 from experiment_manager.disk.files import appearing, read_json, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ResultError, UnstorableValue
+from experiment_manager.text import described, message_of, one_line, tell
 
 MOST_ELEMENTS: Final = 10_000
 """Of an array in a returned value; larger ones belong into a file of their own."""
@@ -38,7 +38,7 @@ def write_result(
     """
     stored, refused = _storable(value)
     for name, why in refused.items():
-        print(f"the result of job {job_id}: {name} is not stored: {why}; see save_results", file=sys.stderr, flush=True)
+        tell(f"the result of job {job_id}: {one_line(name)} is not stored: {one_line(why)}; see save_results")
     body = {
         "result": stored,
         **({"refused": refused} if refused else {}),
@@ -101,11 +101,11 @@ def read_result(folder: Folder, job_id: int, attempt: int) -> Result:
 def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException) -> None:
     """The attempt has left the exception that ended it, as far as it can be told: this never raises."""
     try:
-        body = {"message": str(error), "traceback": "".join(traceback.format_exception(error))}
+        body = {"message": message_of(error), "traceback": "".join(traceback.format_exception(error))}
         told = {name: text.encode(errors="backslashreplace").decode() for name, text in body.items()}
         write_json(folder.of_attempt(job_id, attempt, "error"), {"type": type(error).__name__, **told})
     except Exception as failure:  # str(error) is the user's code, and the disk may be full
-        print(f"the error of job {job_id} could not be kept: {type(failure).__name__}", file=sys.stderr, flush=True)
+        tell(f"the error of job {job_id} could not be kept: {described(failure)}")
 
 
 class Metric(NamedTuple):

@@ -10,7 +10,6 @@ that others rename meanwhile, so an attempt that seems to have no state is asked
 import json
 import os
 import re
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import AlreadyCompleted, FolderError, JobRefused
 from experiment_manager.records import ENDED, Attempt, JobId, State
 from experiment_manager.slurm import within
+from experiment_manager.text import tell
 
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
@@ -279,7 +279,7 @@ class States:
             path = self._folder.of_attempt(job_id, attempt, "attempt")
             write_json(path, {"state": state, **record}, for_good=for_good)
         except OSError as error:
-            print(f"the record of job {job_id} attempt {attempt} could not be written: {error}", file=sys.stderr)
+            tell(f"the record of job {job_id} attempt {attempt} could not be written: {error}")
 
     def record_unbegun(
         self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], about: Mapping[str, Any]

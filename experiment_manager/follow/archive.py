@@ -11,8 +11,8 @@ from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import FolderError
-from experiment_manager.follow.views import say_skipped
 from experiment_manager.progress import followed
+from experiment_manager.text import skipped
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
 _WHOLE: Final = ("conf", "code", "tasks", "launches")
@@ -39,7 +39,7 @@ def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False
             except FileNotFoundError:  # a job that runs has put it away
                 continue
             except PermissionError as error:
-                say_skipped(f"{folder.join(name)} cannot be read: {error.strerror}")
+                skipped(f"{folder.join(name)} cannot be read: {error.strerror}")
                 continue
             count += 1
         for job_id, numbers in snapshot.attempts.items():

@@ -12,8 +12,8 @@ from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.follow.metrics import course
-from experiment_manager.follow.views import say_skipped
 from experiment_manager.records import Job
+from experiment_manager.text import skipped, stream_of
 
 if TYPE_CHECKING:
     import pandas
@@ -41,7 +41,7 @@ def metrics_frame(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> "p
     counts: list[int] = []
     logged: dict[str, list[Any]] = {"step": [], "time": [], "metric": [], "value": []}
     for job in jobs:
-        for number, metrics in course(folder, snapshot, job.id, say_skipped):
+        for number, metrics in course(folder, snapshot, job.id, skipped):
             logged["step"] += [metric.step for metric in metrics for _ in metric.values]
             logged["time"] += [metric.time for metric in metrics for _ in metric.values]
             logged["metric"] += [name for metric in metrics for name in metric.values]
@@ -62,7 +62,7 @@ def _metrics_head(job: Job, attempt: int) -> dict[str, Any]:
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Rows on standard output, with a line of names; lists and mappings as JSON."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(stream_of(sys.stdout), lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(row.get(name)) for name in columns])

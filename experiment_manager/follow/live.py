@@ -11,9 +11,9 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import JobRefused
-from experiment_manager.follow.views import say_skipped
 from experiment_manager.records import Attempt, Job, State
 from experiment_manager.slurm import within
+from experiment_manager.text import skipped
 
 
 def live_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[s
         row["elapsed_s"] = None if start is None else now - start
         row["left_s"] = None if start is None or limit_s is None else max(0.0, start + limit_s - now)
     elif last.state is not State.QUEUED:
-        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), say_skipped)
+        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), skipped)
         ended = number_in(end, "end")
         row["reason"] = end.get("reason")
         if ended and start is not None:

@@ -2,7 +2,6 @@
 be skipped are named on standard error; nothing else is printed here."""
 
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -19,6 +18,7 @@ from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Counts, Job, JobId, State
 from experiment_manager.running import command
 from experiment_manager.slurm import within
+from experiment_manager.text import skipped
 
 _TAIL_LINES: Final = 30
 MOST_REASONS: Final = 200
@@ -97,13 +97,13 @@ def _foreign_in_jobs(folder: Folder, snapshot: Snapshot) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        say_skipped(f"{folder.join('jobs')} cannot be read: {error.strerror or error}")
+        skipped(f"{folder.join('jobs')} cannot be read: {error.strerror or error}")
         return []
     return sorted(f"jobs/{name}" for name in names if not name.isdecimal() and name[0] != ".")
 
 
 def _reason(folder: Folder, job_id: int, attempt: int) -> str | None:
-    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt"), say_skipped).get("reason")
+    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt"), skipped).get("reason")
     return None if reason is None else str(reason)
 
 
@@ -134,15 +134,10 @@ def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list
     """
     rows = []
     for job in jobs:
-        metrics = last_values(folder, job.id, snapshot.last(job.id).number, say_skipped)
+        metrics = last_values(folder, job.id, snapshot.last(job.id).number, skipped)
         result = _result_fields(folder, job.id, snapshot.completed(job.id))
         rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": result, "metrics": metrics})
     return rows
-
-
-def say_skipped(what: str) -> None:
-    """People are told of a file that was left out, and why."""
-    print(f"skipped: {what}", file=sys.stderr)
 
 
 def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str, Any]:
@@ -152,7 +147,7 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str
     try:
         result, refused = read_result(folder, job_id, attempt)
     except ResultError as error:
-        say_skipped(str(error))
+        skipped(str(error))
         return {}
     fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
     return {**{str(name): value for name, value in fields.items()}, **dict.fromkeys(refused, "not stored")}
@@ -179,8 +174,8 @@ def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> di
 
 def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> dict[str, Any]:
     record = states.record(job_id, number)
-    end = read_optional(folder.of_attempt(job_id, number, "attempt"), say_skipped)
-    error = read_optional(folder.of_attempt(job_id, number, "error"), say_skipped)
+    end = read_optional(folder.of_attempt(job_id, number, "attempt"), skipped)
+    error = read_optional(folder.of_attempt(job_id, number, "error"), skipped)
     logs = {kind: folder.of_attempt(job_id, number, kind) for kind in ("stdout", "stderr")}
     return {
         "attempt": number,

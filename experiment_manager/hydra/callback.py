@@ -4,8 +4,6 @@
 must not go on ends the process by SystemExit, which is all that a callback can stop a job with.
 """
 
-import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +20,7 @@ from experiment_manager.errors import ConfigurationDrifted
 from experiment_manager.hydra.compose import require_submitted
 from experiment_manager.records import Code
 from experiment_manager.running.job import CurrentJob, current_job, is_first_rank
+from experiment_manager.text import tell, tell_traceback
 
 
 class JobCallback(Callback):
@@ -67,7 +66,7 @@ class JobCallback(Callback):
             return
         live = _live_code(job, self._code) if self._code is not None else None
         if live:  # imported late, perhaps, or allowed by on_drift=warn
-            print(f"warning: {live}", file=sys.stderr, flush=True)
+            tell(f"warning: {live}")
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
                 write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
@@ -95,8 +94,8 @@ def _ending(job: CurrentJob, status: int) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, ConfigurationDrifted):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            tell(f"error: {error}")
         else:
-            traceback.print_exc()
+            tell_traceback()
         write_error(job.experiment, job.required_id, job.attempt, error)
         raise SystemExit(status) from None

@@ -5,7 +5,6 @@ With `callback` and `pickled_task` this is the room that knows Hydra's insides; 
 
 import importlib
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -25,6 +24,7 @@ from experiment_manager.hydra.freeze import Origin
 from experiment_manager.hydra.repository import reading_once
 from experiment_manager.records import Job
 from experiment_manager.running.command import PLACED_BY_US, quoted
+from experiment_manager.text import tell
 
 
 def task_configuration(config: DictConfig) -> codec.Encoded:
@@ -58,7 +58,7 @@ def require_submitted(manifest: Manifest, job: Job, config: DictConfig) -> None:
     )
     if recipe.on_drift != "warn":
         raise ConfigurationDrifted(message)
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    tell(f"warning: {message}")
 
 
 class Composer:

@@ -13,7 +13,6 @@ from its parts is composed by Hydra, so errors are Hydra's own. A sample of the 
 too; any difference sends the whole sweep down that way, with a line that says so.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -27,6 +26,7 @@ from experiment_manager import codec, delta
 from experiment_manager.frame import Configured, Frame, Value, value_of
 from experiment_manager.grid import Grid, Point, Setting
 from experiment_manager.hydra.compose import Composer, task_configuration
+from experiment_manager.text import tell
 
 _SAMPLE: Final = 3
 _SCALARS: Final = (bool, int, float, str, type(None))
@@ -95,10 +95,7 @@ class Factored:
             except Exception:  # whatever Hydra or a resolver raises; a filter may drop this very job
                 continue
             if slow.fingerprint != self.configured(point).fingerprint:
-                print(
-                    f"composing every job one by one: {' '.join(point.overrides)} is not the sum of its parts",
-                    file=sys.stderr,
-                )
+                tell(f"composing every job one by one: {' '.join(point.overrides)} is not the sum of its parts")
                 self._is_slow = True
                 return
 

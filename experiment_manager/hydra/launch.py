@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -31,6 +30,7 @@ from experiment_manager.slurm.emit import Arrangement, arrange, how_to_submit, w
 from experiment_manager.slurm.options import make
 from experiment_manager.slurm.submit import submit
 from experiment_manager.slurm.wait import wait_for
+from experiment_manager.text import hold_numbers, tell
 
 _WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
 
@@ -56,18 +56,15 @@ class Handed(NamedTuple):
 @contextmanager
 def told_to_the_user() -> Iterator[None]:
     """A user's mistake ends the program with a sentence and the exit status 2, without a traceback."""
+    hold_numbers()
     try:
         yield
     except ExperimentManagerError as error:
-        say(f"error: {error}")
+        tell(f"error: {error}")
         raise SystemExit(REFUSED) from None
     except KeyboardInterrupt:
-        say("stopped while the sweep was being planned: nothing was launched")
+        tell("stopped while the sweep was being planned: nothing was launched")
         raise SystemExit(128 + signal.SIGINT) from None
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def refuse_inside_a_job() -> None:
@@ -106,12 +103,12 @@ class Here:
         texts = handed.texts(ids)
         pool = Pool(handed.folder, handed.launch, n_jobs=self._n_jobs, texts=texts, forking=self._forking)
         if len(ids) > 1:
-            say(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
+            tell(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
         try:
             pool.run(ids)
         except Interrupted as stop:
             cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
-            say(
+            tell(
                 f"stopped by {stop}: {cancelled} jobs cancelled in {handed.folder.path}; the same command runs what is "
                 "left"
             )
@@ -146,7 +143,7 @@ class BySlurm:
         with told_to_the_user():
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:
-            say(f"{how_to_submit(handed.folder, paths)}  ({len(ids)} jobs; nothing is submitted yet)")
+            tell(f"{how_to_submit(handed.folder, paths)}  ({len(ids)} jobs; nothing is submitted yet)")
             return
         self._submit(handed)
         if self.waits:
@@ -158,13 +155,13 @@ class BySlurm:
         try:
             done = submit(handed.folder, handed.launch, send=send_with(self._options.submitit_folder or ""))
         except ExperimentManagerError as error:
-            say(f"error: {error}")
+            tell(f"error: {error}")
             raise SystemExit(REFUSED) from None
         except KeyboardInterrupt:
-            say(f"stopped while submitting; `experiment-manager submit {handed.shown}` goes on, and repeats nothing")
+            tell(f"stopped while submitting; `experiment-manager submit {handed.shown}` goes on, and repeats nothing")
             raise SystemExit(128 + signal.SIGINT) from None
         ids = ", ".join(array.slurm_id for array in done)
-        say(
+        tell(
             f"submitted as SLURM job {ids}; follow with `experiment-manager status {handed.shown}`, end with "
             f"`experiment-manager cancel {handed.shown}`"
         )
@@ -174,7 +171,7 @@ class BySlurm:
         try:
             wait_for(handed.folder, handed.launch, texts)
         except KeyboardInterrupt:
-            say(
+            tell(
                 f"the jobs {format_ids(ids)} go on without this program; cancel them with `experiment-manager cancel "
                 f"{handed.shown}`"
             )
@@ -237,6 +234,6 @@ class Batches:
             )
         os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
         self._earlier += ids
-        say(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
+        tell(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
         self._ours.run(Handed(self._folder, launch, arrangement), ids)
         return Returns(self._folder, ids)

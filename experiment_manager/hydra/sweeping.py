@@ -21,13 +21,14 @@ from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.hydra.compose import Composer, require_submitted
-from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, say, told_to_the_user
+from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, told_to_the_user
 from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.plan import Plan, plan_sweep
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.records import UNFINISHED, State
 from experiment_manager.running.attempts import attempting
 from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.text import tell
 from experiment_manager.words import counted
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
@@ -60,10 +61,10 @@ class Sweep:
                 arrange,
                 copies_code=copies_code,
             )
-        say(_summary(plan))
+        tell(_summary(plan))
         if plan.launch is not None:
             if "code" in plan.launch.record:
-                say(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
+                tell(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
             OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
             if ours is None:
                 self._note_ignored_directories(plan.folder)
@@ -94,7 +95,7 @@ class Sweep:
         own = ("hydra.sweep.dir=", "hydra.sweep.subdir=")
         ignored = [str(item) for item in self._config.hydra.overrides.hydra if str(item).startswith(own)]
         if ignored:
-            say(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
+            tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
 
 
 def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
@@ -132,7 +133,7 @@ def _conclude(plan: Plan) -> None:
     if any(ended[job_id] in UNFINISHED for job_id in bad):
         again = "the same command runs what has not completed"
     folder = shlex.quote(os.path.relpath(plan.folder.path))
-    say(
+    tell(
         f"{len(bad)} of {counted(len(ended))} did not complete ({counts}); {again}, and "
         f"`experiment-manager show {folder} {bad[0]}` tells why the first one did not"
     )

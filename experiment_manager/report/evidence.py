@@ -16,6 +16,7 @@ from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Launch
 from experiment_manager.slurm.launched import Submission, launched_arrays
+from experiment_manager.text import skipped
 
 MOST_FAILURES: Final = 30
 MOST_LAUNCHES: Final = 100
@@ -86,10 +87,10 @@ def launches(folder: Folder) -> tuple[list[Handed], int]:
         try:
             found.append(_handed(folder, read_launch(folder, number)))
         except JobRefused as error:
-            views.say_skipped(str(error))
+            skipped(str(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             path = folder.join("launches", number, "launch.json")
-            views.say_skipped(f"{path} is no record of a launch: {type(error).__name__} {error}")
+            skipped(f"{path} is no record of a launch: {type(error).__name__} {error}")
     return found, len(numbers)
 
 

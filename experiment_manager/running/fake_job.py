@@ -4,11 +4,12 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import json_saver, save_file, write_result
 from experiment_manager.running.job import CurrentJob, current_job
+from experiment_manager.text import say
 
 
 def print_job(job_id: int, variables: object, configuration: object) -> None:
     """What a fake run says."""
-    print(f"job id: {job_id}\nvariables: {variables}\nconfiguration: {configuration}")
+    say(f"job id: {job_id}\nvariables: {variables}\nconfiguration: {configuration}")
 
 
 def leave_result(folder: Folder, job_id: int, configuration: object) -> None:

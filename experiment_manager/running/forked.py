@@ -9,7 +9,6 @@ import errno
 import importlib
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -106,10 +105,3 @@ def handlers() -> dict[int, Any]:
     found = {number: signal.getsignal(number) for number in signal.valid_signals()}
     found[signal.SIGQUIT] = signal.SIG_DFL if found[signal.SIGQUIT] is signal.SIG_IGN else found[signal.SIGQUIT]
     return {int(number): handler for number, handler in found.items() if handler is not None}
-
-
-def flush() -> None:
-    """Nothing is left in our buffers that a copy of this process would write again."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()

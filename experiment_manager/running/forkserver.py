@@ -11,7 +11,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -26,6 +25,7 @@ from experiment_manager.running.refusal import told
 from experiment_manager.running.signals import Heard, block, unblock
 from experiment_manager.running.supervisor import supervise
 from experiment_manager.running.warm import CHUNK, Talk
+from experiment_manager.text import flush, tell_traceback
 
 _LESSONS: Final = 5
 """From how many jobs the server learns: those of one sweep do not differ for ever."""
@@ -155,7 +155,7 @@ class _Server:
                 os.kill(pid, number)
 
     def _start(self, message: Mapping[str, Any]) -> None:
-        forked.flush()
+        flush()
         try:
             log = os.open(message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             block()  # a supervisor hears everything from its first moment on
@@ -189,8 +189,8 @@ class _Server:
         except BecomesJob:
             raise
         except BaseException:  # nothing else may leave this process: it is a copy of the server
-            traceback.print_exc()
-        forked.flush()
+            tell_traceback()
+        flush()
         os._exit(status)
 
 

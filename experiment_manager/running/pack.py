@@ -1,8 +1,6 @@
 """Several jobs in one SLURM task, all at the same time: one supervisor process for each, and one status for SLURM."""
 
 import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -12,6 +10,7 @@ from experiment_manager.records import State
 from experiment_manager.running.signals import Heard, block
 from experiment_manager.running.supervisor import Outcome
 from experiment_manager.slurm import within
+from experiment_manager.text import flush, settle, tell_traceback
 
 _FAILED: Final = 1
 _BY_THEMSELVES: Final = (State.FAILED, State.OUT_OF_MEMORY)
@@ -22,8 +21,7 @@ def run_together(jobs: Sequence[int], run: Callable[[int], Outcome]) -> Outcome:
 
     `run` is called in a process of its own for each job. Signals are passed on to every supervisor.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     block()
     read, write = os.pipe()
     supervisors = {_fork(job_id, run, write): place for place, job_id in enumerate(jobs)}
@@ -71,8 +69,7 @@ def _fork(job_id: int, run: Callable[[int], Outcome], to_requeue: int) -> int:
         if outcome.is_to_requeue:
             os.write(to_requeue, b"r")
     except BaseException:  # nothing may leave this process by an exception: it is a copy of its parent
-        traceback.print_exc()
+        tell_traceback()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        settle()
         os._exit(status)

@@ -10,6 +10,8 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any, Final
 
+from experiment_manager.text import tell
+
 _before: Final[list[ModuleType]] = []  # what was `__main__` first: its code may run to the end
 
 
@@ -60,7 +62,7 @@ def _run_file(name: str, namespace: dict[str, Any]) -> None:
         with open(path, "rb") as file:
             source = file.read()
     except OSError as error:
-        print(f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}", file=sys.stderr)
+        tell(f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}")
         raise SystemExit(2) from None
     loader = SourceFileLoader("__main__", path)
     namespace.update(__file__=path, __loader__=loader, __spec__=None, __package__=None, __cached__=None)

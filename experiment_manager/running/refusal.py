@@ -1,12 +1,12 @@
 """Jobs that may not run: why, on standard error, and the exit status of that."""
 
-import sys
 from collections.abc import Callable
 
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.running.child import Child
 from experiment_manager.running.supervisor import Outcome
 from experiment_manager.slurm import within
+from experiment_manager.text import tell
 
 
 def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
@@ -16,7 +16,7 @@ def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outc
     except AlreadyCompleted as done:
         from experiment_manager.decisions import REFUSED
 
-        print(f"nothing to run: {done}", file=sys.stderr)
+        tell(f"nothing to run: {done}")
         return Outcome(0 if within.restart_of(within.ids()) else REFUSED)  # SLURM may start again what was done
     except ExperimentManagerError as error:
         return Outcome(refused(error))
@@ -26,5 +26,5 @@ def refused(error: ExperimentManagerError) -> int:
     """The exit status of a mistake, which is told."""
     from experiment_manager.decisions import REFUSED
 
-    print(f"error: {error}", file=sys.stderr)
+    tell(f"error: {error}")
     return REFUSED

@@ -9,7 +9,6 @@ command line: every task of a sweep pays for what is imported here.
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -24,6 +23,7 @@ from experiment_manager.running.child import Child, start
 from experiment_manager.running.memory import oom_kills
 from experiment_manager.running.signals import WARNINGS, Heard, catches, environment, in_session, processes
 from experiment_manager.slurm import step, within
+from experiment_manager.text import one_line, say, tell
 
 OWNERSHIP_POLL_S: Final = 10.0
 """How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
@@ -65,14 +65,14 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
         return supervision.run()
     log = child.folder.of_attempt(child.job_id, number, "stdout")  # somebody has typed this and looks at it
     if not child.is_fake:
-        print(f"job {child.job_id} attempt {number}: its output goes to {log}", file=sys.stderr, flush=True)
+        tell(f"job {child.job_id} attempt {number}: its output goes to {log}")
     outcome = supervision.run()
     if child.is_fake:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            print(file.read(), end="", flush=True)
+        with suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
+            say(file.read().rstrip("\n"))
     reason = f": {supervision.reason}" if supervision.reason else ""
     state = states.state(child.job_id, number)
-    print(f"job {child.job_id} attempt {number}: {state}{reason}", file=sys.stderr, flush=True)
+    tell(f"job {child.job_id} attempt {number}: {state}{reason}")
     return outcome
 
 
@@ -295,7 +295,7 @@ class _Supervision:
             return _TOLD_BY_SLURM[state]
         error = read_optional(self._file("error"))
         if error:
-            return f"{error.get('type')}: {error.get('message')}".partition("\n")[0]
+            return one_line(f"{error.get('type')}: {error.get('message')}")
         if returncode == decisions.DRIFTED:
             return "composed another configuration than was submitted"
         if returncode < 0:

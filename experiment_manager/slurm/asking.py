@@ -1,7 +1,6 @@
 """One question to SLURM about all launches that it may still have something to say about."""
 
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from experiment_manager.slurm import client, parse
 from experiment_manager.slurm.launched import SETTLED, LaunchedArray, Submission, launched_arrays
 from experiment_manager.slurm.sightings import Sightings
 from experiment_manager.slurm.told import Told, by_name
+from experiment_manager.text import skipped, tell
 
 
 class OpenLaunch(NamedTuple):
@@ -68,7 +68,7 @@ def _unsettled(folder: Folder, running: set[str]) -> Iterable[OpenLaunch]:
         try:
             launch = read_launch(folder, number)
         except JobRefused as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            skipped(str(error))
             continue
         arrays = launched_arrays(launch)
         if arrays:
@@ -85,7 +85,7 @@ def ask(launches: Sequence[OpenLaunch], users: Iterable[str]) -> Answer:
         rows = client.squeue(asked)
         runs = client.sacct(names, min(float(opened.launch.record["time"]) for opened in launches))
     except SlurmError as error:
-        print(f"SLURM cannot be asked: {error}. What it runs is shown as it was last known", file=sys.stderr)
+        tell(f"SLURM cannot be asked: {error}. What it runs is shown as it was last known")
         return Answer(names, asked, None, None)
     return Answer(names, asked, rows, runs)
 

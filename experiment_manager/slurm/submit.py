@@ -5,7 +5,6 @@ that nobody else uses, and afterwards SLURM's id; what is in doubt is looked up 
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from experiment_manager.errors import FolderError, JobRefused, SlurmError
 from experiment_manager.records import Launch
 from experiment_manager.slurm import client, parse
 from experiment_manager.slurm.launched import LaunchedArray, Submission, launched_arrays, script_paths
+from experiment_manager.text import tell
 
 SETTLES_S: Final = 10.0
 """How long SLURM may take to know a job whose submission seemed to fail (accounting: 0.2 to 0.85 s measured)."""
@@ -150,7 +150,7 @@ def _turns_up(launch: Launch, array: LaunchedArray, submission: Submission, ther
         said = (
             f"the submission of {array.name} was interrupted: waiting up to {seconds:.0f} s to see whether it goes on"
         )
-        print(said, file=sys.stderr)
+        tell(said)
     found = _wait_for(launch, array, time.time() + seconds)
     if found is not None:
         there[array.name] = found
