@@ -10,6 +10,7 @@ the process that plans and in the process that runs, so that equal texts mean eq
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from enum import Enum, Flag
@@ -34,6 +35,18 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     (True, True, False, False)
     """
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_float(value: float) -> float:
+    """The value as a float; an integer that is too large for one is infinite.
+
+    >>> as_float(3), as_float(-(10**400))
+    (3.0, -inf)
+    """
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def encode(value: Any, where: str = "") -> Encoded:

@@ -13,7 +13,7 @@ import pytest
 from experiment_manager.cli.tables import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
-from experiment_manager.follow.rows import aggregate
+from experiment_manager.follow.rows import aggregate, flat_aggregate
 from tests.conftest import Program, clean_env
 
 
@@ -37,6 +37,50 @@ def test_diverged_job_is_seen_in_the_mean(diverged: float) -> None:
     (group,) = aggregate([row(1, {"loss": 1.0}, lr=1), row(2, {"loss": diverged}, lr=1)], ["lr"])
     assert not math.isfinite(group["mean"]["loss"])
     assert math.isnan(group["std"]["loss"])
+
+
+INF, NAN, HUGE = math.inf, math.nan, 10**400
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "std", "least", "most", "median"),
+    [
+        ([1, 2, 6], 3, 7**0.5, 1, 6, 2),
+        ([1.0, 3.0], 2, 2**0.5, 1, 3, 2),
+        ([0.5], 0.5, None, 0.5, 0.5, 0.5),
+        ([1.0, INF, 3.0], INF, NAN, 1, INF, 3),
+        ([-INF, 1.0], -INF, NAN, -INF, 1, -INF),
+        ([-INF, INF, 2.0], NAN, NAN, -INF, INF, 2),
+        ([1.0, NAN, 3.0], NAN, NAN, NAN, NAN, NAN),
+        ([False, True, True, False, True], 0.6, 0.3**0.5, 0, 1, 1),
+        ([True, 3], 2, 2**0.5, 1, 3, 2),
+        ([1e308, 1e308], 1e308, 0, 1e308, 1e308, 1e308),
+        ([HUGE, 1], INF, NAN, 1, HUGE, INF),
+    ],
+)
+def test_aggregates_are_those_computed_by_hand(
+    values: list[float], mean: float, std: float | None, least: float, most: float, median: float
+) -> None:
+    """Infinity has a place in an order and NaN has none, booleans have a rate, and no number is too large."""
+    rows = [row(seed, {"x": value}, lr=1) for seed, value in enumerate(values)]
+    (group,) = aggregate(rows, ["lr"], ["mean", "std", "min", "max", "median"])
+    expected = {"mean": mean, "std": std, "min": least, "max": most, "median": median}
+    assert {**expected, "count": len(values)} == pytest.approx(
+        {"count": group["count"], **{name: group[name]["x"] for name in expected}}, nan_ok=True
+    )
+
+
+def test_count_of_values_is_said_where_jobs_are_more() -> None:
+    """`count` is of jobs; a field that some of them have no number of says how many have, in each group."""
+    results: list[dict[str, Any]] = [{"x": 1, "y": 1}, {"x": 2, "y": "0.5"}, {"x": 3}]
+    one = [row(seed, result, lr=1) for seed, result in enumerate(results)]
+    other = [row(4, {"x": 1, "y": 3, "z": 1}, lr=2), row(5, {"x": 5, "y": 3, "z": 2}, lr=2)]
+    full, _ = aggregate([*one, *other], ["lr"], ["mean"])
+    assert (3, {"y": 1, "z": 0}, {"x": 2, "y": 1}) == (full["count"], full["counts"], full["mean"])
+    (complete,) = aggregate(other, ["lr"], ["mean"])
+    assert {"variables", "count", "mean"} == set(complete)
+    flat = flat_aggregate(full, ["mean", "count"])
+    assert {"lr": 1, "count": 3, "x mean": 2, "y count": 1, "y mean": 1, "z count": 0} == flat
 
 
 def test_types_keep_groups_apart() -> None:

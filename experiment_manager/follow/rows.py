@@ -13,19 +13,46 @@ from experiment_manager.records import State
 Row = Mapping[str, Any]
 
 
-def _over_finite(function: Callable[[Sequence[float]], float]) -> Callable[[Sequence[float]], float]:
-    """NaN when a value is infinite or NaN: no order and no spread has such values in it."""
-    return lambda values: function(values) if all(map(math.isfinite, values)) else math.nan
+def _in_order(function: Callable[[Sequence[float]], float]) -> Callable[[Sequence[float]], float]:
+    """NaN when one of the values is: it has no place in an order. Infinity has one."""
+    return lambda values: math.nan if any(value != value for value in values) else _in_range(function, values)
+
+
+def _in_range(function: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
+    """What a function makes of the values, or of floats where an integer is too large to calculate with."""
+    try:
+        return function(values)
+    except OverflowError:
+        return function([codec.as_float(value) for value in values])
+
+
+def _mean(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    if math.isinf(mean) and not any(map(math.isinf, values)):  # only their sum is too large
+        return math.fsum(value / len(values) for value in values)
+    return mean
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else _mean(ordered[half - 1 : half + 1])
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """Of the sample; None for one value, NaN when a value is infinite or NaN."""
+    if len(values) < 2:
+        return None
+    floats = [codec.as_float(value) for value in values]
+    return statistics.stdev(floats) if all(map(math.isfinite, floats)) else math.nan
 
 
 AGGREGATES: Final[Mapping[str, Callable[[Sequence[float]], float | None]]] = {
-    "mean": lambda values: sum(values) / len(values),
-    "std": lambda values: _over_finite(statistics.stdev)(values) if len(values) > 1 else None,
-    "min": _over_finite(min),
-    "max": _over_finite(max),
-    "median": _over_finite(statistics.median),
+    "mean": lambda values: _in_range(_mean, values),
+    "std": _deviation,
+    "min": _in_order(min),
+    "max": _in_order(max),
+    "median": _in_order(_median),
 }
-"""`std` is the sample's standard deviation; None for one value."""
 
 
 def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
@@ -38,11 +65,13 @@ def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
 
 
 def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
-    """`algorithm, count, result mean, result std` for one group."""
+    """`algorithm, count, result mean, result std` for one group; and `result count` where the jobs are more."""
     spread = {**row["variables"], "count": row["count"]}
     names = [name for name in how if name != "count"]
-    for field in dict.fromkeys(field for name in names for field in row[name]):
-        spread |= {f"{field} {name}": row[name][field] for name in names}
+    counts = row.get("counts", {})
+    for field in dict.fromkeys([*(field for name in names for field in row[name]), *counts]):
+        spread |= {f"{field} count": counts[field]} if field in counts else {}
+        spread |= {f"{field} {name}": row[name][field] for name in names if field in row[name]}
     return spread
 
 
@@ -50,7 +79,9 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     """One row per combination of the variables in `by`, over the COMPLETED jobs that have it.
 
     `count` is the number of jobs; each of `how` maps each numeric result field, or each metric where there are no
-    results, to a number. Raises ExperimentManagerError for an unknown variable or aggregate.
+    results, to a number. True counts as 1 and False as 0, so that the mean of such a field is a rate. `counts` is there
+    for the fields that a number is missing of in some job: how many have one. Raises ExperimentManagerError for an
+    unknown variable or aggregate.
     """
     require_variables(by, _variables(rows))
     for name in how:
@@ -61,7 +92,16 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     for row in rows:
         if row["state"] == State.COMPLETED:
             groups[group_key(row, by)].append(row)
-    return [_aggregated(members, by, how, source) for members in groups.values()]
+    values = [_values(members, source) for members in groups.values()]
+    aggregated = [_aggregated(members, by, how, found) for members, found in zip(groups.values(), values, strict=True)]
+    partial = [
+        field
+        for field in dict.fromkeys(field for found in values for field in found)
+        if any(len(found.get(field, ())) < row["count"] for found, row in zip(values, aggregated, strict=True))
+    ]
+    for row, found in zip(aggregated, values, strict=True):
+        row |= {"counts": {field: len(found.get(field, ())) for field in partial}} if partial else {}
+    return aggregated
 
 
 def _variables(rows: Iterable[Row]) -> list[str]:
@@ -80,12 +120,19 @@ def group_key(row: Row, by: Iterable[str]) -> str:
     return codec.canonical(codec.encode([row["variables"].get(name) for name in by]))
 
 
-def _aggregated(members: Sequence[Row], by: Sequence[str], how: Sequence[str], source: str) -> dict[str, Any]:
+def _values(members: Sequence[Row], source: str) -> dict[str, list[float]]:
+    """The numbers of each field that has any; True and False are 1 and 0."""
     values: dict[str, list[float]] = defaultdict(list)
     for row in members:
         for field, value in row[source].items():
-            if codec.is_number(value):
-                values[field].append(value)
+            if codec.is_number(value) or isinstance(value, bool):
+                values[field].append(int(value) if isinstance(value, bool) else value)
+    return values
+
+
+def _aggregated(
+    members: Sequence[Row], by: Sequence[str], how: Sequence[str], values: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
     return {
         "variables": {name: members[0]["variables"].get(name) for name in by},
         "count": len(members),

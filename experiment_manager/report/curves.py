@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.codec import is_number
+from experiment_manager.codec import as_float, is_number
 
 _QUANTILES: Final = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814)
 _NORMAL: Final = 1.959964
@@ -72,14 +72,6 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, count)
     squares = sum((value - mean) * (value - mean) for value in values)
     return Estimate(mean, quantile(count - 1) * math.sqrt(squares / (count - 1) / count), count)
-
-
-def as_float(value: float) -> float:
-    """The value as a float; an integer that is too large for one is infinite."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def series_of(logged: Iterable[tuple[float | None, Mapping[str, Any]]]) -> dict[str, Series]:

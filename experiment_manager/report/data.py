@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec
-from experiment_manager.codec import is_number
+from experiment_manager.codec import as_float, is_number
 from experiment_manager.disk.files import read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import Snapshot, States
@@ -18,7 +18,7 @@ from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Job, State
 from experiment_manager.report import evidence
-from experiment_manager.report.curves import as_float, estimate
+from experiment_manager.report.curves import estimate
 from experiment_manager.report.learning import Learning, learn
 
 MOST_GROUPS: Final = 24
