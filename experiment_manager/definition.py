@@ -21,6 +21,8 @@ from experiment_manager.errors import (
     FolderError,
     UnknownJob,
 )
+from experiment_manager.facts import Unresolved, World
+from experiment_manager.follow import views
 from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import variables_identity
 from experiment_manager.ids import format_ids
@@ -183,11 +185,13 @@ class Definition:
 
     def _select(self, pass_filter: Any, snapshot: Callable[[], Snapshot]) -> filters.Selection:
         jobs = list(self.iter_jobs())
-        world = filters.World(
+        world = World(
             names=frozenset(name for job in jobs for name in job.variables),
             ids=frozenset(job.id for job in jobs),
-            configuration=lambda job: resolved(self._encoded(job.id)),
+            configuration=lambda job: resolved(self._encoded(job.id), unresolved=Unresolved),
             state=lambda job_id: snapshot().state(job_id),
+            result=lambda job: views.returned(self.folder, job.id, snapshot()),
+            metrics=lambda job: views.last_metrics(self.folder, job.id, snapshot()),
         )
         return filters.apply(filters.parse(pass_filter), jobs, world)
 

@@ -1,12 +1,12 @@
 """`Experiment`: an experiment in Python. Define jobs, choose those that may run, run them, and read what they left."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from experiment_manager.disk import kept_files, results, selection
 from experiment_manager.errors import JobRefused
-from experiment_manager.filters import parse_states
+from experiment_manager.filters import Ids, parse, parse_states
 from experiment_manager.follow.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.following import Following
 from experiment_manager.running.attempts import attempting, is_current
@@ -150,18 +150,19 @@ class Experiment(Following):
     ) -> Resubmission:
         """Which jobs would run again and how; nothing is written: `experiment-manager resubmit` before its question.
 
-        `ids` are ids and ranges, `state` names states (`failed,timeout,oom`; by default all that are bad), `where` is a
-        filter; `settings` change SLURM options of the last launch, whose launcher is used unless one is named.
+        `ids` are ids and ranges, or a filter, as `where` is; `state` names states (`failed,timeout,oom`; by default all
+        that are bad); `settings` change SLURM options of the last launch, whose launcher is used unless one is named.
         Raises JobRefused, OptionsError, FilterError.
         """
         snapshot = self.snapshot()
+        ids = list(ids) if isinstance(ids, Iterator) else ids
         rules = [rule for rule in (ids, where) if rule is not None]
         return plan(
             self.folder,
             self._select(rules or None, lambda: snapshot).jobs,
             snapshot,
             states=None if state is None else parse_states(state),
-            are_named=ids is not None,
+            are_named=ids is not None and all(isinstance(rule, Ids) for rule in parse(ids)),
             launcher=launcher,
             settings=settings or {},
             slurm=self.slurm_config,

@@ -1,25 +1,29 @@
 """Expressions in pass filters, such as `algorithm == 'TD3' and cfg.nn[0] < 100`, on top of simpleeval.
 
 simpleeval parses, restricts and evaluates; what is ours is that a dotted name such as `model.width` is one variable,
-that a variable which this job does not have is None, and that `cfg` is read only when it is named.
+that a variable which this job does not have is None, and that `cfg`, `result` and `metric` are read only when they are
+named.
 """
 
 import ast
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final
 
 import simpleeval
 
 from experiment_manager.errors import FilterError
+from experiment_manager.facts import NOTHING, ROOTS, Unanswered, Unresolved, World
 from experiment_manager.records import Job
 
-CONFIGURATION: Final = "cfg"
 VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
 _FUNCTIONS: Final = {"int": int, "float": float, "str": str, "len": len, "abs": abs, "min": min, "max": max}
 _ABSENT: Final = object()
 _SIMPLE: Final = frozenset({bool, int, float, str, type(None), type(_ABSENT)})
 _MOST_ANSWERS: Final = 100_000
+_ASSIGNED: Final = re.compile(r"\s*([\w.]+)\s*=\s*([^=\s,][^=,]*?)\s*\Z")
+_CONSTANTS: Final = {"True", "False", "None"}
 _TEXT_METHODS: Final = {"startswith", "endswith", "lower", "upper"}
 
 
@@ -29,22 +33,11 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
     def __init__(self, text: str) -> None:
         super().__init__(functions={**_FUNCTIONS})
         self._text = text
-        self._variables: Mapping[str, Any] = {}
+        self._job: Job
+        self._world: World
         self._names: Collection[str] = ()
-        self._configuration: Callable[[], Any] = dict
-        self._answers: dict[tuple[Any, ...], bool] = {}
-        try:
-            self._tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError) as error:
-            place = (
-                f" at {text.strip()[max(0, (error.offset or 1) - 1) :][:20]!r}"
-                if isinstance(error, SyntaxError)
-                else ""
-            )
-            raise FilterError(
-                f"the filter {text!r} is no expression: {getattr(error, 'msg', error)}{place}; "
-                "write for example: algorithm == 'TD3' and seed < 3"
-            ) from error
+        self._answers: dict[tuple[Any, ...], bool | Unanswered | None] = {}
+        self._tree = _parsed(text)
 
     @cached_property
     def _read(self) -> frozenset[str]:
@@ -54,7 +47,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
 
     def unknown(self, names: Collection[str]) -> Iterator[str]:
         """The names in the expression that are neither variables nor functions."""
-        known = {*names, CONFIGURATION, VARIABLES, *_FUNCTIONS}
+        known = {*names, *ROOTS, VARIABLES, *_FUNCTIONS}
         pending: list[ast.AST] = [self._tree]
         while pending:
             node = pending.pop(0)
@@ -68,80 +61,126 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
             else:
                 pending.extend(ast.iter_child_nodes(node))
 
-    def is_true(self, job: Job, names: Collection[str], configuration: Callable[[Job], Any]) -> bool:
-        """Whether the expression holds for one job. Raises FilterError naming the job when it cannot be evaluated.
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """The dotted keys under a root that the expression names: `cfg.nn`, `result`."""
+        named = (_dotted(node) for node in ast.walk(self._tree))
+        return frozenset(name for name in named if name is not None and name.partition(".")[0] in ROOTS)
 
-        Jobs of a grid share values, so an answer is remembered where it depends on few variables that can be compared.
+    def answer(self, job: Job, world: World) -> bool | None:
+        """Whether the expression holds for one job; None where the job has nothing yet of what is asked for.
+
+        Raises Unanswered, naming the job, when it cannot be evaluated for this one. Jobs of a grid share values, so an
+        answer is remembered where it depends on few variables that can be compared.
         """
-        self._names = names
+        self._names = world.names
         if not self._reads_variables_only:
-            return self._evaluate(job, configuration)
+            return self._evaluate(job, world)
         values = [job.variables.get(name, _ABSENT) for name in self._read]
         if not all(type(value) in _SIMPLE for value in values):
-            return self._evaluate(job, configuration)
+            return self._evaluate(job, world)
         key = tuple([(type(value), repr(value) if type(value) is float else value) for value in values])
         if key not in self._answers:
             if len(self._answers) >= _MOST_ANSWERS:
                 self._answers.clear()
-            self._answers[key] = self._evaluate(job, configuration)
-        return self._answers[key]
+            try:
+                self._answers[key] = self._evaluate(job, world)
+            except Unanswered as error:
+                self._answers[key] = error
+        found = self._answers[key]
+        if isinstance(found, Unanswered):
+            raise found
+        return found
 
     @cached_property
     def _reads_variables_only(self) -> bool:
         """Whether the expression asks for nothing but variables by their names."""
         named = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
-        return not named & {CONFIGURATION, VARIABLES}
+        return not named & {*ROOTS, VARIABLES}
 
-    def _evaluate(self, job: Job, configuration: Callable[[Job], Any]) -> bool:
-        self._variables = job.variables
-        self._configuration = lambda: configuration(job)
+    def _evaluate(self, job: Job, world: World) -> bool | None:
+        self._job, self._world = job, world
         try:
             return bool(self.eval(self._text, self._tree))
-        except _NoConfiguration:
-            return False
+        except _NothingKnown:
+            return None
         except FilterError:
             raise
+        except simpleeval.InvalidExpression as error:  # for this job as for any other
+            raise FilterError(f"{self._cannot(job)}: {error}") from error
         except Exception as error:
             if isinstance(error, TypeError) and not self._read <= job.variables.keys():
-                return False  # `lr > 0` of a job that has no lr
-            raise FilterError(
-                f"the filter {self._text!r} cannot be evaluated for job {job.id} with variables {dict(job.variables)}: "
-                f"{error}"
-            ) from error
+                return None  # `lr > 0` of a job that has no lr
+            raise Unanswered(f"{self._cannot(job)}: {error}{self._values(job)}") from error
+
+    def _cannot(self, job: Job) -> str:
+        return f"the filter {self._text!r} cannot be evaluated for job {job.id}"
+
+    def _values(self, job: Job) -> str:
+        """What the job has where the expression reads: ` (lr='O.1')`."""
+        found = [(name, job.variables.get(name)) for name in sorted(self._read)]
+        longest = [key for key in sorted(self.reads) if not any(other.startswith(f"{key}.") for other in self.reads)]
+        found += [(key, value) for key in longest if (value := self._world.find(job, key)) is not NOTHING]
+        return f" ({', '.join(f'{name}={value!r:.80}' for name, value in found)})" if found else ""
 
     def _eval_name(self, node: ast.Name) -> Any:
         if node.id in self._names:
-            return self._variables.get(node.id)
-        if node.id == CONFIGURATION:
-            configuration = self._configuration()
-            if configuration is None:
-                raise _NoConfiguration
-            return configuration
+            return self._job.variables.get(node.id)
+        if node.id in ROOTS:
+            found = self._world.under(node.id, self._job)
+            if found is None:
+                raise _NothingKnown
+            return found
         if node.id == VARIABLES:
-            return _Variables(self._variables, self._names, self._text)
+            return _Variables(self._job.variables, self._names, self._text)
         return super()._eval_name(node)
 
     def _eval_attribute(self, node: ast.Attribute) -> Any:
         dotted = _dotted(node)
         if dotted is not None and dotted in self._names:
-            return self._variables.get(dotted)
+            return self._job.variables.get(dotted)
         owner = self._eval(node.value)
         if isinstance(owner, Mapping):
             if node.attr in owner:
                 return owner[node.attr]
-            raise FilterError(
-                f"the filter {self._text!r} names {dotted}, which is not there; there are: {', '.join(map(str, owner))}"
-            )
+            there_are = ", ".join(map(str, owner))
+            raise Unanswered(f"{self._cannot(self._job)}: {dotted} is not there; there are: {there_are}")
         if isinstance(owner, str) and node.attr in _TEXT_METHODS:
             return getattr(owner, node.attr)
-        raise FilterError(
-            f"the filter {self._text!r} asks a {type(owner).__name__} for .{node.attr}, which it has not; a key of the "
-            f"configuration is read with cfg.{dotted}"
+        if isinstance(owner, Unresolved):
+            bool(owner)  # which says why it cannot be told
+        raise Unanswered(
+            f"{self._cannot(self._job)}: it asks a {type(owner).__name__} for .{node.attr}, which it has not; a key of "
+            f"the configuration is read with cfg.{dotted}"
         )
 
 
-class _NoConfiguration(Exception):
-    """The job has no configuration yet, so nothing is true of it."""
+def _parsed(text: str) -> ast.expr:
+    """The tree of an expression. Raises FilterError for what is none, or would be true of every job."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        at = error.offset or 1 if isinstance(error, SyntaxError) else None
+        place = "" if at is None else f" at {text.strip()[max(0, at - 1) :][:20]!r}"
+        raise FilterError(
+            f"the filter {text!r} is no expression: {getattr(error, 'msg', error)}{place}; {_meant(text)}"
+        ) from error
+    if isinstance(tree, ast.Tuple):
+        raise FilterError(f"the filter {text!r} is a list of conditions; write `and` between them")
+    return tree
+
+
+def _meant(text: str) -> str:
+    """What to write instead: for `lr=0.1`, `lr == 0.1`."""
+    match = _ASSIGNED.match(text)
+    if match is None:
+        return "write for example: algorithm == 'TD3' and seed < 3"
+    name, value = match.groups()
+    return f"write {name} == {repr(value) if value.isidentifier() and value not in _CONSTANTS else value}"
+
+
+class _NothingKnown(Exception):
+    """The job has no configuration, no result or no metrics yet, so nothing is true of it."""
 
 
 class _Variables(dict[str, Any]):

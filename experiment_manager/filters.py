@@ -1,7 +1,8 @@
 """The pass filter: which jobs may run. Reads every form in which people write it; pure but for importing a callable.
 
     {algorithm: TD3, seed: [1, 2]}          a mapping, or its text: each variable is, or is one of
-    "algorithm == 'TD3' and seed < 3"       an expression; cfg.nn[0] reads the composed configuration
+    "algorithm == 'TD3' and seed < 3"       an expression; cfg.nn[0] reads the composed configuration, result.accuracy
+                                            what the job has returned, metric.loss what it last logged
     "0-3,7"  or a list of ids               ids and ranges
     "state:FAILED,TIMEOUT"                  states of the last attempt
     "sample:10" or "sample:10@3"            a random sample of what the rules before let pass, with a seed (0)
@@ -14,25 +15,14 @@ A filter is a tuple of rules; each rule drops jobs from what the rules before it
 import random
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import FilterError
 from experiment_manager.expressions import Expression
+from experiment_manager.facts import NOTHING, Unanswered, World, is_under_a_root, unknown_name
 from experiment_manager.ids import IdSet, format_ids, looks_like_ids, parse_ids
 from experiment_manager.records import Job, JobId, State
-
-Configuration = Callable[[Job], Any]
-"""Gives the composed configuration of a job; called only by rules that read it."""
-
-
-class World(NamedTuple):
-    """What rules may look at beside the variables of a job."""
-
-    names: frozenset[str]  # every variable that some job has
-    ids: Collection[int]  # every job of the experiment
-    configuration: Configuration
-    state: Callable[[int], State]
 
 
 class Rule(Protocol):
@@ -148,7 +138,7 @@ def values_there_are(jobs: Iterable[Job], most: int = 6) -> str:
 
 
 class Mapped:
-    """Each key has its value, or one of its values; the key `cfg.x` is read from the configuration."""
+    """Each key has its value, or one of its values; `cfg.x`, `result.x` and `metric.x` are read where they name."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
         self.text = "{" + ", ".join(f"{key}: {_plain(value)}" for key, value in wanted.items()) + "}"
@@ -156,33 +146,39 @@ class Mapped:
 
     def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
         for key in self._wanted:
-            if key not in world.names and not key.startswith("cfg."):
+            if key not in world.names and not is_under_a_root(key):
                 raise FilterError(unknown_name(key, self.text, world.names))
         return self._passing(jobs, world)
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The keys that are no variables."""
+        return frozenset(filter(is_under_a_root, self._wanted))
+
     def _passing(self, jobs: Iterable[Job], world: World) -> Iterator[Job]:
-        unseen = [key for key in self._wanted if key not in world.names]
-        job = None
+        unseen = {key for key in self._wanted if key not in world.names}
+        known: set[str] = set()  # of those the ones whose root some job has
         for job in jobs:
-            if unseen:
-                unseen = [key for key in unseen if _find(job, key, world) is _NOTHING]
-            if all(self._has(_find(job, key, world), wanted) for key, wanted in self._wanted.items()):
+            for key in tuple(unseen):
+                if world.under(key.partition(".")[0], job) is not None:
+                    known.add(key)
+                    unseen -= {key} if world.find(job, key) is not NOTHING else set()
+            if all(self._has(world.find(job, key), wanted) for key, wanted in self._wanted.items()):
                 yield job
-        if job is not None and unseen:
-            raise FilterError(f"the filter {self.text!r} names {unseen[0]}, which no configuration has")
+        for key in sorted(unseen & known):
+            what = {"cfg": "configuration", "result": "result"}.get(key.partition(".")[0], "job's metrics")
+            raise FilterError(f"the filter {self.text!r} names {key}, which no {what} has")
 
     def _has(self, found: Any, wanted: list[Any]) -> bool:
         return any(_equal(found, value) for value in wanted) or _equal(found, wanted)
 
 
-def _find(job: Job, key: str, world: World) -> Any:
-    if key in world.names:
-        return job.variables.get(key)
-    return read(world.configuration(job), key.split(".")[1:])
-
-
 class Evaluated:
-    """An expression over the variables, and over the configuration as `cfg`."""
+    """An expression over the variables, and over the configuration as `cfg`, the result and the metrics.
+
+    A job for which it cannot be evaluated, as `lr < 0.1` where lr is text, does not pass, and that is said; when it can
+    be evaluated for no job at all, it is a mistake.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -191,7 +187,30 @@ class Evaluated:
     def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
         for name in self._expression.unknown(world.names):
             raise FilterError(unknown_name(name, self.text, world.names))
-        return (job for job in jobs if self._expression.is_true(job, world.names, world.configuration))
+        return self._passing(jobs, world)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The dotted keys under a root that the expression names."""
+        return self._expression.reads
+
+    def _passing(self, jobs: Iterable[Job], world: World) -> Iterator[Job]:
+        is_answered, ids, first = False, array("q"), None
+        for job in jobs:
+            try:
+                answer = self._expression.answer(job, world)
+            except Unanswered as error:
+                ids.append(job.id)
+                first = first or error
+                continue
+            is_answered = is_answered or answer is not None
+            if answer:
+                yield job
+        if first is not None and not is_answered:
+            raise first
+        if first is not None:
+            others = f", nor do {len(ids) - 1} more ({format_ids(ids[1:])})" if len(ids) > 1 else ""
+            world.note(f"{first}, so it does not pass{others}")
 
 
 class Ids:
@@ -268,7 +287,7 @@ class DottedPath:
         self.text = text
 
     def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
-        if self.text in world.names or self.text.startswith("cfg."):
+        if self.text in world.names or is_under_a_root(self.text):
             return Evaluated(self.text).select(jobs, world)
         return Call(self.text, locate(self.text, world.names)).select(jobs, world)
 
@@ -307,28 +326,6 @@ def locate(path: str, names: Iterable[str] = ()) -> Callable[..., Any]:
     if not callable(found):
         raise FilterError(f"the filter {path!r} names a {type(found).__name__}, not a function of the variables")
     return found  # type: ignore[no-any-return]
-
-
-def unknown_name(name: str, text: str, names: Iterable[str]) -> str:
-    """The sentence for a name that no job has."""
-    hint = "; states are chosen by state:FAILED" if name == "state" else "; text needs quotes" if "==" in text else ""
-    return (
-        f"the filter {text!r} names {name!r}, which is no variable; the variables are "
-        f"{', '.join(sorted(names)) or 'none'}, and cfg. reads the configuration{hint}"
-    )
-
-
-def read(configuration: Any, keys: Iterable[str]) -> Any:
-    """The node of nested mappings and lists that a path of keys leads to; a marker that equals nothing when none."""
-    node = configuration
-    for key in keys:
-        if isinstance(node, Mapping) and key in node:
-            node = node[key]
-        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            node = node[int(key)]
-        else:
-            return _NOTHING
-    return node
 
 
 def _parse_text(text: str) -> tuple[Rule, ...]:
@@ -380,7 +377,6 @@ def _parse_mapping(written: Mapping[str, Any]) -> Rule:
     return Call(path, lambda variables: function(variables, **arguments))
 
 
-_NOTHING: Final = object()
 _SHORT_STATES: Final = {"OOM": "OUT_OF_MEMORY"}
 _SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
 

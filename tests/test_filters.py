@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager import filters
+from experiment_manager import facts, filters
 from experiment_manager.errors import FilterError
+from experiment_manager.facts import World
 from experiment_manager.ids import parse_ids
 from experiment_manager.records import Job, JobId, State
 
@@ -28,13 +29,13 @@ def jobs_of(*variables: Mapping[str, Any]) -> list[Job]:
     return [Job(JobId(number), str(number), each, (), None, None) for number, each in enumerate(variables)]
 
 
-def world_of(jobs: list[Job], configurations: Mapping[int, Any] | None = None) -> filters.World:
+def world_of(jobs: list[Job], configurations: Mapping[int, Any] | None = None) -> World:
     def configuration(job: Job) -> Any:
         if configurations is None:
             raise AssertionError("a filter on variables composed a configuration")
         return configurations[job.id]
 
-    return filters.World(
+    return World(
         names=frozenset(name for job in jobs for name in job.variables),
         ids=frozenset(job.id for job in jobs),
         configuration=configuration,
@@ -595,3 +596,77 @@ def test_answers_are_remembered_by_type(expression: str) -> None:
     wanted = [place for place, each in enumerate(values) if eval(expression, {"str": str}, each)]
     assert wanted
     assert wanted == passing(expression, *values)
+
+
+def asked(
+    written: Any, jobs: list[Job], results: Mapping[int, Any] | None = None, metrics: Mapping[int, Any] | None = None
+) -> tuple[list[int], list[str]]:
+    """The ids that pass a filter on what jobs have left, and what was said."""
+    said: list[str] = []
+    world = world_of(jobs, {job.id: {"lr": job.variables["lr"]} for job in jobs})._replace(
+        result=lambda job: (results or {}).get(job.id),
+        metrics=lambda job: (metrics or {}).get(job.id, {}),
+        note=said.append,
+    )
+    return [job.id for job in filters.apply(filters.parse(written), jobs, world).jobs], said
+
+
+@pytest.mark.parametrize("written", ["lr < 0.15", "cfg.lr < 0.15", "lr.startswith('O') or True", "1 / lr > 9"])
+def test_job_with_a_value_of_another_type_does_not_pass_and_is_told(written: str) -> None:
+    """One job's text or null among numbers spoils the filter for no other; one line names the job and its value."""
+    jobs = jobs_of({"lr": 0.1}, {"lr": "O.1"}, {"lr": 0.2}, {"lr": None})
+    ids, said = asked(written, jobs)
+    assert ([1] if "startswith" in written else [0]) == ids
+    assert 1 == len(said)
+    assert written in said[0]
+    other = ("job 0", "nor do 2 more (2-3)") if "startswith" in written else ("job 1", "lr='O.1'", "nor do 1 more (3)")
+    assert all(part in said[0] for part in other)
+    assert "job 0" in refusal(written, {"lr": [1]}, configurations={0: {"lr": [1]}})  # it fits no job: a mistake
+
+
+def test_what_jobs_have_left_is_asked_for() -> None:
+    """`result` is what a job returned, `metric` what it last logged; a job that has none does not pass, whatever is
+    asked, and nothing is said of it; a field that only some have is asked of those."""
+    jobs = jobs_of(*({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4)))
+    results = {0: {"accuracy": 0.98, "best": {"step": 3}}, 1: {"accuracy": 0.9, "best": {"step": 9}}, 2: 0.99}
+    metrics = {0: {"loss": 0.2, "train/loss": 0.1}, 3: {"loss": 0.05}}
+    for written, ids in (
+        ("result.accuracy > 0.97 and lr < 1", [0]),
+        ("result.best.step == 9", [1]),
+        ({"result.best.step": [3, 9]}, [0, 1]),
+        ({"result": 0.99}, [2]),
+        ("metric.loss < 0.1", [3]),
+        ("metric['loss'] > result.accuracy or True", [0]),
+        ({"metric.loss": 0.05, "lr": 0.4}, [3]),
+    ):
+        assert ids == asked(written, jobs, results, metrics)[0], written
+    assert ([], []) == asked("result.accuracy > 0.97", jobs)
+    assert ([], []) == asked({"metric.loss": 1}, jobs)
+    with pytest.raises(FilterError, match=r"result\.acc.*there are: accuracy, best"):
+        asked("result.acc > 1", jobs[:2], results)
+    with pytest.raises(FilterError, match=r"names metric\.lost, which no job's metrics has"):
+        asked({"metric.lost": 1}, jobs, results, metrics)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("lr=0.1", "lr == 0.1"), ("cfg.a = TD3", "cfg.a == 'TD3'"), ("a = None", "a == None")]
+)
+def test_one_equals_sign_says_that_two_are_meant(written: str, meant: str) -> None:
+    """An assignment, as a sweep has it, is no expression: what to write is said; a list is always true."""
+    assert f"write {meant}" in refusal(written)
+    assert "write `and` between them" in refusal("lr == 0.1, seed == 2")
+
+
+UNRESOLVED = {0: {"m": facts.Unresolved("m", "${mul:${x},10}", "no resolver mul"), "nn": [1, {"w": 2}], "size": 3}}
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["cfg.m != 10", "10 == cfg.m", "cfg.m", "cfg.m + 1 > 2", "cfg.m.x == 1", "cfg['m'] in [1]", "1 in cfg.m",
+     {"cfg.m": 10}, {"cfg.m.x": 1}, "str(cfg.m) == 'a'", "not cfg.m", "float(cfg.m) > 1", "cfg['m'][0] == 1"],
+)  # fmt: skip
+def test_question_about_an_interpolation_that_cannot_be_resolved_is_refused(written: Any) -> None:
+    """Whatever is asked about it has no answer: the sentence names the key and the interpolation."""
+    said = refusal(written, {"x": 1}, configurations=UNRESOLVED)
+    assert "cfg.m, which is ${mul:${x},10} and cannot be resolved here (no resolver mul)" in said
+    assert [0] == passing("cfg.size == 3 and cfg.nn[1].w == 2", {"x": 1}, configurations=UNRESOLVED)

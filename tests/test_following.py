@@ -167,6 +167,10 @@ def test_resubmission_with_a_mistake(mixed: Program) -> None:
         (("mem_gb=4",), "local_pool has no SLURM options"),
         (("--launcher", "cloud"), "local_pool, slurm_script, slurm_submitit"),
         (("--launcher", "slurm_script", "memory_gb=4"), "unknown SLURM option 'memory_gb'"),
+        (
+            ("--launcher", "slurm_script", "mem_gb="),
+            "'mem_gb=' has no value; write mem_gb=null to take",
+        ),
     ):
         done = mixed.tool("resubmit", *arguments, "--yes")
         assert (2, True) == (done.returncode, said in done.stderr), done.stderr
@@ -197,6 +201,8 @@ def test_python_runs_failed_jobs_again(program: Program) -> None:
     with pytest.raises(JobRefused, match=r"job 1 of .* is COMPLETED; name its state"):
         experiment.resubmit("1")
     assert [1] == [ran.job_id for ran in experiment.resubmit("1", state="completed").ran]
+    for written in ("seed < 3", {"seed": [1, 2]}, "state:FAILED,COMPLETED"):  # a filter, and no list of ids
+        assert (0,) == experiment.plan_resubmission(written).ids == experiment.plan_resubmission(where=written).ids
 
 
 # ---------------------------------------------------------------- diff

@@ -25,9 +25,9 @@ FLOORS = {
         "errors", "records", "text",
     ],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "filters", "follow.rows", "frame", "grid", "hydra.options",
-        "ids", "report.curves", "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script", "slurm.step",
-        "slurm.told", "slurm.units", "words",
+        "codec", "decisions", "delta", "expressions", "facts", "filters", "follow.rows", "frame", "grid",
+        "hydra.options", "ids", "report.curves", "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script",
+        "slurm.step", "slurm.told", "slurm.units", "words",
     ],
     "the rim: files, processes, the cluster": [
         "disk.code_copy", "disk.code_imports", "disk.files", "disk.folder", "disk.git", "disk.launches",

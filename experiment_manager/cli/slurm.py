@@ -65,6 +65,8 @@ def settings_of(items: Sequence[str]) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         if not equals or not name:
             raise OptionsError(f"{item!r} is no setting of an option; write mem_gb=64")
+        if not text:
+            raise OptionsError(f"{item!r} has no value; write {name}=null to take the option away")
         value = yaml.safe_load(text) if text[:1] in "[{" or text in ("null", "true", "false") else text
         found[name] = value
     return found

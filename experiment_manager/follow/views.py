@@ -134,10 +134,25 @@ def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list
     """
     rows = []
     for job in jobs:
-        metrics = last_values(folder, job.id, snapshot.last(job.id).number, skipped)
+        metrics = last_metrics(folder, job.id, snapshot)
         result = _result_fields(folder, job.id, snapshot.completed(job.id))
         rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": result, "metrics": metrics})
     return rows
+
+
+def returned(folder: Folder, job_id: JobId, snapshot: Snapshot) -> Any:
+    """What the newest attempt that completed has returned; None where there is nothing, or it cannot be read."""
+    attempt = snapshot.completed(job_id)
+    try:
+        return None if attempt is None else read_result(folder, job_id, attempt).value
+    except ResultError as error:
+        skipped(str(error))
+        return None
+
+
+def last_metrics(folder: Folder, job_id: JobId, snapshot: Snapshot) -> dict[str, Any]:
+    """The last value of each metric that the last attempt has logged."""
+    return last_values(folder, job_id, snapshot.last(job_id).number, skipped)
 
 
 def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str, Any]:

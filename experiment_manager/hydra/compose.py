@@ -34,6 +34,16 @@ def task_configuration(config: DictConfig) -> codec.Encoded:
     return codec.encode(OmegaConf.to_container(task, resolve=False))
 
 
+def as_written(config: DictConfig, kind: str) -> list[str]:
+    """The overrides of a sweep, Hydra's own (`hydra`) or the program's (`task`), as they were typed.
+
+    One that holds `${...}` stands for something else in each job, for something that is not known here, or for a
+    secret: it is read when a job is composed, and nowhere else.
+    """
+    items: Any = OmegaConf.to_container(config.hydra.overrides[kind], resolve=False)
+    return [str(item) for item in items]
+
+
 def fingerprint(encoded: codec.Encoded) -> str:
     """The hash by which a changed configuration is noticed."""
     return codec.digest(encoded)
@@ -68,7 +78,7 @@ class Composer:
         self._loader = reading_once(loader)
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
-        self._hydra_overrides = [str(item) for item in master.hydra.overrides.hydra]
+        self._hydra_overrides = as_written(master, "hydra")
         self._groups: dict[str, bool] = {}
 
     @property
@@ -78,7 +88,8 @@ class Composer:
 
     @property
     def job_name(self) -> str:
-        return str(self._master.hydra.job.name)
+        """The name of the program as it was set; one that holds `${...}` is another one in each job."""
+        return str(self._master.hydra.job._get_node("name")._value())
 
     def axes(self, params: Mapping[str, Any], arguments: Iterable[str]) -> list[Axis]:
         """One axis per key, the parameters before the command line; of two settings of a key the last one wins."""

@@ -16,7 +16,7 @@ from experiment_manager.decisions import REFUSED
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import ExperimentManagerError, OptionsError
-from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.compose import Composer, as_written
 from experiment_manager.hydra.plan import add_batch
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.ids import format_ids
@@ -82,7 +82,7 @@ def about(config: DictConfig) -> dict[str, Any]:
     return {
         "launcher": config.hydra.runtime.choices.get("hydra/launcher"),
         "options": codec.encode(launcher),
-        "overrides": [str(item) for item in config.hydra.overrides.task],
+        "overrides": as_written(config, "task"),
     }
 
 

@@ -21,6 +21,8 @@ from experiment_manager.disk.manifest_editor import ManifestEditor, editing
 from experiment_manager.disk.selection import write_selection
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ConfigurationChanged, FreezeError, JobRefused
+from experiment_manager.facts import Unresolved, World
+from experiment_manager.follow import views
 from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import Grid, Point, zipped
 from experiment_manager.hydra import entry
@@ -140,12 +142,19 @@ def _passing(
 
     def configuration(job: Job) -> Any:
         point = Point(tuple(settings[text] for text in job.overrides), None)
-        return resolved(factored.configured(point).encoded)
+        return resolved(factored.configured(point).encoded, unresolved=Unresolved)
 
     every: Set[int] = frozenset()
     if any(isinstance(rule, filters.Ids) for rule in rules):
         every = {*known, *(job_id for job_id, _ in numbered)}
-    world = filters.World(frozenset(grid.names()), every, configuration, snapshot.state)
+    world = World(
+        frozenset(grid.names()),
+        every,
+        configuration,
+        snapshot.state,
+        result=lambda job: views.returned(folder, job.id, snapshot),
+        metrics=lambda job: views.last_metrics(folder, job.id, snapshot),
+    )
     passing = filters.Passing(rules, followed(numbered.jobs(), len(numbered), "filtering"), world)
     ids = [int(job.id) for job in passing]
     filters.require_some(ids, passing.dropped, numbered.jobs(), folder.path)

@@ -20,7 +20,7 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.hydra.compose import Composer, require_submitted
+from experiment_manager.hydra.compose import Composer, as_written, require_submitted
 from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, told_to_the_user
 from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.plan import Plan, plan_sweep
@@ -93,7 +93,7 @@ class Sweep:
 
     def _note_ignored_directories(self, folder: Folder) -> None:
         own = ("hydra.sweep.dir=", "hydra.sweep.subdir=")
-        ignored = [str(item) for item in self._config.hydra.overrides.hydra if str(item).startswith(own)]
+        ignored = [item for item in as_written(self._config, "hydra") if item.startswith(own)]
         if ignored:
             tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
 

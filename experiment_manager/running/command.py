@@ -130,7 +130,7 @@ def _placement(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
         f"hydra.job.num={job.id}",
         CALLBACK,
     ]
-    if recipe.task_pickle:
+    if recipe.task_pickle and "${" not in recipe.job_name:  # else it was set where the job finds it, too
         overrides.append(f"hydra.job.name={quoted(recipe.job_name)}")
     searched = [
         quoted(f"file://{_at(folder, source)}" if source.frozen else source.path)
