@@ -33,7 +33,7 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
     if not isinstance(pid, int):
         return None
     if me["boot"] is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
-        return not _signalable(pid)
+        return not is_alive(pid)
     return _start_ticks(pid) != record.get("started_ticks")
 
 
@@ -79,7 +79,8 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _signalable(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number runs here, whoever it is."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

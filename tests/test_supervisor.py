@@ -344,7 +344,7 @@ def _opened_until_the_start(place: Path, n_jobs: int) -> list[str]:
     assert "LOST" not in done.stderr
     home = f"{experiment.folder.path}/"
     paths = [path.partition("?")[0].removeprefix("file:") for path in seen]
-    return [re.sub(r"\.\d+\.tmp$", "", path.removeprefix(home)) for path in paths if path.startswith(home)]
+    return [re.sub(r"\.[0-9a-f-]+\.tmp$", "", path.removeprefix(home)) for path in paths if path.startswith(home)]
 
 
 def test_pasted_command_runs_the_same_job(program: Program) -> None:

@@ -2,25 +2,62 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, Final
 
 from experiment_manager.codec import is_number
+from experiment_manager.processes import is_alive, this_process
 
 _END_BYTES: Final = 65536
+_MOST_NAME_BYTES: Final = 180  # of a file name, which may have 255, with all that a temporary name adds
+_LEFT_ALONE_S: Final = 86_400.0
+_TEMPORARY: Final = r"\..+\.(?:([0-9a-f]{8}-[0-9]+)-)?([0-9]+)(?:-[0-9a-f]{16})?\.tmp(?:\.\w+)?"
+"""Before names were random they ended in the host and the process; some savers append an ending of their own."""
+
 _PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def temporary_name(path: str) -> str:
-    """A hidden name beside `path` that no other process uses, on whatever host."""
+    """A hidden name beside `path` that nobody else uses, on whatever host, and that nobody can foresee.
+
+    Made with mode "x", such a file is ours: no link is followed that somebody has laid there. The name tells whose it
+    is, so that what a killed process has left is known from what a slow one still writes: see `is_leftover`.
+    """
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    cut = os.fsdecode(os.fsencode(name)[:_MOST_NAME_BYTES])
+    return os.path.join(folder, f".{cut}.{_kernel()}-{os.getpid()}-{os.urandom(8).hex()}.tmp")
+
+
+def is_leftover(name: str, age_s: float) -> bool:
+    """Whether a file or folder of that name is a temporary one that surely nobody writes any more.
+
+    Its process is known to be gone, or it has not been touched for a day: a slow writer on another host loses nothing.
+
+    >>> is_leftover(".result.1.json.node7.4711.tmp", 90_000), is_leftover("result.1.json", 90_000)
+    (True, False)
+    """
+    match = re.fullmatch(_TEMPORARY, name)
+    if match is None:
+        return False
+    kernel, pid = match.groups()
+    is_gone = kernel is not None and kernel == _kernel() and not is_alive(int(pid))
+    return is_gone or age_s > _LEFT_ALONE_S
+
+
+@cache
+def _kernel() -> str:
+    """Where the number of a process means something: the boot of the machine, and the namespace of its processes."""
+    me = this_process()
+    namespace = "".join(letter for letter in me["namespace"] or "" if letter.isdecimal())
+    return f"{(me['boot'] or '')[:8]}-{namespace}" if namespace and me["boot"] else f"{os.urandom(4).hex()}-0"
 
 
 @contextmanager
 def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
-    """Yields a temporary name to write to; afterwards the finished file bears the name `path`, on disk for good.
+    """Yields a temporary name to make a file of; afterwards the finished file bears the name `path`, on disk for good.
 
     Not `for_good`: a crash of the machine may lose it, and it takes a hundredth of the time.
     """
@@ -33,7 +70,7 @@ def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
         if for_good:
             sync(os.path.dirname(path))
     except BaseException:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # what has gone wrong is told, and not that the rest of it cannot be removed
             os.unlink(temporary)
         raise
 
@@ -68,7 +105,7 @@ def sync(path: str) -> None:
 
 def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
     """The file holds `value` as JSON, readable for people; `for_good` as in `appearing`."""
-    with appearing(path, for_good=for_good) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with appearing(path, for_good=for_good) as temporary, open(temporary, "x", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
         file.write("\n")
 

@@ -8,12 +8,15 @@
 This room names files, checks that a name can be one, and takes the lock under which experiments are planned.
 """
 
+import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from experiment_manager.disk.files import below
 from experiment_manager.errors import FolderError
 
 if TYPE_CHECKING:
@@ -101,6 +104,26 @@ class Folder:
         """A file of one attempt: `stdout`, `stderr` (logs), `result`, `error`, `attempt` (JSON), `metrics` (lines)."""
         ending = {"stdout": "log", "stderr": "log", "metrics": "jsonl"}.get(kind, "json")
         return os.path.join(self.job(job_id), f"{kind}.{attempt}.{ending}")
+
+    def make(self, path: str) -> None:
+        """The folder at `path`, in the experiment, is there, to be written to.
+
+        Raises OSError; PermissionError where a link of somebody else's leads out of the experiment: what we write would
+        lie in a place that others have chosen.
+        """
+        os.makedirs(path, exist_ok=True)
+        place = path
+        while place.startswith(self.path + os.sep):
+            about = os.lstat(place)
+            if (
+                stat.S_ISLNK(about.st_mode)
+                and about.st_uid != os.geteuid()
+                and below(os.path.realpath(self.path), place) is None
+            ):
+                raise PermissionError(
+                    errno.EPERM, "it is a link of another user's, and leads out of the experiment", place
+                )
+            place = os.path.dirname(place)
 
     def is_experiment(self) -> bool:
         return os.path.isfile(self.manifest) or os.path.isfile(self.original_config)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.original import result_path
 from experiment_manager.disk.results import Loader, Saver, save_file
 from experiment_manager.errors import ResultError
@@ -14,8 +14,12 @@ _OURS: Final = re.compile(r"(stdout|stderr|result|error|attempt|metrics)\.\d+\.(
 
 
 def save(folder: Folder, job_id: int, filename: str, saver: Saver, results: Any, *, override: bool) -> None:
-    """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
-    save_file(_path(folder, job_id, filename), saver, results, override=override)
+    """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already, and
+    FolderError when it cannot be written."""
+    path = _path(folder, job_id, filename)
+    with writing(path):
+        folder.make(folder.job(job_id))
+        save_file(path, saver, results, override=override)
 
 
 def load(folder: Folder, job_id: int, filename: str, loader: Loader) -> Any:

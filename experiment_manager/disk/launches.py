@@ -46,7 +46,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
 
 
 def _next_number(folder: Folder) -> str:
-    os.makedirs(folder.launches, exist_ok=True)
+    folder.make(folder.launches)
     number = int((launch_numbers(folder) or ["0"])[-1])
     while True:
         number += 1

@@ -30,7 +30,7 @@ def write_patch(path: str) -> None:
     patch = git.ask("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
     if patch is None or not 0 < len(patch) <= MOST_BYTES:
         return
-    with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "wb") as file:
+    with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:
         file.write(patch)
 
 
@@ -39,7 +39,7 @@ def write_packages(path: str) -> None:
     with (
         suppress(OSError),
         appearing(path, for_good=False) as temporary,
-        open(temporary, "w", encoding="utf-8") as file,
+        open(temporary, "x", encoding="utf-8") as file,
     ):
         file.writelines(f"{name}=={version}\n" for name, version in packages().items())
 

@@ -186,10 +186,10 @@ class States:
         refused, so handing over a job twice does no harm. An earlier run of the same SLURM task that still counts as
         RUNNING is ended as NODE_FAIL, whoever runs it. Raises JobRefused, AlreadyCompleted.
         """
-        os.makedirs(self._path, exist_ok=True)
+        self._folder.make(self._path)
         record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
         temporary = temporary_name(self._name(job_id, 0))
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             json.dump(record, file, ensure_ascii=False)
         sync(temporary)
         try:
@@ -275,7 +275,7 @@ class States:
         self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], *, for_good: bool = True
     ) -> None:
         try:
-            os.makedirs(self._folder.job(job_id), exist_ok=True)
+            self._folder.make(self._folder.job(job_id))
             path = self._folder.of_attempt(job_id, attempt, "attempt")
             write_json(path, {"state": state, **record}, for_good=for_good)
         except OSError as error:
@@ -289,9 +289,9 @@ class States:
         The anchor tells the state, too: whoever finds it alone knows what became of the attempt. There may be thousands
         at once, and SLURM can be asked again, so nothing waits for the disk.
         """
-        os.makedirs(self._path, exist_ok=True)
+        self._folder.make(self._path)
         temporary = temporary_name(self._name(job_id, 0))
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             json.dump({"job": job_id, "unbegun": state, **about}, file, ensure_ascii=False)
         try:
             os.link(temporary, self._name(job_id, attempt))
@@ -306,7 +306,7 @@ class States:
     def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
         """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""
         before = self.state(job_id, attempt)
-        write_json(self._folder.of_attempt(job_id, attempt, "attempt"), {"state": state, **record})
+        self._write_end(job_id, attempt, state, record)
         if before is not state:
             with suppress(FileNotFoundError):
                 os.rename(self._name(job_id, attempt, before), self._name(job_id, attempt, state))

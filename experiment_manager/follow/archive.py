@@ -32,7 +32,7 @@ def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False
         raise FolderError(f"{path} is there already; choose another name with --out, or remove it")
     names = list(_names(folder, logs=logs, everything=everything))
     count = 0
-    with writing(path), appearing(path) as temporary, tarfile.open(temporary, "w:gz", compresslevel=6) as file:
+    with writing(path), appearing(path) as temporary, tarfile.open(temporary, "x:gz", compresslevel=6) as file:
         for name in followed(names, len(names), "archiving"):
             try:
                 file.add(folder.join(name), os.path.join(folder.name, name), recursive=False)

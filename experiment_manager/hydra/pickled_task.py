@@ -34,8 +34,8 @@ def freeze_task(folder: Folder, task: Any, script: str | None = None) -> str:
     relative = os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl")
     path = folder.join(relative)
     if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with appearing(path) as temporary, open(temporary, "wb") as file:
+        folder.make(os.path.dirname(path))
+        with appearing(path) as temporary, open(temporary, "xb") as file:
             file.write(data)
     return relative
 

@@ -36,6 +36,6 @@ def write_report(
     target = os.path.abspath(folder.join("report.html") if path is None else os.fspath(path))
     choice = Choice(average_over, group_by, metric, goal, only)
     html = render(collect(folder, jobs, snapshot, choice))
-    with writing(target), appearing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with writing(target), appearing(target) as temporary, open(temporary, "x", encoding="utf-8") as file:
         file.write(html)
     return target

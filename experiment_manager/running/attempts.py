@@ -53,7 +53,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     states = States(folder)
     order = None if launch is None else read_order(folder, launch, job_id)
     with writing(folder.path):
-        os.makedirs(folder.job(job_id), exist_ok=True)
+        folder.make(folder.job(job_id))
         number = states.claim(job_id, {"launch": launch, **within.ids()}, planned=order and order.attempt)
     start, state, reason = time.time(), State.FAILED, None
     before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}

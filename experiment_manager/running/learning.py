@@ -62,7 +62,7 @@ def is_installed(module: object) -> bool:
 def leave(path: str, lesson: Lesson) -> None:
     """The file tells it; there is none when there is nothing to learn."""
     if lesson.modules:
-        with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "w") as file:
+        with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "x") as file:
             json.dump(lesson, file)
 
 

@@ -58,7 +58,7 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     states = States(child.folder)
     about = {"launch": child.launch, **within.ids(), **({"by_slurm": True} if child.by_slurm else {})}
     with writing(child.folder.path):
-        os.makedirs(child.folder.job(child.job_id), exist_ok=True)
+        child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned)
     supervision = _Supervision(child, states, number, heard, begin)
     if child.launch is not None:

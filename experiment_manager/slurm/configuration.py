@@ -109,7 +109,7 @@ def _read(path: str) -> Any:
 def _write_yaml(path: str, value: Any) -> None:
     import yaml
 
-    with appearing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with appearing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
         yaml.safe_dump(value, file, sort_keys=False, allow_unicode=True)
 
 

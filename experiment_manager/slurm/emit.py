@@ -102,7 +102,7 @@ def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, i
 
 def _write(path: str, text: str) -> None:
     with appearing(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+        with open(temporary, "x", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         os.chmod(temporary, 0o755)
 

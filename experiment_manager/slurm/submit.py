@@ -200,7 +200,7 @@ def _script(folder: Folder, launch: Launch, array: LaunchedArray, *, is_kept: bo
             raise FolderError(f"{top} and {kept} are not there any more; write the scripts again")
         return kept, False
     if text != original and is_kept:
-        with writing(kept), appearing(kept) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with writing(kept), appearing(kept) as temporary, open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
     return top, text != original
 

@@ -1,0 +1,83 @@
+"""Files that appear whole or not at all, under names that nobody can foresee."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from experiment_manager.disk import files
+from experiment_manager.disk.files import is_leftover, temporary_name, write_json
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.states import States
+from experiment_manager.errors import FolderError
+from experiment_manager.records import State
+from experiment_manager.running.attempts import attempting
+
+A_DAY_S = 86_400
+
+
+def test_no_temporary_name_comes_twice_or_is_too_long(tmp_path: Path) -> None:
+    """Each temporary name is a new one, hidden, beside its file, and possible where the file's own name is."""
+    path = str(tmp_path / ("ä" * 127))
+    Path(path).touch()
+    names = {temporary_name(path) for _ in range(100)}
+    assert 100 == len(names)
+    for name in names:
+        assert tmp_path == Path(name).parent
+        assert Path(name).name.startswith(".")
+        Path(name).touch()
+
+
+def test_no_link_is_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a link lies under a temporary name nevertheless, the file that it leads to stays as it is."""
+    monkeypatch.setattr(files, "temporary_name", lambda path: f"{path}.tmp")
+    (tmp_path / "thesis.tex").write_text("ten years of work")
+    os.symlink(tmp_path / "thesis.tex", tmp_path / "x.json.tmp")
+    with pytest.raises(FileExistsError):
+        write_json(str(tmp_path / "x.json"), 1)
+    assert "ten years of work" == (tmp_path / "thesis.tex").read_text()
+
+
+def test_leftovers_are_told_from_what_is_written() -> None:
+    """A temporary file is left over when its process is gone, or nobody has touched it for a day; never one of ours."""
+    mine = os.path.basename(temporary_name("result.1.json"))
+    kernel, pid, token = mine.split(".")[-2].rsplit("-", 2)
+    gone = mine.replace(f"-{pid}-", "-4194305-")  # no system counts that far
+    elsewhere = gone.replace(kernel, f"{'0' * 8}-1")
+    assert (False, True) == (is_leftover(mine, 0), is_leftover(gone, 0))
+    assert (False, False) == (is_leftover(elsewhere, 0), is_leftover(elsewhere, A_DAY_S / 2))
+    assert (True, True) == (is_leftover(elsewhere, 2 * A_DAY_S), is_leftover(mine, 2 * A_DAY_S))
+    assert is_leftover(f"{gone}.npy", 0)
+    assert is_leftover(".result.1.json.node7.example.org.4711.tmp", 2 * A_DAY_S)
+    assert not any(is_leftover(name, 2 * A_DAY_S) for name in ("result.1.json", ".notes.tmp", ".hydra", f"x{gone}"))
+    assert 16 == len(token)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")
+def test_links_of_others_are_not_followed_out_of_the_experiment(tmp_path: Path) -> None:
+    """A job's folder may be a link that we made; one of another user's is refused, and nothing is written behind it."""
+    folder = Folder(tmp_path, "train")
+    (tmp_path / "private").mkdir()
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+    os.makedirs(folder.join("jobs"))
+    os.symlink(tmp_path / "mine", folder.job(0))
+    os.symlink(tmp_path / "private", folder.job(1))
+    os.lchown(folder.job(1), 12345, 12345)
+    with attempting(folder, 0):
+        pass
+    assert ["attempt.1.json"] == os.listdir(tmp_path / "mine")
+    with pytest.raises(FolderError, match="another user's"), attempting(folder, 1):
+        raise AssertionError("the job has begun")
+    States(folder).amend(1, 1, State.LOST, {})
+    assert [] == os.listdir(tmp_path / "private")
+
+
+def test_json_that_cannot_be_encoded_leaves_what_was_there(tmp_path: Path) -> None:
+    """A file is replaced whole or stays as it was, and no temporary file is left."""
+    write_json(str(tmp_path / "x.json"), {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(str(tmp_path / "x.json"), {"a": float("nan")})
+    assert {"a": 1} == json.loads((tmp_path / "x.json").read_text())
+    assert ["x.json"] == os.listdir(tmp_path)
