@@ -65,10 +65,15 @@ def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
 
 
 def ended_state(ending: Ending) -> State:
-    """The state to record. Exit 0 after a warning or a stop is a success only when the result is there."""
+    """The state to record. Exit 0 after a warning or a stop is a success only when the result is there.
+
+    A dry pass is one whatever its end: the job is what it was before.
+    """
+    if ending.is_fake:
+        return State.FAKE
     interrupted = ending.stopped is not None or ending.was_warned
     if ending.returncode == 0 and (ending.has_result or not (interrupted or ending.needs_result)):
-        return State.FAKE if ending.is_fake else State.COMPLETED
+        return State.COMPLETED
     if ending.returncode != 0 and ending.out_of_memory:
         return State.OUT_OF_MEMORY
     if ending.stopped is not None:

@@ -26,7 +26,7 @@ class State(StrEnum):
     PREEMPTED = "PREEMPTED"
     NODE_FAIL = "NODE_FAIL"
     LOST = "LOST"  # it began, nothing runs it any more, nobody knows why
-    FAKE = "FAKE"  # a dry pass ended well: nothing was computed, so it must never count as COMPLETED
+    FAKE = "FAKE"  # a dry pass has ended, well or not: nothing was computed, so it must never count as COMPLETED
 
 
 UNFINISHED = frozenset({State.PENDING, State.QUEUED, State.RUNNING})

@@ -235,6 +235,14 @@ def test_next_claim_after_a_killed_process(tmp_path: Path, states: States, start
     assert State.LOST is states.attempts(7)[0].state
 
 
+def test_killed_dry_pass_hides_nothing(tmp_path: Path, states: States) -> None:
+    """A dry pass whose process is gone is FAKE: the job is what its last real attempt left."""
+    put(tmp_path, "7.1", "7.1.COMPLETED")
+    put(tmp_path, "7.2", "7.2.RUNNING", record={**dead(), "fake": True})
+    assert State.COMPLETED is states.snapshot(reconcile=True).state(7)
+    assert ["7.1", "7.1.COMPLETED", "7.2", "7.2.FAKE"] == names(tmp_path)
+
+
 def test_settled_after_a_killed_process(states: States, start: Callable[[], Claimer]) -> None:
     """Asking for one job settles it, too."""
     claimer = start()

@@ -201,6 +201,26 @@ def test_fake_run_of_a_completed_job_changes_nothing(program: Program) -> None:
     assert "0 to run, 1 COMPLETED left alone" in program.sweep("seed=7").stderr
 
 
+def test_dry_pass_that_fails_leaves_the_job_what_it_was(program: Program) -> None:
+    """A dry pass is FAKE whatever its end, says why it failed, takes no module from where it is typed, and hides
+    neither a result nor that a launch has had its job done."""
+    program.sweep("seed=7")
+    (program.home / "types.py").write_text("raise SystemExit('a module of the user')")
+    assert 0 == program.tool("run", "0", "--fake", PYTHONSAFEPATH="1").returncode
+    (program.experiment / "jobs/0/configuration.json").unlink()
+    (program.experiment / "jobs/0/configuration.json").mkdir()
+    failed = program.tool("run", "0", "--fake", PYTHONSAFEPATH="1")
+    assert 1 == failed.returncode
+    assert "job 0 attempt 3: FAKE: exit code 1" in failed.stderr
+    (program.home / "types.py").unlink()
+    assert ["0.1.COMPLETED", "0.2.FAKE", "0.3.FAKE"] == program.states()
+    assert "last lines of stderr" in program.tool("show", "0").stdout
+    assert {"result": 10.5} == program.told("results")[0]["result"]
+    again = program.tool("run", "0", "--launch", "0001")
+    assert "job 0 has been completed since launch 0001 was planned: attempt 1" in again.stderr
+    assert "0 to run, 1 COMPLETED left alone" in program.sweep("seed=7").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -92,7 +92,8 @@ def _launched(attempt: Mapping[str, Any]) -> str:
 
 def _show_trouble(attempt: Mapping[str, Any]) -> None:
     """What the attempt left to read, when it ended badly."""
-    if attempt["state"] in (State.COMPLETED, State.RUNNING, State.FAKE):
+    is_good = attempt["state"] is State.FAKE and not attempt["reason"]
+    if is_good or attempt["state"] in (State.COMPLETED, State.RUNNING):
         return
     if attempt["traceback"]:
         tables.say(tables.indented(attempt["traceback"]))

@@ -150,6 +150,8 @@ class States:
     def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
         """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended; returns
         what it is. In a folder that only others may write to, that is all."""
+        if self.record(job_id, attempt).get("fake"):
+            state = State.FAKE
         if not self.may_write():
             return state
         if not self.finish(job_id, attempt, state, record):
@@ -218,12 +220,13 @@ class States:
         last = attempts[-1]
         if last.state is State.RUNNING:
             self._clear_the_way(job_id, last.number, about)
-        is_since = planned is not None and last.number >= planned
-        if is_since and self.state(job_id, last.number) is State.COMPLETED:
-            launch = self.record(job_id, last.number).get("launch")
+            attempts[-1] = last._replace(state=self.state(job_id, last.number))
+        done = last_real(attempts)
+        if planned is not None and done and done.number >= planned and done.state is State.COMPLETED:
+            launch = self.record(job_id, done.number).get("launch")
             raise AlreadyCompleted(
                 f"job {job_id} has been completed since launch {about.get('launch')} was planned: attempt "
-                f"{last.number}, {f'launch {launch}' if launch else 'by hand'}"
+                f"{done.number}, {f'launch {launch}' if launch else 'by hand'}"
             )
         return last.number + 1
 

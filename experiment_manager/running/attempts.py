@@ -54,7 +54,8 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     order = None if launch is None else read_order(folder, launch, job_id)
     with writing(folder.path):
         folder.make(folder.job(job_id))
-        number = states.claim(job_id, {"launch": launch, **within.ids()}, planned=order and order.attempt)
+        about = {"launch": launch, **within.ids(), **({"fake": True} if is_fake else {})}
+        number = states.claim(job_id, about, planned=order and order.attempt)
     start, state, reason = time.time(), State.FAILED, None
     before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}
     os.environ.update(job.environment(folder, job_id, number))
@@ -62,7 +63,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         made = InProcess(folder, job_id, number, is_fake=is_fake)
         with _error_kept(folder, job_id, number):
             yield made
-        state = State.FAKE if is_fake else State.COMPLETED
+        state = State.COMPLETED
         if made.has_left_early:
             state, reason = State.CANCELLED, "told to stop, and left without a result"
     except KeyboardInterrupt:
@@ -81,6 +82,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        state = State.FAKE if is_fake else state
         states.finish(job_id, number, state, {"reason": reason, "exit_code": None, "start": start, "end": time.time()})
 
 

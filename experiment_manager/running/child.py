@@ -96,7 +96,7 @@ def _program(
     if point.fingerprint is None:
         raise JobRefused(unconfigured(point.id, folder))
     if is_fake:
-        return [sys.executable, "-m", "experiment_manager.running.fake_job"]
+        return [sys.executable, "-P", "-m", "experiment_manager.running.fake_job"]
     if recipe is not None:
         if recipe.code is not None and not os.path.isdir(folder.join(recipe.code.path)):
             raise JobRefused(

@@ -57,6 +57,7 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     heard = heard or Heard()  # first of all: until then a signal would end us without a trace
     states = States(child.folder)
     about = {"launch": child.launch, **within.ids(), **({"by_slurm": True} if child.by_slurm else {})}
+    about |= {"fake": True} if child.is_fake else {}
     with writing(child.folder.path):
         child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned)
@@ -281,15 +282,16 @@ class _Supervision:
 
     def _publish(self, state: State, record: dict[str, Any]) -> bool:
         record = {**record, "arguments": self._child.arguments}
+        state = State.FAKE if self._child.is_fake else state
         return not self._fenced and self._states.finish(self._child.job_id, self._number, state, record)
 
     def _reason(self, state: State, returncode: int) -> str | None:
         """Why, in a line: the exception that the job left, else the signal or exit code."""
         from experiment_manager import decisions
 
-        if state in (State.COMPLETED, State.FAKE):
+        if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
             return None
-        if state is State.CANCELLED:
+        if state is State.CANCELLED or (state is State.FAKE and self._stopped is not None):
             return "stopped by a signal"
         if state in _TOLD_BY_SLURM:
             return _TOLD_BY_SLURM[state]
