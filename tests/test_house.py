@@ -25,7 +25,7 @@ FLOORS = {
         "errors", "records", "text",
     ],
     "pure": [
-        "codec", "decisions", "delta", "expressions", "facts", "filters", "follow.rows", "frame", "grid",
+        "cli.layout", "codec", "decisions", "delta", "expressions", "facts", "filters", "follow.rows", "frame", "grid",
         "hydra.options", "ids", "report.curves", "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script",
         "slurm.step", "slurm.told", "slurm.units", "words",
     ],

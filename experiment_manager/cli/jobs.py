@@ -9,16 +9,17 @@ import typer
 
 from experiment_manager import filters
 from experiment_manager.cli import tables
-from experiment_manager.cli.arguments import Folder, JobNumber, Json, Selected, Where
+from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.find import counted, find_experiments
 from experiment_manager.follow import views
-from experiment_manager.follow.rows import flattened
+from experiment_manager.follow.rows import flattened, only_columns
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.text import one_line
+from experiment_manager.words import names_in
 
 
 def register(app: typer.Typer) -> None:
@@ -30,14 +31,28 @@ def register(app: typer.Typer) -> None:
     app.command(name="list", epilog="Example: experiment-manager list experiments")(list_)
 
 
-def jobs(folder: Folder, where: Where = None, selected: Selected = False, json: Json = False) -> None:
+def jobs(
+    folder: Folder,
+    where: Where = None,
+    selected: Selected = False,
+    columns: Columns = None,
+    json: Json = False,
+) -> None:
     """List the jobs with their variables, states, and whether they pass the saved filter."""
     experiment = Experiment.at(folder)
     rows = experiment.jobs(experiment.rules(where, selected=selected))
     if json:
         tables.print_json(rows)
     else:
-        tables.print_rows([flattened(row, "variables") for row in rows])
+        flat = only_columns([flattened(row, "variables") for row in rows], _names(columns))
+        if columns is not None:
+            tables.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE)
+        else:
+            tables.print_rows(flat, minor=("selected", "attempt"), more=HOW_TO_GET_MORE)
+
+
+def _names(columns: str | None) -> list[str] | None:
+    return None if columns is None else names_in(columns)
 
 
 def show(

@@ -1,16 +1,17 @@
 """The verb `results`: what jobs have returned, as a table or a file."""
 
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from experiment_manager.cli import tables
-from experiment_manager.cli.arguments import Folder, Selected, Where
+from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.follow import dataframes
-from experiment_manager.follow.rows import aggregate, flat_aggregate, flattened, order
+from experiment_manager.follow.rows import aggregate, flat_aggregate, flattened, only_columns, order
 from experiment_manager.ids import format_ids
 from experiment_manager.words import names_in
 
@@ -32,6 +33,7 @@ def results(
         str | None,
         typer.Option("--aggregate", help="With --group-by: mean, std, min, max, median, count. Default: mean,std."),
     ] = None,
+    columns: Columns = None,
     sort: Annotated[str | None, typer.Option(help="The column to sort by: loss; -loss from the largest.")] = None,
     format_: Annotated[str | None, typer.Option("--format", help="table, csv, json, or parquet (with --out).")] = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
@@ -47,6 +49,8 @@ def results(
         _name_missing(experiment.missing_ids(rules), is_json=json or format_ == "json")
         return
     kind = _format(format_, out, is_json=json)
+    if columns is not None and json:
+        raise ExperimentManagerError("--json prints whole rows; --columns goes with --format json, which is flat")
     if how is not None and group_by is None:
         there_are = ", ".join(experiment.variables) or "none"
         raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
@@ -60,17 +64,38 @@ def results(
     if sort is not None:
         places = order(flat, sort)
         rows, flat = [rows[place] for place in places], [flat[place] for place in places]
+    heads = _heads(rows)
+    flat = only_columns(flat, None if columns is None else names_in(columns))
     if json:
         tables.print_json(rows)
-    elif kind == "json":
+    elif kind == "table":
+        _print_table(flat, heads, are_chosen=columns is not None)
+    else:
+        _write(flat, kind, out)
+
+
+def _write(flat: Sequence[Mapping[str, Any]], kind: str, out: Path | None) -> None:
+    if kind == "json":
         tables.print_json(flat)
     elif kind == "csv":
         dataframes.write_csv(flat, list(dict.fromkeys(name for row in flat for name in row)))
-    elif kind == "parquet":
+    else:
         dataframes.write_parquet(flat, str(out))
         tables.say(f"{len(flat)} rows in {out}")
+
+
+def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chosen: bool) -> None:
+    names = dict.fromkeys(name for row in flat for name in row)
+    if are_chosen:
+        tables.print_rows(flat, optional=list(names)[1:], more=HOW_TO_GET_MORE)
     else:
-        tables.print_rows(flat)
+        values = [name for name in names if name not in heads]
+        tables.print_rows(flat, optional=values, minor=["attempt"], more=HOW_TO_GET_MORE)
+
+
+def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The columns that tell what a row is of: a job with its state and its variables, or a group."""
+    return {"job", "state", "attempt", "count", *(name for row in rows for name in row["variables"])}
 
 
 def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:

@@ -1,24 +1,22 @@
 """The verb `status`: once, until all has ended, or again and again on a terminal."""
 
-import io
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from experiment_manager.cli import tables
+from experiment_manager.cli import layout, tables
 from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
 from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
-from experiment_manager.text import one_line, tell
+from experiment_manager.text import harmless, one_line, tell
 from experiment_manager.words import counted, names_in, noun
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
@@ -74,31 +72,51 @@ def _plain(found: views.Status) -> dict[str, Any]:
 
 
 def _show(found: views.Status, folder: Path) -> None:
+    for line in _lines(found, folder, tables.terminal_width()):
+        tables.say(line)
+
+
+def _lines(found: views.Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
+    """What people read; `most_live`: so many of the rows of single jobs."""
     selected = "no pass filter yet" if found.n_selected is None else f"{found.n_selected} pass the filter"
-    tables.say(f"{found.path}: {sum(found.counts.values())} jobs, {selected}")
+    between = [] if width is None else [""]
+    lines = [f"{found.path}: {sum(found.counts.values())} jobs, {selected}", *between]
     if found.groups:
-        tables.print_rows([{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups])
+        rows = [{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups]
+        states = list(found.groups[0]["states"])
+        lines += tables.row_lines(rows, width=width, optional=states, more="`|\xa0less\xa0-S` shows all")
     else:
-        tables.print_rows(
-            [
-                {"state": str(s), "count": n, "jobs": tables.shortened(format_ids(found.ids[s]))}
-                for s, n in found.counts.items()
-            ]
-        )
-    if found.live:
-        tables.print_rows([_short(row) for row in found.live])
-    n_hidden = len(found.ids.get(State.RUNNING, ())) - len(found.live)
-    if n_hidden > 0:
-        tables.say(f"... and {n_hidden} more that run; --all shows every job")
+        counts = [
+            {"state": str(state), "count": count, "jobs": tables.shortened(format_ids(found.ids[state]))}
+            for state, count in found.counts.items()
+        ]
+        lines += tables.row_lines(counts, width=width)
+    live = found.live[:most_live]
+    if live:
+        fits = {"optional": ("elapsed", "left", "last", "reason"), "minor": ("node", "attempt")}
+        lines += [
+            *between,
+            *tables.row_lines([_short(row) for row in live], width=width, more="--json has all", **fits),
+        ]
+    n_unread = max(0, len(found.ids.get(State.RUNNING, ())) - len(found.live))
+    if n_unread:
+        lines.append(f"... and {n_unread + len(found.live) - len(live)} more that run; --all shows every job")
+    elif len(live) < len(found.live):
+        lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
+    return [*lines, *_attention(found, folder)]
+
+
+def _attention(found: views.Status, folder: Path) -> Iterator[str]:
+    """What has to be looked after: jobs that wait and why, and equal failures together."""
     for reason, waiting in found.waiting.items():
-        tables.say(f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({_which(waiting)})")
+        yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({_which(waiting)})"
     for trouble in found.troubles[:_MOST_TROUBLES]:
-        tables.say(f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({_which(trouble.ids)})")
+        yield f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({_which(trouble.ids)})"
     if len(found.troubles) > _MOST_TROUBLES:
-        tables.say(f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all")
+        yield f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all"
     if found.troubles:
         job = found.troubles[0].ids[0]
-        tables.say(f"`experiment-manager show {shlex.quote(str(folder))} {job}` tells more about the first")
+        yield f"`experiment-manager show {shlex.quote(str(folder))} {job}` tells more about the first"
 
 
 def _which(ids: tuple[int, ...]) -> str:
@@ -114,6 +132,17 @@ def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**head, "attempt": row["attempt"], "node": row["node"], **times, "last": metrics, "reason": row["reason"]}
 
 
+def _on_screen(found: views.Status, folder: Path, width: int, height: int) -> list[str]:
+    """The lines as they fit a screen: with fewer rows of single jobs, so that what went wrong below them is seen."""
+    most_live = len(found.live)
+    while True:
+        lines = _lines(found, folder, width, most_live)
+        shown = [part for line in lines for part in layout.wrapped(harmless(line), width)]
+        if len(shown) <= height or not most_live:
+            return shown
+        most_live = max(0, most_live - max(1, len(shown) - height))
+
+
 def _watch(experiment: Experiment, folder: Path, by: list[str], *, every: bool) -> None:
     """Shows the status on the whole terminal until nothing waits or runs; looks more seldom while nothing changes."""
     from rich.live import Live
@@ -124,9 +153,8 @@ def _watch(experiment: Experiment, folder: Path, by: list[str], *, every: bool) 
         with Live(screen=True, auto_refresh=False) as screen:
             while True:
                 found = experiment.status(by=by, every=every, most_running=_MOST_RUNNING)
-                with redirect_stdout(io.StringIO()) as text:
-                    _show(found, folder)
-                screen.update(Text(text.getvalue(), no_wrap=True, overflow="ellipsis"), refresh=True)
+                lines = _on_screen(found, folder, screen.console.width, screen.console.height)
+                screen.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
                 if not {State.RUNNING, State.QUEUED} & found.counts.keys():
                     return
                 pause = min(pause * 1.5, _LOOK_AT_MOST_EVERY_S) if found.counts == before else _LOOK_FIRST_S

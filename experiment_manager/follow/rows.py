@@ -4,6 +4,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from experiment_manager import codec
@@ -62,6 +63,23 @@ def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
         for name, value in row[key].items():
             spread[name if name not in spread else f"{key}.{name}"] = value
     return spread
+
+
+def only_columns(rows: Sequence[Row], asked: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Flat rows with the columns that are asked for, by name or by a pattern such as `val/*`; None: with all of them.
+
+    Raises ExperimentManagerError with the columns there are for one that matches none.
+    """
+    if asked is None or not rows:
+        return [dict(row) for row in rows]
+    there = list(dict.fromkeys(name for row in rows for name in row))
+    chosen: dict[str, None] = {}
+    for pattern in asked:
+        found = [pattern] if pattern in there else [name for name in there if fnmatchcase(name, pattern)]
+        if not found:
+            raise ExperimentManagerError(f"{pattern!r} is no column; the columns are {', '.join(there)}")
+        chosen |= dict.fromkeys(found)
+    return [{name: row.get(name) for name in chosen} for row in rows]
 
 
 def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
