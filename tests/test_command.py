@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Entry, Job, JobId, Recipe, Source
-from experiment_manager.running.command import CALLBACK, job_command, pasteable, quoted, runner_command
+from experiment_manager.running.command import (
+    CALLBACK,
+    Place,
+    job_command,
+    pasteable,
+    place_of,
+    quoted,
+    runner_command,
+)
 
 PARSER = OverridesParser.create()
 NASTY = st.text(alphabet="\\'\"${}[](),=: ~#%@?!*&|;<>`\t\näa1", max_size=12)
@@ -55,6 +63,21 @@ def test_quoted_text_is_what_hydra_reads(text: str) -> None:
     assume("${" not in text)
     assert text == str(parsed(f"a={quoted(text)}"))
     assert [text, text] == [str(item) for item in parsed(f"a=[{quoted(text)},{quoted(text)}]")]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=12) | NASTY, NASTY)
+@example("it's \\'", "\\\\")
+def test_place_is_read_from_overrides(sweep_dir: str, subdir: str) -> None:
+    """Where another sweeper lets a job write is read back from the job's last overrides, and Hydra reads the same; any
+    other job writes into its folder of the experiment."""
+    assume("${" not in sweep_dir + subdir)
+    folder = Folder("/experiments", "train")
+    assert Place(7, "/experiments/train/jobs", "7", "/experiments/train/jobs/7") == place_of(folder, JOB)
+    place = Place(3, sweep_dir, subdir, f"/{sweep_dir}/{subdir}")
+    placed = JOB._replace(overrides=(*JOB.overrides, *place.overrides()))
+    assert place == place_of(folder, placed)
+    assert [3, *place[1:]] == [parsed(override) for override in placed.overrides[-4:]]
 
 
 @pytest.mark.parametrize("text", ["${x}", "a/${now:%Y}/b", "${", "\\${x}"])

@@ -67,13 +67,29 @@ def test_configuration_edited_under_another_launcher_is_noticed(program: Program
 
 def test_basic_sweeper_gets_real_returns(program: Program) -> None:
     """Hydra's own sweeper over our launcher: each batch appends new jobs, the same values run again, and a failure is
-    raised where Hydra asks for the value."""
-    arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2")
+    raised where Hydra asks for the value. Jobs write where hydra.sweep says, and whoever asks is told so; what is
+    recorded of them lies in the experiment."""
+    train = (program.home / "train.py").read_text()
+    train = train.replace("    end_as_told", "    (job.directory / 'left').write_text(str(job.id))\n    end_as_told")
+    (program.home / "train.py").write_text(train)
+    arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2", "hydra.sweep.dir='a sweep'")
+    program.edit("seed: 1", "seed: 1\nhydra: {sweep: {subdir: 'no ${hydra.job.num} id ${hydra.job.id} seed ${seed}'}}")
     for _ in range(2):
         done = program.sweep(*arguments)
         assert done.returncode == 0, done.stderr
     assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
     assert [1, 2, 1, 2] == [row["variables"]["seed"] for row in program.told("jobs")]
+    names = ["no 0 id 0 seed 1", "no 0 id 2 seed 1", "no 1 id 1 seed 2", "no 1 id 3 seed 2"]
+    sweep = program.home / "a sweep"
+    assert ["multirun.yaml", *names] == sorted(path.name for path in sweep.iterdir())
+    assert ["0", "2", "1", "3"] == [(sweep / name / "left").read_text() for name in names]
+    assert {".hydra", "left", "train.log"} == {path.name for path in (sweep / names[3]).iterdir()}
+    assert str(sweep / names[3]) == program.told("show", "3")["directory"]
+    assert {"attempt.1.json", "metrics.1.jsonl", "result.1.json", "stderr.1.log", "stdout.1.log"} == {
+        path.name for path in (program.experiment / "jobs" / "3").iterdir()
+    }
+    done = program.tool("archive", "--out", "packed.tar.gz")
+    assert f"what 4 jobs have written lies outside of the experiment, as in {sweep / names[0]}" in done.stderr
     done = program.sweep(*arguments, "how=raise")
     assert done.returncode == 1
     assert "ValueError: told to raise" in done.stderr

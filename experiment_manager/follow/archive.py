@@ -9,10 +9,13 @@ from typing import Final
 
 from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder, writing
+from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import FolderError
 from experiment_manager.progress import followed
+from experiment_manager.running.command import has_own_place, place_of
 from experiment_manager.text import skipped
+from experiment_manager.words import counted
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
 _WHOLE: Final = ("conf", "code", "tasks", "launches")
@@ -45,7 +48,19 @@ def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False
         for job_id, numbers in snapshot.attempts.items():
             for number, state in numbers.items():
                 count += _add_state(file, folder, f"{job_id}.{number}", str(state))
+    _name_what_lies_elsewhere(folder)
     return count
+
+
+def _name_what_lies_elsewhere(folder: Folder) -> None:
+    """People are told of jobs whose files are not in the folder, since another sweeper had a place of its own."""
+    if not os.path.exists(folder.manifest):
+        return
+    with Manifest(folder) as manifest:
+        places = [place_of(folder, job).directory for job in manifest.jobs() if has_own_place(job)]
+    if places:
+        whose = f"what {counted(len(places))} {'has' if len(places) == 1 else 'have'} written"
+        skipped(f"{whose} lies outside of the experiment, as in {places[0]}; pack it yourself")
 
 
 def _names(folder: Folder, *, logs: bool, everything: bool) -> Iterator[str]:

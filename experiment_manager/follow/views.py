@@ -181,7 +181,7 @@ def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> di
         "variables": dict(job.variables),
         "overrides": list(job.overrides),
         "configuration": configuration,
-        "directory": folder.job(job.id),
+        "directory": command.place_of(folder, job).directory,
         "command": _command(folder, job),
         "attempts": attempts,
     }

@@ -19,6 +19,7 @@ from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.errors import ConfigurationDrifted
 from experiment_manager.hydra.compose import require_submitted
 from experiment_manager.records import Code
+from experiment_manager.running.command import place_of
 from experiment_manager.running.job import CurrentJob, current_job, is_first_rank
 from experiment_manager.text import tell, tell_traceback
 
@@ -42,11 +43,11 @@ class JobCallback(Callback):
         with _ending(job, DRIFTED), Manifest(job.experiment) as manifest:
             point = manifest.job(job.id)
             require_submitted(manifest, point, config)
+            place = place_of(job.experiment, point)
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.mode = RunMode.MULTIRUN
                 config.hydra.job.id = str(point.id)
-                config.hydra.sweep.dir = job.experiment.join("jobs")
-                config.hydra.sweep.subdir = str(point.id)
+                config.hydra.sweep.dir, config.hydra.sweep.subdir = place.sweep_dir, place.subdir
             if point.recipe is not None:
                 recipe = manifest.recipe(point.recipe)
                 self._code = recipe.code

@@ -7,13 +7,14 @@ import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from experiment_manager import codec, delta
 from experiment_manager.disk.folder import Folder
@@ -25,6 +26,9 @@ from experiment_manager.hydra.repository import reading_once
 from experiment_manager.records import Job
 from experiment_manager.running.command import PLACED_BY_US, quoted
 from experiment_manager.text import tell
+
+ID: Final = "<job id>"
+"""Stands for `hydra.job.id` in the place of a job that has no id yet."""
 
 
 def task_configuration(config: DictConfig) -> codec.Encoded:
@@ -170,6 +174,21 @@ class Composer:
             f"hydra.sweep.dir={quoted(folder.join('jobs'))}",
             f"hydra.sweep.subdir={quoted(str(job_id))}",
         ]
+
+    def place(self, config: DictConfig, number: int) -> tuple[str, str]:
+        """`hydra.sweep.dir` and `hydra.sweep.subdir` of a composed job, as a launcher of Hydra's finds them.
+
+        The id of the job is not known yet: ID stands for it.
+        """
+        with read_write(config.hydra.job), open_dict(config.hydra.job):
+            config.hydra.job.id, config.hydra.job.num = ID, number
+        current = HydraConfig.instance()
+        before = current.cfg
+        try:
+            current.set_config(config)  # for interpolations by `${hydra:...}`
+            return str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
+        finally:
+            current.cfg = before
 
     def hydra_overrides(self) -> tuple[str, ...]:
         """Hydra's own overrides of this sweep, in order, without those that place the jobs."""

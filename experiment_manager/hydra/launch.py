@@ -190,7 +190,7 @@ def prepared_to_wait(launcher: Any) -> Any:
     return ours
 
 
-def launch_batch(launcher: Any, batch: Sequence[Sequence[str]]) -> Returns:
+def launch_batch(launcher: Any, batch: Sequence[Sequence[str]], first_number: int) -> Returns:
     """What another sweeper proposes has run through one of our launchers; `launcher.batches` remembers the sweep."""
     if launcher.batches is None:
         ours = prepared_to_wait(launcher)
@@ -199,7 +199,7 @@ def launch_batch(launcher: Any, batch: Sequence[Sequence[str]]) -> Returns:
             launcher.batches = Batches(
                 launcher.hydra_context.config_loader, launcher.config, launcher.task_function, folder, ours
             )
-    found: Returns = launcher.batches.launch(batch)
+    found: Returns = launcher.batches.launch(batch, first_number)
     return found
 
 
@@ -218,7 +218,7 @@ class Batches:
         self._config, self._task, self._folder, self._ours = config, task, folder, ours
         self._earlier: list[int] = []
 
-    def launch(self, batch: Sequence[Sequence[str]]) -> Returns:
+    def launch(self, batch: Sequence[Sequence[str]], first_number: int) -> Returns:
         """A batch has run; the values are real, and a failed job raises when it is asked for its value."""
         with told_to_the_user():
             refuse_inside_a_job()
@@ -230,10 +230,11 @@ class Batches:
                 self._earlier,
                 about(self._config),
                 self._ours.arrange,
+                first_number=first_number,
                 copies_code=self._ours.copies_code,
             )
         os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
         self._earlier += ids
         tell(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
         self._ours.run(Handed(self._folder, launch, arrangement), ids)
-        return Returns(self._folder, ids)
+        return Returns(self._folder, ids, self._config)

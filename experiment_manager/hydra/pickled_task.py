@@ -8,11 +8,16 @@ So it is for sweeps from a notebook, through hydra-zen's `launch`, or from a scr
 import os
 import pickle
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder
+
+_OF_HYDRA: Final = ("now", "hydra", "hydra_override_dirname", "python_version")
+"""Resolvers that Hydra registers, here as there."""
 
 
 def freeze_task(folder: Folder, task: Any, script: str | None = None) -> str:
@@ -27,7 +32,8 @@ def freeze_task(folder: Folder, task: Any, script: str | None = None) -> str:
     try:
         if script is not None:
             main.__file__ = script  # which a pickled function takes along
-        data = pickle.dumps(paths) + cloudpickle.dumps((task, ConfigStore.instance().repo, _version_base()))
+        state = (task, ConfigStore.instance().repo, _version_base(), _resolvers())
+        data = pickle.dumps(paths) + cloudpickle.dumps(state)
     finally:
         if script is not None:
             main.__file__ = was
@@ -47,6 +53,30 @@ def _version_base() -> str | None:
     return base if base is None or isinstance(base, str) else f"{base.major}.{base.minor}"
 
 
+def _resolvers() -> dict[str, bytes]:
+    """The resolvers that the program has registered with OmegaConf, each as a pickle, since one may be broken where it
+    is not needed. One that cannot be pickled is left out: a job that needs it fails, naming it."""
+    import cloudpickle
+    from hydra.core.singleton import Singleton
+
+    found = {}
+    for name, resolver in Singleton.get_state()["omegaconf_resolvers"].items():
+        if not name.startswith("oc.") and name not in _OF_HYDRA:
+            with suppress(Exception):  # whatever the user's objects raise
+                found[name] = cloudpickle.dumps(resolver)
+    return found
+
+
+def _register(resolvers: Mapping[str, bytes]) -> None:
+    from hydra.core.singleton import Singleton
+
+    state = Singleton.get_state()
+    for name, data in resolvers.items():
+        with suppress(Exception):
+            state["omegaconf_resolvers"].setdefault(name, pickle.loads(data))
+    Singleton.set_state(state)
+
+
 def main(argv: list[str]) -> None:
     """Runs the pickled function as the `@hydra.main` of a script would be."""
     import hydra
@@ -55,7 +85,8 @@ def main(argv: list[str]) -> None:
     path, *arguments = argv
     with open(path, "rb") as file:
         sys.path += [place for place in pickle.load(file) if place not in sys.path]
-        task, repository, version_base = pickle.load(file)
+        task, repository, version_base, *resolvers = pickle.load(file)  # older ones have no resolvers
+    _register(*resolvers or ({},))
     ConfigStore.instance().repo.update(repository)
     sys.argv = [path, *arguments]
     os.environ["HYDRA_MAIN_MODULE"] = "experiment_manager.hydra.pickled_task"  # so that Hydra looks for no source file

@@ -26,7 +26,7 @@ from experiment_manager.follow import views
 from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import Grid, Point, zipped
 from experiment_manager.hydra import entry
-from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.compose import ID, Composer, task_configuration
 from experiment_manager.hydra.factor import Factored
 from experiment_manager.hydra.freeze import freeze
 from experiment_manager.hydra.numbering import Known, Numbered
@@ -34,6 +34,7 @@ from experiment_manager.hydra.options import Options
 from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Code, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.resolved import resolved
+from experiment_manager.running.command import Place
 from experiment_manager.slurm.emit import Arrangement
 from experiment_manager.slurm.reconcile import reconciled
 
@@ -275,13 +276,20 @@ def add_batch(
     about: Mapping[str, Any],
     arrange: Arrange | None = None,
     *,
+    first_number: int,
     copies_code: bool = False,
 ) -> tuple[Launch, list[int], Arrangement | None]:
-    """Jobs that another sweeper proposed are new jobs, whatever they are: it wants them run, also the same again.
+    """Jobs that another sweeper proposed are new jobs, whatever they are: it wants them run, also the same again. They
+    write where `hydra.sweep` says.
 
-    `earlier` are the ids of the batches before, which stay in the pass filter.
+    `earlier` are the ids of the batches before, which stay in the pass filter; `first_number` is the sweeper's number
+    of the first job.
     """
-    composed = [Configured(Frame(composer.configuration(overrides))) for overrides in batch]
+    composed, places = [], []
+    for number, overrides in enumerate(batch, start=first_number):
+        config = composer.composed(overrides)
+        composed.append(Configured(Frame(task_configuration(config))))
+        places.append(composer.place(config, number))
     points = [
         tuple(
             axis.steps[0][0]
@@ -292,9 +300,14 @@ def add_batch(
     with planning(folder):
         first = Known(folder).next_id
         jobs = []
-        for number, (settings, overrides) in enumerate(zip(points, batch, strict=True), start=first):
-            identity = codec.digest(["other sweeper", number])
-            jobs.append(Job(JobId(number), identity, Point(settings, None).variables, tuple(overrides), None, None))
+        for place, (settings, overrides) in enumerate(zip(points, batch, strict=True)):
+            job_id = JobId(first + place)
+            identity = codec.digest(["other sweeper", job_id])
+            sweep_dir, subdir = (text.replace(ID, str(job_id)) for text in places[place])
+            directory = os.path.abspath(os.path.join(sweep_dir, subdir))
+            placed = Place(first_number + place, sweep_dir, subdir, directory).overrides()
+            variables = Point(settings, None).variables
+            jobs.append(Job(job_id, identity, variables, (*overrides, *placed), None, None))
         recipe = recipe_of(composer, folder, task, "error", copies_code=copies_code)
         with editing(folder) as editor:
             editor.set_variables(name for job in jobs for name in job.variables)

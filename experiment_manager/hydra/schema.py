@@ -1,5 +1,5 @@
-"""The options that Hydra shows and checks: `hydra.sweeper.*` and `hydra.launcher.*`, registered when this is
-imported. Every Hydra program on the machine imports this, so it imports nothing that Hydra has not imported itself."""
+"""The options that Hydra shows and checks: `hydra.sweeper.*` and `hydra.launcher.*`, which the plugins register. Every
+Hydra program on the machine imports this, so it imports nothing that Hydra has not imported itself."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,8 +77,21 @@ def slurm_node(launcher: str) -> dict[str, Any]:
     return {**own, **options, **_USUAL}
 
 
-_store = ConfigStore.instance()
-for _name, _class in _LAUNCHERS.items():
-    _store.store(group="hydra/launcher", name=_name, node=slurm_node(_class), provider="experiment_manager")
-_store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider="experiment_manager")
-_store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider="experiment_manager")
+def register_sweeper() -> None:
+    """Hydra knows the options of our sweeper.
+
+    It forgets them when its state is put back, as its fixtures for tests do; then it executes the plugins again, which
+    call this.
+    """
+    _store(group="hydra/sweeper", name="experiment", node=SweeperConf)
+
+
+def register_launchers() -> None:
+    """Hydra knows the options of our launchers; see `register_sweeper`."""
+    for name, launcher in _LAUNCHERS.items():
+        _store(group="hydra/launcher", name=name, node=slurm_node(launcher))
+    _store(group="hydra/launcher", name="local_pool", node=LocalPoolConf)
+
+
+def _store(**entry: Any) -> None:
+    ConfigStore.instance().store(**entry, provider="experiment_manager")

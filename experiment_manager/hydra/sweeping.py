@@ -77,7 +77,8 @@ class Sweep:
                     ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
             if ours is None or ours.waits:
                 _conclude(plan)
-        return [Returns(plan.folder, plan.ids)]
+        size = batch_size or max(len(plan.ids), 1)
+        return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
 
     def _run_elsewhere(self, plan: Plan, ids: Sequence[int]) -> Any:
         """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""

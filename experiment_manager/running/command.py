@@ -9,7 +9,7 @@ grammar wants it (https://hydra.cc/docs/advanced/override_grammar/basic/).
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
@@ -22,6 +22,9 @@ CALLBACK: Final = "++hydra.callbacks.experiment_manager._target_=experiment_mana
 
 PLACED_BY_US: Final = ("hydra.searchpath", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Overrides of Hydra's own configuration that a job gets from us, whatever the sweep said."""
+
+_PLACE: Final = ("hydra.job.num", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir")
+"""The last overrides, in this order, of a job that does not write into its folder of the experiment."""
 
 
 def quoted(text: str) -> str:
@@ -39,6 +42,39 @@ def quoted(text: str) -> str:
     text = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
     text = re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text)
     return f"'{text}'"
+
+
+def _unquoted(text: str) -> str:
+    """What a string that `quoted` made stands for."""
+    text = re.sub(r"(\\*)\\'", lambda match: match[1][: len(match[1]) // 2] + "'", text[1:-1])
+    return re.sub(r"(\\+)\Z", lambda match: match[1][: len(match[1]) // 2], text)
+
+
+class Place(NamedTuple):
+    """Where Hydra lets a job write, and by which number it knows the job."""
+
+    number: int  # hydra.job.num
+    sweep_dir: str
+    subdir: str
+    directory: str  # the output directory, absolute
+
+    def overrides(self) -> tuple[str, ...]:
+        """The same as the last overrides of a job; `place_of` reads it there. Raises FreezeError, as `quoted`."""
+        values = (str(self.number), quoted(self.sweep_dir), quoted(self.subdir), quoted(self.directory))
+        return tuple(f"{key}={value}" for key, value in zip(_PLACE, values, strict=True))
+
+
+def has_own_place(job: Job) -> bool:
+    """Whether the sweeper that proposed the job has said where it writes."""
+    return tuple(override.partition("=")[0] for override in job.overrides[-len(_PLACE) :]) == _PLACE
+
+
+def place_of(folder: Folder, job: Job) -> Place:
+    """Where a job writes: in its folder of the experiment, or where the sweeper that proposed it wants it to."""
+    if not has_own_place(job):
+        return Place(job.id, folder.join("jobs"), str(job.id), folder.job(job.id))
+    number, *texts = (override.partition("=")[2] for override in job.overrides[-len(_PLACE) :])
+    return Place(int(number), *map(_unquoted, texts))
 
 
 def entry_of(folder: Folder, recipe: Recipe) -> Entry:
@@ -124,10 +160,11 @@ def _hydra_flags(folder: Folder, recipe: Recipe) -> list[str]:
 
 def _placement(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
     """What puts the job into its directory, as a plain run, whatever the program's own configuration says."""
+    place = place_of(folder, job)
     overrides = [
         "hydra.mode=RUN",
-        f"hydra.run.dir={quoted(folder.job(job.id))}",
-        f"hydra.job.num={job.id}",
+        f"hydra.run.dir={quoted(place.directory)}",
+        f"hydra.job.num={place.number}",
         CALLBACK,
     ]
     if recipe.task_pickle and "${" not in recipe.job_name:  # else it was set where the job finds it, too

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from experiment_manager import codec
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import JobRefused
-from experiment_manager.records import State
+from experiment_manager.records import Job, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,12 +57,14 @@ class CurrentJob:
 
     @property
     def directory(self) -> "Path":
-        """Where the job leaves its files, the same in every attempt; outside of an experiment Hydra's output directory,
-        or the working directory."""
+        """Where the job leaves its files, the same in every attempt: Hydra's output directory. Outside of an experiment
+        that, too, or the working directory."""
         from pathlib import Path
 
-        if self._folder is not None and self.id is not None:
-            return Path(self._folder.job(self.id))
+        if self._point is not None:
+            from experiment_manager.running.command import place_of
+
+            return Path(place_of(self.experiment, self._point).directory)
         hydra_config = sys.modules.get("hydra.core.hydra_config")
         if hydra_config is not None and hydra_config.HydraConfig.initialized():
             return Path(hydra_config.HydraConfig.get().runtime.output_dir)
@@ -71,12 +73,16 @@ class CurrentJob:
     @cached_property
     def variables(self) -> Mapping[str, Any]:
         """What makes this job another than its neighbours; empty outside of an experiment."""
+        return {} if self._point is None else self._point.variables
+
+    @cached_property
+    def _point(self) -> Job | None:
         if self._folder is None or self.id is None:
-            return {}
+            return None
         from experiment_manager.disk.manifest import Manifest
 
         with Manifest(self._folder) as manifest:
-            return manifest.job(self.id).variables
+            return manifest.job(self.id)
 
     @cached_property
     def resumed(self) -> bool:

@@ -8,7 +8,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-import experiment_manager.hydra.schema  # noqa: F401 - registers our options with Hydra
+from experiment_manager.hydra import schema
+
+schema.register_launchers()
 
 
 class LocalPoolLauncher(Launcher):
@@ -35,7 +37,7 @@ class LocalPoolLauncher(Launcher):
         """Any other sweeper's way in."""
         from experiment_manager.hydra.launch import launch_batch
 
-        return launch_batch(self, job_overrides)
+        return launch_batch(self, job_overrides, initial_job_idx)
 
 
 class SlurmScriptLauncher(Launcher):
@@ -67,7 +69,7 @@ class SlurmScriptLauncher(Launcher):
         """Any other sweeper's way in."""
         from experiment_manager.hydra.launch import launch_batch
 
-        return launch_batch(self, job_overrides)
+        return launch_batch(self, job_overrides, initial_job_idx)
 
 
 class SlurmSubmititLauncher(SlurmScriptLauncher):

@@ -7,7 +7,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
-import experiment_manager.hydra.schema  # noqa: F401 - registers our options with Hydra
+from experiment_manager.hydra import schema
+
+schema.register_sweeper()
 
 
 class ExperimentSweeper(Sweeper):

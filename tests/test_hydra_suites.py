@@ -1,0 +1,74 @@
+"""Hydra's own test suites for launchers and sweepers, over ours. What cannot apply to us stands in NOT_APPLICABLE."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+
+OURS: Final = "hydra/sweeper=experiment"
+QUIET: Final = ["-m", "hydra/hydra_logging=disabled", "hydra/job_logging=disabled"]
+
+FOLDER: Final = "our sweeper puts its jobs and multirun.yaml into the experiment's folder, whatever hydra.sweep says"
+TOLD: Final = "a failed job is told by the text that it left: other processes need not be able to load its exception"
+STATUS: Final = "our sweeper ends the program with an exit status when a job has failed, and raises no exception of it"
+
+NOT_APPLICABLE: Final = {
+    "TestLocalPool": {"test_failure_preserves_task_traceback": TOLD},
+    "TestOurSweeper": {
+        "test_sweep_2_jobs": FOLDER,
+        "test_failure_preserves_task_traceback": STATUS,
+    },
+    "TestBatchesOfOurSweeper": {"test_sweep_2_jobs_2_batches": FOLDER},
+    "TestProgramOfOurSweeper": {"test_custom_sweeper_run_workdir": FOLDER, "test_to_absolute_path_multirun": FOLDER},
+}
+"""By class: the tests of a suite that ask for what we do otherwise on purpose, and why."""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments are made below the working directory; what cannot apply has to fail."""
+    monkeypatch.chdir(tmp_path)
+    reason = NOT_APPLICABLE.get(type(request.instance).__name__, {}).get(request.function.__name__)
+    if reason is not None:
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("local_pool", [])])
+class TestLocalPool(LauncherTestSuite):
+    """What any launcher has to do for Hydra's sweeper, and gives back to it."""
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("local_pool", ["hydra.sweeper.max_batch_size=2"])])
+class TestBatches(BatchedSweeperTestSuite):
+    """One launch for each batch; jobs are numbered through."""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, [*QUIET, "hydra/launcher=local_pool"])])
+class TestProgram(IntegrationTestSuite):
+    """Programs in files: names of jobs, directories, paths."""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", [OURS]), ("local_pool", [OURS])])
+class TestOurSweeper(LauncherTestSuite):
+    """The same over `hydra/sweeper=experiment`, with Hydra's launcher and with ours."""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"),
+    [(launcher, [OURS, "hydra.sweeper.max_batch_size=2"]) for launcher in ("basic", "local_pool")],
+)
+class TestBatchesOfOurSweeper(BatchedSweeperTestSuite):
+    """Batches of our sweeper."""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"),
+    [({}, [*QUIET, OURS, f"hydra/launcher={launcher}"]) for launcher in ("basic", "local_pool")],
+)
+class TestProgramOfOurSweeper(IntegrationTestSuite):
+    """Programs in files that our sweeper sweeps."""
