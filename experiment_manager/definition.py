@@ -188,7 +188,7 @@ class Definition:
         world = World(
             names=frozenset(name for job in jobs for name in job.variables),
             ids=frozenset(job.id for job in jobs),
-            configuration=lambda job: resolved(self._encoded(job.id), unresolved=Unresolved),
+            configuration=lambda job: self._resolved(job.id, Unresolved),
             state=lambda job_id: snapshot().state(job_id),
             result=lambda job: views.returned(self.folder, job.id, snapshot()),
             metrics=lambda job: views.last_metrics(self.folder, job.id, snapshot()),
@@ -258,6 +258,15 @@ class Definition:
             return self._drafts[job_id].encoded
         with Manifest(self.folder) as manifest:
             return manifest.encoded_configuration(job_id)
+
+    def _resolved(self, job_id: int, unresolved: Callable[[str, str, str], Any] | None = None) -> Any:
+        """The configuration with the values that interpolations stand for: those that the sweep kept, else those that
+        can be told here, else what `unresolved` makes of their keys and texts."""
+        encoded, kept = self._encoded(job_id), {}
+        if job_id not in self._drafts:
+            with Manifest(self.folder) as manifest:
+                kept = manifest.kept(job_id)
+        return resolved(encoded, kept, unresolved)
 
     def snapshot(self) -> Snapshot:
         """The states of all attempts; those whose process is gone have become LOST, SLURM is asked about its own."""

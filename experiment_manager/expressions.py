@@ -64,8 +64,16 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
     @cached_property
     def reads(self) -> frozenset[str]:
         """The dotted keys under a root that the expression names: `cfg.nn`, `result`."""
-        named = (_dotted(node) for node in ast.walk(self._tree))
-        return frozenset(name for name in named if name is not None and name.partition(".")[0] in ROOTS)
+        found: set[str] = set()
+        pending: list[ast.AST] = [self._tree]
+        while pending:
+            node = pending.pop()
+            key = _key(node)
+            if key is None:
+                pending.extend(ast.iter_child_nodes(node))
+            elif key.partition(".")[0] in ROOTS:
+                found.add(key)
+        return frozenset(found)
 
     def answer(self, job: Job, world: World) -> bool | None:
         """Whether the expression holds for one job; None where the job has nothing yet of what is asked for.
@@ -119,8 +127,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
     def _values(self, job: Job) -> str:
         """What the job has where the expression reads: ` (lr='O.1')`."""
         found = [(name, job.variables.get(name)) for name in sorted(self._read)]
-        longest = [key for key in sorted(self.reads) if not any(other.startswith(f"{key}.") for other in self.reads)]
-        found += [(key, value) for key in longest if (value := self._world.find(job, key)) is not NOTHING]
+        found += [(key, value) for key in sorted(self.reads) if (value := self._world.find(job, key)) is not NOTHING]
         return f" ({', '.join(f'{name}={value!r:.80}' for name, value in found)})" if found else ""
 
     def _eval_name(self, node: ast.Name) -> Any:
@@ -206,6 +213,14 @@ def _dotted(node: ast.AST) -> str | None:
         owner = _dotted(node.value)
         return None if owner is None else f"{owner}.{node.attr}"
     return None
+
+
+def _key(node: ast.AST) -> str | None:
+    """The same, where `a['b']` is `a.b`."""
+    if not isinstance(node, ast.Subscript):
+        return _dotted(node)
+    owner, place = _key(node.value), getattr(node.slice, "value", None)
+    return None if owner is None or not isinstance(place, str | int) else f"{owner}.{place}"
 
 
 def _known_prefix(dotted: str, known: Collection[str]) -> bool:

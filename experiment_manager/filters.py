@@ -285,6 +285,7 @@ class DottedPath:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.reads = frozenset({text} if is_under_a_root(text) else ())
 
     def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
         if self.text in world.names or is_under_a_root(self.text):

@@ -16,7 +16,6 @@ from experiment_manager.follow.live import live_rows
 from experiment_manager.follow.rows import flattened, state_counts
 from experiment_manager.records import Counts, State
 from experiment_manager.report.writing import write_report
-from experiment_manager.resolved import resolved
 from experiment_manager.slurm.asking import Answer
 from experiment_manager.slurm.reconcile import reconciled
 from experiment_manager.slurm.wait import wait_until_idle
@@ -70,7 +69,7 @@ class Following(Definition):
         interpolations stand for, as far as they can be told here."""
         configuration = self.configuration(job_id)
         if resolve and configuration is not None:
-            configuration = resolved(self._encoded(job_id))
+            configuration = self._resolved(job_id)
         return views.show(self.folder, self.job(job_id), configuration, self.snapshot())
 
     def results(self, where: Any = None) -> "pandas.DataFrame":

@@ -8,6 +8,7 @@ no locks, which network file systems are bad at, and no journal. Any SQLite tool
     bases    id, body             one configuration per set of keys (JSON, tagged as in codec)
     jobs     id, identity, variables, overrides, recipe, base, changes, fingerprint
              (base, changes and fingerprint are NULL until the job has a configuration)
+    kept     job, key, value      what interpolations stood for where a sweep's filter read them (see resolved.to_keep)
 """
 
 import json
@@ -134,6 +135,14 @@ class Manifest:
     def configuration(self, job_id: int) -> Any:
         """All parameters of a job; None when it has no configuration yet."""
         return codec.decode(self.encoded_configuration(job_id))
+
+    def kept(self, job_id: int) -> dict[str, Any]:
+        """What interpolations of a job's configuration stood for, by their dotted keys, as far as that was kept."""
+        with self._damage_named():
+            if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'kept'").fetchone() is None:
+                return {}
+            rows = self._connection.execute("SELECT key, value FROM kept WHERE job = ?", (job_id,))
+            return {key: codec.decode(codec.loads(value)) for key, value in rows}
 
     def recipe(self, number: int) -> Recipe:
         with self._damage_named():

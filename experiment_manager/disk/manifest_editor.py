@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +26,9 @@ CREATE TABLE jobs (
     id INTEGER PRIMARY KEY, identity TEXT NOT NULL, variables TEXT NOT NULL, overrides TEXT NOT NULL,
     recipe INTEGER REFERENCES recipes, base INTEGER REFERENCES bases, changes TEXT, fingerprint TEXT
 );
+"""
+_KEPT: Final = """
+CREATE TABLE IF NOT EXISTS kept (job INTEGER, key TEXT, value TEXT NOT NULL, PRIMARY KEY (job, key)) WITHOUT ROWID
 """
 _ROWS_AT_ONCE: Final = 1000
 
@@ -130,6 +133,16 @@ class ManifestEditor:
             "UPDATE jobs SET overrides = ?, recipe = ? WHERE id = ? AND fingerprint = ?",
             (json.dumps(job.overrides, ensure_ascii=False), job.recipe, job.id, job.fingerprint),
         )
+
+    def keep(self, kept: Mapping[int, Mapping[str, Any]]) -> None:
+        """What interpolations stand for, by job and dotted key, is that. Nothing changes where it was so before."""
+        if not kept:
+            return
+        self._connection.execute(_KEPT)
+        there = {(job, key): value for job, key, value in self._connection.execute("SELECT job, key, value FROM kept")}
+        found = {(job, key): codec.dumps(codec.encode(item)) for job, of in kept.items() for key, item in of.items()}
+        rows = [(*place, value) for place, value in found.items() if there.get(place) != value]
+        self._connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", rows)
 
     def _split(self, configured: Configured) -> tuple[int, str]:
         """The number of the base, and the text of what differs from it."""

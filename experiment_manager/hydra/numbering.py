@@ -46,6 +46,9 @@ class Known:
         """None for a job without a configuration."""
         return self._jobs[job_id][0]
 
+    def has_configuration(self, job_id: int) -> bool:
+        return job_id in self._jobs and self._jobs[job_id][0] is not None
+
     def recipe(self, job_id: int) -> int | None:
         """The number of the job's recipe; None while it has none."""
         return self._jobs[job_id][1]

@@ -21,7 +21,7 @@ from experiment_manager.disk.manifest_editor import ManifestEditor, editing
 from experiment_manager.disk.selection import write_selection
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ConfigurationChanged, FreezeError, JobRefused
-from experiment_manager.facts import Unresolved, World
+from experiment_manager.facts import CONFIGURATION, Unresolved, World
 from experiment_manager.follow import views
 from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import Grid, Point, zipped
@@ -33,7 +33,7 @@ from experiment_manager.hydra.numbering import Known, Numbered
 from experiment_manager.hydra.options import Options
 from experiment_manager.progress import followed
 from experiment_manager.records import Attempt, Code, Entry, Job, JobId, Launch, Recipe, State
-from experiment_manager.resolved import resolved
+from experiment_manager.resolved import resolved, to_keep
 from experiment_manager.running.command import Place
 from experiment_manager.slurm.emit import Arrangement
 from experiment_manager.slurm.reconcile import reconciled
@@ -93,7 +93,8 @@ def plan_sweep(
         numbered = Numbered(
             grid, known, lambda point: factored.configured(point).fingerprint, on_change=options.on_change
         )
-        ids, dropped = _passing(rules, grid, numbered, factored, snapshot, known, folder)
+        kept: dict[int, dict[str, Any]] = {}
+        ids, dropped = _passing(rules, grid, numbered, factored, snapshot, known, folder, kept)
         states = {int(job_id): snapshot.state(job_id) for job_id in snapshot.attempts.keys() | snapshot.queued.keys()}
         to_run = decisions.to_run(states, ids, options.rerun)
         _refuse_other_tasks(folder, known, ids, entry.task_name(task))
@@ -102,6 +103,7 @@ def plan_sweep(
             writer = _Writer(editor, known, folder, frozenset(ids), frozenset(to_run))
             for job_id, point in followed(numbered, len(numbered), "composing"):
                 writer.add(job_id, point, factored)
+            editor.keep({i: found for i, found in kept.items() if i in writer.passing or known.has_configuration(i)})
             if arrange is not None and to_run:
                 arrangement = arrange(folder, to_run, _configurations(numbered, factored, to_run))
             if writer.uses_recipe:
@@ -137,13 +139,20 @@ def _passing(
     snapshot: Snapshot,
     known: Known,
     folder: Folder,
+    kept: dict[int, dict[str, Any]],
 ) -> tuple[list[int], tuple[filters.Dropped, ...]]:
-    """The ids of the jobs that pass, and what each rule dropped. Raises FilterError when nothing passes."""
+    """The ids of the jobs that pass, and what each rule dropped; `kept` has what interpolations stand for that rules
+    read. Raises FilterError when nothing passes."""
+    names = _read_keys(rules)
     settings = {setting.text: setting for setting in grid.settings()}
 
     def configuration(job: Job) -> Any:
         point = Point(tuple(settings[text] for text in job.overrides), None)
-        return resolved(factored.configured(point).encoded, unresolved=Unresolved)
+        encoded = factored.configured(point).encoded
+        view = resolved(encoded, unresolved=Unresolved)
+        if found := to_keep(encoded, view, names):
+            kept[job.id] = found
+        return view
 
     every: Set[int] = frozenset()
     if any(isinstance(rule, filters.Ids) for rule in rules):
@@ -162,6 +171,12 @@ def _passing(
     return ids, passing.dropped
 
 
+def _read_keys(rules: Iterable[filters.Rule]) -> frozenset[str]:
+    """The dotted keys of the configuration that rules name: `model.width` for `cfg.model.width < 3`."""
+    named = (key.partition(".") for rule in rules for key in getattr(rule, "reads", ()))
+    return frozenset(key for root, _, key in named if root == CONFIGURATION and key)
+
+
 class _Writer:
     """Writes what a sweep adds to the manifest, point by point."""
 
@@ -169,7 +184,7 @@ class _Writer:
         self, editor: ManifestEditor, known: Known, folder: Folder, passing: Set[int], to_run: Set[int]
     ) -> None:
         self._editor, self._known, self._folder = editor, known, folder
-        self._is_passing, self._is_to_run = passing, to_run
+        self.passing, self._is_to_run = passing, to_run
         self.recipe = editor.next_recipe()  # as long as nobody knows whether it is one that is there
         self.uses_recipe = False
         self.n_new = 0
@@ -180,11 +195,11 @@ class _Writer:
         Raises ConfigurationChanged when it has the job with another one; with `on_change=new` it was not taken for it.
         """
         if job_id not in self._known:
-            configured = factored.configured(point) if job_id in self._is_passing else None
+            configured = factored.configured(point) if job_id in self.passing else None
             self._editor.add_point(job_id, point, configured, self.recipe)
             self.n_new += 1
             self.uses_recipe = True
-        elif job_id in self._is_passing:
+        elif job_id in self.passing:
             self._meet(job_id, point, factored.configured(point))
 
     def _meet(self, job_id: JobId, point: Point, configured: Configured) -> None:

@@ -1,0 +1,113 @@
+"""`${...}` in overrides and configurations: Hydra's to resolve, job by job; what it stands for is written nowhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Program
+
+SECRET = "hunter2-is-no-password"
+
+SCRIPT = """
+import os
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+OmegaConf.register_new_resolver("mul", lambda one, other: one * other)
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(cfg):
+    told = [len(cfg.token), len(cfg.again), len(os.environ["TOKEN"])]
+    return {"told": told, "place": os.environ.get("PLACE"), "name": HydraConfig.get().job.name, "ten": cfg.get("ten", 0)}
+
+if __name__ == "__main__":
+    main()
+"""
+
+CONFIG = """
+defaults:
+  - override hydra/sweeper: experiment
+  - override hydra/launcher: local_pool
+  - _self_
+seed: 1
+token: ${oc.env:SECRET}
+again: nothing
+ten: ${mul:${seed},10}
+size: ${oc.env:SIZE}
+label: ${oc.env:SECRET}
+hydra:
+  sweeper: {experiment_name: train}
+  job:
+    env_set: {TOKEN: "${oc.env:SECRET}"}
+"""
+
+OVERRIDES = (
+    "again=${oc.env:SECRET}",
+    "+hydra.job.env_set.PLACE=at${hydra:job.num}",
+    "hydra.job.name=run${seed}",
+    "hydra.sweep.subdir=${hydra.job.override_dirname}",
+    "+later=${oc.env:ONLY_ON_THE_NODE}",
+    "+d.e=${.f}",
+)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Program:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/config.yaml").write_text(CONFIG)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    return Program(tmp_path)
+
+
+def test_interpolations_are_resolved_in_jobs_and_their_values_are_written_nowhere(app: Program) -> None:
+    """Every job has what Hydra gives it; nothing of what an interpolation stands for in the sweep gets into a job, nor,
+    where it is a secret, into any file of the experiment: manifest, launches, scripts, logs, states; nor into `show`."""
+    for launcher in ("local_pool", "basic", "slurm_script"):
+        seeds = {"local_pool": "1,2", "basic": "3", "slurm_script": "4"}[launcher]
+        done = app.sweep(f"seed={seeds}", *OVERRIDES, f"hydra/launcher={launcher}", SECRET=SECRET)
+        assert done.returncode == 0, done.stderr
+        assert SECRET not in done.stderr
+    told = [row["result"] for row in app.told("results")]
+    assert ["run1", "run2", "run3", None] == [one.get("name") for one in told]
+    assert ["at0", "at1", "at0", None] == [one.get("place") for one in told]  # basic counts from 0 in each sweep
+    assert [[len(SECRET)] * 3] * 3 == [one["told"] for one in told[:3]]
+    files = [path for path in app.experiment.rglob("*") if path.is_file()]
+    assert {"manifest.sqlite", "launch.json", "multirun.yaml", "slurm_scripts.sh", "hydra.yaml"} <= {
+        f.name for f in files
+    }
+    assert [] == [path for path in files if SECRET.encode() in path.read_bytes()]
+    shown = app.tool("show", "0", SECRET=SECRET)
+    assert "again=${oc.env:SECRET}" in shown.stdout
+    assert SECRET not in shown.stdout
+    assert (
+        "again=${oc.env:SECRET}" in json.loads((app.experiment / "launches/0001/launch.json").read_text())["overrides"]
+    )
+
+
+def test_filter_in_the_sweep_and_later_sees_the_same_values(app: Program) -> None:
+    """A resolver that only the program has, and a variable that only the sweep had, are known later for the numbers that
+    the filters of sweeps read; text is not kept, for it may be a secret; what nobody can tell is refused by its key and
+    interpolation, in the sweep as later, and compared with nothing."""
+    environment = {"SECRET": SECRET, "SIZE": "3", "PLACE": "", "TOKEN": ""}
+    rule = "cfg.ten != 10 and cfg.size == '3' and cfg['label'] != ''"
+    done = app.sweep("seed=1,2,3", **environment)
+    assert done.returncode == 0, done.stderr
+    for where in ("cfg.ten != 10", "{cfg.ten: 10}"):
+        done = app.tool("jobs", "--where", where)
+        assert (2, "") == (done.returncode, done.stdout)
+        assert "cfg.ten, which is ${mul:${seed},10} and cannot be resolved here" in done.stderr
+    done = app.sweep("seed=1,2,3", f'hydra.sweeper.pass_filter="{rule}"', **environment)
+    assert "3 jobs pass" not in done.stderr
+    assert "2 jobs pass" in done.stderr
+    before = (app.experiment / "manifest.sqlite").stat().st_mtime_ns
+    app.sweep("seed=1,2,3", f'hydra.sweeper.pass_filter="{rule}"', **environment)
+    assert before == (app.experiment / "manifest.sqlite").stat().st_mtime_ns
+    assert [1, 2] == app.told("filter", "cfg.ten != 10", "--dry-run")["jobs"]
+    assert 30 == app.told("show", "2", "--resolve")["configuration"]["ten"]
+    assert SECRET.encode() not in (app.experiment / "manifest.sqlite").read_bytes()
+    assert "cfg.label, which is ${oc.env:SECRET}" in app.tool("jobs", "--where", "cfg.label != ''").stderr
+    done = app.sweep("seed=1,2,3", "hydra.sweeper.pass_filter='cfg.size != 0'", SECRET=SECRET)
+    assert done.returncode == 2
+    assert "cfg.size, which is ${oc.env:SIZE} and cannot be resolved here" in done.stderr
