@@ -20,7 +20,7 @@ OmegaConf.register_new_resolver("mul", lambda one, other: one * other)
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg):
     told = [len(cfg.token), len(cfg.again), len(os.environ["TOKEN"])]
-    return {"told": told, "place": os.environ.get("PLACE"), "name": HydraConfig.get().job.name, "ten": cfg.get("ten", 0)}
+    return {"told": told, "place": os.environ.get("PLACE"), "name": HydraConfig.get().job.name}
 
 if __name__ == "__main__":
     main()
@@ -62,8 +62,8 @@ def app(tmp_path: Path) -> Program:
 
 
 def test_interpolations_are_resolved_in_jobs_and_their_values_are_written_nowhere(app: Program) -> None:
-    """Every job has what Hydra gives it; nothing of what an interpolation stands for in the sweep gets into a job, nor,
-    where it is a secret, into any file of the experiment: manifest, launches, scripts, logs, states; nor into `show`."""
+    """Every job has what Hydra gives it; nothing of what an interpolation stands for in the sweep gets into a job, or, where
+    it is a secret, into any file of the experiment: manifest, launches, scripts, logs, states; nor into `show`."""
     for launcher in ("local_pool", "basic", "slurm_script"):
         seeds = {"local_pool": "1,2", "basic": "3", "slurm_script": "4"}[launcher]
         done = app.sweep(f"seed={seeds}", *OVERRIDES, f"hydra/launcher={launcher}", SECRET=SECRET)
@@ -74,21 +74,19 @@ def test_interpolations_are_resolved_in_jobs_and_their_values_are_written_nowher
     assert ["at0", "at1", "at0", None] == [one.get("place") for one in told]  # basic counts from 0 in each sweep
     assert [[len(SECRET)] * 3] * 3 == [one["told"] for one in told[:3]]
     files = [path for path in app.experiment.rglob("*") if path.is_file()]
-    assert {"manifest.sqlite", "launch.json", "multirun.yaml", "slurm_scripts.sh", "hydra.yaml"} <= {
-        f.name for f in files
-    }
+    names = {path.name for path in files}
+    assert {"manifest.sqlite", "launch.json", "multirun.yaml", "slurm_scripts.sh", "hydra.yaml", "0.1"} <= names
     assert [] == [path for path in files if SECRET.encode() in path.read_bytes()]
     shown = app.tool("show", "0", SECRET=SECRET)
     assert "again=${oc.env:SECRET}" in shown.stdout
     assert SECRET not in shown.stdout
-    assert (
-        "again=${oc.env:SECRET}" in json.loads((app.experiment / "launches/0001/launch.json").read_text())["overrides"]
-    )
+    launch = json.loads((app.experiment / "launches/0001/launch.json").read_text())
+    assert "again=${oc.env:SECRET}" in launch["overrides"]
 
 
 def test_filter_in_the_sweep_and_later_sees_the_same_values(app: Program) -> None:
-    """A resolver that only the program has, and a variable that only the sweep had, are known later for the numbers that
-    the filters of sweeps read; text is not kept, for it may be a secret; what nobody can tell is refused by its key and
+    """What only the program can resolve, and only in the sweep's environment, is known later for the numbers that the
+    filters of sweeps read; text is not kept, for it may be a secret; what nobody can tell is refused by its key and
     interpolation, in the sweep as later, and compared with nothing."""
     environment = {"SECRET": SECRET, "SIZE": "3", "PLACE": "", "TOKEN": ""}
     rule = "cfg.ten != 10 and cfg.size == '3' and cfg['label'] != ''"
