@@ -62,7 +62,7 @@ def app(tmp_path: Path) -> Program:
 
 
 def test_interpolations_are_resolved_in_jobs_and_their_values_are_written_nowhere(app: Program) -> None:
-    """Every job has what Hydra gives it; nothing of what an interpolation stands for in the sweep gets into a job, or, where
+    """Every job has what Hydra gives it; what an interpolation stands for in the sweep gets into none, nor, where
     it is a secret, into any file of the experiment: manifest, launches, scripts, logs, states; nor into `show`."""
     for launcher in ("local_pool", "basic", "slurm_script"):
         seeds = {"local_pool": "1,2", "basic": "3", "slurm_script": "4"}[launcher]
