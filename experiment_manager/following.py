@@ -13,7 +13,8 @@ from experiment_manager.follow import dataframes, logs, views
 from experiment_manager.follow.archive import archive
 from experiment_manager.follow.difference import difference
 from experiment_manager.follow.live import live_rows
-from experiment_manager.follow.rows import flattened, state_counts
+from experiment_manager.follow.result_warnings import result_warnings, sentences
+from experiment_manager.follow.rows import flat_results, state_counts
 from experiment_manager.records import Counts, State
 from experiment_manager.report.writing import write_report
 from experiment_manager.slurm.asking import Answer
@@ -45,6 +46,10 @@ class Following(Definition):
             live=tuple(live_rows(self.folder, jobs, snapshot)), groups=tuple(state_counts(rows, by) if by else ())
         )
 
+    def result_warnings(self, ids: Sequence[int]) -> list[str]:
+        """What is to be said of the results of these jobs: what could not be stored, what is NaN. A line for each."""
+        return sentences(result_warnings(self.folder, ids, self.snapshot())) if ids else []
+
     def counts(self, answer: Answer | None = None) -> Counts:
         """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.
 
@@ -73,12 +78,12 @@ class Following(Definition):
         return views.show(self.folder, self.job(job_id), configuration, self.snapshot())
 
     def results(self, where: Any = None) -> "pandas.DataFrame":
-        """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics.
+        """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
+        `refused`, if there is any, what of the result could not be stored.
 
         Raises ExperimentManagerError where pandas is not installed.
         """
-        rows = (flattened(row, "variables", "result", "metrics") for row in self.result_rows(where))
-        return dataframes.results_frame(rows)
+        return dataframes.results_frame(flat_results(self.result_rows(where)))
 
     def metrics(self, where: Any = None) -> "pandas.DataFrame":
         """One row per logged value: `job`, the variables, `attempt`, `step`, `time`, `metric`, `value`; jobs that run

@@ -1,12 +1,13 @@
 """Sets of job ids as people write them: `0-3,7`. Pure text in, numbers out, and back."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from experiment_manager.errors import FilterError
 
 _ITEM: Final = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?\Z")
+_MOST_CHARACTERS: Final = 60
 _TEXT: Final = re.compile(r"[\d\s,\-]*\d[\d\s,\-]*\Z")
 
 
@@ -77,3 +78,17 @@ def format_ids(ids: Iterable[int]) -> str:
         else:
             ranges.append([job_id, job_id])
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def shortened(ids: str) -> str:
+    """Ids that fit a table: `0-3,7,...`."""
+    return ids if len(ids) <= _MOST_CHARACTERS else ids[:_MOST_CHARACTERS].rpartition(",")[0] + ",..."
+
+
+def which(ids: Collection[int]) -> str:
+    """`job 3`, or `jobs 0-3,7`, shortened.
+
+    >>> which([3]), which([0, 1, 2, 3, 7])
+    ('job 3', 'jobs 0-3,7')
+    """
+    return f"{'job' if len(ids) == 1 else 'jobs'} {shortened(format_ids(ids))}"

@@ -39,7 +39,8 @@ FLOORS = {
     ],
     "joins": [
         "definition", "disk.kept_files", "experiment", "find", "follow.archive", "follow.dataframes",
-        "follow.difference", "follow.live", "follow.logs", "follow.metrics", "follow.resubmit", "follow.views",
+        "follow.difference", "follow.live", "follow.logs", "follow.metrics", "follow.result_warnings",
+        "follow.resubmit", "follow.views",
         "following", "hydra.callback", "hydra.compose", "hydra.factor", "hydra.numbering", "hydra.pickled_task",
         "hydra.plan", "hydra.warm_up", "report.data", "report.evidence", "report.learning", "report.page",
         "report.writing", "running.attempts", "running.child", "running.fake_job", "running.fork_safety",

@@ -14,11 +14,11 @@ from experiment_manager.cli.slurm import settings_of
 from experiment_manager.errors import JobRefused
 from experiment_manager.experiment import Experiment
 from experiment_manager.follow.resubmit import Resubmission, Resubmitted
-from experiment_manager.ids import format_ids
+from experiment_manager.ids import format_ids, shortened
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.slurm.emit import how_to_submit
-from experiment_manager.text import LogText
+from experiment_manager.text import LogText, tell
 from experiment_manager.words import counted
 
 
@@ -114,15 +114,15 @@ def resubmit(
         )
     else:
         _tell(experiment, done)
+        for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
+            tell(line)
     if any(ran.state is not State.COMPLETED for ran in done.ran):
         raise typer.Exit(1)
 
 
 def _described(experiment: Experiment, planned: Resubmission, settings: Sequence[str]) -> str:
     """`3 jobs of experiments/train again, by slurm_submitit with mem_gb=64: 1 TIMEOUT (4), 2 FAILED (5,7)`."""
-    states = ", ".join(
-        f"{len(ids)} {state} ({tables.shortened(format_ids(ids))})" for state, ids in planned.states.items()
-    )
+    states = ", ".join(f"{len(ids)} {state} ({shortened(format_ids(ids))})" for state, ids in planned.states.items())
     options = f" with {' '.join(settings)}" if settings else ""
     return f"{counted(len(planned.ids))} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
 

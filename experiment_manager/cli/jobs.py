@@ -15,7 +15,7 @@ from experiment_manager.experiment import Experiment
 from experiment_manager.find import counted, find_experiments
 from experiment_manager.follow import views
 from experiment_manager.follow.rows import flattened, only_columns
-from experiment_manager.ids import format_ids
+from experiment_manager.ids import format_ids, shortened
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.text import one_line
@@ -163,7 +163,7 @@ def filter_(
         tables.print_json({"jobs": ids, "saved": not dry_run, "rules": steps})
         return
     if explain:
-        tables.print_rows([{**step, "jobs": tables.shortened(format_ids(step["jobs"]))} for step in steps])
+        tables.print_rows([{**step, "jobs": shortened(format_ids(step["jobs"]))} for step in steps])
     verb = "would pass" if dry_run else "may run"
     tables.say(f"{len(ids)} jobs of {experiment.folder.path} {verb}: {format_ids(ids)}")
 

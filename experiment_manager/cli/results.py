@@ -11,7 +11,7 @@ from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, S
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.follow import dataframes
-from experiment_manager.follow.rows import aggregate, flat_aggregate, flattened, only_columns, order
+from experiment_manager.follow.rows import aggregate, flat_aggregate, flat_results, only_columns, order
 from experiment_manager.ids import format_ids
 from experiment_manager.words import names_in
 
@@ -60,7 +60,7 @@ def results(
         rows = aggregate(rows, names_in(group_by), wanted)
         flat = [flat_aggregate(row, wanted) for row in rows]
     else:
-        flat = [flattened(row, "variables", "result", "metrics") for row in rows]
+        flat = flat_results(rows)
     if sort is not None:
         places = order(flat, sort)
         rows, flat = [rows[place] for place in places], [flat[place] for place in places]

@@ -13,11 +13,12 @@ from experiment_manager.cli import layout, tables
 from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
 from experiment_manager.follow import views
-from experiment_manager.ids import format_ids
+from experiment_manager.follow.result_warnings import sentences
+from experiment_manager.ids import format_ids, shortened, which
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.text import harmless, one_line, tell
-from experiment_manager.words import counted, names_in, noun
+from experiment_manager.words import counted, names_in
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20
@@ -66,6 +67,7 @@ def _plain(found: views.Status) -> dict[str, Any]:
         "selected": found.n_selected,
         "waiting": {reason: list(jobs) for reason, jobs in found.waiting.items()},
         "troubles": [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles],
+        "warnings": [{"state": str(w.state), "reason": w.reason, "jobs": list(w.ids)} for w in found.warnings],
         "live": list(found.live),
         **({"groups": list(found.groups)} if found.groups else {}),
     }
@@ -87,7 +89,7 @@ def _lines(found: views.Status, folder: Path, width: int | None, most_live: int 
         lines += tables.row_lines(rows, width=width, optional=states, more="`|\xa0less\xa0-S` shows all")
     else:
         counts = [
-            {"state": str(state), "count": count, "jobs": tables.shortened(format_ids(found.ids[state]))}
+            {"state": str(state), "count": count, "jobs": shortened(format_ids(found.ids[state]))}
             for state, count in found.counts.items()
         ]
         lines += tables.row_lines(counts, width=width)
@@ -109,18 +111,15 @@ def _lines(found: views.Status, folder: Path, width: int | None, most_live: int 
 def _attention(found: views.Status, folder: Path) -> Iterator[str]:
     """What has to be looked after: jobs that wait and why, and equal failures together."""
     for reason, waiting in found.waiting.items():
-        yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({_which(waiting)})"
+        yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({which(waiting)})"
     for trouble in found.troubles[:_MOST_TROUBLES]:
-        yield f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({_which(trouble.ids)})"
+        yield f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({which(trouble.ids)})"
     if len(found.troubles) > _MOST_TROUBLES:
         yield f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all"
+    yield from sentences({warning.reason: warning.ids for warning in found.warnings})
     if found.troubles:
         job = found.troubles[0].ids[0]
         yield f"`experiment-manager show {shlex.quote(str(folder))} {job}` tells more about the first"
-
-
-def _which(ids: tuple[int, ...]) -> str:
-    return f"{noun(len(ids))} {tables.shortened(format_ids(ids))}"
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:

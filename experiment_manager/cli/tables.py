@@ -4,14 +4,12 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from experiment_manager import codec
 from experiment_manager.cli import layout
 from experiment_manager.text import say as _say
 from experiment_manager.text import say_json, stream_of
-
-_MOST_IDS: Final = 60
 
 
 def say(text: str) -> None:
@@ -99,11 +97,6 @@ def yaml_text(value: Any) -> str:
 
 def indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def shortened(ids: str) -> str:
-    """Ids that fit a table: `0-3,7,...`."""
-    return ids if len(ids) <= _MOST_IDS else ids[:_MOST_IDS].rpartition(",")[0] + ",..."
 
 
 def duration(seconds: float | None) -> str | None:

@@ -97,6 +97,11 @@ class Folder:
     def launches(self) -> str:
         return self.join("launches")
 
+    @property
+    def warnings(self) -> str:
+        """Holds an empty file for each attempt whose result is to be looked at: see `results.write_result`."""
+        return self.join("warnings")
+
     def job(self, job_id: int) -> str:
         return self.join("jobs", str(job_id))
 

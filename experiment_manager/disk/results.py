@@ -9,6 +9,7 @@ import json
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from experiment_manager.text import described, message_of, one_line, tell
 MOST_ELEMENTS: Final = 10_000
 """Of an array in a returned value; larger ones belong into a file of their own."""
 _BLOCK_BYTES: Final = 1 << 18
+_NAN: Final = codec.encode(float("nan"))
 
 Saver = Callable[[str, Any], None]
 """Writes results to the file of that name: `saver(path, results)`."""
@@ -45,7 +47,21 @@ def write_result(
         "told": told,
         **({"fake": True} if is_fake else {}),
     }
+    if (refused or _holds_nan(stored)) and not is_fake:
+        _mark(folder, job_id, attempt)
     write_json(folder.of_attempt(job_id, attempt, "result"), body)
+
+
+def _holds_nan(stored: codec.Encoded) -> bool:
+    """Whether a result is NaN, or one of its fields."""
+    return stored == _NAN or (isinstance(stored, dict) and _NAN in stored.values())
+
+
+def _mark(folder: Folder, job_id: int, attempt: int) -> None:
+    """There is a file `warnings/7.1`, if the disk lets us: it tells where to look, and nothing depends on it."""
+    with suppress(OSError):
+        os.makedirs(folder.warnings, exist_ok=True)
+        os.close(os.open(os.path.join(folder.warnings, f"{job_id}.{attempt}"), os.O_WRONLY | os.O_CREAT, 0o666))
 
 
 def _storable(value: Any) -> tuple[codec.Encoded, dict[str, str]]:

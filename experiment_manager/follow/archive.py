@@ -18,7 +18,7 @@ from experiment_manager.text import skipped
 from experiment_manager.words import counted
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
-_WHOLE: Final = ("conf", "code", "tasks", "launches")
+_WHOLE: Final = ("conf", "code", "tasks", "launches", "warnings")
 _OF_ATTEMPTS: Final = re.compile(r"(attempt|result|error)\.\d+\.json|metrics\.\d+\.jsonl")
 _LOGS: Final = re.compile(r"std(out|err)\.\d+(\.rank\d+)?\.log")
 

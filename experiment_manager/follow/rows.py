@@ -12,6 +12,8 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.records import State
 
 Row = Mapping[str, Any]
+NOT_STORED: Final = "not stored"
+"""Stands in a row for a field of a result that could not be stored."""
 
 
 def _in_order(function: Callable[[Sequence[float]], float]) -> Callable[[Sequence[float]], float]:
@@ -63,6 +65,23 @@ def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
         for name, value in row[key].items():
             spread[name if name not in spread else f"{key}.{name}"] = value
     return spread
+
+
+def flat_results(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows of results, flat: the variables, the fields of the result, the last metrics; and where a part of a result
+    could not be stored, nothing in its place, which may be a column of numbers, and the reasons as `refused`."""
+    flat = []
+    for row in rows:
+        refused = row["refused"]
+        result = {name: None if name in refused else value for name, value in row["result"].items()}
+        head = {key: value for key, value in row.items() if key != "refused"}
+        spread = flattened({**head, "result": result}, "variables", "result", "metrics")
+        if refused:
+            spread["refused" if "refused" not in spread else "result.refused"] = "; ".join(
+                dict.fromkeys(refused.values())
+            )
+        flat.append(spread)
+    return flat
 
 
 def only_columns(rows: Sequence[Row], asked: Sequence[str] | None) -> list[dict[str, Any]]:

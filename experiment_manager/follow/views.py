@@ -14,6 +14,8 @@ from experiment_manager.disk.results import last_values, read_result
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import FilterError, JobRefused, ResultError
+from experiment_manager.follow.result_warnings import result_warnings
+from experiment_manager.follow.rows import NOT_STORED
 from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Counts, Job, JobId, State
 from experiment_manager.running import command
@@ -49,12 +51,14 @@ class Status(NamedTuple):
     foreign: tuple[str, ...]  # in states/ and jobs/, and not ours: states/notes.txt
     live: tuple[Mapping[str, Any], ...] = ()  # rows of jobs that run, or of all; see live_rows
     groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
+    warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
 
 
 def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
     """The status of an experiment with jobs of these ids.
 
-    Opens one file per job that ended badly, of each state MOST_REASONS at most, and none besides.
+    Opens one file per job that ended badly, of each state MOST_REASONS at most, one per result that is to be looked at,
+    and none besides.
     """
     by_state: dict[State, list[int]] = defaultdict(list)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
@@ -85,6 +89,10 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
         foreign=(*(f"states/{name}" for name in snapshot.foreign), *_foreign_in_jobs(folder, snapshot)),
+        warnings=tuple(
+            Trouble(State.COMPLETED, what, jobs)
+            for what, jobs in result_warnings(folder, by_state[State.COMPLETED], snapshot).items()
+        ),
     )
 
 
@@ -127,16 +135,18 @@ def _head(job: Job, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
-    """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`.
+    """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, `refused`.
 
     `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
     attempt that completed; empty where there is none. `metrics` has the last value of each metric of the last attempt.
+    `refused` maps the fields that could not be stored to the reasons.
     """
     rows = []
     for job in jobs:
         metrics = last_metrics(folder, job.id, snapshot)
-        result = _result_fields(folder, job.id, snapshot.completed(job.id))
-        rows.append({**_head(job, snapshot), "variables": dict(job.variables), "result": result, "metrics": metrics})
+        result, refused = _result_fields(folder, job.id, snapshot.completed(job.id))
+        left = {"result": result, "metrics": metrics, "refused": refused}
+        rows.append({**_head(job, snapshot), "variables": dict(job.variables), **left})
     return rows
 
 
@@ -155,17 +165,18 @@ def last_metrics(folder: Folder, job_id: JobId, snapshot: Snapshot) -> dict[str,
     return last_values(folder, job_id, snapshot.last(job_id).number, skipped)
 
 
-def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> dict[str, Any]:
-    """The fields of a result; what is not stored, or cannot be read, says so in its place."""
+def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields of a result, where what is not stored says so in its place; and why it is not."""
     if attempt is None:
-        return {}
+        return {}, {}
     try:
         result, refused = read_result(folder, job_id, attempt)
     except ResultError as error:
         skipped(str(error))
-        return {}
+        return {}, {}
     fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
-    return {**{str(name): value for name, value in fields.items()}, **dict.fromkeys(refused, "not stored")}
+    named = {str(name): value for name, value in fields.items()}
+    return {**named, **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
 
 
 def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> dict[str, Any]:

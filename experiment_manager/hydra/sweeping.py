@@ -20,6 +20,7 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.follow.result_warnings import result_warnings, sentences
 from experiment_manager.hydra.compose import Composer, as_written, require_submitted
 from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, told_to_the_user
 from experiment_manager.hydra.options import Options
@@ -126,6 +127,9 @@ def _conclude(plan: Plan) -> None:
     """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
     snapshot = reconciled(plan.folder)
     ended = {job_id: snapshot.state(job_id) for job_id in plan.to_run}
+    completed = [job_id for job_id, state in ended.items() if state is State.COMPLETED]
+    for line in sentences(result_warnings(plan.folder, completed, snapshot)):
+        tell(line)
     bad = [job_id for job_id, state in ended.items() if state is not State.COMPLETED]
     if not bad:
         return
