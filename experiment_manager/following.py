@@ -114,12 +114,21 @@ class Following(Definition):
 
     def follow_log(self, job_id: int, *, stderr: bool = False) -> Iterator[bytes]:
         """What a job prints, as it comes, through all its attempts, until it has ended. Raises UnknownJob."""
+        return (piece for _, piece in self._follow(job_id, (_kind(stderr),)))
+
+    def output(self, job_id: int, attempt: int | None = None, *, follow: bool = False) -> Iterator[tuple[str, bytes]]:
+        """What a job has printed on both streams: `stdout` or `stderr`, and a piece of it: `experiment-manager logs`.
+
+        Of the last attempt by default; with `follow` as it comes, until the job has ended. Raises UnknownJob;
+        ResultError when there is no such attempt.
+        """
+        if follow:
+            return self._follow(job_id, logs.STREAMS)
+        return logs.printed(self.folder, self.job(job_id).id, attempt)
+
+    def _follow(self, job_id: int, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         job = self.job(job_id)
-
-        def state() -> State:
-            return self.snapshot().state(job.id)
-
-        return logs.followed(self.folder, job.id, kind=_kind(stderr), state=state)
+        return logs.followed_streams(self.folder, job.id, kinds, lambda: self.snapshot().state(job.id))
 
     def report(
         self,

@@ -46,6 +46,28 @@ def test_logs_are_those_of_the_last_attempt(mixed: Program) -> None:
     assert f"{mixed.experiment}/jobs/3/stderr.2.log\n" == mixed.tool("logs", "3", "--stderr", "--paths").stdout
 
 
+def test_logs_have_both_streams(mixed: Program) -> None:
+    """What went to standard error stands below a line that says so, also where nothing else was printed; --stdout and
+    --stderr print one of them byte for byte; a job that has printed nothing is said to have."""
+    (mixed.experiment / "jobs/2/stdout.1.log").write_text("no line end")
+    both = mixed.tool("logs", "2").stdout
+    assert both.startswith("no line end\n==> stderr <==\n")
+    assert "ValueError: told to raise" in both
+    assert "no line end" == mixed.tool("logs", "2", "--stdout").stdout
+    followed = mixed.tool("logs", "2", "-f").stdout
+    assert both == followed
+    (mixed.experiment / "jobs/2/stdout.1.log").write_text("")
+    assert mixed.tool("logs", "2").stdout.startswith("==> stderr <==\n")
+    done = mixed.tool("logs", "2", "--stdout")
+    assert (0, "", True) == (
+        done.returncode,
+        done.stdout,
+        "job 2 of" in done.stderr and "printed nothing" in done.stderr,
+    )
+    names = ["stdout.1.log", "stderr.1.log"]
+    assert names == [line.rpartition("/")[2] for line in mixed.tool("logs", "2", "--paths").stdout.splitlines()]
+
+
 def test_logs_of_ranks_come_one_after_the_other(mixed: Program) -> None:
     """A job of several tasks has a log for each rank; 10 comes after 9."""
     for rank in (0, 9, 10):

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +11,9 @@ import typer
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import Folder, JobNumber, Json, Where
 from experiment_manager.cli.slurm import settings_of
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, ResultError
 from experiment_manager.experiment import Experiment
+from experiment_manager.follow.logs import marked
 from experiment_manager.follow.resubmit import Resubmission, Resubmitted
 from experiment_manager.ids import format_ids, shortened
 from experiment_manager.progress import settings_text
@@ -37,26 +38,53 @@ def logs(
     folder: Folder,
     job: JobNumber,
     attempt: Annotated[int | None, typer.Option(help="Of this attempt; otherwise of the last one.")] = None,
-    stderr: Annotated[bool, typer.Option("--stderr", help="What went to standard error.")] = False,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Only what went to standard output, as it is.")] = False,
+    stderr: Annotated[bool, typer.Option("--stderr", help="Only what went to standard error, as it is.")] = False,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on until the job has ended, through all its attempts.")
     ] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Only the names of the files.")] = False,
 ) -> None:
-    """Print what a job has printed; of a job with several tasks rank by rank."""
+    """Print what a job has printed, standard error below a line that says so; of several tasks rank by rank."""
     experiment = Experiment.at(folder)
     if paths:
-        for path in experiment.log_paths(job, attempt, stderr=stderr):
+        both = [False, True] if stdout == stderr else [stderr]
+        for path in _paths(lambda is_stderr: experiment.log_paths(job, attempt, stderr=is_stderr), both):
             tables.say(path)
         return
-    pieces = experiment.follow_log(job, stderr=stderr) if follow else experiment.log(job, attempt, stderr=stderr)
+    if stdout == stderr:
+        pieces = marked(experiment.output(job, attempt, follow=follow))
+    elif follow:
+        pieces = experiment.follow_log(job, stderr=stderr)
+    else:
+        pieces = experiment.log(job, attempt, stderr=stderr)
     try:
-        log = LogText()
-        for piece in pieces:
-            if not log.say(piece):
-                return
+        _say_pieces(pieces, f"job {job} of {experiment.folder.path}")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _paths(paths_of: Callable[[bool], list[str]], streams: Sequence[bool]) -> list[str]:
+    """The logs of these streams; of several, those that there are."""
+    found, missing = [], None
+    for is_stderr in streams:
+        try:
+            found += paths_of(is_stderr)
+        except ResultError as error:
+            missing = error
+    if missing is not None and not found:
+        raise missing
+    return found
+
+
+def _say_pieces(pieces: Iterable[bytes], of: str) -> None:
+    log, is_empty = LogText(), True
+    for piece in pieces:
+        is_empty = False
+        if not log.say(piece):
+            return
+    if is_empty:
+        tell(f"{of} has printed nothing there; `experiment-manager show` tells what became of it")
 
 
 def resubmit(

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from experiment_manager.disk.folder import Folder
@@ -16,11 +16,35 @@ _CHUNK: Final = 1 << 16
 _POLL_S: Final = 0.5
 
 
+STREAMS: Final = ("stdout", "stderr")
+Piece = tuple[str, bytes]
+"""Which of the STREAMS, and what was printed on it."""
+
+
 def log_paths(folder: Folder, job_id: int, attempt: int | None, *, kind: str = "stdout") -> list[str]:
     """The logs of an attempt, of the last one by default; one for each rank of a job with several tasks.
 
     Raises ResultError when the job has no such attempt, or the attempt has no such log.
     """
+    number = _attempt(folder, job_id, attempt)
+    found = _logs(folder, job_id, number, kind)
+    if not found:
+        raise ResultError(f"attempt {number} of job {job_id} of {folder.path} has left no {kind}")
+    return found
+
+
+def printed(folder: Folder, job_id: int, attempt: int | None) -> Iterator[Piece]:
+    """What an attempt, the last one by default, has printed: one stream after the other, rank by rank.
+
+    Raises ResultError when the job has no such attempt.
+    """
+    number = _attempt(folder, job_id, attempt)
+    for kind in STREAMS:
+        for path in _logs(folder, job_id, number, kind):
+            yield from ((kind, piece) for piece in read(path))
+
+
+def _attempt(folder: Folder, job_id: int, attempt: int | None) -> int:
     numbers = [each.number for each in States(folder).attempts(job_id)]
     if not numbers:
         raise ResultError(f"job {job_id} of {folder.path} has not run yet, so it has no logs")
@@ -28,10 +52,22 @@ def log_paths(folder: Folder, job_id: int, attempt: int | None, *, kind: str = "
     if number not in numbers:
         there = ", ".join(map(str, numbers))
         raise ResultError(f"job {job_id} of {folder.path} has no attempt {number}; its attempts are {there}")
-    found = _logs(folder, job_id, number, kind)
-    if not found:
-        raise ResultError(f"attempt {number} of job {job_id} of {folder.path} has left no {kind}")
-    return found
+    return number
+
+
+def marked(pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """Both streams as one, with a line at every change that tells which one follows, as of `tail` for several files;
+    what a job has printed on standard output alone is as it was printed.
+
+    >>> list(marked([("stdout", b"a"), ("stderr", b"b\\n")]))
+    [b'a', b'\\n==> stderr <==\\n', b'b\\n']
+    """
+    before, last = STREAMS[0], b"\n"
+    for kind, piece in pieces:
+        if kind != before:
+            yield (b"" if last.endswith(b"\n") else b"\n") + f"==> {kind} <==\n".encode()
+        yield piece
+        before, last = kind, piece
 
 
 def _logs(folder: Folder, job_id: int, number: int, kind: str) -> list[str]:
@@ -66,6 +102,11 @@ def read(path: str, at: int = 0) -> Iterator[bytes]:
 
 
 def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], State]) -> Iterator[bytes]:
+    """What goes to one of the STREAMS, as `followed_streams` tells it."""
+    return (piece for _, piece in followed_streams(folder, job_id, (kind,), state))
+
+
+def followed_streams(folder: Folder, job_id: int, kinds: Sequence[str], state: Callable[[], State]) -> Iterator[Piece]:
     """What the last attempt has printed and prints, all its ranks, and then what the next one does, until the job ends.
 
     `state` tells what the job is, with SLURM asked: one that waits to be started again has not ended, and one whose
@@ -79,10 +120,10 @@ def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], Stat
         attempts = States(folder).attempts(job_id)
         first = first or (attempts[-1].number if attempts else 0)
         for number in (each.number for each in attempts if each.number >= first):
-            for path in _logs(folder, job_id, number, kind):
+            for kind, path in ((stream, path) for stream in kinds for path in _logs(folder, job_id, number, stream)):
                 for piece in read(path, at.get(path, 0)):
                     at[path] = at.get(path, 0) + len(piece)
-                    yield piece
+                    yield kind, piece
         if has_ended:  # before its logs were read for the last time
             return
         first = attempts[-1].number if attempts else 0
