@@ -3,14 +3,15 @@
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, Self
 
 from experiment_manager import codec, decisions, filters
 from experiment_manager.disk import selection
 from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.leftovers import clear_leftovers
 from experiment_manager.disk.manifest import Manifest, changed_configuration, unknown_job
-from experiment_manager.disk.manifest_editor import editing
+from experiment_manager.disk.manifest_editor import editing, until_published
 from experiment_manager.disk.original import read_original
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import (
@@ -134,25 +135,27 @@ class Definition:
         """
         new = [draft for draft in self._drafts.values() if draft.is_new]
         with planning(self.folder):
+            clear_leftovers(self.folder)
             if self._slurm is not None:
                 self._slurm.save(self.folder.slurm_config)
             if not new and os.path.exists(self.folder.manifest):
                 return
-            self._refuse_taken({draft.job.id for draft in new})
-            with editing(self.folder) as editor:
-                editor.set_variables(self.variables)
-                for draft in new:
-                    editor.add_job(draft.job, Configured(Frame(draft.encoded)))
+            until_published(self.folder, partial(self._write, new))
         self._drafts = {job_id: draft._replace(is_new=False) for job_id, draft in self._drafts.items()}
 
-    def _refuse_taken(self, ids: set[JobId]) -> None:
+    def _write(self, new: Sequence[_Draft], base: int) -> None:
+        """The manifest has these jobs, too. Raises FolderError where somebody else has added jobs of their ids."""
         if os.path.exists(self.folder.manifest):
             with Manifest(self.folder) as manifest:
-                taken = ids.intersection(manifest.ids())
+                base, taken = manifest.generation, {draft.job.id for draft in new}.intersection(manifest.ids())
             if taken:
                 raise FolderError(
                     f"somebody else has added jobs {format_ids(taken)} to {self.folder.path} meanwhile; run this again"
                 )
+        with editing(self.folder, base) as editor:
+            editor.set_variables(self.variables)
+            for draft in new:
+                editor.add_job(draft.job, Configured(Frame(draft.encoded)))
 
     # -- choosing ----------------------------------------------------------------------------------------------------
 

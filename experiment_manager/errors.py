@@ -2,6 +2,7 @@
 
     ExperimentManagerError            the one that `main` and the sweeper catch: message, exit code 2
     ├── FolderError                   no experiment there, not writable, a name that cannot be a folder
+    │   └── Overtaken                 somebody else has planned the same experiment meanwhile
     ├── ManifestError                 damaged, or written by a newer version
     ├── UnknownJob                    a job id that the experiment does not have
     ├── DuplicateJob                  these variables are there already
@@ -27,6 +28,10 @@ class ExperimentManagerError(Exception):
 
 class FolderError(ExperimentManagerError, ValueError):
     """The folder of an experiment is missing, not writable, or cannot bear that name."""
+
+
+class Overtaken(FolderError):
+    """Somebody else has published another manifest meanwhile: what was planned has to be planned again."""
 
 
 class ManifestError(ExperimentManagerError):

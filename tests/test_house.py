@@ -31,6 +31,7 @@ FLOORS = {
     ],
     "the rim: files, processes, the cluster": [
         "disk.code_copy", "disk.code_imports", "disk.files", "disk.folder", "disk.git", "disk.launches",
+        "disk.leftovers", "disk.lock",
         "disk.manifest", "disk.manifest_editor", "disk.orders", "disk.original", "disk.provenance", "disk.results",
         "disk.selection", "disk.states", "hydra.entry", "hydra.freeze", "hydra.repository", "hydra.schema",
         "processes", "progress", "resolved", "running.command", "running.job", "running.learning", "running.memory",

@@ -229,7 +229,7 @@ def test_stale_files_of_a_sqlite_shell_are_removed(tmp_path: Path) -> None:
         Path(folder.manifest + ending).write_bytes(os.urandom(5000))
     assert {0: {"x": 0}} == read_all(folder)
     add(folder, {1: {"x": 1}})
-    assert {"manifest.sqlite"} == set(os.listdir(folder.path)) - {".planning.lock"}
+    assert {"manifest.sqlite", "generations"} == set(os.listdir(folder.path)) - {".planning.lock"}
     assert {0: {"x": 0}, 1: {"x": 1}} == read_all(folder)
 
 
@@ -364,7 +364,7 @@ def test_newer_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
             act(folder)
         assert folder.manifest in str(refused.value)
     assert before == Path(folder.manifest).read_bytes()
-    assert {"manifest.sqlite"} == set(os.listdir(folder.path)) - {".planning.lock"}
+    assert {"manifest.sqlite", "generations"} == set(os.listdir(folder.path)) - {".planning.lock"}
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
@@ -386,7 +386,8 @@ def test_failed_editing_leaves_the_old_manifest(tmp_path: Path, error: type[Base
 
     with pytest.raises(error):
         fail()
-    assert ({"manifest.sqlite"} if there else set()) == set(os.listdir(folder.path)) - {".planning.lock"}
+    expected = {"manifest.sqlite", "generations"} if there else set()
+    assert expected == set(os.listdir(folder.path)) - {".planning.lock"}
     if there:
         assert before == Path(folder.manifest).read_bytes()
 
@@ -464,5 +465,5 @@ def test_copied_experiment_is_read_where_it_is(tmp_path: Path) -> None:
     shutil.copytree(folder.path, tmp_path / "copy")
     os.chmod(tmp_path / "copy", 0o555)
     assert {0: {"x": 0}} == read_all(Folder(tmp_path, "copy"))
-    assert {"manifest.sqlite"} == set(os.listdir(tmp_path / "copy")) - {".planning.lock"}
+    assert {"manifest.sqlite", "generations"} == set(os.listdir(tmp_path / "copy")) - {".planning.lock"}
     os.chmod(tmp_path / "copy", 0o755)

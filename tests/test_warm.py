@@ -215,7 +215,7 @@ def test_what_a_copy_would_not_have_turns_it_off(program: Program, helpers: str,
     (line,) = [line for line in sweep(program, "seed=1,2").splitlines() if OFF in line]
     assert why in line
     assert [1, 1] == results(program)
-    assert ["job-", "launch", "multirun", "orders", "packages"] == [
+    assert ["job-", "launch", "multirun", "orders", "packages", "settled"] == [
         "job-",
         *sorted(p.stem for p in (program.experiment / "launches/0001").iterdir()),
     ]
@@ -453,4 +453,4 @@ def test_what_libraries_import_late_is_learnt(program: Program, home: str, befor
     assert list(range(6)) == results(program)
     assert imports == len(count.read_text())
     kept = sorted(path.stem for path in (program.experiment / "launches/0001").iterdir())
-    assert ["launch", "multirun", "orders", "packages"] == kept
+    assert ["launch", "multirun", "orders", "packages", "settled"] == kept

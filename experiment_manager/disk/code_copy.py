@@ -6,15 +6,15 @@ one of the contents: the same code is copied once, however many sweeps use it.
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from experiment_manager.disk import git
 from experiment_manager.disk.code_imports import LEAVE_OUT, OURS, origins, searched
-from experiment_manager.disk.files import below, temporary_name
+from experiment_manager.disk.files import appearing_folder, below
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Code
@@ -61,6 +61,7 @@ def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
     path = os.path.join("code", _digest(files))
     with writing(folder.path):
         if not os.path.isdir(folder.join(path)):
+            folder.make(folder.join("code"))
             _publish(folder.join(path), files)
         for place in sorted(places):
             _link_the_rest(os.path.join(root, place), folder.join(path, place))
@@ -159,14 +160,8 @@ def _publish(target: str, files: Mapping[str, _File]) -> None:
 
     They are not synced one by one: a thousand files would take seconds.
     """
-    temporary = temporary_name(target)
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with appearing_folder(target) as temporary:
         _write(temporary, files)
-        os.rename(temporary, target)
-    except BaseException:  # a full disk, Ctrl-C
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _write(temporary: str, files: Mapping[str, _File]) -> None:
@@ -190,7 +185,8 @@ def _link_the_rest(original: str, copy: str) -> None:
         )
         return
     for name in names:
-        os.symlink(os.path.join(original, name), os.path.join(copy, name))
+        with suppress(FileExistsError):  # somebody else copies the same
+            os.symlink(os.path.join(original, name), os.path.join(copy, name))
 
 
 def _tell_what_is_not_copied(root: str, copy: str, places: set[str]) -> None:

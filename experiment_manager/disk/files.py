@@ -1,17 +1,22 @@
 """Files that appear whole or not at all. Nothing here knows what the files mean."""
 
+import errno
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.codec import is_number
 from experiment_manager.processes import is_alive, this_process
 
+if TYPE_CHECKING:
+    import sqlite3
+
 _END_BYTES: Final = 65536
+_REFUSED_BY_DISK: Final = (("SQLITE_FULL", errno.ENOSPC), ("SQLITE_IOERR", errno.EIO), ("SQLITE_CANTOPEN", errno.EIO))
 _MOST_NAME_BYTES: Final = 180  # of a file name, which may have 255, with all that a temporary name adds
 _LEFT_ALONE_S: Final = 86_400.0
 _TEMPORARY: Final = r"\..+\.(?:([0-9a-f]{8}-[0-9]+)-)?([0-9]+)(?:-[0-9a-f]{16})?\.tmp(?:\.\w+)?"
@@ -75,15 +80,73 @@ def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
         raise
 
 
+@contextmanager
+def appearing_folder(path: str) -> Iterator[str]:
+    """Yields a new folder to fill; afterwards it bears the name `path`, unless somebody else's does already.
+
+    To be used where the name tells what is in the folder, so that the other one holds the same.
+    """
+    from shutil import rmtree
+
+    temporary = temporary_name(path)
+    try:
+        os.makedirs(temporary)
+        yield temporary
+        with suppress(FileExistsError):
+            give_name(temporary, path)
+    finally:
+        rmtree(temporary, ignore_errors=True)
+
+
+def give_name(folder: str, path: str) -> None:
+    """A finished folder bears the name `path`. Raises FileExistsError where another one does that is not empty."""
+    try:
+        os.rename(folder, path)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
+        raise
+
+
+@contextmanager
+def private_database(path: str, *, page_bytes: int = 4096) -> Iterator["sqlite3.Connection"]:
+    """Yields a connection to a database that nobody else knows yet, in a transaction that is committed at the end.
+
+    It takes no locks, which not every file system has, and no journal: it is thrown away when anything fails. What the
+    disk refuses is an OSError.
+    """
+    import sqlite3
+
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))  # tells more than SQLite
+    try:
+        uri = f"file:{_quoted(path)}?mode=rwc&nolock=1"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.executescript(
+                f"PRAGMA page_size = {page_bytes}; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            )
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        numbers = (number for name, number in _REFUSED_BY_DISK if error.sqlite_errorname.startswith(name))
+        number = next(numbers, None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), path) from error
+
+
 def database_uri(path: str) -> str:
     """How SQLite reads a finished file: without locks, which network file systems are bad at, and without a journal.
 
     >>> database_uri("/x/what?#.sqlite")
     'file:/x/what%3F%23.sqlite?mode=ro&immutable=1'
     """
-    # `?` and `#` in a raw path would open another file
-    quoted = "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
-    return f"file:{quoted}?mode=ro&immutable=1"
+    return f"file:{_quoted(path)}?mode=ro&immutable=1"
+
+
+def _quoted(path: str) -> str:
+    """`?` and `#` in a raw path would open another file."""
+    return "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
 
 
 def below(root: str, path: str) -> str | None:

@@ -1,7 +1,7 @@
 """Where everything of an experiment lies: every file name of the project is written here, once.
 
     <experiment_path>/<experiment_name>/
-      manifest.sqlite   pass_filter.json   slurm_config.json   conf/<hash>/<source>/   code/<hash>/
+      manifest.sqlite   generations/7   pass_filter.json   slurm_config.json   conf/<hash>/<source>/   code/<hash>/
       launches/0001/launch.json  orders.sqlite         states/7.1  states/7.1.COMPLETED
       jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl
 
@@ -13,18 +13,27 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from experiment_manager.disk.files import below
 from experiment_manager.errors import FolderError
 
 if TYPE_CHECKING:
-    import filelock
+    from experiment_manager.disk.lock import Lock
 
 LOCK_WAIT_S: Final = 60.0
 _LOCK_TRIES: Final = 100
 _LOCK_PAUSE_S: Final = 0.002
+_NO_ROOM: Final = "make room there, or choose another folder, and repeat"
+_DISK: Final = "the disk or its server has a fault: look there, and repeat"
+_WAYS_OUT: Final = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+    errno.EROFS: "it may only be read: mount it to be written, or choose another folder",
+}
 
 
 def check_name(name: str) -> None:
@@ -75,6 +84,11 @@ class Folder:
     @property
     def manifest(self) -> str:
         return self.join("manifest.sqlite")
+
+    @property
+    def generations(self) -> str:
+        """What has been published as the manifest: see `manifest_editor`."""
+        return self.join("generations")
 
     @property
     def original_config(self) -> str:
@@ -148,48 +162,51 @@ def writing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FolderError(
-            f"{path} cannot be made or written: {error.strerror or error}; mend its permissions, make room, or choose "
-            "another folder"
-        ) from error
+        raise FolderError(unwritable(path, error)) from error
+
+
+def unwritable(path: str, error: OSError) -> str:
+    """The sentence for what the system refuses: which file, where it names one, why, and what can be done."""
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
+    where = named if os.path.isabs(named) and not os.path.basename(named).startswith(".") else path
+    return (
+        f"{where} cannot be made or written: {error.strerror or error}; "
+        f"{_WAYS_OUT.get(error.errno or 0, 'mend its permissions, make room, or choose another folder')}"
+    )
 
 
 @contextmanager
 def planning(folder: Folder) -> Iterator[None]:
     """Inside, nobody else plans this experiment. A folder that was made for the lock is removed when planning fails.
 
-    Raises FolderError when the folder cannot be written, or another planner holds it for longer than LOCK_WAIT_S.
+    Where locks are known to one machine alone, somebody else may plan it nevertheless: what is published tells (see
+    `lock`). Raises FolderError when the folder cannot be written, or another planner holds it for longer than
+    LOCK_WAIT_S; inside, an OSError is one, too.
     """
     made, lock = _lock(folder)
     try:
-        yield
+        with writing(folder.path):
+            yield
     except BaseException:
-        if made:
-            _remove_quietly(lock.lock_file)
-        lock.release()
+        lock.release(remove=bool(made))
         _unmake(made)
         raise
     lock.release()
 
 
-def _lock(folder: Folder) -> "tuple[list[str], filelock.BaseFileLock]":
+def _lock(folder: Folder) -> "tuple[list[str], Lock]":
     """The folders that were made, and the lock, held. A planner that fails may take the folder away under us: again."""
-    import filelock
+    from experiment_manager.disk.lock import Busy, Lock
 
-    path = folder.join(".planning.lock")
     for last in (*[False] * (_LOCK_TRIES - 1), True):
         made: list[str] = []
-        lock = filelock.FileLock(path, timeout=LOCK_WAIT_S)
         try:
             _make_folder(folder.path, made)
-            lock.acquire()
-            if os.path.exists(path):
-                return made, lock
-            lock.release()
-        except filelock.Timeout as error:
+            return made, Lock(folder.join(".planning.lock"), wait_s=LOCK_WAIT_S)
+        except Busy as busy:
             raise FolderError(
-                f"another process has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
-            ) from error
+                f"{busy.holder} has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
+            ) from busy
         except OSError as error:
             _unmake(made)
             if last or not isinstance(error, FileNotFoundError | FileExistsError):
@@ -223,8 +240,3 @@ def _unmake(made: list[str]) -> None:
             os.rmdir(path)
         except OSError:  # somebody has put something there: it stays
             return
-
-
-def _remove_quietly(path: str) -> None:
-    with suppress(OSError):
-        os.unlink(path)

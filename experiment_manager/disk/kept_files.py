@@ -15,11 +15,11 @@ _OURS: Final = re.compile(r"(stdout|stderr|result|error|attempt|metrics)\.\d+\.(
 
 def save(folder: Folder, job_id: int, filename: str, saver: Saver, results: Any, *, override: bool) -> None:
     """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already, and
-    FolderError when it cannot be written."""
+    FolderError when the job has no directory and none can be made."""
     path = _path(folder, job_id, filename)
     with writing(path):
         folder.make(folder.job(job_id))
-        save_file(path, saver, results, override=override)
+    save_file(path, saver, results, override=override)  # what the saver raises is its author's to see
 
 
 def load(folder: Folder, job_id: int, filename: str, loader: Loader) -> Any:

@@ -8,16 +8,25 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from shutil import rmtree
+from typing import Any, Final
 
 from experiment_manager.disk import provenance
-from experiment_manager.disk.files import write_json
+from experiment_manager.disk.files import give_name, sync, temporary_name, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import planned, read_record, write_orders
 from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Attempt, Launch
+
+RECORD: Final = "launch.json"
+SETTLED: Final = "settled"
+"""An empty file in a launch of which SLURM has nothing more to say: its record need not be read to know its jobs."""
+
+_PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
+WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS)
 
 
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
@@ -36,29 +45,57 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         **about,
         "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
     }
-    number = _next_number(folder)
-    provenance.write_packages(folder.join("launches", number, "packages.txt"))
-    if record["git_dirty"]:
-        provenance.write_patch(folder.join("launches", number, "code.patch"))
-    write_orders(folder.join("launches", number, "orders.sqlite"), record)
-    write_json(folder.join("launches", number, "launch.json"), record)
+    folder.make(folder.launches)
+    temporary = temporary_name(folder.join("launches", "launch"))
+    try:
+        os.mkdir(temporary)
+        provenance.write_packages(os.path.join(temporary, _PACKAGES))
+        if record["git_dirty"]:
+            provenance.write_patch(os.path.join(temporary, _PATCH))
+        if "slurm" not in record:
+            os.close(os.open(os.path.join(temporary, SETTLED), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        write_orders(os.path.join(temporary, _ORDERS), record)
+        write_json(os.path.join(temporary, RECORD), record)
+        number = _numbered(folder, temporary)
+    except BaseException:
+        rmtree(temporary, ignore_errors=True)
+        raise
+    sync(folder.launches)
     return Launch(number, record)
 
 
-def _next_number(folder: Folder) -> str:
-    folder.make(folder.launches)
-    number = int((launch_numbers(folder) or ["0"])[-1])
+def _numbered(folder: Folder, temporary: str) -> str:
+    """The next number, which a finished launch bears from now on: nobody ever sees half of one."""
+    number = max((int(name) for name in _names(folder)), default=0)
     while True:
         number += 1
-        try:
-            os.mkdir(folder.join("launches", f"{number:04d}"))
-        except FileExistsError:
-            continue
-        return f"{number:04d}"
+        with suppress(FileExistsError):
+            give_name(temporary, folder.join("launches", f"{number:04d}"))
+            return f"{number:04d}"
 
 
-def launch_numbers(folder: Folder) -> list[str]:
-    """The numbers of the launches there are, oldest first. Raises FolderError when their folder cannot be read."""
+def launch_numbers(folder: Folder, among: Collection[str] | None = None) -> list[str]:
+    """The numbers of the launches there are, or of those `among` them, oldest first.
+
+    A folder without a record is none: whoever was about to make it was killed. Raises FolderError when the folder of
+    the launches cannot be read.
+    """
+    names = [name for name in _names(folder) if among is None or name in among]
+    return [name for name in names if _is_there(folder.join("launches", name, RECORD))]
+
+
+def unsettled_numbers(folder: Folder) -> list[str]:
+    """The numbers of those of which SLURM may still have to say something, and what was never finished."""
+    return [name for name in _names(folder) if not os.path.exists(folder.join("launches", name, SETTLED))]
+
+
+def settle(folder: Folder, number: str) -> None:
+    """SLURM has nothing more to say of this launch; nothing happens in a folder that only others may write to."""
+    with suppress(OSError):
+        os.close(os.open(folder.join("launches", number, SETTLED), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+
+
+def _names(folder: Folder) -> list[str]:
     try:
         names = os.listdir(folder.launches)
     except FileNotFoundError:
@@ -66,6 +103,17 @@ def launch_numbers(folder: Folder) -> list[str]:
     except OSError as error:
         raise FolderError(f"{folder.launches} cannot be read: {error.strerror or error}") from error
     return sorted((name for name in names if name.isdecimal()), key=int)
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file is there; one that cannot be looked at is, and whoever reads it says so."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def read_launch(folder: Folder, number: str) -> Launch:

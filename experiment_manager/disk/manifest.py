@@ -1,9 +1,10 @@
 """The manifest: the durable record of every job of an experiment, one SQLite file that is never changed in place.
 
 A new manifest is built beside the old one, synced, renamed over it and made read-only. Readers open it as immutable:
-no locks, which network file systems are bad at, and no journal. Any SQLite tool can open it, too.
+no locks, which network file systems are bad at, and no journal. Any SQLite tool can open it, too. How two writers at
+once are kept from losing what the other one wrote, `manifest_editor` tells.
 
-    meta     key, value           variables (names, in order)
+    meta     key, value           variables (names, in order), generation (how often it has been published)
     recipes  id, body             how overrides become a process (JSON, see records.Recipe)
     bases    id, body             one configuration per set of keys (JSON, tagged as in codec)
     jobs     id, identity, variables, overrides, recipe, base, changes, fingerprint
@@ -33,9 +34,10 @@ _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FR
 class Manifest:
     """A reader of one manifest. Raises ManifestError where the file is damaged or too new."""
 
-    def __init__(self, folder: Folder) -> None:
-        folder.require()
-        self._path = folder.manifest
+    def __init__(self, folder: Folder, path: str | None = None) -> None:
+        if path is None:
+            folder.require()
+        self._path = path or folder.manifest
         self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -60,6 +62,9 @@ class Manifest:
             if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
                 sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
                 raise ManifestError(f"{self._path} {sentence}") from error
+            if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):
+                sentence = "the disk or its server has a fault: look there, and repeat"
+                raise ManifestError(f"{self._path} cannot be read ({error}); {sentence}") from error
             raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def close(self) -> None:
@@ -77,6 +82,13 @@ class Manifest:
         with self._damage_named():
             row = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
             return () if row is None else tuple(json.loads(row[0]))
+
+    @property
+    def generation(self) -> int:
+        """How often this manifest has been published; 0 where it was last written before that was counted."""
+        with self._damage_named():
+            row = self._connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
+            return 0 if row is None else int(row[0])
 
     def __len__(self) -> int:
         with self._damage_named():

@@ -1,35 +1,50 @@
-"""Writing a manifest: a copy is edited, synced, and renamed over the old one; see `manifest` for what is in it."""
+"""Writing a manifest: a copy is edited, synced, and renamed over the old one; see `manifest` for what is in it.
 
+    generations/7     the manifest as it was published for the 7th time: the file that manifest.sqlite is, too
+    generations/6     empty: this generation has been, and nothing can be published under its name again
+
+Two planners may be at it at once, where a lock is known to one machine alone. So each publishes by linking its copy to
+the name of the generation after the one that it has copied, which only one of them can: the other one plans again.
+"""
+
+import errno
 import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from typing import Any, Final, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NamedTuple, TypeVar
 
 from experiment_manager import codec, delta
-from experiment_manager.disk.files import sync, temporary_name
-from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.files import appearing, private_database, sync, temporary_name
+from experiment_manager.disk.folder import LOCK_WAIT_S, Folder
 from experiment_manager.disk.manifest import APPLICATION_ID, FORMAT, Manifest
+from experiment_manager.errors import ManifestError, Overtaken
 from experiment_manager.frame import Configured, Frame
 from experiment_manager.grid import Point
 from experiment_manager.records import Job, Recipe
 
-_SCHEMA: Final = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT};
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE recipes (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE bases (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE jobs (
+_SCHEMA: Final = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {FORMAT}",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE recipes (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    "CREATE TABLE bases (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    """CREATE TABLE jobs (
     id INTEGER PRIMARY KEY, identity TEXT NOT NULL, variables TEXT NOT NULL, overrides TEXT NOT NULL,
-    recipe INTEGER REFERENCES recipes, base INTEGER REFERENCES bases, changes TEXT, fingerprint TEXT
-);
-"""
+    recipe INTEGER REFERENCES recipes, base INTEGER REFERENCES bases, changes TEXT, fingerprint TEXT)""",
+)
 _KEPT: Final = """
 CREATE TABLE IF NOT EXISTS kept (job INTEGER, key TEXT, value TEXT NOT NULL, PRIMARY KEY (job, key)) WITHOUT ROWID
 """
+_FIRST_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 1.0
+_REMEMBERED_S: Final = 86_400.0
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
+_Planned = TypeVar("_Planned")
+
 _ROWS_AT_ONCE: Final = 1000
 
 
@@ -179,49 +194,148 @@ class ManifestEditor:
 
 
 @contextmanager
-def editing(folder: Folder) -> Iterator[ManifestEditor]:
+def editing(folder: Folder, base: int | None = None) -> Iterator[ManifestEditor]:
     """Yields an editor of a copy, which replaces the manifest at the end, or is thrown away when anything is raised.
 
-    To be used inside `folder.planning`.
+    Raises Overtaken, with nothing written, when the manifest is not, or no more, of the generation `base`. To be used
+    inside `folder.planning`, and there in what `until_published` calls.
     """
+    base = newest(folder) if base is None else base
+    number = max([base, *_published(folder)]) + 1
     temporary = temporary_name(folder.manifest)
+    is_first = not os.path.exists(folder.manifest)
     try:
-        _start_copy(folder, temporary)
-        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-            # The copy is thrown away when anything fails, so a journal and syncs would only cost time.
-            connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            if not os.path.exists(folder.manifest):
-                connection.executescript(_SCHEMA)
+        if not is_first:
+            Manifest(folder).close()  # a damaged or newer one is not copied
+            shutil.copyfile(folder.manifest, temporary)
+        with private_database(temporary) as connection:
+            for statement in _SCHEMA if is_first else ():
+                connection.execute(statement)
+            if _generation_in(connection) != base:
+                raise _overtaken(folder)
             before = connection.total_changes
-            connection.execute("BEGIN")
             editor = ManifestEditor(connection)
             yield editor
             editor.write()
-            connection.execute("COMMIT")
-            has_changed = connection.total_changes > before
-        if has_changed or not os.path.exists(folder.manifest):
-            _publish(temporary, folder.manifest)
-        else:
+            is_new = is_first or connection.total_changes > before
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('generation', ?)", (str(number),))
+        if is_new:
+            _publish(folder, temporary, number)
+    finally:
+        with suppress(OSError):
             os.unlink(temporary)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
 
 
-def _start_copy(folder: Folder, temporary: str) -> None:
-    if os.path.exists(temporary):
-        os.unlink(temporary)
-    if os.path.exists(folder.manifest):
-        Manifest(folder).close()  # a damaged or newer one is not copied
-        shutil.copyfile(folder.manifest, temporary)
+def until_published(folder: Folder, plan: Callable[[int], _Planned]) -> _Planned:
+    """What `plan` returns, given the generation of the manifest that it is to plan on.
+
+    It is called again while somebody else publishes meanwhile, as happens where a lock is known to one machine alone.
+    """
+    deadline = time.monotonic() + LOCK_WAIT_S
+    pause = _FIRST_PAUSE_S
+    while True:
+        try:
+            return plan(newest(folder))
+        except Overtaken:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _publish(temporary: str, path: str) -> None:
+def newest(folder: Folder) -> int:
+    """The generation of the manifest, which is the newest that was published, 0 before the first.
+
+    A planner that was killed between publishing it and giving it its name is helped out.
+    """
+    current = _generation(folder, folder.manifest) or 0
+    while True:
+        top = max(_published(folder), default=0)
+        if top <= current or not _name(folder, top):
+            return current
+        current = top
+
+
+def _overtaken(folder: Folder) -> Overtaken:
+    return Overtaken(f"somebody else has planned {folder.path} meanwhile; run this again")
+
+
+def _published(folder: Folder) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(folder.generations) if name.isdecimal()]
+    except FileNotFoundError:
+        return []
+
+
+def _generation(folder: Folder, path: str) -> int | None:
+    """The generation of a manifest; None where there is none. Raises ManifestError for what is damaged."""
+    if not os.path.exists(path):
+        return None
+    with Manifest(folder, path) as manifest:
+        return manifest.generation
+
+
+def _generation_in(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _publish(folder: Folder, temporary: str, number: int) -> None:
+    """The finished copy is the manifest of that generation. Raises Overtaken when there is another one already."""
     os.chmod(temporary, 0o444)
     sync(temporary)
+    folder.make(folder.generations)
+    published = os.path.join(folder.generations, str(number))
+    try:
+        os.link(temporary, published)
+    except FileExistsError as error:
+        if not os.path.samefile(temporary, published):  # else the answer to our first try was lost on its way
+            raise _overtaken(folder) from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        sync(folder.generations)
+    _replace(folder, temporary)
+    newest(folder)  # somebody may have gone on from what we published before it bore its name
+    _retire(folder, number)
+
+
+def _name(folder: Folder, number: int) -> bool:
+    """What was published as that generation is the manifest; false when it is no more whole, or was damaged."""
+    temporary = temporary_name(folder.manifest)
+    try:
+        os.link(os.path.join(folder.generations, str(number)), temporary)
+        if _generation(folder, temporary) != number:
+            return False
+        _replace(folder, temporary)
+    except (FileNotFoundError, ManifestError):
+        return False
+    finally:
+        with suppress(OSError):  # it is still there, too, where both names are of one file
+            os.unlink(temporary)
+    return True
+
+
+def _replace(folder: Folder, temporary: str) -> None:
     for ending in ("-wal", "-shm", "-journal"):  # left there by somebody's SQLite shell, they would be read as ours
-        if os.path.exists(path + ending):
-            os.unlink(path + ending)
-    os.replace(temporary, path)
-    sync(os.path.dirname(path))
+        with suppress(FileNotFoundError):
+            os.unlink(folder.manifest + ending)
+    os.replace(temporary, folder.manifest)
+    sync(folder.path)
+
+
+def _retire(folder: Folder, number: int) -> None:
+    """Of earlier generations only the names are left, so that a slow planner finds them taken; after a day, nothing."""
+    with suppress(OSError):
+        now = os.stat(os.path.join(folder.generations, str(number))).st_mtime
+        for old in _published(folder):
+            path = os.path.join(folder.generations, str(old))
+            about = os.stat(path)
+            if old >= number:
+                continue
+            if about.st_size:
+                with appearing(path, for_good=False) as empty, open(empty, "xb"):
+                    pass
+            elif now - about.st_mtime > _REMEMBERED_S:
+                os.unlink(path)

@@ -16,20 +16,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import appearing, database_uri, read_json
+from experiment_manager.disk.files import appearing, database_uri, private_database, read_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import JobRefused
 
 FORMAT: Final = 1
 
-_SCHEMA: Final = f"""
-PRAGMA page_size = 1024;
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
-PRAGMA user_version = {FORMAT};
-CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders);
-"""
+_SCHEMA: Final = (
+    f"PRAGMA user_version = {FORMAT}",
+    "CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
+)
 _FIND: Final = """
 SELECT jobs.last, orders.body FROM jobs LEFT JOIN orders ON orders.id = jobs.body
 WHERE jobs.first <= ? ORDER BY jobs.first DESC LIMIT 1
@@ -49,12 +46,11 @@ def write_orders(path: str, record: Mapping[str, Any]) -> None:
     """The index of the record of a launch is in that file, on disk for good."""
     numbers: dict[str, int] = {}
     rows = [(first, last, numbers.setdefault(body, len(numbers) + 1)) for first, last, body in _ranges(record)]
-    with appearing(path) as temporary, closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-        connection.executescript(_SCHEMA)  # thrown away when anything fails: a journal would only cost time
-        connection.execute("BEGIN")
+    with appearing(path) as temporary, private_database(temporary, page_bytes=1024) as connection:
+        for statement in _SCHEMA:
+            connection.execute(statement)
         connection.executemany("INSERT INTO orders VALUES (?, ?)", [(number, body) for body, number in numbers.items()])
         connection.executemany("INSERT INTO jobs VALUES (?, ?, ?)", rows)
-        connection.execute("COMMIT")
 
 
 def read_order(folder: Folder, number: str, job_id: int) -> Order | None:

@@ -6,12 +6,11 @@ The hash is one of the contents: the same files are copied once, however many sw
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from experiment_manager.disk.files import sync, temporary_name
+from experiment_manager.disk.files import appearing_folder, sync
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Source
@@ -51,6 +50,7 @@ def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
     copied = {name: files for name, files in trees.items() if files is not None}
     key = _digest(copied)
     if copied and not os.path.isdir(folder.join("conf", key)):
+        folder.make(folder.join("conf"))
         _publish(folder.join("conf", key), copied)
     return tuple(
         Source(origin.provider, os.path.join("conf", key, name) if name in copied else origin.path, name in copied)
@@ -106,19 +106,12 @@ def _digest(trees: dict[str, list[_File]]) -> str:
 
 def _publish(target: str, trees: dict[str, list[_File]]) -> None:
     """The whole copy appears under its name at once."""
-    temporary = temporary_name(target)
-    shutil.rmtree(temporary, ignore_errors=True)
-    for name, files in trees.items():
-        os.makedirs(os.path.join(temporary, name))
-        for file in files:
-            path = os.path.join(temporary, name, file.relative)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "wb") as out:
-                out.write(file.content)
-            sync(path)
-    try:
-        os.rename(temporary, target)
-    except OSError:
-        shutil.rmtree(temporary)
-        if not os.path.isdir(target):  # else somebody else has published the same content
-            raise
+    with appearing_folder(target) as temporary:
+        for name, files in trees.items():
+            os.makedirs(os.path.join(temporary, name))
+            for file in files:
+                path = os.path.join(temporary, name, file.relative)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "xb") as out:
+                    out.write(file.content)
+                sync(path)

@@ -18,6 +18,7 @@ class Known:
     """The jobs that the manifest has: there may be a million, so only what tells them apart is held."""
 
     def __init__(self, folder: Folder) -> None:
+        self.generation = 0
         self._jobs: dict[int, tuple[str | None, int | None]] = {}  # fingerprint, number of the recipe
         self._by_identity: dict[str, tuple[int, ...]] = {}
         if folder.is_experiment():
@@ -28,6 +29,7 @@ class Known:
                     "hydra.sweeper.experiment_name=..."
                 )
             with Manifest(folder) as manifest:
+                self.generation = manifest.generation
                 for job_id, identity, fingerprint, recipe in manifest.index():
                     self._jobs[job_id] = (fingerprint, recipe)
                     self._by_identity[identity] = (*self._by_identity.get(identity, _NOBODY), job_id)

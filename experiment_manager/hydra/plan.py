@@ -16,8 +16,9 @@ from experiment_manager import codec, decisions, filters
 from experiment_manager.disk.code_copy import copy_code
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch
+from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_of
 from experiment_manager.disk.manifest import Manifest, changed_configuration
-from experiment_manager.disk.manifest_editor import ManifestEditor, editing
+from experiment_manager.disk.manifest_editor import ManifestEditor, editing, until_published
 from experiment_manager.disk.selection import write_selection
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import ConfigurationChanged, FreezeError, JobRefused
@@ -86,36 +87,56 @@ def plan_sweep(
     if options.sample is not None:
         rules += (filters.Sample(options.sample, options.sample_seed),)
     grid = swept_grid(composer, options, arguments)
+    asked = _Asked(folder, composer, options, task, rules, grid, Factored(composer, grid), arrange, copies_code)
     with _uncollected(), planning(folder):
-        known = Known(folder)
-        snapshot = reconciled(folder)
-        factored = Factored(composer, grid)
-        numbered = Numbered(
-            grid, known, lambda point: factored.configured(point).fingerprint, on_change=options.on_change
-        )
-        kept: dict[int, dict[str, Any]] = {}
-        ids, dropped = _passing(rules, grid, numbered, factored, snapshot, known, folder, kept)
-        states = {int(job_id): snapshot.state(job_id) for job_id in snapshot.attempts.keys() | snapshot.queued.keys()}
-        to_run = decisions.to_run(states, ids, options.rerun)
-        _refuse_other_tasks(folder, known, ids, entry.task_name(task))
-        arrangement = None
-        with editing(folder) as editor:
-            writer = _Writer(editor, known, folder, frozenset(ids), frozenset(to_run))
-            for job_id, point in followed(numbered, len(numbered), "composing"):
-                writer.add(job_id, point, factored)
-            editor.keep({i: found for i, found in kept.items() if i in writer.passing or known.has_configuration(i)})
-            if arrange is not None and to_run:
-                arrangement = arrange(folder, to_run, _configurations(numbered, factored, to_run))
-            if writer.uses_recipe:
-                editor.set_variables(grid.names() if writer.n_new else ())
-                recipe = recipe_of(composer, folder, task, options.on_drift, copies_code=copies_code)
-                editor.add_recipe(recipe, expected=writer.recipe)
-                about = {**about, **_about_code(recipe)}
-        write_selection(folder, sorted(ids), [rule.text for rule in rules] or None)
-        launch = None
-        if to_run:
-            attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
-            launch = create_launch(folder, attempts, {**about, **(arrangement.record if arrangement else {})})
+        clear_leftovers(folder)
+        return until_published(folder, lambda _: _planned(asked, about))
+
+
+class _Asked(NamedTuple):
+    """What a sweep asks for."""
+
+    folder: Folder
+    composer: Composer
+    options: Options
+    task: Any
+    rules: Sequence[filters.Rule]
+    grid: Grid
+    factored: Factored
+    arrange: Arrange | None
+    copies_code: bool
+
+
+def _planned(asked: _Asked, about: Mapping[str, Any]) -> Plan:
+    """The plan of a sweep, on disk. Raises Overtaken when somebody else has published another manifest meanwhile."""
+    folder, options, grid, factored = asked.folder, asked.options, asked.grid, asked.factored
+    known = Known(folder)
+    snapshot = reconciled(folder)
+    numbered = Numbered(grid, known, lambda point: factored.configured(point).fingerprint, on_change=options.on_change)
+    kept: dict[int, dict[str, Any]] = {}
+    ids, dropped = _passing(asked.rules, grid, numbered, factored, snapshot, known, folder, kept)
+    states = {int(job_id): snapshot.state(job_id) for job_id in snapshot.attempts.keys() | snapshot.queued.keys()}
+    to_run = decisions.to_run(states, ids, options.rerun)
+    _refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
+    arrangement = None
+    with editing(folder, known.generation) as editor:
+        writer = _Writer(editor, known, folder, frozenset(ids), frozenset(to_run))
+        for job_id, point in followed(numbered, len(numbered), "composing"):
+            writer.add(job_id, point, factored)
+        editor.keep({i: found for i, found in kept.items() if i in writer.passing or known.has_configuration(i)})
+        if asked.arrange is not None and to_run:
+            arrangement = asked.arrange(folder, to_run, _configurations(numbered, factored, to_run))
+        if writer.uses_recipe:
+            editor.set_variables(grid.names() if writer.n_new else ())
+            recipe = recipe_of(asked.composer, folder, asked.task, options.on_drift, copies_code=asked.copies_code)
+            editor.add_recipe(recipe, expected=writer.recipe)
+            about = {**about, **_about_code(recipe)}
+    write_selection(folder, sorted(ids), [rule.text for rule in asked.rules] or None)
+    launch = None
+    if to_run:
+        clear_leftovers_of(folder, [job_id for job_id in to_run if job_id in snapshot.attempts])
+        attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
+        launch = create_launch(folder, attempts, {**about, **(arrangement.record if arrangement else {})})
     return Plan(folder, ids, dropped, snapshot, to_run, writer.n_new, launch, arrangement)
 
 
@@ -282,6 +303,12 @@ def _code(folder: Folder, task: Any, program: Entry | None) -> Code:
     return copy_code(folder, entry.file_of(task), os.getcwd() if program is None else program.cwd, script)
 
 
+def _proposed(composer: Composer, overrides: Sequence[str]) -> Point:
+    """The point that another sweeper has proposed, without what it says to Hydra."""
+    axes = composer.axes({}, [item for item in overrides if not item.startswith("hydra.")])
+    return Point(tuple(axis.steps[0][0] for axis in axes), None)
+
+
 def add_batch(
     composer: Composer,
     folder: Folder,
@@ -305,26 +332,21 @@ def add_batch(
         config = composer.composed(overrides)
         composed.append(Configured(Frame(task_configuration(config))))
         places.append(composer.place(config, number))
-    points = [
-        tuple(
-            axis.steps[0][0]
-            for axis in composer.axes({}, [item for item in overrides if not item.startswith("hydra.")])
-        )
-        for overrides in batch
-    ]
-    with planning(folder):
-        first = Known(folder).next_id
+    points = [_proposed(composer, overrides) for overrides in batch]
+
+    def planned(_: int) -> tuple[Launch, list[int], Arrangement | None]:
+        known = Known(folder)
+        first = known.next_id
         jobs = []
-        for place, (settings, overrides) in enumerate(zip(points, batch, strict=True)):
+        for place, (point, overrides) in enumerate(zip(points, batch, strict=True)):
             job_id = JobId(first + place)
             identity = codec.digest(["other sweeper", job_id])
             sweep_dir, subdir = (text.replace(ID, str(job_id)) for text in places[place])
             directory = os.path.abspath(os.path.join(sweep_dir, subdir))
             placed = Place(first_number + place, sweep_dir, subdir, directory).overrides()
-            variables = Point(settings, None).variables
-            jobs.append(Job(job_id, identity, variables, (*overrides, *placed), None, None))
+            jobs.append(Job(job_id, identity, point.variables, (*overrides, *placed), None, None))
         recipe = recipe_of(composer, folder, task, "error", copies_code=copies_code)
-        with editing(folder) as editor:
+        with editing(folder, known.generation) as editor:
             editor.set_variables(name for job in jobs for name in job.variables)
             number_of_recipe = editor.add_recipe(recipe)
             for job, found in zip(jobs, composed, strict=True):
@@ -335,4 +357,8 @@ def add_batch(
         )
         record = {**about, **_about_code(recipe), **(arrangement.record if arrangement else {})}
         launch = create_launch(folder, (Attempt(job.id, 1, State.PENDING) for job in jobs), record)
-    return launch, [int(job.id) for job in jobs], arrangement
+        return launch, [int(job.id) for job in jobs], arrangement
+
+    with planning(folder):
+        clear_leftovers(folder)
+        return until_published(folder, planned)

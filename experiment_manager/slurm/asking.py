@@ -1,17 +1,16 @@
 """One question to SLURM about all launches that it may still have something to say about."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import launch_numbers, planned_attempts, read_launch
+from experiment_manager.disk.launches import launch_numbers, planned_attempts, read_launch, settle, unsettled_numbers
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import FolderError, JobRefused, SlurmError
 from experiment_manager.records import Launch, State
 from experiment_manager.slurm import client, parse
-from experiment_manager.slurm.launched import SETTLED, LaunchedArray, Submission, launched_arrays
+from experiment_manager.slurm.launched import LaunchedArray, Submission, launched_arrays
 from experiment_manager.slurm.sightings import Sightings
 from experiment_manager.slurm.told import Told, by_name
 from experiment_manager.text import skipped, tell
@@ -62,9 +61,8 @@ def open_launches(folder: Folder, running: Sequence[Mapping[str, Any]] = ()) -> 
 
 
 def _unsettled(folder: Folder, running: set[str]) -> Iterable[OpenLaunch]:
-    for number in launch_numbers(folder):
-        if os.path.exists(folder.join("launches", number, SETTLED)) and number not in running:
-            continue
+    open_ones = running.union(unsettled_numbers(folder))
+    for number in launch_numbers(folder, open_ones):
         try:
             launch = read_launch(folder, number)
         except JobRefused as error:
@@ -74,6 +72,8 @@ def _unsettled(folder: Folder, running: set[str]) -> Iterable[OpenLaunch]:
         if arrays:
             submission, sightings = Submission(folder, launch), Sightings(folder, launch)
             yield OpenLaunch(launch, arrays, planned_attempts(launch), submission, sightings)
+        else:
+            settle(folder, number)  # SLURM does not run it: its record has been read for the last time
 
 
 def ask(launches: Sequence[OpenLaunch], users: Iterable[str]) -> Answer:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from experiment_manager import decisions
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch
+from experiment_manager.disk.leftovers import clear_leftovers
 from experiment_manager.disk.manifest import Manifest, unconfigured
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot
@@ -48,6 +49,7 @@ def write(
     options = options_of(folder, slurm)
     options = overridden(options, {**({"name": name} if name else {}), **overrides}, where="SLURM options")
     with planning(folder):
+        clear_leftovers(folder)
         selected = sorted(read_selection(folder))
         snapshot = reconciled(folder)
         ids = decisions.to_run({job_id: snapshot.state(job_id) for job_id in selected}, selected, rerun)[:n_jobs]

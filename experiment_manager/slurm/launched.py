@@ -14,13 +14,11 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.files import read_optional, write_json
 from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.launches import SETTLED
 from experiment_manager.ids import format_ids, parse_ids
 from experiment_manager.records import Launch
 from experiment_manager.slurm.arrays import Array
 from experiment_manager.slurm.options import as_mapping
-
-SETTLED: Final = "settled"
-"""The file of a launch of which SLURM has nothing more to say."""
 
 _LONGEST_SLUG: Final = 40
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"

@@ -14,12 +14,12 @@ from typing import Any, Final
 from experiment_manager import processes
 from experiment_manager.disk.files import read_end, read_optional
 from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import user_name
+from experiment_manager.disk.launches import SETTLED, settle, user_name
 from experiment_manager.disk.states import Snapshot, States, Waiting
 from experiment_manager.records import Attempt, JobId, State
 from experiment_manager.slurm import client, parse, within
 from experiment_manager.slurm.asking import Answer, OpenLaunch, ask, open_launches, running_records
-from experiment_manager.slurm.launched import SETTLED, LaunchedArray, Submission
+from experiment_manager.slurm.launched import LaunchedArray, Submission
 from experiment_manager.slurm.told import Told
 
 SLURM_CATCHES_UP_S: Final = 60.0
@@ -141,7 +141,7 @@ class _Judge:
             if self._is_open and os.path.exists(path):
                 os.unlink(path)
             elif not self._is_open and not os.path.exists(path):
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+                settle(self._folder, self._opened.launch.number)
 
     @property
     def has_news(self) -> bool:

@@ -216,15 +216,13 @@ def _read(path: str) -> str | None:
 @contextmanager
 def _alone(folder: Folder, launch: Launch) -> Iterator[None]:
     """Inside, nobody else submits this launch."""
-    import filelock
+    from experiment_manager.disk.lock import Busy, Lock
 
-    path = folder.join("launches", launch.number, ".submitting.lock")
-    lock = filelock.FileLock(path, timeout=_LOCK_WAIT_S)
     try:
         with writing(folder.path):
-            lock.acquire()
-    except filelock.Timeout as error:
-        raise FolderError(f"another process submits launch {launch.number} of {folder.path}; wait for it") from error
+            lock = Lock(folder.join("launches", launch.number, ".submitting.lock"), wait_s=_LOCK_WAIT_S)
+    except Busy as busy:
+        raise FolderError(f"{busy.holder} submits launch {launch.number} of {folder.path}; wait for it") from busy
     try:
         yield
     finally:

@@ -1,0 +1,186 @@
+"""The lock under which experiments are planned, and what holds where there is none, or one that nobody else sees."""
+
+import errno
+import fcntl
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.lock import Busy, Lock
+from experiment_manager.disk.manifest import Manifest
+from experiment_manager.disk.manifest_editor import editing, until_published
+from experiment_manager.errors import Overtaken
+from experiment_manager.processes import this_process
+from experiment_manager.records import Job, JobId
+from tests.conftest import clean_env
+
+NOT_HERE = "import fcntl\ndef flock(*given): raise OSError({number}, 'no locks')\nfcntl.flock = flock\n"
+KNOWN_HERE_ALONE = "import fcntl\nfcntl.flock = lambda *given: None\n"
+PLANNER = """
+import sys, time
+from experiment_manager import Experiment
+from experiment_manager.errors import ExperimentManagerError
+where, x = sys.argv[1], int(sys.argv[2])
+while True:
+    try:
+        experiment = Experiment(["x", "y"], "train", where)
+        for y in range(5):
+            experiment.add_job({"x": x, "y": y}, {"x": x, "y": y})
+        experiment.save()
+        break
+    except ExperimentManagerError as error:
+        assert "run this again" in str(error), error
+"""
+
+
+def job(number: int) -> Job:
+    return Job(JobId(number), f"identity {number}", {"x": number}, (), None, None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_link_stands_for_a_lock(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where the file system has no locks, a link is one, which is said once; it is left by nobody, and taken from whom
+    is gone, but not from a process of another machine."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path, held = str(tmp_path / "lock"), str(tmp_path / "lock.held")
+    lock = Lock(path, wait_s=0)
+    with pytest.raises(Busy, match=rf"process {os.getpid()} on .* as {held} says"):
+        Lock(path, wait_s=0)
+    lock.release()
+    assert ["lock"] == os.listdir(tmp_path)
+    Path(held).write_text(json.dumps({**this_process(), "pid": 4194305}))
+    Lock(path, wait_s=0).release()
+    assert ["lock"] == os.listdir(tmp_path)
+    Path(held).write_text(json.dumps({**this_process(), "host": "another"}))
+    with pytest.raises(Busy, match="on another"):
+        Lock(path, wait_s=0)
+    assert {"lock", "lock.held"} == set(os.listdir(tmp_path))
+    assert 1 == capfd.readouterr().err.count("without locks")
+
+
+@pytest.mark.parametrize("locks", [NOT_HERE.format(number=errno.ENOSYS), KNOWN_HERE_ALONE], ids=["none", "alone"])
+def test_no_planner_loses_what_another_one_wrote(tmp_path: Path, locks: str) -> None:
+    """Without locks, or with one that nobody else sees, all that several planners add at once is in the manifest, each
+    under an id of its own."""
+    command = [sys.executable, "-c", locks + PLANNER, str(tmp_path)]
+    planners = [
+        subprocess.Popen([*command, str(x)], stderr=subprocess.PIPE, text=True, env=clean_env()) for x in range(4)
+    ]
+    errors = [planner.communicate(timeout=60)[1] for planner in planners]
+    assert [0] * 4 == [planner.returncode for planner in planners], errors
+    with Manifest(Folder(tmp_path, "train")) as manifest:
+        found = [tuple(each.variables.values()) for each in manifest.jobs()]
+        assert {(x, y) for x in range(4) for y in range(5)} == set(found)
+        assert list(range(20)) == manifest.ids()
+        assert 4 == manifest.generation
+    assert {"manifest.sqlite", ".planning.lock", "generations"} == set(os.listdir(tmp_path / "train"))
+
+
+def test_what_was_planned_on_an_older_manifest_is_not_published(tmp_path: Path) -> None:
+    """A planner that has been overtaken is told so and has written nothing; again, it goes on from the newest."""
+    folder = Folder(tmp_path, "train")
+    os.makedirs(folder.path)
+    seen: list[int] = []
+
+    def plan(base: int) -> int:
+        seen.append(base)
+        with editing(folder, base) as editor:
+            editor.add_job(job(base))
+            if len(seen) == 1:
+                other = threading.Thread(target=publish)  # nobody holds a lock here
+                other.start()
+                other.join()
+        return base
+
+    def publish() -> None:
+        with editing(folder) as editor:
+            editor.add_job(job(0))
+
+    assert 1 == until_published(folder, plan)
+    assert [0, 1] == seen
+    with Manifest(folder) as manifest:
+        assert [0, 1] == manifest.ids()
+    with pytest.raises(Overtaken, match="run this again"), editing(folder, 1):
+        raise AssertionError("planned on what is no more")
+    assert {"1": 0, "2": os.path.getsize(folder.manifest)} == {
+        name: os.path.getsize(os.path.join(folder.generations, name)) for name in os.listdir(folder.generations)
+    }
+
+
+def test_manifest_that_was_published_and_never_named(tmp_path: Path) -> None:
+    """Between publishing a manifest and giving it its name a planner may be killed: the next one goes on from it."""
+    folder = Folder(tmp_path, "train")
+    with planning(folder), editing(folder) as editor:
+        editor.add_job(job(0))
+    before = Path(folder.manifest).read_bytes()
+    with planning(folder), editing(folder) as editor:
+        editor.add_job(job(1))
+    os.unlink(folder.manifest)
+    Path(folder.manifest).write_bytes(before)
+    with planning(folder), editing(folder) as editor:
+        editor.add_job(job(2))
+    with Manifest(folder) as manifest:
+        assert [0, 1, 2] == manifest.ids()
+        assert 3 == manifest.generation
+
+
+def test_manifest_from_a_backup_can_be_planned_on(tmp_path: Path) -> None:
+    """Where the newest manifest was damaged and an older one is put back, the next planning goes on from that one."""
+    folder = Folder(tmp_path, "train")
+    for number in range(3):
+        with planning(folder), editing(folder) as editor:
+            editor.add_job(job(number))
+        if number == 0:
+            backup = Path(folder.manifest).read_bytes()
+    os.chmod(folder.manifest, 0o644)
+    Path(folder.manifest).write_bytes(b"garbage" * 100)
+    os.unlink(folder.manifest)
+    Path(folder.manifest).write_bytes(backup)
+    with planning(folder), editing(folder) as editor:
+        editor.add_job(job(7))
+    with Manifest(folder) as manifest:
+        assert [0, 7] == manifest.ids()
+        assert 4 == manifest.generation
+
+
+def test_manifest_without_generation_is_read_and_written(tmp_path: Path) -> None:
+    """An experiment that an earlier version has written has no generations, and gets the first one with a new job."""
+    folder = Folder(tmp_path, "train")
+    with planning(folder), editing(folder) as editor:
+        editor.add_job(job(0))
+    os.chmod(folder.manifest, 0o644)
+    with closing(sqlite3.connect(folder.manifest)) as connection, connection:
+        connection.execute("DELETE FROM meta WHERE key = 'generation'")
+    os.unlink(os.path.join(folder.generations, "1"))
+    os.rmdir(folder.generations)
+    with Manifest(folder) as manifest:
+        assert 0 == manifest.generation
+    with planning(folder), editing(folder) as editor:
+        editor.add_job(job(1))
+    with Manifest(folder) as manifest:
+        assert ([0, 1], 1) == (manifest.ids(), manifest.generation)
+
+
+def test_planning_locks_no_database(tmp_path: Path) -> None:
+    """SQLite takes no lock for the copy that is edited: not every file system has them."""
+    folder = Folder(tmp_path, "train")
+    os.makedirs(folder.path)
+    with editing(folder) as editor:
+        editor.add_job(job(0))
+        editor.write()
+        held = [line for line in Path("/proc/locks").read_text().splitlines() if f" {os.getpid()} " in line]
+        assert [] == held
