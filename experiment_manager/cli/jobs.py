@@ -174,7 +174,7 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
         raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
     rows = []
     for experiment, counts in counted(find_experiments(folder)):
-        age_h = (time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
+        age_h = max(0.0, time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
         rows.append((experiment.folder.path, counts, age_h))
     if json:
         tables.print_json([{"path": p, "counts": {str(s): n for s, n in c.items()}, "age_h": a} for p, c, a in rows])

@@ -40,15 +40,23 @@ def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[s
     start = number_in(record, "start")
     if last.state is State.RUNNING:
         limit_s = _limit_s(folder, last.job_id, record)
-        row["elapsed_s"] = None if start is None else now - start
-        row["left_s"] = None if start is None or limit_s is None else max(0.0, start + limit_s - now)
+        row["elapsed_s"] = _between(start, now)
+        row["left_s"] = None if start is None or limit_s is None else max(0.0, limit_s - (row["elapsed_s"] or 0.0))
     elif last.state is not State.QUEUED:
         end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), skipped)
         ended = number_in(end, "end")
         row["reason"] = end.get("reason")
-        if ended and start is not None:
-            row["elapsed_s"] = ended - start
+        row["elapsed_s"] = _between(start, ended)
     return row
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    """The seconds between two moments, None where one is not known; 0 where the clocks of two machines disagree.
+
+    >>> _between(10.0, 12.5), _between(600.0, 12.5), _between(None, 12.5)
+    (2.5, 0.0, None)
+    """
+    return max(0.0, end - start) if start is not None and end else None
 
 
 def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | None:

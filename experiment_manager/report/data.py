@@ -261,7 +261,7 @@ def _seconds(folder: Folder, job_id: int, attempt: int) -> float | None:
         return None
     end = read_optional(folder.of_attempt(job_id, attempt, "attempt")).get("end")
     start = States(folder).record(job_id, attempt).get("start") if is_number(end) else None
-    return round(end - start, 1) if is_number(start) and end is not None else None
+    return round(max(0.0, end - start), 1) if is_number(start) and end is not None else None
 
 
 def _cell(value: Any) -> Any:

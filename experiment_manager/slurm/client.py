@@ -35,6 +35,8 @@ _MAX_TARGETS: Final = 100  # of one scancel
 _MAX_TARGET_BYTES: Final = 4_000
 _MAX_NAME_BYTES: Final = 100_000  # of one argument; Linux refuses 131,072
 _USUAL_MAX_ARRAY_SIZE: Final = 1001
+_CLOCKS_DISAGREE_S: Final = 86_400.0
+"""How far the clock of the machine that made a launch may go ahead of accounting's; our names are asked for alone."""
 
 _OF_A_JOB: Final = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_")
 _OF_THE_CLUSTER: Final = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})
@@ -156,7 +158,8 @@ def sacct(names: Iterable[str], since: float) -> dict[str, list[Run]] | None:
     Raises SlurmError when it could not be asked. One call, unless there are thousands of names. Jobs of others are
     asked for, too, which the cluster may decline; jobs that may not begin yet, held or delayed, are never in it.
     """
-    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))  # UTC, as the call's TZ says
+    begin = min(since, time.time()) - _CLOCKS_DISAGREE_S  # a start that lies in the future is refused
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(begin))  # UTC, as the call's TZ says
     fixed = ("-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT)
     if shutil.which("sacct") is None:
         return None
