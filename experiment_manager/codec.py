@@ -188,6 +188,51 @@ _DECODERS: Final[dict[str, Any]] = {
 }
 
 
+def readable(encoded: Encoded) -> str:
+    """A tagged form as people read it: JSON, with tuples, paths, enums and the like as Python writes them.
+
+    >>> readable([1, {"$tuple": [0.5, {"$float": "nan"}]}]), readable({"$dict": [[3, {"$path": "a/b"}]]})
+    ('[1,(0.5,nan)]', '{3:Path("a/b")}')
+    """
+    if isinstance(encoded, list):
+        return f"[{','.join(map(readable, encoded))}]"
+    if not isinstance(encoded, dict):
+        return dumps(encoded)
+    tag = next(iter(encoded), "")
+    body: Any = encoded.get(tag)
+    if tag not in _DECODERS or len(encoded) > 1:
+        return "{" + ",".join(f"{dumps(key)}:{readable(item)}" for key, item in encoded.items()) + "}"
+    if tag == "$tuple":
+        return f"({','.join(map(readable, body))}{',' if len(body) == 1 else ''})"
+    if tag == "$dict":
+        return "{" + ",".join(f"{readable(key)}:{readable(item)}" for key, item in body) + "}"
+    if tag == "$enum":
+        return ".".join((body[0].rpartition(".")[2], body[1]))
+    return f"Path({dumps(body)})" if tag == "$path" else repr(_DECODERS[tag](body))
+
+
+def plain(value: Any) -> Any:
+    """A value without what JSON and YAML have no word for: tuples are lists, paths and enums are text.
+
+    >>> plain({"shape": (1, 2), 3: float("inf")})
+    {'shape': [1, 2], 3: inf}
+    """
+    if isinstance(value, Mapping):
+        return {_plain_key(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode(errors="backslashreplace")
+    return fsdecode(value) if isinstance(value, PathLike) else value
+
+
+def _plain_key(key: Any) -> Any:
+    found = plain(key)
+    return str(found) if isinstance(found, list | dict) else found
+
+
 def dumps(encoded: Encoded) -> str:
     """The text of a tagged form, keys in their order."""
     return _IN_ORDER.encode(encoded)

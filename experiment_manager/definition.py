@@ -251,6 +251,13 @@ class Definition:
         with Manifest(self.folder) as manifest:
             return manifest.job(job_id)
 
+    def jobs_of(self, ids: Sequence[int]) -> list[Job]:
+        """Several jobs, read at once. Raises UnknownJob."""
+        if not ids or any(job_id in self._drafts for job_id in ids):
+            return [self.job(job_id) for job_id in ids]
+        with Manifest(self.folder) as manifest:
+            return [manifest.job(job_id) for job_id in ids]
+
     def configuration(self, job_id: int) -> Any:
         """All parameters of a job; None while it has none. Raises UnknownJob."""
         return codec.decode(self._encoded(job_id))

@@ -7,7 +7,7 @@ drifted configurations name the same leaves.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.codec import Encoded, canonical, dumps
+from experiment_manager.codec import Encoded, canonical, readable
 
 Path = tuple[str, ...]
 ABSENT: Final = "<absent>"
@@ -72,7 +72,7 @@ def compare(before: Encoded, after: Encoded) -> list[Change]:
     changes = []
     for path in sorted(old.keys() | new.keys()):
         if path not in old or path not in new or not _same(old[path], new[path]):
-            texts = (dumps(side[path]) if path in side else ABSENT for side in (old, new))
+            texts = (readable(side[path]) if path in side else ABSENT for side in (old, new))
             changes.append(Change(".".join(path), *texts))
     return changes
 

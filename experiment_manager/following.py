@@ -14,7 +14,7 @@ from experiment_manager.follow.archive import archive
 from experiment_manager.follow.difference import difference
 from experiment_manager.follow.live import live_rows
 from experiment_manager.follow.result_warnings import result_warnings, sentences
-from experiment_manager.follow.rows import flat_results, state_counts
+from experiment_manager.follow.rows import columns_of, flat_results, state_counts
 from experiment_manager.records import Counts, State
 from experiment_manager.report.writing import write_report
 from experiment_manager.slurm.asking import Answer
@@ -23,6 +23,9 @@ from experiment_manager.slurm.wait import wait_until_idle
 
 if TYPE_CHECKING:
     import pandas
+
+
+_MOST_ASKED = 1000
 
 
 class Following(Definition):
@@ -38,10 +41,11 @@ class Following(Definition):
         in `by`. `live` has a row for each job that runs (the first `most_running` of them), or for `every` job.
         """
         snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
-        found = views.status(self.folder, self.get_all_ids(), snapshot)
-        running = found.ids.get(State.RUNNING, ())[:most_running]
-        jobs = self.iter_jobs() if every else map(self.job, running)
-        rows = views.job_rows(self.folder, self.iter_jobs(), snapshot) if by else []
+        everything = list(self.iter_jobs()) if every or by else []
+        ids = [job.id for job in everything] or self.get_all_ids()
+        found = views.status(self.folder, ids, snapshot)
+        jobs = everything if every else self.jobs_of(found.ids.get(State.RUNNING, ())[:most_running])
+        rows = views.job_rows(self.folder, everything, snapshot) if by else []
         return found._replace(
             live=tuple(live_rows(self.folder, jobs, snapshot)), groups=tuple(state_counts(rows, by) if by else ())
         )
@@ -83,14 +87,22 @@ class Following(Definition):
 
         Raises ExperimentManagerError where pandas is not installed.
         """
-        return dataframes.results_frame(flat_results(self.result_rows(where)))
+        rows = flat_results(self.result_rows(where))
+        return dataframes.results_frame(rows, () if rows else self.result_columns())
+
+    def result_columns(self) -> list[str]:
+        """The columns of `results`, as far as the first jobs that have run tell them, for where no row does."""
+        snapshot = self.snapshot()
+        begun = [job for job in self.iter_jobs() if snapshot.last(job.id).number][:_MOST_ASKED]
+        jobs = begun or list(self.iter_jobs())[:1]
+        return columns_of(flat_results(views.result_rows(self.folder, jobs, snapshot)))
 
     def metrics(self, where: Any = None) -> "pandas.DataFrame":
         """One row per logged value: `job`, the variables, `attempt`, `step`, `time`, `metric`, `value`; jobs that run
         are in it. Long, as seaborn takes it. Raises ExperimentManagerError where pandas is not installed.
         """
         snapshot = cache(self.snapshot)
-        return dataframes.metrics_frame(self.folder, self._select(where, snapshot).jobs, snapshot())
+        return dataframes.metrics_frame(self.folder, self._select(where, snapshot).jobs, snapshot(), self.variables)
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that have not completed; of those that may run, by default."""

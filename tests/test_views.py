@@ -146,7 +146,7 @@ def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
         "from experiment_manager.cli.main import main\n"
         "seen = []\n"
         "sys.addaudithook(lambda what, given: seen.append((what, str(given[0]))) "
-        "if what in ('open', 'os.listdir', 'os.scandir') else None)\n"
+        "if what in ('open', 'os.listdir', 'os.scandir', 'sqlite3.connect') else None)\n"
         "main(['status', sys.argv[1], '--json'])\n"
         "print(json.dumps(seen), file=sys.stderr)"
     )
@@ -155,6 +155,7 @@ def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
     )
     seen = [tuple(item) for item in json.loads(done.stderr)]
     assert [("os.listdir", str(states))] == [item for item in seen if item[0] != "open" and "/e/states" in item[1]]
+    assert 3 == sum(what == "sqlite3.connect" for what, _ in seen)  # however many jobs run
     opened = [path.removeprefix(f"{tmp_path}/e/") for what, path in seen if what == "open"]
     asked = [*(f"states/{job}.1" for job in range(40, 50)), *(f"jobs/{job}/attempt.1.json" for job in range(20, 27))]
     asked += [f"jobs/{job}/metrics.1.jsonl" for job in range(40, 50)]

@@ -162,7 +162,15 @@ def _tell(experiment: Experiment, done: Resubmitted) -> None:
         tables.say(how_to_submit(experiment.folder, done.scripts))
 
 
-def diff(folder: Folder, one: JobNumber, other: JobNumber, json: Json = False) -> None:
+def diff(
+    folder: Folder,
+    one: JobNumber,
+    other: JobNumber,
+    packages: Annotated[
+        bool, typer.Option("--packages", help="Name the packages, too, whose versions differ.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show two jobs side by side: what differs in variables, configuration and code, and how their attempts went."""
     found = Experiment.at(folder).diff(one, other)
     if json:
@@ -170,13 +178,16 @@ def diff(folder: Folder, one: JobNumber, other: JobNumber, json: Json = False) -
         return
     for side in (found["one"], found["other"]):
         tables.say(f"job {side['job']}  {side['state']}  {settings_text(side['variables'])}")
+    of_packages = [name for name in found["environment"] if name.startswith("package ")]
     for what in ("configuration", "environment"):
-        changes = found[what]
+        changes = {name: both for name, both in found[what].items() if packages or name not in of_packages}
         tables.say(f"{what}:" + ("" if changes else " the same"))
         if changes:
             tables.print_rows(
                 [{"key": key, f"job {one}": before, f"job {other}": after} for key, (before, after) in changes.items()]
             )
+    if of_packages and not packages:
+        tables.say(f"{len(of_packages)} packages have other versions; --packages names them")
 
 
 def archive(

@@ -14,7 +14,7 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.find import counted, find_experiments
 from experiment_manager.follow import views
-from experiment_manager.follow.rows import flattened, only_columns
+from experiment_manager.follow.rows import chosen_columns, columns_of, flattened, only_columns
 from experiment_manager.ids import format_ids, shortened
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
@@ -44,15 +44,13 @@ def jobs(
     if json:
         tables.print_json(rows)
     else:
-        flat = only_columns([flattened(row, "variables") for row in rows], _names(columns))
+        flat = [flattened(row, "variables") for row in rows]
+        if columns is not None and flat:
+            flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns)))
         if columns is not None:
             tables.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE)
         else:
             tables.print_rows(flat, minor=("selected", "attempt"), more=HOW_TO_GET_MORE)
-
-
-def _names(columns: str | None) -> list[str] | None:
-    return None if columns is None else names_in(columns)
 
 
 def show(

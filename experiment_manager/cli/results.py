@@ -11,7 +11,15 @@ from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, S
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.follow import dataframes
-from experiment_manager.follow.rows import aggregate, flat_aggregate, flat_results, only_columns, order
+from experiment_manager.follow.rows import (
+    aggregate,
+    chosen_columns,
+    columns_of,
+    flat_aggregate,
+    flat_results,
+    only_columns,
+    order,
+)
 from experiment_manager.ids import format_ids
 from experiment_manager.words import names_in
 
@@ -65,29 +73,31 @@ def results(
         places = order(flat, sort)
         rows, flat = [rows[place] for place in places], [flat[place] for place in places]
     heads = _heads(rows)
-    flat = only_columns(flat, None if columns is None else names_in(columns))
+    there = columns_of(flat) or (experiment.result_columns() if group_by is None else [*names_in(group_by), "count"])
+    chosen = chosen_columns(there, None if columns is None else names_in(columns))
+    flat = flat if columns is None else only_columns(flat, chosen)
     if json:
         tables.print_json(rows)
     elif kind == "table":
         _print_table(flat, heads, are_chosen=columns is not None)
     else:
-        _write(flat, kind, out)
+        _write(flat, chosen, kind, out)
 
 
-def _write(flat: Sequence[Mapping[str, Any]], kind: str, out: Path | None) -> None:
+def _write(flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str, out: Path | None) -> None:
     if kind == "json":
         tables.print_json(flat)
     elif kind == "csv":
-        dataframes.write_csv(flat, list(dict.fromkeys(name for row in flat for name in row)))
+        dataframes.write_csv(flat, columns)
     else:
-        dataframes.write_parquet(flat, str(out))
+        dataframes.write_parquet(flat, columns, str(out))
         tables.say(f"{len(flat)} rows in {out}")
 
 
 def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chosen: bool) -> None:
-    names = dict.fromkeys(name for row in flat for name in row)
+    names = columns_of(flat)
     if are_chosen:
-        tables.print_rows(flat, optional=list(names)[1:], more=HOW_TO_GET_MORE)
+        tables.print_rows(flat, optional=names[1:], more=HOW_TO_GET_MORE)
     else:
         values = [name for name in names if name not in heads]
         tables.print_rows(flat, optional=values, minor=["attempt"], more=HOW_TO_GET_MORE)

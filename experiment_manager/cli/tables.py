@@ -91,7 +91,7 @@ def yaml_text(value: Any) -> str:
     import yaml
 
     return str(
-        yaml.safe_dump(codec.encode(value), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        yaml.safe_dump(codec.plain(value), sort_keys=False, allow_unicode=True, default_flow_style=None)
     ).rstrip()
 
 

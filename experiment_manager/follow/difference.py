@@ -56,4 +56,4 @@ def _about(folder: Folder, job_id: int, snapshot: Snapshot) -> Mapping[str, Any]
 
 
 def _text(value: Any) -> str:
-    return delta.ABSENT if value is None else value if isinstance(value, str) else codec.dumps(codec.encode(value))
+    return delta.ABSENT if value is None else value if isinstance(value, str) else codec.readable(codec.encode(value))

@@ -84,21 +84,30 @@ def flat_results(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return flat
 
 
-def only_columns(rows: Sequence[Row], asked: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Flat rows with the columns that are asked for, by name or by a pattern such as `val/*`; None: with all of them.
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """The names in flat rows, in the order in which they first come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def chosen_columns(there: Sequence[str], asked: Sequence[str] | None) -> list[str]:
+    """Those of the columns that are asked for, by name or by a pattern such as `val/*`; None: all of them.
 
     Raises ExperimentManagerError with the columns there are for one that matches none.
     """
-    if asked is None or not rows:
-        return [dict(row) for row in rows]
-    there = list(dict.fromkeys(name for row in rows for name in row))
+    if asked is None:
+        return list(there)
     chosen: dict[str, None] = {}
     for pattern in asked:
         found = [pattern] if pattern in there else [name for name in there if fnmatchcase(name, pattern)]
         if not found:
             raise ExperimentManagerError(f"{pattern!r} is no column; the columns are {', '.join(there)}")
         chosen |= dict.fromkeys(found)
-    return [{name: row.get(name) for name in chosen} for row in rows]
+    return list(chosen)
+
+
+def only_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The same rows with these columns alone."""
+    return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""What people read is in their words: columns also where no row is, and no tagged encodings."""
+
+import csv
+import io
+import math
+from enum import Enum
+from pathlib import Path
+
+import pandas
+import pytest
+
+from experiment_manager import Experiment, codec, current_job
+from experiment_manager.cli.main import main
+
+NO_ROWS = ["job", "state", "attempt", "seed", "shape", "score", "big", "where", "loss"]
+
+
+class Colour(Enum):
+    """A value that JSON has no word for."""
+
+    RED = 1
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Experiment:
+    """Two jobs with values of every kind, one of which has run."""
+    experiment = Experiment(["seed", "shape"], "study", tmp_path)
+    for seed in (1, 2):
+        shape = (seed, 0.5)
+        odd = {"path": Path("a/b"), "colour": Colour.RED, "nan": math.nan, "by_number": {3: (1, 2)}, "bytes": b"x"}
+        experiment.add_job({"seed": seed, "shape": shape}, {"shape": shape, **odd})
+    experiment.save()
+    experiment.save_pass_filter([0, 1])
+
+    def run(*_: object) -> dict[str, object]:
+        current_job().log_metrics(1, loss=0.5)
+        return {"score": 1.5, "big": 2**80, "where": {"at": (1, Path("c"))}}
+
+    experiment.run_id(0, run)
+    return experiment
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command says."""
+    assert 0 == main(arguments)
+    return capsys.readouterr().out
+
+
+def test_columns_are_there_where_no_row_is(study: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames and files of a filter that matches nothing have the columns that they would have with rows."""
+    none = "seed == 77"
+    assert NO_ROWS == list(study.results().columns) == list(study.results(none).columns)
+    assert math.isnan(study.results(none)["score"].mean())
+    assert list(study.metrics().columns) == list(study.metrics(none).columns)
+    path = study.folder.path
+    assert ",".join(NO_ROWS) + "\n" == printed(capsys, "results", path, "--where", none, "--format", "csv")
+    asked = ["--format", "csv", "--columns", "lo*,job"]
+    assert "loss,job\n" == printed(capsys, "results", path, "--where", none, *asked)
+    assert "loss,job\n0.5,0\n,1\n" == printed(capsys, "results", path, *asked)
+    assert 2 == main(["results", path, "--columns", "nonsense"])
+    assert "'nonsense' is no column; the columns are job, state, attempt, seed" in capsys.readouterr().err
+    printed(capsys, "results", path, "--where", none, "--out", f"{path}/none.parquet")
+    assert NO_ROWS == list(pandas.read_parquet(f"{path}/none.parquet").columns)
+
+
+def test_no_tag_reaches_people(study: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    """`show`, `diff`, tables, CSV and Parquet have tuples, paths, enums and NaN as people write them."""
+    path = study.folder.path
+    shown = printed(capsys, "show", path, "0")
+    for line in ("shape: [1, 0.5]", "path: a/b", "colour: RED", "nan: .nan", "3: [1, 2]"):
+        assert f"  {line}" in shown
+    assert "(1,0.5)" in printed(capsys, "diff", path, "0", "1")
+    (row, _) = csv.DictReader(io.StringIO(printed(capsys, "results", path, "--format", "csv")))
+    assert ("[1, 0.5]", '{"at": [1, "c"]}', str(2**80)) == (row["shape"], row["where"], row["big"])
+    printed(capsys, "results", path, "--out", f"{path}/it.parquet")
+    assert str(2**80) == pandas.read_parquet(f"{path}/it.parquet")["big"][0]
+    told = shown + "".join(printed(capsys, verb, path) for verb in ("jobs", "results", "status"))
+    assert [] == [tag for tag in ("$tuple", "$path", "$enum", "$float", "$dict", "$bytes") if tag in told]
+
+
+def test_values_of_other_types_read_differently() -> None:
+    """A list is no tuple and a path is no text, also for people."""
+    values = [[1, 2], (1, 2), "a", Path("a"), Colour.RED, "RED", {1: 2}, {"1": 2}, math.nan, "nan", b"a", (), {}]
+    assert len(values) == len({codec.readable(codec.encode(value)) for value in values})
