@@ -107,7 +107,7 @@ def _encode_mapping(value: Mapping[Any, Any], where: str) -> Encoded:
 def _encode_rare(value: Any, where: str) -> Encoded:
     if isinstance(value, Enum):  # before int and str: an IntEnum is one, too
         kind = type(value)
-        return {"$enum": [f"{kind.__module__}.{kind.__qualname__}", value.name]}
+        return {"$enum": [f"{_module_of(kind)}.{kind.__qualname__}", value.name]}
     if isinstance(value, tuple):
         return {"$tuple": [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]}
     if isinstance(value, (bytes, bytearray)):
@@ -125,6 +125,14 @@ def _encode_rare(value: Any, where: str) -> Encoded:
         f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be stored; "
         "use numbers, text, lists and mappings"
     )
+
+
+def _module_of(kind: type) -> str:
+    """The name of the module that a class is from. The program that was started is `__main__`, also where it has been
+    imported by its name once more, as Hydra does for a `_target_` in it."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    is_program = file is not None and file == getattr(sys.modules.get("__main__"), "__file__", None)
+    return "__main__" if is_program else kind.__module__
 
 
 def decode(encoded: Encoded) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-collect_ignore = ["app"]  # the program that is swept is no test, and there is another train.py
+collect_ignore = ["app", "apps"]  # programs that are swept are no tests
 
 APP = Path(__file__).parent / "app"
 

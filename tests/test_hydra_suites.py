@@ -1,10 +1,17 @@
 """Hydra's own test suites for launchers and sweepers, over ours. What cannot apply to us stands in NOT_APPLICABLE."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
+from hydra.core.plugins import Plugins
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+
+from tests.conftest import clean_env
+
+Plugins.instance()  # or the suites' fixture puts back a state in which Hydra 1.4 does not know its own sweeper any more
 
 OURS: Final = "hydra/sweeper=experiment"
 QUIET: Final = ["-m", "hydra/hydra_logging=disabled", "hydra/job_logging=disabled"]
@@ -72,3 +79,26 @@ class TestBatchesOfOurSweeper(BatchedSweeperTestSuite):
 )
 class TestProgramOfOurSweeper(IntegrationTestSuite):
     """Programs in files that our sweeper sweeps."""
+
+
+PUT_BACK = """
+from copy import deepcopy
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+
+before = deepcopy(Singleton.get_state())
+Plugins.instance()
+Singleton.set_state(before)
+known = ConfigStore.instance().repo["hydra"]
+if "basic.yaml" in known.get("sweeper", {}):  # else Hydra, as 1.4 does, forgets its own options, too
+    assert {"local_pool.yaml", "slurm_script.yaml", "slurm_submitit.yaml"} <= known["launcher"].keys()
+    assert "experiment.yaml" in known["sweeper"]
+"""
+
+
+def test_options_are_known_after_the_state_was_put_back(tmp_path: Path) -> None:
+    """A test that takes Hydra's fixture for its state leaves our options known to the next one."""
+    command = [sys.executable, "-c", PUT_BACK]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
