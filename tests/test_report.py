@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from experiment_manager.disk.results import write_result
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.records import State
+from experiment_manager.report import learning
 from tests.browser import browser
 from tests.conftest import Program
 
@@ -294,6 +296,28 @@ def test_metrics_have_the_course_that_a_report_draws(tmp_path: Path) -> None:
     assert ([1, 2, 3, 4], [1, 2, 3, 4]) == (drawn["lr=1"]["steps"], drawn["lr=1"]["means"])
 
 
+def test_each_file_of_metrics_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of jobs and the curves come from one reading, of every attempt; where they are too many to be held,
+    those that are drawn are read again, and the page is the same."""
+    study = Study(tmp_path, ["lr"])
+    for lr in range(3):
+        job = study.job({"lr": lr}, [(step, {"x": step}) for step in range(5)], state=State.TIMEOUT)
+        study.attempt(job, [(step, {"x": -step}) for step in range(3, 6)])
+    opened: list[str] = []
+
+    def note(what: str, arguments: tuple[Any, ...]) -> None:
+        if what == "open" and "metrics." in str(arguments[0]):
+            opened.append(str(arguments[0]).rpartition("jobs/")[2])
+
+    sys.addaudithook(note)
+    first = data_of(study.report())
+    assert sorted(f"{job}/metrics.{number}.jsonl" for job in range(3) for number in (1, 2)) == sorted(opened)
+    monkeypatch.setattr(learning, "MOST_KEPT", 8)
+    assert first == data_of(study.report())
+    assert 6 + 6 + 4 == len(opened)
+    assert [0, 1, 2, -3, -4, -5] == first["metrics"][0]["curves"][0]["means"]
+
+
 def test_long_curves_and_many_metrics_stay_within_bounds(tmp_path: Path, opened: "Callable[..., Page]") -> None:
     """5,000 steps become 1,000 true points, first and last among them, and the page says so; 50 metrics have 50
     plots, which are drawn when they come into sight."""
@@ -415,7 +439,7 @@ def brightness(page: "Page") -> float:
 
 def test_page_is_dark_where_people_want_it_dark(sizes: Study, opened: "Callable[..., Page]") -> None:
     """The colours follow the browser, also those of the plots, and a page that is open changes with it; print is
-    light."""
+    light, and the buttons of a plot hide nothing of it."""
     study = sizes
     study.job({"algorithm": "SAC", "size": 1}, [(1, {"x": 1}), (2, {"x": 2})])
     path = study.report()
@@ -424,6 +448,8 @@ def test_page_is_dark_where_people_want_it_dark(sizes: Study, opened: "Callable[
     page.wait_for_selector(".curve .scatterlayer")
     ink = "() => document.querySelector('.curve')._fullLayout.font.color"
     assert 70 > brightness(page)
+    behind = "() => getComputedStyle(document.querySelector('.curve .modebar-group')).backgroundColor"
+    assert "rgba(0, 0, 0, 0)" == page.evaluate(behind)
     assert "#98a2b3" == page.evaluate(ink)
     page.emulate_media(color_scheme="light")
     assert 200 < brightness(page)

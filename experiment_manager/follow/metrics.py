@@ -8,19 +8,27 @@ from experiment_manager.disk.results import Metric, read_metrics
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.records import JobId, State
 
+Read = Callable[[int], list[Metric]]
+"""Reads the metrics of an attempt of that number."""
+
 
 def course(
-    folder: Folder, snapshot: Snapshot, job_id: int, tell: Callable[[str], None] | None = None
+    folder: Folder,
+    snapshot: Snapshot,
+    job_id: int,
+    tell: Callable[[str], None] | None = None,
+    read: Read | None = None,
 ) -> list[tuple[int, list[Metric]]]:
     """Attempts of a job in order, with the metrics that count: those of the last attempt that has any, and before it,
     where that one went on from a checkpoint, the steps of earlier attempts that it did not take again.
 
-    Of a job that was begun anew only the last attempt counts. For `tell` see `read_metrics`.
+    Of a job that was begun anew only the last attempt counts. For `tell` see `read_metrics`; `read` is for those who
+    have read an attempt already.
     """
     states = snapshot.attempts.get(JobId(job_id), {})
     found: list[tuple[int, list[Metric]]] = []
     for number in sorted((number for number in states if states[number] is not State.FAKE), reverse=True):
-        metrics = list(read_metrics(folder, job_id, number, tell))
+        metrics = list(read_metrics(folder, job_id, number, tell)) if read is None else read(number)
         if found:
             metrics = _earlier([metric for _, later in found for metric in later], metrics)
         if metrics:

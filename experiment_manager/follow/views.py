@@ -3,7 +3,7 @@ be skipped are named on standard error; nothing else is printed here."""
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.files import number_in, read_end, read_optional
@@ -134,16 +134,22 @@ def _head(job: Job, snapshot: Snapshot) -> dict[str, Any]:
     return {"job": int(job.id), "state": str(last.state), "attempt": last.number}
 
 
-def result_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
+def result_rows(
+    folder: Folder,
+    jobs: Iterable[Job],
+    snapshot: Snapshot,
+    last: Callable[[JobId], dict[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
     """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, `refused`.
 
     `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
     attempt that completed; empty where there is none. `metrics` has the last value of each metric of the last attempt.
-    `refused` maps the fields that could not be stored to the reasons.
+    `refused` maps the fields that could not be stored to the reasons. `last` tells the metrics of those who read them
+    anyhow.
     """
     rows = []
     for job in jobs:
-        metrics = last_metrics(folder, job.id, snapshot)
+        metrics = last_metrics(folder, job.id, snapshot) if last is None else last(job.id)
         result, refused = _result_fields(folder, job.id, snapshot.completed(job.id))
         left = {"result": result, "metrics": metrics, "refused": refused}
         rows.append({**_head(job, snapshot), "variables": dict(job.variables), **left})

@@ -19,7 +19,7 @@ from experiment_manager.progress import settings_text
 from experiment_manager.records import Job, State
 from experiment_manager.report import evidence
 from experiment_manager.report.curves import estimate
-from experiment_manager.report.learning import Learning, learn
+from experiment_manager.report.learning import Learning, Logbook, learn
 
 MOST_GROUPS: Final = 24
 MOST_BEST: Final = 10
@@ -100,7 +100,8 @@ def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Cho
     if choice.goal not in ("max", "min"):
         raise ExperimentManagerError(f"the goal is max or min, not {choice.goal!r}")
     found = views.status(folder, [job.id for job in jobs], snapshot)
-    rows = views.result_rows(folder, jobs, snapshot)
+    logbook = Logbook(folder, snapshot)
+    rows = views.result_rows(folder, jobs, snapshot, logbook.last)
     source, metric = _metric(rows, choice.metric)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
     averaged = _averaged(names, choice)
@@ -129,7 +130,7 @@ def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Cho
         best=tuple(map(_best, ranked[:MOST_BEST])),
         n_ranked=len(ranked),
         drawn=drawn,
-        learning=learn(folder, snapshot, [group.ids for group in drawn], [*first, *_without(logged, first)]),
+        learning=learn(logbook, [group.ids for group in drawn], [*first, *_without(logged, first)]),
         columns=columns,
         rows=cells,
         failures=evidence.failures(folder, found.troubles, snapshot),

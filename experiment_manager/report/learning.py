@@ -6,14 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.results import Metric, read_metrics
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.follow.metrics import course
 from experiment_manager.report.curves import Curve, Series, mean_curve, series_of
+from experiment_manager.text import skipped
 
 MOST_POINTS: Final = 1_000
 """Of one curve."""
 _MOST_IN_ALL: Final = 250_000
 _FEWEST: Final = 50
+MOST_KEPT = 2_000_000
+"""Values of metrics that are held until the curves are drawn, some 200 MB; what is beyond is read again."""
+
+Logged = tuple[float | None, Mapping[str, Any]]
+"""A step, and the values that were logged at it."""
 
 
 class Learned(NamedTuple):
@@ -33,7 +40,45 @@ class Learning(NamedTuple):
     is_thinned: bool
 
 
-def learn(folder: Folder, snapshot: Snapshot, groups: Sequence[Sequence[int]], names: Sequence[str]) -> Learning:
+class Logbook:
+    """What jobs have logged. Each file is read once, unless there is more of it than memory should hold."""
+
+    def __init__(self, folder: Folder, snapshot: Snapshot) -> None:
+        self._folder, self._snapshot = folder, snapshot
+        self._kept: dict[int, list[Logged]] = {}
+        self._n_kept = 0
+
+    def last(self, job_id: int) -> dict[str, Any]:
+        """The last value of each metric that the last attempt has logged."""
+        read: dict[int, list[Metric]] = {}
+
+        def reading(number: int) -> list[Metric]:
+            read[number] = list(read_metrics(self._folder, job_id, number, skipped))
+            return read[number]
+
+        logged = _flat(course(self._folder, self._snapshot, job_id, read=reading))
+        number = self._snapshot.last(job_id).number
+        size = sum(len(values) for _, values in logged)
+        if self._n_kept + size <= MOST_KEPT:
+            self._n_kept += size
+            self._kept[job_id] = logged
+        last: dict[str, Any] = {}
+        for metric in read[number] if number in read else reading(number):
+            last |= metric.values
+        return last
+
+    def course(self, job_id: int) -> list[Logged]:
+        """Steps and values of all attempts that count, in order."""
+        if job_id in self._kept:
+            return self._kept.pop(job_id)
+        return _flat(course(self._folder, self._snapshot, job_id))
+
+
+def _flat(attempts: Sequence[tuple[int, Sequence[Metric]]]) -> list[Logged]:
+    return [(metric.step, metric.values) for _, metrics in attempts for metric in metrics]
+
+
+def learn(logbook: Logbook, groups: Sequence[Sequence[int]], names: Sequence[str]) -> Learning:
     """The curves of groups of jobs, in the order of `names`. Holds the metrics of one group at a time."""
     most = max(_FEWEST, min(MOST_POINTS, _MOST_IN_ALL // max(1, len(groups) * len(names))))
     curves: dict[str, dict[int, Curve]] = {name: {} for name in names}
@@ -41,7 +86,7 @@ def learn(folder: Folder, snapshot: Snapshot, groups: Sequence[Sequence[int]], n
     for place, ids in enumerate(groups):
         members: dict[str, list[Series]] = defaultdict(list)
         for job_id in ids:
-            for name, series in series_of(_logged(folder, snapshot, job_id)).items():
+            for name, series in series_of(logbook.course(job_id)).items():
                 members[name].append(series)
                 if not series.given:
                     unordered.add(name)
@@ -56,7 +101,3 @@ def learn(folder: Folder, snapshot: Snapshot, groups: Sequence[Sequence[int]], n
         if curves[name]
     )
     return Learning(tuple(learned), most, is_thinned)
-
-
-def _logged(folder: Folder, snapshot: Snapshot, job_id: int) -> list[tuple[float | None, Mapping[str, Any]]]:
-    return [(metric.step, metric.values) for _, metrics in course(folder, snapshot, job_id) for metric in metrics]

@@ -146,6 +146,7 @@ function layout(more) {
   const [ink, line, card] = scheme() === "dark" ? ["#98a2b3", "#2e3541", "#1a1e26"] : ["#5d6778", "#dde1e8", "#ffffff"];
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
   return {
+    modebar: { bgcolor: "rgba(0,0,0,0)" }, // else half black: Plotly derives it from a paper that is transparent
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
     font: { color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', sans-serif" },
     hoverlabel: { bgcolor: card, bordercolor: line, font: { color: scheme() === "dark" ? "#e3e7ee" : "#1c2330" }, align: "left" },
