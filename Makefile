@@ -45,7 +45,8 @@ versions:  ## what touches Hydra, on the oldest and the newest Hydra that we pro
 	    rm -rf $(VENV)-versions && $(PYTHON) -m venv $(VENV)-versions && \
 	    $(VENV)-versions/bin/python -m pip install --quiet --editable . $$pins pytest pytest-xdist hypothesis numpy && \
 	    $(VENV)-versions/bin/python -m pytest -n 2 -m 'heavy or not heavy' tests/test_apps.py tests/test_callback.py \
-	        tests/test_hydra_suites.py tests/test_launchers.py tests/test_snapshot.py tests/test_sweep.py \
+	        tests/test_hydra_suites.py tests/test_interpolations.py tests/test_launchers.py tests/test_snapshot.py \
+	        tests/test_sweep.py tests/test_sweep_settings.py \
 	        -k 'not joblib and not optuna and not zen' || exit 1; \
 	done
 

@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec
 from experiment_manager.errors import GridError
@@ -24,7 +24,7 @@ class Setting(_Written):
 
     `key` is without + or ~, and with the package, as db@source; `text` is what Hydra gets, to the letter. What is
     ordered (a group that is appended, a deletion) has a place among the others that counts. A deletion has no value to
-    vary, so it is no variable.
+    vary, so it is no variable. One without a text is a variable of ours, and no override.
     """
 
     @cached_property
@@ -71,7 +71,7 @@ class Point(NamedTuple):
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        return tuple([setting.text for setting in self.settings])
+        return tuple([setting.text for setting in self.settings if setting.text])
 
 
 def zipped(axes: Sequence[Axis], groups: Iterable[Sequence[str]]) -> list[Axis]:
@@ -96,6 +96,23 @@ def zipped(axes: Sequence[Axis], groups: Iterable[Sequence[str]]) -> list[Axis]:
         steps = tuple(tuple(itertools.chain(*step)) for step in zip(*(by_key[key].steps for key in group), strict=True))
         joined.update(dict.fromkeys(group, Axis(tuple(group), steps)))
     return list({id(axis): axis for axis in (joined.get(axis.keys[0], axis) for axis in axes)}.values())
+
+
+REPEAT: Final = "repeat"
+
+
+def repeating(axes: Sequence[Axis], count: int | None) -> list[Axis]:
+    """The axes, and one that has each point `count` times: the variable `repeat`, from 1 on, which no override sets.
+
+    Raises GridError where there is a variable of that name.
+    """
+    if count is None:
+        return list(axes)
+    if any(key.lstrip("~") == REPEAT for axis in axes for key in axis.keys):
+        raise GridError(
+            "hydra.sweeper.repeat adds a variable `repeat`, and the sweep has one of that name; leave one of them out"
+        )
+    return [*axes, Axis((REPEAT,), tuple((Setting(REPEAT, "", turn),) for turn in range(1, count + 1)))]
 
 
 def points(axes: Sequence[Axis], config_name: str | None) -> Iterator[Point]:
@@ -128,8 +145,12 @@ class Grid:
     """The distinct points of one or more blocks of axes, made one by one, however many there are, as often as asked."""
 
     def __init__(self, blocks: Iterable[Sequence[Axis]], config_name: str | None) -> None:
-        self._blocks = [[_distinct_steps(axis) for axis in axes] for axes in blocks]
+        given = [list(axes) for axes in blocks]
+        self._blocks = [[_distinct_steps(axis) for axis in axes] for axes in given]
         self._config_name = config_name
+        pairs = zip(itertools.chain(*given), itertools.chain(*self._blocks), strict=True)
+        self.repeated = tuple(dict.fromkeys(",".join(b.keys) for a, b in pairs if len(a.steps) > len(b.steps)))
+        """The axes that were given a value twice, which counts once."""
 
     def __len__(self) -> int:
         """At most so many points: two blocks may share some."""

@@ -20,7 +20,24 @@ def on_terminal() -> bool:
 
 def settings_text(variables: Mapping[str, Any]) -> str:
     """`algorithm=TD3 seed=1`, as people would type it."""
-    return " ".join(f"{name}={value}" for name, value in variables.items())
+    return " ".join(f"{name}={value_text(value)}" for name, value in variables.items())
+
+
+def value_text(value: Any) -> str:
+    """A value as people would type it: different values have different texts.
+
+    >>> value_text(1.0), value_text(True), value_text("true"), value_text(None), value_text("1"), value_text("TD3")
+    ('1.0', 'true', "'true'", 'null', "'1'", 'TD3')
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, str):
+        return str(value)
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}'" if value.lower() in ("", "null", "true", "false") else value
+    return f"'{value}'"
 
 
 def _started_bar(*columns: Any, **options: Any) -> Any:

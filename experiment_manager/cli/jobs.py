@@ -44,13 +44,14 @@ def jobs(
     if json:
         tables.print_json(rows)
     else:
+        exact = {name for row in rows for name in row["variables"]}
         flat = [flattened(row, "variables") for row in rows]
         if columns is not None and flat:
             flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns)))
         if columns is not None:
-            tables.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE)
+            tables.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE, exact=exact)
         else:
-            tables.print_rows(flat, minor=("selected", "attempt"), more=HOW_TO_GET_MORE)
+            tables.print_rows(flat, minor=("selected", "attempt"), more=HOW_TO_GET_MORE, exact=exact)
 
 
 def show(

@@ -97,10 +97,10 @@ def _write(flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str,
 def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chosen: bool) -> None:
     names = columns_of(flat)
     if are_chosen:
-        tables.print_rows(flat, optional=names[1:], more=HOW_TO_GET_MORE)
+        tables.print_rows(flat, optional=names[1:], more=HOW_TO_GET_MORE, exact=heads)
     else:
         values = [name for name in names if name not in heads]
-        tables.print_rows(flat, optional=values, minor=["attempt"], more=HOW_TO_GET_MORE)
+        tables.print_rows(flat, optional=values, minor=["attempt"], more=HOW_TO_GET_MORE, exact=heads)
 
 
 def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:

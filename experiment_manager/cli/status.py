@@ -86,7 +86,9 @@ def _lines(found: views.Status, folder: Path, width: int | None, most_live: int 
     if found.groups:
         rows = [{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups]
         states = list(found.groups[0]["states"])
-        lines += tables.row_lines(rows, width=width, optional=states, more="`|\xa0less\xa0-S` shows all")
+        exact = list(found.groups[0]["variables"])
+        more = "`|\xa0less\xa0-S` shows all"
+        lines += tables.row_lines(rows, width=width, optional=states, more=more, exact=exact)
     else:
         counts = [
             {"state": str(state), "count": count, "jobs": shortened(format_ids(found.ids[state]))}

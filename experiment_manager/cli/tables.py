@@ -3,11 +3,12 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from experiment_manager import codec
 from experiment_manager.cli import layout
+from experiment_manager.progress import value_text
 from experiment_manager.text import say as _say
 from experiment_manager.text import say_json, stream_of
 
@@ -31,13 +32,19 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]], *, optional: Sequence[str] = (), minor: Sequence[str] = (), more: str = ""
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    optional: Sequence[str] = (),
+    minor: Sequence[str] = (),
+    more: str = "",
+    exact: Collection[str] = (),
 ) -> None:
     """A table whose columns are the keys of all rows, in the order in which they first come: each row is one line.
 
     On a terminal it fits: see `layout.lines` for what becomes of columns that are `optional` or `minor`.
+    In the columns that are `exact`, as those of variables, different values look different.
     """
-    for line in row_lines(rows, width=terminal_width(), optional=optional, minor=minor, more=more):
+    for line in row_lines(rows, width=terminal_width(), optional=optional, minor=minor, more=more, exact=exact):
         say(line)
 
 
@@ -48,13 +55,14 @@ def row_lines(
     optional: Sequence[str] = (),
     minor: Sequence[str] = (),
     more: str = "",
+    exact: Collection[str] = (),
 ) -> list[str]:
     """The lines of `print_rows` for a terminal of that width."""
     if not rows:
         return ["nothing to show"]
     names = list(dict.fromkeys(key for row in rows for key in row))
     numbers = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
-    cells = {_on_a_line(name): [_on_a_line(_cell(row.get(name))) for row in rows] for name in names}
+    cells = {_on_a_line(name): [_on_a_line(text) for text in _texts(rows, name, exact)] for name in names}
     columns = layout.Columns(cells, {_on_a_line(name) for name in numbers}, mark=_shown("\u2026", "..."))
     optional, minor = [_on_a_line(name) for name in optional], [_on_a_line(name) for name in minor]
     return layout.lines(columns, width=width, optional=optional, minor=minor, more=more)
@@ -76,6 +84,17 @@ def _shown(mark: str, plain: str) -> str:
 
 def _on_a_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], name: str, exact: Collection[str]) -> list[str]:
+    """The cells of a column; where different values of one that is exact would look alike, each as people type it."""
+    texts = [_cell(row.get(name)) for row in rows]
+    if name not in exact:
+        return texts
+    values = (codec.canonical(codec.encode(row[name])) if name in row else None for row in rows)
+    if len(set(zip(texts, values, strict=True))) == len(set(texts)):
+        return texts
+    return [value_text(row[name]) if name in row else "" for row in rows]
 
 
 def _cell(value: Any) -> str:

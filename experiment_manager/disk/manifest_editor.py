@@ -108,7 +108,7 @@ class ManifestEditor:
     def add_point(self, job_id: int, point: Point, configured: Configured | None, recipe: int) -> None:
         """The same for a point of a sweep, of which there are many: the texts of its settings are there already."""
         variables = ",".join([setting.stored for setting in point.settings if setting.is_variable])
-        overrides = ",".join([setting.stored_text for setting in point.settings])
+        overrides = ",".join([setting.stored_text for setting in point.settings if setting.text])
         stored = () if configured is None else (recipe, *self._split(configured), configured.fingerprint)
         self._add(job_id, point.identity, f"{{{variables}}}", f"[{overrides}]", *stored)
 

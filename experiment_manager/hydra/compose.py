@@ -84,6 +84,9 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=loader)
         self._hydra_overrides = as_written(master, "hydra")
         self._groups: dict[str, bool] = {}
+        self._settings = _settings_of(master)
+        self.unused: dict[str, str] = {}
+        """Settings of the sweep that a job's own files make, too late, and the overrides of the first such job."""
 
     @property
     def config_name(self) -> str | None:
@@ -160,8 +163,41 @@ class Composer:
 
     def composed(self, overrides: Iterable[str]) -> DictConfig:
         """The whole configuration of one job, as Hydra composes it. Raises Hydra's own errors."""
-        config: DictConfig = self._loader.load_sweep_config(self._master, list(overrides))
+        listed = list(overrides)
+        config: DictConfig = self._loader.load_sweep_config(self._master, listed)
+        found = _settings_of(config)
+        if found != self._settings:
+            for key in found:
+                if found[key] != self._settings.get(key):
+                    self.unused.setdefault(key, " ".join(listed))
         return config
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """The keys that `hydra.aliases` of Hydra 1.4 has other names for, by those names."""
+        found = getattr(self._loader, "get_override_aliases", None)
+        targets = {} if found is None else found(self.config_name).targets
+        return {name: target for name, target in targets.items() if "=" not in target}
+
+    def lost_values(self, settings: Iterable[Setting]) -> str | None:
+        """The sentence for a primary configuration whose own values Hydra leaves out, because a group is appended to a
+        defaults list that holds nothing but `override` entries, and no `_self_`; None for any other."""
+        added = next((item.text for item in settings if item.is_ordered and not item.key.startswith("~")), None)
+        loaded = None if added is None or self.config_name is None else self._repository.load_config(self.config_name)
+        if loaded is None or not loaded.defaults_list or not all(item.is_override() for item in loaded.defaults_list):
+            return None
+        keys = ", ".join(str(key) for key in loaded.config)
+        return keys and (
+            f"warning: with {added} Hydra leaves out the values of {self.config_name} itself ({keys}), since its "
+            "defaults list has only `override` entries and no `_self_`; write `- _self_` into that list"
+        )
+
+    def chosen_directories(self, written: Mapping[str, Any]) -> list[str]:
+        """Of `hydra.sweep`, as it was written, what is not Hydra's own default: `hydra.sweep.dir=...`."""
+        default = self._repository.load_config("hydra/output/default")
+        usual: Any = {} if default is None else OmegaConf.to_container(default.config, resolve=False)
+        usual = usual.get("sweep", {})
+        return [f"hydra.sweep.{key}={value}" for key, value in written.items() if value not in (usual.get(key), "???")]
 
     def configuration(self, overrides: Iterable[str]) -> codec.Encoded:
         """The tagged configuration of one job, without Hydra's own part. Raises Hydra's own errors."""
@@ -218,6 +254,16 @@ class Composer:
             path = f"file://{os.path.abspath(source.path)}" if is_file else f"{source.schema}://{source.path}"
             found.append(Origin(provider, path, directory))
         return found
+
+
+def _settings_of(config: DictConfig) -> dict[str, Any]:
+    """What says how a sweep is planned and launched, as it is written, by dotted keys."""
+    found: dict[str, Any] = {}
+    for part in ("sweeper", "launcher"):
+        node = config.hydra[part]
+        values: Any = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_dict(node) else {}
+        found |= {f"hydra.{part}.{key}": value for key, value in values.items()}
+    return found
 
 
 def _pattern(key: Any) -> str:

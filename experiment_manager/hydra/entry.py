@@ -33,6 +33,23 @@ def this_program() -> Entry | None:
     return Entry(sys.executable, command.flags, target, arguments, cwd)
 
 
+def passing_interpreter() -> str | None:
+    """Why this interpreter may be gone when a job starts later; None when nothing says so.
+
+    `uv run --with`, `uvx` and `pipx run` make environments in their caches, for one program, and remove them.
+    """
+    prefix = os.path.realpath(sys.prefix)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    caches = [os.path.realpath(place) for place in (home, os.environ.get("UV_CACHE_DIR")) if place]
+    is_cached = any(prefix.startswith(place + os.sep) for place in caches)
+    if is_cached or any(part.startswith(".tmp") for part in prefix.split(os.sep)):
+        return (
+            f"warning: the jobs start later, with {sys.executable}, an environment in a cache that may be removed as "
+            "soon as this program ends (uv run --with, uvx, pipx run); sweep from an environment that stays"
+        )
+    return None
+
+
 def _start_directory(target: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Where the program was started, which it may have left since, and what to start there."""
     file = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or target[-1])  # absolute since the start

@@ -118,6 +118,8 @@ class Factored:
         combination: list[Setting] = []
         plain: list[Setting] = []
         for setting in point.settings:
+            if not setting.text:
+                continue
             (plain if setting.key in self._plain else combination).append(setting)
         base = self._base(combination)
         if not base.is_apart:
@@ -148,7 +150,7 @@ def plain_keys(settings: Iterable[Setting], is_group: Callable[[str, Any], bool]
     texts: dict[str, set[str]] = {}
     may_be_plain: dict[str, bool] = {}
     sets_value: dict[str, bool] = {}
-    for setting in {setting.text: setting for setting in settings}.values():
+    for setting in {setting.text: setting for setting in settings if setting.text}.values():
         key = setting.key
         texts.setdefault(key, set()).add(setting.text)
         group = _is_group(setting, is_group)

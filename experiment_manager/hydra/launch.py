@@ -17,6 +17,7 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import ExperimentManagerError, OptionsError
 from experiment_manager.hydra.compose import Composer, as_written
+from experiment_manager.hydra.entry import passing_interpreter
 from experiment_manager.hydra.plan import add_batch
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.ids import format_ids
@@ -140,6 +141,8 @@ class BySlurm:
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The scripts are written or submitted, and where it was asked for, the jobs have ended."""
         assert handed.arrangement is not None
+        if warning := passing_interpreter():
+            tell(warning)
         with told_to_the_user():
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:

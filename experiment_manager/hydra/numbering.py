@@ -1,7 +1,8 @@
 """Which job each point of a sweep is: one that the manifest has, or a new one with the next id."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from experiment_manager import decisions
@@ -67,7 +68,17 @@ class Numbered:
     which one it is, so that a filter sees the job that it will be.
     """
 
-    def __init__(self, grid: Grid, known: Known, fingerprint: Callable[[Point], str], *, on_change: str) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        known: Known,
+        fingerprint: Callable[[Point], str],
+        *,
+        on_change: str,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        names = grid.names()
+        self._aliases = {alias: name for alias, name in aliases.items() if name in names and alias not in names}
         self._grid, self._known, self._fingerprint = grid, known, fingerprint
         self._adds_changed = on_change == "new"
         self._matched: dict[str, int | None] = {}  # what took a composition to tell, by identity
@@ -88,7 +99,15 @@ class Numbered:
     def jobs(self) -> Iterator[Job]:
         """The same as far as a filter wants to know it."""
         for job_id, point in self:
-            yield Job(job_id, "", point.variables, point.overrides, None, None)
+            variables = point.variables
+            for alias, name in self._aliases.items():
+                if name in variables:
+                    variables[alias] = variables[name]
+            yield Job(job_id, "", variables, point.overrides, None, None)
+
+    def names(self) -> frozenset[str]:
+        """What a filter can call the variables: their names, and other names that the program has for them."""
+        return frozenset([*self._grid.names(), *self._aliases])
 
     def _found(self, point: Point) -> int | None:
         identity = point.identity

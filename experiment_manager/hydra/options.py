@@ -21,6 +21,7 @@ class Options(NamedTuple):
     rerun: str
     on_change: str
     on_drift: str
+    repeat: int | None
 
     def check(self) -> "Options":
         """The same options. Raises ExperimentManagerError naming the one that is wrong."""
@@ -33,6 +34,8 @@ class Options(NamedTuple):
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
         if self.sample is not None and self.sample < 1:
             raise ExperimentManagerError(f"hydra.sweeper.sample={self.sample} selects nothing; use 1 or more, or null")
+        if self.repeat is not None and (isinstance(self.repeat, bool) or self.repeat < 1):
+            raise ExperimentManagerError(f"hydra.sweeper.repeat={self.repeat} runs nothing; use 1 or more, or null")
         for group in self.zip:
             if isinstance(group, str) or not isinstance(group, Sequence):
                 raise GridError(f"hydra.sweeper.zip has {group!r}; it is a list of groups: [[lr, batch_size]]")

@@ -25,7 +25,7 @@ from experiment_manager.errors import ConfigurationChanged, FreezeError, JobRefu
 from experiment_manager.facts import CONFIGURATION, Unresolved, World
 from experiment_manager.follow import views
 from experiment_manager.frame import Configured, Frame
-from experiment_manager.grid import Grid, Point, zipped
+from experiment_manager.grid import Grid, Point, repeating, zipped
 from experiment_manager.hydra import entry
 from experiment_manager.hydra.compose import ID, Composer, task_configuration
 from experiment_manager.hydra.factor import Factored
@@ -38,6 +38,7 @@ from experiment_manager.resolved import resolved, to_keep
 from experiment_manager.running.command import Place
 from experiment_manager.slurm.emit import Arrangement
 from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.text import tell
 
 
 class Plan(NamedTuple):
@@ -59,8 +60,17 @@ def swept_grid(composer: Composer, options: Options, arguments: Sequence[str]) -
     for block in options.blocks or ({},):
         params = {**options.params, **(block.get("params") or {})}
         groups = block.get("zip") or options.zip
-        blocks.append(zipped(composer.axes(params, arguments), groups))
-    return Grid(blocks, composer.config_name)
+        names = [[composer.aliases.get(key, key) for key in group] for group in groups]
+        blocks.append(repeating(zipped(composer.axes(params, arguments), names), options.repeat))
+    grid = Grid(blocks, composer.config_name)
+    if grid.repeated:
+        tell(
+            f"{', '.join(grid.repeated)}: a value that is given twice counts once; to run each job twice, add "
+            "hydra.sweeper.repeat=2"
+        )
+    if lost := composer.lost_values(grid.settings()):
+        tell(lost)
+    return grid
 
 
 Arrange = Callable[[Folder, Sequence[int], Callable[[int], Any]], Arrangement]
@@ -112,7 +122,13 @@ def _planned(asked: _Asked, about: Mapping[str, Any]) -> Plan:
     folder, options, grid, factored = asked.folder, asked.options, asked.grid, asked.factored
     known = Known(folder)
     snapshot = reconciled(folder)
-    numbered = Numbered(grid, known, lambda point: factored.configured(point).fingerprint, on_change=options.on_change)
+    numbered = Numbered(
+        grid,
+        known,
+        lambda point: factored.configured(point).fingerprint,
+        on_change=options.on_change,
+        aliases=asked.composer.aliases,
+    )
     kept: dict[int, dict[str, Any]] = {}
     ids, dropped = _passing(asked.rules, grid, numbered, factored, snapshot, known, folder, kept)
     states = {int(job_id): snapshot.state(job_id) for job_id in snapshot.attempts.keys() | snapshot.queued.keys()}
@@ -179,7 +195,7 @@ def _passing(
     if any(isinstance(rule, filters.Ids) for rule in rules):
         every = {*known, *(job_id for job_id, _ in numbered)}
     world = World(
-        frozenset(grid.names()),
+        numbered.names(),
         every,
         configuration,
         snapshot.state,

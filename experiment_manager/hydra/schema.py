@@ -28,6 +28,7 @@ class SweeperConf:
     rerun: str = "failed"  # of the jobs that have ended: failed, never, always
     on_change: str = "error"  # a job is there with another configuration: error, new
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
+    repeat: int | None = None  # each combination so many times, told apart by the variable `repeat`
     max_batch_size: int | None = None
 
 

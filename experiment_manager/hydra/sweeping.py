@@ -21,7 +21,7 @@ from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.follow.result_warnings import result_warnings, sentences
-from experiment_manager.hydra.compose import Composer, as_written, require_submitted
+from experiment_manager.hydra.compose import Composer, require_submitted
 from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, told_to_the_user
 from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.plan import Plan, plan_sweep
@@ -38,7 +38,16 @@ _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 class Sweep:
     """One call of our own sweeper."""
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, task: TaskFunction | None, launcher: Any) -> None:
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        task: TaskFunction | None,
+        launcher: Any,
+        directories: Mapping[str, Any],
+    ) -> None:
+        """`directories` is `hydra.sweep` as the user wrote it."""
+        self._directories = directories
         self._composer = Composer(loader, config)
         self._config, self._task, self._launcher = config, task, launcher
 
@@ -62,13 +71,12 @@ class Sweep:
                 arrange,
                 copies_code=copies_code,
             )
+        self._tell_unused(plan.folder)
         tell(_summary(plan))
         if plan.launch is not None:
             if "code" in plan.launch.record:
                 tell(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
             OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
-            if ours is None:
-                self._note_ignored_directories(plan.folder)
             size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
             for at in range(0, len(plan.to_run), size):
                 ids = plan.to_run[at : at + size]
@@ -93,11 +101,17 @@ class Sweep:
             del os.environ[_LAUNCH_VARIABLE]
             States(plan.folder).snapshot(reconcile=True)  # a worker that was killed never reached the end of its task
 
-    def _note_ignored_directories(self, folder: Folder) -> None:
-        own = ("hydra.sweep.dir=", "hydra.sweep.subdir=")
-        ignored = [item for item in as_written(self._config, "hydra") if item.startswith(own)]
+    def _tell_unused(self, folder: Folder) -> None:
+        """People know which of their settings the sweep does not use."""
+        ignored = self._composer.chosen_directories(self._directories)
         if ignored:
             tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
+        for overrides in dict.fromkeys(self._composer.unused.values()):
+            keys = [key for key, first in self._composer.unused.items() if first == overrides]
+            tell(
+                f"{', '.join(keys)}, set in what {overrides} chooses, is not used: a sweep's settings are read before "
+                "it chooses anything; set them in the program's own YAML or on the command line"
+            )
 
 
 def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:

@@ -14,6 +14,7 @@ from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.follow import views
 from experiment_manager.follow.rows import Row, group_key, require_variables
+from experiment_manager.grid import REPEAT
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Job, State
@@ -141,10 +142,11 @@ def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Cho
 
 
 def _averaged(names: Sequence[str], choice: Choice) -> tuple[str, ...]:
-    """The variables to average over: those asked for, else those that are called seed, as `seed` and `env.seed`."""
+    """The variables to average over: those asked for, else those that are called seed, as `seed` and `env.seed`, and
+    the `repeat` of a sweep."""
     if choice.average_over is not None:
         return _known(choice.average_over, names)
-    return tuple(name for name in names if name.lstrip("+~").rpartition(".")[2] == "seed")
+    return tuple(name for name in names if name == REPEAT or name.lstrip("+~").rpartition(".")[2] == "seed")
 
 
 def _known(asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

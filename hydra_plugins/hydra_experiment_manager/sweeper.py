@@ -25,6 +25,7 @@ class ExperimentSweeper(Sweeper):
         from experiment_manager.hydra.sweeping import RecordedTask
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.directories = {key: config.hydra.sweep._get_node(key)._value() for key in ("dir", "subdir")}
         # Other launchers put files of their own (.submitit) there, and read it as soon as they are made.
         folder = os.path.join(self.options["experiment_path"], self.options["experiment_name"])
         with read_write(config.hydra.sweep):
@@ -38,5 +39,6 @@ class ExperimentSweeper(Sweeper):
 
         assert self.hydra_context is not None
         assert self.config is not None
-        sweep = Sweep(self.hydra_context.config_loader, self.config, self.task_function, self.launcher)
+        loader = self.hydra_context.config_loader
+        sweep = Sweep(loader, self.config, self.task_function, self.launcher, self.directories)
         return sweep.run(self.options, arguments)

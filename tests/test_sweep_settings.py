@@ -1,0 +1,89 @@
+"""Settings of a sweep: what is not used is said, repetitions are jobs of their own, different values look different."""
+
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+
+from experiment_manager.cli.tables import row_lines
+from experiment_manager.progress import settings_text
+from tests.conftest import Program
+
+needs_aliases = pytest.mark.skipif(hydra.__version__ < "1.4", reason="Hydra 1.4 brought hydra.aliases")
+
+
+def test_what_a_sweep_does_not_use_is_said(program: Program) -> None:
+    """Settings in files that the sweep chooses, `hydra.sweep` where somebody set it, values that are given twice, a
+    primary configuration that Hydra leaves out, an interpreter that may be gone: one sentence each, that names it."""
+    conf = program.home / "conf"
+    (conf / "experiment").mkdir()
+    late = "# @package _global_\nhydra: {sweeper: {rerun: never, pass_filter: n == 1}}\n"
+    (conf / "experiment/a.yaml").write_text(late)
+    (conf / "experiment/b.yaml").write_text("# @package _global_\nseed: 2\n")
+    (conf / "bare.yaml").write_text(
+        "defaults:\n  - override hydra/sweeper: experiment\n  - override hydra/launcher: slurm_script\n"
+        "seed: 1\nhydra: {sweep: {dir: 'out/${now:%H}'}, sweeper: {experiment_name: train}}\n"
+    )
+    cache = str(Path(sys.prefix).resolve().parent)
+    done = program.sweep("-cn", "bare", "+experiment=a,b", "+n=1,1,2", XDG_CACHE_HOME=cache)
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "hydra.sweeper.pass_filter, hydra.sweeper.rerun, set in what +experiment=a +n=1 chooses, is not used",
+        "hydra.sweep.dir=out/${now:%H} is not used: the jobs of an experiment lie in",
+        "n: a value that is given twice counts once; to run each job twice, add hydra.sweeper.repeat=2",
+        "with +experiment=a Hydra leaves out the values of bare itself (seed, hydra)",
+        f"the jobs start later, with {sys.executable}, an environment in a cache",
+    ):
+        assert 1 == done.stderr.count(said), done.stderr
+    (conf / "bare.yaml").write_text((conf / "bare.yaml").read_text().replace("defaults:\n", "defaults:\n  - _self_\n"))
+    done = program.sweep("-cn", "bare", "+experiment=b", "+n=5,6", "hydra.sweep.subdir=x")
+    assert done.returncode == 0, done.stderr
+    assert "leaves out" not in done.stderr
+    assert "may be removed" not in done.stderr
+    assert "hydra.sweep.subdir=x is not used" in done.stderr
+    done = program.sweep("seed=1,2", "hydra/launcher=slurm_script", "hydra.sweeper.experiment_name=other")
+    assert "is not used" not in done.stderr
+
+
+def test_repetitions_are_jobs_that_a_variable_tells_apart(program: Program) -> None:
+    """`repeat` is a variable of the job and no override of its: seen by the job, filters and tables; more of them keep
+    the ids there are; a sweep of `repeat` and a number that runs nothing are refused."""
+    done = program.sweep("seed=1,2", "hydra.sweeper.repeat=2")
+    assert done.returncode == 0, done.stderr
+    rule = "hydra.sweeper.pass_filter='repeat == 3 and cfg.seed == 2'"
+    done = program.sweep("seed=1,2", "hydra.sweeper.repeat=3", rule)
+    assert done.returncode == 0, done.stderr
+    assert [f"{job}.1.COMPLETED" for job in (0, 1, 2, 3, 5)] == program.states()
+    rows = [(row["variables"]["seed"], row["variables"]["repeat"]) for row in program.told("jobs")]
+    assert [(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (2, 3)] == rows
+    shown = program.told("show", "5")
+    assert ["seed=2"] == shown["overrides"]
+    assert "repeat" not in shown["configuration"]
+    assert "'repeat': 3" in (program.experiment / "jobs/5/train.log").read_text()
+    for arguments, said in (
+        (("repeat=1,2", "hydra.sweeper.repeat=2"), "the sweep has one of that name"),
+        (("seed=1", "hydra.sweeper.repeat=0"), "hydra.sweeper.repeat=0 runs nothing"),
+    ):
+        done = program.sweep(*arguments)
+        assert (2, True) == (done.returncode, said in done.stderr), done.stderr
+
+
+@needs_aliases
+def test_other_names_of_keys_are_known_where_keys_are_named(program: Program) -> None:
+    """`zip` and the pass filter take the names that `hydra.aliases` has for keys."""
+    program.edit("seed: 1\n", "seed: 1\nhydra:\n  aliases: {'rate, r': tau}\n")
+    zipping = "hydra.sweeper.zip=[[r,seed]]"
+    done = program.sweep("r=0.1,0.2", "seed=8,9", zipping, "hydra.sweeper.pass_filter='rate > 0.1 and r < 1'")
+    assert done.returncode == 0, done.stderr
+    assert ["1.1.COMPLETED"] == program.states()
+    assert [{"tau": 0.1, "seed": 8}, {"tau": 0.2, "seed": 9}] == [row["variables"] for row in program.told("jobs")]
+
+
+def test_different_values_look_different() -> None:
+    """Values of a variable that a column would show alike are shown as people type them, and always so in a line."""
+    values: list[object] = [1, 1.0, True, "true", None, "null", "1"]
+    lines = row_lines([{"x": value, "score": value} for value in values], width=None, exact=("x",))
+    assert ["1", "1.0", "true", "'true'", "null", "'null'", "'1'"] == [line.split()[0] for line in lines[2:]]
+    assert [f"x={line.split()[0]}" for line in lines[2:]] == [settings_text({"x": value}) for value in values]
+    assert ["0.1", "0.2"] == [line.strip() for line in row_lines([{"x": 0.1}, {"x": 0.2}], width=None, exact=["x"])[2:]]
