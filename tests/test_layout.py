@@ -48,6 +48,13 @@ def test_different_jobs_never_look_alike_where_their_ends_tell_them_apart() -> N
     assert "left out: " in below
 
 
+def test_what_was_cut_is_said() -> None:
+    """Where every column is shown, and a cell is not whole, a line says how to see all of it."""
+    lines = row_lines([{"key": "a", "job 1": "x " * 40, "job 2": "y"}], width=60, more="`less` shows all")
+    assert "… stands for what was cut; `less` shows all" == lines[-1]
+    assert 3 == len(row_lines([{"key": "a", "job 1": "x", "job 2": "y"}], width=60, more="`less` shows all"))
+
+
 def test_table_of_one_row_and_too_many_variables() -> None:
     """Nothing is the same in all of one row; variables that do not fit are named, and the job always stands there."""
     lines = row_lines([{"job": 7, **{f"variable_{place}": "x" * 30 for place in range(9)}}], width=60)

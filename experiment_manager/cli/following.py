@@ -184,7 +184,8 @@ def diff(
         tables.say(f"{what}:" + ("" if changes else " the same"))
         if changes:
             tables.print_rows(
-                [{"key": key, f"job {one}": before, f"job {other}": after} for key, (before, after) in changes.items()]
+                [{"key": key, f"job {one}": before, f"job {other}": after} for key, (before, after) in changes.items()],
+                more="`|\xa0less\xa0-S` shows all",
             )
     if of_packages and not packages:
         tables.say(f"{len(of_packages)} packages have other versions; --packages names them")

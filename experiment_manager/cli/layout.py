@@ -49,6 +49,8 @@ def lines(
         notes.append("the same in all rows: " + " ".join(_told(columns, name, width // 2) for name in fit.same))
     if fit.left_out:
         notes.append(f"left out: {_named(fit.left_out)}" + (f"; {more}" if more else ""))
+    elif more and any(text_width(cell) > width for name, width in fit.widths.items() for cell in columns.cells[name]):
+        notes.append(f"{columns.mark} stands for what was cut; {more}")
     return [*_drawn(columns, fit.widths, optional), *chain.from_iterable(wrapped(note, width) for note in notes)]
 
 
