@@ -85,6 +85,7 @@ class Composer:
         self._hydra_overrides = as_written(master, "hydra")
         self._groups: dict[str, bool] = {}
         self._settings = _settings_of(master)
+        self._is_primary_lost = False  # with what it says of the sweep: see `lost_values`
         self.unused: dict[str, str] = {}
         """Settings of the sweep that a job's own files make, too late, and the overrides of the first such job."""
 
@@ -166,7 +167,7 @@ class Composer:
         listed = list(overrides)
         config: DictConfig = self._loader.load_sweep_config(self._master, listed)
         found = _settings_of(config)
-        if found != self._settings:
+        if found != self._settings and not self._is_primary_lost:
             for key in found:
                 if found[key] != self._settings.get(key):
                     self.unused.setdefault(key, " ".join(listed))
@@ -186,6 +187,7 @@ class Composer:
         loaded = None if added is None or self.config_name is None else self._repository.load_config(self.config_name)
         if loaded is None or not loaded.defaults_list or not all(item.is_override() for item in loaded.defaults_list):
             return None
+        self._is_primary_lost = True
         keys = ", ".join(str(key) for key in loaded.config)
         return keys and (
             f"warning: with {added} Hydra leaves out the values of {self.config_name} itself ({keys}), since its "
