@@ -9,6 +9,7 @@ import typer
 import experiment_manager
 from experiment_manager.cli import following, jobs, report, results, slurm, status, tables
 from experiment_manager.decisions import REFUSED
+from experiment_manager.disk.folder import is_refused, unwritable
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.text import tell
 
@@ -51,6 +52,11 @@ def main(argv: Sequence[str]) -> int:
         app(args=list(argv), prog_name="experiment-manager")
     except ExperimentManagerError as error:
         tell(f"error: {error}")
+        return REFUSED
+    except OSError as error:
+        if not is_refused(error):
+            raise
+        tell(f"error: {unwritable(os.getcwd(), error)}")
         return REFUSED
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))

@@ -27,6 +27,9 @@ _LOCK_TRIES: Final = 100
 _LOCK_PAUSE_S: Final = 0.002
 _NO_ROOM: Final = "make room there, or choose another folder, and repeat"
 _DISK: Final = "the disk or its server has a fault: look there, and repeat"
+_REFUSALS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOSYS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG}
+)
 _WAYS_OUT: Final = {
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,
@@ -163,6 +166,11 @@ def writing(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FolderError(unwritable(path, error)) from error
+
+
+def is_refused(error: OSError) -> bool:
+    """Whether the system has refused what nobody of ours did wrong: a full disk, a fault of it, missing permissions."""
+    return error.errno in _WAYS_OUT or error.errno in _REFUSALS
 
 
 def unwritable(path: str, error: OSError) -> str:

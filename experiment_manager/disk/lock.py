@@ -9,13 +9,13 @@ import errno
 import fcntl
 import json
 import os
-import sys
 import time
 from contextlib import suppress
 from typing import Final
 
 from experiment_manager.disk.files import read_optional, temporary_name
 from experiment_manager.processes import is_gone, this_process
+from experiment_manager.text import tell
 
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 _PAUSE_S: Final = 0.05
@@ -51,7 +51,7 @@ class Lock:
         if remove:
             _unlink(self.path)
         if self._handle is not None:
-            os.close(self._handle)
+            _close(self._handle)
             self._handle = None
         if self._linked is not None and self._linked == _identity(_held(self.path)):
             _unlink(_held(self.path))
@@ -141,10 +141,7 @@ def _tell_once(path: str, error: OSError) -> None:
     if place in _told:
         return
     _told.add(place)
-    with suppress(OSError, ValueError):
-        print(
-            f"{place} lies on a file system without locks ({error.strerror}); {os.path.basename(_held(path))} there "
-            "stands for one",
-            file=sys.stderr,
-            flush=True,
-        )
+    tell(
+        f"{place} lies on a file system without locks ({error.strerror}); {os.path.basename(_held(path))} there stands "
+        "for one"
+    )

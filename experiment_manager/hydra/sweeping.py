@@ -16,7 +16,8 @@ from hydra.core.utils import JobReturn
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.files import appearing
+from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
@@ -76,7 +77,7 @@ class Sweep:
         if plan.launch is not None:
             if "code" in plan.launch.record:
                 tell(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
-            OmegaConf.save(self._config, plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
+            self._keep_configuration(plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
             size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
             for at in range(0, len(plan.to_run), size):
                 ids = plan.to_run[at : at + size]
@@ -88,6 +89,10 @@ class Sweep:
                 _conclude(plan)
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
+
+    def _keep_configuration(self, path: str) -> None:
+        with told_to_the_user(), writing(path), appearing(path, for_good=False) as temporary:
+            OmegaConf.save(self._config, temporary)
 
     def _run_elsewhere(self, plan: Plan, ids: Sequence[int]) -> Any:
         """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""

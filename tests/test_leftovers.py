@@ -1,0 +1,180 @@
+"""What a planner leaves that is killed, or that the disk refuses: nothing that anybody has to mend."""
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from experiment_manager import Experiment
+from experiment_manager.disk.files import is_leftover, temporary_name
+from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.disk.launches import create_launch, launch_numbers
+from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_of
+from experiment_manager.errors import FolderError
+from experiment_manager.records import Attempt, JobId, State
+from experiment_manager.slurm.reconcile import reconciled
+
+A_DAY_S = 86_400
+
+
+def hidden(path: str) -> list[str]:
+    return sorted(
+        os.path.relpath(os.path.join(place, name), path)
+        for place, folders, files in os.walk(path)
+        for name in (*folders, *files)
+        if name.startswith(".") and name != ".planning.lock"
+    )
+
+
+def of_nobody(path: str) -> str:
+    """A temporary name as a process has given it that is no more."""
+    return temporary_name(path).replace(f"-{os.getpid()}-", "-4194305-")
+
+
+def defined(place: Path, n_jobs: int = 1) -> Experiment:
+    experiment = Experiment(["x"], "train", place)
+    for x in range(n_jobs):
+        experiment.add_job({"x": x}, {"x": x, "text": "x" * 100})
+    return experiment
+
+
+def test_next_planner_removes_what_surely_nobody_writes(tmp_path: Path) -> None:
+    """What processes that are gone have left is removed wherever planners, jobs and launches write, and so is what is a
+    day old; what another process may still write, and what people have put there, stays."""
+    folder = Folder(tmp_path, "train")
+    places = ["", "conf", "code", "tasks", "generations", "states", "launches", "launches/0001", "jobs/7"]
+    for place in places:
+        os.makedirs(folder.join(place), exist_ok=True)
+        Path(of_nobody(folder.join(place, "x"))).touch()
+    os.makedirs(of_nobody(folder.join("conf", "copy")) + "/main")
+    kept = [temporary_name(folder.join("x")), folder.join("launches/0001/launch.json"), folder.join(".notes.tmp")]
+    elsewhere = [folder.join("states", f".7.0.0badcafe-1-77-{n:016x}.tmp") for n in (1, 2)]
+    for path in (*kept, *elsewhere):
+        Path(path).touch()
+    os.utime(elsewhere[1], (0, time.time() - 2 * A_DAY_S))
+    with planning(folder):
+        clear_leftovers(folder)
+        clear_leftovers_of(folder, [7])
+    assert {os.path.relpath(path, folder.path) for path in (kept[0], kept[2], elsewhere[0])} == set(hidden(folder.path))
+    assert os.path.exists(kept[1])
+
+
+def test_launch_without_a_record_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder that a launch never got its record in is no launch, and is removed once it is a day old, unless somebody
+    keeps something in it."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    folder = experiment.folder
+    for number in ("0001", "0002", "0003"):
+        os.makedirs(folder.join("launches", number))
+        Path(folder.join("launches", number, "packages.txt")).touch()
+    Path(folder.join("launches/0002/mine.txt")).touch()
+    for number in ("0001", "0002"):
+        os.utime(folder.join("launches", number), (0, time.time() - 2 * A_DAY_S))
+    assert [] == launch_numbers(folder)
+    reconciled(folder)
+    assert ("", "") == capfd.readouterr()
+    with planning(folder):
+        clear_leftovers(folder)
+    assert ["0002", "0003"] == sorted(os.listdir(folder.launches))
+    assert "0004" == create_launch(folder, [], {}).number
+
+
+def test_launch_killed_at_any_moment(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A launch is there with all that belongs to it, or not at all, whenever its maker is killed; nobody complains of
+    the rest, and the next planner removes it."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    folder = experiment.folder
+    made: list[int] = []
+    for moment in range(1, 40):
+        if _killed_while_launching(folder, moment) == 0:
+            break
+        made.append(len(launch_numbers(folder)))
+        for number in launch_numbers(folder):
+            assert {"launch.json", "orders.sqlite", "packages.txt", "settled"} == set(
+                os.listdir(folder.join("launches", number))
+            )
+        reconciled(folder)
+    assert 5 < len(made) < 39
+    assert 0 == made[0]
+    assert 1 <= made[-1]
+    assert ("", "") == capfd.readouterr()
+    assert all(is_leftover(os.path.basename(name), 0) for name in hidden(folder.launches) if "/" not in name)
+    with planning(folder):
+        clear_leftovers(folder)
+    assert [] == hidden(folder.path)
+
+
+def _killed_while_launching(folder: Folder, moment: int) -> int:
+    """The signal that has ended a process at that moment of making a launch; 0 when it was done before."""
+    pid = os.fork()
+    if pid == 0:
+        seen = 0
+
+        def look(event: str, given: tuple[object, ...]) -> None:
+            nonlocal seen
+            is_ours = any(str(item).startswith(folder.launches) for item in given)
+            if is_ours and event in ("open", "os.mkdir", "os.rename", "sqlite3.connect"):
+                seen += 1
+                if seen == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            os.chdir(folder.parent)
+            sys.addaudithook(look)
+            create_launch(folder, [Attempt(JobId(0), 1, State.PENDING)], {})
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_what_runs_here_is_read_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """SLURM has nothing to say of a launch that ran here, so that no later look at the experiment opens its record; one
+    that an earlier version has made is opened once."""
+    folder = defined(tmp_path).folder
+    for _ in "12":
+        create_launch(folder, [], {})
+    records = [folder.join("launches", number, "launch.json") for number in ("0001", "0002")]
+    os.unlink(folder.join("launches/0002/settled"))
+    reconciled(folder)
+    for record in records:
+        Path(record).write_text("garbage")
+    reconciled(folder)
+    assert ("", "") == capfd.readouterr()
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """Inside, no file can grow beyond that, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 5000, 20_000])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_refused_writes_are_one_sentence(tmp_path: Path, n_bytes: int, *, is_new: bool) -> None:
+    """Where the disk takes no more, planning ends with a sentence that names the place, and leaves all as it was."""
+    if not is_new:
+        defined(tmp_path).save()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    experiment = defined(tmp_path, n_jobs=200)
+    with largest_file(n_bytes), pytest.raises(FolderError) as refused:
+        experiment.save()
+    said = str(refused.value)
+    assert said.startswith(f"{tmp_path}/train")
+    assert " cannot be made or written: " in said
+    assert "\n" not in said
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    experiment.save()
+    assert 200 == len(Experiment.load("train", tmp_path).get_all_ids())
