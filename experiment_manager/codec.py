@@ -120,7 +120,9 @@ def _encode_rare(value: Any, where: str) -> Encoded:
         if isinstance(value, plain):
             return _encode(plain(value), where)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or PyTorch
-        return _encode(value.item(), where)
+        item = value.item()
+        if type(item) is not type(value):  # as a long double, which no number of Python can hold
+            return _encode(item, where)
     raise UnstorableValue(
         f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be stored; "
         "use numbers, text, lists and mappings"

@@ -48,6 +48,7 @@ class Ending(NamedTuple):
     out_of_memory: bool  # the memory cgroup counted a kill meanwhile
     is_fake: bool
     needs_result: bool = False  # exit 0 alone is no success
+    has_trouble: bool = False  # it left an error and no result, or a result that cannot be read back
 
 
 def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
@@ -72,7 +73,8 @@ def ended_state(ending: Ending) -> State:
     if ending.is_fake:
         return State.FAKE
     interrupted = ending.stopped is not None or ending.was_warned
-    if ending.returncode == 0 and (ending.has_result or not (interrupted or ending.needs_result)):
+    is_well = ending.returncode == 0 and not ending.has_trouble
+    if is_well and (ending.has_result or not (interrupted or ending.needs_result)):
         return State.COMPLETED
     if ending.returncode != 0 and ending.out_of_memory:
         return State.OUT_OF_MEMORY

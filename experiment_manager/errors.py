@@ -7,7 +7,8 @@
     ├── UnknownJob                    a job id that the experiment does not have
     ├── DuplicateJob                  these variables are there already
     ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with
-    │   └── AlreadyCompleted          completed since it was handed over
+    │   ├── AlreadyCompleted          completed since it was handed over
+    │   └── EndedSince                ended badly since it was handed over, in another launch
     ├── ConfigurationChanged          a job is there already and its configuration is another one now
     ├── ConfigurationDrifted          a job composes, or imports, something else than was submitted
     ├── UnstorableValue               a value that the manifest cannot hold
@@ -51,7 +52,15 @@ class JobRefused(ExperimentManagerError, ValueError):
 
 
 class AlreadyCompleted(JobRefused):
-    """This job has been completed since it was handed over: there is nothing left to run."""
+    """This job has been completed since it was handed over: there is nothing left to run. `is_news`: nobody knew."""
+
+    def __init__(self, message: str, *, is_news: bool = False) -> None:
+        super().__init__(message)
+        self.is_news = is_news
+
+
+class EndedSince(JobRefused):
+    """This job has ended badly in another launch since it was handed over: it is not run again without a word."""
 
 
 class ConfigurationChanged(ExperimentManagerError, ValueError):

@@ -383,7 +383,7 @@ RESULTS = {
     "a list of the configuration": ("{'layers': cfg.algorithm.layers}", {"layers": [64, 64]}, []),
     "one field that cannot be stored": ("{'score': 1.0, 'model': object()}", {"score": 1.0}, ["model"]),
     "a large array": ("{'score': 1.0, 'all': numpy.zeros(20000)}", {"score": 1.0}, ["all"]),
-    "nothing that can be stored": ("{1, 2}", None, ["result"]),
+    "nothing that can be stored": ("object()", None, ["result"]),
     "a value that holds itself": ("(lambda x: x.append(x) or x)([])", None, ["result"]),
     "not a number": ("{'loss': float('nan'), 'big': 2**70}", {"loss": {"$float": "nan"}, "big": 2**70}, []),
     "nothing": ("None", None, []),

@@ -4,10 +4,11 @@ import errno
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from experiment_manager.codec import is_number
 from experiment_manager.processes import is_alive, this_process
@@ -15,6 +16,24 @@ from experiment_manager.processes import is_alive, this_process
 if TYPE_CHECKING:
     import sqlite3
 
+PATIENCE_VARIABLE: Final = "EXPERIMENT_MANAGER_PATIENCE_S"
+"""Names the most seconds for which a file system that errs is asked again; five minutes where nobody says."""
+
+ANSWERS: Final = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    }
+)
+"""Errors that tell how things are. Any other one tells that a file system, or a server behind it, has trouble."""
+
+Answer = TypeVar("Answer")
+
+_PATIENCE_S: Final = 300.0
+SHORTLY_S: Final = 2.0
+"""How long people wait for a file system that errs."""
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 10.0
 _END_BYTES: Final = 65536
 _REFUSED_BY_DISK: Final = (("SQLITE_FULL", errno.ENOSPC), ("SQLITE_IOERR", errno.EIO), ("SQLITE_CANTOPEN", errno.EIO))
 _MOST_NAME_BYTES: Final = 180  # of a file name, which may have 255, with all that a temporary name adds
@@ -135,6 +154,43 @@ def private_database(path: str, *, page_bytes: int = 4096) -> Iterator["sqlite3.
         raise OSError(number, os.strerror(number), path) from error
 
 
+class Patience:
+    """How long a file system that errs is asked again, from its first error on: with growing pauses, for minutes."""
+
+    def __init__(self, most_s: float = _PATIENCE_S) -> None:
+        try:
+            seconds = float(os.environ.get(PATIENCE_VARIABLE, most_s))
+        except ValueError:
+            seconds = most_s
+        self._until, self._pause = time.monotonic() + min(seconds, most_s), _FIRST_PAUSE_S
+
+    def pause(self, error: OSError) -> float:
+        """The seconds until it is to be asked again. Raises the error when it is an answer, or it took too long."""
+        if error.errno in ANSWERS or time.monotonic() + self._pause > self._until:
+            raise error
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE_S)
+        return pause
+
+
+def asked_again(
+    ask: Callable[[], Answer], tell: Callable[[str], None] | None = None, *, most_s: float = _PATIENCE_S
+) -> Answer:
+    """What `ask` returns. While it raises an OSError that is no answer, it is asked again, and `tell` hears of it once.
+
+    Raises OSError when it is one, or when the patience is over.
+    """
+    patience = None
+    while True:
+        try:
+            return ask()
+        except OSError as error:
+            is_first, patience = patience is None, patience or Patience(most_s)
+            pause = patience.pause(error)
+            if is_first and tell is not None:
+                tell(f"{error.filename or 'a file'} cannot be reached: {error.strerror or error}; it is asked again")
+        time.sleep(pause)
+
+
 def database_uri(path: str) -> str:
     """How SQLite reads a finished file: without locks, which network file systems are bad at, and without a journal.
 
@@ -169,8 +225,12 @@ def sync(path: str) -> None:
 def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
     """The file holds `value` as JSON, readable for people; `for_good` as in `appearing`."""
     with appearing(path, for_good=for_good) as temporary, open(temporary, "x", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
-        file.write("\n")
+        file.write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def read_json(path: str) -> Any:
@@ -182,7 +242,7 @@ def read_json(path: str) -> Any:
 def read_optional(path: str, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
     """The object in a JSON file of ours; empty when there is none or it is not readable, of which `tell` hears."""
     try:
-        body = read_json(path)
+        body = asked_again(lambda: read_json(path), most_s=SHORTLY_S)
         why = "it is no object"
     except FileNotFoundError:
         return {}

@@ -8,19 +8,20 @@ jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec
+from experiment_manager.disk import reserve
 from experiment_manager.disk.files import appearing, read_json, write_json
 from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import ResultError, UnstorableValue
+from experiment_manager.errors import ResultError
+from experiment_manager.plain import storable
 from experiment_manager.text import described, message_of, one_line, tell
 
-MOST_ELEMENTS: Final = 10_000
-"""Of an array in a returned value; larger ones belong into a file of their own."""
+_SHORT: Final = reserve.RESERVE_BYTES // 8
 _BLOCK_BYTES: Final = 1 << 18
 _NAN: Final = codec.encode(float("nan"))
 
@@ -33,14 +34,13 @@ Loader = Callable[[str], Any]
 def write_result(
     folder: Folder, job_id: int, attempt: int, value: Any, *, is_fake: bool = False, told: bool = False
 ) -> None:
-    """The attempt has left a result. `told`: the job knew that it had to stop, see `decisions.left_result`.
+    """The attempt has left a result, on disk for good. `told`: the job knew that it had to stop, see
+    `decisions.left_result`.
 
-    Arrays and OmegaConf's containers are stored as lists and mappings. What cannot be stored is said, here on standard
-    error and later by `results`, and is no error: the job did its work.
+    Values are stored in their plain form. What has none is said, here on standard error and later by `results`, and is
+    no error: the job did its work. Raises OSError, with what the system says of the disk.
     """
-    stored, refused = _storable(value)
-    for name, why in refused.items():
-        tell(f"the result of job {job_id}: {one_line(name)} is not stored: {one_line(why)}; see save_results")
+    stored, refused = storable(value)
     body = {
         "result": stored,
         **({"refused": refused} if refused else {}),
@@ -49,7 +49,13 @@ def write_result(
     }
     if (refused or _holds_nan(stored)) and not is_fake:
         _mark(folder, job_id, attempt)
-    write_json(folder.of_attempt(job_id, attempt, "result"), body)
+    path = folder.of_attempt(job_id, attempt, "result")
+    try:
+        reserve.write(path, body)
+    except OSError as error:
+        raise OSError(error.errno, f"the result could not be written: {error.strerror or error}") from error
+    for name, why in refused.items():
+        tell(f"the result of job {job_id}: {one_line(name)} is not stored: {one_line(why)}; see save_results")
 
 
 def _holds_nan(stored: codec.Encoded) -> bool:
@@ -62,35 +68,6 @@ def _mark(folder: Folder, job_id: int, attempt: int) -> None:
     with suppress(OSError):
         os.makedirs(folder.warnings, exist_ok=True)
         os.close(os.open(os.path.join(folder.warnings, f"{job_id}.{attempt}"), os.O_WRONLY | os.O_CREAT, 0o666))
-
-
-def _storable(value: Any) -> tuple[codec.Encoded, dict[str, str]]:
-    """The encoded value, and what had to be left out of it: field by field for a mapping."""
-    if not isinstance(value, Mapping):
-        try:
-            return codec.encode(_plain(value), "result"), {}
-        except UnstorableValue as error:
-            return None, {"result": str(error)}
-    stored, refused = {}, {}
-    for name, item in value.items():
-        try:
-            codec.encode(name, "a key of the result")
-            codec.encode(stored_item := _plain(item), str(name))
-            stored[name] = stored_item
-        except UnstorableValue as error:
-            refused[str(name)] = str(error)
-    return codec.encode(stored), refused
-
-
-def _plain(value: Any) -> Any:
-    """Lists for arrays and OmegaConf's lists, mappings for its mappings; everything else as it is."""
-    if hasattr(value, "tolist") and hasattr(value, "shape"):
-        if value.size > MOST_ELEMENTS if isinstance(value.size, int) else value.numel() > MOST_ELEMENTS:
-            raise UnstorableValue(f"an array of more than {MOST_ELEMENTS} elements")
-        return value.tolist()
-    if type(value).__module__.startswith("omegaconf."):
-        return [_plain(item) for item in value] if isinstance(value, Sequence) else dict(value)
-    return value
 
 
 class Result(NamedTuple):
@@ -115,13 +92,28 @@ def read_result(folder: Folder, job_id: int, attempt: int) -> Result:
 
 
 def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException) -> None:
-    """The attempt has left the exception that ended it, as far as it can be told: this never raises."""
+    """The attempt has left the exception that ended it, as far as it can be told: this never raises.
+
+    On a full disk it is written into the space that was kept for the result, which there is none of.
+    """
+    path, kept = (folder.of_attempt(job_id, attempt, kind) for kind in ("error", "result"))
     try:
         body = {"message": message_of(error), "traceback": "".join(traceback.format_exception(error))}
         told = {name: text.encode(errors="backslashreplace").decode() for name, text in body.items()}
-        write_json(folder.of_attempt(job_id, attempt, "error"), {"type": type(error).__name__, **told})
-    except Exception as failure:  # str(error) is the user's code, and the disk may be full
+        whole = {"type": type(error).__name__, **told}
+        short = {**whole, "message": told["message"][:_SHORT], "traceback": told["traceback"][-_SHORT:]}
+        _write_error(path, kept, whole, short)
+    except Exception as failure:  # the traceback asks the user's code
         tell(f"the error of job {job_id} could not be kept: {described(failure)}")
+
+
+def _write_error(path: str, kept: str, whole: Mapping[str, str], short: Mapping[str, str]) -> None:
+    """The longest of what there is to tell that finds space. Raises OSError when there is none for anything."""
+    for body in (whole, short):
+        with suppress(OSError):
+            reserve.write(path, body, kept_for=kept)
+            return
+    reserve.leave(path, kept_for=kept)
 
 
 class Metric(NamedTuple):

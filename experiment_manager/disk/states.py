@@ -18,10 +18,11 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import processes
-from experiment_manager.disk.files import read_optional, sync, temporary_name, write_json
+from experiment_manager.disk.endings import Endings
+from experiment_manager.disk.files import SHORTLY_S, asked_again, read_optional, sync, temporary_name
 from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import AlreadyCompleted, FolderError, JobRefused
-from experiment_manager.records import ENDED, Attempt, JobId, State
+from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused
+from experiment_manager.records import ENDED, ENDED_BADLY, Attempt, JobId, State
 from experiment_manager.slurm import within
 from experiment_manager.text import tell
 
@@ -85,7 +86,7 @@ class States:
     """The room `states/` of one experiment."""
 
     def __init__(self, folder: Folder) -> None:
-        self._folder, self._path = folder, folder.states
+        self._folder, self._path, self._endings = folder, folder.states, Endings(folder)
 
     def _name(self, job_id: int, attempt: int, state: State | None = None) -> str:
         return os.path.join(self._path, f"{job_id}.{attempt}" + (f".{state}" if state else ""))
@@ -93,8 +94,15 @@ class States:
     def snapshot(self, *, reconcile: bool = False) -> Snapshot:
         """The states of all attempts; with `reconcile`, those that run here but whose process is gone become LOST.
 
-        Opens the anchors of what is RUNNING, with `reconcile`, and no other file.
+        Opens the anchors of what is RUNNING, with `reconcile`, and what those left that are gone, and no other file.
+        Raises FolderError when it cannot be read.
         """
+        try:
+            return self._snapshot(reconcile=reconcile)
+        except OSError as error:
+            raise FolderError(f"{error.filename or self._path} cannot be read: {error.strerror or error}") from error
+
+    def _snapshot(self, *, reconcile: bool) -> Snapshot:
         found: dict[JobId, dict[int, State]] = defaultdict(dict)
         foreign = []
         anchored = []
@@ -148,14 +156,20 @@ class States:
         return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended))
 
     def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
-        """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended; returns
-        what it is. In a folder that only others may write to, that is all."""
-        if self.record(job_id, attempt).get("fake"):
+        """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended, or to have
+        left a complete result; returns what it is. Where that cannot be written, that is all."""
+        about = self.record(job_id, attempt)
+        state, record = self._endings.found(job_id, attempt, about) or (state, record)
+        if about.get("fake"):
             state = State.FAKE
         if not self.may_write():
             return state
-        if not self.finish(job_id, attempt, state, record):
-            self.end(job_id, attempt, state)
+        try:
+            if not self.finish(job_id, attempt, state, record):
+                self.end(job_id, attempt, state)
+        except OSError as error:
+            tell(f"what became of job {job_id} is not recorded: {self._path}: {error.strerror or error}")
+            return state
         return self.state(job_id, attempt)
 
     def may_write(self) -> bool:
@@ -190,28 +204,41 @@ class States:
         """
         self._folder.make(self._path)
         record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
-        temporary = temporary_name(self._name(job_id, 0))
-        with open(temporary, "x", encoding="utf-8") as file:
-            json.dump(record, file, ensure_ascii=False)
-        sync(temporary)
+        temporary, kept = temporary_name(self._name(job_id, 0)), dict[str, str | None]()
         try:
+            with open(temporary, "x", encoding="utf-8") as file:
+                json.dump(record, file, ensure_ascii=False)
+            sync(temporary)
             while True:
                 number = self._next(job_id, record, planned)
+                kept = kept or self._endings.keep(job_id, record["start"])
                 try:
                     os.link(temporary, self._name(job_id, number))
                 except FileExistsError:  # somebody was faster: look again at what is there now
-                    continue
-                self._clear_leftovers(job_id, number)
-                os.link(temporary, self._name(job_id, number, State.RUNNING))
+                    if not os.path.samefile(temporary, self._name(job_id, number)):  # a server's answer can get lost
+                        continue
+                self._begin(job_id, number, kept)
                 return number
         finally:
-            os.unlink(temporary)
+            self._endings.discard(kept)
+            with suppress(OSError):
+                os.unlink(temporary)
 
-    def _clear_leftovers(self, job_id: int, attempt: int) -> None:
-        """No file tells how an attempt ended before it has begun: somebody may have removed `states/` to start anew."""
-        for kind in ("result", "error", "attempt"):
-            with suppress(FileNotFoundError):
-                os.unlink(self._folder.of_attempt(job_id, attempt, kind))
+    def _begin(self, job_id: int, attempt: int, kept: Mapping[str, str | None]) -> None:
+        """An attempt that is ours is RUNNING, with the space that was kept for it. Raises OSError when it cannot be."""
+        try:
+            self._endings.begin(job_id, attempt, kept)
+            os.link(self._name(job_id, attempt), self._name(job_id, attempt, State.RUNNING))
+        except OSError as error:
+            with suppress(OSError):
+                reason = f"could not be begun: {error.strerror or error}"
+                self._endings.write(job_id, attempt, State.FAILED, {"reason": reason})
+                self.end(job_id, attempt, State.FAILED)
+            raise
+
+    def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
+        """Our attempt was told to stop, or warned; see `Endings.found`."""
+        self._endings.note_stop(job_id, attempt, about)
 
     def _next(self, job_id: int, about: Mapping[str, Any], planned: int | None) -> int:
         attempts = self.attempts(job_id)
@@ -220,15 +247,33 @@ class States:
         last = attempts[-1]
         if last.state is State.RUNNING:
             self._clear_the_way(job_id, last.number, about)
-            attempts[-1] = last._replace(state=self.state(job_id, last.number))
-        done = last_real(attempts)
-        if planned is not None and done and done.number >= planned and done.state is State.COMPLETED:
-            launch = self.record(job_id, done.number).get("launch")
+            attempts[-1] = last = last._replace(state=self.state(job_id, last.number))
+            if last.state is State.COMPLETED:
+                raise AlreadyCompleted(
+                    f"job {job_id} turns out to be completed: attempt {last.number} had left its result before its "
+                    "supervisor was killed; whoever runs the job from now on, runs it again",
+                    is_news=True,
+                )
+        if planned is not None:
+            self._refuse_ended(last_real(attempts[planned - 1 :]), about)
+        return attempts[-1].number + 1
+
+    def _refuse_ended(self, since: Attempt | None, about: Mapping[str, Any]) -> None:
+        """Nothing happens when a job is still to be run by a launch, after what became of it `since`."""
+        if since is None or (since.state is not State.COMPLETED and since.state not in ENDED_BADLY):
+            return
+        job_id, number, state = since
+        launch, ours = self.record(job_id, number).get("launch"), about.get("launch")
+        if state is State.COMPLETED:
             raise AlreadyCompleted(
-                f"job {job_id} has been completed since launch {about.get('launch')} was planned: attempt "
-                f"{done.number}, {f'launch {launch}' if launch else 'by hand'}"
+                f"job {job_id} has been completed since launch {ours} was planned: attempt {number}, "
+                f"{f'launch {launch}' if launch else 'by hand'}"
             )
-        return last.number + 1
+        if launch is not None and launch != ours:
+            raise EndedSince(
+                f"job {job_id} has ended as {state} in launch {launch} (attempt {number}) since launch {ours} was "
+                "planned, and is left alone; the next sweep or `experiment-manager resubmit` runs it again"
+            )
 
     def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
         """A RUNNING attempt that nothing runs any more has ended. Raises JobRefused when it is alive, or may be."""
@@ -271,18 +316,8 @@ class States:
         """
         if not self.is_running(job_id, attempt):
             return False
-        self._write_end(job_id, attempt, state, record)
+        self._endings.write(job_id, attempt, state, record)
         return self.end(job_id, attempt, state) is state
-
-    def _write_end(
-        self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], *, for_good: bool = True
-    ) -> None:
-        try:
-            self._folder.make(self._folder.job(job_id))
-            path = self._folder.of_attempt(job_id, attempt, "attempt")
-            write_json(path, {"state": state, **record}, for_good=for_good)
-        except OSError as error:
-            tell(f"the record of job {job_id} attempt {attempt} could not be written: {error}")
 
     def record_unbegun(
         self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], about: Mapping[str, Any]
@@ -304,12 +339,12 @@ class States:
             os.unlink(temporary)
         with suppress(FileExistsError):
             os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
-        self._write_end(job_id, attempt, state, record, for_good=False)
+        self._endings.write(job_id, attempt, state, record, for_good=False)
 
     def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
         """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""
         before = self.state(job_id, attempt)
-        self._write_end(job_id, attempt, state, record)
+        self._endings.write(job_id, attempt, state, record)
         if before is not state:
             with suppress(FileNotFoundError):
                 os.rename(self._name(job_id, attempt, before), self._name(job_id, attempt, state))
@@ -336,10 +371,11 @@ def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
 def _opens(path: str) -> bool:
     """Whether a file is there, asked with open(): stat answers from attribute caches on network file systems.
 
-    One that is not ours to read is there. Raises FolderError where nobody can tell, because of its folder.
+    One that is not ours to read is there. Raises FolderError where nobody can tell, because of its folder, and OSError
+    where a file system errs for longer than a moment.
     """
     try:
-        os.close(os.open(path, os.O_RDONLY))
+        os.close(asked_again(lambda: os.open(path, os.O_RDONLY), most_s=SHORTLY_S))
     except FileNotFoundError:
         return False
     except PermissionError as error:

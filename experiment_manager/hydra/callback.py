@@ -65,14 +65,14 @@ class JobCallback(Callback):
         job = current_job()
         if job.id is None or not is_first_rank():
             return
-        live = _live_code(job, self._code) if self._code is not None else None
-        if live:  # imported late, perhaps, or allowed by on_drift=warn
-            tell(f"warning: {live}")
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
                 write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
         elif isinstance(job_return._return_value, BaseException):
             write_error(job.experiment, job.id, job.attempt, job_return._return_value)
+        live = _live_code(job, self._code) if self._code is not None else None
+        if live:  # imported late, perhaps, or allowed by on_drift=warn
+            tell(f"warning: {live}")
 
 
 def _live_code(job: CurrentJob, code: Code) -> str | None:
@@ -94,9 +94,8 @@ def _ending(job: CurrentJob, status: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ConfigurationDrifted):
-            tell(f"error: {error}")
-        else:
-            tell_traceback()
-        write_error(job.experiment, job.required_id, job.attempt, error)
-        raise SystemExit(status) from None
+        try:
+            write_error(job.experiment, job.required_id, job.attempt, error)
+            tell(f"error: {error}") if isinstance(error, ConfigurationDrifted | OSError) else tell_traceback()
+        finally:  # whatever becomes of what is told
+            raise SystemExit(status) from None

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from experiment_manager.disk.files import asked_again
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.results import write_error, write_result
@@ -16,6 +17,7 @@ from experiment_manager.disk.states import States
 from experiment_manager.records import State
 from experiment_manager.running import job
 from experiment_manager.slurm import within
+from experiment_manager.text import tell
 
 
 class InProcess:
@@ -83,7 +85,8 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
             else:
                 os.environ[name] = value
         state = State.FAKE if is_fake else state
-        states.finish(job_id, number, state, {"reason": reason, "exit_code": None, "start": start, "end": time.time()})
+        record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
+        asked_again(lambda: states.finish(job_id, number, state, record), tell)
 
 
 @contextmanager

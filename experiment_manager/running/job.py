@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager import codec
 from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.reserve import write_all
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import Job, State
 
@@ -116,6 +117,7 @@ class CurrentJob:
         `log_metrics({"train/loss": 0.3}, step=100)` for names that Python has no keyword for.
 
         Values are numbers or text. With several tasks only rank 0 writes. Outside of an experiment nothing is recorded.
+        Raises OSError when the line could not be written, as on a full disk.
         """
         step, values = _step_and_values(first, step, values)
         if self._folder is None or self.id is None or not is_first_rank():
@@ -123,11 +125,23 @@ class CurrentJob:
         line = {"step": codec.encode(step), "time": time.time(), "values": codec.encode(values)}
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         path = self._folder.of_attempt(self.id, self.attempt, "metrics")
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(handle, data)  # one write to a file opened for appending: whole lines, also from several threads
-        finally:
-            os.close(handle)
+        _append_line(path, data)
+
+
+def _append_line(path: str, line: bytes) -> None:
+    """The file ends with that line. Raises OSError when it could not be written, or only a part of it.
+
+    Whole lines are one write to a file opened for appending, also from several threads. One that was cut short, as on a
+    full disk, is ended first: it takes no other line with it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        write_all(handle, line)
+    finally:
+        os.close(handle)
 
 
 def _step_and_values(first: Any, step: float | None, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

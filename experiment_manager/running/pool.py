@@ -1,5 +1,6 @@
 """Runs jobs here, several at a time: one supervisor process per job, the same one that a SLURM task starts."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,16 +9,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.files import Patience, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
 from experiment_manager.running.warm import Forking, WarmTask, hear_interrupts
+from experiment_manager.words import counted
 
 START_METHODS: Final = ("forkserver", "spawn")
 """How jobs begin, in the words of `multiprocessing`: as copies of a process with all imports, or each by itself."""
@@ -47,6 +50,14 @@ class _Running(NamedTuple):
     process: "subprocess.Popen[bytes] | WarmTask"
     log: str
     started: float
+
+
+class _Unsettled(NamedTuple):
+    """A job that has ended, and of which the file system cannot tell at the moment how."""
+
+    task: _Running
+    patience: Patience
+    at: float  # when it is asked again
 
 
 def available_cpus() -> int:
@@ -85,15 +96,16 @@ class Pool:
     def run(self, ids: Sequence[int]) -> list[Ran]:
         """Every job has ended; what became of them, in the order of `ids`.
 
-        Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them. They
-        are told to end, too, when anything goes wrong here.
+        Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them. When
+        anything goes wrong here, they run on under their supervisors, and that is said.
         """
         waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
+        unsettled = list[_Unsettled]()
         with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
             try:
                 if self._forking is not None:
                     self._forking.prepare(self._folder, self._launch, ids)
-                while running or (waiting and interrupts.first is None):
+                while running or ((waiting or unsettled) and interrupts.first is None):
                     for _ in range(interrupts.news()):
                         _tell_to_end(running)
                     ended = [task for task in running if task.process.poll() is not None]
@@ -107,9 +119,16 @@ class Pool:
                         if isinstance(task.process, WarmTask) and task.process.was_never_begun:
                             waiting.appendleft(task.job_id)
                         else:
-                            ran[task.job_id] = self._settle(task, lines)
+                            unsettled.append(_Unsettled(task, Patience(), 0.0))
+                    unsettled = self._settle_all(unsettled, ran, lines)
                     if not ended:
                         self._pause()
+            except Exception:
+                if running:
+                    lines.say(
+                        f"this program has failed; {counted(len(running))} of {self._folder.path} go on without it"
+                    )
+                raise
             except BaseException:
                 _tell_to_end(running)
                 for task in running:
@@ -162,23 +181,49 @@ class Pool:
             )
         return _Running(job_id, process, log, time.monotonic())
 
+    def _settle_all(self, unsettled: Sequence[_Unsettled], ran: dict[int, Ran], lines: JobLines) -> list[_Unsettled]:
+        """What became of those is in `ran`; returns those that are to be asked about again. Other jobs do not wait."""
+        left, now = list[_Unsettled](), time.monotonic()
+        for one in unsettled:
+            if now < one.at:
+                left.append(one)
+                continue
+            job_id = one.task.job_id
+            try:
+                ran[job_id] = self._settle(one.task, lines)
+            except (OSError, FolderError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                why = f"{getattr(cause, 'filename', None) or self._folder.path}: {getattr(cause, 'strerror', error)}"
+                try:
+                    pause = one.patience.pause(cause if isinstance(cause, OSError) else OSError(errno.EIO, str(error)))
+                except OSError:
+                    ran[job_id] = self._ended(one.task, Ran(job_id, 0, None, f"its end cannot be read: {why}"), lines)
+                    continue
+                if not one.at:
+                    lines.say(f"the end of job {job_id} cannot be read, and is asked for again: {why}")
+                left.append(one._replace(at=now + pause))
+        return left
+
     def _settle(self, task: _Running, lines: JobLines) -> Ran:
         if isinstance(task.process, WarmTask) and task.process.trouble is not None:
             return self._not_begun(task.job_id, os.strerror(task.process.trouble), lines)
         attempt = self._states.settled(task.job_id)
         said = _tail(task.log)
         if said is None:
-            os.unlink(task.log)
+            with suppress(OSError):
+                os.unlink(task.log)
         record = self._states.record(task.job_id, attempt.number) if attempt.number else {}
         if record.get("launch") != self._launch.number or record.get("pid") != task.process.pid:
-            ran = Ran(task.job_id, attempt.number, None, said or "its supervisor ended before it began")
+            ran = Ran(task.job_id, attempt.number, None, said or _why_silent(task.log))
         else:
-            kept = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt"))
-            reason = kept.get("reason")
+            reason = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt")).get("reason")
             if attempt.state is State.LOST:
                 killed = said is None or (task.process.returncode or 0) < 0
                 reason = "its supervisor was killed" if killed else f"its supervisor failed: {said}"
             ran = Ran(task.job_id, attempt.number, attempt.state, reason)
+        return self._ended(task, ran, lines)
+
+    def _ended(self, task: _Running, ran: Ran, lines: JobLines) -> Ran:
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran
@@ -222,8 +267,23 @@ class _Interrupts:
         return new
 
 
+def _why_silent(log: str) -> str:
+    """Why a supervisor that did not begin has said nothing, as far as we can see: what it said had to go to its log."""
+    why = "its supervisor ended before it began"
+    try:
+        with open(log, "ab") as file:
+            file.write(b"\n")
+        os.unlink(log)
+    except OSError as error:
+        return f"{why}: {error.strerror or error}"
+    return why
+
+
 def _tail(path: str) -> str | None:
-    """The last line of a log; None when it is empty."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = file.read().strip().splitlines()
+    """The last line of a log; None when it is empty. Raises OSError when it is there and cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().strip().splitlines()
+    except FileNotFoundError:  # settled before, as far as that went
+        return None
     return lines[-1] if lines else None

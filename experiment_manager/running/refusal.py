@@ -17,7 +17,8 @@ def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outc
         from experiment_manager.decisions import REFUSED
 
         tell(f"nothing to run: {done}")
-        return Outcome(0 if within.restart_of(within.ids()) else REFUSED)  # SLURM may start again what was done
+        is_well = done.is_news or within.restart_of(within.ids())  # SLURM may start again what was done
+        return Outcome(0 if is_well else REFUSED)
     except ExperimentManagerError as error:
         return Outcome(refused(error))
 

@@ -14,19 +14,24 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_end, read_optional
+from experiment_manager.disk.endings import Endings
+from experiment_manager.disk.files import asked_again, read_end, read_optional
 from experiment_manager.disk.folder import writing
 from experiment_manager.disk.states import States
+from experiment_manager.errors import FolderError
 from experiment_manager.records import State
 from experiment_manager.running import job
 from experiment_manager.running.child import Child, start
-from experiment_manager.running.memory import oom_kills
+from experiment_manager.running.memory import memory_of, oom_kills, peak_of_step
 from experiment_manager.running.signals import WARNINGS, Heard, catches, environment, in_session, processes
 from experiment_manager.slurm import step, within
 from experiment_manager.text import one_line, say, tell
 
 OWNERSHIP_POLL_S: Final = 10.0
 """How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
+
+SECOND_LOOK_S: Final = 1.0
+"""When it looks again after its state's name was not there: a network file system can be wrong for a moment."""
 
 KILL_AFTER_S: Final = 20.0
 """A child that ignores TERM is killed after this time, or before SLURM's KillWait is over and it kills us all."""
@@ -68,12 +73,11 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     if not child.is_fake:
         tell(f"job {child.job_id} attempt {number}: its output goes to {log}")
     outcome = supervision.run()
-    if child.is_fake:
-        with suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
-            say(file.read().rstrip("\n"))
+    if child.is_fake and (said := read_end(log).decode(errors="replace")):
+        say(said.removesuffix("\n"))
     reason = f": {supervision.reason}" if supervision.reason else ""
-    state = states.state(child.job_id, number)
-    tell(f"job {child.job_id} attempt {number}: {state}{reason}")
+    with suppress(OSError, FolderError):
+        tell(f"job {child.job_id} attempt {number}: {states.state(child.job_id, number)}{reason}")
     return outcome
 
 
@@ -86,14 +90,31 @@ class _Supervision:
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
         self._warned = False
         self._fenced = False
+        self._was_missing = False  # the name of our state, when it was looked for last
+        self._has_told = False  # that the name could not be looked for
+        self._memory = 0
         self._kill_at: float | None = None
         self._stragglers_s = STRAGGLERS_S
         self._oom_kills = oom_kills()
         self._pid = 0
         self.reason: str | None = None
+        self._unreadable: str | None = None
+        self._is_decided = False
 
     def run(self) -> Outcome:
         started = time.time()
+        try:
+            return self._run(started)
+        except Exception as error:  # of ours: whatever it is, the attempt is not left without an end
+            if self._pid:
+                self._kill(signal.SIGKILL)
+            self.reason = f"its supervisor failed: {type(error).__name__}: {error}".partition("\n")[0]
+            with suppress(Exception):
+                if not self._is_decided:
+                    self._publish(State.FAILED, {"reason": self.reason, "start": started, "end": time.time()})
+            raise
+
+    def _run(self, started: float) -> Outcome:
         if not self._earlier_run_has_noticed():
             reason = "stopped while an earlier run of the task was given time to end"
             self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
@@ -136,10 +157,30 @@ class _Supervision:
                 self._kill(signal.SIGKILL)
                 self._kill_at = None
             if now >= poll_at:
-                poll_at = now + OWNERSHIP_POLL_S
-                if not self._states.is_running(self._child.job_id, self._number):
-                    self._fenced = True
-                    self._kill(signal.SIGKILL)
+                self._memory = max(self._memory, memory_of(processes(self._is_ours)))
+                poll_at = now + self._look()
+
+    def _look(self) -> float:
+        """Ends the job when its attempt has been ended by somebody else; returns the seconds until the next look.
+
+        Only a name that is not there twice is gone. Whatever else a file system says, the job goes on.
+        """
+        try:
+            is_there = self._states.is_running(self._child.job_id, self._number)
+        except (OSError, FolderError) as error:
+            if not self._has_told:
+                self._has_told = True
+                self._tell(f"the state cannot be looked at, and the job goes on: {error}")
+            return OWNERSHIP_POLL_S
+        if is_there or not self._was_missing:
+            self._was_missing = not is_there
+            return SECOND_LOOK_S if self._was_missing else OWNERSHIP_POLL_S
+        self._fenced = True
+        self._kill(signal.SIGKILL)
+        return OWNERSHIP_POLL_S
+
+    def _tell(self, text: str) -> None:
+        tell(f"job {self._child.job_id} attempt {self._number}: {text}")
 
     def _pass_on(self, number: signal.Signals) -> None:
         if number in WARNINGS:
@@ -153,6 +194,7 @@ class _Supervision:
         """The job is told to end; then SLURM, if it is there, is asked why."""
         self._stopped, now = State.CANCELLED, time.monotonic()
         self._kill(number)
+        self._states.note_stop(self._child.job_id, self._number, {"arguments": self._child.arguments})
         stop = within.why_stopped()
         self._stopped = stop.state
         kill_wait_s = float("inf") if stop.kill_wait_s is None else stop.kill_wait_s
@@ -225,13 +267,13 @@ class _Supervision:
             culprit = f"the folder {cwd}, where the sweep was started,"
             reason = f"{culprit} is not there any more; sweep again from where it is now"
         self.reason = reason
-        with open(self._file("stderr"), "a", encoding="utf-8") as log:
+        with suppress(OSError), open(self._file("stderr"), "a", encoding="utf-8") as log:
             log.write(reason + "\n")
         self._publish(State.FAILED, {"reason": reason, "exit_code": None, "start": started, "end": time.time()})
         return Outcome(127)
 
     def _record(self, returncode: int, usage: Any, started: float) -> Outcome:
-        result = read_optional(self._file("result"))
+        result, self._unreadable = Endings(self._child.folder).left(self._child.job_id, self._number, self._tell)
         self._warned = self._warned or result.get("told") is True  # by whatever way the warning came
         from experiment_manager import decisions
 
@@ -242,6 +284,7 @@ class _Supervision:
             was_warned=self._warned,
             out_of_memory=self._was_out_of_memory(),
             needs_result=self._child.needs_result,
+            has_trouble=self._unreadable is not None or (not result and bool(read_optional(self._file("error")))),
             is_fake=self._child.is_fake or bool(result.get("fake")),
         )
         state = decisions.ended_state(ending)
@@ -255,7 +298,7 @@ class _Supervision:
             "signal": signal.Signals(-returncode).name if returncode < 0 else None,
             "start": started,
             "end": time.time(),
-            "peak_memory_bytes": usage.ru_maxrss * 1024,
+            "peak_memory_bytes": self._peak_memory(usage.ru_maxrss * 1024),
             "cpu_s": usage.ru_utime + usage.ru_stime,
             **({"ask_slurm": True} if state is State.CANCELLED and within.is_inside() else {}),
             **({"requeued": True} if is_to_requeue else {}),
@@ -264,6 +307,11 @@ class _Supervision:
             return self._incomplete()
         is_done = state in (State.COMPLETED, State.FAKE)
         return Outcome(decisions.exit_status(returncode) or (0 if is_done else decisions.INCOMPLETE), is_to_requeue)
+
+    def _peak_memory(self, largest: int) -> int:
+        """Of all processes of the job together, as far as that is known; at least that of the largest one."""
+        is_alone = self._child.by_slurm and not self._child.has_ranks and self._child.slurm.get("pack", 1) == 1
+        return max(largest, self._memory, (peak_of_step() or 0) if is_alone else 0)
 
     def _was_out_of_memory(self) -> bool:
         """The kernel counted a kill in our memory cgroup; a step has one of its own, and `srun` tells of it."""
@@ -281,9 +329,18 @@ class _Supervision:
         return Outcome(INCOMPLETE)
 
     def _publish(self, state: State, record: dict[str, Any]) -> bool:
-        record = {**record, "arguments": self._child.arguments}
+        """The end is recorded, and is ours; false when somebody else had ended the attempt before."""
+        self._is_decided, record = True, {**record, "arguments": self._child.arguments}
         state = State.FAKE if self._child.is_fake else state
-        return not self._fenced and self._states.finish(self._child.job_id, self._number, state, record)
+        job_id, number = self._child.job_id, self._number
+        for is_last in (False, True):
+            if self._fenced:
+                return False
+            if asked_again(lambda: self._states.finish(job_id, number, state, record), self._tell):
+                return True
+            if not is_last:
+                time.sleep(SECOND_LOOK_S)
+        return self._states.state(job_id, number) is state  # a server can do what it is told, and answer that it cannot
 
     def _reason(self, state: State, returncode: int) -> str | None:
         """Why, in a line: the exception that the job left, else the signal or exit code."""
@@ -296,8 +353,12 @@ class _Supervision:
         if state in _TOLD_BY_SLURM:
             return _TOLD_BY_SLURM[state]
         error = read_optional(self._file("error"))
+        if self._unreadable is not None:
+            return self._unreadable
         if error:
             return one_line(f"{error.get('type')}: {error.get('message')}")
+        if returncode == decisions.UNRECORDED:
+            return "its result could not be written"
         if returncode == decisions.DRIFTED:
             return "composed another configuration than was submitted"
         if returncode < 0:

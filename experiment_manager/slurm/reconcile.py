@@ -7,7 +7,7 @@ failed: where SLURM cannot be asked, or has not caught up, jobs stay what they w
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from experiment_manager.slurm import client, parse, within
 from experiment_manager.slurm.asking import Answer, OpenLaunch, ask, open_launches, running_records
 from experiment_manager.slurm.launched import LaunchedArray, Submission
 from experiment_manager.slurm.told import Told
+from experiment_manager.text import tell
 
 SLURM_CATCHES_UP_S: Final = 60.0
 """How long after a submission SLURM's accounting may know nothing of a task yet (0.2 to 4.4 s measured)."""
@@ -210,12 +211,22 @@ class _Judge:
 
     def _record_unbegun(self, job_id: JobId, state: State, record: Mapping[str, Any], **about: Any) -> None:
         number = self._opened.planned[job_id]
-        if self._keeps:
-            about = {"launch": self._opened.launch.number, "by_slurm": True, **about}
-            self._states.record_unbegun(job_id, number, state, record, about)
-            self._has_recorded = True
-        else:
+        about = {"launch": self._opened.launch.number, "by_slurm": True, **about}
+        if not self._kept(lambda: self._states.record_unbegun(job_id, number, state, record, about)):
             self.found[job_id, number] = state
+
+    def _kept(self, record: Callable[[], None]) -> bool:
+        """Whether what was found out is recorded; where the disk is full, or not ours, it will be found out again."""
+        if not self._keeps:
+            return False
+        try:
+            record()
+        except OSError as error:
+            self._keeps, self._is_open = False, True
+            tell(f"what SLURM tells of jobs cannot be recorded in {self._folder.path}: {error.strerror or error}")
+        else:
+            self._has_recorded = True
+        return self._keeps
 
     def _died(self, job_id: JobId, run: parse.Run) -> None:
         """The task ended before the job began."""
@@ -310,9 +321,7 @@ class _Judge:
         kept = {key: value for key, value in end.items() if key not in ("ask_slurm", "state")}
         if state in (State.LOST, State.FAILED):  # SLURM knows no better than the supervisor
             state, reason = State(end["state"]), str(kept.get("reason"))
-        if self._keeps:
-            self._states.amend(job_id, number, state, {**kept, "reason": reason})
-            self._has_recorded = True
+        self._kept(lambda: self._states.amend(job_id, number, state, {**kept, "reason": reason}))
 
     def _log(self, task: str | None) -> str:
         return self._folder.join("launches", self._opened.launch.number, f"{task}.log")
