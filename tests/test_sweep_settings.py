@@ -47,7 +47,9 @@ def test_what_a_sweep_does_not_use_is_said(program: Program) -> None:
         assert "hydra.sweep.dir=out/${now:%H}, hydra.sweep.subdir=x is not used" in done.stderr
         said = "hydra.sweeper.pass_filter, hydra.sweeper.rerun, set in what +experiment=a +n=5 chooses, is not used"
         assert 1 == done.stderr.count(said), done.stderr
-    done = program.sweep("seed=1,2", "hydra/launcher=slurm_script", "hydra.sweeper.experiment_name=other")
+    shown = 'hydra.launcher.setup=["echo ${oc.env:HOME}"]'
+    done = program.sweep("seed=1,2", "hydra/launcher=slurm_script", "hydra.sweeper.experiment_name=other", shown)
+    assert "hydra.launcher.setup reads ${oc.env:...}, whose value is written into the scripts" in done.stderr
     assert "is not used" not in done.stderr
 
 

@@ -72,7 +72,7 @@ class Sweep:
                 arrange,
                 copies_code=copies_code,
             )
-        self._tell_unused(plan.folder)
+        self._tell_of_settings(plan.folder)
         tell(_summary(plan))
         if plan.launch is not None:
             if "code" in plan.launch.record:
@@ -106,11 +106,18 @@ class Sweep:
             del os.environ[_LAUNCH_VARIABLE]
             States(plan.folder).snapshot(reconcile=True)  # a worker that was killed never reached the end of its task
 
-    def _tell_unused(self, folder: Folder) -> None:
-        """People know which of their settings the sweep does not use."""
+    def _tell_of_settings(self, folder: Folder) -> None:
+        """People know which of their settings the sweep does not use, or writes where others may read it."""
         ignored = self._composer.chosen_directories(self._directories)
         if ignored:
             tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
+        launcher: Any = OmegaConf.to_container(self._config.hydra.launcher, resolve=False)
+        shown = [key for key in ("setup", "pre_script", "post_script", "wrap") if "oc.env" in str(launcher.get(key))]
+        if shown:
+            tell(
+                f"warning: hydra.launcher.{shown[0]} reads ${{oc.env:...}}, whose value is written into the scripts "
+                "and launch.json; write $NAME there instead, which the shell of the job reads"
+            )
         for overrides in dict.fromkeys(self._composer.unused.values()):
             keys = [key for key, first in self._composer.unused.items() if first == overrides]
             tell(
