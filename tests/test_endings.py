@@ -1,0 +1,237 @@
+"""How attempts end where the disk is full, a file system errs, or the supervisor has been killed: no result is lost."""
+
+import dataclasses
+import datetime
+import decimal
+import errno
+import json
+import os
+import subprocess
+from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager import processes
+from experiment_manager.decisions import Ending, ended_state
+from experiment_manager.disk import reserve
+from experiment_manager.disk.files import asked_again
+from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.results import read_metrics, read_result, write_error, write_result
+from experiment_manager.disk.states import States
+from experiment_manager.errors import AlreadyCompleted, EndedSince
+from experiment_manager.plain import storable
+from experiment_manager.records import State
+from experiment_manager.running.job import CurrentJob
+from experiment_manager.running.memory import memory_of
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to mount a small file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with open(disk / "filler", "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def claimed(folder: Folder, job_id: int, launch: str | None = "0001", planned: int | None = None) -> int:
+    os.makedirs(folder.job(job_id), exist_ok=True)
+    return States(folder).claim(job_id, {"launch": launch}, planned=planned)
+
+
+def text_of(folder: Folder, kind: str) -> Any:
+    return json.loads(Path(folder.of_attempt(0, 1, kind)).read_text())
+
+
+def test_an_attempt_ends_as_ever_on_a_full_disk(small_disk: Path) -> None:
+    """Result and record find the space that was kept for them, which is free again afterwards; without such space no
+    attempt begins, and nothing of it stays."""
+    folder, states = Folder(small_disk, "train"), States(Folder(small_disk, "train"))
+    claimed(folder, 0)
+    fill(small_disk)
+    write_result(folder, 0, 1, {"score": 7.0})
+    assert states.finish(0, 1, State.COMPLETED, {"reason": None})
+    assert {"score": 7.0} == read_result(folder, 0, 1).value
+    assert {"state": "COMPLETED", "reason": None} == text_of(folder, "attempt")
+    assert ["attempt.1.json", "result.1.json"] == sorted(os.listdir(folder.job(0)))
+    with open(small_disk / "filler", "ab") as file, pytest.raises(OSError, match="No space"):
+        file.write(bytes(1 << 19))
+    before = sorted(os.listdir(folder.states))
+    with pytest.raises(OSError, match="No space left on device"):
+        claimed(folder, 1)
+    assert before == sorted(os.listdir(folder.states))
+    assert [] == os.listdir(folder.job(1))
+
+
+def test_what_finds_no_space_says_so(small_disk: Path) -> None:
+    """A result that is larger than what was kept for it fails with the words of the system, and the error is kept."""
+    folder = Folder(small_disk, "train")
+    claimed(folder, 0)
+    fill(small_disk)
+    with pytest.raises(OSError, match="the result could not be written: No space left on device") as caught:
+        write_result(folder, 0, 1, {"text": "x" * reserve.RESERVE_BYTES})
+    write_error(folder, 0, 1, caught.value)
+    assert not os.path.exists(folder.of_attempt(0, 1, "result"))
+    assert "No space left on device" in text_of(folder, "error")["message"]
+
+
+def test_where_nothing_can_be_written_a_name_is_changed(tmp_path: Path) -> None:
+    """What is kept holds a record from the beginning: to rename it needs no space."""
+    path = str(tmp_path / "attempt.1.json")
+    name = reserve.keep(path, {"reason": "unknown"})
+    assert name is not None
+    reserve.assign(name, path)
+    reserve.leave(path)
+    assert {"reason": "unknown"} == json.loads(Path(path).read_text())
+    assert ["attempt.1.json"] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("result", "stopped", "state"),
+    [
+        ({"result": 3, "told": False}, False, State.COMPLETED),
+        ({"result": 3, "told": True}, True, State.COMPLETED),
+        ({"result": None, "told": False}, False, State.COMPLETED),
+        ({"result": None, "told": False}, True, State.LOST),  # a checkpoint, perhaps
+        ({"result": None, "told": True}, False, State.LOST),
+        ({"result": None, "told": False, "fake": True}, False, State.FAKE),
+        (None, False, State.LOST),
+    ],
+)
+def test_a_result_outlives_its_supervisor(tmp_path: Path, result: Any, stopped: bool, state: State) -> None:
+    """A supervisor was killed after its job had left a complete result: whoever looks records what it meant to, and the
+    job is not run again without a word."""
+    folder, states = Folder(tmp_path, "train"), States(Folder(tmp_path, "train"))
+    claimed(folder, 0)
+    if stopped:
+        states.note_stop(0, 1, {"arguments": []})
+    if result is not None:
+        Path(folder.of_attempt(0, 1, "result")).write_text(json.dumps(result))
+    gone = {**processes.this_process(), "started_ticks": 1}
+    Path(folder.states, "0.1").write_text(json.dumps(gone))
+    if state is State.COMPLETED:
+        with pytest.raises(AlreadyCompleted, match="turns out to be completed"):
+            claimed(folder, 0)
+    assert state is states.snapshot(reconcile=True).attempts[0][1]  # type: ignore[index]
+    reason = "had left its result" if state is not State.LOST else "its supervisor is gone"
+    assert reason in text_of(folder, "attempt")["reason"]
+    assert not [name for name in os.listdir(folder.job(0)) if name.endswith(".reserve")]
+    assert 2 == claimed(folder, 0)
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.LOST])
+def test_a_job_that_failed_since_is_left_to_its_next_sweep(tmp_path: Path, state: State) -> None:
+    """Two sweeps of one grid at once: what ended badly in one of them is not run again by the other; what is requeued
+    in one launch, or run by hand, is."""
+    folder, states = Folder(tmp_path, "train"), States(Folder(tmp_path, "train"))
+    claimed(folder, 0, "0001", planned=1)
+    states.end(0, 1, state)
+    with pytest.raises(EndedSince, match=rf"ended as {state} in launch 0001 \(attempt 1\) since launch 0002"):
+        claimed(folder, 0, "0002", planned=1)
+    assert 2 == claimed(folder, 0, "0001", planned=1)
+    states.end(0, 2, state)
+    assert 3 == claimed(folder, 0, None)
+    states.end(0, 3, state)
+    assert 4 == claimed(folder, 0, "0002", planned=1)
+
+
+def test_a_file_system_that_errs_is_asked_again() -> None:
+    """An error that is no answer is met with pauses and told once; an answer is believed at once."""
+    answers: list[Any] = [OSError(errno.EIO, "Input/output error", "/x"), OSError(errno.ESTALE, "Stale"), 7]
+    told = list[str]()
+
+    def ask() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert 7 == asked_again(ask, told.append)
+    assert ["/x cannot be reached: Input/output error; it is asked again"] == told
+    answers[:] = [FileNotFoundError(errno.ENOENT, "No such file or directory"), 7]
+    with pytest.raises(FileNotFoundError):
+        asked_again(ask, told.append)
+    answers[:] = [OSError(errno.EIO, "Input/output error")] * 9
+    with pytest.raises(OSError, match="Input/output error"):
+        asked_again(ask, told.append, most_s=0.2)
+
+
+def test_half_a_line_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Metrics that are logged after a line was cut short are all there."""
+    folder = Folder(tmp_path, "train")
+    os.makedirs(folder.job(0))
+    current = CurrentJob(folder, 0, 1)
+    current.log_metrics(step=1, loss=1.0)
+    with open(folder.of_attempt(0, 1, "metrics"), "a") as file:
+        file.write('{"step": 2, "ti')
+    current.log_metrics(step=3, loss=3.0)
+    current.log_metrics(step=4, loss=4.0)
+    assert [1, 3, 4] == [metric.step for metric in read_metrics(folder, 0, 1, lambda _: None)]
+
+
+def test_exit_0_is_no_success_of_an_attempt_that_left_an_error() -> None:
+    """What was swallowed on its way to an exit status counts all the same."""
+    ending = Ending(returncode=0, has_result=False, stopped=None, was_warned=False, out_of_memory=False, is_fake=False)
+    assert State.COMPLETED is ended_state(ending)
+    assert State.FAILED is ended_state(ending._replace(has_trouble=True))
+
+
+@dataclasses.dataclass
+class Scores:
+    accuracy: float
+    best: Any = None
+
+
+Pair = namedtuple("Pair", "low high")
+
+
+@pytest.mark.parametrize(
+    ("value", "stored", "refused"),
+    [
+        (Scores(0.5, Pair(1, 2)), {"accuracy": 0.5, "best": {"low": 1, "high": 2}}, []),
+        ([Scores(0.5)], [{"accuracy": 0.5, "best": None}], []),
+        ({"best": {"model": object(), "score": 1}}, {"best": {"score": 1}}, ["best.model"]),
+        ({3, 1, 2}, [1, 2, 3], []),
+        ({"b", 1}, ["b", 1], []),
+        (decimal.Decimal("0.1"), 0.1, []),
+        (decimal.Decimal("0.1234567890123456789"), "0.1234567890123456789", []),
+        (datetime.datetime(2020, 1, 2, 3), "2020-01-02T03:00:00", []),
+        (datetime.timedelta(minutes=1), 60.0, []),
+        (2**100, 2**100, []),
+        ({"z": 1j, "n": 1}, {"n": 1}, ["z"]),
+    ],
+)
+def test_values_with_a_plain_form_are_stored(value: Any, stored: Any, refused: list[str]) -> None:
+    """What has names or an order of its own is stored as mappings and lists; the rest is refused by its name."""
+    found = storable(value)
+    assert (stored, refused) == (found.encoded, list(found.refused))
+
+
+def test_values_of_libraries() -> None:
+    """A column with names is a mapping, one with numbers a list; a long double is refused, and not cut."""
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    assert {"accuracy": 0.5, "steps": 3.0} == storable(pandas.Series({"accuracy": 0.5, "steps": 3})).encoded
+    assert [1, 2] == storable(pandas.Series([1, 2])).encoded
+    assert "2020-01-02" == storable(numpy.datetime64("2020-01-02")).encoded
+    assert ["x"] == list(storable({"x": numpy.longdouble(1)}).refused)
+    assert ["x"] == list(storable({"x": pandas.DataFrame({"a": [1]})}).refused)
+
+
+def test_memory_of_processes() -> None:
+    """The memory of processes is added up, and one that is gone uses none."""
+    mine = memory_of([os.getpid()])
+    assert mine > 1_000_000
+    assert 0 == memory_of([2**22 + 1])
