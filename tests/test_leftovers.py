@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch, launch_numbers
 from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_of
 from experiment_manager.errors import FolderError
+from experiment_manager.follow.archive import archive
 from experiment_manager.records import Attempt, JobId, State
 from experiment_manager.slurm.reconcile import reconciled
 
@@ -106,6 +108,9 @@ def test_launch_killed_at_any_moment(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert 0 == made[0]
     assert 1 <= made[-1]
     assert ("", "") == capfd.readouterr()
+    archive(folder, str(tmp_path / "x.tar.gz"), reconciled(folder))
+    with tarfile.open(tmp_path / "x.tar.gz") as packed:
+        assert [] == [name for name in packed.getnames() if "/." in name]
     assert all(is_leftover(os.path.basename(name), 0) for name in hidden(folder.launches) if "/" not in name)
     with planning(folder):
         clear_leftovers(folder)

@@ -71,6 +71,11 @@ def is_leftover(name: str, age_s: float) -> bool:
     return is_gone or age_s > _LEFT_ALONE_S
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of that name is a temporary one, of whomever and of whatever age."""
+    return name[0] == "." and re.fullmatch(_TEMPORARY, name) is not None
+
+
 @cache
 def _kernel() -> str:
     """Where the number of a process means something: the boot of the machine, and the namespace of its processes."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from shutil import rmtree
 from typing import Final
 
-from experiment_manager.disk.files import is_leftover, temporary_name
+from experiment_manager.disk.files import is_leftover, is_temporary, temporary_name
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import RECORD, WRITTEN_BEFORE_THE_RECORD, unsettled_numbers
 
@@ -56,7 +56,7 @@ class _Now:
 def _clear(place: str, now: _Now) -> None:
     with suppress(OSError):
         for name in os.listdir(place):
-            if name[0] == "." and is_leftover(name, float("inf")):
+            if is_temporary(name):
                 with suppress(OSError):
                     _remove(os.path.join(place, name), now)
 

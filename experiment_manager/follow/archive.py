@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Final
 
-from experiment_manager.disk.files import appearing
+from experiment_manager.disk.files import appearing, is_temporary
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import Snapshot
@@ -68,9 +68,9 @@ def _names(folder: Folder, *, logs: bool, everything: bool) -> Iterator[str]:
     yield from (name for name in _TOP if os.path.exists(folder.join(name)))
     for part in (*_WHOLE, "jobs"):
         for place, folders, files in os.walk(folder.join(part)):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not is_temporary(name))
             relative = os.path.relpath(place, folder.path)
-            for name in sorted(files):
+            for name in sorted(name for name in files if not is_temporary(name)):
                 is_ours = _is_wanted(relative, name, logs=logs) if part == "jobs" else not _leads_away(place, name)
                 if (everything or is_ours) and not name.endswith(".lock"):
                     yield os.path.join(relative, name)
