@@ -266,11 +266,14 @@ class _Supervision:
         if not os.path.isdir(cwd):
             culprit = f"the folder {cwd}, where the sweep was started,"
             reason = f"{culprit} is not there any more; sweep again from where it is now"
+        is_output = error.filename in self._child.logs(self._number)
+        if is_output:
+            reason = f"its output cannot be written: {error.strerror or error}"
         self.reason = reason
         with suppress(OSError), open(self._file("stderr"), "a", encoding="utf-8") as log:
             log.write(reason + "\n")
         self._publish(State.FAILED, {"reason": reason, "exit_code": None, "start": started, "end": time.time()})
-        return Outcome(127)
+        return Outcome(1 if is_output else 127)
 
     def _record(self, returncode: int, usage: Any, started: float) -> Outcome:
         result, self._unreadable = Endings(self._child.folder).left(self._child.job_id, self._number, self._tell)
