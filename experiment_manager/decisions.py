@@ -21,6 +21,9 @@ INCOMPLETE: Final = 75
 REFUSED: Final = 2
 """Exit code for a user's mistake, as everywhere in the project."""
 
+PARTIAL: Final = 3
+"""Exit status of a verb that has told all but what could not be read, which it has named."""
+
 
 def to_run(states: Mapping[int, State], ids: Iterable[int], rerun: str) -> list[int]:
     """Of the selected jobs those that are run now.

@@ -8,12 +8,15 @@
     ├── DuplicateJob                  these variables are there already
     ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with
     │   ├── AlreadyCompleted          completed since it was handed over
-    │   └── EndedSince                ended badly since it was handed over, in another launch
+    │   ├── EndedSince                ended badly since it was handed over, in another launch
+    │   └── UnreadableLaunch          nobody knows which jobs a launch has in hand
     ├── ConfigurationChanged          a job is there already and its configuration is another one now
     ├── ConfigurationDrifted          a job composes, or imports, something else than was submitted
+    ├── UnreadableRecord              a file of ours that cannot be read, or holds something else
     ├── UnstorableValue               a value that the manifest cannot hold
     ├── GridError                     a sweep that cannot be enumerated
     ├── FilterError                   a pass filter that cannot be read, or that nothing passes
+    │   └── NoFilter                  no job has ever been chosen to run
     ├── OptionsError                  SLURM options that cannot be meant
     ├── FreezeError                   configuration or code that cannot be copied or named
     ├── SlurmError                    SLURM refused, or could not be asked
@@ -63,12 +66,24 @@ class EndedSince(JobRefused):
     """This job has ended badly in another launch since it was handed over: it is not run again without a word."""
 
 
+class UnreadableLaunch(JobRefused):
+    """The record of a launch is there and cannot be read: which jobs it has in hand is not known."""
+
+
 class ConfigurationChanged(ExperimentManagerError, ValueError):
     """A job that is there already would get another configuration."""
 
 
 class ConfigurationDrifted(ExperimentManagerError):
     """A job composes, or imports, something else where it runs than was submitted."""
+
+
+class UnreadableRecord(ExperimentManagerError, ValueError):
+    """A record of ours is there and cannot be read; `why`, without the path."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} cannot be read: {why}")
+        self.path, self.why = path, why
 
 
 class UnstorableValue(ExperimentManagerError, ValueError):
@@ -81,6 +96,10 @@ class GridError(ExperimentManagerError, ValueError):
 
 class FilterError(ExperimentManagerError, ValueError):
     """The pass filter cannot be read, or nothing passes it."""
+
+
+class NoFilter(FilterError):
+    """No pass filter was ever saved."""
 
 
 class OptionsError(ExperimentManagerError, ValueError):

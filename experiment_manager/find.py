@@ -8,7 +8,7 @@ from experiment_manager.experiment import Experiment
 from experiment_manager.progress import followed
 from experiment_manager.records import Counts
 from experiment_manager.slurm.asking import ask_about
-from experiment_manager.text import skipped
+from experiment_manager.text import described, skipped
 
 
 def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
@@ -28,6 +28,8 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
                 found.append(Experiment.at(place))
             except ExperimentManagerError as error:
                 skipped(str(error))
+            except Exception as error:
+                skipped(f"{place}: {described(error)}")
         seen.add(real)
     return found
 
@@ -43,6 +45,8 @@ def counted(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, Cou
             yield experiment, experiment.counts(answer)
         except ExperimentManagerError as error:
             skipped(str(error))
+        except Exception as error:  # what nobody has thought of is named, and the other experiments are told of
+            skipped(f"{experiment.folder.path}: {described(error)}")
 
 
 def _say(error: OSError) -> None:

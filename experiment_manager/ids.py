@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from experiment_manager.errors import FilterError
+from experiment_manager.text import one_line
 
-_ITEM: Final = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?\Z")
+_ITEM: Final = re.compile(r"\s*(\d{1,19})\s*(?:-\s*(\d{1,19})\s*)?\Z")
 _MOST_CHARACTERS: Final = 60
 _TEXT: Final = re.compile(r"[\d\s,\-]*\d[\d\s,\-]*\Z")
 
@@ -27,13 +28,19 @@ class IdSet:
         return isinstance(job_id, int) and any(low <= job_id <= high for low, high in self.ranges)
 
     def __iter__(self) -> Iterator[int]:
-        reached = -1
-        for low, high in sorted(self.ranges):
-            yield from range(max(low, reached + 1), high + 1)
-            reached = max(reached, high)
+        for low, high in self._apart():
+            yield from range(low, high + 1)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return sum(high - low + 1 for low, high in self._apart())
+
+    def _apart(self) -> Iterator[tuple[int, int]]:
+        """The same ids in ranges that do not overlap, ascending."""
+        reached = -1
+        for low, high in sorted(self.ranges):
+            if high > reached:
+                yield max(low, reached + 1), high
+                reached = high
 
 
 def looks_like_ids(text: str) -> bool:
@@ -57,10 +64,14 @@ def parse_ids(text: str) -> IdSet:
     for item in text.split(",") if text.strip() else ():
         match = _ITEM.match(item)
         if match is None:
-            raise FilterError(f"{item.strip()!r} in {text!r} is no job id or range; write ids like 0-3,7")
+            raise FilterError(
+                f"{one_line(repr(item.strip()))} in {one_line(repr(text))} is no job id or range; write ids like 0-3,7"
+            )
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
-            raise FilterError(f"the range {item.strip()!r} in {text!r} runs backwards; write {high}-{low}")
+            raise FilterError(
+                f"the range {item.strip()!r} in {one_line(repr(text))} runs backwards; write {high}-{low}"
+            )
         ranges.append((low, high))
     return IdSet(ranges)
 

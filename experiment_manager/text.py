@@ -188,9 +188,32 @@ class LogText:
         return "".join(part if at % 2 else harmless(part) for at, part in enumerate(parts))
 
 
+def as_word(text: str | os.PathLike[str]) -> str:
+    """A text as a shell takes it for one word: a path in a command that people paste.
+
+    >>> as_word("experiments/train"), as_word("a;b")
+    ('experiments/train', "'a;b'")
+    """
+    import shlex
+
+    return shlex.quote(os.fspath(text))
+
+
+_skipped: Final[set[str]] = set()
+
+
 def skipped(what: str) -> None:
-    """People are told of something that was left out, and why."""
-    tell(f"skipped: {what}")
+    """People are told, once, of something that was left out because it cannot be read, and why."""
+    if what not in _skipped:
+        _skipped.add(what)
+        tell(f"skipped: {what}")
+
+
+def all_skipped() -> list[str]:
+    """What was left out since this was asked the last time."""
+    found = sorted(_skipped)
+    _skipped.clear()
+    return found
 
 
 def tell_traceback() -> None:

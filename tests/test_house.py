@@ -30,7 +30,8 @@ FLOORS = {
         "slurm.script", "slurm.step", "slurm.told", "slurm.units", "words",
     ],
     "the rim: files, processes, the cluster": [
-        "disk.code_copy", "disk.code_imports", "disk.endings", "disk.files", "disk.folder", "disk.git", "disk.launches",
+        "disk.code_copy", "disk.code_imports", "disk.documents", "disk.endings", "disk.files", "disk.folder",
+        "disk.git", "disk.launches",
         "disk.leftovers", "disk.lock", "disk.manifest", "disk.manifest_editor", "disk.orders", "disk.original",
         "disk.provenance", "disk.reserve", "disk.results", "disk.selection", "disk.states", "hydra.entry",
         "hydra.freeze", "hydra.repository", "hydra.schema", "processes", "progress", "resolved", "running.command",

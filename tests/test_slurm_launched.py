@@ -9,6 +9,7 @@ import pytest
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import create_launch
+from experiment_manager.errors import UnreadableLaunch
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Attempt, JobId, Launch, State
 from experiment_manager.slurm.arrays import arrays
@@ -142,15 +143,20 @@ def test_a_refused_array_leaves_no_note(folder: Folder) -> None:
     assert {"arrays": {}} == submission_of(folder, launch)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
-def test_a_damaged_submission_is_read_as_none(folder: Folder, text: str) -> None:
-    """A file that cannot be read says nothing: what SLURM has is then found by its name."""
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"arrays": {"a": {"slurm_id": 3}}}'])
+def test_a_damaged_submission_says_nothing_and_stays(
+    folder: Folder, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, and what SLURM has is found by its name; on the strength of it nothing is submitted."""
     launch = launch_of(folder, [0])
-    Path(folder.join("launches", launch.number, "submission.json")).write_text(text)
-    found = Submission(folder, launch)
+    path = Path(folder.join("launches", launch.number, "submission.json"))
+    path.write_text(text)
+    found = Submission(folder, launch, is_to_act=False)
     assert (None, None) == (found.slurm_id(launched_arrays(launch)[0].name), found.doubtful_until("a"))
-    found.note("a", slurm_id="3")
-    assert {"arrays": {"a": {"slurm_id": "3"}}} == submission_of(folder, launch)
+    assert f"skipped: {path} cannot be read: " in capsys.readouterr().err
+    with pytest.raises(UnreadableLaunch, match="if it is damaged, remove it: what SLURM has is found by its name"):
+        Submission(folder, launch)
+    assert text == path.read_text()
 
 
 # ---------------------------------------------------------------- scripts

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,20 +113,45 @@ VERBS = (
 )  # fmt: skip
 
 
+def only(partial: list[int]) -> list[int]:
+    """The exit status of each verb, when those at these places leave something out."""
+    return [3 if place in partial else 0 for place in range(len(VERBS))]
+
+
+def endless(path: str) -> None:
+    """What never ends is there."""
+    os.symlink("/dev/zero", path)
+
+
 def statuses(folder: Folder) -> list[int]:
     """The exit status of each verb; a traceback would fail the test."""
     return [main([verb, folder.path, *rest]) for verb, *rest in VERBS]
 
 
-@pytest.mark.parametrize("kind", ["result", "metrics", "attempt"])
-def test_a_folder_in_place_of_a_file(ended: Folder, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is named by those who need it; everything else is shown, with the exit status as usual."""
-    path = Path(ended.of_attempt(0, 2, kind))
-    path.unlink()
-    path.mkdir()
-    assert [0] * len(VERBS) == statuses(ended)
+@pytest.mark.parametrize(
+    ("kind", "partial"),
+    [("result", [3, 4, 8]), ("metrics", [1, 3, 4, 8]), ("attempt", [1, 6, 8])],
+    ids=["result", "metrics", "attempt"],
+)
+@pytest.mark.parametrize(
+    ("instead", "why"),
+    [(os.mkdir, "Is a directory"), (os.mkfifo, "Not a regular file"), (endless, "Not a regular file")],
+)
+def test_something_else_in_place_of_a_file(
+    ended: Folder,
+    kind: str,
+    partial: list[int],
+    instead: Callable[[str], None],
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is named by those who need it, who end with 3 and wait for nothing; everything else is shown."""
+    path = ended.of_attempt(0, 2, kind)
+    os.unlink(path)
+    instead(path)
+    assert only(partial) == statuses(ended)
     said = capsys.readouterr()
-    assert f"skipped: {path} cannot be read: Is a directory\n" in said.err
+    assert f"skipped: {path} cannot be read: {why}\n" in said.err
     assert "COMPLETED" in said.out
 
 
@@ -135,18 +161,18 @@ def test_damaged_records(ended: Folder, content: str, capsys: pytest.CaptureFixt
     paths = [ended.of_attempt(0, 2, kind) for kind in ("result", "attempt")]
     for path in (*paths, os.path.join(ended.states, "0.1")):
         Path(path).write_text(content)
-    assert [0] * len(VERBS) == statuses(ended)
+    assert only([1, 3, 4, 6, 8]) == statuses(ended)
     said = capsys.readouterr().err
     assert [True, True] == [f"skipped: {path} cannot be read: " in said for path in paths]
 
 
 def test_records_with_text_for_numbers(ended: Folder) -> None:
-    """A time that is none counts as not known."""
+    """A time that is none counts as not known, and its file is named."""
     Path(ended.of_attempt(0, 2, "attempt")).write_text('{"end": "soon", "peak_memory_bytes": [], "reason": 3}')
     Path(ended.states, "0.2").write_text('{"start": "now", "host": 3, "launch": 5}')
-    assert [0] * len(VERBS) == statuses(ended)
+    assert only([1, 6, 7, 8]) == statuses(ended)
     os.rename(Path(ended.states, "0.2.COMPLETED"), Path(ended.states, "0.2.CANCELLED"))
-    assert 0 == main(["status", ended.path, "--all"])
+    assert 3 == main(["status", ended.path, "--all"])
 
 
 def test_a_log_that_cannot_be_read(ended: Folder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,9 +197,9 @@ def test_launches_that_are_damaged(ended: Folder, capsys: pytest.CaptureFixture[
     for number, content in (("0001", '{"ti'), ("0002", "[]"), ("0003", "{}")):
         os.makedirs(ended.join("launches", number))
         Path(ended.join("launches", number, "launch.json")).write_text(content)
-    assert [0] * len(VERBS) == statuses(ended)
+    assert [3] * len(VERBS) == statuses(ended)
     said = capsys.readouterr().err
-    for words in ("0001/launch.json cannot be read (", "0002/launch.json is damaged", "0003/launch.json is no record"):
+    for words in ("0001/launch.json cannot be read (", "0002/launch.json is damaged", "0003/launch.json is damaged"):
         assert words in said
 
 
@@ -189,19 +215,21 @@ def test_what_others_may_not_read(ended: Folder) -> None:
     result, anchor = ended.of_attempt(0, 2, "result"), os.path.join(ended.states, "0.2")
     for path in (result, anchor, ended.of_attempt(0, 1, "attempt")):
         os.chmod(path, 0)
-    assert (0, f"skipped: {result} cannot be read: Permission denied\n") == said("results", ended.path)
-    first = ended.of_attempt(0, 1, "attempt")
-    assert (0, f"skipped: {first} cannot be read: Permission denied\n") == said("show", ended.path, "0")
+    assert (3, f"skipped: {result} cannot be read: Permission denied\n") == said("results", ended.path)
+    named = [
+        f"skipped: {path} cannot be read: Permission denied\n" for path in (ended.of_attempt(0, 1, "attempt"), anchor)
+    ]
+    assert (3, "".join(named)) == said("show", ended.path, "0")
     status, error = said("archive", ended.path, "--out", f"{ended.parent}/it.tar.gz")
-    assert (0, True) == (status, f"skipped: {result} cannot be read: Permission denied\n" in error)
+    assert (3, True) == (status, f"skipped: {result} cannot be read: Permission denied\n" in error)
     os.chmod(ended.states, 0)
     expected = f"{ended.states} cannot be read: Permission denied\n"
     assert [(2, f"error: {expected}")] * 2 == [said("status", ended.path), said("logs", ended.path, "0")]
-    assert (0, f"skipped: {expected}") == said("list", ended.parent)
+    assert (3, f"skipped: {expected}") == said("list", ended.parent)
     os.chmod(ended.states, 0o755)
     os.chmod(ended.manifest, 0)
     status, error = said("list", ended.parent)
-    assert (0, True) == (status, f"skipped: {ended.manifest} cannot be read: " in error)
+    assert (3, True) == (status, f"skipped: {ended.manifest} cannot be read: " in error)
 
 
 # ---------------------------------------------------------------- what is asked for

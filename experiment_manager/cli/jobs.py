@@ -18,7 +18,7 @@ from experiment_manager.follow.rows import chosen_columns, columns_of, flattened
 from experiment_manager.ids import format_ids, shortened
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
-from experiment_manager.text import one_line
+from experiment_manager.text import as_word, one_line
 from experiment_manager.words import names_in
 
 
@@ -82,7 +82,7 @@ def show(
 def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
     if found["configuration"] is None:
         return "none yet: the job is composed, and frozen, when it first passes a sweep's filter"
-    return f"experiment-manager run {folder} {found['job']} --runner runner.py"
+    return f"experiment-manager run {as_word(folder)} {found['job']} --runner runner.py"
 
 
 def _show_attempt(attempt: Mapping[str, Any]) -> None:

@@ -8,10 +8,10 @@ import typer
 
 import experiment_manager
 from experiment_manager.cli import following, jobs, report, results, slurm, status, tables
-from experiment_manager.decisions import REFUSED
+from experiment_manager.decisions import PARTIAL, REFUSED
 from experiment_manager.disk.folder import is_refused, unwritable
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.text import tell
+from experiment_manager.text import all_skipped, tell
 
 app = typer.Typer(
     name="experiment-manager",
@@ -42,12 +42,14 @@ for verbs in (status, results, following, slurm, report, jobs):
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit status of a command line: 2, after one sentence, for a user's mistake."""
+    """The exit status of a command line: 2, after one sentence, for a user's mistake; 3 when something was left out."""
     try:
         os.getcwd()
     except FileNotFoundError:
         tell("error: the working directory was removed; cd to one that is there")
         return REFUSED
+    status = 0
+    all_skipped()
     try:
         app(args=list(argv), prog_name="experiment-manager")
     except ExperimentManagerError as error:
@@ -59,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
         tell(f"error: {unwritable(os.getcwd(), error)}")
         return REFUSED
     except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
-    return 0
+        status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+    return PARTIAL if all_skipped() and not status else status
 
 
 @app.command(

@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk import reserve
-from experiment_manager.disk.files import asked_again, read_json, read_optional, write_json
+from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, load, read_optional
+from experiment_manager.disk.files import asked_again, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.records import State
 from experiment_manager.text import tell
@@ -93,7 +94,7 @@ class Endings:
         """
         path, trouble = self._folder.of_attempt(job_id, attempt, "result"), "its result cannot be read back"
         try:
-            result = asked_again(lambda: read_json(path), tell)
+            result = asked_again(lambda: load(path, MOST_RESULT_BYTES), tell)
         except FileNotFoundError:
             return {}, None
         except (OSError, ValueError, RecursionError) as error:
@@ -108,7 +109,7 @@ class Endings:
         from experiment_manager.decisions import left_result  # those who begin do not wait for it
 
         path = self._folder.of_attempt(job_id, attempt, "result")
-        result = read_optional(path)
+        result = read_optional(path, RESULT, most=MOST_RESULT_BYTES)
         noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"))
         if not left_result(result, was_stopped=noted.get("stopped") is not False):
             return None

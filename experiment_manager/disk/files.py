@@ -34,7 +34,6 @@ SHORTLY_S: Final = 2.0
 """How long people wait for a file system that errs."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 10.0
-_END_BYTES: Final = 65536
 _REFUSED_BY_DISK: Final = (("SQLITE_FULL", errno.ENOSPC), ("SQLITE_IOERR", errno.EIO), ("SQLITE_CANTOPEN", errno.EIO))
 _MOST_NAME_BYTES: Final = 180  # of a file name, which may have 255, with all that a temporary name adds
 _LEFT_ALONE_S: Final = 86_400.0
@@ -236,38 +235,6 @@ def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
 def json_text(value: Any) -> str:
     """What `write_json` writes."""
     return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def read_json(path: str) -> Any:
-    """What `write_json` wrote. Raises FileNotFoundError, or ValueError when it is no JSON."""
-    with open(path, "rb", buffering=0) as file:  # there may be thousands
-        return json.loads(file.read())
-
-
-def read_optional(path: str, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """The object in a JSON file of ours; empty when there is none or it is not readable, of which `tell` hears."""
-    try:
-        body = asked_again(lambda: read_json(path), most_s=SHORTLY_S)
-        why = "it is no object"
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        body, why = None, getattr(error, "strerror", None) or str(error)
-    if isinstance(body, dict):
-        return body
-    if tell is not None:
-        tell(f"{path} cannot be read: {why}")
-    return {}
-
-
-def read_end(path: str) -> bytes:
-    """The last 64 KiB of a file; empty when there is none or it is not readable."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
-            return file.read()
-    except OSError:
-        return b""
 
 
 def number_in(body: Mapping[str, Any], name: str) -> float | None:

@@ -17,7 +17,7 @@ from experiment_manager.disk import provenance
 from experiment_manager.disk.files import give_name, sync, temporary_name, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import planned, read_record, write_orders
-from experiment_manager.errors import FolderError, JobRefused
+from experiment_manager.errors import FolderError, JobRefused, UnreadableLaunch
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Attempt, Launch
 
@@ -122,11 +122,13 @@ def read_launch(folder: Folder, number: str) -> Launch:
 
 
 def last_launch(folder: Folder) -> Launch | None:
-    """The newest launch that can be read; None when there is none."""
+    """The newest launch; None when there is none. Raises UnreadableLaunch."""
     for number in reversed(launch_numbers(folder)):
         try:
             return read_launch(folder, number)
-        except JobRefused:
+        except UnreadableLaunch:  # an older one is another one
+            raise
+        except JobRefused:  # it has no record: nothing was ever handed over
             continue
     return None
 

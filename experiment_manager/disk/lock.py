@@ -13,7 +13,8 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from experiment_manager.disk.files import read_optional, temporary_name
+from experiment_manager.disk.documents import ANCHOR, read_optional
+from experiment_manager.disk.files import temporary_name
 from experiment_manager.processes import is_gone, this_process
 from experiment_manager.text import tell
 
@@ -90,7 +91,7 @@ def _linked(path: str, deadline: float) -> tuple[int, int]:
             try:
                 os.link(mine, path)
             except FileExistsError:
-                holder = read_optional(path)
+                holder = read_optional(path, ANCHOR)
                 if is_gone(holder):
                     _take_away(path, _identity(path))
                     continue

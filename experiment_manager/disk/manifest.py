@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from experiment_manager import codec, delta
+from experiment_manager.disk.documents import opened
 from experiment_manager.disk.files import database_uri
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError, UnknownJob
@@ -29,6 +30,12 @@ FORMAT: Final = 1
 APPLICATION_ID: Final = 0x45584D47  # "EXMG"
 
 _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
+
+
+_DAMAGE: Final = (
+    *(sqlite3.DatabaseError, OSError),
+    *(ValueError, TypeError, LookupError, AttributeError, RecursionError),  # JSON of another shape
+)
 
 
 class Manifest:
@@ -42,6 +49,7 @@ class Manifest:
 
     def _open(self) -> sqlite3.Connection:
         with self._damage_named():
+            opened(self._path).close()  # SQLite would wait for a pipe
             connection = sqlite3.connect(database_uri(self._path), uri=True)
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -58,13 +66,15 @@ class Manifest:
     def _damage_named(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
+        except _DAMAGE as error:
             if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
                 sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
                 raise ManifestError(f"{self._path} {sentence}") from error
             if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):
                 sentence = "the disk or its server has a fault: look there, and repeat"
                 raise ManifestError(f"{self._path} cannot be read ({error}); {sentence}") from error
+            if isinstance(error, OSError):
+                raise ManifestError(f"{self._path} cannot be read: {error.strerror or error}") from error
             raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def close(self) -> None:

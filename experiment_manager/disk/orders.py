@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import appearing, database_uri, private_database, read_json
+from experiment_manager.disk.documents import ARRAY, LAUNCH, LIST, TABLE, opened, read_json, trouble
+from experiment_manager.disk.files import appearing, database_uri, private_database
 from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, UnreadableLaunch, UnreadableRecord
 
 FORMAT: Final = 1
 
@@ -63,29 +64,46 @@ def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
     if not os.path.exists(path):
         return _slowly(folder, number, job_id)
     try:
+        opened(path).close()  # SQLite would wait for a pipe
         with closing(sqlite3.connect(database_uri(path), uri=True)) as connection:
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             row = connection.execute(_FIND, (job_id,)).fetchone() if 0 <= job_id < 2**63 else None
         order = None if row is None or job_id > int(row[0]) else _order(json.loads(row[1]))
-    except (sqlite3.Error, ValueError, TypeError) as error:
-        raise JobRefused(f"{path} cannot be read ({error}); remove it: launch.json beside it says the same") from error
+    except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
+        why = f"{path} cannot be read ({error}); remove it: launch.json beside it says the same"
+        raise UnreadableLaunch(why) from error
     if found != FORMAT:
         raise JobRefused(f"{path} was written by another version of Experiment Manager; upgrade it, or remove the file")
     return order
 
 
 def read_record(folder: Folder, number: str) -> dict[str, Any]:
-    """The record of the launch of that number. Raises JobRefused when there is none."""
+    """The record of the launch of that number. Raises JobRefused when there is none; UnreadableLaunch."""
     path = folder.join("launches", number, "launch.json")
     try:
-        record = read_json(path)
+        record: dict[str, Any] = read_json(path)
     except FileNotFoundError as error:
         raise JobRefused(f"there is no launch {number} in {folder.path}; leave --launch out") from error
-    except (OSError, ValueError) as error:
-        raise JobRefused(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if not isinstance(record, dict):
-        raise JobRefused(f"{path} is damaged (it is no record of a launch); leave --launch out")
+    except UnreadableRecord as error:
+        raise UnreadableLaunch(f"{path} cannot be read ({error.why})") from error
+    if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record):
+        raise UnreadableLaunch(f"{path} is damaged ({wrong}); leave --launch out")
     return record
+
+
+def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with a record of job arrays; None: nothing."""
+    slurm = record.get("slurm")
+    if slurm is None:
+        return None
+    wrong = trouble(slurm, {"options": TABLE, "arrays": LIST}, required=["arrays"])
+    wrong = wrong or trouble(record, {}, required=["time", "user", "cwd"])
+    required = [name for name in ARRAY if name != "after"]
+    for place, array in enumerate(() if wrong else slurm["arrays"]):
+        wrong = wrong or trouble(array, ARRAY, required)
+        if not wrong and not 0 <= (array.get("after") or 0) <= place:
+            wrong = "an array comes after one that is none of its launch"
+    return wrong
 
 
 def planned(record: Mapping[str, Any]) -> dict[int, int]:

@@ -5,9 +5,10 @@ Read only: saving the experiment writes a manifest, and the old files stay where
 
 from typing import Any
 
-from experiment_manager.disk.files import read_json
+from experiment_manager.disk.documents import MOST_RESULT_BYTES, read_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ManifestError
+from experiment_manager.text import described
 
 
 def read_original(folder: Folder) -> tuple[list[str], list[tuple[dict[str, Any], Any]]]:
@@ -16,12 +17,12 @@ def read_original(folder: Folder) -> tuple[list[str], list[tuple[dict[str, Any],
     Raises ManifestError when the file is something else.
     """
     try:
-        body = read_json(folder.original_config)
+        body = read_json(folder.original_config, MOST_RESULT_BYTES)
         jobs = [(dict(job["variables"]), job["run_config"]) for job in body["jobs"]]
         return [str(name) for name in body["variables"]], jobs
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(
-            f"{folder.original_config} is no experiment of the original library ({type(error).__name__}: {error})"
+            f"{folder.original_config} is no experiment of the original library ({described(error)})"
         ) from error
 
 

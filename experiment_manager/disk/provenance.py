@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager.disk import git
+from experiment_manager.disk.documents import content
 from experiment_manager.disk.files import appearing
 
 MOST_BYTES: Final = 20_000_000
@@ -47,8 +48,7 @@ def write_packages(path: str) -> None:
 def read_packages(path: str) -> dict[str, str]:
     """What `write_packages` wrote; empty when there is nothing to read."""
     try:
-        with open(path, encoding="utf-8") as file:
-            pairs = [line.rstrip("\n").partition("==") for line in file]
+        pairs = [line.partition("==") for line in content(path).decode().splitlines()]
     except (OSError, ValueError):
         return {}
     return {name: version for name, _, version in pairs}

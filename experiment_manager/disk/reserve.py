@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from experiment_manager.disk.files import json_text, read_optional, sync, temporary_name, write_json
+from experiment_manager.disk.documents import END, read_optional
+from experiment_manager.disk.files import json_text, sync, temporary_name, write_json
 
 RESERVE_BYTES: Final = 8192
 
@@ -76,7 +77,7 @@ def note(path: str, body: Mapping[str, Any]) -> None:
 
 def noted(path: str) -> dict[str, Any]:
     """What is kept for a file holds; empty where nothing is kept."""
-    return read_optional(_name(path))
+    return read_optional(_name(path), END)
 
 
 def release(path: str) -> None:

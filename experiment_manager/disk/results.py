@@ -11,19 +11,21 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 from experiment_manager import codec
 from experiment_manager.disk import reserve
-from experiment_manager.disk.files import appearing, read_json, write_json
+from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, opened, read_json, read_object
+from experiment_manager.disk.files import appearing, write_json
 from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import ResultError
+from experiment_manager.errors import ResultError, UnreadableRecord
 from experiment_manager.plain import storable
 from experiment_manager.text import described, message_of, one_line, tell
 
 _SHORT: Final = reserve.RESERVE_BYTES // 8
 _BLOCK_BYTES: Final = 1 << 18
 _NAN: Final = codec.encode(float("nan"))
+_LONGEST_LINE: Final = 1 << 24
 
 Saver = Callable[[str, Any], None]
 """Writes results to the file of that name: `saver(path, results)`."""
@@ -81,14 +83,16 @@ def read_result(folder: Folder, job_id: int, attempt: int) -> Result:
     """The result of an attempt; an empty one when it left none. Raises ResultError for a file that is not readable."""
     path = folder.of_attempt(job_id, attempt, "result")
     try:
-        body = read_json(path)
-        return Result(codec.decode(body["result"]), dict(body.get("refused", {})))
+        body = read_object(path, RESULT, most=MOST_RESULT_BYTES)
+        refused = {str(name): str(why) for name, why in (body.get("refused") or {}).items()}
+        return Result(codec.decode(body["result"]), refused)
     except FileNotFoundError:
         return Result()
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnreadableRecord as error:
+        raise ResultError(str(error)) from error
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
-        raise ResultError(f"{path} cannot be read: {error}; remove it, or run job {job_id} again") from error
+        why = described(error)
+        raise ResultError(f"{path} cannot be read: {why}; remove it, or run job {job_id} again") from error
 
 
 def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException) -> None:
@@ -150,10 +154,8 @@ def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict
     n_seen, bad = 0, list[int]()
     tell = tell or (lambda _: None)
     try:
-        with open(path, "rb", buffering=0) as file:  # there may be thousands
-            rest = b""
-            while piece := file.read(_BLOCK_BYTES):
-                block, _, rest = (rest + piece).rpartition(b"\n")
+        with opened(path) as file:
+            for block in _blocks(file):
                 bodies = _bodies(block)
                 if b'"$' in block:
                     _decode_values(bodies)
@@ -169,6 +171,23 @@ def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict
     if bad:
         lines = f"line {bad[0]}" if len(bad) == 1 else f"{len(bad)} lines, the first of them line {bad[0]},"
         tell(f"{lines} of {path}: not what log_metrics writes")
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, some thousand at a time; `?` for one that is too long to be ours. What follows
+    the last line end is left out."""
+    begun, n_bytes = list[bytes](), 0  # the pieces of a line whose end has not come yet
+    while piece := file.read(_BLOCK_BYTES):
+        block, end, rest = piece.rpartition(b"\n")
+        if end:
+            first, further, others = block.partition(b"\n")
+            yield (b"?" if n_bytes > _LONGEST_LINE else b"".join([*begun, first])) + further + others
+            begun, n_bytes = [], 0
+        n_bytes += len(rest)
+        if n_bytes > _LONGEST_LINE:
+            begun = []
+        else:
+            begun.append(rest)
 
 
 def _bodies(block: bytes) -> list[Any]:
@@ -201,7 +220,7 @@ def _decode_values(bodies: Iterable[Any]) -> None:
         if type(body) is dict:
             try:
                 body["values"] = codec.decode(body.get("values"))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, AttributeError, RecursionError):
                 body["values"] = None
 
 
@@ -238,7 +257,7 @@ def json_saver(path: str, results: Any) -> None:
 
 def json_loader(path: str) -> Any:
     """What `json_saver` wrote, or any other JSON."""
-    return codec.decode(read_json(path))
+    return codec.decode(read_json(path, MOST_RESULT_BYTES))
 
 
 def numpy_saver(path: str, results: Any) -> None:

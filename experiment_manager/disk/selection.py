@@ -4,9 +4,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from experiment_manager.disk.files import read_json, write_json
+from experiment_manager.disk.documents import LIST, WHOLE, read_object
+from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder, writing
-from experiment_manager.errors import FilterError
+from experiment_manager.errors import FilterError, NoFilter, UnreadableRecord
+from experiment_manager.text import as_word
 
 
 def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:
@@ -16,21 +18,28 @@ def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:
 
 
 def has_selection(folder: Folder) -> bool:
-    return os.path.exists(folder.pass_filter)
+    """Whether a pass filter was ever saved, readable or not. Raises FilterError where nobody can tell."""
+    try:
+        os.lstat(folder.pass_filter)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise FilterError(f"{folder.pass_filter} cannot be read: {error.strerror or error}") from error
+    return True
 
 
 def read_selection(folder: Folder) -> list[int]:
-    """The ids that may run. Raises FilterError when none were ever chosen, or the file is not readable."""
+    """The ids that may run. Raises NoFilter when none were ever chosen; FilterError when the file is not readable."""
     try:
-        jobs = read_json(folder.pass_filter)["jobs"]
+        jobs: list[int] = read_object(folder.pass_filter, {"jobs": LIST}, required=["jobs"])["jobs"]
     except FileNotFoundError:
-        raise FilterError(
+        raise NoFilter(
             f"{folder.path} has no pass filter yet, so no job may run; choose jobs with save_pass_filter(ids), "
-            f"or `experiment-manager filter {folder.path} RULE`"
+            f"or `experiment-manager filter {as_word(folder.path)} RULE`"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FilterError(f"{folder.pass_filter} cannot be read ({error}); save the pass filter again") from error
-    if not isinstance(jobs, list) or not all(isinstance(job_id, int) for job_id in jobs):
+    except UnreadableRecord as error:
+        raise FilterError(f"{error}; save the pass filter again") from error
+    if not all(WHOLE.fits(job_id) for job_id in jobs):
         raise FilterError(
             f"{folder.pass_filter} holds something else than a list of job ids; save the pass filter again"
         )

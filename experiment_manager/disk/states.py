@@ -18,13 +18,14 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import processes
+from experiment_manager.disk.documents import ANCHOR, END, read_optional
 from experiment_manager.disk.endings import Endings
-from experiment_manager.disk.files import SHORTLY_S, asked_again, read_optional, sync, temporary_name
+from experiment_manager.disk.files import SHORTLY_S, asked_again, sync, temporary_name
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused
 from experiment_manager.records import ENDED, ENDED_BADLY, Attempt, JobId, State
 from experiment_manager.slurm import within
-from experiment_manager.text import tell
+from experiment_manager.text import as_word, tell
 
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
@@ -193,7 +194,7 @@ class States:
 
     def record(self, job_id: int, attempt: int) -> dict[str, Any]:
         """Who runs, or ran, an attempt: see `claim`. Empty where the anchor is not ours to read."""
-        return read_optional(self._name(job_id, attempt))
+        return read_optional(self._name(job_id, attempt), ANCHOR)
 
     def claim(self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None) -> int:
         """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.
@@ -289,7 +290,7 @@ class States:
             self.lose(job_id, attempt, ended or State.LOST)
             return
         running = self._name(job_id, attempt, State.RUNNING)
-        way_out = "" if gone is False else f"; if nothing runs it there, rename {running} to end in .LOST"
+        way_out = "" if gone is False else f"; if nothing runs it there, rename {as_word(running)} to end in .LOST"
         raise JobRefused(
             f"job {job_id} is running already: attempt {attempt}, pid {record.get('pid')} on "
             f"{record.get('host')}{way_out}"
@@ -351,7 +352,7 @@ class States:
 
     def fenced_at(self, job_id: int, attempt: int) -> float | None:
         """When an attempt was ended that something may still run elsewhere, until it notices; None for any other."""
-        return read_optional(self._folder.of_attempt(job_id, attempt, "attempt")).get("fenced_at")
+        return read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END).get("fenced_at")
 
     def is_running(self, job_id: int, attempt: int) -> bool:
         """False once somebody else has ended this attempt."""
@@ -375,7 +376,7 @@ def _opens(path: str) -> bool:
     where a file system errs for longer than a moment.
     """
     try:
-        os.close(asked_again(lambda: os.open(path, os.O_RDONLY), most_s=SHORTLY_S))
+        os.close(asked_again(lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK), most_s=SHORTLY_S))
     except FileNotFoundError:
         return False
     except PermissionError as error:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiment_manager import codec
-from experiment_manager.disk.files import number_in, read_end, read_optional
+from experiment_manager.disk.documents import END, read_end, read_optional
+from experiment_manager.disk.files import number_in
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.states import Snapshot, States
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, UnreadableLaunch
 from experiment_manager.records import Attempt, Job, State
 from experiment_manager.slurm import within
 from experiment_manager.text import skipped
@@ -43,7 +44,7 @@ def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[s
         row["elapsed_s"] = _between(start, now)
         row["left_s"] = None if start is None or limit_s is None else max(0.0, limit_s - (row["elapsed_s"] or 0.0))
     elif last.state is not State.QUEUED:
-        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), skipped)
+        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), END)
         ended = number_in(end, "end")
         row["reason"] = end.get("reason")
         row["elapsed_s"] = _between(start, ended)
@@ -65,6 +66,9 @@ def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | 
         return None
     try:
         order = read_order(folder, str(record.get("launch")), job_id)
+    except UnreadableLaunch as error:
+        skipped(str(error))
+        return None
     except JobRefused:
         return None
     minutes = order.options.get("timeout_min") if order is not None and order.options is not None else None
@@ -79,6 +83,6 @@ def last_metrics(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | 
             body = json.loads(line)
             step = {} if body["step"] is None else {"step": body["step"]}
             return {**step, **codec.decode(body["values"])}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return None

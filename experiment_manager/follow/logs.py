@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from experiment_manager.disk.documents import opened
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ResultError
@@ -91,7 +92,7 @@ def read(path: str, at: int = 0) -> Iterator[bytes]:
     Raises ResultError when it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             file.seek(at)
             while piece := file.read(_CHUNK):
                 yield piece

@@ -112,7 +112,7 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     with planning(folder):
         clear_leftovers(folder)
         clear_leftovers_of(folder, planned.ids)
-        snapshot = reconciled(folder)
+        snapshot = reconciled(folder, is_to_act=True)
         begun = [job_id for job_id in planned.ids if snapshot.state(job_id) in UNFINISHED]
         if begun:
             raise JobRefused(

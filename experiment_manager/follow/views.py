@@ -6,21 +6,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import number_in, read_end, read_optional
+from experiment_manager.disk.documents import END, ERROR, read_end, read_optional, read_what_is_there
+from experiment_manager.disk.files import number_in
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import read_launch
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import last_values, read_result
 from experiment_manager.disk.selection import read_selection
 from experiment_manager.disk.states import Snapshot, States
-from experiment_manager.errors import FilterError, JobRefused, ResultError
+from experiment_manager.errors import FilterError, JobRefused, NoFilter, ResultError, UnreadableLaunch
 from experiment_manager.follow.result_warnings import result_warnings
 from experiment_manager.follow.rows import NOT_STORED
 from experiment_manager.processes import is_gone
 from experiment_manager.records import ENDED_BADLY, Counts, Job, JobId, State
 from experiment_manager.running import command
 from experiment_manager.slurm import within
-from experiment_manager.text import skipped
+from experiment_manager.text import as_word, skipped
 
 _TAIL_LINES: Final = 30
 MOST_REASONS: Final = 200
@@ -45,7 +46,7 @@ class Status(NamedTuple):
     path: str
     counts: Counts
     ids: Mapping[str, tuple[int, ...]]  # by state
-    n_selected: int | None  # None: no pass filter yet
+    n_selected: int | None  # None: no pass filter yet, or one that cannot be read
     waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
     troubles: tuple[Trouble, ...]
     foreign: tuple[str, ...]  # in states/ and jobs/, and not ours: states/notes.txt
@@ -68,13 +69,14 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
         known.append(job_id)
         if last.state in ENDED_BADLY:
             is_asked = len(known) <= MOST_REASONS
-            reason = _reason(folder, job_id, last.number) or "no reason recorded" if is_asked else _UNREAD
+            reason = _reason(folder, job_id, last.number) if is_asked else _UNREAD
             troubles[last.state, reason].append(job_id)
         elif last.state is State.RUNNING and last.job_id not in snapshot.confirmed:
             record = snapshot.runners.get((last.job_id, last.number), {})
             if is_gone(record) is None:
                 name = folder.join("states", "JOB.ATTEMPT.RUNNING")
-                hint = f"on {record.get('host')}, which cannot be asked from here; if it is gone, mv {name} to .LOST"
+                host = record.get("host")
+                hint = f"on {host}, which cannot be asked from here; if it is gone, mv {as_word(name)} to .LOST"
                 troubles[last.state, hint].append(job_id)
     waiting: dict[str, list[int]] = defaultdict(list)
     for job_id in by_state[State.QUEUED]:
@@ -110,16 +112,22 @@ def _foreign_in_jobs(folder: Folder, snapshot: Snapshot) -> list[str]:
     return sorted(f"jobs/{name}" for name in names if not name.isdecimal() and name[0] != ".")
 
 
-def _reason(folder: Folder, job_id: int, attempt: int) -> str | None:
-    reason = read_optional(folder.of_attempt(job_id, attempt, "attempt"), skipped).get("reason")
-    return None if reason is None else str(reason)
+def _reason(folder: Folder, job_id: int, attempt: int) -> str:
+    end, why_not = read_what_is_there(folder.of_attempt(job_id, attempt, "attempt"), END)
+    if why_not is not None:
+        skipped(why_not)
+    reason: str | None = end.get("reason")
+    return reason or ("its reason cannot be read" if why_not else "no reason recorded")
 
 
 def _selected(folder: Folder) -> frozenset[int] | None:
-    """The ids that may run; None when none were chosen yet, or the file cannot be read, which those who need it say."""
+    """The ids that may run; None when none were chosen yet, or the file cannot be read, which is said."""
     try:
         return frozenset(read_selection(folder))
-    except FilterError:
+    except NoFilter:
+        return None
+    except FilterError as error:
+        skipped(str(error))
         return None
 
 
@@ -206,8 +214,8 @@ def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> di
 
 def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> dict[str, Any]:
     record = states.record(job_id, number)
-    end = read_optional(folder.of_attempt(job_id, number, "attempt"), skipped)
-    error = read_optional(folder.of_attempt(job_id, number, "error"), skipped)
+    end = read_optional(folder.of_attempt(job_id, number, "attempt"), END)
+    error = read_optional(folder.of_attempt(job_id, number, "error"), ERROR)
     logs = {kind: folder.of_attempt(job_id, number, kind) for kind in ("stdout", "stderr")}
     return {
         "attempt": number,
@@ -230,6 +238,9 @@ def environment(folder: Folder, launch: str) -> dict[str, Any]:
     from), `python`, `cwd`, `argv`, as far as its record tells; empty where there is none."""
     try:
         record = read_launch(folder, launch).record
+    except UnreadableLaunch as error:
+        skipped(str(error))
+        return {}
     except JobRefused:
         return {}
     kept = ("git_commit", "git_dirty", "code", "python", "cwd", "argv")

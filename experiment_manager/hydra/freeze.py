@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from experiment_manager.disk.documents import opened
 from experiment_manager.disk.files import appearing_folder, sync
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
@@ -72,7 +73,7 @@ class _Room:
                 f"the configuration, at {path}, has more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of "
                 "them, too much to be copied; keep data out of the config folders"
             )
-        with open(path, "rb") as file:
+        with opened(path) as file:
             return file.read()
 
 

@@ -121,7 +121,7 @@ def _planned(asked: _Asked, about: Mapping[str, Any]) -> Plan:
     """The plan of a sweep, on disk. Raises Overtaken when somebody else has published another manifest meanwhile."""
     folder, options, grid, factored = asked.folder, asked.options, asked.grid, asked.factored
     known = Known(folder)
-    snapshot = reconciled(folder)
+    snapshot = reconciled(folder, is_to_act=True)
     numbered = Numbered(
         grid,
         known,

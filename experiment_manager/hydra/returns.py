@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.documents import END, ERROR, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import read_result
@@ -72,8 +72,8 @@ def _value(folder: Folder, last: Attempt) -> tuple[Any, JobFailed | None]:
     result = read_result(folder, job_id, number)
     if last.state is State.COMPLETED and not result.refused:
         return result.value, None
-    error = read_optional(folder.of_attempt(job_id, number, "error")).get("traceback", "")
-    reason = read_optional(folder.of_attempt(job_id, number, "attempt")).get("reason")
+    error = read_optional(folder.of_attempt(job_id, number, "error"), ERROR).get("traceback", "")
+    reason = read_optional(folder.of_attempt(job_id, number, "attempt"), END).get("reason")
     return None, JobFailed(
         f"job {job_id} of {folder.path} is {last.state}{f': {reason}' if reason else ''}{_refusal(result.refused)}; "
         f"its log is {folder.of_attempt(job_id, number, 'stderr')}\n{error}"

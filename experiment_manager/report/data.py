@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager import codec
 from experiment_manager.codec import as_float, is_number
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.documents import END, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import Snapshot, States
 from experiment_manager.errors import ExperimentManagerError
@@ -262,7 +262,7 @@ def _seconds(folder: Folder, job_id: int, attempt: int) -> float | None:
     """How long an attempt took; None for one that has not ended, or does not say."""
     if not attempt:
         return None
-    end = read_optional(folder.of_attempt(job_id, attempt, "attempt")).get("end")
+    end = read_optional(folder.of_attempt(job_id, attempt, "attempt"), END).get("end")
     start = States(folder).record(job_id, attempt).get("start") if is_number(end) else None
     return round(max(0.0, end - start), 1) if is_number(start) and end is not None else None
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import launch_numbers, read_launch
 from experiment_manager.disk.states import Snapshot
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, UnreadableLaunch
 from experiment_manager.follow import views
 from experiment_manager.ids import format_ids
 from experiment_manager.records import Launch
@@ -86,21 +86,20 @@ def launches(folder: Folder) -> tuple[list[Handed], int]:
     for number in reversed(numbers[-MOST_LAUNCHES:]):
         try:
             found.append(_handed(folder, read_launch(folder, number)))
-        except JobRefused as error:
+        except UnreadableLaunch as error:
             skipped(str(error))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            path = folder.join("launches", number, "launch.json")
-            skipped(f"{path} is no record of a launch: {type(error).__name__} {error}")
+        except JobRefused:  # whoever made its folder was ended before its record: nothing was handed over
+            continue
     return found, len(numbers)
 
 
 def _handed(folder: Folder, launch: Launch) -> Handed:
     record = launch.record
-    submission = Submission(folder, launch)
+    submission = Submission(folder, launch, is_to_act=False)
     slurm_ids = (submission.slurm_id(array.name) for array in launched_arrays(launch))
     return Handed(
         number=launch.number,
-        when=moment(record["time"]),
+        when=moment(record.get("time") or 0),
         who=f"{record.get('user')} on {record.get('host')}",
         cwd=str(record.get("cwd") or ""),
         command=command_line(record.get("argv") or ()),

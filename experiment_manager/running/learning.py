@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from experiment_manager.disk.files import appearing, read_json
+from experiment_manager.disk.documents import read_json
+from experiment_manager.disk.files import appearing
 
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
@@ -71,6 +72,6 @@ def taken(path: str) -> Lesson | None:
     try:
         modules, environment = read_json(path)
         os.unlink(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None
     return Lesson(modules, environment)

@@ -13,7 +13,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import Patience, read_optional
+from experiment_manager.disk.documents import END, opened, read_optional
+from experiment_manager.disk.files import Patience
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError, FolderError
@@ -26,6 +27,7 @@ START_METHODS: Final = ("forkserver", "spawn")
 """How jobs begin, in the words of `multiprocessing`: as copies of a process with all imports, or each by itself."""
 
 _POLL_S: Final = 0.02
+_LOG_END_BYTES: Final = 65536
 
 
 class Ran(NamedTuple):
@@ -216,7 +218,8 @@ class Pool:
         if record.get("launch") != self._launch.number or record.get("pid") != task.process.pid:
             ran = Ran(task.job_id, attempt.number, None, said or _why_silent(task.log))
         else:
-            reason = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt")).get("reason")
+            kept = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt"), END)
+            reason = kept.get("reason")
             if attempt.state is State.LOST:
                 killed = said is None or (task.process.returncode or 0) < 0
                 reason = "its supervisor was killed" if killed else f"its supervisor failed: {said}"
@@ -282,8 +285,9 @@ def _why_silent(log: str) -> str:
 def _tail(path: str) -> str | None:
     """The last line of a log; None when it is empty. Raises OSError when it is there and cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().strip().splitlines()
+        with opened(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_END_BYTES))
+            lines = file.read().decode(errors="replace").strip().splitlines()
     except FileNotFoundError:  # settled before, as far as that went
         return None
     return lines[-1] if lines else None

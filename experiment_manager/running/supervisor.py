@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.disk.documents import ERROR, read_end, read_optional
 from experiment_manager.disk.endings import Endings
-from experiment_manager.disk.files import asked_again, read_end, read_optional
+from experiment_manager.disk.files import asked_again
 from experiment_manager.disk.folder import writing
 from experiment_manager.disk.states import States
 from experiment_manager.errors import FolderError
@@ -287,7 +288,8 @@ class _Supervision:
             was_warned=self._warned,
             out_of_memory=self._was_out_of_memory(),
             needs_result=self._child.needs_result,
-            has_trouble=self._unreadable is not None or (not result and bool(read_optional(self._file("error")))),
+            has_trouble=self._unreadable is not None
+            or (not result and bool(read_optional(self._file("error"), ERROR))),
             is_fake=self._child.is_fake or bool(result.get("fake")),
         )
         state = decisions.ended_state(ending)
@@ -355,7 +357,7 @@ class _Supervision:
             return "stopped by a signal"
         if state in _TOLD_BY_SLURM:
             return _TOLD_BY_SLURM[state]
-        error = read_optional(self._file("error"))
+        error = read_optional(self._file("error"), ERROR)
         if self._unreadable is not None:
             return self._unreadable
         if error:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import launch_numbers, planned_attempts, read_launch, settle, unsettled_numbers
 from experiment_manager.disk.states import Snapshot, States
-from experiment_manager.errors import FolderError, JobRefused, SlurmError
+from experiment_manager.errors import ExperimentManagerError, JobRefused, SlurmError, UnreadableLaunch
 from experiment_manager.records import Launch, State
 from experiment_manager.slurm import client, parse
 from experiment_manager.slurm.launched import LaunchedArray, Submission, launched_arrays
@@ -53,27 +53,40 @@ def running_records(states: States, snapshot: Snapshot) -> list[Mapping[str, Any
     ]
 
 
-def open_launches(folder: Folder, running: Sequence[Mapping[str, Any]] = ()) -> tuple[list[OpenLaunch], set[str]]:
-    """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them."""
-    found = list(_unsettled(folder, {str(record.get("launch")) for record in running if record.get("by_slurm")}))
+def open_launches(
+    folder: Folder, running: Sequence[Mapping[str, Any]] = (), *, is_to_act: bool = False
+) -> tuple[list[OpenLaunch], set[str]]:
+    """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them.
+
+    One that cannot be read is named and left out; where jobs are going to be started, it raises UnreadableLaunch.
+    """
+    by_slurm = {str(record.get("launch")) for record in running if record.get("by_slurm")}
+    found = list(_unsettled(folder, by_slurm, is_to_act=is_to_act))
     users = {str(record["slurm_job_user"]) for record in running if record.get("slurm_job_user")}
     return found, users | {str(opened.launch.record["user"]) for opened in found}
 
 
-def _unsettled(folder: Folder, running: set[str]) -> Iterable[OpenLaunch]:
+def _unsettled(folder: Folder, running: set[str], *, is_to_act: bool) -> Iterable[OpenLaunch]:
     open_ones = running.union(unsettled_numbers(folder))
     for number in launch_numbers(folder, open_ones):
         try:
             launch = read_launch(folder, number)
-        except JobRefused as error:
+            arrays = launched_arrays(launch)
+            if arrays:
+                submission = Submission(folder, launch, is_to_act=is_to_act)
+                sightings = Sightings(folder, launch, is_to_act=is_to_act)
+                yield OpenLaunch(launch, arrays, planned_attempts(launch), submission, sightings)
+            else:
+                settle(folder, number)  # SLURM does not run it: its record has been read for the last time
+        except UnreadableLaunch as error:
+            if is_to_act:
+                raise UnreadableLaunch(
+                    f"{error}. Which jobs launch {number} has in hand is not known, so none is started: mend the file, "
+                    f"or move {folder.join('launches', number)} away if none of its jobs waits or runs"
+                ) from error
             skipped(str(error))
+        except JobRefused:  # whoever made its folder was ended before its record: nothing was handed over
             continue
-        arrays = launched_arrays(launch)
-        if arrays:
-            submission, sightings = Submission(folder, launch), Sightings(folder, launch)
-            yield OpenLaunch(launch, arrays, planned_attempts(launch), submission, sightings)
-        else:
-            settle(folder, number)  # SLURM does not run it: its record has been read for the last time
 
 
 def ask(launches: Sequence[OpenLaunch], users: Iterable[str]) -> Answer:
@@ -95,7 +108,7 @@ def ask_about(folders: Iterable[Folder]) -> Answer:
     launches: list[OpenLaunch] = []
     users: set[str] = set()
     for folder in folders:
-        with suppress(FolderError):
+        with suppress(ExperimentManagerError):  # who tells of that experiment says why
             found, theirs = open_launches(folder)
             launches, users = [*launches, *found], users | theirs
     return ask(launches, users)

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from experiment_manager.disk.documents import content
 from experiment_manager.disk.files import appearing, write_json
 from experiment_manager.errors import OptionsError
 from experiment_manager.slurm.options import FIELDS, RUNNERS, SHORT_NAMES, as_mapping, checked_value, record
 from experiment_manager.slurm.units import memory_text, time_text
+from experiment_manager.text import one_line
 
 
 class SLURM:
@@ -94,16 +96,17 @@ def _read(path: str) -> Any:
 
     kind = "JSON" if path.lower().endswith(".json") else "YAML" if path.lower().endswith(_YAML) else "JSON or YAML"
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
+        text = content(path).decode("utf-8-sig")
         if kind == "JSON or YAML":
             with suppress(ValueError):
                 return loads(text)
         return loads(text) if kind == "JSON" else _read_yaml(text)
     except OSError as error:
         raise OptionsError(f"{path} cannot be read ({error.strerror}); SLURM(...).save writes such a file") from error
-    except ValueError as error:
-        raise OptionsError(f"{path} is no {kind} ({error}); SLURM(...).save writes such a file") from error
+    except (ValueError, RecursionError) as error:
+        raise OptionsError(
+            f"{path} is no {kind} ({one_line(str(error))}); SLURM(...).save writes such a file"
+        ) from error
 
 
 def _write_yaml(path: str, value: Any) -> None:

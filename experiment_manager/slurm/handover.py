@@ -51,7 +51,7 @@ def write(
     with planning(folder):
         clear_leftovers(folder)
         selected = sorted(read_selection(folder))
-        snapshot = reconciled(folder)
+        snapshot = reconciled(folder, is_to_act=True)
         ids = decisions.to_run({job_id: snapshot.state(job_id) for job_id in selected}, selected, rerun)[:n_jobs]
         if not ids:
             raise JobRefused(
@@ -88,7 +88,10 @@ def options_of(folder: Folder, slurm: SLURM | None) -> SlurmOptions:
         launch = newest_launch(folder)
     except JobRefused:
         return SlurmOptions()
-    return make(launch.record["slurm"]["options"], where=f"launch {launch.number} of {folder.path}")
+    where = f"launch {launch.number} of {folder.path}"
+    if "options" not in launch.record["slurm"]:
+        raise OptionsError(f"{where} has no options recorded; set them with set_slurm_config, or sweep again")
+    return make(launch.record["slurm"]["options"], where=where)
 
 
 def runner_of(folder: Folder, ids: Sequence[int], runner: str | None, slurm: SLURM | None) -> list[str] | None:

@@ -12,13 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.files import read_optional, write_json
+from experiment_manager.disk.documents import SUBMITTED, TABLE, read_object, trouble
+from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import SETTLED
+from experiment_manager.errors import UnreadableLaunch, UnreadableRecord
 from experiment_manager.ids import format_ids, parse_ids
 from experiment_manager.records import Launch
 from experiment_manager.slurm.arrays import Array
 from experiment_manager.slurm.options import as_mapping
+from experiment_manager.text import skipped
 
 _LONGEST_SLUG: Final = 40
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -86,11 +89,28 @@ def launched_arrays(launch: Launch) -> list[LaunchedArray]:
 
 
 class Submission:
-    """`submission.json` of a launch: written before and after each call of `sbatch`, so that a crash loses nothing."""
+    """`submission.json` of a launch: written before and after each call of `sbatch`, so that a crash loses nothing.
 
-    def __init__(self, folder: Folder, launch: Launch) -> None:
+    One that cannot be read is named, and what SLURM has is found by its name alone; where something is going to be
+    handed over, it raises UnreadableLaunch.
+    """
+
+    def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
         self._path = folder.join("launches", launch.number, "submission.json")
-        self._arrays: dict[str, dict[str, Any]] = read_optional(self._path).get("arrays", {})
+        self._arrays: dict[str, dict[str, Any]] = {}
+        try:
+            arrays = read_object(self._path, {"arrays": TABLE}, required=["arrays"])["arrays"]
+            wrong = next(filter(None, (trouble(array, SUBMITTED) for array in arrays.values())), None)
+            if wrong is not None:
+                raise UnreadableRecord(self._path, wrong)
+            self._arrays = arrays
+        except FileNotFoundError:
+            return
+        except UnreadableRecord as error:
+            if is_to_act:
+                hint = "if it is damaged, remove it: what SLURM has is found by its name"
+                raise UnreadableLaunch(f"{error}; {hint}") from error
+            skipped(str(error))
 
     def slurm_id(self, name: str) -> str | None:
         """SLURM's id of an array; None while it is not known to be submitted."""

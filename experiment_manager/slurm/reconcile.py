@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager import processes
-from experiment_manager.disk.files import read_end, read_optional
+from experiment_manager.disk.documents import END, read_end, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import SETTLED, settle, user_name
 from experiment_manager.disk.states import Snapshot, States, Waiting
@@ -34,16 +34,17 @@ _MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.
 _HOLDS_NODES: Final = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
 
 
-def reconciled(folder: Folder, answer: Answer | None = None) -> Snapshot:
+def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool = False) -> Snapshot:
     """The states of all attempts, with SLURM asked where it is needed; what it knows better is now recorded, too, where
     that may be written to.
 
     Says on standard error when SLURM cannot be asked, and then leaves everything as it was. It is not asked again about
-    what it has been asked for the `answer`.
+    what it has been asked for the `answer`. Raises UnreadableLaunch where jobs are going to be started and a launch
+    cannot be read: see `open_launches`.
     """
     states = States(folder)
     snapshot = states.snapshot(reconcile=True)
-    launches, users = open_launches(folder, running_records(states, snapshot))
+    launches, users = open_launches(folder, running_records(states, snapshot), is_to_act=is_to_act)
     if not launches:
         return snapshot
     if answer is None or not answer.covers(launches, users):
@@ -89,7 +90,7 @@ def _has_begun_since(states: States, before: Snapshot, after: Snapshot, job_id: 
 def _returns(folder: Folder, last: Attempt) -> bool:
     """Whether SLURM is expected to start a job again that has ended so, as long as it has its task."""
     path = folder.of_attempt(last.job_id, last.number, "attempt")
-    return last.state in _MAY_COME_BACK and _comes_back(last, read_optional(path))
+    return last.state in _MAY_COME_BACK and _comes_back(last, read_optional(path, END))
 
 
 def _comes_back(last: Attempt, end: Mapping[str, Any]) -> bool:
@@ -289,7 +290,7 @@ class _Judge:
         active = told.active(index) if told is not None else None
         if active is None and last.state not in _MAY_COME_BACK:
             return  # nothing more is to be said of it, and its record need not be opened
-        end = read_optional(self._folder.of_attempt(job_id, last.number, "attempt"))
+        end = read_optional(self._folder.of_attempt(job_id, last.number, "attempt"), END)
         comes_back = _comes_back(last, end)
         if active is not None:
             self._is_open = True

@@ -13,11 +13,11 @@ from typing import Final, NamedTuple
 from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.launches import launch_numbers, read_launch, user_name
-from experiment_manager.errors import FolderError, JobRefused, SlurmError
+from experiment_manager.errors import FolderError, JobRefused, SlurmError, UnreadableLaunch
 from experiment_manager.records import Launch
 from experiment_manager.slurm import client, parse
 from experiment_manager.slurm.launched import LaunchedArray, Submission, launched_arrays, script_paths
-from experiment_manager.text import tell
+from experiment_manager.text import as_word, tell
 
 SETTLES_S: Final = 10.0
 """How long SLURM may take to know a job whose submission seemed to fail (accounting: 0.2 to 0.85 s measured)."""
@@ -52,13 +52,17 @@ def newest_launch(folder: Folder, number: str | None = None) -> Launch:
             raise JobRefused(f"launch {number} of {folder.path} has no SLURM scripts; leave --launch out")
         return launch
     for found in reversed(launch_numbers(folder)):
-        with suppress(JobRefused):
+        try:
             launch = read_launch(folder, found)
-            if launched_arrays(launch):
-                return launch
+        except UnreadableLaunch:  # it may be the one that is meant
+            raise
+        except JobRefused:  # it has no record: nothing was ever handed over
+            continue
+        if launched_arrays(launch):
+            return launch
     raise JobRefused(
         f"{folder.path} has no SLURM scripts yet; write them with hydra/launcher=slurm_script, or with "
-        f"`experiment-manager script {folder.path}`"
+        f"`experiment-manager script {as_word(folder.path)}`"
     )
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from experiment_manager.disk.files import read_optional
+from experiment_manager.disk.documents import END, read_optional
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.launches import planned_attempts
 from experiment_manager.disk.states import Snapshot, States
@@ -61,5 +61,5 @@ def _has_ended(snapshot: Snapshot, job_id: int, planned: int, *, is_truth: bool)
 
 def _tell(folder: Folder, snapshot: Snapshot, job_id: int, lines: JobLines, text: str, seconds: float) -> None:
     last = snapshot.last(job_id)
-    reason = read_optional(folder.of_attempt(job_id, last.number, "attempt")).get("reason")
+    reason = read_optional(folder.of_attempt(job_id, last.number, "attempt"), END).get("reason")
     lines.ended(job_id, last.state, text, seconds=seconds, reason=reason)
