@@ -177,8 +177,9 @@ def test_foreign_files_are_named_and_skipped(swept: Program) -> None:
     assert done.returncode == 0
     assert "not ours: states/4.1.DONE, states/notes.txt, states/x.1.COMPLETED, jobs/notes.txt" in done.stderr
     assert {"COMPLETED": 4, "FAILED": 1} == swept.told("status")["counts"]
-    assert {} == swept.told("results")[0]["metrics"]
-    assert 0 == swept.tool("show", "0").returncode
+    results = swept.tool("results", "--json")
+    assert (3, {}) == (results.returncode, json.loads(results.stdout)[0]["metrics"])
+    assert 3 == swept.tool("show", "0").returncode
 
 
 def test_list_finds_experiments(swept: Program) -> None:

@@ -84,6 +84,7 @@ ANCHOR: Final[Shape] = {
     "slurm_restart_count": DIGITS,
     "start": MOMENT,
     "by_slurm": FLAG,
+    "fake": FLAG,
     "unbegun": STATE,
 }
 END: Final[Shape] = {
