@@ -61,6 +61,17 @@ def discard(name: str) -> None:
         os.unlink(name)
 
 
+def trouble(path: str) -> str | None:
+    """What the system says of a disk that has no space for a file like that of the path; None: there is some."""
+    try:
+        name = keep(path, {})
+    except OSError as error:
+        return error.strerror or str(error)
+    if name is not None:
+        discard(name)
+    return None
+
+
 def _padded(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body).encode().ljust(RESERVE_BYTES)
 

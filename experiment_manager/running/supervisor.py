@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.disk import reserve
 from experiment_manager.disk.documents import ERROR, read_end, read_optional
 from experiment_manager.disk.endings import Endings
 from experiment_manager.disk.files import asked_again
@@ -372,7 +373,8 @@ class _Supervision:
             return words
         if returncode == 0 and self._child.needs_result:
             return "the runner ended without running the job; it has to call Experiment.run_id"
-        return f"exit code {returncode}"
+        full = reserve.trouble(self._file("result"))  # then the job may have found no space for its own words
+        return f"exit code {returncode}" + (f"; {full}" if full else "")
 
 
 _TOLD_BY_SLURM: Final = {
