@@ -21,8 +21,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from experiment_manager.errors import FilterError
 from experiment_manager.expressions import Expression
 from experiment_manager.facts import NOTHING, Unanswered, World, is_under_a_root, unknown_name
+from experiment_manager.functions import locate
 from experiment_manager.ids import IdSet, format_ids, looks_like_ids, parse_ids
 from experiment_manager.records import Job, JobId, State
+from experiment_manager.text import described
 
 
 class Rule(Protocol):
@@ -273,10 +275,10 @@ class Call:
     def _passes(self, job: Job) -> bool:
         try:
             return bool(self._function(dict(job.variables)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise FilterError(
                 f"the filter {self.text} failed on job {job.id} with variables {dict(job.variables)}: "
-                f"{type(error).__name__}: {error}"
+                f"{described(error)}"
             ) from error
 
 
@@ -302,31 +304,6 @@ def parse_states(text: str) -> frozenset[State]:
         except ValueError:
             raise FilterError(f"{name.strip()!r} is no state; the states are {', '.join(State)}") from None
     return frozenset(states)
-
-
-def locate(path: str, names: Iterable[str] = ()) -> Callable[..., Any]:
-    """The function that a dotted path (`package.module.function`) names. Raises FilterError."""
-    import importlib
-    import os
-    import sys
-
-    module_name, _, function_name = path.rpartition(".")
-    added = "" not in sys.path and os.getcwd() not in sys.path
-    if added:
-        sys.path.insert(0, os.getcwd())  # a module beside the script, as `python script.py` would find it
-    try:
-        found = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise FilterError(
-            f"the filter {path!r} is neither a variable ({', '.join(sorted(names)) or 'there are none'}) nor a "
-            f"function that can be imported ({error})"
-        ) from error
-    finally:
-        if added:
-            sys.path.remove(os.getcwd())
-    if not callable(found):
-        raise FilterError(f"the filter {path!r} names a {type(found).__name__}, not a function of the variables")
-    return found  # type: ignore[no-any-return]
 
 
 def _parse_text(text: str) -> tuple[Rule, ...]:
@@ -374,7 +351,7 @@ def _parse_mapping(written: Mapping[str, Any]) -> Rule:
         return Mapped(written)
     arguments = {key: value for key, value in written.items() if key not in ("_target_", "_partial_")}
     path = str(written["_target_"])
-    function = locate(path)
+    function = locate(path, is_meant=True)
     return Call(path, lambda variables: function(variables, **arguments))
 
 

@@ -25,7 +25,8 @@ FLOORS = {
         "errors", "records", "text",
     ],
     "pure": [
-        "cli.layout", "codec", "decisions", "delta", "expressions", "facts", "filters", "follow.rows", "frame", "grid",
+        "cli.layout", "codec", "decisions", "delta", "expressions", "facts", "filters", "follow.rows", "frame",
+        "functions", "grid",
         "hydra.options", "ids", "plain", "report.curves", "slurm.arrays", "slurm.options", "slurm.parse",
         "slurm.script", "slurm.step", "slurm.told", "slurm.units", "words",
     ],

@@ -283,3 +283,17 @@ def test_a_working_directory_that_was_removed(tmp_path: Path) -> None:
         done.returncode,
         done.stderr.splitlines()[-1],
     )
+
+
+@pytest.mark.parametrize(
+    "body", ["raise SystemExit(0)", "raise RuntimeError('boom')", "lr = 1", "def lr(v): raise SystemExit"]
+)
+def test_a_mistyped_name_runs_no_script(
+    ended: Folder, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`train.lr` that is no variable is a sentence, whatever train.py would do."""
+    (tmp_path / "mistyped.py").write_text(f"{body}\n")
+    monkeypatch.chdir(tmp_path)
+    assert 2 == main(["results", ended.path, "--where", "mistyped.lr"])
+    assert "the filter 'mistyped.lr'" in capsys.readouterr().err.replace("filter mistyped.lr", "filter 'mistyped.lr'")
+    sys.modules.pop("mistyped", None)

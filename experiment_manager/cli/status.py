@@ -80,7 +80,8 @@ def _show(found: views.Status, folder: Path) -> None:
 
 def _lines(found: views.Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
     """What people read; `most_live`: so many of the rows of single jobs."""
-    selected = "no pass filter yet" if found.n_selected is None else f"{found.n_selected} pass the filter"
+    no_filter = "its pass filter cannot be read" if found.has_filter else "no pass filter yet"
+    selected = no_filter if found.n_selected is None else f"{found.n_selected} pass the filter"
     between = [] if width is None else [""]
     lines = [f"{found.path}: {sum(found.counts.values())} jobs, {selected}", *between]
     if found.groups:

@@ -51,6 +51,7 @@ class Status(NamedTuple):
     troubles: tuple[Trouble, ...]
     foreign: tuple[str, ...]  # in states/ and jobs/, and not ours: states/notes.txt
     live: tuple[Mapping[str, Any], ...] = ()  # rows of jobs that run, or of all; see live_rows
+    has_filter: bool = True  # with `n_selected` None: there is a pass filter, and it cannot be read
     groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
     warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
 
@@ -88,6 +89,7 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
         counts=Counts({state: len(ids) for state, ids in ordered.items()}),
         ids=ordered,
         n_selected=None if selected is None else len(selected),
+        has_filter=os.path.lexists(folder.pass_filter),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
         foreign=(*(f"states/{name}" for name in snapshot.foreign), *_foreign_in_jobs(folder, snapshot)),
