@@ -26,7 +26,8 @@ FLOORS = {
     ],
     "pure": [
         "codec", "decisions", "delta", "expressions", "facts", "filters", "follow.rows", "frame", "grid",
-        "hydra.options", "ids", "report.curves", "slurm.arrays", "slurm.options", "slurm.parse", "slurm.script",
+        "hydra.options", "ids", "report.curves", "running.ranks", "slurm.arrays", "slurm.options", "slurm.parse",
+        "slurm.script",
         "slurm.step", "slurm.told", "slurm.units", "words",
     ],
     "the rim: files, processes, the cluster": [

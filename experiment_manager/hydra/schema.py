@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from experiment_manager.slurm.options import SlurmOptions, valid_options
 
 _PLUGINS = "hydra_plugins.hydra_experiment_manager"
+_PROVIDER = "experiment_manager"
 
 
 @dataclass
@@ -37,7 +38,7 @@ class LocalPoolConf:
 
     _target_: str = f"{_PLUGINS}.launchers.LocalPoolLauncher"
     n_jobs: int = -1  # how many at a time; -1, as in joblib: one per processor that this process may use
-    start_method: str = "forkserver"  # how jobs begin: forked from a process that has their imports, or each by itself
+    start_method: str = "spawn"  # how jobs begin: each by itself, or forked from a process that has their imports
     snapshot: bool = False  # jobs run from a copy of the code as it is now
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
     experiment_path: str = "experiments"
@@ -77,8 +78,15 @@ def slurm_node(launcher: str) -> dict[str, Any]:
     return {**own, **options, **_USUAL}
 
 
-_store = ConfigStore.instance()
-for _name, _class in _LAUNCHERS.items():
-    _store.store(group="hydra/launcher", name=_name, node=slurm_node(_class), provider="experiment_manager")
-_store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider="experiment_manager")
-_store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider="experiment_manager")
+def register() -> None:
+    """Hydra knows our options. To be called whenever it starts: tests put back the store that they had before."""
+    store = ConfigStore.instance()
+    if "local_pool.yaml" in store.repo.get("hydra", {}).get("launcher", {}):
+        return
+    for name, launcher in _LAUNCHERS.items():
+        store.store(group="hydra/launcher", name=name, node=slurm_node(launcher), provider=_PROVIDER)
+    store.store(group="hydra/sweeper", name="experiment", node=SweeperConf, provider=_PROVIDER)
+    store.store(group="hydra/launcher", name="local_pool", node=LocalPoolConf, provider=_PROVIDER)
+
+
+register()

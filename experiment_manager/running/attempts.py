@@ -16,6 +16,7 @@ from experiment_manager.disk.states import States
 from experiment_manager.records import State
 from experiment_manager.running import job
 from experiment_manager.slurm import within
+from experiment_manager.text import tell
 
 
 class InProcess:
@@ -29,7 +30,10 @@ class InProcess:
         """The attempt has left this result; of several tasks the first one writes it."""
         told = job.current_job().told
         self.has_left_early = told and value is None
-        if job.is_first_rank():
+        if not job.is_first_rank():
+            if value is not None:
+                tell(job.not_kept(self._job_id))
+        else:
             write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake, told=told)
 
 
@@ -60,7 +64,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     os.environ.update(job.environment(folder, job_id, number))
     try:
         made = InProcess(folder, job_id, number, is_fake=is_fake)
-        with _error_kept(folder, job_id, number):
+        with job.claimed(), _error_kept(folder, job_id, number):
             yield made
         state = State.FAKE if is_fake else State.COMPLETED
         if made.has_left_early:

@@ -19,8 +19,8 @@ from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
 from experiment_manager.running.warm import Forking, WarmTask, hear_interrupts
 
-START_METHODS: Final = ("forkserver", "spawn")
-"""How jobs begin, in the words of `multiprocessing`: as copies of a process with all imports, or each by itself."""
+START_METHODS: Final = ("spawn", "forkserver")
+"""How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with all imports."""
 
 _POLL_S: Final = 0.02
 
