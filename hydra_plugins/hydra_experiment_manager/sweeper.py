@@ -24,7 +24,7 @@ class ExperimentSweeper(Sweeper):
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         # Other launchers put files of their own (.submitit) there, and read it as soon as they are made.
-        folder = os.path.join(self.options["experiment_path"], self.options["experiment_name"])
+        folder = os.path.abspath(os.path.join(self.options["experiment_path"], self.options["experiment_name"]))
         with read_write(config.hydra.sweep):
             config.hydra.sweep.dir = os.path.join(folder, "launches")
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -37,4 +37,8 @@ class ExperimentSweeper(Sweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         sweep = Sweep(self.hydra_context.config_loader, self.config, self.task_function, self.launcher)
-        return sweep.run(self.options, arguments)
+        try:
+            return sweep.run(self.options, arguments)
+        finally:  # callbacks look there for what the jobs have left
+            with read_write(self.config.hydra.sweep):
+                self.config.hydra.sweep.dir = os.path.join(os.path.dirname(self.config.hydra.sweep.dir), "jobs")
