@@ -44,7 +44,7 @@ versions:  ## what touches Hydra, on the oldest and the newest Hydra that we pro
 	for pins in 'hydra-core==1.3.2 omegaconf==2.3.0' 'hydra-core==1.4.0rc3 omegaconf>=2.4'; do \
 	    rm -rf $(VENV)-versions && $(PYTHON) -m venv $(VENV)-versions && \
 	    $(VENV)-versions/bin/python -m pip install --quiet --editable . $$pins pytest pytest-xdist hypothesis numpy && \
-	    $(VENV)-versions/bin/python -m pytest -n 2 -m 'heavy or not heavy' tests/test_apps.py tests/test_callback.py \
+	    $(VENV)-versions/bin/python -m pytest -n 2 -m 'heavy or not heavy' tests/test_apps.py tests/test_process.py tests/test_callback.py \
 	        tests/test_hydra_suites.py tests/test_interpolations.py tests/test_launchers.py tests/test_snapshot.py \
 	        tests/test_sweep.py tests/test_sweep_settings.py \
 	        -k 'not joblib and not optuna and not zen' || exit 1; \

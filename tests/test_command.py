@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Entry, Job, JobId, Recipe, Source
-from experiment_manager.running.command import (
-    CALLBACK,
-    Place,
-    job_command,
-    pasteable,
-    place_of,
-    quoted,
-    runner_command,
-)
+from experiment_manager.running.command import Place, job_command, pasteable, place_of, quoted, runner_command
 
 PARSER = OverridesParser.create()
 NASTY = st.text(alphabet="\\'\"${}[](),=: ~#%@?!*&|;<>`\t\näa1", max_size=12)
@@ -113,7 +105,7 @@ def test_whole_command(tmp_path: Path) -> None:
         *("-cp", f"{at}/conf/abc/main", "-cd", "/etc/conf", "-cn", "config"),
         *("hydra/job_logging=default", "hydra.verbose=true"),
         *("seed=1", "text='a b'", "+db=x"),
-        *("hydra.mode=RUN", f"hydra.run.dir={quoted(f'{at}/jobs/7')}", "hydra.job.num=7", CALLBACK),
+        *("hydra.mode=RUN", f"hydra.run.dir={quoted(f'{at}/jobs/7')}", "hydra.job.num=7"),
         f"hydra.searchpath=[{quoted(f'file://{at}/conf/abc/searchpath-2')},'pkg://other.conf']",
     ] == job_command(folder, JOB, RECIPE)
 
@@ -123,7 +115,7 @@ def test_command_without_config_and_with_a_pickle(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "train")
     bare = RECIPE._replace(config_name=None, sources=(), hydra_overrides=())
     command = job_command(folder, JOB._replace(overrides=()), bare)
-    assert ["hydra.mode=RUN", f"hydra.run.dir='{tmp_path}/train/jobs/7'", "hydra.job.num=7", CALLBACK] == command[8:]
+    assert ["hydra.mode=RUN", f"hydra.run.dir='{tmp_path}/train/jobs/7'", "hydra.job.num=7"] == command[8:]
     pickled = job_command(folder, JOB, bare._replace(task_pickle="launches/0001/task.pkl", job_name="it's"))
     pickle = f"{tmp_path}/train/launches/0001/task.pkl"
     start = ["-O", "-X", "dev", "-m", "experiment_manager.hydra.pickled_task", pickle]

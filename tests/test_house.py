@@ -26,9 +26,8 @@ FLOORS = {
     ],
     "pure": [
         "cli.layout", "codec", "decisions", "delta", "expressions", "facts", "filters", "follow.rows", "frame",
-        "functions", "grid",
-        "hydra.options", "ids", "plain", "report.curves", "slurm.arrays", "slurm.options", "slurm.parse",
-        "slurm.script", "slurm.step", "slurm.told", "slurm.units", "words",
+        "functions", "grid", "hydra.options", "ids", "plain", "report.curves", "running.ranks", "slurm.arrays",
+        "slurm.options", "slurm.parse", "slurm.script", "slurm.step", "slurm.told", "slurm.units", "words",
     ],
     "the rim: files, processes, the cluster": [
         "disk.code_copy", "disk.code_imports", "disk.documents", "disk.endings", "disk.files", "disk.folder",

@@ -29,6 +29,7 @@ def main(cfg):
 """
 CALL = 'if __name__ == "__main__":\n    main()\n'
 OFF = "every job starts its own interpreter"
+FORK = "hydra.launcher.start_method=forkserver"
 
 
 def write(program: Program, body: str, *, before: str = "", helpers: str = "", call: str = CALL) -> None:
@@ -40,7 +41,7 @@ def write(program: Program, body: str, *, before: str = "", helpers: str = "", c
 
 def sweep(program: Program, *arguments: str, **env: str) -> str:
     """What the sweep of `app.py` says; it has not failed, and where it was to fork its jobs, it has."""
-    done = program.run("-m", *arguments, "hydra.job.name=train", script="app.py", **env)
+    done = program.run("-m", FORK, *arguments, "hydra.job.name=train", script="app.py", **env)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -291,7 +292,7 @@ def test_flags_of_the_interpreter(program: Program) -> None:
 def start(program: Program, started: Path, *arguments: str) -> tuple[Any, dict[int, int]]:
     """A sweep whose first two jobs run: their pids."""
     started.mkdir()
-    process = program.start("train.py", "-m", f"started='{started}'", "hydra.launcher.n_jobs=2", *arguments)
+    process = program.start("train.py", "-m", FORK, f"started='{started}'", "hydra.launcher.n_jobs=2", *arguments)
     wait_until(lambda: len(list(started.iterdir())) == 2)
     return process, dict(tuple(map(int, mark.name.split("."))) for mark in started.iterdir())  # type: ignore[misc]
 
@@ -357,7 +358,7 @@ def test_interrupt_while_the_server_imports(program: Program) -> None:
         f"    pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\n    time.sleep(60)\n"
     )
     write(program, "return 1", helpers=helpers)
-    process = program.start("app.py", "-m", "seed=1,2", "hydra.job.name=train")
+    process = program.start("app.py", "-m", FORK, "seed=1,2", "hydra.job.name=train")
     wait_until(lambda: mark.exists() and mark.read_text())
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=5)
@@ -381,7 +382,7 @@ def test_warning_that_comes_at_once(program: Program, tmp_path: Path) -> None:
     """A warning before the job has a handler does not end it."""
     (tmp_path / "started").mkdir()
     (program.home / "helpers.py").write_text("")
-    process = program.start("train.py", "-m", "seed=1,2", "sleep=2", "stoppable=true", "hydra.launcher.n_jobs=2")
+    process = program.start("train.py", "-m", FORK, "seed=1,2", "sleep=2", "stoppable=true", "hydra.launcher.n_jobs=2")
     anchor = program.experiment / "states/0.1.RUNNING"
     wait_until(anchor.exists)
     os.kill(json.loads(anchor.read_text())["pid"], signal.SIGUSR1)
@@ -391,9 +392,10 @@ def test_warning_that_comes_at_once(program: Program, tmp_path: Path) -> None:
 
 
 def test_spawn_and_single_jobs_have_no_server(program: Program) -> None:
-    """With `start_method=spawn`, and for one job alone, each job is the child of a supervisor of its own."""
+    """Where nothing is said, and for one job alone, each job is the child of a supervisor of its own."""
     write(program, "return Path(f'/proc/{os.getppid()}/cmdline').read_bytes().decode().split(chr(0))[:4]")
-    sweep(program, "seed=1,2", "hydra.launcher.start_method=spawn")
+    done = program.run("-m", "seed=1,2", "hydra.job.name=train", script="app.py")
+    assert done.returncode == 0, done.stderr
     sweep(program, "seed=3")
     assert [[sys.executable, "-P", "-m", "experiment_manager"]] * 3 == results(program)
 
@@ -402,7 +404,7 @@ def test_unknown_start_method(program: Program) -> None:
     """A word that is no start method is refused before anything is planned."""
     done = program.sweep("seed=1,2", "hydra.launcher.start_method=fork")
     assert 2 == done.returncode
-    assert "forkserver, spawn" in done.stderr
+    assert "spawn, forkserver" in done.stderr
     assert not program.experiment.exists()
 
 
@@ -412,7 +414,7 @@ def test_other_sweepers_fork_too(program: Program) -> None:
         program,
         "return os.getppid() == os.getsid(os.getppid()) and b'forkserver' in Path('/proc/self/cmdline').read_bytes()",
     )
-    arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2")
+    arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2", FORK)
     done = program.run("-m", *arguments, script="app.py")
     assert done.returncode == 0, done.stderr
     assert [True, True] == results(program)
@@ -423,7 +425,7 @@ def test_one_server_for_all_launches_of_a_sweep(program: Program) -> None:
     count = str(program.home / "imports")
     helpers = f"with open({count!r}, 'a') as file:\n    file.write('x')\n"
     write(program, "return b'forkserver' in Path('/proc/self/cmdline').read_bytes()", helpers=helpers)
-    arguments = ("hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra.launcher.experiment_name=train")
+    arguments = ("hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra.launcher.experiment_name=train", FORK)
     done = program.run("-m", *arguments, "seed=1,2,3,4", script="app.py")
     assert done.returncode == 0, done.stderr
     assert [False, True, True, True] == results(program)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hydra._internal.hydra
+from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -17,20 +19,55 @@ from experiment_manager.decisions import DRIFTED, UNRECORDED
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.errors import ConfigurationDrifted
-from experiment_manager.hydra.compose import require_submitted
+from experiment_manager.hydra.compose import as_written, require_submitted
 from experiment_manager.records import Code
-from experiment_manager.running.command import place_of
-from experiment_manager.running.job import CurrentJob, current_job, is_first_rank
+from experiment_manager.running.command import place_of, placed_in
+from experiment_manager.running.job import CurrentJob, current_job, is_first_rank, not_kept
 from experiment_manager.text import tell, tell_traceback
 
 
-class JobCallback(Callback):
-    """Added to every job that the supervisor starts, by an override on its command line.
+def listen() -> None:
+    """From now on the job that this process was started for has our callback, and its program needs no word of it.
 
-    Where somebody has pasted that command there is no attempt: it runs like any other program and records nothing.
+    A callback in the configuration would need one: Hydra 1.4 calls only what the program allows.
+    """
+    vars(hydra._internal.hydra)["Callbacks"] = JobCallbacks
+
+
+class JobCallbacks(Callbacks):
+    """Hydra's list of callbacks, in the process of a job: ours is in it when the run that begins is that job. The
+    program's own then hear what they hear of a job of a multirun: its start and its end, but of no run.
+
+    Any other program that the job starts is none of ours, and so is a command that somebody has pasted.
     """
 
+    def __init__(self, config: DictConfig | None = None) -> None:
+        super().__init__(config)
+        self._ours = JobCallback() if config is not None and _is_our_job(config) else None
+        if self._ours is not None:
+            self.callbacks.append(self._ours)
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if self._ours is None:
+            super().on_run_start(config, **kwargs)
+        else:
+            self._ours.on_run_start(config, **kwargs)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self._ours is None:
+            super().on_run_end(config, **kwargs)
+
+
+def _is_our_job(config: DictConfig) -> bool:
+    job = current_job()
+    return job.id is not None and placed_in(str(job.directory)) in as_written(config, "hydra")
+
+
+class JobCallback(Callback):
+    """What is done for a job before and after its task function."""
+
     _code: Code | None = None
+    _has_completed = False  # the job of this process
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """The job sees what a job of a multirun sees, and its configuration is the one that was submitted.
@@ -38,8 +75,14 @@ class JobCallback(Callback):
         Otherwise it ends here with the exit code DRIFTED, or with `on_drift=warn` goes on and says so.
         """
         job = current_job()
-        if job.id is None:
+        if job.id is None:  # named in a command from before `listen`, which somebody has pasted
             return
+        if JobCallback._has_completed:
+            tell(
+                f"job {job.id} is the first call of the program's main function, which has returned; the program calls "
+                "it again, and ends here"
+            )
+            raise SystemExit(0)
         with _ending(job, DRIFTED), Manifest(job.experiment) as manifest:
             point = manifest.job(job.id)
             require_submitted(manifest, point, config)
@@ -63,7 +106,12 @@ class JobCallback(Callback):
         A job whose result cannot be written has not completed: it ends with the exit code UNRECORDED.
         """
         job = current_job()
-        if job.id is None or not is_first_rank():
+        if job.id is None:
+            return
+        JobCallback._has_completed = job_return.status == JobStatus.COMPLETED
+        if not is_first_rank():
+            if JobCallback._has_completed and job_return.return_value is not None:
+                tell(not_kept(job.id))
             return
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):

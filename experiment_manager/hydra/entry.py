@@ -65,6 +65,10 @@ def _start_directory(target: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         started = os.path.normpath(os.path.join(path, target[0]))
         if path and (started == file or file.startswith(started + os.sep)):  # a folder with a __main__.py
             return path, target
+    if os.path.basename(target[0]) != os.path.basename(file):  # a script that runs ours, as `coverage run` does
+        for path in candidates:
+            if path and os.path.isfile(os.path.join(path, target[0])):
+                return path, target
     return os.getcwd(), (file,)
 
 
@@ -137,12 +141,24 @@ def file_of(task_function: object) -> str:
     return os.path.abspath(getattr(module, "__file__", None) or "a notebook or prompt")
 
 
-def runs_by_command_line() -> bool:
-    """Whether starting this program again, with other arguments, runs the same task function and nothing else.
+_n_sweeps = 0
 
-    True when we were entered through the one `@hydra.main` function of the program; false in a notebook, under
-    hydra-zen's `launch`, or where several such functions follow one another in a script.
+
+def note_sweep() -> None:
+    """This process begins a sweep."""
+    global _n_sweeps
+    _n_sweeps += 1
+
+
+def runs_by_command_line() -> bool:
+    """Whether starting this program again, with other arguments, runs the same task function first.
+
+    True when we were entered through the one `@hydra.main` function of the program, and for the first time; false in a
+    notebook, under hydra-zen's `launch`, where several such functions follow one another in a script, or where the one
+    has been called before, in a loop.
     """
+    if _n_sweeps > 1:
+        return False
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         code = frame.f_code

@@ -5,6 +5,7 @@ import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
@@ -16,6 +17,7 @@ from experiment_manager.decisions import REFUSED
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import ExperimentManagerError, OptionsError
+from experiment_manager.hydra import entry
 from experiment_manager.hydra.compose import Composer, as_written
 from experiment_manager.hydra.entry import passing_interpreter
 from experiment_manager.hydra.plan import add_batch
@@ -23,6 +25,7 @@ from experiment_manager.hydra.returns import Returns
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import Launch, State
+from experiment_manager.running import ranks
 from experiment_manager.running.job import JOB_VARIABLE
 from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs, check_start_method
 from experiment_manager.running.warm import Forking
@@ -68,13 +71,38 @@ def told_to_the_user() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
-def refuse_inside_a_job() -> None:
-    """A job must not sweep: a program with `hydra.mode: MULTIRUN` in its YAML would start itself for ever."""
-    if JOB_VARIABLE in os.environ:
-        raise ExperimentManagerError(
-            f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its own; "
-            f"unset {JOB_VARIABLE} for the inner program if you mean it"
-        )
+@cache
+def _tell_once(line: str) -> None:
+    tell(line)
+
+
+@contextmanager
+def sweeping() -> Iterator[None]:
+    """Inside, this process may sweep, and has no rank: then nothing that it starts has that of somebody else.
+
+    A job must not: a program with `hydra.mode: MULTIRUN` in its YAML would start itself for ever. Neither must one of
+    several processes: each would run its share of the jobs, and none of them would have the ranks that it needs.
+    """
+    with told_to_the_user():
+        if JOB_VARIABLE in os.environ:
+            raise ExperimentManagerError(
+                f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its "
+                f"own; unset {JOB_VARIABLE} for the inner program if you mean it"
+            )
+        if rank := ranks.one_of_several(os.environ):
+            raise ExperimentManagerError(
+                f"this process is {rank}, and each of them would sweep; start the sweep once, without torchrun, srun "
+                "or mpirun, and let each job start its processes; where it is alone all the same, unset these variables"
+            )
+    dropped = {name: value for name, value in os.environ.items() if ranks.is_of_ranks(name)}
+    if meant := sorted(name for name in dropped if not name.startswith("SLURM_")):
+        _tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
+    for name in dropped:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(dropped)
 
 
 def about(config: DictConfig) -> dict[str, Any]:
@@ -220,11 +248,15 @@ class Batches:
         self._composer = Composer(loader, config)
         self._config, self._task, self._folder, self._ours = config, task, folder, ours
         self._earlier: list[int] = []
+        entry.note_sweep()
 
     def launch(self, batch: Sequence[Sequence[str]], first_number: int) -> Returns:
         """A batch has run; the values are real, and a failed job raises when it is asked for its value."""
+        with sweeping():
+            return self._launch(batch, first_number)
+
+    def _launch(self, batch: Sequence[Sequence[str]], first_number: int) -> Returns:
         with told_to_the_user():
-            refuse_inside_a_job()
             launch, ids, arrangement = add_batch(
                 self._composer,
                 self._folder,

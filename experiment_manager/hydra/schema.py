@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from experiment_manager.slurm.options import SlurmOptions, valid_options
 
 _PLUGINS = "hydra_plugins.hydra_experiment_manager"
+_PROVIDER = "experiment_manager"
 
 
 @dataclass
@@ -38,7 +39,7 @@ class LocalPoolConf:
 
     _target_: str = f"{_PLUGINS}.launchers.LocalPoolLauncher"
     n_jobs: int = -1  # how many at a time; -1, as in joblib: one per processor that this process may use
-    start_method: str = "forkserver"  # how jobs begin: forked from a process that has their imports, or each by itself
+    start_method: str = "spawn"  # how jobs begin: each by itself, or forked from a process that has their imports
     snapshot: bool = False  # jobs run from a copy of the code as it is now
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
     experiment_path: str = "experiments"

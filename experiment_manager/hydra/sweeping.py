@@ -22,8 +22,9 @@ from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.follow.result_warnings import result_warnings, sentences
+from experiment_manager.hydra import entry
 from experiment_manager.hydra.compose import Composer, require_submitted
-from experiment_manager.hydra.launch import Handed, about, refuse_inside_a_job, told_to_the_user
+from experiment_manager.hydra.launch import Handed, about, sweeping, told_to_the_user
 from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.plan import Plan, plan_sweep
 from experiment_manager.hydra.returns import Returns
@@ -57,8 +58,12 @@ class Sweep:
 
         Ends the program when a job fails.
         """
+        entry.note_sweep()
+        with sweeping():
+            return self._run(written, arguments)
+
+    def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         with told_to_the_user():
-            refuse_inside_a_job()
             ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
             options, batch_size = _options(written)
             arrange = ours and ours.arrange
@@ -102,6 +107,10 @@ class Sweep:
             with Manifest(plan.folder) as manifest:
                 batch = [self._composer.placed(plan.folder, job_id, manifest.job(job_id).overrides) for job_id in ids]
             return self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0]))
+        except SystemExit as leaving:  # not by a task, see RecordedTask: by a callback, or by the launcher itself
+            if not leaving.code:
+                _conclude(plan)  # which ends with another status when jobs have not run
+            raise
         finally:
             del os.environ[_LAUNCH_VARIABLE]
             States(plan.folder).snapshot(reconcile=True)  # a worker that was killed never reached the end of its task
@@ -185,6 +194,23 @@ class RecordedTask:
         with attempting(folder, int(subdir), launch=launch) as attempt:
             with Manifest(folder) as manifest:
                 require_submitted(manifest, manifest.job(int(subdir)), config)
-            value = self._task(config)
+            value = self._call(config)
             attempt.leave(value)
             return value
+
+    def _call(self, config: DictConfig) -> Any:
+        """What the task returns. One that ends its process ends itself alone, as where it has a process of its own: it
+        has returned nothing, or it has failed."""
+        try:
+            return self._task(config)
+        except SystemExit as leaving:
+            if leaving.code in (None, 0):
+                return None
+            raise TaskExited(leaving.code) from leaving
+
+
+class TaskExited(Exception):
+    """What `sys.exit` with another status than 0 is to a launcher that calls a task."""
+
+    def __init__(self, code: object) -> None:
+        super().__init__(f"exit code {code}" if isinstance(code, int) else str(code))

@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 
-import experiment_manager.hydra.callback  # noqa: F401 - what a job's command line names
+import experiment_manager.hydra.callback  # noqa: F401 - what Hydra calls in a job
 
 
 def warm_up(arguments: Sequence[str]) -> None:

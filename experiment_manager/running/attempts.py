@@ -31,7 +31,10 @@ class InProcess:
         """The attempt has left this result; of several tasks the first one writes it."""
         told = job.current_job().told
         self.has_left_early = told and value is None
-        if job.is_first_rank():
+        if not job.is_first_rank():
+            if value is not None:
+                tell(job.not_kept(self._job_id))
+        else:
             write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake, told=told)
 
 
@@ -63,7 +66,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     os.environ.update(job.environment(folder, job_id, number))
     try:
         made = InProcess(folder, job_id, number, is_fake=is_fake)
-        with _error_kept(folder, job_id, number):
+        with job.claimed(), _error_kept(folder, job_id, number):
             yield made
         state = State.COMPLETED
         if made.has_left_early:

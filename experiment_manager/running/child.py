@@ -12,7 +12,7 @@ from experiment_manager.disk.manifest import Manifest, unconfigured
 from experiment_manager.disk.orders import read_order
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import Job, Recipe
-from experiment_manager.running import command, job
+from experiment_manager.running import command, job, ranks
 from experiment_manager.slurm import step
 
 
@@ -41,9 +41,24 @@ class Child(NamedTuple):
         out, err = (self.folder.of_attempt(self.job_id, attempt, kind) for kind in ("stdout", "stderr"))
         return out, err
 
-    def environment(self, attempt: int) -> dict[str, str]:
-        """What the environment of an attempt has beside ours."""
-        return {**job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
+    def environment(self, attempt: int, ours: Mapping[str, str]) -> dict[str, str]:
+        """The environment of an attempt, made from ours: it has none of the ranks that we may have."""
+        kept = ranks.of_a_task(ours, is_alone=not self.has_ranks) if self.by_slurm else ranks.without(ours)
+        told = {**job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
+        return {**kept, **self._told_to_submitit(attempt), **told}
+
+    def _told_to_submitit(self, attempt: int) -> dict[str, str]:
+        """With which `submitit.JobEnvironment()` answers: programs ask it for ranks under any launcher."""
+        if self.by_slurm:
+            return {"SUBMITIT_EXECUTOR": "slurm"}
+        _, log = self.logs(attempt)
+        return {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_JOB_ID": str(self.job_id),
+            "SUBMITIT_FOLDER": os.path.dirname(log),
+            **{f"SUBMITIT_LOCAL_{name}": "1" for name in ("NTASKS", "JOB_NUM_NODES")},
+            **{f"SUBMITIT_LOCAL_{name}": "0" for name in ("NODEID", "GLOBALID", "LOCALID")},
+        }
 
 
 def prepare(
@@ -140,7 +155,7 @@ def start(child: Child, attempt: int) -> int:
         process = subprocess.Popen(
             arguments,
             cwd=child.cwd,
-            env={**os.environ, **child.environment(attempt)},
+            env=child.environment(attempt, os.environ),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out if is_one_log and not child.has_ranks else err,

@@ -17,9 +17,6 @@ from experiment_manager.records import Entry, Job, Recipe, Source
 
 _SPECIAL_IN_DOUBLE_QUOTES: Final = frozenset('"$`\\!')
 
-CALLBACK: Final = "++hydra.callbacks.experiment_manager._target_=experiment_manager.hydra.callback.JobCallback"
-"""A plain value and no mapping: under `python -O` Hydra 1.3 cannot read mappings (measured)."""
-
 PLACED_BY_US: Final = ("hydra.searchpath", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Overrides of Hydra's own configuration that a job gets from us, whatever the sweep said."""
 
@@ -158,14 +155,18 @@ def _hydra_flags(folder: Folder, recipe: Recipe) -> list[str]:
     return [*flags, "-cn", recipe.config_name] if recipe.config_name else flags
 
 
+def placed_in(directory: str) -> str:
+    """The override that puts a job into its directory, by which a process also knows that its run is that job."""
+    return f"hydra.run.dir={quoted(directory)}"
+
+
 def _placement(folder: Folder, job: Job, recipe: Recipe) -> list[str]:
     """What puts the job into its directory, as a plain run, whatever the program's own configuration says."""
     place = place_of(folder, job)
     overrides = [
         "hydra.mode=RUN",
-        f"hydra.run.dir={quoted(place.directory)}",
+        placed_in(place.directory),
         f"hydra.job.num={place.number}",
-        CALLBACK,
     ]
     if recipe.task_pickle and "${" not in recipe.job_name:  # else it was set where the job finds it, too
         overrides.append(f"hydra.job.name={quoted(recipe.job_name)}")

@@ -81,7 +81,10 @@ def _be_fresh(child: Child, attempt: int, ready: Ready) -> None:
     """This process is one that has been started for the attempt. Raises OSError."""
     os.setsid()
     os.chdir(child.cwd)
-    os.environ.update(child.environment(attempt))
+    environment = child.environment(attempt, os.environ)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
     signal.set_wakeup_fd(-1)
     for number, handler in ready.handlers.items():
         with suppress(OSError, ValueError):  # KILL, STOP, and what the C library keeps to itself

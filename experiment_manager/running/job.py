@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.reserve import write_all
 from experiment_manager.errors import JobRefused
 from experiment_manager.records import Job, State
+from experiment_manager.running import ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,13 +161,30 @@ def _step_and_values(first: Any, step: float | None, values: dict[str, Any]) -> 
     return metrics.pop("step", None) if step is None else step, {**metrics, **values}
 
 
+_claimant: int | None = None
+
+
+@contextmanager
+def claimed() -> Iterator[None]:
+    """Inside, this process has claimed the attempt itself: it is the one that writes records, whatever its rank."""
+    global _claimant
+    before, _claimant = _claimant, os.getpid()
+    try:
+        yield
+    finally:
+        _claimant = before
+
+
 def is_first_rank() -> bool:
     """Whether this process is the one of several tasks that writes records."""
-    return _rank() == "0"
+    return _claimant == os.getpid() or ranks.other_than_first(os.environ) is None
 
 
-def _rank() -> str:
-    return os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+def not_kept(job_id: int) -> str:
+    """The sentence for a result that another rank than the first has returned."""
+    return (
+        f"the result of job {job_id} is that of rank 0; what {ranks.other_than_first(os.environ)} returned is not kept"
+    )
 
 
 _current: CurrentJob | None = None

@@ -23,8 +23,8 @@ from experiment_manager.records import Launch, State
 from experiment_manager.running.warm import Forking, WarmTask, hear_interrupts
 from experiment_manager.words import counted
 
-START_METHODS: Final = ("forkserver", "spawn")
-"""How jobs begin, in the words of `multiprocessing`: as copies of a process with all imports, or each by itself."""
+START_METHODS: Final = ("spawn", "forkserver")
+"""How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with all imports."""
 
 _POLL_S: Final = 0.02
 _LOG_END_BYTES: Final = 65536

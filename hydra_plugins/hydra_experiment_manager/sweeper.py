@@ -27,7 +27,7 @@ class ExperimentSweeper(Sweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         self.directories = {key: config.hydra.sweep._get_node(key)._value() for key in ("dir", "subdir")}
         # Other launchers put files of their own (.submitit) there, and read it as soon as they are made.
-        folder = os.path.join(self.options["experiment_path"], self.options["experiment_name"])
+        folder = os.path.abspath(os.path.join(self.options["experiment_path"], self.options["experiment_name"]))
         with read_write(config.hydra.sweep):
             config.hydra.sweep.dir = os.path.join(folder, "launches")
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -41,4 +41,8 @@ class ExperimentSweeper(Sweeper):
         assert self.config is not None
         loader = self.hydra_context.config_loader
         sweep = Sweep(loader, self.config, self.task_function, self.launcher, self.directories)
-        return sweep.run(self.options, arguments)
+        try:
+            return sweep.run(self.options, arguments)
+        finally:  # callbacks look there for what the jobs have left
+            with read_write(self.config.hydra.sweep):
+                self.config.hydra.sweep.dir = os.path.join(os.path.dirname(self.config.hydra.sweep.dir), "jobs")

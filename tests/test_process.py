@@ -1,0 +1,150 @@
+"""A sweep is one process and each job another one, whatever the program and its surroundings do."""
+
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Program, clean_env
+
+TRAIN = """
+import os
+import sys
+
+import hydra
+import submitit
+from experiment_manager import current_job
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID")
+
+@hydra.main(version_base=None, config_path=None)
+def main(cfg):
+    with open("ran.txt", "a") as file:
+        file.write(f"{cfg.x}\\n")
+    if cfg.x == "leave":
+        sys.exit(0)
+    ranks = [name for name in NAMES if name in os.environ]
+    return {"x": cfg.x, "ranks": ranks, "of": submitit.JobEnvironment().num_tasks if "ask" in cfg else 1}
+
+if __name__ == "__main__":
+    main()
+"""
+OURS = ("hydra/sweeper=experiment", "hydra/launcher=local_pool")
+
+
+@pytest.fixture
+def plain(program: Program) -> Program:
+    """A program without configuration files that writes down each call of its task function."""
+    (program.home / "train.py").write_text(TRAIN)
+    return program
+
+
+def calls(program: Program) -> list[str]:
+    path = program.home / "ran.txt"
+    return sorted(path.read_text().split()) if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "1", "WORLD_SIZE": "2"},
+        {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0"},
+        {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},
+        {"PMI_RANK": "0", "PMI_SIZE": "8"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_one_of_several_processes_does_not_sweep(plain: Program, variables: dict[str, str]) -> None:
+    """Each rank would sweep, and ranks of different jobs would meet: refused with a sentence, and nothing has run."""
+    done = plain.sweep("+x=1,2", *OURS, **variables)
+    assert 2 == done.returncode
+    assert "each of them would sweep; start the sweep once" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [] == calls(plain)
+    assert not plain.experiment.exists()
+
+
+def test_jobs_have_no_rank_of_others(plain: Program) -> None:
+    """A rank that was left in the environment reaches no job, whose results are all kept; submitit's question about
+    ranks is answered with one task."""
+    done = plain.sweep("+x=1,2", "+ask=1", *OURS, RANK="1", LOCAL_RANK="1", SLURM_PROCID="3")
+    assert 0 == done.returncode, done.stderr
+    assert "jobs do not get LOCAL_RANK, RANK from here" in done.stderr
+    assert [{"x": x, "ranks": [], "of": 1} for x in (1, 2)] == [row["result"] for row in plain.told("results")]
+
+
+@pytest.mark.parametrize("launcher", ["local_pool", "basic"])
+def test_main_that_is_called_twice(plain: Program, launcher: str) -> None:
+    """Each job runs once, however often the program calls its main function."""
+    (plain.home / "train.py").write_text(TRAIN.replace("    main()\n", "    main()\n    main()\n"))
+    done = plain.sweep("+x=1,2", "hydra/sweeper=experiment", f"hydra/launcher={launcher}")
+    assert 0 == done.returncode, done.stderr
+    assert ["1", "2"] == calls(plain)
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == plain.states()
+
+
+def test_sweeps_in_a_loop_run_their_own_jobs(plain: Program) -> None:
+    """A script that sweeps again with other arguments runs the jobs of each sweep once, with its own values."""
+    loop = (
+        "    given = sys.argv[1:]\n"
+        "    for x in ('1,2', '3,4'):\n"
+        "        sys.argv[1:] = ['-m', f'+x={x}', *given]\n"
+        "        main()\n"
+    )
+    (plain.home / "train.py").write_text(TRAIN.replace("    main()\n", loop))
+    done = plain.run(*OURS)
+    assert 0 == done.returncode, done.stderr
+    assert ["1", "2", "3", "4"] == calls(plain)
+    assert [1, 2, 3, 4] == [row["result"]["x"] for row in plain.told("results")]
+
+
+@pytest.mark.parametrize("launcher", ["local_pool", "basic"])
+def test_task_that_leaves_ends_itself_alone(plain: Program, launcher: str) -> None:
+    """`sys.exit(0)` in a task is the end of its own job, which has completed, under other launchers, too."""
+    done = plain.sweep("+x=leave,2,3", "hydra/sweeper=experiment", f"hydra/launcher={launcher}")
+    assert 0 == done.returncode, done.stderr
+    assert ["2", "3", "leave"] == calls(plain)
+    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == plain.states()
+
+
+def test_callbacks_see_where_the_jobs_lie(program: Program) -> None:
+    """`on_multirun_end` of a user's callback finds the output of each job below the sweep directory."""
+    (program.home / "gather.py").write_text(
+        "from pathlib import Path\n"
+        "from hydra.experimental.callback import Callback\n\n\n"
+        "class Gather(Callback):\n"
+        "    def on_multirun_end(self, config, **kwargs):\n"
+        "        found = Path(config.hydra.sweep.dir).glob('*/.hydra/config.yaml')\n"
+        "        print('gathered', *sorted(path.parent.parent.name for path in found))\n"
+    )
+    for launcher in ("local_pool", "basic"):
+        name = f"hydra.sweeper.experiment_name={launcher}"
+        callback = "+hydra.callbacks.gather._target_=gather.Gather"
+        done = program.sweep("seed=1,2", callback, f"hydra/launcher={launcher}", name, PYTHONPATH=str(program.home))
+        assert 0 == done.returncode, done.stderr
+        assert "gathered 0 1" in done.stdout
+
+
+@pytest.mark.skipif(version("hydra-core") < "1.4", reason="Hydra allows every call before 1.4")
+def test_program_need_not_allow_our_callback(plain: Program) -> None:
+    """A program that allows Hydra to call nothing but its own has its jobs checked and recorded all the same."""
+    text = TRAIN.replace("config_path=None", "config_path=None, execution_whitelist=['__main__.*']")
+    (plain.home / "train.py").write_text(text)
+    done = plain.sweep("+x=1,2", *OURS)
+    assert 0 == done.returncode, done.stderr
+    assert [1, 2] == [row["result"]["x"] for row in plain.told("results")]
+    assert "" == (plain.experiment / "jobs/0/stderr.1.log").read_text()
+
+
+def test_script_that_runs_a_script(plain: Program, tmp_path: Path) -> None:
+    """Started as coverage, memray and IPython start a program, a sweep starts its jobs the same way."""
+    wrapper = tmp_path / "wrap.py"
+    wrapper.write_text("import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n")
+    command = [sys.executable, str(wrapper), "train.py", "-m", "+x=1,2", *OURS]
+    done = subprocess.run(command, cwd=plain.home, env=clean_env(), capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    assert ["1", "2"] == calls(plain)
+    assert f"{shlex.quote(str(wrapper))} train.py" in plain.tool("show", "0").stdout
