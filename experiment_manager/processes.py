@@ -1,11 +1,23 @@
-"""Whether a process still lives: who we are, and whether somebody else is gone. Linux, and what is left elsewhere."""
+"""Whether a process still lives, and signals to those that do. Linux, and what is left elsewhere.
+
+Records of processes lie in folders that others may write to. A record is believed about an end, and never alone when a
+signal is to be sent: see `tell`.
+"""
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, TypeGuard
 
 _PR_SET_PDEATHSIG: Final = 1
+_MOST_PID: Final = 2**31 - 1
+
+IDENTITY: Final = ("host", "boot", "namespace", "pid", "started_ticks")
+"""What `this_process` tells: no two processes have all of it in common."""
+
+_marks: dict[str, int] = {}
 
 
 def this_process() -> dict[str, Any]:
@@ -29,12 +41,77 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
         return True  # this host has been started anew since
     if record.get("namespace") != me["namespace"]:
         return None
-    pid = record.get("pid")
-    if not isinstance(pid, int):
+    pid, ticks = record.get("pid"), record.get("started_ticks")
+    if not _is_pid(pid):
         return None
     if me["boot"] is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
         return not is_alive(pid)
-    return _start_ticks(pid) != record.get("started_ticks")
+    return _start_ticks(pid) != ticks if isinstance(ticks, int) else None
+
+
+def mark(name: str) -> None:
+    """This process bears a mark that nobody but its user can give it, and that anybody may ask for: see `tell`.
+
+    An open file without a place, which ends with the process. Where the system has none there is no mark.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            _marks[name] = os.memfd_create(name)
+
+
+def unmark(name: str) -> None:
+    """This process does not bear the mark any more, if it did."""
+    if name in _marks:
+        os.close(_marks.pop(name))
+
+
+def unmark_copy() -> None:
+    """This process, a copy of another one, has none of its marks."""
+    for name in tuple(_marks):
+        unmark(name)
+
+
+def tell(record: Mapping[str, Any], number: int, *, mark: str | None = None) -> bool:
+    """Whether the process of a record got a signal: only one that certainly runs, and that bears the mark, if any.
+
+    Whoever signals a process that somebody's record names comes through here. Nothing is sent to the whole of what a
+    user runs (-1), to a group (0 and below), or to the first process of a machine.
+    """
+    pid = record.get("pid")
+    if not _is_pid(pid) or pid == 1:
+        return False
+    handle = _handle(pid)
+    try:
+        if is_gone(record) is not False or not (mark is None or _bears(pid, mark)):
+            return False
+        if handle is None or sys.platform != "linux":
+            os.kill(pid, number)
+        else:
+            signal.pidfd_send_signal(handle, number)
+    except OSError:  # it has ended, or is another user's
+        return False
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return True
+
+
+def _bears(pid: int, name: str) -> bool:
+    """Whether a process has marked itself; false where that cannot be seen. Raises OSError."""
+    handles = f"/proc/{pid}/fd"
+    return any(_link(f"{handles}/{handle}") == f"/memfd:{name} (deleted)" for handle in os.listdir(handles))
+
+
+def _handle(pid: int) -> int | None:
+    """What stands for a process, and for no later one of that number; None where the system has no such thing."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            return os.pidfd_open(pid)
+    return None
+
+
+def _is_pid(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_PID
 
 
 def dying_with_us() -> Callable[[], None]:
@@ -83,7 +160,7 @@ def is_alive(pid: int) -> bool:
     """Whether a process of that number runs here, whoever it is."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

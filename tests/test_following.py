@@ -1,6 +1,7 @@
 """What people do after a sweep was started: read logs, run failed jobs again, compare two jobs, take results away."""
 
 import csv
+import gzip
 import io
 import itertools
 import json
@@ -277,6 +278,41 @@ def test_archive_is_an_experiment(mixed: Program, tmp_path: Path) -> None:
     everything = here.archive(str(tmp_path / "all.tar.gz"), everything=True)
     with tarfile.open(everything) as file:
         assert {"train/jobs/0/checkpoint.pt", "train/jobs/0/stdout.1.log"} <= set(file.getnames())
+
+
+def test_archive_follows_only_links_that_their_maker_could_follow(mixed: Program, tmp_path: Path) -> None:
+    """The folder of a job that its owner has moved away is packed as if it lay here; every other link that leads out of
+    the experiment is named and left out, which the exit status tells; what is unpacked leads nowhere else."""
+    experiment, secret = mixed.experiment, tmp_path / "secret"
+    secret.mkdir()
+    (secret / "id").write_text("a private key")
+    rows = Experiment.at(experiment).result_rows()
+    (experiment / "jobs/0").rename(tmp_path / "scratch")
+    (experiment / "jobs/0").symlink_to(tmp_path / "scratch")
+    (tmp_path / "scratch/last.pt").symlink_to(tmp_path / "scratch/result.1.json")
+    (tmp_path / "scratch/data").symlink_to(secret)
+    os.mkfifo(tmp_path / "scratch/pipe")
+    (experiment / "tasks").symlink_to(secret)
+    (experiment / "jobs/1/stderr.1.log").unlink()
+    (experiment / "jobs/1/stderr.1.log").symlink_to(secret / "id")
+    (experiment / "states/2.1").unlink()
+    (experiment / "states/2.1").symlink_to(secret / "id")
+    left_out = ["tasks", "jobs/0/data", "jobs/0/pipe", "jobs/1/stderr.1.log", "states/2.1"]
+    if os.geteuid() == 0:
+        (experiment / "jobs/9").symlink_to(secret)
+        os.lchown(experiment / "jobs/9", 65534, 65534)
+        left_out.append("jobs/9")
+    path = tmp_path / "it.tar.gz"
+    done = mixed.tool("archive", "--all", "--out", str(path))
+    assert 3 == done.returncode, done.stderr
+    assert sorted(left_out) == sorted(re.findall(rf"skipped: {experiment}/(\S+) ", done.stderr))
+    assert b"a private key" not in gzip.decompress(path.read_bytes())
+    with tarfile.open(path) as file:
+        file.extractall(tmp_path / "elsewhere", filter="data")
+        assert all(member.isreg() or member.issym() for member in file.getmembers())
+    there = Experiment.at(tmp_path / "elsewhere/train")
+    assert rows == there.result_rows()
+    assert Path("result.1.json") == (tmp_path / "elsewhere/train/jobs/0/last.pt").readlink()
 
 
 def test_archive_replaces_nothing(mixed: Program, tmp_path: Path) -> None:

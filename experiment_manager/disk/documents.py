@@ -86,7 +86,9 @@ ANCHOR: Final[Shape] = {
     "by_slurm": FLAG,
     "fake": FLAG,
     "unbegun": STATE,
+    "looks_for_requests": NUMBER,
 }
+REQUEST: Final[Shape] = {"by": TEXT, "host": TEXT, "time": MOMENT, "process": TABLE}
 END: Final[Shape] = {
     **dict.fromkeys(("state", "reason", "signal"), TEXT),
     **dict.fromkeys(("start", "end", "fenced_at"), MOMENT),

@@ -22,6 +22,7 @@ from experiment_manager.disk.documents import ANCHOR, END, read_optional
 from experiment_manager.disk.endings import Endings
 from experiment_manager.disk.files import SHORTLY_S, asked_again, sync, temporary_name
 from experiment_manager.disk.folder import Folder
+from experiment_manager.disk.requests import withdraw
 from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused
 from experiment_manager.records import ENDED, ENDED_BADLY, Attempt, JobId, State
 from experiment_manager.slurm import within
@@ -318,7 +319,9 @@ class States:
         if not self.is_running(job_id, attempt):
             return False
         self._endings.write(job_id, attempt, state, record)
-        return self.end(job_id, attempt, state) is state
+        is_ours = self.end(job_id, attempt, state) is state
+        withdraw(self._folder, job_id, attempt)
+        return is_ours
 
     def record_unbegun(
         self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], about: Mapping[str, Any]

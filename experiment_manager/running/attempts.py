@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from experiment_manager import processes
 from experiment_manager.disk.files import asked_again
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.orders import read_order
+from experiment_manager.disk.requests import bear_mark
 from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.disk.states import States
 from experiment_manager.records import State
@@ -61,6 +63,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         folder.make(folder.job(job_id))
         about = {"launch": launch, **within.ids(), **({"fake": True} if is_fake else {})}
         number = states.claim(job_id, about, planned=order and order.attempt)
+        mark = bear_mark(folder, job_id, number)
     start, state, reason = time.time(), State.FAILED, None
     before = {name: os.environ.get(name) for name in job.environment(folder, job_id, number)}
     os.environ.update(job.environment(folder, job_id, number))
@@ -88,6 +91,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
             else:
                 os.environ[name] = value
         state = State.FAKE if is_fake else state
+        processes.unmark(mark)
         record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
         asked_again(lambda: states.finish(job_id, number, state, record), tell)
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from experiment_manager import processes
 from experiment_manager.running import child as spawned
 from experiment_manager.running import randomness
 from experiment_manager.running.child import Child
@@ -61,6 +62,7 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
                 try:
                     for handle in (trouble, *handles):
                         os.close(handle)
+                    processes.unmark_copy()
                     os.dup2(out.fileno(), 1)
                     os.dup2(err.fileno(), 2)
                     _be_fresh(child, attempt, ready)

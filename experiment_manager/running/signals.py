@@ -4,6 +4,7 @@ import os
 import select
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 WARNINGS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
@@ -64,6 +65,12 @@ def catches(pid: int, number: int) -> bool:
     except (OSError, ValueError):
         return False
     return bool(masks and masks[0] >> (number - 1) & 1)
+
+
+def pass_on(pid: int, number: int) -> None:
+    """A process that we have found by itself got the signal, unless it has ended."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
 
 
 def in_session(pid: int, session: int) -> bool:

@@ -19,13 +19,14 @@ from experiment_manager.disk.documents import ERROR, read_end, read_optional
 from experiment_manager.disk.endings import Endings
 from experiment_manager.disk.files import asked_again
 from experiment_manager.disk.folder import writing
+from experiment_manager.disk.requests import LOOKS, asked_to_end, bear_mark
 from experiment_manager.disk.states import States
 from experiment_manager.errors import FolderError
 from experiment_manager.records import State
 from experiment_manager.running import job
 from experiment_manager.running.child import Child, start
 from experiment_manager.running.memory import memory_of, oom_kills, peak_of_step
-from experiment_manager.running.signals import WARNINGS, Heard, catches, environment, in_session, processes
+from experiment_manager.running.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
 from experiment_manager.slurm import step, within
 from experiment_manager.text import one_line, say, tell
 
@@ -63,11 +64,12 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     """Runs the job to its end; `begin` starts it. Raises JobRefused when another attempt runs."""
     heard = heard or Heard()  # first of all: until then a signal would end us without a trace
     states = States(child.folder)
-    about = {"launch": child.launch, **within.ids(), **({"by_slurm": True} if child.by_slurm else {})}
-    about |= {"fake": True} if child.is_fake else {}
+    about: dict[str, Any] = {"launch": child.launch, **within.ids(), LOOKS: OWNERSHIP_POLL_S}
+    about |= {name: True for name, holds in (("by_slurm", child.by_slurm), ("fake", child.is_fake)) if holds}
     with writing(child.folder.path):
         child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned)
+        bear_mark(child.folder, child.job_id, number)
     supervision = _Supervision(child, states, number, heard, begin)
     if child.launch is not None:
         return supervision.run()
@@ -89,6 +91,7 @@ class _Supervision:
     def __init__(self, child: Child, states: States, number: int, heard: Heard, begin: Start) -> None:
         self._child, self._states, self._number, self._heard, self._begin = child, states, number, heard, begin
         self._stopped: State | None = None
+        self._asked: str | None = None  # who has asked us to end, through the folder
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
         self._warned = False
         self._fenced = False
@@ -163,7 +166,8 @@ class _Supervision:
                 poll_at = now + self._look()
 
     def _look(self) -> float:
-        """Ends the job when its attempt has been ended by somebody else; returns the seconds until the next look.
+        """Ends the job when its attempt has been ended by somebody else, or when somebody has asked for its end;
+        returns the seconds until the next look.
 
         Only a name that is not there twice is gone. Whatever else a file system says, the job goes on.
         """
@@ -174,6 +178,10 @@ class _Supervision:
                 self._has_told = True
                 self._tell(f"the state cannot be looked at, and the job goes on: {error}")
             return OWNERSHIP_POLL_S
+        if is_there and self._stopped is None:
+            self._asked = asked_to_end(self._child.folder, self._child.job_id, self._number)
+            if self._asked is not None:
+                self._stop(signal.SIGTERM)
         if is_there or not self._was_missing:
             self._was_missing = not is_there
             return SECOND_LOOK_S if self._was_missing else OWNERSHIP_POLL_S
@@ -219,7 +227,7 @@ class _Supervision:
                 if are_all_ready:
                     self._kill(number)  # srun passes it on to the ranks of all nodes, and would end one without handler
                 for pid in () if are_all_ready else listeners:
-                    _signal(pid, number)
+                    pass_on(pid, number)
             elif is_due and self._stopped is None and self._may_requeue():
                 self._undelivered.clear()
                 self._warned = True
@@ -355,7 +363,7 @@ class _Supervision:
         if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
             return None
         if state is State.CANCELLED or (state is State.FAKE and self._stopped is not None):
-            return "stopped by a signal"
+            return "stopped by a signal" if self._asked is None else f"cancelled by {self._asked}"
         if state in _TOLD_BY_SLURM:
             return _TOLD_BY_SLURM[state]
         error = read_optional(self._file("error"), ERROR)
@@ -387,8 +395,3 @@ _TOLD_BY_SLURM: Final = {
 
 def _ranks(pids: Iterable[int]) -> set[bytes | None]:
     return {environment(pid).get(b"SLURM_PROCID") for pid in pids}
-
-
-def _signal(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)

@@ -109,10 +109,9 @@ class WarmTask:
 
     def send_signal(self, number: int) -> None:
         """It gets a signal if it still runs; where it has not told its pid yet, by way of the server."""
-        if self.poll() is None and self.pid is not None and processes.is_gone(self.process) is False:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-        elif self.returncode is None:
+        if self.poll() is None and self.pid is not None and processes.tell(self.process, number):
+            return
+        if self.returncode is None:
             self._server.send({"job": self._job_id, "signal": int(number)})
 
 
