@@ -166,6 +166,8 @@ def _parsed(text: str) -> ast.expr:
     """The tree of an expression. Raises FilterError for what is none, or would be true of every job."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
+    except (RecursionError, MemoryError) as error:  # so Python answers what is nested too deeply
+        raise FilterError(f"the filter {text[:40]!r}... is nested too deeply to be read") from error
     except (SyntaxError, ValueError) as error:
         at = error.offset or 1 if isinstance(error, SyntaxError) else None
         place = "" if at is None else f" at {text.strip()[max(0, at - 1) :][:20]!r}"

@@ -13,6 +13,7 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import FolderError
 from experiment_manager.records import State
 from experiment_manager.running.attempts import attempting
+from tests.conftest import Program
 
 A_DAY_S = 86_400
 
@@ -81,3 +82,17 @@ def test_json_that_cannot_be_encoded_leaves_what_was_there(tmp_path: Path) -> No
         write_json(str(tmp_path / "x.json"), {"a": float("nan")})
     assert {"a": 1} == json.loads((tmp_path / "x.json").read_text())
     assert ["x.json"] == os.listdir(tmp_path)
+
+
+def test_what_the_umask_forbids_is_readable_by_nobody_else(program: Program) -> None:
+    """With `umask 077` no file and no folder of an experiment, scripts and manifest among them, is open to others."""
+    before = os.umask(0o077)
+    try:
+        for launcher in ("local_pool", "slurm_script"):
+            done = program.sweep("seed=1,2", f"hydra/launcher={launcher}", "hydra.sweeper.rerun=always")
+            assert done.returncode == 0, done.stderr
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o077 for path in program.experiment.rglob("*")}
+    assert {} == {str(path): oct(mode) for path, mode in modes.items() if mode}
+    assert os.access(program.experiment / "slurm_scripts.sh", os.X_OK)

@@ -26,6 +26,10 @@ def main(cfg):
         file.write(f"{cfg.x}\\n")
     if cfg.x == "leave":
         sys.exit(0)
+    if cfg.x == "say":
+        sys.exit("no data for this one")
+    if cfg.x == "raise":
+        raise BaseException("nor for this one")
     ranks = [name for name in NAMES if name in os.environ]
     return {"x": cfg.x, "ranks": ranks, "of": submitit.JobEnvironment().num_tasks if "ask" in cfg else 1}
 
@@ -108,6 +112,17 @@ def test_task_that_leaves_ends_itself_alone(plain: Program, launcher: str) -> No
     assert 0 == done.returncode, done.stderr
     assert ["2", "3", "leave"] == calls(plain)
     assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == plain.states()
+
+
+def test_words_of_a_task_that_leaves_are_its_reason(plain: Program) -> None:
+    """`sys.exit("text")`, and an exception that Hydra does not catch, are told as the reason of the failure."""
+    done = plain.sweep("+x=say,raise", *OURS)
+    assert 1 == done.returncode
+    shown = [plain.told("show", job)["attempts"][0]["reason"] for job in "01"]
+    assert [
+        "exit code 1; its last line on stderr: " + text
+        for text in ("no data for this one", "BaseException: nor for this one")
+    ] == shown
 
 
 def test_callbacks_see_where_the_jobs_lie(program: Program) -> None:

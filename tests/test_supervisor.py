@@ -254,7 +254,7 @@ def test_places_that_cannot_be_written(program: Program) -> None:
     (program.experiment / "jobs").touch()
     done = program.tool("run", "0")
     assert (2, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
-    assert f"{program.experiment} cannot be made or written" in done.stderr
+    assert f"{program.experiment / 'jobs/0'} cannot be made or written" in done.stderr
 
 
 def test_folder_that_is_no_experiment(program: Program) -> None:

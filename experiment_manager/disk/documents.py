@@ -230,3 +230,9 @@ def read_end(path: str, tell: Callable[[str], None] = skipped) -> bytes:
     except OSError as error:
         tell(f"{path} cannot be read: {error.strerror or error}")
         return b""
+
+
+def last_line(path: str) -> str | None:
+    """The last line of a log with something in it; None when there is none."""
+    lines = (line.strip() for line in reversed(read_end(path).decode(errors="replace").split("\n")))
+    return next(filter(None, lines), None)

@@ -217,6 +217,17 @@ def below(root: str, path: str) -> str | None:
     return None if relative.split(os.sep)[0] == os.pardir else relative
 
 
+def make_read_only(path: str) -> None:
+    """Nobody writes to the file any more; who may read it is what the umask said when it was made."""
+    os.chmod(path, os.stat(path).st_mode & 0o444)
+
+
+def make_executable(path: str) -> None:
+    """Whoever may read the file may run it."""
+    mode = os.stat(path).st_mode & 0o777
+    os.chmod(path, mode | (mode & 0o444) >> 2)
+
+
 def sync(path: str) -> None:
     """What was written to a file, or renamed in a folder, survives a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)

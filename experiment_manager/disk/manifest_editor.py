@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from experiment_manager import codec, delta
-from experiment_manager.disk.files import appearing, private_database, sync, temporary_name
+from experiment_manager.disk.files import appearing, make_read_only, private_database, sync, temporary_name
 from experiment_manager.disk.folder import LOCK_WAIT_S, Folder
 from experiment_manager.disk.manifest import APPLICATION_ID, FORMAT, Manifest
 from experiment_manager.errors import ManifestError, Overtaken
@@ -282,7 +282,7 @@ def _generation_in(connection: sqlite3.Connection) -> int:
 
 def _publish(folder: Folder, temporary: str, number: int) -> None:
     """The finished copy is the manifest of that generation. Raises Overtaken when there is another one already."""
-    os.chmod(temporary, 0o444)
+    make_read_only(temporary)
     sync(temporary)
     folder.make(folder.generations)
     published = os.path.join(folder.generations, str(number))

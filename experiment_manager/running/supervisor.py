@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk import reserve
-from experiment_manager.disk.documents import ERROR, read_end, read_optional
+from experiment_manager.disk.documents import ERROR, last_line, read_end, read_optional
 from experiment_manager.disk.endings import Endings
 from experiment_manager.disk.files import asked_again
 from experiment_manager.disk.folder import writing
@@ -382,7 +382,9 @@ class _Supervision:
         if returncode == 0 and self._child.needs_result:
             return "the runner ended without running the job; it has to call Experiment.run_id"
         full = reserve.trouble(self._file("result"))  # then the job may have found no space for its own words
-        return f"exit code {returncode}" + (f"; {full}" if full else "")
+        last = last_line(self._file("stderr")) if returncode == 1 and not full else None  # of sys.exit("...")
+        why = f"its last line on stderr: {last}" if last else full
+        return one_line(f"exit code {returncode}" + (f"; {why}" if why else ""))
 
 
 _TOLD_BY_SLURM: Final = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from experiment_manager.disk.files import appearing
+from experiment_manager.disk.files import appearing, make_executable
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.errors import OptionsError
 from experiment_manager.records import Launch
@@ -104,7 +104,7 @@ def _write(path: str, text: str) -> None:
     with appearing(path) as temporary:
         with open(temporary, "x", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
-        os.chmod(temporary, 0o755)
+        make_executable(temporary)
 
 
 def how_to_submit(folder: Folder, paths: Sequence[str]) -> str:
