@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import signal
 import tarfile
 import time
 from pathlib import Path
@@ -445,17 +446,18 @@ def test_extremes_of_diverged_jobs() -> None:
 
 def test_status_shows_how_jobs_are_getting_on(program: Program) -> None:
     """A job that runs has a row: where, for how long, and what it last logged; it is gone when the job has ended."""
-    sweep = program.start("train.py", "-m", "seed=4", "steps=30")
+    sweep = program.start("train.py", "-m", "seed=4", "steps=3000")
     wait_until(lambda: "0.1.RUNNING" in program.states())
     wait_until(lambda: (program.told("status")["live"] or [{}])[0].get("metrics"))
     (row,) = program.told("status")["live"]
-    assert (0, {"seed": 4, "steps": 30}, "RUNNING", 1) == tuple(
+    assert (0, {"seed": 4, "steps": 3000}, "RUNNING", 1) == tuple(
         row[key] for key in ("job", "variables", "state", "attempt")
     )
     assert os.uname().nodename == row["node"]
     assert 0 < row["elapsed_s"] < 60
     assert row["left_s"] is None
-    assert re.search(r" 0 +seed=4 steps=30 +RUNNING +1 +\S+ +0:0\d +step \d+", program.tool("status").stdout)
+    assert re.search(r" 0 +seed=4 steps=3000 +RUNNING +1 +\S+ +0:\d\d +step \d+", program.tool("status").stdout)
+    sweep.send_signal(signal.SIGINT)
     sweep.communicate()
     assert [] == program.told("status")["live"]
 

@@ -63,13 +63,14 @@ def test_killed_sweep_lets_its_jobs_finish_and_does_not_repeat_them(program: Pro
     """`kill -9` of the sweep loses nothing: its jobs go on to their own end, and the same sweep leaves them alone."""
     started = tmp_path / "started"
     started.mkdir()
-    arguments = ("train.py", "-m", "seed=1,2", f"started='{started}'", "sleep=2")
-    sweep = program.start(*arguments, "hydra.launcher.n_jobs=1")
+    arguments = ("train.py", "-m", "seed=1,2", f"started='{started}'")
+    sweep = program.start(*arguments, "hydra.launcher.n_jobs=1", RELEASE=str(tmp_path / "release"))
     wait_until(lambda: list(started.iterdir()))
     sweep.kill()
     sweep.communicate()
     again = program.run(*arguments[1:])
     assert "1 to run, 1 RUNNING left alone" in again.stderr
+    (tmp_path / "release").touch()
     wait_until(lambda: ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states())
     assert 2 == len(list(started.iterdir()))
 

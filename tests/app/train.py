@@ -71,6 +71,8 @@ def main(cfg: DictConfig) -> Any:
         Path(cfg.started, f"{job.id}.{os.getpid()}").touch()
     if cfg.steps:
         return count(cfg.steps)
+    while (release := os.environ.get("RELEASE")) and not os.path.exists(release):
+        time.sleep(0.02)
     deadline = time.monotonic() + cfg.sleep
     while time.monotonic() < deadline:
         if cfg.stoppable and job.should_stop():
