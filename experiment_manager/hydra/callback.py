@@ -116,8 +116,8 @@ class JobCallback(Callback):
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
                 write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
-        elif isinstance(job_return._return_value, BaseException):
-            write_error(job.experiment, job.id, job.attempt, job_return._return_value)
+        elif isinstance(ended_by := job_return._return_value, BaseException) and not isinstance(ended_by, SystemExit):
+            write_error(job.experiment, job.id, job.attempt, ended_by)  # of sys.exit, Hydra 1.4 tells, the status does
         live = _live_code(job, self._code) if self._code is not None else None
         if live:  # imported late, perhaps, or allowed by on_drift=warn
             tell(f"warning: {live}")
