@@ -411,10 +411,8 @@ def test_unknown_start_method(program: Program) -> None:
 
 def test_other_sweepers_fork_too(program: Program) -> None:
     """Hydra's own sweeper over our launcher forks its jobs, and gets the values."""
-    write(
-        program,
-        "return os.getppid() == os.getsid(os.getppid()) and b'running.forkserver' in Path('/proc/self/cmdline').read_bytes()",
-    )
+    is_forked = "b'running.forkserver' in Path('/proc/self/cmdline').read_bytes()"
+    write(program, f"return os.getppid() == os.getsid(os.getppid()) and {is_forked}")
     arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2", FORK)
     done = program.run("-m", *arguments, script="app.py")
     assert done.returncode == 0, done.stderr
