@@ -1,4 +1,4 @@
-"""Frozen copies: all YAML that Hydra would see, nothing else, once per content."""
+"""Frozen copies: all YAML that Hydra would see, and what is small beside it, once per content."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import pytest
 
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.hydra.freeze import LARGEST_BYTES, Origin, freeze
+from experiment_manager.hydra.freeze import LARGEST_BESIDE_BYTES, LARGEST_BYTES, Origin, freeze
 from experiment_manager.records import Source
 
 
@@ -55,8 +55,8 @@ def stamps(directory: str) -> dict[str, int]:
     return {path: os.stat(path).st_mtime_ns for path, _, _ in os.walk(directory)}
 
 
-def test_only_yaml_is_copied(folder: Folder, conf: Path) -> None:
-    """Files that end in .yaml or .yml are copied to the letter, at any depth; others and hidden folders are not."""
+def test_yaml_is_copied(folder: Folder, conf: Path) -> None:
+    """Files that end in .yaml or .yml are copied to the letter, at any depth; code and hidden folders are not."""
     write(
         conf,
         {
@@ -67,7 +67,7 @@ def test_only_yaml_is_copied(folder: Folder, conf: Path) -> None:
         },
     )
     (conf / "a/b/c.yml").write_bytes(b"x: \xff\r\n")
-    write(conf, {"notes.txt": "", "train.py": "", "x.yaml.bak": "", "x.json": "", "yaml": "", "a.YAML~": ""})
+    write(conf, {"data/notes.txt": "", "train.py": "", "data/x.yaml.bak": "", "data/a.YAML~": ""})
     write(conf, {".git/config.yaml": "", ".hydra/config.yaml": "", "algorithm/.ipynb_checkpoints/TD3.yaml": ""})
     (source,) = freeze(folder, [main(conf)])
     copies = {
@@ -112,11 +112,27 @@ def test_nothing_to_copy(folder: Folder) -> None:
     assert [] == os.listdir(folder.path)
 
 
+def test_what_is_small_beside_yaml_is_copied(
+    folder: Folder, conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of configurations has its small files of any kind in the copy, and those that are left out are named;
+    in the folder of a program only what lies beside YAML is taken, and that without a word."""
+    write(conf, {"__init__.py": "", "prompts/one.txt": "hello", ".hidden": "", "algorithm/table.csv": "1,2"})
+    (conf / "weights.bin").write_bytes(bytes(LARGEST_BESIDE_BYTES + 1))
+    expected = {"config.yaml", "algorithm/TD3.yaml", "prompts/one.txt", "algorithm/table.csv"}
+    assert expected == set(frozen(folder, conf))
+    assert f"{conf / 'weights.bin'}: not YAML and not small" in capsys.readouterr().err
+    conf.rename(tmp_path / "program")
+    write(tmp_path / "program", {"train.py": "", "data/many.bin": ""})
+    assert expected - {"prompts/one.txt"} == set(frozen(folder, tmp_path / "program"))
+    assert "" == capsys.readouterr().err
+
+
 def test_same_content_is_the_same_folder(folder: Folder, conf: Path, tmp_path: Path) -> None:
     """Frozen again, from here or from a copy of it, the content is where it was, and nothing is written."""
     first = freeze(folder, [main(conf)])
     before = stamps(folder.path)
-    write(conf, {"notes.txt": "no configuration", ".hidden/x.yaml": ""})
+    write(conf, {"train.py": "no configuration", ".hidden/x.yaml": ""})
     os.utime(conf / "config.yaml")
     assert first == freeze(folder, [main(conf)])
     write(tmp_path / "copy", {"algorithm/TD3.yaml": "tau: 0.1", "config.yaml": "seed: 1"})

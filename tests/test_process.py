@@ -31,6 +31,8 @@ def main(cfg):
     if cfg.x == "raise":
         raise BaseException("nor for this one")
     ranks = [name for name in NAMES if name in os.environ]
+    if cfg.x == "inner":
+        os.environ["RANK"] = "1"
     return {"x": cfg.x, "ranks": ranks, "of": submitit.JobEnvironment().num_tasks if "ask" in cfg else 1}
 
 if __name__ == "__main__":
@@ -72,12 +74,16 @@ def test_one_of_several_processes_does_not_sweep(plain: Program, variables: dict
 
 
 def test_jobs_have_no_rank_of_others(plain: Program) -> None:
-    """A rank that was left in the environment reaches no job, whose results are all kept; submitit's question about
-    ranks is answered with one task."""
-    done = plain.sweep("+x=1,2", "+ask=1", *OURS, RANK="1", LOCAL_RANK="1", SLURM_PROCID="3")
+    """A rank that was left in the environment reaches no job, whose results are all kept; a rank that a job has made
+    itself counts, and what is not kept for it is said. submitit's question about ranks is answered with one task."""
+    done = plain.sweep("+x=1,2,inner", "+ask=1", *OURS, RANK="1", LOCAL_RANK="1", SLURM_PROCID="3")
     assert 0 == done.returncode, done.stderr
     assert "jobs do not get LOCAL_RANK, RANK from here" in done.stderr
-    assert [{"x": x, "ranks": [], "of": 1} for x in (1, 2)] == [row["result"] for row in plain.told("results")]
+    kept, (inner,) = plain.told("results")[:2], plain.told("results")[2:]
+    assert [{"x": x, "ranks": [], "of": 1} for x in (1, 2)] == [row["result"] for row in kept]
+    assert not inner["result"]
+    said = (plain.experiment / "jobs/2/stderr.1.log").read_text()
+    assert "what rank 1 (RANK) returned is not kept" in said
 
 
 @pytest.mark.parametrize("launcher", ["local_pool", "basic"])
@@ -124,11 +130,16 @@ def test_words_of_a_task_that_leaves_are_its_reason(plain: Program) -> None:
 
 
 def test_callbacks_see_where_the_jobs_lie(program: Program) -> None:
-    """`on_multirun_end` of a user's callback finds the output of each job below the sweep directory."""
+    """`on_multirun_end` of a user's callback finds the output of each job below the sweep directory, and in a job a
+    callback hears of the job, and of no run."""
     (program.home / "gather.py").write_text(
         "from pathlib import Path\n"
         "from hydra.experimental.callback import Callback\n\n\n"
         "class Gather(Callback):\n"
+        "    def __getattribute__(self, name):\n"
+        "        if name.startswith(('on_run', 'on_job')):\n"
+        "            print('heard', name)\n"
+        "        return super().__getattribute__(name)\n"
         "    def on_multirun_end(self, config, **kwargs):\n"
         "        found = Path(config.hydra.sweep.dir).glob('*/.hydra/config.yaml')\n"
         "        print('gathered', *sorted(path.parent.parent.name for path in found))\n"
@@ -139,6 +150,10 @@ def test_callbacks_see_where_the_jobs_lie(program: Program) -> None:
         done = program.sweep("seed=1,2", callback, f"hydra/launcher={launcher}", name, PYTHONPATH=str(program.home))
         assert 0 == done.returncode, done.stderr
         assert "gathered 0 1" in done.stdout
+        log = program.home / f"experiments/{launcher}/jobs/0/stdout.1.log"
+        heard = (log.read_text() if launcher == "local_pool" else done.stdout).splitlines()
+        assert ["heard on_job_start", "heard on_job_end"] == [line for line in heard if line.startswith("heard")][:2]
+        assert not [line for line in heard if line.startswith("heard on_run")]
 
 
 @pytest.mark.skipif(version("hydra-core") < "1.4", reason="Hydra allows every call before 1.4")
@@ -161,3 +176,11 @@ def test_script_that_runs_a_script(plain: Program, tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stderr
     assert ["1", "2"] == calls(plain)
     assert f"{shlex.quote(str(wrapper))} train.py" in plain.tool("show", "0").stdout
+    wrapper.rename(plain.home / "wrap.py")
+    for words in ("init -q", "add wrap.py train.py"):
+        subprocess.run(["git", *words.split()], cwd=plain.home, check=True)
+    command[1:] = ["wrap.py", "train.py", "-m", "+x=3", *OURS, "hydra.launcher.snapshot=true"]
+    done = subprocess.run(command, cwd=plain.home, env=clean_env(), capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    (copy,) = plain.experiment.glob("code/*/wrap.py")
+    assert f"{shlex.quote(str(copy))} train.py" in plain.tool("show", "2").stdout

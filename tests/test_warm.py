@@ -207,6 +207,7 @@ def test_random_numbers_differ(program: Program) -> None:
         ("import random\nRNG = random.Random()\n", "a random.Random"),
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n", "a thread"),
         ("import subprocess\nCHILD = subprocess.Popen(['sleep', '9'])\n", "started a process"),
+        ("import argparse\nGIVEN = argparse.ArgumentParser().parse_known_args()\n", "helpers has read the arguments"),
         ("from experiment_manager import current_job\nJOB = current_job()\n", "asked for current_job"),
     ],
 )
@@ -225,7 +226,7 @@ def test_what_a_copy_would_not_have_turns_it_off(program: Program, helpers: str,
 @pytest.mark.parametrize(
     "helpers",
     [
-        "import numpy as np\nRNG = np.random.default_rng(3)\n",
+        "import sys\nimport numpy as np\nRNG, NAME = np.random.default_rng(3), sys.argv[0]\n",
         "import numpy as np\nA = np.ones((300, 300)) @ np.ones((300, 300))\n",
     ],
 )
@@ -301,7 +302,7 @@ def test_killed_server(program: Program, tmp_path: Path) -> None:
     """`kill -9` of the server: jobs that run go on and are waited for, the others are started, and that is said."""
     process, jobs = start(program, tmp_path / "started", "sleep=2", "seed=1,2,3")
     server = parent(parent(jobs[0]))
-    assert b"forkserver" in Path(f"/proc/{server}/cmdline").read_bytes()
+    assert b"running.forkserver" in Path(f"/proc/{server}/cmdline").read_bytes()
     os.kill(server, signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert 0 == process.returncode
@@ -410,10 +411,8 @@ def test_unknown_start_method(program: Program) -> None:
 
 def test_other_sweepers_fork_too(program: Program) -> None:
     """Hydra's own sweeper over our launcher forks its jobs, and gets the values."""
-    write(
-        program,
-        "return os.getppid() == os.getsid(os.getppid()) and b'forkserver' in Path('/proc/self/cmdline').read_bytes()",
-    )
+    is_forked = "b'running.forkserver' in Path('/proc/self/cmdline').read_bytes()"
+    write(program, f"return os.getppid() == os.getsid(os.getppid()) and {is_forked}")
     arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2", FORK)
     done = program.run("-m", *arguments, script="app.py")
     assert done.returncode == 0, done.stderr
@@ -424,7 +423,7 @@ def test_one_server_for_all_launches_of_a_sweep(program: Program) -> None:
     """A sweeper that proposes one job after the other has them forked by one server, from the second launch on."""
     count = str(program.home / "imports")
     helpers = f"with open({count!r}, 'a') as file:\n    file.write('x')\n"
-    write(program, "return b'forkserver' in Path('/proc/self/cmdline').read_bytes()", helpers=helpers)
+    write(program, "return b'running.forkserver' in Path('/proc/self/cmdline').read_bytes()", helpers=helpers)
     arguments = ("hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra.launcher.experiment_name=train", FORK)
     done = program.run("-m", *arguments, "seed=1,2,3,4", script="app.py")
     assert done.returncode == 0, done.stderr

@@ -67,8 +67,8 @@ def _start_directory(target: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
             return path, target
     if os.path.basename(target[0]) != os.path.basename(file):  # a script that runs ours, as `coverage run` does
         for path in candidates:
-            if path and os.path.isfile(os.path.join(path, target[0])):
-                return path, target
+            if path and os.path.isfile(wrapper := os.path.normpath(os.path.join(path, target[0]))):
+                return path, (wrapper,)
     return os.getcwd(), (file,)
 
 

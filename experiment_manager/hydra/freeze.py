@@ -1,4 +1,5 @@
-"""Frozen copies of the YAML files that jobs are composed from, so that editing them later reaches no queued job.
+"""Frozen copies of the YAML files that jobs are composed from, so that editing them later reaches no queued job, and of
+the small files beside them, which programs find through `hydra.runtime.config_sources`.
 
     conf/<hash>/main/config.yaml, conf/<hash>/main/algorithm/TD3.yaml, conf/<hash>/searchpath-0/...
 
@@ -7,6 +8,7 @@ The hash is one of the contents: the same files are copied once, however many sw
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -15,10 +17,15 @@ from experiment_manager.disk.files import appearing_folder, sync
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Source
+from experiment_manager.text import tell
 
 LARGEST_BYTES: Final = 64 * 1024 * 1024
 MOST_FILES: Final = 20_000
 _ENDINGS: Final = (".yaml", ".yml")
+_CODE: Final = (".py", ".pyc", ".pyi", ".ipynb", ".so")
+LARGEST_BESIDE_BYTES: Final = 1 << 20
+"""Of one file that is no YAML."""
+_MOST_NAMED: Final = 3
 _OUTPUT: Final = frozenset({"manifest.sqlite", ".planning.lock", "multirun.yaml", ".hydra"})
 """Names that only the output of programs has: a folder with one of them is no configuration."""
 
@@ -36,6 +43,18 @@ class _File(NamedTuple):
     content: bytes
 
 
+class _Limit(NamedTuple):
+    """How much of what lies beside the YAML of one source is copied."""
+
+    files: int
+    bytes: int
+
+
+_OF_CONFIGURATION: Final = _Limit(1000, 16 << 20)
+_OF_CODE: Final = _Limit(100, 1 << 20)
+"""Where the folder is that of the program itself, whose other files change with every run."""
+
+
 def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
     """Copies of all origins are in the folder; returns where, in the same order.
 
@@ -44,7 +63,7 @@ def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
     listed, room = list(origins), _Room()
     trees = {
         f"{origin.provider}-{place}" if origin.provider == "searchpath" else origin.provider: (
-            list(_yaml_files(origin.directory, room, os.path.realpath(folder.parent))) if origin.directory else None
+            _files(origin.directory, room, os.path.realpath(folder.parent)) if origin.directory else None
         )
         for place, origin in enumerate(listed)
     }
@@ -77,11 +96,62 @@ class _Room:
             return file.read()
 
 
-def _yaml_files(
-    directory: str, room: _Room, skip: str, below: str = "", above: tuple[str, ...] = ()
-) -> Iterator[_File]:
-    """Every YAML file below a directory by its name there. Links are followed, but not back to a folder that they are
-    in; hidden folders, the folder `skip`, experiments and the output of sweeps are left out."""
+def _files(directory: str, room: _Room, skip: str) -> list[_File]:
+    """Every YAML file below a directory, and what is small beside them; says what is not copied.
+
+    Of a folder that holds code, too, only what lies in a folder with YAML.
+    """
+    yaml, beside = [], []
+    for relative in _names(directory, skip):
+        if relative.endswith(_ENDINGS):
+            yaml.append(_File(relative, room.take(os.path.join(directory, relative))))
+        elif not relative.endswith(_CODE):
+            beside.append(relative)
+    if not _holds_code(directory):
+        return yaml + _small(directory, beside, _OF_CONFIGURATION, tells=True)
+    places = {os.path.dirname(file.relative) for file in yaml}
+    beside = [relative for relative in beside if os.path.dirname(relative) in places]
+    return yaml + _small(directory, beside, _OF_CODE, tells=False)
+
+
+def _holds_code(directory: str) -> bool:
+    """Whether a folder is not one for configuration alone."""
+    names = set(os.listdir(directory)) - {"__init__.py"}
+    return ".git" in names or any(name.endswith(_CODE) for name in names)
+
+
+def _small(directory: str, names: Iterable[str], limit: _Limit, *, tells: bool) -> list[_File]:
+    """The files of these names that are small and can be read, as long as there is room for them."""
+    taken, left, n_bytes = list[_File](), list[str](), 0
+    for relative in names:
+        path = os.path.join(directory, relative)
+        try:
+            size = os.path.getsize(path)
+            if size > LARGEST_BESIDE_BYTES or n_bytes + size > limit.bytes or len(taken) == limit.files:
+                left.append(path)
+                continue
+            with opened(path) as file:
+                taken.append(_File(relative, file.read()))
+            n_bytes += size
+        except OSError:
+            left.append(path)
+    if left and tells:
+        named = ", ".join(left[:_MOST_NAMED]) + (f" and {len(left) - _MOST_NAMED} more" * (len(left) > _MOST_NAMED))
+        _tell_once(
+            f"{named}: not YAML and not small, so not copied with the configuration of the jobs; a program that looks "
+            "for it through hydra.runtime.config_sources needs its whole path instead"
+        )
+    return taken
+
+
+@cache
+def _tell_once(line: str) -> None:
+    tell(line)
+
+
+def _names(directory: str, skip: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every file below a directory by its name there. Links are followed, but not back to a folder that they are in;
+    what is hidden, the folder `skip`, experiments and the output of sweeps are left out."""
     path = os.path.join(directory, below)
     real = os.path.realpath(path)
     names = sorted(os.listdir(path))
@@ -91,9 +161,9 @@ def _yaml_files(
         full, relative = os.path.join(path, name), os.path.join(below, name)
         if os.path.isdir(full):
             if not name.startswith("."):
-                yield from _yaml_files(directory, room, skip, relative, (*above, real))
-        elif name.endswith(_ENDINGS) and os.path.isfile(full):
-            yield _File(relative, room.take(full))
+                yield from _names(directory, skip, relative, (*above, real))
+        elif (name.endswith(_ENDINGS) or not name.startswith(".")) and os.path.isfile(full):
+            yield relative
 
 
 def _digest(trees: dict[str, list[_File]]) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import blake2b
+from importlib import import_module
 from typing import Any, Final
 
 from experiment_manager.disk.files import appearing
@@ -32,7 +33,7 @@ def freeze_task(folder: Folder, task: Any, script: str | None = None) -> str:
     try:
         if script is not None:
             main.__file__ = script  # which a pickled function takes along
-        state = (task, ConfigStore.instance().repo, _version_base(), _resolvers())
+        state = (task, ConfigStore.instance().repo, _version_base(), _resolvers(), _allowed())
         data = pickle.dumps(paths) + cloudpickle.dumps(state)
     finally:
         if script is not None:
@@ -51,6 +52,15 @@ def _version_base() -> str | None:
 
     base: Any = version.getbase()  # text since Hydra 1.4, before that a version
     return base if base is None or isinstance(base, str) else f"{base.major}.{base.minor}"
+
+
+def _allowed() -> Any:
+    """What the program lets Hydra call, as it told `hydra.main`; None where it said nothing, and before Hydra 1.4."""
+    try:
+        policy = import_module("hydra._internal.execution_policy")
+    except ImportError:
+        return None
+    return policy._get_active_execution_whitelist()
 
 
 def _resolvers() -> dict[str, bytes]:
@@ -85,12 +95,14 @@ def main(argv: list[str]) -> None:
     path, *arguments = argv
     with open(path, "rb") as file:
         sys.path += [place for place in pickle.load(file) if place not in sys.path]
-        task, repository, version_base, *resolvers = pickle.load(file)  # older ones have no resolvers
-    _register(*resolvers or ({},))
+        task, repository, version_base, *more = pickle.load(file)  # older ones have no more
+    resolvers, allowed = more if len(more) == 2 else (*more, None) if more else ({}, None)
+    _register(resolvers)
     ConfigStore.instance().repo.update(repository)
     sys.argv = [path, *arguments]
     os.environ["HYDRA_MAIN_MODULE"] = "experiment_manager.hydra.pickled_task"  # so that Hydra looks for no source file
-    hydra.main(version_base=version_base, config_path=None)(task)()
+    permission = {} if allowed is None else {"execution_whitelist": allowed}
+    hydra.main(version_base=version_base, config_path=None, **permission)(task)()
 
 
 if __name__ == "__main__":

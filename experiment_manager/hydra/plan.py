@@ -314,8 +314,11 @@ def _about_code(recipe: Recipe) -> dict[str, Any]:
 def _code(folder: Folder, task: Any, program: Entry | None) -> Code:
     if sys.flags.ignore_environment:
         raise FreezeError("a snapshot needs PYTHONPATH, which -E and -I turn off; leave them or the snapshot out")
-    is_script = program is not None and program.target[:1] != ("-m",)
-    script = getattr(sys.modules["__main__"], "__file__", None) if is_script else None
+    script = None
+    if program is not None and program.target[:1] != ("-m",):
+        script = os.path.join(program.cwd, *program.target)
+        if not os.path.isfile(script):  # a folder with a __main__.py
+            script = getattr(sys.modules["__main__"], "__file__", None)
     return copy_code(folder, entry.file_of(task), os.getcwd() if program is None else program.cwd, script)
 
 

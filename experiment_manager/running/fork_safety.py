@@ -6,18 +6,62 @@ A copy has none of the threads, but the locks that they held; a GPU that was ope
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Final
 
 from experiment_manager.running import job, randomness
+from experiment_manager.running.learning import is_installed
 from experiment_manager.running.randomness import Randomness
 
-_GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
+_GPUS: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
+_OURS: Final = ("__main__", "experiment_manager", "hydra_plugins")
 
 
-def trouble(before: Randomness) -> str | None:
+class Arguments(list[str]):
+    """The command line while modules are imported that all jobs will share: a job has arguments of its own, and a
+    module of the user's that reads them now would know none of them. What libraries look for there does not count."""
+
+    reader: str | None = None
+    """The module that has read more than the name of the program."""
+
+    def __getitem__(self, place: Any) -> Any:
+        if place != 0:
+            self._note()
+        return super().__getitem__(place)
+
+    def __iter__(self) -> Iterator[str]:
+        self._note()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._note()
+        return super().__len__()
+
+    def __contains__(self, item: object) -> bool:
+        self._note()
+        return super().__contains__(item)
+
+    def _note(self) -> None:
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and _module_of(frame).partition(".")[0] in sys.stdlib_module_names:
+            frame = frame.f_back
+        name = "" if frame is None else _module_of(frame)
+        if name and name.partition(".")[0] not in _OURS and not is_installed(sys.modules.get(name)):
+            self.reader = self.reader or name
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__") or "")
+
+
+def trouble(before: Randomness, arguments: Arguments | None = None) -> str | None:
     """Why jobs that begin as copies of this process would differ from jobs that are started; None when they would not.
 
-    `before` are the random numbers before the program's modules were imported.
+    `before` are the random numbers before the program's modules were imported; `arguments` was `sys.argv` meanwhile.
     """
+    if arguments is not None and arguments.reader is not None:
+        return f"{arguments.reader} has read the arguments of the command line, which each job has of its own"
     if not os.path.isdir("/proc/self/task"):
         return "this system does not tell what its threads are"
     if threading.active_count() > 1:

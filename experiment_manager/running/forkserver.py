@@ -55,11 +55,12 @@ def main() -> None:
             learning.leave(plan["lesson"], learning.since(before))
 
 
-def _prepare_interpreter(target: Sequence[str]) -> None:
-    """Modules are found, and see arguments, as in the program."""
-    sys.argv[:] = ["-m" if target[0] == "-m" else target[0]]
+def _prepare_interpreter(target: Sequence[str]) -> fork_safety.Arguments:
+    """Modules are found as in the program; returns what they see as arguments, which are not known yet."""
+    arguments = sys.argv = fork_safety.Arguments(["-m" if target[0] == "-m" else target[0]])
     if not sys.flags.safe_path:
         sys.path.insert(0, program.first_on_path(target))
+    return arguments
 
 
 def _import(names: Sequence[str]) -> None:
@@ -77,7 +78,7 @@ class _Server:
         self._jobs: dict[int, int] = {}  # supervisors that run: their pids, and what they run
         self.lessons_left = _LESSONS
         target = tuple(plan["target"])
-        _prepare_interpreter(target)
+        arguments = _prepare_interpreter(target)
         _import([name for name in randomness.LIBRARIES if name in plan["modules"]])
         before = randomness.state()
         _import([name for name in plan["modules"] if name != target[-1]])
@@ -86,7 +87,8 @@ class _Server:
             getattr(importlib.import_module(where), function)(plan["example"])
         processes.dying_with_us()  # it imports what every supervisor needs
         self._ready = Ready(tuple(plan["command"]), target, plan["cwd"], forked.handlers())
-        why_not = fork_safety.trouble(before)
+        why_not = fork_safety.trouble(before, arguments)
+        sys.argv = arguments.copy()
         gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
         self._tell({"ready": why_not is None, "why_not": why_not})
         if why_not is not None:
