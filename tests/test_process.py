@@ -146,7 +146,7 @@ def test_callbacks_see_where_the_jobs_lie(program: Program) -> None:
 @pytest.mark.skipif(version("hydra-core") < "1.4", reason="Hydra allows every call before 1.4")
 def test_program_need_not_allow_our_callback(plain: Program) -> None:
     """A program that allows Hydra to call nothing but its own has its jobs checked and recorded all the same."""
-    text = TRAIN.replace("config_path=None", "config_path=None, execution_whitelist=['__main__.*']")
+    text = TRAIN.replace("version_base=None", "execution_whitelist=['__main__.*']")
     (plain.home / "train.py").write_text(text)
     done = plain.sweep("+x=1,2", *OURS)
     assert 0 == done.returncode, done.stderr

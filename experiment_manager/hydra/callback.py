@@ -116,11 +116,16 @@ class JobCallback(Callback):
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
                 write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
-        elif isinstance(job_return._return_value, BaseException):
-            write_error(job.experiment, job.id, job.attempt, job_return._return_value)
+        elif isinstance(error := job_return._return_value, BaseException) and not _is_leaving(error):
+            write_error(job.experiment, job.id, job.attempt, error)
         live = _live_code(job, self._code) if self._code is not None else None
         if live:  # imported late, perhaps, or allowed by on_drift=warn
             tell(f"warning: {live}")
+
+
+def _is_leaving(error: BaseException) -> bool:
+    """Whether a job ends its process by itself, and well; Hydra 1.4 shows that to callbacks, Hydra 1.3 does not."""
+    return isinstance(error, SystemExit) and error.code in (None, 0)
 
 
 def _live_code(job: CurrentJob, code: Code) -> str | None:
