@@ -1,0 +1,38 @@
+"""Sweeps inside of SLURM: one process may sweep, wherever it runs; one of several tasks may not."""
+
+import subprocess
+
+from tests.cluster.sweeps import Sweep
+from tests.conftest import Program, clean_env
+
+
+def ran(program: Program, *command: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command, cwd=program.home, env=clean_env(**env), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_sweeps_inside_of_slurm(cluster_program: Program) -> None:
+    """In an allocation of two tasks, and in a batch script of two, a sweep of `local_pool` runs; as two tasks of a step
+    it is refused by each, and nothing has been planned."""
+    sweep = Sweep(cluster_program)
+    line = "exec {python} train.py -m seed={seed} hydra/launcher=local_pool"
+    python = sweep.python("-c", "import sys; print(sys.executable)").stdout.strip()
+    done = ran(sweep, "srun", "-n2", "bash", "-c", line.format(python=python, seed=1))
+    assert 0 != done.returncode
+    assert 2 == done.stderr.count("and each of them would sweep"), done.stderr
+    assert not sweep.experiment.exists()
+    done = ran(sweep, "salloc", "-n2", "bash", "-c", line.format(python=python, seed=1))
+    assert 0 == done.returncode, done.stderr
+    done = ran(sweep, "sbatch", "--wait", "-n2", "-o", "out.log", "--wrap", line.format(python=python, seed=2))
+    assert 0 == done.returncode, (sweep.home / "out.log").read_text()
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == sweep.states()
+
+
+def test_rank_of_the_shell_that_submits(cluster_program: Program) -> None:
+    """`sbatch` takes the environment along, but no job is rank 1 for that: its result is kept."""
+    sweep = Sweep(cluster_program)
+    sweep.write("seed=1")
+    done = ran(sweep, "sbatch", "--wait", str(sweep.experiment / "slurm_scripts.sh"), RANK="1")
+    assert 0 == done.returncode, done.stderr
+    assert [1] == [len(row["result"]) for row in sweep.told("results")]
