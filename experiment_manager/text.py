@@ -138,6 +138,13 @@ def tell(text: str) -> None:
     _print(text, sys.stderr, is_urgent=True)
 
 
+def tell_once(text: str, about: str | None = None) -> None:
+    """People are told, once in this process, however often it happens; `about` is what it is about, if not the text."""
+    if (about or text) not in _told:
+        _told.add(about or text)
+        tell(text)
+
+
 def say(text: str) -> None:
     """The text is on standard output, or will be at the end: see `exit_status`."""
     _print(text, sys.stdout, is_urgent=False)
@@ -200,6 +207,7 @@ def as_word(text: str | os.PathLike[str]) -> str:
 
 
 _skipped: Final[set[str]] = set()
+_told: Final[set[str]] = set()
 
 
 def skipped(what: str) -> None:

@@ -219,12 +219,17 @@ def _fits(value: Any, kind: Kind) -> bool:
         return False
 
 
+def load_end(path: str) -> bytes:
+    """The last 64 KiB of a file. Raises OSError."""
+    with opened(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
+        return file.read(2 * _END_BYTES)
+
+
 def read_end(path: str, tell: Callable[[str], None] = skipped) -> bytes:
     """The last 64 KiB of a file; empty where there is none, or it cannot be read, of which `tell` hears."""
     try:
-        with opened(path) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
-            return file.read(2 * _END_BYTES)
+        return load_end(path)
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -13,7 +13,7 @@ from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, load, r
 from experiment_manager.disk.files import asked_again, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.records import State
-from experiment_manager.text import tell
+from experiment_manager.text import tell_once
 
 _UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
 _UNTOLD: Final = {"type": "OSError", "message": "what it left could not be written: the disk was full, or had failed"}
@@ -83,7 +83,7 @@ class Endings:
         except OSError as error:
             with suppress(OSError):
                 reserve.leave(path)
-            _tell_once(f"records of attempts cannot be written in {self._folder.path}: {error.strerror or error}")
+            tell_once(f"records of attempts cannot be written in {self._folder.path}: {error.strerror or error}")
         for kind in ("result", "attempt"):
             reserve.release(self._folder.of_attempt(job_id, attempt, kind))
 
@@ -126,13 +126,3 @@ class Endings:
             **{key: noted[key] for key in ("arguments",) if key in noted},
         }
         return Ending(State.FAKE if result.get("fake") else State.COMPLETED, record)
-
-
-_told = set[str]()
-
-
-def _tell_once(text: str) -> None:
-    """One full disk is one line, for however many jobs."""
-    if text not in _told:
-        _told.add(text)
-        tell(text)

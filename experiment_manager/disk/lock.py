@@ -16,11 +16,10 @@ from typing import Final
 from experiment_manager.disk.documents import ANCHOR, read_optional
 from experiment_manager.disk.files import temporary_name
 from experiment_manager.processes import is_gone, this_process
-from experiment_manager.text import tell
+from experiment_manager.text import tell_once
 
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 _PAUSE_S: Final = 0.05
-_told: set[str] = set()
 
 
 class Busy(Exception):
@@ -44,7 +43,7 @@ class Lock:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            _tell_once(path, error)
+            _tell_of_no_locks(path, error)
             self._linked = _linked(_held(path), deadline)
 
     def release(self, *, remove: bool = False) -> None:
@@ -137,12 +136,10 @@ def _close(handle: int) -> None:
         os.close(handle)
 
 
-def _tell_once(path: str, error: OSError) -> None:
+def _tell_of_no_locks(path: str, error: OSError) -> None:
     place = os.path.dirname(path)
-    if place in _told:
-        return
-    _told.add(place)
-    tell(
+    tell_once(
         f"{place} lies on a file system without locks ({error.strerror}); {os.path.basename(_held(path))} there stands "
-        "for one"
+        "for one",
+        about=place,
     )

@@ -8,7 +8,6 @@ The hash is one of the contents: the same files are copied once, however many sw
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -17,7 +16,7 @@ from experiment_manager.disk.files import appearing_folder, sync
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
 from experiment_manager.records import Source
-from experiment_manager.text import tell
+from experiment_manager.text import tell_once
 
 LARGEST_BYTES: Final = 64 * 1024 * 1024
 MOST_FILES: Final = 20_000
@@ -137,16 +136,11 @@ def _small(directory: str, names: Iterable[str], limit: _Limit, *, tells: bool) 
             left.append(path)
     if left and tells:
         named = ", ".join(left[:_MOST_NAMED]) + (f" and {len(left) - _MOST_NAMED} more" * (len(left) > _MOST_NAMED))
-        _tell_once(
+        tell_once(
             f"{named}: not YAML and not small, so not copied with the configuration of the jobs; a program that looks "
             "for it through hydra.runtime.config_sources needs its whole path instead"
         )
     return taken
-
-
-@cache
-def _tell_once(line: str) -> None:
-    tell(line)
 
 
 def _names(directory: str, skip: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:

@@ -5,7 +5,6 @@ import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Final, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
@@ -34,7 +33,7 @@ from experiment_manager.slurm.emit import Arrangement, arrange, how_to_submit, w
 from experiment_manager.slurm.options import make
 from experiment_manager.slurm.submit import submit
 from experiment_manager.slurm.wait import wait_for
-from experiment_manager.text import hold_numbers, tell
+from experiment_manager.text import hold_numbers, tell, tell_once
 
 _WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
 
@@ -71,11 +70,6 @@ def told_to_the_user() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
-@cache
-def _tell_once(line: str) -> None:
-    tell(line)
-
-
 @contextmanager
 def sweeping() -> Iterator[None]:
     """Inside, this process may sweep, and has no rank: then nothing that it starts has that of somebody else.
@@ -96,7 +90,7 @@ def sweeping() -> Iterator[None]:
             )
     dropped = {name: value for name, value in os.environ.items() if ranks.is_of_ranks(name)}
     if meant := sorted(name for name in dropped if not name.startswith("SLURM_")):
-        _tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
+        tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
     for name in dropped:
         del os.environ[name]
     try:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.documents import END, opened, read_optional
+from experiment_manager.disk.documents import END, load_end, read_optional
 from experiment_manager.disk.files import Patience
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
@@ -27,7 +27,6 @@ START_METHODS: Final = ("spawn", "forkserver")
 """How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with all imports."""
 
 _POLL_S: Final = 0.02
-_LOG_END_BYTES: Final = 65536
 
 
 class Ran(NamedTuple):
@@ -285,9 +284,7 @@ def _why_silent(log: str) -> str:
 def _tail(path: str) -> str | None:
     """The last line of a log; None when it is empty. Raises OSError when it is there and cannot be read."""
     try:
-        with opened(path) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_END_BYTES))
-            lines = file.read().decode(errors="replace").strip().splitlines()
+        lines = load_end(path).decode(errors="replace").strip().splitlines()
     except FileNotFoundError:  # settled before, as far as that went
         return None
     return lines[-1] if lines else None
