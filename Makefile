@@ -22,8 +22,7 @@ demo: $(STAMP)  ## six jobs of a real experiment, their states, and mean and dev
 	$(BIN)/experiment-manager results experiments/train --group-by algorithm
 
 test: $(STAMP)  ## everything that is tested, on real processes, files and, where root can start one, a real SLURM cluster
-	$(BIN)/python -m pytest -n 2 -q tests/test_hydra_suites.py  # alone: they take what others have left in Hydra's globals
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/test_hydra_suites.py
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-cluster: $(STAMP)  ## all that is tested on the cluster, also what takes minutes: storms, time limits, lost nodes (heavy)
 	$(BIN)/python -m pytest -m 'heavy or not heavy' tests/cluster

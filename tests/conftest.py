@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.version import VersionBase
 
 collect_ignore = ["app", "apps"]  # programs that are swept are no tests
 
@@ -84,6 +85,15 @@ def clean_env(**more: str) -> dict[str, str]:
     """This process's environment without what tells a job that it is one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("EXPERIMENT_MANAGER", "SLURM_"))}
     return {**kept, **more}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _version_base_of_hydra() -> Iterator[None]:
+    """The `version_base` that tests set in their own process, which decides where Hydra's jobs work, ends with their
+    module."""
+    before = VersionBase.instance().version_base
+    yield
+    VersionBase.instance().version_base = before  # Hydra's own fixtures put another instance there
 
 
 @pytest.fixture
