@@ -160,20 +160,11 @@ class Grid:
         every = itertools.chain.from_iterable(points(axes, self._config_name) for axes in self._blocks)
         return distinct(every) if len(self._blocks) > 1 else every
 
-    @property
-    def may_repeat(self) -> bool:
-        """Whether telling the points apart takes their identities."""
-        return len(self._blocks) > 1
-
     def settings(self) -> Iterator[Setting]:
         """Every setting that some point has, once for each block."""
         for axes in self._blocks:
             for axis in axes if _size(axes) else ():
                 yield from itertools.chain.from_iterable(axis.steps)
-
-    def key_sets(self) -> list[list[str]]:
-        """The keys that the points of each block set."""
-        return [[key for axis in axes for key in axis.keys] for axes in self._blocks]
 
     def names(self) -> list[str]:
         """The names of the variables, in the order in which they came."""

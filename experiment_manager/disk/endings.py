@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk import reserve
 from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, load, read_optional
-from experiment_manager.disk.files import asked_again, write_json
+from experiment_manager.disk.files import asked_again, discard, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.records import State
 from experiment_manager.text import tell_once
@@ -48,7 +48,7 @@ class Endings:
         """The space is free again, unless an attempt has it."""
         for name in kept.values():
             if name is not None:
-                reserve.discard(name)
+                discard(name)
 
     def begin(self, job_id: int, attempt: int, kept: Mapping[str, str | None]) -> None:
         """The attempt has the space, and no file tells how it ended before it has begun: somebody may have removed

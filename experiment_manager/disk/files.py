@@ -98,8 +98,7 @@ def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
         if for_good:
             sync(os.path.dirname(path))
     except BaseException:
-        with suppress(OSError):  # what has gone wrong is told, and not that the rest of it cannot be removed
-            os.unlink(temporary)
+        discard(temporary)  # what has gone wrong is told, and not that the rest of it cannot be removed
         raise
 
 
@@ -226,6 +225,12 @@ def make_executable(path: str) -> None:
     """Whoever may read the file may run it."""
     mode = os.stat(path).st_mode & 0o777
     os.chmod(path, mode | (mode & 0o444) >> 2)
+
+
+def discard(path: str) -> None:
+    """The file is gone, if it can be removed."""
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def sync(path: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from experiment_manager.disk.documents import ANCHOR, read_optional
-from experiment_manager.disk.files import temporary_name
+from experiment_manager.disk.files import discard, temporary_name
 from experiment_manager.processes import is_gone, this_process
 from experiment_manager.text import tell_once
 
@@ -49,12 +49,12 @@ class Lock:
     def release(self, *, remove: bool = False) -> None:
         """Others may have it; with `remove` its file is gone, too."""
         if remove:
-            _unlink(self.path)
+            discard(self.path)
         if self._handle is not None:
             _close(self._handle)
             self._handle = None
         if self._linked is not None and self._linked == _identity(_held(self.path)):
-            _unlink(_held(self.path))
+            discard(_held(self.path))
         self._linked = None
 
 
@@ -99,7 +99,7 @@ def _linked(path: str, deadline: float) -> tuple[int, int]:
                 about = os.stat(mine)
                 return about.st_dev, about.st_ino
     finally:
-        _unlink(mine)
+        discard(mine)
 
 
 def _take_away(path: str, stale: tuple[int, int] | None) -> None:
@@ -109,7 +109,7 @@ def _take_away(path: str, stale: tuple[int, int] | None) -> None:
         os.rename(path, aside)
         if _identity(aside) != stale:
             os.link(aside, path)
-    _unlink(aside)
+    discard(aside)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -124,11 +124,6 @@ def _wait(deadline: float, holder: str) -> None:
     if time.monotonic() > deadline:
         raise Busy(holder)
     time.sleep(_PAUSE_S)
-
-
-def _unlink(path: str) -> None:
-    with suppress(OSError):
-        os.unlink(path)
 
 
 def _close(handle: int) -> None:

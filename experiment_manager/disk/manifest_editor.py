@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from experiment_manager import codec, delta
-from experiment_manager.disk.files import appearing, make_read_only, private_database, sync, temporary_name
+from experiment_manager.disk.files import appearing, discard, make_read_only, private_database, sync, temporary_name
 from experiment_manager.disk.folder import LOCK_WAIT_S, Folder
 from experiment_manager.disk.manifest import APPLICATION_ID, FORMAT, Manifest
 from experiment_manager.errors import ManifestError, Overtaken
@@ -222,8 +222,7 @@ def editing(folder: Folder, base: int | None = None) -> Iterator[ManifestEditor]
         if is_new:
             _publish(folder, temporary, number)
     finally:
-        with suppress(OSError):
-            os.unlink(temporary)
+        discard(temporary)
 
 
 def until_published(folder: Folder, plan: Callable[[int], _Planned]) -> _Planned:
@@ -312,8 +311,7 @@ def _name(folder: Folder, number: int) -> bool:
     except (FileNotFoundError, ManifestError):
         return False
     finally:
-        with suppress(OSError):  # it is still there, too, where both names are of one file
-            os.unlink(temporary)
+        discard(temporary)  # it is still there, too, where both names are of one file
     return True
 
 

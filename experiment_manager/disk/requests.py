@@ -9,12 +9,11 @@ one whose attempt bears the same number.
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager import processes
 from experiment_manager.disk.documents import REQUEST, read_optional
-from experiment_manager.disk.files import write_json
+from experiment_manager.disk.files import discard, write_json
 from experiment_manager.disk.folder import Folder
 
 LOOKS: Final = "looks_for_requests"
@@ -54,8 +53,7 @@ def asked_to_end(folder: Folder, job_id: int, attempt: int) -> str | None:
 
 def withdraw(folder: Folder, job_id: int, attempt: int) -> None:
     """Nobody is asked to end the attempt, which has ended."""
-    with suppress(OSError):
-        os.unlink(_path(folder, job_id, attempt))
+    discard(_path(folder, job_id, attempt))
 
 
 def _path(folder: Folder, job_id: int, attempt: int) -> str:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager.disk.documents import END, read_optional
-from experiment_manager.disk.files import json_text, sync, temporary_name, write_json
+from experiment_manager.disk.files import discard, json_text, sync, temporary_name, write_json
 
 RESERVE_BYTES: Final = 8192
 
@@ -53,12 +53,6 @@ def assign(name: str, path: str) -> None:
     """What `keep` has kept is for the file of that path."""
     with suppress(OSError):
         os.rename(name, _name(path))
-
-
-def discard(name: str) -> None:
-    """What `keep` has kept is not needed."""
-    with suppress(OSError):
-        os.unlink(name)
 
 
 def trouble(path: str) -> str | None:

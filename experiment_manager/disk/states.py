@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager import processes
 from experiment_manager.disk.documents import ANCHOR, END, read_optional
 from experiment_manager.disk.endings import Endings
-from experiment_manager.disk.files import SHORTLY_S, asked_again, sync, temporary_name
+from experiment_manager.disk.files import SHORTLY_S, asked_again, discard, sync, temporary_name
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.requests import withdraw
 from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused
@@ -223,8 +223,7 @@ class States:
                 return number
         finally:
             self._endings.discard(kept)
-            with suppress(OSError):
-                os.unlink(temporary)
+            discard(temporary)
 
     def _begin(self, job_id: int, attempt: int, kept: Mapping[str, str | None]) -> None:
         """An attempt that is ours is RUNNING, with the space that was kept for it. Raises OSError when it cannot be."""

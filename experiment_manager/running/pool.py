@@ -9,12 +9,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.documents import END, load_end, read_optional
-from experiment_manager.disk.files import Patience
+from experiment_manager.disk.files import Patience, discard
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError, FolderError
@@ -211,8 +210,7 @@ class Pool:
         attempt = self._states.settled(task.job_id)
         said = _tail(task.log)
         if said is None:
-            with suppress(OSError):
-                os.unlink(task.log)
+            discard(task.log)
         record = self._states.record(task.job_id, attempt.number) if attempt.number else {}
         if record.get("launch") != self._launch.number or record.get("pid") != task.process.pid:
             ran = Ran(task.job_id, attempt.number, None, said or _why_silent(task.log))
