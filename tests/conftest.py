@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hydra.version import VersionBase
 collect_ignore = ["app", "apps"]  # programs that are swept are no tests
 
 APP = Path(__file__).parent / "app"
+FRESH_VERSION_BASE = VersionBase.instance().version_base  # before any module is collected
 
 
 class Program:
@@ -88,12 +89,10 @@ def clean_env(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _version_base_of_hydra() -> Iterator[None]:
-    """The `version_base` that tests set in their own process, which decides where Hydra's jobs work, ends with their
-    module."""
-    before = VersionBase.instance().version_base
-    yield
-    VersionBase.instance().version_base = before  # Hydra's own fixtures put another instance there
+def _version_base_of_hydra() -> None:
+    """Each module begins with the `version_base` of a fresh process, which decides where Hydra's jobs work: tests set
+    it, and so does every program that is imported, as while its tests are collected."""
+    VersionBase.instance().version_base = FRESH_VERSION_BASE
 
 
 @pytest.fixture
