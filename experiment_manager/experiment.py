@@ -147,6 +147,7 @@ class Experiment(Following):
         launcher: str | None = None,
         runner: str | None = None,
         n_jobs: int | None = None,
+        gpus_per_job: float | None = None,
     ) -> Resubmission:
         """Which jobs would run again and how; nothing is written: `experiment-manager resubmit` before its question.
 
@@ -168,6 +169,7 @@ class Experiment(Following):
             slurm=self.slurm_config,
             runner=runner,
             n_jobs=n_jobs,
+            gpus_per_job=gpus_per_job,
         )
 
     def carry_out(self, planned: Resubmission) -> Resubmitted:

@@ -151,10 +151,17 @@ def _remove_empty_log(folder: Folder) -> None:
 def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
     if len(ids) == 1:
         return _run(folder, ids[0], call)
+    from experiment_manager.disk.orders import read_order
     from experiment_manager.running.pack import failed_before, run_together
 
     failed = failed_before(folder, ids)
-    outcome = run_together([i for i in ids if i not in failed], lambda job_id: _run(folder, job_id, call))
+    jobs = [i for i in ids if i not in failed]
+    try:
+        order = read_order(folder, call.launch, ids[0]) if call.launch is not None else None
+        gpus_per_job = (order.options or {}).get("gpus_per_job") if order is not None else None
+        outcome = run_together(jobs, lambda job_id: _run(folder, job_id, call), gpus_per_job)
+    except ExperimentManagerError as error:
+        return Outcome(refused(error))
     return outcome._replace(status=outcome.status or int(bool(failed)))
 
 

@@ -35,9 +35,9 @@ FLOORS = {
         "disk.leftovers", "disk.lock", "disk.manifest", "disk.manifest_editor", "disk.orders", "disk.original",
         "disk.provenance", "disk.requests", "disk.reserve", "disk.results", "disk.selection", "disk.states",
         "hydra.entry", "hydra.freeze", "hydra.repository", "hydra.schema", "processes", "progress", "resolved",
-        "running.command", "running.job", "running.learning", "running.memory", "running.program", "running.randomness",
-        "running.signals", "slurm.client", "slurm.configuration", "slurm.launched", "slurm.sightings",
-        "slurm.through_submitit", "slurm.within",
+        "running.command", "running.devices", "running.job", "running.learning", "running.memory", "running.program",
+        "running.randomness", "running.signals", "slurm.client", "slurm.configuration", "slurm.launched",
+        "slurm.sightings", "slurm.through_submitit", "slurm.within",
     ],
     "joins": [
         "definition", "disk.kept_files", "experiment", "find", "follow.archive", "follow.dataframes",

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -105,6 +105,7 @@ def resubmit(
     ] = None,
     runner: Annotated[str | None, typer.Option(help="The script that runs jobs which were written in Python.")] = None,
     n_jobs: Annotated[int | None, typer.Option(help="With local_pool: how many run at a time.")] = None,
+    gpus_per_job: Annotated[float | None, typer.Option(help="With local_pool: as hydra.launcher.gpus_per_job.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")] = False,
     json: Json = False,
 ) -> None:
@@ -120,6 +121,7 @@ def resubmit(
         launcher=launcher,
         runner=runner,
         n_jobs=n_jobs,
+        gpus_per_job=gpus_per_job,
     )
     if not planned.ids:
         tables.print_json({"jobs": []}) if json else tables.say(f"nothing to run again in {experiment.folder.path}")
@@ -130,22 +132,23 @@ def resubmit(
         raise JobRefused("nothing was done; add --yes to do it")
     done = experiment.carry_out(planned)
     if json:
-        tables.print_json(
-            {
-                "launch": done.launch.number,
-                "jobs": list(done.ids),
-                "launcher": planned.launcher,
-                "scripts": list(done.scripts),
-                "slurm_ids": [array.slurm_id for array in done.submitted],
-                "states": {str(ran.job_id): str(ran.state) for ran in done.ran},
-            }
-        )
+        tables.print_json({"launcher": planned.launcher, **_record(done)})
     else:
         _tell(experiment, done)
         for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
             tell(line)
     if any(ran.state is not State.COMPLETED for ran in done.ran):
         raise typer.Exit(1)
+
+
+def _record(done: Resubmitted) -> dict[str, Any]:
+    return {
+        "launch": done.launch.number,
+        "jobs": list(done.ids),
+        "scripts": list(done.scripts),
+        "slurm_ids": [array.slurm_id for array in done.submitted],
+        "states": {str(ran.job_id): str(ran.state) for ran in done.ran},
+    }
 
 
 def _described(experiment: Experiment, planned: Resubmission, settings: Sequence[str]) -> str:

@@ -101,7 +101,8 @@ def _launched(attempt: Mapping[str, Any]) -> str:
     commit = f"commit {about['git_commit'][:12]}" if about.get("git_commit") else "no commit known"
     changes = f" with changes (launches/{attempt['launch']}/code.patch)" if about.get("git_dirty") else ""
     python = f", Python {about['python']}" if about.get("python") else ""
-    return f"launch {attempt['launch']}{task}: {commit}{changes}{python}"
+    gpus = f", {one_line(attempt['gpus'])}" if attempt["gpus"] else ""
+    return f"launch {attempt['launch']}{task}: {commit}{changes}{python}{gpus}"
 
 
 def _show_trouble(attempt: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ Shape = Mapping[str, Kind]
 """What the fields of a record are, as far as we ask for them. None stands for a field that is not there."""
 
 ANCHOR: Final[Shape] = {
-    **dict.fromkeys(("host", "boot", "namespace", "launch", "slurm_task"), TEXT),
+    **dict.fromkeys(("host", "boot", "namespace", "launch", "slurm_task", "gpus"), TEXT),
     **dict.fromkeys(("slurm_job_id", "slurm_array_job_id", "slurm_array_task_id"), TEXT),
     **dict.fromkeys(("slurmd_nodename", "slurm_job_user"), TEXT),
     **dict.fromkeys(("job", "pid", "started_ticks"), WHOLE),

@@ -13,7 +13,7 @@ from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.ids import format_ids
 from experiment_manager.progress import settings_text
 from experiment_manager.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
-from experiment_manager.running.pool import Pool, Ran
+from experiment_manager.running.pool import Pool, Ran, check_gpus_per_job
 from experiment_manager.slurm.configuration import SLURM
 from experiment_manager.slurm.handover import options_of, runner_of, write_jobs
 from experiment_manager.slurm.options import SlurmOptions, overridden
@@ -32,6 +32,7 @@ class Resubmission(NamedTuple):
     options: SlurmOptions | None  # None: SLURM does not run them
     runner: list[str] | None
     n_jobs: int  # of local_pool: how many run at a time
+    gpus_per_job: float | None  # of local_pool: the share of the GPUs that each gets, None: an equal one
 
 
 class Resubmitted(NamedTuple):
@@ -56,6 +57,7 @@ def plan(
     slurm: SLURM | None,
     runner: str | None,
     n_jobs: int | None,
+    gpus_per_job: float | None,
 ) -> Resubmission:
     """What running these jobs again means: those of them that are in `states`, by default in any state that is bad.
 
@@ -78,7 +80,10 @@ def plan(
     if settings and chosen == "local_pool":
         raise OptionsError(f"{', '.join(settings)}: local_pool has no SLURM options; name another one with --launcher")
     options = None
-    if chosen != "local_pool":
+    local = _local_options(last, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
+    if chosen == "local_pool":
+        check_gpus_per_job(local["gpus_per_job"])
+    else:
         options = overridden(options_of(folder, slurm), settings, where="SLURM options")
     return Resubmission(
         ids=ids,
@@ -86,7 +91,7 @@ def plan(
         launcher=chosen,
         options=options,
         runner=runner_of(folder, ids, runner, slurm),
-        n_jobs=n_jobs or _n_jobs(last),
+        **local,
     )
 
 
@@ -98,11 +103,15 @@ def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
     raise JobRefused(f"{folder.path}: {words}; name the launcher with --launcher: {', '.join(LAUNCHERS)}")
 
 
-def _n_jobs(last: Launch | None) -> int:
-    """As many at a time as in the last launch that ran here; -1: one per processor."""
-    options = last.record.get("options") if last is not None else None
-    found = options.get("n_jobs") if isinstance(options, Mapping) else None
-    return found if isinstance(found, int) else -1
+def _local_options(last: Launch | None, **given: float | None) -> dict[str, Any]:
+    """What was given of local_pool's options, else what the last launch had, if it ran here, else the defaults."""
+    kept = last.record.get("options") if last is not None and last.record.get("launcher") == "local_pool" else None
+    options = kept if isinstance(kept, Mapping) else {}
+    found = {name: options.get(name) if value is None else value for name, value in given.items()}
+    return {
+        "n_jobs": n_jobs if isinstance(n_jobs := found["n_jobs"], int) and n_jobs else -1,
+        "gpus_per_job": share if isinstance(share := found["gpus_per_job"], int | float) else None,
+    }
 
 
 def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
@@ -123,12 +132,15 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
             written = write_jobs(folder, planned.options, planned.ids, snapshot, about, is_newest=is_newest)
         else:
             attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in planned.ids)
-            launch = create_launch(folder, attempts, {**about, "options": {"n_jobs": planned.n_jobs}})
+            launch = create_launch(
+                folder, attempts, {**about, "options": {"n_jobs": planned.n_jobs, "gpus_per_job": planned.gpus_per_job}}
+            )
     if planned.launcher == "slurm_script":
         return Resubmitted(written.launch, planned.ids, scripts=written.paths)
     if planned.launcher == "slurm_submitit":
         return Resubmitted(written.launch, planned.ids, submitted=submit(folder, written.launch))
     with Manifest(folder) as manifest:
         texts = {job_id: settings_text(manifest.job(job_id).variables) for job_id in planned.ids}
-    ran = Pool(folder, launch, n_jobs=planned.n_jobs, texts=texts).run(planned.ids)
+    pool = Pool(folder, launch, n_jobs=planned.n_jobs, texts=texts, gpus_per_job=planned.gpus_per_job)
+    ran = pool.run(planned.ids)
     return Resubmitted(launch, planned.ids, ran=ran)

@@ -227,6 +227,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "slurm_task": within.task_of(record),
         "environment": environment(folder, str(record["launch"])) if record.get("launch") else {},
         "host": within.node_of(record),
+        "gpus": record.get("gpus"),
         "start": number_in(record, "start"),
         "end": number_in(end, "end"),
         "peak_memory_bytes": number_in(end, "peak_memory_bytes"),

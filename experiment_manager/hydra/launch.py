@@ -26,7 +26,7 @@ from experiment_manager.progress import settings_text
 from experiment_manager.records import Launch, State
 from experiment_manager.running import ranks
 from experiment_manager.running.job import JOB_VARIABLE
-from experiment_manager.running.pool import Interrupted, Pool, check_n_jobs, check_start_method
+from experiment_manager.running.pool import Interrupted, Pool, check_gpus_per_job, check_n_jobs, check_start_method
 from experiment_manager.running.warm import Forking
 from experiment_manager.slurm import client
 from experiment_manager.slurm.emit import Arrangement, arrange, how_to_submit, write_scripts
@@ -115,16 +115,23 @@ class Here:
     waits = True
     arrange = None
 
-    def __init__(self, n_jobs: int, start_method: str, *, copies_code: bool) -> None:
+    def __init__(self, n_jobs: int, start_method: str, gpus_per_job: float | None, *, copies_code: bool) -> None:
         check_n_jobs(n_jobs)
         check_start_method(start_method)
-        self.copies_code = copies_code
+        check_gpus_per_job(gpus_per_job)
+        self.copies_code, self._gpus_per_job = copies_code, gpus_per_job
         self._n_jobs, self._forking = n_jobs, Forking(_WARM_UP) if start_method == "forkserver" else None
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
         texts = handed.texts(ids)
-        pool = Pool(handed.folder, handed.launch, n_jobs=self._n_jobs, texts=texts, forking=self._forking)
+        pool = Pool(
+            *(handed.folder, handed.launch),
+            n_jobs=self._n_jobs,
+            texts=texts,
+            forking=self._forking,
+            gpus_per_job=self._gpus_per_job,
+        )
         if len(ids) > 1:
             tell(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
         try:

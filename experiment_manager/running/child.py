@@ -32,6 +32,12 @@ class Child(NamedTuple):
     variables: Mapping[str, str]  # of the environment, by which the program finds its modules
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What whoever claims an attempt of it says of the attempt."""
+        flags = {"by_slurm": self.by_slurm, "fake": self.is_fake}
+        return {"launch": self.launch, **{name: True for name, holds in flags.items() if holds}}
+
+    @property
     def has_ranks(self) -> bool:
         """Whether `srun` starts the program several times."""
         return step.n_tasks(self.slurm) > 1 and not self.is_fake

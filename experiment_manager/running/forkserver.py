@@ -178,6 +178,7 @@ class _Server:
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
+            os.environ.update(message["variables"])
             for handle in (1, 2):
                 os.dup2(log, handle)
             for handle in (log, self._woken, self._wake):

@@ -19,7 +19,9 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.progress import JobLines
 from experiment_manager.records import Launch, State
+from experiment_manager.running import devices
 from experiment_manager.running.warm import Forking, WarmTask, hear_interrupts
+from experiment_manager.text import tell_once
 from experiment_manager.words import counted
 
 START_METHODS: Final = ("spawn", "forkserver")
@@ -50,6 +52,7 @@ class _Running(NamedTuple):
     process: "subprocess.Popen[bytes] | WarmTask"
     log: str
     started: float
+    gpus: tuple[int, ...]  # places among those that are visible here
 
 
 class _Unsettled(NamedTuple):
@@ -83,14 +86,28 @@ def check_start_method(start_method: str) -> None:
         )
 
 
+def check_gpus_per_job(gpus_per_job: float | None) -> None:
+    """Nothing happens when a job can have such a share of the GPUs here; else ExperimentManagerError."""
+    devices.check(gpus_per_job, devices.visible(os.environ), where="hydra.launcher.")
+
+
 class Pool:
     """One launch, run here. With `forking` its jobs are forked where they can be."""
 
     def __init__(
-        self, folder: Folder, launch: Launch, *, n_jobs: int, texts: Mapping[int, str], forking: Forking | None = None
+        self,
+        folder: Folder,
+        launch: Launch,
+        *,
+        n_jobs: int,
+        texts: Mapping[int, str],
+        forking: Forking | None = None,
+        gpus_per_job: float | None = None,
     ) -> None:
+        """`gpus_per_job` as in `check_gpus_per_job`; None: the visible GPUs, divided by the jobs that run at once."""
         self._folder, self._launch, self._texts, self._forking = folder, launch, texts, forking
         self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
+        self._gpus_per_job = gpus_per_job
         self._states = States(folder)
 
     def run(self, ids: Sequence[int]) -> list[Ran]:
@@ -101,6 +118,9 @@ class Pool:
         """
         waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
         unsettled = list[_Unsettled]()
+        dealer = devices.Dealer(devices.visible(os.environ), self._gpus_per_job, min(self.n_jobs, len(ids)))
+        if dealer.words:
+            tell_once(f"{dealer.words} (hydra.launcher.gpus_per_job)")
         with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
             try:
                 if self._forking is not None:
@@ -111,10 +131,16 @@ class Pool:
                     ended = [task for task in running if task.process.poll() is not None]
                     for task in ended:
                         running.remove(task)
+                        dealer.take_back(task.gpus)
                     while waiting and len(running) < self.n_jobs and interrupts.first is None:
-                        if not self._can_begin(lines):
+                        if not self._can_begin(lines) or (gpus := dealer.deal()) is None:
                             break
-                        self._begin(waiting.popleft(), running, ran, lines)
+                        job_id = waiting.popleft()
+                        try:
+                            running.append(self._start(job_id, gpus, dealer.environment(gpus)))
+                        except OSError as error:  # no memory, no process, no room on the disk
+                            dealer.take_back(gpus)
+                            ran[job_id] = self._not_begun(job_id, error.strerror or str(error), lines)
                     for task in ended:
                         if isinstance(task.process, WarmTask) and task.process.was_never_begun:
                             waiting.appendleft(task.job_id)
@@ -152,34 +178,31 @@ class Pool:
         else:
             time.sleep(_POLL_S)
 
-    def _begin(self, job_id: int, running: list[_Running], ran: dict[int, Ran], lines: JobLines) -> None:
-        """The job runs, or `ran` tells why it could not be begun: no memory, no process, no room on the disk."""
-        try:
-            running.append(self._start(job_id))
-        except OSError as error:
-            ran[job_id] = self._not_begun(job_id, error.strerror or str(error), lines)
-
     def _not_begun(self, job_id: int, why: str, lines: JobLines) -> Ran:
         reason = f"could not be begun: {why}"
         lines.ended(job_id, None, self._texts.get(job_id, ""), seconds=0.0, reason=reason)
         return Ran(job_id, 0, None, reason)
 
-    def _start(self, job_id: int) -> _Running:
+    def _start(self, job_id: int, gpus: tuple[int, ...], variables: Mapping[str, str]) -> _Running:
+        """The job's supervisor runs, with these environment variables beside ours. Raises OSError."""
         log = self._folder.join("launches", self._launch.number, f"job-{job_id}.log")
         if self._forking is not None and self._forking.is_ready:
-            task = self._forking.begin(job_id, folder=self._folder.path, launch=self._launch.number, log=log)
-            return _Running(job_id, task, log, time.monotonic())
+            task = self._forking.begin(
+                job_id, folder=self._folder.path, launch=self._launch.number, log=log, variables=variables
+            )
+            return _Running(job_id, task, log, time.monotonic(), gpus)
         arguments = [sys.executable, "-P", "-m", "experiment_manager", "run", self._folder.path, str(job_id)]
         with open(log, "ab") as out:
             process = subprocess.Popen(
                 [*arguments, "--launch", self._launch.number],
+                env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # the terminal's Ctrl-C reaches us alone, and we pass it on
                 preexec_fn=hear_interrupts,
             )
-        return _Running(job_id, process, log, time.monotonic())
+        return _Running(job_id, process, log, time.monotonic(), gpus)
 
     def _settle_all(self, unsettled: Sequence[_Unsettled], ran: dict[int, Ran], lines: JobLines) -> list[_Unsettled]:
         """What became of those is in `ran`; returns those that are to be asked about again. Other jobs do not wait."""

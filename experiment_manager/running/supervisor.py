@@ -25,6 +25,7 @@ from experiment_manager.errors import FolderError
 from experiment_manager.records import State
 from experiment_manager.running import job
 from experiment_manager.running.child import Child, start
+from experiment_manager.running.devices import gpus_of
 from experiment_manager.running.memory import memory_of, oom_kills, peak_of_step
 from experiment_manager.running.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
 from experiment_manager.slurm import step, within
@@ -64,8 +65,7 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     """Runs the job to its end; `begin` starts it. Raises JobRefused when another attempt runs."""
     heard = heard or Heard()  # first of all: until then a signal would end us without a trace
     states = States(child.folder)
-    about: dict[str, Any] = {"launch": child.launch, **within.ids(), LOOKS: OWNERSHIP_POLL_S}
-    about |= {name: True for name, holds in (("by_slurm", child.by_slurm), ("fake", child.is_fake)) if holds}
+    about = {**child.about, **within.ids(), **gpus_of(os.environ), LOOKS: OWNERSHIP_POLL_S}
     with writing(child.folder.path):
         child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned)

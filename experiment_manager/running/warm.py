@@ -186,10 +186,10 @@ class ForkServer:
             task.process = task.process or {"pid": message["pid"]}
             task.returncode = message["returncode"]
 
-    def begin(self, job_id: int, *, folder: str, launch: str, log: str) -> WarmTask:
-        """The server is told to fork the supervisor of a job."""
+    def begin(self, job_id: int, *, folder: str, launch: str, log: str, variables: Mapping[str, str]) -> WarmTask:
+        """The server is told to fork the supervisor of a job; `variables` are of its environment."""
         task = self._tasks[job_id] = WarmTask(self, job_id)
-        self.send({"job": job_id, "folder": folder, "launch": launch, "log": log})
+        self.send({"job": job_id, "folder": folder, "launch": launch, "log": log, "variables": dict(variables)})
         return task
 
     def close(self) -> None:
@@ -260,10 +260,10 @@ class Forking:
         """Jobs can be forked."""
         return self._why_not is None and self._server is not None and self._server.is_ready
 
-    def begin(self, job_id: int, *, folder: str, launch: str, log: str) -> WarmTask:
-        """The supervisor of a job is being forked."""
+    def begin(self, job_id: int, *, folder: str, launch: str, log: str, variables: Mapping[str, str]) -> WarmTask:
+        """The supervisor of a job is being forked, as `ForkServer.begin` has it."""
         assert self._server is not None
-        return self._server.begin(job_id, folder=folder, launch=launch, log=log)
+        return self._server.begin(job_id, folder=folder, launch=launch, log=log, variables=variables)
 
 
 def _imported(entry: Entry) -> list[str]:

@@ -78,6 +78,16 @@ def _gigabytes(value: Any) -> float:
     return number
 
 
+def _share(value: Any) -> float:
+    try:
+        share = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        share = float("nan")
+    if not (0 <= share <= 1 or (share <= _MOST and share == int(share))):
+        raise OptionsError(f"{value!r} is no share of GPUs; write 1, 2, a fraction such as 0.5, or 0 to share them all")
+    return share
+
+
 def _memory(value: Any) -> str:
     return memory_text(megabytes(value))
 
@@ -166,6 +176,7 @@ class SlurmOptions:
     post_script: tuple[str, ...] = _option("shell lines after the job, whatever became of it", _lines, ())
     wrap: tuple[str, ...] = _option("words put before the job's command, such as a call of a container", _words, ())
     pack: int | None = _option("jobs per task of the array", _count(1))
+    gpus_per_job: float | None = _option("GPUs of each job that is packed; 0: all see all of the task", _share)
     max_requeues: int | None = _option("how often SLURM may put a task back into its queue", _count(0))
     resources_from: str | None = _option("node of the job's configuration with options for this job alone", _text)
     mail: str | None = _option("address that SLURM writes to when an array has ended or failed", _text)
@@ -243,6 +254,11 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
         both = [name for name in group if name in checked]
         if len(both) > 1:
             raise OptionsError(f"{where}: SLURM takes only one of {' and '.join(both)}; leave out, or set to null, one")
+    if checked.get("gpus_per_job") is not None and checked.get("pack", 1) == 1:
+        raise OptionsError(
+            f"{where}: gpus_per_job divides the GPUs of a task among jobs that are packed into it, and pack is not "
+            "set; ask for gpus_per_node where each job is a task of its own"
+        )
     for name in checked:
         written = _SBATCH_NAME.get(name, name.replace("_", "-"))
         if written in checked.get("additional_parameters", ()):

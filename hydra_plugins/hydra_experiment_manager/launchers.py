@@ -17,10 +17,16 @@ class LocalPoolLauncher(Launcher):
     """Runs each job in a process of its own, under a supervisor that records what becomes of it."""
 
     def __init__(
-        self, n_jobs: int, start_method: str, snapshot: bool, experiment_name: str, experiment_path: str
+        self,
+        n_jobs: int,
+        start_method: str,
+        gpus_per_job: float | None,
+        snapshot: bool,
+        experiment_name: str,
+        experiment_path: str,
     ) -> None:
         super().__init__()
-        self.n_jobs, self.start_method, self.snapshot = n_jobs, start_method, snapshot
+        self.n_jobs, self.start_method, self.gpus_per_job, self.snapshot = n_jobs, start_method, gpus_per_job, snapshot
         self.experiment_name, self.experiment_path = experiment_name, experiment_path
         self.batches: Any = None
 
@@ -31,7 +37,7 @@ class LocalPoolLauncher(Launcher):
         """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
         from experiment_manager.hydra.launch import Here
 
-        return Here(self.n_jobs, self.start_method, copies_code=self.snapshot)
+        return Here(self.n_jobs, self.start_method, self.gpus_per_job, copies_code=self.snapshot)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""

@@ -1,0 +1,175 @@
+"""GPUs, dealt out among the jobs that run at once on one machine: variables hide from each what is not its share.
+
+Which GPUs there are is what the environment says, else what the drivers show in /dev and /sys. Nothing of CUDA or ROCm
+is called: that would open the GPUs.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from experiment_manager.errors import ExperimentManagerError
+
+OPTION: Final = "gpus_per_job"
+
+_INNER: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+_OUTER: Final = "ROCR_VISIBLE_DEVICES"
+"""HIP numbers what this one leaves, so it is narrowed only where no inner one is set."""
+
+VARIABLES: Final = (*_INNER, _OUTER)
+
+_ENTRY: Final = re.compile(r"\d+|(GPU|MIG)-[\w./-]+", re.ASCII)
+
+
+class Devices(NamedTuple):
+    """The GPUs that programs here can see: by variable, how each of them calls the GPU at a place."""
+
+    names: Mapping[str, Sequence[str]]
+
+    @property
+    def n_gpus(self) -> int:
+        """How many there are."""
+        return min(map(len, self.names.values()), default=0)
+
+    def environment(self, places: Sequence[int]) -> dict[str, str]:
+        """The variables with which a program sees the GPUs at these places alone.
+
+        >>> Devices({"CUDA_VISIBLE_DEVICES": ["0", "3", "5"]}).environment([1, 2])
+        {'CUDA_VISIBLE_DEVICES': '3,5'}
+        """
+        return {name: ",".join(entries[place] for place in places) for name, entries in self.names.items()}
+
+
+def visible(environ: Mapping[str, str], root: str = "/") -> Devices:
+    """The GPUs that a program with this environment sees; `root` is where the machine's files are looked for.
+
+    Inside of a SLURM job without a variable nothing was given to it, whatever the machine has.
+    """
+    names = [name for name in _INNER if name in environ] or [name for name in (_OUTER,) if name in environ]
+    if names:
+        return Devices({name: entries(environ[name]) for name in names})
+    if "SLURM_JOB_ID" in environ:
+        return Devices({})
+    return _of_machine(root)
+
+
+def entries(text: str) -> list[str]:
+    """What a variable such as CUDA_VISIBLE_DEVICES shows: its entries up to the first that is none, as CUDA reads it.
+
+    >>> entries("0,GPU-8932f937, 2,-1,3"), entries(""), entries("1,1")
+    (['0', 'GPU-8932f937', '2'], [], ['1'])
+    """
+    found: list[str] = []
+    for entry in map(str.strip, text.split(",")):
+        if not _ENTRY.fullmatch(entry) or entry in found:
+            break
+        found.append(entry)
+    return found
+
+
+def _of_machine(root: str) -> Devices:
+    """What the drivers of NVIDIA, else of AMD, say that there is."""
+    numbers = sorted(int(name[6:]) for name in _listed(os.path.join(root, "dev")) if re.fullmatch(r"nvidia\d+", name))
+    if numbers:
+        return Devices({"CUDA_VISIBLE_DEVICES": [str(place) for place in range(len(numbers))]})
+    nodes = os.path.join(root, "sys/class/kfd/kfd/topology/nodes")
+    n_amd = sum(_is_gpu(os.path.join(nodes, node, "gpu_id")) for node in _listed(nodes))
+    return Devices({"HIP_VISIBLE_DEVICES": [str(place) for place in range(n_amd)]} if n_amd else {})
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _is_gpu(path: str) -> bool:
+    """Whether a node of AMD's topology is a GPU: processors have the number 0."""
+    try:
+        with open(path) as file:
+            return file.read().strip() not in ("", "0")
+    except OSError:
+        return False
+
+
+def check(share: float | None, devices: Devices, *, where: str) -> None:
+    """Raise ExperimentManagerError unless a job can have such a share, with the option's full name from `where`."""
+    option = f"{where}{OPTION}={share if share is None else format(share, 'g')}"
+    if share is None or share == 0:
+        return
+    if isinstance(share, bool) or not 0 < share < float("inf") or (share > 1 and share != int(share)):
+        raise ExperimentManagerError(
+            f"{option} is no share of a machine's GPUs; use 1, 2, ..., a fraction such as 0.5, or 0 to leave every job "
+            "all of them"
+        )
+    if share > devices.n_gpus:
+        raise ExperimentManagerError(
+            f"{option}: {devices.n_gpus or 'no'} GPU{'s are' if devices.n_gpus > 1 else ' is'} visible here "
+            f"({_why(devices)}); use a smaller share, or leave the option out"
+        )
+
+
+def _why(devices: Devices) -> str:
+    names = {name: ",".join(names) for name, names in devices.names.items()}
+    return ", ".join(f"{name}={text}" for name, text in names.items()) or "by CUDA_VISIBLE_DEVICES, and in /dev"
+
+
+class Dealer:
+    """Who has which GPUs. Without a share of their own, `at_once` jobs divide them: whole ones where there are enough,
+    and else the jobs are spread over them; that never makes fewer jobs run. A share that was asked for is kept to."""
+
+    def __init__(self, devices: Devices, share: float | None, at_once: int) -> None:
+        self._devices = devices
+        self._loads = [0] * (0 if share == 0 else devices.n_gpus)
+        equal = len(self._loads) / max(1, at_once)
+        self._width = max(1, int(equal if share is None else share))
+        self._most: float = 1
+        if share is None and equal < 1:
+            self._most = float("inf")
+        elif share and share < 1:
+            self._most = int(1 / share + 1e-9)
+        self._at_once = at_once
+
+    def deal(self) -> tuple[int, ...] | None:
+        """The places of one more job, the least used first; () where there is nothing to deal, None: none is free."""
+        if not self._loads:
+            return ()
+        places = sorted(range(len(self._loads)), key=self._loads.__getitem__)[: self._width]
+        if self._loads[places[-1]] >= self._most:
+            return None
+        for place in places:
+            self._loads[place] += 1
+        return tuple(sorted(places))
+
+    def take_back(self, places: Sequence[int]) -> None:
+        """A job that had these has ended."""
+        for place in places:
+            self._loads[place] -= 1
+
+    def environment(self, places: Sequence[int]) -> dict[str, str]:
+        """What a job is told of its places; nothing where it has all that there is."""
+        return self._devices.environment(places) if places else {}
+
+    @property
+    def words(self) -> str | None:
+        """What is dealt, for people; None: nothing is."""
+        count = len(self._loads)
+        if not count or (self._at_once == 1 and self._width == count):
+            return None
+        each = f"{self._width} for each job"
+        if self._most != 1:
+            most = min(self._most, -(-self._at_once // count))
+            each = f"{'up to ' if count > 1 else ''}{most:g} jobs on {'each' if count > 1 else 'it'}"
+        return f"{count} GPU{'s' if count > 1 else ''}: {each}"
+
+
+def gpus_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process is told of its GPUs, for a record; nothing where it is told nothing.
+
+    >>> gpus_of({"CUDA_VISIBLE_DEVICES": "0,1", "LANG": "C"})
+    {'gpus': 'CUDA_VISIBLE_DEVICES=0,1'}
+    """
+    told = " ".join(f"{name}={environ[name]}" for name in VARIABLES if name in environ)
+    return {"gpus": told} if told else {}
