@@ -40,6 +40,27 @@ def test_no_link_is_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "ten years of work" == (tmp_path / "thesis.tex").read_text()
 
 
+def test_output_of_jobs_goes_through_no_link_and_waits_for_no_pipe(program: Program) -> None:
+    """What others have laid under the names of a job's files is neither written through nor waited for: an attempt
+    whose output has no file of its own ends FAILED, with the reason."""
+    program.sweep("seed=1,2,3,4", "hydra/launcher=slurm_script")
+    thesis = program.home / "thesis.tex"
+    thesis.write_text("ten years of work")
+    for job in range(4):
+        (program.experiment / f"jobs/{job}").mkdir(parents=True)
+    os.symlink(thesis, program.experiment / "jobs/0/stdout.1.log")
+    os.symlink(thesis, program.experiment / "jobs/1/stderr.1.log")
+    os.mkfifo(program.experiment / "jobs/2/stdout.1.log")
+    os.symlink(thesis, program.experiment / "jobs/3/metrics.1.jsonl")
+    for job, reason in enumerate(["Too many levels of symbolic links"] * 2 + ["No such device or address"]):
+        done = program.tool("run", str(job))
+        assert 1 == done.returncode
+        assert f"FAILED: its output cannot be written: {reason}" in done.stderr
+    assert 0 != program.tool("run", "3").returncode
+    assert [f"{job}.1.FAILED" for job in range(4)] == program.states()
+    assert "ten years of work" == thesis.read_text()
+
+
 def test_leftovers_are_told_from_what_is_written() -> None:
     """A temporary file is left over when its process is gone, or nobody has touched it for a day; never one of ours."""
     mine = os.path.basename(temporary_name("result.1.json"))

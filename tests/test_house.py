@@ -220,3 +220,37 @@ def test_no_word_of_the_machine() -> None:
         text = path.read_text()
         assert not re.search(r"/(work|root|home)/", text), path
         assert "breakpoint(" not in text, path
+
+
+OPENS = {
+    "disk.documents": "reads whatever an experiment holds: regular files, without waiting",
+    "disk.files": "writes under names that nobody else has, and appends without following a link",
+    "disk.lock": "a lock has a name that all know",
+    "disk.reserve": "writes into files of its own, which it has looked at",
+    "disk.states": "asks whether a file is there, and reads nothing",
+    "disk.results": "savers are given a path to write to",
+    "follow.archive": "packs no link, and nothing that a file was exchanged for",
+    "report.page": "reads the page's template from the package",
+    "functions": "reads the source of a module",
+    "processes": "reads /proc",
+    "run": "writes where the batch script asks it to",
+    "running.child": "writes to /proc",
+    "running.devices": "reads /sys",
+    "running.memory": "reads /proc and /sys",
+    "running.program": "reads the program",
+    "running.signals": "reads /proc",
+    "text": "streams of this process, and /dev/null",
+}
+
+
+@pytest.mark.parametrize("path", rooms(), ids=name_of)
+def test_files_that_others_may_have_laid_are_opened_in_one_place(path: Path) -> None:
+    """A module opens a file itself only when it makes a new one, under a name that is not there, or has a reason."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    calls = [ast.unparse(node) for node in nodes if isinstance(node, ast.Call)]
+    found = [
+        call for call in calls if call.startswith(("open(", "os.open(", "io.open(", "tarfile.open(", "gzip.open("))
+    ]
+    found += [call for call in calls if re.search(r"\.(read|write)_(text|bytes)\(", call)]
+    opens = [call for call in found if not re.search(r"'(x[^']*)'|O_EXCL", call)]
+    assert bool(opens) == (name_of(path) in OPENS), opens

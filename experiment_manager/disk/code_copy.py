@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from experiment_manager.disk import git
 from experiment_manager.disk.code_imports import LEAVE_OUT, OURS, origins, searched
+from experiment_manager.disk.documents import content
 from experiment_manager.disk.files import appearing_folder, below
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.errors import FreezeError
@@ -126,8 +127,7 @@ def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
                     f"git tracks more than {LARGEST_BYTES >> 20} MiB in {root}, at {name}, too much to be copied for "
                     f"a sweep; keep data out of the repository, {LEAVE_OUT}"
                 )
-            with open(path, "rb") as file:
-                files[name] = _File(0o555 if about.st_mode & 0o100 else 0o444, file.read())
+            files[name] = _File(0o555 if about.st_mode & 0o100 else 0o444, content(path, LARGEST_BYTES))
     return files
 
 
@@ -165,14 +165,14 @@ def _publish(target: str, files: Mapping[str, _File]) -> None:
 
 
 def _write(temporary: str, files: Mapping[str, _File]) -> None:
-    for name, (mode, content) in files.items():
+    for name, file in files.items():
         path = os.path.join(temporary, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        if not mode:
-            os.symlink(content, os.fsencode(path))
+        if not file.mode:
+            os.symlink(file.content, os.fsencode(path))
             continue
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:  # as the umask allows
-            out.write(content)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "wb") as out:  # as the umask allows
+            out.write(file.content)
 
 
 def _link_the_rest(original: str, copy: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -225,6 +226,39 @@ def make_executable(path: str) -> None:
     """Whoever may read the file may run it."""
     mode = os.stat(path).st_mode & 0o777
     os.chmod(path, mode | (mode & 0o444) >> 2)
+
+
+def appending(path: str, *, is_read: bool = False) -> int:
+    """A handle that appends to a regular file, which is made where there is none; `is_read`: it can be read, too.
+
+    Raises OSError for a link, a pipe and a device, and waits for none of them: others may write to the folder.
+    """
+    access = os.O_RDWR if is_read else os.O_WRONLY
+    flags = access | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    handle = os.open(path, flags, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        os.set_blocking(handle, True)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+@contextmanager
+def log_file(path: str) -> Iterator[int]:
+    """Inside, there is a handle of `appending`, for the output of a process that is started meanwhile."""
+    handle = appending(path)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def leave_empty(path: str) -> None:
+    """There is a regular file of that name, whatever is in it. Raises OSError."""
+    os.close(appending(path))
 
 
 def discard(path: str) -> None:

@@ -14,7 +14,7 @@ from shutil import rmtree
 from typing import Any, Final
 
 from experiment_manager.disk import provenance
-from experiment_manager.disk.files import give_name, sync, temporary_name, write_json
+from experiment_manager.disk.files import give_name, leave_empty, sync, temporary_name, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.orders import planned, read_record, write_orders
 from experiment_manager.errors import FolderError, JobRefused, UnreadableLaunch
@@ -53,7 +53,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         if record["git_dirty"]:
             provenance.write_patch(os.path.join(temporary, _PATCH))
         if "slurm" not in record:
-            os.close(os.open(os.path.join(temporary, SETTLED), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            leave_empty(os.path.join(temporary, SETTLED))
         write_orders(os.path.join(temporary, _ORDERS), record)
         write_json(os.path.join(temporary, RECORD), record)
         number = _numbered(folder, temporary)
@@ -92,7 +92,7 @@ def unsettled_numbers(folder: Folder) -> list[str]:
 def settle(folder: Folder, number: str) -> None:
     """SLURM has nothing more to say of this launch; nothing happens in a folder that only others may write to."""
     with suppress(OSError):
-        os.close(os.open(folder.join("launches", number, SETTLED), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+        leave_empty(folder.join("launches", number, SETTLED))
 
 
 def _names(folder: Folder) -> list[str]:

@@ -16,7 +16,7 @@ from typing import IO, Any, Final, NamedTuple
 from experiment_manager import codec
 from experiment_manager.disk import reserve
 from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, opened, read_json, read_object
-from experiment_manager.disk.files import appearing, write_json
+from experiment_manager.disk.files import appearing, leave_empty, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import ResultError, UnreadableRecord
 from experiment_manager.plain import storable
@@ -69,7 +69,7 @@ def _mark(folder: Folder, job_id: int, attempt: int) -> None:
     """There is a file `warnings/7.1`, if the disk lets us: it tells where to look, and nothing depends on it."""
     with suppress(OSError):
         os.makedirs(folder.warnings, exist_ok=True)
-        os.close(os.open(os.path.join(folder.warnings, f"{job_id}.{attempt}"), os.O_WRONLY | os.O_CREAT, 0o666))
+        leave_empty(os.path.join(folder.warnings, f"{job_id}.{attempt}"))
 
 
 class Result(NamedTuple):
@@ -272,7 +272,8 @@ def numpy_loader(path: str) -> Any:
     """The array that `numpy_saver` wrote."""
     import numpy
 
-    return numpy.load(path)
+    with opened(path) as file:
+        return numpy.load(file)
 
 
 def torch_saver(path: str, results: Any) -> None:

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any, Final
 
+from experiment_manager.disk.documents import opened
 from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder
 
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> None:
     from hydra.core.config_store import ConfigStore
 
     path, *arguments = argv
-    with open(path, "rb") as file:
+    with opened(path) as file:
         sys.path += [place for place in pickle.load(file) if place not in sys.path]
         task, repository, version_base, *more = pickle.load(file)  # older ones have no more
     resolvers, allowed = more if len(more) == 2 else (*more, None) if more else ({}, None)

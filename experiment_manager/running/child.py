@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiment_manager import processes
+from experiment_manager.disk.files import log_file
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest, unconfigured
 from experiment_manager.disk.orders import read_order
@@ -157,7 +158,7 @@ def start(child: Child, attempt: int) -> int:
     is_one_log = bool(child.slurm.get("stderr_to_stdout"))
     if child.has_ranks:
         arguments = [*step.srun(log, None if is_one_log else error_log, os.environ), *arguments]
-    with open(log, "ab") as out, open(error_log, "ab") as err:
+    with log_file(log) as out, log_file(error_log) as err:
         process = subprocess.Popen(
             arguments,
             cwd=child.cwd,

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from experiment_manager import processes
+from experiment_manager.disk.files import log_file
 from experiment_manager.running import child as spawned
 from experiment_manager.running import randomness
 from experiment_manager.running.child import Child
@@ -55,7 +56,7 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
     log, error_log = child.logs(attempt)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        with open(log, "ab") as out, open(error_log, "ab") as err:
+        with log_file(log) as out, log_file(error_log) as err:
             trouble, tell = os.pipe()
             pid = os.fork()
             if not pid:
@@ -63,8 +64,8 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
                     for handle in (trouble, *handles):
                         os.close(handle)
                     processes.unmark_copy()
-                    os.dup2(out.fileno(), 1)
-                    os.dup2(err.fileno(), 2)
+                    os.dup2(out, 1)
+                    os.dup2(err, 2)
                     _be_fresh(child, attempt, ready)
                     expendable()
                     os.close(tell)

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final, NoReturn
 
 from experiment_manager import processes
+from experiment_manager.disk.files import appending
 from experiment_manager.disk.folder import Folder
 from experiment_manager.running import fork_safety, forked, learning, program, randomness
 from experiment_manager.running.child import prepare
@@ -159,7 +160,7 @@ class _Server:
     def _start(self, message: Mapping[str, Any]) -> None:
         flush()
         try:
-            log = os.open(message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            log = appending(message["log"])
             block()  # a supervisor hears everything from its first moment on
             pid = os.fork()
         except OSError as error:

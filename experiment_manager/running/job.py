@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager import codec
+from experiment_manager.disk.files import appending
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.reserve import write_all
 from experiment_manager.errors import JobRefused
@@ -136,7 +137,7 @@ def _append_line(path: str, line: bytes) -> None:
     Whole lines are one write to a file opened for appending, also from several threads. One that was cut short, as on a
     full disk, is ended first: it takes no other line with it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    handle = appending(path, is_read=True)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":

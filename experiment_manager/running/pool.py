@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.documents import END, load_end, read_optional
-from experiment_manager.disk.files import Patience, discard
+from experiment_manager.disk.files import Patience, discard, log_file
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError, FolderError
@@ -192,7 +192,7 @@ class Pool:
             )
             return _Running(job_id, task, log, time.monotonic(), gpus)
         arguments = [sys.executable, "-P", "-m", "experiment_manager", "run", self._folder.path, str(job_id)]
-        with open(log, "ab") as out:
+        with log_file(log) as out:
             process = subprocess.Popen(
                 [*arguments, "--launch", self._launch.number],
                 env={**os.environ, **variables},
@@ -294,8 +294,8 @@ def _why_silent(log: str) -> str:
     """Why a supervisor that did not begin has said nothing, as far as we can see: what it said had to go to its log."""
     why = "its supervisor ended before it began"
     try:
-        with open(log, "ab") as file:
-            file.write(b"\n")
+        with log_file(log) as handle:
+            os.write(handle, b"\n")
         os.unlink(log)
     except OSError as error:
         return f"{why}: {error.strerror or error}"

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.disk import reserve
 from experiment_manager.disk.documents import ERROR, last_line, read_end, read_optional
 from experiment_manager.disk.endings import Endings
-from experiment_manager.disk.files import asked_again
+from experiment_manager.disk.files import asked_again, log_file
 from experiment_manager.disk.folder import writing
 from experiment_manager.disk.requests import LOOKS, asked_to_end, bear_mark
 from experiment_manager.disk.states import States
@@ -280,8 +280,8 @@ class _Supervision:
         if is_output:
             reason = f"its output cannot be written: {error.strerror or error}"
         self.reason = reason
-        with suppress(OSError), open(self._file("stderr"), "a", encoding="utf-8") as log:
-            log.write(reason + "\n")
+        with suppress(OSError), log_file(self._file("stderr")) as log:
+            reserve.write_all(log, f"{reason}\n".encode(errors="replace"))
         self._publish(State.FAILED, {"reason": reason, "exit_code": None, "start": started, "end": time.time()})
         return Outcome(1 if is_output else 127)
 

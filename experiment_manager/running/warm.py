@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager import processes
+from experiment_manager.disk.files import log_file
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.records import Entry, Launch
@@ -129,7 +130,7 @@ class ForkServer:
         self.why_not: str | None = None
         """Why jobs cannot be forked, in words."""
         command = (sys.executable, *entry.flags)
-        with theirs, open(log, "ab") as out:
+        with theirs, log_file(log) as out:
             self._process = subprocess.Popen(
                 [*command, "-c", _FIRST, str(theirs.fileno())],
                 cwd=entry.cwd,

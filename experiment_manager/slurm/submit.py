@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
+from experiment_manager.disk.documents import content
 from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.launches import launch_numbers, read_launch, user_name
@@ -211,8 +212,7 @@ def _script(folder: Folder, launch: Launch, array: LaunchedArray, *, is_kept: bo
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        return content(path).decode()
     except (OSError, UnicodeDecodeError):
         return None
 

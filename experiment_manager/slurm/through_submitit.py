@@ -16,6 +16,7 @@ from typing import Any, Final
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
+from experiment_manager.disk.documents import content
 from experiment_manager.disk.folder import writing
 from experiment_manager.slurm import client
 
@@ -51,8 +52,7 @@ class ScriptExecutor(SlurmExecutor):
         return str(job.job_id)
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
-        with open(self._script, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        return content(self._script).decode(errors="surrogateescape")
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         self._handed_over = submission_file_path  # in the end a link to the file that is kept
