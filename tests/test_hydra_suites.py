@@ -22,6 +22,7 @@ STATUS: Final = "our sweeper ends the program with an exit status when a job has
 
 NOT_APPLICABLE: Final = {
     "TestLocalPool": {"test_failure_preserves_task_traceback": TOLD},
+    "TestSlurmSubmitit": {"test_failure_preserves_task_traceback": TOLD},
     "TestOurSweeper": {
         "test_sweep_2_jobs": FOLDER,
         "test_failure_preserves_task_traceback": STATUS,
@@ -33,7 +34,7 @@ NOT_APPLICABLE: Final = {
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder_of_its_own(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments are made below the working directory; what cannot apply has to fail."""
     monkeypatch.chdir(tmp_path)
     reason = NOT_APPLICABLE.get(type(request.instance).__name__, {}).get(request.function.__name__)
