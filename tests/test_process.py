@@ -73,6 +73,18 @@ def test_one_of_several_processes_does_not_sweep(plain: Program, variables: dict
     assert not plain.experiment.exists()
 
 
+@pytest.mark.parametrize("launcher", ["submitit_slurm", "submitit_local"])
+def test_launcher_of_several_processes_per_job(plain: Program, launcher: str) -> None:
+    """Each process that another launcher starts would make an attempt of its own at the job, so the sweep is refused
+    before anything is submitted, with the launcher that knows ranks; one process per job, as it is there, is none."""
+    done = plain.sweep("+x=1,2", "hydra/sweeper=experiment", f"hydra/launcher={launcher}", "hydra.launcher.nodes=2")
+    assert 2 == done.returncode
+    assert f"hydra/launcher={launcher} would start each job as 2 processes (nodes=2, tasks_per_node=1)" in done.stderr
+    assert "use hydra/launcher=slurm_submitit, which takes the same options" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not plain.experiment.exists()
+
+
 def test_jobs_have_no_rank_of_others(plain: Program) -> None:
     """A rank that was left in the environment reaches no job, whose results are all kept; a rank that a job has made
     itself counts, and what is not kept for it is said. submitit's question about ranks is answered with one task."""

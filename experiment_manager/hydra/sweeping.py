@@ -20,7 +20,7 @@ from experiment_manager.disk.files import appearing
 from experiment_manager.disk.folder import Folder, writing
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import ExperimentManagerError, OptionsError
 from experiment_manager.follow.result_warnings import result_warnings, sentences
 from experiment_manager.hydra import entry
 from experiment_manager.hydra.compose import Composer, require_submitted
@@ -31,6 +31,7 @@ from experiment_manager.hydra.returns import Returns
 from experiment_manager.records import UNFINISHED, State
 from experiment_manager.running.attempts import attempting
 from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.slurm.step import n_tasks
 from experiment_manager.text import tell
 from experiment_manager.words import counted
 
@@ -65,6 +66,8 @@ class Sweep:
     def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         with told_to_the_user():
             ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
+            if ours is None:
+                _require_one_process(self._config)
             options, batch_size = _options(written)
             arrange = ours and ours.arrange
             copies_code = ours is not None and ours.copies_code
@@ -145,6 +148,20 @@ def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
         raise ExperimentManagerError(f"hydra.sweeper.max_batch_size={batch_size} runs nothing; use 1 or more, or null")
     plain["params"] = plain["params"] or {}
     return Options(**plain).check(), batch_size
+
+
+def _require_one_process(config: DictConfig) -> None:
+    """Raises OptionsError where a launcher that is not ours, as submitit_slurm, would start each job as several
+    processes: each of them would make an attempt of its own."""
+    launcher, name = config.hydra.launcher, config.hydra.runtime.choices.get("hydra/launcher")
+    asked = {key: launcher.get(key) for key in ("nodes", "tasks_per_node")}
+    if "tasks_per_node" not in launcher or n_tasks(asked) < 2:
+        return
+    raise OptionsError(
+        f"hydra/launcher={name} would start each job as {n_tasks(asked)} processes (nodes={asked['nodes'] or 1}, "
+        f"tasks_per_node={asked['tasks_per_node'] or 1}), and each of them would claim it; use hydra/launcher="
+        "slurm_submitit, which takes the same options and runs them as the ranks of one job, or one process"
+    )
 
 
 def _summary(plan: Plan) -> str:
