@@ -46,7 +46,8 @@ def oom_kills() -> int | None:
 
 
 def peak_of_step() -> int | None:
-    """The most memory, in bytes, that the SLURM step or job around us has used so far, all its processes together; None
+    """The most memory, in bytes, that the SLURM step or job around us has used so far: all its processes together, and
+    what the kernel kept in memory of the files that they read and wrote, which counts against its limit, too. None
     where it has no memory cgroup of its own, or the kernel does not count it."""
     for root, path, _ in _groups():
         own = slurm_cgroup(path)
