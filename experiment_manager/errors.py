@@ -2,7 +2,8 @@
 
     ExperimentManagerError            the one that `main` and the sweeper catch: message, exit code 2
     ├── FolderError                   no experiment there, not writable, a name that cannot be a folder
-    │   └── Overtaken                 somebody else has planned the same experiment meanwhile
+    │   ├── Overtaken                 somebody else has planned the same experiment meanwhile
+    │   └── Unwritten                 what a job has left, or how it ended, cannot be written
     ├── ManifestError                 damaged, or written by a newer version
     ├── UnknownJob                    a job id that the experiment does not have
     ├── DuplicateJob                  these variables are there already
@@ -36,6 +37,17 @@ class FolderError(ExperimentManagerError, ValueError):
 
 class Overtaken(FolderError):
     """Somebody else has published another manifest meanwhile: what was planned has to be planned again."""
+
+
+class Unwritten(FolderError, OSError):
+    """The system refuses to write what a job has left, or how it ended: an OSError as the system raised it, too."""
+
+    def __init__(self, message: str, error: OSError) -> None:
+        super().__init__(message)
+        self.errno, self.strerror, self.filename = error.errno, error.strerror, error.filename
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ManifestError(ExperimentManagerError):

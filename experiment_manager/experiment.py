@@ -37,7 +37,8 @@ class Experiment(Following):
         """The job has run in this process: `runner(job_id, variables, configuration)`. Returns what it returned.
 
         The attempt, its result or its exception are recorded. `job_id` is the id of a job, never a position.
-        Raises JobRefused for a job outside the pass filter, and when another attempt runs.
+        Raises JobRefused for a job outside the pass filter, and when another attempt runs; Unwritten, which is an
+        OSError, too, where the disk takes neither the result nor how the attempt ended.
         """
         job = self.job(job_id)
         if not is_current(self.folder, job_id) and job_id not in self.get_filtered_ids():

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,27 @@ def program(tmp_path: Path) -> Program:
     home = tmp_path / "home"
     shutil.copytree(APP, home, ignore=shutil.ignore_patterns("__pycache__"))
     return Program(home)
+
+
+class Prepared:
+    """A copy of the program that was swept once, for every test of a module that begins with what came of it."""
+
+    def __init__(self, place: Path, *sweeps: Sequence[str]) -> None:
+        self._program, self._kept = Program(place / "home"), place / "kept"
+        shutil.copytree(APP, self._program.home, ignore=shutil.ignore_patterns("__pycache__"))
+        for arguments in sweeps:
+            self._program.sweep(*arguments)
+        self._copy(self._program.home, self._kept)
+
+    def again(self) -> Program:
+        """The program as it was after its sweeps, in the same place, whatever earlier tests have done to it."""
+        shutil.rmtree(self._program.home)
+        self._copy(self._kept, self._program.home)
+        return self._program
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        subprocess.run(["cp", "--archive", source, target], check=True)  # which keeps hard links
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

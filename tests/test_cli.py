@@ -8,18 +8,23 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import app
-from tests.conftest import Program
+from tests.conftest import Prepared, Program
 
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
 VERBS += ["logs", "resubmit", "diff", "archive", "report"]
 
 
-@pytest.fixture
-def swept(program: Program) -> Program:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Two algorithms, two seeds, one job failed."""
-    program.sweep("algorithm=TD3,DDPG", "seed=1,2", "how=well")
-    program.sweep("algorithm=TD3", "seed=1", "how=raise")
-    return program
+    first, second = ("algorithm=TD3,DDPG", "seed=1,2", "how=well"), ("algorithm=TD3", "seed=1", "how=raise")
+    return Prepared(tmp_path_factory.mktemp("swept"), first, second)
+
+
+@pytest.fixture
+def swept(prepared: Prepared) -> Program:
+    """What was prepared, untouched."""
+    return prepared.again()
 
 
 def test_there_are_no_other_verbs() -> None:

@@ -22,7 +22,7 @@ from experiment_manager.disk.files import asked_again
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.results import read_metrics, read_result, write_error, write_result
 from experiment_manager.disk.states import States
-from experiment_manager.errors import AlreadyCompleted, EndedSince
+from experiment_manager.errors import AlreadyCompleted, EndedSince, ExperimentManagerError
 from experiment_manager.plain import storable
 from experiment_manager.records import State
 from experiment_manager.running.job import CurrentJob
@@ -83,6 +83,8 @@ def test_what_finds_no_space_says_so(small_disk: Path) -> None:
     fill(small_disk)
     with pytest.raises(OSError, match="the result could not be written: No space left on device") as caught:
         write_result(folder, 0, 1, {"text": "x" * reserve.RESERVE_BYTES})
+    assert isinstance(caught.value, ExperimentManagerError)  # whichever of the two is expected
+    assert (errno.ENOSPC, "No space left on device") == (caught.value.errno, caught.value.strerror)
     write_error(folder, 0, 1, caught.value)
     assert not os.path.exists(folder.of_attempt(0, 1, "result"))
     assert "No space left on device" in text_of(folder, "error")["message"]

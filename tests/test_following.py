@@ -22,15 +22,19 @@ from experiment_manager.errors import ExperimentManagerError, JobRefused
 from experiment_manager.follow import logs
 from experiment_manager.follow.rows import aggregate, order
 from experiment_manager.records import State
-from tests.conftest import Program, wait_until
+from tests.conftest import Prepared, Program, wait_until
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Job 0 and 1 completed, job 2 raised, job 3 exited with 3; the last launch is the one that failed."""
+    return Prepared(tmp_path_factory.mktemp("mixed"), ("seed=1,2", "how=well"), ("seed=1", "how=raise,exit3"))
 
 
 @pytest.fixture
-def mixed(program: Program) -> Program:
-    """Job 0 and 1 completed, job 2 raised, job 3 exited with 3; the last launch is the one that failed."""
-    program.sweep("seed=1,2", "how=well")
-    program.sweep("seed=1", "how=raise,exit3")
-    return program
+def mixed(prepared: Prepared) -> Program:
+    """What was prepared, untouched."""
+    return prepared.again()
 
 
 # ---------------------------------------------------------------- logs

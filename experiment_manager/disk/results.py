@@ -18,7 +18,7 @@ from experiment_manager.disk import reserve
 from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, opened, read_json, read_object
 from experiment_manager.disk.files import appearing, leave_empty, write_json
 from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import ResultError, UnreadableRecord
+from experiment_manager.errors import ResultError, UnreadableRecord, Unwritten
 from experiment_manager.plain import storable
 from experiment_manager.text import described, message_of, one_line, tell
 
@@ -40,7 +40,7 @@ def write_result(
     `decisions.left_result`.
 
     Values are stored in their plain form. What has none is said, here on standard error and later by `results`, and is
-    no error: the job did its work. Raises OSError, with what the system says of the disk.
+    no error: the job did its work. Raises Unwritten, with what the system says of the disk.
     """
     stored, refused = storable(value)
     body = {
@@ -55,7 +55,7 @@ def write_result(
     try:
         reserve.write(path, body)
     except OSError as error:
-        raise OSError(error.errno, f"the result could not be written: {error.strerror or error}") from error
+        raise Unwritten(f"{path}: the result could not be written: {error.strerror or error}", error) from error
     for name, why in refused.items():
         tell(f"the result of job {job_id}: {one_line(name)} is not stored: {one_line(why)}; see save_results")
 

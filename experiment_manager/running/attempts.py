@@ -16,6 +16,7 @@ from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.requests import bear_mark
 from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.disk.states import States
+from experiment_manager.errors import Unwritten
 from experiment_manager.records import State
 from experiment_manager.running import job
 from experiment_manager.slurm import within
@@ -50,7 +51,8 @@ def is_current(folder: Folder, job_id: int) -> bool:
 def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fake: bool = False) -> Iterator[InProcess]:
     """Inside, an attempt of the job is RUNNING and `current_job()` is that job; then the state is what became of it.
 
-    Raises JobRefused when another attempt runs; what the body raises goes on.
+    Raises JobRefused when another attempt runs, and Unwritten when its end cannot be recorded; what the body raises
+    goes on.
     """
     if is_current(folder, job_id):
         attempt = job.current_job().attempt
@@ -93,7 +95,11 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         state = State.FAKE if is_fake else state
         processes.unmark(mark)
         record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
-        asked_again(lambda: states.finish(job_id, number, state, record), tell)
+        try:
+            asked_again(lambda: states.finish(job_id, number, state, record), tell)
+        except OSError as error:
+            why = f"{folder.path}: how job {job_id} ended, {state}, could not be written: {error.strerror or error}"
+            raise Unwritten(why, error) from error
 
 
 @contextmanager
