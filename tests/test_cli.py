@@ -2,13 +2,17 @@
 
 import json
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import app
-from tests.conftest import Prepared, Program
+from experiment_manager.disk.states import States
+from experiment_manager.records import State
+from tests.conftest import Prepared, Program, clean_env
 
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
 VERBS += ["logs", "resubmit", "diff", "archive", "report"]
@@ -44,8 +48,6 @@ def test_help_has_an_example(program: Program, verb: str) -> None:
 
 def test_console_script_is_the_module(program: Program) -> None:
     """`experiment-manager` and `python -m experiment_manager` are the same program."""
-    from pathlib import Path
-
     script = Path(sys.executable).parent / "experiment-manager"
     done = program.python(str(script), "--help")
     assert done.stdout == program.python("-m", "experiment_manager", "--help").stdout
@@ -210,3 +212,32 @@ def test_markup_in_values_is_printed_as_it_is(program: Program) -> None:
     """Square brackets in values are no markup for the table."""
     program.sweep("text=choice('[red]x[/red]')")
     assert "[red]x[/red]" in program.tool("jobs").stdout
+
+
+def test_commands_that_are_shown_can_be_pasted(tmp_path: Path) -> None:
+    """Whatever the folder is called, a shell makes of a command in a message that command, about that folder."""
+    place = tmp_path / 'it\'s "$HOME"; touch PWN'
+    experiment = Experiment(["seed"], "a b;touch PWN", place)
+    for seed in range(2):
+        experiment.add_job({"seed": seed}, {"seed": seed})
+    experiment.save()
+    states = States(experiment.folder)
+    states.claim(0, {"launch": None})
+    states.finish(0, 1, State.FAILED, {"reason": "told to"})
+    verbs = [
+        ("status",), ("show", "0"), ("run", "1"), ("submit",), ("filter",), ("filter", "0-1"), ("status",),
+        ("logs", "0"), ("archive", "--out", str(place / "x y.tar.gz")),
+    ]  # fmt: skip
+    said = ""
+    for verb, *rest in verbs:
+        command = [sys.executable, "-m", "experiment_manager", verb, experiment.folder.path, *rest]
+        done = subprocess.run(command, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, check=False)
+        said += done.stdout + done.stderr
+    shown = re.findall(r"`(experiment-manager .*?)`", said) + re.findall(r"unpack it with: (.*)", said)
+    shown += re.findall(r"^  (experiment-manager .*)$", said, re.MULTILINE)
+    assert {"show", "filter", "script", "run", "xzf"} == {line.split()[1] for line in shown}
+    for line in shown:
+        script = f'experiment-manager() {{ printf \'%s\\0\' "$@"; }}; tar() {{ experiment-manager "$@"; }}; {line}'
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert {experiment.folder.path, str(place / "x y.tar.gz")} & {*done.stdout.split("\0")}, line
+    assert [] == list(tmp_path.rglob("PWN"))

@@ -129,7 +129,7 @@ def test_a_damaged_record_is_refused_in_a_sentence(tmp_path: Path, text: str) ->
     folder = launched(tmp_path, {0: 1})
     index_of(folder).unlink()
     Path(folder.join("launches", "0001", "launch.json")).write_text(text)
-    with pytest.raises(JobRefused, match=r"launch\.json is damaged .*leave --launch out"):
+    with pytest.raises(JobRefused, match=r"launch\.json is damaged .*restore it, or move its folder away"):
         read_order(folder, "0001", 0)
 
 

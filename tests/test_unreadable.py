@@ -47,7 +47,9 @@ def folder(tmp_path: Path) -> Folder:
         ('{"step": 1, "time": 1, "values": {"$tuple": 9}}\n', ["line 2 of "]),
         ('{"values": {"loss": 9}}\n', ["line 2 of "]),
         ("[" * 100_000 + "\n", ["line 2 of "]),
+        ("x" * (17 << 20) + "\n", ["line 2 of "]),
     ],
+    ids=range(10),
 )
 def test_lines_that_are_no_metrics(folder: Folder, garbage: str, said: list[str]) -> None:
     """They are left out and named, a half-written last line is left out, and every other line is read."""
@@ -298,3 +300,32 @@ def test_a_mistyped_name_runs_no_script(
     assert 2 == main(["results", ended.path, "--where", "mistyped.lr"])
     assert "the filter 'mistyped.lr'" in capsys.readouterr().err.replace("filter mistyped.lr", "filter 'mistyped.lr'")
     sys.modules.pop("mistyped", None)
+
+
+def test_ids_that_no_experiment_can_have(ended: Folder) -> None:
+    """A range of a hundred thousand million ids, typed or in a record, is refused in a sentence; it is never written
+    out, for which two gigabytes would not do."""
+    os.makedirs(ended.join("launches", "0001"))
+    arrays = '[{"name": "a", "script": "s", "jobs": "0-99999999999", "pack": 1, "indexed": "job", "options": {}}]'
+    record = f'{{"slurm": {{"arrays": {arrays}}}, "user": "x", "time": 1, "jobs": {{"1": "0-99999999999"}}}}'
+    Path(ended.join("launches", "0001", "launch.json")).write_text(record)
+    bomb, folder = "0-99999999999", repr(ended.path)
+    code = f"""
+from experiment_manager import Experiment
+from experiment_manager.cli.main import main
+calls = [("show", "{bomb}"), ("logs", "{bomb}"), ("run", "{bomb}"), ("cancel", "{bomb}", "--yes"), ("filter", "{bomb}"),
+         ("resubmit", "{bomb}", "--yes"), ("results", "--where", "{bomb}"), ("status",), ("jobs",)]
+print([main([verb, {folder}, *rest]) for verb, *rest in calls])
+try:
+    Experiment.at({folder}).get_ids("{bomb}")
+except ValueError as error:
+    print(error)
+"""
+    command = ["bash", "-c", 'ulimit -v 2000000; exec "$@"', "-", sys.executable, "-c", code]
+    done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, check=False, timeout=60)
+    assert 0 == done.returncode, done.stderr
+    assert "Traceback" not in done.stderr
+    *_, statuses, refusal = done.stdout.splitlines()
+    assert "[2, 2, 2, 2, 2, 2, 2, 3, 3]" == statuses
+    assert "the filter '0-99999999999' names job 1, which is not there; there are jobs 0" == refusal
+    assert f"skipped: {ended.join('launches', '0001', 'launch.json')} is damaged" in done.stderr

@@ -19,7 +19,7 @@ from experiment_manager.ids import format_ids, shortened
 from experiment_manager.progress import settings_text
 from experiment_manager.records import State
 from experiment_manager.slurm.emit import how_to_submit
-from experiment_manager.text import LogText, tell
+from experiment_manager.text import LogText, as_word, tell
 from experiment_manager.words import counted
 
 
@@ -59,7 +59,7 @@ def logs(
     else:
         pieces = experiment.log(job, attempt, stderr=stderr)
     try:
-        _say_pieces(pieces, f"job {job} of {experiment.folder.path}")
+        _say_pieces(pieces, experiment, job)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -77,14 +77,15 @@ def _paths(paths_of: Callable[[bool], list[str]], streams: Sequence[bool]) -> li
     return found
 
 
-def _say_pieces(pieces: Iterable[bytes], of: str) -> None:
+def _say_pieces(pieces: Iterable[bytes], experiment: Experiment, job: int) -> None:
     log, is_empty = LogText(), True
     for piece in pieces:
         is_empty = False
         if not log.say(piece):
             return
     if is_empty:
-        tell(f"{of} has printed nothing there; `experiment-manager show` tells what became of it")
+        show = f"experiment-manager show {as_word(experiment.folder.path)} {job}"
+        tell(f"job {job} of {experiment.folder.path} has printed nothing there; `{show}` tells what became of it")
 
 
 def resubmit(

@@ -87,7 +87,7 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
     except UnreadableRecord as error:
         raise UnreadableLaunch(f"{path} cannot be read ({error.why})") from error
     if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record):
-        raise UnreadableLaunch(f"{path} is damaged ({wrong}); leave --launch out")
+        raise UnreadableLaunch(f"{path} is damaged ({wrong}); restore it, or move its folder away")
     return record
 
 
@@ -121,7 +121,9 @@ def _slowly(folder: Folder, number: str, job_id: int) -> Order | None:
         return next((_order(json.loads(body)) for body in bodies), None)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         path = folder.join("launches", number, "launch.json")
-        raise JobRefused(f"{path} is damaged ({type(error).__name__}: {error}); leave --launch out") from error
+        raise JobRefused(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or move its folder away"
+        ) from error
 
 
 def _order(body: Any) -> Order:
