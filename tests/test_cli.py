@@ -58,7 +58,7 @@ def test_status_groups_what_went_wrong(swept: Program) -> None:
     done = swept.tool("status")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert f"{swept.experiment}: 5 jobs, 1 pass the filter" == lines[0]
+    assert f"{swept.experiment}: 5 jobs, 1 passes the filter" == lines[0]
     assert re.search(r"COMPLETED +4 +0-3", done.stdout)
     assert "1 job FAILED: ValueError: told to raise (job 4)" in lines
     assert f"`experiment-manager show {swept.experiment} 4` tells more about the first" in lines

@@ -81,9 +81,10 @@ def _show(found: views.Status, folder: Path) -> None:
 def _lines(found: views.Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
     """What people read; `most_live`: so many of the rows of single jobs."""
     no_filter = "its pass filter cannot be read" if found.has_filter else "no pass filter yet"
-    selected = no_filter if found.n_selected is None else f"{found.n_selected} pass the filter"
+    verb = "passes" if found.n_selected == 1 else "pass"
+    selected = no_filter if found.n_selected is None else f"{found.n_selected} {verb} the filter"
     between = [] if width is None else [""]
-    lines = [f"{found.path}: {sum(found.counts.values())} jobs, {selected}", *between]
+    lines = [f"{found.path}: {counted(sum(found.counts.values()))}, {selected}", *between]
     if found.groups:
         rows = [{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups]
         states = list(found.groups[0]["states"])
