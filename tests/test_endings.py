@@ -18,15 +18,17 @@ import pytest
 from experiment_manager import processes
 from experiment_manager.decisions import Ending, ended_state
 from experiment_manager.disk import reserve
-from experiment_manager.disk.files import asked_again
+from experiment_manager.disk.files import asked_again, log_file
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.results import read_metrics, read_result, write_error, write_result
 from experiment_manager.disk.states import States
 from experiment_manager.errors import AlreadyCompleted, EndedSince, ExperimentManagerError
 from experiment_manager.plain import storable
 from experiment_manager.records import State
+from experiment_manager.running.child import exit_status_of
 from experiment_manager.running.job import CurrentJob
 from experiment_manager.running.memory import memory_of
+from tests.conftest import Program
 
 
 @pytest.fixture
@@ -237,3 +239,63 @@ def test_memory_of_processes() -> None:
     mine = memory_of([os.getpid()])
     assert mine > 1_000_000
     assert 0 == memory_of([2**22 + 1])
+
+
+BREAKS = """
+import os
+import hydra
+from experiment_manager import current_job
+
+@hydra.main(version_base=None)
+def main(cfg):
+    if "breaks" in cfg:
+        states = current_job().experiment.states
+        os.rename(states, f"{states}.away")
+        open(states, "w").close()
+    return 7
+
+main()
+"""
+
+
+@pytest.mark.parametrize("by", ["sweep", "run"])
+def test_states_that_nobody_can_reach_at_the_end(program: Program, by: str) -> None:
+    """Whoever cannot record or read how a job ended says so in a sentence, and ends with 2; when the states are there
+    again the job is COMPLETED, since its result is."""
+    (program.home / "app.py").write_text(BREAKS)
+    program.experiment = program.home / "experiments/app"
+    sweep = ("-m", "hydra/sweeper=experiment", "+breaks=1")
+    if by == "sweep":
+        done = program.run(*sweep, "hydra/launcher=local_pool", script="app.py")
+    else:
+        assert 0 == program.run(*sweep, "hydra/launcher=slurm_script", script="app.py").returncode
+        done = program.tool("run", "0")
+    assert 2 == done.returncode, done.stderr
+    assert "Not a directory" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    said = done.stderr + "".join(path.read_text() for path in program.experiment.rglob("*.log"))
+    assert "Traceback" not in said
+    (program.experiment / "states").unlink()
+    (program.experiment / "states.away").rename(program.experiment / "states")
+    assert {"COMPLETED": 1} == program.told("status")["counts"]
+
+
+def test_a_close_that_fails_ends_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to a log is its process's business: that our handle of it cannot be closed well says nothing."""
+    close = os.close
+
+    def failing(handle: int) -> None:
+        close(handle)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", failing)
+        with log_file(str(tmp_path / "x.log")) as handle:
+            os.write(handle, b"said")
+    assert b"said" == (tmp_path / "x.log").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOENT, 127), (errno.EACCES, 126), (errno.EAGAIN, 1)])
+def test_exit_status_of_what_could_not_be_started(number: int, status: int) -> None:
+    """127 and 126 have the meaning that shells give them; want of memory or processes is neither."""
+    assert status == exit_status_of(OSError(number, os.strerror(number)))

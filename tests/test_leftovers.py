@@ -67,6 +67,19 @@ def test_next_planner_removes_what_surely_nobody_writes(tmp_path: Path) -> None:
     assert os.path.exists(kept[1])
 
 
+def test_a_file_that_is_made_again_clears_its_own_leftovers(tmp_path: Path) -> None:
+    """What a killed `archive` or `report` has left beside its file goes when the file is made again; the leftovers of
+    other files are not its business."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    for path, make in ((tmp_path / "a.tar.gz", experiment.archive), (tmp_path / "a.html", experiment.report)):
+        mine, other = (Path(of_nobody(str(path.with_name(name)))) for name in (path.name, f"b{path.name}"))
+        for left in (mine, other):
+            left.touch()
+        make(str(path))
+        assert (False, True, True) == (mine.exists(), other.exists(), path.exists())
+
+
 def test_launch_without_a_record_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A folder that a launch never got its record in is no launch, and is removed once it is a day old, unless somebody
     keeps something in it."""

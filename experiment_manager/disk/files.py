@@ -253,7 +253,8 @@ def log_file(path: str) -> Iterator[int]:
     try:
         yield handle
     finally:
-        os.close(handle)
+        with suppress(OSError):  # nothing of ours was written, and the process has its own handle
+            os.close(handle)
 
 
 def leave_empty(path: str) -> None:

@@ -20,7 +20,7 @@ _PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launche
 
 def clear_leftovers(folder: Folder) -> None:
     """No leftover is in the folders that all jobs share. To be used inside `folder.planning`; never raises."""
-    now = _Now(folder)
+    now = _Now(folder.path)
     for place in _PLACES:
         _clear(folder.join(place) if place else folder.path, now)
     with suppress(OSError):
@@ -31,32 +31,41 @@ def clear_leftovers(folder: Folder) -> None:
 
 
 def clear_leftovers_of(folder: Folder, ids: Iterable[int]) -> None:
-    """The same for the directories of these jobs."""
-    now = _Now(folder)
-    for job_id in ids:
-        _clear(folder.job(job_id), now)
+    """The same for the directories of these jobs, as far as they are there."""
+    now = _Now(folder.path)
+    with suppress(OSError):
+        found = frozenset(os.listdir(folder.join("jobs")))
+        for job_id in ids:
+            if str(job_id) in found:
+                _clear(folder.job(job_id), now)
+
+
+def clear_leftovers_beside(path: str) -> None:
+    """What was left of earlier attempts to make this file is gone; never raises."""
+    place, name = os.path.split(path)
+    _clear(place, _Now(place), f".{name}.")
 
 
 class _Now:
     """What the file system's clock says, asked when it is needed for the first time."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder, self._time = folder, 0.0
+    def __init__(self, place: str) -> None:
+        self._place, self._time = place, 0.0
 
     def age_s(self, path: str) -> float:
         """How long ago a file was written; raises OSError."""
         if not self._time:
-            probe = temporary_name(self._folder.join("clock"))
+            probe = temporary_name(os.path.join(self._place, "clock"))
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             self._time = os.stat(probe).st_mtime
             os.unlink(probe)
         return self._time - os.lstat(path).st_mtime
 
 
-def _clear(place: str, now: _Now) -> None:
+def _clear(place: str, now: _Now, begins: str = ".") -> None:
     with suppress(OSError):
         for name in os.listdir(place):
-            if is_temporary(name):
+            if name.startswith(begins) and is_temporary(name):
                 with suppress(OSError):
                     _remove(os.path.join(place, name), now)
 

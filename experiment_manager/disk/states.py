@@ -23,7 +23,7 @@ from experiment_manager.disk.endings import Endings
 from experiment_manager.disk.files import SHORTLY_S, asked_again, discard, sync, temporary_name
 from experiment_manager.disk.folder import Folder
 from experiment_manager.disk.requests import withdraw
-from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused
+from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, Unwritten
 from experiment_manager.records import ENDED, ENDED_BADLY, Attempt, JobId, State
 from experiment_manager.slurm import within
 from experiment_manager.text import as_word, tell
@@ -314,11 +314,19 @@ class States:
         """Our attempt has ended, and `attempt.N.json` tells how; false when somebody else had ended it before.
 
         The state is told even where the record cannot be written, on a full disk or without the job's directory.
+        Raises Unwritten where the state cannot.
         """
-        if not self.is_running(job_id, attempt):
-            return False
-        self._endings.write(job_id, attempt, state, record)
-        is_ours = self.end(job_id, attempt, state) is state
+        try:
+            if not self.is_running(job_id, attempt):
+                return False
+            self._endings.write(job_id, attempt, state, record)
+            is_ours = self.end(job_id, attempt, state) is state
+        except OSError as error:
+            running = self._name(job_id, attempt, State.RUNNING)
+            why = f"{running} cannot be renamed to end in .{state}: {error.strerror or error}; the next one who looks"
+            raise Unwritten(
+                f"{why} records how job {job_id} ended, if it left a result, or runs it again", error
+            ) from error
         withdraw(self._folder, job_id, attempt)
         return is_ours
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from experiment_manager.disk.files import appearing, below, is_temporary
 from experiment_manager.disk.folder import Folder, writing
+from experiment_manager.disk.leftovers import clear_leftovers_beside
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import FolderError
@@ -42,6 +43,7 @@ def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False
     """
     if os.path.exists(path):
         raise FolderError(f"{path} is there already; choose another name with --out, or remove it")
+    clear_leftovers_beside(path)
     with writing(path), appearing(path) as temporary, tarfile.open(temporary, "x:gz", compresslevel=6) as file:
         packing = _Packing(folder, file, logs=logs, everything=everything)
         names = list(packing.names())

@@ -35,6 +35,7 @@ from experiment_manager.slurm.submit import submit
 from experiment_manager.slurm.wait import wait_for
 from experiment_manager.text import hold_numbers, tell, tell_once
 
+_UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
 _WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
 
 
@@ -57,8 +58,9 @@ class Handed(NamedTuple):
 
 
 @contextmanager
-def told_to_the_user() -> Iterator[None]:
-    """A user's mistake ends the program with a sentence and the exit status 2, without a traceback."""
+def told_to_the_user(when_stopped: str = _UNPLANNED) -> Iterator[None]:
+    """What is wrong ends the program with a sentence and the exit status 2, without a traceback; Ctrl-C, too, with the
+    shell's status for it."""
     hold_numbers()
     try:
         yield
@@ -66,7 +68,7 @@ def told_to_the_user() -> Iterator[None]:
         tell(f"error: {error}")
         raise SystemExit(REFUSED) from None
     except KeyboardInterrupt:
-        tell("stopped while the sweep was being planned: nothing was launched")
+        tell(when_stopped)
         raise SystemExit(128 + signal.SIGINT) from None
 
 

@@ -150,7 +150,7 @@ def _planned(asked: _Asked, about: Mapping[str, Any]) -> Plan:
     write_selection(folder, sorted(ids), [rule.text for rule in asked.rules] or None)
     launch = None
     if to_run:
-        clear_leftovers_of(folder, [job_id for job_id in to_run if job_id in snapshot.attempts])
+        clear_leftovers_of(folder, to_run)
         attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
         launch = create_launch(folder, attempts, {**about, **(arrangement.record if arrangement else {})})
     return Plan(folder, ids, dropped, snapshot, to_run, writer.n_new, launch, arrangement)

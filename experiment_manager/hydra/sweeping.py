@@ -36,6 +36,7 @@ from experiment_manager.text import tell
 from experiment_manager.words import counted
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
+_STOPPED: Final = "stopped; the same command goes on with what has not completed"
 
 
 class Sweep:
@@ -92,9 +93,11 @@ class Sweep:
                 if ours is None:
                     self._run_elsewhere(plan, ids)
                 else:
-                    ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
+                    with told_to_the_user(_STOPPED):
+                        ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
             if ours is None or ours.waits:
-                _conclude(plan)
+                with told_to_the_user(_STOPPED):
+                    _conclude(plan)
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
 

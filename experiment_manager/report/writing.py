@@ -29,6 +29,7 @@ def write_report(
 
     See `Experiment.report`.
     """
+    from experiment_manager.disk.leftovers import clear_leftovers_beside
     from experiment_manager.report.data import Choice, collect  # whoever runs a job imports this room, and no report
     from experiment_manager.report.page import render, require_extra
 
@@ -36,6 +37,7 @@ def write_report(
     target = os.path.abspath(folder.join("report.html") if path is None else os.fspath(path))
     choice = Choice(average_over, group_by, metric, goal, only)
     html = render(collect(folder, jobs, snapshot, choice))
+    clear_leftovers_beside(target)
     with writing(target), appearing(target) as temporary, open(temporary, "x", encoding="utf-8") as file:
         file.write(html)
     return target

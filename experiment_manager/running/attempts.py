@@ -16,7 +16,6 @@ from experiment_manager.disk.orders import read_order
 from experiment_manager.disk.requests import bear_mark
 from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.disk.states import States
-from experiment_manager.errors import Unwritten
 from experiment_manager.records import State
 from experiment_manager.running import job
 from experiment_manager.slurm import within
@@ -95,11 +94,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         state = State.FAKE if is_fake else state
         processes.unmark(mark)
         record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
-        try:
-            asked_again(lambda: states.finish(job_id, number, state, record), tell)
-        except OSError as error:
-            why = f"{folder.path}: how job {job_id} ended, {state}, could not be written: {error.strerror or error}"
-            raise Unwritten(why, error) from error
+        asked_again(lambda: states.finish(job_id, number, state, record), tell)
 
 
 @contextmanager

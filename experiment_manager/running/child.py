@@ -1,5 +1,6 @@
 """The child of a supervisor: which command runs a job, and how it is started."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -171,6 +172,12 @@ def start(child: Child, attempt: int) -> int:
         )
     process.returncode = 0  # the caller reaps it, with wait4, for its memory and time
     return process.pid
+
+
+def exit_status_of(error: OSError) -> int:
+    """As a shell has it of a program that could not be started: it is not there, cannot be executed, or else."""
+    unusable = (errno.EACCES, errno.EPERM, errno.ENOEXEC)
+    return 127 if error.errno == errno.ENOENT else 126 if error.errno in unusable else 1
 
 
 def expendable() -> Callable[[], None]:

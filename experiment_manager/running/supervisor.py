@@ -24,7 +24,7 @@ from experiment_manager.disk.states import States
 from experiment_manager.errors import FolderError
 from experiment_manager.records import State
 from experiment_manager.running import job
-from experiment_manager.running.child import Child, start
+from experiment_manager.running.child import Child, exit_status_of, start
 from experiment_manager.running.devices import gpus_of
 from experiment_manager.running.memory import memory_of, oom_kills, peak_of_step
 from experiment_manager.running.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
@@ -283,7 +283,7 @@ class _Supervision:
         with suppress(OSError), log_file(self._file("stderr")) as log:
             reserve.write_all(log, f"{reason}\n".encode(errors="replace"))
         self._publish(State.FAILED, {"reason": reason, "exit_code": None, "start": started, "end": time.time()})
-        return Outcome(1 if is_output else 127)
+        return Outcome(1 if is_output else exit_status_of(error))
 
     def _record(self, returncode: int, usage: Any, started: float) -> Outcome:
         result, self._unreadable = Endings(self._child.folder).left(self._child.job_id, self._number, self._tell)
