@@ -243,6 +243,7 @@ def test_memory_of_processes() -> None:
 
 BREAKS = """
 import os
+from contextlib import suppress
 import hydra
 from experiment_manager import current_job
 
@@ -252,21 +253,25 @@ def main(cfg):
         states = current_job().experiment.states
         os.rename(states, f"{states}.away")
         open(states, "w").close()
+    if "fills" in cfg:
+        with open(cfg.fills, "wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(1024)):
+                pass
     return 7
 
 main()
 """
 
 
-@pytest.mark.parametrize("by", ["sweep", "run"])
+@pytest.mark.parametrize("by", ["local_pool", "basic", "run"])
 def test_states_that_nobody_can_reach_at_the_end(program: Program, by: str) -> None:
     """Whoever cannot record or read how a job ended says so in a sentence, and ends with 2; when the states are there
     again the job is COMPLETED, since its result is."""
     (program.home / "app.py").write_text(BREAKS)
     program.experiment = program.home / "experiments/app"
     sweep = ("-m", "hydra/sweeper=experiment", "+breaks=1")
-    if by == "sweep":
-        done = program.run(*sweep, "hydra/launcher=local_pool", script="app.py")
+    if by != "run":
+        done = program.run(*sweep, f"hydra/launcher={by}", script="app.py")
     else:
         assert 0 == program.run(*sweep, "hydra/launcher=slurm_script", script="app.py").returncode
         done = program.tool("run", "0")
@@ -299,3 +304,16 @@ def test_a_close_that_fails_ends_no_job(tmp_path: Path, monkeypatch: pytest.Monk
 def test_exit_status_of_what_could_not_be_started(number: int, status: int) -> None:
     """127 and 126 have the meaning that shells give them; want of memory or processes is neither."""
     assert status == exit_status_of(OSError(number, os.strerror(number)))
+
+
+def test_a_disk_that_is_full_under_the_basic_launcher(small_disk: Path, program: Program) -> None:
+    """What Hydra itself cannot write beside a job is a sentence, as everywhere; the job that has run is COMPLETED."""
+    (program.home / "app.py").write_text(BREAKS)
+    ours = ("hydra/sweeper=experiment", "hydra/launcher=basic", f"hydra.sweeper.experiment_path={small_disk}")
+    done = program.run("-m", *ours, "+x=1,2", f"+fills={small_disk / 'filler'}", script="app.py")
+    assert 2 == done.returncode, done.stderr
+    assert "error: " in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    program.experiment = small_disk / "app"
+    assert {"COMPLETED": 1, "PENDING": 1} == program.told("status")["counts"]

@@ -17,10 +17,10 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager.disk.files import appearing
-from experiment_manager.disk.folder import Folder, writing
+from experiment_manager.disk.folder import Folder, is_refused, unwritable, writing
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import States
-from experiment_manager.errors import ExperimentManagerError, OptionsError
+from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
 from experiment_manager.follow.result_warnings import result_warnings, sentences
 from experiment_manager.hydra import entry
 from experiment_manager.hydra.compose import Composer, require_submitted
@@ -90,10 +90,10 @@ class Sweep:
             size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
             for at in range(0, len(plan.to_run), size):
                 ids = plan.to_run[at : at + size]
-                if ours is None:
-                    self._run_elsewhere(plan, ids)
-                else:
-                    with told_to_the_user(_STOPPED):
+                with told_to_the_user(_STOPPED):
+                    if ours is None:
+                        self._run_elsewhere(plan, ids)
+                    else:
                         ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
             if ours is None or ours.waits:
                 with told_to_the_user(_STOPPED):
@@ -117,6 +117,10 @@ class Sweep:
             if not leaving.code:
                 _conclude(plan)  # which ends with another status when jobs have not run
             raise
+        except OSError as error:  # of Hydra's own files: what a task function raises is in what it returns
+            if not is_refused(error):
+                raise
+            raise FolderError(unwritable(plan.folder.path, error)) from error
         finally:
             del os.environ[_LAUNCH_VARIABLE]
             States(plan.folder).snapshot(reconcile=True)  # a worker that was killed never reached the end of its task
