@@ -100,6 +100,9 @@ def test_preempted_twice(program: Program) -> None:
     settings = {name: (*same, f"hydra.launcher.partition={name}") for name in ("preempt", "grace")}
     sweeps = {partition: Sweep(program, partition) for partition in settings}
     once = {partition: Sweep(program, f"{partition}-once") for partition in settings}
+    rests = {attempt: program.home / f"hold.{40 * attempt}" for attempt in (1, 2)}  # none gets further before the rival
+    for rest in rests.values():
+        rest.touch()
     for partition in settings:
         sweeps[partition].write(*settings[partition], launcher="slurm_submitit")
         once[partition].write(*settings[partition], "hydra.launcher.max_requeues=0", launcher="slurm_submitit")
@@ -116,6 +119,7 @@ def test_preempted_twice(program: Program) -> None:
         for sweep in once.values():
             sweep.until({0: "PREEMPTED"}, through=["RUNNING", "CANCELLED"])
         slurm("scancel", rival)
+        rests[attempt].unlink()
         for sweep in sweeps.values():
             start_again(sweep.task(0))
     for sweep in sweeps.values():
