@@ -17,6 +17,7 @@ from experiment_manager.disk.files import is_leftover, temporary_name
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch, launch_numbers
 from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_of
+from experiment_manager.disk.states import States
 from experiment_manager.errors import FolderError
 from experiment_manager.follow.archive import archive
 from experiment_manager.records import Attempt, JobId, State
@@ -196,3 +197,24 @@ def test_refused_writes_are_one_sentence(tmp_path: Path, n_bytes: int, *, is_new
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     experiment.save()
     assert 200 == len(Experiment.load("train", tmp_path).get_all_ids())
+
+
+def test_attempts_clear_what_earlier_ones_have_left(tmp_path: Path) -> None:
+    """Leftovers in a job's directory go with its next attempt, and when it is found out that its supervisor was killed;
+    a saved filter clears its own."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    folder, states = experiment.folder, States(experiment.folder)
+    states.claim(0, {"launch": None})
+    states.finish(0, 1, State.FAILED, {"reason": "bad"})
+    left = Path(of_nobody(folder.of_attempt(0, 1, "result")))
+    left.touch()
+    states.claim(0, {"launch": None})
+    assert not left.exists()
+    left.touch()
+    states.lose(0, 2)
+    assert not left.exists()
+    filters = Path(of_nobody(folder.pass_filter))
+    filters.touch()
+    experiment.save_pass_filter([0])
+    assert not filters.exists()

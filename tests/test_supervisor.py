@@ -412,7 +412,7 @@ def test_result_that_cannot_be_written_is_no_completion(program: Program) -> Non
     (program.home / "train.py").write_text(text.replace("cfg.seed * cfg.algorithm.gain", limit))
     assert 1 == program.sweep("seed=1").returncode
     assert ["0.1.FAILED"] == program.states()
-    assert "OSError" in attempt(program, 0)["reason"]
+    assert "the result could not be written: File too large" in attempt(program, 0)["reason"]
     assert 74 == program.tool("run", "0").returncode
 
 

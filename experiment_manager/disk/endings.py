@@ -62,6 +62,14 @@ class Endings:
                 reserve.release(path)
             else:
                 reserve.assign(name, path)
+        if attempt > 1:
+            self.clear_leftovers(job_id)
+
+    def clear_leftovers(self, job_id: int) -> None:
+        """What killed processes have left of files that they were writing is gone from the job's directory."""
+        from experiment_manager.disk.leftovers import clear_leftovers_in  # few jobs need it
+
+        clear_leftovers_in(self._folder.job(job_id))
 
     def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
         """The attempt was told to stop: for whoever finds it without an end, see `found`."""

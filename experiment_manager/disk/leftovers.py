@@ -40,6 +40,11 @@ def clear_leftovers_of(folder: Folder, ids: Iterable[int]) -> None:
                 _clear(folder.job(job_id), now)
 
 
+def clear_leftovers_in(place: str) -> None:
+    """The same for one folder, whose leftovers are temporary files alone."""
+    _clear(place, _Now(place))
+
+
 def clear_leftovers_beside(path: str) -> None:
     """What was left of earlier attempts to make this file is gone; never raises."""
     place, name = os.path.split(path)

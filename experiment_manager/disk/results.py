@@ -17,8 +17,8 @@ from experiment_manager import codec
 from experiment_manager.disk import reserve
 from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, opened, read_json, read_object
 from experiment_manager.disk.files import appearing, leave_empty, write_json
-from experiment_manager.disk.folder import Folder
-from experiment_manager.errors import ResultError, UnreadableRecord, Unwritten
+from experiment_manager.disk.folder import Folder, unwritable, writing
+from experiment_manager.errors import FolderError, ResultError, UnreadableRecord, Unwritten
 from experiment_manager.plain import storable
 from experiment_manager.text import described, message_of, one_line, tell
 
@@ -230,14 +230,22 @@ def _is_metric(body: Any) -> bool:
 
 def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:
     """`saver` has written the file, whole; a saver that adds an ending of its own finds its file under `path` all the
-    same. Raises ResultError when the file is there and `override` is false."""
+    same. Raises ResultError when the file is there and `override` is false, FolderError when the disk does not keep it;
+    what the saver raises goes on."""
     if os.path.exists(path) and not override:
         raise ResultError(f"{path} is there already; pass override=True to replace it, or choose another name")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with appearing(path) as temporary:
-        saver(temporary, results)
-        if not os.path.exists(temporary):
-            _take_renamed(temporary)
+    saved = False
+    try:
+        with appearing(path) as temporary:
+            saver(temporary, results)
+            saved = True
+            if not os.path.exists(temporary):
+                _take_renamed(temporary)
+    except OSError as error:
+        if saved:  # what the saver raises is its author's to see
+            raise FolderError(unwritable(path, error)) from error
+        raise
 
 
 def _take_renamed(temporary: str) -> None:
@@ -252,7 +260,8 @@ def _take_renamed(temporary: str) -> None:
 
 def json_saver(path: str, results: Any) -> None:
     """Results as JSON, with tags for what JSON lacks (see codec)."""
-    write_json(path, codec.encode(results, "results"))
+    with writing(path):
+        write_json(path, codec.encode(results, "results"))
 
 
 def json_loader(path: str) -> Any:

@@ -7,12 +7,14 @@ from typing import Any
 from experiment_manager.disk.documents import LIST, WHOLE, read_object
 from experiment_manager.disk.files import write_json
 from experiment_manager.disk.folder import Folder, writing
+from experiment_manager.disk.leftovers import clear_leftovers_beside
 from experiment_manager.errors import FilterError, NoFilter, UnreadableRecord
 from experiment_manager.text import as_word
 
 
 def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:
     """The ids that may run are saved; `how` is kept for people, as text or a list of texts."""
+    clear_leftovers_beside(folder.pass_filter)
     with writing(folder.pass_filter):
         write_json(folder.pass_filter, {"jobs": [int(job_id) for job_id in ids], "filter": how})
 

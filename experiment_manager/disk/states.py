@@ -169,6 +169,7 @@ class States:
         try:
             if not self.finish(job_id, attempt, state, record):
                 self.end(job_id, attempt, state)
+            self._endings.clear_leftovers(job_id)
         except OSError as error:
             tell(f"what became of job {job_id} is not recorded: {self._path}: {error.strerror or error}")
             return state
