@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk import reserve
 from experiment_manager.disk.documents import MOST_RESULT_BYTES, RESULT, load, read_optional
-from experiment_manager.disk.files import asked_again, discard, write_json
+from experiment_manager.disk.files import asked_again, discard, is_temporary, write_json
 from experiment_manager.disk.folder import Folder
 from experiment_manager.records import State
 from experiment_manager.text import tell_once
@@ -62,14 +62,16 @@ class Endings:
                 reserve.release(path)
             else:
                 reserve.assign(name, path)
-        if attempt > 1:
-            self.clear_leftovers(job_id)
+        self.clear_leftovers(job_id)
 
     def clear_leftovers(self, job_id: int) -> None:
         """What killed processes have left of files that they were writing is gone from the job's directory."""
-        from experiment_manager.disk.leftovers import clear_leftovers_in  # few jobs need it
+        place = self._folder.job(job_id)
+        with suppress(OSError):
+            if any(map(is_temporary, os.listdir(place))):
+                from experiment_manager.disk.leftovers import clear_leftovers_in  # few jobs have any
 
-        clear_leftovers_in(self._folder.job(job_id))
+                clear_leftovers_in(place)
 
     def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
         """The attempt was told to stop: for whoever finds it without an end, see `found`."""
