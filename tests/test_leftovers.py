@@ -16,7 +16,7 @@ from experiment_manager import Experiment
 from experiment_manager.disk.files import is_leftover, temporary_name
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch, launch_numbers
-from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_of
+from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_in
 from experiment_manager.disk.states import States
 from experiment_manager.errors import FolderError
 from experiment_manager.follow.archive import archive
@@ -63,7 +63,7 @@ def test_next_planner_removes_what_surely_nobody_writes(tmp_path: Path) -> None:
     os.utime(elsewhere[1], (0, time.time() - 2 * A_DAY_S))
     with planning(folder):
         clear_leftovers(folder)
-        clear_leftovers_of(folder, [7])
+        clear_leftovers_in(folder.job(7))
     assert {os.path.relpath(path, folder.path) for path in (kept[0], kept[2], elsewhere[0])} == set(hidden(folder.path))
     assert os.path.exists(kept[1])
 

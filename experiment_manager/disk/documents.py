@@ -8,12 +8,11 @@ taken for what is not there.
 import errno
 import json
 import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Final, NamedTuple
 
 from experiment_manager.codec import is_number
-from experiment_manager.disk.files import SHORTLY_S, asked_again
+from experiment_manager.disk.files import SHORTLY_S, asked_again, regular
 from experiment_manager.errors import UnreadableRecord
 from experiment_manager.records import State
 from experiment_manager.text import one_line, skipped
@@ -121,14 +120,8 @@ SUBMITTED: Final[Shape] = {"slurm_id": TEXT, "submitted": MOMENT, "doubtful_unti
 
 def opened(path: str) -> IO[bytes]:
     """A regular file, open for reading. Raises OSError, for a pipe or a device, too, and waits for none of them."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    kind = os.fstat(handle).st_mode
-    if stat.S_ISREG(kind):
-        return os.fdopen(handle, "rb", buffering=0)  # there may be thousands
-    os.close(handle)
-    if stat.S_ISDIR(kind):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise OSError(errno.EINVAL, "Not a regular file", path)
+    handle = regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), path)
+    return os.fdopen(handle, "rb", buffering=0)  # there may be thousands
 
 
 def content(path: str, most: int = MOST_BYTES) -> bytes:

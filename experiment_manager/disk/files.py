@@ -228,6 +228,17 @@ def make_executable(path: str) -> None:
     os.chmod(path, mode | (mode & 0o444) >> 2)
 
 
+def regular(handle: int, path: str) -> int:
+    """The handle, which is of a regular file. Of anything else it is closed, and this raises OSError."""
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "Not a regular file", path)
+
+
 def appending(path: str, *, is_read: bool = False) -> int:
     """A handle that appends to a regular file, which is made where there is none; `is_read`: it can be read, too.
 
@@ -235,14 +246,8 @@ def appending(path: str, *, is_read: bool = False) -> int:
     """
     access = os.O_RDWR if is_read else os.O_WRONLY
     flags = access | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-    handle = os.open(path, flags, 0o666)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "Not a regular file", path)
-        os.set_blocking(handle, True)
-    except BaseException:
-        os.close(handle)
-        raise
+    handle = regular(os.open(path, flags, 0o666), path)
+    os.set_blocking(handle, True)
     return handle
 
 

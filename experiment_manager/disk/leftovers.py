@@ -1,4 +1,5 @@
-"""Leftovers: what killed processes have left in an experiment. Readers see none of it, and the next planner removes it.
+"""Leftovers: what killed processes have left in an experiment. Readers see none of it, and the next planner removes
+it, and from a job's directory the job's next attempt.
 
 Only what surely nobody writes any more goes: `files.is_leftover` tells by the name, and by an age that the file system
 itself has measured, since the clocks of two machines may disagree.
@@ -6,7 +7,6 @@ itself has measured, since the clocks of two machines may disagree.
 
 import os
 import stat
-from collections.abc import Iterable
 from contextlib import suppress
 from shutil import rmtree
 from typing import Final
@@ -30,18 +30,8 @@ def clear_leftovers(folder: Folder) -> None:
             _clear_unrecorded(place, now)
 
 
-def clear_leftovers_of(folder: Folder, ids: Iterable[int]) -> None:
-    """The same for the directories of these jobs, as far as they are there."""
-    now = _Now(folder.path)
-    with suppress(OSError):
-        found = frozenset(os.listdir(folder.join("jobs")))
-        for job_id in ids:
-            if str(job_id) in found:
-                _clear(folder.job(job_id), now)
-
-
 def clear_leftovers_in(place: str) -> None:
-    """The same for one folder, whose leftovers are temporary files alone."""
+    """The same for one folder: whoever claims a job does so in the directory of that job."""
     _clear(place, _Now(place))
 
 

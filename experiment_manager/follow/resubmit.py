@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch, last_launch
-from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_of
+from experiment_manager.disk.leftovers import clear_leftovers
 from experiment_manager.disk.manifest import Manifest
 from experiment_manager.disk.states import Snapshot
 from experiment_manager.errors import JobRefused, OptionsError
@@ -120,7 +120,6 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     about = {"launcher": planned.launcher, "runner": planned.runner, "resubmits": format_ids(planned.ids)}
     with planning(folder):
         clear_leftovers(folder)
-        clear_leftovers_of(folder, planned.ids)
         snapshot = reconciled(folder, is_to_act=True)
         begun = [job_id for job_id in planned.ids if snapshot.state(job_id) in UNFINISHED]
         if begun:

@@ -16,7 +16,7 @@ from experiment_manager import codec, decisions, filters
 from experiment_manager.disk.code_copy import copy_code
 from experiment_manager.disk.folder import Folder, planning
 from experiment_manager.disk.launches import create_launch
-from experiment_manager.disk.leftovers import clear_leftovers, clear_leftovers_of
+from experiment_manager.disk.leftovers import clear_leftovers
 from experiment_manager.disk.manifest import Manifest, changed_configuration
 from experiment_manager.disk.manifest_editor import ManifestEditor, editing, until_published
 from experiment_manager.disk.selection import write_selection
@@ -150,7 +150,6 @@ def _planned(asked: _Asked, about: Mapping[str, Any]) -> Plan:
     write_selection(folder, sorted(ids), [rule.text for rule in asked.rules] or None)
     launch = None
     if to_run:
-        clear_leftovers_of(folder, to_run)
         attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in to_run)
         launch = create_launch(folder, attempts, {**about, **(arrangement.record if arrangement else {})})
     return Plan(folder, ids, dropped, snapshot, to_run, writer.n_new, launch, arrangement)

@@ -88,15 +88,14 @@ class Sweep:
                 tell(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
             self._keep_configuration(plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
             size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
-            for at in range(0, len(plan.to_run), size):
-                ids = plan.to_run[at : at + size]
-                with told_to_the_user(_STOPPED):
+            with told_to_the_user(_STOPPED):
+                for at in range(0, len(plan.to_run), size):
+                    ids = plan.to_run[at : at + size]
                     if ours is None:
                         self._run_elsewhere(plan, ids)
                     else:
                         ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
-            if ours is None or ours.waits:
-                with told_to_the_user(_STOPPED):
+                if ours is None or ours.waits:
                     _conclude(plan)
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]

@@ -46,7 +46,9 @@ def visible(environ: Mapping[str, str], root: str = "/") -> Devices:
 
     Inside of a SLURM job without a variable nothing was given to it, whatever the machine has.
     """
-    names = [name for name in _INNER if name in environ] or [name for name in (_OUTER,) if name in environ]
+    names = [name for name in _INNER if name in environ]
+    if not names and _OUTER in environ:
+        names = [_OUTER]
     if names:
         return Devices({name: entries(environ[name]) for name in names})
     if "SLURM_JOB_ID" in environ:
@@ -70,9 +72,9 @@ def entries(text: str) -> list[str]:
 
 def _of_machine(root: str) -> Devices:
     """What the drivers of NVIDIA, else of AMD, say that there is."""
-    numbers = sorted(int(name[6:]) for name in _listed(os.path.join(root, "dev")) if re.fullmatch(r"nvidia\d+", name))
-    if numbers:
-        return Devices({"CUDA_VISIBLE_DEVICES": [str(place) for place in range(len(numbers))]})
+    n_nvidia = sum(re.fullmatch(r"nvidia\d+", name) is not None for name in _listed(os.path.join(root, "dev")))
+    if n_nvidia:
+        return Devices({"CUDA_VISIBLE_DEVICES": [str(place) for place in range(n_nvidia)]})
     nodes = os.path.join(root, "sys/class/kfd/kfd/topology/nodes")
     n_amd = sum(_is_gpu(os.path.join(nodes, node, "gpu_id")) for node in _listed(nodes))
     return Devices({"HIP_VISIBLE_DEVICES": [str(place) for place in range(n_amd)]} if n_amd else {})
@@ -96,9 +98,9 @@ def _is_gpu(path: str) -> bool:
 
 def check(share: float | None, devices: Devices, *, where: str) -> None:
     """Raise ExperimentManagerError unless a job can have such a share, with the option's full name from `where`."""
-    option = f"{where}{OPTION}={share if share is None else format(share, 'g')}"
     if share is None or share == 0:
         return
+    option = f"{where}{OPTION}={share:g}"
     if isinstance(share, bool) or not 0 < share < float("inf") or (share > 1 and share != int(share)):
         raise ExperimentManagerError(
             f"{option} is no share of a machine's GPUs; use 1, 2, ..., a fraction such as 0.5, or 0 to leave every job "
@@ -149,7 +151,7 @@ class Dealer:
             self._loads[place] -= 1
 
     def environment(self, places: Sequence[int]) -> dict[str, str]:
-        """What a job is told of its places; nothing where it has all that there is."""
+        """What a job is told of its places; nothing where there was nothing to deal."""
         return self._devices.environment(places) if places else {}
 
     @property

@@ -111,17 +111,17 @@ def answers(folder: Path) -> dict[str, Any]:
     experiment = Experiment.at(folder)
     jobs = [str(job.id) for job in experiment.iter_jobs()]
     calls = [("status",), ("jobs",), ("results",), ("filter",), *(("show", job) for job in jobs)]
-    said: dict[str, Any] = {" ".join(call): json.loads(_printed(*call, folder=folder, json="--json")) for call in calls}
-    said |= {f"logs {job}": _printed("logs", job, folder=folder) for job in jobs}
+    said: dict[str, Any] = {" ".join(call): json.loads(_printed(folder, *call, "--json")) for call in calls}
+    said |= {f"logs {job}": _printed(folder, "logs", job) for job in jobs}
     said["metrics"] = json.loads(experiment.metrics().to_json(orient="records"))
     return json.loads(json.dumps(said).replace(str(folder), "EXPERIMENT"))  # type: ignore[no-any-return]
 
 
-def _printed(verb: str, *rest: str, folder: Path, **more: str) -> str:
+def _printed(folder: Path, verb: str, *rest: str) -> str:
     """What `experiment-manager VERB FOLDER ...` prints."""
     with io.TextIOWrapper(io.BytesIO(), encoding="utf-8") as out:
         with contextlib.redirect_stdout(out):
-            command_line.main([verb, str(folder), *rest, *more.values()])
+            command_line.main([verb, str(folder), *rest])
         out.flush()
         return out.buffer.getvalue().decode()
 
