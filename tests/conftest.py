@@ -1,5 +1,6 @@
 """What the tests share: a copy of a small Hydra program to sweep, and real processes to sweep it with."""
 
+import compileall
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ from hydra.version import VersionBase
 
 collect_ignore = ["app", "apps"]  # programs that are swept are no tests
 
-APP = Path(__file__).parent / "app"
+ROOT = Path(__file__).parent.parent
+APP = ROOT / "tests/app"
 FRESH_VERSION_BASE = VersionBase.instance().version_base  # before any module is collected
 
 
@@ -86,6 +88,13 @@ def clean_env(**more: str) -> dict[str, str]:
     """This process's environment without what tells a job that it is one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("EXPERIMENT_MANAGER", "SLURM_"))}
     return {**kept, **more}
+
+
+def pytest_configure() -> None:
+    """Processes that tests start find this package compiled, also where PYTHONDONTWRITEBYTECODE keeps them from it:
+    each would compile all of it again otherwise."""
+    for package in ("experiment_manager", "hydra_plugins"):
+        compileall.compile_dir(ROOT / package, quiet=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
