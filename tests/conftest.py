@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 from hydra.version import VersionBase
 
+from tests.command_line import CommandLine, can_be_copied
+
 collect_ignore = ["app", "apps"]  # programs that are swept are no tests
 
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "tests/app"
+COMMAND_LINE = CommandLine()
 FRESH_VERSION_BASE = VersionBase.instance().version_base  # before any module is collected
 
 
@@ -48,10 +51,12 @@ class Program:
         return json.loads(done.stdout)
 
     def python(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Runs Python to its end."""
+        env = clean_env(**env)
+        if can_be_copied(arguments, env):
+            return COMMAND_LINE.run(arguments, cwd=self.home, env=env, timeout=120)
         command = [sys.executable, *arguments]
-        return subprocess.run(
-            command, cwd=self.home, env=clean_env(**env), capture_output=True, text=True, timeout=120, check=False
-        )
+        return subprocess.run(command, cwd=self.home, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
         """Starts Python in the background, as the leader of a session of its own."""

@@ -1,0 +1,149 @@
+"""`python -m experiment_manager` as a copy of a process that has imported all of it: a process of its own like any
+other, in a tenth of the time. This file is also the program that is copied."""
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+_WIDTH = 16  # of a number in what the two processes say to each other
+
+
+def _read_at_start(env: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment, what a process reads only when it is started."""
+    return {name: value for name, value in env.items() if name.startswith(("PYTHON", "LANG", "LC_", "LD_"))}
+
+
+_BEGUN = _read_at_start(os.environ)
+
+
+def can_be_copied(words: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether these words for Python are a verb, and a copy does the same as a fresh interpreter in this environment.
+
+    `run` is always a fresh one: what every task pays for, and what becomes of it, is about the process itself.
+    """
+    return [*words[:2]] == ["-m", "experiment_manager"] and words[2:3] != ["run"] and _read_at_start(env) == _BEGUN
+
+
+class CommandLine:
+    """The process that is copied; it is started at the first call, and ends with the one that started it."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+        self._ours: socket.socket | None = None
+
+    def run(
+        self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+    ) -> "subprocess.CompletedProcess[str]":
+        """The same as `subprocess.run([sys.executable, *words], ...)` that captures both streams as text."""
+        asked = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            try:
+                ours = self._started()
+                ours.settimeout(timeout)
+                socket.send_fds(ours, [_number(len(asked))], [0, out.fileno(), err.fileno()])
+                ours.sendall(asked)
+                status = int(_received(ours, _WIDTH))
+            except BaseException:
+                self._end()
+                raise
+            return subprocess.CompletedProcess([sys.executable, *words], status, _text(out), _text(err))
+
+    def _started(self) -> socket.socket:
+        if self._ours is None:
+            self._ours, theirs = socket.socketpair()
+            command = [sys.executable, __file__, str(theirs.fileno())]
+            self._server = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+            theirs.close()
+        return self._ours
+
+    def _end(self) -> None:
+        """What has not answered is killed; the next call starts anew."""
+        if self._ours is not None and self._server is not None:
+            self._ours.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.wait()
+        self._server = self._ours = None
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return io.TextIOWrapper(file, newline=None).read()
+
+
+def _number(value: int) -> bytes:
+    return b"%*d" % (_WIDTH, value)
+
+
+def _received(stream: socket.socket, n_bytes: int) -> bytes:
+    found = b""
+    while len(found) < n_bytes:
+        piece = stream.recv(n_bytes - len(found))
+        if not piece:
+            raise EOFError
+        found += piece
+    return found
+
+
+# ---------------------------------------------------------------- the process that is copied
+
+
+def _serve(theirs: socket.socket) -> None:
+    """Returns in each copy, which then has the words, the streams, the place and the environment that are asked for."""
+    while True:
+        size, streams, _, _ = socket.recv_fds(theirs, _WIDTH, 3)
+        if not size:
+            os._exit(0)
+        asked = json.loads(_received(theirs, int(size + _received(theirs, _WIDTH - len(size)))))
+        child = os.fork()
+        if not child:
+            theirs.close()
+            return _become(streams, **asked)
+        for stream in streams:
+            os.close(stream)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(BrokenPipeError):
+            theirs.sendall(_number(status))
+
+
+def _become(streams: Sequence[int], *, words: Sequence[str], cwd: str, env: Mapping[str, str]) -> None:
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 (the streams stay open)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[0] = cwd
+    sys.argv[:] = ["-m", *words[2:]]
+    sys.orig_argv[:] = [sys.executable, *words]
+
+
+def _import_all() -> None:
+    for name in ("omegaconf", "orjson", "experiment_manager.experiment"):
+        importlib.import_module(name)
+    from experiment_manager.cli.main import main
+
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as empty:
+        main(["list", empty])  # which imports what typer imports late
+
+
+if __name__ == "__main__":
+    _import_all()
+    gc.freeze()
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module("experiment_manager", run_name="__main__", alter_sys=True)
