@@ -65,9 +65,23 @@ class Jobs:
         names = os.listdir(self.path / "states") if (self.path / "states").exists() else []
         return sorted(name for name in names if name.count(".") == 2)
 
-    def await_ends(self, seconds: float = 60) -> list[str]:
-        """The states when no attempt runs any more and SLURM has none of our jobs."""
-        wait_until(lambda: not (_queued(self.slurm_ids) or any("RUNNING" in name for name in self.states())), seconds)
+    def await_ends(self, seconds: float = 60, *, is_asked: bool = False) -> list[str]:
+        """The states when no attempt runs any more and no task of ours runs.
+
+        With `is_asked` SLURM is asked about what is RUNNING, as every reader does: it may have killed a supervisor
+        before that could record an end.
+        """
+
+        def has_ended() -> bool:
+            if is_asked:
+                self.experiment.jobs()
+            return not (_queued(self.slurm_ids) or any("RUNNING" in name for name in self.states()))
+
+        try:
+            wait_until(has_ended, seconds)
+        except AssertionError as error:
+            queue = slurm("squeue", "-h", "-t", "all", "-o", "%A %F_%K %T %r %N")
+            raise AssertionError(f"{error}: {self.states()} of {self.slurm_ids}, in the queue:\n{queue}") from error
         return self.states()
 
     def record(self, job: int, attempt: int = 1) -> dict[str, Any]:
@@ -79,4 +93,6 @@ class Jobs:
 
 
 def _queued(ids: Sequence[str]) -> bool:
-    return any(line in ids for line in slurm("squeue", "-h", "-o", "%F").split())
+    """Whether SLURM has any of these; what is COMPLETING has ended, and its node may take minutes to say so."""
+    rows = [line.split("|") for line in slurm("squeue", "-h", "-o", "%F|%T").splitlines()]
+    return any(slurm_id in ids and word != "COMPLETING" for slurm_id, word in rows)
