@@ -121,21 +121,38 @@ class Prepared:
     """A copy of the program that was swept once, for every test of a module that begins with what came of it."""
 
     def __init__(self, place: Path, *sweeps: Sequence[str]) -> None:
-        self._program, self._kept = Program(place / "home"), place / "kept"
-        shutil.copytree(APP, self._program.home, ignore=shutil.ignore_patterns("__pycache__"))
+        self._home, self._kept = place / "home", place / "kept"
+        shutil.copytree(APP, self._home, ignore=shutil.ignore_patterns("__pycache__"))
         for arguments in sweeps:
-            self._program.sweep(*arguments)
-        self._copy(self._program.home, self._kept)
+            Program(self._home).sweep(*arguments)
+        self._copy(self._home, self._kept)
 
     def again(self) -> Program:
         """The program as it was after its sweeps, in the same place, whatever earlier tests have done to it."""
-        shutil.rmtree(self._program.home)
-        self._copy(self._kept, self._program.home)
-        return self._program
+        shutil.rmtree(self._home)
+        self._copy(self._kept, self._home)
+        return Program(self._home)
 
     @staticmethod
     def _copy(source: Path, target: Path) -> None:
         subprocess.run(["cp", "--archive", source, target], check=True)  # which keeps hard links
+
+
+ProgramAfter = Callable[..., Program]
+
+
+@pytest.fixture(scope="session")
+def program_after(tmp_path_factory: pytest.TempPathFactory) -> ProgramAfter:
+    """`program_after("seed=1,2")` is a program that was swept so, for tests of what comes next: the sweep is made once
+    for all that ask for it, and each test has what it left, untouched."""
+    made: dict[tuple[str, ...], Prepared] = {}
+
+    def give(*arguments: str) -> Program:
+        if arguments not in made:
+            made[arguments] = Prepared(tmp_path_factory.mktemp("swept"), arguments)
+        return made[arguments].again()
+
+    return give
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

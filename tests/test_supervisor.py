@@ -22,7 +22,7 @@ from experiment_manager.run import Call, parser, plain_call
 from experiment_manager.slurm.arrays import arrays
 from experiment_manager.slurm.launched import records
 from experiment_manager.slurm.options import make
-from tests.conftest import Program, clean_env, wait_until
+from tests.conftest import Program, ProgramAfter, clean_env, wait_until
 
 
 def attempt(program: Program, job: int, number: int = 1) -> Any:
@@ -38,9 +38,9 @@ def attempt(program: Program, job: int, number: int = 1) -> Any:
         ("kill", 137, "ended by SIGKILL"),
     ],
 )
-def test_exit_status_and_state_are_the_childs(program: Program, how: str, status: int, reason: str) -> None:
+def test_exit_status_and_state_are_the_childs(program_after: ProgramAfter, how: str, status: int, reason: str) -> None:
     """`run` leaves with the status of the job, as a shell would tell it, and the state says FAILED with the reason."""
-    program.sweep(f"how={how}")
+    program = program_after(f"how={how}")
     assert ["0.1.FAILED"] == program.states()
     done = program.tool("run", "0")
     assert status == done.returncode
@@ -51,9 +51,9 @@ def test_exit_status_and_state_are_the_childs(program: Program, how: str, status
     assert {"state": "FAILED", "reason": reason, "jobs": [0]} == trouble
 
 
-def test_success_records_time_and_memory(program: Program) -> None:
+def test_success_records_time_and_memory(program_after: ProgramAfter) -> None:
     """An attempt that completes leaves its times, peak memory and processor time."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     record = attempt(program, 0)
     assert ("COMPLETED", 0, None) == (record["state"], record["exit_code"], record["reason"])
     assert record["peak_memory_bytes"] > 10_000_000
@@ -61,19 +61,15 @@ def test_success_records_time_and_memory(program: Program) -> None:
 
 
 class Running:
-    """Job 0 of a fresh experiment, sleeping under a supervisor of its own."""
+    """Job 0 of an experiment that was swept, sleeping under a supervisor of its own."""
 
-    def __init__(self, program: Program, tmp_path: Path, *settings: str) -> None:
-        started = tmp_path / "started"
-        started.mkdir()
-        self.program = program
-        done = program.sweep(f"started='{started}'", *settings)
-        assert done.returncode == 0, done.stderr
+    def __init__(self, program_after: ProgramAfter, *settings: str) -> None:
+        self.program = program = program_after("started=.", *settings)
         assert ["0.1.COMPLETED"] == program.states()
-        for path in started.iterdir():
+        for path in program.home.glob("0.*"):
             path.unlink()
         self.supervisor = program.start("-m", "experiment_manager", "run", str(program.experiment), "0", HOLD="60")
-        (mark,) = wait_until(lambda: list(started.iterdir()))
+        (mark,) = wait_until(lambda: list(program.home.glob("0.*")))
         self.child = int(mark.name.split(".")[1])
 
     def end(self) -> int:
@@ -87,18 +83,20 @@ class Running:
             return True
 
 
-def test_killed_child_is_failed(program: Program, tmp_path: Path) -> None:
+def test_killed_child_is_failed(program_after: ProgramAfter) -> None:
     """`kill -9` of the job: its supervisor records FAILED with the signal and leaves with 137."""
-    running = Running(program, tmp_path)
+    running = Running(program_after)
+    program = running.program
     os.kill(running.child, signal.SIGKILL)
     assert 137 == running.end()
     assert ["0.1.COMPLETED", "0.2.FAILED"] == program.states()
     assert "ended by SIGKILL" == attempt(program, 0, 2)["reason"]
 
 
-def test_killed_supervisor_takes_the_job_along_and_is_lost(program: Program, tmp_path: Path) -> None:
+def test_killed_supervisor_takes_the_job_along_and_is_lost(program_after: ProgramAfter) -> None:
     """`kill -9` of the supervisor: the job does not go on unseen, and `status` says LOST, not RUNNING for ever."""
-    running = Running(program, tmp_path)
+    running = Running(program_after)
+    program = running.program
     assert "RUNNING" == program.told("show", "0")["state"]
     running.supervisor.kill()
     running.end()
@@ -109,9 +107,10 @@ def test_killed_supervisor_takes_the_job_along_and_is_lost(program: Program, tmp
     assert ["0.1.COMPLETED", "0.2.LOST"] == program.states()
 
 
-def test_killed_both_can_be_run_again(program: Program, tmp_path: Path) -> None:
+def test_killed_both_can_be_run_again(program_after: ProgramAfter) -> None:
     """`kill -9` of supervisor and job at once: the job is LOST, and the next `run` is attempt 3."""
-    running = Running(program, tmp_path)
+    running = Running(program_after)
+    program = running.program
     running.supervisor.kill()
     os.kill(running.child, signal.SIGKILL)
     running.end()
@@ -119,9 +118,10 @@ def test_killed_both_can_be_run_again(program: Program, tmp_path: Path) -> None:
     assert ["0.1.COMPLETED", "0.2.LOST", "0.3.COMPLETED"] == program.states()
 
 
-def test_running_job_is_refused_to_others(program: Program, tmp_path: Path) -> None:
+def test_running_job_is_refused_to_others(program_after: ProgramAfter) -> None:
     """A second `run` of a running job ends with 2 and says who runs it; a sweep leaves the job alone."""
-    running = Running(program, tmp_path)
+    running = Running(program_after)
+    program = running.program
     done = program.tool("run", "0")
     assert done.returncode == 2
     assert f"attempt 2, pid {running.supervisor.pid}" in done.stderr
@@ -131,18 +131,20 @@ def test_running_job_is_refused_to_others(program: Program, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopped_job_is_cancelled(program: Program, tmp_path: Path, number: signal.Signals) -> None:
+def test_stopped_job_is_cancelled(program_after: ProgramAfter, number: signal.Signals) -> None:
     """TERM, INT and HUP reach the job, and the state is CANCELLED."""
-    running = Running(program, tmp_path)
+    running = Running(program_after)
+    program = running.program
     os.kill(running.supervisor.pid, number)
     assert 0 != running.end()
     assert running.child_is_gone()
     assert ["0.1.COMPLETED", "0.2.CANCELLED"] == program.states()
 
 
-def test_job_that_stops_in_time_keeps_its_result(program: Program, tmp_path: Path) -> None:
+def test_job_that_stops_in_time_keeps_its_result(program_after: ProgramAfter) -> None:
     """`should_stop()` turns true at TERM; a job that then returns a result has completed."""
-    running = Running(program, tmp_path, "stoppable=true")
+    running = Running(program_after, "stoppable=true")
+    program = running.program
     wait_until(lambda: _catches_term(running.child))
     os.kill(running.supervisor.pid, signal.SIGTERM)
     assert 0 == running.end()
@@ -155,18 +157,20 @@ def _catches_term(pid: int) -> bool:
     return bool(int(caught.split()[1], 16) & (1 << (signal.SIGTERM - 1)))
 
 
-def test_second_signal_kills_a_job_that_ignores_the_first(program: Program, tmp_path: Path) -> None:
+def test_second_signal_kills_a_job_that_ignores_the_first(program_after: ProgramAfter) -> None:
     """A job that ignores TERM is killed when it is asked again."""
-    running = Running(program, tmp_path, "deaf=true")
+    running = Running(program_after, "deaf=true")
+    program = running.program
     os.kill(running.supervisor.pid, signal.SIGTERM)
     os.kill(running.supervisor.pid, signal.SIGINT)
     assert 137 == running.end()
     assert ["0.1.COMPLETED", "0.2.CANCELLED"] == program.states()
 
 
-def test_attempt_that_somebody_else_ended_publishes_nothing(program: Program, tmp_path: Path) -> None:
+def test_attempt_that_somebody_else_ended_publishes_nothing(program_after: ProgramAfter) -> None:
     """A supervisor whose RUNNING was renamed by another one records nothing over it, and leaves with 75."""
-    running = Running(program, tmp_path)
+    running = Running(program_after)
+    program = running.program
     states = program.experiment / "states"
     (states / "0.2.RUNNING").rename(states / "0.2.NODE_FAIL")
     os.kill(running.child, signal.SIGTERM)
@@ -175,9 +179,9 @@ def test_attempt_that_somebody_else_ended_publishes_nothing(program: Program, tm
     assert not (program.experiment / "jobs/0/attempt.2.json").exists()
 
 
-def test_fake_run_prints_the_job_and_never_counts_as_completed(program: Program) -> None:
+def test_fake_run_prints_the_job_and_never_counts_as_completed(program_after: ProgramAfter) -> None:
     """`run --fake` prints id, variables and configuration, leaves a result, ends as FAKE, and the job still runs."""
-    program.sweep("seed=7", "how=exit3")
+    program = program_after("seed=7", "how=exit3")
     done = program.tool("run", "0", "--fake")
     assert done.returncode == 0, done.stderr
     said = (program.experiment / "jobs/0/stdout.2.log").read_text()
@@ -192,19 +196,19 @@ def test_fake_run_prints_the_job_and_never_counts_as_completed(program: Program)
     assert ["0.1.FAILED", "0.2.FAKE", "0.3.FAILED"] == program.states()
 
 
-def test_fake_run_of_a_completed_job_changes_nothing(program: Program) -> None:
+def test_fake_run_of_a_completed_job_changes_nothing(program_after: ProgramAfter) -> None:
     """To look at a job that has completed must not make it undone: its state, its result, and that it is left alone."""
-    program.sweep("seed=7")
+    program = program_after("seed=7")
     assert 0 == program.tool("run", "0", "--fake").returncode
     assert {"COMPLETED": 1} == program.told("status")["counts"]
     assert {"result": 10.5} == program.told("results")[0]["result"]
     assert "0 to run, 1 COMPLETED left alone" in program.sweep("seed=7").stderr
 
 
-def test_dry_pass_that_fails_leaves_the_job_what_it_was(program: Program) -> None:
+def test_dry_pass_that_fails_leaves_the_job_what_it_was(program_after: ProgramAfter) -> None:
     """A dry pass is FAKE whatever its end, says why it failed, takes no module from where it is typed, and hides
     neither a result nor that a launch has had its job done."""
-    program.sweep("seed=7")
+    program = program_after("seed=7")
     (program.home / "types.py").write_text("raise SystemExit('a module of the user')")
     assert 0 == program.tool("run", "0", "--fake", PYTHONSAFEPATH="1").returncode
     (program.experiment / "jobs/0/configuration.json").unlink()
@@ -231,18 +235,18 @@ def test_dry_pass_that_fails_leaves_the_job_what_it_was(program: Program) -> Non
         (["x"], "is no job id"),
     ],
 )
-def test_run_refuses_with_a_sentence(program: Program, arguments: list[str], said: str) -> None:
+def test_run_refuses_with_a_sentence(program_after: ProgramAfter, arguments: list[str], said: str) -> None:
     """Unknown ids, jobs outside the filter and unknown launches end with 2, and begin no attempt."""
-    program.sweep("seed=1,2", "hydra.sweeper.pass_filter='0'")
+    program = program_after("seed=1,2", "hydra.sweeper.pass_filter='0'")
     done = program.tool("run", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert ["0.1.COMPLETED"] == program.states()
 
 
-def test_places_that_cannot_be_written(program: Program) -> None:
+def test_places_that_cannot_be_written(program_after: ProgramAfter) -> None:
     """Where nothing can be written, `filter` and `run` say so in one sentence, and exit with 2."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     (program.experiment / "pass_filter.json").rename(program.home / "pass_filter.json")
     (program.experiment / "pass_filter.json").mkdir()
     done = program.tool("filter", "0")
@@ -267,18 +271,18 @@ def test_folder_that_is_no_experiment(program: Program) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_run_takes_path_and_name(program: Program) -> None:
+def test_run_takes_path_and_name(program_after: ProgramAfter) -> None:
     """The long form of the call, which scripts use, is the same as the short one."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     where = ("--experiment-path", "experiments", "--experiment-name", "train")
     done = program.python("-m", "experiment_manager", "run", *where, "--job-id", "0")
     assert done.returncode == 0, done.stderr
     assert ["0.1.COMPLETED", "0.2.COMPLETED"] == program.states()
 
 
-def test_run_imports_no_heavy_library(program: Program) -> None:
+def test_run_imports_no_heavy_library(program_after: ProgramAfter) -> None:
     """What every task of a sweep pays for has neither Hydra nor the libraries of the command line in it."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     script = (
         "import sys\nfrom experiment_manager.run import main\n"
         f"status = main([{str(program.experiment)!r}, '0'])\n"
@@ -367,9 +371,9 @@ def _opened_until_the_start(place: Path, n_jobs: int) -> list[str]:
     return [re.sub(r"\.[0-9a-f-]+\.tmp$", "", path.removeprefix(home)) for path in paths if path.startswith(home)]
 
 
-def test_pasted_command_runs_the_same_job(program: Program) -> None:
+def test_pasted_command_runs_the_same_job(program_after: ProgramAfter) -> None:
     """The command that `show` prints runs in a shell as it is, and makes no attempt."""
-    program.sweep("algorithm=DDPG", "text='a b'")
+    program = program_after("algorithm=DDPG", "text='a b'")
     done = subprocess.run(
         program.told("show", "0")["command"], shell=True, env=clean_env(), capture_output=True, text=True, check=False
     )

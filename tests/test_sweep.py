@@ -5,8 +5,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.conftest import Program, files_below
+from tests.conftest import Program, ProgramAfter, files_below
 
 GRID = ("algorithm=TD3,DDPG", "seed=1,2,3")
 
@@ -45,21 +46,21 @@ def test_filtered_sweep_runs_what_passes_and_records_all(program: Program) -> No
 
 def test_jobs_get_what_hydra_composes_and_leave_what_they_return(program: Program) -> None:
     """The result is the return value, the metrics are those logged, and `.hydra/config.yaml` is in the job's folder."""
-    program.sweep(*GRID, "tau=0.5")
+    program.sweep("algorithm=TD3,DDPG", "seed=1,2", "tau=0.5")
     rows = program.told("results")
-    assert [1.5, 3.0, 4.5, 0.5, 1.0, 1.5] == [row["result"]["result"] for row in rows]
-    assert [0.5, 1.0, 1.5, 0.5, 1.0, 1.5] == [row["metrics"]["loss"] for row in rows]
+    assert [1.5, 3.0, 0.5, 1.0] == [row["result"]["result"] for row in rows]
+    assert [0.5, 1.0, 0.5, 1.0] == [row["metrics"]["loss"] for row in rows]
     assert {"algorithm": "TD3", "seed": 1, "tau": 0.5} == rows[0]["variables"]
-    shown = program.told("show", "3")
+    shown = program.told("show", "2")
     assert {"name": "DDPG", "gain": 0.5, "layers": [32]} == shown["configuration"]["algorithm"]
     assert 0.5 == shown["configuration"]["tau"]
-    assert "tau: 0.5" in (program.experiment / "jobs/3/.hydra/config.yaml").read_text()
+    assert "tau: 0.5" in (program.experiment / "jobs/2/.hydra/config.yaml").read_text()
 
 
-def test_edited_configuration_reaches_no_defined_job(program: Program) -> None:
+def test_edited_configuration_reaches_no_defined_job(program_after: ProgramAfter) -> None:
     """A job that is run again composes what it composed first; sweeping over it is refused naming key and values;
     `on_change=new` appends; putting the configuration back finds the old jobs again."""
-    program.sweep("seed=1,2")
+    program = program_after("seed=1,2")
     program.edit("tau: 0.005", "tau: 0.01")
 
     assert program.tool("run", "1").returncode == 0
@@ -88,11 +89,11 @@ def test_edited_configuration_reaches_no_defined_job(program: Program) -> None:
 def test_failed_jobs_alone_run_again(program: Program) -> None:
     """A job that raises fails alone: the others go on, the sweep ends with 1 and says what to do; the same command runs
     the failed ones as attempt 2, and attempt 1 is still there."""
-    arguments = ("seed=1,2,3", "how=unless-again,well")
+    arguments = ("seed=1,2", "how=unless-again,well")
     done = program.sweep(*arguments)
     assert done.returncode == 1
-    assert "3 of 6 jobs did not complete (3 FAILED); the same command runs them again" in done.stderr
-    expected = ["0.1.FAILED", "1.1.COMPLETED", "2.1.FAILED", "3.1.COMPLETED", "4.1.FAILED", "5.1.COMPLETED"]
+    assert "2 of 4 jobs did not complete (2 FAILED); the same command runs them again" in done.stderr
+    expected = ["0.1.FAILED", "1.1.COMPLETED", "2.1.FAILED", "3.1.COMPLETED"]
     assert expected == program.states()
     shown = program.tool("show", "2").stdout
     assert "ValueError: works the second time" in shown
@@ -100,7 +101,7 @@ def test_failed_jobs_alone_run_again(program: Program) -> None:
 
     done = program.sweep(*arguments)
     assert done.returncode == 0, done.stderr
-    assert sorted([*expected, "0.2.COMPLETED", "2.2.COMPLETED", "4.2.COMPLETED"]) == program.states()
+    assert sorted([*expected, "0.2.COMPLETED", "2.2.COMPLETED"]) == program.states()
     assert (program.experiment / "jobs/2/stderr.1.log").read_text()
     assert "FAILED" in (program.experiment / "jobs/2/attempt.1.json").read_text()
 
@@ -113,9 +114,9 @@ def test_failed_jobs_alone_run_again(program: Program) -> None:
         ("always", ["0.1.FAILED", "0.2.FAILED", "1.1.COMPLETED", "1.2.COMPLETED"]),
     ],
 )
-def test_rerun_decides_about_ended_jobs(program: Program, rerun: str, expected: list[str]) -> None:
+def test_rerun_decides_about_ended_jobs(program_after: ProgramAfter, rerun: str, expected: list[str]) -> None:
     """`never` leaves all ended jobs alone, `failed` takes those that did not complete, `always` takes all."""
-    program.sweep("how=raise,well")
+    program = program_after("how=raise,well")
     program.sweep("how=raise,well", f"hydra.sweeper.rerun={rerun}")
     assert expected == program.states()
 
@@ -190,29 +191,33 @@ def test_jobs_that_a_filter_drops_are_never_composed(program: Program) -> None:
     assert program.told("show", "2")["configuration"] is None
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "'a,b'",
-        "'x=1'",
-        "'it\\'s'",
-        "'say \"hi\"'",
-        "'[1, 2]'",
-        "'{a: 1}'",
-        "'ü ∑ 日本'",
-        "'a # b'",
-        "'50%'",
-        "' lead'",
-        "'$HOME'",
-    ],
-)
-def test_hostile_text_reaches_the_job_as_it_was_typed(program: Program, value: str) -> None:
+HOSTILE = [
+    "'a,b'",
+    "'x=1'",
+    "'it\\'s'",
+    "'say \"hi\"'",
+    "'[1, 2]'",
+    "'{a: 1}'",
+    "'ü ∑ 日本'",
+    "'a # b'",
+    "'50%'",
+    "' lead'",
+    "'$HOME'",
+]
+
+
+def test_hostile_text_reaches_the_job_as_it_was_typed(program: Program) -> None:
     """What is swept gets to the task function to the letter, whatever a shell or a grammar makes of it elsewhere."""
-    done = program.sweep(f"text=choice({value})")
+    done = program.sweep(f"text=choice({','.join(HOSTILE)})")
     assert done.returncode == 0, done.stderr
-    plain = value[1:-1].replace("\\'", "'")
-    assert plain == program.told("show", "0")["configuration"]["text"]
-    assert plain == program.told("jobs")[0]["variables"]["text"]
+    plain = [value[1:-1].replace("\\'", "'") for value in HOSTILE]
+    assert plain == [row["variables"]["text"] for row in program.told("jobs")]
+    shown = [program.told("show", str(job))["configuration"]["text"] for job in range(len(plain))]
+    assert plain == shown
+    composed = [
+        yaml.safe_load((program.experiment / f"jobs/{job}/.hydra/config.yaml").read_text()) for job in range(11)
+    ]
+    assert plain == [configuration["text"] for configuration in composed]
 
 
 @pytest.mark.parametrize("name", ["it's", "a b", "a=b,c", "[x]", "ünï", "50%", "a#b?c", '"q"', "back\\slash"])
@@ -265,10 +270,12 @@ IN_AN_EXPERIMENT = ("unknown name in a mapping", "nothing passes", "unknown job 
 @pytest.mark.parametrize(
     ("mistake", "is_there"), [(m, False) for m in MISTAKES] + [(m, True) for m in IN_AN_EXPERIMENT]
 )
-def test_a_mistake_gets_one_sentence_and_changes_nothing(program: Program, mistake: str, is_there: bool) -> None:
+def test_a_mistake_gets_one_sentence_and_changes_nothing(
+    program: Program, program_after: ProgramAfter, mistake: str, is_there: bool
+) -> None:
     """Exit code 2, one line that names the culprit and the way out, and no file changed, made or removed."""
     if is_there:
-        program.sweep("seed=1")
+        program = program_after("seed=1")
     before = files_below(program.home)
     argument, said = MISTAKES[mistake]
     if is_there and mistake == "unknown job id":
@@ -284,9 +291,9 @@ def test_a_mistake_gets_one_sentence_and_changes_nothing(program: Program, mista
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 100])
-def test_damaged_manifest_is_named(program: Program, damage: bytes) -> None:
+def test_damaged_manifest_is_named(program_after: ProgramAfter, damage: bytes) -> None:
     """A damaged manifest stops the sweep with its path, and is left for a backup to replace."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     path = program.experiment / "manifest.sqlite"
     path.chmod(0o644)
     path.write_bytes(damage)
@@ -297,9 +304,9 @@ def test_damaged_manifest_is_named(program: Program, damage: bytes) -> None:
     assert damage == path.read_bytes()
 
 
-def test_newer_manifest_is_refused(program: Program) -> None:
+def test_newer_manifest_is_refused(program_after: ProgramAfter) -> None:
     """A manifest of a newer version says so, and which package to upgrade."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     path = program.experiment / "manifest.sqlite"
     path.chmod(0o644)
     with sqlite3.connect(path) as connection:
