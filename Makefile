@@ -27,10 +27,11 @@ test: $(STAMP)  ## everything that is tested, on real processes, files and, wher
 test-cluster: $(STAMP)  ## all that is tested on the cluster, also what takes minutes: storms, time limits, lost nodes (heavy)
 	$(BIN)/python -m pytest -m 'heavy or not heavy' tests/cluster
 
-check: $(STAMP)  ## lint, format, types; the house rules are tests, too
+check: $(STAMP)  ## lint, format, types, layers; the other house rules are tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
 
 bench: $(STAMP)  ## us beside our peers, on this machine, half an hour: make bench ROWS='planning start' OUT=benchmarks/RESULTS.md

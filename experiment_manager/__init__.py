@@ -1,6 +1,6 @@
 """Experiment Manager: define, filter, run and follow many experiments with Hydra and SLURM.
 
-The front door. Names are imported when they are first asked for, because every task of a sweep, and every Hydra program
+Names are imported when they are first asked for, because every task of a sweep, and every Hydra program
 on the machine, imports this package.
 """
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiment_manager.errors import ExperimentManagerError
+    from experiment_manager.execution.current_job import CurrentJob, current_job
     from experiment_manager.experiment import Experiment
     from experiment_manager.find import find_experiments
-    from experiment_manager.records import State
-    from experiment_manager.running.job import CurrentJob, current_job
-    from experiment_manager.slurm.configuration import SLURM
+    from experiment_manager.model.records import State
+    from experiment_manager.scheduler.slurm.configuration import SLURM
 
 _HOME = {
-    "CurrentJob": "running.job",
+    "CurrentJob": "execution.current_job",
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
-    "SLURM": "slurm.configuration",
-    "State": "records",
-    "current_job": "running.job",
+    "SLURM": "scheduler.slurm.configuration",
+    "State": "model.records",
+    "current_job": "execution.current_job",
     "find_experiments": "find",
 }
 

@@ -9,7 +9,7 @@ from experiment_manager import text
 def main() -> None:
     text.protect()
     if sys.argv[1:2] == ["run"]:
-        from experiment_manager.run import main as run
+        from experiment_manager.execution.run import main as run
 
         status = run(sys.argv[2:])
         text.settle()

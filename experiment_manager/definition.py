@@ -6,14 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple, Self
 
-from experiment_manager import codec, decisions, filters
-from experiment_manager.disk import selection
-from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.leftovers import clear_leftovers
-from experiment_manager.disk.manifest import Manifest, changed_configuration, unknown_job
-from experiment_manager.disk.manifest_editor import editing, until_published
-from experiment_manager.disk.original import read_original
-from experiment_manager.disk.states import Snapshot
+from experiment_manager.analysis import views
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,
@@ -22,15 +15,22 @@ from experiment_manager.errors import (
     FolderError,
     UnknownJob,
 )
-from experiment_manager.facts import Unresolved, World
-from experiment_manager.follow import views
-from experiment_manager.frame import Configured, Frame
-from experiment_manager.grid import variables_identity
-from experiment_manager.ids import format_ids
-from experiment_manager.records import Job, JobId
-from experiment_manager.resolved import resolved
-from experiment_manager.slurm.configuration import SLURM
-from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.model import codec, filters, policy
+from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.facts import Unresolved, World
+from experiment_manager.model.grid import variables_identity
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import Job, JobId
+from experiment_manager.model.resolved import resolved
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.slurm.configuration import SLURM
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.leftovers import clear_leftovers
+from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
+from experiment_manager.store.manifest_editor import editing, until_published
+from experiment_manager.store.original import read_original
+from experiment_manager.store.pass_filter import read_selection, write_selection
+from experiment_manager.store.states import Snapshot
 
 
 class _Draft(NamedTuple):
@@ -101,7 +101,7 @@ class Definition:
         if identity in self._here or (self._is_loaded and identity in disk):
             raise DuplicateJob(f"the job {dict(variables)} is in {self.folder.path} already; change a variable")
         encoded = codec.encode(configuration, "configuration")
-        match = decisions.match(disk.get(identity, ()), codec.digest(encoded))
+        match = policy.match(disk.get(identity, ()), codec.digest(encoded))
         if match.is_changed and match.job_id is not None:
             way_out = "make what changes a variable, or choose another name"
             raise ConfigurationChanged(changed_configuration(self.folder, match.job_id, encoded, way_out))
@@ -215,7 +215,7 @@ class Definition:
             raise FilterError(
                 f"no job passes the filter of {self.folder.path}; {filters.values_there_are(self.iter_jobs())}"
             )
-        selection.write_selection(self.folder, ids, how)
+        write_selection(self.folder, ids, how)
 
     def _saved_ids(self) -> Sequence[int]:
         if not os.path.exists(self.folder.manifest):
@@ -225,7 +225,7 @@ class Definition:
 
     def get_filtered_ids(self) -> list[int]:
         """The ids that may run. Raises FilterError when none were chosen yet."""
-        return selection.read_selection(self.folder)
+        return read_selection(self.folder)
 
     def rules(self, where: Sequence[str] | None, *, selected: bool = False) -> list[Any] | None:
         """What several conditions, and where `selected` the saved pass filter, ask for as one filter; None: nothing."""

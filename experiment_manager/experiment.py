@@ -4,18 +4,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from experiment_manager.disk import kept_files, results, selection
 from experiment_manager.errors import JobRefused
-from experiment_manager.filters import Ids, parse, parse_states
-from experiment_manager.follow.resubmit import Resubmission, Resubmitted, carry_out, plan
+from experiment_manager.execution.child import outside_filter
+from experiment_manager.execution.fake_job import leave_result, print_job
+from experiment_manager.execution.in_process import attempting, is_current
+from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.following import Following
-from experiment_manager.running.attempts import attempting, is_current
-from experiment_manager.running.child import outside_filter
-from experiment_manager.running.fake_job import leave_result, print_job
-from experiment_manager.slurm import handover
-from experiment_manager.slurm.cancel import cancel
-from experiment_manager.slurm.configuration import SLURM
-from experiment_manager.slurm.submit import Submitted, newest_launch, submit
+from experiment_manager.model.filters import Ids, parse, parse_states
+from experiment_manager.scheduler import scripts
+from experiment_manager.scheduler.cancel import cancel
+from experiment_manager.scheduler.slurm.configuration import SLURM
+from experiment_manager.scheduler.submit import Submitted, newest_launch, submit
+from experiment_manager.store import kept_files, results
+from experiment_manager.store.pass_filter import has_selection
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
@@ -79,7 +80,7 @@ class Experiment(Following):
 
     def are_all_results_present(self, filename: str) -> bool:
         """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
-        ids = self.get_filtered_ids() if selection.has_selection(self.folder) else self.get_all_ids()
+        ids = self.get_filtered_ids() if has_selection(self.folder) else self.get_all_ids()
         return kept_files.are_all_present(self.folder, ids, filename)
 
     json_saver, json_loader = staticmethod(results.json_saver), staticmethod(results.json_loader)
@@ -115,7 +116,7 @@ class Experiment(Following):
         `n_jobs` the first that many of the others are taken. `overrides` replace options of `set_slurm_config`.
         Raises OptionsError, JobRefused when there is nothing to run, FilterError before a filter was saved.
         """
-        return handover.write(
+        return scripts.write(
             self.folder, self.slurm_config, runner=python_script, name=job_name, n_jobs=n_jobs, rerun=rerun,
             overrides=overrides or {},
         ).paths  # fmt: skip

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
+from experiment_manager.model.records import Counts
 from experiment_manager.progress import followed
-from experiment_manager.records import Counts
-from experiment_manager.slurm.asking import ask_about
+from experiment_manager.scheduler.asking import ask_about
 from experiment_manager.text import described, skipped
 
 

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from experiment_manager import filters
+from experiment_manager.analysis import dataframes, logs, views
+from experiment_manager.analysis.archive import archive
+from experiment_manager.analysis.difference import difference
+from experiment_manager.analysis.live import live_rows
+from experiment_manager.analysis.result_warnings import result_warnings, sentences
+from experiment_manager.analysis.rows import columns_of, flat_results, state_counts
 from experiment_manager.definition import Definition
-from experiment_manager.disk import selection
-from experiment_manager.follow import dataframes, logs, views
-from experiment_manager.follow.archive import archive
-from experiment_manager.follow.difference import difference
-from experiment_manager.follow.live import live_rows
-from experiment_manager.follow.result_warnings import result_warnings, sentences
-from experiment_manager.follow.rows import columns_of, flat_results, state_counts
-from experiment_manager.records import Counts, State
-from experiment_manager.report.writing import write_report
-from experiment_manager.slurm.asking import Answer
-from experiment_manager.slurm.reconcile import reconciled
-from experiment_manager.slurm.wait import wait_until_idle
+from experiment_manager.model import filters
+from experiment_manager.model.records import Counts, State
+from experiment_manager.report.page import write_report
+from experiment_manager.scheduler.asking import Answer
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.wait import wait_until_idle
+from experiment_manager.store.pass_filter import has_selection
 
 if TYPE_CHECKING:
     import pandas
@@ -107,7 +107,7 @@ class Following(Definition):
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that have not completed; of those that may run, by default."""
         snapshot = cache(self.snapshot)
-        if where is None and selection.has_selection(self.folder):
+        if where is None and has_selection(self.folder):
             where = [self.get_filtered_ids()]
         jobs = self._select(where, snapshot).jobs
         return [int(job.id) for job in jobs if snapshot().completed(job.id) is None]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from experiment_manager.records import State
 from experiment_manager.text import harmless, one_line, stream_of, tell
 
 Item = TypeVar("Item")
@@ -79,7 +78,7 @@ class JobLines:
                 with suppress(Exception):
                     bar.stop()
 
-    def ended(self, job_id: int, state: State | None, text: str, *, seconds: float, reason: str | None) -> None:
+    def ended(self, job_id: int, state: str | None, text: str, *, seconds: float, reason: str | None) -> None:
         """One job more has ended; `state` is None for a job that was not begun."""
         self._done += 1
         line = f"[{self._done}/{self._total}] job {job_id} {state or 'not run'}  {one_line(text)}  ({seconds:.1f} s)"

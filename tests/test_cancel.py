@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from experiment_manager import Experiment, processes
-from experiment_manager.disk import requests
-from experiment_manager.disk.folder import Folder
+from experiment_manager import Experiment
+from experiment_manager.store import processes, requests
+from experiment_manager.store.layout import Folder
 from tests.conftest import Program, clean_env, wait_until
 
 IN_PROCESS = """
@@ -24,8 +24,8 @@ Experiment.at(sys.argv[1]).run_id(int(sys.argv[2]), lambda *_: print("runs", flu
 
 SUPERVISOR = """
 import sys
-from experiment_manager import run
-from experiment_manager.running import supervisor
+from experiment_manager.execution import run
+from experiment_manager.execution import supervisor
 supervisor.OWNERSHIP_POLL_S = 0.2
 sys.exit(run.main(sys.argv[1:]))
 """

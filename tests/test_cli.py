@@ -10,8 +10,8 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import app
-from experiment_manager.disk.states import States
-from experiment_manager.records import State
+from experiment_manager.model.records import State
+from experiment_manager.store.states import States
 from tests.conftest import Prepared, Program, clean_env
 
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager import codec
 from experiment_manager.errors import UnstorableValue
+from experiment_manager.model import codec
 
 
 class Activation(Enum):

@@ -10,10 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.records import Entry, Job, JobId, Recipe, Source
-from experiment_manager.running.command import Place, job_command, pasteable, place_of, quoted, runner_command
+from experiment_manager.execution.command import Place, job_command, pasteable, place_of, quoted, runner_command
+from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
+from experiment_manager.store.layout import Folder
 
 PARSER = OverridesParser.create()
 NASTY = st.text(alphabet="\\'\"${}[](),=: ~#%@?!*&|;<>`\t\näa1", max_size=12)

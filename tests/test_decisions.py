@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from experiment_manager.decisions import Ending, Match, ended_state, exit_status, match, to_run
-from experiment_manager.records import ENDED, UNFINISHED, State
+from experiment_manager.model.policy import Ending, Match, ended_state, exit_status, match, to_run
+from experiment_manager.model.records import ENDED, UNFINISHED, State
 
 
 @pytest.mark.parametrize(

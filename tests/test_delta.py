@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager import codec, delta
-from experiment_manager.delta import ABSENT, Change
+from experiment_manager.model import codec, delta
+from experiment_manager.model.delta import ABSENT, Change
 
 BOOLEANS = st.booleans()
 ALIKE: st.SearchStrategy[Any] = st.sampled_from([0.0, -0.0, 0, False])

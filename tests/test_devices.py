@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.running.devices import Dealer, Devices, check, entries, gpus_of, visible
+from experiment_manager.execution.devices import Dealer, Devices, check, entries, gpus_of, visible
 from tests.conftest import Program
 
 CUDA, HIP, ROCR = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"

@@ -15,19 +15,18 @@ from typing import Any
 
 import pytest
 
-from experiment_manager import processes
-from experiment_manager.decisions import Ending, ended_state
-from experiment_manager.disk import reserve
-from experiment_manager.disk.files import asked_again, log_file
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.results import read_metrics, read_result, write_error, write_result
-from experiment_manager.disk.states import States
 from experiment_manager.errors import AlreadyCompleted, EndedSince, ExperimentManagerError
-from experiment_manager.plain import storable
-from experiment_manager.records import State
-from experiment_manager.running.child import exit_status_of
-from experiment_manager.running.job import CurrentJob
-from experiment_manager.running.memory import memory_of
+from experiment_manager.execution.child import exit_status_of
+from experiment_manager.execution.current_job import CurrentJob
+from experiment_manager.execution.memory import memory_of
+from experiment_manager.model.plain import storable
+from experiment_manager.model.policy import Ending, ended_state
+from experiment_manager.model.records import State
+from experiment_manager.store import processes, reserve
+from experiment_manager.store.files import asked_again, log_file
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.results import read_metrics, read_result, write_error, write_result
+from experiment_manager.store.states import States
 from tests.conftest import Program
 
 

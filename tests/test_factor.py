@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from experiment_manager import grid
-from experiment_manager.grid import Setting
-from experiment_manager.hydra.factor import Factored, plain_keys
+from experiment_manager.hydra.fast_compose import Factored, plain_keys
+from experiment_manager.model import grid
+from experiment_manager.model.grid import Setting
 from tests.test_factor_trees import (
     LIGHT,
     Compared,

@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from omegaconf import II, MISSING, DictConfig, ListConfig, Node, OmegaConf
 
-from experiment_manager import codec, grid
-from experiment_manager.grid import Point, Setting
 from experiment_manager.hydra.compose import Composer, task_configuration
-from experiment_manager.hydra.factor import Factored
+from experiment_manager.hydra.fast_compose import Factored
+from experiment_manager.model import codec, grid
+from experiment_manager.model.grid import Point, Setting
 
 EXAMPLES = int(os.environ.get("EXPERIMENT_MANAGER_EXAMPLES", "12"))
 MOST_POINTS = 6  # of one block of an example; Hydra composes each

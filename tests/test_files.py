@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from experiment_manager.disk import files
-from experiment_manager.disk.files import is_leftover, temporary_name, write_json
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.states import States
 from experiment_manager.errors import FolderError
-from experiment_manager.records import State
-from experiment_manager.running.attempts import attempting
+from experiment_manager.execution.in_process import attempting
+from experiment_manager.model.records import State
+from experiment_manager.store import files
+from experiment_manager.store.files import is_leftover, temporary_name, write_json
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
 from tests.conftest import Program
 
 A_DAY_S = 86_400

@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager import facts, filters
 from experiment_manager.errors import FilterError
-from experiment_manager.facts import World
-from experiment_manager.ids import parse_ids
-from experiment_manager.records import Job, JobId, State
+from experiment_manager.model import facts, filters
+from experiment_manager.model.facts import World
+from experiment_manager.model.ids import parse_ids
+from experiment_manager.model.records import Job, JobId, State
 
 GRID = [
     {"algorithm": algorithm, "seed": seed, "lr": lr}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiment_manager.disk.folder import Folder, check_name, planning
 from experiment_manager.errors import FolderError
+from experiment_manager.store.layout import Folder, check_name, planning
 from tests.conftest import clean_env, wait_until
 
 PLANNER = """
 import os, sys
-from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.store.layout import Folder, planning
 with planning(Folder(sys.argv[1], sys.argv[2])):
     print("planning", flush=True)
     sys.stdin.read()
@@ -21,7 +21,7 @@ with planning(Folder(sys.argv[1], sys.argv[2])):
 
 RIVAL = """
 import os, random, sys, time
-from experiment_manager.disk.folder import Folder, planning
+from experiment_manager.store.layout import Folder, planning
 busy = sys.argv[2]
 deadline = time.monotonic() + 2
 while time.monotonic() < deadline:

@@ -17,11 +17,11 @@ import pandas
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.disk.folder import Folder
+from experiment_manager.analysis import logs
+from experiment_manager.analysis.rows import aggregate, order
 from experiment_manager.errors import ExperimentManagerError, JobRefused
-from experiment_manager.follow import logs
-from experiment_manager.follow.rows import aggregate, order
-from experiment_manager.records import State
+from experiment_manager.model.records import State
+from experiment_manager.store.layout import Folder
 from tests.conftest import Prepared, Program, wait_until
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
-from experiment_manager.records import JobId, State
+from experiment_manager.model.records import JobId, State
 from tests.conftest import files_below
 from tests.formats.make import HERE, KINDS, answers, unpacked
 

@@ -7,13 +7,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager import codec, delta
-from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.manifest import Manifest
-from experiment_manager.disk.manifest_editor import editing
-from experiment_manager.frame import Configured, Frame, value_of
-from experiment_manager.grid import Point, Setting
-from experiment_manager.records import Job, JobId
+from experiment_manager.model import codec, delta
+from experiment_manager.model.config_template import Configured, Frame, value_of
+from experiment_manager.model.grid import Point, Setting
+from experiment_manager.model.records import Job, JobId
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.manifest_editor import editing
 from tests.test_delta import CONFIGURATIONS, LEAVES
 
 

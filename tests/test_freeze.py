@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
-from experiment_manager.hydra.freeze import LARGEST_BESIDE_BYTES, LARGEST_BYTES, Origin, freeze
-from experiment_manager.records import Source
+from experiment_manager.hydra.frozen_config import LARGEST_BESIDE_BYTES, LARGEST_BYTES, Origin, freeze
+from experiment_manager.model.records import Source
+from experiment_manager.store.layout import Folder
 
 
 @pytest.fixture

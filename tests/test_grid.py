@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_manager.errors import GridError, UnstorableValue
-from experiment_manager.grid import Axis, Grid, Setting, distinct, points, sweep_identity, variables_identity, zipped
+from experiment_manager.model.grid import (
+    Axis,
+    Grid,
+    Setting,
+    distinct,
+    points,
+    sweep_identity,
+    variables_identity,
+    zipped,
+)
 
 
 def axis(key: str, *values: Any) -> Axis:

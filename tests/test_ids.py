@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_manager.errors import FilterError
-from experiment_manager.ids import IdSet, format_ids, looks_like_ids, parse_ids
+from experiment_manager.model.ids import IdSet, format_ids, looks_like_ids, parse_ids
 
 ID_SETS = st.sets(st.integers(0, 60)) | st.sets(st.integers(0, 10**12), max_size=8)
 RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6)

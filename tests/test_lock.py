@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.lock import Busy, Lock
-from experiment_manager.disk.manifest import Manifest
-from experiment_manager.disk.manifest_editor import editing, until_published
 from experiment_manager.errors import Overtaken
-from experiment_manager.processes import this_process
-from experiment_manager.records import Job, JobId
+from experiment_manager.model.records import Job, JobId
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.lock import Busy, Lock
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.manifest_editor import editing, until_published
+from experiment_manager.store.processes import this_process
 from tests.conftest import clean_env
 
 NOT_HERE = "import fcntl\ndef flock(*given): raise OSError({number}, 'no locks')\nfcntl.flock = flock\n"

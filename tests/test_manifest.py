@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager import codec
-from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.manifest import APPLICATION_ID, FORMAT, Manifest
-from experiment_manager.disk.manifest_editor import editing
 from experiment_manager.errors import FolderError, ManifestError, UnknownJob
-from experiment_manager.frame import Configured, Frame
-from experiment_manager.records import Entry, Job, JobId, Recipe, Source
+from experiment_manager.model import codec
+from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
+from experiment_manager.store.manifest_editor import editing
 from tests.conftest import clean_env
 
 RECIPE = Recipe(
@@ -398,8 +398,8 @@ def test_killed_editing_leaves_the_old_manifest(tmp_path: Path) -> None:
     add(folder, {0: {"x": 0}})
     program = (
         "import os, signal, sys\n"
-        "from experiment_manager.disk.folder import Folder, planning\n"
-        "from experiment_manager.disk.manifest_editor import editing\n"
+        "from experiment_manager.store.layout import Folder, planning\n"
+        "from experiment_manager.store.manifest_editor import editing\n"
         "folder = Folder(sys.argv[1], 'train')\n"
         "with planning(folder), editing(folder) as editor:\n"
         "    editor.set_variables(['y'])\n"

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import create_launch, planned_attempts, read_launch
-from experiment_manager.disk.orders import Order, read_order
 from experiment_manager.errors import JobRefused
-from experiment_manager.records import Attempt, JobId, State
-from experiment_manager.slurm.arrays import arrays
-from experiment_manager.slurm.launched import records
-from experiment_manager.slurm.options import as_mapping, make
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler.arrays import arrays
+from experiment_manager.scheduler.slurm.options import as_mapping, make
+from experiment_manager.scheduler.submissions import records
+from experiment_manager.store.launches import Order, create_launch, planned_attempts, read_launch, read_order
+from experiment_manager.store.layout import Folder
 
 HOSTILE = "what?#%41 'ü'\n"
 

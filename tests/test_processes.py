@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from experiment_manager import processes
+from experiment_manager.store import processes
 
 WHO = """
 import json
-from experiment_manager import processes
+from experiment_manager.store import processes
 print(json.dumps(processes.this_process()), flush=True)
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.disk import provenance
+from experiment_manager.store import provenance
 from tests.conftest import Program, clean_env
 
 GIT = ("git", "-c", "user.name=me", "-c", "user.email=me@here", "-c", "commit.gpgsign=false")
@@ -79,7 +79,7 @@ def test_git_that_hangs_or_asks_delays_no_launch(tmp_path: Path) -> None:
     fake.write_text("#!/bin/sh\nread answer\nexec sleep 60\n")
     fake.chmod(0o755)
     script = (
-        "from experiment_manager.disk import provenance\n"
+        "from experiment_manager.store import provenance\n"
         "provenance._LIMIT_S = 0.5\n"
         "print(provenance.of_code())\n"
         "provenance.write_patch('patch')"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from experiment_manager import Experiment, codec, current_job
+from experiment_manager import Experiment, current_job
 from experiment_manager.cli.main import main
+from experiment_manager.model import codec
 
 NO_ROWS = ["job", "state", "attempt", "seed", "shape", "score", "big", "where", "loss"]
 

@@ -111,8 +111,8 @@ def test_tables_name_every_option_and_command() -> None:
     other verb."""
     from experiment_manager.cli.main import app
     from experiment_manager.hydra.schema import SweeperConf
-    from experiment_manager.records import State
-    from experiment_manager.slurm.options import valid_options
+    from experiment_manager.model.records import State
+    from experiment_manager.scheduler.slurm.options import valid_options
 
     for option in {*SweeperConf.__dataclass_fields__, *valid_options()} - {"_target_", "_recursive_"}:
         assert f"`{option}`" in README

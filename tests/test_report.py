@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from experiment_manager import Experiment, codec
+from experiment_manager import Experiment
 from experiment_manager.cli.main import main
-from experiment_manager.disk.launches import create_launch
-from experiment_manager.disk.results import write_result
-from experiment_manager.disk.states import States
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.records import State
-from experiment_manager.report import learning
+from experiment_manager.model import codec
+from experiment_manager.model.records import State
+from experiment_manager.report import curves as learning_curves
+from experiment_manager.store.launches import create_launch
+from experiment_manager.store.results import write_result
+from experiment_manager.store.states import States
 from tests.browser import browser
 from tests.conftest import Program
 
@@ -312,7 +313,7 @@ def test_each_file_of_metrics_is_opened_once(tmp_path: Path, monkeypatch: pytest
     sys.addaudithook(note)
     first = data_of(study.report())
     assert sorted(f"{job}/metrics.{number}.jsonl" for job in range(3) for number in (1, 2)) == sorted(opened)
-    monkeypatch.setattr(learning, "MOST_KEPT", 8)
+    monkeypatch.setattr(learning_curves, "MOST_KEPT", 8)
     assert first == data_of(study.report())
     assert 6 + 6 + 4 == len(opened)
     assert [0, 1, 2, -3, -4, -5] == first["metrics"][0]["curves"][0]["means"]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager.slurm.arrays import LONGEST_ARRAY_TEXT, Array, arrays
-from experiment_manager.slurm.options import SlurmOptions, make
+from experiment_manager.scheduler.arrays import LONGEST_ARRAY_TEXT, Array, arrays
+from experiment_manager.scheduler.slurm.options import SlurmOptions, make
 
 ids = st.lists(st.integers(0, 5000), unique=True, min_size=1, max_size=300)
 

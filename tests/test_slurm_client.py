@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment_manager.slurm import client
+from experiment_manager.scheduler.slurm import client
 
 
 @pytest.mark.parametrize("ahead_s", [0, 600, 100_000])

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import create_launch
 from experiment_manager.errors import UnreadableLaunch
-from experiment_manager.ids import format_ids
-from experiment_manager.records import Attempt, JobId, Launch, State
-from experiment_manager.slurm.arrays import arrays
-from experiment_manager.slurm.launched import (
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import Attempt, JobId, Launch, State
+from experiment_manager.scheduler.arrays import arrays
+from experiment_manager.scheduler.slurm.options import make
+from experiment_manager.scheduler.submissions import (
     LaunchedArray,
     Submission,
     launched_arrays,
@@ -23,7 +22,8 @@ from experiment_manager.slurm.launched import (
     stale_scripts,
     token,
 )
-from experiment_manager.slurm.options import make
+from experiment_manager.store.launches import create_launch
+from experiment_manager.store.layout import Folder
 
 
 def array(*jobs: int, pack: int = 1, by_job: bool = False) -> LaunchedArray:

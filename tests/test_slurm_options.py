@@ -17,9 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_manager.errors import OptionsError
-from experiment_manager.slurm.configuration import SLURM
-from experiment_manager.slurm.options import SlurmOptions, as_mapping, make, overridden, valid_options
-from experiment_manager.slurm.units import LONGEST_MIN
+from experiment_manager.scheduler.slurm.configuration import SLURM
+from experiment_manager.scheduler.slurm.options import (
+    LONGEST_MIN,
+    SlurmOptions,
+    as_mapping,
+    make,
+    overridden,
+    valid_options,
+)
 from tests.conftest import clean_env
 
 TEXT_OPTIONS: Final = (
@@ -296,7 +302,7 @@ def test_callers_values_are_left_alone() -> None:
 def test_importing_options_is_cheap() -> None:
     """Every Hydra program on the machine imports this room, so YAML and the like wait until they are needed."""
     late = {"yaml", "difflib", "shlex", "omegaconf"}
-    code = f"import sys, experiment_manager.slurm.options; print({late} & set(sys.modules))"
+    code = f"import sys, experiment_manager.scheduler.slurm.options; print({late} & set(sys.modules))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, check=True)
     assert "set()" == done.stdout.strip()

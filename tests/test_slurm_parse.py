@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager.records import State
-from experiment_manager.slurm.parse import (
+from experiment_manager.model.records import State
+from experiment_manager.scheduler.slurm.parse import (
     Indices,
     final_state,
     is_active,

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import OptionsError
-from experiment_manager.slurm.arrays import Array, arrays
-from experiment_manager.slurm.options import make
-from experiment_manager.slurm.script import Place, log_pattern, render, warning_s
+from experiment_manager.scheduler.arrays import Array, arrays
+from experiment_manager.scheduler.slurm.options import make
+from experiment_manager.scheduler.slurm.script import Place, log_pattern, render, warning_s
 from tests.conftest import wait_until
 
 GOLDEN = Path(__file__).parent / "golden"

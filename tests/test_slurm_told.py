@@ -1,7 +1,7 @@
 """What the queue and accounting say together about one array. The texts are SLURM 22.05's, of moments when it lags."""
 
-from experiment_manager.slurm.parse import parse_sacct, parse_squeue
-from experiment_manager.slurm.told import Told, by_name
+from experiment_manager.scheduler.asking import Told, by_name
+from experiment_manager.scheduler.slurm.parse import parse_sacct, parse_squeue
 
 RESTARTED = """\
 880_0|880|REQUEUED|0:0|1795379746|1795379746|n1|em

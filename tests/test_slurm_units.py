@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment_manager.errors import OptionsError
-from experiment_manager.slurm.units import LARGEST_MB, LONGEST_MIN, megabytes, memory_text, minutes, time_text
+from experiment_manager.scheduler.slurm.options import (
+    LARGEST_MB,
+    LONGEST_MIN,
+    megabytes,
+    memory_text,
+    minutes,
+    time_text,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.disk import code_copy
-from experiment_manager.disk.folder import Folder
 from experiment_manager.errors import FreezeError
+from experiment_manager.store import code_snapshot as code_copy
+from experiment_manager.store.layout import Folder
 from tests.conftest import Program, clean_env
 from tests.test_provenance import git
 

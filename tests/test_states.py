@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from experiment_manager import processes
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.states import States
 from experiment_manager.errors import JobRefused
-from experiment_manager.records import ENDED, Attempt, JobId, State
+from experiment_manager.model.records import ENDED, Attempt, JobId, State
+from experiment_manager.store import processes
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
 from tests.conftest import clean_env, wait_until
 
 CLAIMER = """
 import os, sys
 from experiment_manager.errors import JobRefused
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.states import States
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
 states = States(Folder(sys.argv[1], "train"))
 print("ready", flush=True)
 for line in sys.stdin:
@@ -458,8 +458,8 @@ def test_claim_killed_at_any_moment_leaves_a_job_that_can_run(tmp_path: Path, st
     """A process that is killed somewhere in a claim never blocks the job, and no number is skipped."""
     program = (
         "import sys\n"
-        "from experiment_manager.disk.folder import Folder\n"
-        "from experiment_manager.disk.states import States\n"
+        "from experiment_manager.store.layout import Folder\n"
+        "from experiment_manager.store.states import States\n"
         "states = States(Folder(sys.argv[1], 'train'))\n"
         "print('ready', flush=True)\n"
         "while True:\n"

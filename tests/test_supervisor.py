@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment_manager.disk.launches import create_launch
+from experiment_manager.execution.run import Call, parser, plain_call
 from experiment_manager.experiment import Experiment
-from experiment_manager.records import Attempt, JobId, State
-from experiment_manager.run import Call, parser, plain_call
-from experiment_manager.slurm.arrays import arrays
-from experiment_manager.slurm.launched import records
-from experiment_manager.slurm.options import make
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler.arrays import arrays
+from experiment_manager.scheduler.slurm.options import make
+from experiment_manager.scheduler.submissions import records
+from experiment_manager.store.launches import create_launch
 from tests.conftest import Program, ProgramAfter, clean_env, wait_until
 
 
@@ -284,7 +284,7 @@ def test_run_imports_no_heavy_library(program_after: ProgramAfter) -> None:
     """What every task of a sweep pays for has neither Hydra nor the libraries of the command line in it."""
     program = program_after("seed=1")
     script = (
-        "import sys\nfrom experiment_manager.run import main\n"
+        "import sys\nfrom experiment_manager.execution.run import main\n"
         f"status = main([{str(program.experiment)!r}, '0'])\n"
         "heavy = {'argparse', 'ctypes', 'hydra', 'omegaconf', 'typer', 'click', 'rich', 'yaml', 'numpy', 'pandas',"
         " 'submitit', 'orjson',"
@@ -351,8 +351,9 @@ def _opened_until_the_start(place: Path, n_jobs: int) -> list[str]:
     create_launch(experiment.folder, (Attempt(JobId(job), 1, State.PENDING) for job in (7, *ids)), about)
     script = (
         "import json, sys\n"
-        "from experiment_manager.run import main\n"
-        "seen, late = [], {'argparse', 'experiment_manager.decisions', 'experiment_manager.ids', 'ctypes', 'shlex'}\n"
+        "from experiment_manager.execution.run import main\n"
+        "ours = {'experiment_manager.model.policy', 'experiment_manager.model.ids'}\n"
+        "seen, late = [], {'argparse', 'ctypes', 'shlex', *ours}\n"
         "def look(what, given):\n"
         "    if what in ('open', 'sqlite3.connect', 'os.listdir', 'os.scandir'):\n"
         "        seen.append(str(given[0]))\n"

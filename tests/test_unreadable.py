@@ -11,10 +11,10 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.results import last_values, read_metrics, write_result
-from experiment_manager.disk.states import States
-from experiment_manager.records import State
+from experiment_manager.model.records import State
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.results import last_values, read_metrics, write_result
+from experiment_manager.store.states import States
 from tests.conftest import clean_env
 
 FIRST = '{"step": 1, "time": 5.0, "values": {"loss": 0.5, "note": "a\\nb"}}\n'

@@ -15,10 +15,10 @@ from benchmarks.place import PROGRAMS, Place, planned
 from benchmarks.rows.planning import grid
 from benchmarks.table import Line, absent, is_installed
 from benchmarks.timing import Measured, take_turns
-from experiment_manager.disk.files import write_json
-from experiment_manager.disk.folder import Folder
-from experiment_manager.processes import this_process
-from experiment_manager.records import State
+from experiment_manager.model.records import State
+from experiment_manager.store.files import write_json
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.processes import this_process
 
 N_LINES = 100
 FEW_S, STATUS_S = 5.0, 1.0

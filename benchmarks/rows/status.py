@@ -15,9 +15,9 @@ from benchmarks.place import PROGRAMS, Place, planned
 from benchmarks.rows.planning import grid
 from benchmarks.table import Line
 from benchmarks.timing import Measured, take_turns
-from experiment_manager.disk.folder import Folder
-from experiment_manager.processes import this_process
-from experiment_manager.records import ENDED, ENDED_BADLY, State
+from experiment_manager.model.records import ENDED, ENDED_BADLY, State
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.processes import this_process
 
 LIMIT_S, PERIOD, N_PENDING = 2.0, 100, 5
 

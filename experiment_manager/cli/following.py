@@ -8,19 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from experiment_manager.analysis.logs import marked
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import Folder, JobNumber, Json, Where
 from experiment_manager.cli.slurm import settings_of
 from experiment_manager.errors import JobRefused, ResultError
+from experiment_manager.execution.resubmit import Resubmission, Resubmitted
 from experiment_manager.experiment import Experiment
-from experiment_manager.follow.logs import marked
-from experiment_manager.follow.resubmit import Resubmission, Resubmitted
-from experiment_manager.ids import format_ids, shortened
+from experiment_manager.model.ids import format_ids, shortened
+from experiment_manager.model.records import State
 from experiment_manager.progress import settings_text
-from experiment_manager.records import State
-from experiment_manager.slurm.emit import how_to_submit
-from experiment_manager.text import LogText, as_word, tell
-from experiment_manager.words import counted
+from experiment_manager.scheduler.scripts import how_to_submit
+from experiment_manager.text import LogText, as_word, counted, tell
 
 
 def register(app: typer.Typer) -> None:

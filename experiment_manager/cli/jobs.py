@@ -7,19 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from experiment_manager import filters
+from experiment_manager.analysis import views
+from experiment_manager.analysis.rows import chosen_columns, columns_of, flattened, only_columns
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.find import counted, find_experiments
-from experiment_manager.follow import views
-from experiment_manager.follow.rows import chosen_columns, columns_of, flattened, only_columns
-from experiment_manager.ids import format_ids, shortened
+from experiment_manager.model import filters
+from experiment_manager.model.ids import format_ids, shortened
+from experiment_manager.model.records import State
 from experiment_manager.progress import settings_text
-from experiment_manager.records import State
-from experiment_manager.text import as_word, one_line
-from experiment_manager.words import names_in
+from experiment_manager.text import as_word, names_in, one_line
 
 
 def register(app: typer.Typer) -> None:

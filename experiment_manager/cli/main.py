@@ -8,9 +8,9 @@ import typer
 
 import experiment_manager
 from experiment_manager.cli import following, jobs, report, results, slurm, status, tables
-from experiment_manager.decisions import PARTIAL, REFUSED
-from experiment_manager.disk.folder import is_refused, unwritable
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.model.policy import PARTIAL, REFUSED
+from experiment_manager.store.layout import is_refused, unwritable
 from experiment_manager.text import all_skipped, tell
 
 app = typer.Typer(
@@ -71,6 +71,6 @@ def main(argv: Sequence[str]) -> int:
 )
 def run(context: typer.Context) -> None:
     """Run one job here; `run --help` tells more."""
-    from experiment_manager.run import main as run_main
+    from experiment_manager.execution.run import main as run_main
 
     raise typer.Exit(run_main(context.args))

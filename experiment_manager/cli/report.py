@@ -8,7 +8,7 @@ import typer
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import Folder, Json, Selected, Where
 from experiment_manager.experiment import Experiment
-from experiment_manager.words import names_in
+from experiment_manager.text import names_in
 
 
 def register(app: typer.Typer) -> None:

@@ -6,12 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from experiment_manager.cli import tables
-from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, Selected, Where
-from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.experiment import Experiment
-from experiment_manager.follow import dataframes
-from experiment_manager.follow.rows import (
+from experiment_manager.analysis import dataframes
+from experiment_manager.analysis.rows import (
     aggregate,
     chosen_columns,
     columns_of,
@@ -20,8 +16,12 @@ from experiment_manager.follow.rows import (
     only_columns,
     order,
 )
-from experiment_manager.ids import format_ids
-from experiment_manager.words import names_in
+from experiment_manager.cli import tables
+from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, Selected, Where
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.experiment import Experiment
+from experiment_manager.model.ids import format_ids
+from experiment_manager.text import names_in
 
 
 def register(app: typer.Typer) -> None:

@@ -9,10 +9,10 @@ from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import Folder, Json, Where
 from experiment_manager.errors import OptionsError
 from experiment_manager.experiment import Experiment
-from experiment_manager.ids import format_ids
-from experiment_manager.slurm.emit import how_to_submit
-from experiment_manager.slurm.submit import newest_launch, test_only
-from experiment_manager.words import noun
+from experiment_manager.model.ids import format_ids
+from experiment_manager.scheduler.scripts import how_to_submit
+from experiment_manager.scheduler.submit import newest_launch, test_only
+from experiment_manager.text import noun
 
 
 def register(app: typer.Typer) -> None:

@@ -9,16 +9,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from experiment_manager.cli import layout, tables
+from experiment_manager.analysis import views
+from experiment_manager.analysis.result_warnings import sentences
+from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
-from experiment_manager.follow import views
-from experiment_manager.follow.result_warnings import sentences
-from experiment_manager.ids import format_ids, shortened, which
+from experiment_manager.model.ids import format_ids, shortened, which
+from experiment_manager.model.records import State
 from experiment_manager.progress import settings_text
-from experiment_manager.records import State
-from experiment_manager.text import harmless, one_line, tell
-from experiment_manager.words import counted, names_in
+from experiment_manager.text import counted, harmless, names_in, one_line, tell
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20
@@ -140,7 +139,7 @@ def _on_screen(found: views.Status, folder: Path, width: int, height: int) -> li
     most_live = len(found.live)
     while True:
         lines = _lines(found, folder, width, most_live)
-        shown = [part for line in lines for part in layout.wrapped(harmless(line), width)]
+        shown = [part for line in lines for part in tables.wrapped(harmless(line), width)]
         if len(shown) <= height or not most_live:
             return shown
         most_live = max(0, most_live - max(1, len(shown) - height))

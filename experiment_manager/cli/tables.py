@@ -1,13 +1,16 @@
-"""Tables, YAML and JSON on standard output: aligned for people, unwrapped in a pipe, machine-readable where asked."""
+"""Tables, YAML and JSON on standard output: aligned for people, unwrapped in a pipe, machine-readable where asked.
+
+Nothing is folded, and no number is ever cut: a column is shown whole, cut between words, or left out and named.
+"""
 
 import json
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
-from experiment_manager import codec
-from experiment_manager.cli import layout
+from experiment_manager.model import codec
 from experiment_manager.progress import value_text
 from experiment_manager.text import say as _say
 from experiment_manager.text import say_json, stream_of
@@ -41,7 +44,7 @@ def print_rows(
 ) -> None:
     """A table whose columns are the keys of all rows, in the order in which they first come: each row is one line.
 
-    On a terminal it fits: see `layout.lines` for what becomes of columns that are `optional` or `minor`.
+    On a terminal it fits: see `lines` for what becomes of columns that are `optional` or `minor`.
     In the columns that are `exact`, as those of variables, different values look different.
     """
     for line in row_lines(rows, width=terminal_width(), optional=optional, minor=minor, more=more, exact=exact):
@@ -63,9 +66,9 @@ def row_lines(
     names = list(dict.fromkeys(key for row in rows for key in row))
     numbers = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
     cells = {_on_a_line(name): [_on_a_line(text) for text in _texts(rows, name, exact)] for name in names}
-    columns = layout.Columns(cells, {_on_a_line(name) for name in numbers}, mark=_shown("\u2026", "..."))
+    columns = Columns(cells, {_on_a_line(name) for name in numbers}, mark=_shown("\u2026", "..."))
     optional, minor = [_on_a_line(name) for name in optional], [_on_a_line(name) for name in minor]
-    return layout.lines(columns, width=width, optional=optional, minor=minor, more=more)
+    return lines(columns, width=width, optional=optional, minor=minor, more=more)
 
 
 def terminal_width() -> int | None:
@@ -142,3 +145,192 @@ def ago(hours: float) -> str:
             count = int(minutes // size)
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
     return "just now"
+
+
+_GAP: Final = 3
+_WIDEST: Final = (60, 40, 30, 24, 18, 12)
+"""How wide a column of text may be: the first of these with which the table fits."""
+_NARROWEST: Final = _WIDEST[-1]
+_NEVER_CUT: Final = 16
+_MOST_NAMED: Final = 200
+_OF_NUMBERS: Final = "0123456789.-+e"
+
+
+class Columns(NamedTuple):
+    """The cells of a table by column, names on top; `numbers` are aligned on the right, and never cut."""
+
+    cells: Mapping[str, Sequence[str]]
+    numbers: Collection[str]
+    mark: str = "\u2026"  # of what was cut
+    rule: str = "\u2500"
+
+
+class _Fit(NamedTuple):
+    widths: dict[str, int]  # of the columns that are shown, in their order
+    same: list[str]  # shown once, below the table
+    left_out: list[str]
+
+
+def lines(
+    columns: Columns, *, width: int | None, optional: Sequence[str] = (), minor: Sequence[str] = (), more: str = ""
+) -> list[str]:
+    """The table, one line a row, in a terminal of that width; None: as wide as it gets.
+
+    Where it does not fit, columns that say the same in all rows are told once, long text is cut, and of the `optional`
+    columns as many are shown as fit, in the order in which they are given, and then of the `minor` ones. What is left
+    out is named, with what `more` says about how to get it.
+    """
+    natural = {name: max(map(text_width, (name, *cells))) for name, cells in columns.cells.items()}
+    if width is None or _total(natural) <= width:
+        return list(_drawn(columns, natural))
+    fit = _fitted(columns, natural, width, optional, minor)
+    notes = []
+    if fit.same:
+        notes.append("the same in all rows: " + " ".join(_told(columns, name, width // 2) for name in fit.same))
+    if fit.left_out:
+        notes.append(f"left out: {_named(fit.left_out)}" + (f"; {more}" if more else ""))
+    elif more and any(text_width(cell) > width for name, width in fit.widths.items() for cell in columns.cells[name]):
+        notes.append(f"{columns.mark} stands for what was cut; {more}")
+    return [*_drawn(columns, fit.widths, optional), *chain.from_iterable(wrapped(note, width) for note in notes)]
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines that are broken between words; a no-break space is kept, and comes out as any other.
+
+    >>> wrapped("loss=0.25 accuracy=0.5", 14)
+    ['loss=0.25', 'accuracy=0.5']
+    """
+    lines = [""]
+    for word in text.split(" ") if text_width(text) > width else [text]:
+        if lines[-1] and text_width(lines[-1]) + 1 + text_width(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def _total(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + _GAP * max(0, len(widths) - 1) + 1
+
+
+def _fitted(
+    columns: Columns, natural: Mapping[str, int], width: int, optional: Sequence[str], minor: Sequence[str]
+) -> _Fit:
+    required = [name for name in natural if name not in optional and name not in minor]
+    same = [name for name in natural if name not in optional and _is_same(columns.cells[name])]
+    same = [name for name in same if name != required[0]]
+    optional = [name for name in (*optional, *minor) if name not in same and any(columns.cells.get(name, ()))]
+    least = {name: _least(columns, name, size) for name, size in natural.items()}
+    first = sum(_GAP + least[name] for name in optional[:2])
+    shown: dict[str, int] = {}
+    for widest in _WIDEST:
+        shown = {name: max(least[name], min(natural[name], widest)) for name in required if name not in same}
+        if _total(shown) + first <= width:
+            break
+    left_out: list[str] = []
+    while _total(shown) > width and len(shown) > 1:
+        left_out.insert(0, shown.popitem()[0])
+    for name, others in zip(optional, _texts_after(optional, columns.numbers), strict=True):
+        free = width - _total(shown) - _GAP
+        size = natural[name] if name in columns.numbers else min(natural[name], free // (1 + others))
+        if least[name] <= free:
+            shown[name] = size if least[name] <= size <= free else least[name]
+        else:
+            left_out.append(name)
+    widths = {name: shown[name] for name in natural if name in shown}
+    return _Fit(widths, [name for name in same if columns.cells[name][0]], left_out)
+
+
+def _is_same(cells: Sequence[str]) -> bool:
+    return len(cells) > 1 and all(cell == cells[0] for cell in cells)
+
+
+def _least(columns: Columns, name: str, natural: int) -> int:
+    """The narrowest that a column can be: a number is shown whole, text and names begin to be cut there."""
+    whole = max(map(text_width, columns.cells[name])) if name in columns.numbers else 0
+    return max(whole, natural if natural <= _NEVER_CUT else _NARROWEST)
+
+
+def _texts_after(names: Sequence[str], numbers: Collection[str]) -> list[int]:
+    """For each column how many columns of text come after it, which want some of the width, too."""
+    return [sum(1 for other in names[place + 1 :] if other not in numbers) for place in range(len(names))]
+
+
+def _told(columns: Columns, name: str, width: int) -> str:
+    return f"{name}={cut(columns.cells[name][0], min(width, _WIDEST[0]), columns.mark)}"
+
+
+def _named(names: Sequence[str]) -> str:
+    """`a, b, c`, or the first of many and how many there are."""
+    text = ", ".join(names)
+    if len(text) <= _MOST_NAMED:
+        return text
+    return f"{text[:_MOST_NAMED].rpartition(',')[0]}, ... ({len(names)} columns)"
+
+
+def _drawn(columns: Columns, widths: Mapping[str, int], optional: Collection[str] = ()) -> Iterator[str]:
+    shown = [
+        [
+            _end(name, width, columns.mark),
+            *_cut_alike(columns.cells[name], width, columns.mark, by_end=name not in optional),
+        ]
+        for name, width in widths.items()
+    ]
+    for place, line in enumerate(zip(*shown, strict=True)):
+        padded = (
+            " " * (width - text_width(text)) + text
+            if name in columns.numbers
+            else text + " " * (width - text_width(text))
+            for (name, width), text in zip(widths.items(), line, strict=True)
+        )
+        yield " " + (" " * _GAP).join(padded).rstrip()
+        if place == 0:
+            yield " " + columns.rule * (_total(widths) - 1)
+
+
+def _cut_alike(cells: Sequence[str], width: int, mark: str, *, by_end: bool) -> list[str]:
+    """The cells of one column with their beginnings; or with their ends, where these tell more of them apart."""
+    by_start = [cut(cell, width, mark) for cell in cells]
+    if by_start == list(cells) or not by_end:
+        return by_start
+    ends = [_end(cell, width, mark) for cell in cells]
+    return ends if len(set(ends)) > len(set(by_start)) else by_start
+
+
+def _end(text: str, width: int, mark: str) -> str:
+    """The end of a text that is too long, as of a name: it tells `model.optimizer.lr` from its neighbours."""
+    return cut(text[::-1], width, mark[::-1])[::-1]
+
+
+def cut(text: str, width: int, mark: str = "\u2026") -> str:
+    """A text in that many columns of a terminal: what does not fit is cut off before a word or a number, and marked.
+
+    >>> cut("lr=0.25 seed=13", 14), cut("[256, 256, 256]", 12), cut("abcdefghijklmnop", 8)
+    ('lr=0.25 …', '[256, 256, …', 'abcdefg…')
+    >>> cut("x 1234567890123456789", 12)
+    'x …'
+    """
+    if text_width(text) <= width:
+        return text
+    kept, size = len(text), width - len(mark)
+    while text_width(text[:kept]) > size:
+        kept -= 1
+    at = kept
+    while at > 0 and _is_inside(text[at - 1], text[at]):
+        at -= 1
+    is_number = text[kept - 1] in _OF_NUMBERS and text[kept] in _OF_NUMBERS
+    return text[: at if at * 3 > width or (at and is_number) else kept] + mark
+
+
+def _is_inside(before: str, after: str) -> bool:
+    """Whether a text is cut in a word or a number between these two."""
+    return not before.isspace() and not after.isspace() and before not in ",;/|" and after not in ",;/|"
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)

@@ -1,1 +1,1 @@
-"""The rooms that know Hydra: planning a sweep, composing its jobs, and what its plugins and callback do."""
+"""What knows Hydra: planning a sweep, composing its jobs, and what its plugins and callback do."""

@@ -15,14 +15,14 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from experiment_manager.decisions import DRIFTED, UNRECORDED
-from experiment_manager.disk.manifest import Manifest
-from experiment_manager.disk.results import write_error, write_result
 from experiment_manager.errors import ConfigurationDrifted
+from experiment_manager.execution.command import place_of, placed_in
+from experiment_manager.execution.current_job import CurrentJob, current_job, is_first_rank, not_kept
 from experiment_manager.hydra.compose import as_written, require_submitted
-from experiment_manager.records import Code
-from experiment_manager.running.command import place_of, placed_in
-from experiment_manager.running.job import CurrentJob, current_job, is_first_rank, not_kept
+from experiment_manager.model.policy import DRIFTED, UNRECORDED
+from experiment_manager.model.records import Code
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.results import write_error, write_result
 from experiment_manager.text import tell, tell_traceback
 
 
@@ -125,7 +125,7 @@ class JobCallback(Callback):
 
 def _live_code(job: CurrentJob, code: Code) -> str | None:
     """What of the program's code is imported as it is today, and not as the job's snapshot has it; None: nothing."""
-    from experiment_manager.disk.code_imports import live_modules
+    from experiment_manager.store.code_snapshot import live_modules
 
     found = ", ".join(f"{name} ({file})" for name, file in live_modules(job.experiment, code).items())
     if not found:

@@ -1,14 +1,16 @@
 """What we ask of Hydra while planning a sweep: which points there are, and which configuration each one has.
 
-With `callback` and `pickled_task` this is the room that knows Hydra's insides; nobody else imports them.
+Each of Hydra's configs is read once for a whole sweep: Hydra itself reads and parses all of them for every job.
 """
 
+import copy
 import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
+from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,15 +18,14 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from experiment_manager import codec, delta
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import ConfigurationDrifted, GridError
-from experiment_manager.grid import Axis, Setting
-from experiment_manager.hydra.freeze import Origin
-from experiment_manager.hydra.repository import reading_once
-from experiment_manager.records import Job
-from experiment_manager.running.command import PLACED_BY_US, quoted
+from experiment_manager.execution.command import PLACED_BY_US, quoted
+from experiment_manager.hydra.frozen_config import Origin
+from experiment_manager.model import codec, delta
+from experiment_manager.model.grid import Axis, Setting
+from experiment_manager.model.records import Job
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
 from experiment_manager.text import tell
 
 ID: Final = "<job id>"
@@ -284,3 +285,62 @@ def _package_directory(path: str) -> str | None:
         if os.path.isdir(directory):
             return directory
     return None
+
+
+_NEVER: Final = object()
+
+
+class ReadOnce(IConfigRepository):
+    """A repository that remembers what it has read, and hands out copies, since Hydra changes what it gets.
+
+    Hydra copies the repository for each composition, and may give the copy other places to read from: a copy shares
+    what has been read for as long as the places are the same.
+    """
+
+    def __init__(self, delegate: Any) -> None:
+        self._delegate = delegate
+        self._read: dict[str, Any] = {}
+        self._elsewhere: dict[tuple[tuple[Any, Any], ...], tuple[Any, dict[str, Any]]] = {}
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "ReadOnce":
+        other = ReadOnce(self._delegate)
+        other._read, other._elsewhere = self._read, self._elsewhere
+        return other
+
+    def load_config(self, config_path: str) -> Any:
+        """What is read from a path; None where there is nothing."""
+        found = self._read.get(config_path, _NEVER)
+        if found is _NEVER:
+            found = self._read[config_path] = self._delegate.load_config(config_path=config_path)
+        return copy.deepcopy(found)
+
+    def initialize_sources(self, config_search_path: Any) -> None:
+        """From now on it reads from these places."""
+        places = tuple((place.provider, place.path) for place in config_search_path.get_path())
+        if places not in self._elsewhere:
+            delegate = copy.deepcopy(self._delegate)
+            delegate.initialize_sources(config_search_path)
+            self._elsewhere[places] = (delegate, {})
+        self._delegate, self._read = self._elsewhere[places]
+
+    def get_schema_source(self) -> Any:
+        return self._delegate.get_schema_source()
+
+    def group_exists(self, config_path: str) -> Any:
+        return self._delegate.group_exists(config_path=config_path)
+
+    def config_exists(self, config_path: str) -> Any:
+        return self._delegate.config_exists(config_path=config_path)
+
+    def get_group_options(self, group_name: str, *arguments: Any, **options: Any) -> Any:
+        return self._delegate.get_group_options(group_name, *arguments, **options)
+
+    def get_sources(self) -> Any:
+        return self._delegate.get_sources()
+
+
+def reading_once(loader: ConfigLoader) -> Any:
+    """A loader that composes the same and reads each config once; the given one stays as it is."""
+    other: Any = copy.copy(loader)
+    other.repository = ReadOnce(other.repository)
+    return other

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Final, NamedTuple
 
-from experiment_manager.records import Entry
+from experiment_manager.model.records import Entry
 
 _TAKE_VALUE: Final = "WX"
 _HYDRA_MAIN: Final = "decorated_main"

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from experiment_manager import decisions
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.manifest import Manifest
 from experiment_manager.errors import FolderError
-from experiment_manager.grid import Grid, Point
-from experiment_manager.records import Job, JobId
+from experiment_manager.model import policy
+from experiment_manager.model.grid import Grid, Point
+from experiment_manager.model.records import Job, JobId
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
 
 _NOBODY: Final[tuple[int, ...]] = ()
 
@@ -118,6 +118,6 @@ class Numbered:
         if len(same) == 1 and not (self._adds_changed and mark is not None):
             return job_id
         if identity not in self._matched:
-            match = decisions.match(same, self._fingerprint(point))
+            match = policy.match(same, self._fingerprint(point))
             self._matched[identity] = None if match.is_changed and self._adds_changed else match.job_id
         return self._matched[identity]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiment_manager import decisions
 from experiment_manager.errors import ExperimentManagerError, GridError
+from experiment_manager.model import policy
 
 
 class Options(NamedTuple):
@@ -26,9 +26,9 @@ class Options(NamedTuple):
     def check(self) -> "Options":
         """The same options. Raises ExperimentManagerError naming the one that is wrong."""
         for name, value, allowed in (
-            ("rerun", self.rerun, decisions.RERUN),
-            ("on_change", self.on_change, decisions.ON_CHANGE),
-            ("on_drift", self.on_drift, decisions.ON_DRIFT),
+            ("rerun", self.rerun, policy.RERUN),
+            ("on_change", self.on_change, policy.ON_CHANGE),
+            ("on_drift", self.on_drift, policy.ON_DRIFT),
         ):
             if value not in allowed:
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")

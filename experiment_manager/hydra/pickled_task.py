@@ -14,9 +14,9 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any, Final
 
-from experiment_manager.disk.documents import opened
-from experiment_manager.disk.files import appearing
-from experiment_manager.disk.folder import Folder
+from experiment_manager.store.documents import opened
+from experiment_manager.store.files import appearing
+from experiment_manager.store.layout import Folder
 
 _OF_HYDRA: Final = ("now", "hydra", "hydra_override_dirname", "python_version")
 """Resolvers that Hydra registers, here as there."""

@@ -12,32 +12,32 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-from experiment_manager import codec, decisions, filters
-from experiment_manager.disk.code_copy import copy_code
-from experiment_manager.disk.folder import Folder, planning
-from experiment_manager.disk.launches import create_launch
-from experiment_manager.disk.leftovers import clear_leftovers
-from experiment_manager.disk.manifest import Manifest, changed_configuration
-from experiment_manager.disk.manifest_editor import ManifestEditor, editing, until_published
-from experiment_manager.disk.selection import write_selection
-from experiment_manager.disk.states import Snapshot
+from experiment_manager.analysis import views
 from experiment_manager.errors import ConfigurationChanged, FreezeError, JobRefused
-from experiment_manager.facts import CONFIGURATION, Unresolved, World
-from experiment_manager.follow import views
-from experiment_manager.frame import Configured, Frame
-from experiment_manager.grid import Grid, Point, repeating, zipped
+from experiment_manager.execution.command import Place
 from experiment_manager.hydra import entry
 from experiment_manager.hydra.compose import ID, Composer, task_configuration
-from experiment_manager.hydra.factor import Factored
-from experiment_manager.hydra.freeze import freeze
+from experiment_manager.hydra.fast_compose import Factored
+from experiment_manager.hydra.frozen_config import freeze
 from experiment_manager.hydra.numbering import Known, Numbered
 from experiment_manager.hydra.options import Options
+from experiment_manager.model import codec, filters, policy
+from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.facts import CONFIGURATION, Unresolved, World
+from experiment_manager.model.grid import Grid, Point, repeating, zipped
+from experiment_manager.model.records import Attempt, Code, Entry, Job, JobId, Launch, Recipe, State
+from experiment_manager.model.resolved import resolved, to_keep
 from experiment_manager.progress import followed
-from experiment_manager.records import Attempt, Code, Entry, Job, JobId, Launch, Recipe, State
-from experiment_manager.resolved import resolved, to_keep
-from experiment_manager.running.command import Place
-from experiment_manager.slurm.emit import Arrangement
-from experiment_manager.slurm.reconcile import reconciled
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.scripts import Arrangement
+from experiment_manager.store.code_snapshot import copy_code
+from experiment_manager.store.launches import create_launch
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.leftovers import clear_leftovers
+from experiment_manager.store.manifest import Manifest, changed_configuration
+from experiment_manager.store.manifest_editor import ManifestEditor, editing, until_published
+from experiment_manager.store.pass_filter import write_selection
+from experiment_manager.store.states import Snapshot
 from experiment_manager.text import tell
 
 
@@ -132,7 +132,7 @@ def _planned(asked: _Asked, about: Mapping[str, Any]) -> Plan:
     kept: dict[int, dict[str, Any]] = {}
     ids, dropped = _passing(asked.rules, grid, numbered, factored, snapshot, known, folder, kept)
     states = {int(job_id): snapshot.state(job_id) for job_id in snapshot.attempts.keys() | snapshot.queued.keys()}
-    to_run = decisions.to_run(states, ids, options.rerun)
+    to_run = policy.to_run(states, ids, options.rerun)
     _refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
     arrangement = None
     with editing(folder, known.generation) as editor:

@@ -10,13 +10,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiment_manager.disk.documents import END, ERROR, read_optional
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.manifest import Manifest
-from experiment_manager.disk.results import read_result
-from experiment_manager.disk.states import States
-from experiment_manager.records import Attempt, Job, State
-from experiment_manager.running.command import Place, place_of
+from experiment_manager.execution.command import Place, place_of
+from experiment_manager.model.records import Attempt, Job, State
+from experiment_manager.store.documents import END, ERROR, read_optional
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.results import read_result
+from experiment_manager.store.states import States
 
 
 class JobFailed(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from experiment_manager.slurm.options import SlurmOptions, valid_options
+from experiment_manager.scheduler.slurm.options import SlurmOptions, valid_options
 
 _PLUGINS = "hydra_plugins.hydra_experiment_manager"
 _PROVIDER = "experiment_manager"

@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.disk.folder import Folder
-from experiment_manager.disk.launches import launch_numbers, read_launch
-from experiment_manager.disk.states import Snapshot
+from experiment_manager.analysis import views
 from experiment_manager.errors import JobRefused, UnreadableLaunch
-from experiment_manager.follow import views
-from experiment_manager.ids import format_ids
-from experiment_manager.records import Launch
-from experiment_manager.slurm.launched import Submission, launched_arrays
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import Launch
+from experiment_manager.scheduler.submissions import Submission, launched_arrays
+from experiment_manager.store.launches import launch_numbers, read_launch
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import Snapshot
 from experiment_manager.text import skipped
 
 MOST_FAILURES: Final = 30

@@ -1,4 +1,4 @@
-"""The page: the contents of a report as one HTML file that asks nobody for anything. Pure: records in, text out.
+"""The page: the contents of a report as one HTML file that asks nobody for anything, and how it is written.
 
 The browser is told so, too: a content security policy names the three scripts by their hashes and forbids the rest, so
 that text of people which looked like a script would neither be run nor fetched.
@@ -12,10 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import experiment_manager
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.records import ENDED_BADLY, State
+from experiment_manager.model.records import ENDED_BADLY, State
 
 if TYPE_CHECKING:
-    from experiment_manager.report.data import Contents
+    from experiment_manager.report.contents import Contents
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from experiment_manager.store.files import appearing
+from experiment_manager.store.layout import writing
+
+if TYPE_CHECKING:
+    from experiment_manager.model.records import Job
+    from experiment_manager.store.layout import Folder
+    from experiment_manager.store.states import Snapshot
+
 
 _FAMILIES = {"COMPLETED": "good", "RUNNING": "running", "QUEUED": "waiting", "PENDING": "waiting", "FAKE": "waiting"}
 
@@ -97,3 +109,35 @@ def _data(contents: "Contents") -> dict[str, Any]:
             ],
         },
     }  # fmt: skip
+
+
+def write_report(
+    folder: "Folder",
+    jobs: "Sequence[Job]",
+    snapshot: "Snapshot",
+    path: str | os.PathLike[str] | None,
+    *,
+    average_over: Sequence[str] | None,
+    group_by: Sequence[str] | None,
+    metric: str | None,
+    goal: str,
+    only: str = "",
+) -> str:
+    """The report is in a file; returns its absolute path. `only` says of which jobs, where they are not all.
+
+    See `Experiment.report`.
+    """
+    from experiment_manager.report.contents import (  # whoever runs a job imports this room, and no report
+        Choice,
+        collect,
+    )
+    from experiment_manager.store.leftovers import clear_leftovers_beside
+
+    require_extra()
+    target = os.path.abspath(folder.join("report.html") if path is None else os.fspath(path))
+    choice = Choice(average_over, group_by, metric, goal, only)
+    html = render(collect(folder, jobs, snapshot, choice))
+    clear_leftovers_beside(target)
+    with writing(target), appearing(target) as temporary, open(temporary, "x", encoding="utf-8") as file:
+        file.write(html)
+    return target

@@ -35,13 +35,13 @@ class LocalPoolLauncher(Launcher):
 
     def prepared(self) -> Any:
         """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
-        from experiment_manager.hydra.launch import Here
+        from experiment_manager.hydra.launchers import Here
 
         return Here(self.n_jobs, self.start_method, self.gpus_per_job, copies_code=self.snapshot)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
-        from experiment_manager.hydra.launch import launch_batch
+        from experiment_manager.hydra.launchers import launch_batch
 
         return launch_batch(self, job_overrides, initial_job_idx)
 
@@ -58,8 +58,8 @@ class SlurmScriptLauncher(Launcher):
         self.batches: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from experiment_manager.hydra.launch import prepared_to_wait
-        from experiment_manager.hydra.sweeping import RecordedTask
+        from experiment_manager.hydra.launchers import prepared_to_wait
+        from experiment_manager.hydra.sweeper import RecordedTask
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         if not isinstance(task_function, RecordedTask):  # another sweeper than ours: it may write before it launches
@@ -67,13 +67,13 @@ class SlurmScriptLauncher(Launcher):
 
     def prepared(self) -> Any:
         """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
-        from experiment_manager.hydra.launch import BySlurm
+        from experiment_manager.hydra.launchers import BySlurm
 
         return BySlurm(self.options, kind=self.kind)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
-        from experiment_manager.hydra.launch import launch_batch
+        from experiment_manager.hydra.launchers import launch_batch
 
         return launch_batch(self, job_overrides, initial_job_idx)
 

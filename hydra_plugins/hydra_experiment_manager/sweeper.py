@@ -22,7 +22,7 @@ class ExperimentSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
-        from experiment_manager.hydra.sweeping import RecordedTask
+        from experiment_manager.hydra.sweeper import RecordedTask
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         self.directories = {key: config.hydra.sweep._get_node(key)._value() for key in ("dir", "subdir")}
@@ -35,7 +35,7 @@ class ExperimentSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from experiment_manager.hydra.sweeping import Sweep
+        from experiment_manager.hydra.sweeper import Sweep
 
         assert self.hydra_context is not None
         assert self.config is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment_manager.experiment import Experiment
-from experiment_manager.slurm.configuration import SLURM
+from experiment_manager.scheduler.slurm.configuration import SLURM
 from tests.cluster.sweeps import slurm
 from tests.conftest import APP, wait_until
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from experiment_manager.errors import SlurmError
-from experiment_manager.slurm import client
-from experiment_manager.slurm.parse import Queued, Run, is_active, runs_of
+from experiment_manager.scheduler.slurm import client
+from experiment_manager.scheduler.slurm.parse import Queued, Run, is_active, runs_of
 from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.usefixtures("cluster")]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.experiment import Experiment
-from experiment_manager.slurm.configuration import SLURM
+from experiment_manager.scheduler.slurm.configuration import SLURM
 from tests.cluster.conftest import HOME, ProgramOf, need_own_cluster, reconfigured, up
 from tests.cluster.sweeps import slurm
 from tests.conftest import Program, clean_env, files_below, wait_until

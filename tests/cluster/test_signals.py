@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.records import State
+from experiment_manager.model.records import State
 from tests.cluster.conftest import Cluster, sacct_state, turn
 from tests.cluster.python_jobs import Jobs
 from tests.cluster.sweeps import slurm

@@ -1,0 +1,213 @@
+"""One experiment as one file, to keep or to hand on: what tells its story, and not the checkpoints unless asked.
+
+Others may have laid links into the folder, so what is packed is decided here, link by link. A job's directory that lies
+elsewhere is packed as if it lay here when whoever made the link owns that place; any other link that leads out of the
+experiment is left out and named. In the file are regular files, and relative links from one to another.
+"""
+
+import errno
+import io
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Iterator
+from typing import Final
+
+from experiment_manager.errors import FolderError
+from experiment_manager.execution.command import has_own_place, place_of
+from experiment_manager.progress import followed
+from experiment_manager.store.files import appearing, below, is_temporary
+from experiment_manager.store.layout import Folder, writing
+from experiment_manager.store.leftovers import clear_leftovers_beside
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.states import Snapshot
+from experiment_manager.text import counted, skipped, tell
+
+_TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
+_WHOLE: Final = ("conf", "code", "tasks", "launches", "warnings")
+_OF_ATTEMPTS: Final = re.compile(r"(attempt|result|error)\.\d+\.json|metrics\.\d+\.jsonl")
+_LOGS: Final = re.compile(r"std(out|err)\.\d+(\.rank\d+)?\.log")
+_JOB: Final = re.compile(r"jobs/\d+")
+_UNKNOWN: Final = b"{}"
+
+
+def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False, everything: bool = False) -> int:
+    """The experiment is in a gzipped tar file, below a folder of its own name; returns the number of files.
+
+    In it are the manifest, frozen configurations, launches, states, results, errors and metrics; with `logs` what jobs
+    have printed, too; with `everything` all files in their folders. Unpacked anywhere, it is read like any other.
+    What cannot be read, and what leads out of the experiment, is named on standard error and left out. Raises
+    FolderError when the file is there already, or cannot be written.
+    """
+    if os.path.exists(path):
+        raise FolderError(f"{path} is there already; choose another name with --out, or remove it")
+    clear_leftovers_beside(path)
+    with writing(path), appearing(path) as temporary, tarfile.open(temporary, "x:gz", compresslevel=6) as file:
+        packing = _Packing(folder, file, logs=logs, everything=everything)
+        names = list(packing.names())
+        for name in followed(names, len(names), "archiving"):
+            packing.add(name)
+        for job_id, numbers in snapshot.attempts.items():
+            for number, state in numbers.items():
+                packing.add_state(f"{job_id}.{number}", str(state))
+    if packing.n_data_links:
+        tell(f"code: {packing.n_data_links} links to data outside of the experiment are not in {path}")
+    _name_what_lies_elsewhere(folder)
+    return packing.n_files
+
+
+def _name_what_lies_elsewhere(folder: Folder) -> None:
+    """People are told of jobs whose files are not in the folder, since another sweeper had a place of its own."""
+    if not os.path.exists(folder.manifest):
+        return
+    with Manifest(folder) as manifest:
+        places = [place_of(folder, job).directory for job in manifest.jobs() if has_own_place(job)]
+    if places:
+        whose = f"what {counted(len(places))} {'has' if len(places) == 1 else 'have'} written"
+        skipped(f"{whose} lies outside of the experiment, as in {places[0]}; pack it yourself")
+
+
+class _Packing:
+    """An archive that is being written."""
+
+    def __init__(self, folder: Folder, file: tarfile.TarFile, *, logs: bool, everything: bool) -> None:
+        self._folder, self._file, self._logs, self._everything = folder, file, logs, everything
+        self._places = {os.path.realpath(folder.path): ""}  # and what each is called in the archive
+        self.n_files = self.n_data_links = 0
+
+    def names(self) -> Iterator[str]:
+        """What to pack but for the states, relative to the folder, sorted in each."""
+        yield from (name for name in _TOP if os.path.lexists(self._folder.join(name)))
+        for part in (*_WHOLE, "jobs"):
+            if os.path.lexists(self._folder.join(part)):
+                yield from self._below(part)
+
+    def _below(self, place: str) -> Iterator[str]:
+        """The names to pack in a folder of the experiment, and in those below it."""
+        path = self._folder.join(place)
+        if os.path.islink(path) and not self._follows(place):
+            return
+        folders = []
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            self._leave_out(place, f"cannot be read: {error.strerror}")
+            return
+        for entry in entries:
+            name = f"{place}/{entry.name}"
+            if is_temporary(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False) or (_JOB.fullmatch(name) and entry.is_dir()):
+                folders.append(name)
+            elif self._is_wanted(place, entry.name):
+                yield name
+        for name in folders:
+            yield from self._below(name)
+
+    def _is_wanted(self, place: str, name: str) -> bool:
+        """Whether a file is one of the record, and not of the user's own, or was asked for."""
+        if name.endswith(".lock"):
+            return False
+        if self._everything or not place.startswith("jobs"):
+            return True
+        if _JOB.fullmatch(place):
+            return bool(_OF_ATTEMPTS.fullmatch(name) or (self._logs and _LOGS.fullmatch(name)))
+        return bool(re.fullmatch(r"jobs/[^/]+/\.hydra", place))
+
+    def _follows(self, place: str) -> bool:
+        """Whether a folder that is a link is packed as if it were here: jobs, where whoever made the link owns what it
+        leads to. Nobody gets to pack what others have pointed at."""
+        path = self._folder.join(place)
+        real = os.path.realpath(path)
+        if self._inside(real) is not None:
+            self._add_link(place, real)
+            return False
+        why_not = None
+        try:
+            if not (place == "jobs" or _JOB.fullmatch(place)):
+                why_not = f"is a link that leads out of the experiment, to {real}"
+            elif os.stat(path).st_uid != os.lstat(path).st_uid:
+                why_not = f"is a link to {real}, which is not of the user who made the link"
+            elif below(real, self._folder.path) is not None:
+                why_not = f"is a link to {real}, in which the experiment itself lies"
+        except OSError as error:
+            why_not = f"cannot be read: {error.strerror}"
+        if why_not is None:
+            self._places[real] = place
+        else:
+            self._leave_out(place, why_not)
+        return why_not is None
+
+    def _inside(self, real: str) -> str | None:
+        """What is called how in the archive; None for a place that is not in it."""
+        for place, called in self._places.items():
+            rest = below(place, real)
+            if rest is not None:
+                return os.path.normpath(os.path.join(called, rest))
+        return None
+
+    def add(self, name: str) -> None:
+        """A file, or a link, is in the archive, or is named as left out."""
+        path = self._folder.join(name)
+        real = os.path.realpath(path)
+        is_link = os.path.islink(path)
+        if is_link and self._inside(real) is None:
+            if name.startswith("code/"):  # made by us: data is not copied
+                self.n_data_links += 1
+            else:
+                self._leave_out(name, f"is a link that leads out of the experiment, to {real}")
+        elif is_link and "/" in name and (self._everything or not name.startswith("jobs/")):
+            self._add_link(name, real)
+        else:
+            self._add_file(name, real if is_link else path)
+
+    def _add_link(self, name: str, real: str) -> None:
+        about = tarfile.TarInfo(os.path.join(self._folder.name, name))
+        about.type, about.mtime = tarfile.SYMTYPE, int(os.lstat(self._folder.join(name)).st_mtime)
+        about.linkname = os.path.relpath(self._inside(real) or os.curdir, os.path.dirname(name))
+        self._file.addfile(about)
+        self.n_files += 1
+
+    def _add_file(self, name: str, path: str) -> None:
+        try:
+            file = _opened(path)
+        except FileNotFoundError:  # a job that runs has put it away
+            return
+        except OSError as error:
+            self._leave_out(name, f"cannot be read: {error.strerror}")
+            return
+        with file:
+            about = self._file.gettarinfo(arcname=os.path.join(self._folder.name, name), fileobj=file)
+            self._file.addfile(about, file if about.isreg() else None)
+        self.n_files += 1
+
+    def add_state(self, attempt: str, state: str) -> None:
+        """An attempt's anchor and its state: by what was seen, since the name on disk may change meanwhile."""
+        try:
+            with _opened(self._folder.join("states", attempt)) as anchor:
+                content = anchor.read()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._leave_out(f"states/{attempt}", f"cannot be read: {error.strerror}")
+            content = _UNKNOWN
+        for name in (attempt, f"{attempt}.{state}"):
+            entry = tarfile.TarInfo(os.path.join(self._folder.name, "states", name))
+            entry.size, entry.mode, entry.mtime = len(content), 0o644, int(os.stat(self._folder.path).st_mtime)
+            self._file.addfile(entry, io.BytesIO(content))
+        self.n_files += 2
+
+    def _leave_out(self, name: str, why: str) -> None:
+        skipped(f"{self._folder.join(name)} {why}")  # the exit status tells, too
+
+
+def _opened(path: str) -> io.BufferedReader:
+    """A regular file, and nothing that it has been exchanged for. Raises OSError."""
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a link")
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(handle, "rb")

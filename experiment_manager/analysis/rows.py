@@ -1,0 +1,232 @@
+"""Rows of results: flat, in order, and averaged over jobs that agree in some variables. Pure."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.model import codec
+from experiment_manager.model.records import State
+
+Row = Mapping[str, Any]
+NOT_STORED: Final = "not stored"
+"""Stands in a row for a field of a result that could not be stored."""
+
+
+def _in_order(function: Callable[[Sequence[float]], float]) -> Callable[[Sequence[float]], float]:
+    """NaN when one of the values is: it has no place in an order. Infinity has one."""
+    return lambda values: math.nan if any(value != value for value in values) else _in_range(function, values)
+
+
+def _in_range(function: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
+    """What a function makes of the values, or of floats where an integer is too large to calculate with."""
+    try:
+        return function(values)
+    except OverflowError:
+        return function([codec.as_float(value) for value in values])
+
+
+def _mean(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    if math.isinf(mean) and not any(map(math.isinf, values)):  # only their sum is too large
+        return math.fsum(value / len(values) for value in values)
+    return mean
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else _mean(ordered[half - 1 : half + 1])
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """Of the sample; None for one value, NaN when a value is infinite or NaN."""
+    if len(values) < 2:
+        return None
+    floats = [codec.as_float(value) for value in values]
+    return statistics.stdev(floats) if all(map(math.isfinite, floats)) else math.nan
+
+
+AGGREGATES: Final[Mapping[str, Callable[[Sequence[float]], float | None]]] = {
+    "mean": lambda values: _in_range(_mean, values),
+    "std": _deviation,
+    "min": _in_order(min),
+    "max": _in_order(max),
+    "median": _in_order(_median),
+}
+
+
+def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
+    """A row with its nested mappings spread out; a name that is taken is prefixed, as `metrics.loss`."""
+    spread = {key: value for key, value in row.items() if key not in nested}
+    for key in nested:
+        for name, value in row[key].items():
+            spread[name if name not in spread else f"{key}.{name}"] = value
+    return spread
+
+
+def flat_results(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows of results, flat: the variables, the fields of the result, the last metrics; and where a part of a result
+    could not be stored, nothing in its place, which may be a column of numbers, and the reasons as `refused`."""
+    flat = []
+    for row in rows:
+        refused = row["refused"]
+        result = {name: None if name in refused else value for name, value in row["result"].items()}
+        head = {key: value for key, value in row.items() if key != "refused"}
+        spread = flattened({**head, "result": result}, "variables", "result", "metrics")
+        if refused:
+            spread["refused" if "refused" not in spread else "result.refused"] = "; ".join(
+                dict.fromkeys(refused.values())
+            )
+        flat.append(spread)
+    return flat
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """The names in flat rows, in the order in which they first come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def chosen_columns(there: Sequence[str], asked: Sequence[str] | None) -> list[str]:
+    """Those of the columns that are asked for, by name or by a pattern such as `val/*`; None: all of them.
+
+    Raises ExperimentManagerError with the columns there are for one that matches none.
+    """
+    if asked is None:
+        return list(there)
+    chosen: dict[str, None] = {}
+    for pattern in asked:
+        found = [pattern] if pattern in there else [name for name in there if fnmatchcase(name, pattern)]
+        if not found:
+            raise ExperimentManagerError(f"{pattern!r} is no column; the columns are {', '.join(there)}")
+        chosen |= dict.fromkeys(found)
+    return list(chosen)
+
+
+def only_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The same rows with these columns alone."""
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
+    """`algorithm, count, result mean, result std` for one group; and `result count` where the jobs are more."""
+    spread = {**row["variables"], "count": row["count"]}
+    names = [name for name in how if name != "count"]
+    counts = row.get("counts", {})
+    for field in dict.fromkeys([*(field for name in names for field in row[name]), *counts]):
+        spread |= {f"{field} count": counts[field]} if field in counts else {}
+        spread |= {f"{field} {name}": row[name][field] for name in names if field in row[name]}
+    return spread
+
+
+def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mean", "std")) -> list[dict[str, Any]]:
+    """One row per combination of the variables in `by`, over the COMPLETED jobs that have it.
+
+    `count` is the number of jobs; each of `how` maps each numeric result field, or each metric where there are no
+    results, to a number. True counts as 1 and False as 0, so that the mean of such a field is a rate. `counts` is there
+    for the fields that a number is missing of in some job: how many have one. Raises ExperimentManagerError for an
+    unknown variable or aggregate.
+    """
+    require_variables(by, _variables(rows))
+    for name in how:
+        if name not in (*AGGREGATES, "count"):
+            raise ExperimentManagerError(f"{name!r} is no aggregate; there are {', '.join(AGGREGATES)}, count")
+    source = "result" if any(row["result"] for row in rows) else "metrics"
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["state"] == State.COMPLETED:
+            groups[group_key(row, by)].append(row)
+    values = [_values(members, source) for members in groups.values()]
+    aggregated = [_aggregated(members, by, how, found) for members, found in zip(groups.values(), values, strict=True)]
+    partial = [
+        field
+        for field in dict.fromkeys(field for found in values for field in found)
+        if any(len(found.get(field, ())) < row["count"] for found, row in zip(values, aggregated, strict=True))
+    ]
+    for row, found in zip(aggregated, values, strict=True):
+        row |= {"counts": {field: len(found.get(field, ())) for field in partial}} if partial else {}
+    return aggregated
+
+
+def _variables(rows: Iterable[Row]) -> list[str]:
+    return sorted({name for row in rows for name in row["variables"]})
+
+
+def require_variables(asked: Iterable[str], names: Sequence[str]) -> None:
+    """Nothing happens when all that is asked for is among the names of the variables; else ExperimentManagerError."""
+    for name in asked:
+        if name not in names:
+            raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(names) or 'none'}")
+
+
+def group_key(row: Row, by: Iterable[str]) -> str:
+    """What rows of one group have in common: 1, 1.0 and True are three values."""
+    return codec.canonical(codec.encode([row["variables"].get(name) for name in by]))
+
+
+def _values(members: Sequence[Row], source: str) -> dict[str, list[float]]:
+    """The numbers of each field that has any; True and False are 1 and 0."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in members:
+        for field, value in row[source].items():
+            if codec.is_number(value) or isinstance(value, bool):
+                values[field].append(int(value) if isinstance(value, bool) else value)
+    return values
+
+
+def _aggregated(
+    members: Sequence[Row], by: Sequence[str], how: Sequence[str], values: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    return {
+        "variables": {name: members[0]["variables"].get(name) for name in by},
+        "count": len(members),
+        **{
+            name: {field: AGGREGATES[name](found) for field, found in values.items()}
+            for name in AGGREGATES
+            if name in how
+        },
+    }
+
+
+def state_counts(rows: Iterable[Row], by: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per combination of the variables in `by`: `variables`, `count`, and `states`, which maps each state that
+    some job has to the number of jobs. Raises ExperimentManagerError for an unknown variable."""
+    listed = list(rows)
+    require_variables(by, _variables(listed))
+    states = [str(state) for state in State if any(row["state"] == state for row in listed)]
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in listed:
+        groups[group_key(row, by)].append(row)
+    return [
+        {
+            "variables": {name: members[0]["variables"].get(name) for name in by},
+            "count": len(members),
+            "states": {state: sum(row["state"] == state for row in members) for state in states},
+        }
+        for members in groups.values()
+    ]
+
+
+def order(rows: Sequence[Row], by: str) -> list[int]:
+    """The places of flat rows in the order of a column, `-loss` from the largest; rows without a value come last.
+
+    Raises ExperimentManagerError with the columns there are for an unknown one.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    is_reversed, name = (True, by[1:]) if by.startswith("-") and by not in columns else (False, by)
+    if rows and name not in columns:
+        raise ExperimentManagerError(f"{name!r} is no column; the columns are {', '.join(columns)}")
+    there = [place for place, row in enumerate(rows) if not _is_missing(row.get(name))]
+    there.sort(key=lambda place: _rank(rows[place][name]), reverse=is_reversed)
+    return there + [place for place, row in enumerate(rows) if _is_missing(row.get(name))]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """Numbers before text, and everything else by its text."""
+    return (0, value) if isinstance(value, int | float) else (1, str(value))

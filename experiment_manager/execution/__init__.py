@@ -1,0 +1,1 @@
+"""One job from claim to record, and several at a time on this machine."""

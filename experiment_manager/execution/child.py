@@ -1,0 +1,195 @@
+"""The child of a supervisor: which command runs a job, and how it is started."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiment_manager.errors import JobRefused
+from experiment_manager.execution import command, current_job, ranks
+from experiment_manager.model.records import Job, Recipe
+from experiment_manager.scheduler.slurm import within
+from experiment_manager.store import processes
+from experiment_manager.store.files import log_file
+from experiment_manager.store.launches import read_order
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest, unconfigured
+
+
+class Child(NamedTuple):
+    """What to run: the arguments of the program, where, and under which launch."""
+
+    folder: Folder
+    job_id: int
+    arguments: list[str]
+    cwd: str
+    launch: str | None
+    planned: int | None  # the number of the job's first attempt in that launch
+    is_fake: bool
+    needs_result: bool  # a runner that does not run the job has done nothing
+    by_slurm: bool  # SLURM was asked to run it, and not a pool that may be inside of a SLURM job
+    slurm: Mapping[str, Any]  # the options of a launch that SLURM runs
+    variables: Mapping[str, str]  # of the environment, by which the program finds its modules
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What whoever claims an attempt of it says of the attempt."""
+        flags = {"by_slurm": self.by_slurm, "fake": self.is_fake}
+        return {"launch": self.launch, **{name: True for name, holds in flags.items() if holds}}
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether `srun` starts the program several times."""
+        return within.n_tasks(self.slurm) > 1 and not self.is_fake
+
+    def logs(self, attempt: int) -> tuple[str, str]:
+        """Where the output of an attempt goes, and what it says on stderr."""
+        out, err = (self.folder.of_attempt(self.job_id, attempt, kind) for kind in ("stdout", "stderr"))
+        return out, err
+
+    def environment(self, attempt: int, ours: Mapping[str, str]) -> dict[str, str]:
+        """The environment of an attempt, made from ours: it has none of the ranks that we may have."""
+        kept = ranks.of_a_task(ours, is_alone=not self.has_ranks) if self.by_slurm else ranks.without(ours)
+        told = {**current_job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
+        return {**kept, **self._told_to_submitit(attempt), **told}
+
+    def _told_to_submitit(self, attempt: int) -> dict[str, str]:
+        """With which `submitit.JobEnvironment()` answers: programs ask it for ranks under any launcher."""
+        if self.by_slurm:
+            return {"SUBMITIT_EXECUTOR": "slurm"}
+        _, log = self.logs(attempt)
+        return {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_JOB_ID": str(self.job_id),
+            "SUBMITIT_FOLDER": os.path.dirname(log),
+            **{f"SUBMITIT_LOCAL_{name}": "1" for name in ("NTASKS", "JOB_NUM_NODES")},
+            **{f"SUBMITIT_LOCAL_{name}": "0" for name in ("NODEID", "GLOBALID", "LOCALID")},
+        }
+
+
+def prepare(
+    folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, runner: Sequence[str] | None = None
+) -> Child:
+    """The child for a job that may run. Raises JobRefused, UnknownJob, FilterError; nothing is written.
+
+    `runner` are the words of a command that runs jobs which were written in Python; a launch may name one, too.
+    """
+    with Manifest(folder) as manifest:
+        point = manifest.job(job_id)
+        recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
+    planned, options, here = None, None, os.getcwd()
+    if launch is not None:
+        order = read_order(folder, launch, job_id)
+        if order is None:
+            raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
+        planned, options = order.attempt, order.options
+        runner = runner or (order.runner if recipe is None else None)  # jobs of a sweep have a command of their own
+        here = order.cwd if options is not None else here  # scripts can be submitted from anywhere
+    elif not _passes(folder, job_id):
+        raise JobRefused(outside_filter(job_id, folder))
+    arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
+    if not is_fake:
+        arguments = [*(options or {}).get("wrap", ()), *arguments]
+    return Child(
+        folder=folder,
+        job_id=job_id,
+        arguments=arguments,
+        cwd=command.entry_of(folder, recipe).cwd if recipe is not None and not is_fake else here,
+        launch=launch,
+        planned=planned,
+        is_fake=is_fake,
+        needs_result=runner is not None and not is_fake,
+        by_slurm=options is not None,
+        slurm=options or {},
+        variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),
+    )
+
+
+def _program(
+    folder: Folder, point: Job, recipe: Recipe | None, *, is_fake: bool, runner: Sequence[str] | None
+) -> list[str]:
+    """The arguments of the program. Raises JobRefused when nothing can run the job."""
+    where = f"job {point.id} of {folder.path}"
+    if runner is not None and recipe is not None:
+        raise JobRefused(f"{where} is a job of a sweep and has a command of its own; leave --runner out")
+    if runner is not None and runner[0] == sys.executable and not os.path.isfile(runner[1]):
+        raise JobRefused(f"the runner {runner[1]} is not there; name a script that calls Experiment.run_id")
+    if point.fingerprint is None:
+        raise JobRefused(unconfigured(point.id, folder))
+    if is_fake:
+        return [sys.executable, "-P", "-m", "experiment_manager.execution.fake_job"]
+    if recipe is not None:
+        if recipe.code is not None and not os.path.isdir(folder.join(recipe.code.path)):
+            raise JobRefused(
+                f"{where} runs from the snapshot {folder.join(recipe.code.path)}, which is not there; the same sweep "
+                "makes a new one"
+            )
+        return command.job_command(folder, point, recipe)
+    if runner is not None:
+        return command.runner_command(folder, point, runner)
+    raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
+
+
+def _passes(folder: Folder, job_id: int) -> bool:
+    from experiment_manager.store.pass_filter import read_selection
+
+    return job_id in read_selection(folder)
+
+
+def outside_filter(job_id: int, folder: Folder) -> str:
+    """The sentence for a job that was not selected."""
+    from experiment_manager.model.ids import format_ids
+    from experiment_manager.store.pass_filter import read_selection
+
+    return (
+        f"job {job_id} is outside the pass filter of {folder.path}, which lets pass "
+        f"{format_ids(read_selection(folder))}; change the filter with save_pass_filter or `experiment-manager filter`"
+    )
+
+
+def start(child: Child, attempt: int) -> int:
+    """The program runs in a session of its own, with its output going to the logs of the attempt.
+
+    Returns its pid, which the caller has to reap. Raises OSError.
+    """
+    arguments = child.arguments
+    log, error_log = child.logs(attempt)
+    is_one_log = bool(child.slurm.get("stderr_to_stdout"))
+    if child.has_ranks:
+        arguments = [*within.srun(log, None if is_one_log else error_log, os.environ), *arguments]
+    with log_file(log) as out, log_file(error_log) as err:
+        process = subprocess.Popen(
+            arguments,
+            cwd=child.cwd,
+            env=child.environment(attempt, os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out if is_one_log and not child.has_ranks else err,
+            start_new_session=True,
+            preexec_fn=expendable(),
+        )
+    process.returncode = 0  # the caller reaps it, with wait4, for its memory and time
+    return process.pid
+
+
+def exit_status_of(error: OSError) -> int:
+    """As a shell has it of a program that could not be started: it is not there, cannot be executed, or else."""
+    unusable = (errno.EACCES, errno.EPERM, errno.ENOEXEC)
+    return 127 if error.errno == errno.ENOENT else 126 if error.errno in unusable else 1
+
+
+def expendable() -> Callable[[], None]:
+    """Runs in the child before the job: it dies when we are killed, and the OOM killer takes it rather than us."""
+    dying_with_us = processes.dying_with_us()
+
+    def prepare_child() -> None:
+        dying_with_us()
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write("500")
+        except OSError:
+            pass
+
+    return prepare_child

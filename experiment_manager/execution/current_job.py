@@ -1,0 +1,221 @@
+"""What a job knows of itself while it runs: `experiment_manager.current_job()`.
+
+The supervisor tells the job in three environment variables which attempt it is. Outside of an experiment the same
+calls work and record nothing, so that a script runs by hand as it is.
+"""
+
+import atexit
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from experiment_manager.errors import JobRefused
+from experiment_manager.execution import ranks
+from experiment_manager.model import codec
+from experiment_manager.model.records import Job, State
+from experiment_manager.store.files import appending
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.reserve import write_all
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOB_VARIABLE: Final = "EXPERIMENT_MANAGER_JOB"
+ATTEMPT_VARIABLE: Final = "EXPERIMENT_MANAGER_ATTEMPT"
+FOLDER_VARIABLE: Final = "EXPERIMENT_MANAGER_FOLDER"
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class CurrentJob:
+    """The job that this process runs; `id` is None outside of an experiment."""
+
+    def __init__(self, folder: Folder | None, job_id: int | None, attempt: int) -> None:
+        self._folder = folder
+        self.id = job_id
+        self.attempt = attempt
+        self._stopping = threading.Event()
+        self._listens = False
+        self.told = False
+        """Whether `should_stop` has ever returned true: then a job that returns nothing is not done."""
+
+    @property
+    def experiment(self) -> Folder:
+        """The folder of the experiment. Raises JobRefused outside of one."""
+        if self._folder is None:
+            raise JobRefused("this process runs no job of an experiment; start it with `experiment-manager run`")
+        return self._folder
+
+    @property
+    def required_id(self) -> int:
+        """The id of the job. Raises JobRefused outside of an experiment."""
+        if self.id is None:
+            raise JobRefused("this process runs no job of an experiment; start it with `experiment-manager run`")
+        return self.id
+
+    @property
+    def directory(self) -> "Path":
+        """Where the job leaves its files, the same in every attempt: Hydra's output directory. Outside of an experiment
+        that, too, or the working directory."""
+        from pathlib import Path
+
+        if self._point is not None:
+            from experiment_manager.execution.command import place_of
+
+            return Path(place_of(self.experiment, self._point).directory)
+        hydra_config = sys.modules.get("hydra.core.hydra_config")
+        if hydra_config is not None and hydra_config.HydraConfig.initialized():
+            return Path(hydra_config.HydraConfig.get().runtime.output_dir)
+        return Path.cwd()
+
+    @cached_property
+    def variables(self) -> Mapping[str, Any]:
+        """What makes this job another than its neighbours; empty outside of an experiment."""
+        return {} if self._point is None else self._point.variables
+
+    @cached_property
+    def _point(self) -> Job | None:
+        if self._folder is None or self.id is None:
+            return None
+        from experiment_manager.store.manifest import Manifest
+
+        with Manifest(self._folder) as manifest:
+            return manifest.job(self.id)
+
+    @cached_property
+    def resumed(self) -> bool:
+        """Whether an earlier attempt, which may have left a checkpoint in `directory`, has run before this one."""
+        if self._folder is None or self.id is None:
+            return False
+        from experiment_manager.store.states import States
+
+        earlier = States(self._folder).attempts(self.id)[: self.attempt - 1]
+        return any(attempt.state is not State.FAKE for attempt in earlier)
+
+    def should_stop(self) -> bool:
+        """Whether the job has been told that it will be stopped soon: save a checkpoint and return.
+
+        From the first call on, TERM, USR1 and USR2 no longer end this process by themselves, unless the program has a
+        handler of its own. Call it once before the loop, from the main thread. A job that leaves early returns None:
+        an attempt that was told to stop counts as COMPLETED only when it returns a result.
+        """
+        if not self._listens and threading.current_thread() is threading.main_thread():
+            self._listens = True
+            for number in _STOP_SIGNALS:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, lambda *_: self._stopping.set())
+        self.told = self.told or self._stopping.is_set()
+        return self.told
+
+    def log_metrics(
+        self, first: Mapping[Any, Any] | float | None = None, /, step: float | None = None, **values: Any
+    ) -> None:
+        """One line more in the metrics of this attempt, on disk at once: `log_metrics(step=100, loss=0.3)`, or
+        `log_metrics({"train/loss": 0.3}, step=100)` for names that Python has no keyword for.
+
+        Values are numbers or text. With several tasks only rank 0 writes. Outside of an experiment nothing is recorded.
+        Raises OSError when the line could not be written, as on a full disk.
+        """
+        step, values = _step_and_values(first, step, values)
+        if self._folder is None or self.id is None or not is_first_rank():
+            return
+        line = {"step": codec.encode(step), "time": time.time(), "values": codec.encode(values)}
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        path = self._folder.of_attempt(self.id, self.attempt, "metrics")
+        _append_line(path, data)
+
+
+def _append_line(path: str, line: bytes) -> None:
+    """The file ends with that line. Raises OSError when it could not be written, or only a part of it.
+
+    Whole lines are one write to a file opened for appending, also from several threads. One that was cut short, as on a
+    full disk, is ended first: it takes no other line with it.
+    """
+    handle = appending(path, is_read=True)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        write_all(handle, line)
+    finally:
+        os.close(handle)
+
+
+def _step_and_values(first: Any, step: float | None, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What a call of `log_metrics` means: a mapping is what its items would be as keywords, which win over it, as in
+    `dict({"loss": 1}, loss=2)`. Raises TypeError for a step that is given twice.
+
+    >>> _step_and_values({"train/loss": 0.3}, 7, {}), _step_and_values(7, None, {"loss": 0.3})
+    ((7, {'train/loss': 0.3}), (7, {'loss': 0.3}))
+    """
+    if not isinstance(first, Mapping):
+        if first is not None and step is not None:
+            raise TypeError(f"log_metrics got two steps, {first!r} and {step!r}; leave one of them out")
+        return step if first is None else first, values
+    metrics = {str(name): value for name, value in first.items()}
+    return metrics.pop("step", None) if step is None else step, {**metrics, **values}
+
+
+_claimant: int | None = None
+
+
+@contextmanager
+def claimed() -> Iterator[None]:
+    """Inside, this process has claimed the attempt itself: it is the one that writes records, whatever its rank."""
+    global _claimant
+    before, _claimant = _claimant, os.getpid()
+    try:
+        yield
+    finally:
+        _claimant = before
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of several tasks that writes records."""
+    return _claimant == os.getpid() or ranks.other_than_first(os.environ) is None
+
+
+def not_kept(job_id: int) -> str:
+    """The sentence for a result that another rank than the first has returned."""
+    return (
+        f"the result of job {job_id} is that of rank 0; what {ranks.other_than_first(os.environ)} returned is not kept"
+    )
+
+
+_current: CurrentJob | None = None
+
+
+def current_job() -> CurrentJob:
+    """The job that this process runs. The same object at every call, so that `should_stop` hears every signal."""
+    global _current
+    folder, job_id = os.environ.get(FOLDER_VARIABLE), os.environ.get(JOB_VARIABLE)
+    attempt = int(os.environ.get(ATTEMPT_VARIABLE, "1"))
+    here = (int(job_id), attempt) if folder and job_id else (None, 1)
+    if _current is None or (_current.id, _current.attempt) != here:
+        if _current is None and folder and job_id:
+            atexit.register(_ignore_signals)
+        _current = CurrentJob(Folder.at(folder) if folder and job_id else None, here[0], here[1])
+    return _current
+
+
+def was_asked() -> bool:
+    """Whether anything in this process has called `current_job` yet."""
+    return _current is not None
+
+
+def _ignore_signals() -> None:
+    """The program has ended. An interpreter that shuts down has no handlers any more, and a signal would end it with
+    another status than the job's."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def environment(folder: Folder, job_id: int, attempt: int) -> dict[str, str]:
+    """The variables that tell a process which attempt it is."""
+    return {FOLDER_VARIABLE: folder.path, JOB_VARIABLE: str(job_id), ATTEMPT_VARIABLE: str(attempt)}

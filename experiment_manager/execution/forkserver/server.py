@@ -1,0 +1,203 @@
+"""The process that a warm pool forks its jobs from: it has imported once what every job would import again.
+
+It is started by `warm`, which is the pool's end of it. It forks a supervisor for each job, and the supervisor forks the
+job. The program is never run in the server itself, and there is only one thread.
+"""
+
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NoReturn
+
+from experiment_manager.execution.child import prepare
+from experiment_manager.execution.forkserver import fork_safety, forked, learning, program, randomness
+from experiment_manager.execution.forkserver.forked import BecomesJob, Ready
+from experiment_manager.execution.forkserver.warm import CHUNK, Talk
+from experiment_manager.execution.refusal import told
+from experiment_manager.execution.signals import Heard, block, unblock
+from experiment_manager.execution.supervisor import supervise
+from experiment_manager.store import processes
+from experiment_manager.store.files import appending
+from experiment_manager.store.layout import Folder
+from experiment_manager.text import flush, tell_traceback
+
+_LESSONS: Final = 5
+"""From how many jobs the server learns: those of one sweep do not differ for ever."""
+
+
+def main() -> None:
+    """Serves one pool. Returns only as the program of a job, when that has ended."""
+    talk = Talk(socket.socket(fileno=int(sys.argv[1])))
+    talk.end.set_inheritable(False)
+    plan: dict[str, Any] = {}
+    while not plan and not talk.has_ended:
+        plan = next(iter(talk.receive()), plan)
+    if talk.has_ended:
+        os._exit(0)
+    server = _Server(talk, plan)
+    try:
+        server.serve()
+    except BecomesJob as job:
+        becomes = job
+        becomes.__traceback__ = None
+    sys.orig_argv[:] = becomes.command
+    before = learning.now() if server.lessons_left else None
+    try:
+        program.run(becomes.target, becomes.arguments)
+    finally:
+        if before is not None:
+            learning.leave(plan["lesson"], learning.since(before))
+
+
+def _prepare_interpreter(target: Sequence[str]) -> fork_safety.Arguments:
+    """Modules are found as in the program; returns what they see as arguments, which are not known yet."""
+    arguments = sys.argv = fork_safety.Arguments(["-m" if target[0] == "-m" else target[0]])
+    if not sys.flags.safe_path:
+        sys.path.insert(0, program.first_on_path(target))
+    return arguments
+
+
+def _import(names: Sequence[str]) -> None:
+    """The modules are imported that can be: what fails here, fails in the job where it is needed, and is told there."""
+    for name in names:
+        if name not in sys.modules:
+            with suppress(Exception, SystemExit):
+                importlib.import_module(name)
+
+
+class _Server:
+    def __init__(self, talk: Talk, plan: Mapping[str, Any]) -> None:
+        """The modules are imported, and the pool is told whether it may send jobs; ends the process if not."""
+        self._talk, self._lesson = talk, plan["lesson"]
+        self._jobs: dict[int, int] = {}  # supervisors that run: their pids, and what they run
+        self.lessons_left = _LESSONS
+        target = tuple(plan["target"])
+        arguments = _prepare_interpreter(target)
+        _import([name for name in randomness.LIBRARIES if name in plan["modules"]])
+        before = randomness.state()
+        _import([name for name in plan["modules"] if name != target[-1]])
+        if plan["warm_up"]:
+            where, _, function = plan["warm_up"].partition(":")
+            getattr(importlib.import_module(where), function)(plan["example"])
+        processes.dying_with_us()  # it imports what every supervisor needs
+        self._ready = Ready(tuple(plan["command"]), target, plan["cwd"], forked.handlers())
+        why_not = fork_safety.trouble(before, arguments)
+        sys.argv = arguments.copy()
+        gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
+        self._tell({"ready": why_not is None, "why_not": why_not})
+        if why_not is not None:
+            os._exit(0)
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._wake, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def serve(self) -> NoReturn:
+        """Ends the process when the pool has gone. In the process of a job this raises BecomesJob."""
+        talk = self._talk.end.fileno()
+        while True:
+            heard = select.select([talk, self._woken], [], [])[0]
+            if self._woken in heard:
+                os.read(self._woken, CHUNK)
+                self._reap()
+                self._learn()
+            if talk not in heard:
+                continue
+            for message in self._talk.receive():
+                if "signal" in message:
+                    self._signal(message["job"], message["signal"])
+                else:
+                    self._start(message)
+            if self._talk.has_ended:
+                os._exit(0)
+
+    def _reap(self) -> None:
+        while self._jobs:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            self._tell({"job": self._jobs.pop(pid), "pid": pid, "returncode": os.waitstatus_to_exitcode(status)})
+
+    def _learn(self) -> None:
+        """What an ended job had to import is imported here, if that does the same to a copy of us, and harms no job."""
+        lesson = learning.taken(self._lesson) if self.lessons_left else None
+        if lesson is None or not set(lesson.modules).difference(sys.modules):
+            return
+        self.lessons_left -= 1
+        pid = os.fork()
+        if not pid:
+            before, numbers = learning.now(), randomness.state()  # a forked process has been seeded anew
+            _import(lesson.modules)
+            is_same = learning.since(before).environment == lesson.environment
+            os._exit(not is_same or fork_safety.trouble(numbers) is not None)
+        if os.waitpid(pid, 0)[1] != 0:
+            self.lessons_left = 0
+        else:
+            _import(lesson.modules)
+            handlers = {**forked.handlers(), signal.SIGCHLD: self._ready.handlers[signal.SIGCHLD]}
+            self._ready = self._ready._replace(handlers=handlers)
+            gc.freeze()
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._talk.send(message)
+        except OSError:  # the pool has gone; its jobs run on
+            os._exit(0)
+
+    def _signal(self, job_id: int, number: int) -> None:
+        for pid, running in self._jobs.items():  # not reaped yet, so the pid is ours
+            if running == job_id:
+                os.kill(pid, number)
+
+    def _start(self, message: Mapping[str, Any]) -> None:
+        flush()
+        try:
+            log = appending(message["log"])
+            block()  # a supervisor hears everything from its first moment on
+            pid = os.fork()
+        except OSError as error:
+            unblock()
+            self._tell({"job": message["job"], "error": error.errno})
+            return
+        if not pid:
+            self._supervise(message, log)
+        os.close(log)
+        unblock()
+        self._jobs[pid] = message["job"]
+
+    def _supervise(self, message: Mapping[str, Any], log: int) -> NoReturn:
+        """Runs one job under its supervisor, which is this process; in the process of the job raises BecomesJob."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            os.setsid()
+            os.environ.update(message["variables"])
+            for handle in (1, 2):
+                os.dup2(log, handle)
+            for handle in (log, self._woken, self._wake):
+                os.close(handle)
+            heard = Heard()
+            self._talk.send({"job": message["job"], "process": processes.this_process()})
+            self._talk.end.close()
+            begin = partial(forked.begin, ready=self._ready, handles=heard.handles)
+            run = partial(supervise, heard=heard, begin=begin)
+            status = told(_prepared(message), run).status
+        except BecomesJob:
+            raise
+        except BaseException:  # nothing else may leave this process: it is a copy of the server
+            tell_traceback()
+        flush()
+        os._exit(status)
+
+
+def _prepared(message: Mapping[str, Any]) -> Callable[[], Any]:
+    folder = Folder.at(message["folder"])
+    return lambda: prepare(folder, message["job"], launch=message["launch"], is_fake=False)

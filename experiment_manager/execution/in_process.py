@@ -1,0 +1,106 @@
+"""An attempt that runs in this very process: Python runners by hand, and task functions under other launchers.
+
+Under a supervisor the attempt is the supervisor's, and only the result is left here.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from experiment_manager.execution import current_job
+from experiment_manager.model.records import State
+from experiment_manager.scheduler.slurm import within
+from experiment_manager.store import processes
+from experiment_manager.store.files import asked_again
+from experiment_manager.store.launches import read_order
+from experiment_manager.store.layout import Folder, writing
+from experiment_manager.store.requests import bear_mark
+from experiment_manager.store.results import write_error, write_result
+from experiment_manager.store.states import States
+from experiment_manager.text import tell
+
+
+class InProcess:
+    """The attempt that this process makes."""
+
+    def __init__(self, folder: Folder, job_id: int, number: int, *, is_fake: bool) -> None:
+        self._folder, self._job_id, self.number, self._is_fake = folder, job_id, number, is_fake
+        self.has_left_early = False
+
+    def leave(self, value: Any) -> None:
+        """The attempt has left this result; of several tasks the first one writes it."""
+        told = current_job.current_job().told
+        self.has_left_early = told and value is None
+        if not current_job.is_first_rank():
+            if value is not None:
+                tell(current_job.not_kept(self._job_id))
+        else:
+            write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake, told=told)
+
+
+def is_current(folder: Folder, job_id: int) -> bool:
+    """Whether a supervisor runs this very job in this process, by whatever path its folder is known."""
+    current = current_job.current_job()
+    return current.id == job_id and os.path.realpath(current.experiment.path) == os.path.realpath(folder.path)
+
+
+@contextmanager
+def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fake: bool = False) -> Iterator[InProcess]:
+    """Inside, an attempt of the job is RUNNING and `current_job()` is that job; then the state is what became of it.
+
+    Raises JobRefused when another attempt runs, and Unwritten when its end cannot be recorded; what the body raises
+    goes on.
+    """
+    if is_current(folder, job_id):
+        attempt = current_job.current_job().attempt
+        with _error_kept(folder, job_id, attempt):
+            yield InProcess(folder, job_id, attempt, is_fake=is_fake)
+        return
+    states = States(folder, within.has_ended)
+    order = None if launch is None else read_order(folder, launch, job_id)
+    with writing(folder.path):
+        folder.make(folder.job(job_id))
+        about = {"launch": launch, **within.recorded(), **({"fake": True} if is_fake else {})}
+        number = states.claim(job_id, about, planned=order and order.attempt)
+        mark = bear_mark(folder, job_id, number)
+    start, state, reason = time.time(), State.FAILED, None
+    before = {name: os.environ.get(name) for name in current_job.environment(folder, job_id, number)}
+    os.environ.update(current_job.environment(folder, job_id, number))
+    try:
+        made = InProcess(folder, job_id, number, is_fake=is_fake)
+        with current_job.claimed(), _error_kept(folder, job_id, number):
+            yield made
+        state = State.COMPLETED
+        if made.has_left_early:
+            state, reason = State.CANCELLED, "told to stop, and left without a result"
+    except KeyboardInterrupt:
+        state, reason = State.CANCELLED, "stopped by a signal"
+        raise
+    except SystemExit as leaving:
+        state = State.COMPLETED if leaving.code in (None, 0) else State.FAILED
+        reason = None if state is State.COMPLETED else f"exit code {leaving.code}"
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        state = State.FAKE if is_fake else state
+        processes.unmark(mark)
+        record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
+        asked_again(lambda: states.finish(job_id, number, state, record), tell)
+
+
+@contextmanager
+def _error_kept(folder: Folder, job_id: int, number: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        write_error(folder, job_id, number, error)
+        raise

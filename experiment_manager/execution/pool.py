@@ -1,0 +1,310 @@
+"""Runs jobs here, several at a time: one supervisor process per job, the same one that a SLURM task starts."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import ExperimentManagerError, FolderError
+from experiment_manager.execution import devices
+from experiment_manager.execution.forkserver.warm import Forking, WarmTask, hear_interrupts
+from experiment_manager.model.records import Launch, State
+from experiment_manager.progress import JobLines
+from experiment_manager.store.documents import END, load_end, read_optional
+from experiment_manager.store.files import Patience, discard, log_file
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
+from experiment_manager.text import counted, tell_once
+
+START_METHODS: Final = ("spawn", "forkserver")
+"""How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with all imports."""
+
+_POLL_S: Final = 0.02
+
+
+class Ran(NamedTuple):
+    """What became of one job of the pool; `state` is None when its supervisor refused to begin."""
+
+    job_id: int
+    attempt: int
+    state: State | None
+    reason: str | None
+
+
+class Interrupted(Exception):
+    """The pool was told to stop by a signal; all its jobs have ended. `ran` are those that had begun."""
+
+    def __init__(self, number: int, ran: list[Ran]) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number, self.ran = number, ran
+
+
+class _Running(NamedTuple):
+    job_id: int
+    process: "subprocess.Popen[bytes] | WarmTask"
+    log: str
+    started: float
+    gpus: tuple[int, ...]  # places among those that are visible here
+
+
+class _Unsettled(NamedTuple):
+    """A job that has ended, and of which the file system cannot tell at the moment how."""
+
+    task: _Running
+    patience: Patience
+    at: float  # when it is asked again
+
+
+def available_cpus() -> int:
+    """How many processors this process may use, which on a shared machine is not how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_n_jobs(n_jobs: int) -> None:
+    """Nothing happens when so many jobs can run at a time; else ExperimentManagerError."""
+    if n_jobs < 1 and n_jobs != -1:
+        raise ExperimentManagerError(
+            f"hydra.launcher.n_jobs={n_jobs} runs nothing; use 1 or more, or -1 for all {available_cpus()} processors"
+        )
+
+
+def check_start_method(start_method: str) -> None:
+    """Nothing happens when it is one of START_METHODS; else ExperimentManagerError."""
+    if start_method not in START_METHODS:
+        raise ExperimentManagerError(
+            f"hydra.launcher.start_method={start_method} is none of {', '.join(START_METHODS)}"
+        )
+
+
+def check_gpus_per_job(gpus_per_job: float | None) -> None:
+    """Nothing happens when a job can have such a share of the GPUs here; else ExperimentManagerError."""
+    devices.check(gpus_per_job, devices.visible(os.environ), where="hydra.launcher.")
+
+
+class Pool:
+    """One launch, run here. With `forking` its jobs are forked where they can be."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        launch: Launch,
+        *,
+        n_jobs: int,
+        texts: Mapping[int, str],
+        forking: Forking | None = None,
+        gpus_per_job: float | None = None,
+    ) -> None:
+        """`gpus_per_job` as in `check_gpus_per_job`; None: the visible GPUs, divided by the jobs that run at once."""
+        self._folder, self._launch, self._texts, self._forking = folder, launch, texts, forking
+        self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
+        self._gpus_per_job = gpus_per_job
+        self._states = States(folder)
+
+    def run(self, ids: Sequence[int]) -> list[Ran]:
+        """Every job has ended; what became of them, in the order of `ids`.
+
+        Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them. When
+        anything goes wrong here, they run on under their supervisors, and that is said.
+        """
+        waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
+        unsettled = list[_Unsettled]()
+        dealer = devices.Dealer(devices.visible(os.environ), self._gpus_per_job, min(self.n_jobs, len(ids)))
+        if dealer.words:
+            tell_once(f"{dealer.words} (hydra.launcher.gpus_per_job)")
+        with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
+            try:
+                if self._forking is not None:
+                    self._forking.prepare(self._folder, self._launch, ids)
+                while running or ((waiting or unsettled) and interrupts.first is None):
+                    for _ in range(interrupts.news()):
+                        _tell_to_end(running)
+                    ended = [task for task in running if task.process.poll() is not None]
+                    for task in ended:
+                        running.remove(task)
+                        dealer.take_back(task.gpus)
+                    while waiting and len(running) < self.n_jobs and interrupts.first is None:
+                        if not self._can_begin(lines) or (gpus := dealer.deal()) is None:
+                            break
+                        job_id = waiting.popleft()
+                        try:
+                            running.append(self._start(job_id, gpus, dealer.environment(gpus)))
+                        except OSError as error:  # no memory, no process, no room on the disk
+                            dealer.take_back(gpus)
+                            ran[job_id] = self._not_begun(job_id, error.strerror or str(error), lines)
+                    for task in ended:
+                        if isinstance(task.process, WarmTask) and task.process.was_never_begun:
+                            waiting.appendleft(task.job_id)
+                        else:
+                            unsettled.append(_Unsettled(task, Patience(), 0.0))
+                    unsettled = self._settle_all(unsettled, ran, lines)
+                    if not ended:
+                        self._pause()
+            except Exception:
+                if running:
+                    lines.say(
+                        f"this program has failed; {counted(len(running))} of {self._folder.path} go on without it"
+                    )
+                raise
+            except BaseException:
+                _tell_to_end(running)
+                for task in running:
+                    task.process.wait()
+                raise
+        if interrupts.first is not None:
+            raise Interrupted(interrupts.first, list(ran.values()))
+        return [ran[job_id] for job_id in ids]
+
+    def _can_begin(self, lines: JobLines) -> bool:
+        """False while a fork server is still busy importing. Says so when there is none after all."""
+        if self._forking is None:
+            return True
+        if (why_not := self._forking.news()) is not None:
+            lines.say(f"every job starts its own interpreter, as with hydra.launcher.start_method=spawn: {why_not}")
+        return not self._forking.is_importing
+
+    def _pause(self) -> None:
+        if self._forking is not None and self._forking.is_there:
+            self._forking.listen(_POLL_S)
+        else:
+            time.sleep(_POLL_S)
+
+    def _not_begun(self, job_id: int, why: str, lines: JobLines) -> Ran:
+        reason = f"could not be begun: {why}"
+        lines.ended(job_id, None, self._texts.get(job_id, ""), seconds=0.0, reason=reason)
+        return Ran(job_id, 0, None, reason)
+
+    def _start(self, job_id: int, gpus: tuple[int, ...], variables: Mapping[str, str]) -> _Running:
+        """The job's supervisor runs, with these environment variables beside ours. Raises OSError."""
+        log = self._folder.join("launches", self._launch.number, f"job-{job_id}.log")
+        if self._forking is not None and self._forking.is_ready:
+            task = self._forking.begin(
+                job_id, folder=self._folder.path, launch=self._launch.number, log=log, variables=variables
+            )
+            return _Running(job_id, task, log, time.monotonic(), gpus)
+        arguments = [sys.executable, "-P", "-m", "experiment_manager", "run", self._folder.path, str(job_id)]
+        with log_file(log) as out:
+            process = subprocess.Popen(
+                [*arguments, "--launch", self._launch.number],
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,  # the terminal's Ctrl-C reaches us alone, and we pass it on
+                preexec_fn=hear_interrupts,
+            )
+        return _Running(job_id, process, log, time.monotonic(), gpus)
+
+    def _settle_all(self, unsettled: Sequence[_Unsettled], ran: dict[int, Ran], lines: JobLines) -> list[_Unsettled]:
+        """What became of those is in `ran`; returns those that are to be asked about again. Other jobs do not wait."""
+        left, now = list[_Unsettled](), time.monotonic()
+        for one in unsettled:
+            if now < one.at:
+                left.append(one)
+                continue
+            job_id = one.task.job_id
+            try:
+                ran[job_id] = self._settle(one.task, lines)
+            except (OSError, FolderError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                why = f"{getattr(cause, 'filename', None) or self._folder.path}: {getattr(cause, 'strerror', error)}"
+                try:
+                    pause = one.patience.pause(cause if isinstance(cause, OSError) else OSError(errno.EIO, str(error)))
+                except OSError:
+                    ran[job_id] = self._ended(one.task, Ran(job_id, 0, None, f"its end cannot be read: {why}"), lines)
+                    continue
+                if not one.at:
+                    lines.say(f"the end of job {job_id} cannot be read, and is asked for again: {why}")
+                left.append(one._replace(at=now + pause))
+        return left
+
+    def _settle(self, task: _Running, lines: JobLines) -> Ran:
+        if isinstance(task.process, WarmTask) and task.process.trouble is not None:
+            return self._not_begun(task.job_id, os.strerror(task.process.trouble), lines)
+        attempt = self._states.settled(task.job_id)
+        said = _tail(task.log)
+        if said is None:
+            discard(task.log)
+        record = self._states.record(task.job_id, attempt.number) if attempt.number else {}
+        if record.get("launch") != self._launch.number or record.get("pid") != task.process.pid:
+            ran = Ran(task.job_id, attempt.number, None, said or _why_silent(task.log))
+        else:
+            kept = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt"), END)
+            reason = kept.get("reason")
+            if attempt.state is State.LOST:
+                killed = said is None or (task.process.returncode or 0) < 0
+                reason = "its supervisor was killed" if killed else f"its supervisor failed: {said}"
+            ran = Ran(task.job_id, attempt.number, attempt.state, reason)
+        return self._ended(task, ran, lines)
+
+    def _ended(self, task: _Running, ran: Ran, lines: JobLines) -> Ran:
+        seconds = time.monotonic() - task.started
+        lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
+        return ran
+
+
+def _tell_to_end(running: Sequence[_Running]) -> None:
+    for task in running:
+        if task.process.poll() is None:
+            task.process.send_signal(signal.SIGINT)
+
+
+class _Interrupts:
+    """Inside, INT, TERM and HUP are noted instead of ending this process.
+
+    One that was ignored when we came stays so: `nohup` ignores HUP, a shell's `&` ignores INT.
+    """
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._count = self._told = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        if threading.current_thread() is threading.main_thread():  # only there handlers can be set
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.first = self.first or number
+        self._count += 1
+
+    def news(self) -> int:
+        """How many came since it was asked the last time."""
+        new, self._told = self._count - self._told, self._count
+        return new
+
+
+def _why_silent(log: str) -> str:
+    """Why a supervisor that did not begin has said nothing, as far as we can see: what it said had to go to its log."""
+    why = "its supervisor ended before it began"
+    try:
+        with log_file(log) as handle:
+            os.write(handle, b"\n")
+        os.unlink(log)
+    except OSError as error:
+        return f"{why}: {error.strerror or error}"
+    return why
+
+
+def _tail(path: str) -> str | None:
+    """The last line of a log; None when it is empty. Raises OSError when it is there and cannot be read."""
+    try:
+        lines = load_end(path).decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:  # settled before, as far as that went
+        return None
+    return lines[-1] if lines else None

@@ -1,0 +1,145 @@
+"""Running jobs again that ended: the same ids and configurations, the next attempt, other SLURM options if need be."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import JobRefused, OptionsError
+from experiment_manager.execution.pool import Pool, Ran, check_gpus_per_job
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
+from experiment_manager.progress import settings_text
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.scripts import options_of, runner_of, write_jobs
+from experiment_manager.scheduler.slurm.configuration import SLURM
+from experiment_manager.scheduler.slurm.options import SlurmOptions, overridden
+from experiment_manager.scheduler.submit import Submitted, submit
+from experiment_manager.store.launches import create_launch, last_launch
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.leftovers import clear_leftovers
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.states import Snapshot
+
+LAUNCHERS: Final = ("local_pool", "slurm_script", "slurm_submitit")
+
+
+class Resubmission(NamedTuple):
+    """What is going to be done: nothing is written yet."""
+
+    ids: tuple[int, ...]
+    states: Mapping[State, tuple[int, ...]]  # what the jobs are now
+    launcher: str
+    options: SlurmOptions | None  # None: SLURM does not run them
+    runner: list[str] | None
+    n_jobs: int  # of local_pool: how many run at a time
+    gpus_per_job: float | None  # of local_pool: the share of the GPUs that each gets, None: an equal one
+
+
+class Resubmitted(NamedTuple):
+    """What was done, by one of the three launchers."""
+
+    launch: Launch
+    ids: tuple[int, ...]
+    scripts: Sequence[str] = ()
+    submitted: Sequence[Submitted] = ()
+    ran: Sequence[Ran] = ()
+
+
+def plan(
+    folder: Folder,
+    jobs: Iterable[Job],
+    snapshot: Snapshot,
+    *,
+    states: Collection[State] | None,
+    are_named: bool,
+    launcher: str | None,
+    settings: Mapping[str, Any],
+    slurm: SLURM | None,
+    runner: str | None,
+    n_jobs: int | None,
+    gpus_per_job: float | None,
+) -> Resubmission:
+    """What running these jobs again means: those of them that are in `states`, by default in any state that is bad.
+
+    `are_named`: the user has named ids, and is told of one that cannot run again. Raises JobRefused, OptionsError.
+    """
+    wanted = ENDED_BADLY if states is None else frozenset(states)
+    if waiting := wanted & UNFINISHED:
+        raise JobRefused(f"jobs that are {min(waiting)} have not ended; end them with `experiment-manager cancel`")
+    found = {int(job.id): snapshot.state(job.id) for job in jobs}
+    by_state: dict[State, list[int]] = defaultdict(list)
+    for job_id, state in found.items():
+        if state in wanted:
+            by_state[state].append(job_id)
+        elif are_named:
+            way_out = "name its state with --state to run it again" if state not in UNFINISHED else "leave it out"
+            raise JobRefused(f"job {job_id} of {folder.path} is {state}; {way_out}")
+    ids = tuple(job_id for job_id, state in found.items() if state in wanted)
+    last = last_launch(folder)
+    chosen = _launcher(folder, last, launcher)
+    if settings and chosen == "local_pool":
+        raise OptionsError(f"{', '.join(settings)}: local_pool has no SLURM options; name another one with --launcher")
+    options = None
+    local = _local_options(last, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
+    if chosen == "local_pool":
+        check_gpus_per_job(local["gpus_per_job"])
+    else:
+        options = overridden(options_of(folder, slurm), settings, where="SLURM options")
+    return Resubmission(
+        ids=ids,
+        states={state: tuple(by_state[state]) for state in State if state in by_state},
+        launcher=chosen,
+        options=options,
+        runner=runner_of(folder, ids, runner, slurm),
+        **local,
+    )
+
+
+def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
+    chosen = named or (last and last.record.get("launcher"))
+    if chosen in LAUNCHERS:
+        return str(chosen)
+    words = f"{named} is none of ours" if named else f"the last launch went through {chosen or 'nothing'}"
+    raise JobRefused(f"{folder.path}: {words}; name the launcher with --launcher: {', '.join(LAUNCHERS)}")
+
+
+def _local_options(last: Launch | None, **given: float | None) -> dict[str, Any]:
+    """What was given of local_pool's options, else what the last launch had, if it ran here, else the defaults."""
+    kept = last.record.get("options") if last is not None and last.record.get("launcher") == "local_pool" else None
+    options = kept if isinstance(kept, Mapping) else {}
+    found = {name: options.get(name) if value is None else value for name, value in given.items()}
+    return {
+        "n_jobs": n_jobs if isinstance(n_jobs := found["n_jobs"], int) and n_jobs else -1,
+        "gpus_per_job": share if isinstance(share := found["gpus_per_job"], int | float) else None,
+    }
+
+
+def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
+    """The jobs run again, or wait. Raises JobRefused when one of them was started by somebody else meanwhile, and what
+    the launchers raise."""
+    about = {"launcher": planned.launcher, "runner": planned.runner, "resubmits": format_ids(planned.ids)}
+    with planning(folder):
+        clear_leftovers(folder)
+        snapshot = reconciled(folder, is_to_act=True)
+        begun = [job_id for job_id in planned.ids if snapshot.state(job_id) in UNFINISHED]
+        if begun:
+            raise JobRefused(
+                f"jobs {format_ids(begun)} of {folder.path} were started again meanwhile; look, and repeat"
+            )
+        if planned.options is not None:
+            is_newest = planned.launcher == "slurm_script"
+            written = write_jobs(folder, planned.options, planned.ids, snapshot, about, is_newest=is_newest)
+        else:
+            attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in planned.ids)
+            launch = create_launch(
+                folder, attempts, {**about, "options": {"n_jobs": planned.n_jobs, "gpus_per_job": planned.gpus_per_job}}
+            )
+    if planned.launcher == "slurm_script":
+        return Resubmitted(written.launch, planned.ids, scripts=written.paths)
+    if planned.launcher == "slurm_submitit":
+        return Resubmitted(written.launch, planned.ids, submitted=submit(folder, written.launch))
+    with Manifest(folder) as manifest:
+        texts = {job_id: settings_text(manifest.job(job_id).variables) for job_id in planned.ids}
+    pool = Pool(folder, launch, n_jobs=planned.n_jobs, texts=texts, gpus_per_job=planned.gpus_per_job)
+    ran = pool.run(planned.ids)
+    return Resubmitted(launch, planned.ids, ran=ran)

@@ -1,0 +1,170 @@
+"""The command `experiment-manager run`: its arguments, on the light libraries that a task can afford."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.execution.child import prepare
+from experiment_manager.execution.refusal import refused, told
+from experiment_manager.execution.supervisor import Outcome, supervise
+from experiment_manager.scheduler.slurm import within
+from experiment_manager.store.layout import Folder
+from experiment_manager.text import tell
+
+if TYPE_CHECKING:
+    import argparse
+
+STATUS_FILE_VARIABLE: Final = "EXPERIMENT_MANAGER_STATUS_FILE"
+"""Names the file in which a batch script wants to read the exit status, and the task if SLURM is to start it again."""
+
+_EXAMPLE: Final = """example:
+  experiment-manager run experiments/train 7
+  experiment-manager run --experiment-path experiments --experiment-name train --job-id 7
+
+The exit status is the job's own (128 + the signal for a job that a signal ended); 2 for a mistake in the call.
+"""
+
+
+class Call(NamedTuple):
+    """What `run` is asked to do; None where nothing was said."""
+
+    folder: str | None = None
+    job: list[int] | None = None
+    experiment_path: str | None = None
+    experiment_name: str | None = None
+    job_id: list[int] | None = None
+    launch: str | None = None
+    runner: str | None = None
+    fake: bool = False
+
+
+_WITH_VALUE: Final = ("--experiment-path", "--experiment-name", "--job-id", "--launch", "--runner")
+_LONGEST_ID: Final = 19
+
+
+def plain_call(argv: Sequence[str]) -> Call | None:
+    """A call as scripts and the pool write it, read without `argparse`, which costs a tenth of a start; None for any
+    other.
+
+    >>> plain_call(["experiments/train", "7"])[:2], plain_call(["experiments/train"]), plain_call(["--help"])
+    (('experiments/train', [7]), None, None)
+    """
+    has_place = len(argv) >= 2 and not argv[0].startswith("-") and _are_ids(argv[1])
+    found: dict[str, str] = {}
+    for at in range(2 if has_place else 0, len(argv), 2):
+        option, *value = argv[at : at + 2]
+        if option not in _WITH_VALUE or not value or value[0].startswith("-"):
+            return None
+        found[option[2:].replace("-", "_")] = value[0]
+    path, name, ids = found.get("experiment_path"), found.get("experiment_name"), found.get("job_id")
+    launch, runner = found.get("launch"), found.get("runner")
+    if has_place and path is name is ids is None:
+        return Call(folder=argv[0], job=_ids(argv[1]), launch=launch, runner=runner)
+    if has_place or path is None or name is None or ids is None or not _are_ids(ids):
+        return None
+    return Call(experiment_path=path, experiment_name=name, job_id=_ids(ids), launch=launch, runner=runner)
+
+
+def _are_ids(text: str) -> bool:
+    return text.isascii() and all(item.isdigit() and len(item) < _LONGEST_ID for item in text.split(","))
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"{text!r} is no job id") from None
+
+
+def parser() -> "argparse.ArgumentParser":
+    """What reads any call, and says what is wrong with it."""
+    import argparse
+
+    command = argparse.ArgumentParser(
+        prog="experiment-manager run",
+        description="Run one job here, and record what becomes of it.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("folder", nargs="?", help="the experiment's folder")
+    command.add_argument("job", nargs="?", type=_ids, help="the id of the job")
+    command.add_argument("--experiment-path", metavar="P", help="the folder that holds the experiment")
+    command.add_argument("--experiment-name", metavar="N", help="the name of the experiment")
+    command.add_argument("--job-id", type=_ids, metavar="ID", help="the id of the job; 3,4,5: all of them at once")
+    command.add_argument("--launch", metavar="NNNN", help="the launch that this run belongs to; its jobs may run")
+    command.add_argument("--runner", metavar="FILE", help="the script that runs jobs which were written in Python")
+    command.add_argument("--fake", action="store_true", help="print the job instead of running it, and leave a result")
+    return command
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one job, or several at the same time; returns the exit status, which also goes where a batch script asks."""
+    status_file = os.environ.pop(STATUS_FILE_VARIABLE, None)
+    call = plain_call(argv) or _checked_call(argv)
+    try:
+        if call.folder is None:
+            folder = Folder(call.experiment_path or "", call.experiment_name or "")
+        else:
+            folder = Folder.at(call.folder)
+    except ExperimentManagerError as error:
+        return refused(error)
+    outcome = _run_all(folder, call.job_id or call.job or [], call)
+    if status_file:
+        with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
+            again = within.task() if outcome.is_to_requeue else None  # after the lines that follow
+            file.write(f"{outcome.status} {again.name if again else ''}\n")
+        return outcome.status
+    if outcome.is_to_requeue:
+        why_not = within.requeue()
+        if why_not:
+            tell(f"SLURM will not start this task again: {why_not}")
+    _remove_empty_log(folder)
+    return outcome.status
+
+
+def _checked_call(argv: Sequence[str]) -> Call:
+    """Any call. Ends the program with a sentence where it cannot be meant."""
+    command = parser()
+    call = Call(**vars(command.parse_args(argv)))
+    has_parts = call.experiment_path is not None and call.experiment_name is not None
+    if (call.folder is None) == (not has_parts):
+        command.error("name the experiment once: its FOLDER, or --experiment-path and --experiment-name")
+    if call.job_id is None and call.job is None:
+        command.error("name the job: FOLDER JOB, or --job-id")
+    return call
+
+
+def _remove_empty_log(folder: Folder) -> None:
+    """Ten thousand tasks that had nothing to say leave no ten thousand empty logs."""
+    try:
+        log = os.readlink("/proc/self/fd/1")
+        if within.is_inside() and os.path.dirname(os.path.dirname(log)) == folder.launches and not os.path.getsize(log):
+            os.unlink(log)
+    except OSError:  # no /proc, or somebody else has removed it
+        pass
+
+
+def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
+    if len(ids) == 1:
+        return _run(folder, ids[0], call)
+    from experiment_manager.execution.pack import failed_before, run_together
+    from experiment_manager.store.launches import read_order
+
+    failed = failed_before(folder, ids)
+    jobs = [i for i in ids if i not in failed]
+    try:
+        order = read_order(folder, call.launch, ids[0]) if call.launch is not None else None
+        gpus_per_job = (order.options or {}).get("gpus_per_job") if order is not None else None
+        outcome = run_together(jobs, lambda job_id: _run(folder, job_id, call), gpus_per_job)
+    except ExperimentManagerError as error:
+        return Outcome(refused(error))
+    return outcome._replace(status=outcome.status or int(bool(failed)))
+
+
+def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
+    runner = [sys.executable, call.runner] if call.runner is not None else None
+    return told(lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise)

@@ -1,0 +1,399 @@
+"""Runs one job as a child process, and records what became of it: the one entry for local runs and SLURM tasks.
+
+    python -m experiment_manager run --experiment-path P --experiment-name N --job-id 7
+
+It claims an attempt, starts the job in its own session with its output going straight to `jobs/7/`, passes signals on,
+records how the child ended, and exits with the child's status. It imports neither Hydra nor the libraries of the
+command line: every task of a sweep pays for what is imported here.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import FolderError
+from experiment_manager.execution import current_job
+from experiment_manager.execution.child import Child, exit_status_of, start
+from experiment_manager.execution.devices import gpus_of
+from experiment_manager.execution.memory import memory_of, oom_kills, peak_of_step
+from experiment_manager.execution.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
+from experiment_manager.model.records import State
+from experiment_manager.scheduler.slurm import within
+from experiment_manager.store import reserve
+from experiment_manager.store.documents import ERROR, last_line, read_end, read_optional
+from experiment_manager.store.endings import Endings
+from experiment_manager.store.files import asked_again, log_file
+from experiment_manager.store.layout import writing
+from experiment_manager.store.requests import LOOKS, asked_to_end, bear_mark
+from experiment_manager.store.states import States
+from experiment_manager.text import one_line, say, tell
+
+OWNERSHIP_POLL_S: Final = 10.0
+"""How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
+
+SECOND_LOOK_S: Final = 1.0
+"""When it looks again after its state's name was not there: a network file system can be wrong for a moment."""
+
+KILL_AFTER_S: Final = 20.0
+"""A child that ignores TERM is killed after this time, or before SLURM's KillWait is over and it kills us all."""
+
+WARNING_POLL_S: Final = 0.5
+"""How often a warning is offered to a job that has no handler for it yet, as while it still imports its libraries."""
+
+HANDLER_WAIT_S: Final = 10.0
+"""How long a job that could be started again may take to have a handler for a warning, before it is stopped instead."""
+
+STRAGGLERS_S: Final = 2.0
+"""How long processes that the job has left behind may take to end."""
+
+
+class Outcome(NamedTuple):
+    """What a supervisor leaves to whoever called it."""
+
+    status: int
+    is_to_requeue: bool = False  # SLURM is to start the task again: the job made room for the time limit
+
+
+Start = Callable[[Child, int], int]
+"""Starts the program of an attempt, and returns the pid of our child that runs it. Raises OSError."""
+
+
+def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start) -> Outcome:
+    """Runs the job to its end; `begin` starts it. Raises JobRefused when another attempt runs."""
+    heard = heard or Heard()  # first of all: until then a signal would end us without a trace
+    states = States(child.folder, within.has_ended)
+    about = {**child.about, **within.recorded(), **gpus_of(os.environ), LOOKS: OWNERSHIP_POLL_S}
+    with writing(child.folder.path):
+        child.folder.make(child.folder.job(child.job_id))
+        number = states.claim(child.job_id, about, planned=child.planned)
+        bear_mark(child.folder, child.job_id, number)
+    supervision = _Supervision(child, states, number, heard, begin)
+    if child.launch is not None:
+        return supervision.run()
+    log = child.folder.of_attempt(child.job_id, number, "stdout")  # somebody has typed this and looks at it
+    if not child.is_fake:
+        tell(f"job {child.job_id} attempt {number}: its output goes to {log}")
+    outcome = supervision.run()
+    if child.is_fake and (said := read_end(log).decode(errors="replace")):
+        say(said.removesuffix("\n"))
+    reason = f": {supervision.reason}" if supervision.reason else ""
+    with suppress(OSError, FolderError):
+        tell(f"job {child.job_id} attempt {number}: {states.state(child.job_id, number)}{reason}")
+    return outcome
+
+
+class _Supervision:
+    """One child from its start to its record."""
+
+    def __init__(self, child: Child, states: States, number: int, heard: Heard, begin: Start) -> None:
+        self._child, self._states, self._number, self._heard, self._begin = child, states, number, heard, begin
+        self._stopped: State | None = None
+        self._asked: str | None = None  # who has asked us to end, through the folder
+        self._undelivered: dict[int, float] = {}  # warnings, and when they came
+        self._warned = False
+        self._fenced = False
+        self._was_missing = False  # the name of our state, when it was looked for last
+        self._has_told = False  # that the name could not be looked for
+        self._memory = 0
+        self._kill_at: float | None = None
+        self._stragglers_s = STRAGGLERS_S
+        self._oom_kills = oom_kills()
+        self._pid = 0
+        self.reason: str | None = None
+        self._unreadable: str | None = None
+        self._is_decided = False
+
+    def run(self) -> Outcome:
+        started = time.time()
+        try:
+            return self._run(started)
+        except Exception as error:  # of ours: whatever it is, the attempt is not left without an end
+            if self._pid:
+                self._kill(signal.SIGKILL)
+            self.reason = f"its supervisor failed: {type(error).__name__}: {error}".partition("\n")[0]
+            with suppress(Exception):
+                if not self._is_decided:
+                    self._publish(State.FAILED, {"reason": self.reason, "start": started, "end": time.time()})
+            raise
+
+    def _run(self, started: float) -> Outcome:
+        if not self._earlier_run_has_noticed():
+            reason = "stopped while an earlier run of the task was given time to end"
+            self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
+            return self._incomplete()
+        try:
+            self._pid = self._begin(self._child, self._number)
+        except OSError as error:
+            return self._record_unstarted(error, started)
+        from experiment_manager.model import policy  # noqa: F401 - at the end somebody may have replaced the package
+
+        status, usage = self._wait()
+        self._end_stragglers()
+        return self._record(os.waitstatus_to_exitcode(status), usage, started)
+
+    def _earlier_run_has_noticed(self) -> bool:
+        """Waits as long as a supervisor on another node may take to see that its attempt was ended. False: told to stop
+        meanwhile."""
+        fenced_at = self._states.fenced_at(self._child.job_id, self._number - 1)
+        while fenced_at is not None and (left := fenced_at + 2 * OWNERSHIP_POLL_S - time.time()) > 0:
+            if any(number not in WARNINGS for number in self._heard.wait(left)):
+                self._stopped = within.why_stopped().state
+                return False
+        return True
+
+    def _file(self, kind: str) -> str:
+        return self._child.folder.of_attempt(self._child.job_id, self._number, kind)
+
+    def _wait(self) -> tuple[int, Any]:
+        poll_at = time.monotonic() + OWNERSHIP_POLL_S
+        while True:
+            pid, status, usage = os.wait4(self._pid, os.WNOHANG)
+            if pid:
+                return status, usage
+            until = min(poll_at, self._kill_at or poll_at) - time.monotonic()
+            for number in self._heard.wait(min(until, WARNING_POLL_S) if self._undelivered else until):
+                self._pass_on(number)
+            self._deliver_warnings()
+            now = time.monotonic()
+            if self._kill_at is not None and now >= self._kill_at:
+                self._kill(signal.SIGKILL)
+                self._kill_at = None
+            if now >= poll_at:
+                self._memory = max(self._memory, memory_of(processes(self._is_ours)))
+                poll_at = now + self._look()
+
+    def _look(self) -> float:
+        """Ends the job when its attempt has been ended by somebody else, or when somebody has asked for its end;
+        returns the seconds until the next look.
+
+        Only a name that is not there twice is gone. Whatever else a file system says, the job goes on.
+        """
+        try:
+            is_there = self._states.is_running(self._child.job_id, self._number)
+        except (OSError, FolderError) as error:
+            if not self._has_told:
+                self._has_told = True
+                self._tell(f"the state cannot be looked at, and the job goes on: {error}")
+            return OWNERSHIP_POLL_S
+        if is_there and self._stopped is None:
+            self._asked = asked_to_end(self._child.folder, self._child.job_id, self._number)
+            if self._asked is not None:
+                self._stop(signal.SIGTERM)
+        if is_there or not self._was_missing:
+            self._was_missing = not is_there
+            return SECOND_LOOK_S if self._was_missing else OWNERSHIP_POLL_S
+        self._fenced = True
+        self._kill(signal.SIGKILL)
+        return OWNERSHIP_POLL_S
+
+    def _tell(self, text: str) -> None:
+        tell(f"job {self._child.job_id} attempt {self._number}: {text}")
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        if number in WARNINGS:
+            self._undelivered.setdefault(number, time.monotonic())
+        elif self._stopped is None:
+            self._stop(number)
+        elif not within.is_inside():  # asked for the second time by a person; SLURM has KILL for that
+            self._kill(signal.SIGKILL)
+
+    def _stop(self, number: int) -> None:
+        """The job is told to end; then SLURM, if it is there, is asked why."""
+        self._stopped, now = State.CANCELLED, time.monotonic()
+        self._kill(number)
+        self._states.note_stop(self._child.job_id, self._number, {"arguments": self._child.arguments})
+        stop = within.why_stopped()
+        self._stopped = stop.state
+        kill_wait_s = float("inf") if stop.kill_wait_s is None else stop.kill_wait_s
+        self._kill_at = now + min(KILL_AFTER_S, 0.7 * kill_wait_s)
+        self._stragglers_s = min(STRAGGLERS_S, 0.1 * kill_wait_s)
+
+    def _deliver_warnings(self) -> None:
+        """Warnings reach a job that has a handler for them: one that has none would die of them long before its time.
+
+        A job that may be requeued and has no handler is stopped, so that it can start again before the time limit.
+        """
+        for number, came in tuple(self._undelivered.items()):
+            ours = processes(self._is_ours)
+            listeners = [pid for pid in ours if catches(pid, number)]
+            is_due = time.monotonic() >= came + self._handler_wait()
+            are_all_ready = self._child.has_ranks and _ranks(ours) == _ranks(listeners)
+            if listeners and (is_due or are_all_ready or not self._child.has_ranks):
+                self._warned = True
+                del self._undelivered[number]
+                if are_all_ready:
+                    self._kill(number)  # srun passes it on to the ranks of all nodes, and would end one without handler
+                for pid in () if are_all_ready else listeners:
+                    pass_on(pid, number)
+            elif is_due and self._stopped is None and self._may_requeue():
+                self._undelivered.clear()
+                self._warned = True
+                self._stop(signal.SIGTERM)
+                self._stopped = State.TIMEOUT
+
+    def _handler_wait(self) -> float:
+        """At most half of the time that is left."""
+        return min(HANDLER_WAIT_S, (self._child.slurm.get("signal_delay_s") or 2 * HANDLER_WAIT_S) / 2)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process is the job's; `srun` itself is not, its tasks bear what we have told it."""
+        if not self._child.has_ranks:
+            return in_session(pid, self._pid)
+        told = current_job.environment(self._child.folder, self._child.job_id, self._number)
+        found = environment(pid)
+        is_task = b"SLURM_PROCID" in found and not in_session(pid, self._pid)
+        return is_task and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in told.items())
+
+    def _may_requeue(self) -> bool:
+        """Whether the launch lets this job start again after one time limit more."""
+        limit = self._child.slurm.get("max_requeues", self._child.slurm.get("max_num_timeout")) or 0
+        earlier = self._states.attempts(self._child.job_id)[: self._number - 1]
+        since = [attempt for attempt in earlier if attempt.number >= (self._child.planned or 1)]
+        return within.is_inside() and sum(attempt.state is State.TIMEOUT for attempt in since) < limit
+
+    def _kill(self, number: int) -> bool:
+        """The whole session of the job gets a signal; false when nothing is left of it."""
+        try:
+            os.killpg(self._pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _end_stragglers(self) -> None:
+        """What the job has left behind in its session is told to end, and killed when it does not."""
+        deadline = time.monotonic() + self._stragglers_s
+        self._kill(signal.SIGTERM)
+        while time.monotonic() < deadline and self._kill(0):
+            time.sleep(0.02)
+        self._kill(signal.SIGKILL)
+
+    def _record_unstarted(self, error: OSError, started: float) -> Outcome:
+        culprit, cwd = self._child.arguments[0], self._child.cwd
+        reason = f"{culprit} could not be started: {error.strerror or error}"
+        if not os.path.isdir(cwd):
+            culprit = f"the folder {cwd}, where the sweep was started,"
+            reason = f"{culprit} is not there any more; sweep again from where it is now"
+        is_output = error.filename in self._child.logs(self._number)
+        if is_output:
+            reason = f"its output cannot be written: {error.strerror or error}"
+        self.reason = reason
+        with suppress(OSError), log_file(self._file("stderr")) as log:
+            reserve.write_all(log, f"{reason}\n".encode(errors="replace"))
+        self._publish(State.FAILED, {"reason": reason, "exit_code": None, "start": started, "end": time.time()})
+        return Outcome(1 if is_output else exit_status_of(error))
+
+    def _record(self, returncode: int, usage: Any, started: float) -> Outcome:
+        result, self._unreadable = Endings(self._child.folder).left(self._child.job_id, self._number, self._tell)
+        self._warned = self._warned or result.get("told") is True  # by whatever way the warning came
+        from experiment_manager.model import policy
+
+        ending = policy.Ending(
+            returncode=returncode,
+            has_result=policy.left_result(result, was_stopped=self._stopped is not None),
+            stopped=self._stopped,
+            was_warned=self._warned,
+            out_of_memory=self._was_out_of_memory(),
+            needs_result=self._child.needs_result,
+            has_trouble=self._unreadable is not None
+            or (not result and bool(read_optional(self._file("error"), ERROR))),
+            is_fake=self._child.is_fake or bool(result.get("fake")),
+        )
+        state = policy.ended_state(ending)
+        is_to_requeue = state is State.TIMEOUT and self._warned and self._may_requeue()
+        if state is State.TIMEOUT and self._warned and within.is_being_preempted():
+            state, is_to_requeue = State.PREEMPTED, True  # SLURM would have started it again, had it stayed
+        self.reason = self._reason(state, returncode)
+        record = {
+            "reason": self.reason,
+            "exit_code": returncode if returncode >= 0 else None,
+            "signal": signal.Signals(-returncode).name if returncode < 0 else None,
+            "start": started,
+            "end": time.time(),
+            "peak_memory_bytes": self._peak_memory(usage.ru_maxrss * 1024),
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            **({"ask_slurm": True} if state is State.CANCELLED and within.is_inside() else {}),
+            **({"requeued": True} if is_to_requeue else {}),
+        }
+        if not self._publish(state, record):
+            return self._incomplete()
+        is_done = state in (State.COMPLETED, State.FAKE)
+        return Outcome(policy.exit_status(returncode) or (0 if is_done else policy.INCOMPLETE), is_to_requeue)
+
+    def _peak_memory(self, largest: int) -> int:
+        """Of all processes of the job together, as far as that is known; at least that of the largest one."""
+        is_alone = self._child.by_slurm and not self._child.has_ranks and self._child.slurm.get("pack", 1) == 1
+        return max(largest, self._memory, (peak_of_step() or 0) if is_alone else 0)
+
+    def _was_out_of_memory(self) -> bool:
+        """The kernel counted a kill in our memory cgroup; a step has one of its own, and `srun` tells of it."""
+        if self._child.has_ranks:
+            return any(words in self._said_by_srun() for words in within.OUT_OF_MEMORY_WORDS)
+        after = oom_kills()
+        return self._oom_kills is not None and after is not None and after > self._oom_kills
+
+    def _said_by_srun(self) -> str:
+        return read_end(self._file("stderr")).decode(errors="replace")
+
+    def _incomplete(self) -> Outcome:
+        from experiment_manager.model.policy import INCOMPLETE
+
+        return Outcome(INCOMPLETE)
+
+    def _publish(self, state: State, record: dict[str, Any]) -> bool:
+        """The end is recorded, and is ours; false when somebody else had ended the attempt before."""
+        self._is_decided, record = True, {**record, "arguments": self._child.arguments}
+        state = State.FAKE if self._child.is_fake else state
+        job_id, number = self._child.job_id, self._number
+        for is_last in (False, True):
+            if self._fenced:
+                return False
+            if asked_again(lambda: self._states.finish(job_id, number, state, record), self._tell):
+                return True
+            if not is_last:
+                time.sleep(SECOND_LOOK_S)
+        return self._states.state(job_id, number) is state  # a server can do what it is told, and answer that it cannot
+
+    def _reason(self, state: State, returncode: int) -> str | None:
+        """Why, in a line: the exception that the job left, else the signal or exit code."""
+        from experiment_manager.model import policy
+
+        if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
+            return None
+        if state is State.CANCELLED or (state is State.FAKE and self._stopped is not None):
+            return "stopped by a signal" if self._asked is None else f"cancelled by {self._asked}"
+        if state in _TOLD_BY_SLURM:
+            return _TOLD_BY_SLURM[state]
+        error = read_optional(self._file("error"), ERROR)
+        if self._unreadable is not None:
+            return self._unreadable
+        if error:
+            return one_line(f"{error.get('type')}: {error.get('message')}")
+        if returncode == policy.UNRECORDED:
+            return "its result could not be written"
+        if returncode == policy.DRIFTED:
+            return "composed another configuration than was submitted"
+        if returncode < 0:
+            return f"ended by {signal.Signals(-returncode).name}"
+        if self._child.has_ranks and (words := within.first_failure(self._said_by_srun())):
+            return words
+        if returncode == 0 and self._child.needs_result:
+            return "the runner ended without running the job; it has to call Experiment.run_id"
+        full = reserve.trouble(self._file("result"))  # then the job may have found no space for its own words
+        last = last_line(self._file("stderr")) if returncode == 1 and not full else None  # of sys.exit("...")
+        why = f"its last line on stderr: {last}" if last else full
+        return one_line(f"exit code {returncode}" + (f"; {why}" if why else ""))
+
+
+_TOLD_BY_SLURM: Final = {
+    State.TIMEOUT: "the time limit was reached",
+    State.PREEMPTED: "preempted, or requeued by somebody",
+    State.OUT_OF_MEMORY: "the kernel killed it for memory",
+    State.NODE_FAIL: "the node failed",
+}
+
+
+def _ranks(pids: Iterable[int]) -> set[bytes | None]:
+    return {environment(pid).get(b"SLURM_PROCID") for pid in pids}

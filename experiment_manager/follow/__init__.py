@@ -1,1 +1,0 @@
-"""What people do in the days after `sbatch`: look, read logs, compare, run again, bring results together."""

@@ -1,0 +1,315 @@
+"""Composing a sweep without composing every job: Hydra composes each combination once, plain values are put in.
+
+Hydra needs tens of milliseconds for a job. But most swept overrides only set a value that is there, and leave
+everything else as it is. Such an override is *plain*, and only where that is certain:
+
+- it changes (no `+`, `~`, package), is no config group for Hydra, and is not Hydra's own;
+- no other override that sets a value, swept or not, names the same key, a part of it, or something below it;
+- in the composed base every node on its way is a mapping that is there and no interpolation, and it is there itself.
+
+All other overrides make the *combination* that Hydra composes. Those of them that set a value must not see what a plain
+one sets, nor where Hydra would have been with it: no interpolation may lie on their way. A job that cannot be composed
+from its parts is composed by Hydra, so errors are Hydra's own. A sample of the jobs is always composed the slow way,
+too; any difference sends the whole sweep down that way, with a line that says so.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from omegaconf import AnyNode, Container, DictConfig, ListConfig, Node, OmegaConf, ValueNode
+from omegaconf._utils import is_primitive_type_annotation, split_key
+
+from experiment_manager.hydra.compose import Composer, task_configuration
+from experiment_manager.model import codec, delta
+from experiment_manager.model.config_template import Configured, Frame, Value, value_of
+from experiment_manager.model.grid import Grid, Point, Setting
+from experiment_manager.text import tell
+
+_SAMPLE: Final = 3
+_SCALARS: Final = (bool, int, float, str, type(None))
+
+
+class _Base:
+    """One combination, composed by Hydra: the configuration to put values into, and its tagged form."""
+
+    def __init__(self, config: DictConfig, *, is_apart: bool) -> None:
+        self.config = config
+        self.encoded = task_configuration(config)
+        self.is_apart = is_apart  # no override of the combination sees what a plain one sets
+        self._values: dict[str, Value | None] = {}
+        self._keeps: dict[tuple[str, type], bool] = {}  # whether a key holds values of a type just as they are
+        self._branching: set[str] = set()  # texts of those that put a mapping, or something in the place of one
+        self._frames: dict[tuple[str, ...], Frame] = {}
+
+    def value(self, setting: Setting, path: delta.Path) -> Value | None:
+        """What a plain setting gives its key; None when that is not certain here."""
+        if setting.text not in self._values:
+            found = None
+            kind = (setting.key, type(setting.value))
+            if self._keeps.get(kind) and not (kind[1] is str and "${" in setting.value):
+                found = value_of(codec.encode(setting.value))
+            elif _leads_to(self, path, setting.value):
+                found = value_of(_value_of(self.config, setting, path))
+                self._keeps[kind] = _keeps(self.config, path, setting.value) and found.encoded is setting.value
+                if not (delta.is_leaf(found.encoded) and delta.is_leaf(_node_at(self.encoded, path))):
+                    self._branching.add(setting.text)
+            self._values[setting.text] = found
+        return self._values[setting.text]
+
+    def configured(
+        self, plain: Sequence[Setting], values: tuple[Value, ...], paths: Mapping[str, delta.Path]
+    ) -> Configured:
+        """The configuration with these values in their places."""
+        keys = tuple([setting.key for setting in plain])
+        frame = self._frames.get(keys)
+        if frame is None:
+            frame = self._frames[keys] = Frame(self.encoded, [paths[key] for key in keys])
+        if self._branching and any(setting.text in self._branching for setting in plain):
+            return Configured(Frame(frame.filled(values)))
+        return Configured(frame, values)
+
+
+class Factored:
+    """The configurations of the points of one sweep."""
+
+    def __init__(self, composer: Composer, grid: Grid) -> None:
+        self._composer = composer
+        self._plain = plain_keys(grid.settings(), composer.is_group)
+        self._paths = {key: _way(key) for key in self._plain}
+        self._bases: dict[tuple[str, ...], _Base] = {}
+        self._composed: dict[tuple[str, ...], Configured] = {}  # the slow ones, asked for by a filter and then again
+        self._is_slow = not self._plain
+        self._check(grid)
+
+    def _check(self, grid: Grid) -> None:
+        """Compares some jobs with what Hydra itself composes; jobs that cannot be composed are told of when they are
+        asked for."""
+        if self._is_slow:
+            return
+        for point in grid.sample(_SAMPLE):
+            try:
+                slow = self._slow(point)
+            except Exception:  # whatever Hydra or a resolver raises; a filter may drop this very job
+                continue
+            if slow.fingerprint != self.configured(point).fingerprint:
+                tell(f"composing every job one by one: {' '.join(point.overrides)} is not the sum of its parts")
+                self._is_slow = True
+                return
+
+    def configured(self, point: Point) -> Configured:
+        """The configuration of one point, as Hydra composes it. Raises Hydra's own errors."""
+        if not self._is_slow:
+            with suppress(Exception):  # Hydra itself says below what is wrong, if anything is
+                found = self._fast(point)
+                if found is not None:
+                    return found
+        return self._slow(point)
+
+    def _slow(self, point: Point) -> Configured:
+        overrides = point.overrides
+        if overrides not in self._composed:
+            self._composed[overrides] = Configured(Frame(self._composer.configuration(overrides)))
+        return self._composed[overrides]
+
+    def _fast(self, point: Point) -> Configured | None:
+        combination: list[Setting] = []
+        plain: list[Setting] = []
+        for setting in point.settings:
+            if not setting.text:
+                continue
+            (plain if setting.key in self._plain else combination).append(setting)
+        base = self._base(combination)
+        if not base.is_apart:
+            return None
+        values: list[Value] = []
+        for setting in plain:
+            value = base.value(setting, self._paths[setting.key])
+            if value is None:
+                return None
+            values.append(value)
+        return base.configured(plain, tuple(values), self._paths)
+
+    def _base(self, combination: Sequence[Setting]) -> _Base:
+        texts = tuple([setting.text for setting in combination])
+        if texts not in self._bases:
+            config = self._composer.composed(texts)
+            values = [setting for setting in combination if not _is_group(setting, self._composer.is_group)]
+            is_apart = True
+            if values:
+                groups = self._base([setting for setting in combination if setting not in values])
+                is_apart = _are_apart(values, groups.config, config)
+            self._bases[texts] = _Base(config, is_apart=is_apart)
+        return self._bases[texts]
+
+
+def plain_keys(settings: Iterable[Setting], is_group: Callable[[str, Any], bool]) -> frozenset[str]:
+    """The keys that vary in the sweep and only set a value, as far as that can be told before composing."""
+    texts: dict[str, set[str]] = {}
+    may_be_plain: dict[str, bool] = {}
+    sets_value: dict[str, bool] = {}
+    for setting in {setting.text: setting for setting in settings if setting.text}.values():
+        key = setting.key
+        texts.setdefault(key, set()).add(setting.text)
+        group = _is_group(setting, is_group)
+        sets_value[key] = sets_value.get(key, False) or not group
+        may_be_plain[key] = may_be_plain.get(key, True) and not group and _is_change(setting)
+    ways = {key: _way(key) for key, sets in sets_value.items() if sets}
+    return frozenset(
+        key
+        for key, found in texts.items()
+        if len(found) > 1
+        and may_be_plain[key]
+        and not any(_touch(ways[key], way) for other, way in ways.items() if other != key)
+    )
+
+
+def _is_group(setting: Setting, is_group: Callable[[str, Any], bool]) -> bool:
+    if setting.key.startswith("~") and "{" in setting.text:  # not a group, for Hydra: deletes what equals a mapping
+        return False
+    return is_group(setting.key.removeprefix("~").partition("@")[0], setting.value)
+
+
+def _way(key: str) -> tuple[str, ...]:
+    return tuple(split_key(key.removeprefix("~")))
+
+
+def _is_change(setting: Setting) -> bool:
+    key = setting.key
+    is_ours = key != "hydra" and not key.startswith(("~", "hydra.")) and "@" not in key
+    return is_ours and setting.text.startswith(f"{key}=")
+
+
+def _touch(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether one key is the other, or lies on the way to it."""
+    shared = min(len(one), len(other))
+    return tuple(one[:shared]) == tuple(other[:shared])
+
+
+def _are_apart(settings: Sequence[Setting], before: DictConfig, after: DictConfig) -> bool:
+    """Whether overrides that set values see nothing but their own keys, given the configuration without and with them.
+
+    An interpolation on the way leads them elsewhere; `+` and a deletion look whether a value is there; a mapping is
+    merged into what an interpolation points to, also one that a structured config has by default.
+    """
+    ways = [_way(setting.key) for setting in settings]
+    for i, (setting, way) in enumerate(zip(settings, ways, strict=True)):
+        if any(_touch(way, other) for other in ways[:i]):
+            return False
+        if _is_interpolated(before, way[:-1]) or _is_interpolated(after, way[:-1]):
+            return False
+        is_deletion = setting.key.startswith("~")
+        if is_deletion and "=" in setting.text:  # compares the value
+            return False
+        is_looking = is_deletion or (setting.text.startswith("+") and not setting.text.startswith("++"))
+        if is_looking and _is_interpolated(before, way):
+            return False
+        if not isinstance(setting.value, _SCALARS) and not _is_bare(before, way):
+            return False
+    return True
+
+
+def _nodes(config: DictConfig, tokens: Sequence[str]) -> Iterator[Node]:
+    """The nodes on the way, as far as it goes."""
+    node: Any = config
+    for token in tokens:
+        if not isinstance(node, Container) or node._is_none() or node._is_missing() or node._is_interpolation():
+            return
+        node = node._get_node(int(token) if isinstance(node, ListConfig) else token, validate_access=False)
+        if isinstance(node, Node):
+            yield node
+
+
+def _is_interpolated(config: DictConfig, tokens: Sequence[str]) -> bool:
+    return any(node._is_interpolation() for node in _nodes(config, tokens))
+
+
+def _is_bare(config: DictConfig, tokens: Sequence[str]) -> bool:
+    """Whether a mapping or list can be set there without a look elsewhere: no interpolation and no structured config is
+    there, or below, and none is made by setting it."""
+    found: list[Any] = [config, *_nodes(config, tokens)]
+    node = found[-1]
+    if len(found) > len(tokens):
+        return _holds_plain(node)
+    if not isinstance(node, Container) or node._is_none() or node._is_missing():
+        return node._metadata.ref_type is Any
+    return node._metadata.element_type is Any
+
+
+def _holds_plain(node: Any) -> bool:
+    """Whether there is no interpolation and no structured config in the node."""
+    if node._is_interpolation():
+        return False
+    if not isinstance(node, Container):
+        return isinstance(node, ValueNode)
+    if node._is_none() or node._is_missing():
+        return node._metadata.ref_type is Any
+    element = node._metadata.element_type
+    if node._metadata.object_type not in (dict, list) or not (element is Any or is_primitive_type_annotation(element)):
+        return False
+    content = node._value()
+    return all(_holds_plain(item) for item in (content.values() if isinstance(content, dict) else content))
+
+
+def _leads_to(base: _Base, tokens: Sequence[str], value: Any) -> bool:
+    """Whether every node on the way is a mapping, there and no interpolation, in the configuration and its tagged
+    form; a value that is a mapping or list itself must need nothing else to be set."""
+    node: Node = base.config
+    encoded = base.encoded
+    for token in tokens:
+        if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+            return False
+        if not isinstance(encoded, dict) or token not in encoded:
+            return False
+        child = node._get_node(token)
+        if not isinstance(child, Node):
+            return False
+        node, encoded = child, encoded[token]
+    if not isinstance(node, ValueNode | Container):  # one of several types
+        return False
+    return isinstance(value, _SCALARS) or _is_bare(base.config, tokens)
+
+
+def _value_of(config: DictConfig, setting: Setting, tokens: Sequence[str]) -> codec.Encoded:
+    """The tagged value that a key has after Hydra's own code has set it.
+
+    A leaf is set in place, again and again. What may merge, or replace a whole node, goes into a copy.
+    """
+    is_leaf = isinstance(setting.value, _SCALARS) and not isinstance(_node(config, tokens), Container)
+    target = config
+    if not is_leaf:
+        target = OmegaConf.masked_copy(config, [tokens[0]])
+        for flag in ("struct", "readonly"):
+            target._set_flag(flag, config._get_flag(flag))
+    override = Override(
+        type=OverrideType.CHANGE,
+        key_or_group=setting.key,
+        value_type=ValueType.ELEMENT,
+        _value=setting.value,
+        package=None,
+        input_line=setting.text,
+    )
+    ConfigLoaderImpl._apply_overrides_to_config([override], target)
+    node = _node(target, tokens)
+    return codec.encode(OmegaConf.to_container(node, resolve=False) if isinstance(node, Container) else node._value())
+
+
+def _node(config: DictConfig, tokens: Sequence[str]) -> Any:
+    node: Any = config
+    for token in tokens:
+        node = node._get_node(token)
+    return node
+
+
+def _keeps(config: DictConfig, tokens: Sequence[str], value: Any) -> bool:
+    """Whether a key, where Hydra has just put a value, would hold any other value of that type just as well: it has no
+    type of its own."""
+    return type(value) in (bool, int, float, str) and type(_node(config, tokens)) is AnyNode
+
+
+def _node_at(encoded: codec.Encoded, tokens: Sequence[str]) -> codec.Encoded:
+    for token in tokens:
+        encoded = encoded[token]
+    return encoded

@@ -1,0 +1,182 @@
+"""Frozen copies of the YAML files that jobs are composed from, so that editing them later reaches no queued job, and of
+the small files beside them, which programs find through `hydra.runtime.config_sources`.
+
+    conf/<hash>/main/config.yaml, conf/<hash>/main/algorithm/TD3.yaml, conf/<hash>/searchpath-0/...
+
+The hash is one of the contents: the same files are copied once, however many sweeps use them.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from experiment_manager.errors import FreezeError
+from experiment_manager.model.records import Source
+from experiment_manager.store.documents import opened
+from experiment_manager.store.files import appearing_folder, sync
+from experiment_manager.store.layout import Folder
+from experiment_manager.text import tell_once
+
+LARGEST_BYTES: Final = 64 * 1024 * 1024
+MOST_FILES: Final = 20_000
+_ENDINGS: Final = (".yaml", ".yml")
+_CODE: Final = (".py", ".pyc", ".pyi", ".ipynb", ".so")
+LARGEST_BESIDE_BYTES: Final = 1 << 20
+"""Of one file that is no YAML."""
+_MOST_NAMED: Final = 3
+_OUTPUT: Final = frozenset({"manifest.sqlite", ".planning.lock", "multirun.yaml", ".hydra"})
+"""Names that only the output of programs has: a folder with one of them is no configuration."""
+
+
+class Origin(NamedTuple):
+    """One place where Hydra looks for YAML; `directory` is None for what is no directory, as `pkg://package`."""
+
+    provider: str
+    path: str
+    directory: str | None
+
+
+class _File(NamedTuple):
+    relative: str
+    content: bytes
+
+
+class _Limit(NamedTuple):
+    """How much of what lies beside the YAML of one source is copied."""
+
+    files: int
+    bytes: int
+
+
+_OF_CONFIGURATION: Final = _Limit(1000, 16 << 20)
+_OF_CODE: Final = _Limit(100, 1 << 20)
+"""Where the folder is that of the program itself, whose other files change with every run."""
+
+
+def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
+    """Copies of all origins are in the folder; returns where, in the same order.
+
+    Raises FreezeError when there is more than a configuration can reasonably hold.
+    """
+    listed, room = list(origins), _Room()
+    trees = {
+        f"{origin.provider}-{place}" if origin.provider == "searchpath" else origin.provider: (
+            _files(origin.directory, room, os.path.realpath(folder.parent)) if origin.directory else None
+        )
+        for place, origin in enumerate(listed)
+    }
+    copied = {name: files for name, files in trees.items() if files is not None}
+    key = _digest(copied)
+    if copied and not os.path.isdir(folder.join("conf", key)):
+        folder.make(folder.join("conf"))
+        _publish(folder.join("conf", key), copied)
+    return tuple(
+        Source(origin.provider, os.path.join("conf", key, name) if name in copied else origin.path, name in copied)
+        for origin, name in zip(listed, trees, strict=True)
+    )
+
+
+class _Room:
+    """How much may still be copied, over all origins."""
+
+    def __init__(self) -> None:
+        self.files, self.bytes = MOST_FILES, LARGEST_BYTES
+
+    def take(self, path: str) -> bytes:
+        """The content of a file. Raises FreezeError before reading what is too much."""
+        self.files, self.bytes = self.files - 1, self.bytes - os.path.getsize(path)
+        if self.files < 0 or self.bytes < 0:
+            raise FreezeError(
+                f"the configuration, at {path}, has more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of "
+                "them, too much to be copied; keep data out of the config folders"
+            )
+        with opened(path) as file:
+            return file.read()
+
+
+def _files(directory: str, room: _Room, skip: str) -> list[_File]:
+    """Every YAML file below a directory, and what is small beside them; says what is not copied.
+
+    Of a folder that holds code, too, only what lies in a folder with YAML.
+    """
+    yaml, beside = [], []
+    for relative in _names(directory, skip):
+        if relative.endswith(_ENDINGS):
+            yaml.append(_File(relative, room.take(os.path.join(directory, relative))))
+        elif not relative.endswith(_CODE):
+            beside.append(relative)
+    if not _holds_code(directory):
+        return yaml + _small(directory, beside, _OF_CONFIGURATION, tells=True)
+    places = {os.path.dirname(file.relative) for file in yaml}
+    beside = [relative for relative in beside if os.path.dirname(relative) in places]
+    return yaml + _small(directory, beside, _OF_CODE, tells=False)
+
+
+def _holds_code(directory: str) -> bool:
+    """Whether a folder is not one for configuration alone."""
+    names = set(os.listdir(directory)) - {"__init__.py"}
+    return ".git" in names or any(name.endswith(_CODE) for name in names)
+
+
+def _small(directory: str, names: Iterable[str], limit: _Limit, *, tells: bool) -> list[_File]:
+    """The files of these names that are small and can be read, as long as there is room for them."""
+    taken, left, n_bytes = list[_File](), list[str](), 0
+    for relative in names:
+        path = os.path.join(directory, relative)
+        try:
+            size = os.path.getsize(path)
+            if size > LARGEST_BESIDE_BYTES or n_bytes + size > limit.bytes or len(taken) == limit.files:
+                left.append(path)
+                continue
+            with opened(path) as file:
+                taken.append(_File(relative, file.read()))
+            n_bytes += size
+        except OSError:
+            left.append(path)
+    if left and tells:
+        named = ", ".join(left[:_MOST_NAMED]) + (f" and {len(left) - _MOST_NAMED} more" * (len(left) > _MOST_NAMED))
+        tell_once(
+            f"{named}: not YAML and not small, so not copied with the configuration of the jobs; a program that looks "
+            "for it through hydra.runtime.config_sources needs its whole path instead"
+        )
+    return taken
+
+
+def _names(directory: str, skip: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every file below a directory by its name there. Links are followed, but not back to a folder that they are in;
+    what is hidden, the folder `skip`, experiments and the output of sweeps are left out."""
+    path = os.path.join(directory, below)
+    real = os.path.realpath(path)
+    names = sorted(os.listdir(path))
+    if real in above or (below and (real == skip or not _OUTPUT.isdisjoint(names))):
+        return
+    for name in names:
+        full, relative = os.path.join(path, name), os.path.join(below, name)
+        if os.path.isdir(full):
+            if not name.startswith("."):
+                yield from _names(directory, skip, relative, (*above, real))
+        elif (name.endswith(_ENDINGS) or not name.startswith(".")) and os.path.isfile(full):
+            yield relative
+
+
+def _digest(trees: dict[str, list[_File]]) -> str:
+    state = blake2b(digest_size=8)
+    for name, files in trees.items():
+        parts = [name.encode(), *(part for file in files for part in (os.fsencode(file.relative), file.content))]
+        for part in (len(parts).to_bytes(8, "big"), *parts):
+            state.update(len(part).to_bytes(8, "big") + part)
+    return state.hexdigest()
+
+
+def _publish(target: str, trees: dict[str, list[_File]]) -> None:
+    """The whole copy appears under its name at once."""
+    with appearing_folder(target) as temporary:
+        for name, files in trees.items():
+            os.makedirs(os.path.join(temporary, name))
+            for file in files:
+                path = os.path.join(temporary, name, file.relative)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "xb") as out:
+                    out.write(file.content)
+                sync(path)

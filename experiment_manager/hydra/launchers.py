@@ -1,0 +1,278 @@
+"""What our launchers do: run jobs here, write array scripts, or submit them; for our own sweeper and for any other."""
+
+import os
+import shlex
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from experiment_manager.errors import ExperimentManagerError, OptionsError
+from experiment_manager.execution import ranks
+from experiment_manager.execution.current_job import JOB_VARIABLE
+from experiment_manager.execution.forkserver.warm import Forking
+from experiment_manager.execution.pool import Interrupted, Pool, check_gpus_per_job, check_n_jobs, check_start_method
+from experiment_manager.hydra import entry
+from experiment_manager.hydra.compose import Composer, as_written
+from experiment_manager.hydra.entry import passing_interpreter
+from experiment_manager.hydra.plan import add_batch
+from experiment_manager.hydra.returns import Returns
+from experiment_manager.model import codec
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.policy import REFUSED
+from experiment_manager.model.records import Launch, State
+from experiment_manager.progress import settings_text
+from experiment_manager.scheduler.scripts import Arrangement, arrange, how_to_submit, write_scripts
+from experiment_manager.scheduler.slurm import client
+from experiment_manager.scheduler.slurm.options import make
+from experiment_manager.scheduler.submit import submit
+from experiment_manager.scheduler.wait import wait_for
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.text import hold_numbers, tell, tell_once
+
+_UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
+_WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
+
+
+class Handed(NamedTuple):
+    """A launch that is on disk, handed over to something that runs it."""
+
+    folder: Folder
+    launch: Launch
+    arrangement: Arrangement | None
+
+    @property
+    def shown(self) -> str:
+        """The folder as people type it."""
+        return shlex.quote(os.path.relpath(self.folder.path))
+
+    def texts(self, ids: Sequence[int]) -> dict[int, str]:
+        """What people call each of these jobs: `algorithm=TD3 seed=1`."""
+        with Manifest(self.folder) as manifest:
+            return {job_id: settings_text(manifest.job(job_id).variables) for job_id in ids}
+
+
+@contextmanager
+def told_to_the_user(when_stopped: str = _UNPLANNED) -> Iterator[None]:
+    """What is wrong ends the program with a sentence and the exit status 2, without a traceback; Ctrl-C, too, with the
+    shell's status for it."""
+    hold_numbers()
+    try:
+        yield
+    except ExperimentManagerError as error:
+        tell(f"error: {error}")
+        raise SystemExit(REFUSED) from None
+    except KeyboardInterrupt:
+        tell(when_stopped)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+@contextmanager
+def sweeping() -> Iterator[None]:
+    """Inside, this process may sweep, and has no rank: then nothing that it starts has that of somebody else.
+
+    A job must not: a program with `hydra.mode: MULTIRUN` in its YAML would start itself for ever. Neither must one of
+    several processes: each would run its share of the jobs, and none of them would have the ranks that it needs.
+    """
+    with told_to_the_user():
+        if JOB_VARIABLE in os.environ:
+            raise ExperimentManagerError(
+                f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its "
+                f"own; unset {JOB_VARIABLE} for the inner program if you mean it"
+            )
+        if rank := ranks.one_of_several(os.environ):
+            raise ExperimentManagerError(
+                f"this process is {rank}, and each of them would sweep; start the sweep once, without torchrun, srun "
+                "or mpirun, and let each job start its processes; where it is alone all the same, unset these variables"
+            )
+    dropped = {name: value for name, value in os.environ.items() if ranks.is_of_ranks(name)}
+    if meant := sorted(name for name in dropped if not name.startswith("SLURM_")):
+        tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
+    for name in dropped:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(dropped)
+
+
+def about(config: DictConfig) -> dict[str, Any]:
+    """What a launch keeps about the command that made it."""
+    launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    return {
+        "launcher": config.hydra.runtime.choices.get("hydra/launcher"),
+        "options": codec.encode(launcher),
+        "overrides": as_written(config, "task"),
+    }
+
+
+class Here:
+    """`local_pool`: jobs run on this machine, several at a time."""
+
+    waits = True
+    arrange = None
+
+    def __init__(self, n_jobs: int, start_method: str, gpus_per_job: float | None, *, copies_code: bool) -> None:
+        check_n_jobs(n_jobs)
+        check_start_method(start_method)
+        check_gpus_per_job(gpus_per_job)
+        self.copies_code, self._gpus_per_job = copies_code, gpus_per_job
+        self._n_jobs, self._forking = n_jobs, Forking(_WARM_UP) if start_method == "forkserver" else None
+
+    def run(self, handed: Handed, ids: Sequence[int]) -> None:
+        """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
+        texts = handed.texts(ids)
+        pool = Pool(
+            *(handed.folder, handed.launch),
+            n_jobs=self._n_jobs,
+            texts=texts,
+            forking=self._forking,
+            gpus_per_job=self._gpus_per_job,
+        )
+        if len(ids) > 1:
+            tell(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
+        try:
+            pool.run(ids)
+        except Interrupted as stop:
+            cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
+            tell(
+                f"stopped by {stop}: {cancelled} jobs cancelled in {handed.folder.path}; the same command runs what is "
+                "left"
+            )
+            raise SystemExit(128 + stop.number) from None
+
+
+class BySlurm:
+    """`slurm_script` and `slurm_submitit`: SLURM runs the jobs, in array scripts that we write."""
+
+    def __init__(self, written: Mapping[str, Any], *, kind: str) -> None:
+        plain = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in written.items()
+        }
+        copies_code = plain.pop("snapshot")
+        if not isinstance(copies_code, bool):
+            raise OptionsError(f"hydra.launcher.snapshot={copies_code!r} is neither true nor false")
+        self.copies_code = copies_code
+        self._options = make(plain, where="hydra.launcher")
+        self._submits = kind == "slurm_submitit"
+        self.waits = self._submits and self._options.wait
+        if self._submits:
+            client.require()
+
+    def arrange(self, folder: Folder, ids: Sequence[int], configuration: Any) -> Arrangement:
+        """The arrays that run these jobs. Raises OptionsError."""
+        return arrange(folder, self._options, ids, configuration)
+
+    def run(self, handed: Handed, ids: Sequence[int]) -> None:
+        """The scripts are written or submitted, and where it was asked for, the jobs have ended."""
+        assert handed.arrangement is not None
+        if warning := passing_interpreter():
+            tell(warning)
+        with told_to_the_user():
+            paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
+        if not self._submits:
+            tell(f"{how_to_submit(handed.folder, paths)}  ({len(ids)} jobs; nothing is submitted yet)")
+            return
+        self._submit(handed)
+        if self.waits:
+            self._wait(handed, ids)
+
+    def _submit(self, handed: Handed) -> None:
+        from experiment_manager.scheduler.slurm.through_submitit import send_with
+
+        try:
+            done = submit(handed.folder, handed.launch, send=send_with(self._options.submitit_folder or ""))
+        except ExperimentManagerError as error:
+            tell(f"error: {error}")
+            raise SystemExit(REFUSED) from None
+        except KeyboardInterrupt:
+            tell(f"stopped while submitting; `experiment-manager submit {handed.shown}` goes on, and repeats nothing")
+            raise SystemExit(128 + signal.SIGINT) from None
+        ids = ", ".join(array.slurm_id for array in done)
+        tell(
+            f"submitted as SLURM job {ids}; follow with `experiment-manager status {handed.shown}`, end with "
+            f"`experiment-manager cancel {handed.shown}`"
+        )
+
+    def _wait(self, handed: Handed, ids: Sequence[int]) -> None:
+        texts = handed.texts(ids)
+        try:
+            wait_for(handed.folder, handed.launch, texts)
+        except KeyboardInterrupt:
+            tell(
+                f"the jobs {format_ids(ids)} go on without this program; cancel them with `experiment-manager cancel "
+                f"{handed.shown}`"
+            )
+            raise SystemExit(128 + signal.SIGINT) from None
+
+
+def prepared_to_wait(launcher: Any) -> Any:
+    """What works for another sweeper than ours. Ends the program where it would return before the jobs have run."""
+    with told_to_the_user():
+        ours = launcher.prepared()
+        if not ours.waits:
+            raise ExperimentManagerError(
+                f"hydra/launcher={launcher.kind} returns before the jobs have run, and this sweeper needs their "
+                "results; use hydra/launcher=slurm_submitit with hydra.launcher.wait=true, or hydra/sweeper=experiment"
+            )
+    return ours
+
+
+def launch_batch(launcher: Any, batch: Sequence[Sequence[str]], first_number: int) -> Returns:
+    """What another sweeper proposes has run through one of our launchers; `launcher.batches` remembers the sweep."""
+    if launcher.batches is None:
+        ours = prepared_to_wait(launcher)
+        with told_to_the_user():
+            folder = Folder(launcher.experiment_path, launcher.experiment_name)
+            launcher.batches = Batches(
+                launcher.hydra_context.config_loader, launcher.config, launcher.task_function, folder, ours
+            )
+    found: Returns = launcher.batches.launch(batch, first_number)
+    return found
+
+
+class Batches:
+    """What another sweeper proposes, batch by batch, over one of our launchers."""
+
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        task: TaskFunction | None,
+        folder: Folder,
+        ours: "Here | BySlurm",
+    ) -> None:
+        self._composer = Composer(loader, config)
+        self._config, self._task, self._folder, self._ours = config, task, folder, ours
+        self._earlier: list[int] = []
+        entry.note_sweep()
+
+    def launch(self, batch: Sequence[Sequence[str]], first_number: int) -> Returns:
+        """A batch has run; the values are real, and a failed job raises when it is asked for its value."""
+        with sweeping():
+            return self._launch(batch, first_number)
+
+    def _launch(self, batch: Sequence[Sequence[str]], first_number: int) -> Returns:
+        with told_to_the_user():
+            launch, ids, arrangement = add_batch(
+                self._composer,
+                self._folder,
+                batch,
+                self._task,
+                self._earlier,
+                about(self._config),
+                self._ours.arrange,
+                first_number=first_number,
+                copies_code=self._ours.copies_code,
+            )
+        os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
+        self._earlier += ids
+        tell(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
+        self._ours.run(Handed(self._folder, launch, arrangement), ids)
+        return Returns(self._folder, ids, self._config)

@@ -1,0 +1,238 @@
+"""What the plugins do, once Hydra calls them: plan, launch, and tell how it went in words and exit status.
+
+A sweep ends with 0 when every job that it ran has completed, with 1 when one has not, with 2 for a user's mistake.
+"""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import update_wrapper
+from typing import Any, Final
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from experiment_manager.analysis.result_warnings import result_warnings, sentences
+from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
+from experiment_manager.execution.in_process import attempting
+from experiment_manager.hydra import entry
+from experiment_manager.hydra.compose import Composer, require_submitted
+from experiment_manager.hydra.launchers import Handed, about, sweeping, told_to_the_user
+from experiment_manager.hydra.options import Options
+from experiment_manager.hydra.plan import Plan, plan_sweep
+from experiment_manager.hydra.returns import Returns
+from experiment_manager.model.records import UNFINISHED, State
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.slurm.within import n_tasks
+from experiment_manager.store.files import appearing
+from experiment_manager.store.layout import Folder, is_refused, unwritable, writing
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.states import States
+from experiment_manager.text import counted, tell
+
+_LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
+_STOPPED: Final = "stopped; the same command goes on with what has not completed"
+
+
+class Sweep:
+    """One call of our own sweeper."""
+
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        task: TaskFunction | None,
+        launcher: Any,
+        directories: Mapping[str, Any],
+    ) -> None:
+        """`directories` is `hydra.sweep` as the user wrote it."""
+        self._directories = directories
+        self._composer = Composer(loader, config)
+        self._config, self._task, self._launcher = config, task, launcher
+
+    def run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+        """The whole sweep; returns what every job that passes has returned, also the ones that had completed before.
+
+        Ends the program when a job fails.
+        """
+        entry.note_sweep()
+        with sweeping():
+            return self._run(written, arguments)
+
+    def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+        with told_to_the_user():
+            ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
+            if ours is None:
+                _require_one_process(self._config)
+            options, batch_size = _options(written)
+            arrange = ours and ours.arrange
+            copies_code = ours is not None and ours.copies_code
+            plan = plan_sweep(
+                self._composer,
+                options,
+                arguments,
+                self._task,
+                about(self._config),
+                arrange,
+                copies_code=copies_code,
+            )
+        self._tell_of_settings(plan.folder)
+        tell(_summary(plan))
+        if plan.launch is not None:
+            if "code" in plan.launch.record:
+                tell(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
+            self._keep_configuration(plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
+            size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
+            with told_to_the_user(_STOPPED):
+                for at in range(0, len(plan.to_run), size):
+                    ids = plan.to_run[at : at + size]
+                    if ours is None:
+                        self._run_elsewhere(plan, ids)
+                    else:
+                        ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
+                if ours is None or ours.waits:
+                    _conclude(plan)
+        size = batch_size or max(len(plan.ids), 1)
+        return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
+
+    def _keep_configuration(self, path: str) -> None:
+        with told_to_the_user(), writing(path), appearing(path, for_good=False) as temporary:
+            OmegaConf.save(self._config, temporary)
+
+    def _run_elsewhere(self, plan: Plan, ids: Sequence[int]) -> Any:
+        """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
+        assert plan.launch is not None
+        os.environ[_LAUNCH_VARIABLE] = plan.launch.number
+        try:
+            with Manifest(plan.folder) as manifest:
+                batch = [self._composer.placed(plan.folder, job_id, manifest.job(job_id).overrides) for job_id in ids]
+            return self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0]))
+        except SystemExit as leaving:  # not by a task, see RecordedTask: by a callback, or by the launcher itself
+            if not leaving.code:
+                _conclude(plan)  # which ends with another status when jobs have not run
+            raise
+        except OSError as error:  # of Hydra's own files: what a task function raises is in what it returns
+            if not is_refused(error):
+                raise
+            raise FolderError(unwritable(plan.folder.path, error)) from error
+        finally:
+            del os.environ[_LAUNCH_VARIABLE]
+            States(plan.folder).snapshot(reconcile=True)  # a worker that was killed never reached the end of its task
+
+    def _tell_of_settings(self, folder: Folder) -> None:
+        """People know which of their settings the sweep does not use, or writes where others may read it."""
+        ignored = self._composer.chosen_directories(self._directories)
+        if ignored:
+            tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
+        launcher: Any = OmegaConf.to_container(self._config.hydra.launcher, resolve=False)
+        shown = [key for key in ("setup", "pre_script", "post_script", "wrap") if "oc.env" in str(launcher.get(key))]
+        if shown:
+            tell(
+                f"warning: hydra.launcher.{shown[0]} reads ${{oc.env:...}}, whose value is written into the scripts "
+                "and launch.json; write $NAME there instead, which the shell of the job reads"
+            )
+        for overrides in dict.fromkeys(self._composer.unused.values()):
+            keys = [key for key, first in self._composer.unused.items() if first == overrides]
+            tell(
+                f"{', '.join(keys)}, set in what {overrides} chooses, is not used: a sweep's settings are read before "
+                "it chooses anything; set them in the program's own YAML or on the command line"
+            )
+
+
+def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
+    plain: dict[str, Any] = {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in written.items()
+    }
+    batch_size = plain.pop("max_batch_size")
+    if batch_size is not None and batch_size < 1:
+        raise ExperimentManagerError(f"hydra.sweeper.max_batch_size={batch_size} runs nothing; use 1 or more, or null")
+    plain["params"] = plain["params"] or {}
+    return Options(**plain).check(), batch_size
+
+
+def _require_one_process(config: DictConfig) -> None:
+    """Raises OptionsError where a launcher that is not ours, as submitit_slurm, would start each job as several
+    processes: each of them would make an attempt of its own."""
+    launcher, name = config.hydra.launcher, config.hydra.runtime.choices.get("hydra/launcher")
+    asked = {key: launcher.get(key) for key in ("nodes", "tasks_per_node")}
+    if "tasks_per_node" not in launcher or n_tasks(asked) < 2:
+        return
+    raise OptionsError(
+        f"hydra/launcher={name} would start each job as {n_tasks(asked)} processes (nodes={asked['nodes'] or 1}, "
+        f"tasks_per_node={asked['tasks_per_node'] or 1}), and each of them would claim it; use hydra/launcher="
+        "slurm_submitit, which takes the same options and runs them as the ranks of one job, or one process"
+    )
+
+
+def _summary(plan: Plan) -> str:
+    """`experiments/train: 6 jobs pass (3 new); 3 run now, 3 COMPLETED are left alone`."""
+    dropped = "".join(f", {len(step.ids)} dropped by {step.rule}" for step in plan.dropped)
+    running = set(plan.to_run)
+    left = Counter(plan.snapshot.state(job_id) for job_id in plan.ids if job_id not in running)
+    kept = "".join(f", {count} {state} left alone" for state, count in left.items())
+    new = f" ({plan.n_new} new in the manifest)" if plan.n_new else ""
+    passing = f"{counted(len(plan.ids))} {'passes' if len(plan.ids) == 1 else 'pass'}"
+    return f"{plan.folder.path}: {passing}{dropped}{new}; {len(plan.to_run)} to run{kept}"
+
+
+def _conclude(plan: Plan) -> None:
+    """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
+    snapshot = reconciled(plan.folder)
+    ended = {job_id: snapshot.state(job_id) for job_id in plan.to_run}
+    completed = [job_id for job_id, state in ended.items() if state is State.COMPLETED]
+    for line in sentences(result_warnings(plan.folder, completed, snapshot)):
+        tell(line)
+    bad = [job_id for job_id, state in ended.items() if state is not State.COMPLETED]
+    if not bad:
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(ended[job_id] for job_id in bad).items())
+    again = "the same command runs them again"
+    if any(ended[job_id] in UNFINISHED for job_id in bad):
+        again = "the same command runs what has not completed"
+    folder = shlex.quote(os.path.relpath(plan.folder.path))
+    tell(
+        f"{len(bad)} of {counted(len(ended))} did not complete ({counts}); {again}, and "
+        f"`experiment-manager show {folder} {bad[0]}` tells why the first one did not"
+    )
+    raise SystemExit(1)
+
+
+class RecordedTask:
+    """A task function that records its attempts, for launchers that call it themselves (basic, joblib, submitit)."""
+
+    def __init__(self, task: Callable[[DictConfig], Any]) -> None:
+        update_wrapper(self, task)
+        self._task = task
+
+    def __call__(self, config: DictConfig) -> Any:
+        sweep_dir, subdir = HydraConfig.get().sweep.dir, HydraConfig.get().sweep.subdir
+        folder = Folder.at(os.path.dirname(sweep_dir))
+        launch = os.environ.get(_LAUNCH_VARIABLE)
+        with attempting(folder, int(subdir), launch=launch) as attempt:
+            with Manifest(folder) as manifest:
+                require_submitted(manifest, manifest.job(int(subdir)), config)
+            value = self._call(config)
+            attempt.leave(value)
+            return value
+
+    def _call(self, config: DictConfig) -> Any:
+        """What the task returns. One that ends its process ends itself alone, as where it has a process of its own: it
+        has returned nothing, or it has failed."""
+        try:
+            return self._task(config)
+        except SystemExit as leaving:
+            if leaving.code in (None, 0):
+                return None
+            raise TaskExited(leaving.code) from leaving
+
+
+class TaskExited(Exception):
+    """What `sys.exit` with another status than 0 is to a launcher that calls a task."""
+
+    def __init__(self, code: object) -> None:
+        super().__init__(f"exit code {code}" if isinstance(code, int) else str(code))

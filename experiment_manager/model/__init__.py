@@ -1,0 +1,1 @@
+"""Values of the project without I/O: records, ids, configurations, grids, filters, and what to do with jobs."""

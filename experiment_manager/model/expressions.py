@@ -1,0 +1,235 @@
+"""Expressions in pass filters, such as `algorithm == 'TD3' and cfg.nn[0] < 100`, on top of simpleeval.
+
+simpleeval parses, restricts and evaluates; what is ours is that a dotted name such as `model.width` is one variable,
+that a variable which this job does not have is None, and that `cfg`, `result` and `metric` are read only when they are
+named.
+"""
+
+import ast
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Final
+
+import simpleeval
+
+from experiment_manager.errors import FilterError
+from experiment_manager.model.facts import NOTHING, ROOTS, Unanswered, Unresolved, World
+from experiment_manager.model.records import Job
+
+VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
+_FUNCTIONS: Final = {"int": int, "float": float, "str": str, "len": len, "abs": abs, "min": min, "max": max}
+_ABSENT: Final = object()
+_SIMPLE: Final = frozenset({bool, int, float, str, type(None), type(_ABSENT)})
+_MOST_ANSWERS: Final = 100_000
+_ASSIGNED: Final = re.compile(r"\s*([\w.]+)\s*=\s*([^=\s,][^=,]*?)\s*\Z")
+_CONSTANTS: Final = {"True", "False", "None"}
+_TEXT_METHODS: Final = {"startswith", "endswith", "lower", "upper"}
+
+
+class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
+    """One expression, parsed once, asked for many jobs. Raises FilterError when it is no expression."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(functions={**_FUNCTIONS})
+        self._text = text
+        self._job: Job
+        self._world: World
+        self._names: Collection[str] = ()
+        self._answers: dict[tuple[Any, ...], bool | Unanswered | None] = {}
+        self._tree = _parsed(text)
+
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """The variables that the expression names."""
+        dotted = (_dotted(node) for node in ast.walk(self._tree))
+        return frozenset(name for name in dotted if name is not None and name in self._names)
+
+    def unknown(self, names: Collection[str]) -> Iterator[str]:
+        """The names in the expression that are neither variables nor functions."""
+        known = {*names, *ROOTS, VARIABLES, *_FUNCTIONS}
+        pending: list[ast.AST] = [self._tree]
+        while pending:
+            node = pending.pop(0)
+            dotted = _dotted(node)
+            if dotted is not None and (dotted in known or _known_prefix(dotted, known)):
+                continue
+            if isinstance(node, ast.Name):
+                yield node.id
+            elif dotted is not None and isinstance(node, ast.Attribute) and node.attr not in _TEXT_METHODS:
+                yield dotted
+            else:
+                pending.extend(ast.iter_child_nodes(node))
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """The dotted keys under a root that the expression names: `cfg.nn`, `result`."""
+        found: set[str] = set()
+        pending: list[ast.AST] = [self._tree]
+        while pending:
+            node = pending.pop()
+            key = _key(node)
+            if key is None:
+                pending.extend(ast.iter_child_nodes(node))
+            elif key.partition(".")[0] in ROOTS:
+                found.add(key)
+        return frozenset(found)
+
+    def answer(self, job: Job, world: World) -> bool | None:
+        """Whether the expression holds for one job; None where the job has nothing yet of what is asked for.
+
+        Raises Unanswered, naming the job, when it cannot be evaluated for this one. Jobs of a grid share values, so an
+        answer is remembered where it depends on few variables that can be compared.
+        """
+        self._names = world.names
+        if not self._reads_variables_only:
+            return self._evaluate(job, world)
+        values = [job.variables.get(name, _ABSENT) for name in self._read]
+        if not all(type(value) in _SIMPLE for value in values):
+            return self._evaluate(job, world)
+        key = tuple([(type(value), repr(value) if type(value) is float else value) for value in values])
+        if key not in self._answers:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
+            try:
+                self._answers[key] = self._evaluate(job, world)
+            except Unanswered as error:
+                self._answers[key] = error
+        found = self._answers[key]
+        if isinstance(found, Unanswered):
+            raise found
+        return found
+
+    @cached_property
+    def _reads_variables_only(self) -> bool:
+        """Whether the expression asks for nothing but variables by their names."""
+        named = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
+        return not named & {*ROOTS, VARIABLES}
+
+    def _evaluate(self, job: Job, world: World) -> bool | None:
+        self._job, self._world = job, world
+        try:
+            return bool(self.eval(self._text, self._tree))
+        except _NothingKnown:
+            return None
+        except FilterError:
+            raise
+        except simpleeval.InvalidExpression as error:  # for this job as for any other
+            raise FilterError(f"{self._cannot(job)}: {error}") from error
+        except Exception as error:
+            if isinstance(error, TypeError) and not self._read <= job.variables.keys():
+                return None  # `lr > 0` of a job that has no lr
+            raise Unanswered(f"{self._cannot(job)}: {error}{self._values(job)}") from error
+
+    def _cannot(self, job: Job) -> str:
+        return f"the filter {self._text!r} cannot be evaluated for job {job.id}"
+
+    def _values(self, job: Job) -> str:
+        """What the job has where the expression reads: ` (lr='O.1')`."""
+        found = [(name, job.variables.get(name)) for name in sorted(self._read)]
+        found += [(key, value) for key in sorted(self.reads) if (value := self._world.find(job, key)) is not NOTHING]
+        return f" ({', '.join(f'{name}={value!r:.80}' for name, value in found)})" if found else ""
+
+    def _eval_name(self, node: ast.Name) -> Any:
+        if node.id in self._names:
+            return self._job.variables.get(node.id)
+        if node.id in ROOTS:
+            found = self._world.under(node.id, self._job)
+            if found is None:
+                raise _NothingKnown
+            return found
+        if node.id == VARIABLES:
+            return _Variables(self._job.variables, self._names, self._text)
+        return super()._eval_name(node)
+
+    def _eval_attribute(self, node: ast.Attribute) -> Any:
+        dotted = _dotted(node)
+        if dotted is not None and dotted in self._names:
+            return self._job.variables.get(dotted)
+        owner = self._eval(node.value)
+        if isinstance(owner, Mapping):
+            if node.attr in owner:
+                return owner[node.attr]
+            there_are = ", ".join(map(str, owner))
+            raise Unanswered(f"{self._cannot(self._job)}: {dotted} is not there; there are: {there_are}")
+        if isinstance(owner, str) and node.attr in _TEXT_METHODS:
+            return getattr(owner, node.attr)
+        if isinstance(owner, Unresolved):
+            bool(owner)  # which says why it cannot be told
+        raise Unanswered(
+            f"{self._cannot(self._job)}: it asks a {type(owner).__name__} for .{node.attr}, which it has not; a key of "
+            f"the configuration is read with cfg.{dotted}"
+        )
+
+
+def _parsed(text: str) -> ast.expr:
+    """The tree of an expression. Raises FilterError for what is none, or would be true of every job."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (RecursionError, MemoryError) as error:  # so Python answers what is nested too deeply
+        raise FilterError(f"the filter {text[:40]!r}... is nested too deeply to be read") from error
+    except (SyntaxError, ValueError) as error:
+        at = error.offset or 1 if isinstance(error, SyntaxError) else None
+        place = "" if at is None else f" at {text.strip()[max(0, at - 1) :][:20]!r}"
+        raise FilterError(
+            f"the filter {text!r} is no expression: {getattr(error, 'msg', error)}{place}; {_meant(text)}"
+        ) from error
+    if isinstance(tree, ast.Tuple):
+        raise FilterError(f"the filter {text!r} is a list of conditions; write `and` between them")
+    return tree
+
+
+def _meant(text: str) -> str:
+    """What to write instead: for `lr=0.1`, `lr == 0.1`."""
+    match = _ASSIGNED.match(text)
+    if match is None:
+        return "write for example: algorithm == 'TD3' and seed < 3"
+    name, value = match.groups()
+    return f"write {name} == {repr(value) if value.isidentifier() and value not in _CONSTANTS else value}"
+
+
+class _NothingKnown(Exception):
+    """The job has no configuration, no result or no metrics yet, so nothing is true of it."""
+
+
+class _Variables(dict[str, Any]):
+    """The variables of one job by name; None for one that other jobs have."""
+
+    def __init__(self, variables: Mapping[str, Any], names: Collection[str], text: str) -> None:
+        super().__init__(variables)
+        self._names, self._text = names, text
+
+    def __missing__(self, name: str) -> None:
+        if name not in self._names:
+            raise FilterError(
+                f"the filter {self._text!r} names {name!r}, which is no variable; the variables are "
+                f"{', '.join(sorted(self._names))}"
+            )
+
+
+def _dotted(node: ast.AST) -> str | None:
+    """`a.b.c` for the nodes of that text; None for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        owner = _dotted(node.value)
+        return None if owner is None else f"{owner}.{node.attr}"
+    return None
+
+
+def _key(node: ast.AST) -> str | None:
+    """The same, where `a['b']` is `a.b`."""
+    if not isinstance(node, ast.Subscript):
+        return _dotted(node)
+    owner, place = _key(node.value), getattr(node.slice, "value", None)
+    return None if owner is None or not isinstance(place, str | int) else f"{owner}.{place}"
+
+
+def _known_prefix(dotted: str, known: Collection[str]) -> bool:
+    """A variable that holds a mapping, the configuration, or a text's method: `cfg.nn`, `algorithm.lower`."""
+    owner = dotted
+    while "." in owner:
+        owner = owner.rpartition(".")[0]
+        if owner in known:
+            return True
+    return False

@@ -1,0 +1,427 @@
+"""The pass filter: which jobs may run. Reads every form in which people write it; pure but for importing a callable.
+
+    {algorithm: TD3, seed: [1, 2]}          a mapping, or its text: each variable is, or is one of
+    "algorithm == 'TD3' and seed < 3"       an expression; cfg.nn[0] reads the composed configuration, result.accuracy
+                                            what the job has returned, metric.loss what it last logged
+    "0-3,7"  or a list of ids               ids and ranges
+    "state:FAILED,TIMEOUT"                  states of the last attempt
+    "sample:10" or "sample:10@3"            a random sample of what the rules before let pass, with a seed (0)
+    "package.module.function"               a callable that takes the variables; also {_target_: .., other: arguments}
+    a list of those                         all of them, one after the other
+
+A filter is a tuple of rules; each rule drops jobs from what the rules before it left.
+"""
+
+import ast
+import importlib
+import os
+import random
+import re
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from importlib.machinery import PathFinder
+from typing import Any, Final, NamedTuple, Protocol
+
+from experiment_manager.errors import FilterError
+from experiment_manager.model.expressions import Expression
+from experiment_manager.model.facts import NOTHING, Unanswered, World, is_under_a_root, unknown_name
+from experiment_manager.model.ids import IdSet, format_ids, looks_like_ids, parse_ids
+from experiment_manager.model.records import Job, JobId, State
+from experiment_manager.text import described
+
+
+class Rule(Protocol):
+    """One condition; `text` is how it was written."""
+
+    text: str
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        """The jobs that pass, in order, one by one as `jobs` come. Raises FilterError, also while they come."""
+        ...
+
+
+class Dropped(NamedTuple):
+    """What one rule did: how many jobs it saw, and the ids of those that it dropped."""
+
+    rule: str
+    seen: int
+    ids: tuple[JobId, ...]
+
+
+class Selection(NamedTuple):
+    """The jobs that pass, and what each rule dropped."""
+
+    jobs: tuple[Job, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def parse(written: Any) -> tuple[Rule, ...]:
+    """The rules of a filter in any form; none for None. Raises FilterError."""
+    if written is None:
+        return ()
+    if isinstance(written, int) and not isinstance(written, bool):
+        written = [written]
+    if isinstance(written, str):
+        return _parse_text(written)
+    if isinstance(written, Mapping):
+        return (_parse_mapping(written),)
+    if callable(written):
+        return (Call(getattr(written, "__qualname__", repr(written)), written),)
+    if isinstance(written, IdSet | range):
+        return (Ids(format_ids(written), frozenset(written)),)
+    if isinstance(written, Iterable) and not isinstance(written, bytes | bytearray):
+        items = list(written)
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            return (Ids(format_ids(items) or "no ids", frozenset(items)),)
+        return tuple(rule for item in items for rule in parse(item))
+    raise FilterError(
+        f"a pass filter cannot be a {type(written).__name__}: {written!r}; write a mapping, an expression, ids such as "
+        "0-3,7, state:FAILED, sample:10, or the path of a function"
+    )
+
+
+class Passing:
+    """The jobs that pass every rule, one by one as `jobs` come; afterwards `dropped` tells what each rule did.
+
+    Raises FilterError for what cannot be evaluated, also while jobs come.
+    """
+
+    def __init__(self, rules: Iterable[Rule], jobs: Iterable[Job], world: World) -> None:
+        self._counts: list[tuple[str, array[int], array[int]]] = []
+        for rule in rules:
+            seen, kept = array("q"), array("q")
+            self._counts.append((rule.text, seen, kept))
+            jobs = _noted(rule.select(_noted(jobs, seen), world), kept)
+        self._jobs = jobs
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs)
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]:
+        """What each rule has dropped of the jobs that have come."""
+        return tuple(Dropped(text, len(seen), _without(seen, kept)) for text, seen, kept in self._counts)
+
+
+def _noted(jobs: Iterable[Job], ids: "array[int]") -> Iterator[Job]:
+    for job in jobs:
+        ids.append(job.id)
+        yield job
+
+
+def _without(seen: Iterable[int], kept: Iterable[int]) -> tuple[JobId, ...]:
+    left = set(kept)
+    return tuple(JobId(job_id) for job_id in seen if job_id not in left)
+
+
+def apply(rules: Iterable[Rule], jobs: Iterable[Job], world: World) -> Selection:
+    """What passes every rule. Raises FilterError for what cannot be evaluated; nothing passing is no error here."""
+    passing = Passing(rules, jobs, world)
+    return Selection(tuple(passing), passing.dropped)
+
+
+def require_some(passing: Sized, dropped: Iterable[Dropped], jobs: Iterable[Job], where: str) -> None:
+    """Nothing happens when something passes; else FilterError tells what each rule dropped and which values exist."""
+    if passing:
+        return
+    steps = "; ".join(f"{step.rule} dropped {len(step.ids)} of {step.seen}" for step in dropped)
+    raise FilterError(
+        f"nothing passes the filter in {where}: {steps or 'there are no jobs'}. {values_there_are(jobs)}".rstrip()
+    )
+
+
+def values_there_are(jobs: Iterable[Job], most: int = 6) -> str:
+    """A line such as `algorithm is one of 'TD3', 'DDPG'; seed is one of 1, 2, 3`."""
+    values: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        for name, value in job.variables.items():
+            values.setdefault(name, {})[repr(value)] = None
+    return "; ".join(
+        f"{name} is one of {', '.join(list(found)[:most])}{', ...' if len(found) > most else ''}"
+        for name, found in values.items()
+    )
+
+
+class Mapped:
+    """Each key has its value, or one of its values; `cfg.x`, `result.x` and `metric.x` are read where they name."""
+
+    def __init__(self, wanted: Mapping[str, Any]) -> None:
+        self.text = "{" + ", ".join(f"{key}: {_plain(value)}" for key, value in wanted.items()) + "}"
+        self._wanted = {key: value if isinstance(value, list) else [value] for key, value in wanted.items()}
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        for key in self._wanted:
+            if key not in world.names and not is_under_a_root(key):
+                raise FilterError(unknown_name(key, self.text, world.names))
+        return self._passing(jobs, world)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The keys that are no variables."""
+        return frozenset(filter(is_under_a_root, self._wanted))
+
+    def _passing(self, jobs: Iterable[Job], world: World) -> Iterator[Job]:
+        unseen = {key for key in self._wanted if key not in world.names}
+        known: set[str] = set()  # of those the ones whose root some job has
+        for job in jobs:
+            for key in tuple(unseen):
+                if world.under(key.partition(".")[0], job) is not None:
+                    known.add(key)
+                    unseen -= {key} if world.find(job, key) is not NOTHING else set()
+            if all(self._has(world.find(job, key), wanted) for key, wanted in self._wanted.items()):
+                yield job
+        for key in sorted(unseen & known):
+            what = {"cfg": "configuration", "result": "result"}.get(key.partition(".")[0], "job's metrics")
+            raise FilterError(f"the filter {self.text!r} names {key}, which no {what} has")
+
+    def _has(self, found: Any, wanted: list[Any]) -> bool:
+        return any(_equal(found, value) for value in wanted) or _equal(found, wanted)
+
+
+class Evaluated:
+    """An expression over the variables, and over the configuration as `cfg`, the result and the metrics.
+
+    A job for which it cannot be evaluated, as `lr < 0.1` where lr is text, does not pass, and that is said; when it can
+    be evaluated for no job at all, it is a mistake.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._expression = Expression(text)
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        for name in self._expression.unknown(world.names):
+            raise FilterError(unknown_name(name, self.text, world.names))
+        return self._passing(jobs, world)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The dotted keys under a root that the expression names."""
+        return self._expression.reads
+
+    def _passing(self, jobs: Iterable[Job], world: World) -> Iterator[Job]:
+        is_answered, ids, first = False, array("q"), None
+        for job in jobs:
+            try:
+                answer = self._expression.answer(job, world)
+            except Unanswered as error:
+                ids.append(job.id)
+                first = first or error
+                continue
+            is_answered = is_answered or answer is not None
+            if answer:
+                yield job
+        if first is not None and not is_answered:
+            raise first
+        if first is not None:
+            others = f", nor do {len(ids) - 1} more ({format_ids(ids[1:])})" if len(ids) > 1 else ""
+            world.note(f"{first}, so it does not pass{others}")
+
+
+class Ids:
+    """The job is one of these."""
+
+    def __init__(self, text: str, ids: frozenset[int] | IdSet) -> None:
+        self.text = text
+        self._ids = ids
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        for job_id in self._ids:
+            if job_id not in world.ids:
+                has = format_ids(world.ids) or "none"
+                raise FilterError(
+                    f"the filter {self.text!r} names job {job_id}, which is not there; there are jobs {has}"
+                )
+        return (job for job in jobs if job.id in self._ids)
+
+
+class InState:
+    """The last attempt of the job ended, or is, in one of these states."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._states = parse_states(text.removeprefix("state:"))
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        return (job for job in jobs if world.state(job.id) in self._states)
+
+
+class Sample:
+    """A random subset of what is left; all of it where that is no more."""
+
+    def __init__(self, count: int, seed: int | None) -> None:
+        self.text = f"sample:{count}" + (f"@{seed}" if seed is not None else "")
+        self._count, self._seed = count, seed
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        return self._drawn(jobs)
+
+    def _drawn(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        every = list(jobs)
+        if self._count >= len(every):
+            yield from every
+            return
+        chosen = set(random.Random(self._seed).sample(sorted(job.id for job in every), self._count))
+        yield from (job for job in every if job.id in chosen)
+
+
+class Call:
+    """A function of the variables says so."""
+
+    def __init__(self, text: str, function: Callable[[dict[str, Any]], Any]) -> None:
+        self.text = text
+        self._function = function
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        return (job for job in jobs if self._passes(job))
+
+    def _passes(self, job: Job) -> bool:
+        try:
+            return bool(self._function(dict(job.variables)))
+        except (Exception, SystemExit) as error:
+            raise FilterError(
+                f"the filter {self.text} failed on job {job.id} with variables {dict(job.variables)}: "
+                f"{described(error)}"
+            ) from error
+
+
+class DottedPath:
+    """A text such as `a.b`: a variable of that name where there is one, else the path of a function."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.reads = frozenset({text} if is_under_a_root(text) else ())
+
+    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+        if self.text in world.names or is_under_a_root(self.text):
+            return Evaluated(self.text).select(jobs, world)
+        return Call(self.text, locate(self.text, world.names)).select(jobs, world)
+
+
+def parse_states(text: str) -> frozenset[State]:
+    """The states that a text such as `failed,TIMEOUT` names. Raises FilterError with the names there are."""
+    states = set()
+    for name in text.split(","):
+        try:
+            states.add(State(_SHORT_STATES.get(name.strip().upper(), name.strip().upper())))
+        except ValueError:
+            raise FilterError(f"{name.strip()!r} is no state; the states are {', '.join(State)}") from None
+    return frozenset(states)
+
+
+def _parse_text(text: str) -> tuple[Rule, ...]:
+    text = text.strip()
+    kind, _, rest = text.partition(":")
+    if text.startswith(("{", "[")):
+        return parse(_read_yaml(text))
+    if kind == "state":
+        return (InState(text),)
+    if kind == "sample":
+        return (_parse_sample(rest),)
+    if looks_like_ids(text):
+        return (Ids(text, parse_ids(text)),)
+    if "." in text and all(part.isidentifier() for part in text.split(".")):
+        return (DottedPath(text),)
+    return (Evaluated(text),)
+
+
+def _read_yaml(text: str) -> Any:
+    """A mapping or list as people write it on a command line, numbers such as 1e-3 read as Hydra reads them."""
+    import yaml
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise FilterError(
+            f"the filter {text!r} is no YAML ({problem}); write {{algorithm: TD3, seed: [1, 2]}}"
+        ) from error
+
+
+def _parse_sample(text: str) -> Sample:
+    match = _SAMPLE.match(text)
+    if match is None:
+        raise FilterError(f"'sample:{text}' is no sample; write sample:10, or sample:10@3 for the seed 3")
+    return Sample(int(match[1]), int(match[2] or 0))
+
+
+def _parse_mapping(written: Mapping[str, Any]) -> Rule:
+    if "_target_" not in written:
+        for key in written:
+            if not isinstance(key, str):
+                raise FilterError(f"the filter {dict(written)} has the key {key!r}; keys are names of variables")
+        return Mapped(written)
+    arguments = {key: value for key, value in written.items() if key not in ("_target_", "_partial_")}
+    path = str(written["_target_"])
+    function = locate(path, is_meant=True)
+    return Call(path, lambda variables: function(variables, **arguments))
+
+
+_SHORT_STATES: Final = {"OOM": "OUT_OF_MEMORY"}
+_SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Equal as people mean it: 1 is 1.0, True is not 1, inside lists, too."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one is other or bool(one == other and isinstance(one, bool) == isinstance(other, bool))
+
+
+_HARMLESS: Final = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign),
+    *(ast.If, ast.Try, ast.Pass),
+)
+
+
+def locate(path: str, names: Iterable[str] = (), *, is_meant: bool = False) -> Callable[..., Any]:
+    """The function that a dotted path (`package.module.function`) names. Raises FilterError.
+
+    Unless it `is_meant` to be one, as with `_target_`, a module that does things when it is imported is not imported.
+    """
+    module_name, _, function_name = path.rpartition(".")
+    added = "" not in sys.path and os.getcwd() not in sys.path
+    if added:
+        sys.path.insert(0, os.getcwd())  # a module beside the script, as `python script.py` would find it
+    try:
+        if not is_meant and module_name not in sys.modules:
+            _refuse_script(path, module_name, function_name)
+        found = getattr(importlib.import_module(module_name), function_name)
+    except FilterError:
+        raise
+    except (Exception, SystemExit) as error:  # their module's own code
+        raise FilterError(
+            f"the filter {path!r} is neither a variable ({', '.join(sorted(names)) or 'there are none'}) nor a "
+            f"function that can be imported ({described(error)})"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(os.getcwd())
+    if not callable(found):
+        raise FilterError(f"the filter {path!r} names a {type(found).__name__}, not a function of the variables")
+    return found  # type: ignore[no-any-return]
+
+
+def _refuse_script(path: str, module_name: str, function_name: str) -> None:
+    """Raise FilterError for a module file beside us that has no such function, or does things when it is imported."""
+    first = module_name.partition(".")[0]
+    spec = PathFinder.find_spec(first, [os.getcwd()])
+    if spec is None or not spec.origin or not spec.origin.endswith(".py") or first != module_name:
+        return
+    with open(spec.origin, "rb") as file:
+        body = ast.parse(file.read()).body
+    for node in body:
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if not is_text and not isinstance(node, _HARMLESS):
+            raise FilterError(
+                f"the filter {path!r} is no variable, and to import {spec.origin} would run its line {node.lineno}; "
+                f"write {{_target_: {path}}} if that is meant"
+            )
+    if not any(function_name in ast.unparse(node) for node in body):
+        raise FilterError(f"the filter {path!r} is no variable, and {spec.origin} has no function {function_name}")

@@ -1,0 +1,116 @@
+"""What to do, decided from what is known: pure functions that the sweeper, the supervisor and the tests call."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.model.records import UNFINISHED, State
+
+RERUN: Final = ("failed", "never", "always")
+ON_CHANGE: Final = ("error", "new")
+ON_DRIFT: Final = ("error", "warn")
+
+DRIFTED: Final = 78
+"""Exit code of a job that stopped because it composed something else than was submitted (EX_CONFIG of sysexits.h)."""
+
+UNRECORDED: Final = 74
+"""Exit code of a job that did its work and could not write its result down (EX_IOERR of sysexits.h)."""
+
+INCOMPLETE: Final = 75
+"""Exit status of an attempt that left with 0 and is not done, or whose end somebody else has recorded (EX_TEMPFAIL)."""
+
+REFUSED: Final = 2
+"""Exit code for a user's mistake, as everywhere in the project."""
+
+PARTIAL: Final = 3
+"""Exit status of a verb that has told all but what could not be read, which it has named."""
+
+
+def to_run(states: Mapping[int, State], ids: Iterable[int], rerun: str) -> list[int]:
+    """Of the selected jobs those that are run now.
+
+    PENDING jobs always, jobs that somebody has in hand never; of the ended ones, `failed` takes all that ended
+    otherwise than COMPLETED, `always` takes all, `never` none.
+    """
+    chosen = []
+    for job_id in ids:
+        state = states.get(job_id, State.PENDING)
+        has_ended = state not in UNFINISHED
+        is_again = rerun == "always" or (rerun == "failed" and state is not State.COMPLETED)
+        if state is State.PENDING or (has_ended and is_again):
+            chosen.append(job_id)
+    return chosen
+
+
+class Ending(NamedTuple):
+    """What a supervisor saw of a child until it ended."""
+
+    returncode: int  # negative: the signal that ended it
+    has_result: bool  # this attempt left a result
+    stopped: State | None  # why we were told to stop; None: nobody told us
+    was_warned: bool  # USR1 or USR2 came: the time limit is near
+    out_of_memory: bool  # the memory cgroup counted a kill meanwhile
+    is_fake: bool
+    needs_result: bool = False  # exit 0 alone is no success
+    has_trouble: bool = False  # it left an error and no result, or a result that cannot be read back
+
+
+def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
+    """Whether the file that an attempt left holds a result, for an attempt that was told to stop or warned.
+
+    Nothing returned means checkpointed and left, unless the job was only warned and says that it has not been told
+    (`should_stop` never returned true): then it has simply ended in time.
+
+    >>> left_result({"result": None, "told": True}, was_stopped=False), left_result({"result": 3}, was_stopped=True)
+    (False, True)
+    """
+    if result.get("result") is not None or result.get("refused"):
+        return True
+    return bool(result) and result.get("told") is False and not was_stopped
+
+
+def ended_state(ending: Ending) -> State:
+    """The state to record. Exit 0 after a warning or a stop is a success only when the result is there.
+
+    A dry pass is one whatever its end: the job is what it was before.
+    """
+    if ending.is_fake:
+        return State.FAKE
+    interrupted = ending.stopped is not None or ending.was_warned
+    is_well = ending.returncode == 0 and not ending.has_trouble
+    if is_well and (ending.has_result or not (interrupted or ending.needs_result)):
+        return State.COMPLETED
+    if ending.returncode != 0 and ending.out_of_memory:
+        return State.OUT_OF_MEMORY
+    if ending.stopped is not None:
+        return ending.stopped
+    if ending.was_warned and ending.returncode in (0, -10, -12):
+        return State.TIMEOUT
+    return State.FAILED
+
+
+def exit_status(returncode: int) -> int:
+    """The status that a shell would see: 128 + the signal for a child that a signal ended."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+class Match(NamedTuple):
+    """Where a point of the grid stands among the jobs that are there."""
+
+    job_id: int | None  # None: no such job yet
+    is_changed: bool = False  # the job is there with another configuration
+
+
+def match(known: Sequence[tuple[int, str | None]], fingerprint: str) -> Match:
+    """Which job of one identity a composed point is: one with that fingerprint, or one without a configuration yet.
+
+    `known` holds (id, fingerprint) of all jobs of the identity, in order of ids; when all have other fingerprints the
+    newest is named, as changed.
+
+    >>> match([(0, "a"), (6, "b")], "a"), match([(0, "a")], "b"), match([], "a")
+    (Match(job_id=0, is_changed=False), Match(job_id=0, is_changed=True), Match(job_id=None, is_changed=False))
+    """
+    for wanted in (fingerprint, None):
+        for job_id, found in known:
+            if found == wanted:
+                return Match(job_id)
+    return Match(known[-1][0], is_changed=True) if known else Match(None)

@@ -1,0 +1,145 @@
+"""The nouns of the project, frozen. Nothing in this room reads or writes a file.
+
+The records are `NamedTuple`s and not dataclasses because every SLURM task starts by importing them: the import of
+`dataclasses` (and `inspect` behind it) alone costs about as much as that of `sqlite3` and `subprocess` together.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple, NewType
+
+JobId = NewType("JobId", int)
+"""The number of a job: given once, never changed, never reused. Not a position."""
+
+
+class State(StrEnum):
+    """What became of an attempt. SLURM's names, and QUEUED, LOST and FAKE, which are ours."""
+
+    PENDING = "PENDING"  # not handed over yet
+    QUEUED = "QUEUED"  # SLURM has it, it has not begun
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    CANCELLED = "CANCELLED"
+    PREEMPTED = "PREEMPTED"
+    NODE_FAIL = "NODE_FAIL"
+    LOST = "LOST"  # it began, nothing runs it any more, nobody knows why
+    FAKE = "FAKE"  # a dry pass has ended, well or not: nothing was computed, so it must never count as COMPLETED
+
+
+UNFINISHED = frozenset({State.PENDING, State.QUEUED, State.RUNNING})
+ENDED = frozenset(State) - UNFINISHED
+ENDED_BADLY = ENDED - {State.COMPLETED, State.FAKE}
+"""States that a person wants to hear about: the attempt ended and left no result to trust."""
+
+
+class Counts(dict[str, int]):
+    """How many jobs are in which state, `counts["COMPLETED"]`; those states alone that some job has, and 0 for others.
+
+    >>> Counts({State.FAILED: 2})["FAILED"], Counts()["COMPLETED"], list(Counts())
+    (2, 0, [])
+    """
+
+    def __missing__(self, state: str) -> int:
+        if state not in frozenset(State):
+            raise KeyError(f"{state!r} is no state; the states are {', '.join(State)}")
+        return 0
+
+
+class Entry(NamedTuple):
+    """How the user's program was started: enough to start it again in another process."""
+
+    python: str  # absolute path of the interpreter
+    flags: tuple[str, ...]  # interpreter flags, as -O or -X dev
+    target: tuple[str, ...]  # ("train.py",) or ("-m", "pkg.train")
+    app_arguments: tuple[str, ...]  # what the program takes for itself, before Hydra's arguments
+    cwd: str
+
+
+class Source(NamedTuple):
+    """One place on Hydra's search path. `path` is relative to the experiment's folder where it is frozen."""
+
+    provider: str  # "main", "command-line" or "searchpath"
+    path: str
+    frozen: bool
+
+
+class Code(NamedTuple):
+    """The copy of a program's files that its jobs run from; paths in it are relative to it."""
+
+    path: str  # relative to the experiment's folder
+    root: str  # what was copied
+    cwd: str | None  # where the program was started; None: not in what was copied
+    script: str | None  # what Python was given; None: a module, or not in what was copied
+    imports: tuple[str, ...]  # where modules are looked for
+
+
+class Recipe(NamedTuple):
+    """What turns the overrides of a job into a process that composes the same configuration again."""
+
+    entry: Entry
+    config_name: str | None
+    sources: tuple[Source, ...]
+    hydra_overrides: tuple[str, ...]  # Hydra's own, in order; those that place the job are left out
+    job_name: str
+    task: str  # which function the jobs call, as `train.py:main`
+    on_drift: str  # "error" or "warn"
+    now: Mapping[str, str]  # the sweep's one answer to each ${now:...}
+    task_pickle: str | None = None  # for task functions that no script can be asked for; relative to the folder
+    code: Code | None = None  # None: the program as it is when a job starts
+
+
+class Job(NamedTuple):
+    """One point of the grid.
+
+    `fingerprint` is None until the job has a configuration: a job that never passed a filter is known by its
+    variables only. `recipe` is None for jobs that were written in Python.
+    """
+
+    id: JobId
+    identity: str
+    variables: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    fingerprint: str | None
+    recipe: int | None
+
+
+class Attempt(NamedTuple):
+    """One run of a job, counted from 1."""
+
+    job_id: JobId
+    number: int
+    state: State
+
+
+class Launch(NamedTuple):
+    """One handing-over of jobs to something that runs them; the record `launches/NNNN/launch.json`."""
+
+    number: str
+    record: Mapping[str, Any]
+
+
+class Task(NamedTuple):
+    """One task of a scheduler, in one of its runs, as the anchor of an attempt has it."""
+
+    scheduler: str  # its name: slurm
+    id: str  # of the job that runs
+    array: str | None = None  # the id of the array; None: it is no part of one
+    array_index: int | None = None
+    restart: int = 0  # how often the scheduler had started the task before
+    node: str | None = None
+    user: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How people and the scheduler's commands name it: `12_7`, or `12` where it is no part of an array.
+
+        Never the id of an array's task alone: one task bears the id of the whole array (measured on SLURM 22.05).
+        """
+        return self.id if self.array is None or self.array_index is None else f"{self.array}_{self.array_index}"
+
+    def is_earlier_run_of(self, later: "Task | None") -> bool:
+        """Whether the scheduler has started the same task again since."""
+        return later is not None and self.name == later.name and self.restart < later.restart

@@ -1,0 +1,281 @@
+"""Everything that a report shows, collected from the folder of an experiment. Nothing here knows HTML."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.analysis import views
+from experiment_manager.analysis.rows import Row, group_key, require_variables
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.model import codec
+from experiment_manager.model.codec import as_float, is_number
+from experiment_manager.model.grid import REPEAT
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import Job, State
+from experiment_manager.progress import settings_text
+from experiment_manager.report import evidence
+from experiment_manager.report.curves import Learning, Logbook, estimate, learn
+from experiment_manager.store.documents import END, read_optional
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import Snapshot, States
+
+MOST_GROUPS: Final = 24
+MOST_BEST: Final = 10
+_LONGEST_CELL: Final = 200
+_EXACT: Final = 2**53
+
+
+class Choice(NamedTuple):
+    """What people may choose. None: see `Experiment.report`."""
+
+    average_over: Sequence[str] | None = None
+    group_by: Sequence[str] | None = None
+    metric: str | None = None
+    goal: str = "max"
+    only: str = ""  # which jobs the report is of, where it is not of all
+
+
+class Group(NamedTuple):
+    """Jobs that agree in the variables of a group. `values` are the metric's of those that have completed."""
+
+    label: str
+    variables: Mapping[str, Any]
+    ids: tuple[int, ...]
+    completed: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+class Best(NamedTuple):
+    """A place among the best: mean, half of its confidence interval, and the values it is of, by job."""
+
+    label: str
+    variables: Mapping[str, str]
+    mean: str
+    half: str
+    n: int
+    ids: str
+    points: tuple[tuple[int, float], ...]
+    drawn: tuple[float, float | None] | None  # mean and half, where they are finite
+
+
+class Column(NamedTuple):
+    """A column of the table of jobs; `kind`: job, variable, result or last metric."""
+
+    kind: str
+    name: str
+    is_number: bool
+
+
+class Contents(NamedTuple):
+    """The whole report."""
+
+    path: str
+    name: str
+    when: str
+    only: str  # which jobs; empty: all
+    counts: Mapping[str, int]  # by state
+    n_selected: int | None
+    metric: str | None
+    source: str | None  # of the metric: result, or last metric
+    goal: str
+    grouped_by: tuple[str, ...]
+    averaged: tuple[str, ...]
+    n_groups: int
+    best: tuple[Best, ...]
+    n_ranked: int
+    drawn: tuple[Group, ...]
+    learning: Learning
+    columns: tuple[Column, ...]
+    rows: Sequence[Sequence[Any]]
+    failures: Sequence[evidence.Failure]
+    n_failures: int
+    launches: Sequence[evidence.Handed]
+    n_launches: int
+
+
+def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Choice) -> Contents:
+    """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
+    if choice.goal not in ("max", "min"):
+        raise ExperimentManagerError(f"the goal is max or min, not {choice.goal!r}")
+    found = views.status(folder, [job.id for job in jobs], snapshot)
+    logbook = Logbook(folder, snapshot)
+    rows = views.result_rows(folder, jobs, snapshot, logbook.last)
+    source, metric = _metric(rows, choice.metric)
+    names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
+    averaged = _averaged(names, choice)
+    by = _known(choice.group_by, names) if choice.group_by is not None else _without(names, averaged)
+    averaged = _without(names, by)
+    groups = _groups(rows, by, source, metric)
+    ranked = _ranked(groups, choice.goal)
+    drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
+    logged = tuple(dict.fromkeys(name for row in rows for name, value in row["metrics"].items() if is_number(value)))
+    first = [metric] if metric is not None and metric in logged else []
+    shown_launches, n_launches = evidence.launches(folder)
+    columns, cells = _table(folder, rows, names)
+    return Contents(
+        path=folder.path,
+        name=folder.name,
+        when=evidence.moment(time.time()),
+        only=_short(choice.only),
+        counts=found.counts,
+        n_selected=found.n_selected,
+        metric=metric,
+        source=source,
+        goal=choice.goal,
+        grouped_by=by,
+        averaged=averaged,
+        n_groups=len(groups),
+        best=tuple(map(_best, ranked[:MOST_BEST])),
+        n_ranked=len(ranked),
+        drawn=drawn,
+        learning=learn(logbook, [group.ids for group in drawn], [*first, *_without(logged, first)]),
+        columns=columns,
+        rows=cells,
+        failures=evidence.failures(folder, found.troubles, snapshot),
+        n_failures=len(found.troubles),
+        launches=shown_launches,
+        n_launches=n_launches,
+    )
+
+
+def _averaged(names: Sequence[str], choice: Choice) -> tuple[str, ...]:
+    """The variables to average over: those asked for, else those that are called seed, as `seed` and `env.seed`, and
+    the `repeat` of a sweep."""
+    if choice.average_over is not None:
+        return _known(choice.average_over, names)
+    return tuple(name for name in names if name == REPEAT or name.lstrip("+~").rpartition(".")[2] == "seed")
+
+
+def _known(asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    require_variables(asked, names)
+    return tuple(asked)
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in others)
+
+
+def _metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, str | None]:
+    """Where the metric that decides comes from, and its name: a field of the results before a last metric."""
+    numeric = {
+        source: list(dict.fromkeys(name for row in rows for name, value in row[source].items() if is_number(value)))
+        for source in ("result", "metrics")
+    }
+    for source, names in numeric.items():
+        if names and asked is None:
+            return source, names[0]
+        if asked in names:
+            return source, asked
+    if asked is not None:
+        there_are = ", ".join(dict.fromkeys(numeric["result"] + numeric["metrics"])) or "none yet"
+        raise ExperimentManagerError(f"no job has left a number called {asked!r}; there are {there_are}")
+    return None, None
+
+
+def _groups(rows: Sequence[Row], by: Sequence[str], source: str | None, metric: str | None) -> list[Group]:
+    """The jobs by their values of the variables in `by`, in the order in which they first come."""
+    members: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        members[group_key(row, by)].append(row)
+    varying = _varying([found[0]["variables"] for found in members.values()], by)
+    groups = []
+    for found in members.values():
+        variables = found[0]["variables"]
+        label = settings_text({name: variables[name] for name in varying if name in variables}) or "all jobs"
+        have = [row for row in found if row["state"] == State.COMPLETED and is_number(_left(row, source, metric))]
+        groups.append(
+            Group(
+                label=_short(label),
+                variables={name: variables[name] for name in by if name in variables},
+                ids=tuple(row["job"] for row in found),
+                completed=tuple(row["job"] for row in have),
+                values=tuple(as_float(_left(row, source, metric)) for row in have),
+            )
+        )
+    return groups
+
+
+def _left(row: Row, source: str | None, metric: str | None) -> Any:
+    return row[source].get(metric) if source is not None else None
+
+
+def _varying(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
+    """The variables in which the groups differ: the others would only lengthen every label."""
+    if len(settings) < 2:
+        return list(by)
+    return [name for name in by if len({codec.canonical(codec.encode(found.get(name))) for found in settings}) > 1]
+
+
+def _ranked(groups: Sequence[Group], goal: str) -> list[Group]:
+    """The groups that have values, the best mean first, and last those whose mean is not finite."""
+
+    def badness(group: Group) -> tuple[bool, float]:
+        mean = estimate(group.values).mean
+        return (True, 0.0) if not math.isfinite(mean) else (False, -mean if goal == "max" else mean)
+
+    return sorted((group for group in groups if group.values), key=badness)
+
+
+def _best(group: Group) -> Best:
+    mean, half, n = estimate(group.values)
+    finite = [pair for pair in zip(group.completed, group.values, strict=True) if math.isfinite(pair[1])]
+    shown_half = half if half is not None and math.isfinite(half) else None
+    return Best(
+        label=group.label,
+        variables={name: _short(str(value)) for name, value in group.variables.items()},
+        mean=f"{mean:.6g}",
+        half="" if half is None else f"{half:.3g}",
+        n=n,
+        ids=format_ids(group.completed),
+        points=tuple(finite[:MOST_GROUPS]),
+        drawn=(mean, shown_half) if math.isfinite(mean) else None,
+    )
+
+
+def _table(folder: Folder, rows: Sequence[Row], names: Sequence[str]) -> tuple[tuple[Column, ...], list[list[Any]]]:
+    """The columns and cells of the table of jobs."""
+    of_results = dict.fromkeys(name for row in rows for name in row["result"])
+    of_metrics = dict.fromkeys(name for row in rows for name in row["metrics"])
+    places = [
+        ("variables", "variable", names),
+        ("result", "result", of_results),
+        ("metrics", "last metric", of_metrics),
+    ]
+    columns = [Column("job", name, name != "state") for name in ("job", "state", "attempt", "seconds")]
+    seconds = [_seconds(folder, row["job"], row["attempt"]) for row in rows]
+    cells: list[list[Any]] = [
+        [row["job"], str(row["state"]), row["attempt"] or None, took] for row, took in zip(rows, seconds, strict=True)
+    ]
+    for key, kind, found in places:
+        for name in found:
+            values = [row[key].get(name) for row in rows]
+            columns.append(Column(kind, name, all(value is None or is_number(value) for value in values)))
+            for line, value in zip(cells, values, strict=True):
+                line.append(_cell(value))
+    return tuple(columns), cells
+
+
+def _seconds(folder: Folder, job_id: int, attempt: int) -> float | None:
+    """How long an attempt took; None for one that has not ended, or does not say."""
+    if not attempt:
+        return None
+    end = read_optional(folder.of_attempt(job_id, attempt, "attempt"), END).get("end")
+    start = States(folder).record(job_id, attempt).get("start") if is_number(end) else None
+    return round(max(0.0, end - start), 1) if is_number(start) and end is not None else None
+
+
+def _cell(value: Any) -> Any:
+    """What JSON holds as it is: a number, text, or None."""
+    if value is None or isinstance(value, str):
+        return None if value is None else _short(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _EXACT:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    return _short(str(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_CELL else text[:_LONGEST_CELL] + "…"

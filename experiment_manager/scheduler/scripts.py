@@ -1,0 +1,236 @@
+"""From jobs to array scripts on disk: which options each job has, the arrays that result, and their scripts.
+
+For a sweep that is being launched, and for an experiment that is there already (`generate_slurm_script`, `script`).
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
+from experiment_manager.model import policy
+from experiment_manager.model.records import Attempt, JobId, Launch, State
+from experiment_manager.model.resolved import resolved
+from experiment_manager.scheduler.arrays import Array, arrays
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.slurm.client import max_array_size
+from experiment_manager.scheduler.slurm.configuration import SLURM
+from experiment_manager.scheduler.slurm.options import SlurmOptions, as_mapping, make, overridden
+from experiment_manager.scheduler.slurm.script import Place, render, require_line
+from experiment_manager.scheduler.submissions import launched_arrays, records, script_name, script_paths, stale_scripts
+from experiment_manager.scheduler.submit import newest_launch
+from experiment_manager.store.files import appearing, make_executable
+from experiment_manager.store.launches import create_launch
+from experiment_manager.store.layout import Folder, planning, writing
+from experiment_manager.store.leftovers import clear_leftovers
+from experiment_manager.store.manifest import Manifest, unconfigured
+from experiment_manager.store.pass_filter import read_selection
+from experiment_manager.store.states import Snapshot
+
+
+class Arrangement(NamedTuple):
+    """The arrays of a launch that is not written yet, and what its record keeps of them."""
+
+    arrays: tuple[Array, ...]
+    record: Mapping[str, Any]
+
+
+def arrange(
+    folder: Folder, options: SlurmOptions, ids: Sequence[int], configuration: Callable[[int], Any]
+) -> Arrangement:
+    """The arrays that run these jobs. `configuration` is asked only where `resources_from` names a node of it.
+
+    Raises OptionsError for options of a job that cannot be meant, where no job has any, and for a folder that no script
+    can name.
+    """
+    require_line("experiment_path", folder.parent)
+    if options.resources_from is None:
+        groups = [(options, list(ids))]
+    else:
+        groups = []
+        owns = {job_id: _own_options(options, configuration(job_id), job_id) for job_id in ids}
+        if not any(owns.values()):
+            raise OptionsError(f"resources_from={options.resources_from}: no job has that node in its configuration")
+        for job_id in ids:
+            own = owns[job_id] or options
+            for known, members in groups:
+                if known == own:
+                    members.append(job_id)
+                    break
+            else:
+                groups.append((own, [job_id]))
+    found = tuple(arrays(groups, max_array_size=max_array_size()))
+    kept = records(found, options.name or folder.name)
+    return Arrangement(found, {"slurm": {"options": as_mapping(options), "arrays": kept}})
+
+
+def _own_options(options: SlurmOptions, configuration: Any, job_id: int) -> SlurmOptions | None:
+    """The options of one job: those of the launch, and over them the node of its configuration; None without one."""
+    node = configuration
+    where = f"{options.resources_from} of job {job_id}"
+    for key in (options.resources_from or "").split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    if node is None:
+        return None
+    if not isinstance(node, Mapping):
+        raise OptionsError(f"{where} is {node!r}; resources_from names a mapping of options, such as {{mem_gb: 32}}")
+    return overridden(options, node, where=where)
+
+
+def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, is_newest: bool = True) -> list[str]:
+    """The scripts of a launch are in its folder and, where `is_newest`, at the top of the experiment: their paths.
+
+    Scripts of earlier launches are removed from the top; each launch keeps its own.
+    """
+    logs = folder.join("launches", launch.number)
+    paths = []
+    with writing(folder.path):
+        for part, (array, launched) in enumerate(
+            zip(arrangement.arrays, launched_arrays(launch), strict=True), start=1
+        ):
+            place = Place(
+                experiment_path=folder.parent,
+                experiment_name=folder.name,
+                launch=launch.number,
+                job_name=launched.name,
+                logs=logs,
+                python=sys.executable,
+                part=part,
+                n_parts=len(arrangement.arrays),
+            )
+            text = render(array, place)
+            top, kept = script_paths(folder, launch, launched)
+            for path in (kept, top) if is_newest else (kept,):
+                _write(path, text)
+            paths.append(top if is_newest else kept)
+        if is_newest:
+            for path in stale_scripts(folder, [script_name(part + 1) for part in range(len(paths))]):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+    return paths
+
+
+def _write(path: str, text: str) -> None:
+    with appearing(path) as temporary:
+        with open(temporary, "x", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        make_executable(temporary)
+
+
+def how_to_submit(folder: Folder, paths: Sequence[str]) -> str:
+    """The lines that people paste."""
+    shown = shlex.quote(os.path.relpath(folder.path))
+    if len(paths) == 1:
+        return f"submit with: sbatch {shlex.quote(os.path.relpath(paths[0]))}"
+    return f"{len(paths)} scripts; submit all of them with: experiment-manager submit {shown}"
+
+
+class Written(NamedTuple):
+    """A launch whose scripts lie at the top of the experiment."""
+
+    launch: Launch
+    paths: list[str]
+    ids: list[int]
+
+
+def write(
+    folder: Folder,
+    slurm: SLURM | None,
+    *,
+    runner: str | None,
+    name: str | None,
+    n_jobs: int | None,
+    rerun: str,
+    overrides: Mapping[str, Any],
+) -> Written:
+    """The scripts of the jobs that pass and are to run are written; see `Experiment.generate_slurm_script`."""
+    folder.require()
+    if rerun not in policy.RERUN:
+        raise ExperimentManagerError(f"rerun={rerun} is not known; use {', '.join(policy.RERUN)}")
+    if n_jobs is not None and n_jobs < 1:
+        raise ExperimentManagerError(f"{n_jobs} jobs are none; ask for 1 or more, or for all that pass")
+    options = options_of(folder, slurm)
+    options = overridden(options, {**({"name": name} if name else {}), **overrides}, where="SLURM options")
+    with planning(folder):
+        clear_leftovers(folder)
+        selected = sorted(read_selection(folder))
+        snapshot = reconciled(folder, is_to_act=True)
+        ids = policy.to_run({job_id: snapshot.state(job_id) for job_id in selected}, selected, rerun)[:n_jobs]
+        if not ids:
+            raise JobRefused(
+                f"the {len(selected)} jobs of {folder.path} that pass the filter have completed, run, or wait; let "
+                "others pass, or run them again with rerun=always"
+            )
+        words = runner_of(folder, ids, runner, slurm)
+        return write_jobs(folder, options, ids, snapshot, {"launcher": "slurm_script", "runner": words})
+
+
+def write_jobs(
+    folder: Folder,
+    options: SlurmOptions,
+    ids: Sequence[int],
+    snapshot: Snapshot,
+    about: Mapping[str, Any],
+    *,
+    is_newest: bool = True,
+) -> Written:
+    """A launch that runs these jobs, and its scripts, are written. To be used inside `folder.planning`."""
+    with Manifest(folder) as manifest:
+        known = manifest.encoded_configuration
+        arrangement = arrange(folder, options, ids, lambda job_id: resolved(known(JobId(job_id))))
+    attempts = (Attempt(JobId(job_id), snapshot.next_number(job_id), State.PENDING) for job_id in ids)
+    launch = create_launch(folder, attempts, {**about, "options": as_mapping(options), **arrangement.record})
+    return Written(launch, write_scripts(folder, launch, arrangement, is_newest=is_newest), list(ids))
+
+
+def options_of(folder: Folder, slurm: SLURM | None) -> SlurmOptions:
+    """The options of an experiment: those that were set, else those of the newest launch by SLURM, else none."""
+    if slurm is not None:
+        return slurm.options
+    try:
+        launch = newest_launch(folder)
+    except JobRefused:
+        return SlurmOptions()
+    where = f"launch {launch.number} of {folder.path}"
+    if "options" not in launch.record["slurm"]:
+        raise OptionsError(f"{where} has no options recorded; set them with set_slurm_config, or sweep again")
+    return make(launch.record["slurm"]["options"], where=where)
+
+
+def runner_of(folder: Folder, ids: Sequence[int], runner: str | None, slurm: SLURM | None) -> list[str] | None:
+    """The words that run those of these jobs which were written in Python; None where all are a sweep's.
+
+    Raises JobRefused for a job without a configuration, and where nothing is named that runs it.
+    """
+    with Manifest(folder) as manifest:
+        jobs = [manifest.job(job_id) for job_id in ids]
+    for job in jobs:
+        if job.fingerprint is None:
+            raise JobRefused(unconfigured(job.id, folder))
+    mute = [job.id for job in jobs if job.recipe is None]
+    if not mute:
+        return None
+    runner = runner or (slurm.python_runner if slurm is not None else None)
+    if runner is not None:
+        return [sys.executable, _script(folder, runner)]
+    if slurm is not None and slurm.job_runner:
+        return list(slurm.job_runner)
+    raise JobRefused(
+        f"job {mute[0]} of {folder.path} was written in Python: name the script that runs it, as python_runner of the "
+        "SLURM options, as the first argument of generate_slurm_script, or with --runner"
+    )
+
+
+def _script(folder: Folder, runner: str) -> str:
+    """The absolute path of a runner; `runner` may leave out `.py`, and lie here or beside the experiment."""
+    places = list(dict.fromkeys([os.getcwd(), folder.parent]))
+    for place in places:
+        for name in (runner, f"{runner}.py"):
+            path = os.path.join(place, name)
+            if os.path.isfile(path):
+                return os.path.abspath(path)
+    where = f"neither in {places[0]} nor in {places[1]}" if len(places) > 1 else f"not in {places[0]}"
+    raise OptionsError(f"the runner {runner} is {where}; name a script")

@@ -1,0 +1,1 @@
+"""SLURM: its options, its script, its commands and what they print."""

@@ -1,0 +1,295 @@
+"""SLURM's commands, run: the one place that starts sbatch, squeue, sacct and scancel. Reading is done in `parse.py`.
+
+Every call has a time limit. A question is asked with SLURM's own variables for its output put aside, times as epoch
+seconds (the one form that knows no time zone), and array indices in full.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Final
+
+from experiment_manager.errors import SlurmError
+from experiment_manager.scheduler.slurm.parse import (
+    SACCT_FORMAT,
+    SQUEUE_FORMAT,
+    Queued,
+    Run,
+    is_refused,
+    parse_config,
+    parse_sacct,
+    parse_squeue,
+)
+from experiment_manager.store.processes import dying_with_us
+
+ORDER_S: Final = 60.0
+"""How long an `sbatch` may take before it is ended."""
+
+_QUESTION_S: Final = 60.0
+_SMALL_QUESTION_S: Final = 15.0
+_MAX_TARGETS: Final = 100  # of one scancel
+_MAX_TARGET_BYTES: Final = 4_000
+_MAX_NAME_BYTES: Final = 100_000  # of one argument; Linux refuses 131,072
+_USUAL_MAX_ARRAY_SIZE: Final = 1001
+_CLOCKS_DISAGREE_S: Final = 86_400.0
+"""How far the clock of the machine that made a launch may go ahead of accounting's; our names are asked for alone."""
+
+_OF_A_JOB: Final = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_")
+_OF_THE_CLUSTER: Final = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})
+_CHANGE_ANSWERS: Final = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_", "SLURM_TIME_FORMAT")
+_ASKED_WITH: Final = {"LC_ALL": "C", "TZ": "UTC0", "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "%s"}
+
+_PREFIX: Final = re.compile(
+    r"^(?:\w+: (?:error|fatal): |\w+: (?=unrecognized|invalid|option)|allocation failure: )"
+    r"|^slurm_\w+(?: error)?: |Batch job submission failed: "
+)
+_NOISE: Final = re.compile(r'If munged is up|auth_g_create|Try "\w+ --help"|cannot stat file .*retrying')
+_DOUBTFUL: Final = re.compile(
+    r"Socket timed out|Unable to contact slurm controller|Zero Bytes were transmitted|Unexpected message received"
+    r"|Message receive failure|Message send failure|Communication (connection|shutdown) failure"
+    r"|Connection reset|Broken pipe|Transport endpoint|Insane message length",
+    re.IGNORECASE,
+)
+_NO_ACCOUNTING: Final = re.compile(r"accounting storage is disabled", re.IGNORECASE)
+
+_ABSENT: Final = "{} is not on the path here; run this on a login node of the cluster"
+_LIST_YOURS: Final = "sacctmgr show assoc user=$USER format=account,partition,qos"
+
+REFUSALS: Final = (
+    (r"partition (specified|name)|use this partition|partition (not available|config)", "set `partition` to one of %p"),
+    (r"invalid account", f"set `account` to one of yours: {_LIST_YOURS}"),
+    (r"invalid qos", f"set `qos` to one of yours: {_LIST_YOURS}"),
+    (r"invalid feature", "set `constraint` to features that the nodes have: sinfo -o '%N %f'"),
+    (r"generic resource", "set `gres` and `gpus_per_node` to what the nodes have: sinfo -o '%N %G'"),
+    (
+        r"memory specification|node configuration|processors requested|node count|cpu count",
+        "no node of the partition has that much: lower mem_gb, cpus_per_task, gpus_per_node or nodes",
+    ),
+    (r"Submit\w*Limit|JobsPerUser", "you have as many jobs as you may: wait until some have ended, or submit fewer"),
+    (r"(Assoc|QOS)\w*Wall\w*Limit|time limit is invalid|--time spec", "lower timeout_min, sinfo shows the limits"),
+    (r"(Assoc|QOS)\w+Limit", f"your account or QOS has that limit: ask for less, or choose another: {_LIST_YOURS}"),
+    (r"accounting/QOS policy", f"your account or QOS has limits: submit fewer or smaller jobs, see {_LIST_YOURS}"),
+    (r"invalid job array", "the largest index that an array may have here is %i, MaxArraySize less one"),
+    (
+        r"munge|protocol authentication|authentication credential|authentication error",
+        "munge, which tells SLURM who you are, is down here: try another login node and tell the administrators",
+    ),
+    (r"other parameter too long", "an option is over 4,096 bytes: name fewer ids at once"),
+    (r"temporarily unable to accept", "the cluster's queue is full: wait, or submit fewer jobs"),
+    (r"slurm\.conf|ClusterName|configuration file", "SLURM is not configured here: run this on a login node"),
+    (r"unable to open file", "the script is gone: write it again"),
+    (r"job dependency", "the job that this one waits for is not known any more: leave it out"),
+    (r"invalid node name", "name nodes that there are: sinfo -N"),
+    (r"reservation", "name a reservation that is yours and open: scontrol show reservation"),
+    (r"license", "name licenses that there are: scontrol show licenses"),
+    (r"--cluster", "name a cluster that there is: sacctmgr show clusters"),
+    (r"unrecognized option|invalid option|invalid --|invalid numeric|mutually exclusive", "mend that option"),
+    (r"no space left|writing script", "the controller's disk is full: tell the administrators"),
+    (f"no answer within|{_DOUBTFUL.pattern}", "the controller is busy or away: look with squeue, and try again later"),
+)
+"""What SLURM refuses with, and the way out; the first row that fits counts. %p: partitions, %i: the largest index."""
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a submitted job inherits of an environment: nothing that tells it that it is another job.
+
+    >>> clean_environment({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "1", "SLURM_CONF": "/c", "HOME": "/h"})
+    {'SLURM_CONF': '/c', 'HOME': '/h'}
+
+    Outside of a job people's own defaults, as SBATCH_ACCOUNT, stay.
+    """
+    left_out = ("EXPERIMENT_MANAGER_", *(_OF_A_JOB if "SLURM_JOB_ID" in environ else ()))
+    return {name: value for name, value in environ.items() if name in _OF_THE_CLUSTER or not name.startswith(left_out)}
+
+
+def is_available() -> bool:
+    """Whether SLURM's commands are on the path here."""
+    return all(shutil.which(command) for command in ("sbatch", "squeue"))
+
+
+def require() -> None:
+    """SLURM's commands are on the path here. Raises SlurmError where they are not."""
+    if not is_available():
+        raise SlurmError(_ABSENT.format("sbatch"), words=_ABSENT.format("sbatch"))
+
+
+def sbatch(script: str, *arguments: str, seconds: float = ORDER_S) -> str:
+    """The script is submitted, from the present directory; returns the id that SLURM gave it.
+
+    Raises SlurmError; where it is doubtful the job may have been submitted nevertheless.
+    """
+    command = ["sbatch", "--parsable", *arguments, script]
+    done = _run(command, seconds=seconds, env=clean_environment(os.environ), is_order=True)
+    ids = re.findall(r"^(\d+)(?:;\S*)?\s*$", done.stdout, re.MULTILINE)
+    if not ids:
+        said = _cleaned(done.stdout + done.stderr) or "nothing"
+        raise SlurmError(
+            f"sbatch has not said which id the job got, it said: {said}; look for it with squeue",
+            words=said,
+            is_doubtful=True,
+        )
+    return str(ids[-1])
+
+
+def test_only(script: str, *arguments: str) -> str:
+    """What SLURM would do with the script, in its own words; nothing is submitted. SlurmError when it would refuse."""
+    command = ["sbatch", "--test-only", *arguments, script]
+    return _run(command, seconds=_QUESTION_S, env=clean_environment(os.environ)).stderr.strip()
+
+
+def squeue(users: Iterable[str]) -> list[Queued]:
+    """Everything that SLURM has of these users, or of ours if none is named, and what has ended a moment ago.
+
+    What it has refused is left out. Raises SlurmError. A user whom this machine does not know has no jobs.
+    """
+    names = ",".join(sorted(set(users)))
+    whose = ("-u", names) if names else ("--me",)
+    rows = parse_squeue(_ask("squeue", "-h", *whose, "-t", "all", "-o", SQUEUE_FORMAT))
+    return [row for row in rows if not is_refused(row)]
+
+
+def sacct(names: Iterable[str], since: float) -> dict[str, list[Run]] | None:
+    """What accounting knows of all jobs with these names since then; None on a cluster without accounting.
+
+    Raises SlurmError when it could not be asked. One call, unless there are thousands of names. Jobs of others are
+    asked for, too, which the cluster may decline; jobs that may not begin yet, held or delayed, are never in it.
+    """
+    begin = min(since, time.time()) - _CLOCKS_DISAGREE_S  # a start that lies in the future is refused
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(begin))  # UTC, as the call's TZ says
+    fixed = ("-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT)
+    if shutil.which("sacct") is None:
+        return None
+    runs: dict[str, list[Run]] = {}
+    for batch in _batches(sorted(set(names)), most=_MAX_NAME_BYTES, most_bytes=_MAX_NAME_BYTES):
+        try:
+            runs |= parse_sacct(_ask("sacct", *fixed, "--name", ",".join(batch)))
+        except SlurmError as error:
+            if _NO_ACCOUNTING.search(error.words):
+                return None
+            raise
+    return runs
+
+
+def scancel(targets: Sequence[str]) -> None:
+    """SLURM was told to end these jobs and tasks, as `12` or `12_[3-5,7]`; those that are no more do not matter.
+
+    Raises SlurmError with scancel's words. One target that cannot be read makes SLURM leave all of its call alone.
+    """
+    refusals: list[SlurmError] = []
+    for batch in _batches(targets, most=_MAX_TARGETS, most_bytes=_MAX_TARGET_BYTES):
+        try:
+            _ask("scancel", *batch)
+        except SlurmError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
+
+
+def max_array_size() -> int:
+    """One more than the largest array index that the cluster takes; 1001, SLURM's default, where it does not tell."""
+    try:
+        return _max_array_size()
+    except (SlurmError, KeyError, ValueError):
+        return _USUAL_MAX_ARRAY_SIZE
+
+
+@cache
+def _max_array_size() -> int:
+    settings = parse_config(_ask("scontrol", "show", "config", seconds=_SMALL_QUESTION_S))
+    return int(settings["MaxArraySize"])
+
+
+def advice(words: str) -> str:
+    """The way out of a refusal with these words; empty when we know none.
+
+    >>> advice("Invalid qos specification")
+    'set `qos` to one of yours: sacctmgr show assoc user=$USER format=account,partition,qos'
+    """
+    way_out = next((way for pattern, way in REFUSALS if re.search(pattern, words, re.IGNORECASE)), "")
+    if way_out.endswith("%p"):
+        return way_out.replace("%p", ", ".join(_partitions()) or "those that sinfo lists")
+    return way_out.replace("%i", str(max_array_size() - 1)) if "%i" in way_out else way_out
+
+
+def _partitions() -> list[str]:
+    try:
+        return _ask("sinfo", "-h", "-o", "%R", seconds=_SMALL_QUESTION_S).split()
+    except SlurmError:
+        return []
+
+
+def _ask(*command: str, seconds: float = _QUESTION_S) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_CHANGE_ANSWERS)}
+    return _run(command, seconds=seconds, env={**kept, **_ASKED_WITH}).stdout
+
+
+def _run(
+    command: Sequence[str], *, seconds: float, env: Mapping[str, str], is_order: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    """The command has ended well. An order that failed is doubtful unless SLURM clearly refused it; it ends with us."""
+    name = command[0]
+    try:
+        done = subprocess.run(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+            preexec_fn=dying_with_us() if is_order else None,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _failure(name, f"no answer within {seconds:g} s", is_doubtful=is_order) from error
+    except FileNotFoundError as error:
+        raise SlurmError(_ABSENT.format(name), words=_ABSENT.format(name)) from error
+    except OSError as error:
+        raise SlurmError(f"{name} cannot be started: {error.strerror}", words=str(error)) from error
+    if done.returncode == 0:
+        return done
+    words = _cleaned(done.stderr) or _cleaned(done.stdout) or f"{name} ended with {done.returncode}"
+    is_doubtful = is_order and (done.returncode < 0 or bool(_DOUBTFUL.search(words)))
+    raise _failure(name, words, is_doubtful=is_doubtful)
+
+
+def refusal(said: str, *, has_been_cut_off: bool) -> SlurmError:
+    """The error for an sbatch that somebody else ran and that failed saying this; it is to be raised.
+
+    Doubtful when it was cut off before it had its answer, or when it says that the controller did not answer well.
+    """
+    words = _cleaned(said) or "no answer"
+    return _failure("sbatch", words, is_doubtful=has_been_cut_off or bool(_DOUBTFUL.search(words)))
+
+
+def _failure(name: str, words: str, *, is_doubtful: bool) -> SlurmError:
+    said = f"{name} failed, and may have submitted the job nevertheless" if is_doubtful else f"{name} failed"
+    way_out = advice(words)
+    message = f"{said}: {words}; {way_out}" if way_out else f"{said}: {words}"
+    return SlurmError(message, words=words, is_doubtful=is_doubtful)
+
+
+def _cleaned(text: str) -> str:
+    """SLURM's own words without who says them, each once, on one line."""
+    lines = [line for line in text.splitlines() if not _NOISE.search(line)]
+    stripped = [" ".join(_PREFIX.sub("", line).split()).rstrip(".") for line in lines]
+    return "; ".join(dict.fromkeys(filter(None, stripped)))
+
+
+def _batches(words: Iterable[str], *, most: int, most_bytes: int) -> Iterator[list[str]]:
+    """The words in order, so many at a time that each call stays small."""
+    batch: list[str] = []
+    size = 0
+    for word in words:
+        length = len(word.encode()) + 1
+        if batch and (len(batch) >= most or size + length > most_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(word)
+        size += length
+    if batch:
+        yield batch

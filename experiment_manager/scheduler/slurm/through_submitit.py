@@ -1,0 +1,77 @@
+"""Submission through submitit: its executor writes the submission file, calls `sbatch` and makes the job; the script
+is ours, the same that `slurm_script` writes.
+
+Nothing is pickled. What a task needs is on disk before `sbatch` is called: the manifest, the launch and the script. On
+the node no code of submitit runs, so what its signal handler does when SLURM requeues a job cannot touch our states.
+"""
+
+import io
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any, Final
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from experiment_manager.scheduler.slurm import client
+from experiment_manager.store.documents import content
+from experiment_manager.store.layout import writing
+
+_TIMED_OUT: Final = 124  # exit status of coreutils' timeout
+
+
+class ScriptExecutor(SlurmExecutor):
+    """Submits one script. `submit` and `map_array` of its parent, which pickle functions, are not for it."""
+
+    def __init__(self, folder: str, script: str, arguments: Sequence[str]) -> None:
+        super().__init__(folder)
+        self._script, self._arguments = script, tuple(arguments)
+        self._handed_over: Path | None = None
+
+    def submit_script(self) -> str:
+        """SLURM has the script; returns its id. Raises SlurmError with `sbatch`'s words; FolderError."""
+        first = str(self.folder).partition("%j")[0]  # where submitit puts the file before there is an id
+        with writing(first):
+            os.makedirs(first, exist_ok=True)
+        said = io.StringIO()
+        try:
+            with _submission_environment(), redirect_stderr(said):
+                job: Any = self._submit_command(self._submitit_command_str)
+        except FailedJobError as error:
+            cause = error.__cause__
+            status = cause.returncode if isinstance(cause, subprocess.CalledProcessError) else -1
+            raise client.refusal(str(error), has_been_cut_off=status < 0 or status == _TIMED_OUT) from error
+        except (FailedSubmissionError, OSError) as error:  # perhaps after sbatch has done its work
+            raise client.refusal(str(error), has_been_cut_off=True) from error
+        finally:
+            if self._handed_over is not None:
+                self._handed_over.unlink(missing_ok=True)
+        return str(job.job_id)
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return content(self._script).decode(errors="surrogateescape")
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        self._handed_over = submission_file_path  # in the end a link to the file that is kept
+        return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, str(submission_file_path)]
+
+
+def send_with(folder: str) -> Any:
+    """What submits scripts for `submit.submit`, with submitit's files in `folder` (`%j` stands for the id)."""
+    return lambda script, arguments: ScriptExecutor(folder, script, arguments).submit_script()
+
+
+@contextmanager
+def _submission_environment() -> Iterator[None]:
+    """Inside, this process has the environment that a submission inherits; submitit hands on its own."""
+    before = dict(os.environ)
+    clean = client.clean_environment(before)
+    for name in before.keys() - clean.keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)

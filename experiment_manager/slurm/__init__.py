@@ -1,1 +1,0 @@
-"""SLURM: options, array scripts, submission, and what the cluster says about tasks. Rooms that know a `sbatch` line."""

@@ -1,0 +1,295 @@
+"""Copies of a program's code, so that editing it later reaches no job that waits: `code/<hash>/`.
+
+What git tracks is copied as it is on disk now, and so are Python files that it does not know yet. Whatever else lies
+beside them (data, compiled modules) is linked: in the copy a program finds what it finds in the original. The hash is
+one of the contents: the same code is copied once, however many sweeps use it. The job finds the copy's modules first,
+and none of the original.
+"""
+
+import importlib.machinery
+import os
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import FreezeError
+from experiment_manager.model.records import Code
+from experiment_manager.store import git
+from experiment_manager.store.documents import content
+from experiment_manager.store.files import appearing_folder, below
+from experiment_manager.store.layout import Folder, writing
+from experiment_manager.text import tell
+
+LARGEST_BYTES: Final = 256 * 1024 * 1024
+MOST_LINKS: Final = 1000
+"""From one directory: more are results or data, which are not found by a path relative to the program."""
+
+_GIT_LIMIT_S: Final = 60.0
+_NEVER_LINKED: Final = frozenset({".git", "__pycache__"})
+
+
+class _File(NamedTuple):
+    """A file of the copy; the content of a link is what it points to."""
+
+    mode: int
+    content: bytes
+
+
+def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Code:
+    """The copy of the repository of `program`, the file that holds the task function, is in the folder.
+
+    `cwd` and `script` are where the program was started, and the file that Python was given, if any. Raises FreezeError
+    where git does not know what belongs to the program, or it is too much.
+    """
+    if os.pathsep in folder.path:
+        raise FreezeError(f"{folder.path} holds {os.pathsep!r}, which PYTHONPATH cannot name; rename it, {LEAVE_OUT}")
+    program = os.path.realpath(program)
+    root = _root(program)
+    files = _contents(
+        root, _names(root, os.path.realpath(folder.parent), os.path.realpath(folder.path), folder.manifest)
+    )
+    if os.path.exists(program) and below(root, program) not in files:
+        raise FreezeError(
+            f"{program} is ignored by git, or new and no .py file, so that no snapshot of {root} has it; take it off "
+            f"the ignored files and `git add` it, {LEAVE_OUT}"
+        )
+    places = {""}.union(*(_parents(name) for name in files))
+    imports = tuple(searched(root, places, files))
+    here = below(root, cwd)
+    if any("\ud800" <= letter <= "\udfff" for letter in "".join((root, here or "", *imports))):
+        raise FreezeError(f"a folder of {root} has a name that is not valid Unicode; rename it, {LEAVE_OUT}")
+    path = os.path.join("code", _digest(files))
+    with writing(folder.path):
+        if not os.path.isdir(folder.join(path)):
+            folder.make(folder.join("code"))
+            _publish(folder.join(path), files)
+        for place in sorted(places):
+            _link_the_rest(os.path.join(root, place), folder.join(path, place))
+    _tell_what_is_not_copied(root, folder.join(path), places)
+    there = None if script is None else below(root, script)
+    return Code(
+        path=path,
+        root=root,
+        cwd=here if here in places else None,
+        script=there if there in files else None,
+        imports=imports,
+    )
+
+
+def _root(program: str) -> str:
+    told = git.ask("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
+    if told is None:
+        raise FreezeError(
+            f"{program} is in no git repository that can be read, and only git tells what belongs to a program: make "
+            f"one with `git init` and `git add`, {LEAVE_OUT}"
+        )
+    return os.path.realpath(os.fsdecode(told.removesuffix(b"\n")))
+
+
+def _names(root: str, experiments: str, experiment: str, manifest: str) -> Iterator[str]:
+    """The files to copy; not those of experiments, which may lie in the repository, also beside code."""
+
+    def is_left_out(path: str) -> bool:
+        name = path[len(experiments) + 1 :].split(os.sep)[0] if path.startswith(experiments + os.sep) else ""
+        if name and name not in known:
+            known[name] = os.path.isfile(os.path.join(experiments, name, os.path.basename(manifest)))
+        return known.get(name, False)
+
+    known = {os.path.basename(experiment): True}
+    tracked = git.ask("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
+    new = git.ask("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
+    if tracked is None or new is None:
+        raise FreezeError(f"git cannot list the files of {root}; try `git ls-files` there, {LEAVE_OUT}")
+    for name in sorted(filter(None, {*tracked.split(b"\0"), *new.split(b"\0")})):
+        relative = os.fsdecode(name)
+        if not is_left_out(os.path.join(root, relative)):
+            yield relative
+
+
+def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
+    """What stands in the files; one that is tracked and has been removed is left out, and so is a folder.
+
+    A link to Python code outside of the repository is code, too.
+    """
+    files: dict[str, _File] = {}
+    room = LARGEST_BYTES
+    for name in names:
+        path = os.path.join(root, name)
+        is_code_elsewhere = path.endswith(".py") and os.path.isfile(path) and below(root, path) is None
+        if os.path.islink(path) and not is_code_elsewhere:
+            files[name] = _File(0, os.fsencode(_target(root, path)))
+        elif os.path.isfile(path):
+            about = os.stat(path)
+            room -= about.st_size
+            if room < 0:
+                raise FreezeError(
+                    f"git tracks more than {LARGEST_BYTES >> 20} MiB in {root}, at {name}, too much to be copied for "
+                    f"a sweep; keep data out of the repository, {LEAVE_OUT}"
+                )
+            files[name] = _File(0o555 if about.st_mode & 0o100 else 0o444, content(path, LARGEST_BYTES))
+    return files
+
+
+def _target(root: str, link: str) -> str:
+    """What a link of the copy points to: the same place in the copy, or one outside of it by its whole path."""
+    target = os.path.join(os.path.dirname(link), os.readlink(link))
+    inside = below(root, target)
+    if inside is None:
+        return target
+    if os.path.normpath(target).startswith(root + os.sep) and not os.path.isabs(os.readlink(link)):
+        return os.readlink(link)
+    return os.path.relpath(os.path.join(root, inside), os.path.realpath(os.path.dirname(link)))
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := os.path.dirname(name):
+        yield name
+
+
+def _digest(files: Mapping[str, _File]) -> str:
+    state = blake2b(digest_size=8)
+    for name, file in files.items():
+        for part in (os.fsencode(name), str(file.mode).encode(), file.content):
+            state.update(len(part).to_bytes(8, "big") + part)
+    return state.hexdigest()
+
+
+def _publish(target: str, files: Mapping[str, _File]) -> None:
+    """The whole copy appears under its name at once; its files are not to be edited.
+
+    They are not synced one by one: a thousand files would take seconds.
+    """
+    with appearing_folder(target) as temporary:
+        _write(temporary, files)
+
+
+def _write(temporary: str, files: Mapping[str, _File]) -> None:
+    for name, file in files.items():
+        path = os.path.join(temporary, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not file.mode:
+            os.symlink(file.content, os.fsencode(path))
+            continue
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "wb") as out:  # as the umask allows
+            out.write(file.content)
+
+
+def _link_the_rest(original: str, copy: str) -> None:
+    """What lies beside copied files and was not copied is linked from the original."""
+    names = {*os.listdir(original)}.difference(os.listdir(copy), _NEVER_LINKED)
+    if len(names) > MOST_LINKS:
+        tell(
+            f"snapshot: {original} holds {len(names)} files that git does not track, too many to be linked; the jobs "
+            "do not find them by a relative path"
+        )
+        return
+    for name in names:
+        with suppress(FileExistsError):  # somebody else copies the same
+            os.symlink(os.path.join(original, name), os.path.join(copy, name))
+
+
+def _tell_what_is_not_copied(root: str, copy: str, places: set[str]) -> None:
+    """Says which code is not in the copy, nor where packages are installed: somebody may edit it."""
+    installed = [os.path.realpath(place) + os.sep for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
+    live: dict[str, str] = {}
+    for name, place in origins():
+        real = os.path.realpath(place)
+        is_installed = (real + os.sep).startswith(tuple(installed)) or real.endswith(("-packages", ".zip"))
+        if name not in OURS and not is_installed and below(root, real) not in places:
+            live[name] = real
+    for place in places:
+        with os.scandir(os.path.join(copy, place)) as entries:
+            for entry in entries:
+                is_code = entry.name.endswith(".py") or os.path.isfile(os.path.join(entry.path, "__init__.py"))
+                if is_code and entry.is_symlink() and below(os.path.realpath(copy), entry.path) is None:
+                    live[entry.name.removesuffix(".py")] = os.path.realpath(entry.path)
+    if live:
+        listed = ", ".join(f"{name} ({place})" for name, place in sorted(live.items()))
+        tell(f"snapshot: not copied, and so as it is when the jobs run: {listed}")
+
+
+OURS: Final = ("experiment_manager", "hydra_plugins")
+"""Packages that belong to no program."""
+
+LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
+
+
+def searched(root: str, places: Set[str], files: Collection[str]) -> list[str]:
+    """Where in the copy modules are to be looked for: where this process looks, and where it has found some or would
+    find some, also by the import hooks of editable installs.
+
+    `places` and `files` are what was copied, relative to the root. Raises FreezeError, see below.
+    """
+    found = [below(root, place or os.getcwd()) for place in sys.path]
+    found += sorted({below(root, place) for _, place in origins()}, key=str)
+    found += sorted({below(root, place) for place in _hooked(root, places, files)}, key=str)
+    return [place for place in dict.fromkeys(found) if place is not None and place in places]
+
+
+def _hooked(root: str, places: Set[str], files: Collection[str]) -> Iterator[str]:
+    """The directories of what import hooks find in the repository, which nobody may have imported yet.
+
+    Raises FreezeError for a module that they find by another name than its file has: no directory leads to it.
+    """
+    usual = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder)
+    names = {part for name in files if name.endswith(".py") for part in name.removesuffix(".py").split(os.sep)}
+    for hook in sys.meta_path:
+        if hook in usual or not hasattr(hook, "find_spec"):
+            continue
+        mapping = getattr(sys.modules.get(getattr(hook, "__module__", None) or ""), "MAPPING", None)
+        for name, place in mapping.items() if isinstance(mapping, dict) else _asked(hook, sorted(names)):
+            path, parts = Path(str(place).removesuffix(".py")), str(name).split(".")
+            inside = below(root, str(path))
+            if inside not in places and f"{inside}.py" not in files:
+                continue
+            if list(path.parts[-len(parts) :]) != parts:
+                raise FreezeError(
+                    f"an import hook finds {name} in {path}, not under its own name, where no snapshot can have it; "
+                    f"rename it, {LEAVE_OUT}"
+                )
+            yield str(path.parents[len(parts) - 1])
+
+
+def _asked(hook: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The modules of these names that an import hook finds in files, each with its directory, or its file."""
+    for name in filter(str.isidentifier, names):
+        try:
+            spec = hook.find_spec(name, None)
+        except Exception:  # whatever a hook does with a name that it does not know
+            continue
+        origin = getattr(spec, "origin", None)
+        if spec is not None and isinstance(origin, str) and os.path.isfile(origin):
+            yield name, os.path.dirname(origin) if spec.submodule_search_locations else origin
+
+
+def origins() -> Iterator[tuple[str, str]]:
+    """The name of each package and module at the top that was imported from a file, and the directory that it is in."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." in name or name == "__main__" or not (file or hasattr(module, "__path__")):
+            continue
+        try:
+            packages = [str(place) for place in getattr(module, "__path__", ())]
+        except Exception:  # whatever a module calls its path
+            continue
+        yield from ((name, os.path.dirname(place)) for place in packages or [str(file)])
+
+
+def live_modules(folder: Folder, code: Code) -> dict[str, str]:
+    """The modules of this process that come from the original, though they were copied, each with its file."""
+    copy = os.path.realpath(folder.join(code.path))
+    elsewhere = tuple(place + os.sep for place in (copy, sys.prefix, sys.base_prefix, sys.exec_prefix))
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or file.startswith(elsewhere) or name.partition(".")[0] in OURS:
+            continue
+        inside = below(code.root, file)
+        if inside and not os.path.realpath(file).startswith(copy + os.sep):
+            copied = os.path.join(copy, inside)
+            if os.path.isfile(copied) and os.path.realpath(copied) == copied:  # and no link
+                found[name] = file
+    return found

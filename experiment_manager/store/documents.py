@@ -1,0 +1,253 @@
+"""Records on disk: JSON that we wrote, read as if anybody could have written it. All of it is read here.
+
+Only regular files are opened, and without waiting for anybody; no more is read than a record can hold; and each kind of
+record has a shape, so that whoever asks for a field gets what the field means, or nothing. What cannot be read is never
+taken for what is not there.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, Final, NamedTuple
+
+from experiment_manager.errors import UnreadableRecord
+from experiment_manager.model.codec import is_number
+from experiment_manager.model.records import State, Task
+from experiment_manager.store.files import SHORTLY_S, asked_again, regular
+from experiment_manager.text import one_line, skipped
+
+MOST_BYTES: Final = 1 << 26
+"""Of a record of ours; 100,000 jobs in single ranges take a megabyte."""
+
+MOST_RESULT_BYTES: Final = 1 << 30
+"""Of what jobs have left, and of the files of the original library."""
+
+MOST_IDS: Final = 10_000_000
+"""That a record may name; more of them are no jobs of anybody."""
+
+_END_BYTES: Final = 65536
+_LATEST: Final = 1e11  # in seconds since the epoch: no clock is that late
+_MOST_DIGITS: Final = 9
+
+
+class Kind(NamedTuple):
+    """What a field may be, in words and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_of_ids(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    from experiment_manager.model.ids import parse_ids  # every task imports this module, and few have ids to read
+
+    try:
+        return len(parse_ids(value)) <= MOST_IDS
+    except ValueError:
+        return False
+
+
+def _is_plan(value: Any) -> bool:
+    return isinstance(value, dict) and all(key.isascii() and key.isdigit() for key in value) and all(
+        map(_is_of_ids, value.values())
+    )  # fmt: skip
+
+
+TEXT: Final = Kind("text", lambda value: isinstance(value, str))
+FLAG: Final = Kind("true or false", lambda value: isinstance(value, bool))
+
+
+def _is_task(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != set(Task._fields):
+        return False
+    texts = all(isinstance(value[name], str) for name in ("scheduler", "id"))
+    maybe = all(value[name] is None or isinstance(value[name], str) for name in ("array", "node", "user"))
+    return (
+        texts
+        and maybe
+        and (value["array_index"] is None or WHOLE.fits(value["array_index"]))
+        and WHOLE.fits(value["restart"])
+    )
+
+
+NUMBER: Final = Kind("number", is_number)
+WHOLE: Final = Kind("whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+COUNT: Final = Kind("number from 1 on", lambda value: WHOLE.fits(value) and value >= 1)
+MOMENT: Final = Kind("time", lambda value: is_number(value) and abs(value) < _LATEST)  # NaN is none
+TABLE: Final = Kind("mapping", lambda value: isinstance(value, dict))
+LIST: Final = Kind("list", lambda value: isinstance(value, list))
+WORDS: Final = Kind("list of texts", lambda value: isinstance(value, list) and all(map(TEXT.fits, value)))
+DIGITS: Final = Kind(
+    "text of digits", lambda value: isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS
+)
+STATE: Final = Kind("state", lambda value: isinstance(value, str) and value in frozenset(State))
+IDS: Final = Kind("text of job ids such as 0-3,7", _is_of_ids)
+PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
+TASK: Final = Kind("task of a scheduler", _is_task)
+NAME: Final = Kind("name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value != "")
+
+Shape = Mapping[str, Kind]
+"""What the fields of a record are, as far as we ask for them. None stands for a field that is not there."""
+
+ANCHOR: Final[Shape] = {
+    **dict.fromkeys(("host", "boot", "namespace", "launch", "slurm_task", "gpus"), TEXT),
+    **dict.fromkeys(("slurm_job_id", "slurm_array_job_id"), TEXT),
+    **dict.fromkeys(("slurmd_nodename", "slurm_job_user"), TEXT),
+    **dict.fromkeys(("job", "pid", "started_ticks"), WHOLE),
+    **dict.fromkeys(("slurm_array_task_id", "slurm_restart_count"), DIGITS),
+    "task": TASK,
+    "start": MOMENT,
+    "by_slurm": FLAG,
+    "fake": FLAG,
+    "unbegun": STATE,
+    "looks_for_requests": NUMBER,
+}
+REQUEST: Final[Shape] = {"by": TEXT, "host": TEXT, "time": MOMENT, "process": TABLE}
+END: Final[Shape] = {
+    **dict.fromkeys(("state", "reason", "signal"), TEXT),
+    **dict.fromkeys(("start", "end", "fenced_at"), MOMENT),
+    **dict.fromkeys(("peak_memory_bytes", "cpu_s"), NUMBER),
+    **dict.fromkeys(("ask_slurm", "requeued"), FLAG),
+    "exit_code": WHOLE,
+    "arguments": WORDS,
+}
+ERROR: Final[Shape] = dict.fromkeys(("type", "message", "traceback"), TEXT)
+RESULT: Final[Shape] = {"refused": TABLE, "told": FLAG, "fake": FLAG}
+LAUNCH: Final[Shape] = {
+    **dict.fromkeys(("user", "host", "cwd", "launcher", "code", "python", "git_commit"), TEXT),
+    **dict.fromkeys(("argv", "overrides", "runner"), WORDS),
+    "time": MOMENT,
+    "jobs": PLAN,
+    "git_dirty": FLAG,
+    "slurm": TABLE,
+}
+ARRAY: Final[Shape] = {
+    "name": TEXT,
+    "script": NAME,
+    "jobs": IDS,
+    "pack": COUNT,
+    "indexed": TEXT,
+    "after": WHOLE,
+    "options": TABLE,
+}
+SUBMITTED: Final[Shape] = {"slurm_id": TEXT, "submitted": MOMENT, "doubtful_until": MOMENT}
+
+
+def opened(path: str) -> IO[bytes]:
+    """A regular file, open for reading. Raises OSError, for a pipe or a device, too, and waits for none of them."""
+    handle = regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), path)
+    return os.fdopen(handle, "rb", buffering=0)  # there may be thousands
+
+
+def content(path: str, most: int = MOST_BYTES) -> bytes:
+    """All that is in a regular file. Raises OSError, for one of more than `most` bytes, too."""
+    with opened(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"Of {size} bytes, and no record is longer than {most}", path)
+        return file.read()
+
+
+def load(path: str, most: int = MOST_BYTES) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError when it is no JSON."""
+    try:
+        return json.loads(content(path, most))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: str, most: int = MOST_BYTES) -> Any:
+    """What a JSON file holds. Raises FileNotFoundError, or UnreadableRecord with the path and why."""
+    try:
+        return asked_again(lambda: load(path, most), most_s=SHORTLY_S)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableRecord(path, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise UnreadableRecord(path, one_line(str(error))) from error
+
+
+def read_object(path: str, shape: Shape, required: Sequence[str] = (), most: int = MOST_BYTES) -> dict[str, Any]:
+    """A record that is wholly of that shape. Raises FileNotFoundError, or UnreadableRecord."""
+    body = _object(path, most)
+    if wrong := trouble(body, shape, required):
+        raise UnreadableRecord(path, wrong)
+    return body
+
+
+def read_optional(
+    path: str, shape: Shape, tell: Callable[[str], None] = skipped, most: int = MOST_BYTES
+) -> dict[str, Any]:
+    """A record as far as it can be read, empty where there is none; `tell` hears of what cannot be read."""
+    body, why_not = read_what_is_there(path, shape, most)
+    if why_not is not None:
+        tell(why_not)
+    return body
+
+
+def read_what_is_there(path: str, shape: Shape, most: int = MOST_BYTES) -> tuple[dict[str, Any], str | None]:
+    """The same, with the sentence about what cannot be read; None: all of it was, or there is none."""
+    try:
+        body = _object(path, most)
+    except FileNotFoundError:
+        return {}, None
+    except UnreadableRecord as error:
+        return {}, str(error)
+    wrong = trouble(body, shape)
+    if wrong is None:
+        return body, None
+    good = {name: value for name, value in body.items() if name not in shape or _fits(value, shape[name])}
+    return good, str(UnreadableRecord(path, wrong))
+
+
+def _object(path: str, most: int) -> dict[str, Any]:
+    body = read_json(path, most)
+    if isinstance(body, dict):
+        return body
+    raise UnreadableRecord(path, "it is no object")
+
+
+def trouble(body: Any, shape: Shape, required: Sequence[str] = ()) -> str | None:
+    """What is wrong with the fields of a record, for people; None: nothing."""
+    if not isinstance(body, dict):
+        return "it is no object"
+    for name in required:
+        if body.get(name) is None:
+            return f"it has no {name!r}"
+    for name, kind in shape.items():
+        if not _fits(body.get(name), kind):
+            return f"its {name!r} is no {kind.words}"
+    return None
+
+
+def _fits(value: Any, kind: Kind) -> bool:
+    try:
+        return value is None or kind.fits(value)
+    except OverflowError:  # a number that no float can hold
+        return False
+
+
+def load_end(path: str) -> bytes:
+    """The last 64 KiB of a file. Raises OSError."""
+    with opened(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
+        return file.read(2 * _END_BYTES)
+
+
+def read_end(path: str, tell: Callable[[str], None] = skipped) -> bytes:
+    """The last 64 KiB of a file; empty where there is none, or it cannot be read, of which `tell` hears."""
+    try:
+        return load_end(path)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        tell(f"{path} cannot be read: {error.strerror or error}")
+        return b""
+
+
+def last_line(path: str) -> str | None:
+    """The last line of a log with something in it; None when there is none."""
+    lines = (line.strip() for line in reversed(read_end(path).decode(errors="replace").split("\n")))
+    return next(filter(None, lines), None)

@@ -1,0 +1,138 @@
+"""How attempts ended: `jobs/7/attempt.1.json`, written also on a full disk, and found out where nobody has written it.
+
+Which state an attempt is in, its name in `states/` tells, and nothing here.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.model.records import State
+from experiment_manager.store import reserve
+from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, load, read_optional
+from experiment_manager.store.files import asked_again, discard, is_temporary, write_json
+from experiment_manager.store.layout import Folder
+from experiment_manager.text import tell_once
+
+_UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
+_UNTOLD: Final = {"type": "OSError", "message": "what it left could not be written: the disk was full, or had failed"}
+
+
+class Ending(NamedTuple):
+    """How an attempt ended, and its record."""
+
+    state: State
+    record: Mapping[str, Any]
+
+
+class Endings:
+    """The ends of the attempts of one experiment."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def keep(self, job_id: int, start: float) -> dict[str, str | None]:
+        """There is space for what an attempt of the job will leave, if there is any. Raises OSError when the disk is
+        full: then there is no sense in beginning."""
+        result, record = (self._folder.of_attempt(job_id, 0, kind) for kind in ("result", "attempt"))
+        kept = {"result": reserve.keep(result, _UNTOLD)}
+        try:
+            kept["attempt"] = reserve.keep(record, {"reason": _UNWRITTEN, "start": start, "stopped": False})
+        except OSError:
+            self.discard(kept)
+            raise
+        return kept
+
+    def discard(self, kept: Mapping[str, str | None]) -> None:
+        """The space is free again, unless an attempt has it."""
+        for name in kept.values():
+            if name is not None:
+                discard(name)
+
+    def begin(self, job_id: int, attempt: int, kept: Mapping[str, str | None]) -> None:
+        """The attempt has the space, and no file tells how it ended before it has begun: somebody may have removed
+        `states/` to start anew."""
+        for kind in ("result", "error", "attempt"):
+            path = self._folder.of_attempt(job_id, attempt, kind)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            name = kept.get(kind)
+            if name is None:
+                reserve.release(path)
+            else:
+                reserve.assign(name, path)
+        self.clear_leftovers(job_id)
+
+    def clear_leftovers(self, job_id: int) -> None:
+        """What killed processes have left of files that they were writing is gone from the job's directory."""
+        place = self._folder.job(job_id)
+        with suppress(OSError):
+            if any(map(is_temporary, os.listdir(place))):
+                from experiment_manager.store.leftovers import clear_leftovers_in  # few jobs have any
+
+                clear_leftovers_in(place)
+
+    def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
+        """The attempt was told to stop: for whoever finds it without an end, see `found`."""
+        body = {"reason": _UNWRITTEN, **about, "stopped": True}
+        reserve.note(self._folder.of_attempt(job_id, attempt, "attempt"), body)
+
+    def write(
+        self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], *, for_good: bool = True
+    ) -> None:
+        """The record is on disk, or people are told, once, why it is not: this never raises for the sake of a disk."""
+        path = self._folder.of_attempt(job_id, attempt, "attempt")
+        body = {"state": state, **record}
+        try:
+            self._folder.make(self._folder.job(job_id))
+            if not for_good:
+                write_json(path, body, for_good=False)
+                return
+            reserve.write(path, body)
+        except OSError as error:
+            with suppress(OSError):
+                reserve.leave(path)
+            tell_once(f"records of attempts cannot be written in {self._folder.path}: {error.strerror or error}")
+        for kind in ("result", "attempt"):
+            reserve.release(self._folder.of_attempt(job_id, attempt, kind))
+
+    def left(self, job_id: int, attempt: int, tell: Callable[[str], None]) -> tuple[dict[str, Any], str | None]:
+        """The result that the attempt has left, read back, and why it cannot be, where there is one that cannot.
+
+        `tell` hears of a file system that errs and is asked again.
+        """
+        path, trouble = self._folder.of_attempt(job_id, attempt, "result"), "its result cannot be read back"
+        try:
+            result = asked_again(lambda: load(path, MOST_RESULT_BYTES), tell)
+        except FileNotFoundError:
+            return {}, None
+        except (OSError, ValueError, RecursionError) as error:
+            return {}, f"{trouble}: {getattr(error, 'strerror', None) or error}"
+        return (result, None) if isinstance(result, dict) and "result" in result else ({}, f"{trouble}: it is damaged")
+
+    def found(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> Ending | None:
+        """How an attempt ended that nothing runs any more and that left a complete result; None for any other.
+
+        Nobody knows its exit status, and nobody needs to: its task had returned. `about` is what its anchor tells.
+        """
+        from experiment_manager.model.policy import left_result  # those who begin do not wait for it
+
+        path = self._folder.of_attempt(job_id, attempt, "result")
+        result = read_optional(path, RESULT, most=MOST_RESULT_BYTES)
+        noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"))
+        if not left_result(result, was_stopped=noted.get("stopped") is not False):
+            return None
+        try:
+            ended = os.stat(path).st_mtime
+        except OSError:
+            return None
+        who = f"process {os.getpid()} on {os.uname().nodename}"
+        record = {
+            "reason": f"recorded by {who} after its supervisor was killed: it had left its result",
+            "exit_code": None,
+            "start": about.get("start"),
+            "end": ended,
+            **{key: noted[key] for key in ("arguments",) if key in noted},
+        }
+        return Ending(State.FAKE if result.get("fake") else State.COMPLETED, record)

@@ -1,0 +1,299 @@
+"""Files that appear whole or not at all. Nothing here knows what the files mean."""
+
+import errno
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from experiment_manager.model.codec import is_number
+from experiment_manager.store.processes import is_alive, this_process
+
+if TYPE_CHECKING:
+    import sqlite3
+
+PATIENCE_VARIABLE: Final = "EXPERIMENT_MANAGER_PATIENCE_S"
+"""Names the most seconds for which a file system that errs is asked again; five minutes where nobody says."""
+
+ANSWERS: Final = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    }
+)
+"""Errors that tell how things are. Any other one tells that a file system, or a server behind it, has trouble."""
+
+Answer = TypeVar("Answer")
+
+_PATIENCE_S: Final = 300.0
+SHORTLY_S: Final = 2.0
+"""How long people wait for a file system that errs."""
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 10.0
+_REFUSED_BY_DISK: Final = (("SQLITE_FULL", errno.ENOSPC), ("SQLITE_IOERR", errno.EIO), ("SQLITE_CANTOPEN", errno.EIO))
+_MOST_NAME_BYTES: Final = 180  # of a file name, which may have 255, with all that a temporary name adds
+_LEFT_ALONE_S: Final = 86_400.0
+_TEMPORARY: Final = r"\..+\.(?:([0-9a-f]{8}-[0-9]+)-)?([0-9]+)(?:-[0-9a-f]{16})?\.tmp(?:\.\w+)?"
+"""Before names were random they ended in the host and the process; some savers append an ending of their own."""
+
+_PLAIN_IN_URI: Final = frozenset("/._-~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def temporary_name(path: str) -> str:
+    """A hidden name beside `path` that nobody else uses, on whatever host, and that nobody can foresee.
+
+    Made with mode "x", such a file is ours: no link is followed that somebody has laid there. The name tells whose it
+    is, so that what a killed process has left is known from what a slow one still writes: see `is_leftover`.
+    """
+    folder, name = os.path.split(path)
+    cut = os.fsdecode(os.fsencode(name)[:_MOST_NAME_BYTES])
+    return os.path.join(folder, f".{cut}.{_kernel()}-{os.getpid()}-{os.urandom(8).hex()}.tmp")
+
+
+def is_leftover(name: str, age_s: float) -> bool:
+    """Whether a file or folder of that name is a temporary one that surely nobody writes any more.
+
+    Its process is known to be gone, or it has not been touched for a day: a slow writer on another host loses nothing.
+
+    >>> is_leftover(".result.1.json.node7.4711.tmp", 90_000), is_leftover("result.1.json", 90_000)
+    (True, False)
+    """
+    match = re.fullmatch(_TEMPORARY, name)
+    if match is None:
+        return False
+    kernel, pid = match.groups()
+    is_gone = kernel is not None and kernel == _kernel() and not is_alive(int(pid))
+    return is_gone or age_s > _LEFT_ALONE_S
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of that name is a temporary one, of whomever and of whatever age."""
+    return name[0] == "." and re.fullmatch(_TEMPORARY, name) is not None
+
+
+@cache
+def _kernel() -> str:
+    """Where the number of a process means something: the boot of the machine, and the namespace of its processes."""
+    me = this_process()
+    namespace = "".join(letter for letter in me["namespace"] or "" if letter.isdecimal())
+    return f"{(me['boot'] or '')[:8]}-{namespace}" if namespace and me["boot"] else f"{os.urandom(4).hex()}-0"
+
+
+@contextmanager
+def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
+    """Yields a temporary name to make a file of; afterwards the finished file bears the name `path`, on disk for good.
+
+    Not `for_good`: a crash of the machine may lose it, and it takes a hundredth of the time.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        if for_good:
+            sync(temporary)
+        os.replace(temporary, path)
+        if for_good:
+            sync(os.path.dirname(path))
+    except BaseException:
+        discard(temporary)  # what has gone wrong is told, and not that the rest of it cannot be removed
+        raise
+
+
+@contextmanager
+def appearing_folder(path: str) -> Iterator[str]:
+    """Yields a new folder to fill; afterwards it bears the name `path`, unless somebody else's does already.
+
+    To be used where the name tells what is in the folder, so that the other one holds the same.
+    """
+    from shutil import rmtree
+
+    temporary = temporary_name(path)
+    try:
+        os.makedirs(temporary)
+        yield temporary
+        with suppress(FileExistsError):
+            give_name(temporary, path)
+    finally:
+        rmtree(temporary, ignore_errors=True)
+
+
+def give_name(folder: str, path: str) -> None:
+    """A finished folder bears the name `path`. Raises FileExistsError where another one does that is not empty."""
+    try:
+        os.rename(folder, path)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
+        raise
+
+
+@contextmanager
+def private_database(path: str, *, page_bytes: int = 4096) -> Iterator["sqlite3.Connection"]:
+    """Yields a connection to a database that nobody else knows yet, in a transaction that is committed at the end.
+
+    It takes no locks, which not every file system has, and no journal: it is thrown away when anything fails. What the
+    disk refuses is an OSError.
+    """
+    import sqlite3
+
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))  # tells more than SQLite
+    try:
+        uri = f"file:{_quoted(path)}?mode=rwc&nolock=1"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.executescript(
+                f"PRAGMA page_size = {page_bytes}; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            )
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        numbers = (number for name, number in _REFUSED_BY_DISK if error.sqlite_errorname.startswith(name))
+        number = next(numbers, None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), path) from error
+
+
+class Patience:
+    """How long a file system that errs is asked again, from its first error on: with growing pauses, for minutes."""
+
+    def __init__(self, most_s: float = _PATIENCE_S) -> None:
+        try:
+            seconds = float(os.environ.get(PATIENCE_VARIABLE, most_s))
+        except ValueError:
+            seconds = most_s
+        self._until, self._pause = time.monotonic() + min(seconds, most_s), _FIRST_PAUSE_S
+
+    def pause(self, error: OSError) -> float:
+        """The seconds until it is to be asked again. Raises the error when it is an answer, or it took too long."""
+        if error.errno in ANSWERS or time.monotonic() + self._pause > self._until:
+            raise error
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE_S)
+        return pause
+
+
+def asked_again(
+    ask: Callable[[], Answer], tell: Callable[[str], None] | None = None, *, most_s: float = _PATIENCE_S
+) -> Answer:
+    """What `ask` returns. While it raises an OSError that is no answer, it is asked again, and `tell` hears of it once.
+
+    Raises OSError when it is one, or when the patience is over.
+    """
+    patience = None
+    while True:
+        try:
+            return ask()
+        except OSError as error:
+            is_first, patience = patience is None, patience or Patience(most_s)
+            pause = patience.pause(error)
+            if is_first and tell is not None:
+                tell(f"{error.filename or 'a file'} cannot be reached: {error.strerror or error}; it is asked again")
+        time.sleep(pause)
+
+
+def database_uri(path: str) -> str:
+    """How SQLite reads a finished file: without locks, which network file systems are bad at, and without a journal.
+
+    >>> database_uri("/x/what?#.sqlite")
+    'file:/x/what%3F%23.sqlite?mode=ro&immutable=1'
+    """
+    return f"file:{_quoted(path)}?mode=ro&immutable=1"
+
+
+def _quoted(path: str) -> str:
+    """`?` and `#` in a raw path would open another file."""
+    return "".join(chr(byte) if chr(byte) in _PLAIN_IN_URI else f"%{byte:02X}" for byte in os.fsencode(path))
+
+
+def below(root: str, path: str) -> str | None:
+    """A path relative to the root, which itself is ""; None for one that is not below it."""
+    relative = os.path.relpath(os.path.realpath(path), root)
+    if relative == os.curdir:
+        return ""
+    return None if relative.split(os.sep)[0] == os.pardir else relative
+
+
+def make_read_only(path: str) -> None:
+    """Nobody writes to the file any more; who may read it is what the umask said when it was made."""
+    os.chmod(path, os.stat(path).st_mode & 0o444)
+
+
+def make_executable(path: str) -> None:
+    """Whoever may read the file may run it."""
+    mode = os.stat(path).st_mode & 0o777
+    os.chmod(path, mode | (mode & 0o444) >> 2)
+
+
+def regular(handle: int, path: str) -> int:
+    """The handle, which is of a regular file. Of anything else it is closed, and this raises OSError."""
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "Not a regular file", path)
+
+
+def appending(path: str, *, is_read: bool = False) -> int:
+    """A handle that appends to a regular file, which is made where there is none; `is_read`: it can be read, too.
+
+    Raises OSError for a link, a pipe and a device, and waits for none of them: others may write to the folder.
+    """
+    access = os.O_RDWR if is_read else os.O_WRONLY
+    flags = access | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    handle = regular(os.open(path, flags, 0o666), path)
+    os.set_blocking(handle, True)
+    return handle
+
+
+@contextmanager
+def log_file(path: str) -> Iterator[int]:
+    """Inside, there is a handle of `appending`, for the output of a process that is started meanwhile."""
+    handle = appending(path)
+    try:
+        yield handle
+    finally:
+        with suppress(OSError):  # nothing of ours was written, and the process has its own handle
+            os.close(handle)
+
+
+def leave_empty(path: str) -> None:
+    """There is a regular file of that name, whatever is in it. Raises OSError."""
+    os.close(appending(path))
+
+
+def discard(path: str) -> None:
+    """The file is gone, if it can be removed."""
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def sync(path: str) -> None:
+    """What was written to a file, or renamed in a folder, survives a crash of the machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
+    """The file holds `value` as JSON, readable for people; `for_good` as in `appearing`."""
+    with appearing(path, for_good=for_good) as temporary, open(temporary, "x", encoding="utf-8") as file:
+        file.write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def number_in(body: Mapping[str, Any], name: str) -> float | None:
+    """The number of that name in what a file holds; None where there is none, or something else."""
+    value = body.get(name)
+    return value if is_number(value) else None

@@ -1,0 +1,304 @@
+"""Launches: the record of each handing-over of jobs, `launches/0001/launch.json`, written before anything runs.
+
+launches/0001/launch.json      the record, for people, and for those who want all of it
+launches/0001/orders.sqlite    the same by job, for the tasks, of which there may be a hundred thousand
+
+    orders  id, body           attempt, options, runner, cwd: what jobs have in common (JSON, see Order)
+    jobs    first, last, body  the jobs from `first` to `last` have that order
+
+The index is written once, before the record, and never changed. Without it, the record is asked.
+"""
+
+import getpass
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from shutil import rmtree
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import FolderError, JobRefused, UnreadableLaunch, UnreadableRecord
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import Attempt, Launch
+from experiment_manager.store import provenance
+from experiment_manager.store.documents import ARRAY, LAUNCH, LIST, TABLE, opened, read_json, trouble
+from experiment_manager.store.files import (
+    appearing,
+    database_uri,
+    give_name,
+    leave_empty,
+    private_database,
+    sync,
+    temporary_name,
+    write_json,
+)
+from experiment_manager.store.layout import Folder
+
+RECORD: Final = "launch.json"
+SETTLED: Final = "settled"
+"""An empty file in a launch of which SLURM has nothing more to say: its record need not be read to know its jobs."""
+
+_PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
+WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS)
+
+
+def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
+    """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job."""
+    ids_by_attempt: dict[str, list[int]] = defaultdict(list)
+    for attempt in jobs:
+        ids_by_attempt[str(attempt.number)].append(attempt.job_id)
+    record = {
+        "time": time.time(),
+        "user": user_name(),
+        "host": os.uname().nodename,
+        "cwd": os.getcwd(),
+        "argv": sys.orig_argv,
+        **provenance.of_code(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        **about,
+        "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
+    }
+    folder.make(folder.launches)
+    temporary = temporary_name(folder.join("launches", "launch"))
+    try:
+        os.mkdir(temporary)
+        provenance.write_packages(os.path.join(temporary, _PACKAGES))
+        if record["git_dirty"]:
+            provenance.write_patch(os.path.join(temporary, _PATCH))
+        if "slurm" not in record:
+            leave_empty(os.path.join(temporary, SETTLED))
+        write_orders(os.path.join(temporary, _ORDERS), record)
+        write_json(os.path.join(temporary, RECORD), record)
+        number = _numbered(folder, temporary)
+    except BaseException:
+        rmtree(temporary, ignore_errors=True)
+        raise
+    sync(folder.launches)
+    return Launch(number, record)
+
+
+def _numbered(folder: Folder, temporary: str) -> str:
+    """The next number, which a finished launch bears from now on: nobody ever sees half of one."""
+    number = max((int(name) for name in _names(folder)), default=0)
+    while True:
+        number += 1
+        with suppress(FileExistsError):
+            give_name(temporary, folder.join("launches", f"{number:04d}"))
+            return f"{number:04d}"
+
+
+def launch_numbers(folder: Folder, among: Collection[str] | None = None) -> list[str]:
+    """The numbers of the launches there are, or of those `among` them, oldest first.
+
+    A folder without a record is none: whoever was about to make it was killed. Raises FolderError when the folder of
+    the launches cannot be read.
+    """
+    names = [name for name in _names(folder) if among is None or name in among]
+    return [name for name in names if _is_there(folder.join("launches", name, RECORD))]
+
+
+def unsettled_numbers(folder: Folder) -> list[str]:
+    """The numbers of those of which SLURM may still have to say something, and what was never finished."""
+    return [name for name in _names(folder) if not os.path.exists(folder.join("launches", name, SETTLED))]
+
+
+def settle(folder: Folder, number: str) -> None:
+    """SLURM has nothing more to say of this launch; nothing happens in a folder that only others may write to."""
+    with suppress(OSError):
+        leave_empty(folder.join("launches", number, SETTLED))
+
+
+def _names(folder: Folder) -> list[str]:
+    try:
+        names = os.listdir(folder.launches)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FolderError(f"{folder.launches} cannot be read: {error.strerror or error}") from error
+    return sorted((name for name in names if name.isdecimal()), key=int)
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file is there; one that cannot be looked at is, and whoever reads it says so."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def read_launch(folder: Folder, number: str) -> Launch:
+    """The launch of that number. Raises JobRefused when there is none."""
+    return Launch(number, read_record(folder, number))
+
+
+def last_launch(folder: Folder) -> Launch | None:
+    """The newest launch; None when there is none. Raises UnreadableLaunch."""
+    for number in reversed(launch_numbers(folder)):
+        try:
+            return read_launch(folder, number)
+        except UnreadableLaunch:  # an older one is another one
+            raise
+        except JobRefused:  # it has no record: nothing was ever handed over
+            continue
+    return None
+
+
+def planned_attempts(launch: Launch) -> dict[int, int]:
+    """The number of the first attempt that a launch planned, for each of its jobs."""
+    return planned(launch.record)
+
+
+def user_name() -> str:
+    """Who we are, by name where the system knows it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name, as in containers
+        return str(os.getuid())
+
+
+FORMAT: Final = 1
+
+_SCHEMA: Final = (
+    f"PRAGMA user_version = {FORMAT}",
+    "CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
+)
+_FIND: Final = """
+SELECT jobs.last, orders.body FROM jobs LEFT JOIN orders ON orders.id = jobs.body
+WHERE jobs.first <= ? ORDER BY jobs.first DESC LIMIT 1
+"""
+
+
+class Order(NamedTuple):
+    """How a launch wants a job to be run."""
+
+    attempt: int  # the number of the job's first attempt in this launch
+    options: Mapping[str, Any] | None  # SLURM's; None where SLURM does not run it
+    runner: list[str] | None  # the words of a command that runs jobs which were written in Python
+    cwd: str  # where the launch was made
+
+
+def write_orders(path: str, record: Mapping[str, Any]) -> None:
+    """The index of the record of a launch is in that file, on disk for good."""
+    numbers: dict[str, int] = {}
+    rows = [(first, last, numbers.setdefault(body, len(numbers) + 1)) for first, last, body in _ranges(record)]
+    with appearing(path) as temporary, private_database(temporary, page_bytes=1024) as connection:
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.executemany("INSERT INTO orders VALUES (?, ?)", [(number, body) for body, number in numbers.items()])
+        connection.executemany("INSERT INTO jobs VALUES (?, ?, ?)", rows)
+
+
+def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
+    """What the launch of that number says about a job; None: the job is not in this launch.
+
+    Reads a few pages of the index, however many jobs there are. Raises JobRefused when there is no such launch, or its
+    files are damaged.
+    """
+    path = folder.join("launches", number, "orders.sqlite")
+    if not os.path.exists(path):
+        return _slowly(folder, number, job_id)
+    try:
+        opened(path).close()  # SQLite would wait for a pipe
+        with closing(sqlite3.connect(database_uri(path), uri=True)) as connection:
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            row = connection.execute(_FIND, (job_id,)).fetchone() if 0 <= job_id < 2**63 else None
+        order = None if row is None or job_id > int(row[0]) else _order(json.loads(row[1]))
+    except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
+        why = f"{path} cannot be read ({error}); remove it: launch.json beside it says the same"
+        raise UnreadableLaunch(why) from error
+    if found != FORMAT:
+        raise JobRefused(f"{path} was written by another version of Experiment Manager; upgrade it, or remove the file")
+    return order
+
+
+def read_record(folder: Folder, number: str) -> dict[str, Any]:
+    """The record of the launch of that number. Raises JobRefused when there is none; UnreadableLaunch."""
+    path = folder.join("launches", number, "launch.json")
+    try:
+        record: dict[str, Any] = read_json(path)
+    except FileNotFoundError as error:
+        raise JobRefused(f"there is no launch {number} in {folder.path}; leave --launch out") from error
+    except UnreadableRecord as error:
+        raise UnreadableLaunch(f"{path} cannot be read ({error.why})") from error
+    if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record):
+        raise UnreadableLaunch(f"{path} is damaged ({wrong}); restore it, or move its folder away")
+    return record
+
+
+def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with a record of job arrays; None: nothing."""
+    slurm = record.get("slurm")
+    if slurm is None:
+        return None
+    wrong = trouble(slurm, {"options": TABLE, "arrays": LIST}, required=["arrays"])
+    wrong = wrong or trouble(record, {}, required=["time", "user", "cwd"])
+    required = [name for name in ARRAY if name != "after"]
+    for place, array in enumerate(() if wrong else slurm["arrays"]):
+        wrong = wrong or trouble(array, ARRAY, required)
+        if not wrong and not 0 <= (array.get("after") or 0) <= place:
+            wrong = "an array comes after one that is none of its launch"
+    return wrong
+
+
+def planned(record: Mapping[str, Any]) -> dict[int, int]:
+    """The number of the first attempt that a launch planned, for each of its jobs."""
+    from experiment_manager.model.ids import parse_ids
+
+    return {job_id: int(first) for first, ids in record["jobs"].items() for job_id in parse_ids(ids)}
+
+
+def _slowly(folder: Folder, number: str, job_id: int) -> Order | None:
+    """The same from the record, as for launches that were made before there was an index."""
+    record = read_record(folder, number)
+    try:
+        bodies = (body for first, last, body in _ranges(record) if first <= job_id <= last)
+        return next((_order(json.loads(body)) for body in bodies), None)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        path = folder.join("launches", number, "launch.json")
+        raise JobRefused(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or move its folder away"
+        ) from error
+
+
+def _order(body: Any) -> Order:
+    """Raises TypeError for what is no order."""
+    order = Order(**body)
+    is_one = isinstance(order.attempt, int) and isinstance(order.cwd, str)
+    if not (is_one and isinstance(order.options, dict | None) and isinstance(order.runner, list | None)):
+        raise TypeError(f"this is no order: {body}")
+    return order
+
+
+def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
+    """First and last of neighbouring jobs, ascending, and what the record says of all of them."""
+    from experiment_manager.model.ids import parse_ids
+
+    arrays = record.get("slurm", {}).get("arrays", ())
+    array_of = {job_id: place for place, array in enumerate(arrays) for job_id in parse_ids(array["jobs"])}
+    options = [array["options"] for array in arrays]
+    texts: dict[tuple[int, int | None], str] = {}
+    first = last = -2
+    before = ""
+    for job_id, attempt in sorted(planned(record).items()):
+        place = array_of.get(job_id)
+        text = texts.get((attempt, place))
+        if text is None:
+            order = Order(
+                attempt, None if place is None else options[place], record.get("runner") or None, record["cwd"]
+            )
+            text = texts[attempt, place] = json.dumps(order._asdict(), ensure_ascii=False)
+        if job_id != last + 1 or text != before:
+            if before:
+                yield first, last, before
+            first, before = job_id, text
+        last = job_id
+    if before:
+        yield first, last, before

@@ -1,0 +1,250 @@
+"""Where everything of an experiment lies: every file name of the project is written here, once.
+
+    <experiment_path>/<experiment_name>/
+      manifest.sqlite   generations/7   pass_filter.json   slurm_config.json   conf/<hash>/<source>/   code/<hash>/
+      launches/0001/launch.json  orders.sqlite         states/7.1  states/7.1.COMPLETED
+      jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl
+
+This room names files, checks that a name can be one, and takes the lock under which experiments are planned.
+"""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from experiment_manager.errors import FolderError
+from experiment_manager.store.files import below
+
+if TYPE_CHECKING:
+    from experiment_manager.store.lock import Lock
+
+LOCK_WAIT_S: Final = 60.0
+_LOCK_TRIES: Final = 100
+_LOCK_PAUSE_S: Final = 0.002
+_NO_ROOM: Final = "make room there, or choose another folder, and repeat"
+_DISK: Final = "the disk or its server has a fault: look there, and repeat"
+_REFUSALS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOSYS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG}
+)
+_WAYS_OUT: Final = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+    errno.EROFS: "it may only be read: mount it to be written, or choose another folder",
+}
+
+
+def check_name(name: str) -> None:
+    """Nothing happens when `name` can be the name of an experiment; FolderError says why it cannot."""
+    reason = None
+    if not isinstance(name, str) or not name:
+        reason = "it is empty"
+    elif any("\ud800" <= letter <= "\udfff" for letter in name):
+        reason = "it is not valid Unicode"
+    elif "/" in name:
+        reason = "it has a slash; put the folder into experiment_path"
+    elif any(letter < " " or letter == "\x7f" for letter in name):
+        reason = "it has a newline or another control character"
+    elif name.startswith("-"):
+        reason = "it starts with a dash, which every command would take for an option"
+    elif name in (".", "..") or "${" in name or len(name.encode()) > 200:
+        reason = "it is '.' or '..', holds '${', or is longer than 200 bytes"
+    if reason:
+        raise FolderError(f"{name!r} cannot be the name of an experiment: {reason}")
+
+
+class Folder:
+    """The folder of one experiment and the names in it. Exists on disk only once something was saved."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, experiment_path: str | os.PathLike[str], experiment_name: str) -> None:
+        check_name(experiment_name)
+        self.path = os.path.join(os.path.abspath(os.fspath(experiment_path)), experiment_name)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> "Folder":
+        """The folder of an experiment by its own path, as commands get it."""
+        whole = os.path.abspath(os.fspath(path))
+        return cls(os.path.dirname(whole), os.path.basename(whole))
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    @property
+    def parent(self) -> str:
+        return os.path.dirname(self.path)
+
+    def join(self, *names: str) -> str:
+        return os.path.join(self.path, *names)
+
+    @property
+    def manifest(self) -> str:
+        return self.join("manifest.sqlite")
+
+    @property
+    def generations(self) -> str:
+        """What has been published as the manifest: see `manifest_editor`."""
+        return self.join("generations")
+
+    @property
+    def original_config(self) -> str:
+        """What the original library wrote instead of a manifest."""
+        return self.join("config.json")
+
+    @property
+    def pass_filter(self) -> str:
+        return self.join("pass_filter.json")
+
+    @property
+    def slurm_config(self) -> str:
+        return self.join("slurm_config.json")
+
+    @property
+    def states(self) -> str:
+        return self.join("states")
+
+    @property
+    def launches(self) -> str:
+        return self.join("launches")
+
+    @property
+    def warnings(self) -> str:
+        """Holds an empty file for each attempt whose result is to be looked at: see `results.write_result`."""
+        return self.join("warnings")
+
+    def job(self, job_id: int) -> str:
+        return self.join("jobs", str(job_id))
+
+    def of_attempt(self, job_id: int, attempt: int, kind: str) -> str:
+        """A file of one attempt: `stdout`, `stderr` (logs), `result`, `error`, `attempt` (JSON), `metrics` (lines)."""
+        ending = {"stdout": "log", "stderr": "log", "metrics": "jsonl"}.get(kind, "json")
+        return os.path.join(self.job(job_id), f"{kind}.{attempt}.{ending}")
+
+    def make(self, path: str) -> None:
+        """The folder at `path`, in the experiment, is there, to be written to.
+
+        Raises OSError; PermissionError where a link of somebody else's leads out of the experiment: what we write would
+        lie in a place that others have chosen.
+        """
+        os.makedirs(path, exist_ok=True)
+        place = path
+        while place.startswith(self.path + os.sep):
+            about = os.lstat(place)
+            if (
+                stat.S_ISLNK(about.st_mode)
+                and about.st_uid != os.geteuid()
+                and below(os.path.realpath(self.path), place) is None
+            ):
+                raise PermissionError(
+                    errno.EPERM, "it is a link of another user's, and leads out of the experiment", place
+                )
+            place = os.path.dirname(place)
+
+    def is_experiment(self) -> bool:
+        return os.path.isfile(self.manifest) or os.path.isfile(self.original_config)
+
+    def require(self) -> None:
+        """Nothing happens when an experiment is here; else FolderError."""
+        if not self.is_experiment():
+            raise FolderError(
+                f"{self.path} is no experiment: it has no manifest.sqlite; define one with a sweep or with "
+                "Experiment.save(), or name another folder (`experiment-manager list` shows those below a folder)"
+            )
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Inside, a place that cannot be written is a FolderError with a sentence, and no bare OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise FolderError(unwritable(path, error)) from error
+
+
+def is_refused(error: OSError) -> bool:
+    """Whether the system has refused what nobody of ours did wrong: a full disk, a fault of it, missing permissions."""
+    return error.errno in _WAYS_OUT or error.errno in _REFUSALS
+
+
+def unwritable(path: str, error: OSError) -> str:
+    """The sentence for what the system refuses: which file, where it names one, why, and what can be done."""
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
+    where = named if os.path.isabs(named) and not os.path.basename(named).startswith(".") else path
+    return (
+        f"{where} cannot be made or written: {error.strerror or error}; "
+        f"{_WAYS_OUT.get(error.errno or 0, 'mend its permissions, make room, or choose another folder')}"
+    )
+
+
+@contextmanager
+def planning(folder: Folder) -> Iterator[None]:
+    """Inside, nobody else plans this experiment. A folder that was made for the lock is removed when planning fails.
+
+    Where locks are known to one machine alone, somebody else may plan it nevertheless: what is published tells (see
+    `lock`). Raises FolderError when the folder cannot be written, or another planner holds it for longer than
+    LOCK_WAIT_S; inside, an OSError is one, too.
+    """
+    made, lock = _lock(folder)
+    try:
+        with writing(folder.path):
+            yield
+    except BaseException:
+        lock.release(remove=bool(made))
+        _unmake(made)
+        raise
+    lock.release()
+
+
+def _lock(folder: Folder) -> "tuple[list[str], Lock]":
+    """The folders that were made, and the lock, held. A planner that fails may take the folder away under us: again."""
+    from experiment_manager.store.lock import Busy, Lock
+
+    for last in (*[False] * (_LOCK_TRIES - 1), True):
+        made: list[str] = []
+        try:
+            _make_folder(folder.path, made)
+            return made, Lock(folder.join(".planning.lock"), wait_s=LOCK_WAIT_S)
+        except Busy as busy:
+            raise FolderError(
+                f"{busy.holder} has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
+            ) from busy
+        except OSError as error:
+            _unmake(made)
+            if last or not isinstance(error, FileNotFoundError | FileExistsError):
+                raise FolderError(
+                    f"{folder.path} cannot be made or written: {error.strerror or error}; choose another "
+                    "experiment_path, or mend its permissions"
+                ) from error
+        time.sleep(_LOCK_PAUSE_S)
+    raise FolderError(f"{folder.path} is made and removed by others all the time; try again")
+
+
+def _make_folder(path: str, made: list[str]) -> None:
+    """Makes a folder and the parents it lacks, and puts those that it made into `made`, innermost first."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for path in reversed(missing):
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+        else:
+            made.insert(0, path)
+
+
+def _unmake(made: list[str]) -> None:
+    for path in made:
+        try:
+            os.rmdir(path)
+        except OSError:  # somebody has put something there: it stays
+            return

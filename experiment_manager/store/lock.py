@@ -1,0 +1,140 @@
+"""A lock that one process holds at a time, also where the file system has none: then a hard link is the lock.
+
+Lustre mounted without `-o flock` and some FUSE file systems refuse to lock; others keep a lock to one machine and do
+not tell. So nothing that is written may rest on a lock alone: the manifest and the launches are published by what can
+only succeed once (see `manifest_editor` and `launches`), and a lock only spares people the second try.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import time
+from contextlib import suppress
+from typing import Final
+
+from experiment_manager.store.documents import ANCHOR, read_optional
+from experiment_manager.store.files import discard, temporary_name
+from experiment_manager.store.processes import is_gone, this_process
+from experiment_manager.text import tell_once
+
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+_PAUSE_S: Final = 0.05
+
+
+class Busy(Exception):
+    """Somebody else holds the lock; `holder` says who, as far as that is known."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+class Lock:
+    """The lock of a path, held from the beginning on. Raises Busy after `wait_s`, and OSError."""
+
+    def __init__(self, path: str, *, wait_s: float) -> None:
+        self.path = path
+        self._handle: int | None = None
+        self._linked: tuple[int, int] | None = None
+        deadline = time.monotonic() + wait_s
+        try:
+            self._handle = _flocked(path, deadline)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _tell_of_no_locks(path, error)
+            self._linked = _linked(_held(path), deadline)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Others may have it; with `remove` its file is gone, too."""
+        if remove:
+            discard(self.path)
+        if self._handle is not None:
+            _close(self._handle)
+            self._handle = None
+        if self._linked is not None and self._linked == _identity(_held(self.path)):
+            discard(_held(self.path))
+        self._linked = None
+
+
+def _held(path: str) -> str:
+    return f"{path}.held"
+
+
+def _flocked(path: str, deadline: float) -> int:
+    """An open file that is locked, and that still bears its name: a planner that fails removes what it has made."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            about = os.fstat(handle)
+            if (about.st_dev, about.st_ino) == _identity(path):
+                return handle
+        except BlockingIOError:
+            pass
+        except BaseException:
+            _close(handle)
+            raise
+        _close(handle)
+        _wait(deadline, "another process")
+
+
+def _linked(path: str, deadline: float) -> tuple[int, int]:
+    """The identity of the link at `path`, which is ours. One whose holder has certainly ended is taken away."""
+    mine = temporary_name(path)
+    with open(mine, "x", encoding="utf-8") as file:
+        json.dump(this_process(), file)
+    try:
+        while True:
+            try:
+                os.link(mine, path)
+            except FileExistsError:
+                holder = read_optional(path, ANCHOR)
+                if is_gone(holder):
+                    _take_away(path, _identity(path))
+                    continue
+                _wait(deadline, f"process {holder.get('pid')} on {holder.get('host')}, as {path} says,")
+            else:
+                about = os.stat(mine)
+                return about.st_dev, about.st_ino
+    finally:
+        discard(mine)
+
+
+def _take_away(path: str, stale: tuple[int, int] | None) -> None:
+    """The link that was seen is gone; one that somebody has made meanwhile is laid back."""
+    aside = temporary_name(path)
+    with suppress(OSError):
+        os.rename(path, aside)
+        if _identity(aside) != stale:
+            os.link(aside, path)
+    discard(aside)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        about = os.lstat(path)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _wait(deadline: float, holder: str) -> None:
+    if time.monotonic() > deadline:
+        raise Busy(holder)
+    time.sleep(_PAUSE_S)
+
+
+def _close(handle: int) -> None:
+    with suppress(OSError):  # nothing was written
+        os.close(handle)
+
+
+def _tell_of_no_locks(path: str, error: OSError) -> None:
+    place = os.path.dirname(path)
+    tell_once(
+        f"{place} lies on a file system without locks ({error.strerror}); {os.path.basename(_held(path))} there stands "
+        "for one",
+        about=place,
+    )

@@ -1,0 +1,227 @@
+"""The manifest: the durable record of every job of an experiment, one SQLite file that is never changed in place.
+
+A new manifest is built beside the old one, synced, renamed over it and made read-only. Readers open it as immutable:
+no locks, which network file systems are bad at, and no journal. Any SQLite tool can open it, too. How two writers at
+once are kept from losing what the other one wrote, `manifest_editor` tells.
+
+    meta     key, value           variables (names, in order), generation (how often it has been published)
+    recipes  id, body             how overrides become a process (JSON, see records.Recipe)
+    bases    id, body             one configuration per set of keys (JSON, tagged as in codec)
+    jobs     id, identity, variables, overrides, recipe, base, changes, fingerprint
+             (base, changes and fingerprint are NULL until the job has a configuration)
+    kept     job, key, value      what interpolations stood for where a sweep's filter read them (see resolved.to_keep)
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from experiment_manager.errors import ManifestError, UnknownJob
+from experiment_manager.model import codec, delta
+from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
+from experiment_manager.store.documents import opened
+from experiment_manager.store.files import database_uri
+from experiment_manager.store.layout import Folder
+
+FORMAT: Final = 1
+APPLICATION_ID: Final = 0x45584D47  # "EXMG"
+
+_JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
+
+
+_DAMAGE: Final = (
+    *(sqlite3.DatabaseError, OSError),
+    *(ValueError, TypeError, LookupError, AttributeError, RecursionError),  # JSON of another shape
+)
+
+
+class Manifest:
+    """A reader of one manifest. Raises ManifestError where the file is damaged or too new."""
+
+    def __init__(self, folder: Folder, path: str | None = None) -> None:
+        if path is None:
+            folder.require()
+        self._path = path or folder.manifest
+        self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        with self._damage_named():
+            opened(self._path).close()  # SQLite would wait for a pipe
+            connection = sqlite3.connect(database_uri(self._path), uri=True)
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application != APPLICATION_ID:
+            raise ManifestError(f"{self._path} is damaged, or no manifest: restore it from a backup")
+        if found > FORMAT:
+            raise ManifestError(
+                f"{self._path} was written by a newer version of Experiment Manager (format {found}, this one reads "
+                f"{FORMAT}); upgrade hydra-experiment-manager"
+            )
+        return connection
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGE as error:
+            if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
+                sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
+                raise ManifestError(f"{self._path} {sentence}") from error
+            if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):
+                sentence = "the disk or its server has a fault: look there, and repeat"
+                raise ManifestError(f"{self._path} cannot be read ({error}); {sentence}") from error
+            if isinstance(error, OSError):
+                raise ManifestError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> "Manifest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the variables, in the order in which they came."""
+        with self._damage_named():
+            row = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
+            return () if row is None else tuple(json.loads(row[0]))
+
+    @property
+    def generation(self) -> int:
+        """How often this manifest has been published; 0 where it was last written before that was counted."""
+        with self._damage_named():
+            row = self._connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
+            return 0 if row is None else int(row[0])
+
+    def __len__(self) -> int:
+        with self._damage_named():
+            (count,) = self._connection.execute("SELECT count(*) FROM jobs").fetchone()
+        return int(count)
+
+    def ids(self) -> list[JobId]:
+        with self._damage_named():
+            return [JobId(row[0]) for row in self._connection.execute("SELECT id FROM jobs ORDER BY id")]
+
+    def job(self, job_id: int) -> Job:
+        """One job by one indexed read. Raises UnknownJob."""
+        with self._damage_named():
+            row = self._row(_JOB + " WHERE id = ?", job_id)
+            if row is not None:
+                return _job(row)
+        raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
+
+    def _row(self, query: str, number: int) -> tuple[Any, ...] | None:
+        """The row of a number; None for numbers that SQLite cannot hold, too."""
+        if not -(2**63) <= number < 2**63:
+            return None
+        row: tuple[Any, ...] | None = self._connection.execute(query, (number,)).fetchone()
+        return row
+
+    def jobs(self) -> Iterator[Job]:
+        """Every job in the order of the ids, one at a time."""
+        with self._damage_named():
+            rows = self._connection.execute(_JOB + " ORDER BY id")
+        while True:
+            with self._damage_named():
+                row = rows.fetchone()
+                job = None if row is None else _job(row)
+            if job is None:
+                return
+            yield job
+
+    def index(self) -> Iterator[tuple[int, str, str | None, int | None]]:
+        """Of every job, in the order of the ids: id, identity, fingerprint and the number of its recipe."""
+        with self._damage_named():
+            yield from self._connection.execute("SELECT id, identity, fingerprint, recipe FROM jobs ORDER BY id")
+
+    def encoded_configuration(self, job_id: int) -> codec.Encoded | None:
+        """The tagged configuration of a job; None when it has none yet."""
+        query = (
+            "SELECT jobs.fingerprint, bases.body, jobs.changes FROM jobs LEFT JOIN bases ON bases.id = jobs.base "
+            "WHERE jobs.id = ?"
+        )
+        with self._damage_named():
+            row = self._row(query, job_id)
+            if row is not None:
+                fingerprint, body, changes = row
+                return None if fingerprint is None else delta.apply(codec.loads(body), codec.loads(changes))
+        raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
+
+    def configuration(self, job_id: int) -> Any:
+        """All parameters of a job; None when it has no configuration yet."""
+        return codec.decode(self.encoded_configuration(job_id))
+
+    def kept(self, job_id: int) -> dict[str, Any]:
+        """What interpolations of a job's configuration stood for, by their dotted keys, as far as that was kept."""
+        with self._damage_named():
+            if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'kept'").fetchone() is None:
+                return {}
+            rows = self._connection.execute("SELECT key, value FROM kept WHERE job = ?", (job_id,))
+            return {key: codec.decode(codec.loads(value)) for key, value in rows}
+
+    def recipe(self, number: int) -> Recipe:
+        with self._damage_named():
+            (body,) = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
+            return _recipe(json.loads(body))
+
+
+def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:
+    """The sentence for an id that is not there."""
+    from experiment_manager.model.ids import format_ids
+
+    has = f"its jobs are {format_ids(known)}" if known else "it has no jobs"
+    return f"there is no job {job_id} in {where}: {has}"
+
+
+def unconfigured(job_id: int, folder: Folder) -> str:
+    """The sentence for a job of a sweep that was never composed."""
+    return (
+        f"job {job_id} of {folder.path} has no configuration yet: no sweep's filter has let it pass; sweep again with "
+        "one that it passes"
+    )
+
+
+def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, way_out: str) -> str:
+    """The sentence for a job that is there already with another configuration: which keys, from what to what."""
+    with Manifest(folder) as manifest:
+        changes = delta.compare(manifest.encoded_configuration(job_id), encoded)
+    return (
+        f"job {job_id} of {folder.path} is there already with another configuration: {delta.describe(changes)}; "
+        f"put the configuration back, or {way_out}"
+    )
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    number, identity, variables, overrides, fingerprint, recipe = row
+    return Job(
+        JobId(number),
+        identity,
+        codec.decode(codec.loads(variables)),
+        tuple(json.loads(overrides)),
+        fingerprint,
+        recipe,
+    )
+
+
+def _recipe(body: Mapping[str, Any]) -> Recipe:
+    code = body.get("code")
+    return Recipe(
+        **{
+            **body,
+            "entry": Entry(**_with_tuples(body["entry"])),
+            "sources": tuple(Source(*source) for source in body["sources"]),
+            "hydra_overrides": tuple(body["hydra_overrides"]),
+            "code": None if code is None else Code(**_with_tuples(code)),
+        }
+    )
+
+
+def _with_tuples(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}

@@ -1,0 +1,48 @@
+"""`pass_filter.json`: which jobs may run, and how they were chosen. The original library knows its `jobs`, too."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from experiment_manager.errors import FilterError, NoFilter, UnreadableRecord
+from experiment_manager.store.documents import LIST, WHOLE, read_object
+from experiment_manager.store.files import write_json
+from experiment_manager.store.layout import Folder, writing
+from experiment_manager.store.leftovers import clear_leftovers_beside
+from experiment_manager.text import as_word
+
+
+def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:
+    """The ids that may run are saved; `how` is kept for people, as text or a list of texts."""
+    clear_leftovers_beside(folder.pass_filter)
+    with writing(folder.pass_filter):
+        write_json(folder.pass_filter, {"jobs": [int(job_id) for job_id in ids], "filter": how})
+
+
+def has_selection(folder: Folder) -> bool:
+    """Whether a pass filter was ever saved, readable or not. Raises FilterError where nobody can tell."""
+    try:
+        os.lstat(folder.pass_filter)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise FilterError(f"{folder.pass_filter} cannot be read: {error.strerror or error}") from error
+    return True
+
+
+def read_selection(folder: Folder) -> list[int]:
+    """The ids that may run. Raises NoFilter when none were ever chosen; FilterError when the file is not readable."""
+    try:
+        jobs: list[int] = read_object(folder.pass_filter, {"jobs": LIST}, required=["jobs"])["jobs"]
+    except FileNotFoundError:
+        raise NoFilter(
+            f"{folder.path} has no pass filter yet, so no job may run; choose jobs with save_pass_filter(ids), "
+            f"or `experiment-manager filter {as_word(folder.path)} RULE`"
+        ) from None
+    except UnreadableRecord as error:
+        raise FilterError(f"{error}; save the pass filter again") from error
+    if not all(WHOLE.fits(job_id) for job_id in jobs):
+        raise FilterError(
+            f"{folder.pass_filter} holds something else than a list of job ids; save the pass filter again"
+        )
+    return jobs

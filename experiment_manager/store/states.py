@@ -1,0 +1,426 @@
+"""What became of every attempt, kept in file names: one `scandir` tells it for 100,000 jobs, and no file is edited.
+
+    states/7.1              the anchor of attempt 1 of job 7: who runs it. Never renamed, never removed
+    states/7.1.RUNNING      renamed, when the attempt ends, to 7.1.COMPLETED, 7.1.FAILED, ...
+
+A number is claimed by linking a complete file to the anchor, which only one process can do. A `scandir` can lose files
+that others rename meanwhile, so an attempt that seems to have no state is asked again name by name.
+"""
+
+import json
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, Unwritten
+from experiment_manager.model.records import ENDED, ENDED_BADLY, Attempt, JobId, State, Task
+from experiment_manager.store import processes
+from experiment_manager.store.documents import ANCHOR, END, read_optional
+from experiment_manager.store.endings import Endings
+from experiment_manager.store.files import SHORTLY_S, asked_again, discard, sync, temporary_name
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.requests import withdraw
+from experiment_manager.text import as_word, tell
+
+_NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
+_STORED: Final = (State.RUNNING, *sorted(ENDED))
+_STATE_OF: Final = {str(state): state for state in _STORED}
+_GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
+
+
+def task_in(record: Mapping[str, Any]) -> Task | None:
+    """The task that the anchor of an attempt names, also one that 0.1 wrote; None for what ran outside of all.
+
+    >>> task_in({"slurm_job_id": "13", "slurm_array_job_id": "12", "slurm_array_task_id": "7"}).name
+    '12_7'
+    """
+    if "task" in record:
+        return Task(**record["task"])
+    if "slurm_job_id" not in record:
+        return None
+    index = record.get("slurm_array_task_id")
+    return Task(
+        "slurm",
+        record["slurm_job_id"],
+        array=record.get("slurm_array_job_id"),
+        array_index=None if index is None else int(index),
+        restart=int(record.get("slurm_restart_count") or 0),
+        node=record.get("slurmd_nodename"),
+        user=record.get("slurm_job_user"),
+    )
+
+
+def node_of(record: Mapping[str, Any]) -> str | None:
+    """Where the attempt of an anchor ran: as the scheduler names the node, else by the name of the host."""
+    task = task_in(record)
+    return (task and task.node) or record.get("host")
+
+
+class Waiting(NamedTuple):
+    """A job that SLURM has and that has not begun, or not begun again."""
+
+    reason: str  # SLURM's word
+    task: str | None = None  # as SLURM's commands name it: 12_7
+
+
+class Snapshot(NamedTuple):
+    """All attempts at one moment, and the names in `states/` that mean nothing to us.
+
+    What SLURM adds is derived and stored nowhere: `queued` jobs, and RUNNING ones that it `confirmed`, or could not be
+    asked about.
+    """
+
+    attempts: Mapping[JobId, Mapping[int, State]]
+    foreign: tuple[str, ...]
+    queued: Mapping[JobId, Waiting] = MappingProxyType({})
+    confirmed: frozenset[JobId] = frozenset()
+    runners: Mapping[tuple[JobId, int], Mapping[str, Any]] = MappingProxyType({})
+    """Who runs what is RUNNING, as its anchors told when they were asked: see `States.record`."""
+
+    def last(self, job_id: int) -> Attempt:
+        """The last attempt of a job; number 0 and PENDING when there is none. See `last_real`."""
+        attempts = [Attempt(JobId(job_id), *attempt) for attempt in self.attempts.get(JobId(job_id), {}).items()]
+        last = last_real(sorted(attempts)) if len(attempts) > 1 else attempts[0] if attempts else None
+        last = last or Attempt(JobId(job_id), 0, State.PENDING)
+        return last._replace(state=State.QUEUED) if job_id in self.queued else last
+
+    def next_number(self, job_id: int) -> int:
+        """The number that the next attempt of a job gets."""
+        return max(self.attempts.get(JobId(job_id), {}), default=0) + 1
+
+    def completed(self, job_id: int) -> int | None:
+        """The number of the newest attempt that completed; None when there is none."""
+        numbers = self.attempts.get(JobId(job_id), {})
+        return max((number for number, state in numbers.items() if state is State.COMPLETED), default=None)
+
+    def state(self, job_id: int) -> State:
+        return self.last(job_id).state
+
+
+def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
+    """The last attempt that was no dry pass, else the last dry pass: to look at a job must not make it undone."""
+    last: Attempt | None = None
+    for attempt in attempts:
+        if last is None or attempt.state is not State.FAKE or last.state is State.FAKE:
+            last = attempt
+    return last
+
+
+class States:
+    """The room `states/` of one experiment."""
+
+    def __init__(self, folder: Folder, has_ended: Callable[[Task], bool] = lambda _: False) -> None:
+        """`has_ended` asks a scheduler whether a run of a task has ended; only who claims an attempt needs to know."""
+        self._folder, self._path, self._endings = folder, folder.states, Endings(folder)
+        self._has_ended = has_ended
+
+    def _name(self, job_id: int, attempt: int, state: State | None = None) -> str:
+        return os.path.join(self._path, f"{job_id}.{attempt}" + (f".{state}" if state else ""))
+
+    def snapshot(self, *, reconcile: bool = False) -> Snapshot:
+        """The states of all attempts; with `reconcile`, those that run here but whose process is gone become LOST.
+
+        Opens the anchors of what is RUNNING, with `reconcile`, and what those left that are gone, and no other file.
+        Raises FolderError when it cannot be read.
+        """
+        try:
+            return self._snapshot(reconcile=reconcile)
+        except OSError as error:
+            raise FolderError(f"{error.filename or self._path} cannot be read: {error.strerror or error}") from error
+
+    def _snapshot(self, *, reconcile: bool) -> Snapshot:
+        found: dict[JobId, dict[int, State]] = defaultdict(dict)
+        foreign = []
+        anchored = []
+        read_name = re.compile(_NAME).match
+        for name in self._names():
+            match = read_name(name)
+            if match is None:
+                foreign.append(name)
+                continue
+            job, attempt, word = match.groups()
+            job_id, number = JobId(int(job)), int(attempt)
+            state = _STATE_OF.get(word)
+            if word is None:
+                anchored.append((job_id, number))
+            elif state is None:
+                foreign.append(name)
+            elif found[job_id].get(number) in (None, State.RUNNING):  # seen under two names: the later one counts
+                found[job_id][number] = state
+        for job_id, number in anchored:
+            if number not in found[job_id]:
+                found[job_id][number] = self.state(job_id, number)
+        return Snapshot(dict(found), tuple(sorted(foreign)), runners=self._reconcile(found) if reconcile else {})
+
+    def _names(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._path) if name[0] != "."]
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # nothing is known then, and PENDING would be a lie
+            raise FolderError(f"{self._path} cannot be read: {error.strerror or error}") from error
+
+    def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> dict[tuple[JobId, int], Mapping[str, Any]]:
+        """Who runs what is RUNNING; what has ended without a word is no more."""
+        runners: dict[tuple[JobId, int], Mapping[str, Any]] = {}
+        for job_id, numbers in found.items():
+            for number, state in numbers.items():
+                if state is not State.RUNNING:
+                    continue
+                record = self.record(job_id, number)
+                ended = _unrecorded_end(record)
+                if ended is None:
+                    runners[job_id, number] = record
+                else:
+                    numbers[number] = self.lose(job_id, number, ended)
+        return runners
+
+    def settled(self, job_id: int) -> Attempt:
+        """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
+        last = last_real(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
+        ended = _unrecorded_end(self.record(job_id, last.number)) if last.state is State.RUNNING else None
+        return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended))
+
+    def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
+        """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended, or to have
+        left a complete result; returns what it is. Where that cannot be written, that is all."""
+        about = self.record(job_id, attempt)
+        state, record = self._endings.found(job_id, attempt, about) or (state, record)
+        if about.get("fake"):
+            state = State.FAKE
+        if not self.may_write():
+            return state
+        try:
+            if not self.finish(job_id, attempt, state, record):
+                self.end(job_id, attempt, state)
+            self._endings.clear_leftovers(job_id)
+        except OSError as error:
+            tell(f"what became of job {job_id} is not recorded: {self._path}: {error.strerror or error}")
+            return state
+        return self.state(job_id, attempt)
+
+    def may_write(self) -> bool:
+        """Whether what is found out can be kept: one may look at the experiments of others, and at archives."""
+        return os.access(self._path if os.path.exists(self._path) else self._folder.path, os.W_OK)
+
+    def state(self, job_id: int, attempt: int) -> State:
+        """The state of one attempt, asked name by name, the last ones first. An anchor alone is RUNNING: it begins."""
+        for state in reversed(_STORED):
+            if _opens(self._name(job_id, attempt, state)):
+                return state
+        return State.RUNNING
+
+    def attempts(self, job_id: int) -> list[Attempt]:
+        """The attempts of one job in order, without listing the folder: anchors are numbered from 1 without gaps."""
+        attempts: list[Attempt] = []
+        while _opens(self._name(job_id, len(attempts) + 1)):
+            number = len(attempts) + 1
+            attempts.append(Attempt(JobId(job_id), number, self.state(job_id, number)))
+        return attempts
+
+    def record(self, job_id: int, attempt: int) -> dict[str, Any]:
+        """Who runs, or ran, an attempt: see `claim`. Empty where the anchor is not ours to read."""
+        return read_optional(self._name(job_id, attempt), ANCHOR)
+
+    def claim(self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None) -> int:
+        """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.
+
+        `planned` is the number that the launch gave to the job's first attempt: a job that has been completed since is
+        refused, so handing over a job twice does no harm. An earlier run of the same SLURM task that still counts as
+        RUNNING is ended as NODE_FAIL, whoever runs it. Raises JobRefused, AlreadyCompleted.
+        """
+        self._folder.make(self._path)
+        record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
+        temporary, kept = temporary_name(self._name(job_id, 0)), dict[str, str | None]()
+        try:
+            with open(temporary, "x", encoding="utf-8") as file:
+                json.dump(record, file, ensure_ascii=False)
+            sync(temporary)
+            while True:
+                number = self._next(job_id, record, planned)
+                kept = kept or self._endings.keep(job_id, record["start"])
+                try:
+                    os.link(temporary, self._name(job_id, number))
+                except FileExistsError:  # somebody was faster: look again at what is there now
+                    if not os.path.samefile(temporary, self._name(job_id, number)):  # a server's answer can get lost
+                        continue
+                self._begin(job_id, number, kept)
+                return number
+        finally:
+            self._endings.discard(kept)
+            discard(temporary)
+
+    def _begin(self, job_id: int, attempt: int, kept: Mapping[str, str | None]) -> None:
+        """An attempt that is ours is RUNNING, with the space that was kept for it. Raises OSError when it cannot be."""
+        try:
+            self._endings.begin(job_id, attempt, kept)
+            os.link(self._name(job_id, attempt), self._name(job_id, attempt, State.RUNNING))
+        except OSError as error:
+            with suppress(OSError):
+                reason = f"could not be begun: {error.strerror or error}"
+                self._endings.write(job_id, attempt, State.FAILED, {"reason": reason})
+                self.end(job_id, attempt, State.FAILED)
+            raise
+
+    def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
+        """Our attempt was told to stop, or warned; see `Endings.found`."""
+        self._endings.note_stop(job_id, attempt, about)
+
+    def _next(self, job_id: int, about: Mapping[str, Any], planned: int | None) -> int:
+        attempts = self.attempts(job_id)
+        if not attempts:
+            return 1
+        last = attempts[-1]
+        if last.state is State.RUNNING:
+            self._clear_the_way(job_id, last.number, about)
+            attempts[-1] = last = last._replace(state=self.state(job_id, last.number))
+            if last.state is State.COMPLETED:
+                raise AlreadyCompleted(
+                    f"job {job_id} turns out to be completed: attempt {last.number} had left its result before its "
+                    "supervisor was killed; whoever runs the job from now on, runs it again",
+                    is_news=True,
+                )
+        if planned is not None:
+            self._refuse_ended(last_real(attempts[planned - 1 :]), about)
+        return attempts[-1].number + 1
+
+    def _refuse_ended(self, since: Attempt | None, about: Mapping[str, Any]) -> None:
+        """Nothing happens when a job is still to be run by a launch, after what became of it `since`."""
+        if since is None or (since.state is not State.COMPLETED and since.state not in ENDED_BADLY):
+            return
+        job_id, number, state = since
+        launch, ours = self.record(job_id, number).get("launch"), about.get("launch")
+        if state is State.COMPLETED:
+            raise AlreadyCompleted(
+                f"job {job_id} has been completed since launch {ours} was planned: attempt {number}, "
+                f"{f'launch {launch}' if launch else 'by hand'}"
+            )
+        if launch is not None and launch != ours:
+            raise EndedSince(
+                f"job {job_id} has ended as {state} in launch {launch} (attempt {number}) since launch {ours} was "
+                "planned, and is left alone; the next sweep or `experiment-manager resubmit` runs it again"
+            )
+
+    def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
+        """A RUNNING attempt that nothing runs any more has ended. Raises JobRefused when it is alive, or may be."""
+        record = self.record(job_id, attempt)
+        gone = processes.is_gone(record)
+        task = task_in(record)
+        if task is not None and task.is_earlier_run_of(task_in(about)):
+            reason = "SLURM has started this task again, and this attempt had not ended"
+            fenced = {} if gone else {"fenced_at": time.time()}
+            self.lose(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_slurm": True, **fenced})
+            return
+        ended = _unrecorded_end(record)
+        if ended is not None or gone or (gone is None and task is not None and self._has_ended(task)):
+            self.lose(job_id, attempt, ended or State.LOST)
+            return
+        running = self._name(job_id, attempt, State.RUNNING)
+        way_out = "" if gone is False else f"; if nothing runs it there, rename {as_word(running)} to end in .LOST"
+        raise JobRefused(
+            f"job {job_id} is running already: attempt {attempt}, pid {record.get('pid')} on "
+            f"{record.get('host')}{way_out}"
+        )
+
+    def end(self, job_id: int, attempt: int, state: State) -> State | None:
+        """RUNNING is renamed to `state`, which is returned; None when the attempt is no longer ours to end."""
+        running, ended = self._name(job_id, attempt, State.RUNNING), self._name(job_id, attempt, state)
+        try:
+            os.rename(running, ended)
+        except FileNotFoundError:
+            if self.state(job_id, attempt) is not State.RUNNING:
+                return None
+            try:
+                os.link(self._name(job_id, attempt), ended)  # it died between its anchor and its first state
+            except FileExistsError:
+                return None
+        return state
+
+    def finish(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> bool:
+        """Our attempt has ended, and `attempt.N.json` tells how; false when somebody else had ended it before.
+
+        The state is told even where the record cannot be written, on a full disk or without the job's directory.
+        Raises Unwritten where the state cannot.
+        """
+        try:
+            if not self.is_running(job_id, attempt):
+                return False
+            self._endings.write(job_id, attempt, state, record)
+            is_ours = self.end(job_id, attempt, state) is state
+        except OSError as error:
+            running = self._name(job_id, attempt, State.RUNNING)
+            why = f"{running} cannot be renamed to end in .{state}: {error.strerror or error}; the next one who looks"
+            raise Unwritten(
+                f"{why} records how job {job_id} ended, if it left a result, or runs it again", error
+            ) from error
+        withdraw(self._folder, job_id, attempt)
+        return is_ours
+
+    def record_unbegun(
+        self, job_id: int, attempt: int, state: State, record: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> None:
+        """An attempt that was handed over and never began has ended as `state`; nothing happens when one has begun.
+
+        The anchor tells the state, too: whoever finds it alone knows what became of the attempt. There may be thousands
+        at once, and SLURM can be asked again, so nothing waits for the disk.
+        """
+        self._folder.make(self._path)
+        temporary = temporary_name(self._name(job_id, 0))
+        with open(temporary, "x", encoding="utf-8") as file:
+            json.dump({"job": job_id, "unbegun": state, **about}, file, ensure_ascii=False)
+        try:
+            os.link(temporary, self._name(job_id, attempt))
+        except FileExistsError:
+            return
+        finally:
+            os.unlink(temporary)
+        with suppress(FileExistsError):
+            os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
+        self._endings.write(job_id, attempt, state, record, for_good=False)
+
+    def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
+        """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""
+        before = self.state(job_id, attempt)
+        self._endings.write(job_id, attempt, state, record)
+        if before is not state:
+            with suppress(FileNotFoundError):
+                os.rename(self._name(job_id, attempt, before), self._name(job_id, attempt, state))
+
+    def fenced_at(self, job_id: int, attempt: int) -> float | None:
+        """When an attempt was ended that something may still run elsewhere, until it notices; None for any other."""
+        return read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END).get("fenced_at")
+
+    def is_running(self, job_id: int, attempt: int) -> bool:
+        """False once somebody else has ended this attempt."""
+        return _opens(self._name(job_id, attempt, State.RUNNING))
+
+
+def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
+    """How a RUNNING attempt has ended, as far as that is certain; what SLURM runs, SLURM is asked about.
+
+    An attempt that never began is found here when whoever recorded it was interrupted.
+    """
+    if "unbegun" in record:
+        return State(record["unbegun"])
+    return State.LOST if not record.get("by_slurm") and processes.is_gone(record) is True else None
+
+
+def _opens(path: str) -> bool:
+    """Whether a file is there, asked with open(): stat answers from attribute caches on network file systems.
+
+    One that is not ours to read is there. Raises FolderError where nobody can tell, because of its folder, and OSError
+    where a file system errs for longer than a moment.
+    """
+    try:
+        os.close(asked_again(lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK), most_s=SHORTLY_S))
+    except FileNotFoundError:
+        return False
+    except PermissionError as error:
+        if not os.access(os.path.dirname(path), os.X_OK):
+            raise FolderError(f"{os.path.dirname(path)} cannot be read: {error.strerror}") from error
+    return True
