@@ -22,9 +22,7 @@ from shutil import rmtree
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, UnreadableLaunch, UnreadableRecord
-from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, Launch
-from experiment_manager.store import provenance
 from experiment_manager.store.documents import ARRAY, LAUNCH, LIST, TABLE, opened, read_json, trouble
 from experiment_manager.store.files import (
     appearing,
@@ -48,6 +46,9 @@ WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS)
 
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
     """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job."""
+    from experiment_manager.model.ids import format_ids  # a task makes no launch, and pays for no import
+    from experiment_manager.store import provenance
+
     ids_by_attempt: dict[str, list[int]] = defaultdict(list)
     for attempt in jobs:
         ids_by_attempt[str(attempt.number)].append(attempt.job_id)
