@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-quick versions format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo test check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -42,14 +42,18 @@ bench-quick: SIZE := --quick
 bench-quick: bench  ## the same at sizes that only show that it works, under two minutes
 
 versions:  ## what touches Hydra, on the oldest and the newest Hydra that we promise (heavy)
-	for pins in 'hydra-core==1.3.2 omegaconf==2.3.0' 'hydra-core==1.4.0rc3 omegaconf>=2.4'; do \
-	    rm -rf $(VENV)-versions && $(PYTHON) -m venv $(VENV)-versions && \
-	    $(VENV)-versions/bin/python -m pip install --quiet --editable . $$pins pytest pytest-xdist hypothesis numpy && \
-	    $(VENV)-versions/bin/python -m pytest -n 2 -m 'heavy or not heavy' tests/test_apps.py tests/test_process.py tests/test_callback.py \
-	        tests/test_hydra_suites.py tests/test_interpolations.py tests/test_launchers.py tests/test_snapshot.py \
-	        tests/test_sweep.py tests/test_sweep_settings.py \
-	        -k 'not joblib and not optuna and not zen' || exit 1; \
-	done
+	$(MAKE) versions-oldest
+	$(MAKE) versions-newest
+
+versions-oldest: PINS := 'hydra-core==1.3.2' 'omegaconf==2.3.0'
+versions-newest: PINS := 'hydra-core==1.4.0rc3' 'omegaconf>=2.4'
+versions-oldest versions-newest:
+	rm -rf $(VENV)-versions && $(PYTHON) -m venv $(VENV)-versions
+	$(VENV)-versions/bin/python -m pip install --quiet --editable . $(PINS) pytest pytest-xdist hypothesis numpy
+	$(VENV)-versions/bin/python -m pytest -n 2 -m 'heavy or not heavy' tests/test_apps.py tests/test_process.py tests/test_callback.py \
+	    tests/test_hydra_suites.py tests/test_interpolations.py tests/test_launchers.py tests/test_snapshot.py \
+	    tests/test_sweep.py tests/test_sweep_settings.py tests/test_install.py::test_each_plugin_is_declared_and_registered_once \
+	    -k 'not joblib and not optuna and not zen'
 
 format: $(STAMP)  ## lint and format what can be mended by a machine
 	$(BIN)/ruff check --fix .

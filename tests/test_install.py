@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ import pytest
 from tests.conftest import APP, clean_env
 
 ROOT = Path(__file__).parent.parent
+PLUGINS = {
+    "hydra_plugins.hydra_experiment_manager.beginning:ExperimentBeginning",
+    "hydra_plugins.hydra_experiment_manager.launchers:LocalPoolLauncher",
+    "hydra_plugins.hydra_experiment_manager.launchers:SlurmScriptLauncher",
+    "hydra_plugins.hydra_experiment_manager.launchers:SlurmSubmititLauncher",
+    "hydra_plugins.hydra_experiment_manager.sweeper:ExperimentSweeper",
+}
 SOURCES = ["experiment_manager", "hydra_plugins", "conf", "train.py", "pyproject.toml", "README.md", "LICENSE"]
 
 
@@ -60,7 +68,8 @@ def install(python: str, how: str, sources: Path) -> None:
 
 @pytest.mark.parametrize("how", ["plain", "editable", "wheel"])
 def test_hydra_finds_the_plugin(python: str, how: str, sources: Path, tmp_path: Path) -> None:
-    """After `pip install .`, `pip install -e .` and from a built wheel a sweep runs, with the code from that place."""
+    """After `pip install .`, `pip install -e .` and from a built wheel a sweep runs, with the code from that place, and
+    the plugins are declared."""
     copy = tmp_path / "sources"
     shutil.copytree(sources, copy, ignore=shutil.ignore_patterns("dist"))
     install(python, how, copy)
@@ -76,6 +85,31 @@ def test_hydra_finds_the_plugin(python: str, how: str, sources: Path, tmp_path: 
     assert where.startswith(str(expected))
     script = str(Path(python).parent / "experiment-manager")
     assert "COMPLETED" in call(script, "status", "experiments/train", cwd=home, **borrowed)
+    (metadata,) = (tmp_path / "venv").glob("lib/python*/site-packages/hydra_experiment_manager-*.dist-info")
+    declared = PathDistribution(metadata).entry_points.select(group="hydra.plugins")
+    assert PLUGINS == {entry_point.value for entry_point in declared}
+
+
+def test_each_plugin_is_declared_and_registered_once(tmp_path: Path) -> None:
+    """Every plugin of the namespace package is declared as an entry point, too, and Hydra, which looks at both from 1.4
+    on, knows each class once."""
+    script = """if True:
+        import json
+        from importlib.metadata import distribution
+
+        from hydra.core.plugins import PLUGIN_TYPES, Plugins
+
+        def named(classes):
+            names = [f"{each.__module__}:{each.__name__}" for each in classes]
+            return sorted(name for name in names if name.startswith("hydra_plugins.hydra_experiment_manager."))
+
+        declared = distribution("hydra-experiment-manager").entry_points.select(group="hydra.plugins")
+        known = {kind.__name__: named(Plugins.instance().discover(kind)) for kind in PLUGIN_TYPES}
+        print(json.dumps([named(each.load() for each in declared), known]))
+    """
+    declared, known = json.loads(call(sys.executable, "-W", "error", "-c", script, cwd=tmp_path))
+    assert sorted(PLUGINS) == declared == known["Plugin"]
+    assert sorted(PLUGINS) == sorted(known["Launcher"] + known["Sweeper"] + known["SearchPathPlugin"])
 
 
 def test_core_pulls_in_no_scientific_library(python: str, sources: Path) -> None:
