@@ -7,24 +7,68 @@ on the machine, imports this package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from experiment_manager.analysis.views import Status, Trouble
     from experiment_manager.errors import ExperimentManagerError
     from experiment_manager.execution.current_job import CurrentJob, current_job
-    from experiment_manager.experiment import Experiment
-    from experiment_manager.find import find_experiments
-    from experiment_manager.model.records import State
+    from experiment_manager.execution.pool import JobEnd
+    from experiment_manager.execution.resubmit import Resubmission, Resubmitted
+    from experiment_manager.experiment import Experiment, find_experiments
+    from experiment_manager.model.filters import Dropped, Selection
+    from experiment_manager.model.records import Attempt, Counts, Job, Launch, State
     from experiment_manager.scheduler.slurm.configuration import SLURM
+    from experiment_manager.scheduler.submit import Submitted
+    from experiment_manager.store.layout import Folder
+    from experiment_manager.store.states import Snapshot, Waiting
 
 _HOME = {
+    "Attempt": "model.records",
+    "Counts": "model.records",
     "CurrentJob": "execution.current_job",
+    "Dropped": "model.filters",
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
+    "Folder": "store.layout",
+    "Job": "model.records",
+    "JobEnd": "execution.pool",
+    "Launch": "model.records",
+    "Resubmission": "execution.resubmit",
+    "Resubmitted": "execution.resubmit",
     "SLURM": "scheduler.slurm.configuration",
+    "Selection": "model.filters",
+    "Snapshot": "store.states",
     "State": "model.records",
+    "Status": "analysis.views",
+    "Submitted": "scheduler.submit",
+    "Trouble": "analysis.views",
+    "Waiting": "store.states",
     "current_job": "execution.current_job",
-    "find_experiments": "find",
+    "find_experiments": "experiment",
 }
 
-__all__ = ["SLURM", "CurrentJob", "Experiment", "ExperimentManagerError", "State", "current_job", "find_experiments"]
+__all__ = [
+    "SLURM",
+    "Attempt",
+    "Counts",
+    "CurrentJob",
+    "Dropped",
+    "Experiment",
+    "ExperimentManagerError",
+    "Folder",
+    "Job",
+    "JobEnd",
+    "Launch",
+    "Resubmission",
+    "Resubmitted",
+    "Selection",
+    "Snapshot",
+    "State",
+    "Status",
+    "Submitted",
+    "Trouble",
+    "Waiting",
+    "current_job",
+    "find_experiments",
+]
 __version__ = "0.1.0"
 
 

@@ -1,36 +1,214 @@
-"""`Experiment`: an experiment in Python. Define jobs, choose those that may run, run them, and read what they left."""
+"""`Experiment`: an experiment in Python. Define jobs, choose those that may run, run them, and read what they left.
+
+Each method hands its work to the functions that the commands use, too; what it returns is a record or a row of plain
+values, listed in `experiment_manager.__all__`.
+"""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
 
-from experiment_manager.errors import JobRefused
+from experiment_manager.analysis import dataframes, logs, views
+from experiment_manager.analysis.archive import archive
+from experiment_manager.analysis.difference import difference
+from experiment_manager.analysis.result_warnings import result_warnings, sentences
+from experiment_manager.analysis.rows import columns_of, flat_results
+from experiment_manager.errors import ExperimentManagerError, FilterError, JobRefused
 from experiment_manager.execution.child import outside_filter
 from experiment_manager.execution.fake_job import leave_result, print_job
 from experiment_manager.execution.in_process import attempting, is_current
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
-from experiment_manager.following import Following
-from experiment_manager.model.filters import Ids, parse, parse_states
+from experiment_manager.model import codec, filters
+from experiment_manager.model.records import Counts, Job, State
+from experiment_manager.progress import followed
+from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
+from experiment_manager.scheduler.asking import Answer, ask_about
 from experiment_manager.scheduler.cancel import cancel
+from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submit import Submitted, newest_launch, submit
+from experiment_manager.scheduler.wait import wait_until_idle
 from experiment_manager.store import kept_files, results
-from experiment_manager.store.pass_filter import has_selection
+from experiment_manager.store.drafts import JobDrafts
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.leftovers import clear_leftovers
+from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
+from experiment_manager.store.states import Snapshot
+from experiment_manager.text import described, skipped
+
+if TYPE_CHECKING:
+    import pandas
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
 
+_MOST_ASKED = 1000
 
-class Experiment(Following):
+
+class Experiment:
     """A named folder of jobs which differ in a few variables.
 
     `variables` are the names of what changes from job to job. The folder is `<abs_folder_path>/<experiment_name>`; it
     is written by `save()`. Where it is there already, jobs that it has keep their ids and new ones follow, so that the
     program which defines an experiment can be run again, also with a larger grid.
 
+    Where a method takes `where`, that is a pass filter in any form: `"seed < 3"`, `{"algorithm": "TD3"}`, `"0-3,7"`,
+    ids, `"state:FAILED"`, a function of the variables, a list of those; None lets all jobs pass. It raises FilterError
+    for a filter that cannot be read or evaluated. Every method that reads raises FolderError or ManifestError where the
+    folder cannot be read.
+
     Raises FolderError for a name that no folder can bear.
     """
+
+    def __init__(self, variables: Sequence[str], experiment_name: str, abs_folder_path: str | os.PathLike[str]) -> None:
+        self.folder = Folder(abs_folder_path, experiment_name)
+        self._drafts = JobDrafts(self.folder, variables)
+        self._slurm: SLURM | None = None
+
+    @classmethod
+    def load(cls, experiment_name: str, experiment_path: str | os.PathLike[str]) -> Self:
+        """The experiment that is in `<experiment_path>/<experiment_name>`, also one that the original library wrote.
+
+        Raises FolderError where there is none, ManifestError where it is damaged.
+        """
+        return cls._loaded(Folder(experiment_path, experiment_name))
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Self:
+        """The experiment in its own folder, `path`. Raises as `load` does."""
+        return cls._loaded(Folder.at(path))
+
+    @classmethod
+    def _loaded(cls, folder: Folder) -> Self:
+        drafts = JobDrafts.load(folder)
+        experiment = cls(drafts.variables, folder.name, folder.parent)
+        experiment._drafts = drafts
+        return experiment
+
+    def __repr__(self) -> str:
+        return f"Experiment({self.variables}, {self.experiment_name!r}, {self.folder.parent!r})"
+
+    @property
+    def experiment_name(self) -> str:
+        """The name of the experiment, which is that of its folder."""
+        return self.folder.name
+
+    @property
+    def variables(self) -> list[str]:
+        """The names of what changes from job to job, in the order in which they were given."""
+        return self._drafts.variables
+
+    # -- defining ----------------------------------------------------------------------------------------------------
+
+    def add_job(self, variables: Mapping[str, Any], configuration: Any) -> int:
+        """A job with these variables is in the experiment; returns its id.
+
+        `configuration` holds all parameters of the job: mappings, lists, numbers, text.
+        Raises DuplicateJob (a ValueError) when these variables are there already; ConfigurationChanged when the folder
+        has them with another configuration; UnstorableValue for what the manifest cannot hold.
+        """
+        return self._drafts.add(variables, configuration)
+
+    def save(self) -> None:
+        """The manifest has all jobs of this experiment, and the SLURM options that were set lie beside it.
+
+        Raises FolderError when the folder cannot be written, or somebody else has added jobs of the same ids.
+        """
+        with planning(self.folder):
+            clear_leftovers(self.folder)
+            if self._slurm is not None:
+                self._slurm.save(self.folder.slurm_config)
+            self._drafts.write()
+
+    def set_slurm_config(self, slurm: SLURM) -> None:
+        """The options of SLURM jobs are these; `save` writes them beside the manifest."""
+        self._slurm = slurm
+
+    @property
+    def slurm_config(self) -> SLURM | None:
+        """The options of SLURM jobs, as they were set or saved; None when there are none. Raises OptionsError."""
+        if self._slurm is None and os.path.exists(self.folder.slurm_config):
+            self._slurm = SLURM.load(self.folder.slurm_config)
+        return self._slurm
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def iter_jobs(self) -> Iterator[Job]:
+        """The jobs of this experiment, ordered by id: those added here; after `load`, those of the folder."""
+        return iter(self._drafts)
+
+    def job(self, job_id: int) -> Job:
+        """One job. Raises UnknownJob."""
+        return self._drafts.job(job_id)
+
+    def jobs_of(self, ids: Sequence[int]) -> list[Job]:
+        """Several jobs, in the order of these ids, read at once. Raises UnknownJob."""
+        return self._drafts.jobs(ids)
+
+    def configuration(self, job_id: int) -> Any:
+        """All parameters of a job, as plain values; None while it has none. Raises UnknownJob."""
+        return codec.decode(self._drafts.encoded(job_id))
+
+    # -- choosing ----------------------------------------------------------------------------------------------------
+
+    def get_all_ids(self) -> list[int]:
+        """The ids of all jobs of this experiment, in order."""
+        return self._drafts.ids()
+
+    def get_ids(self, pass_filter: Any) -> list[int]:
+        """The ids of the jobs that pass: a function of the variables, or any other form of the pass filter.
+
+            exp.get_ids(lambda variables: variables["algorithm"] == "TD3")
+            exp.get_ids("algorithm == 'TD3' and seed < 3")
+
+        Raises FilterError.
+        """
+        return [job.id for job in self.select(pass_filter).jobs]
+
+    def get_random_ids(self, n_jobs: int, seed: int | None = None) -> list[int]:
+        """The ids of `n_jobs` jobs, drawn at random without repetition, in order; the same ones for the same seed.
+
+        Raises FilterError unless there are that many.
+        """
+        ids = self.get_all_ids()
+        if not 0 < n_jobs <= len(ids):
+            raise FilterError(f"{n_jobs} jobs cannot be drawn from {len(ids)} in {self.folder.path}; ask for fewer")
+        return sorted(random.Random(seed).sample(ids, n_jobs))
+
+    def select(self, pass_filter: Any) -> filters.Selection:
+        """The jobs that pass a filter in any form, and those that each rule dropped: the explanation of `get_ids`.
+
+        Raises FilterError for what cannot be evaluated; that nothing passes is no error.
+        """
+        return self._select(pass_filter, cache(self.snapshot))
+
+    def _select(self, pass_filter: Any, snapshot: Callable[[], Snapshot]) -> filters.Selection:
+        jobs = list(self.iter_jobs())
+        facts = views.facts(self.folder, jobs, self._drafts.resolved, snapshot)
+        return filters.apply(filters.parse(pass_filter), jobs, facts)
+
+    def save_pass_filter(self, allowed_ids: Iterable[int], how: Any = None) -> None:
+        """These jobs, and no others, may run. `how` says for people how they were chosen.
+
+        Raises UnknownJob, and FilterError for no jobs at all.
+        """
+        self.folder.require()
+        write_selection(self.folder, self._drafts.known_ids(allowed_ids), how)
+
+    def get_filtered_ids(self) -> list[int]:
+        """The ids that may run. Raises FilterError when none were chosen yet."""
+        return read_selection(self.folder)
+
+    def rules(self, where: Sequence[str] | None, *, selected: bool = False) -> list[Any] | None:
+        """Several conditions, and where `selected` the saved pass filter, as one filter; None: nothing is asked for.
+
+        Raises FilterError when the saved filter is asked for and cannot be read.
+        """
+        return [*([self.get_filtered_ids()] if selected else []), *(where or [])] or None
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -59,47 +237,6 @@ class Experiment(Following):
         print_job(job_id, variables, configuration)
         leave_result(self.folder, job_id, configuration)
 
-    # -- results -----------------------------------------------------------------------------------------------------
-
-    def save_results(
-        self,
-        id: int,  # noqa: A002 - the name is a contract
-        filename: str,
-        saver: results.Saver,
-        results: Any,
-        override: bool = False,
-    ) -> None:
-        """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
-        self.job(id)
-        kept_files.save(self.folder, id, filename, saver, results, override=override)
-
-    def get_results(self, id: int, filename: str, loader: results.Loader) -> Any:  # noqa: A002 - the name is a contract
-        """What `save_results` saved. Raises ResultError when it is not there."""
-        self.job(id)
-        return kept_files.load(self.folder, id, filename, loader)
-
-    def are_all_results_present(self, filename: str) -> bool:
-        """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
-        ids = self.get_filtered_ids() if has_selection(self.folder) else self.get_all_ids()
-        return kept_files.are_all_present(self.folder, ids, filename)
-
-    json_saver, json_loader = staticmethod(results.json_saver), staticmethod(results.json_loader)
-    numpy_saver, numpy_loader = staticmethod(results.numpy_saver), staticmethod(results.numpy_loader)
-    torch_saver, torch_loader = staticmethod(results.torch_saver), staticmethod(results.torch_loader)
-
-    # -- SLURM -------------------------------------------------------------------------------------------------------
-
-    def set_slurm_config(self, slurm: SLURM) -> None:
-        """The options of SLURM jobs, which `save` writes beside the manifest."""
-        self._slurm = slurm
-
-    @property
-    def slurm_config(self) -> SLURM | None:
-        """The options of SLURM jobs, as they were set or saved; None when there are none. Raises OptionsError."""
-        if self._slurm is None and os.path.exists(self.folder.slurm_config):
-            self._slurm = SLURM.load(self.folder.slurm_config)
-        return self._slurm
-
     def generate_slurm_script(
         self,
         python_script: str | None = None,
@@ -124,7 +261,8 @@ class Experiment(Following):
     def submit(self, launch: str | None = None) -> list[Submitted]:
         """The scripts of the newest launch (or of that one) are submitted, each once, however often this is called.
 
-        Raises SlurmError with `sbatch`'s own words; what was not submitted is not recorded.
+        Returns one record per array script. Raises SlurmError with `sbatch`'s own words; what was not submitted is not
+        recorded. Raises JobRefused when there is no such launch.
         """
         return submit(self.folder, newest_launch(self.folder, launch))
 
@@ -133,10 +271,11 @@ class Experiment(Following):
         snapshot = self.snapshot()
         return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: snapshot).jobs], snapshot)
 
-    # -- again -------------------------------------------------------------------------------------------------------
-
     def resubmit(self, where: Any = None, *, state: str | None = None, **options: Any) -> Resubmitted:
-        """Jobs that ended badly run again, with the same ids and configurations: `plan_resubmission`, carried out."""
+        """Jobs that ended badly run again, with the same ids and configurations: `plan_resubmission`, carried out.
+
+        Where none of them is to run again, nothing is done, and the record names no launch.
+        """
         return self.carry_out(self.plan_resubmission(where, state=state, **options))
 
     def plan_resubmission(
@@ -164,8 +303,8 @@ class Experiment(Following):
             self.folder,
             self._select(rules or None, lambda: snapshot).jobs,
             snapshot,
-            states=None if state is None else parse_states(state),
-            are_named=ids is not None and all(isinstance(rule, Ids) for rule in parse(ids)),
+            states=None if state is None else filters.parse_states(state),
+            are_named=ids is not None and all(isinstance(rule, filters.Ids) for rule in filters.parse(ids)),
             launcher=launcher,
             settings=settings or {},
             slurm=self.slurm_config,
@@ -177,3 +316,243 @@ class Experiment(Following):
     def carry_out(self, planned: Resubmission) -> Resubmitted:
         """The jobs run again, or wait for SLURM. Raises JobRefused when somebody has started one of them meanwhile."""
         return carry_out(self.folder, planned)
+
+    # -- files of the user's own -------------------------------------------------------------------------------------
+
+    def save_results(
+        self,
+        id: int,  # noqa: A002 - the name is a contract
+        filename: str,
+        saver: results.Saver,
+        results: Any,
+        override: bool = False,
+    ) -> None:
+        """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
+        self.job(id)
+        kept_files.save(self.folder, id, filename, saver, results, override=override)
+
+    def get_results(self, id: int, filename: str, loader: results.Loader) -> Any:  # noqa: A002 - the name is a contract
+        """What `save_results` saved. Raises ResultError when it is not there."""
+        self.job(id)
+        return kept_files.load(self.folder, id, filename, loader)
+
+    def are_all_results_present(self, filename: str) -> bool:
+        """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
+        ids = self.get_filtered_ids() if has_selection(self.folder) else self.get_all_ids()
+        return kept_files.are_all_present(self.folder, ids, filename)
+
+    json_saver, json_loader = staticmethod(results.json_saver), staticmethod(results.json_loader)
+    numpy_saver, numpy_loader = staticmethod(results.numpy_saver), staticmethod(results.numpy_loader)
+    torch_saver, torch_loader = staticmethod(results.torch_saver), staticmethod(results.torch_loader)
+
+    # -- how the jobs stand ------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The states of all attempts; those whose process is gone have become LOST, SLURM is asked about its own."""
+        return reconciled(self.folder)
+
+    def status(
+        self, *, wait: bool = False, by: Sequence[str] = (), every: bool = False, most_running: int | None = None
+    ) -> views.Status:
+        """How many jobs are in which state, how those that run are getting on, and which ones need attention:
+        `experiment-manager status`.
+
+        `wait`: only when no job waits in a queue or runs any more. States are counted for each value of the variables
+        in `by`. `live` has a row for each job that runs (the first `most_running` of them), or for `every` job. Raises
+        ExperimentManagerError for an unknown variable.
+        """
+        snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
+        return views.live_status(self.folder, self._drafts, snapshot, by=by, every=every, most_running=most_running)
+
+    def counts(self, answer: Answer | None = None) -> Counts:
+        """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.
+
+        SLURM is not asked again about what it has been asked for the `answer`.
+        """
+        snapshot = reconciled(self.folder, answer)
+        found = Counter(map(snapshot.state, self.get_all_ids()))
+        return Counts({state: found[state] for state in State if found[state]})
+
+    def jobs(self, where: Any = None) -> list[dict[str, Any]]:
+        """One row per job that passes: `experiment-manager jobs`.
+
+        `job`, `state`, `attempt` (0: none yet), `selected` (whether it may run), `variables`.
+        """
+        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
+        return views.job_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
+
+    def show(self, job_id: int, *, resolve: bool = False) -> dict[str, Any]:
+        """Everything about one job: `experiment-manager show`. With `resolve` its configuration has the values that
+        interpolations stand for, as far as they can be told here. Raises UnknownJob."""
+        configuration = self.configuration(job_id)
+        if resolve and configuration is not None:
+            configuration = self._drafts.resolved(job_id)
+        return views.show(self.folder, self.job(job_id), configuration, self.snapshot())
+
+    def diff(self, one: int, other: int) -> dict[str, Any]:
+        """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
+        return difference(self.folder, self.job(one).id, self.job(other).id, self.snapshot())
+
+    # -- what the jobs have left -------------------------------------------------------------------------------------
+
+    def result_rows(self, where: Any = None) -> list[dict[str, Any]]:
+        """One row per job that passes, with its result and its last metrics: `experiment-manager results`.
+
+        `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
+        which maps the fields of the result that could not be stored to the reasons.
+        """
+        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
+        return views.result_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
+
+    def results(self, where: Any = None) -> "pandas.DataFrame":
+        """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
+        `refused`, if there is any, what of the result could not be stored.
+
+        Raises ExperimentManagerError where pandas is not installed.
+        """
+        rows = flat_results(self.result_rows(where))
+        return dataframes.results_frame(rows, () if rows else self.result_columns())
+
+    def result_columns(self) -> list[str]:
+        """The columns of `results`, as far as the first jobs that have run tell them, for where no row does."""
+        snapshot = self.snapshot()
+        begun = [job for job in self.iter_jobs() if snapshot.last(job.id).number][:_MOST_ASKED]
+        jobs = begun or list(self.iter_jobs())[:1]
+        return columns_of(flat_results(views.result_rows(self.folder, jobs, snapshot)))
+
+    def result_warnings(self, ids: Sequence[int]) -> list[str]:
+        """A line for each thing that people should know of the results of these jobs: what could not be stored, and
+        what is NaN."""
+        return sentences(result_warnings(self.folder, ids, self.snapshot())) if ids else []
+
+    def metrics(self, where: Any = None) -> "pandas.DataFrame":
+        """One row per logged value: `job`, the variables, `attempt`, `step`, `time` (seconds since the epoch),
+        `metric`, `value`; jobs that run are in it. Long, as seaborn takes it.
+
+        Raises ExperimentManagerError where pandas is not installed.
+        """
+        snapshot = cache(self.snapshot)
+        return dataframes.metrics_frame(self.folder, self._select(where, snapshot).jobs, snapshot(), self.variables)
+
+    def missing_ids(self, where: Any = None) -> list[int]:
+        """The jobs without a result, which are those that have not completed; of those that may run, by default."""
+        snapshot = cache(self.snapshot)
+        if where is None and has_selection(self.folder):
+            where = [self.get_filtered_ids()]
+        jobs = self._select(where, snapshot).jobs
+        return [int(job.id) for job in jobs if snapshot().completed(job.id) is None]
+
+    def log_paths(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> list[str]:
+        """The logs of an attempt, by default of the last one: one file, or one for each rank.
+
+        Raises UnknownJob; ResultError when there is no such attempt, or no log.
+        """
+        return logs.log_paths(self.folder, self.job(job_id).id, attempt, kind=_kind(stderr))
+
+    def log(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> Iterator[bytes]:
+        """What an attempt has printed, in pieces; see `log_paths`."""
+        for path in self.log_paths(job_id, attempt, stderr=stderr):
+            yield from logs.read(path)
+
+    def follow_log(self, job_id: int, *, stderr: bool = False) -> Iterator[bytes]:
+        """What a job prints, as it comes, through all its attempts, until it has ended. Raises UnknownJob."""
+        return (piece for _, piece in self._follow(job_id, (_kind(stderr),)))
+
+    def output(self, job_id: int, attempt: int | None = None, *, follow: bool = False) -> Iterator[tuple[str, bytes]]:
+        """What a job has printed on both streams: `stdout` or `stderr`, and a piece of it: `experiment-manager logs`.
+
+        Of the last attempt by default; with `follow` as it comes, until the job has ended. Raises UnknownJob;
+        ResultError when there is no such attempt.
+        """
+        if follow:
+            return self._follow(job_id, logs.STREAMS)
+        return logs.printed(self.folder, self.job(job_id).id, attempt)
+
+    def _follow(self, job_id: int, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        job = self.job(job_id)
+        return logs.followed_streams(self.folder, job.id, kinds, lambda: self.snapshot().state(job.id))
+
+    def report(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        where: Any = None,
+        average_over: Sequence[str] | None = None,
+        group_by: Sequence[str] | None = None,
+        metric: str | None = None,
+        goal: str = "max",
+    ) -> str:
+        """One HTML file tells everything about the experiment; returns its path: `experiment-manager report`.
+
+        It is `report.html` in the experiment's folder, unless `path` says otherwise. `average_over` are the variables
+        that only repeat a job (by default those called seed), and `group_by` those that make a group (by default all
+        others). `metric` decides which group is best, as its `goal`, max or min, says: a field of the results or a
+        metric, by default the first number there is. With `where` it is about the jobs that pass this filter. Raises
+        ExperimentManagerError for unknown names, and without the extra `report`; FilterError when no job passes.
+        """
+        snapshot, only = self.snapshot(), ""
+        jobs, dropped = self._select(where, lambda: snapshot)
+        if where is not None:
+            everything = list(self.iter_jobs())
+            filters.require_some(jobs, dropped, everything, self.folder.path)
+            only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
+        return write_report(
+            self.folder, jobs, snapshot, path,
+            average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,
+        )  # fmt: skip
+
+    def archive(self, path: str | None = None, *, logs: bool = False, everything: bool = False) -> str:
+        """The experiment is in one file, by default `<its name>.tar.gz` here; returns its absolute path.
+
+        With `logs` what jobs have printed is in it, with `everything` all of their files, checkpoints among them.
+        Raises FolderError when the file is there already.
+        """
+        whole = os.path.abspath(path or f"{self.folder.name}.tar.gz")
+        archive(self.folder, whole, self.snapshot(), logs=logs, everything=everything)
+        return whole
+
+
+def _kind(stderr: bool) -> str:
+    return "stderr" if stderr else "stdout"
+
+
+def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
+    """All experiments below a folder, by path: `experiment-manager list`. Links are followed, as to a scratch disk.
+
+    One that is damaged is named on standard error and left out.
+    """
+    found, seen = [], set()
+    for place, folders, files in os.walk(os.path.abspath(path), onerror=_skip, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or "manifest.sqlite" in files:
+            folders.clear()
+        else:
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if "manifest.sqlite" in files and real not in seen:
+            try:
+                found.append(Experiment.at(place))
+            except ExperimentManagerError as error:
+                skipped(str(error))
+            except Exception as error:
+                skipped(f"{place}: {described(error)}")
+        seen.add(real)
+    return found
+
+
+def _skip(error: OSError) -> None:
+    skipped(f"{error.filename} cannot be read: {error.strerror or error}")
+
+
+def counts_of(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, Counts]]:
+    """How many jobs of each experiment are in which state, with SLURM asked once about all of them.
+
+    One whose states cannot be read is named on standard error and left out.
+    """
+    answer = ask_about([experiment.folder for experiment in experiments])
+    for experiment in followed(experiments, len(experiments), "counting"):
+        try:
+            yield experiment, experiment.counts(answer)
+        except ExperimentManagerError as error:
+            skipped(str(error))
+        except Exception as error:  # what nobody has thought of is named, and the other experiments are told of
+            skipped(f"{experiment.folder.path}: {described(error)}")

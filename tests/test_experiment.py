@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiment_manager import Experiment, ExperimentManagerError, State, current_job
+import experiment_manager
+from experiment_manager import SLURM, Experiment, ExperimentManagerError, State, Submitted, current_job
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,
@@ -415,6 +416,69 @@ def test_original_folder_that_is_something_else(tmp_path: Path) -> None:
     (tmp_path / "other/config.json").write_text('{"model": 1}')
     with pytest.raises(ExperimentManagerError, match=r"config\.json is no experiment of the original library"):
         Experiment.load("other", tmp_path)
+
+
+def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
+    """What each public method and property returns, of an experiment with one job that failed and one that is done."""
+    again = {"launcher": "local_pool", "runner": "run.py"}
+    called: dict[str, Callable[..., Any]] = {}
+    for name in (name for name in dir(Experiment) if not name.startswith("_")):
+        value = getattr(experiment, name)
+        if callable(value):
+            called[name] = value
+        else:
+            yield name, value
+    one_job = ("job", "configuration", "show", "log", "log_paths", "output", "follow_log")
+    given: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(one_job, (0,)),
+        **dict.fromkeys(("jobs_of", "save_pass_filter", "result_warnings"), ([0, 1],)),
+        **dict.fromkeys(("load",), ("study", experiment.folder.parent)),
+        **dict.fromkeys(("get_ids", "select"), ("seed < 3",)),
+        "add_job": ({"algorithm": "SAC", "seed": 1}, {}),
+        "archive": (place / "study.tar.gz",),
+        "are_all_results_present": ("curve",),
+        "at": (experiment.folder.path,),
+        "carry_out": (
+            experiment.plan_resubmission("seed < 2", state="failed", launcher="local_pool", runner="run.py"),
+        ),
+        "diff": (0, 1),
+        "fake_runner": (0, {}, {}),
+        "generate_slurm_script": ("run.py",),
+        "get_random_ids": (2,),
+        "get_results": (0, "curve", Experiment.json_loader),
+        "report": (place / "report.html",),
+        "resubmit": ("seed > 100",),
+        "rules": (["seed < 3"],),
+        "run_id": (2, lambda *_: 0.5),
+        "set_slurm_config": (SLURM(time=10),),
+    }
+    skipped = {"save_results", *(name for name in called if name.endswith(("_saver", "_loader")))}
+    for name in sorted(called.keys() - skipped - {"submit"}):
+        options = again if name in ("plan_resubmission", "resubmit") else {}
+        yield name, called[name](*given.get(name, ()), **options)
+    yield "submit", Submitted("study-1", "17", str(place / "study-1.sh"), is_new=True, is_edited=False)  # needs SLURM
+
+
+def test_what_methods_return_can_be_read(saved: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every public method is documented, and returns plain values, a DataFrame, or a record that the package offers and
+    documents, whose repr fits a screen."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.py").write_text(RUNNER)
+    saved.save_pass_filter(saved.get_all_ids())
+    saved.run_id(1, lambda *_: {"loss": float("nan")})
+    saved.save_results(0, "curve", Experiment.json_saver, 1)
+    (tmp_path / "run.py").write_text(RUNNER.replace("== 3", "== 1"))
+    assert 1 == run_tool(tmp_path, "run", "study", "0", "--runner", "run.py").returncode
+    for name, value in calls_of(saved, tmp_path):
+        assert getattr(Experiment, name, saved).__doc__, name
+        items = list(value) if isinstance(value, Iterator | list | tuple | dict) else []
+        for item in (value, *items):
+            kind = type(item)
+            if kind.__module__ not in ("builtins", "pandas"):
+                assert kind.__name__ in experiment_manager.__all__, (name, kind)
+                assert kind.__doc__
+                assert len(repr(item)) < 300 + len(str(tmp_path)), (name, repr(item))
+                assert " object at 0x" not in repr(item), (name, repr(item))
 
 
 def test_adding_costs_the_same_for_the_first_and_the_last(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from experiment_manager.analysis.rows import aggregate, order
 from experiment_manager.errors import ExperimentManagerError, JobRefused
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
-from tests.conftest import Prepared, Program, wait_until
+from tests.conftest import Prepared, Program, files_below, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +231,9 @@ def test_python_runs_failed_jobs_again(program: Program) -> None:
     assert [1] == [ran.job_id for ran in experiment.resubmit("1", state="completed").ran]
     for written in ("seed < 3", {"seed": [1, 2]}, "state:FAILED,COMPLETED"):  # a filter, and no list of ids
         assert (0,) == experiment.plan_resubmission(written).ids == experiment.plan_resubmission(where=written).ids
+    before = files_below(program.experiment)
+    assert (None, ()) == experiment.resubmit("seed > 2")[:2]  # `resubmit --where "seed > 2"` has nothing to do, either
+    assert before == files_below(program.experiment)
 
 
 # ---------------------------------------------------------------- diff

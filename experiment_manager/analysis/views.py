@@ -3,15 +3,19 @@ be skipped are named on standard error; nothing else is printed here."""
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.analysis.live import live_rows
 from experiment_manager.analysis.result_warnings import result_warnings
-from experiment_manager.analysis.rows import NOT_STORED
+from experiment_manager.analysis.rows import NOT_STORED, state_counts
 from experiment_manager.errors import FilterError, JobRefused, NoFilter, ResultError, UnreadableLaunch
 from experiment_manager.execution import command
+from experiment_manager.model.facts import Unresolved, World
+from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_BADLY, Counts, Job, JobId, State
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional, read_what_is_there
+from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import number_in
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
@@ -20,7 +24,7 @@ from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.processes import is_gone
 from experiment_manager.store.results import last_values, read_result
 from experiment_manager.store.states import Snapshot, States, node_of, task_in
-from experiment_manager.text import as_word, skipped
+from experiment_manager.text import as_word, one_line, skipped
 
 _TAIL_LINES: Final = 30
 MOST_REASONS: Final = 200
@@ -32,15 +36,24 @@ _UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why;
 
 
 class Trouble(NamedTuple):
-    """Jobs that ended the same bad way."""
+    """Jobs that need attention for the same reason: those that ended in the same bad way, that run where nobody can be
+    asked, or whose results hold NaN. `ids` are in order."""
 
     state: State
     reason: str
     ids: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        return f"Trouble({len(self.ids)} {self.state}: {one_line(self.reason)} ({which(self.ids)}))"
+
 
 class Status(NamedTuple):
-    """Counts first: jobs by state, how many may run, and those that need attention, equal reasons together."""
+    """How an experiment stands: jobs by state, how many may run, and those that need attention, equal reasons together.
+
+    `live` has a row for each job that runs, or for all: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`,
+    `left_s` (until its time limit), `metrics` (the last), `reason`. `groups` has one for each value of the variables
+    that were asked for: `variables`, `count`, `states`. What is not known is None.
+    """
 
     path: str
     counts: Counts
@@ -53,6 +66,9 @@ class Status(NamedTuple):
     has_filter: bool = True  # with `n_selected` None: there is a pass filter, and it cannot be read
     groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
     warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
+
+    def __repr__(self) -> str:
+        return f"Status({counts_text(self.counts)} of {one_line(self.path)})"
 
 
 def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
@@ -99,6 +115,24 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
     )
 
 
+def live_status(
+    folder: Folder,
+    drafts: JobDrafts,
+    snapshot: Snapshot,
+    *,
+    by: Sequence[str],
+    every: bool,
+    most_running: int | None,
+) -> Status:
+    """The status of these jobs, with a row for each that runs, the first `most_running` of them, or for `every` one;
+    and counted for each value of the variables in `by`. Raises ExperimentManagerError for an unknown variable."""
+    everything = list(drafts) if every or by else []
+    found = status(folder, [job.id for job in everything] or drafts.ids(), snapshot)
+    jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
+    groups = state_counts(job_rows(folder, everything, snapshot), by) if by else []
+    return found._replace(live=tuple(live_rows(folder, jobs, snapshot)), groups=tuple(groups))
+
+
 def _foreign_in_jobs(folder: Folder, snapshot: Snapshot) -> list[str]:
     """Names in `jobs/` that are not ours; nobody looks where there are so many jobs that listing them takes long."""
     if len(snapshot.attempts) > _MOST_LISTED:
@@ -141,6 +175,26 @@ def job_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[di
 def _head(job: Job, snapshot: Snapshot) -> dict[str, Any]:
     last = snapshot.last(job.id)
     return {"job": int(job.id), "state": str(last.state), "attempt": last.number}
+
+
+def facts(
+    folder: Folder,
+    jobs: Collection[Job],
+    configuration: Callable[[int, Callable[[str, str, str], Any]], Any],
+    snapshot: Callable[[], Snapshot],
+) -> World:
+    """The facts that a filter may ask for about jobs of an experiment; each is read when a rule first asks for it.
+
+    `configuration(job_id, unresolved)` gives a configuration with values in the place of interpolations.
+    """
+    return World(
+        names=frozenset(name for job in jobs for name in job.variables),
+        ids=frozenset(job.id for job in jobs),
+        configuration=lambda job: configuration(job.id, Unresolved),
+        state=lambda job_id: snapshot().state(job_id),
+        result=lambda job: returned(folder, job.id, snapshot()),
+        metrics=lambda job: last_metrics(folder, job.id, snapshot()),
+    )
 
 
 def result_rows(

@@ -143,7 +143,7 @@ def resubmit(
 
 def _record(done: Resubmitted) -> dict[str, Any]:
     return {
-        "launch": done.launch.number,
+        "launch": done.launch and done.launch.number,
         "jobs": list(done.ids),
         "scripts": list(done.scripts),
         "slurm_ids": [array.slurm_id for array in done.submitted],
@@ -159,8 +159,9 @@ def _described(experiment: Experiment, planned: Resubmission, settings: Sequence
 
 
 def _tell(experiment: Experiment, done: Resubmitted) -> None:
+    launch = f" (launch {done.launch.number})" if done.launch is not None else ""
     for array in done.submitted:
-        tables.say(f"submitted as SLURM job {array.slurm_id} (launch {done.launch.number})")
+        tables.say(f"submitted as SLURM job {array.slurm_id}{launch}")
     if done.scripts:
         tables.say(how_to_submit(experiment.folder, done.scripts))
 

@@ -12,8 +12,7 @@ from experiment_manager.analysis.rows import chosen_columns, columns_of, flatten
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.experiment import Experiment
-from experiment_manager.find import counted, find_experiments
+from experiment_manager.experiment import Experiment, counts_of, find_experiments
 from experiment_manager.model import filters
 from experiment_manager.model.ids import format_ids, shortened
 from experiment_manager.model.records import State
@@ -172,7 +171,7 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
     if not folder.is_dir():
         raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
     rows = []
-    for experiment, counts in counted(find_experiments(folder)):
+    for experiment, counts in counts_of(find_experiments(folder)):
         age_h = max(0.0, time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
         rows.append((experiment.folder.path, counts, age_h))
     if json:

@@ -45,6 +45,11 @@ class CurrentJob:
         self.told = False
         """Whether `should_stop` has ever returned true: then a job that returns nothing is not done."""
 
+    def __repr__(self) -> str:
+        if self._folder is None:
+            return "CurrentJob(outside of an experiment)"
+        return f"CurrentJob({self.id}, attempt {self.attempt} of {self._folder.path!r})"
+
     @property
     def experiment(self) -> Folder:
         """The folder of the experiment. Raises JobRefused outside of one."""

@@ -29,8 +29,8 @@ START_METHODS: Final = ("spawn", "forkserver")
 _POLL_S: Final = 0.02
 
 
-class Ran(NamedTuple):
-    """What became of one job of the pool; `state` is None when its supervisor refused to begin."""
+class JobEnd(NamedTuple):
+    """How one job of the pool has ended; `state` is None when its supervisor refused to begin; `reason` says why."""
 
     job_id: int
     attempt: int
@@ -41,7 +41,7 @@ class Ran(NamedTuple):
 class Interrupted(Exception):
     """The pool was told to stop by a signal; all its jobs have ended. `ran` are those that had begun."""
 
-    def __init__(self, number: int, ran: list[Ran]) -> None:
+    def __init__(self, number: int, ran: list[JobEnd]) -> None:
         super().__init__(signal.Signals(number).name)
         self.number, self.ran = number, ran
 
@@ -109,13 +109,13 @@ class Pool:
         self._gpus_per_job = gpus_per_job
         self._states = States(folder)
 
-    def run(self, ids: Sequence[int]) -> list[Ran]:
+    def run(self, ids: Sequence[int]) -> list[JobEnd]:
         """Every job has ended; what became of them, in the order of `ids`.
 
         Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them. When
         anything goes wrong here, they run on under their supervisors, and that is said.
         """
-        waiting, running, ran = deque(ids), list[_Running](), dict[int, Ran]()
+        waiting, running, ran = deque(ids), list[_Running](), dict[int, JobEnd]()
         unsettled = list[_Unsettled]()
         dealer = devices.Dealer(devices.visible(os.environ), self._gpus_per_job, min(self.n_jobs, len(ids)))
         if dealer.words:
@@ -177,10 +177,10 @@ class Pool:
         else:
             time.sleep(_POLL_S)
 
-    def _not_begun(self, job_id: int, why: str, lines: JobLines) -> Ran:
+    def _not_begun(self, job_id: int, why: str, lines: JobLines) -> JobEnd:
         reason = f"could not be begun: {why}"
         lines.ended(job_id, None, self._texts.get(job_id, ""), seconds=0.0, reason=reason)
-        return Ran(job_id, 0, None, reason)
+        return JobEnd(job_id, 0, None, reason)
 
     def _start(self, job_id: int, gpus: tuple[int, ...], variables: Mapping[str, str]) -> _Running:
         """The job's supervisor runs, with these environment variables beside ours. Raises OSError."""
@@ -203,7 +203,7 @@ class Pool:
             )
         return _Running(job_id, process, log, time.monotonic(), gpus)
 
-    def _settle_all(self, unsettled: Sequence[_Unsettled], ran: dict[int, Ran], lines: JobLines) -> list[_Unsettled]:
+    def _settle_all(self, unsettled: Sequence[_Unsettled], ran: dict[int, JobEnd], lines: JobLines) -> list[_Unsettled]:
         """What became of those is in `ran`; returns those that are to be asked about again. Other jobs do not wait."""
         left, now = list[_Unsettled](), time.monotonic()
         for one in unsettled:
@@ -219,14 +219,16 @@ class Pool:
                 try:
                     pause = one.patience.pause(cause if isinstance(cause, OSError) else OSError(errno.EIO, str(error)))
                 except OSError:
-                    ran[job_id] = self._ended(one.task, Ran(job_id, 0, None, f"its end cannot be read: {why}"), lines)
+                    ran[job_id] = self._ended(
+                        one.task, JobEnd(job_id, 0, None, f"its end cannot be read: {why}"), lines
+                    )
                     continue
                 if not one.at:
                     lines.say(f"the end of job {job_id} cannot be read, and is asked for again: {why}")
                 left.append(one._replace(at=now + pause))
         return left
 
-    def _settle(self, task: _Running, lines: JobLines) -> Ran:
+    def _settle(self, task: _Running, lines: JobLines) -> JobEnd:
         if isinstance(task.process, WarmTask) and task.process.trouble is not None:
             return self._not_begun(task.job_id, os.strerror(task.process.trouble), lines)
         attempt = self._states.settled(task.job_id)
@@ -235,17 +237,17 @@ class Pool:
             discard(task.log)
         record = self._states.record(task.job_id, attempt.number) if attempt.number else {}
         if record.get("launch") != self._launch.number or record.get("pid") != task.process.pid:
-            ran = Ran(task.job_id, attempt.number, None, said or _why_silent(task.log))
+            ran = JobEnd(task.job_id, attempt.number, None, said or _why_silent(task.log))
         else:
             kept = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt"), END)
             reason = kept.get("reason")
             if attempt.state is State.LOST:
                 killed = said is None or (task.process.returncode or 0) < 0
                 reason = "its supervisor was killed" if killed else f"its supervisor failed: {said}"
-            ran = Ran(task.job_id, attempt.number, attempt.state, reason)
+            ran = JobEnd(task.job_id, attempt.number, attempt.state, reason)
         return self._ended(task, ran, lines)
 
-    def _ended(self, task: _Running, ran: Ran, lines: JobLines) -> Ran:
+    def _ended(self, task: _Running, ran: JobEnd, lines: JobLines) -> JobEnd:
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, OptionsError
-from experiment_manager.execution.pool import Pool, Ran, check_gpus_per_job
-from experiment_manager.model.ids import format_ids
+from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job
+from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
 from experiment_manager.progress import settings_text
 from experiment_manager.scheduler.reconcile import reconciled
@@ -24,7 +24,7 @@ LAUNCHERS: Final = ("local_pool", "slurm_script", "slurm_submitit")
 
 
 class Resubmission(NamedTuple):
-    """What is going to be done: nothing is written yet."""
+    """Jobs that would run again, and how; nothing is written yet. See `Experiment.carry_out`."""
 
     ids: tuple[int, ...]
     states: Mapping[State, tuple[int, ...]]  # what the jobs are now
@@ -34,15 +34,25 @@ class Resubmission(NamedTuple):
     n_jobs: int  # of local_pool: how many run at a time
     gpus_per_job: float | None  # of local_pool: the share of the GPUs that each gets, None: an equal one
 
+    def __repr__(self) -> str:
+        states = ", ".join(f"{len(ids)} {state}" for state, ids in self.states.items()) or "nothing"
+        return f"Resubmission({states} again by {self.launcher}{f': {which(self.ids)}' if self.ids else ''})"
+
 
 class Resubmitted(NamedTuple):
-    """What was done, by one of the three launchers."""
+    """Jobs that run again, by one launch: `scripts` are the paths that slurm_script has written, `submitted` what
+    slurm_submitit has handed to SLURM, `ran` how the jobs of local_pool have ended."""
 
-    launch: Launch
+    launch: Launch | None  # None: no job was to run again, and nothing was done
     ids: tuple[int, ...]
     scripts: Sequence[str] = ()
     submitted: Sequence[Submitted] = ()
-    ran: Sequence[Ran] = ()
+    ran: Sequence[JobEnd] = ()
+
+    def __repr__(self) -> str:
+        if self.launch is None:
+            return "Resubmitted(nothing to run again)"
+        return f"Resubmitted({which(self.ids)} in launch {self.launch.number})"
 
 
 def plan(
@@ -115,8 +125,10 @@ def _local_options(last: Launch | None, **given: float | None) -> dict[str, Any]
 
 
 def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
-    """The jobs run again, or wait. Raises JobRefused when one of them was started by somebody else meanwhile, and what
-    the launchers raise."""
+    """The jobs run again, or wait; nothing is written where there are none. Raises JobRefused when one of them was
+    started by somebody else meanwhile, and what the launchers raise."""
+    if not planned.ids:
+        return Resubmitted(None, ())
     about = {"launcher": planned.launcher, "runner": planned.runner, "resubmits": format_ids(planned.ids)}
     with planning(folder):
         clear_leftovers(folder)

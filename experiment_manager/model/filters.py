@@ -26,9 +26,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from experiment_manager.errors import FilterError
 from experiment_manager.model.expressions import Expression
 from experiment_manager.model.facts import NOTHING, Unanswered, World, is_under_a_root, unknown_name
-from experiment_manager.model.ids import IdSet, format_ids, looks_like_ids, parse_ids
+from experiment_manager.model.ids import IdSet, format_ids, looks_like_ids, parse_ids, shortened, which
 from experiment_manager.model.records import Job, JobId, State
-from experiment_manager.text import described
+from experiment_manager.text import described, one_line
 
 
 class Rule(Protocol):
@@ -42,18 +42,27 @@ class Rule(Protocol):
 
 
 class Dropped(NamedTuple):
-    """What one rule did: how many jobs it saw, and the ids of those that it dropped."""
+    """One rule as it was written, how many jobs it saw, and the ids of those that it dropped, in order."""
 
     rule: str
     seen: int
     ids: tuple[JobId, ...]
 
+    def __repr__(self) -> str:
+        jobs = f" ({which(self.ids)})" if self.ids else ""
+        return f"Dropped({len(self.ids)} of {self.seen} by {one_line(self.rule)}{jobs})"
+
 
 class Selection(NamedTuple):
-    """The jobs that pass, and what each rule dropped."""
+    """The jobs that pass, in the order of their ids, and what each rule dropped, in the order in which they apply."""
 
     jobs: tuple[Job, ...]
     dropped: tuple[Dropped, ...]
+
+    def __repr__(self) -> str:
+        ids = shortened(format_ids(job.id for job in self.jobs))
+        seen = self.dropped[0].seen if self.dropped else len(self.jobs)
+        return f"Selection({len(self.jobs)} of {seen} jobs pass{f': {ids}' if ids else ''})"
 
 
 def parse(written: Any) -> tuple[Rule, ...]:

@@ -1,4 +1,4 @@
-"""The nouns of the project, frozen. Nothing in this room reads or writes a file.
+"""The nouns of the project, frozen. Nothing here reads or writes a file.
 
 The records are `NamedTuple`s and not dataclasses because every SLURM task starts by importing them: the import of
 `dataclasses` (and `inspect` behind it) alone costs about as much as that of `sqlite3` and `subprocess` together.
@@ -37,15 +37,21 @@ ENDED_BADLY = ENDED - {State.COMPLETED, State.FAKE}
 
 class Counts(dict[str, int]):
     """How many jobs are in which state, `counts["COMPLETED"]`; those states alone that some job has, and 0 for others.
+    Raises KeyError for what is no state.
 
     >>> Counts({State.FAILED: 2})["FAILED"], Counts()["COMPLETED"], list(Counts())
     (2, 0, [])
+    >>> Counts({State.COMPLETED: 3, State.FAILED: 1})
+    Counts(COMPLETED=3, FAILED=1)
     """
 
     def __missing__(self, state: str) -> int:
         if state not in frozenset(State):
             raise KeyError(f"{state!r} is no state; the states are {', '.join(State)}")
         return 0
+
+    def __repr__(self) -> str:
+        return f"Counts({', '.join(f'{state}={count}' for state, count in self.items())})"
 
 
 class Entry(NamedTuple):
@@ -92,10 +98,11 @@ class Recipe(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One point of the grid.
+    """One job of an experiment: a point of the grid, or one that was added in Python.
 
-    `fingerprint` is None until the job has a configuration: a job that never passed a filter is known by its
-    variables only. `recipe` is None for jobs that were written in Python.
+    `identity` is the text by which equal variables are known, `overrides` are Hydra's. `fingerprint` is the hash of the
+    configuration, None until the job has one: a job that never passed a filter is known by its variables only.
+    `recipe` is None for jobs that were written in Python.
     """
 
     id: JobId
@@ -105,9 +112,14 @@ class Job(NamedTuple):
     fingerprint: str | None
     recipe: int | None
 
+    def __repr__(self) -> str:
+        from experiment_manager.text import one_line
+
+        return f"Job({self.id}: {one_line(str(dict(self.variables)))})"
+
 
 class Attempt(NamedTuple):
-    """One run of a job, counted from 1."""
+    """One run of a job, counted from 1; number 0 and PENDING stand for a job that has none yet."""
 
     job_id: JobId
     number: int
@@ -115,10 +127,17 @@ class Attempt(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """One handing-over of jobs to something that runs them; the record `launches/NNNN/launch.json`."""
+    """One handing-over of jobs to something that runs them: its number, as text of four digits or more, and its record,
+    `launches/NNNN/launch.json`."""
 
     number: str
     record: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        from experiment_manager.text import one_line
+
+        jobs = ",".join(map(str, self.record.get("jobs", {}).values()))
+        return f"Launch({self.number!r} by {self.record.get('launcher')}: {one_line(jobs) or 'none'})"
 
 
 class Task(NamedTuple):

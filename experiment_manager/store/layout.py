@@ -59,7 +59,10 @@ def check_name(name: str) -> None:
 
 
 class Folder:
-    """The folder of one experiment and the names in it. Exists on disk only once something was saved."""
+    """The folder of one experiment and the names in it: `path` is absolute, and on disk only once something was saved.
+
+    Raises FolderError for a name that no folder can bear.
+    """
 
     __slots__ = ("path",)
 
@@ -72,6 +75,9 @@ class Folder:
         """The folder of an experiment by its own path, as commands get it."""
         whole = os.path.abspath(os.fspath(path))
         return cls(os.path.dirname(whole), os.path.basename(whole))
+
+    def __repr__(self) -> str:
+        return f"Folder({self.path!r})"
 
     @property
     def name(self) -> str:

@@ -101,6 +101,13 @@ class Snapshot(NamedTuple):
     def state(self, job_id: int) -> State:
         return self.last(job_id).state
 
+    def __repr__(self) -> str:
+        from collections import Counter
+
+        found = Counter(self.state(job_id) for job_id in {*self.attempts, *self.queued})
+        counts = ", ".join(f"{found[state]} {state}" for state in State if found[state])
+        return f"Snapshot({counts or 'no job has begun'})"
+
 
 def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
     """The last attempt that was no dry pass, else the last dry pass: to look at a job must not make it undone."""

@@ -1,0 +1,204 @@
+"""The jobs of an experiment as a Python program defines them: drafts of new ones, on top of those in the manifest."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from experiment_manager.errors import (
+    ConfigurationChanged,
+    DuplicateJob,
+    ExperimentManagerError,
+    FilterError,
+    FolderError,
+    UnknownJob,
+)
+from experiment_manager.model import codec, filters, policy
+from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.grid import variables_identity
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import Job, JobId
+from experiment_manager.model.resolved import resolved
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
+from experiment_manager.store.manifest_editor import editing, until_published
+from experiment_manager.store.original import read_original
+
+
+class _Draft(NamedTuple):
+    job: Job
+    encoded: codec.Encoded
+    is_new: bool  # the manifest does not have it yet
+
+
+class JobDrafts:
+    """The jobs that were added, and where the experiment was loaded, those of its folder, too.
+
+    A job that the folder has keeps its id there; new ones get the ids that follow. `write` puts them into the manifest.
+    """
+
+    def __init__(self, folder: Folder, variables: Sequence[str], *, is_loaded: bool = False) -> None:
+        self.variables = list(variables)
+        self._folder, self._is_loaded = folder, is_loaded
+        self._drafts: dict[int, _Draft] = {}
+        self._added: dict[str, int] = {}  # identity -> id of the jobs that are drafts, also once they are written
+        self._saved: dict[str, list[tuple[int, str | None]]] | None = None  # identity -> (id, fingerprint)
+        self._next_id = 0
+
+    @classmethod
+    def load(cls, folder: Folder) -> "JobDrafts":
+        """The jobs that a folder has; those that the original library wrote are drafts until they are written.
+
+        Raises FolderError where there is no experiment, ManifestError where it is damaged.
+        """
+        folder.require()
+        if os.path.exists(folder.manifest):
+            with Manifest(folder) as manifest:
+                return cls(folder, manifest.variables, is_loaded=True)
+        names, jobs = read_original(folder)
+        drafts = cls(folder, names, is_loaded=True)
+        for place, (variables, configuration) in enumerate(jobs):
+            drafts._put(JobId(place), variables, codec.encode(configuration), is_new=True)
+        drafts._saved, drafts._next_id = {}, len(jobs)
+        return drafts
+
+    # -- defining ----------------------------------------------------------------------------------------------------
+
+    def add(self, variables: Mapping[str, Any], configuration: Any) -> JobId:
+        """A job with these variables is among the drafts; returns its id. See `Experiment.add_job` for the errors."""
+        if set(variables) != set(self.variables):
+            raise ExperimentManagerError(
+                f"a job of {self._folder.path} has the variables {', '.join(self.variables)}; "
+                f"got {', '.join(map(str, variables)) or 'none'}"
+            )
+        identity = variables_identity(variables)
+        saved = self._read_saved()
+        if identity in self._added or (self._is_loaded and identity in saved):
+            raise DuplicateJob(f"the job {dict(variables)} is in {self._folder.path} already; change a variable")
+        encoded = codec.encode(configuration, "configuration")
+        match = policy.match(saved.get(identity, ()), codec.digest(encoded))
+        if match.is_changed and match.job_id is not None:
+            way_out = "make what changes a variable, or choose another name"
+            raise ConfigurationChanged(changed_configuration(self._folder, match.job_id, encoded, way_out))
+        if match.job_id is not None:
+            return self._put(JobId(match.job_id), variables, encoded, is_new=False)
+        self._next_id += 1
+        return self._put(JobId(self._next_id - 1), variables, encoded, is_new=True)
+
+    def _put(self, job_id: JobId, variables: Mapping[str, Any], encoded: codec.Encoded, *, is_new: bool) -> JobId:
+        identity = variables_identity(variables)
+        job = Job(job_id, identity, dict(variables), (), codec.digest(encoded), None)
+        self._drafts[job_id] = _Draft(job, encoded, is_new)
+        self._added[identity] = job_id
+        return job_id
+
+    def _read_saved(self) -> Mapping[str, list[tuple[int, str | None]]]:
+        """The jobs of the folder by identity, read once."""
+        if self._saved is None:
+            self._saved = {}
+            if self._has_manifest():
+                with Manifest(self._folder) as manifest:
+                    for job_id, identity, fingerprint, _ in manifest.index():
+                        self._saved.setdefault(identity, []).append((job_id, fingerprint))
+                        self._next_id = job_id + 1
+        return self._saved
+
+    def write(self) -> None:
+        """The manifest has all drafts; one that has them already stays as it is. To be used inside `layout.planning`.
+
+        Raises FolderError where somebody else has added jobs of the same ids meanwhile.
+        """
+        new = [draft for draft in self._drafts.values() if draft.is_new]
+        if new or not self._has_manifest():
+            until_published(self._folder, partial(self._publish, new))
+        self._drafts = {job_id: draft._replace(is_new=False) for job_id, draft in self._drafts.items()}
+
+    def _publish(self, new: Sequence[_Draft], base: int) -> None:
+        if self._has_manifest():
+            with Manifest(self._folder) as manifest:
+                base, taken = manifest.generation, {draft.job.id for draft in new}.intersection(manifest.ids())
+            if taken:
+                raise FolderError(
+                    f"somebody else has added jobs {format_ids(taken)} to {self._folder.path} meanwhile; run this again"
+                )
+        with editing(self._folder, base) as editor:
+            editor.set_variables(self.variables)
+            for draft in new:
+                editor.add_job(draft.job, Configured(Frame(draft.encoded)))
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _has_manifest(self) -> bool:
+        return os.path.exists(self._folder.manifest)
+
+    def _is_on_top(self) -> bool:
+        """Whether the jobs of the manifest are jobs of this program, too, and not only those that it has added."""
+        return self._is_loaded and self._has_manifest()
+
+    def ids(self) -> list[int]:
+        """The ids of all jobs, in order."""
+        if not self._is_on_top():
+            return sorted(self._drafts)
+        return [*self._saved_ids(), *(draft.job.id for draft in self._drafts.values() if draft.is_new)]
+
+    def _saved_ids(self) -> Sequence[int]:
+        if not self._has_manifest():
+            return ()
+        with Manifest(self._folder) as manifest:
+            return manifest.ids()
+
+    def __iter__(self) -> Iterator[Job]:
+        """All jobs, in the order of their ids."""
+        if not self._is_on_top():
+            yield from (self._drafts[job_id].job for job_id in sorted(self._drafts))
+            return
+        with Manifest(self._folder) as manifest:
+            yield from manifest.jobs()
+        yield from (draft.job for draft in self._drafts.values() if draft.is_new)
+
+    def job(self, job_id: int) -> Job:
+        """One job. Raises UnknownJob."""
+        if job_id in self._drafts:
+            return self._drafts[job_id].job
+        if not self._has_manifest():
+            raise UnknownJob(unknown_job(job_id, self.ids(), self._folder.path))
+        with Manifest(self._folder) as manifest:
+            return manifest.job(job_id)
+
+    def jobs(self, ids: Sequence[int]) -> list[Job]:
+        """Several jobs, in that order, from a manifest that is opened once. Raises UnknownJob."""
+        if not ids or any(job_id in self._drafts for job_id in ids):
+            return [self.job(job_id) for job_id in ids]
+        with Manifest(self._folder) as manifest:
+            return [manifest.job(job_id) for job_id in ids]
+
+    def encoded(self, job_id: int) -> codec.Encoded:
+        """The configuration of a job in its tagged form; None while it has none. Raises UnknownJob."""
+        self.job(job_id)
+        if job_id in self._drafts:
+            return self._drafts[job_id].encoded
+        with Manifest(self._folder) as manifest:
+            return manifest.encoded_configuration(job_id)
+
+    def resolved(self, job_id: int, unresolved: Callable[[str, str, str], Any] | None = None) -> Any:
+        """The configuration with the values that interpolations stand for: those that the sweep kept, else those that
+        can be told here, else what `unresolved` makes of their keys and texts. Raises UnknownJob."""
+        encoded, kept = self.encoded(job_id), {}
+        if job_id not in self._drafts:
+            with Manifest(self._folder) as manifest:
+                kept = manifest.kept(job_id)
+        return resolved(encoded, kept, unresolved)
+
+    def known_ids(self, asked: Iterable[int]) -> list[int]:
+        """The ids that are asked for, each once, in that order. Raises UnknownJob, and FilterError for none at all and
+        for a filter in the place of ids."""
+        if isinstance(asked, str | Mapping) or callable(asked):
+            raise FilterError(f"save_pass_filter takes ids: save_pass_filter(exp.get_ids({asked!r}))")
+        ids = list(dict.fromkeys(int(job_id) for job_id in asked))
+        known = set(self.ids()) | set(self._saved_ids())
+        for job_id in ids:
+            if job_id not in known:
+                raise UnknownJob(unknown_job(job_id, sorted(known), self._folder.path))
+        if not ids:
+            raise FilterError(f"no job passes the filter of {self._folder.path}; {filters.values_there_are(self)}")
+        return ids
