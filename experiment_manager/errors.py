@@ -14,6 +14,7 @@
     ├── ConfigurationChanged          a job is there already and its configuration is another one now
     ├── ConfigurationDrifted          a job composes, or imports, something else than was submitted
     ├── UnreadableRecord              a file of ours that cannot be read, or holds something else
+    │   └── NewerRecord               written by a newer version
     ├── UnstorableValue               a value that the manifest cannot hold
     ├── GridError                     a sweep that cannot be enumerated
     ├── FilterError                   a pass filter that cannot be read, or that nothing passes
@@ -79,7 +80,12 @@ class EndedSince(JobRefused):
 
 
 class UnreadableLaunch(JobRefused):
-    """The record of a launch is there and cannot be read: which jobs it has in hand is not known."""
+    """The record of a launch is there and cannot be read: which jobs it has in hand is not known. `is_newer`: a newer
+    version of this package can read it."""
+
+    def __init__(self, message: str, *, is_newer: bool = False) -> None:
+        super().__init__(message)
+        self.is_newer = is_newer
 
 
 class ConfigurationChanged(ExperimentManagerError, ValueError):
@@ -96,6 +102,15 @@ class UnreadableRecord(ExperimentManagerError, ValueError):
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path} cannot be read: {why}")
         self.path, self.why = path, why
+
+
+class NewerRecord(UnreadableRecord):
+    """A newer version of this package wrote this record: nothing of it is guessed at, and nothing takes its place."""
+
+    def __init__(self, path: str, found: int, ours: int) -> None:
+        super().__init__(path, f"it has format {found}, and this version reads {ours}")
+        who = f"a newer version of Experiment Manager (format {found}, this one reads {ours})"
+        self.args = (f"{path} was written by {who}; update it: pip install --upgrade hydra-experiment-manager",)
 
 
 class UnstorableValue(ExperimentManagerError, ValueError):

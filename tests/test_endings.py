@@ -66,7 +66,7 @@ def test_an_attempt_ends_as_ever_on_a_full_disk(small_disk: Path) -> None:
     write_result(folder, 0, 1, {"score": 7.0})
     assert states.finish(0, 1, State.COMPLETED, {"reason": None})
     assert {"score": 7.0} == read_result(folder, 0, 1).value
-    assert {"state": "COMPLETED", "reason": None} == text_of(folder, "attempt")
+    assert {"state": "COMPLETED", "reason": None, "format": 1} == text_of(folder, "attempt")
     assert ["attempt.1.json", "result.1.json"] == sorted(os.listdir(folder.job(0)))
     with open(small_disk / "filler", "ab") as file, pytest.raises(OSError, match="No space"):
         file.write(bytes(1 << 19))

@@ -48,7 +48,9 @@ def test_defining_filtering_and_running(saved: Experiment, tmp_path: Path) -> No
     ids = saved.get_ids(lambda variables: variables["algorithm"] == "DDPG")
     assert [3, 4, 5] == ids
     saved.save_pass_filter(ids)
-    assert {"jobs": [3, 4, 5], "filter": None} == json.loads((tmp_path / "study/pass_filter.json").read_text())
+    assert {"format": 1, "jobs": [3, 4, 5], "filter": None} == json.loads(
+        (tmp_path / "study/pass_filter.json").read_text()
+    )
 
     loaded = Experiment.load("study", tmp_path)
     assert ["algorithm", "seed"] == loaded.variables

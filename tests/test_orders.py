@@ -118,7 +118,7 @@ def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:
     folder = launched(tmp_path, {0: 1})
     with closing(sqlite3.connect(index_of(folder))) as connection:
         connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(JobRefused, match="another version of Experiment Manager"):
+    with pytest.raises(JobRefused, match=r"newer version of Experiment Manager .*update it: pip"):
         read_order(folder, "0001", 0)
 
 

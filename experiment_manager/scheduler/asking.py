@@ -185,6 +185,8 @@ def _unsettled(folder: Folder, running: set[str], *, is_to_act: bool) -> Iterabl
             else:
                 settle(folder, number)  # SLURM does not run it: its record has been read for the last time
         except UnreadableLaunch as error:
+            if is_to_act and error.is_newer:
+                raise
             if is_to_act:
                 raise UnreadableLaunch(
                     f"{error}. Which jobs launch {number} has in hand is not known, so none is started: mend the file, "

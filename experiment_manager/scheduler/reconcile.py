@@ -39,7 +39,7 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
 
     Says on standard error when SLURM cannot be asked, and then leaves everything as it was. It is not asked again about
     what it has been asked for the `answer`. Raises UnreadableLaunch where jobs are going to be started and a launch
-    cannot be read: see `open_launches`.
+    cannot be read: see `open_launches`; NewerRecord where one cannot tell how an attempt ended.
     """
     states = States(folder)
     snapshot = states.snapshot(reconcile=True)
@@ -49,7 +49,7 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
     if answer is None or not answer.covers(launches, users):
         answer = ask(launches, users)
     told = answer.about(launches)
-    judges = [_Judge(folder, states, snapshot, opened, told) for opened in launches]
+    judges = [_Judge(folder, states, snapshot, opened, told, is_to_act=is_to_act) for opened in launches]
     for judge in judges:
         judge.run()
     found = {attempt: state for judge in judges for attempt, state in judge.found.items()}
@@ -64,7 +64,11 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
         if not _has_begun_since(states, before, snapshot, job_id)
     }
     running = {job_id: waiting for judge in judges for job_id, waiting in judge.running.items()}
-    ended_since = {job_id: waiting for job_id, waiting in running.items() if _returns(folder, snapshot.last(job_id))}
+    ended_since = {
+        job_id: waiting
+        for job_id, waiting in running.items()
+        if _returns(folder, snapshot.last(job_id), is_to_act=is_to_act)
+    }
     confirmed = frozenset(job_id for judge in judges for job_id in judge.confirmed)
     return snapshot._replace(queued=queued | ended_since, confirmed=confirmed)
 
@@ -86,10 +90,10 @@ def _has_begun_since(states: States, before: Snapshot, after: Snapshot, job_id: 
     return newest >= before.next_number(job_id) and "unbegun" not in states.record(job_id, newest)
 
 
-def _returns(folder: Folder, last: Attempt) -> bool:
+def _returns(folder: Folder, last: Attempt, *, is_to_act: bool) -> bool:
     """Whether SLURM is expected to start a job again that has ended so, as long as it has its task."""
     path = folder.of_attempt(last.job_id, last.number, "attempt")
-    return last.state in _MAY_COME_BACK and _comes_back(last, read_optional(path, END))
+    return last.state in _MAY_COME_BACK and _comes_back(last, read_optional(path, END, refuses_newer=is_to_act))
 
 
 def _comes_back(last: Attempt, end: Mapping[str, Any]) -> bool:
@@ -116,8 +120,16 @@ class _Judge:
     """What becomes of the jobs of one launch."""
 
     def __init__(
-        self, folder: Folder, states: States, snapshot: Snapshot, opened: OpenLaunch, told: dict[str, Told] | None
+        self,
+        folder: Folder,
+        states: States,
+        snapshot: Snapshot,
+        opened: OpenLaunch,
+        told: dict[str, Told] | None,
+        *,
+        is_to_act: bool,
     ) -> None:
+        self._is_to_act = is_to_act
         self._folder, self._states, self._snapshot, self._opened, self._told = folder, states, snapshot, opened, told
         self.queued: dict[JobId, Waiting] = {}
         self.running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
@@ -291,7 +303,8 @@ class _Judge:
         active = told.active(index) if told is not None else None
         if active is None and last.state not in _MAY_COME_BACK:
             return  # nothing more is to be said of it, and its record need not be opened
-        end = read_optional(self._folder.of_attempt(job_id, last.number, "attempt"), END)
+        path = self._folder.of_attempt(job_id, last.number, "attempt")
+        end = read_optional(path, END, refuses_newer=self._is_to_act)
         comes_back = _comes_back(last, end)
         if active is not None:
             self._is_open = True

@@ -1,7 +1,7 @@
 """What a launch keeps about its job arrays: in `launch.json`, before anything is handed over, and in `submission.json`.
 
 launches/0001/launch.json        "slurm": {"arrays": [{name, script, jobs, pack, indexed, throttle, after, options}]}
-launches/0001/submission.json    {"arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}}}
+launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}}
 launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand
 launches/0001/slurm_scripts.sh   the script as it was written, and then as it was submitted
 
@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import UnreadableLaunch, UnreadableRecord
+from experiment_manager.errors import NewerRecord, UnreadableLaunch, UnreadableRecord
 from experiment_manager.model.ids import format_ids, parse_ids
 from experiment_manager.model.records import Launch
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.slurm.options import as_mapping
-from experiment_manager.store.documents import IDS, SUBMITTED, TABLE, read_object, trouble
+from experiment_manager.store.documents import IDS, SUBMISSION, SUBMISSION_FORMAT, SUBMITTED, read_object, trouble
 from experiment_manager.store.files import write_json
 from experiment_manager.store.launches import SETTLED
 from experiment_manager.store.layout import Folder
@@ -103,7 +103,7 @@ class Submission:
         self._path = folder.join("launches", launch.number, "submission.json")
         self._arrays: dict[str, dict[str, Any]] = {}
         try:
-            arrays = read_object(self._path, {"arrays": TABLE}, required=["arrays"])["arrays"]
+            arrays = read_object(self._path, SUBMISSION, required=["arrays"])["arrays"]
             wrong = next(filter(None, (trouble(array, SUBMITTED) for array in arrays.values())), None)
             if wrong is not None:
                 raise UnreadableRecord(self._path, wrong)
@@ -111,6 +111,8 @@ class Submission:
         except FileNotFoundError:
             return
         except UnreadableRecord as error:
+            if is_to_act and isinstance(error, NewerRecord):
+                raise UnreadableLaunch(str(error), is_newer=True) from error
             if is_to_act:
                 hint = "if it is damaged, remove it: what SLURM has is found by its name"
                 raise UnreadableLaunch(f"{error}; {hint}") from error
@@ -134,7 +136,7 @@ class Submission:
         self._arrays[name] = about
         if not about:
             del self._arrays[name]
-        write_json(self._path, {"arrays": self._arrays})
+        write_json(self._path, {"format": SUBMISSION_FORMAT, "arrays": self._arrays})
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(os.path.dirname(self._path), SETTLED))
 

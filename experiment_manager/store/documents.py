@@ -3,6 +3,9 @@
 Only regular files are opened, and without waiting for anybody; no more is read than a record can hold; and each kind of
 record has a shape, so that whoever asks for a field gets what the field means, or nothing. What cannot be read is never
 taken for what is not there.
+
+A kind of record has a number, its format, which goes up when older versions must not read it any more; one without a
+number is of the first format. Nothing is read of a record whose format is newer than ours: see NewerRecord.
 """
 
 import errno
@@ -11,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Final, NamedTuple
 
-from experiment_manager.errors import UnreadableRecord
+from experiment_manager.errors import NewerRecord, UnreadableRecord
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.records import State, Task
 from experiment_manager.store.files import SHORTLY_S, asked_again, regular
@@ -36,6 +39,7 @@ class Kind(NamedTuple):
 
     words: str
     fits: Callable[[Any], bool]
+    newest: int = 0  # of a format: the newest one that we read
 
 
 def _is_of_ids(value: Any) -> bool:
@@ -88,6 +92,17 @@ PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
 TASK: Final = Kind("task of a scheduler", _is_task)
 NAME: Final = Kind("name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value != "")
 
+LAUNCH_FORMAT: Final = 1
+SUBMISSION_FORMAT: Final = 1
+END_FORMAT: Final = 1
+RESULT_FORMAT: Final = 1
+SELECTION_FORMAT: Final = 1
+
+
+def _format(newest: int) -> Kind:
+    return Kind("number of a format", lambda value: COUNT.fits(value) and value <= newest, newest)
+
+
 Shape = Mapping[str, Kind]
 """What the fields of a record are, as far as we ask for them. None stands for a field that is not there."""
 
@@ -106,6 +121,7 @@ ANCHOR: Final[Shape] = {
 }
 REQUEST: Final[Shape] = {"by": TEXT, "host": TEXT, "time": MOMENT, "process": TABLE}
 END: Final[Shape] = {
+    "format": _format(END_FORMAT),
     **dict.fromkeys(("state", "reason", "signal"), TEXT),
     **dict.fromkeys(("start", "end", "fenced_at"), MOMENT),
     **dict.fromkeys(("peak_memory_bytes", "cpu_s"), NUMBER),
@@ -114,8 +130,9 @@ END: Final[Shape] = {
     "arguments": WORDS,
 }
 ERROR: Final[Shape] = dict.fromkeys(("type", "message", "traceback"), TEXT)
-RESULT: Final[Shape] = {"refused": TABLE, "told": FLAG, "fake": FLAG}
+RESULT: Final[Shape] = {"format": _format(RESULT_FORMAT), "refused": TABLE, "told": FLAG, "fake": FLAG}
 LAUNCH: Final[Shape] = {
+    "format": _format(LAUNCH_FORMAT),
     **dict.fromkeys(("user", "host", "cwd", "launcher", "code", "python", "git_commit"), TEXT),
     **dict.fromkeys(("argv", "overrides", "runner"), WORDS),
     "time": MOMENT,
@@ -132,7 +149,9 @@ ARRAY: Final[Shape] = {
     "after": WHOLE,
     "options": TABLE,
 }
+SUBMISSION: Final[Shape] = {"format": _format(SUBMISSION_FORMAT), "arrays": TABLE}
 SUBMITTED: Final[Shape] = {"slurm_id": TEXT, "submitted": MOMENT, "doubtful_until": MOMENT}
+SELECTION: Final[Shape] = {"format": _format(SELECTION_FORMAT), "jobs": LIST}
 
 
 def opened(path: str) -> IO[bytes]:
@@ -171,42 +190,74 @@ def read_json(path: str, most: int = MOST_BYTES) -> Any:
 
 def read_object(path: str, shape: Shape, required: Sequence[str] = (), most: int = MOST_BYTES) -> dict[str, Any]:
     """A record that is wholly of that shape. Raises FileNotFoundError, or UnreadableRecord."""
-    body = _object(path, most)
+    body = _object(path, shape, most)
     if wrong := trouble(body, shape, required):
         raise UnreadableRecord(path, wrong)
     return body
 
 
 def read_optional(
-    path: str, shape: Shape, tell: Callable[[str], None] = skipped, most: int = MOST_BYTES
+    path: str,
+    shape: Shape,
+    tell: Callable[[str], None] = skipped,
+    most: int = MOST_BYTES,
+    *,
+    refuses_newer: bool = False,
 ) -> dict[str, Any]:
-    """A record as far as it can be read, empty where there is none; `tell` hears of what cannot be read."""
-    body, why_not = read_what_is_there(path, shape, most)
-    if why_not is not None:
-        tell(why_not)
+    """A record as far as it can be read, empty where there is none; `tell` hears of what cannot be read.
+
+    With `refuses_newer`, as where a job is going to be started by what it says, raises NewerRecord.
+    """
+    body, error = _as_far_as_possible(path, shape, most)
+    if refuses_newer and isinstance(error, NewerRecord):
+        raise error
+    if error is not None:
+        tell(str(error))
     return body
 
 
 def read_what_is_there(path: str, shape: Shape, most: int = MOST_BYTES) -> tuple[dict[str, Any], str | None]:
     """The same, with the sentence about what cannot be read; None: all of it was, or there is none."""
+    body, error = _as_far_as_possible(path, shape, most)
+    return body, None if error is None else str(error)
+
+
+def _as_far_as_possible(path: str, shape: Shape, most: int) -> tuple[dict[str, Any], UnreadableRecord | None]:
     try:
-        body = _object(path, most)
+        body = _object(path, shape, most)
     except FileNotFoundError:
         return {}, None
     except UnreadableRecord as error:
-        return {}, str(error)
+        return {}, error
     wrong = trouble(body, shape)
     if wrong is None:
         return body, None
     good = {name: value for name, value in body.items() if name not in shape or _fits(value, shape[name])}
-    return good, str(UnreadableRecord(path, wrong))
+    return good, UnreadableRecord(path, wrong)
 
 
-def _object(path: str, most: int) -> dict[str, Any]:
+def _object(path: str, shape: Shape, most: int) -> dict[str, Any]:
+    """A record of a format that we know. Raises FileNotFoundError, or UnreadableRecord."""
     body = read_json(path, most)
-    if isinstance(body, dict):
-        return body
-    raise UnreadableRecord(path, "it is no object")
+    if not isinstance(body, dict):
+        raise UnreadableRecord(path, "it is no object")
+    refuse_newer(path, body, shape)
+    if "format" in shape and (wrong := trouble(body, {"format": shape["format"]})):
+        raise UnreadableRecord(path, wrong)  # who knows what the rest of it means
+    return body
+
+
+def is_newer(body: Any, shape: Shape) -> bool:
+    """Whether a newer version has written this record."""
+    if "format" not in shape or not isinstance(body, dict):
+        return False
+    return COUNT.fits(body.get("format")) and bool(body["format"] > shape["format"].newest)
+
+
+def refuse_newer(path: str, body: Any, shape: Shape) -> None:
+    """Raise NewerRecord when a newer version has written this record."""
+    if is_newer(body, shape):
+        raise NewerRecord(path, body["format"], shape["format"].newest)
 
 
 def trouble(body: Any, shape: Shape, required: Sequence[str] = ()) -> str | None:

@@ -10,12 +10,21 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.records import State
 from experiment_manager.store import reserve
-from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, load, read_optional
+from experiment_manager.store.documents import (
+    END,
+    END_FORMAT,
+    MOST_RESULT_BYTES,
+    RESULT,
+    is_newer,
+    load,
+    read_optional,
+)
 from experiment_manager.store.files import asked_again, discard, is_temporary, write_json
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import tell_once
 
 _UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
+_OF_NEWER_FORMAT: Final = "of a newer format"
 _UNTOLD: Final = {"type": "OSError", "message": "what it left could not be written: the disk was full, or had failed"}
 
 
@@ -38,7 +47,9 @@ class Endings:
         result, record = (self._folder.of_attempt(job_id, 0, kind) for kind in ("result", "attempt"))
         kept = {"result": reserve.keep(result, _UNTOLD)}
         try:
-            kept["attempt"] = reserve.keep(record, {"reason": _UNWRITTEN, "start": start, "stopped": False})
+            kept["attempt"] = reserve.keep(
+                record, {"reason": _UNWRITTEN, "start": start, "stopped": False, "format": END_FORMAT}
+            )
         except OSError:
             self.discard(kept)
             raise
@@ -75,7 +86,7 @@ class Endings:
 
     def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
         """The attempt was told to stop: for whoever finds it without an end, see `found`."""
-        body = {"reason": _UNWRITTEN, **about, "stopped": True}
+        body = {"reason": _UNWRITTEN, **about, "stopped": True, "format": END_FORMAT}
         reserve.note(self._folder.of_attempt(job_id, attempt, "attempt"), body)
 
     def write(
@@ -83,7 +94,7 @@ class Endings:
     ) -> None:
         """The record is on disk, or people are told, once, why it is not: this never raises for the sake of a disk."""
         path = self._folder.of_attempt(job_id, attempt, "attempt")
-        body = {"state": state, **record}
+        body = {"state": state, **record, "format": END_FORMAT}
         try:
             self._folder.make(self._folder.job(job_id))
             if not for_good:
@@ -109,17 +120,21 @@ class Endings:
             return {}, None
         except (OSError, ValueError, RecursionError) as error:
             return {}, f"{trouble}: {getattr(error, 'strerror', None) or error}"
+        if is_newer(result, RESULT):  # the package was updated meanwhile: the job has left what the newer one reads
+            return {"result": _OF_NEWER_FORMAT, **result}, None
         return (result, None) if isinstance(result, dict) and "result" in result else ({}, f"{trouble}: it is damaged")
 
     def found(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> Ending | None:
         """How an attempt ended that nothing runs any more and that left a complete result; None for any other.
 
         Nobody knows its exit status, and nobody needs to: its task had returned. `about` is what its anchor tells.
+        Raises NewerRecord where a newer version has recorded how it ended, or what it has left.
         """
         from experiment_manager.model.policy import left_result  # those who begin do not wait for it
 
         path = self._folder.of_attempt(job_id, attempt, "result")
-        result = read_optional(path, RESULT, most=MOST_RESULT_BYTES)
+        read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
+        result = read_optional(path, RESULT, most=MOST_RESULT_BYTES, refuses_newer=True)
         noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"))
         if not left_result(result, was_stopped=noted.get("stopped") is not False):
             return None

@@ -6,7 +6,8 @@ launches/0001/orders.sqlite    the same by job, for the tasks, of which there ma
     orders  id, body           attempt, options, runner, cwd: what jobs have in common (JSON, see Order)
     jobs    first, last, body  the jobs from `first` to `last` have that order
 
-The index is written once, before the record, and never changed. Without it, the record is asked.
+The index is written once, before the record, and never changed. Without it, the record is asked. Both bear the same
+number of a format.
 """
 
 import getpass
@@ -21,9 +22,19 @@ from contextlib import closing, suppress
 from shutil import rmtree
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import FolderError, JobRefused, UnreadableLaunch, UnreadableRecord
+from experiment_manager.errors import FolderError, JobRefused, NewerRecord, UnreadableLaunch, UnreadableRecord
 from experiment_manager.model.records import Attempt, Launch
-from experiment_manager.store.documents import ARRAY, LAUNCH, LIST, TABLE, opened, read_json, trouble
+from experiment_manager.store.documents import (
+    ARRAY,
+    LAUNCH,
+    LAUNCH_FORMAT,
+    LIST,
+    TABLE,
+    opened,
+    read_json,
+    refuse_newer,
+    trouble,
+)
 from experiment_manager.store.files import (
     appearing,
     database_uri,
@@ -53,6 +64,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
     for attempt in jobs:
         ids_by_attempt[str(attempt.number)].append(attempt.job_id)
     record = {
+        "format": LAUNCH_FORMAT,
         "time": time.time(),
         "user": user_name(),
         "host": os.uname().nodename,
@@ -164,10 +176,8 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-FORMAT: Final = 1
-
 _SCHEMA: Final = (
-    f"PRAGMA user_version = {FORMAT}",
+    f"PRAGMA user_version = {LAUNCH_FORMAT}",
     "CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
 )
@@ -210,13 +220,14 @@ def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
         opened(path).close()  # SQLite would wait for a pipe
         with closing(sqlite3.connect(database_uri(path), uri=True)) as connection:
             (found,) = connection.execute("PRAGMA user_version").fetchone()
-            row = connection.execute(_FIND, (job_id,)).fetchone() if 0 <= job_id < 2**63 else None
+            is_known = found <= LAUNCH_FORMAT
+            row = connection.execute(_FIND, (job_id,)).fetchone() if is_known and 0 <= job_id < 2**63 else None
         order = None if row is None or job_id > int(row[0]) else _order(json.loads(row[1]))
     except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
         why = f"{path} cannot be read ({error}); remove it: launch.json beside it says the same"
         raise UnreadableLaunch(why) from error
-    if found != FORMAT:
-        raise JobRefused(f"{path} was written by another version of Experiment Manager; upgrade it, or remove the file")
+    if not is_known:
+        raise UnreadableLaunch(str(NewerRecord(path, found, LAUNCH_FORMAT)), is_newer=True)
     return order
 
 
@@ -225,8 +236,11 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
     path = folder.join("launches", number, "launch.json")
     try:
         record: dict[str, Any] = read_json(path)
+        refuse_newer(path, record, LAUNCH)
     except FileNotFoundError as error:
         raise JobRefused(f"there is no launch {number} in {folder.path}; leave --launch out") from error
+    except NewerRecord as error:
+        raise UnreadableLaunch(str(error), is_newer=True) from error
     except UnreadableRecord as error:
         raise UnreadableLaunch(f"{path} cannot be read ({error.why})") from error
     if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record):

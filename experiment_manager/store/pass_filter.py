@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from experiment_manager.errors import FilterError, NoFilter, UnreadableRecord
-from experiment_manager.store.documents import LIST, WHOLE, read_object
+from experiment_manager.errors import FilterError, NewerRecord, NoFilter, UnreadableRecord
+from experiment_manager.store.documents import SELECTION, SELECTION_FORMAT, WHOLE, read_object
 from experiment_manager.store.files import write_json
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.leftovers import clear_leftovers_beside
@@ -16,7 +16,8 @@ def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:
     """The ids that may run are saved; `how` is kept for people, as text or a list of texts."""
     clear_leftovers_beside(folder.pass_filter)
     with writing(folder.pass_filter):
-        write_json(folder.pass_filter, {"jobs": [int(job_id) for job_id in ids], "filter": how})
+        body = {"format": SELECTION_FORMAT, "jobs": [int(job_id) for job_id in ids], "filter": how}
+        write_json(folder.pass_filter, body)
 
 
 def has_selection(folder: Folder) -> bool:
@@ -33,12 +34,14 @@ def has_selection(folder: Folder) -> bool:
 def read_selection(folder: Folder) -> list[int]:
     """The ids that may run. Raises NoFilter when none were ever chosen; FilterError when the file is not readable."""
     try:
-        jobs: list[int] = read_object(folder.pass_filter, {"jobs": LIST}, required=["jobs"])["jobs"]
+        jobs: list[int] = read_object(folder.pass_filter, SELECTION, required=["jobs"])["jobs"]
     except FileNotFoundError:
         raise NoFilter(
             f"{folder.path} has no pass filter yet, so no job may run; choose jobs with save_pass_filter(ids), "
             f"or `experiment-manager filter {as_word(folder.path)} RULE`"
         ) from None
+    except NewerRecord as error:
+        raise FilterError(str(error)) from error
     except UnreadableRecord as error:
         raise FilterError(f"{error}; save the pass filter again") from error
     if not all(WHOLE.fits(job_id) for job_id in jobs):

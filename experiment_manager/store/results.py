@@ -1,6 +1,6 @@
 """What jobs leave: results, errors, metrics, and the files that people save beside them.
 
-jobs/7/result.1.json    {"result": <tagged value>, "refused": {field: why it could not be stored}}
+jobs/7/result.1.json    {"format", "result": <tagged value>, "refused": {field: why it could not be stored}}
 jobs/7/error.1.json     {"type", "message", "traceback"}
 jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values"}
 """
@@ -17,7 +17,7 @@ from experiment_manager.errors import FolderError, ResultError, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.model.plain import storable
 from experiment_manager.store import reserve
-from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, opened, read_json, read_object
+from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT_FORMAT, opened, read_json, read_object
 from experiment_manager.store.files import appearing, leave_empty, write_json
 from experiment_manager.store.layout import Folder, unwritable, writing
 from experiment_manager.text import described, message_of, one_line, tell
@@ -44,6 +44,7 @@ def write_result(
     """
     stored, refused = storable(value)
     body = {
+        "format": RESULT_FORMAT,
         "result": stored,
         **({"refused": refused} if refused else {}),
         "told": told,

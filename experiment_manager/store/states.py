@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, Unwritten
+from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, NewerRecord, Unwritten
 from experiment_manager.model.records import ENDED, ENDED_BADLY, Attempt, JobId, State, Task
 from experiment_manager.store import processes
 from experiment_manager.store.documents import ANCHOR, END, read_optional
@@ -25,7 +25,7 @@ from experiment_manager.store.endings import Endings
 from experiment_manager.store.files import SHORTLY_S, asked_again, discard, sync, temporary_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.requests import withdraw
-from experiment_manager.text import as_word, tell
+from experiment_manager.text import as_word, skipped, tell
 
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
@@ -195,7 +195,15 @@ class States:
 
     def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
         """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended, or to have
-        left a complete result; returns what it is. Where that cannot be written, that is all."""
+        left a complete result; returns what it is. Where that cannot be written, that is all. Where a newer version has
+        written how it ended, people are told, and it stays RUNNING for whoever can read it."""
+        try:
+            return self._lose(job_id, attempt, state, record)
+        except NewerRecord as error:
+            skipped(str(error))
+            return State.RUNNING
+
+    def _lose(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any] = _GONE) -> State:
         about = self.record(job_id, attempt)
         state, record = self._endings.found(job_id, attempt, about) or (state, record)
         if about.get("fake"):
@@ -321,11 +329,11 @@ class States:
         if task is not None and task.is_earlier_run_of(task_in(about)):
             reason = "SLURM has started this task again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}
-            self.lose(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_slurm": True, **fenced})
+            self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_slurm": True, **fenced})
             return
         ended = _unrecorded_end(record)
         if ended is not None or gone or (gone is None and task is not None and self._has_ended(task)):
-            self.lose(job_id, attempt, ended or State.LOST)
+            self._lose_to_go_on(job_id, attempt, ended or State.LOST, _GONE)
             return
         running = self._name(job_id, attempt, State.RUNNING)
         way_out = "" if gone is False else f"; if nothing runs it there, rename {as_word(running)} to end in .LOST"
@@ -333,6 +341,14 @@ class States:
             f"job {job_id} is running already: attempt {attempt}, pid {record.get('pid')} on "
             f"{record.get('host')}{way_out}"
         )
+
+    def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
+        """As `lose`, for whoever is to run the job again. Raises JobRefused where only a newer version can tell how the
+        attempt ended."""
+        try:
+            self._lose(job_id, attempt, state, record)
+        except NewerRecord as error:
+            raise JobRefused(f"job {job_id} is not run again, since it may have completed: {error}") from error
 
     def end(self, job_id: int, attempt: int, state: State) -> State | None:
         """RUNNING is renamed to `state`, which is returned; None when the attempt is no longer ours to end."""
@@ -399,8 +415,15 @@ class States:
                 os.rename(self._name(job_id, attempt, before), self._name(job_id, attempt, state))
 
     def fenced_at(self, job_id: int, attempt: int) -> float | None:
-        """When an attempt was ended that something may still run elsewhere, until it notices; None for any other."""
-        return read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END).get("fenced_at")
+        """When an attempt was ended that something may still run elsewhere, until it notices; None for any other. Of
+        what a newer version has recorded, it is the time at which it did."""
+        path = self._folder.of_attempt(job_id, attempt, "attempt")
+        try:
+            return read_optional(path, END, refuses_newer=True).get("fenced_at")
+        except NewerRecord:
+            with suppress(OSError):
+                return os.stat(path).st_mtime
+            return None
 
     def is_running(self, job_id: int, attempt: int) -> bool:
         """False once somebody else has ended this attempt."""
