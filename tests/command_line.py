@@ -1,12 +1,14 @@
-"""`python -m experiment_manager` as a copy of a process that has imported all of it: a process of its own like any
-other, in a tenth of the time. This file is also the program that is copied."""
+"""`python -m experiment_manager` and `python train.py` as copies of a process that has imported Hydra and the package:
+processes of their own like any other, that begin sooner. This file is also the program that is copied."""
 
+import builtins
 import contextlib
 import gc
-import importlib
+import importlib.machinery
 import io
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import socket
@@ -15,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO
 
 _WIDTH = 16  # of a number in what the two processes say to each other
@@ -29,11 +32,13 @@ _BEGUN = _read_at_start(os.environ)
 
 
 def can_be_copied(words: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether these words for Python are a verb, and a copy does the same as a fresh interpreter in this environment.
+    """Whether these words for Python are a verb or the program that the tests sweep, and a copy does the same as a
+    fresh interpreter in this environment.
 
     `run` is always a fresh one: what every task pays for, and what becomes of it, is about the process itself.
     """
-    return [*words[:2]] == ["-m", "experiment_manager"] and words[2:3] != ["run"] and _read_at_start(env) == _BEGUN
+    is_verb = [*words[:2]] == ["-m", "experiment_manager"] and words[2:3] != ["run"]
+    return (is_verb or words[:1] == ("train.py",)) and _read_at_start(env) == _BEGUN
 
 
 class CommandLine:
@@ -118,7 +123,7 @@ def _serve(theirs: socket.socket) -> None:
             theirs.sendall(_number(status))
 
 
-def _become(streams: Sequence[int], *, words: Sequence[str], cwd: str, env: Mapping[str, str]) -> None:
+def _become(streams: Sequence[int], *, words: list[str], cwd: str, env: Mapping[str, str]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -129,12 +134,32 @@ def _become(streams: Sequence[int], *, words: Sequence[str], cwd: str, env: Mapp
     os.environ.clear()
     os.environ.update(env)
     sys.path[0] = cwd
-    sys.argv[:] = ["-m", *words[2:]]
+    sys.argv[:] = words
     sys.orig_argv[:] = [sys.executable, *words]
 
 
+def _run() -> None:
+    """Does what Python does with its arguments."""
+    if sys.argv[0] == "-m":
+        del sys.argv[1]
+        runpy.run_module("experiment_manager", run_name="__main__", alter_sys=True)
+        return
+    path = os.path.abspath(sys.argv[0])
+    main = ModuleType("__main__")
+    vars(main).update(__file__=path, __cached__=None, __builtins__=builtins, __annotations__={})
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    main.__loader__ = loader
+    sys.modules["__main__"] = main
+    exec(loader.source_to_code(Path(path).read_bytes(), path), vars(main))
+
+
 def _import_all() -> None:
-    for name in ("omegaconf", "orjson", "experiment_manager.experiment"):
+    import experiment_manager.hydra
+
+    ours = [
+        f"experiment_manager.hydra.{module.name}" for module in pkgutil.iter_modules(experiment_manager.hydra.__path__)
+    ]
+    for name in ("hydra", "orjson", "experiment_manager.experiment", *ours):
         importlib.import_module(name)
     from experiment_manager.cli.main import main
 
@@ -146,4 +171,4 @@ if __name__ == "__main__":
     _import_all()
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module("experiment_manager", run_name="__main__", alter_sys=True)
+    _run()

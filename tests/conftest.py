@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hydra.version import VersionBase
+from hypothesis import settings
 
 from tests.command_line import CommandLine, can_be_copied
 
@@ -22,7 +23,15 @@ collect_ignore = ["app", "apps"]  # programs that are swept are no tests
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "tests/app"
 COMMAND_LINE = CommandLine()
+FUZZ = int(os.environ.get("EXPERIMENT_MANAGER_FUZZ", "0"))
+settings.register_profile("tests", derandomize=not FUZZ, deadline=None, max_examples=100 * (FUZZ or 1))
+settings.load_profile("tests")
 FRESH_VERSION_BASE = VersionBase.instance().version_base  # before any module is collected
+
+
+def examples(number: int) -> settings:
+    """A property test tries so many examples, the same in each session; `make fuzz` more of them, and always others."""
+    return settings(max_examples=number * (FUZZ or 1))
 
 
 class Program:
@@ -117,25 +126,37 @@ def program(tmp_path: Path) -> Program:
     return Program(home)
 
 
+class Kept:
+    """A folder as it is now, for every test that begins with what lies in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self._copy = home, home.with_name(f"{home.name}.kept")
+        self._have(home, self._copy)
+
+    def put_back(self) -> None:
+        """The folder is again what it was, in the same place, whatever has been done to it."""
+        subprocess.run(["chmod", "-R", "u+w", self.home], check=True)  # snapshots of code are read-only
+        shutil.rmtree(self.home)
+        self._have(self._copy, self.home)
+
+    @staticmethod
+    def _have(source: Path, target: Path) -> None:
+        subprocess.run(["cp", "--archive", source, target], check=True)  # which keeps hard links
+
+
 class Prepared:
     """A copy of the program that was swept once, for every test of a module that begins with what came of it."""
 
     def __init__(self, place: Path, *sweeps: Sequence[str]) -> None:
-        self._home, self._kept = place / "home", place / "kept"
-        shutil.copytree(APP, self._home, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(APP, place / "home", ignore=shutil.ignore_patterns("__pycache__"))
         for arguments in sweeps:
-            Program(self._home).sweep(*arguments)
-        self._copy(self._home, self._kept)
+            Program(place / "home").sweep(*arguments)
+        self._kept = Kept(place / "home")
 
     def again(self) -> Program:
-        """The program as it was after its sweeps, in the same place, whatever earlier tests have done to it."""
-        shutil.rmtree(self._home)
-        self._copy(self._kept, self._home)
-        return Program(self._home)
-
-    @staticmethod
-    def _copy(source: Path, target: Path) -> None:
-        subprocess.run(["cp", "--archive", source, target], check=True)  # which keeps hard links
+        """The program as it was after its sweeps."""
+        self._kept.put_back()
+        return Program(self._kept.home)
 
 
 ProgramAfter = Callable[..., Program]

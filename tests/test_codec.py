@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import UnstorableValue
 from experiment_manager.model import codec
+from tests.conftest import examples
 
 
 class Activation(Enum):
@@ -91,14 +92,14 @@ def shuffled(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(VALUES)
 def test_every_value_comes_back(value: Any) -> None:
     """Decoding the text of the encoded value gives the value back: types, order of keys, NaN, -0.0 and all."""
     assert typed(value) == typed(codec.decode(codec.loads(codec.dumps(codec.encode(value)))))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(VALUES)
 def test_text_is_strict_json(value: Any) -> None:
     """The text is JSON of the standard (no NaN), can be UTF-8, and gives back the same tagged form."""
@@ -111,7 +112,7 @@ def test_text_is_strict_json(value: Any) -> None:
     assert typed(encoded) == typed(json.loads(text, parse_constant=refuse))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(VALUES)
 def test_canonical_ignores_key_order(value: Any) -> None:
     """Two values that differ in the order of keys alone, at any depth, have one canonical text and one digest."""
@@ -120,7 +121,7 @@ def test_canonical_ignores_key_order(value: Any) -> None:
     assert codec.digest(one) == codec.digest(other)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(VALUES, VALUES)
 def test_canonical_is_equal_only_for_equal_values(one: Any, other: Any) -> None:
     """Different values have different canonical texts, and the canonical text decodes to the value."""

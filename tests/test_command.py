@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import FreezeError
 from experiment_manager.execution.command import Place, job_command, pasteable, place_of, quoted, runner_command
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.layout import Folder
+from tests.conftest import examples
 
 PARSER = OverridesParser.create()
 NASTY = st.text(alphabet="\\'\"${}[](),=: ~#%@?!*&|;<>`\t\näa1", max_size=12)
@@ -43,7 +44,7 @@ def parsed(override: str) -> Any:
     return PARSER.parse_override(override).value()
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.text(max_size=12) | NASTY)
 @example("\\")
 @example("\\'")
@@ -57,7 +58,7 @@ def test_quoted_text_is_what_hydra_reads(text: str) -> None:
     assert [text, text] == [str(item) for item in parsed(f"a=[{quoted(text)},{quoted(text)}]")]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.text(max_size=12) | NASTY, NASTY)
 @example("it's \\'", "\\\\")
 def test_place_is_read_from_overrides(sweep_dir: str, subdir: str) -> None:
@@ -80,7 +81,7 @@ def test_interpolation_is_refused(text: str) -> None:
     assert repr(text) in str(refused.value)
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(st.lists(st.lists(ARGUMENTS, max_size=5), min_size=12, max_size=12))
 @example([["", "it's", '"', "$HOME", "`id`", "a\nb", "\\", "-n", "*", "~", "!x", "ü"]])
 def test_pasteable_line_survives_bash(tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]) -> None:

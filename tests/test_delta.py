@@ -5,11 +5,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.model import codec, delta
 from experiment_manager.model.delta import ABSENT, Change
+from tests.conftest import examples
 
 BOOLEANS = st.booleans()
 ALIKE: st.SearchStrategy[Any] = st.sampled_from([0.0, -0.0, 0, False])
@@ -46,7 +47,7 @@ def from_leaves(encoded: Any) -> dict[delta.Path, str]:
     return {path: codec.canonical(leaf) for path, leaf in delta.leaves(encoded).items()}
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(CONFIGURATIONS, st.data())
 def test_apply_of_replaced_gives_the_other_back(configuration: Any, data: st.DataObject) -> None:
     """A base and the leaves that differ are enough for the other configuration, to the sign of a zero."""
@@ -73,7 +74,7 @@ def test_apply_replaces_the_whole_where_the_whole_is_the_leaf(one: Any, other: A
     assert wanted == delta.apply(base, changes)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(CONFIGURATIONS, CONFIGURATIONS, st.data())
 def test_compare_names_every_differing_leaf_and_no_other(one: Any, other: Any, data: st.DataObject) -> None:
     """The keys named are those whose canonical leaf is another, or is on one side only."""
@@ -84,7 +85,7 @@ def test_compare_names_every_differing_leaf_and_no_other(one: Any, other: Any, d
     assert expected == sorted(change.key for change in delta.compare(before, after))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(CONFIGURATIONS)
 def test_compare_with_itself_is_empty(configuration: Any) -> None:
     """A configuration does not differ from itself, NaN or not."""

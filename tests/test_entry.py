@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.hydra.entry import _before, _split
-from tests.conftest import clean_env
+from tests.conftest import clean_env, examples
 
 TELL = """
 import json, sys
@@ -178,7 +178,7 @@ def test_split_of_no_program(argv: list[str]) -> None:
     assert None is _split(argv)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     st.lists(st.sampled_from(["a", "b", "--x", "-m"]), max_size=5),
     st.lists(st.sampled_from(["a", "-m", "s=1"]), max_size=4),
@@ -188,7 +188,7 @@ def test_what_stands_before_is_what_was_taken(taken: list[str], left: list[str])
     assert tuple(taken) == _before([*taken, *left], left)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b", "c", "--x", "-m"]), st.booleans()), max_size=7, unique_by=lambda p: p[0]

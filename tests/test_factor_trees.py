@@ -1,6 +1,5 @@
 """Factored composition against Hydra's own, on drawn trees of configs and drawn sweeps: always the same, errors too."""
 
-import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +25,8 @@ from experiment_manager.hydra.compose import Composer, task_configuration
 from experiment_manager.hydra.fast_compose import Factored
 from experiment_manager.model import codec, grid
 from experiment_manager.model.grid import Point, Setting
+from tests.conftest import examples
 
-EXAMPLES = int(os.environ.get("EXPERIMENT_MANAGER_EXAMPLES", "12"))
 MOST_POINTS = 6  # of one block of an example; Hydra composes each
 LIGHT = [  # ends a defaults list; without these parts of its own, Hydra composes in half the time
     {f"override hydra/{group}": None} for group in ("help", "hydra_help", "hydra_logging", "job_logging", "output")
@@ -374,7 +373,7 @@ def test_store_is_left_as_it_was() -> None:
     assert before == {"names": sorted(ConfigStore.instance().repo)}
 
 
-RULES = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+RULES = settings(examples(12), suppress_health_check=list(HealthCheck))
 REFUSALS = (Exception,)
 
 

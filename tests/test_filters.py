@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import FilterError
@@ -15,6 +15,7 @@ from experiment_manager.model import facts, filters
 from experiment_manager.model.facts import World
 from experiment_manager.model.ids import parse_ids
 from experiment_manager.model.records import Job, JobId, State
+from tests.conftest import examples
 
 GRID = [
     {"algorithm": algorithm, "seed": seed, "lr": lr}
@@ -534,7 +535,7 @@ def test_configuration_is_composed_only_when_it_decides() -> None:
     assert [0] == passing({"seed": 1, "cfg.one": 1}, {"seed": 1}, {"seed": 2}, configurations={0: CONFIGURATIONS[0]})
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(0, 14), st.integers(0, 5), st.permutations(range(12)))
 def test_sample_is_the_same_for_the_same_seed(count: int, seed: int, order: list[int]) -> None:
     """A sample depends on the ids that are left and on the seed alone, not on the order in which jobs come."""

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.model import codec, delta
@@ -14,6 +14,7 @@ from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import editing
+from tests.conftest import examples
 from tests.test_delta import CONFIGURATIONS, LEAVES
 
 
@@ -31,7 +32,7 @@ def drawn(data: st.DataObject) -> tuple[codec.Encoded, list[Configured], list[co
     return encoded, jobs, wholes
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data())
 def test_filled_frame_is_the_whole_configuration(data: st.DataObject) -> None:
     """A job's configuration and fingerprint are those of the whole, and the frame stays as it was."""
@@ -52,7 +53,7 @@ def test_place_may_look_like_another_ones_text() -> None:
     assert codec.digest(job.encoded) == job.fingerprint
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(data=st.data())
 def test_manifest_gives_back_what_a_frame_said(tmp_path_factory: Any, data: st.DataObject) -> None:
     """Whether a frame's base is its own or another one's, each job reads back as its whole configuration."""

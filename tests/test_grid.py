@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import GridError, UnstorableValue
@@ -18,6 +18,7 @@ from experiment_manager.model.grid import (
     variables_identity,
     zipped,
 )
+from tests.conftest import examples
 
 
 def axis(key: str, *values: Any) -> Axis:
@@ -54,7 +55,7 @@ def test_no_axes_are_one_point() -> None:
     assert [] == list(points([axis("a", 1), axis("b")], "config"))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.integers(0, 4), max_size=4))
 def test_number_of_points_is_the_product(lengths: list[int]) -> None:
     """There are as many points as the product of the lengths says, all with identities of their own."""
@@ -184,7 +185,7 @@ def test_grid_is_gone_through_again_and_again() -> None:
     assert 4 == len(shared)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=3), max_size=3), st.integers(0, 5), st.booleans())
 def test_sample_of_a_grid_is_of_its_points(lengths: list[list[int]], count: int, is_zipped: bool) -> None:
     """A sample has that many points, or all there are; every one of them is a point of the grid, settings in order."""

@@ -3,24 +3,25 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import FilterError
 from experiment_manager.model.ids import IdSet, format_ids, looks_like_ids, parse_ids
+from tests.conftest import examples
 
 ID_SETS = st.sets(st.integers(0, 60)) | st.sets(st.integers(0, 10**12), max_size=8)
 RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(ID_SETS)
 def test_parsed_text_is_the_set(ids: set[int]) -> None:
     """Every set of ids comes back from its text, in order and once each."""
     assert sorted(ids) == list(parse_ids(format_ids(ids)))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_text_is_the_shortest(ids: set[int]) -> None:
     """Neighbours are one range, and ranges are sorted, so no two of them touch; the text looks like ids."""
@@ -31,7 +32,7 @@ def test_text_is_the_shortest(ids: set[int]) -> None:
     assert sum(high - low + 1 for low, high in ranges) == len(ids)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(RANGES)
 def test_overlapping_ranges_count_once(ranges: list[tuple[int, int]]) -> None:
     """Iteration, length and membership agree, however ranges overlap and whatever their order."""
@@ -129,7 +130,7 @@ def test_what_looks_like_ids(text: str, expected: bool) -> None:
     assert expected is looks_like_ids(text)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.text(alphabet="0123456789-, a.", max_size=8))
 def test_any_text_is_ids_or_refused(text: str) -> None:
     """No text ends otherwise than in a set of ids or in a FilterError."""

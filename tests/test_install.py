@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import APP, clean_env
 
+pytestmark = pytest.mark.xdist_group("install")  # which has one new environment for all
 ROOT = Path(__file__).parent.parent
 PLUGINS = {
     "hydra_plugins.hydra_experiment_manager.beginning:ExperimentBeginning",
@@ -38,10 +39,18 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment with pip and nothing else."""
+    place = tmp_path_factory.mktemp("fresh") / "venv"
+    venv.create(place, with_pip=True, symlinks=True)
+    return place
+
+
 @pytest.fixture
-def python(tmp_path: Path) -> str:
-    """The interpreter of a new virtual environment with pip and nothing else."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+def python(fresh: Path, tmp_path: Path) -> str:
+    """The interpreter of a copy of the new environment."""
+    shutil.copytree(fresh, tmp_path / "venv", symlinks=True)
     return str(tmp_path / "venv/bin/python")
 
 

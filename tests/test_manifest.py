@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import FolderError, ManifestError, UnknownJob
@@ -23,7 +23,7 @@ from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
 from experiment_manager.store.manifest_editor import editing
-from tests.conftest import clean_env
+from tests.conftest import clean_env, examples
 
 RECIPE = Recipe(
     entry=Entry("/usr/bin/python", ("-O",), ("-m", "pkg.train"), ("--own", "ä'\n"), "/work"),
@@ -95,7 +95,7 @@ def edit_by_hand(folder: Folder, statement: str) -> None:
     connection.close()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(CONFIGURATIONS, min_size=1, max_size=4), st.lists(CONFIGURATIONS, max_size=3))
 def test_every_configuration_comes_back(
     tmp_path_factory: pytest.TempPathFactory, first: list[dict[Any, Any]], then: list[dict[Any, Any]]

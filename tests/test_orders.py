@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import JobRefused
@@ -18,6 +18,7 @@ from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submissions import records
 from experiment_manager.store.launches import Order, create_launch, planned_attempts, read_launch, read_order
 from experiment_manager.store.layout import Folder
+from tests.conftest import examples
 
 HOSTILE = "what?#%41 'ü'\n"
 
@@ -33,7 +34,7 @@ def index_of(folder: Folder) -> Path:
     return Path(folder.join("launches", "0001", "orders.sqlite"))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(attempts=st.dictionaries(st.integers(0, 60) | st.integers(0, 2**63 - 1), st.integers(1, 3)))
 def test_every_job_is_found_with_and_without_the_index(
     attempts: dict[int, int], tmp_path_factory: pytest.TempPathFactory

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import OptionsError
@@ -26,7 +26,7 @@ from experiment_manager.scheduler.slurm.options import (
     overridden,
     valid_options,
 )
-from tests.conftest import clean_env
+from tests.conftest import clean_env, examples
 
 TEXT_OPTIONS: Final = (
     "name", "partition", "qos", "comment", "constraint", "exclude", "gres", "account", "submitit_folder",
@@ -89,7 +89,7 @@ def test_nothing_is_set_by_default() -> None:
     assert tuple(one.name for one in fields(SlurmOptions)) == valid_options()
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(options)
 def test_options_survive_json(values: dict[str, Any]) -> None:
     """What `as_mapping` gives survives JSON and makes the same record again, which can be the key of a dict."""
@@ -347,7 +347,7 @@ def test_a_path_as_runner(tmp_path: Path) -> None:
     assert str(tmp_path) == SLURM(python_runner=tmp_path).python_runner
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(values=options, runner=runners)
 def test_files_give_back_what_was_saved(
     values: dict[str, Any], runner: dict[str, Any], tmp_path_factory: pytest.TempPathFactory

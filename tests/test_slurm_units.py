@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import OptionsError
@@ -17,6 +17,7 @@ from experiment_manager.scheduler.slurm.options import (
     minutes,
     time_text,
 )
+from tests.conftest import examples
 
 
 @pytest.mark.parametrize(
@@ -93,14 +94,14 @@ def test_time_texts(expected: str, limit: int) -> None:
     assert expected == time_text(limit)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(0, LONGEST_MIN))
 def test_time_survives_its_text(limit: int) -> None:
     """Every limit comes back from its text."""
     assert limit == minutes(time_text(limit))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text(alphabet="0123456789-: .hUN", max_size=10))
 def test_any_text_is_a_limit_or_refused(text: str) -> None:
     """No text ends otherwise than in a number of minutes that SLURM can count, or in an OptionsError."""
@@ -164,14 +165,14 @@ def test_memory_texts(expected: str, memory: int) -> None:
     assert expected == memory_text(memory)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(0, LARGEST_MB))
 def test_memory_survives_its_text(memory: int) -> None:
     """Every amount comes back from its text."""
     assert memory == megabytes(memory_text(memory))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text(alphabet="0123456789. KMGTBi-", max_size=8))
 def test_any_text_is_memory_or_refused(text: str) -> None:
     """No text ends otherwise than in a number of megabytes or in an OptionsError."""

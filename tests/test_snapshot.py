@@ -14,7 +14,7 @@ import pytest
 from experiment_manager.errors import FreezeError
 from experiment_manager.store import code_snapshot as code_copy
 from experiment_manager.store.layout import Folder
-from tests.conftest import Program, clean_env
+from tests.conftest import Kept, Program, clean_env
 from tests.test_provenance import git
 
 SCRIPT = """
@@ -74,6 +74,9 @@ class Project(Program):
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
+        self.env = {"PYTHONPATH": str(home / "src")}
+        if home.exists():  # it was made before
+            return
         for name, text in FILES.items():
             path = home / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +84,6 @@ class Project(Program):
         git(home, "init", "-q")
         git(home, "add", ".")
         git(home, "commit", "-q", "-m", "first")
-        self.env = {"PYTHONPATH": str(home / "src")}
 
     def launch(self, *arguments: str, **more: Any) -> "subprocess.CompletedProcess[str]":
         """A sweep of one job by default, which SLURM would run; nothing runs yet."""
@@ -111,6 +113,20 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "home")
 
 
+@pytest.fixture(scope="module")
+def _launched(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    project = Project(tmp_path_factory.mktemp("launched") / "home")
+    project.launch()
+    return Kept(project.home)
+
+
+@pytest.fixture
+def launched(_launched: Kept) -> Project:
+    """A project that has launched one job, which is made once for all tests that begin with it."""
+    _launched.put_back()
+    return Project(_launched.home)
+
+
 def test_editing_reaches_no_launched_job(project: Project) -> None:
     """Script, modules, also those that are imported late, and files by relative paths are those of the launch; what
     git does not track is not copied, and there all the same."""
@@ -123,12 +139,11 @@ def test_editing_reaches_no_launched_job(project: Project) -> None:
     assert EDITED == project.result(1)
 
 
-def test_code_that_is_gone_runs(project: Project) -> None:
+def test_code_that_is_gone_runs(launched: Project) -> None:
     """A job needs nothing of what was copied any more."""
-    project.launch()
     for name in ("scripts/train.py", "src/lib/model.py", "src/late.py", "text/settings.json"):
-        (project.home / name).unlink()
-    assert AS_LAUNCHED == project.result(0)
+        (launched.home / name).unlink()
+    assert AS_LAUNCHED == launched.result(0)
 
 
 def test_what_is_not_committed_is_copied(project: Project) -> None:
@@ -152,18 +167,17 @@ def test_what_is_not_committed_is_copied(project: Project) -> None:
     )
 
 
-def test_same_code_is_copied_once(project: Project) -> None:
+def test_same_code_is_copied_once(launched: Project) -> None:
     """Launches share a copy until the code is another one; what was linked since is there, too."""
-    project.launch()
-    (project.home / "more.txt").write_text("")
-    project.launch("seed=1,2", SNAPSHOT)
-    (copy,) = (project.experiment / "code").iterdir()
+    (launched.home / "more.txt").write_text("")
+    launched.launch("seed=1,2", SNAPSHOT)
+    (copy,) = (launched.experiment / "code").iterdir()
     assert (copy / "more.txt").exists()
-    records = [json.loads((project.experiment / f"launches/000{n}/launch.json").read_text()) for n in (1, 2)]
+    records = [json.loads((launched.experiment / f"launches/000{n}/launch.json").read_text()) for n in (1, 2)]
     assert [f"code/{copy.name}"] * 2 == [record["code"] for record in records]
-    project.edit_all()
-    project.launch("seed=1,2,3", SNAPSHOT)
-    assert 2 == len(list((project.experiment / "code").iterdir()))
+    launched.edit_all()
+    launched.launch("seed=1,2,3", SNAPSHOT)
+    assert 2 == len(list((launched.experiment / "code").iterdir()))
 
 
 def test_retries_keep_their_code_and_sweeps_bring_new_code(project: Project) -> None:
@@ -316,24 +330,22 @@ def test_what_is_not_copied_is_told(project: Project) -> None:
     assert f"snapshot: not copied, and so as it is when the jobs run: friend ({other})\n" in done.stderr
 
 
-def test_the_command_that_is_shown_runs_the_copy(project: Project) -> None:
+def test_the_command_that_is_shown_runs_the_copy(launched: Project) -> None:
     """`show` prints a line that, pasted, runs the same code."""
-    project.launch()
-    project.edit_all()
-    project.edit('return {"script"', 'print("edited"); return {"script"', file="scripts/train.py")
-    line = project.told("show", "0")["command"]
-    (copy,) = (project.experiment / "code").iterdir()
+    launched.edit_all()
+    launched.edit('return {"script"', 'print("edited"); return {"script"', file="scripts/train.py")
+    line = launched.told("show", "0")["command"]
+    (copy,) = (launched.experiment / "code").iterdir()
     assert line.startswith(f"cd {shlex.quote(str(copy))} && PYTHONPATH={copy}/scripts:{copy}/src ")
     done = subprocess.run(["bash", "-c", line], env=clean_env(), cwd="/", check=True, capture_output=True, text=True)
     assert "edited" not in done.stdout
 
 
-def test_archives_have_the_code(project: Project) -> None:
+def test_archives_have_the_code(launched: Project) -> None:
     """An archive has what was copied, and no links to what was not."""
-    project.launch()
-    archive = project.home.parent / "a.tar.gz"
-    assert 0 == project.tool("archive", "--out", str(archive)).returncode
-    (copy,) = (project.experiment / "code").iterdir()
+    archive = launched.home.parent / "a.tar.gz"
+    assert 0 == launched.tool("archive", "--out", str(archive)).returncode
+    (copy,) = (launched.experiment / "code").iterdir()
     with tarfile.open(archive) as file:
         names = {name.removeprefix(f"train/code/{copy.name}/") for name in file.getnames() if "/code/" in name}
     assert {name for name in FILES if not name.startswith("data/")} == names
@@ -436,15 +448,14 @@ def test_wrong_words_for_a_snapshot(project: Project) -> None:
         assert not project.experiment.exists()
 
 
-def test_copy_that_was_removed_is_named(project: Project) -> None:
+def test_copy_that_was_removed_is_named(launched: Project) -> None:
     """A job whose copy is gone never runs other code instead."""
-    project.launch()
-    (copy,) = (project.experiment / "code").iterdir()
+    (copy,) = (launched.experiment / "code").iterdir()
     copy.rename(copy.with_name("elsewhere"))
-    done = project.tool("run", "0", **project.env)
+    done = launched.tool("run", "0", **launched.env)
     assert 2 == done.returncode
     assert f"runs from the snapshot {copy}, which is not there" in done.stderr
-    assert [] == project.states()
+    assert [] == launched.states()
 
 
 def test_live_code_is_never_run_unsaid(project: Project) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.execution.run import Call, parser, plain_call
@@ -22,7 +22,7 @@ from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.slurm.options import make
 from experiment_manager.scheduler.submissions import records
 from experiment_manager.store.launches import create_launch
-from tests.conftest import Program, ProgramAfter, clean_env, wait_until
+from tests.conftest import Program, ProgramAfter, clean_env, examples, wait_until
 
 
 def attempt(program: Program, job: int, number: int = 1) -> Any:
@@ -303,7 +303,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(st.lists(st.sampled_from(WORDS), max_size=8) | st.tuples(*[st.sampled_from(WORDS)] * 2, st.just("--launch")))
 def test_a_plain_call_is_read_as_any_call(words: Sequence[str]) -> None:
     """What is read without argparse means what argparse says that it means."""
@@ -395,19 +395,20 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", RESULTS)
-def test_what_a_job_returns_is_stored_or_said(program: Program, kind: str) -> None:
+def test_what_a_job_returns_is_stored_or_said(program: Program) -> None:
     """Each field is kept, or named in the job's log and in `results`: nothing is lost in silence."""
-    value, stored, refused = RESULTS[kind]
+    values = "".join(f"lambda: {value}, " for value, _, _ in RESULTS.values())
     text = (program.home / "train.py").read_text().replace("import logging", "import logging\nimport numpy")
-    (program.home / "train.py").write_text(text.replace("return cfg.seed * cfg.algorithm.gain", f"return {value}"))
-    assert 0 == program.sweep("seed=1").returncode
-    body = json.loads((program.experiment / "jobs/0/result.1.json").read_text())
-    assert (stored, refused) == (body["result"], list(body.get("refused", {})))
-    log = (program.experiment / "jobs/0/stderr.1.log").read_text()
-    assert all(f"{field} is not stored" in log for field in refused)
-    row = program.told("results")[0]["result"]
-    assert all(row[field] == "not stored" for field in refused)
+    returned = f"return ({values})[cfg.seed]()"
+    (program.home / "train.py").write_text(text.replace("return cfg.seed * cfg.algorithm.gain", returned))
+    assert 0 == program.sweep(f"seed=range(0,{len(RESULTS)})").returncode
+    rows = program.told("results")
+    for job, (kind, (_, stored, refused)) in enumerate(RESULTS.items()):
+        body = json.loads((program.experiment / f"jobs/{job}/result.1.json").read_text())
+        assert (stored, refused) == (body["result"], list(body.get("refused", {}))), kind
+        log = (program.experiment / f"jobs/{job}/stderr.1.log").read_text()
+        assert all(f"{field} is not stored" in log for field in refused), kind
+        assert all(rows[job]["result"][field] == "not stored" for field in refused), kind
 
 
 def test_result_that_cannot_be_written_is_no_completion(program: Program) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 
+from tests.cluster.conftest import sacct_state
 from tests.cluster.sweeps import Sweep
 from tests.conftest import Program, clean_env
 
@@ -24,8 +25,9 @@ def test_sweeps_inside_of_slurm(cluster_program: Program) -> None:
     assert not sweep.experiment.exists()
     done = ran(sweep, "salloc", "-n2", "bash", "-c", line.format(python=python, seed=1))
     assert 0 == done.returncode, done.stderr
-    done = ran(sweep, "sbatch", "--wait", "-n2", "-o", "out.log", "--wrap", line.format(python=python, seed=2))
-    assert 0 == done.returncode, (sweep.home / "out.log").read_text()
+    wrapped = ("--wrap", line.format(python=python, seed=2))
+    slurm_id = ran(sweep, "sbatch", "--parsable", "-n2", "-o", "out.log", *wrapped).stdout.strip()
+    assert [(slurm_id, "COMPLETED", "0:0")] == sacct_state(slurm_id), (sweep.home / "out.log").read_text()
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == sweep.states()
 
 
@@ -33,6 +35,6 @@ def test_rank_of_the_shell_that_submits(cluster_program: Program) -> None:
     """`sbatch` takes the environment along, but no job is rank 1 for that: its result is kept."""
     sweep = Sweep(cluster_program)
     sweep.write("seed=1")
-    done = ran(sweep, "sbatch", "--wait", str(sweep.experiment / "slurm_scripts.sh"), RANK="1")
-    assert 0 == done.returncode, done.stderr
+    slurm_id = ran(sweep, "sbatch", "--parsable", str(sweep.experiment / "slurm_scripts.sh"), RANK="1").stdout.strip()
+    assert [(f"{slurm_id}_0", "COMPLETED", "0:0")] == sacct_state(slurm_id)
     assert [1] == [len(row["result"]) for row in sweep.told("results")]
