@@ -94,14 +94,16 @@ def test_logs_that_there_are_not(mixed: Program) -> None:
         assert 1 == len(done.stderr.splitlines())
 
 
-def test_following_a_log_ends_with_its_job(program: Program) -> None:
+def test_following_a_log_ends_with_its_job(program: Program, tmp_path: Path) -> None:
     """What a job prints comes as it is printed, through the next attempt, and the command ends when the job has."""
-    sweep = program.start("train.py", "-m", "seed=1", "sleep=2", "how=unless-again")
+    release = tmp_path / "release"
+    sweep = program.start("train.py", "-m", "seed=1", "how=unless-again", RELEASE=str(release))
     wait_until((program.experiment / "jobs/0/stdout.1.log").exists)
     logs = program.start("-m", "experiment_manager", "logs", str(program.experiment), "0", "-f")
     assert logs.stdout is not None
     assert "attempt 1" in logs.stdout.readline()
     assert sweep.poll() is None
+    release.touch()
     sweep.communicate()
     rest, errors = logs.communicate(timeout=30)
     assert (0, "") == (logs.returncode, errors)
@@ -491,7 +493,7 @@ def test_states_are_counted_by_variables(mixed: Program) -> None:
     assert (2, "error: 'hov' is no variable; the variables are how, seed\n") == (done.returncode, done.stderr)
 
 
-def test_watching_on_a_terminal(program: Program) -> None:
+def test_watching_on_a_terminal(program: Program, tmp_path: Path) -> None:
     """On a terminal the status is drawn anew until all has ended; then it stands there, and the exit status is 0."""
     import pty
     import subprocess
@@ -499,7 +501,8 @@ def test_watching_on_a_terminal(program: Program) -> None:
 
     from tests.conftest import clean_env
 
-    sweep = program.start("train.py", "-m", "seed=1,2", "sleep=2", "how=well")
+    release = tmp_path / "release"
+    sweep = program.start("train.py", "-m", "seed=1,2", "how=well", RELEASE=str(release))
     wait_until(lambda: "0.1.RUNNING" in program.states())
     master, slave = pty.openpty()
     watching = subprocess.Popen(
@@ -520,6 +523,8 @@ def test_watching_on_a_terminal(program: Program) -> None:
         if not piece:
             break
         said += piece
+        if b"RUNNING" in said:
+            release.touch()
     os.close(master)
     assert 0 == watching.wait(timeout=30)
     sweep.communicate()

@@ -57,9 +57,12 @@ def test_configuration_edited_under_another_launcher_is_noticed(program: Program
     """Launchers that compose again when a job begins must not run what the manifest does not have."""
     started = tmp_path / "started"
     started.mkdir()
-    sweep = program.start("train.py", "-m", "seed=1,2", "sleep=1", f"started='{started}'", "hydra/launcher=basic")
+    release = tmp_path / "release"
+    arguments = ("train.py", "-m", "seed=1,2", f"started='{started}'", "hydra/launcher=basic")
+    sweep = program.start(*arguments, RELEASE=str(release))
     wait_until(lambda: list(started.iterdir()))
     program.edit("tau: 0.005", "tau: 9")
+    release.touch()
     sweep.communicate(timeout=60)
     assert ["0.1.COMPLETED", "1.1.FAILED"] == program.states()
     assert "tau: 0.005 -> 9" in program.tool("show", "1").stdout
