@@ -6,7 +6,8 @@ Each of Hydra's configs is read once for a whole sweep: Hydra itself reads and p
 import copy
 import importlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
@@ -221,13 +222,18 @@ class Composer:
         """
         with read_write(config.hydra.job), open_dict(config.hydra.job):
             config.hydra.job.id, config.hydra.job.num = ID, number
-        current = HydraConfig.instance()
-        before = current.cfg
-        try:
-            current.set_config(config)  # for interpolations by `${hydra:...}`
+        with _hydra_config(config):  # for interpolations by `${hydra:...}`
             return str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)
-        finally:
-            current.cfg = before
+
+    @contextmanager
+    def in_job(self, job_id: int) -> Iterator[None]:
+        """Inside, `${hydra:...}` stands for what it would be in a job, as far as that is known before one runs."""
+        config = copy.deepcopy(self._master)
+        with read_write(config), open_dict(config):
+            config.hydra.job.id, config.hydra.job.num = str(job_id), job_id
+            config.hydra.runtime.output_dir = os.path.join(str(config.hydra.sweep.dir), str(job_id))
+        with _hydra_config(config):
+            yield
 
     def hydra_overrides(self) -> tuple[str, ...]:
         """Hydra's own overrides of this sweep, in order, without those that place the jobs."""
@@ -257,6 +263,18 @@ class Composer:
             path = f"file://{os.path.abspath(source.path)}" if is_file else f"{source.schema}://{source.path}"
             found.append(Origin(provider, path, directory))
         return found
+
+
+@contextmanager
+def _hydra_config(config: DictConfig) -> Iterator[None]:
+    """Inside, that configuration is Hydra's own."""
+    current = HydraConfig.instance()
+    before = current.cfg
+    try:
+        current.set_config(config)
+        yield
+    finally:
+        current.cfg = before
 
 
 def _settings_of(config: DictConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ The hash is one of the contents: the same files are copied once, however many sw
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -54,8 +54,29 @@ _OF_CODE: Final = _Limit(100, 1 << 20)
 """Where the folder is that of the program itself, whose other files change with every run."""
 
 
+class Copies(NamedTuple):
+    """What was read from all origins, and where it lies in an experiment once it is written."""
+
+    sources: tuple[Source, ...]  # in the order of the origins
+    key: str
+    trees: Mapping[str, Sequence[_File]]
+
+    def write(self, folder: Folder) -> None:
+        """The copies are in the folder."""
+        if self.trees and not os.path.isdir(folder.join("conf", self.key)):
+            folder.make(folder.join("conf"))
+            _publish(folder.join("conf", self.key), self.trees)
+
+
 def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
-    """Copies of all origins are in the folder; returns where, in the same order.
+    """Copies of all origins are in the folder; returns where, in the same order. Raises FreezeError."""
+    copies = read_origins(folder, origins)
+    copies.write(folder)
+    return copies.sources
+
+
+def read_origins(folder: Folder, origins: Iterable[Origin]) -> Copies:
+    """What is to be copied from all origins into the folder.
 
     Raises FreezeError when there is more than a configuration can reasonably hold.
     """
@@ -68,13 +89,11 @@ def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
     }
     copied = {name: files for name, files in trees.items() if files is not None}
     key = _digest(copied)
-    if copied and not os.path.isdir(folder.join("conf", key)):
-        folder.make(folder.join("conf"))
-        _publish(folder.join("conf", key), copied)
-    return tuple(
+    sources = tuple(
         Source(origin.provider, os.path.join("conf", key, name) if name in copied else origin.path, name in copied)
         for origin, name in zip(listed, trees, strict=True)
     )
+    return Copies(sources, key, copied)
 
 
 class _Room:
@@ -169,7 +188,7 @@ def _digest(trees: dict[str, list[_File]]) -> str:
     return state.hexdigest()
 
 
-def _publish(target: str, trees: dict[str, list[_File]]) -> None:
+def _publish(target: str, trees: Mapping[str, Sequence[_File]]) -> None:
     """The whole copy appears under its name at once."""
     with appearing_folder(target) as temporary:
         for name, files in trees.items():

@@ -17,9 +17,9 @@ from experiment_manager.execution.current_job import JOB_VARIABLE
 from experiment_manager.execution.forkserver.warm import Forking
 from experiment_manager.execution.pool import Interrupted, Pool, check_gpus_per_job, check_n_jobs, check_start_method
 from experiment_manager.hydra import entry
+from experiment_manager.hydra.commit import add_batch
 from experiment_manager.hydra.compose import Composer, as_written
 from experiment_manager.hydra.entry import passing_interpreter
-from experiment_manager.hydra.plan import add_batch
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.model import codec
 from experiment_manager.model.ids import format_ids

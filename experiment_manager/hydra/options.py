@@ -22,6 +22,7 @@ class Options(NamedTuple):
     on_change: str
     on_drift: str
     repeat: int | None
+    dry_run: bool
 
     def check(self) -> "Options":
         """The same options. Raises ExperimentManagerError naming the one that is wrong."""
@@ -32,6 +33,8 @@ class Options(NamedTuple):
         ):
             if value not in allowed:
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
+        if not isinstance(self.dry_run, bool):
+            raise ExperimentManagerError(f"hydra.sweeper.dry_run={self.dry_run} is neither true nor false")
         if self.sample is not None and self.sample < 1:
             raise ExperimentManagerError(f"hydra.sweeper.sample={self.sample} selects nothing; use 1 or more, or null")
         if self.repeat is not None and (isinstance(self.repeat, bool) or self.repeat < 1):

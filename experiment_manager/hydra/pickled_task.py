@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from experiment_manager.errors import FreezeError
 from experiment_manager.store.documents import opened
 from experiment_manager.store.files import appearing
 from experiment_manager.store.layout import Folder
@@ -22,9 +23,26 @@ _OF_HYDRA: Final = ("now", "hydra", "hydra_override_dirname", "python_version")
 """Resolvers that Hydra registers, here as there."""
 
 
-def freeze_task(folder: Folder, task: Any, script: str | None = None) -> str:
-    """The function and Hydra's state, with configurations that only exist in memory, are in the folder; returns the
-    path, relative to it. The same pickle is stored once. `script`: the copy that the function is from."""
+class Pickled(NamedTuple):
+    """A task function and Hydra's state, with configurations that only exist in memory."""
+
+    path: str  # where it lies in an experiment once it is written
+    data: bytes
+
+    def write(self, folder: Folder) -> None:
+        """The pickle is in the folder; the same one is stored once."""
+        path = folder.join(self.path)
+        if not os.path.exists(path):
+            folder.make(os.path.dirname(path))
+            with appearing(path) as temporary, open(temporary, "xb") as file:
+                file.write(self.data)
+
+
+def pickled(task: Any, script: str | None = None) -> Pickled:
+    """The pickle of a task function. `script`: the copy that the function is from.
+
+    Raises FreezeError for a function that holds something which cannot be pickled.
+    """
     import cloudpickle
     from hydra.core.config_store import ConfigStore
 
@@ -36,16 +54,15 @@ def freeze_task(folder: Folder, task: Any, script: str | None = None) -> str:
             main.__file__ = script  # which a pickled function takes along
         state = (task, ConfigStore.instance().repo, _version_base(), _resolvers(), _allowed())
         data = pickle.dumps(paths) + cloudpickle.dumps(state)
+    except Exception as error:  # what objects of the program raise, too
+        raise FreezeError(
+            f"the task function cannot be pickled ({type(error).__name__}: {error}), and no command line starts it: "
+            "keep what it holds out of its closure and of the module, or sweep from a script with one @hydra.main"
+        ) from error
     finally:
         if script is not None:
             main.__file__ = was
-    relative = os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl")
-    path = folder.join(relative)
-    if not os.path.exists(path):
-        folder.make(os.path.dirname(path))
-        with appearing(path) as temporary, open(temporary, "xb") as file:
-            file.write(data)
-    return relative
+    return Pickled(os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl"), data)
 
 
 def _version_base() -> str | None:

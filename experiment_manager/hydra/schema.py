@@ -31,6 +31,7 @@ class SweeperConf:
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
     repeat: int | None = None  # each combination so many times, told apart by the variable `repeat`
     max_batch_size: int | None = None
+    dry_run: bool = False  # tell what the sweep would do, and do nothing
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, Final
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,19 +21,21 @@ from experiment_manager.analysis.result_warnings import result_warnings, sentenc
 from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.hydra import entry
+from experiment_manager.hydra.commit import commit_sweep
 from experiment_manager.hydra.compose import Composer, require_submitted
-from experiment_manager.hydra.launchers import Handed, about, sweeping, told_to_the_user
+from experiment_manager.hydra.dry_run import dry_run, told, warnings
+from experiment_manager.hydra.launchers import BySlurm, Handed, Here, about, sweeping, told_to_the_user
 from experiment_manager.hydra.options import Options
-from experiment_manager.hydra.plan import Plan, plan_sweep
+from experiment_manager.hydra.plan import Asked, Plan, asked
 from experiment_manager.hydra.returns import Returns
-from experiment_manager.model.records import UNFINISHED, State
+from experiment_manager.model.records import UNFINISHED, Launch, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.slurm.within import n_tasks
 from experiment_manager.store.files import appearing
-from experiment_manager.store.layout import Folder, is_refused, unwritable, writing
+from experiment_manager.store.layout import Folder, is_refused, trouble_to_plan, trouble_to_write, unwritable, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import States
-from experiment_manager.text import counted, tell
+from experiment_manager.text import counted, say, tell
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 _STOPPED: Final = "stopped; the same command goes on with what has not completed"
@@ -69,44 +72,62 @@ class Sweep:
             if ours is None:
                 _require_one_process(self._config)
             options, batch_size = _options(written)
-            arrange = ours and ours.arrange
-            copies_code = ours is not None and ours.copies_code
-            plan = plan_sweep(
-                self._composer,
-                options,
-                arguments,
-                self._task,
-                about(self._config),
-                arrange,
-                copies_code=copies_code,
-            )
+            if options.dry_run:
+                self._tell(options, arguments, ours)
+                return []
+            wanted = self._wanted(options, arguments, ours)
+            plan, n_new, launch = commit_sweep(wanted, about(self._config))
         self._tell_of_settings(plan.folder)
-        tell(_summary(plan))
-        if plan.launch is not None:
-            if "code" in plan.launch.record:
-                tell(f"its jobs run from the snapshot {plan.folder.join(plan.launch.record['code'])}")
-            self._keep_configuration(plan.folder.join("launches", plan.launch.number, "multirun.yaml"))
+        tell(_summary(plan, n_new))
+        if launch is not None:
+            if "code" in launch.record:
+                tell(f"its jobs run from the snapshot {plan.folder.join(launch.record['code'])}")
+            self._keep_configuration(plan.folder.join("launches", launch.number, "multirun.yaml"))
             size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
             with told_to_the_user(_STOPPED):
                 for at in range(0, len(plan.to_run), size):
                     ids = plan.to_run[at : at + size]
                     if ours is None:
-                        self._run_elsewhere(plan, ids)
+                        self._run_elsewhere(plan, launch, ids)
                     else:
-                        ours.run(Handed(plan.folder, plan.launch, plan.arrangement), ids)
+                        ours.run(Handed(plan.folder, launch, plan.arrangement), ids)
                 if ours is None or ours.waits:
                     _conclude(plan)
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
 
+    def _wanted(self, options: Options, arguments: Sequence[str], ours: Here | BySlurm | None) -> Asked:
+        arrange = None if ours is None else ours.arrange
+        copies_code = ours is not None and ours.copies_code
+        return asked(self._composer, options, arguments, self._task, arrange, copies_code=copies_code)
+
+    def _tell(self, options: Options, arguments: Sequence[str], ours: Here | BySlurm | None) -> None:
+        """People know what the sweep would do. Raises what it would be refused with before it runs anything."""
+        refusal: ExperimentManagerError | None = None
+        try:
+            wanted = self._wanted(options, arguments, ours)
+            refusal = trouble_to_plan(wanted.folder)
+            found = dry_run(wanted)
+        except HydraException as error:  # of a configuration that cannot be composed
+            raise refusal or ExperimentManagerError(str(error)) from error
+        except ExperimentManagerError as error:
+            raise refusal or error from error
+        self._tell_of_settings(found.plan.folder)
+        for line in warnings(found):
+            tell(line)
+        name = str(self._config.hydra.runtime.choices.get("hydra/launcher"))
+        for line in told(found, _summary(found.plan, found.n_new), self._config.hydra.launcher, name):
+            say(line)
+        if refusal := refusal or trouble_to_write(found.plan.folder):
+            raise refusal
+
     def _keep_configuration(self, path: str) -> None:
         with told_to_the_user(), writing(path), appearing(path, for_good=False) as temporary:
             OmegaConf.save(self._config, temporary)
 
-    def _run_elsewhere(self, plan: Plan, ids: Sequence[int]) -> Any:
+    def _run_elsewhere(self, plan: Plan, launch: Launch, ids: Sequence[int]) -> Any:
         """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
-        assert plan.launch is not None
-        os.environ[_LAUNCH_VARIABLE] = plan.launch.number
+        os.environ[_LAUNCH_VARIABLE] = launch.number
         try:
             with Manifest(plan.folder) as manifest:
                 batch = [self._composer.placed(plan.folder, job_id, manifest.job(job_id).overrides) for job_id in ids]
@@ -169,13 +190,13 @@ def _require_one_process(config: DictConfig) -> None:
     )
 
 
-def _summary(plan: Plan) -> str:
+def _summary(plan: Plan, n_new: int) -> str:
     """`experiments/train: 6 jobs pass (3 new); 3 run now, 3 COMPLETED are left alone`."""
     dropped = "".join(f", {len(step.ids)} dropped by {step.rule}" for step in plan.dropped)
     running = set(plan.to_run)
     left = Counter(plan.snapshot.state(job_id) for job_id in plan.ids if job_id not in running)
     kept = "".join(f", {count} {state} left alone" for state, count in left.items())
-    new = f" ({plan.n_new} new in the manifest)" if plan.n_new else ""
+    new = f" ({n_new} new in the manifest)" if n_new else ""
     passing = f"{counted(len(plan.ids))} {'passes' if len(plan.ids) == 1 else 'pass'}"
     return f"{plan.folder.path}: {passing}{dropped}{new}; {len(plan.to_run)} to run{kept}"
 

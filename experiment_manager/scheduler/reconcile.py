@@ -147,7 +147,7 @@ class _Judge:
             for index, jobs in array.tasks():
                 for job_id in jobs:
                     self._judge(array, index, JobId(job_id), told)
-        if self._told is None:
+        if self._told is None or self._folder.is_only_read:
             return
         path = self._folder.join("launches", self._opened.launch.number, SETTLED)
         with suppress(OSError):  # somebody else's folder: it will be asked about again

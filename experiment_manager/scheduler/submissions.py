@@ -160,6 +160,7 @@ class Sightings:
         self._path = folder.join("launches", launch.number, "seen.json")
         self._seen: dict[str, set[int]] = {}
         self._is_known = True
+        self._is_only_read = folder.is_only_read
         try:
             body = read_object(self._path, {})
             if wrong := trouble(body, dict.fromkeys(body, IDS), required=list(body)):
@@ -184,6 +185,6 @@ class Sightings:
             before = len(known)
             known.update(indices)
             is_new = is_new or len(known) > before
-        if is_new and self._is_known:
+        if is_new and self._is_known and not self._is_only_read:
             with suppress(OSError):  # somebody else's folder
                 write_json(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items() if known})

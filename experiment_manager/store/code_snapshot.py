@@ -38,8 +38,34 @@ class _File(NamedTuple):
     content: bytes
 
 
+class CodeCopy(NamedTuple):
+    """The code that was read from a repository, and what becomes of it in an experiment once it is written."""
+
+    code: Code
+    files: Mapping[str, _File]
+    places: frozenset[str]  # the directories that have copied files
+
+    def write(self, folder: Folder) -> None:
+        """The copy is in the folder, with links to what lies beside its files; says what of the code is not in it."""
+        root, target = self.code.root, folder.join(self.code.path)
+        with writing(folder.path):
+            if not os.path.isdir(target):
+                folder.make(folder.join("code"))
+                _publish(target, self.files)
+            for place in sorted(self.places):
+                _link_the_rest(os.path.join(root, place), os.path.join(target, place))
+        _tell_what_is_not_copied(root, target, self.places)
+
+
 def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Code:
-    """The copy of the repository of `program`, the file that holds the task function, is in the folder.
+    """The copy of the repository of `program` is in the folder: see `read_code`. Raises FreezeError."""
+    copy = read_code(folder, program, cwd, script)
+    copy.write(folder)
+    return copy.code
+
+
+def read_code(folder: Folder, program: str, cwd: str, script: str | None) -> CodeCopy:
+    """What the folder is to have of the repository of `program`, the file that holds the task function.
 
     `cwd` and `script` are where the program was started, and the file that Python was given, if any. Raises FreezeError
     where git does not know what belongs to the program, or it is too much.
@@ -61,22 +87,15 @@ def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
     here = below(root, cwd)
     if any("\ud800" <= letter <= "\udfff" for letter in "".join((root, here or "", *imports))):
         raise FreezeError(f"a folder of {root} has a name that is not valid Unicode; rename it, {LEAVE_OUT}")
-    path = os.path.join("code", _digest(files))
-    with writing(folder.path):
-        if not os.path.isdir(folder.join(path)):
-            folder.make(folder.join("code"))
-            _publish(folder.join(path), files)
-        for place in sorted(places):
-            _link_the_rest(os.path.join(root, place), folder.join(path, place))
-    _tell_what_is_not_copied(root, folder.join(path), places)
     there = None if script is None else below(root, script)
-    return Code(
-        path=path,
+    code = Code(
+        path=os.path.join("code", _digest(files)),
         root=root,
         cwd=here if here in places else None,
         script=there if there in files else None,
         imports=imports,
     )
+    return CodeCopy(code, files, frozenset(places))
 
 
 def _root(program: str) -> str:
@@ -191,7 +210,7 @@ def _link_the_rest(original: str, copy: str) -> None:
             os.symlink(os.path.join(original, name), os.path.join(copy, name))
 
 
-def _tell_what_is_not_copied(root: str, copy: str, places: set[str]) -> None:
+def _tell_what_is_not_copied(root: str, copy: str, places: Set[str]) -> None:
     """Says which code is not in the copy, nor where packages are installed: somebody may edit it."""
     installed = [os.path.realpath(place) + os.sep for place in (sys.prefix, sys.base_prefix, sys.exec_prefix)]
     live: dict[str, str] = {}

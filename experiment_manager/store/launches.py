@@ -121,6 +121,8 @@ def unsettled_numbers(folder: Folder) -> list[str]:
 
 def settle(folder: Folder, number: str) -> None:
     """SLURM has nothing more to say of this launch; nothing happens in a folder that only others may write to."""
+    if folder.is_only_read:
+        return
     with suppress(OSError):
         leave_empty(folder.join("launches", number, SETTLED))
 

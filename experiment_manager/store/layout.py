@@ -61,14 +61,18 @@ def check_name(name: str) -> None:
 class Folder:
     """The folder of one experiment and the names in it: `path` is absolute, and on disk only once something was saved.
 
-    Raises FolderError for a name that no folder can bear.
+    One that `is_only_read` stays as it is, whatever is found out about its jobs meanwhile. Raises FolderError for a
+    name that no folder can bear.
     """
 
-    __slots__ = ("path",)
+    __slots__ = ("is_only_read", "path")
 
-    def __init__(self, experiment_path: str | os.PathLike[str], experiment_name: str) -> None:
+    def __init__(
+        self, experiment_path: str | os.PathLike[str], experiment_name: str, *, is_only_read: bool = False
+    ) -> None:
         check_name(experiment_name)
         self.path = os.path.join(os.path.abspath(os.fspath(experiment_path)), experiment_name)
+        self.is_only_read = is_only_read
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> "Folder":
@@ -216,7 +220,7 @@ def _lock(folder: Folder) -> "tuple[list[str], Lock]":
         made: list[str] = []
         try:
             _make_folder(folder.path, made)
-            return made, Lock(folder.join(".planning.lock"), wait_s=LOCK_WAIT_S)
+            return made, Lock(_lock_path(folder), wait_s=LOCK_WAIT_S)
         except Busy as busy:
             raise FolderError(
                 f"{busy.holder} has been planning {folder.path} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
@@ -224,12 +228,48 @@ def _lock(folder: Folder) -> "tuple[list[str], Lock]":
         except OSError as error:
             _unmake(made)
             if last or not isinstance(error, FileNotFoundError | FileExistsError):
-                raise FolderError(
-                    f"{folder.path} cannot be made or written: {error.strerror or error}; choose another "
-                    "experiment_path, or mend its permissions"
-                ) from error
+                raise _unplannable(folder, error) from error
         time.sleep(_LOCK_PAUSE_S)
     raise FolderError(f"{folder.path} is made and removed by others all the time; try again")
+
+
+def trouble_to_plan(folder: Folder) -> FolderError | None:
+    """What `planning` would raise at once because the folder cannot be made or locked, as far as that can be told
+    without trying; None: nothing."""
+    place = folder.path
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        return _unplannable(folder, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)))
+    lock = _lock_path(folder)
+    refused = _refused(lock, os.R_OK | os.W_OK) if os.path.lexists(lock) else _refused(place, os.W_OK | os.X_OK)
+    return None if refused is None else _unplannable(folder, refused)
+
+
+def trouble_to_write(folder: Folder) -> FolderError | None:
+    """What `planning` would raise as soon as something is to be written, as far as that can be told without trying;
+    None: nothing."""
+    refused = _refused(folder.path, os.W_OK | os.X_OK) if os.path.isdir(folder.path) else None
+    return None if refused is None else FolderError(unwritable(folder.path, refused))
+
+
+def _refused(path: str, needed: int) -> OSError | None:
+    """What the system would say to somebody who uses what is there so; None: nothing."""
+    if os.access(path, needed, effective_ids=True):
+        return None
+    number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+    return OSError(number, os.strerror(number))
+
+
+def _unplannable(folder: Folder, error: OSError) -> FolderError:
+    return FolderError(
+        f"{folder.path} cannot be made or written: {error.strerror or error}; choose another experiment_path, or mend "
+        "its permissions"
+    )
+
+
+def _lock_path(folder: Folder) -> str:
+    return folder.join(".planning.lock")
 
 
 def _make_folder(path: str, made: list[str]) -> None:

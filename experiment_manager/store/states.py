@@ -221,7 +221,8 @@ class States:
 
     def may_write(self) -> bool:
         """Whether what is found out can be kept: one may look at the experiments of others, and at archives."""
-        return os.access(self._path if os.path.exists(self._path) else self._folder.path, os.W_OK)
+        place = self._path if os.path.exists(self._path) else self._folder.path
+        return not self._folder.is_only_read and os.access(place, os.W_OK)
 
     def state(self, job_id: int, attempt: int) -> State:
         """The state of one attempt, asked name by name, the last ones first. An anchor alone is RUNNING: it begins."""

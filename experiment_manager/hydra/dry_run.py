@@ -1,0 +1,151 @@
+"""`hydra.sweeper.dry_run=true`: what a sweep would do, told from the plan that the sweep would carry out.
+
+Nothing is written: no folder is made, no lock is taken, and what is found out about jobs meanwhile is recorded nowhere.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from weakref import WeakSet
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.plan import Asked, Change, Kind, Plan, plan, uncollected
+from experiment_manager.model import codec
+from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.ids import format_ids
+from experiment_manager.model.records import JobId
+from experiment_manager.model.resolved import resolved
+from experiment_manager.progress import settings_text
+from experiment_manager.scheduler.scripts import Arrangement
+from experiment_manager.scheduler.submissions import script_name
+from experiment_manager.store.code_snapshot import CodeCopy
+from experiment_manager.text import one_line
+
+MOST_SHOWN: Final = 5
+"""Jobs that are named with their variables."""
+
+_MISSING: Final = "???"
+_NO_OPTION: Final = ("_target_", "_recursive_", "_convert_", "experiment_name", "experiment_path")
+
+
+class DryRun(NamedTuple):
+    """A plan that stays one, and what its jobs are."""
+
+    plan: Plan
+    n_new: int
+    first: Sequence[Change]  # the first jobs that would run
+    unreadable: Mapping[str, JobId]  # what cannot be read of configurations, and the first job that has it so
+    code: CodeCopy | None
+
+
+def dry_run(asked: Asked) -> DryRun:
+    """What the sweep would do. Raises what the sweep would raise before it runs anything."""
+    with uncollected():
+        planned = plan(asked)
+        to_run = frozenset(planned.to_run)
+        n_new, is_changed, first = 0, False, list[Change]()
+        unreadable: dict[str, JobId] = {}
+        seen: WeakSet[Frame] = WeakSet()
+        for change in planned.changes():
+            is_changed = True
+            n_new += change.kind is Kind.NEW
+            if change.job_id not in to_run or change.configured is None:
+                continue
+            if len(first) < MOST_SHOWN:
+                first.append(change)
+            if change.configured.frame not in seen:  # else it lacks what another one lacks
+                seen.add(change.configured.frame)
+                for what in _lacks(asked.composer, change.job_id, change.configured):
+                    unreadable.setdefault(what, change.job_id)
+        code = planned.freezing().code if is_changed else None
+    return DryRun(planned, n_new, first, unreadable, code)
+
+
+def _lacks(composer: Composer, job_id: JobId, configured: Configured) -> list[str]:
+    """The values of a configuration that nobody can read: those that are missing, and interpolations that lead nowhere
+    here."""
+    found = []
+
+    def unresolved(key: str, text: str, reason: str) -> None:
+        found.append(f"{key}={text} cannot be resolved here ({one_line(reason)})")
+
+    with composer.in_job(job_id):
+        view = resolved(configured.encoded, unresolved=unresolved)
+    return [f"{key} is missing ({_MISSING})" for key in _missing(view)] + found
+
+
+def _missing(view: Any, way: tuple[str, ...] = ()) -> Iterator[str]:
+    if isinstance(view, str) and view == _MISSING:
+        yield ".".join(way)
+    items = view.items() if isinstance(view, dict) else enumerate(view) if isinstance(view, list) else ()
+    for key, item in items:
+        yield from _missing(item, (*way, str(key)))
+
+
+def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterator[str]:
+    """The lines that people read. `summary` is what the sweep says of its plan, and `name` that of the launcher."""
+    planned = found.plan
+    yield f"dry run of {summary}"
+    n_asked = planned.dropped[0].seen if planned.dropped else len(planned.ids)
+    yield f"jobs: {n_asked}, {found.n_new} of them new, {n_asked - found.n_new} known"
+    for step in planned.dropped:
+        yield f"filter: {step.rule} drops {len(step.ids)} of {step.seen}"
+    yield f"to run: {len(planned.to_run)}" + (f", {format_ids(planned.to_run)}" if planned.to_run else "")
+    for change in found.first:
+        yield f"  {change.job_id}  {settings_text(change.point.variables)}".rstrip()
+    if len(planned.to_run) > len(found.first):
+        yield f"  ... and {len(planned.to_run) - len(found.first)} more"
+    options = _options(launcher) if planned.arrangement is None else planned.arrangement.record["slurm"]["options"]
+    yield f"launcher: {name}{_text(options)}"
+    if planned.arrangement is not None:
+        yield from _arrays(planned.arrangement, options)
+    if found.code is not None:
+        yield f"snapshot: {len(found.code.files)} files of {found.code.code.root}"
+    if found.first:
+        change = found.first[0]
+        assert change.configured is not None
+        yield f"configuration of job {change.job_id}:"
+        yield from (f"  {line}" for line in _yaml(change.configured).splitlines())
+    yield "nothing is written, and nothing runs (hydra.sweeper.dry_run)"
+
+
+def warnings(found: DryRun) -> Iterator[str]:
+    """A sentence for each value that a job lacks: no sweep is refused for it."""
+    for what, job_id in found.unreadable.items():
+        yield f"warning: in job {job_id}, {what}; the job fails where it reads that"
+
+
+def _options(launcher: DictConfig) -> dict[str, Any]:
+    """The options of a launcher that are set."""
+    options: Any
+    try:
+        options = OmegaConf.to_container(launcher, resolve=True)
+    except OmegaConfBaseException:
+        options = OmegaConf.to_container(launcher, resolve=False)
+    return {key: value for key, value in options.items() if key not in _NO_OPTION and value not in (None, [], {}, "")}
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    return f"  {settings_text(options)}" if options else ""
+
+
+def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each job array, with the options that are its own."""
+    yield f"scripts: {len(arrangement.arrays)}"
+    for part, (array, record) in enumerate(
+        zip(arrangement.arrays, arrangement.record["slurm"]["arrays"], strict=True), start=1
+    ):
+        own = {key: value for key, value in record["options"].items() if common.get(key) != value}
+        packed = f" of up to {record['pack']} jobs" if record["pack"] > 1 else ""
+        after = f", after {script_name(array.after + 1)}" if array.after is not None else ""
+        yield f"  {script_name(part)}  --array={array.text}  tasks: {len(array.tasks)}{packed}{after}{_text(own)}"
+
+
+def _yaml(configured: Configured) -> str:
+    """A configuration as it is written, without what its interpolations stand for: it may be a secret."""
+    import yaml
+
+    plain = codec.plain(codec.decode(configured.encoded))
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None))
