@@ -180,6 +180,7 @@ def test_an_end_that_only_a_newer_version_can_tell(
     assert 3 == main(["status", folder.path])
     said = capsys.readouterr()
     assert "RUNNING" in said.out
+    assert ".LOST" not in said.out + said.err  # what a person is asked to do where nobody can be asked
     assert f"skipped: {about(path)}\n" in said.err
     ran: list[int] = []
     with pytest.raises(ValueError, match=r"job 0 is not run again, since it may have completed: .*update it: pip"):

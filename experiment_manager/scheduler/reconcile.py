@@ -276,6 +276,8 @@ class _Judge:
         if not processes.is_gone(record):  # where SLURM has lost a node, the job may run on until its supervisor looks
             about["fenced_at"] = time.time()
         self.found[job_id, number] = self._states.lose(job_id, number, state, about)
+        if self.found[job_id, number] is State.RUNNING:  # a newer version can tell: nobody is to end it by hand
+            self.confirmed.add(job_id)
         if active is not None:
             self._wait(job_id, active, index, active.reason)
 

@@ -181,10 +181,10 @@ class States:
                     continue
                 record = self.record(job_id, number)
                 ended = _unrecorded_end(record)
-                if ended is None:
-                    runners[job_id, number] = record
-                else:
+                if ended is not None:
                     numbers[number] = self.lose(job_id, number, ended)
+                if numbers[number] is State.RUNNING:
+                    runners[job_id, number] = record
         return runners
 
     def settled(self, job_id: int) -> Attempt:
