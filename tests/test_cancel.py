@@ -45,7 +45,8 @@ def experiment(tmp_path: Path) -> Experiment:
 @pytest.fixture
 def bystander() -> "Iterator[subprocess.Popen[str]]":
     """A process of the user's that runs no job, and can say who it is."""
-    who = "import json; from experiment_manager.store import processes; print(json.dumps(processes.this_process()), flush=True)"
+    who = "import json; from experiment_manager.store.processes import this_process"
+    who = f"{who}; print(json.dumps(this_process()), flush=True)"
     command = [sys.executable, "-c", f"{who}\nimport sys; sys.stdin.read()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
