@@ -125,7 +125,7 @@ def test_submission_survives_the_process(folder: Folder) -> None:
     again.note(one, slurm_id="12", submitted=6.0)
     again.note(two, doubtful_until=7.0)
     noted = {one: {"slurm_id": "12", "submitted": 6.0}, two: {"doubtful_until": 7.0}}
-    assert {"arrays": noted} == submission_of(folder, launch)
+    assert {"format": 1, "arrays": noted} == submission_of(folder, launch)
     last = Submission(folder, launch)
     assert ("12", None, 6.0) == (last.slurm_id(one), last.doubtful_until(one), last.submitted(one))
     assert (None, 7.0) == (last.slurm_id(two), last.doubtful_until(two))
@@ -138,9 +138,9 @@ def test_a_refused_array_leaves_no_note(folder: Folder) -> None:
     submission.note("a", doubtful_until=1.0)
     submission.note("b", slurm_id="3", submitted=1.0)
     submission.note("a")
-    assert {"arrays": {"b": {"slurm_id": "3", "submitted": 1.0}}} == submission_of(folder, launch)
+    assert {"format": 1, "arrays": {"b": {"slurm_id": "3", "submitted": 1.0}}} == submission_of(folder, launch)
     submission.note("b")
-    assert {"arrays": {}} == submission_of(folder, launch)
+    assert {"format": 1, "arrays": {}} == submission_of(folder, launch)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"arrays": {"a": {"slurm_id": 3}}}'])

@@ -38,7 +38,7 @@ def newest_submission(program: Program) -> Any:
 
 def nothing_is_recorded(program: Program) -> None:
     """No array counts as submitted, and the jobs are what they were, also for whoever asks SLURM."""
-    assert {"arrays": {}} == newest_submission(program)
+    assert {"format": 1, "arrays": {}} == newest_submission(program)
     assert [("PENDING", 0)] * 2 == [(row["state"], row["attempt"]) for row in program.told("jobs")]
     assert [] == program.states()
 
@@ -131,7 +131,7 @@ def test_what_one_may_not(program: Program) -> None:
         said = sentence(big.tool("submit"))
         assert "slurm_scripts.sh: sbatch failed: Invalid job array specification; the largest index" in said
         assert "may have here is 2" in said
-        assert {"arrays": {}} == newest_submission(big)
+        assert {"format": 1, "arrays": {}} == newest_submission(big)
         works(program)
 
 
