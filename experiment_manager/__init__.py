@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from experiment_manager.scheduler.slurm.configuration import SLURM
     from experiment_manager.scheduler.submit import Submitted
     from experiment_manager.store.layout import Folder
-    from experiment_manager.store.states import Snapshot, Waiting
+    from experiment_manager.store.states import StateTable, Waiting
 
 _HOME = {
     "Attempt": "model.records",
@@ -35,7 +35,7 @@ _HOME = {
     "Resubmitted": "execution.resubmit",
     "SLURM": "scheduler.slurm.configuration",
     "Selection": "model.filters",
-    "Snapshot": "store.states",
+    "StateTable": "store.states",
     "State": "model.records",
     "Status": "analysis.views",
     "Submitted": "scheduler.submit",
@@ -60,8 +60,8 @@ __all__ = [
     "Resubmission",
     "Resubmitted",
     "Selection",
-    "Snapshot",
     "State",
+    "StateTable",
     "Status",
     "Submitted",
     "Trouble",

@@ -37,7 +37,7 @@ from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 from experiment_manager.text import described, skipped
 
 if TYPE_CHECKING:
@@ -184,11 +184,11 @@ class Experiment:
 
         Raises FilterError for what cannot be evaluated; that nothing passes is no error.
         """
-        return self._select(pass_filter, cache(self.snapshot))
+        return self._select(pass_filter, cache(self.states))
 
-    def _select(self, pass_filter: Any, snapshot: Callable[[], Snapshot]) -> filters.Selection:
+    def _select(self, pass_filter: Any, table: Callable[[], StateTable]) -> filters.Selection:
         jobs = list(self.iter_jobs())
-        facts = views.facts(self.folder, jobs, self._drafts.resolved, snapshot)
+        facts = views.facts(self.folder, jobs, self._drafts.resolved, table)
         return filters.apply(filters.parse(pass_filter), jobs, facts)
 
     def save_pass_filter(self, allowed_ids: Iterable[int], how: Any = None) -> None:
@@ -268,8 +268,8 @@ class Experiment:
 
     def cancel(self, where: Any = None) -> list[int]:
         """The jobs that wait or run, of those that pass a filter, were told to end; returns their ids."""
-        snapshot = self.snapshot()
-        return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: snapshot).jobs], snapshot)
+        table = self.states()
+        return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
 
     def resubmit(self, where: Any = None, *, state: str | None = None, **options: Any) -> Resubmitted:
         """Jobs that ended badly run again, with the same ids and configurations: `plan_resubmission`, carried out.
@@ -296,13 +296,13 @@ class Experiment:
         that are bad); `settings` change SLURM options of the last launch, whose launcher is used unless one is named.
         Raises JobRefused, OptionsError, FilterError.
         """
-        snapshot = self.snapshot()
+        table = self.states()
         ids = list(ids) if isinstance(ids, Iterator) else ids
         rules = [rule for rule in (ids, where) if rule is not None]
         return plan(
             self.folder,
-            self._select(rules or None, lambda: snapshot).jobs,
-            snapshot,
+            self._select(rules or None, lambda: table).jobs,
+            table,
             states=None if state is None else filters.parse_states(state),
             are_named=ids is not None and all(isinstance(rule, filters.Ids) for rule in filters.parse(ids)),
             launcher=launcher,
@@ -347,9 +347,13 @@ class Experiment:
 
     # -- how the jobs stand ------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
+    def states(self) -> StateTable:
         """The states of all attempts; those whose process is gone have become LOST, SLURM is asked about its own."""
         return reconciled(self.folder)
+
+    def snapshot(self) -> StateTable:
+        """The old name of `states`."""
+        return self.states()
 
     def status(
         self, *, wait: bool = False, by: Sequence[str] = (), every: bool = False, most_running: int | None = None
@@ -361,16 +365,16 @@ class Experiment:
         in `by`. `live` has a row for each job that runs (the first `most_running` of them), or for `every` job. Raises
         ExperimentManagerError for an unknown variable.
         """
-        snapshot = wait_until_idle(self.folder) if wait else self.snapshot()
-        return views.live_status(self.folder, self._drafts, snapshot, by=by, every=every, most_running=most_running)
+        table = wait_until_idle(self.folder) if wait else self.states()
+        return views.live_status(self.folder, self._drafts, table, by=by, every=every, most_running=most_running)
 
     def counts(self, answer: Answer | None = None) -> Counts:
         """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.
 
         SLURM is not asked again about what it has been asked for the `answer`.
         """
-        snapshot = reconciled(self.folder, answer)
-        found = Counter(map(snapshot.state, self.get_all_ids()))
+        table = reconciled(self.folder, answer)
+        found = Counter(map(table.state, self.get_all_ids()))
         return Counts({state: found[state] for state in State if found[state]})
 
     def jobs(self, where: Any = None) -> list[dict[str, Any]]:
@@ -378,8 +382,8 @@ class Experiment:
 
         `job`, `state`, `attempt` (0: none yet), `selected` (whether it may run), `variables`.
         """
-        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
-        return views.job_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
+        table = cache(self.states)  # listed once, for the filter and the rows
+        return views.job_rows(self.folder, self._select(where, table).jobs, table())
 
     def show(self, job_id: int, *, resolve: bool = False) -> dict[str, Any]:
         """Everything about one job: `experiment-manager show`. With `resolve` its configuration has the values that
@@ -387,11 +391,11 @@ class Experiment:
         configuration = self.configuration(job_id)
         if resolve and configuration is not None:
             configuration = self._drafts.resolved(job_id)
-        return views.show(self.folder, self.job(job_id), configuration, self.snapshot())
+        return views.show(self.folder, self.job(job_id), configuration, self.states())
 
     def diff(self, one: int, other: int) -> dict[str, Any]:
         """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
-        return difference(self.folder, self.job(one).id, self.job(other).id, self.snapshot())
+        return difference(self.folder, self.job(one).id, self.job(other).id, self.states())
 
     # -- what the jobs have left -------------------------------------------------------------------------------------
 
@@ -401,8 +405,8 @@ class Experiment:
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
         which maps the fields of the result that could not be stored to the reasons.
         """
-        snapshot = cache(self.snapshot)  # listed once, for the filter and the rows
-        return views.result_rows(self.folder, self._select(where, snapshot).jobs, snapshot())
+        table = cache(self.states)  # listed once, for the filter and the rows
+        return views.result_rows(self.folder, self._select(where, table).jobs, table())
 
     def results(self, where: Any = None) -> "pandas.DataFrame":
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
@@ -415,15 +419,15 @@ class Experiment:
 
     def result_columns(self) -> list[str]:
         """The columns of `results`, as far as the first jobs that have run tell them, for where no row does."""
-        snapshot = self.snapshot()
-        begun = [job for job in self.iter_jobs() if snapshot.last(job.id).number][:_MOST_ASKED]
+        table = self.states()
+        begun = [job for job in self.iter_jobs() if table.last(job.id).number][:_MOST_ASKED]
         jobs = begun or list(self.iter_jobs())[:1]
-        return columns_of(flat_results(views.result_rows(self.folder, jobs, snapshot)))
+        return columns_of(flat_results(views.result_rows(self.folder, jobs, table)))
 
     def result_warnings(self, ids: Sequence[int]) -> list[str]:
         """A line for each thing that people should know of the results of these jobs: what could not be stored, and
         what is NaN."""
-        return sentences(result_warnings(self.folder, ids, self.snapshot())) if ids else []
+        return sentences(result_warnings(self.folder, ids, self.states())) if ids else []
 
     def metrics(self, where: Any = None) -> "pandas.DataFrame":
         """One row per logged value: `job`, the variables, `attempt`, `step`, `time` (seconds since the epoch),
@@ -431,16 +435,16 @@ class Experiment:
 
         Raises ExperimentManagerError where pandas is not installed.
         """
-        snapshot = cache(self.snapshot)
-        return dataframes.metrics_frame(self.folder, self._select(where, snapshot).jobs, snapshot(), self.variables)
+        table = cache(self.states)
+        return dataframes.metrics_frame(self.folder, self._select(where, table).jobs, table(), self.variables)
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that have not completed; of those that may run, by default."""
-        snapshot = cache(self.snapshot)
+        table = cache(self.states)
         if where is None and has_selection(self.folder):
             where = [self.get_filtered_ids()]
-        jobs = self._select(where, snapshot).jobs
-        return [int(job.id) for job in jobs if snapshot().completed(job.id) is None]
+        jobs = self._select(where, table).jobs
+        return [int(job.id) for job in jobs if table().completed(job.id) is None]
 
     def log_paths(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> list[str]:
         """The logs of an attempt, by default of the last one: one file, or one for each rank.
@@ -470,7 +474,7 @@ class Experiment:
 
     def _follow(self, job_id: int, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         job = self.job(job_id)
-        return logs.followed_streams(self.folder, job.id, kinds, lambda: self.snapshot().state(job.id))
+        return logs.followed_streams(self.folder, job.id, kinds, lambda: self.states().state(job.id))
 
     def report(
         self,
@@ -490,14 +494,14 @@ class Experiment:
         metric, by default the first number there is. With `where` it is about the jobs that pass this filter. Raises
         ExperimentManagerError for unknown names, and without the extra `report`; FilterError when no job passes.
         """
-        snapshot, only = self.snapshot(), ""
-        jobs, dropped = self._select(where, lambda: snapshot)
+        table, only = self.states(), ""
+        jobs, dropped = self._select(where, lambda: table)
         if where is not None:
             everything = list(self.iter_jobs())
             filters.require_some(jobs, dropped, everything, self.folder.path)
             only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
         return write_report(
-            self.folder, jobs, snapshot, path,
+            self.folder, jobs, table, path,
             average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,
         )  # fmt: skip
 
@@ -508,7 +512,7 @@ class Experiment:
         Raises FolderError when the file is there already.
         """
         whole = os.path.abspath(path or f"{self.folder.name}.tar.gz")
-        archive(self.folder, whole, self.snapshot(), logs=logs, everything=everything)
+        archive(self.folder, whole, self.states(), logs=logs, everything=everything)
         return whole
 
 

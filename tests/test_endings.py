@@ -128,7 +128,7 @@ def test_a_result_outlives_its_supervisor(tmp_path: Path, result: Any, stopped: 
     if state is State.COMPLETED:
         with pytest.raises(AlreadyCompleted, match="turns out to be completed"):
             claimed(folder, 0)
-    assert state is states.snapshot(reconcile=True).attempts[0][1]  # type: ignore[index]
+    assert state is states.table(reconcile=True).attempts[0][1]  # type: ignore[index]
     reason = "had left its result" if state is not State.LOST else "its supervisor is gone"
     assert reason in text_of(folder, "attempt")["reason"]
     assert not [name for name in os.listdir(folder.job(0)) if name.endswith(".reserve")]

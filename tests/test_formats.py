@@ -55,4 +55,4 @@ def test_verbs_that_write_go_on_from_there(version: Path, tmp_path: Path, capsys
     experiment = Experiment.at(unpacked(version, "python", tmp_path))
     (failed,) = experiment.get_ids("state:FAILED")
     experiment.run_id(failed, lambda *_: {"score": 2.5})
-    assert (2, State.COMPLETED) == experiment.snapshot().last(JobId(failed))[1:3]
+    assert (2, State.COMPLETED) == experiment.states().last(JobId(failed))[1:3]

@@ -36,7 +36,7 @@ for line in sys.stdin:
             ended = [states.end(each, 1, "COMPLETED") for each in range(int(job))]
             print("completed", len(ended) - ended.count(None), flush=True)
         elif word == "reconcile":
-            found = states.snapshot(reconcile=True)
+            found = states.table(reconcile=True)
             print("lost", sum(found.state(each) == "LOST" for each in range(int(job))), flush=True)
     except JobRefused as error:
         print("refused", error, flush=True)
@@ -127,24 +127,24 @@ def test_attempt_from_claim_to_end(tmp_path: Path, states: States) -> None:
     assert "0002" == states.record(7, 2)["launch"]
 
 
-def test_snapshot_of_nothing(states: States) -> None:
+def test_table_of_nothing(states: States) -> None:
     """Before anything ran there is nothing, and every job is PENDING."""
-    snapshot = states.snapshot(reconcile=True)
-    assert ({}, ()) == (snapshot.attempts, snapshot.foreign)
-    assert Attempt(JobId(3), 0, State.PENDING) == snapshot.last(3)
-    assert State.PENDING is snapshot.state(3)
+    table = states.table(reconcile=True)
+    assert ({}, ()) == (table.attempts, table.foreign)
+    assert Attempt(JobId(3), 0, State.PENDING) == table.last(3)
+    assert State.PENDING is table.state(3)
 
 
-def test_snapshot_has_every_attempt(tmp_path: Path, states: States) -> None:
+def test_table_has_every_attempt(tmp_path: Path, states: States) -> None:
     """One look tells all attempts of all jobs, the last of each, and that numbers are numbers (10 after 9)."""
     put(tmp_path, *(f"3.{number}" for number in range(1, 11)), *(f"3.{number}.FAILED" for number in range(1, 10)))
     put(tmp_path, "3.10.COMPLETED", "12.1", "12.1.TIMEOUT")
-    snapshot = states.snapshot()
-    assert {3, 12} == set(snapshot.attempts)
-    assert {**dict.fromkeys(range(1, 10), State.FAILED), 10: State.COMPLETED} == snapshot.attempts[JobId(3)]
-    assert Attempt(JobId(3), 10, State.COMPLETED) == snapshot.last(3)
-    assert State.TIMEOUT is snapshot.state(12)
-    assert State.PENDING is snapshot.state(1)
+    table = states.table()
+    assert {3, 12} == set(table.attempts)
+    assert {**dict.fromkeys(range(1, 10), State.FAILED), 10: State.COMPLETED} == table.attempts[JobId(3)]
+    assert Attempt(JobId(3), 10, State.COMPLETED) == table.last(3)
+    assert State.TIMEOUT is table.state(12)
+    assert State.PENDING is table.state(1)
 
 
 @pytest.mark.parametrize("state", sorted(ENDED))
@@ -152,7 +152,7 @@ def test_every_ended_state_is_kept(states: States, state: State) -> None:
     """Each state in which an attempt can end comes back by every way of asking."""
     states.claim(0, {})
     assert state is states.end(0, 1, state)
-    assert state is states.snapshot(reconcile=True).state(0)
+    assert state is states.table(reconcile=True).state(0)
     assert state is states.state(0, 1)
     assert state is states.settled(0).state
 
@@ -216,13 +216,13 @@ def test_killed_process_is_lost(tmp_path: Path, states: States, start: Callable[
     """After SIGKILL an attempt is RUNNING to who only looks, LOST to who reconciles, and stays so."""
     claimer = start()
     assert "won 1" == claimer.ask("claim 7")
-    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    assert State.RUNNING is states.table(reconcile=True).state(7)
     claimer.process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, claimer.process.pid, os.WEXITED | os.WNOWAIT)
-    assert State.RUNNING is states.snapshot().state(7)
-    assert State.LOST is states.snapshot(reconcile=True).state(7)
+    assert State.RUNNING is states.table().state(7)
+    assert State.LOST is states.table(reconcile=True).state(7)
     assert ["7.1", "7.1.LOST"] == names(tmp_path)
-    assert State.LOST is states.snapshot().state(7)
+    assert State.LOST is states.table().state(7)
 
 
 def test_next_claim_after_a_killed_process(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
@@ -239,7 +239,7 @@ def test_killed_dry_pass_hides_nothing(tmp_path: Path, states: States) -> None:
     """A dry pass whose process is gone is FAKE: the job is what its last real attempt left."""
     put(tmp_path, "7.1", "7.1.COMPLETED")
     put(tmp_path, "7.2", "7.2.RUNNING", record={**dead(), "fake": True})
-    assert State.COMPLETED is states.snapshot(reconcile=True).state(7)
+    assert State.COMPLETED is states.table(reconcile=True).state(7)
     assert ["7.1", "7.1.COMPLETED", "7.2", "7.2.FAKE"] == names(tmp_path)
 
 
@@ -255,7 +255,7 @@ def test_settled_after_a_killed_process(states: States, start: Callable[[], Clai
 def test_running_elsewhere_is_left_alone(tmp_path: Path, states: States) -> None:
     """What runs on another host is RUNNING and refused, and the refusal says how to end it by hand."""
     put(tmp_path, "7.1", "7.1.RUNNING", record={"host": "node017", "pid": 5})
-    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    assert State.RUNNING is states.table(reconcile=True).state(7)
     with pytest.raises(JobRefused, match=r"pid 5 on node017.*rename .*7\.1\.RUNNING to end in \.LOST"):
         states.claim(7, {})
     os.rename(tmp_path / "train/states/7.1.RUNNING", tmp_path / "train/states/7.1.LOST")
@@ -267,7 +267,7 @@ def test_unreadable_anchor_is_left_alone(tmp_path: Path, states: States, content
     """Of an anchor that cannot be read nobody knows, so its attempt is RUNNING and is not taken away."""
     put(tmp_path, "7.1", "7.1.RUNNING")
     (tmp_path / "train/states/7.1").write_text(content)
-    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    assert State.RUNNING is states.table(reconcile=True).state(7)
     with pytest.raises(JobRefused):
         states.claim(7, {})
 
@@ -277,13 +277,13 @@ def test_anchor_without_pid_is_left_alone(tmp_path: Path, states: States) -> Non
     put(tmp_path, "7.1", "7.1.RUNNING")
     record = {key: value for key, value in processes.this_process().items() if key != "pid"}
     (tmp_path / "train/states/7.1").write_text(json.dumps(record))
-    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    assert State.RUNNING is states.table(reconcile=True).state(7)
 
 
 def test_anchor_without_state_runs_while_its_process_lives(tmp_path: Path, states: States) -> None:
     """A process between its anchor and its first state has the job: it is RUNNING and refused to others."""
     put(tmp_path, "7.1")
-    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    assert State.RUNNING is states.table(reconcile=True).state(7)
     assert Attempt(JobId(7), 1, State.RUNNING) == states.settled(7)
     with pytest.raises(JobRefused):
         states.claim(7, {})
@@ -293,11 +293,11 @@ def test_anchor_without_state_runs_while_its_process_lives(tmp_path: Path, state
 def test_anchor_without_state_is_lost_after_its_process(tmp_path: Path, states: States) -> None:
     """A process that died between its anchor and its first state has left a LOST attempt, by every way of asking."""
     put(tmp_path, "1.1", "2.1", "3.1", record=dead())
-    assert State.RUNNING is states.snapshot().state(1)
+    assert State.RUNNING is states.table().state(1)
     assert State.LOST is states.settled(2).state
     assert 2 == states.claim(3, {})
-    snapshot = states.snapshot(reconcile=True)
-    assert [State.LOST, State.LOST, State.RUNNING] == [snapshot.state(job_id) for job_id in (1, 2, 3)]
+    table = states.table(reconcile=True)
+    assert [State.LOST, State.LOST, State.RUNNING] == [table.state(job_id) for job_id in (1, 2, 3)]
     assert ["1.1", "1.1.LOST", "2.1", "2.1.LOST", "3.1", "3.1.LOST", "3.2", "3.2.RUNNING"] == names(tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_unbegun_attempt_whose_recording_was_interrupted(tmp_path: Path, states:
     states.record_unbegun(8, 1, State.TIMEOUT, {"reason": "late"}, {"launch": "0001", "by_slurm": True})
     for name in ("7.1.CANCELLED", "8.1.TIMEOUT"):
         (tmp_path / "train" / "states" / name).unlink()
-    assert State.CANCELLED is states.snapshot(reconcile=True).state(7)
+    assert State.CANCELLED is states.table(reconcile=True).state(7)
     assert 2 == states.claim(8, {"launch": "0002"})
     assert State.TIMEOUT is states.state(8, 1)
 
@@ -317,7 +317,7 @@ def test_unbegun_attempt_gives_way_to_one_that_began(states: States) -> None:
     """A job that has begun is left alone by whoever thinks that it never did."""
     states.claim(7, {})
     states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled"}, {})
-    assert State.RUNNING is states.snapshot(reconcile=True).state(7)
+    assert State.RUNNING is states.table(reconcile=True).state(7)
 
 
 def test_several_processes_reconcile_at_once(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
@@ -330,7 +330,7 @@ def test_several_processes_reconcile_at_once(tmp_path: Path, states: States, sta
         for claimer in claimers:
             claimer.tell("reconcile 200")
         assert ["lost 200"] * 4 == [claimer.hear() for claimer in claimers]
-    assert {State.LOST} == set(states.snapshot().attempts[JobId(17)].values())
+    assert {State.LOST} == set(states.table().attempts[JobId(17)].values())
 
 
 @pytest.mark.parametrize("ended", [State.COMPLETED, State.FAILED, State.NODE_FAIL, State.CANCELLED, State.LOST])
@@ -339,8 +339,8 @@ def test_later_of_two_states_counts(tmp_path: Path, states: States, ended: State
     for job_id in range(20):
         pair = [f"{job_id}.1.RUNNING", f"{job_id}.1.{ended}"]
         put(tmp_path, f"{job_id}.1", *(pair if job_id % 2 else reversed(pair)))
-    for snapshot in (states.snapshot(), states.snapshot(reconcile=True)):
-        assert {ended} == {snapshot.state(job_id) for job_id in range(20)}
+    for table in (states.table(), states.table(reconcile=True)):
+        assert {ended} == {table.state(job_id) for job_id in range(20)}
     assert {ended} == {states.state(job_id, 1) for job_id in range(20)}
 
 
@@ -360,9 +360,9 @@ def test_foreign_names_are_reported(tmp_path: Path, states: States) -> None:
     ]
     foreign += ["7.01.COMPLETED", "007.1.COMPLETED", "7.1.FAILED.x", "-7.1", "7.1.", "\u0667.1.COMPLETED", "7.1\n"]
     put(tmp_path, *foreign, ".7.0.host.1.tmp")
-    snapshot = states.snapshot(reconcile=True)
-    assert sorted(foreign) == sorted(snapshot.foreign)
-    assert Attempt(JobId(7), 0, State.PENDING) == snapshot.last(7)
+    table = states.table(reconcile=True)
+    assert sorted(foreign) == sorted(table.foreign)
+    assert Attempt(JobId(7), 0, State.PENDING) == table.last(7)
     assert 1 == states.claim(7, {})
 
 
@@ -431,7 +431,7 @@ def test_attempt_is_ended_once_by_many(states: States, start: Callable[[], Claim
 
 
 def test_no_attempt_is_lost_while_others_rename(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
-    """During 2,000 renames every snapshot has every attempt, RUNNING or ended, and the last one has them ended."""
+    """During 2,000 renames every table has every attempt, RUNNING or ended, and the last one has them ended."""
     jobs = range(2000)
     room = tmp_path / "train" / "states"
     put(tmp_path, "0.1", "0.1.RUNNING")
@@ -442,16 +442,16 @@ def test_no_attempt_is_lost_while_others_rename(tmp_path: Path, states: States, 
     renamer.tell("complete 2000")
     mixed = 0
     for _ in range(500):
-        snapshot = states.snapshot()
-        assert {job_id: [1] for job_id in jobs} == {job_id: list(found) for job_id, found in snapshot.attempts.items()}
-        seen = {snapshot.state(job_id) for job_id in jobs}
+        table = states.table()
+        assert {job_id: [1] for job_id in jobs} == {job_id: list(found) for job_id, found in table.attempts.items()}
+        seen = {table.state(job_id) for job_id in jobs}
         assert {State.RUNNING, State.COMPLETED} >= seen
         mixed += len(seen) == 2
         if seen == {State.COMPLETED}:
             break
-    assert mixed, "no snapshot was taken while states were renamed"
+    assert mixed, "no table was taken while states were renamed"
     assert "completed 2000" == renamer.hear()
-    assert {State.COMPLETED} == {states.snapshot().state(job_id) for job_id in jobs[::500]}
+    assert {State.COMPLETED} == {states.table().state(job_id) for job_id in jobs[::500]}
 
 
 def test_claim_killed_at_any_moment_leaves_a_job_that_can_run(tmp_path: Path, states: States) -> None:
@@ -477,4 +477,4 @@ def test_claim_killed_at_any_moment_leaves_a_job_that_can_run(tmp_path: Path, st
         number = states.claim(7, {})
         assert number == len(states.attempts(7))
         states.end(7, number, State.COMPLETED)
-    assert {State.FAILED, State.LOST, State.COMPLETED} >= set(states.snapshot().attempts[JobId(7)].values())
+    assert {State.FAILED, State.LOST, State.COMPLETED} >= set(states.table().attempts[JobId(7)].values())

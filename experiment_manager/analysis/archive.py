@@ -21,7 +21,7 @@ from experiment_manager.store.files import appearing, below, is_temporary
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.leftovers import clear_leftovers_beside
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 from experiment_manager.text import counted, skipped, tell
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
@@ -32,7 +32,7 @@ _JOB: Final = re.compile(r"jobs/\d+")
 _UNKNOWN: Final = b"{}"
 
 
-def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False, everything: bool = False) -> int:
+def archive(folder: Folder, path: str, table: StateTable, *, logs: bool = False, everything: bool = False) -> int:
     """The experiment is in a gzipped tar file, below a folder of its own name; returns the number of files.
 
     In it are the manifest, frozen configurations, launches, states, results, errors and metrics; with `logs` what jobs
@@ -48,7 +48,7 @@ def archive(folder: Folder, path: str, snapshot: Snapshot, *, logs: bool = False
         names = list(packing.names())
         for name in followed(names, len(names), "archiving"):
             packing.add(name)
-        for job_id, numbers in snapshot.attempts.items():
+        for job_id, numbers in table.attempts.items():
             for number, state in numbers.items():
                 packing.add_state(f"{job_id}.{number}", str(state))
     if packing.n_data_links:

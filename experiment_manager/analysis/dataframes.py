@@ -12,7 +12,7 @@ from experiment_manager.model import codec
 from experiment_manager.model.records import Job
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.metrics import course
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 from experiment_manager.text import skipped, stream_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def results_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> 
 
 
 def metrics_frame(
-    folder: Folder, jobs: Iterable[Job], snapshot: Snapshot, variables: Sequence[str]
+    folder: Folder, jobs: Iterable[Job], table: StateTable, variables: Sequence[str]
 ) -> "pandas.DataFrame":
     """One row per value that a job has logged, in all attempts that make its course: `job`, the variables, `attempt`,
     `step`, `time` (seconds since the epoch), `metric`, `value`; with these columns also where nothing was logged.
@@ -44,7 +44,7 @@ def metrics_frame(
     counts: list[int] = []
     logged: dict[str, list[Any]] = {"step": [], "time": [], "metric": [], "value": []}
     for job in jobs:
-        for number, metrics in course(folder, snapshot, job.id, skipped):
+        for number, metrics in course(folder, table, job.id, skipped):
             logged["step"] += [metric.step for metric in metrics for _ in metric.values]
             logged["time"] += [metric.time for metric in metrics for _ in metric.values]
             logged["metric"] += [name for metric in metrics for name in metric.values]

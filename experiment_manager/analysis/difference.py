@@ -9,19 +9,19 @@ from experiment_manager.model.records import JobId
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.provenance import read_packages
-from experiment_manager.store.states import Snapshot, States, node_of
+from experiment_manager.store.states import States, StateTable, node_of
 
 
-def difference(folder: Folder, one: int, other: int, snapshot: Snapshot) -> dict[str, Any]:
+def difference(folder: Folder, one: int, other: int, table: StateTable) -> dict[str, Any]:
     """`one` and `other`: job, state, attempt, variables; `configuration` and `environment` map what differs to both
     texts.
 
     The environment is where and with which code the last attempt of each was launched. Raises UnknownJob.
     """
     with Manifest(folder) as manifest:
-        sides = [_side(manifest, job_id, snapshot) for job_id in (one, other)]
+        sides = [_side(manifest, job_id, table) for job_id in (one, other)]
         before, after = (manifest.encoded_configuration(job_id) for job_id in (one, other))
-    about = [_about(folder, job_id, snapshot) for job_id in (one, other)]
+    about = [_about(folder, job_id, table) for job_id in (one, other)]
     return {
         "one": sides[0],
         "other": sides[1],
@@ -36,14 +36,14 @@ def difference(folder: Folder, one: int, other: int, snapshot: Snapshot) -> dict
     }
 
 
-def _side(manifest: Manifest, job_id: int, snapshot: Snapshot) -> dict[str, Any]:
-    job, last = manifest.job(job_id), snapshot.last(job_id)
+def _side(manifest: Manifest, job_id: int, table: StateTable) -> dict[str, Any]:
+    job, last = manifest.job(job_id), table.last(job_id)
     return {"job": job_id, "state": str(last.state), "attempt": last.number, "variables": dict(job.variables)}
 
 
-def _about(folder: Folder, job_id: int, snapshot: Snapshot) -> Mapping[str, Any]:
+def _about(folder: Folder, job_id: int, table: StateTable) -> Mapping[str, Any]:
     """Node, launch, command line and code of the last attempt; empty for a job that has not run."""
-    last = snapshot.last(job_id)
+    last = table.last(job_id)
     if not last.number:
         return {}
     record = States(folder).record(JobId(job_id), last.number)

@@ -12,29 +12,29 @@ from experiment_manager.store.documents import END, read_end, read_optional
 from experiment_manager.store.files import number_in
 from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.states import Snapshot, States, node_of
+from experiment_manager.store.states import States, StateTable, node_of
 from experiment_manager.text import skipped
 
 
-def live_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
+def live_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[dict[str, Any]]:
     """One row per job: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`, `left_s` (until the time limit of a
     job that runs; None without one), `metrics` (the last that were logged), `reason`.
     """
     now = time.time()
     return [
-        {"job": int(job.id), "variables": dict(job.variables), **_of(folder, snapshot, snapshot.last(job.id), now)}
+        {"job": int(job.id), "variables": dict(job.variables), **_of(folder, table, table.last(job.id), now)}
         for job in jobs
     ]
 
 
-def _of(folder: Folder, snapshot: Snapshot, last: Attempt, now: float) -> dict[str, Any]:
+def _of(folder: Folder, table: StateTable, last: Attempt, now: float) -> dict[str, Any]:
     row: dict[str, Any] = {"state": str(last.state), "attempt": last.number}
     row |= dict.fromkeys(("node", "elapsed_s", "left_s", "metrics", "reason"))
     if last.state is State.QUEUED:
-        row["reason"] = snapshot.queued[last.job_id].reason
+        row["reason"] = table.queued[last.job_id].reason
     if not last.number:
         return row
-    record = snapshot.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
+    record = table.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
     row["node"] = node_of(record)
     row["metrics"] = last_metrics(folder, last.job_id, last.number)
     start = number_in(record, "start")

@@ -12,17 +12,17 @@ from experiment_manager.errors import ResultError
 from experiment_manager.model.ids import which
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.results import read_result
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 from experiment_manager.text import counted, one_line, skipped
 
 MOST_READ: Final = 1000
 _UNREAD: Final = f"with something to look at beyond the first {MOST_READ} of them; `results` tells of each"
 
 
-def result_warnings(folder: Folder, ids: Collection[int], snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
+def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:
     """What is to be said of the results that count, and of which of these jobs it is true."""
     found: dict[str, list[int]] = defaultdict(list)
-    for place, (job_id, attempt) in enumerate(_marked(folder, ids, snapshot)):
+    for place, (job_id, attempt) in enumerate(_marked(folder, ids, table)):
         if place >= MOST_READ:
             found[_UNREAD].append(job_id)
             continue
@@ -49,7 +49,7 @@ def _nan_fields(value: Any) -> list[str]:
     return [str(name) for name, item in fields.items() if isinstance(item, float) and item != item]
 
 
-def _marked(folder: Folder, ids: Collection[int], snapshot: Snapshot) -> list[tuple[int, int]]:
+def _marked(folder: Folder, ids: Collection[int], table: StateTable) -> list[tuple[int, int]]:
     """The jobs, in order, whose result that counts was marked when it was left, with their attempts."""
     try:
         names = os.listdir(folder.warnings)
@@ -59,7 +59,7 @@ def _marked(folder: Folder, ids: Collection[int], snapshot: Snapshot) -> list[tu
         skipped(f"{folder.warnings} cannot be read: {error.strerror or error}")
         return []
     marked = {tuple(map(int, name.split("."))) for name in names if _is_attempt(name)}
-    completed = ((job_id, snapshot.completed(job_id)) for job_id in sorted(ids))
+    completed = ((job_id, table.completed(job_id)) for job_id in sorted(ids))
     return [(job_id, attempt) for job_id, attempt in completed if attempt and (job_id, attempt) in marked]
 
 

@@ -23,7 +23,7 @@ from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.processes import is_gone
 from experiment_manager.store.results import last_values, read_result
-from experiment_manager.store.states import Snapshot, States, node_of, task_in
+from experiment_manager.store.states import States, StateTable, node_of, task_in
 from experiment_manager.text import as_word, one_line, skipped
 
 _TAIL_LINES: Final = 30
@@ -71,7 +71,7 @@ class Status(NamedTuple):
         return f"Status({counts_text(self.counts)} of {one_line(self.path)})"
 
 
-def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
+def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
     """The status of an experiment with jobs of these ids.
 
     Opens one file per job that ended badly, of each state MOST_REASONS at most, one per result that is to be looked at,
@@ -80,15 +80,15 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
     by_state: dict[State, list[int]] = defaultdict(list)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
     for job_id in ids:
-        last = snapshot.last(job_id)
+        last = table.last(job_id)
         known = by_state[last.state]
         known.append(job_id)
         if last.state in ENDED_BADLY:
             is_asked = len(known) <= MOST_REASONS
             reason = _reason(folder, job_id, last.number) if is_asked else _UNREAD
             troubles[last.state, reason].append(job_id)
-        elif last.state is State.RUNNING and last.job_id not in snapshot.confirmed:
-            record = snapshot.runners.get((last.job_id, last.number), {})
+        elif last.state is State.RUNNING and last.job_id not in table.confirmed:
+            record = table.runners.get((last.job_id, last.number), {})
             if is_gone(record) is None:
                 name = folder.join("states", "JOB.ATTEMPT.RUNNING")
                 host = record.get("host")
@@ -96,7 +96,7 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
                 troubles[last.state, hint].append(job_id)
     waiting: dict[str, list[int]] = defaultdict(list)
     for job_id in by_state[State.QUEUED]:
-        waiting[snapshot.queued[JobId(job_id)].reason].append(job_id)
+        waiting[table.queued[JobId(job_id)].reason].append(job_id)
     selected = _selected(folder)
     ordered: dict[str, tuple[int, ...]] = {state: tuple(by_state[state]) for state in State if by_state[state]}
     return Status(
@@ -107,10 +107,10 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
         has_filter=os.path.lexists(folder.pass_filter),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
-        foreign=(*(f"states/{name}" for name in snapshot.foreign), *_foreign_in_jobs(folder, snapshot)),
+        foreign=(*(f"states/{name}" for name in table.foreign), *_foreign_in_jobs(folder, table)),
         warnings=tuple(
             Trouble(State.COMPLETED, what, jobs)
-            for what, jobs in result_warnings(folder, by_state[State.COMPLETED], snapshot).items()
+            for what, jobs in result_warnings(folder, by_state[State.COMPLETED], table).items()
         ),
     )
 
@@ -118,7 +118,7 @@ def status(folder: Folder, ids: Iterable[int], snapshot: Snapshot) -> Status:
 def live_status(
     folder: Folder,
     drafts: JobDrafts,
-    snapshot: Snapshot,
+    table: StateTable,
     *,
     by: Sequence[str],
     every: bool,
@@ -127,15 +127,15 @@ def live_status(
     """The status of these jobs, with a row for each that runs, the first `most_running` of them, or for `every` one;
     and counted for each value of the variables in `by`. Raises ExperimentManagerError for an unknown variable."""
     everything = list(drafts) if every or by else []
-    found = status(folder, [job.id for job in everything] or drafts.ids(), snapshot)
+    found = status(folder, [job.id for job in everything] or drafts.ids(), table)
     jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
-    groups = state_counts(job_rows(folder, everything, snapshot), by) if by else []
-    return found._replace(live=tuple(live_rows(folder, jobs, snapshot)), groups=tuple(groups))
+    groups = state_counts(job_rows(folder, everything, table), by) if by else []
+    return found._replace(live=tuple(live_rows(folder, jobs, table)), groups=tuple(groups))
 
 
-def _foreign_in_jobs(folder: Folder, snapshot: Snapshot) -> list[str]:
+def _foreign_in_jobs(folder: Folder, table: StateTable) -> list[str]:
     """Names in `jobs/` that are not ours; nobody looks where there are so many jobs that listing them takes long."""
-    if len(snapshot.attempts) > _MOST_LISTED:
+    if len(table.attempts) > _MOST_LISTED:
         return []
     try:
         names = os.listdir(folder.join("jobs"))
@@ -166,14 +166,14 @@ def _selected(folder: Folder) -> frozenset[int] | None:
         return None
 
 
-def job_rows(folder: Folder, jobs: Iterable[Job], snapshot: Snapshot) -> list[dict[str, Any]]:
+def job_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[dict[str, Any]]:
     """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `variables`."""
     selected = _selected(folder) or frozenset()
-    return [{**_head(job, snapshot), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs]
+    return [{**_head(job, table), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs]
 
 
-def _head(job: Job, snapshot: Snapshot) -> dict[str, Any]:
-    last = snapshot.last(job.id)
+def _head(job: Job, table: StateTable) -> dict[str, Any]:
+    last = table.last(job.id)
     return {"job": int(job.id), "state": str(last.state), "attempt": last.number}
 
 
@@ -181,7 +181,7 @@ def facts(
     folder: Folder,
     jobs: Collection[Job],
     configuration: Callable[[int, Callable[[str, str, str], Any]], Any],
-    snapshot: Callable[[], Snapshot],
+    table: Callable[[], StateTable],
 ) -> World:
     """The facts that a filter may ask for about jobs of an experiment; each is read when a rule first asks for it.
 
@@ -191,16 +191,16 @@ def facts(
         names=frozenset(name for job in jobs for name in job.variables),
         ids=frozenset(job.id for job in jobs),
         configuration=lambda job: configuration(job.id, Unresolved),
-        state=lambda job_id: snapshot().state(job_id),
-        result=lambda job: returned(folder, job.id, snapshot()),
-        metrics=lambda job: last_metrics(folder, job.id, snapshot()),
+        state=lambda job_id: table().state(job_id),
+        result=lambda job: returned(folder, job.id, table()),
+        metrics=lambda job: last_metrics(folder, job.id, table()),
     )
 
 
 def result_rows(
     folder: Folder,
     jobs: Iterable[Job],
-    snapshot: Snapshot,
+    table: StateTable,
     last: Callable[[JobId], dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, `refused`.
@@ -212,16 +212,16 @@ def result_rows(
     """
     rows = []
     for job in jobs:
-        metrics = last_metrics(folder, job.id, snapshot) if last is None else last(job.id)
-        result, refused = _result_fields(folder, job.id, snapshot.completed(job.id))
+        metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
+        result, refused = _result_fields(folder, job.id, table.completed(job.id))
         left = {"result": result, "metrics": metrics, "refused": refused}
-        rows.append({**_head(job, snapshot), "variables": dict(job.variables), **left})
+        rows.append({**_head(job, table), "variables": dict(job.variables), **left})
     return rows
 
 
-def returned(folder: Folder, job_id: JobId, snapshot: Snapshot) -> Any:
+def returned(folder: Folder, job_id: JobId, table: StateTable) -> Any:
     """What the newest attempt that completed has returned; None where there is nothing, or it cannot be read."""
-    attempt = snapshot.completed(job_id)
+    attempt = table.completed(job_id)
     try:
         return None if attempt is None else read_result(folder, job_id, attempt).value
     except ResultError as error:
@@ -229,9 +229,9 @@ def returned(folder: Folder, job_id: JobId, snapshot: Snapshot) -> Any:
         return None
 
 
-def last_metrics(folder: Folder, job_id: JobId, snapshot: Snapshot) -> dict[str, Any]:
+def last_metrics(folder: Folder, job_id: JobId, table: StateTable) -> dict[str, Any]:
     """The last value of each metric that the last attempt has logged."""
-    return last_values(folder, job_id, snapshot.last(job_id).number, skipped)
+    return last_values(folder, job_id, table.last(job_id).number, skipped)
 
 
 def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -248,10 +248,10 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[di
     return {**named, **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
 
 
-def show(folder: Folder, job: Job, configuration: Any, snapshot: Snapshot) -> dict[str, Any]:
+def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> dict[str, Any]:
     """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
     states = States(folder)
-    last = snapshot.last(job.id)
+    last = table.last(job.id)
     attempts = [
         _attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)
     ]

@@ -18,7 +18,7 @@ from experiment_manager.store.launches import create_launch, last_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 
 LAUNCHERS: Final = ("local_pool", "slurm_script", "slurm_submitit")
 
@@ -58,7 +58,7 @@ class Resubmitted(NamedTuple):
 def plan(
     folder: Folder,
     jobs: Iterable[Job],
-    snapshot: Snapshot,
+    table: StateTable,
     *,
     states: Collection[State] | None,
     are_named: bool,
@@ -76,7 +76,7 @@ def plan(
     wanted = ENDED_BADLY if states is None else frozenset(states)
     if waiting := wanted & UNFINISHED:
         raise JobRefused(f"jobs that are {min(waiting)} have not ended; end them with `experiment-manager cancel`")
-    found = {int(job.id): snapshot.state(job.id) for job in jobs}
+    found = {int(job.id): table.state(job.id) for job in jobs}
     by_state: dict[State, list[int]] = defaultdict(list)
     for job_id, state in found.items():
         if state in wanted:
@@ -132,17 +132,17 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     about = {"launcher": planned.launcher, "runner": planned.runner, "resubmits": format_ids(planned.ids)}
     with planning(folder):
         clear_leftovers(folder)
-        snapshot = reconciled(folder, is_to_act=True)
-        begun = [job_id for job_id in planned.ids if snapshot.state(job_id) in UNFINISHED]
+        table = reconciled(folder, is_to_act=True)
+        begun = [job_id for job_id in planned.ids if table.state(job_id) in UNFINISHED]
         if begun:
             raise JobRefused(
                 f"jobs {format_ids(begun)} of {folder.path} were started again meanwhile; look, and repeat"
             )
         if planned.options is not None:
             is_newest = planned.launcher == "slurm_script"
-            written = write_jobs(folder, planned.options, planned.ids, snapshot, about, is_newest=is_newest)
+            written = write_jobs(folder, planned.options, planned.ids, table, about, is_newest=is_newest)
         else:
-            attempts = (Attempt(JobId(i), snapshot.next_number(i), State.PENDING) for i in planned.ids)
+            attempts = (Attempt(JobId(i), table.next_number(i), State.PENDING) for i in planned.ids)
             launch = create_launch(
                 folder, attempts, {**about, "options": {"n_jobs": planned.n_jobs, "gpus_per_job": planned.gpus_per_job}}
             )

@@ -19,7 +19,7 @@ from experiment_manager.report import evidence
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.states import Snapshot, States
+from experiment_manager.store.states import States, StateTable
 
 MOST_GROUPS: Final = 24
 MOST_BEST: Final = 10
@@ -95,13 +95,13 @@ class Contents(NamedTuple):
     n_launches: int
 
 
-def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Choice) -> Contents:
+def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
     if choice.goal not in ("max", "min"):
         raise ExperimentManagerError(f"the goal is max or min, not {choice.goal!r}")
-    found = views.status(folder, [job.id for job in jobs], snapshot)
-    logbook = Logbook(folder, snapshot)
-    rows = views.result_rows(folder, jobs, snapshot, logbook.last)
+    found = views.status(folder, [job.id for job in jobs], table)
+    logbook = Logbook(folder, table)
+    rows = views.result_rows(folder, jobs, table, logbook.last)
     source, metric = _metric(rows, choice.metric)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
     averaged = _averaged(names, choice)
@@ -133,7 +133,7 @@ def collect(folder: Folder, jobs: Sequence[Job], snapshot: Snapshot, choice: Cho
         learning=learn(logbook, [group.ids for group in drawn], [*first, *_without(logged, first)]),
         columns=columns,
         rows=cells,
-        failures=evidence.failures(folder, found.troubles, snapshot),
+        failures=evidence.failures(folder, found.troubles, table),
         n_failures=len(found.troubles),
         launches=shown_launches,
         n_launches=n_launches,

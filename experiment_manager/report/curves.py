@@ -16,7 +16,7 @@ from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import course
 from experiment_manager.store.results import Metric, read_metrics
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 from experiment_manager.text import skipped
 
 _QUANTILES: Final = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814)
@@ -193,8 +193,8 @@ class Learning(NamedTuple):
 class Logbook:
     """What jobs have logged. Each file is read once, unless there is more of it than memory should hold."""
 
-    def __init__(self, folder: Folder, snapshot: Snapshot) -> None:
-        self._folder, self._snapshot = folder, snapshot
+    def __init__(self, folder: Folder, table: StateTable) -> None:
+        self._folder, self._table = folder, table
         self._kept: dict[int, list[Logged]] = {}
         self._n_kept = 0
 
@@ -206,8 +206,8 @@ class Logbook:
             read[number] = list(read_metrics(self._folder, job_id, number, skipped))
             return read[number]
 
-        logged = _flat(course(self._folder, self._snapshot, job_id, read=reading))
-        number = self._snapshot.last(job_id).number
+        logged = _flat(course(self._folder, self._table, job_id, read=reading))
+        number = self._table.last(job_id).number
         size = sum(len(values) for _, values in logged)
         if self._n_kept + size <= MOST_KEPT:
             self._n_kept += size
@@ -221,7 +221,7 @@ class Logbook:
         """Steps and values of all attempts that count, in order."""
         if job_id in self._kept:
             return self._kept.pop(job_id)
-        return _flat(course(self._folder, self._snapshot, job_id))
+        return _flat(course(self._folder, self._table, job_id))
 
 
 def _flat(attempts: Sequence[tuple[int, Sequence[Metric]]]) -> list[Logged]:

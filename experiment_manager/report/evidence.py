@@ -15,7 +15,7 @@ from experiment_manager.model.records import Launch
 from experiment_manager.scheduler.submissions import Submission, launched_arrays
 from experiment_manager.store.launches import launch_numbers, read_launch
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 from experiment_manager.text import skipped
 
 MOST_FAILURES: Final = 30
@@ -50,12 +50,12 @@ class Handed(NamedTuple):
     slurm: str  # what SLURM calls it
 
 
-def failures(folder: Folder, troubles: Sequence[views.Trouble], snapshot: Snapshot) -> list[Failure]:
+def failures(folder: Folder, troubles: Sequence[views.Trouble], table: StateTable) -> list[Failure]:
     """The troubles, those of most jobs first."""
     found = []
     for trouble in sorted(troubles, key=lambda trouble: -len(trouble.ids))[:MOST_FAILURES]:
         job_id = trouble.ids[0]
-        log, lines = _end_of_log(folder, job_id, snapshot.last(job_id).number)
+        log, lines = _end_of_log(folder, job_id, table.last(job_id).number)
         ids = format_ids(trouble.ids)
         found.append(Failure(str(trouble.state), trouble.reason, len(trouble.ids), ids, job_id, log, tuple(lines)))
     return found

@@ -26,7 +26,7 @@ from experiment_manager.store.layout import writing
 if TYPE_CHECKING:
     from experiment_manager.model.records import Job
     from experiment_manager.store.layout import Folder
-    from experiment_manager.store.states import Snapshot
+    from experiment_manager.store.states import StateTable
 
 
 _FAMILIES = {"COMPLETED": "good", "RUNNING": "running", "QUEUED": "waiting", "PENDING": "waiting", "FAKE": "waiting"}
@@ -114,7 +114,7 @@ def _data(contents: "Contents") -> dict[str, Any]:
 def write_report(
     folder: "Folder",
     jobs: "Sequence[Job]",
-    snapshot: "Snapshot",
+    table: "StateTable",
     path: str | os.PathLike[str] | None,
     *,
     average_over: Sequence[str] | None,
@@ -136,7 +136,7 @@ def write_report(
     require_extra()
     target = os.path.abspath(folder.join("report.html") if path is None else os.fspath(path))
     choice = Choice(average_over, group_by, metric, goal, only)
-    html = render(collect(folder, jobs, snapshot, choice))
+    html = render(collect(folder, jobs, table, choice))
     clear_leftovers_beside(target)
     with writing(target), appearing(target) as temporary, open(temporary, "x", encoding="utf-8") as file:
         file.write(html)

@@ -6,7 +6,7 @@ from experiment_manager.model.codec import is_number
 from experiment_manager.model.records import JobId, State
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.results import Metric, read_metrics
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 
 Read = Callable[[int], list[Metric]]
 """Reads the metrics of an attempt of that number."""
@@ -14,7 +14,7 @@ Read = Callable[[int], list[Metric]]
 
 def course(
     folder: Folder,
-    snapshot: Snapshot,
+    table: StateTable,
     job_id: int,
     tell: Callable[[str], None] | None = None,
     read: Read | None = None,
@@ -25,7 +25,7 @@ def course(
     Of a job that was begun anew only the last attempt counts. For `tell` see `read_metrics`; `read` is for those who
     have read an attempt already.
     """
-    states = snapshot.attempts.get(JobId(job_id), {})
+    states = table.attempts.get(JobId(job_id), {})
     found: list[tuple[int, list[Metric]]] = []
     for number in sorted((number for number in states if states[number] is not State.FAKE), reverse=True):
         metrics = list(read_metrics(folder, job_id, number, tell)) if read is None else read(number)

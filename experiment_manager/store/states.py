@@ -68,7 +68,7 @@ class Waiting(NamedTuple):
     task: str | None = None  # as SLURM's commands name it: 12_7
 
 
-class Snapshot(NamedTuple):
+class StateTable(NamedTuple):
     """All attempts at one moment, and the names in `states/` that mean nothing to us.
 
     What SLURM adds is derived and stored nowhere: `queued` jobs, and RUNNING ones that it `confirmed`, or could not be
@@ -106,7 +106,10 @@ class Snapshot(NamedTuple):
 
         found = Counter(self.state(job_id) for job_id in {*self.attempts, *self.queued})
         counts = ", ".join(f"{found[state]} {state}" for state in State if found[state])
-        return f"Snapshot({counts or 'no job has begun'})"
+        return f"StateTable({counts or 'no job has begun'})"
+
+
+Snapshot = StateTable  # for what still calls it so
 
 
 def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
@@ -119,7 +122,7 @@ def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
 
 
 class States:
-    """The room `states/` of one experiment."""
+    """The files in `states/` of one experiment."""
 
     def __init__(self, folder: Folder, has_ended: Callable[[Task], bool] = lambda _: False) -> None:
         """`has_ended` asks a scheduler whether a run of a task has ended; only who claims an attempt needs to know."""
@@ -129,18 +132,20 @@ class States:
     def _name(self, job_id: int, attempt: int, state: State | None = None) -> str:
         return os.path.join(self._path, f"{job_id}.{attempt}" + (f".{state}" if state else ""))
 
-    def snapshot(self, *, reconcile: bool = False) -> Snapshot:
+    def table(self, *, reconcile: bool = False) -> StateTable:
         """The states of all attempts; with `reconcile`, those that run here but whose process is gone become LOST.
 
         Opens the anchors of what is RUNNING, with `reconcile`, and what those left that are gone, and no other file.
         Raises FolderError when it cannot be read.
         """
         try:
-            return self._snapshot(reconcile=reconcile)
+            return self._read(reconcile=reconcile)
         except OSError as error:
             raise FolderError(f"{error.filename or self._path} cannot be read: {error.strerror or error}") from error
 
-    def _snapshot(self, *, reconcile: bool) -> Snapshot:
+    snapshot = table  # for what still calls it so
+
+    def _read(self, *, reconcile: bool) -> StateTable:
         found: dict[JobId, dict[int, State]] = defaultdict(dict)
         foreign = []
         anchored = []
@@ -162,7 +167,7 @@ class States:
         for job_id, number in anchored:
             if number not in found[job_id]:
                 found[job_id][number] = self.state(job_id, number)
-        return Snapshot(dict(found), tuple(sorted(foreign)), runners=self._reconcile(found) if reconcile else {})
+        return StateTable(dict(found), tuple(sorted(foreign)), runners=self._reconcile(found) if reconcile else {})
 
     def _names(self) -> list[str]:
         try:

@@ -235,7 +235,7 @@ def test_preempted_jobs_begin_again_unless_they_are_done(limited: list[Jobs], tm
             jobs.await_word("SIGTERM", 0)
     wait_until(lambda: slurm("squeue", "-h", "-j", other, "-o", "%T") == "RUNNING")
     for_good.await_ends()
-    wait_until(lambda: for_good.experiment.snapshot().state(0) is State.PREEMPTED)
+    wait_until(lambda: for_good.experiment.states().state(0) is State.PREEMPTED)
     slurm("scancel", other)
     for jobs in all_of_them:
         for job in range(2):
