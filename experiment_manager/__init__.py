@@ -7,7 +7,7 @@ on the machine, imports this package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiment_manager.analysis.views import Status, Trouble
+    from experiment_manager.analysis.status import Status, Trouble
     from experiment_manager.errors import ExperimentManagerError
     from experiment_manager.execution.current_job import CurrentJob, current_job
     from experiment_manager.execution.pool import JobEnd
@@ -37,9 +37,9 @@ _HOME = {
     "Selection": "model.filters",
     "StateTable": "store.states",
     "State": "model.records",
-    "Status": "analysis.views",
+    "Status": "analysis.status",
     "Submitted": "scheduler.submit",
-    "Trouble": "analysis.views",
+    "Trouble": "analysis.status",
     "Waiting": "store.states",
     "current_job": "execution.current_job",
     "find_experiments": "experiment",

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from experiment_manager.analysis import dataframes, logs, views
+from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
-from experiment_manager.analysis.difference import difference
-from experiment_manager.analysis.result_warnings import result_warnings, sentences
-from experiment_manager.analysis.rows import columns_of, flat_results
+from experiment_manager.analysis.jobs import difference, job_rows, show
+from experiment_manager.analysis.results import facts, result_rows, result_warnings, sentences
+from experiment_manager.analysis.status import Status, live_status
+from experiment_manager.analysis.tables import columns_of, flat_results, metrics_frame, results_frame
 from experiment_manager.errors import ExperimentManagerError, FilterError, JobRefused
 from experiment_manager.execution.child import outside_filter
 from experiment_manager.execution.fake_job import leave_result, print_job
@@ -32,7 +33,8 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submit import Submitted, newest_launch, submit
 from experiment_manager.scheduler.wait import wait_until_idle
-from experiment_manager.store import kept_files, results
+from experiment_manager.store import kept_files
+from experiment_manager.store import results as result_files
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers
@@ -188,8 +190,8 @@ class Experiment:
 
     def _select(self, pass_filter: Any, table: Callable[[], StateTable]) -> filters.Selection:
         jobs = list(self.iter_jobs())
-        facts = views.facts(self.folder, jobs, self._drafts.resolved, table)
-        return filters.apply(filters.parse(pass_filter), jobs, facts)
+        known = facts(self.folder, jobs, self._drafts.resolved, table)
+        return filters.apply(filters.parse(pass_filter), jobs, known)
 
     def save_pass_filter(self, allowed_ids: Iterable[int], how: Any = None) -> None:
         """These jobs, and no others, may run. `how` says for people how they were chosen.
@@ -323,7 +325,7 @@ class Experiment:
         self,
         id: int,  # noqa: A002 - the name is a contract
         filename: str,
-        saver: results.Saver,
+        saver: result_files.Saver,
         results: Any,
         override: bool = False,
     ) -> None:
@@ -331,7 +333,7 @@ class Experiment:
         self.job(id)
         kept_files.save(self.folder, id, filename, saver, results, override=override)
 
-    def get_results(self, id: int, filename: str, loader: results.Loader) -> Any:  # noqa: A002 - the name is a contract
+    def get_results(self, id: int, filename: str, loader: result_files.Loader) -> Any:  # noqa: A002 - the name is a contract
         """What `save_results` saved. Raises ResultError when it is not there."""
         self.job(id)
         return kept_files.load(self.folder, id, filename, loader)
@@ -341,9 +343,9 @@ class Experiment:
         ids = self.get_filtered_ids() if has_selection(self.folder) else self.get_all_ids()
         return kept_files.are_all_present(self.folder, ids, filename)
 
-    json_saver, json_loader = staticmethod(results.json_saver), staticmethod(results.json_loader)
-    numpy_saver, numpy_loader = staticmethod(results.numpy_saver), staticmethod(results.numpy_loader)
-    torch_saver, torch_loader = staticmethod(results.torch_saver), staticmethod(results.torch_loader)
+    json_saver, json_loader = staticmethod(result_files.json_saver), staticmethod(result_files.json_loader)
+    numpy_saver, numpy_loader = staticmethod(result_files.numpy_saver), staticmethod(result_files.numpy_loader)
+    torch_saver, torch_loader = staticmethod(result_files.torch_saver), staticmethod(result_files.torch_loader)
 
     # -- how the jobs stand ------------------------------------------------------------------------------------------
 
@@ -357,7 +359,7 @@ class Experiment:
 
     def status(
         self, *, wait: bool = False, by: Sequence[str] = (), every: bool = False, most_running: int | None = None
-    ) -> views.Status:
+    ) -> Status:
         """How many jobs are in which state, how those that run are getting on, and which ones need attention:
         `experiment-manager status`.
 
@@ -366,7 +368,7 @@ class Experiment:
         ExperimentManagerError for an unknown variable.
         """
         table = wait_until_idle(self.folder) if wait else self.states()
-        return views.live_status(self.folder, self._drafts, table, by=by, every=every, most_running=most_running)
+        return live_status(self.folder, self._drafts, table, by=by, every=every, most_running=most_running)
 
     def counts(self, answer: Answer | None = None) -> Counts:
         """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.
@@ -383,7 +385,7 @@ class Experiment:
         `job`, `state`, `attempt` (0: none yet), `selected` (whether it may run), `variables`.
         """
         table = cache(self.states)  # listed once, for the filter and the rows
-        return views.job_rows(self.folder, self._select(where, table).jobs, table())
+        return job_rows(self.folder, self._select(where, table).jobs, table())
 
     def show(self, job_id: int, *, resolve: bool = False) -> dict[str, Any]:
         """Everything about one job: `experiment-manager show`. With `resolve` its configuration has the values that
@@ -391,7 +393,7 @@ class Experiment:
         configuration = self.configuration(job_id)
         if resolve and configuration is not None:
             configuration = self._drafts.resolved(job_id)
-        return views.show(self.folder, self.job(job_id), configuration, self.states())
+        return show(self.folder, self.job(job_id), configuration, self.states())
 
     def diff(self, one: int, other: int) -> dict[str, Any]:
         """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
@@ -406,7 +408,7 @@ class Experiment:
         which maps the fields of the result that could not be stored to the reasons.
         """
         table = cache(self.states)  # listed once, for the filter and the rows
-        return views.result_rows(self.folder, self._select(where, table).jobs, table())
+        return result_rows(self.folder, self._select(where, table).jobs, table())
 
     def results(self, where: Any = None) -> "pandas.DataFrame":
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
@@ -415,14 +417,14 @@ class Experiment:
         Raises ExperimentManagerError where pandas is not installed.
         """
         rows = flat_results(self.result_rows(where))
-        return dataframes.results_frame(rows, () if rows else self.result_columns())
+        return results_frame(rows, () if rows else self.result_columns())
 
     def result_columns(self) -> list[str]:
         """The columns of `results`, as far as the first jobs that have run tell them, for where no row does."""
         table = self.states()
         begun = [job for job in self.iter_jobs() if table.last(job.id).number][:_MOST_ASKED]
         jobs = begun or list(self.iter_jobs())[:1]
-        return columns_of(flat_results(views.result_rows(self.folder, jobs, table)))
+        return columns_of(flat_results(result_rows(self.folder, jobs, table)))
 
     def result_warnings(self, ids: Sequence[int]) -> list[str]:
         """A line for each thing that people should know of the results of these jobs: what could not be stored, and
@@ -436,7 +438,7 @@ class Experiment:
         Raises ExperimentManagerError where pandas is not installed.
         """
         table = cache(self.states)
-        return dataframes.metrics_frame(self.folder, self._select(where, table).jobs, table(), self.variables)
+        return metrics_frame(self.folder, self._select(where, table).jobs, table(), self.variables)
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that have not completed; of those that may run, by default."""

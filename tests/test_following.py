@@ -18,7 +18,7 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.analysis import logs
-from experiment_manager.analysis.rows import aggregate, order
+from experiment_manager.analysis.tables import aggregate, order
 from experiment_manager.errors import ExperimentManagerError, JobRefused
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder

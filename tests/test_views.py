@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.analysis.rows import aggregate, flat_aggregate
+from experiment_manager.analysis.tables import aggregate, flat_aggregate
 from experiment_manager.cli.tables import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -141,8 +141,8 @@ def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
         (states / f"{job}.1.{state}").touch()
     script = (
         "import json, sys\n"
-        "from experiment_manager.analysis import views\n"
-        "views.MOST_REASONS = 7\n"
+        "from experiment_manager.analysis import status\n"
+        "status.MOST_REASONS = 7\n"
         "from experiment_manager.cli.main import main\n"
         "seen = []\n"
         "sys.addaudithook(lambda what, given: seen.append((what, str(given[0]))) "

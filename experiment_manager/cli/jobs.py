@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from experiment_manager.analysis import views
-from experiment_manager.analysis.rows import chosen_columns, columns_of, flattened, only_columns
+from experiment_manager.analysis.jobs import tail
+from experiment_manager.analysis.status import counts_text
+from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
@@ -111,7 +112,7 @@ def _show_trouble(attempt: Mapping[str, Any]) -> None:
     if attempt["traceback"]:
         tables.say(tables.indented(attempt["traceback"]))
     elif "stderr" in attempt["logs"]:
-        lines = views.tail(attempt["logs"]["stderr"])
+        lines = tail(attempt["logs"]["stderr"])
         if lines:
             tables.say("  last lines of stderr:\n" + tables.indented("\n".join(lines)))
 
@@ -177,8 +178,6 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
     if json:
         tables.print_json([{"path": p, "counts": {str(s): n for s, n in c.items()}, "age_h": a} for p, c, a in rows])
     elif rows:
-        tables.print_rows(
-            [{"experiment": p, "jobs": views.counts_text(c), "defined": tables.ago(a)} for p, c, a in rows]
-        )
+        tables.print_rows([{"experiment": p, "jobs": counts_text(c), "defined": tables.ago(a)} for p, c, a in rows])
     else:
         tables.say(f"there are no experiments below {folder}")

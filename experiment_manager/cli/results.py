@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from experiment_manager.analysis import dataframes
-from experiment_manager.analysis.rows import (
+from experiment_manager.analysis.tables import (
+    FORMATS,
     aggregate,
     chosen_columns,
     columns_of,
@@ -15,6 +15,8 @@ from experiment_manager.analysis.rows import (
     flat_results,
     only_columns,
     order,
+    write_csv,
+    write_parquet,
 )
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, Selected, Where
@@ -88,9 +90,9 @@ def _write(flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str,
     if kind == "json":
         tables.print_json(flat)
     elif kind == "csv":
-        dataframes.write_csv(flat, columns)
+        write_csv(flat, columns)
     else:
-        dataframes.write_parquet(flat, columns, str(out))
+        write_parquet(flat, columns, str(out))
         tables.say(f"{len(flat)} rows in {out}")
 
 
@@ -110,8 +112,8 @@ def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:
     kind = named or ("json" if is_json else "parquet" if out is not None else "table")
-    if kind not in dataframes.FORMATS:
-        raise ExperimentManagerError(f"{kind!r} is no format; there are {', '.join(dataframes.FORMATS)}")
+    if kind not in FORMATS:
+        raise ExperimentManagerError(f"{kind!r} is no format; there are {', '.join(FORMATS)}")
     if kind == "parquet" and out is None:
         raise ExperimentManagerError("parquet is not for a terminal; name a file with --out")
     if kind != "parquet" and out is not None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from experiment_manager.analysis import views
-from experiment_manager.analysis.result_warnings import sentences
+from experiment_manager.analysis.results import sentences
+from experiment_manager.analysis.status import Status
 from experiment_manager.cli import tables
 from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
@@ -58,7 +58,7 @@ def status(
         raise typer.Exit(1)
 
 
-def _plain(found: views.Status) -> dict[str, Any]:
+def _plain(found: Status) -> dict[str, Any]:
     return {
         "path": found.path,
         "counts": {str(state): count for state, count in found.counts.items()},
@@ -72,12 +72,12 @@ def _plain(found: views.Status) -> dict[str, Any]:
     }
 
 
-def _show(found: views.Status, folder: Path) -> None:
+def _show(found: Status, folder: Path) -> None:
     for line in _lines(found, folder, tables.terminal_width()):
         tables.say(line)
 
 
-def _lines(found: views.Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
+def _lines(found: Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
     """What people read; `most_live`: so many of the rows of single jobs."""
     no_filter = "its pass filter cannot be read" if found.has_filter else "no pass filter yet"
     verb = "passes" if found.n_selected == 1 else "pass"
@@ -111,7 +111,7 @@ def _lines(found: views.Status, folder: Path, width: int | None, most_live: int 
     return [*lines, *_attention(found, folder)]
 
 
-def _attention(found: views.Status, folder: Path) -> Iterator[str]:
+def _attention(found: Status, folder: Path) -> Iterator[str]:
     """What has to be looked after: jobs that wait and why, and equal failures together."""
     for reason, waiting in found.waiting.items():
         yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({which(waiting)})"
@@ -134,7 +134,7 @@ def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**head, "attempt": row["attempt"], "node": row["node"], **times, "last": metrics, "reason": row["reason"]}
 
 
-def _on_screen(found: views.Status, folder: Path, width: int, height: int) -> list[str]:
+def _on_screen(found: Status, folder: Path, width: int, height: int) -> list[str]:
     """The lines as they fit a screen: with fewer rows of single jobs, so that what went wrong below them is seen."""
     most_live = len(found.live)
     while True:

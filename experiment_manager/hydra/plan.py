@@ -12,7 +12,7 @@ from enum import Enum, auto
 from functools import cache
 from typing import Any, NamedTuple
 
-from experiment_manager.analysis import views
+from experiment_manager.analysis import results
 from experiment_manager.errors import ConfigurationChanged, FreezeError, JobRefused
 from experiment_manager.hydra import entry, frozen_config
 from experiment_manager.hydra.compose import Composer
@@ -226,8 +226,8 @@ def _passing(
         every,
         configuration,
         snapshot.state,
-        result=lambda job: views.returned(folder, job.id, snapshot),
-        metrics=lambda job: views.last_metrics(folder, job.id, snapshot),
+        result=lambda job: results.returned(folder, job.id, snapshot),
+        metrics=lambda job: results.last_metrics(folder, job.id, snapshot),
     )
     passing = filters.Passing(rules, followed(numbered.jobs(), len(numbered), "filtering"), world)
     ids = [int(job.id) for job in passing]

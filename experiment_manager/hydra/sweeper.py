@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from experiment_manager.analysis.result_warnings import result_warnings, sentences
+from experiment_manager.analysis.results import result_warnings, sentences
 from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.hydra import entry

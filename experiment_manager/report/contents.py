@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.analysis import views
-from experiment_manager.analysis.rows import Row, group_key, require_variables
+from experiment_manager.analysis.results import result_rows
+from experiment_manager.analysis.status import status
+from experiment_manager.analysis.tables import Row, group_key, require_variables
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model import codec
 from experiment_manager.model.codec import as_float, is_number
@@ -99,9 +100,9 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
     if choice.goal not in ("max", "min"):
         raise ExperimentManagerError(f"the goal is max or min, not {choice.goal!r}")
-    found = views.status(folder, [job.id for job in jobs], table)
+    found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
-    rows = views.result_rows(folder, jobs, table, logbook.last)
+    rows = result_rows(folder, jobs, table, logbook.last)
     source, metric = _metric(rows, choice.metric)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
     averaged = _averaged(names, choice)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.analysis import views
+from experiment_manager.analysis.jobs import tail
+from experiment_manager.analysis.status import Trouble
 from experiment_manager.errors import JobRefused, UnreadableLaunch
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Launch
@@ -50,7 +51,7 @@ class Handed(NamedTuple):
     slurm: str  # what SLURM calls it
 
 
-def failures(folder: Folder, troubles: Sequence[views.Trouble], table: StateTable) -> list[Failure]:
+def failures(folder: Folder, troubles: Sequence[Trouble], table: StateTable) -> list[Failure]:
     """The troubles, those of most jobs first."""
     found = []
     for trouble in sorted(troubles, key=lambda trouble: -len(trouble.ids))[:MOST_FAILURES]:
@@ -64,7 +65,7 @@ def failures(folder: Folder, troubles: Sequence[views.Trouble], table: StateTabl
 def _end_of_log(folder: Folder, job_id: int, attempt: int) -> tuple[str, list[str]]:
     for kind in ("stderr", "stdout"):
         path = folder.of_attempt(job_id, attempt, kind)
-        lines = [readable(line) for line in views.tail(path)]
+        lines = [readable(line) for line in tail(path)]
         if any(line.strip() for line in lines):
             return os.path.relpath(path, folder.path), lines
     return "", []

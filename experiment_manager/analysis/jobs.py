@@ -1,0 +1,164 @@
+"""Jobs as rows and records of plain values: which there are, one of them with all its attempts, and two side by side.
+
+Files that have to be skipped are named on standard error; nothing else is printed.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from experiment_manager.errors import FilterError, JobRefused, NoFilter, UnreadableLaunch
+from experiment_manager.execution import command
+from experiment_manager.model import codec, delta
+from experiment_manager.model.records import Job, JobId, State
+from experiment_manager.store.documents import END, ERROR, read_end, read_optional
+from experiment_manager.store.files import number_in
+from experiment_manager.store.launches import read_launch
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.pass_filter import read_selection
+from experiment_manager.store.provenance import read_packages
+from experiment_manager.store.states import States, StateTable, node_of, task_in
+from experiment_manager.text import skipped
+
+_TAIL_LINES: Final = 30
+
+
+def job_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[dict[str, Any]]:
+    """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `variables`."""
+    selected = selected_ids(folder) or frozenset()
+    return [{**job_head(job, table), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs]
+
+
+def job_head(job: Job, table: StateTable) -> dict[str, Any]:
+    """The beginning of a row about a job: `job`, `state`, `attempt` (0: none yet)."""
+    last = table.last(job.id)
+    return {"job": int(job.id), "state": str(last.state), "attempt": last.number}
+
+
+def selected_ids(folder: Folder) -> frozenset[int] | None:
+    """The ids that may run; None when none were chosen yet, or the file cannot be read, which is said."""
+    try:
+        return frozenset(read_selection(folder))
+    except NoFilter:
+        return None
+    except FilterError as error:
+        skipped(str(error))
+        return None
+
+
+def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> dict[str, Any]:
+    """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
+    states = States(folder)
+    last = table.last(job.id)
+    attempts = [
+        _attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)
+    ]
+    return {
+        "job": int(job.id),
+        "state": str(last.state),
+        "variables": dict(job.variables),
+        "overrides": list(job.overrides),
+        "configuration": configuration,
+        "directory": command.place_of(folder, job).directory,
+        "command": _command(folder, job),
+        "attempts": attempts,
+    }
+
+
+def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> dict[str, Any]:
+    record = states.record(job_id, number)
+    end = read_optional(folder.of_attempt(job_id, number, "attempt"), END)
+    error = read_optional(folder.of_attempt(job_id, number, "error"), ERROR)
+    logs = {kind: folder.of_attempt(job_id, number, kind) for kind in ("stdout", "stderr")}
+    task = task_in(record)
+    return {
+        "attempt": number,
+        "state": str(state),
+        "reason": end.get("reason"),
+        "launch": record.get("launch"),
+        "slurm_task": task and task.name,
+        "environment": environment(folder, str(record["launch"])) if record.get("launch") else {},
+        "host": node_of(record),
+        "gpus": record.get("gpus"),
+        "start": number_in(record, "start"),
+        "end": number_in(end, "end"),
+        "peak_memory_bytes": number_in(end, "peak_memory_bytes"),
+        "logs": {kind: path for kind, path in logs.items() if os.path.exists(path)},
+        "traceback": error.get("traceback"),
+    }
+
+
+def environment(folder: Folder, launch: str) -> dict[str, Any]:
+    """The code and the place that a launch was made with: `git_commit`, `git_dirty`, `code` (the copy that its jobs run
+    from), `python`, `cwd`, `argv`, as far as its record tells; empty where there is none."""
+    try:
+        record = read_launch(folder, launch).record
+    except UnreadableLaunch as error:
+        skipped(str(error))
+        return {}
+    except JobRefused:
+        return {}
+    kept = ("git_commit", "git_dirty", "code", "python", "cwd", "argv")
+    return {name: record[name] for name in kept if name in record}
+
+
+def _command(folder: Folder, job: Job) -> str | None:
+    """The line to paste that runs the job's program; None when it has none."""
+    if job.recipe is None:
+        return None
+    with Manifest(folder) as manifest:
+        recipe = manifest.recipe(job.recipe)
+    arguments, cwd = command.job_command(folder, job, recipe), command.entry_of(folder, recipe).cwd
+    return command.pasteable(arguments, cwd, command.variables_of(folder, recipe, os.environ))
+
+
+def tail(path: str, lines: int = _TAIL_LINES) -> list[str]:
+    """The last lines of a log, without reading more than its last 64 KiB."""
+    return read_end(path).decode(errors="replace").splitlines()[-lines:]
+
+
+def difference(folder: Folder, one: int, other: int, table: StateTable) -> dict[str, Any]:
+    """`one` and `other`: job, state, attempt, variables; `configuration` and `environment` map what differs to both
+    texts.
+
+    The environment is where and with which code the last attempt of each was launched. Raises UnknownJob.
+    """
+    with Manifest(folder) as manifest:
+        sides = [_side(manifest, job_id, table) for job_id in (one, other)]
+        before, after = (manifest.encoded_configuration(job_id) for job_id in (one, other))
+    about = [_about(folder, job_id, table) for job_id in (one, other)]
+    return {
+        "one": sides[0],
+        "other": sides[1],
+        "configuration": {
+            change.key: (change.before, change.after) for change in delta.compare(before or {}, after or {})
+        },
+        "environment": {
+            name: tuple(_text(side.get(name)) for side in about)
+            for name in dict.fromkeys([*about[0], *about[1]])
+            if about[0].get(name) != about[1].get(name)
+        },
+    }
+
+
+def _side(manifest: Manifest, job_id: int, table: StateTable) -> dict[str, Any]:
+    job = manifest.job(job_id)
+    return {**job_head(job, table), "variables": dict(job.variables)}
+
+
+def _about(folder: Folder, job_id: int, table: StateTable) -> Mapping[str, Any]:
+    """Node, launch, command line and code of the last attempt; empty for a job that has not run."""
+    last = table.last(job_id)
+    if not last.number:
+        return {}
+    record = States(folder).record(JobId(job_id), last.number)
+    number = str(record.get("launch"))
+    installed = read_packages(folder.join("launches", number, "packages.txt"))
+    packages = {f"package {name}": version for name, version in installed.items()}
+    about = {"node": node_of(record), "launch": record.get("launch")}
+    return about | environment(folder, number) | packages
+
+
+def _text(value: Any) -> str:
+    return delta.ABSENT if value is None else value if isinstance(value, str) else codec.readable(codec.encode(value))

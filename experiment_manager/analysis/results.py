@@ -1,0 +1,146 @@
+"""The results of jobs, as rows and as facts that filters ask for; and what people should know of them.
+
+An attempt that left something to look at, a part of its result that could not be stored, or NaN, has left an empty file
+`warnings/7.1`, so that a look at 100,000 jobs opens the results of these alone.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
+
+from experiment_manager.analysis.jobs import job_head
+from experiment_manager.errors import ResultError
+from experiment_manager.model.facts import Unresolved, World
+from experiment_manager.model.ids import which
+from experiment_manager.model.records import Job, JobId
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.results import last_values, read_result
+from experiment_manager.store.states import StateTable
+from experiment_manager.text import counted, one_line, skipped
+
+NOT_STORED: Final = "not stored"
+"""Stands in a row for a field of a result that could not be stored."""
+
+MOST_READ: Final = 1000
+_UNREAD: Final = f"with something to look at beyond the first {MOST_READ} of them; `results` tells of each"
+
+
+def facts(
+    folder: Folder,
+    jobs: Collection[Job],
+    configuration: Callable[[int, Callable[[str, str, str], Any]], Any],
+    table: Callable[[], StateTable],
+) -> World:
+    """The facts that a filter may ask for about jobs of an experiment; each is read when a rule first asks for it.
+
+    `configuration(job_id, unresolved)` gives a configuration with values in the place of interpolations.
+    """
+    return World(
+        names=frozenset(name for job in jobs for name in job.variables),
+        ids=frozenset(job.id for job in jobs),
+        configuration=lambda job: configuration(job.id, Unresolved),
+        state=lambda job_id: table().state(job_id),
+        result=lambda job: returned(folder, job.id, table()),
+        metrics=lambda job: last_metrics(folder, job.id, table()),
+    )
+
+
+def result_rows(
+    folder: Folder,
+    jobs: Iterable[Job],
+    table: StateTable,
+    last: Callable[[JobId], dict[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, `refused`.
+
+    `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
+    attempt that completed; empty where there is none. `metrics` has the last value of each metric of the last attempt.
+    `refused` maps the fields that could not be stored to the reasons. `last` tells the metrics of those who read them
+    anyhow.
+    """
+    rows = []
+    for job in jobs:
+        metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
+        result, refused = _result_fields(folder, job.id, table.completed(job.id))
+        left = {"result": result, "metrics": metrics, "refused": refused}
+        rows.append({**job_head(job, table), "variables": dict(job.variables), **left})
+    return rows
+
+
+def returned(folder: Folder, job_id: JobId, table: StateTable) -> Any:
+    """What the newest attempt that completed has returned; None where there is nothing, or it cannot be read."""
+    attempt = table.completed(job_id)
+    try:
+        return None if attempt is None else read_result(folder, job_id, attempt).value
+    except ResultError as error:
+        skipped(str(error))
+        return None
+
+
+def last_metrics(folder: Folder, job_id: JobId, table: StateTable) -> dict[str, Any]:
+    """The last value of each metric that the last attempt has logged."""
+    return last_values(folder, job_id, table.last(job_id).number, skipped)
+
+
+def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields of a result, where what is not stored says so in its place; and why it is not."""
+    if attempt is None:
+        return {}, {}
+    try:
+        result, refused = read_result(folder, job_id, attempt)
+    except ResultError as error:
+        skipped(str(error))
+        return {}, {}
+    fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
+    named = {str(name): value for name, value in fields.items()}
+    return {**named, **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
+
+
+def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:
+    """What is to be said of the results that count, and of which of these jobs it is true."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, (job_id, attempt) in enumerate(_marked(folder, ids, table)):
+        if place >= MOST_READ:
+            found[_UNREAD].append(job_id)
+            continue
+        try:
+            value, refused = read_result(folder, job_id, attempt)
+        except ResultError as error:
+            skipped(str(error))
+            continue
+        for why in dict.fromkeys(refused.values()):
+            found[f"without a part of its result, which is not stored: {one_line(why)}"].append(job_id)
+        names = ", ".join(_nan_fields(value))
+        if names:
+            found[f"with NaN as its {one_line(names)}"].append(job_id)
+    return {what: tuple(jobs) for what, jobs in found.items()}
+
+
+def sentences(found: Mapping[str, Collection[int]]) -> list[str]:
+    """A line for each thing to say, as `status` and the end of a sweep print it."""
+    return [f"{counted(len(ids))} COMPLETED {what} ({which(ids)})" for what, ids in found.items()]
+
+
+def _nan_fields(value: Any) -> list[str]:
+    fields = value if isinstance(value, Mapping) else {"result": value}
+    return [str(name) for name, item in fields.items() if isinstance(item, float) and item != item]
+
+
+def _marked(folder: Folder, ids: Collection[int], table: StateTable) -> list[tuple[int, int]]:
+    """The jobs, in order, whose result that counts was marked when it was left, with their attempts."""
+    try:
+        names = os.listdir(folder.warnings)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        skipped(f"{folder.warnings} cannot be read: {error.strerror or error}")
+        return []
+    marked = {tuple(map(int, name.split("."))) for name in names if _is_attempt(name)}
+    completed = ((job_id, table.completed(job_id)) for job_id in sorted(ids))
+    return [(job_id, attempt) for job_id, attempt in completed if attempt and (job_id, attempt) in marked]
+
+
+def _is_attempt(name: str) -> bool:
+    job_id, dot, attempt = name.partition(".")
+    return bool(dot) and job_id.isdecimal() and attempt.isdecimal()

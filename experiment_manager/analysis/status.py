@@ -1,0 +1,230 @@
+"""How an experiment stands: jobs by state, how those that run are getting on, and which ones need attention.
+
+Files that have to be skipped are named on standard error; nothing else is printed.
+"""
+
+import json
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.analysis.jobs import job_rows, selected_ids
+from experiment_manager.analysis.results import result_warnings
+from experiment_manager.analysis.tables import state_counts
+from experiment_manager.errors import JobRefused, UnreadableLaunch
+from experiment_manager.model import codec
+from experiment_manager.model.ids import which
+from experiment_manager.model.records import ENDED_BADLY, Attempt, Counts, Job, JobId, State
+from experiment_manager.store.documents import END, read_end, read_optional, read_what_is_there
+from experiment_manager.store.drafts import JobDrafts
+from experiment_manager.store.files import number_in
+from experiment_manager.store.launches import read_order
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.processes import is_gone
+from experiment_manager.store.states import States, StateTable, node_of
+from experiment_manager.text import as_word, one_line, skipped
+
+MOST_REASONS: Final = 200
+"""Of each state, how many jobs are asked in `status` why they ended so: each costs a file to open."""
+
+_MOST_LISTED: Final = 10_000
+
+_UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `status --all` tells of each"
+
+
+class Trouble(NamedTuple):
+    """Jobs that need attention for the same reason: those that ended in the same bad way, that run where nobody can be
+    asked, or whose results hold NaN. `ids` are in order."""
+
+    state: State
+    reason: str
+    ids: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"Trouble({len(self.ids)} {self.state}: {one_line(self.reason)} ({which(self.ids)}))"
+
+
+class Status(NamedTuple):
+    """How an experiment stands: jobs by state, how many may run, and those that need attention, equal reasons together.
+
+    `live` has a row for each job that runs, or for all: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`,
+    `left_s` (until its time limit), `metrics` (the last), `reason`. `groups` has one for each value of the variables
+    that were asked for: `variables`, `count`, `states`. What is not known is None.
+    """
+
+    path: str
+    counts: Counts
+    ids: Mapping[str, tuple[int, ...]]  # by state
+    n_selected: int | None  # None: no pass filter yet, or one that cannot be read
+    waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
+    troubles: tuple[Trouble, ...]
+    foreign: tuple[str, ...]  # in states/ and jobs/, and not ours: states/notes.txt
+    live: tuple[Mapping[str, Any], ...] = ()  # rows of jobs that run, or of all; see live_rows
+    has_filter: bool = True  # with `n_selected` None: there is a pass filter, and it cannot be read
+    groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
+    warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
+
+    def __repr__(self) -> str:
+        return f"Status({counts_text(self.counts)} of {one_line(self.path)})"
+
+
+def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
+    """The status of an experiment with jobs of these ids.
+
+    Opens one file per job that ended badly, of each state MOST_REASONS at most, one per result that is to be looked at,
+    and none besides.
+    """
+    by_state: dict[State, list[int]] = defaultdict(list)
+    troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
+    for job_id in ids:
+        last = table.last(job_id)
+        known = by_state[last.state]
+        known.append(job_id)
+        if last.state in ENDED_BADLY:
+            is_asked = len(known) <= MOST_REASONS
+            reason = _reason(folder, job_id, last.number) if is_asked else _UNREAD
+            troubles[last.state, reason].append(job_id)
+        elif last.state is State.RUNNING and last.job_id not in table.confirmed:
+            record = table.runners.get((last.job_id, last.number), {})
+            if is_gone(record) is None:
+                name = folder.join("states", "JOB.ATTEMPT.RUNNING")
+                host = record.get("host")
+                hint = f"on {host}, which cannot be asked from here; if it is gone, mv {as_word(name)} to .LOST"
+                troubles[last.state, hint].append(job_id)
+    waiting: dict[str, list[int]] = defaultdict(list)
+    for job_id in by_state[State.QUEUED]:
+        waiting[table.queued[JobId(job_id)].reason].append(job_id)
+    selected = selected_ids(folder)
+    ordered: dict[str, tuple[int, ...]] = {state: tuple(by_state[state]) for state in State if by_state[state]}
+    return Status(
+        path=folder.path,
+        counts=Counts({state: len(ids) for state, ids in ordered.items()}),
+        ids=ordered,
+        n_selected=None if selected is None else len(selected),
+        has_filter=os.path.lexists(folder.pass_filter),
+        waiting={reason: tuple(ids) for reason, ids in waiting.items()},
+        troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
+        foreign=(*(f"states/{name}" for name in table.foreign), *_foreign_in_jobs(folder, table)),
+        warnings=tuple(
+            Trouble(State.COMPLETED, what, jobs)
+            for what, jobs in result_warnings(folder, by_state[State.COMPLETED], table).items()
+        ),
+    )
+
+
+def live_status(
+    folder: Folder,
+    drafts: JobDrafts,
+    table: StateTable,
+    *,
+    by: Sequence[str],
+    every: bool,
+    most_running: int | None,
+) -> Status:
+    """The status of these jobs, with a row for each that runs, the first `most_running` of them, or for `every` one;
+    and counted for each value of the variables in `by`. Raises ExperimentManagerError for an unknown variable."""
+    everything = list(drafts) if every or by else []
+    found = status(folder, [job.id for job in everything] or drafts.ids(), table)
+    jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
+    groups = state_counts(job_rows(folder, everything, table), by) if by else []
+    return found._replace(live=tuple(live_rows(folder, jobs, table)), groups=tuple(groups))
+
+
+def _foreign_in_jobs(folder: Folder, table: StateTable) -> list[str]:
+    """Names in `jobs/` that are not ours; nobody looks where there are so many jobs that listing them takes long."""
+    if len(table.attempts) > _MOST_LISTED:
+        return []
+    try:
+        names = os.listdir(folder.join("jobs"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        skipped(f"{folder.join('jobs')} cannot be read: {error.strerror or error}")
+        return []
+    return sorted(f"jobs/{name}" for name in names if not name.isdecimal() and name[0] != ".")
+
+
+def _reason(folder: Folder, job_id: int, attempt: int) -> str:
+    end, why_not = read_what_is_there(folder.of_attempt(job_id, attempt, "attempt"), END)
+    if why_not is not None:
+        skipped(why_not)
+    reason: str | None = end.get("reason")
+    return reason or ("its reason cannot be read" if why_not else "no reason recorded")
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`4 COMPLETED, 2 FAILED`."""
+    return ", ".join(f"{count} {state}" for state, count in Counter(counts).items()) or "no jobs"
+
+
+def live_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[dict[str, Any]]:
+    """One row per job: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`, `left_s` (until the time limit of a
+    job that runs; None without one), `metrics` (the last that were logged), `reason`.
+    """
+    now = time.time()
+    return [
+        {"job": int(job.id), "variables": dict(job.variables), **_of(folder, table, table.last(job.id), now)}
+        for job in jobs
+    ]
+
+
+def _of(folder: Folder, table: StateTable, last: Attempt, now: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"state": str(last.state), "attempt": last.number}
+    row |= dict.fromkeys(("node", "elapsed_s", "left_s", "metrics", "reason"))
+    if last.state is State.QUEUED:
+        row["reason"] = table.queued[last.job_id].reason
+    if not last.number:
+        return row
+    record = table.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
+    row["node"] = node_of(record)
+    row["metrics"] = _last_metrics(folder, last.job_id, last.number)
+    start = number_in(record, "start")
+    if last.state is State.RUNNING:
+        limit_s = _limit_s(folder, last.job_id, record)
+        row["elapsed_s"] = _between(start, now)
+        row["left_s"] = None if start is None or limit_s is None else max(0.0, limit_s - (row["elapsed_s"] or 0.0))
+    elif last.state is not State.QUEUED:
+        end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), END)
+        ended = number_in(end, "end")
+        row["reason"] = end.get("reason")
+        row["elapsed_s"] = _between(start, ended)
+    return row
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    """The seconds between two moments, None where one is not known; 0 where the clocks of two machines disagree.
+
+    >>> _between(10.0, 12.5), _between(600.0, 12.5), _between(None, 12.5)
+    (2.5, 0.0, None)
+    """
+    return max(0.0, end - start) if start is not None and end else None
+
+
+def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | None:
+    """The time limit of an attempt that SLURM runs; None where there is none, or nobody has set one."""
+    if not record.get("by_slurm"):
+        return None
+    try:
+        order = read_order(folder, str(record.get("launch")), job_id)
+    except UnreadableLaunch as error:
+        skipped(str(error))
+        return None
+    except JobRefused:
+        return None
+    minutes = order.options.get("timeout_min") if order is not None and order.options is not None else None
+    return minutes * 60 if minutes else None
+
+
+def _last_metrics(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | None:
+    """The last line of metrics that is whole, with `step`; None when there is none. Reads the end of the file only."""
+    lines = read_end(folder.of_attempt(job_id, attempt, "metrics")).split(b"\n")
+    for line in reversed(lines[:-1]):  # what follows the last line break is being written
+        try:
+            body = json.loads(line)
+            step = {} if body["step"] is None else {"step": body["step"]}
+            return {**step, **codec.decode(body["values"])}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return None
