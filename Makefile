@@ -30,7 +30,7 @@ fuzz: $(STAMP)  ## the property tests with twenty times as many examples, others
 test-cluster: $(STAMP)  ## all that is tested on the cluster, also what takes minutes: storms, time limits, lost nodes (heavy)
 	$(BIN)/python -m pytest -m 'heavy or not heavy' tests/cluster
 
-check: $(STAMP)  ## lint, format, types, layers; the other house rules are tests
+check: $(STAMP)  ## lint, format, types, layers; the other rules are tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

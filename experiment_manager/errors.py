@@ -1,4 +1,4 @@
-"""What can go wrong that a person can mend: the whole tree of errors, and nothing else.
+"""The errors that a person can mend: the whole tree, and nothing else.
 
     ExperimentManagerError            the one that `main` and the sweeper catch: message, exit code 2
     ├── FolderError                   no experiment there, not writable, a name that cannot be a folder
@@ -19,7 +19,7 @@
     ├── GridError                     a sweep that cannot be enumerated
     ├── FilterError                   a pass filter that cannot be read, or that nothing passes
     │   └── NoFilter                  no job has ever been chosen to run
-    ├── OptionsError                  SLURM options that cannot be meant
+    ├── OptionsError                  invalid SLURM options
     ├── FreezeError                   configuration or code that cannot be copied or named
     ├── SlurmError                    SLURM refused, or could not be asked
     └── ResultError                   a result that is there already, or that is not there
@@ -130,7 +130,7 @@ class NoFilter(FilterError):
 
 
 class OptionsError(ExperimentManagerError, ValueError):
-    """SLURM options that cannot be meant."""
+    """invalid SLURM options."""
 
 
 class FreezeError(ExperimentManagerError):

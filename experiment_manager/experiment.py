@@ -334,7 +334,7 @@ class Experiment:
         kept_files.save(self.folder, id, filename, saver, results, override=override)
 
     def get_results(self, id: int, filename: str, loader: result_files.Loader) -> Any:  # noqa: A002 - the name is a contract
-        """What `save_results` saved. Raises ResultError when it is not there."""
+        """The value that `save_results` saved. Raises ResultError when it is not there."""
         self.job(id)
         return kept_files.load(self.folder, id, filename, loader)
 
@@ -456,16 +456,16 @@ class Experiment:
         return logs.log_paths(self.folder, self.job(job_id).id, attempt, kind=_kind(stderr))
 
     def log(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> Iterator[bytes]:
-        """What an attempt has printed, in pieces; see `log_paths`."""
+        """Yields what an attempt has printed, in pieces; see `log_paths`."""
         for path in self.log_paths(job_id, attempt, stderr=stderr):
             yield from logs.read(path)
 
     def follow_log(self, job_id: int, *, stderr: bool = False) -> Iterator[bytes]:
-        """What a job prints, as it comes, through all its attempts, until it has ended. Raises UnknownJob."""
+        """Yields what a job prints, as it comes, through all its attempts, until it has ended. Raises UnknownJob."""
         return (piece for _, piece in self._follow(job_id, (_kind(stderr),)))
 
     def output(self, job_id: int, attempt: int | None = None, *, follow: bool = False) -> Iterator[tuple[str, bytes]]:
-        """What a job has printed on both streams: `stdout` or `stderr`, and a piece of it: `experiment-manager logs`.
+        """The output of a job on both streams: `stdout` or `stderr`, and a piece of it: `experiment-manager logs`.
 
         Of the last attempt by default; with `follow` as it comes, until the job has ended. Raises UnknownJob;
         ResultError when there is no such attempt.

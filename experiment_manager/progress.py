@@ -1,4 +1,4 @@
-"""What people see while jobs run: a bar on a terminal, one plain line per job elsewhere. Nothing here raises."""
+"""The progress of jobs, for people: a bar on a terminal, one plain line per job elsewhere. Nothing here raises."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What people are told: text that does no harm to a terminal, written so that nothing about the writing can raise.
+"""Text for people: it does no harm to a terminal, written so that nothing about the writing can raise.
 
 A reader that has gone, a full disk, a closed terminal, an encoding that lacks a letter: they decide what people get to
 see, and never what becomes of jobs. All that this package prints is printed here. Imports nothing that costs time, for
@@ -45,7 +45,7 @@ def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """What an exception says; its `__str__` is somebody's code, and may fail."""
+    """The message of an exception; its `__str__` is somebody's code, and may fail."""
     try:
         return str(error)
     except BaseException:  # whatever their code raises: nobody meant to end us by it
@@ -140,8 +140,8 @@ def tell(text: str) -> None:
 
 def tell_once(text: str, about: str | None = None) -> None:
     """People are told, once in this process, however often it happens; `about` is what it is about, if not the text."""
-    if (about or text) not in _told:
-        _told.add(about or text)
+    if (about or text) not in _said:
+        _said.add(about or text)
         tell(text)
 
 
@@ -169,7 +169,7 @@ def _in_json(found: Any) -> str:
 
 
 class LogText:
-    """What a job has printed, piece by piece, on standard output: or its text and colours on a terminal."""
+    """The output of a job, piece by piece, on standard output: as it is, or its text and colours on a terminal."""
 
     def __init__(self) -> None:
         self._out = stream_of(sys.stdout)
@@ -207,7 +207,7 @@ def as_word(text: str | os.PathLike[str]) -> str:
 
 
 _skipped: Final[set[str]] = set()
-_told: Final[set[str]] = set()
+_said: Final[set[str]] = set()
 
 
 def skipped(what: str) -> None:
@@ -218,7 +218,7 @@ def skipped(what: str) -> None:
 
 
 def all_skipped() -> list[str]:
-    """What was left out since this was asked the last time."""
+    """The notes of `skipped` since this was asked the last time."""
     found = sorted(_skipped)
     _skipped.clear()
     return found

@@ -292,7 +292,7 @@ def test_saver_that_fails_leaves_nothing(saved: Experiment) -> None:
 
 
 def test_importing_needs_no_numpy_or_torch() -> None:
-    """The front door imports no scientific library; they are imported by the savers that need them."""
+    """The entry point imports no scientific library; they are imported by the savers that need them."""
     script = (
         "import sys; from experiment_manager import Experiment; Experiment.numpy_saver, Experiment.torch_saver\n"
         "print(sorted({'numpy', 'torch', 'pandas', 'hydra', 'typer', 'rich'} & set(sys.modules)))"

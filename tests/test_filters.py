@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiment_manager.errors import FilterError
 from experiment_manager.model import facts, filters
-from experiment_manager.model.facts import World
+from experiment_manager.model.facts import Facts
 from experiment_manager.model.ids import parse_ids
 from experiment_manager.model.records import Job, JobId, State
 from tests.conftest import examples
@@ -30,13 +30,13 @@ def jobs_of(*variables: Mapping[str, Any]) -> list[Job]:
     return [Job(JobId(number), str(number), each, (), None, None) for number, each in enumerate(variables)]
 
 
-def world_of(jobs: list[Job], configurations: Mapping[int, Any] | None = None) -> World:
+def facts_of(jobs: list[Job], configurations: Mapping[int, Any] | None = None) -> Facts:
     def configuration(job: Job) -> Any:
         if configurations is None:
             raise AssertionError("a filter on variables composed a configuration")
         return configurations[job.id]
 
-    return World(
+    return Facts(
         names=frozenset(name for job in jobs for name in job.variables),
         ids=frozenset(job.id for job in jobs),
         configuration=configuration,
@@ -47,7 +47,7 @@ def world_of(jobs: list[Job], configurations: Mapping[int, Any] | None = None) -
 def passing(written: Any, *variables: Mapping[str, Any], configurations: Mapping[int, Any] | None = None) -> list[int]:
     """The ids that pass a filter."""
     jobs = jobs_of(*(variables or GRID))
-    selection = filters.apply(filters.parse(written), jobs, world_of(jobs, configurations))
+    selection = filters.apply(filters.parse(written), jobs, facts_of(jobs, configurations))
     return [job.id for job in selection.jobs]
 
 
@@ -190,7 +190,7 @@ def test_explanation_tells_per_rule_what_was_dropped() -> None:
     """Each rule says how many jobs it saw and which it dropped; together they account for every job."""
     jobs = jobs_of(*GRID)
     rules = filters.parse([{"algorithm": "TD3"}, "seed < 3", "0-2", "sample:2@1"])
-    selection = filters.apply(rules, jobs, world_of(jobs))
+    selection = filters.apply(rules, jobs, facts_of(jobs))
     assert ["{algorithm: TD3}", "seed < 3", "0-2", "sample:2@1"] == [step.rule for step in selection.dropped]
     assert [12, 6, 4, 3] == [step.seen for step in selection.dropped]
     assert [(6, 7, 8, 9, 10, 11), (4, 5), (3,)] == [step.ids for step in selection.dropped[:3]]
@@ -201,7 +201,7 @@ def test_explanation_tells_per_rule_what_was_dropped() -> None:
 def test_nothing_passing_says_why() -> None:
     """When nothing passes, the sentence has each rule with its numbers, and the values there are."""
     jobs = jobs_of(*GRID)
-    selection = filters.apply(filters.parse(["algorithm == 'TD3'", {"seed": 7}]), jobs, world_of(jobs))
+    selection = filters.apply(filters.parse(["algorithm == 'TD3'", {"seed": 7}]), jobs, facts_of(jobs))
     with pytest.raises(FilterError) as refused:
         filters.require_some(selection.jobs, selection.dropped, jobs, "experiments/train")
     for part in (
@@ -541,8 +541,8 @@ def test_sample_is_the_same_for_the_same_seed(count: int, seed: int, order: list
     """A sample depends on the ids that are left and on the seed alone, not on the order in which jobs come."""
     jobs = jobs_of(*GRID)
     rules = filters.parse(f"sample:{count}@{seed}")
-    first = filters.apply(rules, jobs, world_of(jobs))
-    again = filters.apply(rules, [jobs[place] for place in order], world_of(jobs))
+    first = filters.apply(rules, jobs, facts_of(jobs))
+    again = filters.apply(rules, [jobs[place] for place in order], facts_of(jobs))
     assert min(count, 12) == len(first.jobs)
     assert {job.id for job in first.jobs} == {job.id for job in again.jobs}
     assert [job.id for job in first.jobs] == sorted(job.id for job in first.jobs)
@@ -567,9 +567,9 @@ def test_filters_are_read_once_and_asked_often() -> None:
     """Rules hold nothing of the jobs that they saw: asked again, they answer the same."""
     rules = filters.parse(["seed < 3", {"algorithm": "TD3"}, "sample:2"])
     jobs = jobs_of(*GRID)
-    first, again = (filters.apply(rules, jobs, world_of(jobs)) for _ in range(2))
+    first, again = (filters.apply(rules, jobs, facts_of(jobs)) for _ in range(2))
     assert first == again
-    assert () == filters.apply(rules[:2], [], world_of(jobs)).jobs
+    assert () == filters.apply(rules[:2], [], facts_of(jobs)).jobs
 
 
 def test_jobs_go_through_one_by_one() -> None:
@@ -581,8 +581,8 @@ def test_jobs_go_through_one_by_one() -> None:
             came.append(job.id)
             yield job
 
-    world = world_of(jobs_of(*GRID))
-    passing = filters.Passing(filters.parse(["seed < 3", {"algorithm": "TD3"}, "0-11"]), coming(), world)
+    facts = facts_of(jobs_of(*GRID))
+    passing = filters.Passing(filters.parse(["seed < 3", {"algorithm": "TD3"}, "0-11"]), coming(), facts)
     assert 0 == next(iter(passing)).id
     assert [0] == came
     assert [1, 2, 3] == [job.id for job in passing]
@@ -604,12 +604,12 @@ def asked(
 ) -> tuple[list[int], list[str]]:
     """The ids that pass a filter on what jobs have left, and what was said."""
     said: list[str] = []
-    world = world_of(jobs, {job.id: {"lr": job.variables["lr"]} for job in jobs})._replace(
+    facts = facts_of(jobs, {job.id: {"lr": job.variables["lr"]} for job in jobs})._replace(
         result=lambda job: (results or {}).get(job.id),
         metrics=lambda job: (metrics or {}).get(job.id, {}),
         note=said.append,
     )
-    return [job.id for job in filters.apply(filters.parse(written), jobs, world).jobs], said
+    return [job.id for job in filters.apply(filters.parse(written), jobs, facts).jobs], said
 
 
 @pytest.mark.parametrize("written", ["lr < 0.15", "cfg.lr < 0.15", "lr.startswith('O') or True", "1 / lr > 9"])

@@ -188,7 +188,7 @@ def test_nothing_happens_without_a_yes(mixed: Program) -> None:
 
 
 def test_resubmission_with_a_mistake(mixed: Program) -> None:
-    """What cannot be meant is refused with a sentence, and nothing is written."""
+    """An invalid request is refused with a sentence, and nothing is written."""
     for arguments, said in (
         (("0",), "job 0 of"),
         (("77",), "names job 77, which is not there"),

@@ -70,7 +70,7 @@ def public_definitions(path: Path) -> Iterator[ast.FunctionDef | ast.ClassDef]:
             yield node
 
 
-def test_the_front_door_keeps_its_promises() -> None:
+def test_the_package_keeps_its_promises() -> None:
     """Everything in __all__ can be had, has a docstring, and an unknown name is answered with those that there are."""
     for name in experiment_manager.__all__:
         assert getattr(experiment_manager, name).__doc__, name

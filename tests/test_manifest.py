@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from experiment_manager.errors import FolderError, ManifestError, UnknownJob
 from experiment_manager.model import codec
-from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.config_template import ConfigTemplate, Configured
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
@@ -64,7 +64,9 @@ def add(folder: Folder, configurations: Mapping[int, Any]) -> None:
             editor.add_job(job(number))
             if configuration is not None:
                 encoded = codec.encode(configuration)
-                editor.set_configuration(job(number, fingerprint=codec.digest(encoded)), Configured(Frame(encoded)))
+                editor.set_configuration(
+                    job(number, fingerprint=codec.digest(encoded)), Configured(ConfigTemplate(encoded))
+                )
 
 
 def read_all(folder: Folder) -> dict[int, Any]:
@@ -128,7 +130,7 @@ def test_job_comes_back_whole(tmp_path: Path) -> None:
         numbers = [editor.add_recipe(recipe) for recipe in (RECIPE, other, RECIPE)]
         written = job(3, variables=variables, overrides=("a='x=1'", "+db=ü", "~c", "t=a\nb"), recipe=numbers[1])
         editor.add_job(written)
-        editor.set_configuration(written._replace(fingerprint="f"), Configured(Frame({})))
+        editor.set_configuration(written._replace(fingerprint="f"), Configured(ConfigTemplate({})))
     with planning(folder), editing(folder) as editor:
         assert numbers[0] == editor.add_recipe(RECIPE)
     with Manifest(folder) as manifest:
@@ -180,11 +182,13 @@ def test_configuration_once_there_stays(tmp_path: Path) -> None:
     with planning(folder), editing(folder) as editor:
         number = editor.add_recipe(RECIPE)
         editor.add_job(job(0))
-        editor.set_configuration(job(0, fingerprint="first", recipe=number), Configured(Frame({"x": 1})))
-        editor.set_configuration(job(0, fingerprint="second", overrides=("seed=9",)), Configured(Frame({"x": 2})))
+        editor.set_configuration(job(0, fingerprint="first", recipe=number), Configured(ConfigTemplate({"x": 1})))
+        editor.set_configuration(
+            job(0, fingerprint="second", overrides=("seed=9",)), Configured(ConfigTemplate({"x": 2}))
+        )
     with planning(folder), editing(folder) as editor:
         editor.set_configuration(
-            job(0, fingerprint="third", overrides=("seed=9",)), Configured(Frame({"x": 3, "y": 1}))
+            job(0, fingerprint="third", overrides=("seed=9",)), Configured(ConfigTemplate({"x": 3, "y": 1}))
         )
     with Manifest(folder) as manifest:
         assert {"x": 1} == manifest.configuration(0)
@@ -197,7 +201,7 @@ def test_configuration_can_come_later(tmp_path: Path) -> None:
     add(folder, {0: None})
     assert {0: None} == read_all(folder)
     with planning(folder), editing(folder) as editor:
-        editor.set_configuration(job(0, fingerprint="f"), Configured(Frame({"x": 1})))
+        editor.set_configuration(job(0, fingerprint="f"), Configured(ConfigTemplate({"x": 1})))
     assert {0: {"x": 1}} == read_all(folder)
 
 

@@ -300,7 +300,7 @@ def test_callers_values_are_left_alone() -> None:
 
 
 def test_importing_options_is_cheap() -> None:
-    """Every Hydra program on the machine imports this room, so YAML and the like wait until they are needed."""
+    """Every Hydra program on the machine imports this module, so YAML and the like wait until they are needed."""
     late = {"yaml", "difflib", "shlex", "omegaconf"}
     code = f"import sys, experiment_manager.scheduler.slurm.options; print({late} & set(sys.modules))"
     command = [sys.executable, "-c", code]

@@ -99,10 +99,10 @@ def names(parent: Path) -> list[str]:
 
 def put(parent: Path, *files: str, record: dict[str, Any] | None = None) -> None:
     """Names in `states/` as another process would have left them."""
-    room = parent / "train" / "states"
-    room.mkdir(parents=True, exist_ok=True)
+    place = parent / "train" / "states"
+    place.mkdir(parents=True, exist_ok=True)
     for file in files:
-        (room / file).write_text(json.dumps({**processes.this_process(), **(record or {})}))
+        (place / file).write_text(json.dumps({**processes.this_process(), **(record or {})}))
 
 
 def dead() -> dict[str, Any]:
@@ -433,11 +433,11 @@ def test_attempt_is_ended_once_by_many(states: States, start: Callable[[], Claim
 def test_no_attempt_is_lost_while_others_rename(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:
     """During 2,000 renames every table has every attempt, RUNNING or ended, and the last one has them ended."""
     jobs = range(2000)
-    room = tmp_path / "train" / "states"
+    place = tmp_path / "train" / "states"
     put(tmp_path, "0.1", "0.1.RUNNING")
     for job_id in jobs[1:]:
-        os.link(room / "0.1", room / f"{job_id}.1")
-        os.link(room / "0.1", room / f"{job_id}.1.RUNNING")
+        os.link(place / "0.1", place / f"{job_id}.1")
+        os.link(place / "0.1", place / f"{job_id}.1.RUNNING")
     renamer = start()
     renamer.tell("complete 2000")
     mixed = 0

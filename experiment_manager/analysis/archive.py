@@ -77,7 +77,7 @@ class _Packing:
         self.n_files = self.n_data_links = 0
 
     def names(self) -> Iterator[str]:
-        """What to pack but for the states, relative to the folder, sorted in each."""
+        """The files to pack but for the states, relative to the folder, sorted in each."""
         yield from (name for name in _TOP if os.path.lexists(self._folder.join(name)))
         for part in (*_WHOLE, "jobs"):
             if os.path.lexists(self._folder.join(part)):
@@ -140,7 +140,7 @@ class _Packing:
         return why_not is None
 
     def _inside(self, real: str) -> str | None:
-        """What is called how in the archive; None for a place that is not in it."""
+        """The name of a place in the archive; None for one that is not in it."""
         for place, called in self._places.items():
             rest = below(place, real)
             if rest is not None:

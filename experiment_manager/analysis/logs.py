@@ -1,4 +1,4 @@
-"""What an attempt has printed, and what it prints while it runs: `experiment-manager logs`."""
+"""The output of an attempt, as it was printed, or as it comes while it runs: `experiment-manager logs`."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def log_paths(folder: Folder, job_id: int, attempt: int | None, *, kind: str = "
 
 
 def printed(folder: Folder, job_id: int, attempt: int | None) -> Iterator[Piece]:
-    """What an attempt, the last one by default, has printed: one stream after the other, rank by rank.
+    """The output of an attempt, the last one by default: one stream after the other, rank by rank.
 
     Raises ResultError when the job has no such attempt.
     """
@@ -103,12 +103,12 @@ def read(path: str, at: int = 0) -> Iterator[bytes]:
 
 
 def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], State]) -> Iterator[bytes]:
-    """What goes to one of the STREAMS, as `followed_streams` tells it."""
+    """The output on one of the STREAMS, as `followed_streams` yields it."""
     return (piece for _, piece in followed_streams(folder, job_id, (kind,), state))
 
 
 def followed_streams(folder: Folder, job_id: int, kinds: Sequence[str], state: Callable[[], State]) -> Iterator[Piece]:
-    """What the last attempt has printed and prints, all its ranks, and then what the next one does, until the job ends.
+    """The output of the last attempt, all its ranks, as it comes, and then that of the next one, until the job ends.
 
     `state` tells what the job is, with SLURM asked: one that waits to be started again has not ended, and one whose
     node was lost has. It is called when the files tell of a change, and else ever more seldom.

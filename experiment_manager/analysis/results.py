@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from experiment_manager.analysis.jobs import job_head
 from experiment_manager.errors import ResultError
-from experiment_manager.model.facts import Unresolved, World
+from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.layout import Folder
@@ -31,12 +31,12 @@ def facts(
     jobs: Collection[Job],
     configuration: Callable[[int, Callable[[str, str, str], Any]], Any],
     table: Callable[[], StateTable],
-) -> World:
+) -> Facts:
     """The facts that a filter may ask for about jobs of an experiment; each is read when a rule first asks for it.
 
     `configuration(job_id, unresolved)` gives a configuration with values in the place of interpolations.
     """
-    return World(
+    return Facts(
         names=frozenset(name for job in jobs for name in job.variables),
         ids=frozenset(job.id for job in jobs),
         configuration=lambda job: configuration(job.id, Unresolved),
@@ -69,7 +69,7 @@ def result_rows(
 
 
 def returned(folder: Folder, job_id: JobId, table: StateTable) -> Any:
-    """What the newest attempt that completed has returned; None where there is nothing, or it cannot be read."""
+    """The value of the newest attempt that completed; None where there is nothing, or it cannot be read."""
     attempt = table.completed(job_id)
     try:
         return None if attempt is None else read_result(folder, job_id, attempt).value
@@ -98,7 +98,7 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[di
 
 
 def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:
-    """What is to be said of the results that count, and of which of these jobs it is true."""
+    """The warnings about the results that count, and the jobs that each is true of."""
     found: dict[str, list[int]] = defaultdict(list)
     for place, (job_id, attempt) in enumerate(_marked(folder, ids, table)):
         if place >= MOST_READ:

@@ -1,4 +1,4 @@
-"""Tables of results: rows flat, in order, and averaged over jobs that agree in some variables; pandas DataFrames; files."""
+"""Tables of results: rows, flat, in order, and averaged over jobs that agree in some variables; DataFrames; files."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def _in_order(function: Callable[[Sequence[float]], float]) -> Callable[[Sequenc
 
 
 def _in_range(function: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
-    """What a function makes of the values, or of floats where an integer is too large to calculate with."""
+    """The number that a function makes of the values, or of floats where an integer is too large to calculate with."""
     try:
         return function(values)
     except OverflowError:
@@ -166,14 +166,14 @@ def _variables(rows: Iterable[Row]) -> list[str]:
 
 
 def require_variables(asked: Iterable[str], names: Sequence[str]) -> None:
-    """Nothing happens when all that is asked for is among the names of the variables; else ExperimentManagerError."""
+    """Raise ExperimentManagerError unless all that is asked for is among the names of the variables."""
     for name in asked:
         if name not in names:
             raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(names) or 'none'}")
 
 
 def group_key(row: Row, by: Iterable[str]) -> str:
-    """What rows of one group have in common: 1, 1.0 and True are three values."""
+    """A text that rows of one group have in common: 1, 1.0 and True are three values."""
     return codec.canonical(codec.encode([row["variables"].get(name) for name in by]))
 
 
@@ -279,7 +279,7 @@ def metrics_frame(
 
 
 def _metrics_head(job_id: int, variables: Mapping[str, Any], attempt: int) -> dict[str, Any]:
-    """What all rows of a job have in common; a variable whose name is taken is prefixed, as `variables.step`."""
+    """The cells that all rows of a job share; a variable whose name is taken is prefixed, as `variables.step`."""
     taken = ("job", "attempt", "step", "time", "metric", "value")
     named = {f"variables.{name}" if name in taken else name: value for name, value in variables.items()}
     return {"job": int(job_id), **named, "attempt": attempt}

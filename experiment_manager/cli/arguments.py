@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 HOW_TO_GET_MORE = "--columns\xa0NAMES shows others, `|\xa0less\xa0-S` all"
-"""What is said of columns that do not fit the terminal."""
+"""The hint for columns that do not fit the terminal."""
 
 Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
 JobNumber = Annotated[int, typer.Argument(help="The id of the job.", show_default=False)]

@@ -105,7 +105,7 @@ def _launched(attempt: Mapping[str, Any]) -> str:
 
 
 def _show_trouble(attempt: Mapping[str, Any]) -> None:
-    """What the attempt left to read, when it ended badly."""
+    """Prints the traceback of an attempt that ended badly, or the end of its log."""
     is_good = attempt["state"] is State.FAKE and not attempt["reason"]
     if is_good or attempt["state"] in (State.COMPLETED, State.RUNNING):
         return

@@ -1,4 +1,4 @@
-"""The door: the program `experiment-manager`, its exit status, and the verbs that it has."""
+"""The entry point: the program `experiment-manager`, its exit status, and the verbs that it has."""
 
 import os
 from collections.abc import Sequence

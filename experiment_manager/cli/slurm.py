@@ -81,10 +81,10 @@ def submit(
     """Submit the array scripts of the newest launch, all of them, each once: interrupted, type it again."""
     experiment = Experiment.at(folder)
     if test:
-        told = test_only(experiment.folder, newest_launch(experiment.folder, launch))
+        answers = test_only(experiment.folder, newest_launch(experiment.folder, launch))
         if json:
-            tables.print_json([{"script": path, "sbatch": words} for path, words in told])
-        for path, words in () if json else told:
+            tables.print_json([{"script": path, "sbatch": words} for path, words in answers])
+        for path, words in () if json else answers:
             tables.say(f"{path}: {words}")
         return
     done = experiment.submit(launch)
@@ -108,10 +108,10 @@ def cancel(
     experiment = Experiment.at(folder)
     named = [",".join(ids)] if ids else []
     rules = [*named, *([f"state:{state}"] if state else []), *(where or [])]
-    told = experiment.cancel(rules or None)
+    cancelled = experiment.cancel(rules or None)
     if json:
-        tables.print_json({"jobs": told})
-    elif told:
-        tables.say(f"told {noun(len(told))} {format_ids(told)} of {experiment.folder.path} to end")
+        tables.print_json({"jobs": cancelled})
+    elif cancelled:
+        tables.say(f"told {noun(len(cancelled))} {format_ids(cancelled)} of {experiment.folder.path} to end")
     else:
         tables.say(f"no job of {experiment.folder.path} that you named waits or runs; nothing was cancelled")

@@ -78,7 +78,7 @@ def _show(found: Status, folder: Path) -> None:
 
 
 def _lines(found: Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
-    """What people read; `most_live`: so many of the rows of single jobs."""
+    """The lines that people read; `most_live`: with so many of the rows of single jobs."""
     no_filter = "its pass filter cannot be read" if found.has_filter else "no pass filter yet"
     verb = "passes" if found.n_selected == 1 else "pass"
     selected = no_filter if found.n_selected is None else f"{found.n_selected} {verb} the filter"
@@ -112,7 +112,7 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
 
 
 def _attention(found: Status, folder: Path) -> Iterator[str]:
-    """What has to be looked after: jobs that wait and why, and equal failures together."""
+    """Lines about all that needs attention: jobs that wait and why, and equal failures together."""
     for reason, waiting in found.waiting.items():
         yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({which(waiting)})"
     for trouble in found.troubles[:_MOST_TROUBLES]:

@@ -186,7 +186,7 @@ def lines(
     fit = _fitted(columns, natural, width, optional, minor)
     notes = []
     if fit.same:
-        notes.append("the same in all rows: " + " ".join(_told(columns, name, width // 2) for name in fit.same))
+        notes.append("the same in all rows: " + " ".join(_setting(columns, name, width // 2) for name in fit.same))
     if fit.left_out:
         notes.append(f"left out: {_named(fit.left_out)}" + (f"; {more}" if more else ""))
     elif more and any(text_width(cell) > width for name, width in fit.widths.items() for cell in columns.cells[name]):
@@ -256,7 +256,7 @@ def _texts_after(names: Sequence[str], numbers: Collection[str]) -> list[int]:
     return [sum(1 for other in names[place + 1 :] if other not in numbers) for place in range(len(names))]
 
 
-def _told(columns: Columns, name: str, width: int) -> str:
+def _setting(columns: Columns, name: str, width: int) -> str:
     return f"{name}={cut(columns.cells[name][0], min(width, _WIDEST[0]), columns.mark)}"
 
 

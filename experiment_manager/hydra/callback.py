@@ -1,4 +1,4 @@
-"""What Hydra calls inside the process of a job: the check that it runs what was submitted, and its result.
+"""The callback that Hydra calls inside the process of a job: the check that it runs what was submitted, and its result.
 
 `on_run_start` comes before anything is written. Hydra turns what a callback raises into a warning and goes on, so what
 must not go on ends the process by SystemExit, which is all that a callback can stop a job with.
@@ -64,7 +64,7 @@ def _is_our_job(config: DictConfig) -> bool:
 
 
 class JobCallback(Callback):
-    """What is done for a job before and after its task function."""
+    """The work for a job before and after its task function."""
 
     _code: Code | None = None
     _has_completed = False  # the job of this process
@@ -124,7 +124,7 @@ class JobCallback(Callback):
 
 
 def _live_code(job: CurrentJob, code: Code) -> str | None:
-    """What of the program's code is imported as it is today, and not as the job's snapshot has it; None: nothing."""
+    """The modules of the program that are imported as they are today, not as the snapshot has them; None: none."""
     from experiment_manager.store.code_snapshot import live_modules
 
     found = ", ".join(f"{name} ({file})" for name, file in live_modules(job.experiment, code).items())
@@ -138,7 +138,7 @@ def _live_code(job: CurrentJob, code: Code) -> str | None:
 
 @contextmanager
 def _ending(job: CurrentJob, status: int) -> Iterator[None]:
-    """What is raised inside ends the process with that status, and is told in the log and in the attempt's error."""
+    """An exception inside ends the process with that status, and stands in the log and in the attempt's error."""
     try:
         yield
     except Exception as error:

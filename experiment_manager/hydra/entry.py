@@ -102,7 +102,7 @@ def _split(argv: Sequence[str]) -> _Command | None:
 
 
 def _before(typed: Sequence[str], seen_by_hydra: Sequence[str]) -> tuple[str, ...] | None:
-    """What the program took for itself: the arguments that are no longer there when Hydra reads them.
+    """The arguments that the program took for itself: those that are no longer there when Hydra reads them.
 
     >>> _before(["--gpu", "0", "-m", "seed=1,2"], ["-m", "seed=1,2"])
     ('--gpu', '0')
@@ -123,7 +123,7 @@ def _before(typed: Sequence[str], seen_by_hydra: Sequence[str]) -> tuple[str, ..
 
 
 def task_name(task_function: object) -> str:
-    """What tells one task function from another, wherever the program lies: `train.py:main`, `pkg.train:main`."""
+    """The name of a task function, wherever the program lies: `train.py:main`, `pkg.train:main`."""
     while hasattr(task_function, "__wrapped__"):
         task_function = task_function.__wrapped__
     module = getattr(task_function, "__module__", None) or "?"

@@ -24,7 +24,7 @@ from omegaconf._utils import is_primitive_type_annotation, split_key
 
 from experiment_manager.hydra.compose import Composer, task_configuration
 from experiment_manager.model import codec, delta
-from experiment_manager.model.config_template import Configured, Frame, Value, value_of
+from experiment_manager.model.config_template import ConfigTemplate, Configured, Value, value_of
 from experiment_manager.model.grid import Grid, Point, Setting
 from experiment_manager.text import tell
 
@@ -42,10 +42,10 @@ class _Base:
         self._values: dict[str, Value | None] = {}
         self._keeps: dict[tuple[str, type], bool] = {}  # whether a key holds values of a type just as they are
         self._branching: set[str] = set()  # texts of those that put a mapping, or something in the place of one
-        self._frames: dict[tuple[str, ...], Frame] = {}
+        self._templates: dict[tuple[str, ...], ConfigTemplate] = {}
 
     def value(self, setting: Setting, path: delta.Path) -> Value | None:
-        """What a plain setting gives its key; None when that is not certain here."""
+        """The value that a plain setting gives its key; None when that is not certain here."""
         if setting.text not in self._values:
             found = None
             kind = (setting.key, type(setting.value))
@@ -64,12 +64,12 @@ class _Base:
     ) -> Configured:
         """The configuration with these values in their places."""
         keys = tuple([setting.key for setting in plain])
-        frame = self._frames.get(keys)
-        if frame is None:
-            frame = self._frames[keys] = Frame(self.encoded, [paths[key] for key in keys])
+        template = self._templates.get(keys)
+        if template is None:
+            template = self._templates[keys] = ConfigTemplate(self.encoded, [paths[key] for key in keys])
         if self._branching and any(setting.text in self._branching for setting in plain):
-            return Configured(Frame(frame.filled(values)))
-        return Configured(frame, values)
+            return Configured(ConfigTemplate(template.filled(values)))
+        return Configured(template, values)
 
 
 class Factored:
@@ -111,7 +111,7 @@ class Factored:
     def _slow(self, point: Point) -> Configured:
         overrides = point.overrides
         if overrides not in self._composed:
-            self._composed[overrides] = Configured(Frame(self._composer.configuration(overrides)))
+            self._composed[overrides] = Configured(ConfigTemplate(self._composer.configuration(overrides)))
         return self._composed[overrides]
 
     def _fast(self, point: Point) -> Configured | None:

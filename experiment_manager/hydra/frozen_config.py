@@ -80,10 +80,10 @@ def read_origins(folder: Folder, origins: Iterable[Origin]) -> Copies:
 
     Raises FreezeError when there is more than a configuration can reasonably hold.
     """
-    listed, room = list(origins), _Room()
+    listed, budget = list(origins), _Budget()
     trees = {
         f"{origin.provider}-{place}" if origin.provider == "searchpath" else origin.provider: (
-            _files(origin.directory, room, os.path.realpath(folder.parent)) if origin.directory else None
+            _files(origin.directory, budget, os.path.realpath(folder.parent)) if origin.directory else None
         )
         for place, origin in enumerate(listed)
     }
@@ -96,7 +96,7 @@ def read_origins(folder: Folder, origins: Iterable[Origin]) -> Copies:
     return Copies(sources, key, copied)
 
 
-class _Room:
+class _Budget:
     """How much may still be copied, over all origins."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class _Room:
             return file.read()
 
 
-def _files(directory: str, room: _Room, skip: str) -> list[_File]:
+def _files(directory: str, budget: _Budget, skip: str) -> list[_File]:
     """Every YAML file below a directory, and what is small beside them; says what is not copied.
 
     Of a folder that holds code, too, only what lies in a folder with YAML.
@@ -122,7 +122,7 @@ def _files(directory: str, room: _Room, skip: str) -> list[_File]:
     yaml, beside = [], []
     for relative in _names(directory, skip):
         if relative.endswith(_ENDINGS):
-            yaml.append(_File(relative, room.take(os.path.join(directory, relative))))
+            yaml.append(_File(relative, budget.take(os.path.join(directory, relative))))
         elif not relative.endswith(_CODE):
             beside.append(relative)
     if not _holds_code(directory):

@@ -106,7 +106,7 @@ class Numbered:
             yield Job(job_id, "", variables, point.overrides, None, None)
 
     def names(self) -> frozenset[str]:
-        """What a filter can call the variables: their names, and other names that the program has for them."""
+        """The names of variables in a filter: their own, and other names that the program has for them."""
         return frozenset([*self._grid.names(), *self._aliases])
 
     def _found(self, point: Point) -> int | None:

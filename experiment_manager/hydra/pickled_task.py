@@ -73,7 +73,7 @@ def _version_base() -> str | None:
 
 
 def _allowed() -> Any:
-    """What the program lets Hydra call, as it told `hydra.main`; None where it said nothing, and before Hydra 1.4."""
+    """The targets that Hydra may call, as the program told `hydra.main`; None: it told none, or Hydra is before 1.4."""
     try:
         policy = import_module("hydra._internal.execution_policy")
     except ImportError:

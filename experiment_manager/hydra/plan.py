@@ -22,7 +22,7 @@ from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.pickled_task import Pickled, pickled
 from experiment_manager.model import filters, policy
 from experiment_manager.model.config_template import Configured
-from experiment_manager.model.facts import CONFIGURATION, Unresolved, World
+from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved
 from experiment_manager.model.grid import Grid, Point, repeating, zipped
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
 from experiment_manager.model.resolved import resolved, to_keep
@@ -221,7 +221,7 @@ def _passing(
     every: Set[int] = frozenset()
     if any(isinstance(rule, filters.Ids) for rule in rules):
         every = {*known, *(job_id for job_id, _ in numbered)}
-    world = World(
+    facts = Facts(
         numbered.names(),
         every,
         configuration,
@@ -229,7 +229,7 @@ def _passing(
         result=lambda job: results.returned(folder, job.id, snapshot),
         metrics=lambda job: results.last_metrics(folder, job.id, snapshot),
     )
-    passing = filters.Passing(rules, followed(numbered.jobs(), len(numbered), "filtering"), world)
+    passing = filters.Passing(rules, followed(numbered.jobs(), len(numbered), "filtering"), facts)
     ids = [int(job.id) for job in passing]
     filters.require_some(ids, passing.dropped, numbered.jobs(), folder.path)
     return ids, passing.dropped

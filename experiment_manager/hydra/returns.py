@@ -1,4 +1,4 @@
-"""What jobs give back to Hydra and its sweepers, read from their folders."""
+"""The values that jobs give back to Hydra and its sweepers, read from their folders."""
 
 import copy
 import os
@@ -20,11 +20,11 @@ from experiment_manager.store.states import States
 
 
 class JobFailed(Exception):
-    """What a job that did not complete gives to a sweeper that asks for its value."""
+    """Raised for a sweeper that asks for the value of a job which did not complete."""
 
 
 class Returns(Sequence[JobReturn]):
-    """What jobs have returned, read from their folders when it is asked for: sweeps are large, and few callers ask.
+    """The values that jobs have returned, read from their folders when asked for: sweeps are large, few callers ask.
 
     `master` is the configuration of the sweep itself.
     """
@@ -67,7 +67,7 @@ def _job_return(folder: Folder, job_id: int, master: DictConfig) -> JobReturn:
 
 
 def _value(folder: Folder, last: Attempt) -> tuple[Any, JobFailed | None]:
-    """What the attempt returned; or the exception for a job that has not completed."""
+    """The value that the attempt returned; or the exception for a job that has not completed."""
     job_id, number = last.job_id, last.number
     result = read_result(folder, job_id, number)
     if last.state is State.COMPLETED and not result.refused:

@@ -65,7 +65,7 @@ _USUAL: dict[str, Any] = {
     "max_num_timeout": 0,
     "array_parallelism": 256,
 }
-"""What hydra-submitit-launcher has where nothing is said, so that its users change one word."""
+"""The defaults of hydra-submitit-launcher, so that its users change one word."""
 
 
 def slurm_node(launcher: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every job would do first with Hydra, done once in the process that jobs are forked from."""
+"""The first things that every job does with Hydra, done once in the process that jobs are forked from."""
 
 from collections.abc import Sequence
 from contextlib import suppress

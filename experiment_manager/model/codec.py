@@ -21,7 +21,7 @@ from typing import Any, Final, TypeGuard
 from experiment_manager.errors import UnstorableValue
 
 Encoded = Any
-"""What `json.dumps` takes as it is and gives back unchanged."""
+"""A value that `json.dumps` takes as it is and gives back unchanged."""
 
 _IN_ORDER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _BY_KEY: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=True)

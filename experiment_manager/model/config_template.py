@@ -1,6 +1,6 @@
-"""Configurations that differ in a few leaves: one frame, and the values that are put into it, job by job. Pure.
+"""Configurations that differ in a few leaves: one template, and the values that are put into it, job by job. Pure.
 
-What a job needs of its configuration (the fingerprint, and what the manifest stores) is text. The text of a frame is
+What a job needs of its configuration (the fingerprint, and what the manifest stores) is text. The text of a template is
 made once and cut where the values go, so that a job costs the joining of strings and one hash.
 """
 
@@ -25,7 +25,7 @@ def value_of(encoded: codec.Encoded) -> Value:
     return Value(encoded, codec.canonical(encoded), codec.dumps(encoded))
 
 
-class Frame:
+class ConfigTemplate:
     """A configuration in its tagged form, with places for values; every place is a leaf that is there."""
 
     def __init__(self, encoded: codec.Encoded, paths: Sequence[delta.Path] = ()) -> None:
@@ -62,18 +62,18 @@ class Frame:
 class Configured(NamedTuple):
     """The configuration of one job."""
 
-    frame: Frame
+    template: ConfigTemplate
     values: tuple[Value, ...] = ()
 
     @property
     def encoded(self) -> codec.Encoded:
         """The configuration in its tagged form; nobody may change it."""
-        return self.frame.filled(self.values)
+        return self.template.filled(self.values)
 
     @property
     def fingerprint(self) -> str:
         """The hash by which a changed configuration is noticed."""
-        return codec.digest_text(self.frame.canonical(self.values))
+        return codec.digest_text(self.template.canonical(self.values))
 
 
 def _with(encoded: codec.Encoded, path: Sequence[str], item: codec.Encoded) -> codec.Encoded:

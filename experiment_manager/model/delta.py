@@ -1,4 +1,4 @@
-"""What differs between two configurations in their tagged form. Pure.
+"""The differences between two configurations in their tagged form. Pure.
 
 The manifest stores one base per set of keys and, per job, only the leaves that differ; the messages about changed and
 drifted configurations name the same leaves.

@@ -14,7 +14,7 @@ from typing import Any, Final
 import simpleeval
 
 from experiment_manager.errors import FilterError
-from experiment_manager.model.facts import NOTHING, ROOTS, Unanswered, Unresolved, World
+from experiment_manager.model.facts import NOTHING, ROOTS, Facts, Unanswered, Unresolved
 from experiment_manager.model.records import Job
 
 VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
@@ -34,7 +34,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         super().__init__(functions={**_FUNCTIONS})
         self._text = text
         self._job: Job
-        self._world: World
+        self._facts: Facts
         self._names: Collection[str] = ()
         self._answers: dict[tuple[Any, ...], bool | Unanswered | None] = {}
         self._tree = _parsed(text)
@@ -75,24 +75,24 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
                 found.add(key)
         return frozenset(found)
 
-    def answer(self, job: Job, world: World) -> bool | None:
+    def answer(self, job: Job, facts: Facts) -> bool | None:
         """Whether the expression holds for one job; None where the job has nothing yet of what is asked for.
 
         Raises Unanswered, naming the job, when it cannot be evaluated for this one. Jobs of a grid share values, so an
         answer is remembered where it depends on few variables that can be compared.
         """
-        self._names = world.names
+        self._names = facts.names
         if not self._reads_variables_only:
-            return self._evaluate(job, world)
+            return self._evaluate(job, facts)
         values = [job.variables.get(name, _ABSENT) for name in self._read]
         if not all(type(value) in _SIMPLE for value in values):
-            return self._evaluate(job, world)
+            return self._evaluate(job, facts)
         key = tuple([(type(value), repr(value) if type(value) is float else value) for value in values])
         if key not in self._answers:
             if len(self._answers) >= _MOST_ANSWERS:
                 self._answers.clear()
             try:
-                self._answers[key] = self._evaluate(job, world)
+                self._answers[key] = self._evaluate(job, facts)
             except Unanswered as error:
                 self._answers[key] = error
         found = self._answers[key]
@@ -106,8 +106,8 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         named = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
         return not named & {*ROOTS, VARIABLES}
 
-    def _evaluate(self, job: Job, world: World) -> bool | None:
-        self._job, self._world = job, world
+    def _evaluate(self, job: Job, facts: Facts) -> bool | None:
+        self._job, self._facts = job, facts
         try:
             return bool(self.eval(self._text, self._tree))
         except _NothingKnown:
@@ -125,16 +125,16 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         return f"the filter {self._text!r} cannot be evaluated for job {job.id}"
 
     def _values(self, job: Job) -> str:
-        """What the job has where the expression reads: ` (lr='O.1')`."""
+        """The values of the job where the expression reads: ` (lr='O.1')`."""
         found = [(name, job.variables.get(name)) for name in sorted(self._read)]
-        found += [(key, value) for key in sorted(self.reads) if (value := self._world.find(job, key)) is not NOTHING]
+        found += [(key, value) for key in sorted(self.reads) if (value := self._facts.find(job, key)) is not NOTHING]
         return f" ({', '.join(f'{name}={value!r:.80}' for name, value in found)})" if found else ""
 
     def _eval_name(self, node: ast.Name) -> Any:
         if node.id in self._names:
             return self._job.variables.get(node.id)
         if node.id in ROOTS:
-            found = self._world.under(node.id, self._job)
+            found = self._facts.under(node.id, self._job)
             if found is None:
                 raise _NothingKnown
             return found
@@ -180,7 +180,7 @@ def _parsed(text: str) -> ast.expr:
 
 
 def _meant(text: str) -> str:
-    """What to write instead: for `lr=0.1`, `lr == 0.1`."""
+    """The text to write instead: for `lr=0.1`, `lr == 0.1`."""
     match = _ASSIGNED.match(text)
     if match is None:
         return "write for example: algorithm == 'TD3' and seed < 3"

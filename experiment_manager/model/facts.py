@@ -1,4 +1,4 @@
-"""What a filter may ask of a job beside its variables: its configuration, its result, its last metrics, its state."""
+"""The facts about a job that filters ask for beside variables: configuration, result, last metrics, state."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
@@ -12,18 +12,18 @@ Configuration = Callable[[Job], Any]
 
 CONFIGURATION: Final = "cfg"
 ROOTS: Final = (CONFIGURATION, "result", "metric")
-"""What a name can begin with that is no variable: `cfg.model.width`, `result.accuracy`, `metric.loss`."""
+"""The words that a name can begin with which is no variable: `cfg.model.width`, `result.accuracy`, `metric.loss`."""
 
 NOTHING: Final = object()
-"""What is not there; equal to nothing else."""
+"""Stands for a value that is not there; equal to nothing else."""
 
 
 def _nothing_known(_: Job) -> None:
     return None
 
 
-class World(NamedTuple):
-    """What rules may look at beside the variables of a job."""
+class Facts(NamedTuple):
+    """The facts that rules may look at, beside the variables of a job; each is read when a rule asks for it."""
 
     names: frozenset[str]  # every variable that some job has
     ids: Collection[int]  # every job of the experiment
@@ -34,13 +34,13 @@ class World(NamedTuple):
     note: Callable[[str], None] = tell
 
     def under(self, root: str, job: Job) -> Any:
-        """What lies under one of the ROOTS for a job; None where nothing is known, so that nothing is true of it."""
+        """The values of a job under one of the ROOTS; None where nothing is known, so that nothing is true of it."""
         if root == CONFIGURATION:
             return self.configuration(job)
         return self.result(job) if root == "result" else self.metrics(job) or None
 
     def find(self, job: Job, key: str) -> Any:
-        """What a dotted key leads to, in the variables or under a root; NOTHING where it leads nowhere."""
+        """The value that a dotted key leads to, in the variables or under a root; NOTHING where it leads nowhere."""
         if key in self.names:
             return job.variables.get(key)
         root, *keys = key.split(".")

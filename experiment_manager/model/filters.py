@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import FilterError
 from experiment_manager.model.expressions import Expression
-from experiment_manager.model.facts import NOTHING, Unanswered, World, is_under_a_root, unknown_name
+from experiment_manager.model.facts import NOTHING, Facts, Unanswered, is_under_a_root, unknown_name
 from experiment_manager.model.ids import IdSet, format_ids, looks_like_ids, parse_ids, shortened, which
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.text import described, one_line
@@ -36,7 +36,7 @@ class Rule(Protocol):
 
     text: str
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
         """The jobs that pass, in order, one by one as `jobs` come. Raises FilterError, also while they come."""
         ...
 
@@ -96,12 +96,12 @@ class Passing:
     Raises FilterError for what cannot be evaluated, also while jobs come.
     """
 
-    def __init__(self, rules: Iterable[Rule], jobs: Iterable[Job], world: World) -> None:
+    def __init__(self, rules: Iterable[Rule], jobs: Iterable[Job], facts: Facts) -> None:
         self._counts: list[tuple[str, array[int], array[int]]] = []
         for rule in rules:
             seen, kept = array("q"), array("q")
             self._counts.append((rule.text, seen, kept))
-            jobs = _noted(rule.select(_noted(jobs, seen), world), kept)
+            jobs = _noted(rule.select(_noted(jobs, seen), facts), kept)
         self._jobs = jobs
 
     def __iter__(self) -> Iterator[Job]:
@@ -109,7 +109,7 @@ class Passing:
 
     @property
     def dropped(self) -> tuple[Dropped, ...]:
-        """What each rule has dropped of the jobs that have come."""
+        """For each rule, the jobs that it has dropped of those that have come."""
         return tuple(Dropped(text, len(seen), _without(seen, kept)) for text, seen, kept in self._counts)
 
 
@@ -124,14 +124,14 @@ def _without(seen: Iterable[int], kept: Iterable[int]) -> tuple[JobId, ...]:
     return tuple(JobId(job_id) for job_id in seen if job_id not in left)
 
 
-def apply(rules: Iterable[Rule], jobs: Iterable[Job], world: World) -> Selection:
-    """What passes every rule. Raises FilterError for what cannot be evaluated; nothing passing is no error here."""
-    passing = Passing(rules, jobs, world)
+def apply(rules: Iterable[Rule], jobs: Iterable[Job], facts: Facts) -> Selection:
+    """The jobs that pass every rule. Raises FilterError for what cannot be evaluated; that none passes is no error."""
+    passing = Passing(rules, jobs, facts)
     return Selection(tuple(passing), passing.dropped)
 
 
 def require_some(passing: Sized, dropped: Iterable[Dropped], jobs: Iterable[Job], where: str) -> None:
-    """Nothing happens when something passes; else FilterError tells what each rule dropped and which values exist."""
+    """Raise FilterError, with what each rule dropped and which values exist, unless something passes."""
     if passing:
         return
     steps = "; ".join(f"{step.rule} dropped {len(step.ids)} of {step.seen}" for step in dropped)
@@ -159,26 +159,26 @@ class Mapped:
         self.text = "{" + ", ".join(f"{key}: {_plain(value)}" for key, value in wanted.items()) + "}"
         self._wanted = {key: value if isinstance(value, list) else [value] for key, value in wanted.items()}
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
         for key in self._wanted:
-            if key not in world.names and not is_under_a_root(key):
-                raise FilterError(unknown_name(key, self.text, world.names))
-        return self._passing(jobs, world)
+            if key not in facts.names and not is_under_a_root(key):
+                raise FilterError(unknown_name(key, self.text, facts.names))
+        return self._passing(jobs, facts)
 
     @property
     def reads(self) -> frozenset[str]:
         """The keys that are no variables."""
         return frozenset(filter(is_under_a_root, self._wanted))
 
-    def _passing(self, jobs: Iterable[Job], world: World) -> Iterator[Job]:
-        unseen = {key for key in self._wanted if key not in world.names}
+    def _passing(self, jobs: Iterable[Job], facts: Facts) -> Iterator[Job]:
+        unseen = {key for key in self._wanted if key not in facts.names}
         known: set[str] = set()  # of those the ones whose root some job has
         for job in jobs:
             for key in tuple(unseen):
-                if world.under(key.partition(".")[0], job) is not None:
+                if facts.under(key.partition(".")[0], job) is not None:
                     known.add(key)
-                    unseen -= {key} if world.find(job, key) is not NOTHING else set()
-            if all(self._has(world.find(job, key), wanted) for key, wanted in self._wanted.items()):
+                    unseen -= {key} if facts.find(job, key) is not NOTHING else set()
+            if all(self._has(facts.find(job, key), wanted) for key, wanted in self._wanted.items()):
                 yield job
         for key in sorted(unseen & known):
             what = {"cfg": "configuration", "result": "result"}.get(key.partition(".")[0], "job's metrics")
@@ -199,21 +199,21 @@ class Evaluated:
         self.text = text
         self._expression = Expression(text)
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
-        for name in self._expression.unknown(world.names):
-            raise FilterError(unknown_name(name, self.text, world.names))
-        return self._passing(jobs, world)
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
+        for name in self._expression.unknown(facts.names):
+            raise FilterError(unknown_name(name, self.text, facts.names))
+        return self._passing(jobs, facts)
 
     @property
     def reads(self) -> frozenset[str]:
         """The dotted keys under a root that the expression names."""
         return self._expression.reads
 
-    def _passing(self, jobs: Iterable[Job], world: World) -> Iterator[Job]:
+    def _passing(self, jobs: Iterable[Job], facts: Facts) -> Iterator[Job]:
         is_answered, ids, first = False, array("q"), None
         for job in jobs:
             try:
-                answer = self._expression.answer(job, world)
+                answer = self._expression.answer(job, facts)
             except Unanswered as error:
                 ids.append(job.id)
                 first = first or error
@@ -225,7 +225,7 @@ class Evaluated:
             raise first
         if first is not None:
             others = f", nor do {len(ids) - 1} more ({format_ids(ids[1:])})" if len(ids) > 1 else ""
-            world.note(f"{first}, so it does not pass{others}")
+            facts.note(f"{first}, so it does not pass{others}")
 
 
 class Ids:
@@ -235,10 +235,10 @@ class Ids:
         self.text = text
         self._ids = ids
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
         for job_id in self._ids:
-            if job_id not in world.ids:
-                has = format_ids(world.ids) or "none"
+            if job_id not in facts.ids:
+                has = format_ids(facts.ids) or "none"
                 raise FilterError(
                     f"the filter {self.text!r} names job {job_id}, which is not there; there are jobs {has}"
                 )
@@ -252,8 +252,8 @@ class InState:
         self.text = text
         self._states = parse_states(text.removeprefix("state:"))
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
-        return (job for job in jobs if world.state(job.id) in self._states)
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
+        return (job for job in jobs if facts.state(job.id) in self._states)
 
 
 class Sample:
@@ -263,7 +263,7 @@ class Sample:
         self.text = f"sample:{count}" + (f"@{seed}" if seed is not None else "")
         self._count, self._seed = count, seed
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
         return self._drawn(jobs)
 
     def _drawn(self, jobs: Iterable[Job]) -> Iterator[Job]:
@@ -282,7 +282,7 @@ class Call:
         self.text = text
         self._function = function
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
         return (job for job in jobs if self._passes(job))
 
     def _passes(self, job: Job) -> bool:
@@ -302,10 +302,10 @@ class DottedPath:
         self.text = text
         self.reads = frozenset({text} if is_under_a_root(text) else ())
 
-    def select(self, jobs: Iterable[Job], world: World) -> Iterable[Job]:
-        if self.text in world.names or is_under_a_root(self.text):
-            return Evaluated(self.text).select(jobs, world)
-        return Call(self.text, locate(self.text, world.names)).select(jobs, world)
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
+        if self.text in facts.names or is_under_a_root(self.text):
+            return Evaluated(self.text).select(jobs, facts)
+        return Call(self.text, locate(self.text, facts.names)).select(jobs, facts)
 
 
 def parse_states(text: str) -> frozenset[State]:

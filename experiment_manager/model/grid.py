@@ -62,7 +62,7 @@ class Point(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What makes this point the same job as another one. Raises UnstorableValue."""
+        """The text that points have in common which are the same job. Raises UnstorableValue."""
         return sweep_identity(self.settings, self.config_name)
 
     @property
@@ -123,7 +123,7 @@ def points(axes: Sequence[Axis], config_name: str | None) -> Iterator[Point]:
 
 
 def _places(axes: Sequence[Axis]) -> Callable[[Iterable[Sequence[Setting]]], tuple[Setting, ...]]:
-    """What makes the settings of a point out of one step of each axis: in the order in which the keys were written."""
+    """A function from one step of each axis to the settings of a point, in the order in which the keys were written."""
     order = {key: place for place, key in enumerate(key for axis in axes for key in axis.keys)}
     flat = itertools.chain.from_iterable
     if all(len(axis.keys) == 1 for axis in axes):
@@ -201,7 +201,7 @@ def _distinct_steps(axis: Axis) -> Axis:
 
 
 def sweep_identity(settings: Iterable[Setting], config_name: str | None) -> str:
-    """What makes two points of sweeps one job: typed values by key, the ordered rest, and the name of the config."""
+    """A text that is equal for points which are one job: typed values by key, the ordered rest, the config's name."""
     plain: list[str] = []
     ordered: list[str] = []
     for setting in settings:
@@ -213,7 +213,7 @@ def sweep_identity(settings: Iterable[Setting], config_name: str | None) -> str:
 
 
 def variables_identity(variables: Mapping[str, Any]) -> str:
-    """What makes two jobs that were written in Python one job: their variables, typed; order does not count.
+    """A text that is equal for jobs written in Python which are one: their variables, typed; order does not count.
 
     Raises UnstorableValue.
     """

@@ -128,7 +128,7 @@ def _check_size(value: Any) -> None:
 
 
 def _sorted(items: list[Any]) -> list[Any]:
-    """What a set holds, in an order that does not change from run to run."""
+    """The items of a set, in an order that does not change from run to run."""
     try:
         return sorted(items)
     except TypeError:  # of several kinds

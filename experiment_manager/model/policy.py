@@ -1,4 +1,4 @@
-"""What to do, decided from what is known: pure functions that the sweeper, the supervisor and the tests call."""
+"""Decisions, made from what is known: pure functions that the sweeper, the supervisor and the tests call."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -42,7 +42,7 @@ def to_run(states: Mapping[int, State], ids: Iterable[int], rerun: str) -> list[
 
 
 class Ending(NamedTuple):
-    """What a supervisor saw of a child until it ended."""
+    """The end of a child, as its supervisor saw it."""
 
     returncode: int  # negative: the signal that ended it
     has_result: bool  # this attempt left a result

@@ -13,7 +13,7 @@ JobId = NewType("JobId", int)
 
 
 class State(StrEnum):
-    """What became of an attempt. SLURM's names, and QUEUED, LOST and FAKE, which are ours."""
+    """The state of an attempt. SLURM's names, and QUEUED, LOST and FAKE, which are ours."""
 
     PENDING = "PENDING"  # not handed over yet
     QUEUED = "QUEUED"  # SLURM has it, it has not begun
@@ -83,7 +83,7 @@ class Code(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What turns the overrides of a job into a process that composes the same configuration again."""
+    """All that it takes to turn the overrides of a job into a process that composes the same configuration again."""
 
     entry: Entry
     config_name: str | None

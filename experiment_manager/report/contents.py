@@ -29,7 +29,7 @@ _EXACT: Final = 2**53
 
 
 class Choice(NamedTuple):
-    """What people may choose. None: see `Experiment.report`."""
+    """The choices of whoever makes a report. None: see `Experiment.report`."""
 
     average_over: Sequence[str] | None = None
     group_by: Sequence[str] | None = None
@@ -268,7 +268,7 @@ def _seconds(folder: Folder, job_id: int, attempt: int) -> float | None:
 
 
 def _cell(value: Any) -> Any:
-    """What JSON holds as it is: a number, text, or None."""
+    """A value as JSON holds it: a number, text, or None."""
     if value is None or isinstance(value, str):
         return None if value is None else _short(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _EXACT:

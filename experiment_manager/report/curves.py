@@ -41,7 +41,7 @@ class Series(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """What is drawn for one group; None where a value is not finite, or a single job has no band."""
+    """The curve of one group; None where a value is not finite, or a single job has no band."""
 
     steps: list[float]
     means: list[float | None]
@@ -191,7 +191,7 @@ class Learning(NamedTuple):
 
 
 class Logbook:
-    """What jobs have logged. Each file is read once, unless there is more of it than memory should hold."""
+    """The metrics that jobs have logged. Each file is read once, unless there is more of it than memory should hold."""
 
     def __init__(self, folder: Folder, table: StateTable) -> None:
         self._folder, self._table = folder, table

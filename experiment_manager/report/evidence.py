@@ -1,4 +1,4 @@
-"""What a report tells about failures and launches: reasons with the ends of logs, and who started what, from which
+"""The failures and launches of a report: reasons with the ends of logs, and who started what, from which
 commit."""
 
 import os

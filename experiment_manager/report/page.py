@@ -33,7 +33,7 @@ _FAMILIES = {"COMPLETED": "good", "RUNNING": "running", "QUEUED": "waiting", "PE
 
 
 def require_extra() -> None:
-    """Nothing happens where pages can be made; else the error says what to install."""
+    """Raise ExperimentManagerError, which says what to install, unless pages can be made."""
     try:
         import jinja2  # noqa: F401
         import plotly  # noqa: F401
@@ -85,7 +85,7 @@ def in_script(value: Any) -> str:
 
 
 def _data(contents: "Contents") -> dict[str, Any]:
-    """What the page's own script shows: the table of jobs, and what Plotly draws."""
+    """The data that the page's own script shows: the table of jobs, and what Plotly draws."""
     return {
         "columns": [[column.kind, column.name, column.is_number] for column in contents.columns],
         "rows": contents.rows,
@@ -127,7 +127,7 @@ def write_report(
 
     See `Experiment.report`.
     """
-    from experiment_manager.report.contents import (  # whoever runs a job imports this room, and no report
+    from experiment_manager.report.contents import (  # whoever runs a job imports this module, and no report
         Choice,
         collect,
     )

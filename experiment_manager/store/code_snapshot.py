@@ -99,13 +99,13 @@ def read_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
 
 
 def _root(program: str) -> str:
-    told = git.ask("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
-    if told is None:
+    top = git.ask("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
+    if top is None:
         raise FreezeError(
             f"{program} is in no git repository that can be read, and only git tells what belongs to a program: make "
             f"one with `git init` and `git add`, {LEAVE_OUT}"
         )
-    return os.path.realpath(os.fsdecode(told.removesuffix(b"\n")))
+    return os.path.realpath(os.fsdecode(top.removesuffix(b"\n")))
 
 
 def _names(root: str, experiments: str, experiment: str, manifest: str) -> Iterator[str]:
@@ -129,12 +129,12 @@ def _names(root: str, experiments: str, experiment: str, manifest: str) -> Itera
 
 
 def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
-    """What stands in the files; one that is tracked and has been removed is left out, and so is a folder.
+    """The contents of the files; one that is tracked and has been removed is left out, and so is a folder.
 
     A link to Python code outside of the repository is code, too.
     """
     files: dict[str, _File] = {}
-    room = LARGEST_BYTES
+    budget = LARGEST_BYTES
     for name in names:
         path = os.path.join(root, name)
         is_code_elsewhere = path.endswith(".py") and os.path.isfile(path) and below(root, path) is None
@@ -142,8 +142,8 @@ def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
             files[name] = _File(0, os.fsencode(_target(root, path)))
         elif os.path.isfile(path):
             about = os.stat(path)
-            room -= about.st_size
-            if room < 0:
+            budget -= about.st_size
+            if budget < 0:
                 raise FreezeError(
                     f"git tracks more than {LARGEST_BYTES >> 20} MiB in {root}, at {name}, too much to be copied for "
                     f"a sweep; keep data out of the repository, {LEAVE_OUT}"
@@ -153,7 +153,7 @@ def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
 
 
 def _target(root: str, link: str) -> str:
-    """What a link of the copy points to: the same place in the copy, or one outside of it by its whole path."""
+    """The target of a link of the copy: the same place in the copy, or one outside of it by its whole path."""
     target = os.path.join(os.path.dirname(link), os.readlink(link))
     inside = below(root, target)
     if inside is None:
@@ -197,7 +197,7 @@ def _write(temporary: str, files: Mapping[str, _File]) -> None:
 
 
 def _link_the_rest(original: str, copy: str) -> None:
-    """What lies beside copied files and was not copied is linked from the original."""
+    """All that lies beside copied files and was not copied is linked from the original."""
     names = {*os.listdir(original)}.difference(os.listdir(copy), _NEVER_LINKED)
     if len(names) > MOST_LINKS:
         tell(

@@ -35,7 +35,7 @@ _MOST_DIGITS: Final = 9
 
 
 class Kind(NamedTuple):
-    """What a field may be, in words and as a test."""
+    """The values that a field may have, in words and as a test."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -104,7 +104,7 @@ def _format(newest: int) -> Kind:
 
 
 Shape = Mapping[str, Kind]
-"""What the fields of a record are, as far as we ask for them. None stands for a field that is not there."""
+"""The fields of a record, as far as we ask for them. None stands for a field that is not there."""
 
 ANCHOR: Final[Shape] = {
     **dict.fromkeys(("host", "boot", "namespace", "launch", "slurm_task", "gpus"), TEXT),
@@ -169,7 +169,7 @@ def content(path: str, most: int = MOST_BYTES) -> bytes:
 
 
 def load(path: str, most: int = MOST_BYTES) -> Any:
-    """What a JSON file holds. Raises OSError, or ValueError when it is no JSON."""
+    """The value in a JSON file. Raises OSError, or ValueError when it is no JSON."""
     try:
         return json.loads(content(path, most))
     except RecursionError as error:
@@ -177,7 +177,7 @@ def load(path: str, most: int = MOST_BYTES) -> Any:
 
 
 def read_json(path: str, most: int = MOST_BYTES) -> Any:
-    """What a JSON file holds. Raises FileNotFoundError, or UnreadableRecord with the path and why."""
+    """The value in a JSON file. Raises FileNotFoundError, or UnreadableRecord with the path and why."""
     try:
         return asked_again(lambda: load(path, most), most_s=SHORTLY_S)
     except FileNotFoundError:
@@ -261,7 +261,7 @@ def refuse_newer(path: str, body: Any, shape: Shape) -> None:
 
 
 def trouble(body: Any, shape: Shape, required: Sequence[str] = ()) -> str | None:
-    """What is wrong with the fields of a record, for people; None: nothing."""
+    """The fault in the fields of a record, for people; None: there is none."""
     if not isinstance(body, dict):
         return "it is no object"
     for name in required:

@@ -14,7 +14,7 @@ from experiment_manager.errors import (
     UnknownJob,
 )
 from experiment_manager.model import codec, filters, policy
-from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.config_template import ConfigTemplate, Configured
 from experiment_manager.model.grid import variables_identity
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Job, JobId
@@ -124,7 +124,7 @@ class JobDrafts:
         with editing(self._folder, base) as editor:
             editor.set_variables(self.variables)
             for draft in new:
-                editor.add_job(draft.job, Configured(Frame(draft.encoded)))
+                editor.add_job(draft.job, Configured(ConfigTemplate(draft.encoded)))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class Endings:
         self.clear_leftovers(job_id)
 
     def clear_leftovers(self, job_id: int) -> None:
-        """What killed processes have left of files that they were writing is gone from the job's directory."""
+        """Half-written files of killed processes are gone from the job's directory."""
         place = self._folder.job(job_id)
         with suppress(OSError):
             if any(map(is_temporary, os.listdir(place))):

@@ -179,7 +179,7 @@ class Patience:
 def asked_again(
     ask: Callable[[], Answer], tell: Callable[[str], None] | None = None, *, most_s: float = _PATIENCE_S
 ) -> Answer:
-    """What `ask` returns. While it raises an OSError that is no answer, it is asked again, and `tell` hears of it once.
+    """The answer of `ask`. While it raises an OSError that is none, it is asked again, and `tell` hears of it once.
 
     Raises OSError when it is one, or when the patience is over.
     """
@@ -274,7 +274,7 @@ def discard(path: str) -> None:
 
 
 def sync(path: str) -> None:
-    """What was written to a file, or renamed in a folder, survives a crash of the machine."""
+    """All that was written to a file, or renamed in a folder, survives a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -289,7 +289,7 @@ def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
 
 
 def json_text(value: Any) -> str:
-    """What `write_json` writes."""
+    """The text that `write_json` writes."""
     return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 

@@ -10,8 +10,8 @@ _OF_ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "
 
 
 def ask(*arguments: str, cwd: str | None = None, limit_s: float = 5.0) -> bytes | None:
-    """What git says of the repository around a directory, the working directory by default; None when it fails, takes
-    too long, or is not there."""
+    """The answer of git about the repository around a directory, the working directory by default; None when it fails,
+    takes too long, or is not there."""
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
     try:
         done = subprocess.run(

@@ -23,7 +23,7 @@ def save(folder: Folder, job_id: int, filename: str, saver: Saver, results: Any,
 
 
 def load(folder: Folder, job_id: int, filename: str, loader: Loader) -> Any:
-    """What was saved under that name, also by the original library. Raises ResultError when it is not there."""
+    """The value that was saved under that name, also by the original library. Raises ResultError where it is not."""
     for path in (_path(folder, job_id, filename), result_path(folder, job_id, filename)):
         if os.path.exists(path):
             return loader(path)

@@ -210,7 +210,7 @@ def write_orders(path: str, record: Mapping[str, Any]) -> None:
 
 
 def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
-    """What the launch of that number says about a job; None: the job is not in this launch.
+    """The order that the launch of that number has for a job; None: the job is not in this launch.
 
     Reads a few pages of the index, however many jobs there are. Raises JobRefused when there is no such launch, or its
     files are damaged.
@@ -251,7 +251,7 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
 
 
 def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with a record of job arrays; None: nothing."""
+    """The fault in a record of job arrays; None: there is none."""
     slurm = record.get("slurm")
     if slurm is None:
         return None

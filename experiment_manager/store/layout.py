@@ -5,7 +5,7 @@
       launches/0001/launch.json  orders.sqlite         states/7.1  states/7.1.COMPLETED
       jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl
 
-This room names files, checks that a name can be one, and takes the lock under which experiments are planned.
+This module names files, checks that a name can be one, and takes the lock under which experiments are planned.
 """
 
 import errno
@@ -40,7 +40,7 @@ _WAYS_OUT: Final = {
 
 
 def check_name(name: str) -> None:
-    """Nothing happens when `name` can be the name of an experiment; FolderError says why it cannot."""
+    """Raise FolderError, which says why, unless `name` can be the name of an experiment."""
     reason = None
     if not isinstance(name, str) or not name:
         reason = "it is empty"
@@ -100,12 +100,12 @@ class Folder:
 
     @property
     def generations(self) -> str:
-        """What has been published as the manifest: see `manifest_editor`."""
+        """All that has been published as the manifest: see `manifest_editor`."""
         return self.join("generations")
 
     @property
     def original_config(self) -> str:
-        """What the original library wrote instead of a manifest."""
+        """The file that the original library wrote instead of a manifest."""
         return self.join("config.json")
 
     @property
@@ -161,7 +161,7 @@ class Folder:
         return os.path.isfile(self.manifest) or os.path.isfile(self.original_config)
 
     def require(self) -> None:
-        """Nothing happens when an experiment is here; else FolderError."""
+        """Raise FolderError unless an experiment is here."""
         if not self.is_experiment():
             raise FolderError(
                 f"{self.path} is no experiment: it has no manifest.sqlite; define one with a sweep or with "

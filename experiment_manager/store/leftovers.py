@@ -36,13 +36,13 @@ def clear_leftovers_in(place: str) -> None:
 
 
 def clear_leftovers_beside(path: str) -> None:
-    """What was left of earlier attempts to make this file is gone; never raises."""
+    """The leftovers of earlier attempts to make this file are gone; never raises."""
     place, name = os.path.split(path)
     _clear(place, _Now(place), f".{name}.")
 
 
 class _Now:
-    """What the file system's clock says, asked when it is needed for the first time."""
+    """The time by the file system's clock, asked when it is needed for the first time."""
 
     def __init__(self, place: str) -> None:
         self._place, self._time = place, 0.0

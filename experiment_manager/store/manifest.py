@@ -159,7 +159,7 @@ class Manifest:
         return codec.decode(self.encoded_configuration(job_id))
 
     def kept(self, job_id: int) -> dict[str, Any]:
-        """What interpolations of a job's configuration stood for, by their dotted keys, as far as that was kept."""
+        """The values of interpolations in a job's configuration, by their dotted keys, as far as they were kept."""
         with self._damage_named():
             if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'kept'").fetchone() is None:
                 return {}

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import ManifestError, Overtaken
 from experiment_manager.model import codec, delta
-from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.config_template import ConfigTemplate, Configured
 from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Job, Recipe
 from experiment_manager.store.files import appearing, discard, make_read_only, private_database, sync, temporary_name
@@ -49,11 +49,11 @@ _ROWS_AT_ONCE: Final = 1000
 
 
 class _Stored(NamedTuple):
-    """How the manifest stores the configurations of a frame."""
+    """How the manifest stores the configurations of a template."""
 
     base: int
     fixed: list[str]  # the changes that all of them have
-    places: list[tuple[str, str]]  # by place of the frame: the text of its path, and the canonical text in the base
+    places: list[tuple[str, str]]  # by place of the template: the text of its path, and the canonical text in the base
 
 
 class ManifestEditor:
@@ -62,7 +62,8 @@ class ManifestEditor:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._rows: list[tuple[Any, ...]] = []
-        self._frames: dict[int, tuple[Frame, _Stored]] = {}  # with the frame itself, or its id could come back
+        # by its id, with the template itself, or the id could come back
+        self._templates: dict[int, tuple[ConfigTemplate, _Stored]] = {}
         self._recipes: dict[str, int] = {
             body: number for number, body in connection.execute("SELECT id, body FROM recipes")
         }
@@ -128,7 +129,7 @@ class ManifestEditor:
             self.write()
 
     def write(self) -> None:
-        """What was added is in the copy."""
+        """All that was added is in the copy."""
         rows, self._rows = self._rows, []
         self._connection.executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
@@ -150,7 +151,7 @@ class ManifestEditor:
         )
 
     def keep(self, kept: Mapping[int, Mapping[str, Any]]) -> None:
-        """What interpolations stand for, by job and dotted key, is that. Nothing changes where it was so before."""
+        """The values of interpolations, by job and dotted key, are these. Nothing changes where they were before."""
         if not kept:
             return
         self._connection.execute(_KEPT)
@@ -161,7 +162,7 @@ class ManifestEditor:
 
     def _split(self, configured: Configured) -> tuple[int, str]:
         """The number of the base, and the text of what differs from it."""
-        stored = self._stored(configured.frame)
+        stored = self._stored(configured.template)
         changes = [
             f"[{path},{value.stored}]"
             for (path, in_base), value in zip(stored.places, configured.values, strict=True)
@@ -169,16 +170,16 @@ class ManifestEditor:
         ]
         return stored.base, f"[{','.join(stored.fixed + changes)}]"
 
-    def _stored(self, frame: Frame) -> _Stored:
-        if id(frame) in self._frames:
-            return self._frames[id(frame)][1]
-        leaves = delta.leaves(frame.encoded)
+    def _stored(self, template: ConfigTemplate) -> _Stored:
+        if id(template) in self._templates:
+            return self._templates[id(template)][1]
+        leaves = delta.leaves(template.encoded)
         keys = frozenset(leaves)
         if keys not in self._bases:
-            cursor = self._connection.execute("INSERT INTO bases (body) VALUES (?)", (codec.dumps(frame.encoded),))
+            cursor = self._connection.execute("INSERT INTO bases (body) VALUES (?)", (codec.dumps(template.encoded),))
             self._bases[keys] = (int(cursor.lastrowid or 0), leaves)
         number, base_leaves = self._bases[keys]
-        places = set(frame.paths)
+        places = set(template.paths)
         stored = _Stored(
             number,
             [
@@ -186,10 +187,10 @@ class ManifestEditor:
                 for path, item in delta.replaced(base_leaves, leaves)
                 if path not in places
             ],
-            [(codec.dumps(list(path)), codec.canonical(base_leaves[path])) for path in frame.paths],
+            [(codec.dumps(list(path)), codec.canonical(base_leaves[path])) for path in template.paths],
         )
-        if frame.paths:
-            self._frames[id(frame)] = (frame, stored)
+        if template.paths:
+            self._templates[id(template)] = (template, stored)
         return stored
 
 
@@ -226,7 +227,7 @@ def editing(folder: Folder, base: int | None = None) -> Iterator[ManifestEditor]
 
 
 def until_published(folder: Folder, plan: Callable[[int], _Planned]) -> _Planned:
-    """What `plan` returns, given the generation of the manifest that it is to plan on.
+    """The value that `plan` returns, given the generation of the manifest that it is to plan on.
 
     It is called again while somebody else publishes meanwhile, as happens where a lock is known to one machine alone.
     """
@@ -301,7 +302,7 @@ def _publish(folder: Folder, temporary: str, number: int) -> None:
 
 
 def _name(folder: Folder, number: int) -> bool:
-    """What was published as that generation is the manifest; false when it is no more whole, or was damaged."""
+    """The manifest is what was published as that generation; false when it is no more whole, or was damaged."""
     temporary = temporary_name(folder.manifest)
     try:
         os.link(os.path.join(folder.generations, str(number)), temporary)

@@ -1,4 +1,4 @@
-"""What jobs have logged over all their attempts, as one course of training."""
+"""The metrics that jobs have logged over all their attempts, as one course of training."""
 
 from collections.abc import Callable, Iterable, Sequence
 

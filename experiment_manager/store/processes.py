@@ -15,13 +15,13 @@ _PR_SET_PDEATHSIG: Final = 1
 _MOST_PID: Final = 2**31 - 1
 
 IDENTITY: Final = ("host", "boot", "namespace", "pid", "started_ticks")
-"""What `this_process` tells: no two processes have all of it in common."""
+"""The fields of `this_process`: no two processes have all of it in common."""
 
 _marks: dict[str, int] = {}
 
 
 def this_process() -> dict[str, Any]:
-    """What identifies this process for good: host, boot, pid namespace, pid and its start in clock ticks."""
+    """The identity of this process, for good: host, boot, pid namespace, pid and its start in clock ticks."""
     pid = os.getpid()
     return {
         "host": os.uname().nodename,
@@ -103,7 +103,7 @@ def _bears(pid: int, name: str) -> bool:
 
 
 def _handle(pid: int) -> int | None:
-    """What stands for a process, and for no later one of that number; None where the system has no such thing."""
+    """A handle of a process, and of no later one of that number; None where the system has no such thing."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             return os.pidfd_open(pid)
@@ -115,7 +115,7 @@ def _is_pid(value: object) -> TypeGuard[int]:
 
 
 def dying_with_us() -> Callable[[], None]:
-    """What to run in a child before its program (`preexec_fn`): it is killed when this process dies, on Linux."""
+    """A function for `preexec_fn`, by which a child is killed when this process dies, on Linux."""
     prctl = _prctl()
     parent = os.getpid()
 

@@ -46,7 +46,7 @@ def write_packages(path: str) -> None:
 
 
 def read_packages(path: str) -> dict[str, str]:
-    """What `write_packages` wrote; empty when there is nothing to read."""
+    """The packages that `write_packages` wrote; empty when there is nothing to read."""
     try:
         pairs = [line.partition("==") for line in content(path).decode().splitlines()]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What whoever runs an attempt can be asked for through the folder, from any machine that shares it: to end.
+"""Requests to whoever runs an attempt, made through the folder, from any machine that shares it: to end.
 
     states/.7.1.cancel      who asks, and which process is meant; gone when the attempt has ended
 
@@ -21,7 +21,7 @@ LOOKS: Final = "looks_for_requests"
 
 
 def mark_of(folder: Folder, job_id: int, attempt: int) -> str:
-    """What a process marks itself with that runs an attempt: the very file of its anchor. Raises OSError."""
+    """The mark of a process that runs an attempt: the very file of its anchor. Raises OSError."""
     anchor = os.stat(folder.join("states", f"{job_id}.{attempt}"))
     return f"experiment-manager {job_id}.{attempt} {anchor.st_dev:x}:{anchor.st_ino:x}"
 

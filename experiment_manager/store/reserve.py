@@ -50,13 +50,13 @@ def keep(path: str, body: Mapping[str, Any]) -> str | None:
 
 
 def assign(name: str, path: str) -> None:
-    """What `keep` has kept is for the file of that path."""
+    """The space that `keep` has kept is for the file of that path."""
     with suppress(OSError):
         os.rename(name, _name(path))
 
 
 def trouble(path: str) -> str | None:
-    """What the system says of a disk that has no space for a file like that of the path; None: there is some."""
+    """The system's words about a disk that has no space for a file like that of the path; None: there is some."""
     try:
         name = keep(path, {})
     except OSError as error:
@@ -71,7 +71,7 @@ def _padded(body: Mapping[str, Any]) -> bytes:
 
 
 def note(path: str, body: Mapping[str, Any]) -> None:
-    """What is kept for a file holds `body` from now on, where there is anything."""
+    """The space that is kept for a file holds `body` from now on, where there is any."""
     with suppress(OSError):
         handle = _opened(path)
         try:
@@ -81,7 +81,7 @@ def note(path: str, body: Mapping[str, Any]) -> None:
 
 
 def noted(path: str) -> dict[str, Any]:
-    """What is kept for a file holds; empty where nothing is kept."""
+    """The record in the space that is kept for a file; empty where nothing is kept."""
     return read_optional(_name(path), END)
 
 

@@ -1,4 +1,4 @@
-"""What jobs leave: results, errors, metrics, and the files that people save beside them.
+"""The files that jobs leave: results, errors, metrics, and the files that people save beside them.
 
 jobs/7/result.1.json    {"format", "result": <tagged value>, "refused": {field: why it could not be stored}}
 jobs/7/error.1.json     {"type", "message", "traceback"}
@@ -74,7 +74,7 @@ def _mark(folder: Folder, job_id: int, attempt: int) -> None:
 
 
 class Result(NamedTuple):
-    """What an attempt has returned: the value without the fields that could not be stored, and why they could not."""
+    """The value that an attempt has returned, without the fields that could not be stored, and why they could not."""
 
     value: Any = None
     refused: Mapping[str, str] = MappingProxyType({})
@@ -104,9 +104,9 @@ def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException)
     path, kept = (folder.of_attempt(job_id, attempt, kind) for kind in ("error", "result"))
     try:
         body = {"message": message_of(error), "traceback": "".join(traceback.format_exception(error))}
-        told = {name: text.encode(errors="backslashreplace").decode() for name, text in body.items()}
-        whole = {"type": type(error).__name__, **told}
-        short = {**whole, "message": told["message"][:_SHORT], "traceback": told["traceback"][-_SHORT:]}
+        encoded = {name: text.encode(errors="backslashreplace").decode() for name, text in body.items()}
+        whole = {"type": type(error).__name__, **encoded}
+        short = {**whole, "message": encoded["message"][:_SHORT], "traceback": encoded["traceback"][-_SHORT:]}
         _write_error(path, kept, whole, short)
     except Exception as failure:  # the traceback asks the user's code
         tell(f"the error of job {job_id} could not be kept: {described(failure)}")
@@ -192,7 +192,7 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _bodies(block: bytes) -> list[Any]:
-    """What the lines of a block say, one for each line; None for one that is no JSON."""
+    """The values in the lines of a block, one for each line; None for one that is no JSON."""
     import orjson
 
     if not block:
@@ -266,7 +266,7 @@ def json_saver(path: str, results: Any) -> None:
 
 
 def json_loader(path: str) -> Any:
-    """What `json_saver` wrote, or any other JSON."""
+    """The value that `json_saver` wrote, or that any other JSON file holds."""
     return codec.decode(read_json(path, MOST_RESULT_BYTES))
 
 
@@ -294,7 +294,7 @@ def torch_saver(path: str, results: Any) -> None:
 
 
 def torch_loader(path: str) -> Any:
-    """What `torch_saver` wrote, on the CPU."""
+    """The value that `torch_saver` wrote, on the CPU."""
     import torch
 
     return torch.load(path, map_location="cpu")

@@ -1,4 +1,4 @@
-"""What became of every attempt, kept in file names: one `scandir` tells it for 100,000 jobs, and no file is edited.
+"""The states of all attempts, kept in file names: one `scandir` tells them for 100,000 jobs, and no file is edited.
 
     states/7.1              the anchor of attempt 1 of job 7: who runs it. Never renamed, never removed
     states/7.1.RUNNING      renamed, when the attempt ends, to 7.1.COMPLETED, 7.1.FAILED, ...
@@ -311,7 +311,7 @@ class States:
         return attempts[-1].number + 1
 
     def _refuse_ended(self, since: Attempt | None, about: Mapping[str, Any]) -> None:
-        """Nothing happens when a job is still to be run by a launch, after what became of it `since`."""
+        """Raise JobRefused unless a job is still to be run by a launch, after what became of it `since`."""
         if since is None or (since.state is not State.COMPLETED and since.state not in ENDED_BADLY):
             return
         job_id, number, state = since

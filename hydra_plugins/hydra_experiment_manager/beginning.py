@@ -1,4 +1,4 @@
-"""What Hydra calls whenever it begins, in every program, before it composes anything."""
+"""The callback that Hydra calls whenever it begins, in every program, before it composes anything."""
 
 import os
 

@@ -34,7 +34,7 @@ class LocalPoolLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def prepared(self) -> Any:
-        """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
+        """The launcher as our own sweeper uses it. Raises ExperimentManagerError for invalid options."""
         from experiment_manager.hydra.launchers import Here
 
         return Here(self.n_jobs, self.start_method, self.gpus_per_job, copies_code=self.snapshot)
@@ -66,7 +66,7 @@ class SlurmScriptLauncher(Launcher):
             prepared_to_wait(self)
 
     def prepared(self) -> Any:
-        """What our own sweeper works with. Raises ExperimentManagerError for options that cannot be meant."""
+        """The launcher as our own sweeper uses it. Raises ExperimentManagerError for invalid options."""
         from experiment_manager.hydra.launchers import BySlurm
 
         return BySlurm(self.options, kind=self.kind)

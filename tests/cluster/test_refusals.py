@@ -189,7 +189,7 @@ def test_a_login_node_without_munge(program: Program) -> None:
     wait_until(lambda: ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states())
 
 
-# ---------------------------------------------------------------- what cannot be meant
+# ---------------------------------------------------------------- invalid options
 
 
 @pytest.mark.parametrize(
