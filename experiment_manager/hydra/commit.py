@@ -13,7 +13,7 @@ from experiment_manager.hydra.compose import ID, Composer, task_configuration
 from experiment_manager.hydra.numbering import Known
 from experiment_manager.hydra.plan import Arrange, Asked, Change, Freezing, Kind, Plan, freezing, plan, uncollected
 from experiment_manager.model import codec
-from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.config_template import ConfigTemplate, Configured
 from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Attempt, Job, JobId, Launch, State
 from experiment_manager.model.resolved import resolved
@@ -59,7 +59,7 @@ def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
     write_selection(folder, sorted(planned.ids), [rule.text for rule in planned.asked.rules] or None)
     launch = None
     if planned.to_run:
-        attempts = (Attempt(JobId(i), planned.snapshot.next_number(i), State.PENDING) for i in planned.to_run)
+        attempts = (Attempt(JobId(i), planned.table.next_number(i), State.PENDING) for i in planned.to_run)
         launch = create_launch(folder, attempts, {**about, **_about_arrays(planned.arrangement)})
     return Committed(planned, n_new, launch)
 
@@ -114,7 +114,7 @@ def add_batch(
     composed, places = [], []
     for number, overrides in enumerate(batch, start=first_number):
         config = composer.composed(overrides)
-        composed.append(Configured(Frame(task_configuration(config))))
+        composed.append(Configured(ConfigTemplate(task_configuration(config))))
         places.append(composer.place(config, number))
     points = [_proposed(composer, overrides) for overrides in batch]
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.plan import Asked, Change, Kind, Plan, plan, uncollected
 from experiment_manager.model import codec
-from experiment_manager.model.config_template import Configured, Frame
+from experiment_manager.model.config_template import ConfigTemplate, Configured
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId
 from experiment_manager.model.resolved import resolved
@@ -47,7 +47,7 @@ def dry_run(asked: Asked) -> DryRun:
         to_run = frozenset(planned.to_run)
         n_new, is_changed, first = 0, False, list[Change]()
         unreadable: dict[str, JobId] = {}
-        seen: WeakSet[Frame] = WeakSet()
+        seen: WeakSet[ConfigTemplate] = WeakSet()
         for change in planned.changes():
             is_changed = True
             n_new += change.kind is Kind.NEW
@@ -55,8 +55,8 @@ def dry_run(asked: Asked) -> DryRun:
                 continue
             if len(first) < MOST_SHOWN:
                 first.append(change)
-            if change.configured.frame not in seen:  # else it lacks what another one lacks
-                seen.add(change.configured.frame)
+            if change.configured.template not in seen:  # else it lacks what another one lacks
+                seen.add(change.configured.template)
                 for what in _lacks(asked.composer, change.job_id, change.configured):
                     unreadable.setdefault(what, change.job_id)
         code = planned.freezing().code if is_changed else None

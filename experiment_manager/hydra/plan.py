@@ -32,7 +32,7 @@ from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.code_snapshot import CodeCopy, read_code
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
 from experiment_manager.text import tell
 
 Arrange = Callable[[Folder, Sequence[int], Callable[[int], Any]], Arrangement]
@@ -112,7 +112,7 @@ class Plan(NamedTuple):
 
     asked: Asked
     known: Known
-    snapshot: Snapshot
+    table: StateTable
     numbered: Numbered
     ids: Sequence[int]  # those that pass, in the order of the sweep
     dropped: tuple[filters.Dropped, ...]
@@ -162,7 +162,7 @@ def plan(asked: Asked) -> Plan:
     """What is going to be done for a sweep, decided from what is on disk now. Raises ExperimentManagerError."""
     folder, options, grid, factored = asked.folder, asked.options, asked.grid, asked.factored
     known = Known(folder)
-    snapshot = reconciled(folder, is_to_act=True)
+    table = reconciled(folder, is_to_act=True)
     numbered = Numbered(
         grid,
         known,
@@ -171,8 +171,8 @@ def plan(asked: Asked) -> Plan:
         aliases=asked.composer.aliases,
     )
     read: dict[int, dict[str, Any]] = {}
-    ids, dropped = _passing(asked.rules, grid, numbered, factored, snapshot, known, folder, read)
-    states = {int(job_id): snapshot.state(job_id) for job_id in snapshot.attempts.keys() | snapshot.queued.keys()}
+    ids, dropped = _passing(asked.rules, grid, numbered, factored, table, known, folder, read)
+    states = {int(job_id): table.state(job_id) for job_id in table.attempts.keys() | table.queued.keys()}
     to_run = policy.to_run(states, ids, options.rerun)
     _refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
     passing = frozenset(ids) if read else frozenset()
@@ -180,7 +180,7 @@ def plan(asked: Asked) -> Plan:
     arrangement = None
     if asked.arrange is not None and to_run:
         arrangement = asked.arrange(folder, to_run, _configurations(numbered, factored, to_run))
-    return Plan(asked, known, snapshot, numbered, ids, dropped, kept, to_run, arrangement)
+    return Plan(asked, known, table, numbered, ids, dropped, kept, to_run, arrangement)
 
 
 @contextmanager
@@ -200,7 +200,7 @@ def _passing(
     grid: Grid,
     numbered: Numbered,
     factored: Factored,
-    snapshot: Snapshot,
+    table: StateTable,
     known: Known,
     folder: Folder,
     kept: dict[int, dict[str, Any]],
@@ -225,9 +225,9 @@ def _passing(
         numbered.names(),
         every,
         configuration,
-        snapshot.state,
-        result=lambda job: results.returned(folder, job.id, snapshot),
-        metrics=lambda job: results.last_metrics(folder, job.id, snapshot),
+        table.state,
+        result=lambda job: results.returned(folder, job.id, table),
+        metrics=lambda job: results.last_metrics(folder, job.id, table),
     )
     passing = filters.Passing(rules, followed(numbered.jobs(), len(numbered), "filtering"), facts)
     ids = [int(job.id) for job in passing]

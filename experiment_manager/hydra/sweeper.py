@@ -142,7 +142,7 @@ class Sweep:
             raise FolderError(unwritable(plan.folder.path, error)) from error
         finally:
             del os.environ[_LAUNCH_VARIABLE]
-            States(plan.folder).snapshot(reconcile=True)  # a worker that was killed never reached the end of its task
+            States(plan.folder).table(reconcile=True)  # a worker that was killed never reached the end of its task
 
     def _tell_of_settings(self, folder: Folder) -> None:
         """People know which of their settings the sweep does not use, or writes where others may read it."""
@@ -194,7 +194,7 @@ def _summary(plan: Plan, n_new: int) -> str:
     """`experiments/train: 6 jobs pass (3 new); 3 run now, 3 COMPLETED are left alone`."""
     dropped = "".join(f", {len(step.ids)} dropped by {step.rule}" for step in plan.dropped)
     running = set(plan.to_run)
-    left = Counter(plan.snapshot.state(job_id) for job_id in plan.ids if job_id not in running)
+    left = Counter(plan.table.state(job_id) for job_id in plan.ids if job_id not in running)
     kept = "".join(f", {count} {state} left alone" for state, count in left.items())
     new = f" ({n_new} new in the manifest)" if n_new else ""
     passing = f"{counted(len(plan.ids))} {'passes' if len(plan.ids) == 1 else 'pass'}"
@@ -203,10 +203,10 @@ def _summary(plan: Plan, n_new: int) -> str:
 
 def _conclude(plan: Plan) -> None:
     """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
-    snapshot = reconciled(plan.folder)
-    ended = {job_id: snapshot.state(job_id) for job_id in plan.to_run}
+    table = reconciled(plan.folder)
+    ended = {job_id: table.state(job_id) for job_id in plan.to_run}
     completed = [job_id for job_id, state in ended.items() if state is State.COMPLETED]
-    for line in sentences(result_warnings(plan.folder, completed, snapshot)):
+    for line in sentences(result_warnings(plan.folder, completed, table)):
         tell(line)
     bad = [job_id for job_id, state in ended.items() if state is not State.COMPLETED]
     if not bad:
