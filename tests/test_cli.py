@@ -14,6 +14,7 @@ from experiment_manager.model.records import State
 from experiment_manager.store.states import States
 from tests.conftest import Prepared, Program, clean_env
 
+pytestmark = pytest.mark.xdist_group("cli")  # what is prepared for several tests is prepared once
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
 VERBS += ["logs", "resubmit", "diff", "archive", "report"]
 

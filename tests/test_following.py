@@ -24,6 +24,8 @@ from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
 from tests.conftest import Prepared, Program, files_below, wait_until
 
+pytestmark = pytest.mark.xdist_group("following")  # what is prepared for several tests is prepared once
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:

@@ -17,6 +17,7 @@ from experiment_manager.store.layout import Folder
 from tests.conftest import Kept, Program, clean_env
 from tests.test_provenance import git
 
+pytestmark = pytest.mark.xdist_group("snapshot")  # what is prepared for several tests is prepared once
 SCRIPT = """
 import json, os, sys
 import hydra

@@ -24,6 +24,8 @@ from experiment_manager.scheduler.submissions import records
 from experiment_manager.store.launches import create_launch
 from tests.conftest import Program, ProgramAfter, clean_env, examples, wait_until
 
+pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
+
 
 def attempt(program: Program, job: int, number: int = 1) -> Any:
     return json.loads((program.experiment / f"jobs/{job}/attempt.{number}.json").read_text())

@@ -160,19 +160,17 @@ def test_optuna_optimises_on_the_cluster(program: Program) -> None:
     """A sweeper that draws values gets what the jobs have returned on their nodes, and draws better ones with it."""
     text = (program.home / "train.py").read_text()
     (program.home / "train.py").write_text(text.replace("cfg.seed * cfg.algorithm.gain", "(cfg.tau - 3.0) ** 2"))
-    settings = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=4")
+    settings = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4")
     sampler = ("hydra.sweeper.sampler.seed=1", "hydra.sweeper.sampler.n_startup_trials=4")
     done = program.sweep(*settings, *sampler, "tau=interval(0,10)", SUBMIT, "hydra.launcher.wait=true")
     assert 0 == done.returncode, done.stderr
     rows = program.told("results")
     results = [row["result"]["result"] for row in rows]
     assert [(row["variables"]["tau"] - 3.0) ** 2 for row in rows] == pytest.approx(results)
-    assert 12 == len(results)
+    assert 8 == len(results)
     assert f"Best value: {min(results)}" in done.stdout
     assert min(results[4:]) <= min(results[:4])
-    assert ["0001", "0002", "0003"] == sorted(
-        p.name for p in (program.experiment / "launches").iterdir() if p.name.isdigit()
-    )
+    assert ["0001", "0002"] == sorted(p.name for p in (program.experiment / "launches").iterdir() if p.name.isdigit())
 
 
 @pytest.mark.parametrize("sweeper", ["basic", "optuna"])
