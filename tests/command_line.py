@@ -61,7 +61,7 @@ class CommandLine:
                 ours.sendall(asked)
                 status = int(_received(ours, _WIDTH))
             except BaseException:
-                self._end()
+                self.end()
                 raise
             return subprocess.CompletedProcess([sys.executable, *words], status, _text(out), _text(err))
 
@@ -73,8 +73,8 @@ class CommandLine:
             theirs.close()
         return self._ours
 
-    def _end(self) -> None:
-        """What has not answered is killed; the next call starts anew."""
+    def end(self) -> None:
+        """The process is gone, and what it has not answered is killed; the next call starts anew."""
         if self._ours is not None and self._server is not None:
             self._ours.close()
             with contextlib.suppress(ProcessLookupError):

@@ -111,6 +111,11 @@ def pytest_configure() -> None:
         compileall.compile_dir(ROOT / package, quiet=2)
 
 
+def pytest_unconfigure() -> None:
+    """Nothing that the tests have started for themselves is left."""
+    COMMAND_LINE.end()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _version_base_of_hydra() -> None:
     """Each module begins with the `version_base` of a fresh process, which decides where Hydra's jobs work: tests set
