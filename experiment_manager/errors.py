@@ -21,7 +21,8 @@
     │   └── NoFilter                  no job has ever been chosen to run
     ├── OptionsError                  invalid SLURM options
     ├── FreezeError                   configuration or code that cannot be copied or named
-    ├── SlurmError                    SLURM refused, or could not be asked
+    ├── SchedulerError                a scheduler refused, or could not be asked
+    │   └── SlurmError                SLURM did
     └── ResultError                   a result that is there already, or that is not there
 
 Those that the first interface of the library promised as `ValueError` are one, too.
@@ -137,12 +138,16 @@ class FreezeError(ExperimentManagerError):
     """Configuration sources or code cannot be frozen, or a path cannot be handed to Hydra."""
 
 
-class SlurmError(ExperimentManagerError):
-    """SLURM refused, or could not be asked; `words` are its own, and a doubtful order may have been carried out."""
+class SchedulerError(ExperimentManagerError):
+    """A scheduler refused, or could not be asked; `words` are its own. A doubtful order may have been carried out."""
 
     def __init__(self, message: str, *, words: str = "", is_doubtful: bool = False) -> None:
         super().__init__(message)
         self.words, self.is_doubtful = words, is_doubtful
+
+
+class SlurmError(SchedulerError):
+    """SLURM refused, or could not be asked."""
 
 
 class ResultError(ExperimentManagerError, ValueError):

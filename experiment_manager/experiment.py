@@ -27,8 +27,8 @@ from experiment_manager.model.records import Counts, Job, State
 from experiment_manager.progress import followed
 from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
-from experiment_manager.scheduler.asking import Answer, ask_about
 from experiment_manager.scheduler.cancel import cancel
+from experiment_manager.scheduler.query import Answer, ask_about
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submit import Submitted, newest_launch, submit

@@ -37,8 +37,9 @@ def can_be_copied(words: Sequence[str], env: Mapping[str, str]) -> bool:
 
     `run` is always a fresh one: what every task pays for, and what becomes of it, is about the process itself.
     """
-    is_verb = [*words[:2]] == ["-m", "experiment_manager"] and words[2:3] != ["run"]
-    return (is_verb or words[:1] == ("train.py",)) and _read_at_start(env) == _BEGUN
+    first, verb = (*words[:2],), (*words[2:3],)
+    is_verb = first == ("-m", "experiment_manager") and verb != ("run",)
+    return (is_verb or first[:1] == ("train.py",)) and _read_at_start(env) == _BEGUN
 
 
 class CommandLine:
@@ -133,6 +134,7 @@ def _become(streams: Sequence[int], *, words: list[str], cwd: str, env: Mapping[
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # as in a process that has not looked for it yet
     sys.path[0] = cwd
     sys.argv[:] = words
     sys.orig_argv[:] = [sys.executable, *words]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from experiment_manager.errors import JobRefused
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
+from experiment_manager.scheduler.protocol import Limits
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submissions import records
 from experiment_manager.store.launches import Order, create_launch, planned_attempts, read_launch, read_order
@@ -53,7 +54,7 @@ def test_a_job_has_the_options_of_its_array(tmp_path: Path) -> None:
     """Jobs of one launch may run under different options; a job that no array has is not run by SLURM."""
     ids = random.Random(0).sample(range(100), 50)
     wanted = [(make({"mem_gb": memory}, where="test"), ids[memory::3]) for memory in (1, 2)]
-    kept = records(arrays(wanted, max_array_size=7), "e")
+    kept = records(arrays(wanted, Limits(7, 4000)), "e", as_mapping)
     folder = launched(tmp_path, dict.fromkeys(ids, 2), slurm={"arrays": kept}, runner=["python", HOSTILE])
     for indexed in (True, False):
         for memory in (1, 2):

@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager.scheduler.arrays import LONGEST_ARRAY_TEXT, Array, arrays
+from experiment_manager.scheduler.arrays import USUAL_LIMITS, Array, arrays
+from experiment_manager.scheduler.protocol import Limits
 from experiment_manager.scheduler.slurm.options import SlurmOptions, make
 
 ids = st.lists(st.integers(0, 5000), unique=True, min_size=1, max_size=300)
 
 
 def made(wanted: list[int], limit: int = 1001, **options: object) -> list[Array]:
-    return arrays([(make(options, where="test"), wanted)], max_array_size=limit)
+    return arrays([(make(options, where="test"), wanted)], Limits(limit, USUAL_LIMITS.text))
 
 
 @given(wanted=ids, pack=st.integers(1, 5), limit=st.integers(1, 1200))
@@ -21,7 +22,7 @@ def test_every_job_is_in_one_task_that_slurm_takes(wanted: list[int], pack: int,
     assert sorted(wanted) == sorted(job for array in found for job in array.jobs)
     for array in found:
         assert max(array.indices) < limit
-        assert len(array.text) <= LONGEST_ARRAY_TEXT
+        assert len(array.text) <= USUAL_LIMITS.text
         assert len(set(array.indices)) == len(array.tasks)
         assert all(len(task) <= pack for task in array.tasks)
 
@@ -35,7 +36,7 @@ def test_throttle_holds_for_all_arrays_together(sizes: list[int], limit: int, th
     groups = [
         (make({"array_parallelism": throttle, "mem_gb": n + 1}, where="t"), range(s)) for n, s in enumerate(sizes)
     ]
-    found = arrays(groups, max_array_size=limit)
+    found = arrays(groups, Limits(limit, USUAL_LIMITS.text))
     widths = [len(array.tasks) if array.throttle is None else array.throttle for array in found]
     assert all(width > 0 for width in widths)
     chains: dict[int, int] = {}  # the first array of a chain -> the most that any of its arrays runs at a time

@@ -20,7 +20,7 @@ def test_accounting_is_asked_from_before_the_launch(
     sacct.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     now = time.time()
-    assert {} == client.sacct(["name"], now + ahead_s)
+    assert [] == client.sacct(["name"], now + ahead_s)
     words = said.read_text().split()
     since = datetime.datetime.fromisoformat(words[words.index("-S") + 1]).replace(tzinfo=datetime.UTC)
     assert since.timestamp() < now - 3600

@@ -11,7 +11,8 @@ from experiment_manager.errors import UnreadableLaunch
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler.arrays import arrays
-from experiment_manager.scheduler.slurm.options import make
+from experiment_manager.scheduler.protocol import Limits
+from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submissions import (
     LaunchedArray,
     Submission,
@@ -39,9 +40,9 @@ def folder(tmp_path: Path) -> Folder:
 
 def launch_of(folder: Folder, ids: list[int], name: str = "e", size: int = 1001, **options: object) -> Launch:
     """A launch on disk with the arrays that run these jobs."""
-    found = arrays([(make(options, where="test"), ids)], max_array_size=size)
+    found = arrays([(make(options, where="test"), ids)], Limits(size, 4000))
     attempts = (Attempt(JobId(job_id), 1, State.PENDING) for job_id in ids)
-    return create_launch(folder, attempts, {"slurm": {"arrays": records(found, name)}})
+    return create_launch(folder, attempts, {"slurm": {"arrays": records(found, name, as_mapping)}})
 
 
 def submission_of(folder: Folder, launch: Launch) -> Any:
@@ -91,7 +92,7 @@ def test_parts_of_a_launch_have_names_of_their_own(folder: Folder) -> None:
 @pytest.mark.parametrize("ids", [[0], [4], [0, 1, 2, 3, 4], [9, 5, 2, 40, 11]])
 def test_every_job_is_found_by_the_index_of_its_task(folder: Folder, ids: list[int], pack: int, size: int) -> None:
     """What is read back from `launch.json` says of each task which jobs it runs."""
-    wanted = arrays([(make({"pack": pack}, where="test"), ids)], max_array_size=size)
+    wanted = arrays([(make({"pack": pack}, where="test"), ids)], Limits(size, 4000))
     found = launched_arrays(launch_of(folder, ids, size=size, pack=pack))
     assert sorted(ids) == sorted(job_id for part in found for job_id in part.jobs)
     for array_wanted, part in zip(wanted, found, strict=True):
@@ -118,17 +119,17 @@ def test_submission_survives_the_process(folder: Folder) -> None:
     launch = launch_of(folder, [0, 1, 2, 3], size=2)
     one, two = (part.name for part in launched_arrays(launch))
     first = Submission(folder, launch)
-    assert (None, None) == (first.slurm_id(one), first.doubtful_until(one))
+    assert (None, None) == (first.array_id(one), first.doubtful_until(one))
     first.note(one, doubtful_until=5.5)
     again = Submission(folder, launch)
-    assert (None, 5.5, 0.0) == (again.slurm_id(one), again.doubtful_until(one), again.submitted(one))
+    assert (None, 5.5, 0.0) == (again.array_id(one), again.doubtful_until(one), again.submitted(one))
     again.note(one, slurm_id="12", submitted=6.0)
     again.note(two, doubtful_until=7.0)
     noted = {one: {"slurm_id": "12", "submitted": 6.0}, two: {"doubtful_until": 7.0}}
     assert {"format": 1, "arrays": noted} == submission_of(folder, launch)
     last = Submission(folder, launch)
-    assert ("12", None, 6.0) == (last.slurm_id(one), last.doubtful_until(one), last.submitted(one))
-    assert (None, 7.0) == (last.slurm_id(two), last.doubtful_until(two))
+    assert ("12", None, 6.0) == (last.array_id(one), last.doubtful_until(one), last.submitted(one))
+    assert (None, 7.0) == (last.array_id(two), last.doubtful_until(two))
 
 
 def test_a_refused_array_leaves_no_note(folder: Folder) -> None:
@@ -152,9 +153,9 @@ def test_a_damaged_submission_says_nothing_and_stays(
     path = Path(folder.join("launches", launch.number, "submission.json"))
     path.write_text(text)
     found = Submission(folder, launch, is_to_act=False)
-    assert (None, None) == (found.slurm_id(launched_arrays(launch)[0].name), found.doubtful_until("a"))
+    assert (None, None) == (found.array_id(launched_arrays(launch)[0].name), found.doubtful_until("a"))
     assert f"skipped: {path} cannot be read: " in capsys.readouterr().err
-    with pytest.raises(UnreadableLaunch, match="if it is damaged, remove it: what SLURM has is found by its name"):
+    with pytest.raises(UnreadableLaunch, match="if it is damaged, remove it: what was submitted is found by its name"):
         Submission(folder, launch)
     assert text == path.read_text()
 

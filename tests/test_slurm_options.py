@@ -17,15 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import OptionsError
+from experiment_manager.scheduler.scripts import overridden
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.slurm.options import (
     LONGEST_MIN,
     SlurmOptions,
     as_mapping,
     make,
-    overridden,
     valid_options,
 )
+from experiment_manager.scheduler.slurm.scheduler import Slurm
 from tests.conftest import clean_env, examples
 
 TEXT_OPTIONS: Final = (
@@ -97,7 +98,7 @@ def test_options_survive_json(values: dict[str, Any]) -> None:
     again = make(json.loads(json.dumps(as_mapping(found))), where="SLURM")
     assert found == again
     assert hash(found) == hash(again)
-    assert found == overridden(found, {}, where="SLURM")
+    assert found == overridden(Slurm(), found, {}, where="SLURM")
 
 
 def test_what_people_write_is_taken() -> None:
@@ -281,12 +282,14 @@ def test_overriding() -> None:
     """What overrides replaces, None makes unset, the rest stays, and the checks are the same."""
     base = make({"nodes": 2, "mem_gb": 4, "setup": ["a"], "wait": True}, where="SLURM")
     changes = {"nodes": 3, "mem_gb": None, "mem_per_cpu": "1G", "wait": None}
-    assert {"nodes": 3, "mem_per_cpu": "1G", "setup": ["a"]} == as_mapping(overridden(base, changes, where="job 7"))
+    assert {"nodes": 3, "mem_per_cpu": "1G", "setup": ["a"]} == Slurm().kept(
+        overridden(Slurm(), base, changes, where="job 7")
+    )
     assert 2 == base.nodes
     with pytest.raises(OptionsError, match="job 7: SLURM takes only one of mem_gb and mem_per_cpu"):
-        overridden(base, {"mem_per_cpu": "1G"}, where="job 7")
+        overridden(Slurm(), base, {"mem_per_cpu": "1G"}, where="job 7")
     with pytest.raises(OptionsError, match="job 7: unknown SLURM option 'node'; did you mean 'nodes'"):
-        overridden(base, {"node": 1}, where="job 7")
+        overridden(Slurm(), base, {"node": 1}, where="job 7")
 
 
 def test_callers_values_are_left_alone() -> None:

@@ -6,18 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiment_manager.model.ids import RangeSet
 from experiment_manager.model.records import State
+from experiment_manager.scheduler.protocol import Run
 from experiment_manager.scheduler.slurm.parse import (
-    Indices,
     final_state,
     is_active,
     parse_config,
     parse_indices,
     parse_sacct,
-    parse_scontrol,
     parse_squeue,
     parse_time,
-    runs_of,
     words_in_log,
 )
 
@@ -57,10 +56,18 @@ RUNS = """\
 """
 
 
+def runs_of(runs: list[Run], array: str, index: int | None) -> list[Run]:
+    """The runs of one task, or of a job that is no array; else those of the array that it has not left yet."""
+    mine = [run for run in runs if run.array == array]
+    own = [run for run in mine if run.array_index == index and run.waiting is None]
+    waiting = [run for run in mine if run.waiting is not None and index in run.waiting]
+    return own or waiting or [run for run in mine if run.array_index is None and run.waiting is None]
+
+
 def test_rows_of_squeue() -> None:
     """A row that is no row, the rest of a name with a line break in it, is left out; all others are read."""
     rows = parse_squeue(SQUEUE)
-    assert ["61", "60", "59", "58", "57", "128", "103", "63", "63"] == [row.array_job_id for row in rows]
+    assert ["61", "60", "59", "58", "57", "128", "103", "63", "63"] == [row.array for row in rows]
     assert [
         list(range(4)), None, [1, 3, 5, 6, 7], list(range(12, 199, 2)), [0, 1, 2, 6, 8, 9], None, [0], [0], [1]
     ] == [None if row.indices is None else list(row.indices) for row in rows]  # fmt: skip
@@ -70,34 +77,34 @@ def test_rows_of_squeue() -> None:
 def test_a_name_may_hold_anything() -> None:
     """The name is the last column, and the separator in it belongs to it."""
     assert "em p|x y" == parse_squeue(SQUEUE)[4].name
-    assert "em oom|srun" == parse_sacct(RUNS)["64"][0].name
+    assert "em oom|srun" == runs_of(parse_sacct(RUNS), "64", None)[0].name
 
 
 def test_a_split_task_of_squeue() -> None:
     """A task that runs has an id of its own, the last one the array's."""
     row = parse_squeue(SQUEUE)[-1]
-    assert ("63", "63", "RUNNING", "n[1-2]", "root") == (row.array_job_id, row.job_id, row.state, row.nodes, row.user)
+    assert ("63", "RUNNING", "n[1-2]", "root") == (row.array, row.word, row.node, row.user)
 
 
 def test_nothing_is_no_row() -> None:
     """Of an empty answer, or one that is no table, nothing is read."""
     assert [] == parse_squeue("")
-    assert {} == parse_sacct("")
+    assert [] == parse_sacct("")
     assert [] == parse_squeue("slurm_load_jobs error: Unable to contact slurm controller\n")
 
 
 def test_runs_of_a_requeued_task() -> None:
     """The runs of a task are told in order, though those of others stand between them."""
     runs = parse_sacct(RUNS)
-    assert ["REQUEUED", "RUNNING"] == [run.state for run in runs_of(runs, "63", 0)]
-    assert ["REQUEUED", "CANCELLED"] == [run.state for run in runs_of(runs, "63", 1)]
-    assert [1795374881.0, None] == [run.end for run in runs_of(runs, "63", 0)]
+    assert ["REQUEUED", "RUNNING"] == [run.word for run in runs_of(runs, "63", 0)]
+    assert ["REQUEUED", "CANCELLED"] == [run.word for run in runs_of(runs, "63", 1)]
+    assert [1795374881.0, None] == [run.end_time for run in runs_of(runs, "63", 0)]
 
 
 def test_out_of_memory_hides_in_a_step() -> None:
     """Under srun the job is FAILED and only its step row tells why; the job keeps its own word."""
     (run,) = runs_of(parse_sacct(RUNS), "64", None)
-    assert ("FAILED", 1, 0, True) == (run.state, run.exit_code, run.signal, run.out_of_memory)
+    assert ("FAILED", 1, 0, State.OUT_OF_MEMORY) == (run.word, run.exit_code, run.signal, run.end)
 
 
 def test_out_of_memory_belongs_to_one_run() -> None:
@@ -112,23 +119,23 @@ def test_out_of_memory_belongs_to_one_run() -> None:
         ]
     )
     runs = parse_sacct(text)
-    assert [True, False] == [run.out_of_memory for run in runs_of(runs, "9", 0)]
-    assert [True] == [run.out_of_memory for run in runs_of(runs, "9", 1)]
+    assert [State.OUT_OF_MEMORY, State.COMPLETED] == [run.end for run in runs_of(runs, "9", 0)]
+    assert [State.OUT_OF_MEMORY] == [run.end for run in runs_of(runs, "9", 1)]
 
 
 def test_a_signal_is_no_exit_code() -> None:
     """SLURM writes both numbers in one column."""
     runs = parse_sacct(RUNS)
-    assert (3, 0) == runs["66_1"][0][4:6]
-    assert (0, 9) == runs["66_2"][0][4:6]
+    assert (3, 0) == runs_of(runs, "66", 1)[0][6:8]
+    assert (0, 9) == runs_of(runs, "66", 2)[0][6:8]
 
 
 def test_tasks_that_are_not_split_off() -> None:
     """A task of a pending array is answered with the array's row, in steps and with a throttle, and no other index."""
     runs = parse_sacct(RUNS)
     (run,) = runs_of(runs, "72", 1)
-    assert ("72_[0-1%1]", "CANCELLED", None, "") == (run.task, run.state, run.start, run.node)
-    assert "PENDING" == runs_of(runs, "127", 900)[0].state
+    assert ([0, 1], "CANCELLED", None, "") == (list(run.waiting or ()), run.word, run.start, run.node)
+    assert "PENDING" == runs_of(runs, "127", 900)[0].word
     assert [] == runs_of(runs, "127", 899)
     assert [] == runs_of(runs, "72", 2)
 
@@ -136,14 +143,14 @@ def test_tasks_that_are_not_split_off() -> None:
 def test_a_split_task_has_its_own_runs() -> None:
     """Where accounting has both, a task's own row counts and not the older one of its array."""
     runs = parse_sacct("5_[0-3]|5|PENDING|0:0|Unknown|Unknown|None assigned|x\n5_2|8|RUNNING|0:0|9|Unknown|n1|x")
-    assert ["RUNNING"] == [run.state for run in runs_of(runs, "5", 2)]
-    assert ["PENDING"] == [run.state for run in runs_of(runs, "5", 1)]
+    assert ["RUNNING"] == [run.word for run in runs_of(runs, "5", 2)]
+    assert ["PENDING"] == [run.word for run in runs_of(runs, "5", 1)]
 
 
 def test_an_array_just_submitted() -> None:
     """For a moment accounting shows a fresh array under its bare number: that row is every task's."""
     runs = parse_sacct("12|12|PENDING|0:0|Unknown|Unknown|None assigned|x")
-    assert ["PENDING"] == [run.state for run in runs_of(runs, "12", 3)]
+    assert ["PENDING"] == [run.word for run in runs_of(runs, "12", 3)]
     assert [] == runs_of(runs, "13", 3)
 
 
@@ -162,7 +169,7 @@ def test_large_ranges_cost_nothing() -> None:
     indices = parse_indices("0-3999999:2,4000001%8")
     assert (True, False, True) == (3999998 in indices, 4000000 in indices, 4000001 in indices)
     assert 2000001 == len(indices)
-    assert Indices([range(1, 2)]) == parse_indices("1")
+    assert RangeSet([range(1, 2)]) == parse_indices("1")
 
 
 def test_indices_that_slurm_has_cut_off() -> None:
@@ -179,22 +186,6 @@ def test_a_time_that_is_none(text: str) -> None:
 def test_local_times_are_read_too() -> None:
     """A time without a zone is one of this machine."""
     assert time.mktime((2026, 11, 22, 19, 14, 38, 0, 0, -1)) == parse_time("2026-11-22T19:14:38")
-
-
-SCONTROL = (
-    "JobId=57 ArrayJobId=57 ArrayTaskId=0-2,6,8-9%4 ArrayTaskThrottle=4 JobName=em p|x y UserId=root(0) "
-    "GroupId=root(0) MCS_label=N/A Priority=0 Nice=0 Account=test QOS=normal JobState=PENDING Reason=JobHeldUser "
-    "Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 ExitCode=0:0 RunTime=00:00:00 TimeLimit=01:00:00 "
-    "CPUs/Task=1 ReqB:S:C:T=0:0:*:* TRES=cpu=1,mem=200M,node=1,billing=1 Command=(null) WorkDir=/tmp/em Power= "
-)
-
-
-def test_pairs_of_scontrol() -> None:
-    """A value ends at its first space and may hold the sign that separates keys from values."""
-    pairs = parse_scontrol(SCONTROL)
-    assert ("PENDING", "JobHeldUser", "2") == (pairs["JobState"], pairs["Reason"], pairs["Restarts"])
-    assert ("cpu=1,mem=200M,node=1,billing=1", "") == (pairs["TRES"], pairs["Power"])
-    assert "1" == pairs["CPUs/Task"]
 
 
 def test_settings_of_scontrol() -> None:

@@ -18,8 +18,9 @@ import pytest
 
 from experiment_manager.errors import OptionsError
 from experiment_manager.scheduler.arrays import Array, arrays
+from experiment_manager.scheduler.protocol import Limits, Place
 from experiment_manager.scheduler.slurm.options import make
-from experiment_manager.scheduler.slurm.script import Place, log_pattern, render, warning_s
+from experiment_manager.scheduler.slurm.script import log_pattern, render, warning_s
 from tests.conftest import wait_until
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,7 +66,7 @@ CASES: Mapping[str, tuple[Place, Mapping[str, Any], list[int], int]] = {
 
 
 def array_of(options: Mapping[str, Any], ids: list[int], limit: int = 1001) -> Array:
-    (array,) = arrays([(make(options, where="test"), ids)], max_array_size=limit)
+    (array,) = arrays([(make(options, where="test"), ids)], Limits(limit, 4000))
     return array
 
 

@@ -19,7 +19,7 @@ from experiment_manager.execution.run import Call, parser, plain_call
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
-from experiment_manager.scheduler.slurm.options import make
+from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submissions import records
 from experiment_manager.store.launches import create_launch
 from tests.conftest import Program, ProgramAfter, clean_env, examples, wait_until
@@ -349,7 +349,7 @@ def _opened_until_the_start(place: Path, n_jobs: int) -> list[str]:
     experiment.save_pass_filter(range(n_jobs))
     options = make({"mem_gb": 1}, where="test")
     ids = random.Random(0).sample(range(8, n_jobs), n_jobs // 10)
-    about = {"slurm": {"arrays": records(arrays([(options, [7, *ids])]), "e")}, "runner": ["true"]}
+    about = {"slurm": {"arrays": records(arrays([(options, [7, *ids])]), "e", as_mapping)}, "runner": ["true"]}
     create_launch(experiment.folder, (Attempt(JobId(job), 1, State.PENDING) for job in (7, *ids)), about)
     script = (
         "import json, sys\n"

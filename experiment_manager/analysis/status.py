@@ -23,7 +23,7 @@ from experiment_manager.store.files import number_in
 from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.processes import is_gone
-from experiment_manager.store.states import States, StateTable, node_of
+from experiment_manager.store.states import States, StateTable, node_of, scheduler_in
 from experiment_manager.text import as_word, one_line, skipped
 
 MOST_REASONS: Final = 200
@@ -204,7 +204,7 @@ def _between(start: float | None, end: float | None) -> float | None:
 
 def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | None:
     """The time limit of an attempt that SLURM runs; None where there is none, or nobody has set one."""
-    if not record.get("by_slurm"):
+    if scheduler_in(record) is None:
         return None
     try:
         order = read_order(folder, str(record.get("launch")), job_id)

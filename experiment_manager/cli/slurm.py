@@ -10,6 +10,7 @@ from experiment_manager.cli.arguments import Folder, Json, Where
 from experiment_manager.errors import OptionsError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.scripts import how_to_submit
 from experiment_manager.scheduler.submit import newest_launch, test_only
 from experiment_manager.text import noun
@@ -81,9 +82,11 @@ def submit(
     """Submit the array scripts of the newest launch, all of them, each once: interrupted, type it again."""
     experiment = Experiment.at(folder)
     if test:
-        answers = test_only(experiment.folder, newest_launch(experiment.folder, launch))
+        chosen = newest_launch(experiment.folder, launch)
+        answers, scheduler = test_only(experiment.folder, chosen), schedulers.of(chosen)
         if json:
-            tables.print_json([{"script": path, "sbatch": words} for path, words in answers])
+            command = scheduler.submit_command if scheduler is not None else ""
+            tables.print_json([{"script": path, command: words} for path, words in answers])
         for path, words in () if json else answers:
             tables.say(f"{path}: {words}")
         return

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from experiment_manager.errors import JobRefused
 from experiment_manager.execution import command, current_job, ranks
 from experiment_manager.model.records import Job, Recipe
-from experiment_manager.scheduler.slurm import within
+from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
 from experiment_manager.store.launches import read_order
@@ -29,20 +29,22 @@ class Child(NamedTuple):
     planned: int | None  # the number of the job's first attempt in that launch
     is_fake: bool
     needs_result: bool  # a runner that does not run the job has done nothing
-    by_slurm: bool  # SLURM was asked to run it, and not a pool that may be inside of a SLURM job
-    slurm: Mapping[str, Any]  # the options of a launch that SLURM runs
+    scheduler: str | None  # that was asked to run it; None: a pool, which may be inside of a task, or a person
+    options: Mapping[str, Any]  # of a launch that a scheduler runs
     variables: Mapping[str, str]  # of the environment, by which the program finds its modules
 
     @property
     def about(self) -> dict[str, Any]:
         """What whoever claims an attempt of it says of the attempt."""
-        flags = {"by_slurm": self.by_slurm, "fake": self.is_fake}
-        return {"launch": self.launch, **{name: True for name, holds in flags.items() if holds}}
+        scheduler = {} if self.scheduler is None else {"scheduler": self.scheduler}
+        return {"launch": self.launch, **scheduler, **({"fake": True} if self.is_fake else {})}
 
     @property
     def has_ranks(self) -> bool:
-        """Whether `srun` starts the program several times."""
-        return within.n_tasks(self.slurm) > 1 and not self.is_fake
+        """Whether the scheduler starts the program several times."""
+        if self.scheduler is None or self.is_fake:
+            return False
+        return schedulers.named(self.scheduler).n_tasks(self.options) > 1
 
     def logs(self, attempt: int) -> tuple[str, str]:
         """Where the output of an attempt goes, and what it says on stderr."""
@@ -51,14 +53,14 @@ class Child(NamedTuple):
 
     def environment(self, attempt: int, ours: Mapping[str, str]) -> dict[str, str]:
         """The environment of an attempt, made from ours: it has none of the ranks that we may have."""
-        kept = ranks.of_a_task(ours, is_alone=not self.has_ranks) if self.by_slurm else ranks.without(ours)
+        kept = ranks.of_a_task(ours, is_alone=not self.has_ranks) if self.scheduler is not None else ranks.without(ours)
         told = {**current_job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
         return {**kept, **self._told_to_submitit(attempt), **told}
 
     def _told_to_submitit(self, attempt: int) -> dict[str, str]:
         """With which `submitit.JobEnvironment()` answers: programs ask it for ranks under any launcher."""
-        if self.by_slurm:
-            return {"SUBMITIT_EXECUTOR": "slurm"}
+        if self.scheduler is not None:
+            return schedulers.named(self.scheduler).environment(os.environ)
         _, log = self.logs(attempt)
         return {
             "SUBMITIT_EXECUTOR": "local",
@@ -79,7 +81,7 @@ def prepare(
     with Manifest(folder) as manifest:
         point = manifest.job(job_id)
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
-    planned, options, here = None, None, os.getcwd()
+    order, planned, options, here = None, None, None, os.getcwd()
     if launch is not None:
         order = read_order(folder, launch, job_id)
         if order is None:
@@ -101,8 +103,8 @@ def prepare(
         planned=planned,
         is_fake=is_fake,
         needs_result=runner is not None and not is_fake,
-        by_slurm=options is not None,
-        slurm=options or {},
+        scheduler=None if order is None else order.scheduler,
+        options=options or {},
         variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),
     )
 
@@ -156,9 +158,10 @@ def start(child: Child, attempt: int) -> int:
     """
     arguments = child.arguments
     log, error_log = child.logs(attempt)
-    is_one_log = bool(child.slurm.get("stderr_to_stdout"))
-    if child.has_ranks:
-        arguments = [*within.srun(log, None if is_one_log else error_log, os.environ), *arguments]
+    is_one_log = bool(child.options.get("stderr_to_stdout"))
+    if child.has_ranks and child.scheduler is not None:
+        scheduler = schedulers.named(child.scheduler)
+        arguments = [*scheduler.start_words(log, None if is_one_log else error_log, os.environ), *arguments]
     with log_file(log) as out, log_file(error_log) as err:
         process = subprocess.Popen(
             arguments,

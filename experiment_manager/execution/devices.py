@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.scheduler import schedulers
 
 OPTION: Final = "gpus_per_job"
 
@@ -44,14 +45,14 @@ class Devices(NamedTuple):
 def visible(environ: Mapping[str, str], root: str = "/") -> Devices:
     """The GPUs that a program with this environment sees; `root` is where the machine's files are looked for.
 
-    Inside of a SLURM job without a variable nothing was given to it, whatever the machine has.
+    Inside of a scheduler's task without a variable nothing was given to it, whatever the machine has.
     """
     names = [name for name in _INNER if name in environ]
     if not names and _OUTER in environ:
         names = [_OUTER]
     if names:
         return Devices({name: entries(environ[name]) for name in names})
-    if "SLURM_JOB_ID" in environ:
+    if schedulers.current_task(environ) is not None:
         return Devices({})
     return _of_machine(root)
 

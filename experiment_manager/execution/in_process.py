@@ -11,7 +11,7 @@ from typing import Any
 
 from experiment_manager.execution import current_job
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.slurm import within
+from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.files import asked_again
 from experiment_manager.store.launches import read_order
@@ -58,11 +58,11 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         with _error_kept(folder, job_id, attempt):
             yield InProcess(folder, job_id, attempt, is_fake=is_fake)
         return
-    states = States(folder, within.has_ended)
+    states = States(folder, schedulers.has_ended)
     order = None if launch is None else read_order(folder, launch, job_id)
     with writing(folder.path):
         folder.make(folder.job(job_id))
-        about = {"launch": launch, **within.recorded(), **({"fake": True} if is_fake else {})}
+        about = {"launch": launch, **schedulers.recorded(), **({"fake": True} if is_fake else {})}
         number = states.claim(job_id, about, planned=order and order.attempt)
         mark = bear_mark(folder, job_id, number)
     start, state, reason = time.time(), State.FAILED, None

@@ -2,11 +2,11 @@
 killed for it. Linux; elsewhere nothing is known."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-_OF_SLURM: Final = re.compile(r"(/.*?)?/job_\d+(/step_[^/]+)?")
+from experiment_manager.scheduler import schedulers
+
 _PEAKS: Final = ("memory.peak", "memory.max_usage_in_bytes")
 
 
@@ -46,26 +46,17 @@ def oom_kills() -> int | None:
 
 
 def peak_of_step() -> int | None:
-    """The most memory, in bytes, that the SLURM step or job around us has used so far: all its processes together, and
+    """The most memory, in bytes, that the task around us has used so far: all its processes together, and
     what the kernel kept in memory of the files that they read and wrote, which counts against its limit, too. None
     where it has no memory cgroup of its own, or the kernel does not count it."""
-    for root, path, _ in _groups():
-        own = slurm_cgroup(path)
+    scheduler = schedulers.current()
+    for root, path, _ in _groups() if scheduler is not None else ():
+        own = scheduler.cgroup(path) if scheduler is not None else None
         for name in _PEAKS if own is not None else ():
             found = _number(f"{root}{own}/{name}")
             if found is not None:
                 return found
     return None
-
-
-def slurm_cgroup(path: str) -> str | None:
-    """The cgroup that SLURM has made for a step, or else for a job, around a cgroup; None: there is none.
-
-    >>> slurm_cgroup("/system.slice/slurmstepd.scope/job_12/step_batch/user/task_0"), slurm_cgroup("/user.slice")
-    ('/system.slice/slurmstepd.scope/job_12/step_batch', None)
-    """
-    found = _OF_SLURM.match(path)
-    return None if found is None else found[0]
 
 
 def memory_of(pids: Iterable[int]) -> int:

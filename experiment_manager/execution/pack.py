@@ -13,7 +13,7 @@ from experiment_manager.execution import devices
 from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.slurm import within
+from experiment_manager.scheduler import schedulers
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, task_in
 from experiment_manager.text import flush, settle, tell, tell_traceback
@@ -78,7 +78,7 @@ def failed_before(folder: Folder, jobs: Sequence[int]) -> set[int]:
 
     None where no other job was interrupted: then somebody wants them to run again.
     """
-    here, states, last = within.task(), States(folder), {}
+    here, states, last = schedulers.current_task(), States(folder), {}
     for job_id in jobs:
         attempts = states.attempts(job_id)
         before = task_in(states.record(job_id, attempts[-1].number)) if attempts else None

@@ -1,16 +1,18 @@
 """Ranks: which of several processes of one program this is, as whoever started them tells it in the environment. Pure.
 
-A sweep is one process, and a job begins as one, or as those that `srun` makes of it: a rank that was there before would
-let jobs of different configurations meet, or keep their results to themselves.
+A sweep is one process, and a job begins as one, or as those that a scheduler makes of it: a rank that was there before
+would let jobs of different configurations meet, or keep their results to themselves.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Final
 
+from experiment_manager.scheduler.schedulers import BUILT_IN
+
 _LAUNCHERS: Final = (
     ("RANK", ("WORLD_SIZE",)),  # torchrun, deepspeed, accelerate
-    ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")),
+    *((scheduler.rank_variable, scheduler.size_variables) for scheduler in BUILT_IN),
     ("OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",)),
     ("MV2_COMM_WORLD_RANK", ("MV2_COMM_WORLD_SIZE",)),
     ("PMI_RANK", ("PMI_SIZE",)),  # MPICH, Intel MPI
@@ -27,8 +29,8 @@ _LOCAL: Final = ("LOCAL_RANK", "NODE_RANK")
 
 _NAMES: Final = re.compile(
     r"((LOCAL|GROUP|NODE|ROLE)_)?RANK|ROLE_NAME|((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
-    r"|SLURM_(PROCID|LOCALID|NODEID|GTIDS|NTASKS|NPROCS|TASK_PID|STEPID|STEP_\w+)|SLURM_SRUN_COMM_\w+"
-    r"|OMPI_(COMM_WORLD_\w+|UNIVERSE_SIZE|MCA_(ess|orte)\w*)|MV2_COMM_WORLD_\w+|MPI_LOCAL(RANKID|NRANKS)"
+    + "".join(f"|{scheduler.rank_names}" for scheduler in BUILT_IN)
+    + r"|OMPI_(COMM_WORLD_\w+|UNIVERSE_SIZE|MCA_(ess|orte)\w*)|MV2_COMM_WORLD_\w+|MPI_LOCAL(RANKID|NRANKS)"
     r"|PMI_\w+|PMIX_(?!MCA_)\w+|PALS_\w+|FLUX_TASK_\w+|FLUX_JOB_(SIZE|NNODES)|JSM_NAMESPACE_\w+"
     r"|HOROVOD_((LOCAL_|CROSS_)?(RANK|SIZE)|GLOO_\w+|CONTROLLER)"
 )
@@ -43,13 +45,13 @@ def one_of_several(environ: Mapping[str, str]) -> str | None:
 
     A batch script and the shell of `salloc` are told the tasks that their job may have, and are alone.
 
-    >>> one_of_several({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"})
+    >>> one_of_several({BUILT_IN[0].rank_variable: "0", BUILT_IN[0].size_variables[-1]: "4"})
     """
     for name, sizes in _LAUNCHERS:
         rank, size_name = environ.get(name), next((size for size in sizes if size in environ), None)
         if not rank or size_name is None or not environ[size_name].isdigit() or int(environ[size_name]) < 2:
             continue
-        if name == "SLURM_PROCID" and rank == "0" and "SLURM_STEP_ID" not in environ:
+        if any(name == scheduler.rank_variable and scheduler.is_before_ranks(environ) for scheduler in BUILT_IN):
             continue
         return f"rank {rank} of {environ[size_name]} ({name}, {size_name})"
     return None
@@ -58,7 +60,7 @@ def one_of_several(environ: Mapping[str, str]) -> str | None:
 def other_than_first(environ: Mapping[str, str]) -> str | None:
     """Which rank this process is, as `rank 1 (RANK)`; None for the first, and for a process that has none.
 
-    >>> other_than_first({"RANK": "0", "SLURM_PROCID": "1"}), other_than_first({"LOCAL_RANK": "1"})
+    >>> other_than_first({"RANK": "0", "PMI_RANK": "1"}), other_than_first({"LOCAL_RANK": "1"})
     (None, 'rank 1 (LOCAL_RANK)')
     """
     if environ.get("RANK"):  # torchrun numbers its processes anew, wherever it runs
@@ -74,23 +76,30 @@ def is_of_ranks(name: str) -> bool:
     return _NAMES.fullmatch(name) is not None
 
 
+def is_of_a_scheduler(name: str) -> bool:
+    """Whether a scheduler tells its tasks this variable of ranks."""
+    return any(re.fullmatch(scheduler.rank_names, name) for scheduler in BUILT_IN if scheduler.rank_names)
+
+
 def without(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that is alone.
 
-    >>> without({"RANK": "1", "MASTER_PORT": "29500", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7", "LANG": "C"})
-    {'SLURM_JOB_ID': '7', 'LANG': 'C'}
+    >>> without({"RANK": "1", "MASTER_PORT": "29500", "PMI_RANK": "0", "LANG": "C"})
+    {'LANG': 'C'}
     """
     return {name: value for name, value in environ.items() if not is_of_ranks(name)}
 
 
 def of_a_task(environ: Mapping[str, str], *, is_alone: bool) -> dict[str, str]:
-    """The environment of a job that SLURM runs: what its script has set stays, as MASTER_ADDR; a rank that came along
-    from the shell that submitted it does not.
+    """The environment of a job that a scheduler runs: what its script has set stays, as MASTER_ADDR; a rank that came
+    along from the shell that submitted it does not.
 
-    `srun` tells its tasks their ranks itself; a job without it has none, or, where its script says so, the first.
+    What starts several ranks tells them theirs itself; a job that is alone has none, or, where its script says so, the
+    first.
 
-    >>> of_a_task({"RANK": "1", "MASTER_ADDR": "n1", "SLURM_PROCID": "0"}, is_alone=True)
-    {'MASTER_ADDR': 'n1', 'SLURM_PROCID': '0'}
+    >>> of_a_task({"RANK": "1", "MASTER_ADDR": "n1", "PMI_RANK": "0"}, is_alone=True)
+    {'MASTER_ADDR': 'n1', 'PMI_RANK': '0'}
     """
-    told = {name for name, _ in _LAUNCHERS if name != "SLURM_PROCID"} | set(_LOCAL)
+    of_schedulers = {scheduler.rank_variable for scheduler in BUILT_IN}
+    told = ({name for name, _ in _LAUNCHERS} - of_schedulers) | set(_LOCAL)
     return {name: value for name, value in environ.items() if name not in told or (is_alone and value == "0")}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.execution.child import Child
 from experiment_manager.execution.supervisor import Outcome
-from experiment_manager.scheduler.slurm import within
+from experiment_manager.scheduler import schedulers
 from experiment_manager.text import tell
 
 
@@ -17,8 +17,8 @@ def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outc
         from experiment_manager.model.policy import REFUSED
 
         tell(f"nothing to run: {done}")
-        task = within.task()
-        is_well = done.is_news or (task is not None and task.restart)  # SLURM may start again what was done
+        task = schedulers.current_task()
+        is_well = done.is_news or (task is not None and task.restart)  # a scheduler may start again what was done
         return Outcome(0 if is_well else REFUSED)
     except ExperimentManagerError as error:
         return Outcome(refused(error))

@@ -1,4 +1,4 @@
-"""Running jobs again that ended: the same ids and configurations, the next attempt, other SLURM options if need be."""
+"""Running jobs again that ended: the same ids and configurations, the next attempt, other options if need be."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,10 +9,10 @@ from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
 from experiment_manager.progress import settings_text
+from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.protocol import Options, Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.scheduler.scripts import options_of, runner_of, write_jobs
-from experiment_manager.scheduler.slurm.configuration import SLURM
-from experiment_manager.scheduler.slurm.options import SlurmOptions, overridden
+from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
 from experiment_manager.scheduler.submit import Submitted, submit
 from experiment_manager.store.launches import create_launch, last_launch
 from experiment_manager.store.layout import Folder, planning
@@ -29,7 +29,8 @@ class Resubmission(NamedTuple):
     ids: tuple[int, ...]
     states: Mapping[State, tuple[int, ...]]  # what the jobs are now
     launcher: str
-    options: SlurmOptions | None  # None: SLURM does not run them
+    scheduler: Scheduler | None  # None: they run here
+    options: Options | None  # of the scheduler
     runner: list[str] | None
     n_jobs: int  # of local_pool: how many run at a time
     gpus_per_job: float | None  # of local_pool: the share of the GPUs that each gets, None: an equal one
@@ -64,7 +65,7 @@ def plan(
     are_named: bool,
     launcher: str | None,
     settings: Mapping[str, Any],
-    slurm: SLURM | None,
+    slurm: Configured | None,
     runner: str | None,
     n_jobs: int | None,
     gpus_per_job: float | None,
@@ -89,16 +90,18 @@ def plan(
     chosen = _launcher(folder, last, launcher)
     if settings and chosen == "local_pool":
         raise OptionsError(f"{', '.join(settings)}: local_pool has no SLURM options; name another one with --launcher")
-    options = None
+    scheduler, options = None, None
     local = _local_options(last, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
     if chosen == "local_pool":
         check_gpus_per_job(local["gpus_per_job"])
     else:
-        options = overridden(options_of(folder, slurm), settings, where="SLURM options")
+        scheduler, options = options_of(folder, slurm)
+        options = overridden(scheduler, options, settings, where=f"{scheduler.label} options")
     return Resubmission(
         ids=ids,
         states={state: tuple(by_state[state]) for state in State if state in by_state},
         launcher=chosen,
+        scheduler=scheduler,
         options=options,
         runner=runner_of(folder, ids, runner, slurm),
         **local,
@@ -107,7 +110,8 @@ def plan(
 
 def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
     chosen = named or (last and last.record.get("launcher"))
-    if chosen in LAUNCHERS:
+    scheduler = None if last is None else schedulers.name_of(last)
+    if chosen in (*LAUNCHERS, f"{scheduler}_script", f"{scheduler}_submit"):
         return str(chosen)
     words = f"{named} is none of ours" if named else f"the last launch went through {chosen or 'nothing'}"
     raise JobRefused(f"{folder.path}: {words}; name the launcher with --launcher: {', '.join(LAUNCHERS)}")
@@ -138,17 +142,19 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
             raise JobRefused(
                 f"jobs {format_ids(begun)} of {folder.path} were started again meanwhile; look, and repeat"
             )
-        if planned.options is not None:
-            is_newest = planned.launcher == "slurm_script"
-            written = write_jobs(folder, planned.options, planned.ids, table, about, is_newest=is_newest)
+        if planned.scheduler is not None and planned.options is not None:
+            is_newest = planned.launcher.endswith("_script")
+            written = write_jobs(
+                folder, planned.scheduler, planned.options, planned.ids, table, about, is_newest=is_newest
+            )
         else:
             attempts = (Attempt(JobId(i), table.next_number(i), State.PENDING) for i in planned.ids)
             launch = create_launch(
                 folder, attempts, {**about, "options": {"n_jobs": planned.n_jobs, "gpus_per_job": planned.gpus_per_job}}
             )
-    if planned.launcher == "slurm_script":
+    if planned.launcher.endswith("_script"):
         return Resubmitted(written.launch, planned.ids, scripts=written.paths)
-    if planned.launcher == "slurm_submitit":
+    if planned.scheduler is not None:
         return Resubmitted(written.launch, planned.ids, submitted=submit(folder, written.launch))
     with Manifest(folder) as manifest:
         texts = {job_id: settings_text(manifest.job(job_id).variables) for job_id in planned.ids}

@@ -9,7 +9,7 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.execution.child import prepare
 from experiment_manager.execution.refusal import refused, told
 from experiment_manager.execution.supervisor import Outcome, supervise
-from experiment_manager.scheduler.slurm import within
+from experiment_manager.scheduler import schedulers
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import tell
 
@@ -115,13 +115,13 @@ def main(argv: Sequence[str]) -> int:
     outcome = _run_all(folder, call.job_id or call.job or [], call)
     if status_file:
         with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
-            again = within.task() if outcome.is_to_requeue else None  # after the lines that follow
+            again = schedulers.current_task() if outcome.is_to_requeue else None  # after the lines that follow
             file.write(f"{outcome.status} {again.name if again else ''}\n")
         return outcome.status
     if outcome.is_to_requeue:
-        why_not = within.requeue()
-        if why_not:
-            tell(f"SLURM will not start this task again: {why_not}")
+        task, scheduler = schedulers.current_task(), schedulers.current()
+        if task is not None and scheduler is not None and (why_not := scheduler.requeue(task)):
+            tell(f"{scheduler.label} will not start this task again: {why_not}")
     _remove_empty_log(folder)
     return outcome.status
 
@@ -142,7 +142,11 @@ def _remove_empty_log(folder: Folder) -> None:
     """Ten thousand tasks that had nothing to say leave no ten thousand empty logs."""
     try:
         log = os.readlink("/proc/self/fd/1")
-        if within.is_inside() and os.path.dirname(os.path.dirname(log)) == folder.launches and not os.path.getsize(log):
+        if (
+            schedulers.current_task() is not None
+            and os.path.dirname(os.path.dirname(log)) == folder.launches
+            and not os.path.getsize(log)
+        ):
             os.unlink(log)
     except OSError:  # no /proc, or somebody else has removed it
         pass

@@ -1,4 +1,4 @@
-"""Runs one job as a child process, and records what became of it: the one entry for local runs and SLURM tasks.
+"""Runs one job as a child process, and records what became of it: the one entry for local runs and tasks of schedulers.
 
     python -m experiment_manager run --experiment-path P --experiment-name N --job-id 7
 
@@ -10,7 +10,7 @@ command line: every task of a sweep pays for what is imported here.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +21,8 @@ from experiment_manager.execution.devices import gpus_of
 from experiment_manager.execution.memory import memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.slurm import within
+from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.protocol import Stop
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import Endings
@@ -38,7 +39,7 @@ SECOND_LOOK_S: Final = 1.0
 """When it looks again after its state's name was not there: a network file system can be wrong for a moment."""
 
 KILL_AFTER_S: Final = 20.0
-"""A child that ignores TERM is killed after this time, or before SLURM's KillWait is over and it kills us all."""
+"""A child that ignores TERM is killed after this time, or before the scheduler kills us all (SLURM's KillWait)."""
 
 WARNING_POLL_S: Final = 0.5
 """How often a warning is offered to a job that has no handler for it yet, as while it still imports its libraries."""
@@ -54,7 +55,7 @@ class Outcome(NamedTuple):
     """What a supervisor leaves to whoever called it."""
 
     status: int
-    is_to_requeue: bool = False  # SLURM is to start the task again: the job made room for the time limit
+    is_to_requeue: bool = False  # the scheduler is to start the task again: the job made room for the time limit
 
 
 Start = Callable[[Child, int], int]
@@ -64,8 +65,8 @@ Start = Callable[[Child, int], int]
 def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start) -> Outcome:
     """Runs the job to its end; `begin` starts it. Raises JobRefused when another attempt runs."""
     heard = heard or Heard()  # first of all: until then a signal would end us without a trace
-    states = States(child.folder, within.has_ended)
-    about = {**child.about, **within.recorded(), **gpus_of(os.environ), LOOKS: OWNERSHIP_POLL_S}
+    states = States(child.folder, schedulers.has_ended)
+    about = {**child.about, **schedulers.recorded(), **gpus_of(os.environ), LOOKS: OWNERSHIP_POLL_S}
     with writing(child.folder.path):
         child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned)
@@ -90,6 +91,7 @@ class _Supervision:
 
     def __init__(self, child: Child, states: States, number: int, heard: Heard, begin: Start) -> None:
         self._child, self._states, self._number, self._heard, self._begin = child, states, number, heard, begin
+        self._scheduler, self._task = schedulers.current(), schedulers.current_task()
         self._stopped: State | None = None
         self._asked: str | None = None  # who has asked us to end, through the folder
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
@@ -140,7 +142,7 @@ class _Supervision:
         fenced_at = self._states.fenced_at(self._child.job_id, self._number - 1)
         while fenced_at is not None and (left := fenced_at + 2 * OWNERSHIP_POLL_S - time.time()) > 0:
             if any(number not in WARNINGS for number in self._heard.wait(left)):
-                self._stopped = within.why_stopped().state
+                self._stopped = self._why_stopped().state
                 return False
         return True
 
@@ -197,19 +199,24 @@ class _Supervision:
             self._undelivered.setdefault(number, time.monotonic())
         elif self._stopped is None:
             self._stop(number)
-        elif not within.is_inside():  # asked for the second time by a person; SLURM has KILL for that
+        elif self._task is None:  # asked for the second time by a person; a scheduler has KILL for that
             self._kill(signal.SIGKILL)
 
     def _stop(self, number: int) -> None:
-        """The job is told to end; then SLURM, if it is there, is asked why."""
+        """The job is told to end; then the scheduler, if there is one, is asked why."""
         self._stopped, now = State.CANCELLED, time.monotonic()
         self._kill(number)
         self._states.note_stop(self._child.job_id, self._number, {"arguments": self._child.arguments})
-        stop = within.why_stopped()
+        stop = self._why_stopped()
         self._stopped = stop.state
         kill_wait_s = float("inf") if stop.kill_wait_s is None else stop.kill_wait_s
         self._kill_at = now + min(KILL_AFTER_S, 0.7 * kill_wait_s)
         self._stragglers_s = min(STRAGGLERS_S, 0.1 * kill_wait_s)
+
+    def _why_stopped(self) -> Stop:
+        if self._scheduler is None or self._task is None:
+            return Stop(State.CANCELLED, None)
+        return self._scheduler.why_stopped(self._task)
 
     def _deliver_warnings(self) -> None:
         """Warnings reach a job that has a handler for them: one that has none would die of them long before its time.
@@ -220,12 +227,14 @@ class _Supervision:
             ours = processes(self._is_ours)
             listeners = [pid for pid in ours if catches(pid, number)]
             is_due = time.monotonic() >= came + self._handler_wait()
-            are_all_ready = self._child.has_ranks and _ranks(ours) == _ranks(listeners)
+            are_all_ready = self._child.has_ranks and self._ranks(ours) == self._ranks(listeners)
             if listeners and (is_due or are_all_ready or not self._child.has_ranks):
                 self._warned = True
                 del self._undelivered[number]
                 if are_all_ready:
-                    self._kill(number)  # srun passes it on to the ranks of all nodes, and would end one without handler
+                    self._kill(
+                        number
+                    )  # what starts the ranks passes it on to all nodes, and would end one without handler
                 for pid in () if are_all_ready else listeners:
                     pass_on(pid, number)
             elif is_due and self._stopped is None and self._may_requeue():
@@ -236,23 +245,23 @@ class _Supervision:
 
     def _handler_wait(self) -> float:
         """At most half of the time that is left."""
-        return min(HANDLER_WAIT_S, (self._child.slurm.get("signal_delay_s") or 2 * HANDLER_WAIT_S) / 2)
+        return min(HANDLER_WAIT_S, (self._child.options.get("signal_delay_s") or 2 * HANDLER_WAIT_S) / 2)
 
     def _is_ours(self, pid: int) -> bool:
-        """Whether a process is the job's; `srun` itself is not, its tasks bear what we have told it."""
+        """Whether a process is the job's; what starts its ranks is not, they bear what we have told it."""
         if not self._child.has_ranks:
             return in_session(pid, self._pid)
         told = current_job.environment(self._child.folder, self._child.job_id, self._number)
         found = environment(pid)
-        is_task = b"SLURM_PROCID" in found and not in_session(pid, self._pid)
-        return is_task and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in told.items())
+        is_rank = self._rank(found) is not None and not in_session(pid, self._pid)
+        return is_rank and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in told.items())
 
     def _may_requeue(self) -> bool:
         """Whether the launch lets this job start again after one time limit more."""
-        limit = self._child.slurm.get("max_requeues", self._child.slurm.get("max_num_timeout")) or 0
+        limit = self._child.options.get("max_requeues", self._child.options.get("max_num_timeout")) or 0
         earlier = self._states.attempts(self._child.job_id)[: self._number - 1]
         since = [attempt for attempt in earlier if attempt.number >= (self._child.planned or 1)]
-        return within.is_inside() and sum(attempt.state is State.TIMEOUT for attempt in since) < limit
+        return self._task is not None and sum(attempt.state is State.TIMEOUT for attempt in since) < limit
 
     def _kill(self, number: int) -> bool:
         """The whole session of the job gets a signal; false when nothing is left of it."""
@@ -303,8 +312,8 @@ class _Supervision:
         )
         state = policy.ended_state(ending)
         is_to_requeue = state is State.TIMEOUT and self._warned and self._may_requeue()
-        if state is State.TIMEOUT and self._warned and within.is_being_preempted():
-            state, is_to_requeue = State.PREEMPTED, True  # SLURM would have started it again, had it stayed
+        if state is State.TIMEOUT and self._warned and self._is_being_preempted():
+            state, is_to_requeue = State.PREEMPTED, True  # it would have been started again, had it stayed
         self.reason = self._reason(state, returncode)
         record = {
             "reason": self.reason,
@@ -314,7 +323,7 @@ class _Supervision:
             "end": time.time(),
             "peak_memory_bytes": self._peak_memory(usage.ru_maxrss * 1024),
             "cpu_s": usage.ru_utime + usage.ru_stime,
-            **({"ask_slurm": True} if state is State.CANCELLED and within.is_inside() else {}),
+            **({"ask_scheduler": True} if state is State.CANCELLED and self._task is not None else {}),
             **({"requeued": True} if is_to_requeue else {}),
         }
         if not self._publish(state, record):
@@ -324,17 +333,34 @@ class _Supervision:
 
     def _peak_memory(self, largest: int) -> int:
         """Of all processes of the job together, as far as that is known; at least that of the largest one."""
-        is_alone = self._child.by_slurm and not self._child.has_ranks and self._child.slurm.get("pack", 1) == 1
+        is_alone = (
+            self._child.scheduler is not None and not self._child.has_ranks and self._child.options.get("pack", 1) == 1
+        )
         return max(largest, self._memory, (peak_of_step() or 0) if is_alone else 0)
 
+    def _is_being_preempted(self) -> bool:
+        return self._scheduler is not None and self._task is not None and self._scheduler.is_being_preempted(self._task)
+
+    def _rank(self, found: Mapping[bytes, bytes]) -> bytes | None:
+        rank: bytes | None = self._scheduler.rank(found) if self._scheduler is not None else None
+        return rank
+
+    def _ranks(self, pids: Iterable[int]) -> set[bytes | None]:
+        return {self._rank(environment(pid)) for pid in pids}
+
     def _was_out_of_memory(self) -> bool:
-        """The kernel counted a kill in our memory cgroup; a step has one of its own, and `srun` tells of it."""
+        """The kernel counted a kill in our memory cgroup; ranks have cgroups of their own, and the error log tells."""
         if self._child.has_ranks:
-            return any(words in self._said_by_srun() for words in within.OUT_OF_MEMORY_WORDS)
+            return self._scheduler is not None and self._scheduler.tells_out_of_memory(self._error_log())
         after = oom_kills()
         return self._oom_kills is not None and after is not None and after > self._oom_kills
 
-    def _said_by_srun(self) -> str:
+    def _first_failure(self) -> str | None:
+        if not self._child.has_ranks or self._scheduler is None:
+            return None
+        return self._scheduler.first_failure(self._error_log())
+
+    def _error_log(self) -> str:
         return read_end(self._file("stderr")).decode(errors="replace")
 
     def _incomplete(self) -> Outcome:
@@ -364,8 +390,8 @@ class _Supervision:
             return None
         if state is State.CANCELLED or (state is State.FAKE and self._stopped is not None):
             return "stopped by a signal" if self._asked is None else f"cancelled by {self._asked}"
-        if state in _TOLD_BY_SLURM:
-            return _TOLD_BY_SLURM[state]
+        if state in _REASONS:
+            return _REASONS[state]
         error = read_optional(self._file("error"), ERROR)
         if self._unreadable is not None:
             return self._unreadable
@@ -377,7 +403,7 @@ class _Supervision:
             return "composed another configuration than was submitted"
         if returncode < 0:
             return f"ended by {signal.Signals(-returncode).name}"
-        if self._child.has_ranks and (words := within.first_failure(self._said_by_srun())):
+        if words := self._first_failure():
             return words
         if returncode == 0 and self._child.needs_result:
             return "the runner ended without running the job; it has to call Experiment.run_id"
@@ -387,13 +413,9 @@ class _Supervision:
         return one_line(f"exit code {returncode}" + (f"; {why}" if why else ""))
 
 
-_TOLD_BY_SLURM: Final = {
+_REASONS: Final = {
     State.TIMEOUT: "the time limit was reached",
     State.PREEMPTED: "preempted, or requeued by somebody",
     State.OUT_OF_MEMORY: "the kernel killed it for memory",
     State.NODE_FAIL: "the node failed",
 }
-
-
-def _ranks(pids: Iterable[int]) -> set[bytes | None]:
-    return {environment(pid).get(b"SLURM_PROCID") for pid in pids}

@@ -97,7 +97,7 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
         yield f"  {change.job_id}  {settings_text(change.point.variables)}".rstrip()
     if len(planned.to_run) > len(found.first):
         yield f"  ... and {len(planned.to_run) - len(found.first)} more"
-    options = _options(launcher) if planned.arrangement is None else planned.arrangement.record["slurm"]["options"]
+    options = _options(launcher) if planned.arrangement is None else planned.arrangement.options
     yield f"launcher: {name}{_text(options)}"
     if planned.arrangement is not None:
         yield from _arrays(planned.arrangement, options)
@@ -134,9 +134,7 @@ def _text(options: Mapping[str, Any]) -> str:
 def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str]:
     """A line for each job array, with the options that are its own."""
     yield f"scripts: {len(arrangement.arrays)}"
-    for part, (array, record) in enumerate(
-        zip(arrangement.arrays, arrangement.record["slurm"]["arrays"], strict=True), start=1
-    ):
+    for part, (array, record) in enumerate(zip(arrangement.arrays, arrangement.array_records, strict=True), start=1):
         own = {key: value for key, value in record["options"].items() if common.get(key) != value}
         packed = f" of up to {record['pack']} jobs" if record["pack"] > 1 else ""
         after = f", after {script_name(array.after + 1)}" if array.after is not None else ""

@@ -26,9 +26,8 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Launch, State
 from experiment_manager.progress import settings_text
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.scripts import Arrangement, arrange, how_to_submit, write_scripts
-from experiment_manager.scheduler.slurm import client
-from experiment_manager.scheduler.slurm.options import make
 from experiment_manager.scheduler.submit import submit
 from experiment_manager.scheduler.wait import wait_for
 from experiment_manager.store.layout import Folder
@@ -91,7 +90,7 @@ def sweeping() -> Iterator[None]:
                 "or mpirun, and let each job start its processes; where it is alone all the same, unset these variables"
             )
     dropped = {name: value for name, value in os.environ.items() if ranks.is_of_ranks(name)}
-    if meant := sorted(name for name in dropped if not name.startswith("SLURM_")):
+    if meant := sorted(name for name in dropped if not ranks.is_of_a_scheduler(name)):
         tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
     for name in dropped:
         del os.environ[name]
@@ -147,10 +146,10 @@ class Here:
             raise SystemExit(128 + stop.number) from None
 
 
-class BySlurm:
-    """`slurm_script` and `slurm_submitit`: SLURM runs the jobs, in array scripts that we write."""
+class ByScheduler:
+    """`slurm_script` and `slurm_submitit`: a scheduler runs the jobs, in array scripts that we write."""
 
-    def __init__(self, written: Mapping[str, Any], *, kind: str) -> None:
+    def __init__(self, written: Mapping[str, Any], *, scheduler: str, submits: bool) -> None:
         plain = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in written.items()
@@ -159,15 +158,16 @@ class BySlurm:
         if not isinstance(copies_code, bool):
             raise OptionsError(f"hydra.launcher.snapshot={copies_code!r} is neither true nor false")
         self.copies_code = copies_code
-        self._options = make(plain, where="hydra.launcher")
-        self._submits = kind == "slurm_submitit"
-        self.waits = self._submits and self._options.wait
-        if self._submits:
-            client.require()
+        self._scheduler = schedulers.named(scheduler)
+        self._options = self._scheduler.options(plain, where="hydra.launcher")
+        self._submits = submits
+        self.waits = submits and bool(plain.get("wait"))
+        if submits:
+            self._scheduler.require()
 
     def arrange(self, folder: Folder, ids: Sequence[int], configuration: Any) -> Arrangement:
         """The arrays that run these jobs. Raises OptionsError."""
-        return arrange(folder, self._options, ids, configuration)
+        return arrange(folder, self._scheduler, self._options, ids, configuration)
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The scripts are written or submitted, and where it was asked for, the jobs have ended."""
@@ -177,17 +177,15 @@ class BySlurm:
         with told_to_the_user():
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:
-            tell(f"{how_to_submit(handed.folder, paths)}  ({len(ids)} jobs; nothing is submitted yet)")
+            tell(f"{how_to_submit(handed.folder, paths, self._scheduler)}  ({len(ids)} jobs; nothing is submitted yet)")
             return
         self._submit(handed)
         if self.waits:
             self._wait(handed, ids)
 
     def _submit(self, handed: Handed) -> None:
-        from experiment_manager.scheduler.slurm.through_submitit import send_with
-
         try:
-            done = submit(handed.folder, handed.launch, send=send_with(self._options.submitit_folder or ""))
+            done = submit(handed.folder, handed.launch, send=self._scheduler.sender(self._options))
         except ExperimentManagerError as error:
             tell(f"error: {error}")
             raise SystemExit(REFUSED) from None
@@ -196,8 +194,8 @@ class BySlurm:
             raise SystemExit(128 + signal.SIGINT) from None
         ids = ", ".join(array.slurm_id for array in done)
         tell(
-            f"submitted as SLURM job {ids}; follow with `experiment-manager status {handed.shown}`, end with "
-            f"`experiment-manager cancel {handed.shown}`"
+            f"submitted as {self._scheduler.label} job {ids}; follow with `experiment-manager status {handed.shown}`, "
+            f"end with `experiment-manager cancel {handed.shown}`"
         )
 
     def _wait(self, handed: Handed, ids: Sequence[int]) -> None:
@@ -246,7 +244,7 @@ class Batches:
         config: DictConfig,
         task: TaskFunction | None,
         folder: Folder,
-        ours: "Here | BySlurm",
+        ours: "Here | ByScheduler",
     ) -> None:
         self._composer = Composer(loader, config)
         self._config, self._task, self._folder, self._ours = config, task, folder, ours

@@ -24,13 +24,13 @@ from experiment_manager.hydra import entry
 from experiment_manager.hydra.commit import commit_sweep
 from experiment_manager.hydra.compose import Composer, require_submitted
 from experiment_manager.hydra.dry_run import dry_run, told, warnings
-from experiment_manager.hydra.launchers import BySlurm, Handed, Here, about, sweeping, told_to_the_user
+from experiment_manager.hydra.launchers import ByScheduler, Handed, Here, about, sweeping, told_to_the_user
 from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.plan import Asked, Plan, asked
 from experiment_manager.hydra.returns import Returns
 from experiment_manager.model.records import UNFINISHED, Launch, State
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.scheduler.slurm.within import n_tasks
 from experiment_manager.store.files import appearing
 from experiment_manager.store.layout import Folder, is_refused, trouble_to_plan, trouble_to_write, unwritable, writing
 from experiment_manager.store.manifest import Manifest
@@ -96,12 +96,12 @@ class Sweep:
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
 
-    def _wanted(self, options: Options, arguments: Sequence[str], ours: Here | BySlurm | None) -> Asked:
+    def _wanted(self, options: Options, arguments: Sequence[str], ours: Here | ByScheduler | None) -> Asked:
         arrange = None if ours is None else ours.arrange
         copies_code = ours is not None and ours.copies_code
         return asked(self._composer, options, arguments, self._task, arrange, copies_code=copies_code)
 
-    def _tell(self, options: Options, arguments: Sequence[str], ours: Here | BySlurm | None) -> None:
+    def _tell(self, options: Options, arguments: Sequence[str], ours: Here | ByScheduler | None) -> None:
         """People know what the sweep would do. Raises what it would be refused with before it runs anything."""
         refusal: ExperimentManagerError | None = None
         try:
@@ -181,10 +181,11 @@ def _require_one_process(config: DictConfig) -> None:
     processes: each of them would make an attempt of its own."""
     launcher, name = config.hydra.launcher, config.hydra.runtime.choices.get("hydra/launcher")
     asked = {key: launcher.get(key) for key in ("nodes", "tasks_per_node")}
-    if "tasks_per_node" not in launcher or n_tasks(asked) < 2:
+    n_tasks = schedulers.named("slurm").n_tasks(asked)
+    if "tasks_per_node" not in launcher or n_tasks < 2:
         return
     raise OptionsError(
-        f"hydra/launcher={name} would start each job as {n_tasks(asked)} processes (nodes={asked['nodes'] or 1}, "
+        f"hydra/launcher={name} would start each job as {n_tasks} processes (nodes={asked['nodes'] or 1}, "
         f"tasks_per_node={asked['tasks_per_node'] or 1}), and each of them would claim it; use hydra/launcher="
         "slurm_submitit, which takes the same options and runs them as the ranks of one job, or one process"
     )

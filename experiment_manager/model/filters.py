@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from experiment_manager.errors import FilterError
 from experiment_manager.model.expressions import Expression
 from experiment_manager.model.facts import NOTHING, Facts, Unanswered, is_under_a_root, unknown_name
-from experiment_manager.model.ids import IdSet, format_ids, looks_like_ids, parse_ids, shortened, which
+from experiment_manager.model.ids import RangeSet, format_ids, looks_like_ids, parse_ids, shortened, which
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.text import described, one_line
 
@@ -77,7 +77,7 @@ def parse(written: Any) -> tuple[Rule, ...]:
         return (_parse_mapping(written),)
     if callable(written):
         return (Call(getattr(written, "__qualname__", repr(written)), written),)
-    if isinstance(written, IdSet | range):
+    if isinstance(written, RangeSet | range):
         return (Ids(format_ids(written), frozenset(written)),)
     if isinstance(written, Iterable) and not isinstance(written, bytes | bytearray):
         items = list(written)
@@ -231,7 +231,7 @@ class Evaluated:
 class Ids:
     """The job is one of these."""
 
-    def __init__(self, text: str, ids: frozenset[int] | IdSet) -> None:
+    def __init__(self, text: str, ids: frozenset[int] | RangeSet) -> None:
         self.text = text
         self._ids = ids
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
 from typing import Final
 
 from experiment_manager.errors import FilterError
@@ -12,35 +13,49 @@ _MOST_CHARACTERS: Final = 60
 _TEXT: Final = re.compile(r"[\d\s,\-]*\d[\d\s,\-]*\Z")
 
 
-class IdSet:
-    """A set of ids held as its ranges, so that `0-999999` costs nothing.
+class RangeSet:
+    """A set of numbers from 0 on held as its ranges, so that `0-999999` costs nothing. Goes through them in order.
 
-    >>> 5 in IdSet([(0, 3), (5, 5)]), 4 in IdSet([(0, 3), (5, 5)]), len(IdSet([(0, 3)]))
-    (True, False, 4)
+    >>> 5 in RangeSet([range(0, 4), range(5, 6)]), list(RangeSet([range(2, 4), range(0, 3)])), len(RangeSet([range(4)]))
+    (True, [0, 1, 2, 3], 4)
     """
 
     __slots__ = ("ranges",)
 
-    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, ranges: Iterable[range]) -> None:
         self.ranges = tuple(ranges)
 
-    def __contains__(self, job_id: object) -> bool:
-        return isinstance(job_id, int) and any(low <= job_id <= high for low, high in self.ranges)
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and any(number in steps for steps in self.ranges)
 
     def __iter__(self) -> Iterator[int]:
-        for low, high in self._apart():
-            yield from range(low, high + 1)
+        for steps in self._apart():
+            yield from steps
 
     def __len__(self) -> int:
-        return sum(high - low + 1 for low, high in self._apart())
+        return sum(map(len, self._apart()))
 
-    def _apart(self) -> Iterator[tuple[int, int]]:
-        """The same ids in ranges that do not overlap, ascending."""
-        reached = -1
-        for low, high in sorted(self.ranges):
-            if high > reached:
-                yield max(low, reached + 1), high
-                reached = high
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RangeSet) and self.ranges == other.ranges
+
+    def __hash__(self) -> int:
+        return hash(self.ranges)
+
+    def __repr__(self) -> str:
+        return f"RangeSet({list(self.ranges)})"
+
+    def _apart(self) -> Iterable[range]:
+        """The same numbers, ascending, each once: in ranges where these have no gaps, else one by one."""
+        ordered = sorted(self.ranges, key=lambda steps: steps.start)
+        if all(before.stop <= after.start for before, after in pairwise(ordered)):
+            return ordered
+        if any(steps.step != 1 for steps in ordered):
+            return [range(number, number + 1) for number in sorted({number for steps in ordered for number in steps})]
+        apart, reached = [], 0
+        for steps in ordered:
+            apart.append(range(max(steps.start, reached), max(steps.stop, reached)))
+            reached = max(reached, steps.stop)
+        return apart
 
 
 def looks_like_ids(text: str) -> bool:
@@ -52,7 +67,7 @@ def looks_like_ids(text: str) -> bool:
     return bool(_TEXT.match(text))
 
 
-def parse_ids(text: str) -> IdSet:
+def parse_ids(text: str) -> RangeSet:
     """The ids that a text such as `0-3,7` names; both ends of a range belong to it.
 
     >>> list(parse_ids("7, 0-3"))
@@ -72,8 +87,8 @@ def parse_ids(text: str) -> IdSet:
             raise FilterError(
                 f"the range {item.strip()!r} in {one_line(repr(text))} runs backwards; write {high}-{low}"
             )
-        ranges.append((low, high))
-    return IdSet(ranges)
+        ranges.append(range(low, high + 1))
+    return RangeSet(ranges)
 
 
 def format_ids(ids: Iterable[int]) -> str:

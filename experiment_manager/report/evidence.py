@@ -97,7 +97,7 @@ def launches(folder: Folder) -> tuple[list[Handed], int]:
 def _handed(folder: Folder, launch: Launch) -> Handed:
     record = launch.record
     submission = Submission(folder, launch, is_to_act=False)
-    slurm_ids = (submission.slurm_id(array.name) for array in launched_arrays(launch))
+    slurm_ids = (submission.array_id(array.name) for array in launched_arrays(launch))
     return Handed(
         number=launch.number,
         when=moment(record.get("time") or 0),

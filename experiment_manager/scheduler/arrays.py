@@ -1,27 +1,26 @@
 """Which jobs run in which task of which job array. Pure: ids and limits in, arrays out.
 
 The index of a task is the id of its job where the ids fit; otherwise tasks are numbered by position and the script
-carries a table. `MaxArraySize` limits the index and not the number of tasks (measured), and the text of `--array` may
-not be longer than 4,096 bytes.
+carries a table. A scheduler limits the index and not the number of tasks (SLURM's MaxArraySize, measured), and the
+length of the text that names them.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.ids import format_ids
-from experiment_manager.scheduler.slurm.options import SlurmOptions
+from experiment_manager.scheduler.protocol import Limits, Options
 
-LONGEST_ARRAY_TEXT: Final = 4000
-DEFAULT_MAX_ARRAY_SIZE: Final = 1001
-"""SLURM's own default (https://slurm.schedmd.com/slurm.conf.html)."""
+USUAL_LIMITS: Final = Limits(array_size=1001, text=4000)
+"""Of SLURM where nothing is configured (https://slurm.schedmd.com/slurm.conf.html)."""
 
 
 class Array(NamedTuple):
     """One job array: `tasks` are the ids that each task runs, in order."""
 
-    options: SlurmOptions
+    options: Any  # checked by its scheduler, see Options
     tasks: tuple[tuple[int, ...], ...]
-    throttle: int | None  # how many tasks may run at a time; None: as many as SLURM lets
+    throttle: int | None  # how many tasks may run at a time; None: as many as the scheduler lets
     is_indexed_by_job: bool
     after: int | None = None  # the array that has to end before this one begins, by its place in the list
 
@@ -36,14 +35,12 @@ class Array(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What to write after --array=."""
+        """The tasks and the throttle: `0-3,7%2`."""
         throttle = "" if self.throttle is None else f"%{self.throttle}"
         return format_ids(self.indices) + throttle
 
 
-def arrays(
-    wanted: Iterable[tuple[SlurmOptions, Sequence[int]]], *, max_array_size: int = DEFAULT_MAX_ARRAY_SIZE
-) -> list[Array]:
+def arrays(wanted: Iterable[tuple[Options, Sequence[int]]], limits: Limits = USUAL_LIMITS) -> list[Array]:
     """The arrays that run these jobs, given with the options under which they run.
 
     A throttle (`array_parallelism`) holds for all arrays together: it is shared out, and where there are fewer than one
@@ -54,18 +51,18 @@ def arrays(
         pack = options.pack or 1
         ordered = sorted(ids)
         tasks = [tuple(ordered[at : at + pack]) for at in range(0, len(ordered), pack)]
-        found += _split(options, tasks, max_array_size)
+        found += _split(options, tasks, limits)
     return _throttled(found)
 
 
-def _split(options: SlurmOptions, tasks: Sequence[tuple[int, ...]], max_array_size: int) -> list[Array]:
+def _split(options: Options, tasks: Sequence[tuple[int, ...]], limits: Limits) -> list[Array]:
     whole = Array(options, tuple(tasks), None, is_indexed_by_job=True)
-    fits = max(whole.indices) < max_array_size and len(whole.text) <= LONGEST_ARRAY_TEXT
+    fits = max(whole.indices) < limits.array_size and len(whole.text) <= limits.text
     if fits and all(len(task) == 1 for task in tasks):
         return [whole]
     return [
-        Array(options, tuple(tasks[at : at + max_array_size]), None, is_indexed_by_job=False)
-        for at in range(0, len(tasks), max_array_size)
+        Array(options, tuple(tasks[at : at + limits.array_size]), None, is_indexed_by_job=False)
+        for at in range(0, len(tasks), limits.array_size)
     ]
 
 

@@ -1,65 +1,67 @@
-"""Ending jobs that wait or run: SLURM's by `scancel`, those that run here by a signal to their supervisor, and those
-that run elsewhere by a request in the folder."""
+"""Ending jobs that wait or run: those of a scheduler by its own order, those that run here by a signal to their
+supervisor, and those that run elsewhere by a request in the folder."""
 
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from experiment_manager.errors import JobRefused
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId, State
-from experiment_manager.scheduler.reconcile import active_tasks, reconciled
-from experiment_manager.scheduler.slurm import client
+from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, reconciled
 from experiment_manager.store import processes
 from experiment_manager.store.files import number_in
 from experiment_manager.store.launches import user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.requests import LOOKS, ask_to_end, mark_of, withdraw
-from experiment_manager.store.states import Snapshot, States
+from experiment_manager.store.states import States, StateTable, scheduler_in
 from experiment_manager.text import noun, one_line, tell
 
-_SLURM_ACTS_WITHIN_S: Final = 10.0
+_ACTS_WITHIN_S: Final = 10.0
 _LOOK_S: Final = 0.2
 
 
-def cancel(folder: Folder, ids: Sequence[int], snapshot: Snapshot) -> list[int]:
+def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     """Of these jobs those that wait or run were told to end; returns their ids. What had not begun is CANCELLED now.
 
     What runs on another machine, or as another user, is asked through the folder, and people are told so. Raises
-    JobRefused, with nothing done, for jobs that share a task of SLURM with others that go on; SlurmError. JobRefused,
-    too, for what nothing of ours reaches, when the others have been told.
+    JobRefused, with nothing done, for jobs that share a task with others that go on; SchedulerError. JobRefused, too,
+    for what nothing of ours reaches, when the others have been told.
     """
     states = States(folder)
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}  # job -> its attempt, and who runs that
     elsewhere = set()
     unbegun: dict[int, int] = {}
     for job_id in ids:
-        last = snapshot.last(job_id)
+        last = table.last(job_id)
         record = states.record(job_id, last.number) if last.state is State.RUNNING else {}
         if last.state is State.QUEUED:
             unbegun[job_id] = last.number
-        elif record.get("by_slurm"):
+        elif scheduler_in(record):
             elsewhere.add(job_id)
         elif last.state is State.RUNNING and "unbegun" not in record:
             running[job_id] = last.number, record
     wanted = unbegun.keys() | elsewhere | running.keys()
-    tasks: dict[str, list[int]] = {}
-    if unbegun or elsewhere or (running and client.is_available()):
-        there = active_tasks(folder, snapshot)
+    tasks: dict[ActiveTask, list[int]] = {}
+    if wanted:
+        there = active_tasks(folder, table, is_needed=bool(unbegun or elsewhere))
         tasks = {task: mine for task, jobs in there.items() if (mine := [job for job in jobs if job in wanted])}
-        _refuse_shared(snapshot, there, tasks)
-    client.scancel(_targets(tasks))
-    by_slurm = {job_id for mine in tasks.values() for job_id in mine}
+        _refuse_shared(table, there, tasks)
+    for name in sorted({task.scheduler for task in tasks}):
+        schedulers.named(name).cancel((task.array, task.array_index) for task in tasks if task.scheduler == name)
+    by_scheduler = {job_id for mine in tasks.values() for job_id in mine}
     told, unreached = _end(folder, running)
-    _settle(folder, unbegun)
+    handed_to = {job_id: task.scheduler for task, mine in tasks.items() for job_id in mine}
+    _settle(folder, unbegun, handed_to)
     if unreached:
         raise JobRefused(
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
             f"ours reaches {', '.join(sorted(set(unreached.values())))}; end it there"
         )
-    return sorted(by_slurm | told)
+    return sorted(by_scheduler | told)
 
 
 def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -> tuple[set[int], Mapping[int, str]]:
@@ -95,44 +97,32 @@ def _signalled(folder: Folder, job_id: int, number: int, record: Mapping[str, An
     return processes.tell(record, signal.SIGTERM, mark=mark)
 
 
-def _refuse_shared(snapshot: Snapshot, there: Mapping[str, Sequence[int]], tasks: Mapping[str, Sequence[int]]) -> None:
-    """Nothing happens when no other job waits or runs in these tasks."""
+def _refuse_shared(
+    table: StateTable, there: Mapping[ActiveTask, Sequence[int]], tasks: Mapping[ActiveTask, Sequence[int]]
+) -> None:
+    """Raise JobRefused unless no other job waits or runs in these tasks."""
     for task, mine in tasks.items():
-        others = [
-            job for job in there[task] if job not in mine and snapshot.state(job) in (State.QUEUED, State.RUNNING)
-        ]
+        others = [job for job in there[task] if job not in mine and table.state(job) in (State.QUEUED, State.RUNNING)]
         if others:
             raise JobRefused(
-                f"jobs {format_ids(mine)} share SLURM task {task} with {format_ids(others)}, which would end, too; "
+                f"jobs {format_ids(mine)} share {task} with {format_ids(others)}, which would end, too; "
                 "cancel all of them"
             )
 
 
-def _targets(tasks: Iterable[str]) -> list[str]:
-    """What scancel is told: `12_[0-2,5]`.
-
-    >>> _targets(["12_0", "12_1", "13_4"])
-    ['12_[0-1]', '13_[4]']
-    """
-    arrays: dict[str, list[int]] = defaultdict(list)
-    for task in tasks:
-        array, _, index = task.partition("_")
-        arrays[array].append(int(index))
-    return [f"{array}_[{format_ids(indices)}]" for array, indices in arrays.items()]
-
-
-def _settle(folder: Folder, unbegun: dict[int, int]) -> None:
-    """What had not begun is recorded as CANCELLED: SLURM itself keeps no trace of it (measured)."""
+def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str]) -> None:
+    """What had not begun is recorded as CANCELLED: SLURM, for one, keeps no trace of it (measured)."""
     waiting = dict(unbegun)
-    deadline = time.monotonic() + _SLURM_ACTS_WITHIN_S
+    deadline = time.monotonic() + _ACTS_WITHIN_S
     while waiting and time.monotonic() < deadline:
-        snapshot = reconciled(folder)
+        table = reconciled(folder)
         for job_id, number in list(waiting.items()):
-            queued = snapshot.queued.get(JobId(job_id))
+            queued = table.queued.get(JobId(job_id))
             if queued is not None and queued.task is not None:
-                continue  # SLURM still has it
+                continue  # the scheduler still has it
             del waiting[job_id]
-            if snapshot.last(job_id).number == number:  # nobody has recorded it yet
+            if table.last(job_id).number == number:  # nobody has recorded it yet
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
-                States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, {"by_slurm": True})
+                about = {"scheduler": handed_to.get(job_id, "slurm")}
+                States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)
         time.sleep(_LOOK_S if waiting else 0)

@@ -8,38 +8,65 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.model import policy
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.model.resolved import resolved
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array, arrays
+from experiment_manager.scheduler.protocol import Options, Place, Scheduler, require_line
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.scheduler.slurm.client import max_array_size
-from experiment_manager.scheduler.slurm.configuration import SLURM
-from experiment_manager.scheduler.slurm.options import SlurmOptions, as_mapping, make, overridden
-from experiment_manager.scheduler.slurm.script import Place, render, require_line
 from experiment_manager.scheduler.submissions import launched_arrays, records, script_name, script_paths, stale_scripts
 from experiment_manager.scheduler.submit import newest_launch
 from experiment_manager.store.files import appearing, make_executable
-from experiment_manager.store.launches import create_launch
+from experiment_manager.store.launches import create_launch, of_scheduler
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.store.pass_filter import read_selection
-from experiment_manager.store.states import Snapshot
+from experiment_manager.store.states import StateTable
+
+
+class Configured(Protocol):
+    """What people have set for an experiment, as `SLURM(...)`: the options of its jobs and what runs them."""
+
+    @property
+    def scheduler(self) -> str: ...
+    @property
+    def options(self) -> Options: ...
+    @property
+    def python_runner(self) -> str | None: ...
+    @property
+    def job_runner(self) -> Sequence[str] | None: ...
 
 
 class Arrangement(NamedTuple):
     """The arrays of a launch that is not written yet, and what its record keeps of them."""
 
+    scheduler: Scheduler
     arrays: tuple[Array, ...]
     record: Mapping[str, Any]
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of the launch, as its record keeps them."""
+        found: Mapping[str, Any] = self.record[self.scheduler.name]["options"]
+        return found
+
+    @property
+    def array_records(self) -> Sequence[Mapping[str, Any]]:
+        found: Sequence[Mapping[str, Any]] = self.record[self.scheduler.name]["arrays"]
+        return found
+
 
 def arrange(
-    folder: Folder, options: SlurmOptions, ids: Sequence[int], configuration: Callable[[int], Any]
+    folder: Folder,
+    scheduler: Scheduler,
+    options: Options,
+    ids: Sequence[int],
+    configuration: Callable[[int], Any],
 ) -> Arrangement:
     """The arrays that run these jobs. `configuration` is asked only where `resources_from` names a node of it.
 
@@ -51,7 +78,7 @@ def arrange(
         groups = [(options, list(ids))]
     else:
         groups = []
-        owns = {job_id: _own_options(options, configuration(job_id), job_id) for job_id in ids}
+        owns = {job_id: _own_options(scheduler, options, configuration(job_id), job_id) for job_id in ids}
         if not any(owns.values()):
             raise OptionsError(f"resources_from={options.resources_from}: no job has that node in its configuration")
         for job_id in ids:
@@ -62,12 +89,18 @@ def arrange(
                     break
             else:
                 groups.append((own, [job_id]))
-    found = tuple(arrays(groups, max_array_size=max_array_size()))
-    kept = records(found, options.name or folder.name)
-    return Arrangement(found, {"slurm": {"options": as_mapping(options), "arrays": kept}})
+    found = tuple(arrays(groups, scheduler.limits()))
+    kept = records(found, options.name or folder.name, scheduler.kept)
+    record = {"scheduler": scheduler.name, scheduler.name: {"options": scheduler.kept(options), "arrays": kept}}
+    return Arrangement(scheduler, found, record)
 
 
-def _own_options(options: SlurmOptions, configuration: Any, job_id: int) -> SlurmOptions | None:
+def overridden(scheduler: Scheduler, options: Options, values: Mapping[str, Any], *, where: str) -> Options:
+    """The options with some replaced, as checked as all others; None makes an option not set. Raises OptionsError."""
+    return scheduler.options({**scheduler.kept(options), **values}, where=where)
+
+
+def _own_options(scheduler: Scheduler, options: Options, configuration: Any, job_id: int) -> Options | None:
     """The options of one job: those of the launch, and over them the node of its configuration; None without one."""
     node = configuration
     where = f"{options.resources_from} of job {job_id}"
@@ -77,7 +110,7 @@ def _own_options(options: SlurmOptions, configuration: Any, job_id: int) -> Slur
         return None
     if not isinstance(node, Mapping):
         raise OptionsError(f"{where} is {node!r}; resources_from names a mapping of options, such as {{mem_gb: 32}}")
-    return overridden(options, node, where=where)
+    return overridden(scheduler, options, node, where=where)
 
 
 def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, is_newest: bool = True) -> list[str]:
@@ -101,7 +134,7 @@ def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, i
                 part=part,
                 n_parts=len(arrangement.arrays),
             )
-            text = render(array, place)
+            text = arrangement.scheduler.script(array, place)
             top, kept = script_paths(folder, launch, launched)
             for path in (kept, top) if is_newest else (kept,):
                 _write(path, text)
@@ -120,11 +153,12 @@ def _write(path: str, text: str) -> None:
         make_executable(temporary)
 
 
-def how_to_submit(folder: Folder, paths: Sequence[str]) -> str:
+def how_to_submit(folder: Folder, paths: Sequence[str], scheduler: Scheduler | None = None) -> str:
     """The lines that people paste."""
     shown = shlex.quote(os.path.relpath(folder.path))
-    if len(paths) == 1:
-        return f"submit with: sbatch {shlex.quote(os.path.relpath(paths[0]))}"
+    scheduler = scheduler or schedulers.of(newest_launch(folder))
+    if len(paths) == 1 and scheduler is not None and scheduler.submit_command:
+        return f"submit with: {scheduler.submit_command} {shlex.quote(os.path.relpath(paths[0]))}"
     return f"{len(paths)} scripts; submit all of them with: experiment-manager submit {shown}"
 
 
@@ -138,7 +172,7 @@ class Written(NamedTuple):
 
 def write(
     folder: Folder,
-    slurm: SLURM | None,
+    configured: Configured | None,
     *,
     runner: str | None,
     name: str | None,
@@ -152,27 +186,30 @@ def write(
         raise ExperimentManagerError(f"rerun={rerun} is not known; use {', '.join(policy.RERUN)}")
     if n_jobs is not None and n_jobs < 1:
         raise ExperimentManagerError(f"{n_jobs} jobs are none; ask for 1 or more, or for all that pass")
-    options = options_of(folder, slurm)
-    options = overridden(options, {**({"name": name} if name else {}), **overrides}, where="SLURM options")
+    scheduler, options = options_of(folder, configured)
+    named = {"name": name} if name else {}
+    options = overridden(scheduler, options, {**named, **overrides}, where=f"{scheduler.label} options")
     with planning(folder):
         clear_leftovers(folder)
         selected = sorted(read_selection(folder))
-        snapshot = reconciled(folder, is_to_act=True)
-        ids = policy.to_run({job_id: snapshot.state(job_id) for job_id in selected}, selected, rerun)[:n_jobs]
+        table = reconciled(folder, is_to_act=True)
+        ids = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, rerun)[:n_jobs]
         if not ids:
             raise JobRefused(
                 f"the {len(selected)} jobs of {folder.path} that pass the filter have completed, run, or wait; let "
                 "others pass, or run them again with rerun=always"
             )
-        words = runner_of(folder, ids, runner, slurm)
-        return write_jobs(folder, options, ids, snapshot, {"launcher": "slurm_script", "runner": words})
+        words = runner_of(folder, ids, runner, configured)
+        about = {"launcher": f"{scheduler.name}_script", "runner": words}
+        return write_jobs(folder, scheduler, options, ids, table, about)
 
 
 def write_jobs(
     folder: Folder,
-    options: SlurmOptions,
+    scheduler: Scheduler,
+    options: Options,
     ids: Sequence[int],
-    snapshot: Snapshot,
+    table: StateTable,
     about: Mapping[str, Any],
     *,
     is_newest: bool = True,
@@ -180,27 +217,32 @@ def write_jobs(
     """A launch that runs these jobs, and its scripts, are written. To be used inside `folder.planning`."""
     with Manifest(folder) as manifest:
         known = manifest.encoded_configuration
-        arrangement = arrange(folder, options, ids, lambda job_id: resolved(known(JobId(job_id))))
-    attempts = (Attempt(JobId(job_id), snapshot.next_number(job_id), State.PENDING) for job_id in ids)
-    launch = create_launch(folder, attempts, {**about, "options": as_mapping(options), **arrangement.record})
+        arrangement = arrange(folder, scheduler, options, ids, lambda job_id: resolved(known(JobId(job_id))))
+    attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in ids)
+    launch = create_launch(folder, attempts, {**about, "options": scheduler.kept(options), **arrangement.record})
     return Written(launch, write_scripts(folder, launch, arrangement, is_newest=is_newest), list(ids))
 
 
-def options_of(folder: Folder, slurm: SLURM | None) -> SlurmOptions:
-    """The options of an experiment: those that were set, else those of the newest launch by SLURM, else none."""
-    if slurm is not None:
-        return slurm.options
+def options_of(folder: Folder, configured: Configured | None) -> tuple[Scheduler, Options]:
+    """The scheduler and the options of an experiment: those that were set, else those of the newest launch by a
+    scheduler, else SLURM and none."""
+    if configured is not None:
+        return schedulers.named(configured.scheduler), configured.options
     try:
         launch = newest_launch(folder)
     except JobRefused:
-        return SlurmOptions()
+        usual = schedulers.named("slurm")
+        return usual, usual.options({}, where="")
     where = f"launch {launch.number} of {folder.path}"
-    if "options" not in launch.record["slurm"]:
+    kept, scheduler = of_scheduler(launch.record), schedulers.of(launch)
+    if scheduler is None or "options" not in kept:
         raise OptionsError(f"{where} has no options recorded; set them with set_slurm_config, or sweep again")
-    return make(launch.record["slurm"]["options"], where=where)
+    return scheduler, scheduler.options(kept["options"], where=where)
 
 
-def runner_of(folder: Folder, ids: Sequence[int], runner: str | None, slurm: SLURM | None) -> list[str] | None:
+def runner_of(
+    folder: Folder, ids: Sequence[int], runner: str | None, configured: Configured | None
+) -> list[str] | None:
     """The words that run those of these jobs which were written in Python; None where all are a sweep's.
 
     Raises JobRefused for a job without a configuration, and where nothing is named that runs it.
@@ -213,11 +255,11 @@ def runner_of(folder: Folder, ids: Sequence[int], runner: str | None, slurm: SLU
     mute = [job.id for job in jobs if job.recipe is None]
     if not mute:
         return None
-    runner = runner or (slurm.python_runner if slurm is not None else None)
+    runner = runner or (configured.python_runner if configured is not None else None)
     if runner is not None:
         return [sys.executable, _script(folder, runner)]
-    if slurm is not None and slurm.job_runner:
-        return list(slurm.job_runner)
+    if configured is not None and configured.job_runner:
+        return list(configured.job_runner)
     raise JobRefused(
         f"job {mute[0]} of {folder.path} was written in Python: name the script that runs it, as python_runner of the "
         "SLURM options, as the first argument of generate_slurm_script, or with --runner"

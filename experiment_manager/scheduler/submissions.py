@@ -12,7 +12,7 @@ A submission by hand leaves no record of ours, and may name a part of the array 
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -20,10 +20,9 @@ from experiment_manager.errors import NewerRecord, UnreadableLaunch, UnreadableR
 from experiment_manager.model.ids import format_ids, parse_ids
 from experiment_manager.model.records import Launch
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.slurm.options import as_mapping
 from experiment_manager.store.documents import IDS, SUBMISSION, SUBMISSION_FORMAT, SUBMITTED, read_object, trouble
 from experiment_manager.store.files import write_json
-from experiment_manager.store.launches import SETTLED
+from experiment_manager.store.launches import SETTLED, of_scheduler
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import skipped
 
@@ -34,7 +33,7 @@ _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 class LaunchedArray(NamedTuple):
     """One job array of a launch, as its record has it."""
 
-    name: str  # a name that no other array of anybody bears: SLURM's records are found by it
+    name: str  # a name that no other array of anybody bears: the scheduler's records are found by it
     script: str
     jobs: tuple[int, ...]  # in the order of the tasks
     pack: int
@@ -60,8 +59,8 @@ def script_name(part: int) -> str:
     return "slurm_scripts.sh" if part == 1 else f"slurm_scripts_{part}.sh"
 
 
-def records(found: Sequence[Array], name: str) -> list[dict[str, Any]]:
-    """What `launch.json` keeps of arrays."""
+def records(found: Sequence[Array], name: str, kept: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `launch.json` keeps of arrays; `kept` gives the options that are set, as `Scheduler.kept`."""
     first = token(name)
     return [
         {
@@ -71,14 +70,14 @@ def records(found: Sequence[Array], name: str) -> list[dict[str, Any]]:
             "pack": max(map(len, array.tasks)),
             "indexed": "job" if array.is_indexed_by_job else "position",
             "after": array.after,
-            "options": as_mapping(array.options),
+            "options": kept(array.options),
         }
         for part, array in enumerate(found, start=1)
     ]
 
 
 def launched_arrays(launch: Launch) -> list[LaunchedArray]:
-    """The arrays of a launch; none for a launch that SLURM does not run."""
+    """The arrays of a launch; none for a launch that no scheduler runs."""
     return [
         LaunchedArray(
             name=record["name"],
@@ -88,15 +87,15 @@ def launched_arrays(launch: Launch) -> list[LaunchedArray]:
             is_indexed_by_job=record["indexed"] == "job",
             after=record["after"],
         )
-        for record in launch.record.get("slurm", {}).get("arrays", ())
+        for record in (of_scheduler(launch.record) or {}).get("arrays", ())
     ]
 
 
 class Submission:
-    """`submission.json` of a launch: written before and after each call of `sbatch`, so that a crash loses nothing.
+    """`submission.json` of a launch: written before and after each submission, so that a crash loses nothing.
 
-    One that cannot be read is named, and what SLURM has is found by its name alone; where something is going to be
-    handed over, it raises UnreadableLaunch.
+    One that cannot be read is named, and what the scheduler has is found by its name alone; where something is going to
+    be handed over, it raises UnreadableLaunch.
     """
 
     def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
@@ -114,13 +113,14 @@ class Submission:
             if is_to_act and isinstance(error, NewerRecord):
                 raise UnreadableLaunch(str(error), is_newer=True) from error
             if is_to_act:
-                hint = "if it is damaged, remove it: what SLURM has is found by its name"
+                hint = "if it is damaged, remove it: what was submitted is found by its name"
                 raise UnreadableLaunch(f"{error}; {hint}") from error
             skipped(str(error))
 
-    def slurm_id(self, name: str) -> str | None:
-        """SLURM's id of an array; None while it is not known to be submitted."""
-        return self._arrays.get(name, {}).get("slurm_id")
+    def array_id(self, name: str) -> str | None:
+        """The scheduler's id of an array; None while it is not known to be submitted."""
+        about = self._arrays.get(name, {})
+        return next((str(value) for key, value in about.items() if key.endswith("_id")), None)
 
     def submitted(self, name: str) -> float:
         """When an array was submitted, in seconds since the epoch; 0 where that is not known."""

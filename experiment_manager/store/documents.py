@@ -107,7 +107,7 @@ Shape = Mapping[str, Kind]
 """The fields of a record, as far as we ask for them. None stands for a field that is not there."""
 
 ANCHOR: Final[Shape] = {
-    **dict.fromkeys(("host", "boot", "namespace", "launch", "slurm_task", "gpus"), TEXT),
+    **dict.fromkeys(("host", "boot", "namespace", "launch", "scheduler", "slurm_task", "gpus"), TEXT),
     **dict.fromkeys(("slurm_job_id", "slurm_array_job_id"), TEXT),
     **dict.fromkeys(("slurmd_nodename", "slurm_job_user"), TEXT),
     **dict.fromkeys(("job", "pid", "started_ticks"), WHOLE),
@@ -125,7 +125,7 @@ END: Final[Shape] = {
     **dict.fromkeys(("state", "reason", "signal"), TEXT),
     **dict.fromkeys(("start", "end", "fenced_at"), MOMENT),
     **dict.fromkeys(("peak_memory_bytes", "cpu_s"), NUMBER),
-    **dict.fromkeys(("ask_slurm", "requeued"), FLAG),
+    **dict.fromkeys(("ask_scheduler", "ask_slurm", "requeued"), FLAG),
     "exit_code": WHOLE,
     "arguments": WORDS,
 }
@@ -133,7 +133,7 @@ ERROR: Final[Shape] = dict.fromkeys(("type", "message", "traceback"), TEXT)
 RESULT: Final[Shape] = {"format": _format(RESULT_FORMAT), "refused": TABLE, "told": FLAG, "fake": FLAG}
 LAUNCH: Final[Shape] = {
     "format": _format(LAUNCH_FORMAT),
-    **dict.fromkeys(("user", "host", "cwd", "launcher", "code", "python", "git_commit"), TEXT),
+    **dict.fromkeys(("user", "host", "cwd", "launcher", "scheduler", "code", "python", "git_commit"), TEXT),
     **dict.fromkeys(("argv", "overrides", "runner"), WORDS),
     "time": MOMENT,
     "jobs": PLAN,

@@ -82,7 +82,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         provenance.write_packages(os.path.join(temporary, _PACKAGES))
         if record["git_dirty"]:
             provenance.write_patch(os.path.join(temporary, _PATCH))
-        if "slurm" not in record:
+        if of_scheduler(record) is None:
             leave_empty(os.path.join(temporary, SETTLED))
         write_orders(os.path.join(temporary, _ORDERS), record)
         write_json(os.path.join(temporary, RECORD), record)
@@ -193,9 +193,15 @@ class Order(NamedTuple):
     """How a launch wants a job to be run."""
 
     attempt: int  # the number of the job's first attempt in this launch
-    options: Mapping[str, Any] | None  # SLURM's; None where SLURM does not run it
+    options: Mapping[str, Any] | None  # the scheduler's; None where none runs it
     runner: list[str] | None  # the words of a command that runs jobs which were written in Python
     cwd: str  # where the launch was made
+    other_scheduler: str | None = None  # the name of the scheduler, where it is not SLURM
+
+    @property
+    def scheduler(self) -> str | None:
+        """The name of the scheduler that runs the job; None where none does."""
+        return None if self.options is None else self.other_scheduler or "slurm"
 
 
 def write_orders(path: str, record: Mapping[str, Any]) -> None:
@@ -250,15 +256,21 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
     return record
 
 
+def of_scheduler(record: Mapping[str, Any]) -> Any:
+    """What a launch keeps of its options and arrays, under the name of its scheduler; None where none runs it."""
+    return record.get(record.get("scheduler") or "slurm")
+
+
 def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
     """The fault in a record of job arrays; None: there is none."""
-    slurm = record.get("slurm")
-    if slurm is None:
+    kept = of_scheduler(record)
+    if kept is None:
         return None
-    wrong = trouble(slurm, {"options": TABLE, "arrays": LIST}, required=["arrays"])
+    wrong = None if isinstance(kept, Mapping) else f"{record.get('scheduler')} is no mapping"
+    wrong = wrong or trouble(kept, {"options": TABLE, "arrays": LIST}, required=["arrays"])
     wrong = wrong or trouble(record, {}, required=["time", "user", "cwd"])
     required = [name for name in ARRAY if name != "after"]
-    for place, array in enumerate(() if wrong else slurm["arrays"]):
+    for place, array in enumerate(() if wrong else kept["arrays"]):
         wrong = wrong or trouble(array, ARRAY, required)
         if not wrong and not 0 <= (array.get("after") or 0) <= place:
             wrong = "an array comes after one that is none of its launch"
@@ -298,7 +310,7 @@ def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
     """First and last of neighbouring jobs, ascending, and what the record says of all of them."""
     from experiment_manager.model.ids import parse_ids
 
-    arrays = record.get("slurm", {}).get("arrays", ())
+    arrays = (of_scheduler(record) or {}).get("arrays", ())
     array_of = {job_id: place for place, array in enumerate(arrays) for job_id in parse_ids(array["jobs"])}
     options = [array["options"] for array in arrays]
     texts: dict[tuple[int, int | None], str] = {}
@@ -308,9 +320,9 @@ def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
         place = array_of.get(job_id)
         text = texts.get((attempt, place))
         if text is None:
-            order = Order(
-                attempt, None if place is None else options[place], record.get("runner") or None, record["cwd"]
-            )
+            own = None if place is None else options[place]
+            other = record.get("scheduler") if place is not None and record.get("scheduler") != "slurm" else None
+            order = Order(attempt, own, record.get("runner") or None, record["cwd"], other)
             text = texts[attempt, place] = json.dumps(order._asdict(), ensure_ascii=False)
         if job_id != last + 1 or text != before:
             if before:

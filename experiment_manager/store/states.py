@@ -55,6 +55,18 @@ def task_in(record: Mapping[str, Any]) -> Task | None:
     )
 
 
+def scheduler_in(record: Mapping[str, Any]) -> str | None:
+    """The name of the scheduler that was asked to run the attempt of an anchor; None for one that a pool, or a person,
+    has started, which may well be inside of a task."""
+    found = record.get("scheduler")
+    return str(found) if found else "slurm" if record.get("by_slurm") else None
+
+
+def is_to_be_asked_about(end: Mapping[str, Any]) -> bool:
+    """Whether the record of an end says that the scheduler may know better."""
+    return bool(end.get("ask_scheduler") or end.get("ask_slurm"))
+
+
 def node_of(record: Mapping[str, Any]) -> str | None:
     """Where the attempt of an anchor ran: as the scheduler names the node, else by the name of the host."""
     task = task_in(record)
@@ -64,8 +76,8 @@ def node_of(record: Mapping[str, Any]) -> str | None:
 class Waiting(NamedTuple):
     """A job that SLURM has and that has not begun, or not begun again."""
 
-    reason: str  # SLURM's word
-    task: str | None = None  # as SLURM's commands name it: 12_7
+    reason: str  # the scheduler's word
+    task: str | None = None  # as the scheduler's commands name it: 12_7
 
 
 class StateTable(NamedTuple):
@@ -109,9 +121,6 @@ class StateTable(NamedTuple):
         return f"StateTable({counts or 'no job has begun'})"
 
 
-Snapshot = StateTable  # for what still calls it so
-
-
 def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
     """The last attempt that was no dry pass, else the last dry pass: to look at a job must not make it undone."""
     last: Attempt | None = None
@@ -142,8 +151,6 @@ class States:
             return self._read(reconcile=reconcile)
         except OSError as error:
             raise FolderError(f"{error.filename or self._path} cannot be read: {error.strerror or error}") from error
-
-    snapshot = table  # for what still calls it so
 
     def _read(self, *, reconcile: bool) -> StateTable:
         found: dict[JobId, dict[int, State]] = defaultdict(dict)
@@ -333,9 +340,9 @@ class States:
         gone = processes.is_gone(record)
         task = task_in(record)
         if task is not None and task.is_earlier_run_of(task_in(about)):
-            reason = "SLURM has started this task again, and this attempt had not ended"
+            reason = "its task was started again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}
-            self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_slurm": True, **fenced})
+            self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_scheduler": True, **fenced})
             return
         ended = _unrecorded_end(record)
         if ended is not None or gone or (gone is None and task is not None and self._has_ended(task)):
@@ -443,7 +450,7 @@ def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
     """
     if "unbegun" in record:
         return State(record["unbegun"])
-    return State.LOST if not record.get("by_slurm") and processes.is_gone(record) is True else None
+    return State.LOST if scheduler_in(record) is None and processes.is_gone(record) is True else None
 
 
 def _opens(path: str) -> bool:

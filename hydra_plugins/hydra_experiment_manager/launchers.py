@@ -50,6 +50,8 @@ class SlurmScriptLauncher(Launcher):
     """Writes the array scripts, and submits nothing."""
 
     kind = "slurm_script"
+    scheduler = "slurm"
+    submits = False
 
     def __init__(self, experiment_name: str, experiment_path: str, **options: Any) -> None:
         super().__init__()
@@ -67,9 +69,9 @@ class SlurmScriptLauncher(Launcher):
 
     def prepared(self) -> Any:
         """The launcher as our own sweeper uses it. Raises ExperimentManagerError for invalid options."""
-        from experiment_manager.hydra.launchers import BySlurm
+        from experiment_manager.hydra.launchers import ByScheduler
 
-        return BySlurm(self.options, kind=self.kind)
+        return ByScheduler(self.options, scheduler=self.scheduler, submits=self.submits)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
@@ -82,3 +84,4 @@ class SlurmSubmititLauncher(SlurmScriptLauncher):
     """Submits through submitit, and returns at once or, with `wait`, when all jobs have ended."""
 
     kind = "slurm_submitit"
+    submits = True

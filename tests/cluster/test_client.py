@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from experiment_manager.errors import SlurmError
+from experiment_manager.model.records import State
+from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.slurm import client
-from experiment_manager.scheduler.slurm.parse import Queued, Run, is_active, runs_of
 from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.usefixtures("cluster")]
@@ -47,9 +48,9 @@ def a_name() -> str:
     return f"em-client-{os.getpid()}-{time.time_ns()}"
 
 
-def rows(job_id: str) -> list[Queued]:
+def rows(job_id: str) -> list[QueueRow]:
     me = {row.user for row in client.squeue([])}
-    return [row for row in client.squeue(me) if row.array_job_id == job_id]
+    return [row for row in client.squeue(me) if row.array == job_id]
 
 
 def test_a_job_from_submission_to_its_end(submit: Submit) -> None:
@@ -58,15 +59,18 @@ def test_a_job_from_submission_to_its_end(submit: Submit) -> None:
     job_id = submit("exit 3", f"--job-name={name}")
     assert {name} == {row.name for row in rows(job_id)}
     run = wait_until(lambda: ended(name, before, job_id, None))
-    assert ("FAILED", 3, 0, name) == (run.state, run.exit_code, run.signal, run.name)
-    assert before - 2 < run.start <= run.end < time.time() + 2
+    assert ("FAILED", 3, 0, name) == (run.word, run.exit_code, run.signal, run.name)
+    assert before - 2 < run.start <= run.end_time < time.time() + 2
 
 
 def ended(name: str, since: float, job_id: str, index: int | None) -> Run | None:
     """The last run of a task once accounting says that it has ended."""
-    runs = client.sacct([name], since - 5) or {}
-    found = runs_of(runs, job_id, index)
-    return found[-1] if found and not is_active(found[-1].state) else None
+    found = runs_of(client.sacct([name], since - 5) or [], job_id, index)
+    return found[-1] if found and found[-1].end is not None and found[-1].word != "REQUEUED" else None
+
+
+def runs_of(runs: list[Run], array: str, index: int | None) -> list[Run]:
+    return [run for run in runs if run.array == array and run.array_index == index and run.waiting is None]
 
 
 def test_times_do_not_depend_on_anybody(submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +84,7 @@ def test_times_do_not_depend_on_anybody(submit: Submit, monkeypatch: pytest.Monk
     (row,) = rows(job_id)
     assert 3500 < (row.start or 0.0) - before < 3700
     done = submit("true", f"--job-name={name}")
-    assert before - 2 < wait_until(lambda: ended(name, before, done, None)).end < before + 60
+    assert before - 2 < wait_until(lambda: ended(name, before, done, None)).end_time < before + 60
 
 
 def test_names_hold_anything(submit: Submit) -> None:
@@ -109,7 +113,7 @@ def test_cancelling_thousands(submit: Submit) -> None:
     """More targets than one call takes are cancelled in several."""
     job_id = submit("true", "--hold", "--array=0-399")
     client.scancel([f"{job_id}_{index}" for index in range(399)])
-    assert [399] == [index for row in rows(job_id) if is_active(row.state) for index in row.indices or ()]
+    assert [399] == [index for row in rows(job_id) if row.phase is not Phase.ENDED for index in row.indices or ()]
 
 
 def test_a_target_that_is_none() -> None:
@@ -126,10 +130,10 @@ def test_a_requeued_task_has_two_runs(submit: Submit) -> None:
     code += 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" || true; [ -z "$SLURM_RESTART_COUNT" ] && '
     code += "[ $SLURM_ARRAY_TASK_ID = 1 ] && sleep 30; exit 4"
     job_id = submit(code, f"--job-name={name}", "--array=0-1", "--requeue", "--open-mode=append")
-    wait_until(lambda: (run := ended(name, before, job_id, 1)) and run.state == "FAILED", seconds=90)
-    runs = client.sacct([name], before - 5) or {}
-    assert ["FAILED"] == [run.state for run in runs_of(runs, job_id, 0)]
-    assert ["REQUEUED", "FAILED"] == [run.state for run in runs_of(runs, job_id, 1)]
+    wait_until(lambda: (run := ended(name, before, job_id, 1)) and run.word == "FAILED", seconds=90)
+    runs = client.sacct([name], before - 5) or []
+    assert ["FAILED"] == [run.word for run in runs_of(runs, job_id, 0)]
+    assert ["REQUEUED", "FAILED"] == [run.word for run in runs_of(runs, job_id, 1)]
     assert [] == runs_of(runs, job_id, 2)
 
 
@@ -138,12 +142,12 @@ def test_out_of_memory_under_srun(submit: Submit) -> None:
     name, before = a_name(), time.time()
     job_id = submit("srun python3 -c 'x = bytearray(300 << 20)'", f"--job-name={name}")
     run = wait_until(lambda: ended(name, before, job_id, None))
-    assert (True, True) == (run.out_of_memory, run.state in ("FAILED", "OUT_OF_MEMORY"))
+    assert (State.OUT_OF_MEMORY, True) == (run.end, run.word in ("FAILED", "OUT_OF_MEMORY"))
 
 
 def test_thousands_of_names() -> None:
     """More names than an argument can hold are asked about nevertheless."""
-    assert {} == client.sacct([f"em-nobody-{number:040d}" for number in range(4000)], time.time() - 60)
+    assert [] == client.sacct([f"em-nobody-{number:040d}" for number in range(4000)], time.time() - 60)
 
 
 def test_unknown_users_have_no_jobs() -> None:
@@ -174,11 +178,11 @@ def test_refusals_say_the_way_out(script: str, option: str, words: str) -> None:
 
 def test_asking_only(script: str) -> None:
     """What SLURM would do is told, and nothing is submitted; what it would refuse is refused."""
-    before = {row.job_id for row in client.squeue([])}
+    before = {row.array for row in client.squeue([])}
     assert "to start at" in client.test_only(script, "--job-name=em-asked")
     with pytest.raises(SlurmError, match="Invalid partition name specified"):
         client.test_only(script, "--partition=nosuch")
-    assert "em-asked" not in {row.name for row in client.squeue([]) if row.job_id not in before}
+    assert "em-asked" not in {row.name for row in client.squeue([]) if row.array not in before}
 
 
 def test_a_controller_that_is_away(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

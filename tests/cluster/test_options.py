@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from experiment_manager.scheduler.arrays import arrays
+from experiment_manager.scheduler.protocol import Place
 from experiment_manager.scheduler.slurm.options import make
-from experiment_manager.scheduler.slurm.script import Place, render
+from experiment_manager.scheduler.slurm.script import render
 
 HOSTILE = ["a\\b c", "it's #1; $(date)", '"q" `x` $HOME', "ü ß", "tail\\", "#x", "100%"]
 TIMES = ["90", "90:30", "01:30:00", "2-12", "2-12:30", "2-12:30:30", "UNLIMITED"]

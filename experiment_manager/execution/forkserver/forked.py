@@ -32,7 +32,7 @@ class Ready(NamedTuple):
         """Whether a job can be forked; else it has to be started."""
         words = (*self.command, *self.target)
         is_ours = tuple(child.arguments[: len(words)]) == words and child.cwd == self.cwd
-        return is_ours and not child.is_fake and not child.has_ranks and not child.by_slurm
+        return is_ours and not child.is_fake and not child.has_ranks and child.scheduler is None
 
 
 class BecomesJob(BaseException):

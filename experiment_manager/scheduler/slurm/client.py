@@ -14,11 +14,11 @@ from functools import cache
 from typing import Final
 
 from experiment_manager.errors import SlurmError
+from experiment_manager.model.ids import format_ids
+from experiment_manager.scheduler.protocol import QueueRow, Run
 from experiment_manager.scheduler.slurm.parse import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
-    Queued,
-    Run,
     is_refused,
     parse_config,
     parse_sacct,
@@ -141,7 +141,7 @@ def test_only(script: str, *arguments: str) -> str:
     return _run(command, seconds=_QUESTION_S, env=clean_environment(os.environ)).stderr.strip()
 
 
-def squeue(users: Iterable[str]) -> list[Queued]:
+def squeue(users: Iterable[str]) -> list[QueueRow]:
     """Everything that SLURM has of these users, or of ours if none is named, and what has ended a moment ago.
 
     What it has refused is left out. Raises SlurmError. A user whom this machine does not know has no jobs.
@@ -152,7 +152,7 @@ def squeue(users: Iterable[str]) -> list[Queued]:
     return [row for row in rows if not is_refused(row)]
 
 
-def sacct(names: Iterable[str], since: float) -> dict[str, list[Run]] | None:
+def sacct(names: Iterable[str], since: float) -> list[Run] | None:
     """What accounting knows of all jobs with these names since then; None on a cluster without accounting.
 
     Raises SlurmError when it could not be asked. One call, unless there are thousands of names. Jobs of others are
@@ -163,10 +163,10 @@ def sacct(names: Iterable[str], since: float) -> dict[str, list[Run]] | None:
     fixed = ("-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT)
     if shutil.which("sacct") is None:
         return None
-    runs: dict[str, list[Run]] = {}
+    runs: list[Run] = []
     for batch in _batches(sorted(set(names)), most=_MAX_NAME_BYTES, most_bytes=_MAX_NAME_BYTES):
         try:
-            runs |= parse_sacct(_ask("sacct", *fixed, "--name", ",".join(batch)))
+            runs += parse_sacct(_ask("sacct", *fixed, "--name", ",".join(batch)))
         except SlurmError as error:
             if _NO_ACCOUNTING.search(error.words):
                 return None
@@ -187,6 +187,23 @@ def scancel(targets: Sequence[str]) -> None:
             refusals.append(error)
     if refusals:
         raise refusals[0]
+
+
+def targets(tasks: Iterable[tuple[str, int]]) -> list[str]:
+    """What scancel is told: `12_[0-2,5]`.
+
+    >>> targets([("12", 0), ("12", 1), ("13", 4)])
+    ['12_[0-1]', '13_[4]']
+    """
+    arrays: dict[str, list[int]] = {}
+    for array, index in tasks:
+        arrays.setdefault(array, []).append(index)
+    return [f"{array}_[{format_ids(indices)}]" for array, indices in arrays.items()]
+
+
+def after(array: str | None) -> list[str]:
+    """The arguments with which sbatch lets a job wait for the end of an array; none for None."""
+    return [] if array is None else [f"--dependency=afterany:{array}"]
 
 
 def max_array_size() -> int:

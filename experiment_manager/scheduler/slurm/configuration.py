@@ -31,6 +31,8 @@ class SLURM:
 
     __slots__ = ("job_runner", "options", "python_runner")
 
+    scheduler = "slurm"
+
     def __init__(self, **options: Any) -> None:
         self._set(options, where="SLURM")
 

@@ -349,16 +349,6 @@ def as_mapping(options: SlurmOptions) -> dict[str, Any]:
     return found
 
 
-def overridden(options: SlurmOptions, values: Mapping[str, Any], *, where: str) -> SlurmOptions:
-    """The options with some replaced, as checked as by `make`; None makes an option not set.
-
-    >>> base = make({"nodes": 2, "partition": "main"}, where="SLURM")
-    >>> as_mapping(overridden(base, {"nodes": None, "pack": 4}, where="job 7"))
-    {'partition': 'main', 'pack': 4}
-    """
-    return make({**as_mapping(options), **values}, where=where)
-
-
 def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[str]) -> SlurmOptions:
     """The record of what `given` maps an option to: what the user called it, and the value."""
     checked: dict[str, Any] = {}

@@ -6,11 +6,11 @@ SLURM signals the process of the batch shell and nothing below it (measured), so
 
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from experiment_manager.errors import OptionsError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.scheduler.arrays import Array
+from experiment_manager.scheduler.protocol import Place, require_line
 from experiment_manager.scheduler.slurm.options import SlurmOptions, megabytes, memory_text, time_text
 
 _PASSED_ON: Final = ("partition", "account", "qos", "constraint", "exclude", "gres", "comment", "mem_per_cpu")
@@ -20,19 +20,6 @@ _EARLY_WARNINGS: Final = (
     "# A warning that comes before the job can hear it does not end this script.",
     "trap '' USR1 USR2",
 )
-
-
-class Place(NamedTuple):
-    """Where an array belongs: all of it is written into the script, which needs nothing else."""
-
-    experiment_path: str
-    experiment_name: str
-    launch: str
-    job_name: str  # the token by which SLURM's records are found again
-    logs: str  # the folder of the logs of tasks, which hold what was said before and after the job
-    python: str
-    part: int = 1  # this is array `part` of `n_parts`
-    n_parts: int = 1
 
 
 def render(array: Array, place: Place) -> str:
@@ -60,12 +47,6 @@ def _quoted(value: str) -> str:
     'it'"'"'s a\\b'
     """
     return shlex.quote(value).replace("\\", "\\\\")
-
-
-def require_line(name: str, text: str) -> None:
-    """Nothing happens when a line of a script can hold `text`; else OptionsError."""
-    if any(letter < " " or letter == "\x7f" for letter in text):
-        raise OptionsError(f"{name} {text!r} holds a line break or another control character; choose another folder")
 
 
 def _head(array: Array, place: Place) -> Iterable[tuple[str, Any]]:

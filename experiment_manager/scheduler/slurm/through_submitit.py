@@ -16,6 +16,7 @@ from typing import Any, Final
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
+from experiment_manager.scheduler.protocol import Send
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.store.documents import content
 from experiment_manager.store.layout import writing
@@ -59,9 +60,9 @@ class ScriptExecutor(SlurmExecutor):
         return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, str(submission_file_path)]
 
 
-def send_with(folder: str) -> Any:
+def send_with(folder: str) -> Send:
     """What submits scripts for `submit.submit`, with submitit's files in `folder` (`%j` stands for the id)."""
-    return lambda script, arguments: ScriptExecutor(folder, script, arguments).submit_script()
+    return lambda script, after: ScriptExecutor(folder, script, client.after(after)).submit_script()
 
 
 @contextmanager

@@ -8,9 +8,10 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from experiment_manager.model.records import State, Task
+from experiment_manager.scheduler.protocol import Stop
 
 _ANSWER_LIMIT_S: Final = 5.0
 _ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
@@ -37,31 +38,11 @@ def task(environ: Mapping[str, str] = os.environ) -> Task | None:
     )
 
 
-def recorded() -> dict[str, Any]:
-    """What identifies the run of a task, for the anchor of an attempt; empty outside of SLURM."""
-    here = task()
-    return {} if here is None else {"task": here._asdict()}
-
-
-def is_inside() -> bool:
-    return "SLURM_JOB_ID" in os.environ
-
-
-class Stop(NamedTuple):
-    """Why SLURM ends a task, and how long it waits before it kills what is left (None: it did not say)."""
-
-    state: State
-    kill_wait_s: float | None
-
-
-def why_stopped() -> Stop:
+def why_stopped(here: Task) -> Stop:
     """What SLURM is doing to this task, asked while it still knows; CANCELLED where it does not say more.
 
     `Reason=TimeLimit` is a timeout; more restarts than ours: preempted, or requeued by somebody (measured on 22.05).
     """
-    here = task()
-    if here is None:
-        return Stop(State.CANCELLED, None)
     fields = _fields("show", "job", here.name)
     state = State.CANCELLED
     if fields.get("Reason") == "TimeLimit" or fields.get("JobState") == "TIMEOUT":
@@ -74,11 +55,8 @@ def why_stopped() -> Stop:
     return Stop(state, float(wait[1]) if wait else None)
 
 
-def is_being_preempted() -> bool:
+def is_being_preempted(here: Task) -> bool:
     """Whether SLURM has announced that it will take this task's node for another one, and has not done it yet."""
-    here = task()
-    if here is None:
-        return False
     fields = _fields("show", "job", here.name)
     announced, started = fields.get("PreemptTime", "None"), fields.get("StartTime", "")
     return announced != "None" and announced >= started and int(fields.get("Restarts", 0)) == here.restart
@@ -97,11 +75,8 @@ def has_ended(run: Task) -> bool:
     return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", done.stdout) is not None
 
 
-def requeue() -> str | None:
+def requeue(here: Task) -> str | None:
     """SLURM will start this task again; else why it will not, in its words."""
-    here = task()
-    if here is None:
-        return "this is no SLURM task"
     try:
         done = _scontrol("requeue", here.name, seconds=_ORDER_LIMIT_S)
     except (OSError, subprocess.SubprocessError) as error:

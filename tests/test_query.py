@@ -1,7 +1,7 @@
 """What the queue and accounting say together about one array. The texts are SLURM 22.05's, of moments when it lags."""
 
-from experiment_manager.scheduler.asking import Told, by_name
-from experiment_manager.scheduler.slurm.parse import parse_sacct, parse_squeue
+from experiment_manager.scheduler.query import ArrayReport, reports
+from experiment_manager.scheduler.slurm.parse import is_refused, parse_sacct, parse_squeue
 
 RESTARTED = """\
 880_0|880|REQUEUED|0:0|1795379746|1795379746|n1|em
@@ -12,15 +12,16 @@ BEGINS = "880|880|PENDING|0:0|1795379751|Unknown|None assigned|em\n"
 """The fourth run: it runs, and accounting calls it so for more than a second."""
 
 
-def told(queue: str = "", accounting: str | None = "") -> Told:
-    return by_name(["em"], parse_squeue(queue), None if accounting is None else parse_sacct(accounting))["em"]
+def told(queue: str = "", accounting: str | None = "") -> ArrayReport:
+    rows = [row for row in parse_squeue(queue) if not is_refused(row)]
+    return reports(["em"], rows, None if accounting is None else parse_sacct(accounting))["em"]
 
 
 def test_earlier_runs_tell_nothing_of_the_last() -> None:
     """A run that accounting does not know yet has not ended, whatever became of the runs before it."""
     for accounting in (RESTARTED, RESTARTED + BEGINS):
         assert ["REQUEUED"] * 3 == [
-            run.state for restart in range(3) if (run := told("", accounting).run("880", 0, restart, 1795379745.0))
+            run.word for restart in range(3) if (run := told("", accounting).run("880", 0, restart, 1795379745.0))
         ]
         assert told("", accounting).run("880", 0, 3, 1795379751.5) is None
 
@@ -31,10 +32,10 @@ def test_queue_tells_an_end_before_accounting() -> None:
     for accounting in (RESTARTED + BEGINS, BEGINS, "", None):
         run = told(row, accounting).run("880", 0, 3, 1795379751.5)
         assert run is not None
-        assert ("880_0", "FAILED", "n1") == (run.task, run.state, run.node)
+        assert ("880_0", "FAILED", "n1") == (run.task, run.word, run.node)
         last = told(row, accounting).last_run(0)
         assert last is not None
-        assert "FAILED" == last.state
+        assert "FAILED" == last.word
 
 
 def test_accounting_tells_more_once_it_has_caught_up() -> None:
@@ -51,7 +52,7 @@ def test_a_run_that_accounting_has_lost() -> None:
     """With fewer rows than restarts the last row counts when it ended after the attempt began."""
     run = told("", RESTARTED).run("880", 0, 7, 1795379748.5)
     assert run is not None
-    assert 1795379749.0 == run.end
+    assert 1795379749.0 == run.end_time
     assert told("", RESTARTED).run("880", 0, 7, 1795379749.5) is None
 
 
@@ -61,7 +62,7 @@ def test_a_row_of_the_bare_id_is_of_one_task() -> None:
     assert told("", row).last_run(1) is None
     pending = told("", "880|880|PENDING|0:0|Unknown|Unknown|None assigned|em\n").last_run(1)
     assert pending is not None
-    assert "PENDING" == pending.state
+    assert "PENDING" == pending.word
 
 
 def test_the_newest_submission_counts() -> None:

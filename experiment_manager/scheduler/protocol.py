@@ -1,0 +1,265 @@
+"""What a scheduler is to us: the questions that it answers and the orders that it takes, in words that hold for all.
+
+A scheduler is one class below `Scheduler`, made without arguments. SLURM's is in the folder `slurm`; one of somebody
+else is found by its name in the entry points `experiment_manager.schedulers`, and proves itself with the tests of
+`experiment_manager.testing`.
+
+Every task of a sweep imports this, and the class of its scheduler: what is needed outside of tasks alone, as clients of
+commands, is to be imported where it is used.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from experiment_manager.errors import OptionsError, SchedulerError
+from experiment_manager.model.records import State, Task
+
+if TYPE_CHECKING:
+    from experiment_manager.model.ids import RangeSet
+    from experiment_manager.scheduler.arrays import Array
+
+
+class Phase(StrEnum):
+    """How far a task in the queue has come."""
+
+    WAITING = "waiting"  # no node has been given to it, or it was taken away again
+    RUNNING = "running"
+    ENDING = "ending"  # it holds nodes and does not run: it is being ended, suspended, cleared up
+    ENDED = "ended"  # the queue still shows how
+
+
+class QueueRow(NamedTuple):
+    """One row of the queue: a task, or the tasks of an array that have not been split off yet."""
+
+    name: str  # of the array
+    array: str  # the scheduler's id of the array
+    indices: "RangeSet | None"  # None: no array, and none of ours
+    phase: Phase
+    end: State | None  # what it has come to, for what has ENDED
+    word: str  # the scheduler's own for that
+    reason: str  # why it waits, in the scheduler's words
+    start: float | None  # epoch seconds; an estimate while it waits
+    user: str
+    node: str = ""
+
+    def names_task(self, index: int) -> str:
+        """How the scheduler's commands name one of its tasks: `12_7`."""
+        return f"{self.array}_{index}"
+
+
+class Run(NamedTuple):
+    """One run of one task, as the scheduler's history has it; runs of a task are in the order in which they were."""
+
+    name: str  # of the array
+    array: str  # the scheduler's id of the array
+    array_index: int | None  # of the task; None for what stands for several
+    waiting: "RangeSet | None"  # the tasks that have not been split off, which this stands for; None: it is one task
+    end: State | None  # None: it has not ended, as far as is known
+    word: str
+    exit_code: int = 0
+    signal: int = 0
+    start: float | None = None
+    end_time: float | None = None
+    node: str = ""
+
+    @property
+    def task(self) -> str:
+        """How the scheduler's commands name it: `12_7`; the id alone where it is not known which task that was."""
+        return self.array if self.array_index is None else f"{self.array}_{self.array_index}"
+
+
+class Stop(NamedTuple):
+    """Why the scheduler ends a task, and how long it waits before it kills what is left (None: it did not say)."""
+
+    state: State
+    kill_wait_s: float | None
+
+
+class Limits(NamedTuple):
+    """What an array may be."""
+
+    array_size: int  # one more than the largest index
+    text: int  # the longest text that names its tasks, in bytes
+
+
+class Place(NamedTuple):
+    """Where an array belongs: all of it is written into the script, which needs nothing else."""
+
+    experiment_path: str
+    experiment_name: str
+    launch: str
+    job_name: str  # the token by which the scheduler's records are found again
+    logs: str  # the folder of the logs of tasks, which hold what was said before and after the job
+    python: str
+    part: int = 1  # this is array `part` of `n_parts`
+    n_parts: int = 1
+
+
+def require_line(name: str, text: str) -> None:
+    """Raise OptionsError unless a line of a script can hold `text`."""
+    if any(letter < " " or letter == "\x7f" for letter in text):
+        raise OptionsError(f"{name} {text!r} holds a line break or another control character; choose another folder")
+
+
+class Options(Protocol):
+    """The checked options of jobs, of which these are common to all schedulers. Equal options are equal records."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def pack(self) -> int | None: ...
+    @property
+    def array_parallelism(self) -> int | None: ...
+    @property
+    def resources_from(self) -> str | None: ...
+
+
+Send = Callable[[str, str | None], str]
+"""Submits a script, to begin when the array of the second id has ended (None: at once); returns the id of the array.
+Raises SchedulerError, or FolderError where it has not got as far as the scheduler."""
+
+
+class Scheduler(ABC):
+    """Everything that is asked of a scheduler. Methods raise SchedulerError where it refuses or cannot be asked."""
+
+    name: ClassVar[str]
+    """In anchors and launches, and the beginning of the names of its launchers: `slurm`."""
+
+    label: ClassVar[str]
+    """In messages: `SLURM`."""
+
+    submit_command: ClassVar[str] = ""
+    """The command by which people submit a script; empty where there is none."""
+
+    order_s: ClassVar[float] = 60.0
+    """How long, in seconds, an order may take before it is given up, and may have been carried out nevertheless."""
+
+    rank_variable: ClassVar[str] = ""
+    """In the environment of a rank, which one it is."""
+
+    size_variables: ClassVar[tuple[str, ...]] = ()
+    """There, too, how many ranks there are; the first that is set counts."""
+
+    rank_names: ClassVar[str] = ""
+    """A regular expression for all variables by which the ranks of a job know and find each other."""
+
+    # ---------------------------------------------------------------- options and scripts
+
+    @abstractmethod
+    def options(self, values: Mapping[str, Any], *, where: str) -> Options:
+        """The checked record of options; None is not set. Raises OptionsError, whose sentence begins with `where`."""
+
+    @abstractmethod
+    def kept(self, options: Any) -> dict[str, Any]:
+        """The options that are set, ready for JSON; `options` takes them back."""
+
+    @abstractmethod
+    def script(self, array: "Array", place: Place) -> str:
+        """The text of the script that runs an array."""
+
+    def limits(self) -> Limits:
+        return Limits(array_size=2**31 - 1, text=4000)
+
+    def n_tasks(self, options: Mapping[str, Any]) -> int:
+        """How many processes, each with its rank, a job with these options has."""
+        return 1
+
+    # ---------------------------------------------------------------- orders and questions, from any machine
+
+    @abstractmethod
+    def require(self) -> None:
+        """Raise SchedulerError unless the scheduler can be reached from this machine."""
+
+    def is_available(self) -> bool:
+        try:
+            self.require()
+        except SchedulerError:
+            return False
+        return True
+
+    @abstractmethod
+    def submit(self, script: str, after: str | None = None) -> str:
+        """The script is submitted, once; returns the id of the array. An error that is doubtful may have submitted."""
+
+    def sender(self, options: Any) -> Send | None:
+        """Another way to submit, by a program that may live on when we are ended; None: there is none."""
+        return None
+
+    def check(self, script: str) -> str:
+        """What the scheduler would do with the script, in its own words; nothing is submitted."""
+        self.require()
+        return "not checked"
+
+    @abstractmethod
+    def queue(self, users: Iterable[str]) -> Sequence[QueueRow]:
+        """Everything that waits or runs of these users, and what has ended a moment ago. What was refused is none."""
+
+    @abstractmethod
+    def history(self, names: Iterable[str], since: float) -> Sequence[Run] | None:
+        """The runs, since then, of the arrays of these names; None where no history is kept."""
+
+    @abstractmethod
+    def cancel(self, tasks: Iterable[tuple[str, int]]) -> None:
+        """The tasks, by the id of their array and their index, are told to end; those that have ended do not matter."""
+
+    def end_in_log(self, text: str) -> State | None:
+        """How a task was ended, by the scheduler's words in the end of its log; None where it wrote none."""
+        return None
+
+    def last_words(self, log: str) -> str:
+        """The last line of a task's log that is not the scheduler's."""
+        return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+
+    # ---------------------------------------------------------------- inside of a task
+
+    @abstractmethod
+    def task(self, environ: Mapping[str, str]) -> Task | None:
+        """The task that a process with this environment runs in; None outside of this scheduler."""
+
+    def why_stopped(self, task: Task) -> Stop:
+        """What is being done to this task, asked while it is being told to end."""
+        return Stop(State.CANCELLED, None)
+
+    def is_being_preempted(self, task: Task) -> bool:
+        """Whether it was announced that the task will lose its node, and has not happened yet."""
+        return False
+
+    @abstractmethod
+    def has_ended(self, task: Task) -> bool:
+        """Whether the scheduler says that this run of a task has ended, or was forgotten; false when it is silent."""
+
+    def requeue(self, task: Task) -> str | None:
+        """The task will be started again when it ends; else why not, in words."""
+        return f"{self.label} starts no task again"
+
+    def start_words(self, log: str, error_log: str | None, environ: Mapping[str, str]) -> list[str]:
+        """The words before a program that is started once for each rank; each appends to logs of its own, whose names
+        begin as `log` and `error_log` do (None: one log for both)."""
+        return []
+
+    def rank(self, environ: Mapping[Any, Any]) -> Any:
+        """The rank of a process that `start_words` have started, from its environment (text, or bytes of /proc); None
+        for a process that has none."""
+        return None
+
+    def is_before_ranks(self, environ: Mapping[str, str]) -> bool:
+        """Whether this process is told of ranks, as a batch script is, and is none of them itself."""
+        return False
+
+    def first_failure(self, said: str) -> str | None:
+        """What the end of the error log tells of the first rank that failed by itself."""
+        return None
+
+    def tells_out_of_memory(self, said: str) -> bool:
+        """Whether the end of the error log tells that a rank was killed for memory."""
+        return False
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """What a job of this scheduler is told beside its own variables."""
+        return {}
+
+    def cgroup(self, path: str) -> str | None:
+        """The cgroup that the scheduler has made for the task around a cgroup; None: there is none."""
+        return None

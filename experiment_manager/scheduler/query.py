@@ -1,0 +1,251 @@
+"""One question to each scheduler about all launches that it may still have something to say about, and the answer.
+
+The queue knows at once what became of a task, and forgets it after minutes. The history keeps it, and every earlier run
+of a task that was started again, but lags behind: by seconds, and for a restarted task it may tell of the earlier runs
+only, or show the new one as a part of the whole array that waits (measured on SLURM).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from experiment_manager.errors import (
+    ExperimentManagerError,
+    JobRefused,
+    OptionsError,
+    SchedulerError,
+    UnreadableLaunch,
+)
+from experiment_manager.model.records import Launch, State
+from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
+from experiment_manager.scheduler.submissions import LaunchedArray, Sightings, Submission, launched_arrays
+from experiment_manager.store.launches import (
+    launch_numbers,
+    planned_attempts,
+    read_launch,
+    settle,
+    unsettled_numbers,
+)
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States, StateTable, scheduler_in, task_in
+from experiment_manager.text import skipped, tell
+
+
+class ArrayReport:
+    """What a scheduler says about one array, by its name: it may have been submitted more than once."""
+
+    def __init__(self, rows: Iterable[QueueRow], runs: Iterable[Run] | None) -> None:
+        """`rows` and `runs` are those of the array alone; None: no history is kept."""
+        self.has_history = runs is not None
+        self._of_task: dict[tuple[str, int], list[Run]] = defaultdict(list)
+        self._of_many: dict[str, list[Run]] = defaultdict(list)
+        for run in runs or ():
+            if run.array_index is not None:
+                self._of_task[run.array, run.array_index].append(run)
+            else:
+                self._of_many[run.array].append(run)
+        self._arrays = sorted({array for array, _ in self._of_task} | set(self._of_many), key=_order)
+        self._rows_of_one: dict[int, list[QueueRow]] = defaultdict(list)
+        self._rows_of_many: list[QueueRow] = []
+        for row in rows:
+            if row.indices is not None and len(row.indices) == 1:
+                self._rows_of_one[next(iter(row.indices))].append(row)
+            elif row.indices is not None:
+                self._rows_of_many.append(row)
+
+    def knows_anything(self) -> bool:
+        return bool(self._arrays or self._rows_of_one or self._rows_of_many)
+
+    def indices(self) -> set[int]:
+        """The tasks that the scheduler has, or remembers."""
+        waiting = {index for row in self._rows_of_many for index in row.indices or ()}
+        split_off = {index for _, index in self._of_task}
+        together = {index for runs in self._of_many.values() for run in runs for index in run.waiting or ()}
+        return waiting | split_off | together | set(self._rows_of_one)
+
+    def active(self, index: int, array: str | None = None) -> QueueRow | None:
+        """The row of a task that has not ended; with the id of an `array`, of that submission only."""
+        return next((row for row in self._rows(index, array) if row.phase is not Phase.ENDED), None)
+
+    def last_run(self, index: int) -> Run | None:
+        """The newest run of a task, of whatever submission; the queue counts where the history is behind it."""
+        runs = [run for array in self._arrays for run in self._known(array, index)]
+        last = runs[-1] if runs else None
+        ended = self._ended(index)
+        if ended is None or (last is not None and _order(last.array) > _order(ended.array)):
+            return last
+        return last if last is not None and (last.array, last.word) == (ended.array, ended.word) else ended
+
+    def run(self, array: str, index: int, restart: int, since: float) -> Run | None:
+        """How a run of a task ended that had been started `restart` times before, at `since`; None while it is not
+        said."""
+        runs = self._known(array, index)
+        if restart < len(runs) and runs[restart].end is not None:
+            return runs[restart]
+        ended = self._ended(index, array)
+        if ended is None and restart >= len(runs) > 0 and (runs[-1].end_time or 0.0) > since:
+            return runs[-1]  # the history has lost a run: one that ended before this one began is not it
+        return ended
+
+    def _rows(self, index: int, array: str | None) -> list[QueueRow]:
+        rows = [
+            *self._rows_of_one.get(index, ()),
+            *(row for row in self._rows_of_many if index in (row.indices or ())),
+        ]
+        return [row for row in rows if array in (None, row.array)]
+
+    def _ended(self, index: int, array: str | None = None) -> Run | None:
+        """The run that the queue shows as ended a short time ago, of the newest submission."""
+        rows = [row for row in self._rows(index, array) if row.phase is Phase.ENDED]
+        if not rows:
+            return None
+        row = max(rows, key=lambda row: _order(row.array))
+        return Run(row.name, row.array, index, None, row.end, row.word, start=row.start, node=row.node)
+
+    def _known(self, array: str, index: int) -> list[Run]:
+        """The runs of a task in the history, oldest first. What has ended under the id of the whole array is one task,
+        of which the history does not say yet which."""
+        own = self._of_task.get((array, index))
+        if own:
+            return own
+        others = self._of_many.get(array, ())
+        waiting = [run for run in others if run.waiting is not None and index in run.waiting]
+        return waiting or [run for run in others if run.waiting is None and run.end is None]
+
+
+def _order(array: str) -> tuple[int, str]:
+    """Later arrays have larger ids: as numbers, where they are some."""
+    return (int(array), "") if array.isdecimal() else (0, array)
+
+
+def reports(names: Iterable[str], rows: Iterable[QueueRow], runs: Iterable[Run] | None) -> dict[str, ArrayReport]:
+    """What a scheduler says about the arrays of these names."""
+    rows_of: dict[str, list[QueueRow]] = {name: [] for name in names}
+    runs_of: dict[str, list[Run]] = {name: [] for name in rows_of}
+    for row in rows:
+        if row.name in rows_of:
+            rows_of[row.name].append(row)
+    for run in runs or ():
+        if run.name in runs_of:
+            runs_of[run.name].append(run)
+    return {name: ArrayReport(rows_of[name], None if runs is None else runs_of[name]) for name in rows_of}
+
+
+class OpenLaunch(NamedTuple):
+    """A launch whose jobs a scheduler may still have to say something about."""
+
+    launch: Launch
+    scheduler: str
+    arrays: Sequence[LaunchedArray]
+    planned: Mapping[int, int]  # job -> the number of its first attempt in this launch
+    submission: Submission
+    sightings: Sightings
+
+    @property
+    def names(self) -> list[str]:
+        return [array.name for array in self.arrays]
+
+
+class Answer(NamedTuple):
+    """What schedulers say about the arrays of these names, of these users."""
+
+    names: frozenset[str]
+    users: frozenset[str]
+    reports: Mapping[str, ArrayReport]  # by name of the array; those that nobody could be asked about are not there
+
+    def covers(self, launches: Iterable[OpenLaunch], users: Iterable[str]) -> bool:
+        """Whether all of these were asked about."""
+        wanted = {name for opened in launches for name in opened.names}
+        return self.names.issuperset(wanted) and self.users.issuperset(users)
+
+    def about(self, opened: OpenLaunch) -> dict[str, ArrayReport] | None:
+        """What is said about the arrays of a launch; None where its scheduler could not be asked."""
+        found = {name: self.reports[name] for name in opened.names if name in self.reports}
+        return found if len(found) == len(opened.arrays) else None
+
+
+def running_records(states: States, table: StateTable) -> list[Mapping[str, Any]]:
+    """Who runs what is RUNNING: a script may have been submitted by somebody else than its author."""
+    return [
+        table.runners.get((job_id, number)) or states.record(job_id, number)
+        for job_id, numbers in table.attempts.items()
+        for number, state in numbers.items()
+        if state is State.RUNNING
+    ]
+
+
+def open_launches(
+    folder: Folder, running: Sequence[Mapping[str, Any]] = (), *, is_to_act: bool = False
+) -> tuple[list[OpenLaunch], set[str]]:
+    """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them.
+
+    One that cannot be read is named and left out; where jobs are going to be started, it raises UnreadableLaunch.
+    """
+    launched = {str(record.get("launch")) for record in running if scheduler_in(record)}
+    found = list(_unsettled(folder, launched, is_to_act=is_to_act))
+    users = {task.user for task in map(task_in, running) if task is not None and task.user is not None}
+    return found, users | {str(opened.launch.record["user"]) for opened in found}
+
+
+def _unsettled(folder: Folder, running: set[str], *, is_to_act: bool) -> Iterable[OpenLaunch]:
+    open_ones = running.union(unsettled_numbers(folder))
+    for number in launch_numbers(folder, open_ones):
+        try:
+            launch = read_launch(folder, number)
+            name, arrays = schedulers.name_of(launch), launched_arrays(launch)
+            if name is not None and arrays:
+                submission = Submission(folder, launch, is_to_act=is_to_act)
+                sightings = Sightings(folder, launch, is_to_act=is_to_act)
+                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings)
+            else:
+                settle(folder, number)  # no scheduler runs it: its record has been read for the last time
+        except UnreadableLaunch as error:
+            if is_to_act and error.is_newer:
+                raise
+            if is_to_act:
+                raise UnreadableLaunch(
+                    f"{error}. Which jobs launch {number} has in hand is not known, so none is started: mend the file, "
+                    f"or move {folder.join('launches', number)} away if none of its jobs waits or runs"
+                ) from error
+            skipped(str(error))
+        except JobRefused:  # whoever made its folder was ended before its record: nothing was handed over
+            continue
+
+
+def ask(launches: Sequence[OpenLaunch], users: Iterable[str]) -> Answer:
+    """What schedulers say about these launches, each asked once; says on standard error when one cannot be asked."""
+    asked = frozenset(users)
+    found: dict[str, ArrayReport] = {}
+    for name in sorted({opened.scheduler for opened in launches}):
+        found |= _ask_one(name, [opened for opened in launches if opened.scheduler == name], asked)
+    return Answer(frozenset(name for opened in launches for name in opened.names), asked, found)
+
+
+def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -> dict[str, ArrayReport]:
+    names = [array for opened in launches for array in opened.names]
+    try:
+        scheduler = schedulers.named(name)
+        if not scheduler.is_available():
+            return {}
+        rows = scheduler.queue(users)
+        runs = scheduler.history(names, min(float(opened.launch.record["time"]) for opened in launches))
+    except OptionsError as error:
+        tell(f"{error}. What it runs is shown as it was last known")
+        return {}
+    except SchedulerError as error:
+        tell(f"{scheduler.label} cannot be asked: {error}. What it runs is shown as it was last known")
+        return {}
+    return reports(names, rows, runs)
+
+
+def ask_about(folders: Iterable[Folder]) -> Answer:
+    """The same about the launches of several experiments; those whose launches cannot be read are left out."""
+    launches: list[OpenLaunch] = []
+    users: set[str] = set()
+    for folder in folders:
+        with suppress(ExperimentManagerError):  # who tells of that experiment says why
+            found, theirs = open_launches(folder)
+            launches, users = [*launches, *found], users | theirs
+    return ask(launches, users)

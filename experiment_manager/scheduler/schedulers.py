@@ -1,0 +1,83 @@
+"""Which schedulers there are, by name: SLURM, and those that installed packages bring."""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from experiment_manager.errors import OptionsError
+from experiment_manager.model.records import Launch, Task
+from experiment_manager.scheduler.protocol import Scheduler
+from experiment_manager.scheduler.slurm.scheduler import Slurm
+
+VARIABLE: Final = "EXPERIMENT_MANAGER_SCHEDULER"
+"""In the environment of its tasks, the name of a scheduler that is not SLURM; its scripts set it."""
+
+ENTRY_POINTS: Final = "experiment_manager.schedulers"
+
+
+BUILT_IN: Final[tuple[Scheduler, ...]] = (Slurm(),)
+"""Those that need no package of somebody else."""
+
+
+@cache
+def named(name: str) -> Scheduler:
+    """The scheduler of that name. Raises OptionsError where none is installed."""
+    for known in BUILT_IN:
+        if known.name == name:
+            return known
+    from importlib.metadata import entry_points
+
+    for found in entry_points(group=ENTRY_POINTS, name=name):
+        scheduler: Scheduler = found.load()()
+        return scheduler
+    raise OptionsError(
+        f"there is no scheduler {name!r} here; install the package that brings it, as an entry point of {ENTRY_POINTS}"
+    )
+
+
+def current(environ: Mapping[str, str] = os.environ) -> Scheduler | None:
+    """The scheduler of the task that a process with this environment runs in; None outside of all."""
+    if name := environ.get(VARIABLE):
+        return named(name)
+    return next((known for known in BUILT_IN if known.task(environ) is not None), None)
+
+
+def current_task(environ: Mapping[str, str] = os.environ) -> Task | None:
+    """The task that a process with this environment runs in; None outside of all schedulers."""
+    scheduler = current(environ)
+    return None if scheduler is None else scheduler.task(environ)
+
+
+def recorded() -> dict[str, Any]:
+    """What the anchor of an attempt keeps of the task that this process runs in; empty outside of all schedulers."""
+    task = current_task()
+    return {} if task is None else {"task": task._asdict()}
+
+
+def has_ended(task: Task) -> bool:
+    """Whether the scheduler of a task says that this run of it has ended; false when it is silent."""
+    try:
+        return named(task.scheduler).has_ended(task)
+    except OptionsError:
+        return False
+
+
+def label_of(name: str) -> str:
+    """What people call the scheduler of that name, also where it is not installed."""
+    try:
+        return named(name).label
+    except OptionsError:
+        return name
+
+
+def name_of(launch: Launch) -> str | None:
+    """The name of the scheduler that runs a launch; None for one that no scheduler runs."""
+    found = launch.record.get("scheduler")
+    return str(found) if found else Slurm.name if Slurm.name in launch.record else None
+
+
+def of(launch: Launch) -> Scheduler | None:
+    """The scheduler that runs a launch; None for one that no scheduler runs. Raises OptionsError."""
+    name = name_of(launch)
+    return None if name is None else named(name)

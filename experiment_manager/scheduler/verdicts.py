@@ -1,0 +1,285 @@
+"""What became of the jobs of a launch: decided from what is on disk and what a scheduler says. Pure: nothing is asked,
+and nothing is written here.
+
+What a supervisor has recorded is never overridden, but for CANCELLED and NODE_FAIL that it has marked as "ask the
+scheduler". Unknown is not failed: where nobody could be asked, or the scheduler has not caught up, jobs stay what they
+were.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
+from experiment_manager.scheduler.query import ArrayReport
+from experiment_manager.scheduler.submissions import LaunchedArray
+from experiment_manager.store.states import StateTable, is_to_be_asked_about, scheduler_in, task_in
+
+CATCHES_UP_S: Final = 60.0
+"""How long after a submission a scheduler's history may know nothing of a task yet (0.2 to 4.4 s measured on SLURM)."""
+
+_LAST_KNOWN: Final = "as last known"
+_MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED)
+"""A scheduler may start such a job again, or know better what became of it: its record tells."""
+
+
+class Waits(NamedTuple):
+    """The scheduler has the job, and it has not begun, or not begun again."""
+
+    job_id: JobId
+    reason: str  # the scheduler's word, as far as there is one
+    task: str | None = None  # as its commands name it: 12_7; None: it was not seen there
+
+
+class Runs(NamedTuple):
+    """The attempt that counts as RUNNING does, or may well do so: nobody is to end it by hand."""
+
+    job_id: JobId
+    word: str
+    task: str | None = None
+
+
+class NeverBegan(NamedTuple):
+    """The task of a job has ended, or was taken away, before the attempt of this number began."""
+
+    job_id: JobId
+    number: int
+    state: State
+    record: Mapping[str, Any]
+    about: Mapping[str, Any] = {}
+
+
+class Ended(NamedTuple):
+    """The attempt that counts as RUNNING runs no more, as the scheduler says."""
+
+    job_id: JobId
+    number: int
+    state: State
+    record: Mapping[str, Any]
+
+
+class Amended(NamedTuple):
+    """The scheduler knows better how an attempt ended, and was to be asked."""
+
+    job_id: JobId
+    number: int
+    state: State
+    record: Mapping[str, Any]
+
+
+Verdict = Waits | Runs | NeverBegan | Ended | Amended
+
+
+class LaunchVerdicts(NamedTuple):
+    """The verdicts about one launch, and whether its scheduler may have more to say about it later."""
+
+    verdicts: Sequence[Verdict]
+    is_open: bool
+
+
+class TrackedLaunch(NamedTuple):
+    """A launch, as far as verdicts need it."""
+
+    number: str
+    label: str  # the scheduler's name in words
+    arrays: Sequence[LaunchedArray]
+    planned: Mapping[int, int]  # job -> the number of its first attempt in this launch
+    submitted: Mapping[str, float]  # by name, when the arrays were submitted that are known to be
+    seen: Callable[[str, int], bool]  # whether a task, by name and index, was seen at the scheduler
+    is_ours: bool  # whether the scheduler would surely tell us of its jobs: a cluster may show people only their own
+
+
+class Disk(NamedTuple):
+    """What lies on disk about attempts; only what a verdict needs is read."""
+
+    table: StateTable
+    anchor: Callable[[int, int], Mapping[str, Any]]
+    end: Callable[[int, int], Mapping[str, Any]]
+    end_in_log: Callable[[str], State | None]  # by the name of a task: how its log says that it was ended
+    last_words: Callable[[str], str]  # the last line in it that is not the scheduler's
+
+
+def verdicts(
+    launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport] | None, now: float
+) -> LaunchVerdicts:
+    """What became of the jobs of a launch. `reports` is what its scheduler says about its arrays; None: it could not be
+    asked. `now` is in seconds since the epoch."""
+    return _Decision(launch, disk, reports, now).made()
+
+
+def comes_back(state: State, end: Mapping[str, Any]) -> bool:
+    """Whether a scheduler is expected to start a job again that has ended so, as long as it has its task."""
+    is_requeued = state is State.TIMEOUT and bool(end.get("requeued"))
+    return is_requeued or state in (State.PREEMPTED, State.NODE_FAIL)
+
+
+def may_come_back(disk: Disk, last: Attempt) -> bool:
+    """The same of the last attempt of a job, whose record is read only where it matters."""
+    return last.state in _MAY_COME_BACK and comes_back(last.state, disk.end(last.job_id, last.number))
+
+
+class _Decision:
+    def __init__(
+        self, launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport] | None, now: float
+    ) -> None:
+        self._launch, self._disk, self._reports, self._now = launch, disk, reports, now
+        self._found: list[Verdict] = []
+        self._is_open = False
+
+    def made(self) -> LaunchVerdicts:
+        for array in self._launch.arrays:
+            report = self._reports[array.name] if self._reports is not None else None
+            for index, jobs in array.tasks():
+                for job_id in jobs:
+                    self._decide(array, index, JobId(job_id), report)
+        return LaunchVerdicts(self._found, self._is_open)
+
+    def _decide(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
+        last = self._disk.table.last(job_id)
+        if last.number < self._launch.planned[job_id]:
+            self._not_begun(array, index, job_id, report)
+        elif last.state is State.RUNNING:
+            self._runs(index, job_id, last.number, report)
+        elif last.state is not State.COMPLETED:
+            self._ended(index, job_id, last, report)
+
+    def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
+        """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""
+        submitted = self._submitted_at(array, index)
+        active = report.active(index) if report is not None else None
+        run = report.last_run(index) if report is not None else None
+        if active is not None:
+            self._waits(job_id, active, index, active.reason if active.phase is Phase.WAITING else "starting")
+        elif run is not None and run.end is not None:
+            self._died(job_id, run, run.end)
+        elif submitted is None:
+            self._is_open = True  # nobody has submitted it yet
+        elif report is None or not (report.knows_anything() or self._launch.is_ours):
+            self._waits_unseen(job_id, _LAST_KNOWN)
+        elif run is not None or self._now - submitted < CATCHES_UP_S:
+            self._waits_unseen(job_id, "submitted")
+        else:
+            self._vanished(array, job_id, report)
+
+    def _submitted_at(self, array: LaunchedArray, index: int) -> float | None:
+        """When a task was submitted, as far as we know or have seen it; None when it was not."""
+        if array.name in self._launch.submitted:
+            return self._launch.submitted[array.name]
+        return 0.0 if self._launch.seen(array.name, index) else None
+
+    def _waits(self, job_id: JobId, row: QueueRow, index: int, reason: str) -> None:
+        self._is_open = True
+        self._found.append(Waits(job_id, reason, row.names_task(index)))
+
+    def _waits_unseen(self, job_id: JobId, reason: str) -> None:
+        self._is_open = True
+        self._found.append(Waits(job_id, reason))
+
+    def _vanished(self, array: LaunchedArray, job_id: JobId, report: ArrayReport) -> None:
+        """Neither the queue nor the history knows a task that was submitted.
+
+        On SLURM a task that is cancelled out of a pending array leaves no trace (measured); nothing else does that
+        where there is a history.
+        """
+        state, reason = State.CANCELLED, f"taken out of the array {array.name} before it began"
+        if not report.has_history:
+            state, reason = State.LOST, f"it had not begun, and {self._forgotten}"
+        self._found.append(NeverBegan(job_id, self._launch.planned[job_id], state, {"reason": reason}))
+
+    @property
+    def _forgotten(self) -> str:
+        return f"{self._launch.label} has it no more and cannot tell what became of it"
+
+    def _died(self, job_id: JobId, run: Run, state: State) -> None:
+        """The task ended before the job began."""
+        words = f"{self._words(run)} before the job began"
+        if state is State.COMPLETED:
+            state, words = State.LOST, f"{self._launch.label} says COMPLETED, but the job has not begun"
+        said = self._disk.last_words(run.task)
+        record = {"reason": f"{words}: {said}" if said else words, "slurm_state": run.word}
+        number = self._launch.planned[job_id]
+        self._found.append(NeverBegan(job_id, number, state, record, {"slurm_task": run.task}))
+
+    def _words(self, run: Run) -> str:
+        """`SLURM: FAILED, exit code 1 on n1`."""
+        code = f", signal {run.signal}" if run.signal else f", exit code {run.exit_code}" if run.exit_code else ""
+        node = f" on {run.node}" if run.node else ""
+        return f"{self._launch.label}: {run.word}{code}{node}"
+
+    def _runs(self, index: int, job_id: JobId, number: int, report: ArrayReport | None) -> None:
+        """An attempt that counts as RUNNING runs, or the scheduler tells how it ended."""
+        anchor = self._disk.anchor(job_id, number)
+        if anchor.get("launch") != self._launch.number or not scheduler_in(anchor):
+            self._is_open = self._is_open or (report is not None and report.active(index) is not None)
+            return
+        self._is_open = True
+        if report is None:
+            self._found.append(Runs(job_id, _LAST_KNOWN))
+            return
+        task = task_in(anchor)
+        active = report.active(index, str(task and (task.array or task.id)))
+        if active is not None and active.phase is not Phase.WAITING:
+            self._found.append(Runs(job_id, active.word.lower(), active.names_task(index)))
+            return
+        end = self._end_of(index, anchor, report)
+        if end is None and active is None:
+            return  # the history has not caught up
+        state, reason = end or (State.NODE_FAIL, f"{self._launch.label} has put its task back into the queue")
+        about: dict[str, Any] = {"reason": reason, **({} if end else {"ask_scheduler": True})}
+        self._found.append(Ended(job_id, number, state, about))
+        if active is not None:
+            self._waits(job_id, active, index, active.reason)
+
+    def _end_of(self, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> tuple[State, str] | None:
+        """How the scheduler says that a run of a task ended; None while it does not say."""
+        task = task_in(anchor)
+        array, restart = str(task and (task.array or task.id)), task.restart if task is not None else 0
+        run = report.run(array, index, restart, float(anchor.get("start") or 0.0))
+        if run is None and report.has_history:
+            return None
+        if run is None:
+            found = self._disk.end_in_log(str(task and task.name))
+            words = f"{self._launch.label} says {found} in the task's log"
+            return (found, words) if found else (State.LOST, self._forgotten)
+        if run.end is State.OUT_OF_MEMORY:
+            return State.OUT_OF_MEMORY, f"{self._launch.label}: out of memory"
+        if run.end is State.COMPLETED:
+            return State.LOST, f"{self._launch.label} says COMPLETED, but the attempt has recorded no end"
+        return None if run.end is None else (run.end, self._words(run))
+
+    def _ended(self, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None) -> None:
+        """QUEUED when it is going to run again; CANCELLED and NODE_FAIL may turn out to be something else."""
+        active = report.active(index) if report is not None else None
+        if active is None and last.state not in _MAY_COME_BACK:
+            return  # nothing more is to be said of it, and its record need not be read
+        end = self._disk.end(job_id, last.number)
+        returns = comes_back(last.state, end)
+        if active is not None:
+            self._is_open = True
+            starts_again = active.start is not None and active.start > float(end.get("end") or 0)
+            if active.phase is Phase.WAITING:
+                self._waits(job_id, active, index, active.reason)
+            elif active.phase is Phase.RUNNING and starts_again:
+                self._waits(job_id, active, index, "starting again")
+            elif returns:  # it has not been put back yet
+                self._waits(job_id, active, index, active.word.lower())
+        elif report is None and returns and self._is_of_this_launch(job_id, last.number):
+            self._waits_unseen(job_id, _LAST_KNOWN)
+        if is_to_be_asked_about(end) and self._is_of_this_launch(job_id, last.number):
+            self._amend(index, job_id, last.number, end, report)
+
+    def _is_of_this_launch(self, job_id: JobId, number: int) -> bool:
+        return self._disk.anchor(job_id, number).get("launch") == self._launch.number
+
+    def _amend(
+        self, index: int, job_id: JobId, number: int, end: Mapping[str, Any], report: ArrayReport | None
+    ) -> None:
+        answer = self._end_of(index, self._disk.anchor(job_id, number), report) if report is not None else None
+        if answer is None:
+            self._is_open = True
+            return
+        state, reason = answer
+        kept = {key: value for key, value in end.items() if key not in ("ask_scheduler", "ask_slurm", "state")}
+        if state in (State.LOST, State.FAILED):  # the scheduler knows no better than the supervisor
+            state, reason = State(end["state"]), str(kept.get("reason"))
+        self._found.append(Amended(job_id, number, state, {**kept, "reason": reason}))

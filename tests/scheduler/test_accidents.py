@@ -1,0 +1,146 @@
+"""What people are told, and what runs, when a scheduler refuses, stalls, forgets, repeats itself or loses jobs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager.errors import SchedulerError
+from experiment_manager.scheduler import schedulers
+from experiment_manager.testing import Jobs
+from tests.scheduler.file_scheduler import FileScheduler
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    found = Jobs(FileScheduler(), tmp_path / "home", {}, 60.0)
+    yield found
+    wrong()
+    for array, about in FileScheduler()._arrays():
+        for index in range(len(about["jobs"])):
+            FileScheduler().order(array, index, "CANCELLED")
+
+
+def wrong(**faults: Any) -> None:
+    """From now on the scheduler does these things wrong, and no others."""
+    (FileScheduler().root / "faults.json").write_text(json.dumps(faults))
+
+
+def order(jobs: Jobs, job_id: int, word: str, attempt: int = 1) -> None:
+    task = jobs.task(job_id, attempt)
+    FileScheduler().order(str(task.array), task.array_index or 0, word)
+
+
+def begun(jobs: Jobs, *configurations: dict[str, Any], **options: Any) -> Jobs:
+    """Jobs that last until they are let go, and have begun."""
+    jobs.make(*(configurations or ({"seconds": 60.0},)), **options).submit()
+    jobs.wait_until(lambda: all(jobs.has_begun(job_id) for job_id in range(len(configurations) or 1)))
+    return jobs
+
+
+def test_refused(jobs: Jobs) -> None:
+    """Nothing is handed over, and the scheduler's words are what people read; the same command submits later."""
+    jobs.make({})
+    wrong(refuses="no more today")
+    with pytest.raises(SchedulerError, match="refused: no more today"):
+        jobs.submit()
+    assert {0: "PENDING"} == jobs.states()
+    wrong()
+    jobs.submit()
+    jobs.wait_for("COMPLETED")
+
+
+def test_accepted_and_not_answered(jobs: Jobs) -> None:
+    """A submission that seems to have failed, and was taken, is found by its name: nothing runs twice."""
+    jobs.make({"seconds": 60.0})
+    wrong(times_out_after_accepting=True)
+    (array,) = jobs.submit()
+    wrong()
+    assert [(array.slurm_id, False)] == [(again.slurm_id, again.is_new) for again in jobs.submit()]
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")
+    assert {0: ["COMPLETED"]} == jobs.attempts()
+    assert ["1"] == [array for array, _ in FileScheduler()._arrays()]
+
+
+def test_stalls(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
+    """A scheduler that does not answer is no reason to call anything ended, waiting or failed: people are told."""
+    begun(jobs, {"seconds": 60.0}, {"seconds": 60.0})
+    wrong(stalls=True)
+    assert {0: "RUNNING", 1: "RUNNING"} == jobs.states()
+    assert "the file scheduler cannot be asked: no answer from the queue" in capfd.readouterr().err
+    with pytest.raises(SchedulerError, match="no answer"):
+        jobs.cancel(0)
+    wrong()
+    jobs.end(0)
+    jobs.end(1)
+    jobs.wait_for("COMPLETED", "COMPLETED")
+
+
+def test_answers_twice(jobs: Jobs) -> None:
+    """Rows that come twice are one task."""
+    begun(jobs, {"seconds": 60.0}, {"seconds": 60.0}, array_parallelism=2)
+    wrong(answers_twice=True)
+    assert {0: "RUNNING", 1: "RUNNING"} == jobs.states()
+    assert [1] == jobs.cancel(1)
+    jobs.wait_for("RUNNING", "CANCELLED")
+    jobs.end(0)
+    jobs.wait_for("COMPLETED", "CANCELLED")
+
+
+def test_forgets_what_runs(jobs: Jobs) -> None:
+    """What the queue and the history have forgotten while it runs is not called ended, and ends as it does."""
+    begun(jobs)
+    (name,) = [about["name"] for _, about in FileScheduler()._arrays()]
+    wrong(forgets=[name])
+    assert {0: "RUNNING"} == jobs.states()
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")
+
+
+def test_killed_at_the_limit(jobs: Jobs) -> None:
+    """A job that its scheduler ends at the time limit is a TIMEOUT."""
+    begun(jobs)
+    order(jobs, 0, "TIMEOUT")
+    jobs.wait_for("TIMEOUT")
+    assert {0: ["TIMEOUT"]} == jobs.attempts()
+
+
+@pytest.mark.parametrize("has_history", [True, False])
+def test_loses_a_node(jobs: Jobs, has_history: bool) -> None:
+    """With the node the supervisor is gone and has recorded nothing: NODE_FAIL, and the job runs again as its next
+    attempt, since the scheduler starts it again."""
+    begun(jobs)
+    wrong(no_history=not has_history)
+    order(jobs, 0, "NODE_FAIL")
+    jobs.wait_until(lambda: jobs.has_begun(0, attempt=2))
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")
+    assert {0: ["NODE_FAIL", "COMPLETED"]} == jobs.attempts()
+    assert [0, 1] == [jobs.task(0, attempt).restart for attempt in (1, 2)]
+
+
+def test_preempts(jobs: Jobs) -> None:
+    """A job that is preempted waits again, and goes on as its next attempt."""
+    begun(jobs)
+    order(jobs, 0, "PREEMPTED")
+    jobs.wait_until(lambda: jobs.has_begun(0, attempt=2))
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")
+    assert {0: ["PREEMPTED", "COMPLETED"]} == jobs.attempts()
+
+
+def test_not_installed(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where the package of a scheduler is missing, its jobs are shown as last known, and people are told what to do."""
+    begun(jobs)
+    with monkeypatch.context() as patch:
+        patch.setattr(schedulers, "ENTRY_POINTS", "nothing.of.that.name")
+        schedulers.named.cache_clear()
+        assert {0: "RUNNING"} == jobs.states()
+        assert "there is no scheduler 'file' here; install the package" in capfd.readouterr().err
+    schedulers.named.cache_clear()
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")

@@ -1,0 +1,277 @@
+"""What became of jobs, decided from every mixture of states, queue, history and time. Nothing here touches a disk."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiment_manager.model.ids import RangeSet
+from experiment_manager.model.records import ENDED, JobId, State, Task
+from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
+from experiment_manager.scheduler.query import ArrayReport, reports
+from experiment_manager.scheduler.slurm.parse import final_state, is_active, phase
+from experiment_manager.scheduler.submissions import LaunchedArray
+from experiment_manager.scheduler.verdicts import (
+    CATCHES_UP_S,
+    Amended,
+    Disk,
+    Ended,
+    LaunchVerdicts,
+    NeverBegan,
+    Runs,
+    TrackedLaunch,
+    Waits,
+    verdicts,
+)
+from experiment_manager.store.states import StateTable
+
+NOW = 10_000.0
+N_JOBS = 4
+NAME, ARRAY, LAUNCH = "e-abc", "12", "0001"
+
+Attempts = dict[int, dict[int, State]]
+
+
+class World:
+    """A launch of four jobs, what is on disk about them, and what their scheduler says."""
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        *,
+        ends: Mapping[tuple[int, int], Mapping[str, Any]] = {},
+        rows: list[QueueRow] | None = None,
+        runs: list[Run] | None = None,
+        submitted: float | None = NOW - 1000,
+        planned: int = 1,
+        log: str = "",
+        launch_of: Mapping[tuple[int, int], str] = {},
+    ) -> None:
+        self.attempts, self.ends = attempts, {key: dict(end) for key, end in ends.items()}
+        self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
+        array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), 1, True, None)
+        self.launch = TrackedLaunch(
+            number=LAUNCH,
+            label="SLURM",
+            arrays=[array],
+            planned=dict.fromkeys(range(N_JOBS), planned),
+            submitted={} if submitted is None else {NAME: submitted},
+            seen=lambda _name, _index: False,
+            is_ours=True,
+        )
+
+    def anchor(self, job_id: int, number: int) -> Mapping[str, Any]:
+        launch = self.launch_of.get((job_id, number), LAUNCH)
+        task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1)
+        return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, "task": task._asdict()}
+
+    def decided(self, now: float = NOW) -> LaunchVerdicts:
+        attempts = {JobId(job_id): dict(numbers) for job_id, numbers in self.attempts.items()}
+        disk = Disk(
+            table=StateTable(attempts, ()),
+            anchor=self.anchor,
+            end=lambda job_id, number: self.ends.get((job_id, number), {}),
+            end_in_log=lambda _task: State.TIMEOUT if "TIME LIMIT" in self.log else None,
+            last_words=lambda _task: self.log,
+        )
+        found: Mapping[str, ArrayReport] | None = None
+        if self.rows is not None:
+            found = reports([NAME], self.rows, self.runs)
+        return verdicts(self.launch, disk, found, now)
+
+    def apply(self, decided: LaunchVerdicts) -> None:
+        """What `reconcile` writes, into this world."""
+        for verdict in decided.verdicts:
+            if isinstance(verdict, NeverBegan | Ended | Amended):
+                self.attempts.setdefault(verdict.job_id, {})[verdict.number] = verdict.state
+                self.ends[verdict.job_id, verdict.number] = {**verdict.record, "state": verdict.state}
+
+
+def row(index: int, word: str, *, reason: str = "None", start: float | None = None, array: str = ARRAY) -> QueueRow:
+    end = None if is_active(word) else final_state(word)
+    return QueueRow(NAME, array, RangeSet([range(index, index + 1)]), phase(word), end, word, reason, start, "alice")
+
+
+def run(index: int, word: str, *, end_time: float | None = NOW - 10, exit_code: int = 0) -> Run:
+    return Run(NAME, ARRAY, index, None, final_state(word), word, exit_code, 0, NOW - 500, end_time, "n1")
+
+
+# ---------------------------------------------------------------- properties
+
+WORDS = (
+    "PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "COMPLETED", "FAILED",
+    "TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "SOMETHING_NEW",
+)  # fmt: skip
+STATES = st.sampled_from([State.RUNNING, *sorted(ENDED)])
+MOMENTS = st.sampled_from([None, NOW - 2000, NOW - 400, NOW - 5])
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    attempts: Attempts = {}
+    for job_id in range(N_JOBS):
+        n_attempts = draw(st.integers(0, 2))
+        if n_attempts:
+            ended = {number: draw(st.sampled_from(sorted(ENDED))) for number in range(1, n_attempts)}
+            attempts[job_id] = {**ended, n_attempts: draw(STATES)}
+    ends = {
+        (job_id, number): {
+            "state": state,
+            "reason": "as recorded",
+            "end": NOW - 100,
+            **({"ask_scheduler": True} if draw(st.booleans()) and state in (State.CANCELLED, State.NODE_FAIL) else {}),
+            **({"requeued": True} if draw(st.booleans()) else {}),
+        }
+        for job_id, numbers in attempts.items()
+        for number, state in numbers.items()
+        if state is not State.RUNNING
+    }
+    rows = draw(
+        st.none()
+        | st.lists(st.builds(row, st.integers(0, N_JOBS - 1), st.sampled_from(WORDS), start=MOMENTS), max_size=5)
+    )
+    runs = draw(
+        st.none()
+        | st.lists(st.builds(run, st.integers(0, N_JOBS - 1), st.sampled_from(WORDS), end_time=MOMENTS), max_size=6)
+    )
+    submitted = draw(st.sampled_from([None, NOW - 5, NOW - 1000]))
+    return World(attempts, ends=ends, rows=rows, runs=runs, submitted=submitted, planned=draw(st.integers(1, 2)))
+
+
+@given(worlds())
+def test_what_is_recorded_as_ended_stays(world: World) -> None:
+    """No verdict changes an attempt that has ended, unless its record says that the scheduler is to be asked."""
+    for verdict in world.decided().verdicts:
+        if isinstance(verdict, NeverBegan | Ended):
+            assert world.attempts.get(verdict.job_id, {}).get(verdict.number, State.RUNNING) is State.RUNNING
+        if isinstance(verdict, Amended):
+            assert world.ends[verdict.job_id, verdict.number].get("ask_scheduler")
+
+
+@given(worlds())
+def test_unknown_is_not_failed(world: World) -> None:
+    """Where the scheduler could not be asked, nothing ends, and the launch is asked about again."""
+    world.rows = None
+    decided = world.decided()
+    assert not [verdict for verdict in decided.verdicts if isinstance(verdict, NeverBegan | Ended | Amended)]
+    if any(State.RUNNING in numbers.values() for numbers in world.attempts.values()):
+        running = [job_id for job_id, numbers in world.attempts.items() if numbers[max(numbers)] is State.RUNNING]
+        assert decided.is_open or all(max(world.attempts[job_id]) < world.launch.planned[job_id] for job_id in running)
+
+
+@given(worlds())
+def test_two_readers_agree(world: World) -> None:
+    """The same facts have the same verdicts."""
+    assert world.decided() == world.decided()
+
+
+@given(worlds())
+def test_applied_twice_nothing_changes(world: World) -> None:
+    """What has been recorded is not found out again: a second look ends nothing more, and amends nothing else."""
+    world.apply(world.decided())
+    before = {job_id: dict(numbers) for job_id, numbers in world.attempts.items()}
+    world.apply(world.decided())
+    assert before == world.attempts
+
+
+@given(worlds())
+def test_a_job_is_in_one_place(world: World) -> None:
+    """No job both runs and waits, and each has at most one verdict of a kind."""
+    found = world.decided().verdicts
+    waits = [verdict.job_id for verdict in found if isinstance(verdict, Waits)]
+    runs = [verdict.job_id for verdict in found if isinstance(verdict, Runs)]
+    ends = [verdict.job_id for verdict in found if isinstance(verdict, NeverBegan | Ended | Amended)]
+    assert not set(waits) & set(runs)
+    for ids in (waits, runs, ends):
+        assert len(set(ids)) == len(ids)
+
+
+@given(worlds())
+def test_completed_is_left_alone(world: World) -> None:
+    """A job whose last attempt of this launch has completed has no verdict at all."""
+    for verdict in world.decided().verdicts:
+        numbers = world.attempts.get(verdict.job_id, {})
+        newest = max(numbers, default=0)
+        assert newest < world.launch.planned[verdict.job_id] or numbers[newest] is not State.COMPLETED
+
+
+# ---------------------------------------------------------------- cases
+
+
+def states_of(world: World, now: float = NOW) -> list[tuple[str, Any]]:
+    """The kind of each verdict, and what it says."""
+    told = []
+    for verdict in world.decided(now).verdicts:
+        said = verdict.reason if isinstance(verdict, Waits) else verdict.word if isinstance(verdict, Runs) else None
+        told.append((type(verdict).__name__, said or verdict.state))  # type: ignore[union-attr]
+    return told
+
+
+CASES: list[tuple[str, World, list[tuple[str, Any]]]] = [
+    ("waits in the queue", World({}, rows=[row(0, "PENDING", reason="Resources")], submitted=None),
+     [("Waits", "Resources")]),
+    ("is being started", World({}, rows=[row(0, "COMPLETING")], submitted=None), [("Waits", "starting")]),
+    ("not submitted", World({}, rows=[], runs=[], submitted=None), []),
+    ("just submitted", World({}, rows=[], runs=[], submitted=NOW - 5), [("Waits", "submitted")] * N_JOBS),
+    ("taken out of the array", World({}, rows=[], runs=[]), [("NeverBegan", State.CANCELLED)] * N_JOBS),
+    ("forgotten, without a history", World({}, rows=[], runs=None), [("NeverBegan", State.LOST)] * N_JOBS),
+    ("ended before the job began", World({}, rows=[], runs=[run(0, "FAILED", exit_code=127)], submitted=None),
+     [("NeverBegan", State.FAILED)]),
+    ("completed, and the job never began", World({}, rows=[], runs=[run(1, "COMPLETED")], submitted=None),
+     [("NeverBegan", State.LOST)]),
+    ("runs", World({0: {1: State.RUNNING}}, rows=[row(0, "RUNNING")], submitted=None), [("Runs", "running")]),
+    ("runs, as last known", World({0: {1: State.RUNNING}}, submitted=None), [("Runs", "as last known")]),
+    ("killed at its limit", World({0: {1: State.RUNNING}}, rows=[], runs=[run(0, "TIMEOUT")], submitted=None),
+     [("Ended", State.TIMEOUT)]),
+    ("history has not caught up", World({0: {1: State.RUNNING}}, rows=[], runs=[], submitted=None), []),
+    ("put back", World({0: {1: State.RUNNING}}, rows=[row(0, "PENDING", reason="BeginTime")], runs=[], submitted=None),
+     [("Ended", State.NODE_FAIL), ("Waits", "BeginTime")]),
+    ("without a history, by its log",
+     World({0: {1: State.RUNNING}}, rows=[], runs=None, log="DUE TO TIME LIMIT", submitted=None),
+     [("Ended", State.TIMEOUT)]),
+    ("without a history and a log", World({0: {1: State.RUNNING}}, rows=[], runs=None, submitted=None),
+     [("Ended", State.LOST)]),
+    ("completed, and recorded no end",
+     World({0: {1: State.RUNNING}}, rows=[], runs=[run(0, "COMPLETED")], submitted=None), [("Ended", State.LOST)]),
+    ("preempted, and will start again",
+     World({0: {1: State.PREEMPTED}}, ends={(0, 1): {"end": NOW - 50}}, rows=[row(0, "REQUEUED")], submitted=None),
+     [("Waits", "None")]),
+    ("cancelled, in truth by the limit",
+     World({0: {1: State.CANCELLED}}, ends={(0, 1): {"state": "CANCELLED", "ask_scheduler": True}}, rows=[],
+           runs=[run(0, "TIMEOUT")], submitted=None), [("Amended", State.TIMEOUT)]),
+    ("the same, as 0.1 wrote it",
+     World({0: {1: State.CANCELLED}}, ends={(0, 1): {"state": "CANCELLED", "ask_slurm": True}}, rows=[],
+           runs=[run(0, "TIMEOUT")], submitted=None), [("Amended", State.TIMEOUT)]),
+    ("an attempt of another launch",
+     World({0: {1: State.RUNNING}}, rows=[], runs=[run(0, "TIMEOUT")], submitted=None, launch_of={(0, 1): "0007"}), []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("world", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_cases(world: World, expected: list[tuple[str, Any]]) -> None:
+    """What is decided in each situation that was seen on real clusters."""
+    assert expected == states_of(world)
+
+
+def test_the_history_is_given_time() -> None:
+    """A task that nobody knows counts as submitted for a minute, and only then as taken out of the array."""
+    world = World({}, rows=[], runs=[], submitted=NOW)
+    assert ("Waits", "submitted") == states_of(world, NOW + CATCHES_UP_S - 1)[0]
+    assert ("NeverBegan", State.CANCELLED) == states_of(world, NOW + CATCHES_UP_S + 1)[0]
+
+
+JOB_STATE_CODES = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "CONFIGURING", "COMPLETING", "DEADLINE", "FAILED", "LAUNCH_FAILED",
+    "NODE_FAIL", "OUT_OF_MEMORY", "PENDING", "POWER_UP_NODE", "PREEMPTED", "RECONFIG_FAIL", "RESV_DEL_HOLD",
+    "REQUEUE_FED", "REQUEUE_HOLD", "REQUEUED", "RESIZING", "REVOKED", "RUNNING", "SIGNALING", "SPECIAL_EXIT",
+    "STAGE_OUT", "STOPPED", "SUSPENDED", "TIMEOUT", "UPDATE_DB",
+)  # fmt: skip
+"""All of SLURM's manual, https://slurm.schedmd.com/squeue.html#lbAG."""
+
+
+@pytest.mark.parametrize("word", JOB_STATE_CODES)
+def test_every_word_of_the_manual_has_a_phase(word: str) -> None:
+    """Each of SLURM's words is a phase, and it has an end exactly where the phase is that of something that ended."""
+    assert (phase(word) is Phase.ENDED) == (final_state(word) is not None and word != "REQUEUED")
