@@ -166,6 +166,7 @@ OPENS = {
     "execution.memory": "reads /proc and /sys",
     "execution.forkserver.program": "reads the program",
     "execution.signals": "reads /proc",
+    "testing": "makes the runner of its jobs, in a folder of the test",
     "text": "streams of this process, and /dev/null",
 }
 
