@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.conftest import Program
+from tests.conftest import Program, ProgramAfter
 
 STRUCTURED = """
 import os
@@ -156,9 +156,9 @@ def test_chdir_and_relative_experiment_path(program: Program) -> None:
     assert f'"{folder}/jobs/0"' in (folder / "jobs/0/result.1.json").read_text()
 
 
-def test_moved_experiment_still_runs(program: Program) -> None:
+def test_moved_experiment_still_runs(program_after: ProgramAfter) -> None:
     """An experiment's folder can be moved: its frozen configuration goes along."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     moved = program.home / "archive" / "renamed"
     moved.parent.mkdir()
     program.experiment.rename(moved)

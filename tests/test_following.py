@@ -22,7 +22,7 @@ from experiment_manager.analysis.tables import aggregate, order
 from experiment_manager.errors import ExperimentManagerError, JobRefused
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
-from tests.conftest import Prepared, Program, files_below, wait_until
+from tests.conftest import Prepared, Program, ProgramAfter, files_below, wait_until
 
 pytestmark = pytest.mark.xdist_group("following")  # what is prepared for several tests is prepared once
 
@@ -139,9 +139,11 @@ def test_following_all_ranks(program: Program) -> None:
     assert not [word for word in (b"begins", b"my own", b"an error") if word in rest]
 
 
-def test_following_asks_slurm_seldom_and_reads_to_the_end(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_asks_slurm_seldom_and_reads_to_the_end(
+    program_after: ProgramAfter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While nothing changes SLURM is asked ever more seldom; what is printed last, while it answers, is told, too."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     log = program.experiment / "jobs/0/stdout.1.log"
     now = [0.0]
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))

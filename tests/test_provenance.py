@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.store import provenance
-from tests.conftest import Program, clean_env
+from tests.conftest import Program, ProgramAfter, clean_env
 
 GIT = ("git", "-c", "user.name=me", "-c", "user.email=me@here", "-c", "commit.gpgsign=false")
 
@@ -58,11 +58,11 @@ def test_no_repository_no_commit(program: Program) -> None:
     assert ["0.1.COMPLETED"] == program.states()
 
 
-def test_python_packages_and_command_are_kept(program: Program) -> None:
+def test_python_packages_and_command_are_kept(program_after: ProgramAfter) -> None:
     """Versions are those that are installed; the command is the one that was typed."""
     from importlib.metadata import version
 
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     record = launch(program)
     assert sys.version.split()[0] == record["python"]
     packages = provenance.read_packages(str(program.experiment / "launches/0001/packages.txt"))

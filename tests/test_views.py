@@ -14,7 +14,7 @@ from experiment_manager.analysis.tables import aggregate, flat_aggregate
 from experiment_manager.cli.tables import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
-from tests.conftest import Program, clean_env
+from tests.conftest import Program, ProgramAfter, clean_env
 
 
 def row(seed: int, result: dict[str, Any], state: str = "COMPLETED", **variables: Any) -> dict[str, Any]:
@@ -103,9 +103,9 @@ def test_failed_repetition_does_not_hide_the_result(program: Program) -> None:
     assert ("FAILED", 2, {"result": 4.5}) == (found["state"], found["attempt"], found["result"])
 
 
-def test_result_that_cannot_be_read_is_named_and_skipped(program: Program) -> None:
+def test_result_that_cannot_be_read_is_named_and_skipped(program_after: ProgramAfter) -> None:
     """One broken file does not blind the whole table."""
-    program.sweep("seed=1,2")
+    program = program_after("seed=1,2")
     (program.experiment / "jobs/0/result.1.json").write_text('{"result": {"$tuple": 5}}')
     done = program.tool("results", "--json")
     assert done.returncode == 3
@@ -113,9 +113,9 @@ def test_result_that_cannot_be_read_is_named_and_skipped(program: Program) -> No
     assert [{}, {"result": 3.0}] == [row["result"] for row in json.loads(done.stdout)]
 
 
-def test_run_on_a_host_that_cannot_be_asked(program: Program) -> None:
+def test_run_on_a_host_that_cannot_be_asked(program_after: ProgramAfter) -> None:
     """RUNNING on another host is not called failed, and `status` says where it runs and that nobody here can know."""
-    program.sweep("seed=1")
+    program = program_after("seed=1")
     anchor = program.experiment / "states" / "0.1"
     (program.experiment / "states/0.1.COMPLETED").rename(program.experiment / "states/0.1.RUNNING")
     text = anchor.read_text().replace(f'"host": "{os.uname().nodename}"', '"host": "node17"')
