@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.execution import devices
-from experiment_manager.execution.forkserver.warm import Forking, WarmTask, hear_interrupts
+from experiment_manager.execution.forkserver.client import ForkServer
+from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.model.records import Launch, State
 from experiment_manager.progress import JobLines
 from experiment_manager.store.documents import END, load_end, read_optional
@@ -24,7 +25,7 @@ from experiment_manager.store.states import States
 from experiment_manager.text import counted, tell_once
 
 START_METHODS: Final = ("spawn", "forkserver")
-"""How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with all imports."""
+"""How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with their libraries."""
 
 _POLL_S: Final = 0.02
 
@@ -36,6 +37,7 @@ class JobEnd(NamedTuple):
     attempt: int
     state: State | None
     reason: str | None
+    seconds: float = 0.0  # from the start of its supervisor to its end
 
 
 class Interrupted(Exception):
@@ -46,9 +48,21 @@ class Interrupted(Exception):
         self.number, self.ran = number, ran
 
 
+class _Process(Protocol):
+    """A supervisor that was started or forked, as `Popen` has it."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+
+
 class _Running(NamedTuple):
     job_id: int
-    process: "subprocess.Popen[bytes] | WarmTask"
+    process: _Process
     log: str
     started: float
     gpus: tuple[int, ...]  # places among those that are visible here
@@ -91,7 +105,7 @@ def check_gpus_per_job(gpus_per_job: float | None) -> None:
 
 
 class Pool:
-    """One launch, run here. With `forking` its jobs are forked where they can be."""
+    """One launch, run here. With `forkserver` its jobs are forked where they can be."""
 
     def __init__(
         self,
@@ -100,11 +114,11 @@ class Pool:
         *,
         n_jobs: int,
         texts: Mapping[int, str],
-        forking: Forking | None = None,
+        forkserver: ForkServer | None = None,
         gpus_per_job: float | None = None,
     ) -> None:
         """`gpus_per_job` as in `check_gpus_per_job`; None: the visible GPUs, divided by the jobs that run at once."""
-        self._folder, self._launch, self._texts, self._forking = folder, launch, texts, forking
+        self._folder, self._launch, self._texts, self._forkserver = folder, launch, texts, forkserver
         self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
         self._gpus_per_job = gpus_per_job
         self._states = States(folder)
@@ -122,8 +136,8 @@ class Pool:
             tell_once(f"{dealer.words} (hydra.launcher.gpus_per_job)")
         with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
             try:
-                if self._forking is not None:
-                    self._forking.prepare(self._folder, self._launch, ids)
+                if self._forkserver is not None:
+                    self._forkserver.prepare(self._folder, self._launch, ids)
                 while running or ((waiting or unsettled) and interrupts.first is None):
                     for _ in range(interrupts.news()):
                         _tell_to_end(running)
@@ -141,7 +155,7 @@ class Pool:
                             dealer.take_back(gpus)
                             ran[job_id] = self._not_begun(job_id, error.strerror or str(error), lines)
                     for task in ended:
-                        if isinstance(task.process, WarmTask) and task.process.was_never_begun:
+                        if ForkServer.is_to_begin_again(task.process):
                             waiting.appendleft(task.job_id)
                         else:
                             unsettled.append(_Unsettled(task, Patience(), 0.0))
@@ -165,16 +179,14 @@ class Pool:
 
     def _can_begin(self, lines: JobLines) -> bool:
         """False while a fork server is still busy importing. Says so when there is none after all."""
-        if self._forking is None:
+        if self._forkserver is None:
             return True
-        if (why_not := self._forking.news()) is not None:
+        if (why_not := self._forkserver.news()) is not None:
             lines.say(f"every job starts its own interpreter, as with hydra.launcher.start_method=spawn: {why_not}")
-        return not self._forking.is_importing
+        return not self._forkserver.is_importing
 
     def _pause(self) -> None:
-        if self._forking is not None and self._forking.is_there:
-            self._forking.listen(_POLL_S)
-        else:
+        if self._forkserver is None or not self._forkserver.listen(_POLL_S):
             time.sleep(_POLL_S)
 
     def _not_begun(self, job_id: int, why: str, lines: JobLines) -> JobEnd:
@@ -185,8 +197,8 @@ class Pool:
     def _start(self, job_id: int, gpus: tuple[int, ...], variables: Mapping[str, str]) -> _Running:
         """The job's supervisor runs, with these environment variables beside ours. Raises OSError."""
         log = self._folder.join("launches", self._launch.number, f"job-{job_id}.log")
-        if self._forking is not None and self._forking.is_ready:
-            task = self._forking.begin(
+        if self._forkserver is not None and self._forkserver.is_ready:
+            task = self._forkserver.begin(
                 job_id, folder=self._folder.path, launch=self._launch.number, log=log, variables=variables
             )
             return _Running(job_id, task, log, time.monotonic(), gpus)
@@ -229,8 +241,8 @@ class Pool:
         return left
 
     def _settle(self, task: _Running, lines: JobLines) -> JobEnd:
-        if isinstance(task.process, WarmTask) and task.process.trouble is not None:
-            return self._not_begun(task.job_id, os.strerror(task.process.trouble), lines)
+        if (trouble := ForkServer.trouble(task.process)) is not None:
+            return self._not_begun(task.job_id, os.strerror(trouble), lines)
         attempt = self._states.settled(task.job_id)
         said = _tail(task.log)
         if said is None:
@@ -250,7 +262,7 @@ class Pool:
     def _ended(self, task: _Running, ran: JobEnd, lines: JobLines) -> JobEnd:
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
-        return ran
+        return ran._replace(seconds=seconds)
 
 
 def _tell_to_end(running: Sequence[_Running]) -> None:

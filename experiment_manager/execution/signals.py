@@ -57,6 +57,11 @@ def processes(is_meant: Callable[[int], bool]) -> list[int]:
     return [pid for pid in pids if is_meant(pid)]
 
 
+def hear_interrupts() -> None:
+    """Runs in a supervisor's process before it starts: a shell's `&` has INT ignored, by which we tell it to end."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler of its own for a signal; without one a warning would end it."""
     try:

@@ -40,7 +40,7 @@ class LocalPoolConf:
 
     _target_: str = f"{_PLUGINS}.launchers.LocalPoolLauncher"
     n_jobs: int = -1  # how many at a time; -1, as in joblib: one per processor that this process may use
-    start_method: str = "spawn"  # how jobs begin: each by itself, or forked from a process that has their imports
+    start_method: str = "spawn"  # how jobs begin: each by itself, or forked from a process that has their libraries
     gpus_per_job: float | None = (
         None  # 0.5, 1, 2; null: the visible ones over the jobs that run at once; 0: all for all
     )

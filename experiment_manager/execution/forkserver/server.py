@@ -1,7 +1,7 @@
-"""The process that a warm pool forks its jobs from: it has imported once what every job would import again.
+"""The process that jobs are forked from: it has imported once the libraries that every job would import again.
 
-It is started by `warm`, which is the pool's end of it. It forks a supervisor for each job, and the supervisor forks the
-job. The program is never run in the server itself, and there is only one thread.
+It is started by `client`, which is the pool's end of it. It forks a supervisor for each job, and the supervisor forks
+the job. The program is never run in the server itself, and there is only one thread.
 """
 
 import gc
@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from experiment_manager.execution.child import prepare
-from experiment_manager.execution.forkserver import fork_safety, forked, learning, program, randomness
-from experiment_manager.execution.forkserver.forked import BecomesJob, Ready
-from experiment_manager.execution.forkserver.warm import CHUNK, Talk
+from experiment_manager.execution.forkserver import job as forked
+from experiment_manager.execution.forkserver.client import CHUNK, Talk
+from experiment_manager.execution.forkserver.job import BecomesJob, Ready
+from experiment_manager.execution.forkserver.sharing import Arguments, Imports, unseeded_generators
 from experiment_manager.execution.refusal import told
 from experiment_manager.execution.signals import Heard, block, unblock
 from experiment_manager.execution.supervisor import supervise
@@ -27,9 +28,6 @@ from experiment_manager.store import processes
 from experiment_manager.store.files import appending
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import flush, tell_traceback
-
-_LESSONS: Final = 5
-"""From how many jobs the server learns: those of one sweep do not differ for ever."""
 
 
 def main() -> None:
@@ -48,19 +46,15 @@ def main() -> None:
         becomes = job
         becomes.__traceback__ = None
     sys.orig_argv[:] = becomes.command
-    before = learning.now() if server.lessons_left else None
-    try:
-        program.run(becomes.target, becomes.arguments)
-    finally:
-        if before is not None:
-            learning.leave(plan["lesson"], learning.since(before))
+    forked.run(becomes.target, becomes.arguments)
 
 
-def _prepare_interpreter(target: Sequence[str]) -> fork_safety.Arguments:
-    """Modules are found as in the program; returns what they see as arguments, which are not known yet."""
-    arguments = sys.argv = fork_safety.Arguments(["-m" if target[0] == "-m" else target[0]])
+def _prepare_interpreter(plan: Mapping[str, Any]) -> Arguments:
+    """Modules are found as in the program, and see the command line of a job; returns what they see as `sys.argv`."""
+    arguments = sys.argv = Arguments(plan["arguments"])
+    sys.orig_argv[:] = [*plan["command"], *plan["target"], *plan["arguments"][1:]]
     if not sys.flags.safe_path:
-        sys.path.insert(0, program.first_on_path(target))
+        sys.path.insert(0, forked.first_on_path(plan["target"]))
     return arguments
 
 
@@ -75,21 +69,19 @@ def _import(names: Sequence[str]) -> None:
 class _Server:
     def __init__(self, talk: Talk, plan: Mapping[str, Any]) -> None:
         """The modules are imported, and the pool is told whether it may send jobs; ends the process if not."""
-        self._talk, self._lesson = talk, plan["lesson"]
+        self._talk = talk
         self._jobs: dict[int, int] = {}  # supervisors that run: their pids, and what they run
-        self.lessons_left = _LESSONS
-        target = tuple(plan["target"])
-        arguments = _prepare_interpreter(target)
-        _import([name for name in randomness.LIBRARIES if name in plan["modules"]])
-        before = randomness.state()
-        _import([name for name in plan["modules"] if name != target[-1]])
-        if plan["warm_up"]:
-            where, _, function = plan["warm_up"].partition(":")
-            getattr(importlib.import_module(where), function)(plan["example"])
-        processes.dying_with_us()  # it imports what every supervisor needs
-        self._ready = Ready(tuple(plan["command"]), target, plan["cwd"], forked.handlers())
-        why_not = fork_safety.trouble(before, arguments)
-        sys.argv = arguments.copy()
+        arguments = _prepare_interpreter(plan)
+        with Imports(frozenset(plan["own"])) as imports:
+            _import(plan["modules"])
+            if plan["warm_up"]:
+                where, _, function = plan["warm_up"].partition(":")
+                getattr(importlib.import_module(where), function)(plan["arguments"][1:])
+            processes.dying_with_us()  # it imports what every supervisor needs
+        why_not = imports.trouble(arguments)
+        runs = tuple(plan["command"]), tuple(plan["target"]), plan["cwd"]
+        self._ready = Ready(*runs, forked.handlers(), unseeded_generators())
+        sys.argv = list(plan["arguments"])
         gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
         self._tell({"ready": why_not is None, "why_not": why_not})
         if why_not is not None:
@@ -108,7 +100,6 @@ class _Server:
             if self._woken in heard:
                 os.read(self._woken, CHUNK)
                 self._reap()
-                self._learn()
             if talk not in heard:
                 continue
             for message in self._talk.receive():
@@ -125,26 +116,6 @@ class _Server:
             if not pid:
                 return
             self._tell({"job": self._jobs.pop(pid), "pid": pid, "returncode": os.waitstatus_to_exitcode(status)})
-
-    def _learn(self) -> None:
-        """What an ended job had to import is imported here, if that does the same to a copy of us, and harms no job."""
-        lesson = learning.taken(self._lesson) if self.lessons_left else None
-        if lesson is None or not set(lesson.modules).difference(sys.modules):
-            return
-        self.lessons_left -= 1
-        pid = os.fork()
-        if not pid:
-            before, numbers = learning.now(), randomness.state()  # a forked process has been seeded anew
-            _import(lesson.modules)
-            is_same = learning.since(before).environment == lesson.environment
-            os._exit(not is_same or fork_safety.trouble(numbers) is not None)
-        if os.waitpid(pid, 0)[1] != 0:
-            self.lessons_left = 0
-        else:
-            _import(lesson.modules)
-            handlers = {**forked.handlers(), signal.SIGCHLD: self._ready.handlers[signal.SIGCHLD]}
-            self._ready = self._ready._replace(handlers=handlers)
-            gc.freeze()
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         try:

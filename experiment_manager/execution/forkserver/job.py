@@ -1,23 +1,32 @@
-"""The child of a supervisor, by a fork instead of a start: it has what the supervisor's process has imported.
+"""A job that is forked instead of started: a copy of the server's process that becomes the program.
 
 What a started interpreter would have is put right before the program runs: session, output, directory, environment,
 signals, random numbers. The forked process leaves the supervisor's code by `BecomesJob`, so that its interpreter ends
-as every interpreter does, with `atexit` and all.
+as every interpreter does, with `atexit` and all; the program then runs as `__main__`, as a fresh `python train.py`
+would run it.
 """
 
+import builtins
 import errno
 import importlib
 import os
+import pkgutil
+import runpy
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from importlib.machinery import SourceFileLoader
+from types import ModuleType
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.execution import child as spawned
 from experiment_manager.execution.child import Child
-from experiment_manager.execution.forkserver import randomness
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
+from experiment_manager.text import tell
+
+_before: Final[list[ModuleType]] = []  # what was `__main__` first: its code may run to the end
 
 
 class Ready(NamedTuple):
@@ -27,6 +36,7 @@ class Ready(NamedTuple):
     target: tuple[str, ...]
     cwd: str
     handlers: Mapping[int, Any]  # of signals, as they were when the libraries had been imported
+    generators: Sequence[Any]  # of random numbers, that libraries have made without a seed
 
     def fits(self, child: Child) -> bool:
         """Whether a job can be forked; else it has to be started."""
@@ -93,7 +103,7 @@ def _be_fresh(child: Child, attempt: int, ready: Ready) -> None:
         with suppress(OSError, ValueError):  # KILL, STOP, and what the C library keeps to itself
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-    randomness.renew()
+    _draw_anew(ready.generators)
     importlib.invalidate_caches()
 
 
@@ -106,8 +116,77 @@ def _wait_until_begun(pid: int, trouble: int) -> None:
         raise OSError(int(told), os.strerror(int(told)))
 
 
+def _draw_anew(generators: Sequence[Any]) -> None:
+    """Random numbers are those of a process of its own; `random` has been seeded anew by Python itself."""
+    for generator in generators:
+        generator.state = type(generator)().state
+    numpy, torch = sys.modules.get("numpy.random"), sys.modules.get("torch")
+    if numpy is not None:
+        numpy.seed()
+    if torch is not None:
+        torch.default_generator.seed()
+
+
 def handlers() -> dict[int, Any]:
     """The handlers of all signals that Python knows; what a program in C has set is left out, and stays."""
     found = {number: signal.getsignal(number) for number in signal.valid_signals()}
     found[signal.SIGQUIT] = signal.SIG_DFL if found[signal.SIGQUIT] is signal.SIG_IGN else found[signal.SIGQUIT]
     return {int(number): handler for number, handler in found.items() if handler is not None}
+
+
+def is_plain(target: Sequence[str], cwd: str) -> bool:
+    """Whether a copy can run a program: a module, or a file with source, as `-m pkg.train`, `train.py`; no archive."""
+    if not target or target[0] == "-m":
+        return len(target) == 2
+    path = os.path.join(cwd, target[0])
+    return os.path.isfile(path) and not path.endswith(".pyc") and pkgutil.get_importer(path) is None
+
+
+def first_on_path(target: Sequence[str]) -> str:
+    """What Python puts in front of `sys.path` for a program: the folder of the file, or where we are.
+
+    >>> first_on_path(["/there/train.py"])
+    '/there'
+    """
+    return os.getcwd() if target[0] == "-m" else os.path.dirname(os.path.realpath(target[0]))
+
+
+def run(target: Sequence[str], arguments: Sequence[str]) -> None:
+    """The program has run. Leave the interpreter by whatever this raises: its exit status, and what is printed of it,
+    are then those of a fresh interpreter."""
+    _before.append(sys.modules["__main__"])
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    module.__dict__.update(__builtins__=builtins, __annotations__={})
+    try:
+        if target[0] == "-m":
+            sys.argv[:] = ["-m", *arguments]
+            runpy._run_module_as_main(target[1])  # type: ignore[attr-defined]  # what `python -m` itself calls
+        else:
+            sys.argv[:] = [target[0], *arguments]
+            _run_file(target[0], vars(module))
+    except SystemExit:
+        raise
+    except BaseException as error:
+        shown = error.__traceback__ and error.__traceback__.tb_next  # without the frames of this module
+        while shown is not None and shown.tb_frame.f_code.co_filename == __file__:
+            shown = shown.tb_next
+        sys.excepthook(type(error), error.with_traceback(shown), shown)
+        sys.excepthook = _say_nothing  # on its way out the error gathers frames that are none of the program's
+        raise
+
+
+def _run_file(name: str, namespace: dict[str, Any]) -> None:
+    path = name if os.path.isabs(name) else os.path.join(os.getcwd(), name.removeprefix("./"))
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        tell(f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}")
+        raise SystemExit(2) from None
+    loader = SourceFileLoader("__main__", path)
+    namespace.update(__file__=path, __loader__=loader, __spec__=None, __package__=None, __cached__=None)
+    exec(compile(source, path, "exec", dont_inherit=True), namespace)
+
+
+def _say_nothing(*_: object) -> None:
+    """An `excepthook` for what has been told already."""
