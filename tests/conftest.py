@@ -1,4 +1,4 @@
-"""What the tests share: a copy of a small Hydra program to sweep, and real processes to sweep it with."""
+"""Shared by the tests: a copy of a small Hydra program to sweep, and real processes to sweep it with."""
 
 import compileall
 import json
@@ -54,7 +54,7 @@ class Program:
         return self.python("-m", "experiment_manager", verb, str(self.experiment), *arguments, **env)
 
     def told(self, verb: str, *arguments: str) -> Any:
-        """What `experiment-manager VERB --json` says."""
+        """The output of `experiment-manager VERB --json`."""
         done = self.tool(verb, *arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

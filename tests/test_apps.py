@@ -17,7 +17,7 @@ OURS: Final = re.compile(r"(attempt|result|metrics|stdout|stderr|error)\.\d+\.(j
 """Records of an attempt, which lie beside the files of a job of our sweeper."""
 
 OF_OTHERS: Final = r"\[NOW\]\[(hydra|hydra_plugins|submitit)\b[^\]]*\]\[INFO\] - .*?(?<!\\)\\n"
-"""What sweepers and launchers log in the process of a job, before it or after it, as Hydra's own do of the next job."""
+"""Lines that sweepers and launchers log in the process of a job, before or after it, as Hydra's own do of the next."""
 
 FOLDER: Final = "the jobs of our sweeper lie in the experiment's folder"
 ASKED: Final = "another launcher or sweeper was asked for"
@@ -111,7 +111,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def compare(expected: Any, found: Any) -> dict[str, tuple[Any, Any]]:
-    """What differs between two nested values, by path."""
+    """The differences between two nested values, by path."""
     one, other = dict(leaves(expected)), dict(leaves(found))
     return {
         path: (one.get(path, "nothing"), other.get(path, "nothing"))

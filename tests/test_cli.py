@@ -28,7 +28,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture
 def swept(prepared: Prepared) -> Program:
-    """What was prepared, untouched."""
+    """The experiment as it was prepared, untouched."""
     return prepared.again()
 
 

@@ -366,7 +366,7 @@ def test_runner_killed_by_hand_is_lost(saved: Experiment, tmp_path: Path) -> Non
 
 
 def write_original(folder: Path) -> Path:
-    """What the original library left on disk."""
+    """The files that the original library left on disk."""
     home = folder / "old"
     home.mkdir()
     variables = [{"algorithm": a, "seed": s} for a in ALGORITHMS for s in SEEDS]
@@ -421,7 +421,7 @@ def test_original_folder_that_is_something_else(tmp_path: Path) -> None:
 
 
 def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
-    """What each public method and property returns, of an experiment with one job that failed and one that is done."""
+    """The value of each public method and property, of an experiment with one job that failed and one that is done."""
     again = {"launcher": "local_pool", "runner": "run.py"}
     called: dict[str, Callable[..., Any]] = {}
     for name in (name for name in dir(Experiment) if not name.startswith("_")):

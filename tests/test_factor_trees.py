@@ -145,7 +145,7 @@ class Compared(Composer):
         self._hydras, self._given = loader, master
 
     def by_hydra(self, overrides: Sequence[str]) -> codec.Encoded:
-        """What `load_sweep_config` gives, but for Hydra's own part."""
+        """The value of `load_sweep_config`, but for Hydra's own part."""
         return task_configuration(self._hydras.load_sweep_config(self._given, list(overrides)))
 
 

@@ -35,7 +35,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture
 def mixed(prepared: Prepared) -> Program:
-    """What was prepared, untouched."""
+    """The experiment as it was prepared, untouched."""
     return prepared.again()
 
 

@@ -45,7 +45,7 @@ def main(directory: Path) -> Origin:
 
 
 def frozen(folder: Folder, directory: Path) -> dict[str, str]:
-    """What the frozen copy of one directory holds."""
+    """The files in the frozen copy of one directory."""
     (source,) = freeze(folder, [main(directory)])
     assert source.frozen
     return files_of(folder.join(source.path))

@@ -13,7 +13,7 @@ ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in WORDS.split
 
 
 def spans(column: int) -> set[str]:
-    """What stands in a column as code."""
+    """The code in a column."""
     return {span for row in ROWS for span in re.findall(r"`([^`]+)`", row[column])}
 
 

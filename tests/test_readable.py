@@ -42,7 +42,7 @@ def study(tmp_path: Path) -> Experiment:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command says."""
+    """The output of a command."""
     assert 0 == main(arguments)
     return capsys.readouterr().out
 

@@ -114,7 +114,7 @@ def head(page: "Page", name: str) -> Any:
 
 
 def data_of(path: str) -> Any:
-    """What the page's own script reads."""
+    """The data that the page's own script reads."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', Path(path).read_text(), re.DOTALL)
     assert found
     return json.loads(found[1])

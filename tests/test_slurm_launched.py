@@ -1,4 +1,4 @@
-"""What a launch keeps about its job arrays: names that nobody else uses, jobs by index, and what was submitted."""
+"""The record of a launch about its job arrays: names that nobody else uses, jobs by index, and what was submitted."""
 
 import json
 import re

@@ -341,7 +341,7 @@ def test_run_reads_nothing_that_grows(tmp_path: Path) -> None:
 
 
 def _opened_until_the_start(place: Path, n_jobs: int) -> list[str]:
-    """What `run` opens and lists of an experiment of so many jobs until the child starts."""
+    """The files that `run` opens and lists of an experiment of so many jobs until the child starts."""
     experiment = Experiment(["seed"], f"e{n_jobs}", place)
     for seed in range(n_jobs):
         experiment.add_job({"seed": seed}, {})

@@ -1,4 +1,4 @@
-"""What a job receives from Hydra, written down by the job itself: `received.json` in its output directory."""
+"""All that a job receives from Hydra, written down by the job itself: `received.json` in its output directory."""
 
 import json
 import logging

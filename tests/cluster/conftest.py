@@ -1,4 +1,4 @@
-"""What the tests on a real SLURM cluster share: the cluster itself, its settings, its accidents, its other users.
+"""Shared by the tests on a real SLURM cluster: the cluster itself, its settings, its accidents, its other users.
 
 The cluster is the one of `up.sh` beside this file. It is started when it does not run, and left running at the end.
 A cluster that is not ours is used only where EM_CLUSTER_USE_EXISTING=1 asks for it, and then nothing is done to it.

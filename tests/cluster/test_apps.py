@@ -17,7 +17,7 @@ SEARCH = ("src/train.py", "hparams_search=optuna", "experiment=curved", "seed=7"
 
 @pytest.fixture(scope="module")
 def hydras(tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """What Hydra's own sweeper and launcher give the jobs."""
+    """The values that Hydra's own sweeper and launcher give the jobs."""
     return sweep(tmp_path_factory.mktemp("hydra") / "home", "orchard", ORCHARD, "basic", "basic")
 
 

@@ -118,7 +118,7 @@ def answers(folder: Path) -> dict[str, Any]:
 
 
 def _printed(folder: Path, verb: str, *rest: str) -> str:
-    """What `experiment-manager VERB FOLDER ...` prints."""
+    """The output of `experiment-manager VERB FOLDER ...`."""
     with io.TextIOWrapper(io.BytesIO(), encoding="utf-8") as out:
         with contextlib.redirect_stdout(out):
             command_line.main([verb, str(folder), *rest])

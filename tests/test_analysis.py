@@ -1,4 +1,4 @@
-"""What people see of an experiment: rows, means over seeds, and results that a later failure does not hide."""
+"""An experiment as people see it: rows, means over seeds, and results that a later failure does not hide."""
 
 import json
 import math
