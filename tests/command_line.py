@@ -53,7 +53,9 @@ class CommandLine:
         self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
     ) -> "subprocess.CompletedProcess[str]":
         """The same as `subprocess.run([sys.executable, *words], ...)` that captures both streams as text."""
-        asked = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
+        umask = os.umask(0)
+        os.umask(umask)
+        asked = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env), "umask": umask}).encode()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
                 ours = self._started()
@@ -124,13 +126,14 @@ def _serve(theirs: socket.socket) -> None:
             theirs.sendall(_number(status))
 
 
-def _become(streams: Sequence[int], *, words: list[str], cwd: str, env: Mapping[str, str]) -> None:
+def _become(streams: Sequence[int], *, words: list[str], cwd: str, env: Mapping[str, str], umask: int) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 (the streams stay open)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.umask(umask)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
