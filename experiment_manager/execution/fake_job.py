@@ -8,7 +8,7 @@ from experiment_manager.text import say
 
 
 def print_job(job_id: int, variables: object, configuration: object) -> None:
-    """What a fake run says."""
+    """A fake run's words about a job are on standard output."""
     say(f"job id: {job_id}\nvariables: {variables}\nconfiguration: {configuration}")
 
 

@@ -84,7 +84,7 @@ def available_cpus() -> int:
 
 
 def check_n_jobs(n_jobs: int) -> None:
-    """Nothing happens when so many jobs can run at a time; else ExperimentManagerError."""
+    """Raise ExperimentManagerError unless so many jobs can run at a time."""
     if n_jobs < 1 and n_jobs != -1:
         raise ExperimentManagerError(
             f"hydra.launcher.n_jobs={n_jobs} runs nothing; use 1 or more, or -1 for all {available_cpus()} processors"
@@ -92,7 +92,7 @@ def check_n_jobs(n_jobs: int) -> None:
 
 
 def check_start_method(start_method: str) -> None:
-    """Nothing happens when it is one of START_METHODS; else ExperimentManagerError."""
+    """Raise ExperimentManagerError unless it is one of START_METHODS."""
     if start_method not in START_METHODS:
         raise ExperimentManagerError(
             f"hydra.launcher.start_method={start_method} is none of {', '.join(START_METHODS)}"
@@ -100,7 +100,7 @@ def check_start_method(start_method: str) -> None:
 
 
 def check_gpus_per_job(gpus_per_job: float | None) -> None:
-    """Nothing happens when a job can have such a share of the GPUs here; else ExperimentManagerError."""
+    """Raise ExperimentManagerError unless a job can have such a share of the GPUs here."""
     devices.check(gpus_per_job, devices.visible(os.environ), where="hydra.launcher.")
 
 

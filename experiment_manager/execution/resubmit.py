@@ -70,7 +70,7 @@ def plan(
     n_jobs: int | None,
     gpus_per_job: float | None,
 ) -> Resubmission:
-    """What running these jobs again means: those of them that are in `states`, by default in any state that is bad.
+    """Which of these jobs would run again, and how: those in one of `states`, by default in any state that is bad.
 
     `are_named`: the user has named ids, and is told of one that cannot run again. Raises JobRefused, OptionsError.
     """
@@ -118,7 +118,7 @@ def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
 
 
 def _local_options(last: Launch | None, **given: float | None) -> dict[str, Any]:
-    """What was given of local_pool's options, else what the last launch had, if it ran here, else the defaults."""
+    """The options of local_pool that were given, else those of the last launch, if it ran here, else the defaults."""
     kept = last.record.get("options") if last is not None and last.record.get("launcher") == "local_pool" else None
     options = kept if isinstance(kept, Mapping) else {}
     found = {name: options.get(name) if value is None else value for name, value in given.items()}

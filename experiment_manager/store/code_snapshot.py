@@ -65,7 +65,7 @@ def copy_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
 
 
 def read_code(folder: Folder, program: str, cwd: str, script: str | None) -> CodeCopy:
-    """What the folder is to have of the repository of `program`, the file that holds the task function.
+    """The copy that the folder is to have of the repository of `program`, the file that holds the task function.
 
     `cwd` and `script` are where the program was started, and the file that Python was given, if any. Raises FreezeError
     where git does not know what belongs to the program, or it is too much.

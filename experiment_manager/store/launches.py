@@ -257,7 +257,7 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
 
 
 def of_scheduler(record: Mapping[str, Any]) -> Any:
-    """What a launch keeps of its options and arrays, under the name of its scheduler; None where none runs it."""
+    """The options and arrays that a launch keeps, under the name of its scheduler; None where none runs it."""
     return record.get(record.get("scheduler") or "slurm")
 
 

@@ -234,8 +234,8 @@ def _lock(folder: Folder) -> "tuple[list[str], Lock]":
 
 
 def trouble_to_plan(folder: Folder) -> FolderError | None:
-    """What `planning` would raise at once because the folder cannot be made or locked, as far as that can be told
-    without trying; None: nothing."""
+    """The error that `planning` would raise at once because the folder cannot be made or locked, as far as that can be
+    told without trying; None: there is none."""
     place = folder.path
     while not os.path.lexists(place):
         place = os.path.dirname(place)
@@ -247,14 +247,14 @@ def trouble_to_plan(folder: Folder) -> FolderError | None:
 
 
 def trouble_to_write(folder: Folder) -> FolderError | None:
-    """What `planning` would raise as soon as something is to be written, as far as that can be told without trying;
-    None: nothing."""
+    """The error that `planning` would raise as soon as something is to be written, as far as that can be told without
+    trying; None: there is none."""
     refused = _refused(folder.path, os.W_OK | os.X_OK) if os.path.isdir(folder.path) else None
     return None if refused is None else FolderError(unwritable(folder.path, refused))
 
 
 def _refused(path: str, needed: int) -> OSError | None:
-    """What the system would say to somebody who uses what is there so; None: nothing."""
+    """The system's error for somebody who uses what is there so; None: there is none."""
     if os.access(path, needed, effective_ids=True):
         return None
     number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
