@@ -517,20 +517,24 @@ def test_a_sweep_of_short_jobs_names_the_fork_server(program: Program) -> None:
 # -- signals, and what is killed --------------------------------------------------------------------------------------
 
 
-def start(program: Program, started: Path, *arguments: str) -> tuple[Any, dict[int, int]]:
+def start(program: Program, started: Path, *arguments: str, **env: str) -> tuple[Any, dict[int, int]]:
     """A sweep whose first two jobs run: their pids."""
     started.mkdir()
-    process = program.start("train.py", "-m", FORK, f"started='{started}'", "hydra.launcher.n_jobs=2", *arguments)
+    settings = (FORK, f"started='{started}'", "hydra.launcher.n_jobs=2", *arguments)
+    process = program.start("train.py", "-m", *settings, **env)
     wait_until(lambda: len(list(started.iterdir())) == 2)
     return process, dict(tuple(map(int, mark.name.split("."))) for mark in started.iterdir())  # type: ignore[misc]
 
 
 def test_killed_server(program: Program, tmp_path: Path) -> None:
     """`kill -9` of the server: jobs that run go on and are waited for, the others are started, and that is said."""
-    process, jobs = start(program, tmp_path / "started", "sleep=2", "seed=1,2,3")
+    release = tmp_path / "release"
+    process, jobs = start(program, tmp_path / "started", "seed=1,2,3", RELEASE=str(release))
     server = parent(parent(jobs[0]))
     assert SERVER in Path(f"/proc/{server}/cmdline").read_text()
     os.kill(server, signal.SIGKILL)
+    wait_until(lambda: is_gone(server))
+    release.touch()
     _, said = process.communicate(timeout=60)
     assert 0 == process.returncode
     assert 1 == said.count(OFF)
@@ -539,9 +543,11 @@ def test_killed_server(program: Program, tmp_path: Path) -> None:
 
 def test_killed_supervisor_of_a_forked_job(program: Program, tmp_path: Path) -> None:
     """`kill -9` of a supervisor takes its job along, which is LOST; the others are not touched."""
-    process, jobs = start(program, tmp_path / "started", "sleep=2", "seed=1,2,3")
+    release = tmp_path / "release"
+    process, jobs = start(program, tmp_path / "started", "seed=1,2,3", RELEASE=str(release))
     os.kill(parent(jobs[0]), signal.SIGKILL)
-    wait_until(lambda: is_gone(jobs[0]), 1.5)
+    wait_until(lambda: is_gone(jobs[0]))
+    release.touch()
     _, said = process.communicate(timeout=60)
     assert 1 == process.returncode
     assert "its supervisor was killed" in said
@@ -550,21 +556,27 @@ def test_killed_supervisor_of_a_forked_job(program: Program, tmp_path: Path) -> 
 
 def test_killed_supervisor_after_its_server(program: Program, tmp_path: Path) -> None:
     """When the server is gone, the pool still learns that a supervisor has been killed."""
-    process, jobs = start(program, tmp_path / "started", "sleep=2", "seed=1,2")
+    release = tmp_path / "release"
+    process, jobs = start(program, tmp_path / "started", "seed=1,2", RELEASE=str(release))
     supervisor = parent(jobs[0])
     os.kill(parent(supervisor), signal.SIGKILL)
     os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: is_gone(jobs[0]))
+    release.touch()
     process.communicate(timeout=60)
     assert ["0.1.LOST", "1.1.COMPLETED"] == program.states()
 
 
 def test_killed_sweep_leaves_no_server(program: Program, tmp_path: Path) -> None:
     """`kill -9` of the sweep: the server ends, and what runs, runs to its end."""
-    process, jobs = start(program, tmp_path / "started", "sleep=2", "seed=1,2,3")
+    release = tmp_path / "release"
+    process, jobs = start(program, tmp_path / "started", "seed=1,2,3", RELEASE=str(release))
     server = parent(parent(jobs[0]))
     process.kill()
     process.communicate()
-    wait_until(lambda: is_gone(server), 1.0)
+    wait_until(lambda: is_gone(server))
+    assert ["0.1.RUNNING", "1.1.RUNNING"] == program.states()
+    release.touch()
     wait_until(lambda: ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states())
 
 
@@ -611,10 +623,11 @@ def test_warning_that_comes_at_once(program: Program, tmp_path: Path) -> None:
     """A warning before the job has a handler does not end it."""
     (tmp_path / "started").mkdir()
     (program.home / "helpers.py").write_text("")
-    process = program.start("train.py", "-m", FORK, "seed=1,2", "sleep=2", "stoppable=true", "hydra.launcher.n_jobs=2")
-    anchor = program.experiment / "states/0.1.RUNNING"
-    wait_until(anchor.exists)
-    os.kill(json.loads(anchor.read_text())["pid"], signal.SIGUSR1)
+    process = program.start("train.py", "-m", FORK, "seed=1,2", "sleep=60", "stoppable=true", "hydra.launcher.n_jobs=2")
+    for job in (0, 1):
+        anchor = program.experiment / f"states/{job}.1.RUNNING"
+        wait_until(anchor.exists)
+        os.kill(json.loads(anchor.read_text())["pid"], signal.SIGUSR1)
     process.communicate(timeout=60)
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
-    assert {"stopped": True} == program.told("results")[0]["result"]
+    assert [{"stopped": True}] * 2 == [row["result"] for row in program.told("results")]
