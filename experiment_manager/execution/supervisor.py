@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import FolderError
 from experiment_manager.execution import current_job
@@ -20,9 +20,9 @@ from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.devices import gpus_of
 from experiment_manager.execution.memory import memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
-from experiment_manager.model.records import State
+from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Stop
+from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import Endings
@@ -31,6 +31,8 @@ from experiment_manager.store.layout import writing
 from experiment_manager.store.requests import LOOKS, asked_to_end, bear_mark
 from experiment_manager.store.states import States
 from experiment_manager.text import one_line, say, tell
+
+Answer = TypeVar("Answer")
 
 OWNERSHIP_POLL_S: Final = 10.0
 """How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
@@ -213,10 +215,18 @@ class _Supervision:
         self._kill_at = now + min(KILL_AFTER_S, 0.7 * kill_wait_s)
         self._stragglers_s = min(STRAGGLERS_S, 0.1 * kill_wait_s)
 
-    def _why_stopped(self) -> Stop:
+    def _ask(self, question: Callable[[Scheduler, Task], Answer], otherwise: Answer) -> Answer:
+        """The scheduler's answer; `otherwise` where there is none, or where it fails: that must not end the job."""
         if self._scheduler is None or self._task is None:
-            return Stop(State.CANCELLED, None)
-        return self._scheduler.why_stopped(self._task)
+            return otherwise
+        try:
+            return question(self._scheduler, self._task)
+        except Exception as error:
+            self._tell(f"{self._scheduler.label} could not be asked: {type(error).__name__}: {error}")
+            return otherwise
+
+    def _why_stopped(self) -> Stop:
+        return self._ask(lambda scheduler, task: scheduler.why_stopped(task), Stop(State.CANCELLED, None))
 
     def _deliver_warnings(self) -> None:
         """Warnings reach a job that has a handler for them: one that has none would die of them long before its time.
@@ -351,14 +361,14 @@ class _Supervision:
     def _was_out_of_memory(self) -> bool:
         """The kernel counted a kill in our memory cgroup; ranks have cgroups of their own, and the error log tells."""
         if self._child.has_ranks:
-            return self._scheduler is not None and self._scheduler.tells_out_of_memory(self._error_log())
+            return self._ask(lambda scheduler, _: scheduler.tells_out_of_memory(self._error_log()), False)
         after = oom_kills()
         return self._oom_kills is not None and after is not None and after > self._oom_kills
 
     def _first_failure(self) -> str | None:
-        if not self._child.has_ranks or self._scheduler is None:
+        if not self._child.has_ranks:
             return None
-        return self._scheduler.first_failure(self._error_log())
+        return self._ask(lambda scheduler, _: scheduler.first_failure(self._error_log()), None)
 
     def _error_log(self) -> str:
         return read_end(self._file("stderr")).decode(errors="replace")

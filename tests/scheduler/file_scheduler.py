@@ -192,6 +192,8 @@ class FileScheduler(Scheduler):
         return Task("file", f"{array}.{index}", array, int(index), int(restart), os.uname().nodename, getpass.getuser())
 
     def why_stopped(self, task: Task) -> Stop:
+        if self.faults().get("breaks_inside"):
+            raise ValueError("broken, as it was told to be")
         with suppress(OSError):
             return Stop(State((self.root / str(task.array) / f"{task.array_index}.why").read_text()), KILL_WAIT_S)
         return Stop(State.CANCELLED, KILL_WAIT_S)

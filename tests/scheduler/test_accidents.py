@@ -123,6 +123,15 @@ def test_loses_a_node(jobs: Jobs, has_history: bool) -> None:
     assert [0, 1] == [jobs.task(0, attempt).restart for attempt in (1, 2)]
 
 
+def test_fails_inside_of_a_task(jobs: Jobs) -> None:
+    """A scheduler that fails while it is asked why it ends a job does not change what became of the job."""
+    begun(jobs)
+    wrong(breaks_inside=True)
+    order(jobs, 0, "CANCELLED")
+    jobs.wait_for("CANCELLED")
+    assert {0: ["CANCELLED"]} == jobs.attempts()
+
+
 def test_preempts(jobs: Jobs) -> None:
     """A job that is preempted waits again, and goes on as its next attempt."""
     begun(jobs)
