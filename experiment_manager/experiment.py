@@ -33,8 +33,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submit import Submitted, newest_launch, submit
 from experiment_manager.scheduler.wait import wait_until_idle
-from experiment_manager.store import kept_files
-from experiment_manager.store import results as result_files
+from experiment_manager.store import saved_files
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers
@@ -325,27 +324,27 @@ class Experiment:
         self,
         id: int,  # noqa: A002 - the name is a contract
         filename: str,
-        saver: result_files.Saver,
+        saver: saved_files.Saver,
         results: Any,
         override: bool = False,
     ) -> None:
         """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
         self.job(id)
-        kept_files.save(self.folder, id, filename, saver, results, override=override)
+        saved_files.save(self.folder, id, filename, saver, results, override=override)
 
-    def get_results(self, id: int, filename: str, loader: result_files.Loader) -> Any:  # noqa: A002 - the name is a contract
+    def get_results(self, id: int, filename: str, loader: saved_files.Loader) -> Any:  # noqa: A002 - the name is a contract
         """The value that `save_results` saved. Raises ResultError when it is not there."""
         self.job(id)
-        return kept_files.load(self.folder, id, filename, loader)
+        return saved_files.load(self.folder, id, filename, loader)
 
     def are_all_results_present(self, filename: str) -> bool:
         """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
         ids = self.get_filtered_ids() if has_selection(self.folder) else self.get_all_ids()
-        return kept_files.are_all_present(self.folder, ids, filename)
+        return saved_files.are_all_present(self.folder, ids, filename)
 
-    json_saver, json_loader = staticmethod(result_files.json_saver), staticmethod(result_files.json_loader)
-    numpy_saver, numpy_loader = staticmethod(result_files.numpy_saver), staticmethod(result_files.numpy_loader)
-    torch_saver, torch_loader = staticmethod(result_files.torch_saver), staticmethod(result_files.torch_loader)
+    json_saver, json_loader = staticmethod(saved_files.json_saver), staticmethod(saved_files.json_loader)
+    numpy_saver, numpy_loader = staticmethod(saved_files.numpy_saver), staticmethod(saved_files.numpy_loader)
+    torch_saver, torch_loader = staticmethod(saved_files.torch_saver), staticmethod(saved_files.torch_loader)
 
     # -- how the jobs stand ------------------------------------------------------------------------------------------
 

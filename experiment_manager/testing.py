@@ -135,7 +135,7 @@ class SchedulerContract:
     options: ClassVar[Mapping[str, Any]] = {}
     """Of every job, as `partition`; nothing is needed where the scheduler has defaults."""
 
-    seconds: ClassVar[float] = 60.0
+    seconds: ClassVar[float] = 180.0
     """How long a job may take from its submission to its end, and its end until it is known."""
 
     @pytest.fixture

@@ -25,7 +25,8 @@ from experiment_manager.model.records import State
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.results import read_metrics, read_result, write_error, write_result
+from experiment_manager.store.metrics import read_metrics
+from experiment_manager.store.results import read_result, write_error, write_result
 from experiment_manager.store.states import States
 from tests.conftest import Program
 

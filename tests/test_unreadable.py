@@ -13,7 +13,8 @@ from experiment_manager import Experiment
 from experiment_manager.cli.main import main
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.results import last_values, read_metrics, write_result
+from experiment_manager.store.metrics import last_values, read_metrics
+from experiment_manager.store.results import write_result
 from experiment_manager.store.states import States
 from tests.conftest import clean_env
 

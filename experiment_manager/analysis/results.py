@@ -15,7 +15,8 @@ from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.results import last_values, read_result
+from experiment_manager.store.metrics import last_values
+from experiment_manager.store.results import read_result
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import counted, one_line, skipped
 

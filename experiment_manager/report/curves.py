@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.metrics import course
-from experiment_manager.store.results import Metric, read_metrics
+from experiment_manager.store.metrics import Metric, course, read_metrics
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import skipped
 

@@ -1,9 +1,9 @@
 """What became of the jobs of a launch: decided from what is on disk and what a scheduler says. Pure: nothing is asked,
 and nothing is written here.
 
-What a supervisor has recorded is never overridden, but for CANCELLED and NODE_FAIL that it has marked as "ask the
-scheduler". Unknown is not failed: where nobody could be asked, or the scheduler has not caught up, jobs stay what they
-were.
+What is recorded as ended is never overridden, but for CANCELLED and NODE_FAIL that whoever recorded it has marked as
+"ask the scheduler". Unknown is not failed: where nobody could be asked, or the scheduler has not caught up, jobs stay
+what they were.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -139,7 +139,7 @@ class _Decision:
         if last.number < self._launch.planned[job_id]:
             self._not_begun(array, index, job_id, report)
         elif last.state is State.RUNNING:
-            self._runs(index, job_id, last.number, report)
+            self._counts_as_running(index, job_id, last.number, report)
         elif last.state is not State.COMPLETED:
             self._ended(index, job_id, last, report)
 
@@ -151,7 +151,7 @@ class _Decision:
         if active is not None:
             self._waits(job_id, active, index, active.reason if active.phase is Phase.WAITING else "starting")
         elif run is not None and run.end is not None:
-            self._died(job_id, run, run.end)
+            self._ended_before_it_began(job_id, run, run.end)
         elif submitted is None:
             self._is_open = True  # nobody has submitted it yet
         elif report is None or not (report.knows_anything() or self._launch.is_ours):
@@ -190,7 +190,7 @@ class _Decision:
     def _forgotten(self) -> str:
         return f"{self._launch.label} has it no more and cannot tell what became of it"
 
-    def _died(self, job_id: JobId, run: Run, state: State) -> None:
+    def _ended_before_it_began(self, job_id: JobId, run: Run, state: State) -> None:
         """The task ended before the job began."""
         words = f"{self._words(run)} before the job began"
         if state is State.COMPLETED:
@@ -206,7 +206,7 @@ class _Decision:
         node = f" on {run.node}" if run.node else ""
         return f"{self._launch.label}: {run.word}{code}{node}"
 
-    def _runs(self, index: int, job_id: JobId, number: int, report: ArrayReport | None) -> None:
+    def _counts_as_running(self, index: int, job_id: JobId, number: int, report: ArrayReport | None) -> None:
         """An attempt that counts as RUNNING runs, or the scheduler tells how it ended."""
         anchor = self._disk.anchor(job_id, number)
         if anchor.get("launch") != self._launch.number or not scheduler_in(anchor):

@@ -1,12 +1,130 @@
-"""The metrics that jobs have logged over all their attempts, as one course of training."""
+"""The metrics that jobs log, attempt by attempt, and over all attempts as one course of training.
 
-from collections.abc import Callable, Iterable, Sequence
+jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values"}
+"""
 
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, Final, NamedTuple
+
+from experiment_manager.model import codec
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.records import JobId, State
+from experiment_manager.store.documents import opened
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.results import Metric, read_metrics
 from experiment_manager.store.states import StateTable
+
+_BLOCK_BYTES: Final = 1 << 18
+_LONGEST_LINE: Final = 1 << 24
+
+
+class Metric(NamedTuple):
+    """One call of log_metrics."""
+
+    step: int | float | None
+    time: float  # seconds since the epoch
+    values: dict[str, Any]
+
+
+def read_metrics(
+    folder: Folder, job_id: int, attempt: int, tell: Callable[[str], None] | None = None
+) -> Iterator[Metric]:
+    """The metrics of an attempt in the order in which they were logged; a half-written last line is left out.
+
+    What cannot be read is left out, too: `tell` gets a sentence that names the file, for people.
+    """
+    for bodies in _logged(folder.of_attempt(job_id, attempt, "metrics"), tell):
+        for body in bodies:
+            yield Metric(body["step"], body["time"], body["values"])
+
+
+def last_values(folder: Folder, job_id: int, attempt: int, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """The last value of each metric of an attempt, by its name; for `tell` see `read_metrics`."""
+    last: dict[str, Any] = {}
+    for bodies in _logged(folder.of_attempt(job_id, attempt, "metrics"), tell):
+        for body in bodies:
+            last.update(body["values"])
+    return last
+
+
+def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict[str, Any]]]:
+    """The lines of a file of metrics, block by block, with their values decoded. It is opened once."""
+    n_seen, bad = 0, list[int]()
+    tell = tell or (lambda _: None)
+    try:
+        with opened(path) as file:
+            for block in _blocks(file):
+                bodies = _bodies(block)
+                if b'"$' in block:
+                    _decode_values(bodies)
+                good = [body for body in bodies if _is_metric(body)]
+                if len(good) < len(bodies):
+                    bad += [n_seen + place for place, body in enumerate(bodies, 1) if not _is_metric(body)]
+                n_seen += len(bodies)
+                yield good
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        tell(f"{path} cannot be read: {error.strerror or error}")
+    if bad:
+        lines = f"line {bad[0]}" if len(bad) == 1 else f"{len(bad)} lines, the first of them line {bad[0]},"
+        tell(f"{lines} of {path}: not what log_metrics writes")
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, some thousand at a time; `?` for one that is too long to be ours. What follows
+    the last line end is left out."""
+    begun, n_bytes = list[bytes](), 0  # the pieces of a line whose end has not come yet
+    while piece := file.read(_BLOCK_BYTES):
+        block, end, rest = piece.rpartition(b"\n")
+        if end:
+            first, further, others = block.partition(b"\n")
+            yield (b"?" if n_bytes > _LONGEST_LINE else b"".join([*begun, first])) + further + others
+            begun, n_bytes = [], 0
+        n_bytes += len(rest)
+        if n_bytes > _LONGEST_LINE:
+            begun = []
+        else:
+            begun.append(rest)
+
+
+def _bodies(block: bytes) -> list[Any]:
+    """The values in the lines of a block, one for each line; None for one that is no JSON."""
+    import orjson
+
+    if not block:
+        return []
+    try:
+        together: list[Any] = orjson.loads(
+            b"[" + block.replace(b"\n", b",") + b"]"
+        )  # four times as fast as line by line
+    except ValueError:
+        together = []
+    if len(together) == block.count(b"\n") + 1:
+        return together
+    return [_read_line(line) for line in block.split(b"\n")]
+
+
+def _read_line(line: bytes) -> Any:
+    try:
+        return json.loads(line)  # NaN and Infinity, too
+    except (ValueError, RecursionError):
+        return None
+
+
+def _decode_values(bodies: Iterable[Any]) -> None:
+    """The values of each line are themselves; None where nobody can tell them."""
+    for body in bodies:
+        if type(body) is dict:
+            try:
+                body["values"] = codec.decode(body.get("values"))
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                body["values"] = None
+
+
+def _is_metric(body: Any) -> bool:
+    return type(body) is dict and type(body.get("values")) is dict and "step" in body and "time" in body
+
 
 Read = Callable[[int], list[Metric]]
 """Reads the metrics of an attempt of that number."""

@@ -15,7 +15,7 @@ from tests.scheduler.file_scheduler import FileScheduler
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Iterator[Jobs]:
-    found = Jobs(FileScheduler(), tmp_path / "home", {}, 60.0)
+    found = Jobs(FileScheduler(), tmp_path / "home", {}, 180.0)
     yield found
     wrong()
     for array, about in FileScheduler()._arrays():
@@ -35,7 +35,7 @@ def order(jobs: Jobs, job_id: int, word: str, attempt: int = 1) -> None:
 
 def begun(jobs: Jobs, *configurations: dict[str, Any], **options: Any) -> Jobs:
     """Jobs that last until they are let go, and have begun."""
-    jobs.make(*(configurations or ({"seconds": 60.0},)), **options).submit()
+    jobs.make(*(configurations or ({"seconds": 180.0},)), **options).submit()
     jobs.wait_until(lambda: all(jobs.has_begun(job_id) for job_id in range(len(configurations) or 1)))
     return jobs
 
@@ -54,7 +54,7 @@ def test_refused(jobs: Jobs) -> None:
 
 def test_accepted_and_not_answered(jobs: Jobs) -> None:
     """A submission that seems to have failed, and was taken, is found by its name: nothing runs twice."""
-    jobs.make({"seconds": 60.0})
+    jobs.make({"seconds": 180.0})
     wrong(times_out_after_accepting=True)
     (array,) = jobs.submit()
     wrong()
@@ -68,7 +68,7 @@ def test_accepted_and_not_answered(jobs: Jobs) -> None:
 
 def test_stalls(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
     """A scheduler that does not answer is no reason to call anything ended, waiting or failed: people are told."""
-    begun(jobs, {"seconds": 60.0}, {"seconds": 60.0})
+    begun(jobs, {"seconds": 180.0}, {"seconds": 180.0})
     wrong(stalls=True)
     assert {0: "RUNNING", 1: "RUNNING"} == jobs.states()
     assert "the file scheduler cannot be asked: no answer from the queue" in capfd.readouterr().err
@@ -82,7 +82,7 @@ def test_stalls(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_answers_twice(jobs: Jobs) -> None:
     """Rows that come twice are one task."""
-    begun(jobs, {"seconds": 60.0}, {"seconds": 60.0}, array_parallelism=2)
+    begun(jobs, {"seconds": 180.0}, {"seconds": 180.0}, array_parallelism=2)
     wrong(answers_twice=True)
     assert {0: "RUNNING", 1: "RUNNING"} == jobs.states()
     assert [1] == jobs.cancel(1)
