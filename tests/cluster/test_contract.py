@@ -10,9 +10,9 @@ from experiment_manager.testing import SchedulerContract
 
 
 class TestSlurm(SchedulerContract):
-    """Every test of the contract; jobs need 50 MB, as the nodes of the test cluster are small."""
+    """Every test of the contract; jobs ask for little memory, as the nodes of the test cluster have little."""
 
-    options: ClassVar = {"mem_gb": 0.05}
+    options: ClassVar = {"mem_gb": 0.25}
     seconds: ClassVar = 90.0
 
     @pytest.fixture
