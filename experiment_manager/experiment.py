@@ -262,7 +262,7 @@ class Experiment:
     def submit(self, launch: str | None = None) -> list[Submitted]:
         """The scripts of the newest launch (or of that one) are submitted, each once, however often this is called.
 
-        Returns one record per array script. Raises SlurmError with `sbatch`'s own words; what was not submitted is not
+        Returns one record per array script. Raises SlurmError with SLURM's own words; what was not submitted is not
         recorded. Raises JobRefused when there is no such launch.
         """
         return submit(self.folder, newest_launch(self.folder, launch))

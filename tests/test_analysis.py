@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.analysis.tables import aggregate, flat_aggregate
-from experiment_manager.cli.tables import print_json, print_rows
+from experiment_manager.cli.terminal import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from tests.conftest import Program, ProgramAfter, clean_env

@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from experiment_manager.cli.tables import row_lines
+from experiment_manager.cli.terminal import row_lines
 from experiment_manager.progress import settings_text
 from tests.conftest import Program
 

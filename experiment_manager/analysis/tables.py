@@ -22,7 +22,6 @@ from experiment_manager.text import skipped, stream_of
 if TYPE_CHECKING:
     import pandas
 
-FORMATS: Final = ("table", "csv", "json", "parquet")
 
 Row = Mapping[str, Any]
 
@@ -308,6 +307,12 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], pat
             frame.to_parquet(path)
     except ImportError as error:
         raise ExperimentManagerError(_install("pyarrow")) from error
+
+
+FILE_FORMATS: Final[Mapping[str, Callable[[Sequence[Mapping[str, Any]], Sequence[str], str], None]]] = {
+    "parquet": write_parquet,
+}
+"""Formats of tables in a file of their own: `write(rows, columns, path)`."""
 
 
 def _is_too_large(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The verbs for the days after `sbatch`: logs, resubmit, diff, archive."""
+"""The verbs for the days after submission: logs, resubmit, diff, archive."""
 
 import shlex
 import sys
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from experiment_manager.analysis.logs import marked
-from experiment_manager.cli import tables
+from experiment_manager.cli import terminal
 from experiment_manager.cli.arguments import Folder, JobNumber, Json, Where
 from experiment_manager.cli.slurm import settings_of
 from experiment_manager.errors import JobRefused, ResultError
@@ -49,7 +49,7 @@ def logs(
     if paths:
         both = [False, True] if stdout == stderr else [stderr]
         for path in _paths(lambda is_stderr: experiment.log_paths(job, attempt, stderr=is_stderr), both):
-            tables.say(path)
+            terminal.say(path)
         return
     if stdout == stderr:
         pieces = marked(experiment.output(job, attempt, follow=follow))
@@ -124,15 +124,15 @@ def resubmit(
         gpus_per_job=gpus_per_job,
     )
     if not planned.ids:
-        tables.print_json({"jobs": []}) if json else tables.say(f"nothing to run again in {experiment.folder.path}")
+        terminal.print_json({"jobs": []}) if json else terminal.say(f"nothing to run again in {experiment.folder.path}")
         return
     if not json:
-        tables.say(_described(experiment, planned, settings=[*(set_ or []), *settings]))
+        terminal.say(_described(experiment, planned, settings=[*(set_ or []), *settings]))
     if not yes and not (sys.stdin.isatty() and typer.confirm("Go on?")):
         raise JobRefused("nothing was done; add --yes to do it")
     done = experiment.carry_out(planned)
     if json:
-        tables.print_json({"launcher": planned.launcher, **_record(done)})
+        terminal.print_json({"launcher": planned.launcher, **_record(done)})
     else:
         _tell(experiment, done)
         for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
@@ -161,9 +161,9 @@ def _described(experiment: Experiment, planned: Resubmission, settings: Sequence
 def _tell(experiment: Experiment, done: Resubmitted) -> None:
     launch = f" (launch {done.launch.number})" if done.launch is not None else ""
     for array in done.submitted:
-        tables.say(f"submitted as SLURM job {array.slurm_id}{launch}")
+        terminal.say(f"submitted as SLURM job {array.slurm_id}{launch}")
     if done.scripts:
-        tables.say(how_to_submit(experiment.folder, done.scripts))
+        terminal.say(how_to_submit(experiment.folder, done.scripts))
 
 
 def diff(
@@ -178,21 +178,21 @@ def diff(
     """Show two jobs side by side: what differs in variables, configuration and code, and how their attempts went."""
     found = Experiment.at(folder).diff(one, other)
     if json:
-        tables.print_json(found)
+        terminal.print_json(found)
         return
     for side in (found["one"], found["other"]):
-        tables.say(f"job {side['job']}  {side['state']}  {settings_text(side['variables'])}")
+        terminal.say(f"job {side['job']}  {side['state']}  {settings_text(side['variables'])}")
     of_packages = [name for name in found["environment"] if name.startswith("package ")]
     for what in ("configuration", "environment"):
         changes = {name: both for name, both in found[what].items() if packages or name not in of_packages}
-        tables.say(f"{what}:" + ("" if changes else " the same"))
+        terminal.say(f"{what}:" + ("" if changes else " the same"))
         if changes:
-            tables.print_rows(
+            terminal.print_rows(
                 [{"key": key, f"job {one}": before, f"job {other}": after} for key, (before, after) in changes.items()],
                 more="`|\xa0less\xa0-S` shows all",
             )
     if of_packages and not packages:
-        tables.say(f"{len(of_packages)} packages have other versions; --packages names them")
+        terminal.say(f"{len(of_packages)} packages have other versions; --packages names them")
 
 
 def archive(
@@ -203,4 +203,4 @@ def archive(
 ) -> None:
     """Pack an experiment into one file: manifest, configurations, states, results and metrics."""
     path = Experiment.at(folder).archive(None if out is None else str(out), logs=logs, everything=everything)
-    tables.say(f"{path}  ({Path(path).stat().st_size / 1e6:.1f} MB); unpack it with: tar xzf {shlex.quote(path)}")
+    terminal.say(f"{path}  ({Path(path).stat().st_size / 1e6:.1f} MB); unpack it with: tar xzf {shlex.quote(path)}")

@@ -10,7 +10,7 @@ import typer
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.status import counts_text
 from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns
-from experiment_manager.cli import tables
+from experiment_manager.cli import terminal
 from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, counts_of, find_experiments
@@ -41,16 +41,16 @@ def jobs(
     experiment = Experiment.at(folder)
     rows = experiment.jobs(experiment.rules(where, selected=selected))
     if json:
-        tables.print_json(rows)
+        terminal.print_json(rows)
     else:
         exact = {name for row in rows for name in row["variables"]}
         flat = [flattened(row, "variables") for row in rows]
         if columns is not None and flat:
             flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns)))
         if columns is not None:
-            tables.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE, exact=exact)
+            terminal.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE, exact=exact)
         else:
-            tables.print_rows(flat, minor=("selected", "attempt"), more=HOW_TO_GET_MORE, exact=exact)
+            terminal.print_rows(flat, minor=("selected", "attempt"), more=HOW_TO_GET_MORE, exact=exact)
 
 
 def show(
@@ -62,16 +62,16 @@ def show(
     """Show one job: variables, overrides, configuration, the command to paste, attempts, logs and tracebacks."""
     found = Experiment.at(folder).show(job, resolve=resolve)
     if json:
-        tables.print_json(found)
+        terminal.print_json(found)
         return
-    tables.say(f"job {found['job']}  {found['state']}  {settings_text(found['variables'])}")
-    tables.say(f"directory: {found['directory']}")
+    terminal.say(f"job {found['job']}  {found['state']}  {settings_text(found['variables'])}")
+    terminal.say(f"directory: {found['directory']}")
     if found["overrides"]:
-        tables.say("overrides: " + " ".join(found["overrides"]))
-    tables.say("configuration:" + ("" if found["configuration"] is not None else " none yet"))
+        terminal.say("overrides: " + " ".join(found["overrides"]))
+    terminal.say("configuration:" + ("" if found["configuration"] is not None else " none yet"))
     if found["configuration"] is not None:
-        tables.say(tables.indented(tables.yaml_text(found["configuration"])))
-    tables.say("command:\n  " + (found["command"] or _no_command(folder, found)))
+        terminal.say(terminal.indented(terminal.yaml_text(found["configuration"])))
+    terminal.say("command:\n  " + (found["command"] or _no_command(folder, found)))
     for attempt in found["attempts"]:
         _show_attempt(attempt)
     if found["attempts"]:
@@ -86,11 +86,11 @@ def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
 
 def _show_attempt(attempt: Mapping[str, Any]) -> None:
     reason = f"  {one_line(str(attempt['reason']))}" if attempt["reason"] else ""
-    tables.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
+    terminal.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
     if attempt["launch"]:
-        tables.say(f"  {_launched(attempt)}")
+        terminal.say(f"  {_launched(attempt)}")
     for kind, path in attempt["logs"].items():
-        tables.say(f"  {kind}: {path}")
+        terminal.say(f"  {kind}: {path}")
 
 
 def _launched(attempt: Mapping[str, Any]) -> str:
@@ -110,11 +110,11 @@ def _show_trouble(attempt: Mapping[str, Any]) -> None:
     if is_good or attempt["state"] in (State.COMPLETED, State.RUNNING):
         return
     if attempt["traceback"]:
-        tables.say(tables.indented(attempt["traceback"]))
+        terminal.say(terminal.indented(attempt["traceback"]))
     elif "stderr" in attempt["logs"]:
         lines = tail(attempt["logs"]["stderr"])
         if lines:
-            tables.say("  last lines of stderr:\n" + tables.indented("\n".join(lines)))
+            terminal.say("  last lines of stderr:\n" + terminal.indented("\n".join(lines)))
 
 
 def _times(attempt: Mapping[str, Any]) -> str:
@@ -145,9 +145,9 @@ def filter_(
     if not rules:
         ids = experiment.get_filtered_ids()
         if json:
-            tables.print_json({"jobs": ids})
+            terminal.print_json({"jobs": ids})
         else:
-            tables.say(f"{len(ids)} jobs pass the filter of {experiment.folder.path}: {format_ids(ids)}")
+            terminal.say(f"{len(ids)} jobs pass the filter of {experiment.folder.path}: {format_ids(ids)}")
         return
     selection = experiment.select(rules)
     filters.require_some(selection.jobs, selection.dropped, list(experiment.iter_jobs()), experiment.folder.path)
@@ -159,12 +159,12 @@ def filter_(
         for step in selection.dropped
     ]
     if json:
-        tables.print_json({"jobs": ids, "saved": not dry_run, "rules": steps})
+        terminal.print_json({"jobs": ids, "saved": not dry_run, "rules": steps})
         return
     if explain:
-        tables.print_rows([{**step, "jobs": shortened(format_ids(step["jobs"]))} for step in steps])
+        terminal.print_rows([{**step, "jobs": shortened(format_ids(step["jobs"]))} for step in steps])
     verb = "would pass" if dry_run else "may run"
-    tables.say(f"{len(ids)} jobs of {experiment.folder.path} {verb}: {format_ids(ids)}")
+    terminal.say(f"{len(ids)} jobs of {experiment.folder.path} {verb}: {format_ids(ids)}")
 
 
 def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("."), json: Json = False) -> None:
@@ -176,8 +176,8 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
         age_h = max(0.0, time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
         rows.append((experiment.folder.path, counts, age_h))
     if json:
-        tables.print_json([{"path": p, "counts": {str(s): n for s, n in c.items()}, "age_h": a} for p, c, a in rows])
+        terminal.print_json([{"path": p, "counts": {str(s): n for s, n in c.items()}, "age_h": a} for p, c, a in rows])
     elif rows:
-        tables.print_rows([{"experiment": p, "jobs": counts_text(c), "defined": tables.ago(a)} for p, c, a in rows])
+        terminal.print_rows([{"experiment": p, "jobs": counts_text(c), "defined": terminal.ago(a)} for p, c, a in rows])
     else:
-        tables.say(f"there are no experiments below {folder}")
+        terminal.say(f"there are no experiments below {folder}")

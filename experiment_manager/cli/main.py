@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import experiment_manager
-from experiment_manager.cli import following, jobs, report, results, slurm, status, tables
+from experiment_manager.cli import following, jobs, report, results, slurm, status, terminal
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.policy import PARTIAL, REFUSED
 from experiment_manager.store.layout import is_refused, unwritable
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 def _version(is_asked: bool) -> None:
     if is_asked:
-        tables.say(experiment_manager.__version__)
+        terminal.say(experiment_manager.__version__)
         raise typer.Exit
 
 

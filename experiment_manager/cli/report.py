@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from experiment_manager.cli import tables
+from experiment_manager.cli import terminal
 from experiment_manager.cli.arguments import Folder, Json, Selected, Where
 from experiment_manager.experiment import Experiment
 from experiment_manager.text import names_in
@@ -44,9 +44,9 @@ def report(
         goal=goal,
     )
     if json:
-        tables.print_json({"report": path})
+        terminal.print_json({"report": path})
     else:
-        tables.say(path)
+        terminal.say(path)
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from experiment_manager.analysis.tables import (
-    FORMATS,
+    FILE_FORMATS,
     aggregate,
     chosen_columns,
     columns_of,
@@ -16,9 +16,8 @@ from experiment_manager.analysis.tables import (
     only_columns,
     order,
     write_csv,
-    write_parquet,
 )
-from experiment_manager.cli import tables
+from experiment_manager.cli import terminal
 from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -79,30 +78,33 @@ def results(
     chosen = chosen_columns(there, None if columns is None else names_in(columns))
     flat = flat if columns is None else only_columns(flat, chosen)
     if json:
-        tables.print_json(rows)
+        terminal.print_json(rows)
     elif kind == "table":
         _print_table(flat, heads, are_chosen=columns is not None)
     else:
         _write(flat, chosen, kind, out)
 
 
+_PRINTED: Final = ("table", "csv", "json")
+
+
 def _write(flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str, out: Path | None) -> None:
     if kind == "json":
-        tables.print_json(flat)
+        terminal.print_json(flat)
     elif kind == "csv":
         write_csv(flat, columns)
     else:
-        write_parquet(flat, columns, str(out))
-        tables.say(f"{len(flat)} rows in {out}")
+        FILE_FORMATS[kind](flat, columns, str(out))
+        terminal.say(f"{len(flat)} rows in {out}")
 
 
 def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chosen: bool) -> None:
     names = columns_of(flat)
     if are_chosen:
-        tables.print_rows(flat, optional=names[1:], more=HOW_TO_GET_MORE, exact=heads)
+        terminal.print_rows(flat, optional=names[1:], more=HOW_TO_GET_MORE, exact=heads)
     else:
         values = [name for name in names if name not in heads]
-        tables.print_rows(flat, optional=values, minor=["attempt"], more=HOW_TO_GET_MORE, exact=heads)
+        terminal.print_rows(flat, optional=values, minor=["attempt"], more=HOW_TO_GET_MORE, exact=heads)
 
 
 def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -112,19 +114,20 @@ def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:
     kind = named or ("json" if is_json else "parquet" if out is not None else "table")
-    if kind not in FORMATS:
-        raise ExperimentManagerError(f"{kind!r} is no format; there are {', '.join(FORMATS)}")
-    if kind == "parquet" and out is None:
-        raise ExperimentManagerError("parquet is not for a terminal; name a file with --out")
-    if kind != "parquet" and out is not None:
-        raise ExperimentManagerError(f"--out is for parquet; write > {out} for {kind}")
+    formats = (*_PRINTED, *FILE_FORMATS)
+    if kind not in formats:
+        raise ExperimentManagerError(f"{kind!r} is no format; there are {', '.join(formats)}")
+    if kind in FILE_FORMATS and out is None:
+        raise ExperimentManagerError(f"{kind} is not for a terminal; name a file with --out")
+    if kind not in FILE_FORMATS and out is not None:
+        raise ExperimentManagerError(f"--out is for {', '.join(FILE_FORMATS)}; write > {out} for {kind}")
     return kind
 
 
 def _name_missing(ids: list[int], *, is_json: bool) -> None:
     if is_json:
-        tables.print_json({"jobs": ids})
+        terminal.print_json({"jobs": ids})
     else:
-        tables.say(format_ids(ids) or "every job has completed")
+        terminal.say(format_ids(ids) or "every job has completed")
     if ids:
         raise typer.Exit(1)

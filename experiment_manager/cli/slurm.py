@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiment_manager.cli import tables
+from experiment_manager.cli import terminal
 from experiment_manager.cli.arguments import Folder, Json, Where
 from experiment_manager.errors import OptionsError
 from experiment_manager.experiment import Experiment
@@ -50,11 +50,11 @@ def script(
         runner, job_name, jobs, rerun=rerun, overrides=settings_of([*(set_ or []), *(settings or [])])
     )
     if json:
-        tables.print_json({"scripts": paths})
+        terminal.print_json({"scripts": paths})
         return
     for path in paths:
-        tables.say(path)
-    tables.say(how_to_submit(experiment.folder, paths))
+        terminal.say(path)
+    terminal.say(how_to_submit(experiment.folder, paths))
 
 
 def settings_of(items: Sequence[str]) -> dict[str, Any]:
@@ -86,18 +86,18 @@ def submit(
         answers, scheduler = test_only(experiment.folder, chosen), schedulers.of(chosen)
         if json:
             command = scheduler.submit_command if scheduler is not None else ""
-            tables.print_json([{"script": path, command: words} for path, words in answers])
+            terminal.print_json([{"script": path, command: words} for path, words in answers])
         for path, words in () if json else answers:
-            tables.say(f"{path}: {words}")
+            terminal.say(f"{path}: {words}")
         return
     done = experiment.submit(launch)
     if json:
-        tables.print_json([array._asdict() for array in done])
+        terminal.print_json([array._asdict() for array in done])
         return
     for array in done:
         edited = ", edited since it was written and submitted as it is" if array.is_edited else ""
         how = "submitted as" if array.is_new else "was submitted already, as"
-        tables.say(f"{array.script} {how} SLURM job {array.slurm_id}{edited}")
+        terminal.say(f"{array.script} {how} SLURM job {array.slurm_id}{edited}")
 
 
 def cancel(
@@ -113,8 +113,8 @@ def cancel(
     rules = [*named, *([f"state:{state}"] if state else []), *(where or [])]
     cancelled = experiment.cancel(rules or None)
     if json:
-        tables.print_json({"jobs": cancelled})
+        terminal.print_json({"jobs": cancelled})
     elif cancelled:
-        tables.say(f"told {noun(len(cancelled))} {format_ids(cancelled)} of {experiment.folder.path} to end")
+        terminal.say(f"told {noun(len(cancelled))} {format_ids(cancelled)} of {experiment.folder.path} to end")
     else:
-        tables.say(f"no job of {experiment.folder.path} that you named waits or runs; nothing was cancelled")
+        terminal.say(f"no job of {experiment.folder.path} that you named waits or runs; nothing was cancelled")

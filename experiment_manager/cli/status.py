@@ -11,7 +11,7 @@ import typer
 
 from experiment_manager.analysis.results import sentences
 from experiment_manager.analysis.status import Status
-from experiment_manager.cli import tables
+from experiment_manager.cli import terminal
 from experiment_manager.cli.arguments import Folder, Json
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened, which
@@ -48,7 +48,7 @@ def status(
         _watch(experiment, folder, by, every=every)
     found = experiment.status(wait=wait or watch, by=by, every=every, most_running=most)
     if json:
-        tables.print_json(_plain(found))
+        terminal.print_json(_plain(found))
     else:
         _show(found, folder)
     if found.foreign:
@@ -73,8 +73,8 @@ def _plain(found: Status) -> dict[str, Any]:
 
 
 def _show(found: Status, folder: Path) -> None:
-    for line in _lines(found, folder, tables.terminal_width()):
-        tables.say(line)
+    for line in _lines(found, folder, terminal.terminal_width()):
+        terminal.say(line)
 
 
 def _lines(found: Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
@@ -89,19 +89,19 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         states = list(found.groups[0]["states"])
         exact = list(found.groups[0]["variables"])
         more = "`|\xa0less\xa0-S` shows all"
-        lines += tables.row_lines(rows, width=width, optional=states, more=more, exact=exact)
+        lines += terminal.row_lines(rows, width=width, optional=states, more=more, exact=exact)
     else:
         counts = [
             {"state": str(state), "count": count, "jobs": shortened(format_ids(found.ids[state]))}
             for state, count in found.counts.items()
         ]
-        lines += tables.row_lines(counts, width=width)
+        lines += terminal.row_lines(counts, width=width)
     live = found.live[:most_live]
     if live:
         fits = {"optional": ("elapsed", "left", "last", "reason"), "minor": ("node", "attempt")}
         lines += [
             *between,
-            *tables.row_lines([_short(row) for row in live], width=width, more="--json has all", **fits),
+            *terminal.row_lines([_short(row) for row in live], width=width, more="--json has all", **fits),
         ]
     n_unread = max(0, len(found.ids.get(State.RUNNING, ())) - len(found.live))
     if n_unread:
@@ -127,7 +127,7 @@ def _attention(found: Status, folder: Path) -> Iterator[str]:
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as it fits a line: times as people read them, the last metrics as text."""
-    times = {"elapsed": tables.duration(row["elapsed_s"]), "left": tables.duration(row["left_s"])}
+    times = {"elapsed": terminal.duration(row["elapsed_s"]), "left": terminal.duration(row["left_s"])}
     metrics = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in
                         (row["metrics"] or {}).items())  # fmt: skip
     head = {"job": row["job"], "what": settings_text(row["variables"]), "state": row["state"]}
@@ -139,7 +139,7 @@ def _on_screen(found: Status, folder: Path, width: int, height: int) -> list[str
     most_live = len(found.live)
     while True:
         lines = _lines(found, folder, width, most_live)
-        shown = [part for line in lines for part in tables.wrapped(harmless(line), width)]
+        shown = [part for line in lines for part in terminal.wrapped(harmless(line), width)]
         if len(shown) <= height or not most_live:
             return shown
         most_live = max(0, most_live - max(1, len(shown) - height))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.cli.tables import cut, row_lines, text_width
+from experiment_manager.cli.terminal import cut, row_lines, text_width
 
 METRICS = {f"val/metric_{place}": 0.123456 * (place + 1) for place in range(30)}
 LONG = "/scratch/shared/datasets/imagenet/versions/"
