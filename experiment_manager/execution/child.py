@@ -54,10 +54,10 @@ class Child(NamedTuple):
     def environment(self, attempt: int, ours: Mapping[str, str]) -> dict[str, str]:
         """The environment of an attempt, made from ours: it has none of the ranks that we may have."""
         kept = ranks.of_a_task(ours, is_alone=not self.has_ranks) if self.scheduler is not None else ranks.without(ours)
-        told = {**current_job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
-        return {**kept, **self._told_to_submitit(attempt), **told}
+        own = {**current_job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
+        return {**kept, **self._for_submitit(attempt), **own}
 
-    def _told_to_submitit(self, attempt: int) -> dict[str, str]:
+    def _for_submitit(self, attempt: int) -> dict[str, str]:
         """With which `submitit.JobEnvironment()` answers: programs ask it for ranks under any launcher."""
         if self.scheduler is not None:
             return schedulers.named(self.scheduler).environment(os.environ)

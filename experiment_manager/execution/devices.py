@@ -174,5 +174,5 @@ def gpus_of(environ: Mapping[str, str]) -> dict[str, str]:
     >>> gpus_of({"CUDA_VISIBLE_DEVICES": "0,1", "LANG": "C"})
     {'gpus': 'CUDA_VISIBLE_DEVICES=0,1'}
     """
-    told = " ".join(f"{name}={environ[name]}" for name in VARIABLES if name in environ)
-    return {"gpus": told} if told else {}
+    visible_now = " ".join(f"{name}={environ[name]}" for name in VARIABLES if name in environ)
+    return {"gpus": visible_now} if visible_now else {}

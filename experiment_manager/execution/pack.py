@@ -62,8 +62,8 @@ def run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_jo
             dealer.take_back(gpus)
             statuses[place] = code if code >= 0 else 128 - code
     os.close(write)
-    with os.fdopen(read, "rb") as told:
-        is_to_requeue = bool(told.read())
+    with os.fdopen(read, "rb") as said:
+        is_to_requeue = bool(said.read())
     return Outcome(next((status for status in statuses if status), 0), is_to_requeue)
 
 

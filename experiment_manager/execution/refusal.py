@@ -9,7 +9,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.text import tell
 
 
-def told(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
+def run_or_refuse(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
     """What became of a job; why it was refused, if it was, stands on stderr."""
     try:
         return run(prepared())

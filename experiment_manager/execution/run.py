@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.execution.child import prepare
-from experiment_manager.execution.refusal import refused, told
+from experiment_manager.execution.refusal import refused, run_or_refuse
 from experiment_manager.execution.supervisor import Outcome, supervise
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store.layout import Folder
@@ -171,4 +171,6 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
 
 def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
     runner = [sys.executable, call.runner] if call.runner is not None else None
-    return told(lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise)
+    return run_or_refuse(
+        lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise
+    )

@@ -261,10 +261,10 @@ class _Supervision:
         """Whether a process is the job's; what starts its ranks is not, they bear what we have told it."""
         if not self._child.has_ranks:
             return in_session(pid, self._pid)
-        told = current_job.environment(self._child.folder, self._child.job_id, self._number)
+        own = current_job.environment(self._child.folder, self._child.job_id, self._number)
         found = environment(pid)
         is_rank = self._rank(found) is not None and not in_session(pid, self._pid)
-        return is_rank and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in told.items())
+        return is_rank and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in own.items())
 
     def _may_requeue(self) -> bool:
         """Whether the launch lets this job start again after one time limit more."""

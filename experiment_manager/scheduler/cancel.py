@@ -53,7 +53,7 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     for name in sorted({task.scheduler for task in tasks}):
         schedulers.named(name).cancel((task.array, task.array_index) for task in tasks if task.scheduler == name)
     by_scheduler = {job_id for mine in tasks.values() for job_id in mine}
-    told, unreached = _end(folder, running)
+    notified, unreached = _end(folder, running)
     handed_to = {job_id: task.scheduler for task, mine in tasks.items() for job_id in mine}
     _settle(folder, unbegun, handed_to)
     if unreached:
@@ -61,15 +61,15 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
             f"ours reaches {', '.join(sorted(set(unreached.values())))}; end it there"
         )
-    return sorted(by_scheduler | told)
+    return sorted(by_scheduler | notified)
 
 
 def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -> tuple[set[int], Mapping[int, str]]:
     """The jobs that were told to end, by a signal or a request, and those that cannot be, with who runs them."""
-    told, asked, unreached = set(), defaultdict[str, list[int]](list), {}
+    notified, asked, unreached = set(), defaultdict[str, list[int]](list), {}
     for job_id, (number, record) in running.items():
         if _signalled(folder, job_id, number, record):
-            told.add(job_id)
+            notified.add(job_id)
             continue
         looks_s = number_in(record, LOOKS)
         try:
@@ -86,7 +86,7 @@ def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -
         asked[f"on {record.get('host')} to end; it looks every {looks_s:g} s"].append(job_id)
     for words, ids in asked.items():
         tell(one_line(f"asked {noun(len(ids))} {format_ids(ids)} {words}"))
-    return told.union(*asked.values()), unreached
+    return notified.union(*asked.values()), unreached
 
 
 def _signalled(folder: Folder, job_id: int, number: int, record: Mapping[str, Any]) -> bool:

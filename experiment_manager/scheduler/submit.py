@@ -102,13 +102,13 @@ def test_only(folder: Folder, launch: Launch) -> list[tuple[str, str]]:
     scheduler = _scheduler(launch)
     scheduler.require()
     scripts = [_script(folder, launch, array, is_kept=False)[0] for array in launched_arrays(launch)]
-    told = []
+    answers = []
     for script in scripts:
         try:
-            told.append((script, scheduler.check(script)))
+            answers.append((script, scheduler.check(script)))
         except SchedulerError as error:
             raise _about(script, error) from error
-    return told
+    return answers
 
 
 def _about(script: str, error: SchedulerError) -> SchedulerError:

@@ -21,7 +21,7 @@ from experiment_manager.execution.forkserver import job as forked
 from experiment_manager.execution.forkserver.client import CHUNK, Talk
 from experiment_manager.execution.forkserver.job import BecomesJob, Ready
 from experiment_manager.execution.forkserver.sharing import Arguments, Imports, unseeded_generators
-from experiment_manager.execution.refusal import told
+from experiment_manager.execution.refusal import run_or_refuse
 from experiment_manager.execution.signals import Heard, block, unblock
 from experiment_manager.execution.supervisor import supervise
 from experiment_manager.store import processes
@@ -160,7 +160,7 @@ class _Server:
             self._talk.end.close()
             begin = partial(forked.begin, ready=self._ready, handles=heard.handles)
             run = partial(supervise, heard=heard, begin=begin)
-            status = told(_prepared(message), run).status
+            status = run_or_refuse(_prepared(message), run).status
         except BecomesJob:
             raise
         except BaseException:  # nothing else may leave this process: it is a copy of the server
