@@ -4,12 +4,13 @@
 must not go on ends the process by SystemExit, which is all that a callback can stop a job with.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
-import hydra._internal.hydra
-from hydra._internal.callbacks import Callbacks
+import hydra.core.utils
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from experiment_manager.errors import ConfigurationDrifted
 from experiment_manager.execution.command import place_of, placed_in
 from experiment_manager.execution.current_job import CurrentJob, current_job, is_first_rank, not_kept
+from experiment_manager.hydra import private_names
 from experiment_manager.hydra.compose import as_written, require_submitted
 from experiment_manager.model.policy import DRIFTED, UNRECORDED
 from experiment_manager.model.records import Code
@@ -31,31 +33,55 @@ def listen() -> None:
 
     A callback in the configuration would need one: Hydra 1.4 calls only what the program allows.
     """
-    vars(hydra._internal.hydra)["Callbacks"] = JobCallbacks
+    if not private_names.replace_callbacks(_with_ours):
+        _watch_run_job()
 
 
-class JobCallbacks(Callbacks):
-    """Hydra's list of callbacks, in the process of a job: ours is in it when the run that begins is that job. The
-    program's own then hear what they hear of a job of a multirun: its start and its end, but of no run.
+def _with_ours(callbacks: Any) -> type:
+    class JobCallbacks(callbacks):  # type: ignore[misc]
+        """Hydra's list of callbacks, in the process of a job: ours is in it when the run that begins is that job. The
+        program's own then hear what they hear of a job of a multirun: its start and its end, but of no run.
 
-    Any other program that the job starts is none of ours, and so is a command that somebody has pasted.
-    """
+        Any other program that the job starts is none of ours, and so is a command that somebody has pasted.
+        """
 
-    def __init__(self, config: DictConfig | None = None) -> None:
-        super().__init__(config)
-        self._ours = JobCallback() if config is not None and _is_our_job(config) else None
-        if self._ours is not None:
-            self.callbacks.append(self._ours)
+        def __init__(self, config: DictConfig | None = None) -> None:
+            super().__init__(config)
+            self._ours = JobCallback() if config is not None and _is_our_job(config) else None
+            if self._ours is not None:
+                self.callbacks.append(self._ours)
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if self._ours is None:
-            super().on_run_start(config, **kwargs)
-        else:
-            self._ours.on_run_start(config, **kwargs)
+        def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+            if self._ours is None:
+                super().on_run_start(config, **kwargs)
+            else:
+                self._ours.on_run_start(config, **kwargs)
 
-    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if self._ours is None:
-            super().on_run_end(config, **kwargs)
+        def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+            if self._ours is None:
+                super().on_run_end(config, **kwargs)
+
+    return JobCallbacks
+
+
+def _watch_run_job() -> None:
+    """The same by Hydra's function that runs a job; the program's own callbacks hear of a run, too."""
+    run_job: Any = hydra.core.utils.run_job
+
+    def watched(*arguments: Any, **options: Any) -> JobReturn:
+        config = signature(run_job).bind(*arguments, **options).arguments["config"]
+        if not _is_our_job(config):
+            return run_job(*arguments, **options)  # type: ignore[no-any-return]
+        ours = JobCallback()
+        ours.on_run_start(config)
+        job_return: JobReturn = run_job(*arguments, **options)
+        ours.on_job_end(config, job_return)
+        return job_return
+
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        if names.get("run_job") is run_job:
+            names["run_job"] = watched
 
 
 def _is_our_job(config: DictConfig) -> bool:
@@ -116,8 +142,10 @@ class JobCallback(Callback):
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
                 write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
-        elif isinstance(ended_by := job_return._return_value, BaseException) and not isinstance(ended_by, SystemExit):
-            write_error(job.experiment, job.id, job.attempt, ended_by)  # of sys.exit, Hydra 1.4 tells, the status does
+        else:
+            ended_by = private_names.returned(job_return)
+            if isinstance(ended_by, BaseException) and not isinstance(ended_by, SystemExit):  # as Hydra 1.4 has it
+                write_error(job.experiment, job.id, job.attempt, ended_by)
         live = _live_code(job, self._code) if self._code is not None else None
         if live:  # imported late, perhaps, or allowed by on_drift=warn
             tell(f"warning: {live}")

@@ -11,16 +11,18 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
-from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString, Transformer
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from experiment_manager.errors import ConfigurationDrifted, GridError
 from experiment_manager.execution.command import PLACED_BY_US, quoted
+from experiment_manager.hydra import private_names
 from experiment_manager.hydra.frozen_config import Origin
 from experiment_manager.model import codec, delta
 from experiment_manager.model.grid import Axis, Setting
@@ -99,7 +101,8 @@ class Composer:
     @property
     def job_name(self) -> str:
         """The name of the program as it was set; one that holds `${...}` is another one in each job."""
-        return str(self._master.hydra.job._get_node("name")._value())
+        job: Any = OmegaConf.to_container(self._master.hydra.job, resolve=False)
+        return str(job["name"])
 
     def axes(self, params: Mapping[str, Any], arguments: Iterable[str]) -> list[Axis]:
         """One axis per key, the parameters before the command line; of two settings of a key the last one wins."""
@@ -133,7 +136,7 @@ class Composer:
         steps = []
         for element in override.sweep_iterator():
             text = f"{prefix}{name}={self._value_text(element)}"
-            steps.append((Setting(name, text, Override._convert_value(element), is_ordered),))
+            steps.append((Setting(name, text, _unquoted(element), is_ordered),))
         if not steps:
             raise GridError(f"'{override.input_line}' has no values; give it at least one")
         return Axis((name,), tuple(steps))
@@ -141,7 +144,7 @@ class Composer:
     def _value_text(self, element: Any) -> str:
         """The text of one swept value. Hydra's own rendering of text loses quotes, those of `choice('it\\'s')`, so what
         does not read back as itself is quoted."""
-        text = Override._get_value_element_as_str(element)
+        text = str(Transformer.str(element))
         if type(element) is not str:
             return text
         try:
@@ -155,14 +158,20 @@ class Composer:
     def is_group(self, key: str, value: Any) -> bool:
         """Whether Hydra takes an override of that key and value for the choice of a config group, asked of Hydra."""
         if key not in self._groups:
-            self._groups[key] = bool(self._repository.group_exists(key))
+            self._groups[key] = self._group_exists(key)
         return self._groups[key] and not isinstance(value, dict)
+
+    def _group_exists(self, key: str) -> bool:
+        if self._repository is not None:
+            return bool(self._repository.group_exists(key))
+        above, _, name = key.rpartition("/")
+        groups = self._loader.get_group_options(above, ObjectType.GROUP, self.config_name, self._hydra_overrides)
+        return name in groups
 
     @cached_property
     def _repository(self) -> Any:
-        """Where Hydra looks for the configs of this sweep."""
-        _, found = self._loader._parse_overrides_and_create_caching_repo(self.config_name, self._hydra_overrides)
-        return found
+        """Where Hydra looks for the configs of this sweep; None where only a list of them can be had."""
+        return private_names.repository(self._loader, self.config_name, self._hydra_overrides)
 
     def composed(self, overrides: Iterable[str]) -> DictConfig:
         """The whole configuration of one job, as Hydra composes it. Raises Hydra's own errors."""
@@ -186,7 +195,9 @@ class Composer:
         """The sentence for a primary configuration whose own values Hydra leaves out, because a group is appended to a
         defaults list that holds nothing but `override` entries, and no `_self_`; None for any other."""
         added = next((item.text for item in settings if item.is_ordered and not item.key.startswith("~")), None)
-        loaded = None if added is None or self.config_name is None else self._repository.load_config(self.config_name)
+        if added is None or self.config_name is None or self._repository is None:
+            return None
+        loaded = self._repository.load_config(self.config_name)
         if loaded is None or not loaded.defaults_list or not all(item.is_override() for item in loaded.defaults_list):
             return None
         self._is_primary_lost = True
@@ -198,10 +209,17 @@ class Composer:
 
     def chosen_directories(self, written: Mapping[str, Any]) -> list[str]:
         """Of `hydra.sweep`, as it was written, what is not Hydra's own default: `hydra.sweep.dir=...`."""
+        usual = self._usual_directories()
+        return [f"hydra.sweep.{key}={value}" for key, value in written.items() if value not in (usual.get(key), "???")]
+
+    def _usual_directories(self) -> Any:
+        """`hydra.sweep` of a program that says nothing of it."""
+        if self._repository is None:
+            bare = self._loader.load_configuration(None, [], RunMode.MULTIRUN)
+            return OmegaConf.to_container(bare.hydra.sweep, resolve=False)
         default = self._repository.load_config("hydra/output/default")
         usual: Any = {} if default is None else OmegaConf.to_container(default.config, resolve=False)
-        usual = usual.get("sweep", {})
-        return [f"hydra.sweep.{key}={value}" for key, value in written.items() if value not in (usual.get(key), "???")]
+        return usual.get("sweep", {})
 
     def configuration(self, overrides: Iterable[str]) -> codec.Encoded:
         """The tagged configuration of one job, without Hydra's own part. Raises Hydra's own errors."""
@@ -277,6 +295,15 @@ def _hydra_config(config: DictConfig) -> Iterator[None]:
         current.cfg = before
 
 
+def _unquoted(element: Any) -> Any:
+    """One swept value without the quotes that it was typed with."""
+    if isinstance(element, list):
+        return [_unquoted(item) for item in element]
+    if isinstance(element, dict):
+        return {_unquoted(key): _unquoted(item) for key, item in element.items()}
+    return element.text if isinstance(element, QuotedString) else element
+
+
 def _settings_of(config: DictConfig) -> dict[str, Any]:
     """What says how a sweep is planned and launched, as it is written, by dotted keys."""
     found: dict[str, Any] = {}
@@ -308,7 +335,7 @@ def _package_directory(path: str) -> str | None:
 _NEVER: Final = object()
 
 
-class ReadOnce(IConfigRepository):
+class ReadOnce:
     """A repository that remembers what it has read, and hands out copies, since Hydra changes what it gets.
 
     Hydra copies the repository for each composition, and may give the copy other places to read from: a copy shares
@@ -341,24 +368,18 @@ class ReadOnce(IConfigRepository):
             self._elsewhere[places] = (delegate, {})
         self._delegate, self._read = self._elsewhere[places]
 
-    def get_schema_source(self) -> Any:
-        return self._delegate.get_schema_source()
-
-    def group_exists(self, config_path: str) -> Any:
-        return self._delegate.group_exists(config_path=config_path)
-
-    def config_exists(self, config_path: str) -> Any:
-        return self._delegate.config_exists(config_path=config_path)
-
-    def get_group_options(self, group_name: str, *arguments: Any, **options: Any) -> Any:
-        return self._delegate.get_group_options(group_name, *arguments, **options)
-
-    def get_sources(self) -> Any:
-        return self._delegate.get_sources()
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a repository answers."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._delegate, name)
 
 
 def reading_once(loader: ConfigLoader) -> Any:
-    """A loader that composes the same and reads each config once; the given one stays as it is."""
+    """A loader that composes the same and reads each config once; the given one stays as it is. Where nobody can tell
+    what it reads from, it is the given one."""
+    if not private_names.has("ConfigLoaderImpl.repository"):
+        return loader
     other: Any = copy.copy(loader)
     other.repository = ReadOnce(other.repository)
     return other

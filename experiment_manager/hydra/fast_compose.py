@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.types import Override, OverrideType, ValueType
-from omegaconf import AnyNode, Container, DictConfig, ListConfig, Node, OmegaConf, ValueNode
-from omegaconf._utils import is_primitive_type_annotation, split_key
+from omegaconf import AnyNode, Container, DictConfig, Node, OmegaConf, ValueNode
 
+from experiment_manager.hydra import private_names
 from experiment_manager.hydra.compose import Composer, task_configuration
 from experiment_manager.model import codec, delta
 from experiment_manager.model.config_template import ConfigTemplate, Configured, Value, value_of
@@ -77,7 +75,8 @@ class Factored:
 
     def __init__(self, composer: Composer, grid: Grid) -> None:
         self._composer = composer
-        self._plain = plain_keys(grid.settings(), composer.is_group)
+        is_possible = private_names.has(*private_names.OF_NODES)
+        self._plain = plain_keys(grid.settings(), composer.is_group) if is_possible else frozenset[str]()
         self._paths = {key: _way(key) for key in self._plain}
         self._bases: dict[tuple[str, ...], _Base] = {}
         self._composed: dict[tuple[str, ...], Configured] = {}  # the slow ones, asked for by a filter and then again
@@ -173,7 +172,7 @@ def _is_group(setting: Setting, is_group: Callable[[str, Any], bool]) -> bool:
 
 
 def _way(key: str) -> tuple[str, ...]:
-    return tuple(split_key(key.removeprefix("~")))
+    return private_names.way(key.removeprefix("~"))
 
 
 def _is_change(setting: Setting) -> bool:
@@ -215,15 +214,20 @@ def _nodes(config: DictConfig, tokens: Sequence[str]) -> Iterator[Node]:
     """The nodes on the way, as far as it goes."""
     node: Any = config
     for token in tokens:
-        if not isinstance(node, Container) or node._is_none() or node._is_missing() or node._is_interpolation():
+        if not isinstance(node, Container) or not _is_there(node):
             return
-        node = node._get_node(int(token) if isinstance(node, ListConfig) else token, validate_access=False)
+        node = private_names.child(node, token)
         if isinstance(node, Node):
             yield node
 
 
+def _is_there(node: Node) -> bool:
+    """Whether the node is neither null nor missing nor an interpolation."""
+    return not (private_names.is_absent(node) or private_names.is_interpolation(node))
+
+
 def _is_interpolated(config: DictConfig, tokens: Sequence[str]) -> bool:
-    return any(node._is_interpolation() for node in _nodes(config, tokens))
+    return any(private_names.is_interpolation(node) for node in _nodes(config, tokens))
 
 
 def _is_bare(config: DictConfig, tokens: Sequence[str]) -> bool:
@@ -233,23 +237,22 @@ def _is_bare(config: DictConfig, tokens: Sequence[str]) -> bool:
     node = found[-1]
     if len(found) > len(tokens):
         return _holds_plain(node)
-    if not isinstance(node, Container) or node._is_none() or node._is_missing():
-        return node._metadata.ref_type is Any
-    return node._metadata.element_type is Any
+    if not isinstance(node, Container) or private_names.is_absent(node):
+        return private_names.takes_anything(node)
+    return private_names.holds_anything(node)
 
 
 def _holds_plain(node: Any) -> bool:
     """Whether there is no interpolation and no structured config in the node."""
-    if node._is_interpolation():
+    if private_names.is_interpolation(node):
         return False
     if not isinstance(node, Container):
         return isinstance(node, ValueNode)
-    if node._is_none() or node._is_missing():
-        return node._metadata.ref_type is Any
-    element = node._metadata.element_type
-    if node._metadata.object_type not in (dict, list) or not (element is Any or is_primitive_type_annotation(element)):
+    if private_names.is_absent(node):
+        return private_names.takes_anything(node)
+    if not private_names.is_plain_container(node):
         return False
-    content = node._value()
+    content = private_names.content(node)
     return all(_holds_plain(item) for item in (content.values() if isinstance(content, dict) else content))
 
 
@@ -259,11 +262,11 @@ def _leads_to(base: _Base, tokens: Sequence[str], value: Any) -> bool:
     node: Node = base.config
     encoded = base.encoded
     for token in tokens:
-        if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+        if not isinstance(node, DictConfig) or not _is_there(node):
             return False
         if not isinstance(encoded, dict) or token not in encoded:
             return False
-        child = node._get_node(token)
+        child = private_names.child(node, token)
         if not isinstance(child, Node):
             return False
         node, encoded = child, encoded[token]
@@ -281,25 +284,19 @@ def _value_of(config: DictConfig, setting: Setting, tokens: Sequence[str]) -> co
     target = config
     if not is_leaf:
         target = OmegaConf.masked_copy(config, [tokens[0]])
-        for flag in ("struct", "readonly"):
-            target._set_flag(flag, config._get_flag(flag))
-    override = Override(
-        type=OverrideType.CHANGE,
-        key_or_group=setting.key,
-        value_type=ValueType.ELEMENT,
-        _value=setting.value,
-        package=None,
-        input_line=setting.text,
-    )
-    ConfigLoaderImpl._apply_overrides_to_config([override], target)
+        OmegaConf.set_struct(target, OmegaConf.is_struct(config))
+        OmegaConf.set_readonly(target, OmegaConf.is_readonly(config))
+    private_names.apply_value(target, setting.key, setting.value, setting.text)
     node = _node(target, tokens)
-    return codec.encode(OmegaConf.to_container(node, resolve=False) if isinstance(node, Container) else node._value())
+    if isinstance(node, Container):
+        return codec.encode(OmegaConf.to_container(node, resolve=False))
+    return codec.encode(private_names.content(node))
 
 
 def _node(config: DictConfig, tokens: Sequence[str]) -> Any:
     node: Any = config
     for token in tokens:
-        node = node._get_node(token)
+        node = private_names.child(node, token)
     return node
 
 

@@ -23,7 +23,7 @@ from experiment_manager.execution.pool import (
     check_n_jobs,
     check_start_method,
 )
-from experiment_manager.hydra import entry
+from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import add_batch
 from experiment_manager.hydra.compose import Composer, as_written
 from experiment_manager.hydra.entry import passing_interpreter
@@ -283,6 +283,7 @@ class Batches:
         self._composer = Composer(loader, config)
         self._config, self._task, self._folder, self._ours = config, task, folder, ours
         self._earlier: list[int] = []
+        private_names.tell_of_missing()
         entry.note_sweep()
 
     def launch(self, batch: Sequence[Sequence[str]], first_number: int) -> Returns:

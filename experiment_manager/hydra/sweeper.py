@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiment_manager.analysis.results import result_warnings, sentences
 from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
 from experiment_manager.execution.in_process import attempting
-from experiment_manager.hydra import entry
+from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import commit_sweep
 from experiment_manager.hydra.compose import Composer, require_submitted
 from experiment_manager.hydra.dry_run import dry_run, told, warnings
@@ -67,6 +67,7 @@ class Sweep:
             return self._run(written, arguments)
 
     def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+        private_names.tell_of_missing()
         with told_to_the_user():
             ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
             if ours is None:

@@ -28,27 +28,29 @@ def resolved(
         return plain
     from omegaconf import OmegaConf  # which takes longer to import than most commands need
 
-    def item(config: Any, key: Any, way: tuple[str, ...]) -> Any:
-        node = config._get_node(key)
-        if not node._is_interpolation():
-            return nested(node if OmegaConf.is_config(node) else node._value(), way)
+    def item(config: Any, key: Any, written: Any, way: tuple[str, ...]) -> Any:
+        if isinstance(written, dict | list):
+            return nested(config[key], written, way)
+        if not isinstance(written, str) or not OmegaConf.is_interpolation(config, key):
+            return written
         dotted = ".".join(way)
         if dotted in kept:
             return kept[dotted]
         try:
-            return nested(config[key], way)
+            found = config[key]
+            is_node = OmegaConf.is_config(found)
+            return nested(found, OmegaConf.to_container(found, resolve=False), way) if is_node else found
         except Exception as error:  # what resolvers raise, too
-            text = node._value()
-            return text if unresolved is None else unresolved(dotted, text, _reason(error))
+            return written if unresolved is None else unresolved(dotted, written, _reason(error))
 
-    def nested(config: Any, way: tuple[str, ...] = ()) -> Any:
-        if OmegaConf.is_dict(config):
-            return {key: item(config, key, (*way, str(key))) for key in config}
-        if OmegaConf.is_list(config):
-            return [item(config, place, (*way, str(place))) for place in range(len(config))]
-        return config
+    def nested(config: Any, written: Any, way: tuple[str, ...] = ()) -> Any:
+        if isinstance(written, dict):
+            return {key: item(config, key, inner, (*way, str(key))) for key, inner in written.items()}
+        if isinstance(written, list):
+            return [item(config, place, inner, (*way, str(place))) for place, inner in enumerate(written)]
+        return written
 
-    return nested(OmegaConf.create(plain))
+    return nested(OmegaConf.create(plain), plain)
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from experiment_manager.hydra import schema
 
@@ -25,7 +25,8 @@ class ExperimentSweeper(Sweeper):
         from experiment_manager.hydra.sweeper import RecordedTask
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self.directories = {key: config.hydra.sweep._get_node(key)._value() for key in ("dir", "subdir")}
+        written: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        self.directories = {key: written[key] for key in ("dir", "subdir")}
         # Other launchers put files of their own (.submitit) there, and read it as soon as they are made.
         folder = os.path.abspath(os.path.join(self.options["experiment_path"], self.options["experiment_name"]))
         with read_write(config.hydra.sweep):
