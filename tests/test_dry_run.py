@@ -56,7 +56,7 @@ def test_a_sweep_that_runs_here_does_what_its_dry_run_told(program: Program) -> 
 
     done = program.sweep(*arguments)
     assert 0 == done.returncode, done.stderr
-    assert done.stderr.splitlines()[0] == printed.splitlines()[0].removeprefix("dry run of ")
+    assert printed.splitlines()[0].removeprefix("dry run of ") in done.stderr.splitlines()
     assert ["4.1.COMPLETED", "5.1.COMPLETED"] == program.states()
     assert yaml.safe_load((program.experiment / "jobs/4/.hydra/config.yaml").read_text()) == configuration_in(printed)
 
@@ -74,7 +74,7 @@ def test_scripts_are_those_that_the_dry_run_told(program_after: ProgramAfter) ->
 
     done = program.sweep(*arguments)
     assert 0 == done.returncode, done.stderr
-    assert done.stderr.splitlines()[0] == printed.splitlines()[0].removeprefix("dry run of ")
+    assert printed.splitlines()[0].removeprefix("dry run of ") in done.stderr.splitlines()
     assert {name for name, *_ in told} == {path.name for path in program.experiment.glob("slurm_scripts*.sh")}
     for name, array, n_tasks, mem_gb in told:
         script = (program.experiment / name).read_text()

@@ -247,9 +247,10 @@ class Composer:
     def in_job(self, job_id: int) -> Iterator[None]:
         """Inside, `${hydra:...}` stands for what it would be in a job, as far as that is known before one runs."""
         config = copy.deepcopy(self._master)
-        with read_write(config), open_dict(config):
-            config.hydra.job.id, config.hydra.job.num = str(job_id), job_id
-            config.hydra.runtime.output_dir = os.path.join(str(config.hydra.sweep.dir), str(job_id))
+        job, runtime = config.hydra.job, config.hydra.runtime
+        with read_write(job), open_dict(job), read_write(runtime), open_dict(runtime):
+            job.id, job.num = str(job_id), job_id
+            runtime.output_dir = os.path.join(str(config.hydra.sweep.dir), str(job_id))
         with _hydra_config(config):
             yield
 
