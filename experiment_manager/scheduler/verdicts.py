@@ -224,7 +224,9 @@ class _Decision:
         end = self._end_of(index, anchor, report)
         if end is None and active is None:
             return  # the history has not caught up
-        state, reason = end or (State.NODE_FAIL, f"{self._launch.label} has put its task back into the queue")
+        is_back = active is not None and (end is None or end[0] is State.LOST)  # more than nobody knows
+        put_back = (State.NODE_FAIL, f"{self._launch.label} has put its task back into the queue")
+        state, reason = put_back if end is None or is_back else end
         about: dict[str, Any] = {"reason": reason, **({} if end else {"ask_scheduler": True})}
         self._found.append(Ended(job_id, number, state, about))
         if active is not None:

@@ -124,17 +124,21 @@ def need_own_cluster() -> None:
 # ---------------------------------------------------------------- jobs
 
 
-def sacct_state(job_id: str | int, *, rows: int = 1, seconds: float = 30.0) -> list[tuple[str, str, str]]:
+def sacct_state(
+    job_id: str | int, *, rows: int = 1, is_array: bool = False, seconds: float = 60.0
+) -> list[tuple[str, str, str]]:
     """(JobID, State, ExitCode) of a job, or of each task of an array, once all are final and at least `rows`.
 
-    Accounting lags behind squeue by up to some seconds.
+    Accounting lags behind squeue by up to some seconds, and calls a task of an array by the id of the array meanwhile.
     """
     command = ["sacct", "-X", "-n", "-P", "-j", str(job_id), "-o", "JobID,State,ExitCode"]
 
     def final() -> list[tuple[str, str, str]]:
         lines = [line.split("|") for line in _output(*command).splitlines()]
         told = [(name, state, exit_code) for name, state, exit_code in lines]
-        return told if len(told) >= rows and not any(state.startswith(NOT_FINAL) for _, state, _ in told) else []
+        are_final = not any(state.startswith(NOT_FINAL) for _, state, _ in told)
+        are_named = not is_array or all("_" in name for name, _, _ in told)
+        return told if len(told) >= rows and are_final and are_named else []
 
     found: list[tuple[str, str, str]] = wait_until(final, seconds)
     return sorted(found, key=lambda row: [int(part) if part.isdigit() else -1 for part in row[0].split("_")])

@@ -49,7 +49,7 @@ def test_a_node_dies_and_comes_back(program: Program, tmp_path: Path) -> None:
         sweep.until({0: "COMPLETED"})
     start_slurmd(node)
     for sweep in sweeps:
-        assert [(sweep.task(0), "COMPLETED", "0:0")] == sacct_state(sweep.slurm_id)
+        assert [(sweep.task(0), "COMPLETED", "0:0")] == sacct_state(sweep.slurm_id, is_array=True)
         assert {0: "COMPLETED"} == sweep.status()
         assert ["0.1.NODE_FAIL", "0.2.COMPLETED"] == sweep.states()
         results = [path.name for path in (sweep.experiment / "jobs/0").glob("result.*")]

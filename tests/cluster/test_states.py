@@ -126,7 +126,7 @@ def test_preempted_twice(program: Program) -> None:
         sweep.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
         assert ["0.1.PREEMPTED", "0.2.PREEMPTED", "0.3.COMPLETED"] == sweep.states()
         assert list(range(1, 101)) == [step for attempt in (1, 2, 3) for step in sweep.steps(0, attempt)]
-        assert [(sweep.task(0), "COMPLETED", "0:0")] == sacct_state(sweep.slurm_id)
+        assert [(sweep.task(0), "COMPLETED", "0:0")] == sacct_state(sweep.slurm_id, is_array=True)
 
 
 def test_out_of_time(over_time: dict[str, Sweep]) -> None:
@@ -134,7 +134,7 @@ def test_out_of_time(over_time: dict[str, Sweep]) -> None:
     last line of the task's log is told."""
     for sweep in over_time.values():
         sweep.until({0: "TIMEOUT"}, through=["QUEUED", "RUNNING"])
-        assert "TIMEOUT" == sacct_state(sweep.slurm_id)[0][1]
+        assert "TIMEOUT" == sacct_state(sweep.slurm_id, is_array=True)[0][1]
     why = {name: sweep.looked()[1][0] for name, sweep in over_time.items()}
     assert re.fullmatch(r"SLURM: TIMEOUT on n[12] before the job began: loading modules", why.pop("before"))
     assert {"the time limit was reached"} == set(why.values())

@@ -1,5 +1,4 @@
-"""The smallest scheduler that keeps the contract: its queue is one table in SQLite, it keeps no history of what has
-ended, and each array is run by a process of its own, `python table_scheduler.py <folder of the queue> <array>`."""
+"""The smallest scheduler that keeps the contract: a queue in SQLite, no history, and a process for each array."""
 
 import getpass
 import json
@@ -21,10 +20,11 @@ from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Phase, Place, QueueRow, Run, Scheduler, Stop
 
 ROOT = "TABLE_SCHEDULER_ROOT"
-SCHEMA = """CREATE TABLE IF NOT EXISTS tasks (
-    array INTEGER, place INTEGER, name TEXT, user TEXT,
-    word TEXT DEFAULT 'waiting', start REAL, is_wanted INTEGER DEFAULT 1
-)"""
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS arrays (id INTEGER PRIMARY KEY AUTOINCREMENT)",  # no id is given twice
+    """CREATE TABLE IF NOT EXISTS tasks (array INTEGER, place INTEGER, name TEXT, user TEXT,
+    word TEXT DEFAULT 'waiting', start REAL, is_wanted INTEGER DEFAULT 1)""",
+)
 
 
 @contextmanager
@@ -32,7 +32,8 @@ def queue_of(root: str | Path) -> Any:
     if not Path(root).is_dir():
         raise SchedulerError("the folder of the queue is not there", words="no queue")
     with closing(sqlite3.connect(Path(root) / "queue.sqlite", timeout=30, isolation_level="IMMEDIATE")) as found, found:
-        found.execute(SCHEMA)
+        for statement in SCHEMA:
+            found.execute(statement)
         yield found
 
 
@@ -72,7 +73,7 @@ class TableScheduler(Scheduler):
     def submit(self, script: str, after: str | None = None) -> str:
         about = json.loads(Path(script).read_text())
         with queue_of(os.environ[ROOT]) as queue:
-            (array,) = queue.execute("SELECT coalesce(max(array), 0) + 1 FROM tasks").fetchone()
+            array = queue.execute("INSERT INTO arrays DEFAULT VALUES").lastrowid
             for index in about["jobs"]:
                 row = (array, int(index), about["name"], getpass.getuser())
                 queue.execute("INSERT INTO tasks (array, place, name, user) VALUES (?, ?, ?, ?)", row)
