@@ -107,6 +107,7 @@ def clean_env(**more: str) -> dict[str, str]:
 def pytest_configure() -> None:
     """Processes that tests start find this package compiled, also where PYTHONDONTWRITEBYTECODE keeps them from it:
     each would compile all of it again otherwise."""
+    pytest.register_assert_rewrite("experiment_manager.testing")  # which shows people what a scheduler answered
     for package in ("experiment_manager", "hydra_plugins"):
         compileall.compile_dir(ROOT / package, quiet=2)
 

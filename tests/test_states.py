@@ -439,18 +439,18 @@ def test_no_attempt_is_lost_while_others_rename(tmp_path: Path, states: States, 
         os.link(place / "0.1", place / f"{job_id}.1")
         os.link(place / "0.1", place / f"{job_id}.1.RUNNING")
     renamer = start()
-    renamer.tell("complete 2000")
-    mixed = 0
-    for _ in range(500):
+    assert "completed 500" == renamer.ask("complete 500")
+    renamer.tell("complete 2000")  # those, and the others
+
+    def seen() -> set[State]:
         table = states.table()
         assert {job_id: [1] for job_id in jobs} == {job_id: list(found) for job_id, found in table.attempts.items()}
-        seen = {table.state(job_id) for job_id in jobs}
-        assert {State.RUNNING, State.COMPLETED} >= seen
-        mixed += len(seen) == 2
-        if seen == {State.COMPLETED}:
-            break
-    assert mixed, "no table was taken while states were renamed"
-    assert "completed 2000" == renamer.hear()
+        found = {table.state(job_id) for job_id in jobs}
+        assert {State.RUNNING, State.COMPLETED} >= found
+        return found
+
+    wait_until(lambda: seen() == {State.COMPLETED}, 120)
+    assert "completed 1500" == renamer.hear()
     assert {State.COMPLETED} == {states.table().state(job_id) for job_id in jobs[::500]}
 
 

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("experiment_manager.testing")
-
-from experiment_manager.scheduler import schedulers  # noqa: E402
-from experiment_manager.testing import register  # noqa: E402
-from tests.scheduler import file_scheduler, table_scheduler  # noqa: E402
+from experiment_manager.scheduler import schedulers
+from experiment_manager.testing import register
+from tests.scheduler import file_scheduler, table_scheduler
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
