@@ -20,6 +20,8 @@ from tests.command_line import CommandLine, can_be_copied
 
 collect_ignore = ["app", "apps"]  # programs that are swept are no tests
 
+pytest.register_assert_rewrite("experiment_manager.testing")  # which shows people what a scheduler answered
+
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "tests/app"
 COMMAND_LINE = CommandLine()
@@ -107,7 +109,6 @@ def clean_env(**more: str) -> dict[str, str]:
 def pytest_configure() -> None:
     """Processes that tests start find this package compiled, also where PYTHONDONTWRITEBYTECODE keeps them from it:
     each would compile all of it again otherwise."""
-    pytest.register_assert_rewrite("experiment_manager.testing")  # which shows people what a scheduler answered
     for package in ("experiment_manager", "hydra_plugins"):
         compileall.compile_dir(ROOT / package, quiet=2)
 

@@ -3,7 +3,6 @@
 Files that have to be skipped are named on standard error; nothing else is printed.
 """
 
-import json
 import os
 import time
 from collections import Counter, defaultdict
@@ -14,14 +13,14 @@ from experiment_manager.analysis.jobs import job_rows, selected_ids
 from experiment_manager.analysis.results import result_warnings
 from experiment_manager.analysis.tables import state_counts
 from experiment_manager.errors import JobRefused, UnreadableLaunch
-from experiment_manager.model import codec
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_BADLY, Attempt, Counts, Job, JobId, State
-from experiment_manager.store.documents import END, read_end, read_optional, read_what_is_there
+from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import number_in
 from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
 from experiment_manager.store.states import States, StateTable, node_of, scheduler_in
 from experiment_manager.text import as_word, one_line, skipped
@@ -177,9 +176,9 @@ def _of(folder: Folder, table: StateTable, last: Attempt, now: float) -> dict[st
         row["reason"] = table.queued[last.job_id].reason
     if not last.number:
         return row
-    record = table.runners.get((last.job_id, last.number)) or States(folder).record(last.job_id, last.number)
+    record = States(folder).anchor(table, last.job_id, last.number)
     row["node"] = node_of(record)
-    row["metrics"] = _last_metrics(folder, last.job_id, last.number)
+    row["metrics"] = last_logged(folder, last.job_id, last.number)
     start = number_in(record, "start")
     if last.state is State.RUNNING:
         limit_s = _limit_s(folder, last.job_id, record)
@@ -215,16 +214,3 @@ def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | 
         return None
     minutes = order.options.get("timeout_min") if order is not None and order.options is not None else None
     return minutes * 60 if minutes else None
-
-
-def _last_metrics(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | None:
-    """The last line of metrics that is whole, with `step`; None when there is none. Reads the end of the file only."""
-    lines = read_end(folder.of_attempt(job_id, attempt, "metrics")).split(b"\n")
-    for line in reversed(lines[:-1]):  # what follows the last line break is being written
-        try:
-            body = json.loads(line)
-            step = {} if body["step"] is None else {"step": body["step"]}
-            return {**step, **codec.decode(body["values"])}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-    return None

@@ -14,7 +14,7 @@ from experiment_manager.cli import terminal
 from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, counts_of, find_experiments
-from experiment_manager.model import filters
+from experiment_manager.model import codec, filters
 from experiment_manager.model.ids import format_ids, shortened
 from experiment_manager.model.records import State
 from experiment_manager.progress import settings_text
@@ -70,7 +70,7 @@ def show(
         terminal.say("overrides: " + " ".join(found["overrides"]))
     terminal.say("configuration:" + ("" if found["configuration"] is not None else " none yet"))
     if found["configuration"] is not None:
-        terminal.say(terminal.indented(terminal.yaml_text(found["configuration"])))
+        terminal.say(terminal.indented(codec.yaml_text(found["configuration"])))
     terminal.say("command:\n  " + (found["command"] or _no_command(folder, found)))
     for attempt in found["attempts"]:
         _show_attempt(attempt)

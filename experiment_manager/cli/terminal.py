@@ -108,15 +108,6 @@ def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def yaml_text(value: Any) -> str:
-    """YAML in the order of the keys."""
-    import yaml
-
-    return str(
-        yaml.safe_dump(codec.plain(value), sort_keys=False, allow_unicode=True, default_flow_style=None)
-    ).rstrip()
-
-
 def indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
 

@@ -81,30 +81,30 @@ def prepare(
     with Manifest(folder) as manifest:
         point = manifest.job(job_id)
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
-    order, planned, options, here = None, None, None, os.getcwd()
+    order, here = None, os.getcwd()
     if launch is not None:
         order = read_order(folder, launch, job_id)
         if order is None:
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
-        planned, options = order.attempt, order.options
         runner = runner or (order.runner if recipe is None else None)  # jobs of a sweep have a command of their own
-        here = order.cwd if options is not None else here  # scripts can be submitted from anywhere
+        here = order.cwd if order.options is not None else here  # scripts can be submitted from anywhere
     elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))
+    options = (order.options if order is not None else None) or {}
     arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
     if not is_fake:
-        arguments = [*(options or {}).get("wrap", ()), *arguments]
+        arguments = [*options.get("wrap", ()), *arguments]
     return Child(
         folder=folder,
         job_id=job_id,
         arguments=arguments,
         cwd=command.entry_of(folder, recipe).cwd if recipe is not None and not is_fake else here,
         launch=launch,
-        planned=planned,
+        planned=None if order is None else order.attempt,
         is_fake=is_fake,
         needs_result=runner is not None and not is_fake,
         scheduler=None if order is None else order.scheduler,
-        options=options or {},
+        options=options,
         variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),
     )
 

@@ -50,8 +50,10 @@ def peak_of_step() -> int | None:
     what the kernel kept in memory of the files that they read and wrote, which counts against its limit, too. None
     where it has no memory cgroup of its own, or the kernel does not count it."""
     scheduler = schedulers.current()
-    for root, path, _ in _groups() if scheduler is not None else ():
-        own = scheduler.cgroup(path) if scheduler is not None else None
+    if scheduler is None:
+        return None
+    for root, path, _ in _groups():
+        own = scheduler.cgroup(path)
         for name in _PEAKS if own is not None else ():
             found = _number(f"{root}{own}/{name}")
             if found is not None:

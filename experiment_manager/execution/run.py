@@ -119,9 +119,9 @@ def main(argv: Sequence[str]) -> int:
             file.write(f"{outcome.status} {again.name if again else ''}\n")
         return outcome.status
     if outcome.is_to_requeue:
-        task, scheduler = schedulers.current_task(), schedulers.current()
-        if task is not None and scheduler is not None and (why_not := scheduler.requeue(task)):
-            tell(f"{scheduler.label} will not start this task again: {why_not}")
+        task = schedulers.current_task()
+        if task is not None and (why_not := schedulers.named(task.scheduler).requeue(task)):
+            tell(f"{schedulers.label_of(task.scheduler)} will not start this task again: {why_not}")
     _remove_empty_log(folder)
     return outcome.status
 

@@ -107,7 +107,8 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
         change = found.first[0]
         assert change.configured is not None
         yield f"configuration of job {change.job_id}:"
-        yield from (f"  {line}" for line in _yaml(change.configured).splitlines())
+        as_written = codec.yaml_text(codec.decode(change.configured.encoded))  # interpolations may stand for secrets
+        yield from (f"  {line}" for line in as_written.splitlines())
     yield "nothing is written, and nothing runs (hydra.sweeper.dry_run)"
 
 
@@ -139,11 +140,3 @@ def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str
         packed = f" of up to {record['pack']} jobs" if record["pack"] > 1 else ""
         after = f", after {script_name(array.after + 1)}" if array.after is not None else ""
         yield f"  {script_name(part)}  --array={array.text}  tasks: {len(array.tasks)}{packed}{after}{_text(own)}"
-
-
-def _yaml(configured: Configured) -> str:
-    """A configuration as it is written, without what its interpolations stand for: it may be a secret."""
-    import yaml
-
-    plain = codec.plain(codec.decode(configured.encoded))
-    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None))

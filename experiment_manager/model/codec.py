@@ -238,6 +238,13 @@ def plain(value: Any) -> Any:
     return fsdecode(value) if isinstance(value, PathLike) else value
 
 
+def yaml_text(value: Any) -> str:
+    """A value as YAML, in the order of its keys."""
+    import yaml
+
+    return str(yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, default_flow_style=None)).rstrip()
+
+
 def _plain_key(key: Any) -> Any:
     found = plain(key)
     return str(found) if isinstance(found, list | dict) else found

@@ -140,6 +140,11 @@ class Launch(NamedTuple):
         return f"Launch({self.number!r} by {self.record.get('launcher')}: {one_line(jobs) or 'none'})"
 
 
+def task_name(array: str, array_index: int) -> str:
+    """How people and a scheduler's commands name a task of an array: `12_7`."""
+    return f"{array}_{array_index}"
+
+
 class Task(NamedTuple):
     """One task of a scheduler, in one of its runs, as the anchor of an attempt has it."""
 
@@ -157,7 +162,9 @@ class Task(NamedTuple):
 
         Never the id of an array's task alone: one task bears the id of the whole array (measured on SLURM 22.05).
         """
-        return self.id if self.array is None or self.array_index is None else f"{self.array}_{self.array_index}"
+        if self.array is None or self.array_index is None:
+            return self.id
+        return task_name(self.array, self.array_index)
 
     def is_earlier_run_of(self, later: "Task | None") -> bool:
         """Whether the scheduler has started the same task again since."""

@@ -12,7 +12,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.scheduler.protocol import Limits, Options
 
 USUAL_LIMITS: Final = Limits(array_size=1001, text=4000)
-"""Of SLURM where nothing is configured (https://slurm.schedmd.com/slurm.conf.html)."""
+"""Of SLURM where nothing is configured (https://slurm.schedmd.com/slurm.conf.html): the text may have 4,096 bytes."""
 
 
 class Array(NamedTuple):

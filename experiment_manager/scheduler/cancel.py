@@ -123,6 +123,6 @@ def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str
             del waiting[job_id]
             if table.last(job_id).number == number:  # nobody has recorded it yet
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
-                about = {"scheduler": handed_to.get(job_id, "slurm")}
+                about = {"scheduler": handed_to[job_id]} if job_id in handed_to else {}
                 States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)
         time.sleep(_LOOK_S if waiting else 0)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from experiment_manager.errors import OptionsError, SchedulerError
-from experiment_manager.model.records import State, Task
+from experiment_manager.model.records import State, Task, task_name
 
 if TYPE_CHECKING:
     from experiment_manager.model.ids import RangeSet
@@ -46,7 +46,7 @@ class QueueRow(NamedTuple):
 
     def names_task(self, index: int) -> str:
         """How the scheduler's commands name one of its tasks: `12_7`."""
-        return f"{self.array}_{index}"
+        return task_name(self.array, index)
 
 
 class Run(NamedTuple):
@@ -67,7 +67,7 @@ class Run(NamedTuple):
     @property
     def task(self) -> str:
         """How the scheduler's commands name it: `12_7`; the id alone where it is not known which task that was."""
-        return self.array if self.array_index is None else f"{self.array}_{self.array_index}"
+        return self.array if self.array_index is None else task_name(self.array, self.array_index)
 
 
 class Stop(NamedTuple):

@@ -169,7 +169,7 @@ class Answer(NamedTuple):
 def running_records(states: States, table: StateTable) -> list[Mapping[str, Any]]:
     """Who runs what is RUNNING: a script may have been submitted by somebody else than its author."""
     return [
-        table.runners.get((job_id, number)) or states.record(job_id, number)
+        states.anchor(table, job_id, number)
         for job_id, numbers in table.attempts.items()
         for number, state in numbers.items()
         if state is State.RUNNING

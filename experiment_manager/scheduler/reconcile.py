@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from experiment_manager.model.records import JobId, State
+from experiment_manager.model.records import JobId, State, task_name
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase
 from experiment_manager.scheduler.query import (
@@ -81,9 +81,8 @@ def _decided(
     if reports is not None:
         by_hand = [name for name in opened.names if opened.submission.array_id(name) is None]
         opened.sightings.add({name: reports[name].indices() for name in by_hand})
-    return verdicts(
-        _tracked(opened), _disk(folder, states, table, opened, end), reports, time.time()
-    ), reports is not None
+    disk = _disk(folder, states, table, opened, end)
+    return verdicts(_tracked(opened), disk, reports, time.time()), reports is not None
 
 
 def _tracked(opened: OpenLaunch) -> TrackedLaunch:
@@ -105,15 +104,11 @@ def _disk(folder: Folder, states: States, table: StateTable, opened: OpenLaunch,
 
     return Disk(
         table=table,
-        anchor=lambda job_id, number: _anchor(states, table, job_id, number),
+        anchor=lambda job_id, number: states.anchor(table, job_id, number),
         end=end,
         end_in_log=lambda task: schedulers.named(opened.scheduler).end_in_log(log(task)),
         last_words=lambda task: schedulers.named(opened.scheduler).last_words(log(task)),
     )
-
-
-def _anchor(states: States, table: StateTable, job_id: int, number: int) -> Mapping[str, Any]:
-    return table.runners.get((JobId(job_id), number)) or states.record(job_id, number)
 
 
 class _Applied:
@@ -134,9 +129,9 @@ class _Applied:
         for verdict in found.verdicts:
             is_kept = self._apply(opened, verdict)
             is_open = is_open or not is_kept
+        self.has_news = self.has_news or (was_asked and bool(found.verdicts))
         if not was_asked or self._folder.is_only_read:
             return
-        self.has_news = self.has_news or bool(found.verdicts)
         path = self._folder.join("launches", opened.launch.number, SETTLED)
         with suppress(OSError):  # somebody else's folder: it will be asked about again
             if is_open and os.path.exists(path):
@@ -168,7 +163,7 @@ class _Applied:
 
     def _end(self, verdict: Ended) -> None:
         job_id, number, state, record = verdict
-        if not processes.is_gone(_anchor(self._states, self._before, job_id, number)):
+        if not processes.is_gone(self._states.anchor(self._before, job_id, number)):
             record = {**record, "fenced_at": time.time()}  # on a lost node it may run on until its supervisor looks
         self._found[job_id, number] = found = self._states.lose(job_id, number, state, record)
         if found is State.RUNNING:  # a newer version can tell: nobody is to end it by hand
@@ -197,9 +192,10 @@ class _Applied:
         queued = {
             job_id: waiting for job_id, waiting in self._queued.items() if not self._has_begun_since(after, job_id)
         }
-        disk = Disk(after, self._states.record, self._end_of_attempt, lambda _: None, lambda _: "")
         ended_since = {
-            job_id: waiting for job_id, waiting in self._running.items() if may_come_back(disk, after.last(job_id))
+            job_id: waiting
+            for job_id, waiting in self._running.items()
+            if may_come_back(after.last(job_id), self._end_of_attempt)
         }
         return after._replace(queued=queued | ended_since, confirmed=frozenset(self._running) | self._confirmed)
 
@@ -228,7 +224,7 @@ class ActiveTask(NamedTuple):
     array_index: int
 
     def __str__(self) -> str:
-        return f"{schedulers.label_of(self.scheduler)} task {self.array}_{self.array_index}"
+        return f"{schedulers.label_of(self.scheduler)} task {task_name(self.array, self.array_index)}"
 
 
 def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -> dict[ActiveTask, Sequence[int]]:

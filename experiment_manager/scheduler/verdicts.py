@@ -113,9 +113,9 @@ def comes_back(state: State, end: Mapping[str, Any]) -> bool:
     return is_requeued or state in (State.PREEMPTED, State.NODE_FAIL)
 
 
-def may_come_back(disk: Disk, last: Attempt) -> bool:
-    """The same of the last attempt of a job, whose record is read only where it matters."""
-    return last.state in _MAY_COME_BACK and comes_back(last.state, disk.end(last.job_id, last.number))
+def may_come_back(last: Attempt, end: Callable[[int, int], Mapping[str, Any]]) -> bool:
+    """The same of the last attempt of a job; `end` reads how it ended, and is asked only where that matters."""
+    return last.state in _MAY_COME_BACK and comes_back(last.state, end(last.job_id, last.number))
 
 
 class _Decision:

@@ -10,7 +10,7 @@ from typing import IO, Any, Final, NamedTuple
 from experiment_manager.model import codec
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.records import JobId, State
-from experiment_manager.store.documents import opened
+from experiment_manager.store.documents import opened, read_end
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import StateTable
 
@@ -45,6 +45,19 @@ def last_values(folder: Folder, job_id: int, attempt: int, tell: Callable[[str],
         for body in bodies:
             last.update(body["values"])
     return last
+
+
+def last_logged(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | None:
+    """The last line of metrics that is whole, with `step`; None when there is none. Reads the end of the file only."""
+    lines = read_end(folder.of_attempt(job_id, attempt, "metrics")).split(b"\n")
+    for line in reversed(lines[:-1]):  # what follows the last line break is being written
+        body = _read_line(line)
+        try:
+            step = {} if body["step"] is None else {"step": body["step"]}
+            return {**step, **codec.decode(body["values"])}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return None
 
 
 def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict[str, Any]]]:

@@ -255,6 +255,10 @@ class States:
         """Who runs, or ran, an attempt: see `claim`. Empty where the anchor is not ours to read."""
         return read_optional(self._name(job_id, attempt), ANCHOR)
 
+    def anchor(self, table: StateTable, job_id: int, attempt: int) -> Mapping[str, Any]:
+        """The same, without reading what was read for the table already."""
+        return table.runners.get((JobId(job_id), attempt)) or self.record(job_id, attempt)
+
     def claim(self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None) -> int:
         """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.
 

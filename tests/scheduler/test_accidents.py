@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import SchedulerError
+from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.protocol import Phase
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.store.layout import Folder
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler
 
@@ -130,6 +134,29 @@ def test_fails_inside_of_a_task(jobs: Jobs) -> None:
     order(jobs, 0, "CANCELLED")
     jobs.wait_for("CANCELLED")
     assert {0: ["CANCELLED"]} == jobs.attempts()
+
+
+def test_told_to_who_only_reads(jobs: Jobs) -> None:
+    """Who may write nothing, as a dry run, is told the same about a lost node, and what is on disk stays as it was."""
+    begun(jobs)
+    hold = FileScheduler().root / "hold"
+    hold.touch()
+    order(jobs, 0, "NODE_FAIL")
+    jobs.wait_until(lambda: [row.phase for row in FileScheduler().queue([])] == [Phase.WAITING])
+    home = Path(jobs.experiment.folder.path)
+
+    def on_disk() -> dict[str, int]:
+        return {str(path.relative_to(home)): path.stat().st_mtime_ns for path in home.rglob("*")}
+
+    before = on_disk()
+    assert State.QUEUED is reconciled(Folder(home.parent, home.name, is_only_read=True)).state(0)
+    assert before == on_disk()
+    assert {0: "QUEUED"} == jobs.states()
+    assert {0: ["NODE_FAIL"]} == jobs.attempts()
+    hold.unlink()
+    jobs.wait_until(lambda: jobs.has_begun(0, attempt=2))
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")
 
 
 def test_preempts(jobs: Jobs) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.ids import format_ids
+from experiment_manager.scheduler.arrays import USUAL_LIMITS
 from experiment_manager.scheduler.protocol import QueueRow, Run
 from experiment_manager.scheduler.slurm.parse import (
     SACCT_FORMAT,
@@ -34,7 +35,6 @@ _SMALL_QUESTION_S: Final = 15.0
 _MAX_TARGETS: Final = 100  # of one scancel
 _MAX_TARGET_BYTES: Final = 4_000
 _MAX_NAME_BYTES: Final = 100_000  # of one argument; Linux refuses 131,072
-_USUAL_MAX_ARRAY_SIZE: Final = 1001
 _CLOCKS_DISAGREE_S: Final = 86_400.0
 """How far the clock of the machine that made a launch may go ahead of accounting's; our names are asked for alone."""
 
@@ -211,7 +211,7 @@ def max_array_size() -> int:
     try:
         return _max_array_size()
     except (SlurmError, KeyError, ValueError):
-        return _USUAL_MAX_ARRAY_SIZE
+        return USUAL_LIMITS.array_size
 
 
 @cache

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from experiment_manager.scheduler.arrays import Array
     from experiment_manager.scheduler.slurm.options import SlurmOptions
 
-_LONGEST_ARRAY_TEXT: Final = 4000  # of 4,096 bytes
 _STEP: Final = re.compile(r"(/.*?)?/job_\d+(/step_[^/]+)?")
 
 
@@ -42,9 +41,10 @@ class Slurm(Scheduler):
         return render(array, place)
 
     def limits(self) -> Limits:
+        from experiment_manager.scheduler.arrays import USUAL_LIMITS
         from experiment_manager.scheduler.slurm.client import max_array_size
 
-        return Limits(max_array_size(), _LONGEST_ARRAY_TEXT)
+        return USUAL_LIMITS._replace(array_size=max_array_size())
 
     def n_tasks(self, options: Mapping[str, Any]) -> int:
         return tasks.n_tasks(options)

@@ -6,12 +6,14 @@ them. Outside of SLURM the functions say so.
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.protocol import Stop
+
+if TYPE_CHECKING:
+    import subprocess
 
 _ANSWER_LIMIT_S: Final = 5.0
 _ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
@@ -66,7 +68,7 @@ def has_ended(run: Task) -> bool:
     """Whether SLURM says that this run of a task has ended, or that it has forgotten it; false when it is silent."""
     try:
         done = _scontrol("-o", "show", "job", run.name)
-    except (OSError, subprocess.SubprocessError):
+    except OSError:
         return False
     if done.returncode:
         return "Invalid job id" in done.stderr
@@ -79,7 +81,7 @@ def requeue(here: Task) -> str | None:
     """SLURM will start this task again; else why it will not, in its words."""
     try:
         done = _scontrol("requeue", here.name, seconds=_ORDER_LIMIT_S)
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         return str(error)
     return done.stderr.strip() or f"scontrol ended with {done.returncode}" if done.returncode else None
 
@@ -91,19 +93,25 @@ def _fields(*arguments: str) -> dict[str, str]:
 def _ask(*arguments: str) -> str:
     try:
         return _scontrol(*arguments).stdout
-    except (OSError, subprocess.SubprocessError):
+    except OSError:
         return ""
 
 
 def _scontrol(*arguments: str, seconds: float = _ANSWER_LIMIT_S) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["scontrol", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    """Raises OSError when it does not answer."""
+    import subprocess  # only here: jobs import this module, too, and ask nothing
+
+    try:
+        return subprocess.run(
+            ["scontrol", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.SubprocessError as error:
+        raise OSError(str(error)) from error
 
 
 OUT_OF_MEMORY_WORDS: Final = ("Out Of Memory", "oom-kill", "oom_kill")
