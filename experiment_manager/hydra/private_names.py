@@ -77,7 +77,8 @@ NAMES: Final[dict[str, PrivateName]] = {
         lambda: _field(import_module("hydra.core.utils").JobReturn, "_return_value"), "a failed job says so once more"
     ),
     "Hydra.get_mode": PrivateName(
-        lambda: _loader().get_mode if _answers_at_once() else _hydra().Hydra.get_mode, _FORKS
+        lambda: _loader().get_mode if _answers_at_once() else _hydra().Hydra.get_mode,
+        "jobs compose their configuration twice",
     ),
     "create_config_search_path": PrivateName(_search_path, _FORKS),
     "_get_active_execution_whitelist": PrivateName(
@@ -205,7 +206,7 @@ def loader_of_nothing() -> Any:
 
 
 def answer_the_mode_at_once() -> None:
-    """Hydra 1.3 composes a configuration only to ask it for `hydra.mode`, and then composes it again: 0.08 of 0.18 s of
+    """Hydra 1.3 composes a configuration only to ask it for `hydra.mode`, and then composes it again: 0.12 of 0.6 s of
     processor time of a short job (measured on 1.3.8). The answer stands among the overrides of every job of ours."""
     if not has("Hydra.get_mode") or _answers_at_once():
         return

@@ -23,4 +23,3 @@ def warm_up(arguments: Sequence[str]) -> None:
             parser.parse_override(override)
     with suppress(Exception):
         private_names.loader_of_nothing().load_configuration(config_name=None, overrides=[], run_mode=RunMode.RUN)
-    private_names.answer_the_mode_at_once()
