@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from experiment_manager.errors import FolderError, ManifestError, UnknownJob
 from experiment_manager.model import codec
-from experiment_manager.model.config_template import ConfigTemplate, Configured
+from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from experiment_manager.errors import FilterError, JobRefused, NoFilter, UnreadableLaunch
 from experiment_manager.execution import command
-from experiment_manager.model import codec, delta
+from experiment_manager.model import codec, configurations
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
 from experiment_manager.store.files import number_in
@@ -132,7 +132,7 @@ def difference(folder: Folder, one: int, other: int, table: StateTable) -> dict[
         "one": sides[0],
         "other": sides[1],
         "configuration": {
-            change.key: (change.before, change.after) for change in delta.compare(before or {}, after or {})
+            change.key: (change.before, change.after) for change in configurations.compare(before or {}, after or {})
         },
         "environment": {
             name: tuple(_text(side.get(name)) for side in about)
@@ -161,4 +161,10 @@ def _about(folder: Folder, job_id: int, table: StateTable) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return delta.ABSENT if value is None else value if isinstance(value, str) else codec.readable(codec.encode(value))
+    return (
+        configurations.ABSENT
+        if value is None
+        else value
+        if isinstance(value, str)
+        else codec.readable(codec.encode(value))
+    )

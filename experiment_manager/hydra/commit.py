@@ -13,10 +13,10 @@ from experiment_manager.hydra.compose import ID, Composer, task_configuration
 from experiment_manager.hydra.numbering import Known
 from experiment_manager.hydra.plan import Arrange, Asked, Change, Freezing, Kind, Plan, freezing, plan, uncollected
 from experiment_manager.model import codec
-from experiment_manager.model.config_template import ConfigTemplate, Configured
+from experiment_manager.model.configurations import ConfigTemplate, Configured
+from experiment_manager.model.facts import resolved
 from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Attempt, Job, JobId, Launch, State
-from experiment_manager.model.resolved import resolved
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder, planning

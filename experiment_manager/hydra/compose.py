@@ -24,7 +24,7 @@ from experiment_manager.errors import ConfigurationDrifted, GridError
 from experiment_manager.execution.command import PLACED_BY_US, quoted
 from experiment_manager.hydra import private_names
 from experiment_manager.hydra.frozen_config import Origin
-from experiment_manager.model import codec, delta
+from experiment_manager.model import codec, configurations
 from experiment_manager.model.grid import Axis, Setting
 from experiment_manager.model.records import Job
 from experiment_manager.store.layout import Folder
@@ -66,7 +66,7 @@ def require_submitted(manifest: Manifest, job: Job, config: DictConfig) -> None:
     if job.recipe is None or fingerprint(composed) == job.fingerprint:
         return
     recipe = manifest.recipe(job.recipe)
-    changes = delta.describe(delta.compare(manifest.encoded_configuration(job.id), composed))
+    changes = configurations.describe(configurations.compare(manifest.encoded_configuration(job.id), composed))
     unfrozen = [source.path for source in recipe.sources if not source.frozen]
     origin = f"{', '.join(unfrozen)} could not be frozen, or it" if unfrozen else "Its YAML is frozen, so this"
     message = (

@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.plan import Asked, Change, Kind, Plan, plan, uncollected
 from experiment_manager.model import codec
-from experiment_manager.model.config_template import ConfigTemplate, Configured
+from experiment_manager.model.configurations import ConfigTemplate, Configured
+from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId
-from experiment_manager.model.resolved import resolved
 from experiment_manager.progress import settings_text
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.scheduler.submissions import script_name

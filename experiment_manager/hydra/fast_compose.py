@@ -21,8 +21,8 @@ from omegaconf import AnyNode, Container, DictConfig, Node, OmegaConf, ValueNode
 
 from experiment_manager.hydra import private_names
 from experiment_manager.hydra.compose import Composer, task_configuration
-from experiment_manager.model import codec, delta
-from experiment_manager.model.config_template import ConfigTemplate, Configured, Value, value_of
+from experiment_manager.model import codec, configurations
+from experiment_manager.model.configurations import ConfigTemplate, Configured, Value, value_of
 from experiment_manager.model.grid import Grid, Point, Setting
 from experiment_manager.text import tell
 
@@ -42,7 +42,7 @@ class _Base:
         self._branching: set[str] = set()  # texts of those that put a mapping, or something in the place of one
         self._templates: dict[tuple[str, ...], ConfigTemplate] = {}
 
-    def value(self, setting: Setting, path: delta.Path) -> Value | None:
+    def value(self, setting: Setting, path: configurations.Path) -> Value | None:
         """The value that a plain setting gives its key; None when that is not certain here."""
         if setting.text not in self._values:
             found = None
@@ -52,13 +52,13 @@ class _Base:
             elif _leads_to(self, path, setting.value):
                 found = value_of(_value_of(self.config, setting, path))
                 self._keeps[kind] = _keeps(self.config, path, setting.value) and found.encoded is setting.value
-                if not (delta.is_leaf(found.encoded) and delta.is_leaf(_node_at(self.encoded, path))):
+                if not (configurations.is_leaf(found.encoded) and configurations.is_leaf(_node_at(self.encoded, path))):
                     self._branching.add(setting.text)
             self._values[setting.text] = found
         return self._values[setting.text]
 
     def configured(
-        self, plain: Sequence[Setting], values: tuple[Value, ...], paths: Mapping[str, delta.Path]
+        self, plain: Sequence[Setting], values: tuple[Value, ...], paths: Mapping[str, configurations.Path]
     ) -> Configured:
         """The configuration with these values in their places."""
         keys = tuple([setting.key for setting in plain])

@@ -21,11 +21,10 @@ from experiment_manager.hydra.numbering import Known, Numbered
 from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.pickled_task import Pickled, pickled
 from experiment_manager.model import filters, policy
-from experiment_manager.model.config_template import Configured
-from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved
+from experiment_manager.model.configurations import Configured
+from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep
 from experiment_manager.model.grid import Grid, Point, repeating, zipped
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
-from experiment_manager.model.resolved import resolved, to_keep
 from experiment_manager.progress import followed
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement

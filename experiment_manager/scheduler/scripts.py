@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.model import policy
+from experiment_manager.model.facts import resolved
 from experiment_manager.model.records import Attempt, JobId, Launch, State
-from experiment_manager.model.resolved import resolved
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array, arrays
 from experiment_manager.scheduler.protocol import Options, Place, Scheduler, require_line

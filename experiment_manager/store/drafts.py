@@ -14,11 +14,11 @@ from experiment_manager.errors import (
     UnknownJob,
 )
 from experiment_manager.model import codec, filters, policy
-from experiment_manager.model.config_template import ConfigTemplate, Configured
+from experiment_manager.model.configurations import ConfigTemplate, Configured
+from experiment_manager.model.facts import resolved
 from experiment_manager.model.grid import variables_identity
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Job, JobId
-from experiment_manager.model.resolved import resolved
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
 from experiment_manager.store.manifest_editor import editing, until_published

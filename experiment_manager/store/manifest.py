@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from experiment_manager.errors import ManifestError, UnknownJob
-from experiment_manager.model import codec, delta
+from experiment_manager.model import codec, configurations
 from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.documents import opened
 from experiment_manager.store.files import database_uri
@@ -151,7 +151,7 @@ class Manifest:
             row = self._row(query, job_id)
             if row is not None:
                 fingerprint, body, changes = row
-                return None if fingerprint is None else delta.apply(codec.loads(body), codec.loads(changes))
+                return None if fingerprint is None else configurations.apply(codec.loads(body), codec.loads(changes))
         raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
 
     def configuration(self, job_id: int) -> Any:
@@ -191,9 +191,10 @@ def unconfigured(job_id: int, folder: Folder) -> str:
 def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, way_out: str) -> str:
     """The sentence for a job that is there already with another configuration: which keys, from what to what."""
     with Manifest(folder) as manifest:
-        changes = delta.compare(manifest.encoded_configuration(job_id), encoded)
+        changes = configurations.compare(manifest.encoded_configuration(job_id), encoded)
     return (
-        f"job {job_id} of {folder.path} is there already with another configuration: {delta.describe(changes)}; "
+        f"job {job_id} of {folder.path} is there already with another configuration: "
+        f"{configurations.describe(changes)}; "
         f"put the configuration back, or {way_out}"
     )
 

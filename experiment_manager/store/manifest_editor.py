@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import ManifestError, Overtaken
-from experiment_manager.model import codec, delta
-from experiment_manager.model.config_template import ConfigTemplate, Configured
+from experiment_manager.model import codec, configurations
+from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Job, Recipe
 from experiment_manager.store.files import appearing, discard, make_read_only, private_database, sync, temporary_name
@@ -67,9 +67,9 @@ class ManifestEditor:
         self._recipes: dict[str, int] = {
             body: number for number, body in connection.execute("SELECT id, body FROM recipes")
         }
-        self._bases: dict[frozenset[delta.Path], tuple[int, dict[delta.Path, Any]]] = {}
+        self._bases: dict[frozenset[configurations.Path], tuple[int, dict[configurations.Path, Any]]] = {}
         for number, body in connection.execute("SELECT id, body FROM bases"):
-            leaves = delta.leaves(codec.loads(body))
+            leaves = configurations.leaves(codec.loads(body))
             self._bases.setdefault(frozenset(leaves), (number, leaves))
 
     def set_variables(self, names: Iterable[str]) -> None:
@@ -173,7 +173,7 @@ class ManifestEditor:
     def _stored(self, template: ConfigTemplate) -> _Stored:
         if id(template) in self._templates:
             return self._templates[id(template)][1]
-        leaves = delta.leaves(template.encoded)
+        leaves = configurations.leaves(template.encoded)
         keys = frozenset(leaves)
         if keys not in self._bases:
             cursor = self._connection.execute("INSERT INTO bases (body) VALUES (?)", (codec.dumps(template.encoded),))
@@ -184,7 +184,7 @@ class ManifestEditor:
             number,
             [
                 codec.dumps([list(path), item])
-                for path, item in delta.replaced(base_leaves, leaves)
+                for path, item in configurations.replaced(base_leaves, leaves)
                 if path not in places
             ],
             [(codec.dumps(list(path)), codec.canonical(base_leaves[path])) for path in template.paths],
