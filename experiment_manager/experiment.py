@@ -33,11 +33,23 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submit import Submitted, newest_launch, submit
 from experiment_manager.scheduler.wait import wait_until_idle
-from experiment_manager.store import saved_files
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
+from experiment_manager.store.results import (
+    Loader,
+    Saver,
+    have_job_file,
+    json_loader,
+    json_saver,
+    load_job_file,
+    numpy_loader,
+    numpy_saver,
+    save_job_file,
+    torch_loader,
+    torch_saver,
+)
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import described, skipped
 
@@ -324,27 +336,27 @@ class Experiment:
         self,
         id: int,  # noqa: A002 - the name is a contract
         filename: str,
-        saver: saved_files.Saver,
+        saver: Saver,
         results: Any,
         override: bool = False,
     ) -> None:
         """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
         self.job(id)
-        saved_files.save(self.folder, id, filename, saver, results, override=override)
+        save_job_file(self.folder, id, filename, saver, results, override=override)
 
-    def get_results(self, id: int, filename: str, loader: saved_files.Loader) -> Any:  # noqa: A002 - the name is a contract
+    def get_results(self, id: int, filename: str, loader: Loader) -> Any:  # noqa: A002 - the name is a contract
         """The value that `save_results` saved. Raises ResultError when it is not there."""
         self.job(id)
-        return saved_files.load(self.folder, id, filename, loader)
+        return load_job_file(self.folder, id, filename, loader)
 
     def are_all_results_present(self, filename: str) -> bool:
         """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
         ids = self.get_filtered_ids() if has_selection(self.folder) else self.get_all_ids()
-        return saved_files.are_all_present(self.folder, ids, filename)
+        return have_job_file(self.folder, ids, filename)
 
-    json_saver, json_loader = staticmethod(saved_files.json_saver), staticmethod(saved_files.json_loader)
-    numpy_saver, numpy_loader = staticmethod(saved_files.numpy_saver), staticmethod(saved_files.numpy_loader)
-    torch_saver, torch_loader = staticmethod(saved_files.torch_saver), staticmethod(saved_files.torch_loader)
+    json_saver, json_loader = staticmethod(json_saver), staticmethod(json_loader)
+    numpy_saver, numpy_loader = staticmethod(numpy_saver), staticmethod(numpy_loader)
+    torch_saver, torch_loader = staticmethod(torch_saver), staticmethod(torch_loader)
 
     # -- how the jobs stand ------------------------------------------------------------------------------------------
 

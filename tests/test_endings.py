@@ -19,14 +19,13 @@ from experiment_manager.errors import AlreadyCompleted, EndedSince, ExperimentMa
 from experiment_manager.execution.child import exit_status_of
 from experiment_manager.execution.current_job import CurrentJob
 from experiment_manager.execution.memory import memory_of
-from experiment_manager.model.plain import storable
 from experiment_manager.model.policy import Ending, ended_state
 from experiment_manager.model.records import State
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import read_metrics
-from experiment_manager.store.results import read_result, write_error, write_result
+from experiment_manager.store.results import read_result, storable, write_error, write_result
 from experiment_manager.store.states import States
 from tests.conftest import Program
 

@@ -155,7 +155,7 @@ OPENS = {
     "store.lock": "a lock has a name that all know",
     "store.reserve": "writes into files of its own, which it has looked at",
     "store.states": "asks whether a file is there, and reads nothing",
-    "store.saved_files": "savers are given a path to write to",
+    "store.results": "savers are given a path to write to",
     "analysis.archive": "packs no link, and nothing that a file was exchanged for",
     "report.page": "reads the page's template from the package",
     "model.filters": "reads the source of a module",

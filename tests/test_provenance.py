@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.store import provenance
+from experiment_manager.store import code
 from tests.conftest import Program, ProgramAfter, clean_env
 
 GIT = ("git", "-c", "user.name=me", "-c", "user.email=me@here", "-c", "commit.gpgsign=false")
@@ -65,10 +65,10 @@ def test_python_packages_and_command_are_kept(program_after: ProgramAfter) -> No
     program = program_after("seed=1")
     record = launch(program)
     assert sys.version.split()[0] == record["python"]
-    packages = provenance.read_packages(str(program.experiment / "launches/0001/packages.txt"))
+    packages = code.read_packages(str(program.experiment / "launches/0001/packages.txt"))
     for name in ("hydra-core", "omegaconf", "hydra-submitit-launcher", "cloudpickle"):
         assert version(name) == packages[name]
-    assert {} == provenance.read_packages(str(program.experiment / "launches/0001/nothing"))
+    assert {} == code.read_packages(str(program.experiment / "launches/0001/nothing"))
     assert ["train.py", "-m", "seed=1"] == record["argv"][-3:]
 
 
@@ -78,12 +78,7 @@ def test_git_that_hangs_or_asks_delays_no_launch(tmp_path: Path) -> None:
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\nread answer\nexec sleep 60\n")
     fake.chmod(0o755)
-    script = (
-        "from experiment_manager.store import provenance\n"
-        "provenance._LIMIT_S = 0.5\n"
-        "print(provenance.of_code())\n"
-        "provenance.write_patch('patch')"
-    )
+    script = "from experiment_manager.store import provenance\nprint(code.commit())\nprovenance.write_patch('patch')"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
@@ -101,11 +96,11 @@ def test_patch_that_is_too_large_is_not_kept(tracked: Program, monkeypatch: pyte
     """Nobody wants a gigabyte of data in each launch; a folder that cannot be written is no reason to fail either."""
     tracked.edit("how: well", f"how: well  # {'x' * 2000}")
     monkeypatch.chdir(tracked.home)
-    provenance.write_patch(str(tmp_path / "patch"))
+    code.write_patch(str(tmp_path / "patch"))
     assert "x" * 2000 in (tmp_path / "patch").read_text()
-    monkeypatch.setattr(provenance, "MOST_BYTES", 1000)
-    provenance.write_patch(str(tmp_path / "other"))
-    provenance.write_patch("/proc/nowhere")
+    monkeypatch.setattr(code, "MOST_BYTES", 1000)
+    code.write_patch(str(tmp_path / "other"))
+    code.write_patch("/proc/nowhere")
     assert not (tmp_path / "other").exists()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import FreezeError
-from experiment_manager.store import code_snapshot as code_copy
+from experiment_manager.store import code as code_copy
 from experiment_manager.store.layout import Folder
 from tests.conftest import Kept, Program, clean_env
 from tests.test_provenance import git

@@ -11,13 +11,13 @@ from experiment_manager.errors import FilterError, JobRefused, NoFilter, Unreada
 from experiment_manager.execution import command
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.records import Job, JobId, State
+from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
 from experiment_manager.store.files import number_in
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
-from experiment_manager.store.provenance import read_packages
 from experiment_manager.store.states import States, StateTable, node_of, task_in
 from experiment_manager.text import skipped
 

@@ -3,8 +3,7 @@
 from experiment_manager.execution.current_job import CurrentJob, current_job
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.results import write_result
-from experiment_manager.store.saved_files import json_saver, save_file
+from experiment_manager.store.results import json_saver, save_file, write_result
 from experiment_manager.text import say
 
 

@@ -154,7 +154,7 @@ class JobCallback(Callback):
 
 def _live_code(job: CurrentJob, code: Code) -> str | None:
     """The modules of the program that are imported as they are today, not as the snapshot has them; None: none."""
-    from experiment_manager.store.code_snapshot import live_modules
+    from experiment_manager.store.code import live_modules
 
     found = ", ".join(f"{name} ({file})" for name, file in live_modules(job.experiment, code).items())
     if not found:

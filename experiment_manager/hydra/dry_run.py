@@ -20,7 +20,7 @@ from experiment_manager.model.records import JobId
 from experiment_manager.progress import settings_text
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.scheduler.submissions import script_name
-from experiment_manager.store.code_snapshot import CodeCopy
+from experiment_manager.store.code import CodeCopy
 from experiment_manager.text import one_line
 
 MOST_SHOWN: Final = 5

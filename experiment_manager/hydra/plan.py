@@ -28,7 +28,7 @@ from experiment_manager.model.records import Entry, Job, JobId, Recipe
 from experiment_manager.progress import followed
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
-from experiment_manager.store.code_snapshot import CodeCopy, read_code
+from experiment_manager.store.code import CodeCopy, read_code
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.states import StateTable

@@ -11,6 +11,7 @@ from experiment_manager.errors import (
     ExperimentManagerError,
     FilterError,
     FolderError,
+    ManifestError,
     UnknownJob,
 )
 from experiment_manager.model import codec, filters, policy
@@ -19,10 +20,11 @@ from experiment_manager.model.facts import resolved
 from experiment_manager.model.grid import variables_identity
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Job, JobId
+from experiment_manager.store.documents import MOST_RESULT_BYTES, read_json
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
 from experiment_manager.store.manifest_editor import editing, until_published
-from experiment_manager.store.original import read_original
+from experiment_manager.text import described
 
 
 class _Draft(NamedTuple):
@@ -55,7 +57,7 @@ class JobDrafts:
         if os.path.exists(folder.manifest):
             with Manifest(folder) as manifest:
                 return cls(folder, manifest.variables, is_loaded=True)
-        names, jobs = read_original(folder)
+        names, jobs = _read_original(folder)
         drafts = cls(folder, names, is_loaded=True)
         for place, (variables, configuration) in enumerate(jobs):
             drafts._put(JobId(place), variables, codec.encode(configuration), is_new=True)
@@ -202,3 +204,20 @@ class JobDrafts:
         if not ids:
             raise FilterError(f"no job passes the filter of {self._folder.path}; {filters.values_there_are(self)}")
         return ids
+
+
+def _read_original(folder: Folder) -> tuple[list[str], list[tuple[dict[str, Any], Any]]]:
+    """The names of the variables, and (variables, configuration) of each job; a job's id is its place, in a
+    folder that the original library wrote: `config.json` with every job. Read only: saving the experiment writes a
+    manifest, and the old files stay where they are.
+
+    Raises ManifestError when the file is something else.
+    """
+    try:
+        body = read_json(folder.original_config, MOST_RESULT_BYTES)
+        jobs = [(dict(job["variables"]), job["run_config"]) for job in body["jobs"]]
+        return [str(name) for name in body["variables"]], jobs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(
+            f"{folder.original_config} is no experiment of the original library ({described(error)})"
+        ) from error

@@ -58,7 +58,7 @@ WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS)
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
     """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job."""
     from experiment_manager.model.ids import format_ids  # a task makes no launch, and pays for no import
-    from experiment_manager.store import provenance
+    from experiment_manager.store import code
 
     ids_by_attempt: dict[str, list[int]] = defaultdict(list)
     for attempt in jobs:
@@ -70,7 +70,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         "host": os.uname().nodename,
         "cwd": os.getcwd(),
         "argv": sys.orig_argv,
-        **provenance.of_code(),
+        **code.commit(),
         "python": ".".join(map(str, sys.version_info[:3])),
         **about,
         "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
@@ -79,9 +79,9 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
     temporary = temporary_name(folder.join("launches", "launch"))
     try:
         os.mkdir(temporary)
-        provenance.write_packages(os.path.join(temporary, _PACKAGES))
+        code.write_packages(os.path.join(temporary, _PACKAGES))
         if record["git_dirty"]:
-            provenance.write_patch(os.path.join(temporary, _PATCH))
+            code.write_patch(os.path.join(temporary, _PATCH))
         if of_scheduler(record) is None:
             leave_empty(os.path.join(temporary, SETTLED))
         write_orders(os.path.join(temporary, _ORDERS), record)

@@ -1,13 +1,19 @@
-"""Copies of a program's code, so that editing it later reaches no job that waits: `code/<hash>/`.
+"""The code of a launch: which commit and packages it is made with, enough to have the same again, and copies of it, so
+that editing it later reaches no job that waits.
 
-What git tracks is copied as it is on disk now, and so are Python files that it does not know yet. Whatever else lies
-beside them (data, compiled modules) is linked: in the copy a program finds what it finds in the original. The hash is
-one of the contents: the same code is copied once, however many sweeps use it. The job finds the copy's modules first,
-and none of the original.
+    launches/0003/packages.txt, code.patch
+    code/<hash>/
+
+To tell what a launch is made with never asks and never fails it. In a copy, what git tracks is as it is on disk now,
+and so are Python files that it does not know yet. Whatever else lies beside them (data, compiled modules) is linked: in
+the copy a program finds what it finds in the original. The hash is one of the contents: the same code is copied once,
+however many sweeps use it. The job finds the modules of the copy first, and none of the original.
 """
 
 import importlib.machinery
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
@@ -17,18 +23,84 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FreezeError
 from experiment_manager.model.records import Code
-from experiment_manager.store import git
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appearing_folder, below
+from experiment_manager.store.files import appearing, appearing_folder, below
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.text import tell
+
+MOST_BYTES: Final = 20_000_000
+"""Of a patch; what is larger is data, and not kept."""
+
+_INSTALLED: Final = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(?:-[^-]+)?\.(?:dist|egg)-info\Z")
 
 LARGEST_BYTES: Final = 256 * 1024 * 1024
 MOST_LINKS: Final = 1000
 """From one directory: more are results or data, which are not found by a path relative to the program."""
 
+OURS: Final = ("experiment_manager", "hydra_plugins")
+"""Packages that belong to no program."""
+
+LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
+
 _GIT_LIMIT_S: Final = 60.0
 _NEVER_LINKED: Final = frozenset({".git", "__pycache__"})
+_SILENT: Final = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+_OF_ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
+"""Set inside of git's hooks, where the repository around the directory is meant nevertheless."""
+
+
+def commit() -> dict[str, Any]:
+    """`git_commit` and `git_dirty` of the working directory; None where git cannot tell."""
+    name, status = _ask_git("rev-parse", "HEAD"), _ask_git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": None if name is None else name.decode().strip(),
+        "git_dirty": None if status is None else bool(status.strip()),
+    }
+
+
+def write_patch(path: str) -> None:
+    """The file holds what differs from the commit, in tracked files, as `git apply` takes it; no file where git cannot
+    tell, or where that is larger than MOST_BYTES."""
+    patch = _ask_git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
+    if patch is None or not 0 < len(patch) <= MOST_BYTES:
+        return
+    with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:
+        file.write(patch)
+
+
+def write_packages(path: str) -> None:
+    """The file holds the installed packages as pip reads them: `pip install -r packages.txt`."""
+    with (
+        suppress(OSError),
+        appearing(path, for_good=False) as temporary,
+        open(temporary, "x", encoding="utf-8") as file,
+    ):
+        file.writelines(f"{name}=={version}\n" for name, version in packages().items())
+
+
+def read_packages(path: str) -> dict[str, str]:
+    """The packages that `write_packages` wrote; empty when there is nothing to read."""
+    try:
+        pairs = [line.partition("==") for line in content(path).decode().splitlines()]
+    except (OSError, ValueError):
+        return {}
+    return {name: version for name, _, version in pairs}
+
+
+def packages() -> dict[str, str]:
+    """The installed packages that this process finds, with their versions: by the names of their folders, since to read
+    the metadata of a hundred packages would take longer than planning a thousand jobs."""
+    found: dict[str, str] = {}
+    for place in sys.path:
+        try:
+            names = sorted(os.listdir(place or os.curdir))
+        except OSError:
+            continue
+        for name in names:
+            match = _INSTALLED.match(name) if name.endswith("-info") else None
+            if match is not None:
+                found.setdefault(match["name"].replace("_", "-").lower(), match["version"])
+    return dict(sorted(found.items()))
 
 
 class _File(NamedTuple):
@@ -99,7 +171,7 @@ def read_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
 
 
 def _root(program: str) -> str:
-    top = git.ask("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
+    top = _ask_git("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
     if top is None:
         raise FreezeError(
             f"{program} is in no git repository that can be read, and only git tells what belongs to a program: make "
@@ -118,8 +190,8 @@ def _names(root: str, experiments: str, experiment: str, manifest: str) -> Itera
         return known.get(name, False)
 
     known = {os.path.basename(experiment): True}
-    tracked = git.ask("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
-    new = git.ask("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
+    tracked = _ask_git("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
+    new = _ask_git("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
     if tracked is None or new is None:
         raise FreezeError(f"git cannot list the files of {root}; try `git ls-files` there, {LEAVE_OUT}")
     for name in sorted(filter(None, {*tracked.split(b"\0"), *new.split(b"\0")})):
@@ -230,12 +302,6 @@ def _tell_what_is_not_copied(root: str, copy: str, places: Set[str]) -> None:
         tell(f"snapshot: not copied, and so as it is when the jobs run: {listed}")
 
 
-OURS: Final = ("experiment_manager", "hydra_plugins")
-"""Packages that belong to no program."""
-
-LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
-
-
 def searched(root: str, places: Set[str], files: Collection[str]) -> list[str]:
     """Where in the copy modules are to be looked for: where this process looks, and where it has found some or would
     find some, also by the import hooks of editable installs.
@@ -312,3 +378,22 @@ def live_modules(folder: Folder, code: Code) -> dict[str, str]:
             if os.path.isfile(copied) and os.path.realpath(copied) == copied:  # and no link
                 found[name] = file
     return found
+
+
+def _ask_git(*arguments: str, cwd: str | None = None, limit_s: float = 5.0) -> bytes | None:
+    """The answer of git about the repository around a directory, the working directory by default; git never asks back.
+    None when it fails, takes too long, or is not there."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd,
+            env={**inherited, **_SILENT},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=limit_s,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
