@@ -78,7 +78,7 @@ def test_git_that_hangs_or_asks_delays_no_launch(tmp_path: Path) -> None:
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\nread answer\nexec sleep 60\n")
     fake.chmod(0o755)
-    script = "from experiment_manager.store import provenance\nprint(code.commit())\nprovenance.write_patch('patch')"
+    script = "from experiment_manager.store import code\nprint(code.commit())\ncode.write_patch('patch')"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
