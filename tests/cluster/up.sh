@@ -64,11 +64,16 @@ refuse_a_foreign_configuration() {
     done
 }
 
+# One in a network of its own, as in a container, meets nobody here.
+shares_our_network() { # shares_our_network PID
+    [[ $(readlink "/proc/$1/ns/net") == "$(readlink /proc/self/ns/net)" ]]
+}
+
 refuse_a_foreign_slurmctld() {
     local comm pid
     for comm in /proc/[0-9]*/comm; do
         pid=${comm//[^0-9]/}
-        if runs "$pid" slurmctld && [[ $pid != "$(pid_in "$RUN/slurmctld.pid")" ]]; then
+        if runs "$pid" slurmctld && [[ $pid != "$(pid_in "$RUN/slurmctld.pid")" ]] && shares_our_network "$pid"; then
             refuse 3 "process $pid is a slurmctld that was not started by this script; stop it, or $way_out."
         fi
     done
