@@ -135,6 +135,18 @@ def test_values_that_no_job_can_read_are_named(program: Program) -> None:
     assert "output_dir" not in done.stderr
 
 
+def test_each_job_is_asked_what_it_cannot_read(program: Program) -> None:
+    """An interpolation that leads somewhere with one value of the sweep and nowhere with another is named for the
+    first job that has it so."""
+    program.edit("seed: 1", "seed: 1\nsizes: {a: 1, c: 3}\nsize: ${sizes.${text}}")
+    done = program.sweep("text=a,b,c,'${nowhere}'", DRY)
+    assert 0 == done.returncode, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert ["job 1, size=", "job 3, size=", "job 3, text="] == sorted(
+        line.removeprefix("warning: in ").partition("=")[0] + "=" for line in warnings
+    )
+
+
 OTHER = """
 import threading
 import hydra

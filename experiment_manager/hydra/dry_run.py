@@ -47,7 +47,7 @@ def dry_run(asked: Asked) -> DryRun:
         to_run = frozenset(planned.to_run)
         n_new, is_changed, first = 0, False, list[Change]()
         unreadable: dict[str, JobId] = {}
-        seen: WeakSet[ConfigTemplate] = WeakSet()
+        same_for_all: WeakSet[ConfigTemplate] = WeakSet()  # templates of which one job lacks what the others lack
         for change in planned.changes():
             is_changed = True
             n_new += change.kind is Kind.NEW
@@ -55,12 +55,22 @@ def dry_run(asked: Asked) -> DryRun:
                 continue
             if len(first) < MOST_SHOWN:
                 first.append(change)
-            if change.configured.template not in seen:  # else it lacks what another one lacks
-                seen.add(change.configured.template)
-                for what in _lacks(asked.composer, change.job_id, change.configured):
-                    unreadable.setdefault(what, change.job_id)
+            template, values = change.configured
+            if template in same_for_all and not any(
+                _refers(value.stored) or _MISSING in value.stored for value in values
+            ):
+                continue
+            for what in _lacks(asked.composer, change.job_id, change.configured):
+                unreadable.setdefault(what, change.job_id)
+            if not _refers(codec.dumps(template.encoded)):
+                same_for_all.add(template)
         code = planned.freezing().code if is_changed else None
     return DryRun(planned, n_new, first, unreadable, code)
+
+
+def _refers(text: str) -> bool:
+    """Whether an interpolation stands in it, which may lead somewhere in one job and nowhere in another."""
+    return "${" in text
 
 
 def _lacks(composer: Composer, job_id: JobId, configured: Configured) -> list[str]:
