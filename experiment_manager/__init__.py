@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiment_manager.model.filters import Dropped, Selection
     from experiment_manager.model.records import Attempt, Counts, Job, Launch, State
     from experiment_manager.scheduler.slurm.configuration import SLURM
-    from experiment_manager.scheduler.submit import Submitted
+    from experiment_manager.scheduler.submission import Submitted
     from experiment_manager.store.layout import Folder
     from experiment_manager.store.states import StateTable, Waiting
 
@@ -38,7 +38,7 @@ _HOME = {
     "StateTable": "store.states",
     "State": "model.records",
     "Status": "analysis.status",
-    "Submitted": "scheduler.submit",
+    "Submitted": "scheduler.submission",
     "Trouble": "analysis.status",
     "Waiting": "store.states",
     "current_job": "execution.current_job",

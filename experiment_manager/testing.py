@@ -26,7 +26,7 @@ from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.cancel import cancel
 from experiment_manager.scheduler.protocol import Options, Phase, Run, Scheduler
 from experiment_manager.scheduler.reconcile import active_tasks, reconciled
-from experiment_manager.scheduler.submit import Submitted, newest_launch, submit
+from experiment_manager.scheduler.submission import Submitted, newest_launch, submit
 from experiment_manager.store.states import task_in
 
 _RUNNER: Final = """

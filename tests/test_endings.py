@@ -18,7 +18,7 @@ import pytest
 from experiment_manager.errors import AlreadyCompleted, EndedSince, ExperimentManagerError
 from experiment_manager.execution.child import exit_status_of
 from experiment_manager.execution.current_job import CurrentJob
-from experiment_manager.execution.memory import memory_of
+from experiment_manager.execution.resources import memory_of
 from experiment_manager.model.policy import Ending, ended_state
 from experiment_manager.model.records import State
 from experiment_manager.store import processes, reserve

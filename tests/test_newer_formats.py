@@ -13,7 +13,7 @@ import pytest
 from experiment_manager.cli.main import main
 from experiment_manager.errors import UnreadableLaunch
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.submissions import Submission
+from experiment_manager.scheduler.submission import Submission
 from experiment_manager.store.documents import content
 from experiment_manager.store.endings import Endings
 from experiment_manager.store.launches import read_launch

@@ -16,7 +16,7 @@ from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.protocol import Limits
 from experiment_manager.scheduler.slurm.options import as_mapping, make
-from experiment_manager.scheduler.submissions import records
+from experiment_manager.scheduler.submission import records
 from experiment_manager.store.launches import Order, create_launch, planned_attempts, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from tests.conftest import examples

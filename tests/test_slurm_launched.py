@@ -13,7 +13,7 @@ from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.protocol import Limits
 from experiment_manager.scheduler.slurm.options import as_mapping, make
-from experiment_manager.scheduler.submissions import (
+from experiment_manager.scheduler.submission import (
     LaunchedArray,
     Submission,
     launched_arrays,

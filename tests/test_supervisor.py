@@ -20,7 +20,7 @@ from experiment_manager.experiment import Experiment
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.slurm.options import as_mapping, make
-from experiment_manager.scheduler.submissions import records
+from experiment_manager.scheduler.submission import records
 from experiment_manager.store.launches import create_launch
 from tests.conftest import Program, ProgramAfter, clean_env, examples, wait_until
 

@@ -12,7 +12,7 @@ from experiment_manager.model.records import ENDED, JobId, State, Task
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.query import ArrayReport, reports
 from experiment_manager.scheduler.slurm.parse import final_state, is_active, phase
-from experiment_manager.scheduler.submissions import LaunchedArray
+from experiment_manager.scheduler.submission import LaunchedArray
 from experiment_manager.scheduler.verdicts import (
     CATCHES_UP_S,
     Amended,

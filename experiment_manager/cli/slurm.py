@@ -12,7 +12,7 @@ from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.scripts import how_to_submit
-from experiment_manager.scheduler.submit import newest_launch, test_only
+from experiment_manager.scheduler.submission import newest_launch, test_only
 from experiment_manager.text import noun
 
 

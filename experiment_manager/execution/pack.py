@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from experiment_manager.execution import devices
+from experiment_manager.execution import resources
 from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome
 from experiment_manager.model.records import State
@@ -35,11 +35,11 @@ def run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_jo
     after a signal to end. Signals are passed on to every supervisor. Raises ExperimentManagerError when no job can have
     so many GPUs.
     """
-    found = devices.visible(os.environ)
-    devices.check(gpus_per_job, found, where="")
-    dealer = devices.Dealer(found, gpus_per_job, len(jobs))
+    found = resources.visible_gpus(os.environ)
+    resources.check_gpus(gpus_per_job, found, where="")
+    dealer = resources.GpuDealer(found, gpus_per_job, len(jobs))
     if dealer.words:
-        tell(f"{dealer.words} ({devices.OPTION})")
+        tell(f"{dealer.words} ({resources.GPUS_PER_JOB})")
     read, write = os.pipe()
     heard = Heard()
     waiting, running = deque(enumerate(jobs)), dict[int, _Running]()

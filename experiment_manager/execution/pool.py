@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import ExperimentManagerError, FolderError
-from experiment_manager.execution import devices
+from experiment_manager.execution import resources
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.model.records import Launch, State
@@ -101,7 +101,7 @@ def check_start_method(start_method: str) -> None:
 
 def check_gpus_per_job(gpus_per_job: float | None) -> None:
     """Raise ExperimentManagerError unless a job can have such a share of the GPUs here."""
-    devices.check(gpus_per_job, devices.visible(os.environ), where="hydra.launcher.")
+    resources.check_gpus(gpus_per_job, resources.visible_gpus(os.environ), where="hydra.launcher.")
 
 
 class Pool:
@@ -131,7 +131,7 @@ class Pool:
         """
         waiting, running, ran = deque(ids), list[_Running](), dict[int, JobEnd]()
         unsettled = list[_Unsettled]()
-        dealer = devices.Dealer(devices.visible(os.environ), self._gpus_per_job, min(self.n_jobs, len(ids)))
+        dealer = resources.GpuDealer(resources.visible_gpus(os.environ), self._gpus_per_job, min(self.n_jobs, len(ids)))
         if dealer.words:
             tell_once(f"{dealer.words} (hydra.launcher.gpus_per_job)")
         with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:

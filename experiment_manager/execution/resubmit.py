@@ -13,7 +13,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Options, Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
-from experiment_manager.scheduler.submit import Submitted, submit
+from experiment_manager.scheduler.submission import Submitted, submit
 from experiment_manager.store.launches import create_launch, last_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers

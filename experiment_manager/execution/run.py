@@ -1,13 +1,13 @@
-"""The command `experiment-manager run`: its arguments, on the light libraries that a task can afford."""
+"""The command `experiment-manager run`: its arguments, and its exit status, on the light libraries that a task can
+afford."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.execution.child import prepare
-from experiment_manager.execution.refusal import refused, run_or_refuse
+from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
+from experiment_manager.execution.child import Child, prepare
 from experiment_manager.execution.supervisor import Outcome, supervise
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store.layout import Folder
@@ -41,6 +41,8 @@ class Call(NamedTuple):
 
 
 _WITH_VALUE: Final = ("--experiment-path", "--experiment-name", "--job-id", "--launch", "--runner")
+
+
 _LONGEST_ID: Final = 19
 
 
@@ -65,19 +67,6 @@ def plain_call(argv: Sequence[str]) -> Call | None:
     if has_place or path is None or name is None or ids is None or not _are_ids(ids):
         return None
     return Call(experiment_path=path, experiment_name=name, job_id=_ids(ids), launch=launch, runner=runner)
-
-
-def _are_ids(text: str) -> bool:
-    return text.isascii() and all(item.isdigit() and len(item) < _LONGEST_ID for item in text.split(","))
-
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError:
-        import argparse
-
-        raise argparse.ArgumentTypeError(f"{text!r} is no job id") from None
 
 
 def parser() -> "argparse.ArgumentParser":
@@ -124,6 +113,29 @@ def main(argv: Sequence[str]) -> int:
             tell(f"{schedulers.label_of(task.scheduler)} will not start this task again: {why_not}")
     _remove_empty_log(folder)
     return outcome.status
+
+
+def run_or_refuse(prepared: Callable[[], Child], run: Callable[[Child], Outcome]) -> Outcome:
+    """What became of a job; why it was refused, if it was, stands on stderr."""
+    try:
+        return run(prepared())
+    except AlreadyCompleted as done:
+        from experiment_manager.model.policy import REFUSED
+
+        tell(f"nothing to run: {done}")
+        task = schedulers.current_task()
+        is_well = done.is_news or (task is not None and task.restart)  # a scheduler may start again what was done
+        return Outcome(0 if is_well else REFUSED)
+    except ExperimentManagerError as error:
+        return Outcome(refused(error))
+
+
+def refused(error: ExperimentManagerError) -> int:
+    """The exit status of a mistake, which is told."""
+    from experiment_manager.model.policy import REFUSED
+
+    tell(f"error: {error}")
+    return REFUSED
 
 
 def _checked_call(argv: Sequence[str]) -> Call:
@@ -174,3 +186,16 @@ def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
     return run_or_refuse(
         lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise
     )
+
+
+def _are_ids(text: str) -> bool:
+    return text.isascii() and all(item.isdigit() and len(item) < _LONGEST_ID for item in text.split(","))
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"{text!r} is no job id") from None

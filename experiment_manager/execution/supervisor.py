@@ -17,8 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from experiment_manager.errors import FolderError
 from experiment_manager.execution import current_job
 from experiment_manager.execution.child import Child, exit_status_of, start
-from experiment_manager.execution.devices import gpus_of
-from experiment_manager.execution.memory import memory_of, oom_kills, peak_of_step
+from experiment_manager.execution.resources import gpus_of, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler import schedulers

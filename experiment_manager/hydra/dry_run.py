@@ -19,7 +19,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId
 from experiment_manager.progress import settings_text
 from experiment_manager.scheduler.scripts import Arrangement
-from experiment_manager.scheduler.submissions import script_name
+from experiment_manager.scheduler.submission import script_name
 from experiment_manager.store.code import CodeCopy
 from experiment_manager.text import one_line
 

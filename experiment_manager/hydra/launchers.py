@@ -35,7 +35,7 @@ from experiment_manager.model.records import Launch, State
 from experiment_manager.progress import settings_text
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.scripts import Arrangement, arrange, how_to_submit, write_scripts
-from experiment_manager.scheduler.submit import submit
+from experiment_manager.scheduler.submission import submit
 from experiment_manager.scheduler.wait import wait_for
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest

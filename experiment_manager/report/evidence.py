@@ -13,7 +13,7 @@ from experiment_manager.analysis.status import Trouble
 from experiment_manager.errors import JobRefused, UnreadableLaunch
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Launch
-from experiment_manager.scheduler.submissions import Submission, launched_arrays
+from experiment_manager.scheduler.submission import Submission, launched_arrays
 from experiment_manager.store.launches import launch_numbers, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import StateTable

@@ -20,7 +20,7 @@ from experiment_manager.errors import (
 from experiment_manager.model.records import Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
-from experiment_manager.scheduler.submissions import LaunchedArray, Sightings, Submission, launched_arrays
+from experiment_manager.scheduler.submission import LaunchedArray, Sightings, Submission, launched_arrays
 from experiment_manager.store.launches import (
     launch_numbers,
     planned_attempts,

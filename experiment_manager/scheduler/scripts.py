@@ -18,8 +18,14 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array, arrays
 from experiment_manager.scheduler.protocol import Options, Place, Scheduler, require_line
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.scheduler.submissions import launched_arrays, records, script_name, script_paths, stale_scripts
-from experiment_manager.scheduler.submit import newest_launch
+from experiment_manager.scheduler.submission import (
+    launched_arrays,
+    newest_launch,
+    records,
+    script_name,
+    script_paths,
+    stale_scripts,
+)
 from experiment_manager.store.files import appearing, make_executable
 from experiment_manager.store.launches import create_launch, of_scheduler
 from experiment_manager.store.layout import Folder, planning, writing

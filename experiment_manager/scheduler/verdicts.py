@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.query import ArrayReport
-from experiment_manager.scheduler.submissions import LaunchedArray
+from experiment_manager.scheduler.submission import LaunchedArray
 from experiment_manager.store.states import StateTable, is_to_be_asked_about, scheduler_in, task_in
 
 CATCHES_UP_S: Final = 60.0

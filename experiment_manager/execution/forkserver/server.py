@@ -21,7 +21,7 @@ from experiment_manager.execution.forkserver import job as forked
 from experiment_manager.execution.forkserver.client import CHUNK, Talk
 from experiment_manager.execution.forkserver.job import BecomesJob, Ready
 from experiment_manager.execution.forkserver.sharing import Arguments, Imports, unseeded_generators
-from experiment_manager.execution.refusal import run_or_refuse
+from experiment_manager.execution.run import run_or_refuse
 from experiment_manager.execution.signals import Heard, block, unblock
 from experiment_manager.execution.supervisor import supervise
 from experiment_manager.store import processes

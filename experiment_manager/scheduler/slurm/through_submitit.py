@@ -61,7 +61,7 @@ class ScriptExecutor(SlurmExecutor):
 
 
 def send_with(folder: str) -> Send:
-    """What submits scripts for `submit.submit`, with submitit's files in `folder` (`%j` stands for the id)."""
+    """What submits scripts for `submission.submit`, with submitit's files in `folder` (`%j` stands for the id)."""
     return lambda script, after: ScriptExecutor(folder, script, client.after(after)).submit_script()
 
 

@@ -1,18 +1,20 @@
-"""GPUs, dealt out among the jobs that run at once on one machine: variables hide from each what is not its share.
+"""What a job has of its machine: its share of the GPUs, and the memory that it used.
 
-Which GPUs there are is what the environment says, else what the drivers show in /dev and /sys. Nothing of CUDA or ROCm
-is called: that would open the GPUs.
+GPUs are dealt out among the jobs that run at once: variables hide from each what is not its share. Which ones there are
+is what the environment says, else what the drivers show in /dev and /sys. Nothing of CUDA or ROCm is called: that would
+open the GPUs. How much memory the processes of a job used, and how many of our memory cgroup the kernel has killed for
+it, the kernel tells. Linux; elsewhere nothing is known of memory.
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.scheduler import schedulers
 
-OPTION: Final = "gpus_per_job"
+GPUS_PER_JOB: Final = "gpus_per_job"
 
 _INNER: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _OUTER: Final = "ROCR_VISIBLE_DEVICES"
@@ -21,6 +23,7 @@ _OUTER: Final = "ROCR_VISIBLE_DEVICES"
 VARIABLES: Final = (*_INNER, _OUTER)
 
 _ENTRY: Final = re.compile(r"\d+|(GPU|MIG)-[\w./-]+", re.ASCII)
+_PEAKS: Final = ("memory.peak", "memory.max_usage_in_bytes")
 
 
 class Devices(NamedTuple):
@@ -42,7 +45,7 @@ class Devices(NamedTuple):
         return {name: ",".join(entries[place] for place in places) for name, entries in self.names.items()}
 
 
-def visible(environ: Mapping[str, str], root: str = "/") -> Devices:
+def visible_gpus(environ: Mapping[str, str], root: str = "/") -> Devices:
     """The GPUs that a program with this environment sees; `root` is where the machine's files are looked for.
 
     Inside of a scheduler's task without a variable nothing was given to it, whatever the machine has.
@@ -71,37 +74,11 @@ def entries(text: str) -> list[str]:
     return found
 
 
-def _of_machine(root: str) -> Devices:
-    """What the drivers of NVIDIA, else of AMD, say that there is."""
-    n_nvidia = sum(re.fullmatch(r"nvidia\d+", name) is not None for name in _listed(os.path.join(root, "dev")))
-    if n_nvidia:
-        return Devices({"CUDA_VISIBLE_DEVICES": [str(place) for place in range(n_nvidia)]})
-    nodes = os.path.join(root, "sys/class/kfd/kfd/topology/nodes")
-    n_amd = sum(_is_gpu(os.path.join(nodes, node, "gpu_id")) for node in _listed(nodes))
-    return Devices({"HIP_VISIBLE_DEVICES": [str(place) for place in range(n_amd)]} if n_amd else {})
-
-
-def _listed(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def _is_gpu(path: str) -> bool:
-    """Whether a node of AMD's topology is a GPU: processors have the number 0."""
-    try:
-        with open(path) as file:
-            return file.read().strip() not in ("", "0")
-    except OSError:
-        return False
-
-
-def check(share: float | None, devices: Devices, *, where: str) -> None:
+def check_gpus(share: float | None, devices: Devices, *, where: str) -> None:
     """Raise ExperimentManagerError unless a job can have such a share, with the option's full name from `where`."""
     if share is None or share == 0:
         return
-    option = f"{where}{OPTION}={share:g}"
+    option = f"{where}{GPUS_PER_JOB}={share:g}"
     if isinstance(share, bool) or not 0 < share < float("inf") or (share > 1 and share != int(share)):
         raise ExperimentManagerError(
             f"{option} is no share of a machine's GPUs; use 1, 2, ..., a fraction such as 0.5, or 0 to leave every job "
@@ -114,12 +91,7 @@ def check(share: float | None, devices: Devices, *, where: str) -> None:
         )
 
 
-def _why(devices: Devices) -> str:
-    names = {name: ",".join(names) for name, names in devices.names.items()}
-    return ", ".join(f"{name}={text}" for name, text in names.items()) or "by CUDA_VISIBLE_DEVICES, and in /dev"
-
-
-class Dealer:
+class GpuDealer:
     """Who has which GPUs. Without a share of their own, `at_once` jobs divide them: whole ones where there are enough,
     and else the jobs are spread over them; that never makes fewer jobs run. A share that was asked for is kept to."""
 
@@ -176,3 +148,115 @@ def gpus_of(environ: Mapping[str, str]) -> dict[str, str]:
     """
     visible_now = " ".join(f"{name}={environ[name]}" for name in VARIABLES if name in environ)
     return {"gpus": visible_now} if visible_now else {}
+
+
+class _Group(NamedTuple):
+    """A memory cgroup that we are in: where it lies, of which version."""
+
+    root: str
+    path: str
+    version: int
+
+
+def oom_kills() -> int | None:
+    """How many processes of our memory cgroup the kernel has killed for memory; None where that cannot be known."""
+    most: int | None = None
+    for root, path, version in _groups():
+        name = "memory.oom_control" if version == 1 else "memory.events"
+        while path not in ("/", ""):
+            count = _counter(f"{root}{path}/{name}")
+            if count is not None:
+                most = max(most or 0, count)
+            path = os.path.dirname(path)
+    return most
+
+
+def peak_of_step() -> int | None:
+    """The most memory, in bytes, that the task around us has used so far: all its processes together, and
+    what the kernel kept in memory of the files that they read and wrote, which counts against its limit, too. None
+    where it has no memory cgroup of its own, or the kernel does not count it."""
+    scheduler = schedulers.current()
+    if scheduler is None:
+        return None
+    for root, path, _ in _groups():
+        own = scheduler.cgroup(path)
+        for name in _PEAKS if own is not None else ():
+            found = _number(f"{root}{own}/{name}")
+            if found is not None:
+                return found
+    return None
+
+
+def memory_of(pids: Iterable[int]) -> int:
+    """The memory, in bytes, that these processes use together now; what they share is counted once."""
+    return sum(_proportional(pid) for pid in pids)
+
+
+def _of_machine(root: str) -> Devices:
+    """What the drivers of NVIDIA, else of AMD, say that there is."""
+    n_nvidia = sum(re.fullmatch(r"nvidia\d+", name) is not None for name in _listed(os.path.join(root, "dev")))
+    if n_nvidia:
+        return Devices({"CUDA_VISIBLE_DEVICES": [str(place) for place in range(n_nvidia)]})
+    nodes = os.path.join(root, "sys/class/kfd/kfd/topology/nodes")
+    n_amd = sum(_is_gpu(os.path.join(nodes, node, "gpu_id")) for node in _listed(nodes))
+    return Devices({"HIP_VISIBLE_DEVICES": [str(place) for place in range(n_amd)]} if n_amd else {})
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _is_gpu(path: str) -> bool:
+    """Whether a node of AMD's topology is a GPU: processors have the number 0."""
+    try:
+        with open(path) as file:
+            return file.read().strip() not in ("", "0")
+    except OSError:
+        return False
+
+
+def _why(devices: Devices) -> str:
+    names = {name: ",".join(names) for name, names in devices.names.items()}
+    return ", ".join(f"{name}={text}" for name, text in names.items()) or "by CUDA_VISIBLE_DEVICES, and in /dev"
+
+
+def _groups() -> Iterator[_Group]:
+    try:
+        with open("/proc/self/cgroup") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            yield _Group("/sys/fs/cgroup/memory", path, 1)
+        elif controllers == "":
+            yield _Group("/sys/fs/cgroup", path, 2)
+
+
+def _proportional(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return next((1024 * int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
+    except (OSError, ValueError):  # it has ended, or is not ours
+        return 0
+
+
+def _counter(path: str) -> int | None:
+    try:
+        with open(path) as file:
+            counts = [int(line.split()[1]) for line in file if line.startswith("oom_kill ")]
+    except OSError:
+        return None
+    return counts[0] if counts else None
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None

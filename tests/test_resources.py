@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.execution.devices import Dealer, Devices, check, entries, gpus_of, visible
+from experiment_manager.execution.resources import Devices, GpuDealer, check_gpus, entries, gpus_of, visible_gpus
 from tests.conftest import Program
 
 CUDA, HIP, ROCR = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
@@ -105,21 +105,21 @@ def test_the_environment_tells_which_are_visible(
     """A variable that is set decides, also an empty one; nothing of a machine belongs to a SLURM job that has none."""
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/nvidia0").touch()
-    assert expected == visible(environ, root=str(tmp_path)).names
+    assert expected == visible_gpus(environ, root=str(tmp_path)).names
 
 
 def test_the_machine_tells_where_the_environment_does_not(tmp_path: Path) -> None:
     """NVIDIA's devices are counted in /dev, AMD's in its topology, where processors are nodes, too."""
-    assert 0 == visible({}, root=str(tmp_path)).n_gpus
+    assert 0 == visible_gpus({}, root=str(tmp_path)).n_gpus
     for node, number in enumerate(("0", "51216", "51217")):
         path = tmp_path / f"sys/class/kfd/kfd/topology/nodes/{node}"
         path.mkdir(parents=True)
         (path / "gpu_id").write_text(f"{number}\n")
-    assert {HIP: ["0", "1"]} == visible({}, root=str(tmp_path)).names
+    assert {HIP: ["0", "1"]} == visible_gpus({}, root=str(tmp_path)).names
     (tmp_path / "dev").mkdir()
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm", "nvidia-modeset"):
         (tmp_path / "dev" / name).touch()
-    assert {CUDA: ["0", "1", "2"]} == visible({}, root=str(tmp_path)).names
+    assert {CUDA: ["0", "1", "2"]} == visible_gpus({}, root=str(tmp_path)).names
 
 
 # ---------------------------------------------------------------- who gets which
@@ -144,19 +144,19 @@ def test_the_machine_tells_where_the_environment_does_not(tmp_path: Path) -> Non
 def test_shares(n_gpus: int, share: float | None, at_once: int, expected: list[Any], words: str | None) -> None:
     """Equal shares leave as many jobs at once as there were; whole GPUs are nobody else's; a share that was asked for
     lets jobs wait for a free GPU."""
-    dealer = Dealer(Devices({CUDA: [str(n) for n in range(n_gpus)]} if n_gpus else {}), share, at_once)
+    dealer = GpuDealer(Devices({CUDA: [str(n) for n in range(n_gpus)]} if n_gpus else {}), share, at_once)
     assert expected == [dealer.deal() for _ in expected]
     assert words == dealer.words
 
 
 def test_a_share_that_was_given_back_is_dealt_again() -> None:
     """The least used GPU is the next, and what a job of one GPU is told is its entry in every variable."""
-    dealer = Dealer(FOUR, 1, 4)
+    dealer = GpuDealer(FOUR, 1, 4)
     assert [(0,), (1,), (2,), (3,), None] == [dealer.deal() for _ in range(5)]
     dealer.take_back((2,))
     assert (2,) == dealer.deal()
     assert {CUDA: "GPU-8932f937-d72c-4106"} == dealer.environment((2,))
-    assert {CUDA: "0", HIP: "5"} == Dealer(Devices({CUDA: ["7", "0"], HIP: ["6", "5"]}), 1, 2).environment((1,))
+    assert {CUDA: "0", HIP: "5"} == GpuDealer(Devices({CUDA: ["7", "0"], HIP: ["6", "5"]}), 1, 2).environment((1,))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_share_that_was_given_back_is_dealt_again() -> None:
 def test_shares_that_nobody_can_have(share: float, devices: Devices, sentence: str) -> None:
     """They are refused with the share, and with what there is."""
     with pytest.raises(ExperimentManagerError) as refused:
-        check(share, devices, where="hydra.launcher.")
+        check_gpus(share, devices, where="hydra.launcher.")
     assert f"hydra.launcher.{sentence}" in str(refused.value)
 
 
