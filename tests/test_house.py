@@ -134,8 +134,7 @@ def test_slurm_schema_is_the_record() -> None:
 
 def test_schema_and_options_agree() -> None:
     """Every option of the schema is one that the sweeper reads, with the defaults that the README names."""
-    from experiment_manager.hydra.options import Options
-    from experiment_manager.hydra.schema import SweeperConf
+    from experiment_manager.hydra.schema import Options, SweeperConf
 
     in_schema = set(SweeperConf.__dataclass_fields__) - {"_target_", "_recursive_", "max_batch_size"}
     assert in_schema == set(Options._fields)

@@ -1,17 +1,20 @@
-"""The callback that Hydra calls inside the process of a job: the check that it runs what was submitted, and its result.
+"""The callback that Hydra calls inside the process of a job: the check that it runs what was submitted, and its result;
+and the first things that every job does with Hydra, done once where jobs are forked from.
 
 `on_run_start` comes before anything is written. Hydra turns what a callback raises into a warning and goes on, so what
 must not go on ends the process by SystemExit, which is all that a callback can stop a job with.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from inspect import signature
 from typing import Any
 
 import hydra.core.utils
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -36,58 +39,6 @@ def listen() -> None:
     private_names.answer_the_mode_at_once()
     if not private_names.replace_callbacks(_with_ours):
         _watch_run_job()
-
-
-def _with_ours(callbacks: Any) -> type:
-    class JobCallbacks(callbacks):  # type: ignore[misc]
-        """Hydra's list of callbacks, in the process of a job: ours is in it when the run that begins is that job. The
-        program's own then hear what they hear of a job of a multirun: its start and its end, but of no run.
-
-        Any other program that the job starts is none of ours, and so is a command that somebody has pasted.
-        """
-
-        def __init__(self, config: DictConfig | None = None) -> None:
-            super().__init__(config)
-            self._ours = JobCallback() if config is not None and _is_our_job(config) else None
-            if self._ours is not None:
-                self.callbacks.append(self._ours)
-
-        def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-            if self._ours is None:
-                super().on_run_start(config, **kwargs)
-            else:
-                self._ours.on_run_start(config, **kwargs)
-
-        def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-            if self._ours is None:
-                super().on_run_end(config, **kwargs)
-
-    return JobCallbacks
-
-
-def _watch_run_job() -> None:
-    """The same by Hydra's function that runs a job; the program's own callbacks hear of a run, too."""
-    run_job: Any = hydra.core.utils.run_job
-
-    def watched(*arguments: Any, **options: Any) -> JobReturn:
-        config = signature(run_job).bind(*arguments, **options).arguments["config"]
-        if not _is_our_job(config):
-            return run_job(*arguments, **options)  # type: ignore[no-any-return]
-        ours = JobCallback()
-        ours.on_run_start(config)
-        job_return: JobReturn = run_job(*arguments, **options)
-        ours.on_job_end(config, job_return)
-        return job_return
-
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})
-        if names.get("run_job") is run_job:
-            names["run_job"] = watched
-
-
-def _is_our_job(config: DictConfig) -> bool:
-    job = current_job()
-    return job.id is not None and placed_in(str(job.directory)) in as_written(config, "hydra")
 
 
 class JobCallback(Callback):
@@ -150,6 +101,71 @@ class JobCallback(Callback):
         live = _live_code(job, self._code) if self._code is not None else None
         if live:  # imported late, perhaps, or allowed by on_drift=warn
             tell(f"warning: {live}")
+
+
+def warm_up(arguments: Sequence[str]) -> None:
+    """Hydra's plugins are known, and the parsers of its grammars have learnt from what they read: the overrides among
+    the arguments of a job, and Hydra's own configuration."""
+    setup_globals()
+    Plugins.instance()
+    parser = OverridesParser.create()
+    for override in (item for item in arguments if "=" in item):
+        with suppress(Exception):  # the job will tell
+            parser.parse_override(override)
+    with suppress(Exception):
+        private_names.loader_of_nothing().load_configuration(config_name=None, overrides=[], run_mode=RunMode.RUN)
+
+
+def _with_ours(callbacks: Any) -> type:
+    class JobCallbacks(callbacks):  # type: ignore[misc]
+        """Hydra's list of callbacks, in the process of a job: ours is in it when the run that begins is that job. The
+        program's own then hear what they hear of a job of a multirun: its start and its end, but of no run.
+
+        Any other program that the job starts is none of ours, and so is a command that somebody has pasted.
+        """
+
+        def __init__(self, config: DictConfig | None = None) -> None:
+            super().__init__(config)
+            self._ours = JobCallback() if config is not None and _is_our_job(config) else None
+            if self._ours is not None:
+                self.callbacks.append(self._ours)
+
+        def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+            if self._ours is None:
+                super().on_run_start(config, **kwargs)
+            else:
+                self._ours.on_run_start(config, **kwargs)
+
+        def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+            if self._ours is None:
+                super().on_run_end(config, **kwargs)
+
+    return JobCallbacks
+
+
+def _watch_run_job() -> None:
+    """The same by Hydra's function that runs a job; the program's own callbacks hear of a run, too."""
+    run_job: Any = hydra.core.utils.run_job
+
+    def watched(*arguments: Any, **options: Any) -> JobReturn:
+        config = signature(run_job).bind(*arguments, **options).arguments["config"]
+        if not _is_our_job(config):
+            return run_job(*arguments, **options)  # type: ignore[no-any-return]
+        ours = JobCallback()
+        ours.on_run_start(config)
+        job_return: JobReturn = run_job(*arguments, **options)
+        ours.on_job_end(config, job_return)
+        return job_return
+
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        if names.get("run_job") is run_job:
+            names["run_job"] = watched
+
+
+def _is_our_job(config: DictConfig) -> bool:
+    job = current_job()
+    return job.id is not None and placed_in(str(job.directory)) in as_written(config, "hydra")
 
 
 def _live_code(job: CurrentJob, code: Code) -> str | None:

@@ -42,7 +42,7 @@ from experiment_manager.store.manifest import Manifest
 from experiment_manager.text import hold_numbers, tell, tell_once
 
 _UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
-_WARM_UP: Final = "experiment_manager.hydra.warm_up:warm_up"
+_WARM_UP: Final = "experiment_manager.hydra.callback:warm_up"
 _ENOUGH: Final = 8
 """So many jobs tell how long the jobs of a sweep take."""
 _SHORT: Final = 0.15

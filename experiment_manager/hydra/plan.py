@@ -18,8 +18,8 @@ from experiment_manager.hydra import entry, frozen_config
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.fast_compose import Factored
 from experiment_manager.hydra.numbering import Known, Numbered
-from experiment_manager.hydra.options import Options
 from experiment_manager.hydra.pickled_task import Pickled, pickled
+from experiment_manager.hydra.schema import Options
 from experiment_manager.model import filters, policy
 from experiment_manager.model.configurations import Configured
 from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep

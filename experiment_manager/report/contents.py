@@ -1,31 +1,43 @@
-"""Everything that a report shows, collected from the folder of an experiment. Nothing here knows HTML."""
+"""Everything that a report shows, collected from the folder of an experiment: its jobs and their groups, the failures
+with their reasons and the ends of logs, and who launched what, from which commit. Nothing here knows HTML.
+"""
 
 import math
+import os
+import re
+import shlex
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import result_rows
-from experiment_manager.analysis.status import status
+from experiment_manager.analysis.status import Trouble, status
 from experiment_manager.analysis.tables import Row, group_key, require_variables
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import ExperimentManagerError, JobRefused, UnreadableLaunch
 from experiment_manager.model import codec
 from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import Job, State
+from experiment_manager.model.records import Job, Launch, State
 from experiment_manager.progress import settings_text
-from experiment_manager.report import evidence
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
+from experiment_manager.scheduler.submission import Submission, launched_arrays
 from experiment_manager.store.documents import END, read_optional
+from experiment_manager.store.launches import launch_numbers, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable
+from experiment_manager.text import skipped
 
 MOST_GROUPS: Final = 24
 MOST_BEST: Final = 10
 _LONGEST_CELL: Final = 200
 _EXACT: Final = 2**53
+MOST_FAILURES: Final = 30
+MOST_LAUNCHES: Final = 100
+_LONGEST_LINE: Final = 500
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Choice(NamedTuple):
@@ -69,6 +81,32 @@ class Column(NamedTuple):
     is_number: bool
 
 
+class Failure(NamedTuple):
+    """Jobs that ended the same bad way, and the end of the log of the first one."""
+
+    state: str
+    reason: str
+    n_jobs: int
+    ids: str
+    job: int
+    log: str  # its path
+    lines: tuple[str, ...]
+
+
+class Handed(NamedTuple):
+    """One launch, for people."""
+
+    number: str
+    when: str
+    who: str
+    cwd: str
+    command: str
+    commit: str
+    is_dirty: bool | None  # None: git could not tell
+    jobs: str
+    slurm: str  # what SLURM calls it
+
+
 class Contents(NamedTuple):
     """The whole report."""
 
@@ -90,9 +128,9 @@ class Contents(NamedTuple):
     learning: Learning
     columns: tuple[Column, ...]
     rows: Sequence[Sequence[Any]]
-    failures: Sequence[evidence.Failure]
+    failures: Sequence[Failure]
     n_failures: int
-    launches: Sequence[evidence.Handed]
+    launches: Sequence[Handed]
     n_launches: int
 
 
@@ -113,12 +151,12 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
     drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
     logged = tuple(dict.fromkeys(name for row in rows for name, value in row["metrics"].items() if is_number(value)))
     first = [metric] if metric is not None and metric in logged else []
-    shown_launches, n_launches = evidence.launches(folder)
+    shown_launches, n_launches = _launches(folder)
     columns, cells = _table(folder, rows, names)
     return Contents(
         path=folder.path,
         name=folder.name,
-        when=evidence.moment(time.time()),
+        when=_moment(time.time()),
         only=_short(choice.only),
         counts=found.counts,
         n_selected=found.n_selected,
@@ -134,7 +172,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         learning=learn(logbook, [group.ids for group in drawn], [*first, *_without(logged, first)]),
         columns=columns,
         rows=cells,
-        failures=evidence.failures(folder, found.troubles, table),
+        failures=_failures(folder, found.troubles, table),
         n_failures=len(found.troubles),
         launches=shown_launches,
         n_launches=n_launches,
@@ -280,3 +318,78 @@ def _cell(value: Any) -> Any:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_CELL else text[:_LONGEST_CELL] + "…"
+
+
+def _failures(folder: Folder, troubles: Sequence[Trouble], table: StateTable) -> list[Failure]:
+    """The troubles, those of most jobs first."""
+    found = []
+    for trouble in sorted(troubles, key=lambda trouble: -len(trouble.ids))[:MOST_FAILURES]:
+        job_id = trouble.ids[0]
+        log, lines = _end_of_log(folder, job_id, table.last(job_id).number)
+        ids = format_ids(trouble.ids)
+        found.append(Failure(str(trouble.state), trouble.reason, len(trouble.ids), ids, job_id, log, tuple(lines)))
+    return found
+
+
+def _end_of_log(folder: Folder, job_id: int, attempt: int) -> tuple[str, list[str]]:
+    for kind in ("stderr", "stdout"):
+        path = folder.of_attempt(job_id, attempt, kind)
+        lines = [_readable(line) for line in tail(path)]
+        if any(line.strip() for line in lines):
+            return os.path.relpath(path, folder.path), lines
+    return "", []
+
+
+def _readable(line: str) -> str:
+    """A line of a log without colours and control characters, and not too long.
+
+    >>> _readable("\\x1b[31mred\\x1b[0m\\x07 alert")
+    'red alert'
+    """
+    text = _ESCAPES.sub("", line)
+    return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + " …"
+
+
+def _launches(folder: Folder) -> tuple[list[Handed], int]:
+    """The newest launches, newest first, and how many there are. One that cannot be read is named and skipped."""
+    numbers, found = launch_numbers(folder), []
+    for number in reversed(numbers[-MOST_LAUNCHES:]):
+        try:
+            found.append(_handed(folder, read_launch(folder, number)))
+        except UnreadableLaunch as error:
+            skipped(str(error))
+        except JobRefused:  # whoever made its folder was ended before its record: nothing was handed over
+            continue
+    return found, len(numbers)
+
+
+def _handed(folder: Folder, launch: Launch) -> Handed:
+    record = launch.record
+    submission = Submission(folder, launch, is_to_act=False)
+    slurm_ids = (submission.array_id(array.name) for array in launched_arrays(launch))
+    return Handed(
+        number=launch.number,
+        when=_moment(record.get("time") or 0),
+        who=f"{record.get('user')} on {record.get('host')}",
+        cwd=str(record.get("cwd") or ""),
+        command=_command_line(record.get("argv") or ()),
+        commit=str(record.get("git_commit") or ""),
+        is_dirty=record.get("git_dirty"),
+        jobs=", ".join(ids for ids in record["jobs"].values() if ids),
+        slurm=", ".join(slurm_id for slurm_id in slurm_ids if slurm_id),
+    )
+
+
+def _moment(seconds: Any) -> str:
+    """`2026-03-01 14:05:00 +0100`, in the time zone of this machine."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(float(seconds)))
+
+
+def _command_line(argv: Sequence[Any]) -> str:
+    """The command as one would type it; the interpreter by its name alone.
+
+    >>> _command_line(["/usr/bin/python3", "train.py", "-m", "note=two words"])
+    "python3 train.py -m 'note=two words'"
+    """
+    words = [str(word) for word in argv]
+    return shlex.join([os.path.basename(words[0]), *words[1:]]) if words else ""
