@@ -29,10 +29,9 @@ from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.cancel import cancel
 from experiment_manager.scheduler.query import Answer, ask_about
-from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.reconcile import reconciled, wait_until_idle
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submission import Submitted, newest_launch, submit
-from experiment_manager.scheduler.wait import wait_until_idle
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.store import processes, requests
+from experiment_manager.store import endings, processes
 from experiment_manager.store.layout import Folder
 from tests.conftest import Program, clean_env, wait_until
 
@@ -82,7 +82,7 @@ def test_cancel_signals_only_who_runs_jobs_of_this_folder(
     for folder in (experiment.folder, other):
         claimed(folder, 0, record)
         claimed(folder, 1, processes.this_process())
-    requests.bear_mark(other, 1, 1)
+    endings.bear_mark(other, 1, 1)
     try:
         said = subprocess.run(
             [sys.executable, "-m", "experiment_manager", "cancel", experiment.folder.path],
@@ -118,7 +118,7 @@ def test_cancel_from_another_machine_is_a_request_in_the_folder(program: Program
     supervisor = program.start("-c", SUPERVISOR, str(program.experiment), "0", HOLD="60")
     wait_until(lambda: list(started.iterdir()))
     record = json.loads((program.experiment / "states/0.2").read_text())
-    requests.ask_to_end(folder, 0, 2, record={**record, "started_ticks": 1}, by="an earlier one")
+    endings.ask_to_end(folder, 0, 2, record={**record, "started_ticks": 1}, by="an earlier one")
 
     script = 'hostname other; exec "$0" -m experiment_manager cancel "$1"'
     said = subprocess.run(

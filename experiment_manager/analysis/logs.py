@@ -8,7 +8,7 @@ from typing import Final
 
 from experiment_manager.errors import ResultError
 from experiment_manager.model.records import UNFINISHED, Attempt, State
-from experiment_manager.scheduler.wait import ASK_AT_MOST_EVERY_S, ASK_FIRST_S
+from experiment_manager.scheduler.reconcile import ASK_AT_MOST_EVERY_S, ASK_FIRST_S
 from experiment_manager.store.documents import opened
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States

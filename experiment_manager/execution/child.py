@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiment_manager.errors import JobRefused
-from experiment_manager.execution import command, current_job, ranks
+from experiment_manager.execution import command, current_job
 from experiment_manager.model.records import Job, Recipe
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
@@ -53,7 +53,11 @@ class Child(NamedTuple):
 
     def environment(self, attempt: int, ours: Mapping[str, str]) -> dict[str, str]:
         """The environment of an attempt, made from ours: it has none of the ranks that we may have."""
-        kept = ranks.of_a_task(ours, is_alone=not self.has_ranks) if self.scheduler is not None else ranks.without(ours)
+        kept = (
+            current_job.environment_of_a_task(ours, is_alone=not self.has_ranks)
+            if self.scheduler is not None
+            else current_job.without_ranks(ours)
+        )
         own = {**current_job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
         return {**kept, **self._for_submitit(attempt), **own}
 

@@ -13,10 +13,10 @@ from experiment_manager.execution import current_job
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
+from experiment_manager.store.endings import bear_mark
 from experiment_manager.store.files import asked_again
 from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder, writing
-from experiment_manager.store.requests import bear_mark
 from experiment_manager.store.results import write_error, write_result
 from experiment_manager.store.states import States
 from experiment_manager.text import tell

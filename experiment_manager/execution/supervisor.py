@@ -24,10 +24,9 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import ERROR, last_line, read_end, read_optional
-from experiment_manager.store.endings import Endings
+from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
-from experiment_manager.store.requests import LOOKS, asked_to_end, bear_mark
 from experiment_manager.store.states import States
 from experiment_manager.text import one_line, say, tell
 

@@ -12,7 +12,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager.errors import ExperimentManagerError, OptionsError
-from experiment_manager.execution import ranks
+from experiment_manager.execution import current_job
 from experiment_manager.execution.current_job import JOB_VARIABLE
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.pool import (
@@ -34,9 +34,9 @@ from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Launch, State
 from experiment_manager.progress import settings_text
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.reconcile import wait_for
 from experiment_manager.scheduler.scripts import Arrangement, arrange, how_to_submit, write_scripts
 from experiment_manager.scheduler.submission import submit
-from experiment_manager.scheduler.wait import wait_for
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.text import hold_numbers, tell, tell_once
@@ -96,13 +96,13 @@ def sweeping() -> Iterator[None]:
                 f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its "
                 f"own; unset {JOB_VARIABLE} for the inner program if you mean it"
             )
-        if rank := ranks.one_of_several(os.environ):
+        if rank := current_job.one_of_several(os.environ):
             raise ExperimentManagerError(
                 f"this process is {rank}, and each of them would sweep; start the sweep once, without torchrun, srun "
                 "or mpirun, and let each job start its processes; where it is alone all the same, unset these variables"
             )
-    dropped = {name: value for name, value in os.environ.items() if ranks.is_of_ranks(name)}
-    if meant := sorted(name for name in dropped if not ranks.is_of_a_scheduler(name)):
+    dropped = {name: value for name, value in os.environ.items() if current_job.is_of_ranks(name)}
+    if meant := sorted(name for name in dropped if not current_job.is_of_a_scheduler(name)):
         tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
     for name in dropped:
         del os.environ[name]

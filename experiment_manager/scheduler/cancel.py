@@ -13,10 +13,10 @@ from experiment_manager.model.records import JobId, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, reconciled
 from experiment_manager.store import processes
+from experiment_manager.store.endings import LOOKS, ask_to_end, mark_of, withdraw
 from experiment_manager.store.files import number_in
 from experiment_manager.store.launches import user_name
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.requests import LOOKS, ask_to_end, mark_of, withdraw
 from experiment_manager.store.states import States, StateTable, scheduler_in
 from experiment_manager.text import noun, one_line, tell
 

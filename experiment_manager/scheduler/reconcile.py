@@ -1,16 +1,19 @@
-"""The truth about jobs that a scheduler runs: what the state files say, and where they are silent, what it says.
+"""The truth about jobs that a scheduler runs, now and until they have ended: what the state files say, and where they
+are silent, what it says.
 
 Each scheduler is asked once for all launches together, and none that no launch needs. What became of jobs is decided in
-`verdicts`, and recorded here, where that may be written to.
+`verdicts`, and recorded here, where that may be written to. Who waits looks at the state files often, and asks a
+scheduler seldom.
 """
 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from experiment_manager.model.records import JobId, State, task_name
+from experiment_manager.model.records import ENDED, JobId, Launch, State, task_name
+from experiment_manager.progress import JobLines
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase
 from experiment_manager.scheduler.query import (
@@ -35,13 +38,16 @@ from experiment_manager.scheduler.verdicts import (
 )
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_end, read_optional
-from experiment_manager.store.launches import SETTLED, settle, user_name
+from experiment_manager.store.launches import SETTLED, planned_attempts, settle, user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, Waiting
 from experiment_manager.text import tell
 
 _End = Callable[[int, int], Mapping[str, Any]]
 """Reads how an attempt ended, by its job and number."""
+LOOK_S: Final = 0.5
+ASK_FIRST_S: Final = 2.0
+ASK_AT_MOST_EVERY_S: Final = 30.0
 
 
 def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool = False) -> StateTable:
@@ -246,3 +252,51 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
                 for index in row.indices or ():
                     found[ActiveTask(name, row.array, index)] = tasks[row.name].get(index, ())
     return found
+
+
+def wait_for(folder: Folder, launch: Launch, texts: Mapping[int, str]) -> None:
+    """Every job of the launch has ended for good; `texts` are what people are told about each.
+
+    A job that a scheduler is going to start again has not ended, and only the scheduler knows.
+    """
+    planned = planned_attempts(launch)
+    waiting = set(planned)
+    started, pause = time.monotonic(), ASK_FIRST_S
+    ask_at = started + pause
+    with JobLines(len(waiting)).showing() as lines:
+        while waiting:
+            time.sleep(LOOK_S)
+            asks = time.monotonic() >= ask_at
+            table = reconciled(folder) if asks else States(folder).table()
+            for job_id in sorted(waiting):
+                if _has_ended(table, job_id, planned[job_id], is_truth=asks):
+                    waiting.discard(job_id)
+                    _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
+            if asks:
+                pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
+                ask_at = time.monotonic() + pause
+
+
+def wait_until_idle(folder: Folder) -> StateTable:
+    """No job of the experiment waits in a queue or runs any more; returns the states at that moment."""
+    pause = LOOK_S
+    while True:
+        table = reconciled(folder)
+        is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
+        if not (is_busy or table.queued):
+            return table
+        time.sleep(pause)
+        pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
+
+
+def _has_ended(table: StateTable, job_id: int, planned: int, *, is_truth: bool) -> bool:
+    last = table.last(job_id)
+    if last.number < planned or last.state not in ENDED:
+        return False
+    return is_truth or last.state is State.COMPLETED
+
+
+def _tell(folder: Folder, table: StateTable, job_id: int, lines: JobLines, text: str, seconds: float) -> None:
+    last = table.last(job_id)
+    reason = read_optional(folder.of_attempt(job_id, last.number, "attempt"), END).get("reason")
+    lines.ended(job_id, last.state, text, seconds=seconds, reason=reason)

@@ -1,19 +1,26 @@
-"""How attempts ended: `jobs/7/attempt.1.json`, written also on a full disk, and found out where nobody has written it.
+"""How attempts end: on request, recorded on a full disk, too, and found out where nobody has recorded it.
 
-Which state an attempt is in, its name in `states/` tells, and nothing here.
+    jobs/7/attempt.1.json    how it ended; which state it is in, its name in `states/` tells, and nothing here
+    states/.7.1.cancel       who asks it to end, from any machine that shares the folder, and which process is meant;
+                             gone when the attempt has ended
+
+Only a supervisor looks for a request, and says so in its anchor. It is for the process that the anchor names, and for
+no later one whose attempt bears the same number.
 """
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.records import State
-from experiment_manager.store import reserve
+from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import (
     END,
     END_FORMAT,
     MOST_RESULT_BYTES,
+    REQUEST,
     RESULT,
     is_newer,
     load,
@@ -26,6 +33,8 @@ from experiment_manager.text import tell_once
 _UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
 _OF_NEWER_FORMAT: Final = "of a newer format"
 _UNTOLD: Final = {"type": "OSError", "message": "what it left could not be written: the disk was full, or had failed"}
+LOOKS: Final = "looks_for_requests"
+"""In an anchor: every how many seconds the process looks."""
 
 
 class Ending(NamedTuple):
@@ -151,3 +160,47 @@ class Endings:
             **{key: noted[key] for key in ("arguments",) if key in noted},
         }
         return Ending(State.FAKE if result.get("fake") else State.COMPLETED, record)
+
+
+def mark_of(folder: Folder, job_id: int, attempt: int) -> str:
+    """The mark of a process that runs an attempt: the very file of its anchor. Raises OSError."""
+    anchor = os.stat(folder.join("states", f"{job_id}.{attempt}"))
+    return f"experiment-manager {job_id}.{attempt} {anchor.st_dev:x}:{anchor.st_ino:x}"
+
+
+def bear_mark(folder: Folder, job_id: int, attempt: int) -> str:
+    """This process bears the mark, which is returned, as long as it runs or until it is taken away; "" where that
+    cannot be, and requests alone reach it."""
+    try:
+        name = mark_of(folder, job_id, attempt)
+    except OSError:
+        return ""
+    processes.mark(name)
+    return name
+
+
+def ask_to_end(folder: Folder, job_id: int, attempt: int, *, record: Mapping[str, Any], by: str) -> None:
+    """Whoever the record of an anchor names is asked to end the attempt. Raises OSError."""
+    asked = {"by": by, "host": os.uname().nodename, "time": time.time(), "process": _identity(record)}
+    write_json(_path(folder, job_id, attempt), asked)
+
+
+def asked_to_end(folder: Folder, job_id: int, attempt: int) -> str | None:
+    """Who has asked this process to end the attempt, in words; None when nobody has, or another process was meant."""
+    asked = read_optional(_path(folder, job_id, attempt), REQUEST, lambda _: None)
+    if not asked or asked.get("process") != _identity(processes.this_process()):
+        return None
+    return f"{asked.get('by')} on {asked.get('host')}"
+
+
+def withdraw(folder: Folder, job_id: int, attempt: int) -> None:
+    """Nobody is asked to end the attempt, which has ended."""
+    discard(_path(folder, job_id, attempt))
+
+
+def _path(folder: Folder, job_id: int, attempt: int) -> str:
+    return folder.join("states", f".{job_id}.{attempt}.cancel")
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record.get(name) for name in processes.IDENTITY}

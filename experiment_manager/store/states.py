@@ -21,10 +21,9 @@ from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError,
 from experiment_manager.model.records import ENDED, ENDED_BADLY, Attempt, JobId, State, Task
 from experiment_manager.store import processes
 from experiment_manager.store.documents import ANCHOR, END, read_optional
-from experiment_manager.store.endings import Endings
+from experiment_manager.store.endings import Endings, withdraw
 from experiment_manager.store.files import SHORTLY_S, asked_again, discard, sync, temporary_name
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.requests import withdraw
 from experiment_manager.text import as_word, skipped, tell
 
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
