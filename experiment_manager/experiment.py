@@ -24,7 +24,6 @@ from experiment_manager.execution.in_process import attempting, is_current
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.model import codec, filters
 from experiment_manager.model.records import Counts, Job, State
-from experiment_manager.progress import followed
 from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.cancel import cancel
@@ -50,7 +49,7 @@ from experiment_manager.store.results import (
     torch_saver,
 )
 from experiment_manager.store.states import StateTable
-from experiment_manager.text import described, skipped
+from experiment_manager.text import described, followed, skipped
 
 if TYPE_CHECKING:
     import pandas

@@ -7,7 +7,7 @@ import hydra
 import pytest
 
 from experiment_manager.cli.terminal import row_lines
-from experiment_manager.progress import settings_text
+from experiment_manager.text import settings_text
 from tests.conftest import Program
 
 IS_NEW = hydra.__version__ >= "1.4"

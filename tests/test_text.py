@@ -17,7 +17,7 @@ import pytest
 import experiment_manager
 from experiment_manager import text
 from experiment_manager.model.records import State
-from experiment_manager.progress import JobLines
+from experiment_manager.text import JobLines
 from tests.conftest import Program, clean_env, wait_until
 
 PACKAGE = Path(experiment_manager.__file__).parent

@@ -10,16 +10,15 @@ import typer
 
 from experiment_manager.analysis.logs import marked
 from experiment_manager.cli import terminal
-from experiment_manager.cli.arguments import Folder, JobNumber, Json, Where
 from experiment_manager.cli.slurm import settings_of
+from experiment_manager.cli.terminal import Folder, JobNumber, Json, Where
 from experiment_manager.errors import JobRefused, ResultError
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened
 from experiment_manager.model.records import State
-from experiment_manager.progress import settings_text
 from experiment_manager.scheduler.scripts import how_to_submit
-from experiment_manager.text import LogText, as_word, counted, tell
+from experiment_manager.text import LogText, as_word, counted, settings_text, tell
 
 
 def register(app: typer.Typer) -> None:

@@ -11,14 +11,13 @@ from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.status import counts_text
 from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns
 from experiment_manager.cli import terminal
-from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
+from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, counts_of, find_experiments
 from experiment_manager.model import codec, filters
 from experiment_manager.model.ids import format_ids, shortened
 from experiment_manager.model.records import State
-from experiment_manager.progress import settings_text
-from experiment_manager.text import as_word, names_in, one_line
+from experiment_manager.text import as_word, names_in, one_line, settings_text
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""The verb `results`: what jobs have returned, as a table or a file."""
+"""The verbs for what jobs have returned: results, as a table or a file, and report, a page of all there is."""
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -18,7 +18,7 @@ from experiment_manager.analysis.tables import (
     write_csv,
 )
 from experiment_manager.cli import terminal
-from experiment_manager.cli.arguments import HOW_TO_GET_MORE, Columns, Folder, Selected, Where
+from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids
@@ -26,9 +26,10 @@ from experiment_manager.text import names_in
 
 
 def register(app: typer.Typer) -> None:
-    """The verb is on the command line."""
+    """The verbs are on the command line."""
     example = "Example: experiment-manager results experiments/train --group-by algorithm --aggregate mean,std,count"
     app.command(epilog=example)(results)
+    app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
 def results(
@@ -85,6 +86,39 @@ def results(
         _write(flat, chosen, kind, out)
 
 
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
+    where: Where = None,
+    selected: Selected = False,
+    average_over: Annotated[
+        str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Variables that make a group: algorithm,nn. Default: all others.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
+    ] = None,
+    goal: Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")] = "max",
+    json: Json = False,
+) -> None:
+    """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
+    experiment = Experiment.at(folder)
+    path = experiment.report(
+        out,
+        where=experiment.rules(where, selected=selected),
+        average_over=_names(average_over),
+        group_by=_names(group_by),
+        metric=metric,
+        goal=goal,
+    )
+    if json:
+        terminal.print_json({"report": path})
+    else:
+        terminal.say(path)
+
+
 _PRINTED: Final = ("table", "csv", "json")
 
 
@@ -131,3 +165,7 @@ def _name_missing(ids: list[int], *, is_json: bool) -> None:
         terminal.say(format_ids(ids) or "every job has completed")
     if ids:
         raise typer.Exit(1)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else names_in(text)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from experiment_manager.cli import terminal
-from experiment_manager.cli.arguments import Folder, Json, Where
+from experiment_manager.cli.terminal import Folder, Json, Where
 from experiment_manager.errors import OptionsError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids

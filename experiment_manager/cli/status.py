@@ -12,12 +12,11 @@ import typer
 from experiment_manager.analysis.results import sentences
 from experiment_manager.analysis.status import Status
 from experiment_manager.cli import terminal
-from experiment_manager.cli.arguments import Folder, Json
+from experiment_manager.cli.terminal import Folder, Json
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import State
-from experiment_manager.progress import settings_text
-from experiment_manager.text import counted, harmless, names_in, one_line, tell
+from experiment_manager.text import counted, harmless, names_in, one_line, settings_text, tell
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20

@@ -1,4 +1,5 @@
-"""Tables, YAML and JSON on standard output: aligned for people, unwrapped in a pipe, machine-readable where asked.
+"""What all verbs take and print: their arguments, and tables, YAML and JSON on standard output, aligned for people,
+unwrapped in a pipe, machine-readable where asked.
 
 Nothing is folded, and no number is ever cut: a column is shown whole, cut between words, or left out and named.
 """
@@ -8,12 +9,29 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
 
 from experiment_manager.model import codec
-from experiment_manager.progress import value_text
 from experiment_manager.text import say as _say
-from experiment_manager.text import say_json, stream_of
+from experiment_manager.text import say_json, stream_of, value_text
+
+HOW_TO_GET_MORE = "--columns\xa0NAMES shows others, `|\xa0less\xa0-S` all"
+"""The hint for columns that do not fit the terminal."""
+
+Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
+JobNumber = Annotated[int, typer.Argument(help="The id of the job.", show_default=False)]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", help="Only jobs that pass this filter; may be repeated."),
+]
+Columns = Annotated[
+    str | None, typer.Option("--columns", help="Only these columns, in this order; patterns, too: seed,'val/*'.")
+]
+Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def say(text: str) -> None:
@@ -66,7 +84,7 @@ def row_lines(
     names = list(dict.fromkeys(key for row in rows for key in row))
     numbers = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
     cells = {_on_a_line(name): [_on_a_line(text) for text in _texts(rows, name, exact)] for name in names}
-    columns = Columns(cells, {_on_a_line(name) for name in numbers}, mark=_shown("\u2026", "..."))
+    columns = Cells(cells, {_on_a_line(name) for name in numbers}, mark=_shown("\u2026", "..."))
     optional, minor = [_on_a_line(name) for name in optional], [_on_a_line(name) for name in minor]
     return lines(columns, width=width, optional=optional, minor=minor, more=more)
 
@@ -147,7 +165,7 @@ _MOST_NAMED: Final = 200
 _OF_NUMBERS: Final = "0123456789.-+e"
 
 
-class Columns(NamedTuple):
+class Cells(NamedTuple):
     """The cells of a table by column, names on top; `numbers` are aligned on the right, and never cut."""
 
     cells: Mapping[str, Sequence[str]]
@@ -163,7 +181,7 @@ class _Fit(NamedTuple):
 
 
 def lines(
-    columns: Columns, *, width: int | None, optional: Sequence[str] = (), minor: Sequence[str] = (), more: str = ""
+    columns: Cells, *, width: int | None, optional: Sequence[str] = (), minor: Sequence[str] = (), more: str = ""
 ) -> list[str]:
     """The table, one line a row, in a terminal of that width; None: as wide as it gets.
 
@@ -205,7 +223,7 @@ def _total(widths: Mapping[str, int]) -> int:
 
 
 def _fitted(
-    columns: Columns, natural: Mapping[str, int], width: int, optional: Sequence[str], minor: Sequence[str]
+    columns: Cells, natural: Mapping[str, int], width: int, optional: Sequence[str], minor: Sequence[str]
 ) -> _Fit:
     required = [name for name in natural if name not in optional and name not in minor]
     same = [name for name in natural if name not in optional and _is_same(columns.cells[name])]
@@ -236,7 +254,7 @@ def _is_same(cells: Sequence[str]) -> bool:
     return len(cells) > 1 and all(cell == cells[0] for cell in cells)
 
 
-def _least(columns: Columns, name: str, natural: int) -> int:
+def _least(columns: Cells, name: str, natural: int) -> int:
     """The narrowest that a column can be: a number is shown whole, text and names begin to be cut there."""
     whole = max(map(text_width, columns.cells[name])) if name in columns.numbers else 0
     return max(whole, natural if natural <= _NEVER_CUT else _NARROWEST)
@@ -247,7 +265,7 @@ def _texts_after(names: Sequence[str], numbers: Collection[str]) -> list[int]:
     return [sum(1 for other in names[place + 1 :] if other not in numbers) for place in range(len(names))]
 
 
-def _setting(columns: Columns, name: str, width: int) -> str:
+def _setting(columns: Cells, name: str, width: int) -> str:
     return f"{name}={cut(columns.cells[name][0], min(width, _WIDEST[0]), columns.mark)}"
 
 
@@ -259,7 +277,7 @@ def _named(names: Sequence[str]) -> str:
     return f"{text[:_MOST_NAMED].rpartition(',')[0]}, ... ({len(names)} columns)"
 
 
-def _drawn(columns: Columns, widths: Mapping[str, int], optional: Collection[str] = ()) -> Iterator[str]:
+def _drawn(columns: Cells, widths: Mapping[str, int], optional: Collection[str] = ()) -> Iterator[str]:
     shown = [
         [
             _end(name, width, columns.mark),

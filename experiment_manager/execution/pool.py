@@ -17,12 +17,11 @@ from experiment_manager.execution import resources
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.model.records import Launch, State
-from experiment_manager.progress import JobLines
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
-from experiment_manager.text import counted, tell_once
+from experiment_manager.text import JobLines, counted, tell_once
 
 START_METHODS: Final = ("spawn", "forkserver")
 """How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with their libraries."""

@@ -8,7 +8,6 @@ from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
-from experiment_manager.progress import settings_text
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Options, Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
@@ -19,6 +18,7 @@ from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
+from experiment_manager.text import settings_text
 
 LAUNCHERS: Final = ("local_pool", "slurm_script", "slurm_submitit")
 

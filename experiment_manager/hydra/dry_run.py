@@ -17,11 +17,10 @@ from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId
-from experiment_manager.progress import settings_text
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.scheduler.submission import script_name
 from experiment_manager.store.code import CodeCopy
-from experiment_manager.text import one_line
+from experiment_manager.text import one_line, settings_text
 
 MOST_SHOWN: Final = 5
 """Jobs that are named with their variables."""

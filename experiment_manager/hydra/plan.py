@@ -25,14 +25,13 @@ from experiment_manager.model.configurations import Configured
 from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep
 from experiment_manager.model.grid import Grid, Point, repeating, zipped
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
-from experiment_manager.progress import followed
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.code import CodeCopy, read_code
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.states import StateTable
-from experiment_manager.text import tell
+from experiment_manager.text import followed, tell
 
 Arrange = Callable[[Folder, Sequence[int], Callable[[int], Any]], Arrangement]
 """What arranges jobs into job arrays, given their ids and what tells the resolved configuration of one."""

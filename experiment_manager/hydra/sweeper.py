@@ -24,9 +24,8 @@ from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import commit_sweep
 from experiment_manager.hydra.compose import Composer, require_submitted
 from experiment_manager.hydra.dry_run import dry_run, told, warnings
-from experiment_manager.hydra.launchers import ByScheduler, Handed, Here, about, sweeping, told_to_the_user
+from experiment_manager.hydra.launchers import ByScheduler, Handed, Here, Returns, about, sweeping, told_to_the_user
 from experiment_manager.hydra.plan import Asked, Plan, asked
-from experiment_manager.hydra.returns import Returns
 from experiment_manager.hydra.schema import Options
 from experiment_manager.model.records import UNFINISHED, Launch, State
 from experiment_manager.scheduler import schedulers

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.records import ENDED, JobId, Launch, State, task_name
-from experiment_manager.progress import JobLines
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase
 from experiment_manager.scheduler.query import (
@@ -41,7 +40,7 @@ from experiment_manager.store.documents import END, read_end, read_optional
 from experiment_manager.store.launches import SETTLED, planned_attempts, settle, user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, Waiting
-from experiment_manager.text import tell
+from experiment_manager.text import JobLines, tell
 
 _End = Callable[[int, int], Mapping[str, Any]]
 """Reads how an attempt ended, by its job and number."""
