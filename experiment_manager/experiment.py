@@ -32,8 +32,8 @@ from experiment_manager.scheduler.reconcile import reconciled, wait_until_idle
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submission import Submitted, newest_launch, submit
 from experiment_manager.store.drafts import JobDrafts
+from experiment_manager.store.launches import clear_leftovers
 from experiment_manager.store.layout import Folder, planning
-from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
 from experiment_manager.store.results import (
     Loader,

@@ -17,10 +17,9 @@ from experiment_manager.analysis.archive import archive
 from experiment_manager.errors import FolderError
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.store.files import is_leftover, temporary_name
-from experiment_manager.store.launches import create_launch, launch_numbers
+from experiment_manager.store.files import clear_leftovers_in, is_leftover, temporary_name
+from experiment_manager.store.launches import clear_leftovers, create_launch, launch_numbers
 from experiment_manager.store.layout import Folder, planning
-from experiment_manager.store.leftovers import clear_leftovers, clear_leftovers_in
 from experiment_manager.store.states import States
 
 A_DAY_S = 86_400

@@ -16,9 +16,8 @@ from typing import Final
 
 from experiment_manager.errors import FolderError
 from experiment_manager.execution.command import has_own_place, place_of
-from experiment_manager.store.files import appearing, below, is_temporary
+from experiment_manager.store.files import appearing, below, clear_leftovers_beside, is_temporary
 from experiment_manager.store.layout import Folder, writing
-from experiment_manager.store.leftovers import clear_leftovers_beside
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import counted, followed, skipped, tell

@@ -13,9 +13,8 @@ from experiment_manager.scheduler.protocol import Options, Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
 from experiment_manager.scheduler.submission import Submitted, submit
-from experiment_manager.store.launches import create_launch, last_launch
+from experiment_manager.store.launches import clear_leftovers, create_launch, last_launch
 from experiment_manager.store.layout import Folder, planning
-from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import settings_text

@@ -18,9 +18,8 @@ from experiment_manager.model.facts import resolved
 from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Attempt, Job, JobId, Launch, State
 from experiment_manager.scheduler.scripts import Arrangement
-from experiment_manager.store.launches import create_launch
+from experiment_manager.store.launches import clear_leftovers, create_launch
 from experiment_manager.store.layout import Folder, planning
-from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.manifest_editor import ManifestEditor, editing, until_published
 from experiment_manager.store.pass_filter import write_selection
 

@@ -131,7 +131,7 @@ def write_report(
         Choice,
         collect,
     )
-    from experiment_manager.store.leftovers import clear_leftovers_beside
+    from experiment_manager.store.files import clear_leftovers_beside
 
     require_extra()
     target = os.path.abspath(folder.join("report.html") if path is None else os.fspath(path))

@@ -27,9 +27,8 @@ from experiment_manager.scheduler.submission import (
     stale_scripts,
 )
 from experiment_manager.store.files import appearing, make_executable
-from experiment_manager.store.launches import create_launch, of_scheduler
+from experiment_manager.store.launches import clear_leftovers, create_launch, of_scheduler
 from experiment_manager.store.layout import Folder, planning, writing
-from experiment_manager.store.leftovers import clear_leftovers
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.states import StateTable

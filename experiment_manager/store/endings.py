@@ -26,7 +26,7 @@ from experiment_manager.store.documents import (
     load,
     read_optional,
 )
-from experiment_manager.store.files import asked_again, discard, is_temporary, write_json
+from experiment_manager.store.files import asked_again, clear_leftovers_in, discard, is_temporary, write_json
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import tell_once
 
@@ -89,8 +89,6 @@ class Endings:
         place = self._folder.job(job_id)
         with suppress(OSError):
             if any(map(is_temporary, os.listdir(place))):
-                from experiment_manager.store.leftovers import clear_leftovers_in  # few jobs have any
-
                 clear_leftovers_in(place)
 
     def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:

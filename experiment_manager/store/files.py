@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all. Nothing here knows what the files mean."""
+"""Files that appear whole or not at all, and what killed processes leave of them: readers see none of it. Nothing here
+knows what the files mean.
+"""
 
 import errno
 import json
@@ -74,6 +76,34 @@ def is_leftover(name: str, age_s: float) -> bool:
 def is_temporary(name: str) -> bool:
     """Whether a file or folder of that name is a temporary one, of whomever and of whatever age."""
     return name[0] == "." and re.fullmatch(_TEMPORARY, name) is not None
+
+
+class FileClock:
+    """The time by the clock of a file system, asked when it is needed for the first time: those of two machines may
+    disagree."""
+
+    def __init__(self, place: str) -> None:
+        self._place, self._time = place, 0.0
+
+    def age_s(self, path: str) -> float:
+        """How long ago a file was written; raises OSError."""
+        if not self._time:
+            probe = temporary_name(os.path.join(self._place, "clock"))
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            self._time = os.stat(probe).st_mtime
+            os.unlink(probe)
+        return self._time - os.lstat(path).st_mtime
+
+
+def clear_leftovers_in(place: str, clock: FileClock | None = None) -> None:
+    """What killed processes have left in a folder is gone, and nothing that somebody may still write; never raises."""
+    _clear(place, clock or FileClock(place))
+
+
+def clear_leftovers_beside(path: str) -> None:
+    """The leftovers of earlier attempts to make this file are gone; never raises."""
+    place, name = os.path.split(path)
+    _clear(place, FileClock(place), f".{name}.")
 
 
 @cache
@@ -297,3 +327,22 @@ def number_in(body: Mapping[str, Any], name: str) -> float | None:
     """The number of that name in what a file holds; None where there is none, or something else."""
     value = body.get(name)
     return value if is_number(value) else None
+
+
+def _clear(place: str, clock: FileClock, begins: str = ".") -> None:
+    with suppress(OSError):
+        for name in os.listdir(place):
+            if name.startswith(begins) and is_temporary(name):
+                with suppress(OSError):
+                    _remove(os.path.join(place, name), clock)
+
+
+def _remove(path: str, clock: FileClock) -> None:
+    if not is_leftover(os.path.basename(path), clock.age_s(path)):
+        return
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        from shutil import rmtree  # few processes need it
+
+        rmtree(path, ignore_errors=True)
+    else:
+        os.unlink(path)

@@ -36,9 +36,12 @@ from experiment_manager.store.documents import (
     trouble,
 )
 from experiment_manager.store.files import (
+    FileClock,
     appearing,
+    clear_leftovers_in,
     database_uri,
     give_name,
+    is_leftover,
     leave_empty,
     private_database,
     sync,
@@ -47,12 +50,14 @@ from experiment_manager.store.files import (
 )
 from experiment_manager.store.layout import Folder
 
-RECORD: Final = "launch.json"
+_RECORD: Final = "launch.json"
 SETTLED: Final = "settled"
 """An empty file in a launch of which SLURM has nothing more to say: its record need not be read to know its jobs."""
 
 _PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
-WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS)
+_WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS)
+_PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches")
+"""The folders that all jobs share."""
 
 
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
@@ -85,7 +90,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         if of_scheduler(record) is None:
             leave_empty(os.path.join(temporary, SETTLED))
         write_orders(os.path.join(temporary, _ORDERS), record)
-        write_json(os.path.join(temporary, RECORD), record)
+        write_json(os.path.join(temporary, _RECORD), record)
         number = _numbered(folder, temporary)
     except BaseException:
         rmtree(temporary, ignore_errors=True)
@@ -111,12 +116,35 @@ def launch_numbers(folder: Folder, among: Collection[str] | None = None) -> list
     the launches cannot be read.
     """
     names = [name for name in _names(folder) if among is None or name in among]
-    return [name for name in names if _is_there(folder.join("launches", name, RECORD))]
+    return [name for name in names if _is_there(folder.join("launches", name, _RECORD))]
 
 
 def unsettled_numbers(folder: Folder) -> list[str]:
     """The numbers of those of which SLURM may still have to say something, and what was never finished."""
     return [name for name in _names(folder) if not os.path.exists(folder.join("launches", name, SETTLED))]
+
+
+def clear_leftovers(folder: Folder) -> None:
+    """No leftover is in the folders that all jobs share, and no launch that never got its record. To be used inside
+    `folder.planning`; never raises."""
+    clock = FileClock(folder.path)
+    for place in _PLACES:
+        clear_leftovers_in(folder.join(place) if place else folder.path, clock)
+    with suppress(OSError):
+        for number in unsettled_numbers(folder):
+            place = folder.join("launches", number)
+            clear_leftovers_in(place, clock)
+            _clear_unrecorded(place, clock)
+
+
+def _clear_unrecorded(place: str, clock: FileClock) -> None:
+    """A launch that never got a record is gone; it gets its name only with its record now, but did not always."""
+    with suppress(OSError):
+        if not os.path.exists(os.path.join(place, _RECORD)) and is_leftover(".launch.0.tmp", clock.age_s(place)):
+            for name in _WRITTEN_BEFORE_THE_RECORD:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(place, name))
+            os.rmdir(place)
 
 
 def settle(folder: Folder, number: str) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 from experiment_manager.errors import FilterError, NewerRecord, NoFilter, UnreadableRecord
 from experiment_manager.store.documents import SELECTION, SELECTION_FORMAT, WHOLE, read_object
-from experiment_manager.store.files import write_json
+from experiment_manager.store.files import clear_leftovers_beside, write_json
 from experiment_manager.store.layout import Folder, writing
-from experiment_manager.store.leftovers import clear_leftovers_beside
 from experiment_manager.text import as_word
 
 

@@ -1,4 +1,8 @@
-"""SLURM as a `Scheduler`. Every task imports this: what is needed elsewhere alone is imported where it is used."""
+"""SLURM as a `Scheduler`: which task this process is, and what SLURM says, and does, about it while it runs.
+
+Every task imports this, and pays for it, so the modules beside it, for whoever submits and asks, are imported where
+they are used. A job with several tasks is started by `srun`, with one log per rank.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,12 +10,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.protocol import Limits, Place, QueueRow, Run, Scheduler, Send, Stop
-from experiment_manager.scheduler.slurm import task as tasks
 
 if TYPE_CHECKING:
+    import subprocess
+
     from experiment_manager.scheduler.arrays import Array
     from experiment_manager.scheduler.slurm.options import SlurmOptions
 
+_ANSWER_LIMIT_S: Final = 5.0
+_ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
+_ENDED: Final = "COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY"
+_FAILURE: Final = r"(?m)^srun: error: (\S+: tasks? [\d,-]+: (?!Terminated).+)$"
+_OUT_OF_MEMORY_WORDS: Final = ("Out Of Memory", "oom-kill", "oom_kill")
+"""What `srun` says, on its own standard error, when one of its tasks was killed for memory."""
+
+_ONE_LOG: Final = 'exec >>"$1.rank$SLURM_PROCID.log" 2>&1; shift; exec "$@"'
+_BOTH_LOGS: Final = 'exec >>"$1.rank$SLURM_PROCID.log" 2>>"$2.rank$SLURM_PROCID.log"; shift 2; exec "$@"'
 _STEP: Final = re.compile(r"(/.*?)?/job_\d+(/step_[^/]+)?")
 
 
@@ -47,7 +61,12 @@ class Slurm(Scheduler):
         return USUAL_LIMITS._replace(array_size=max_array_size())
 
     def n_tasks(self, options: Mapping[str, Any]) -> int:
-        return tasks.n_tasks(options)
+        """How many tasks a job with these SLURM options has.
+
+        >>> Slurm().n_tasks({}), Slurm().n_tasks({"nodes": 2, "tasks_per_node": 4})
+        (1, 8)
+        """
+        return int(options.get("nodes") or 1) * int(options.get("tasks_per_node") or 1)
 
     def require(self) -> None:
         from experiment_manager.scheduler.slurm import client
@@ -93,22 +112,82 @@ class Slurm(Scheduler):
         return super().last_words("\n".join(line for line in log.splitlines() if not line.startswith("slurmstepd")))
 
     def task(self, environ: Mapping[str, str]) -> Task | None:
-        return tasks.task(environ)
+        """The task that this process runs in; None outside of SLURM.
+
+        >>> Slurm().task({"SLURM_JOB_ID": "13", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "7"}).name
+        '12_7'
+        """
+        if "SLURM_JOB_ID" not in environ:
+            return None
+        index, restart = environ.get("SLURM_ARRAY_TASK_ID", ""), environ.get("SLURM_RESTART_COUNT", "")
+        return Task(
+            "slurm",
+            environ["SLURM_JOB_ID"],
+            array=environ.get("SLURM_ARRAY_JOB_ID"),
+            array_index=int(index) if index.isdecimal() else None,
+            restart=int(restart) if restart.isdecimal() else 0,  # SLURM sets no count the first time
+            node=environ.get("SLURMD_NODENAME"),
+            user=environ.get("SLURM_JOB_USER"),
+        )
 
     def why_stopped(self, task: Task) -> Stop:
-        return tasks.why_stopped(task)
+        """What SLURM is doing to this task, asked while it still knows; CANCELLED where it does not say more.
+
+        `Reason=TimeLimit` is a timeout; more restarts than ours: preempted, or requeued by somebody (measured on
+        22.05).
+        """
+        fields = _fields("show", "job", task.name)
+        state = State.CANCELLED
+        if fields.get("Reason") == "TimeLimit" or fields.get("JobState") == "TIMEOUT":
+            state = State.TIMEOUT
+        elif int(fields.get("Restarts", 0)) > task.restart or fields.get("JobState") == "PREEMPTED":
+            state = State.PREEMPTED
+        elif fields.get("JobState") == "NODE_FAIL":
+            state = State.NODE_FAIL
+        wait = re.search(r"^KillWait\s*=\s*(\d+)", _ask("show", "config"), re.MULTILINE)
+        return Stop(state, float(wait[1]) if wait else None)
 
     def is_being_preempted(self, task: Task) -> bool:
-        return tasks.is_being_preempted(task)
+        """Whether SLURM has announced that it will take this task's node for another one, and has not done it yet."""
+        fields = _fields("show", "job", task.name)
+        announced, started = fields.get("PreemptTime", "None"), fields.get("StartTime", "")
+        return announced != "None" and announced >= started and int(fields.get("Restarts", 0)) == task.restart
 
     def has_ended(self, task: Task) -> bool:
-        return tasks.has_ended(task)
+        """Whether SLURM says that this run has ended, or that it has forgotten it; false when it is silent."""
+        try:
+            done = _scontrol("-o", "show", "job", task.name)
+        except OSError:
+            return False
+        if done.returncode:
+            return "Invalid job id" in done.stderr
+        restarts = re.search(r"\bRestarts=(\d+)", done.stdout)
+        has_restarted = restarts is not None and int(restarts[1]) > task.restart
+        return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", done.stdout) is not None
 
     def requeue(self, task: Task) -> str | None:
-        return tasks.requeue(task)
+        """SLURM will start this task again; else why it will not, in its words."""
+        try:
+            done = _scontrol("requeue", task.name, seconds=_ORDER_LIMIT_S)
+        except OSError as error:
+            return str(error)
+        return done.stderr.strip() or f"scontrol ended with {done.returncode}" if done.returncode else None
 
     def start_words(self, log: str, error_log: str | None, environ: Mapping[str, str]) -> list[str]:
-        return tasks.srun(log, error_log, environ)
+        """The words before the program: each rank appends to `log` and `error_log` of its own (None: to one of both).
+
+        >>> Slurm().start_words("/e/stdout.1.log", None, {})[-2:]
+        ['sh', '/e/stdout.1']
+
+        A shell opens the logs: in a name, `srun` expands %t even where it is written %%t, and nothing after a
+        backslash. One task that fails ends the others. Since 22.05 `srun` does not take over the --cpus-per-task of the
+        batch job.
+        """
+        words = ["srun", "--kill-on-bad-exit=1"]
+        cpus = environ.get("SLURM_CPUS_PER_TASK")
+        words += [f"--cpus-per-task={cpus}"] if cpus else []
+        logs = [name.removesuffix(".log") for name in (log, error_log) if name is not None]
+        return [*words, "sh", "-c", _BOTH_LOGS if error_log else _ONE_LOG, "sh", *logs]
 
     def rank(self, environ: Mapping[Any, Any]) -> Any:
         return environ.get("SLURM_PROCID") or environ.get(b"SLURM_PROCID")
@@ -118,10 +197,17 @@ class Slurm(Scheduler):
         return environ.get("SLURM_PROCID") == "0" and "SLURM_STEP_ID" not in environ
 
     def first_failure(self, said: str) -> str | None:
-        return tasks.first_failure(said)
+        """What `srun` says of the first task that failed by itself: those that it ended for that are Terminated.
+
+        >>> said = "srun: error: n2: task 3: Exited with exit code 5\\nsrun: error: n1: tasks 0-1: Terminated"
+        >>> Slurm().first_failure(said)
+        'n2: task 3: Exited with exit code 5'
+        """
+        found = re.search(_FAILURE, said)
+        return found[1] if found else None
 
     def tells_out_of_memory(self, said: str) -> bool:
-        return any(words in said for words in tasks.OUT_OF_MEMORY_WORDS)
+        return any(words in said for words in _OUT_OF_MEMORY_WORDS)
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         return {"SUBMITIT_EXECUTOR": "slurm"}
@@ -134,3 +220,31 @@ class Slurm(Scheduler):
         """
         found = _STEP.match(path)
         return None if found is None else found[0]
+
+
+def _fields(*arguments: str) -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S+)", _ask("-o", *arguments)))
+
+
+def _ask(*arguments: str) -> str:
+    try:
+        return _scontrol(*arguments).stdout
+    except OSError:
+        return ""
+
+
+def _scontrol(*arguments: str, seconds: float = _ANSWER_LIMIT_S) -> "subprocess.CompletedProcess[str]":
+    """Raises OSError when it does not answer."""
+    import subprocess  # only here: jobs import this module, too, and ask nothing
+
+    try:
+        return subprocess.run(
+            ["scontrol", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.SubprocessError as error:
+        raise OSError(str(error)) from error
