@@ -19,8 +19,7 @@ from experiment_manager.analysis.status import Status, live_status
 from experiment_manager.analysis.tables import columns_of, flat_results, metrics_frame, results_frame
 from experiment_manager.errors import ExperimentManagerError, FilterError, JobRefused
 from experiment_manager.execution.child import outside_filter
-from experiment_manager.execution.fake_job import leave_result, print_job
-from experiment_manager.execution.in_process import attempting, is_current
+from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.model import codec, filters
 from experiment_manager.model.records import Counts, Job, State

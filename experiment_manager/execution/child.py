@@ -125,7 +125,7 @@ def _program(
     if point.fingerprint is None:
         raise JobRefused(unconfigured(point.id, folder))
     if is_fake:
-        return [sys.executable, "-P", "-m", "experiment_manager.execution.fake_job"]
+        return [sys.executable, "-P", "-m", "experiment_manager.execution.in_process"]
     if recipe is not None:
         if recipe.code is not None and not os.path.isdir(folder.join(recipe.code.path)):
             raise JobRefused(

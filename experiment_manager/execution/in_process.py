@@ -1,4 +1,5 @@
-"""An attempt that runs in this very process: Python runners by hand, and task functions under other launchers.
+"""An attempt that runs in this very process: Python runners by hand, task functions under other launchers, and, as a
+program, the child of `run --fake`, a dry pass through everything.
 
 Under a supervisor the attempt is the supervisor's, and only the result is left here.
 """
@@ -17,9 +18,10 @@ from experiment_manager.store.endings import bear_mark
 from experiment_manager.store.files import asked_again
 from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder, writing
-from experiment_manager.store.results import write_error, write_result
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.results import json_saver, save_file, write_error, write_result
 from experiment_manager.store.states import States
-from experiment_manager.text import tell
+from experiment_manager.text import say, tell
 
 
 class InProcess:
@@ -97,6 +99,28 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         asked_again(lambda: states.finish(job_id, number, state, record), tell)
 
 
+def print_job(job_id: int, variables: object, configuration: object) -> None:
+    """A fake run's words about a job are on standard output."""
+    say(f"job id: {job_id}\nvariables: {variables}\nconfiguration: {configuration}")
+
+
+def leave_result(folder: Folder, job_id: int, configuration: object) -> None:
+    """The configuration lies in the job's directory as `configuration.json`."""
+    save_file(f"{folder.job(job_id)}/configuration.json", json_saver, configuration, override=True)
+
+
+def main() -> None:
+    """Print what the job of this process would get, and leave a result."""
+    current = current_job.current_job()
+    folder = current.experiment
+    with Manifest(folder) as manifest:
+        point = manifest.job(current.required_id)
+        configuration = manifest.configuration(point.id)
+    print_job(point.id, dict(point.variables), configuration)
+    leave_result(folder, point.id, configuration)
+    write_result(folder, point.id, current.attempt, None, is_fake=True)
+
+
 @contextmanager
 def _error_kept(folder: Folder, job_id: int, number: int) -> Iterator[None]:
     try:
@@ -104,3 +128,7 @@ def _error_kept(folder: Folder, job_id: int, number: int) -> Iterator[None]:
     except Exception as error:
         write_error(folder, job_id, number, error)
         raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,28 @@
-"""The command `experiment-manager run`: its arguments, and its exit status, on the light libraries that a task can
-afford."""
+"""The command `experiment-manager run`: one job, or several at the same time in one task, and the exit status of that.
+
+A task of a scheduler that runs several jobs has a supervisor for each, in a process of its own. Every task imports
+this: what few calls need is imported where it is used.
+"""
 
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
+from experiment_manager.execution import resources
 from experiment_manager.execution.child import Child, prepare
+from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome, supervise
+from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store.layout import Folder
-from experiment_manager.text import tell
+from experiment_manager.store.states import States, task_in
+from experiment_manager.text import flush, settle, tell, tell_traceback
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +36,10 @@ _EXAMPLE: Final = """example:
 
 The exit status is the job's own (128 + the signal for a job that a signal ended); 2 for a mistake in the call.
 """
+_WITH_VALUE: Final = ("--experiment-path", "--experiment-name", "--job-id", "--launch", "--runner")
+_LONGEST_ID: Final = 19
+_FAILED: Final = 1
+_BY_THEMSELVES: Final = (State.FAILED, State.OUT_OF_MEMORY)
 
 
 class Call(NamedTuple):
@@ -38,12 +53,6 @@ class Call(NamedTuple):
     launch: str | None = None
     runner: str | None = None
     fake: bool = False
-
-
-_WITH_VALUE: Final = ("--experiment-path", "--experiment-name", "--job-id", "--launch", "--runner")
-
-
-_LONGEST_ID: Final = 19
 
 
 def plain_call(argv: Sequence[str]) -> Call | None:
@@ -138,6 +147,11 @@ def refused(error: ExperimentManagerError) -> int:
     return REFUSED
 
 
+class _Running(NamedTuple):
+    place: int  # among the jobs of the task
+    gpus: tuple[int, ...]  # places among those of the task
+
+
 def _checked_call(argv: Sequence[str]) -> Call:
     """Any call. Ends the program with a sentence where it cannot be meant."""
     command = parser()
@@ -167,15 +181,14 @@ def _remove_empty_log(folder: Folder) -> None:
 def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
     if len(ids) == 1:
         return _run(folder, ids[0], call)
-    from experiment_manager.execution.pack import failed_before, run_together
     from experiment_manager.store.launches import read_order
 
-    failed = failed_before(folder, ids)
+    failed = _failed_before(folder, ids)
     jobs = [i for i in ids if i not in failed]
     try:
         order = read_order(folder, call.launch, ids[0]) if call.launch is not None else None
         gpus_per_job = (order.options or {}).get("gpus_per_job") if order is not None else None
-        outcome = run_together(jobs, lambda job_id: _run(folder, job_id, call), gpus_per_job)
+        outcome = _run_together(jobs, lambda job_id: _run(folder, job_id, call), gpus_per_job)
     except ExperimentManagerError as error:
         return Outcome(refused(error))
     return outcome._replace(status=outcome.status or int(bool(failed)))
@@ -199,3 +212,111 @@ def _ids(text: str) -> list[int]:
         import argparse
 
         raise argparse.ArgumentTypeError(f"{text!r} is no job id") from None
+
+
+def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_job: float | None = None) -> Outcome:
+    """All jobs have ended. The status is that of the first, in their order, that has one other than 0.
+
+    `run` is called in a process of its own for each job, which sees its share of the task's GPUs and has a folder for
+    temporary files of its own. All run at once, but where `gpus_per_job` makes some wait for a GPU: these do not begin
+    after a signal to end. Signals are passed on to every supervisor. Raises ExperimentManagerError when no job can have
+    so many GPUs.
+    """
+    found = resources.visible_gpus(os.environ)
+    resources.check_gpus(gpus_per_job, found, where="")
+    dealer = resources.GpuDealer(found, gpus_per_job, len(jobs))
+    if dealer.words:
+        tell(f"{dealer.words} ({resources.GPUS_PER_JOB})")
+    read, write = os.pipe()
+    heard = Heard()
+    waiting, running = deque(enumerate(jobs)), dict[int, _Running]()
+    statuses = [0] * len(jobs)
+    while waiting or running:
+        while waiting and (gpus := dealer.deal()) is not None:
+            place, job_id = waiting.popleft()
+            pid = _fork(job_id, run, write, dealer.environment(gpus), (read, *heard.handles))
+            running[pid] = _Running(place, gpus)
+        for number in heard.wait(1.0):
+            if number in STOPS:
+                statuses = [
+                    128 + number if (place, job) in waiting else statuses[place] for place, job in enumerate(jobs)
+                ]
+                waiting.clear()
+            for pid in running:  # not reaped yet, so the pids are ours
+                os.kill(pid, number)
+        for pid, code in _ended(running):
+            place, gpus = running.pop(pid)
+            dealer.take_back(gpus)
+            statuses[place] = code if code >= 0 else 128 - code
+    os.close(write)
+    with os.fdopen(read, "rb") as said:
+        is_to_requeue = bool(said.read())
+    return Outcome(next((status for status in statuses if status), 0), is_to_requeue)
+
+
+def _ended(pids: Iterable[int]) -> list[tuple[int, int]]:
+    """Those of our processes that have ended, reaped, each with its exit code or, below 0, the signal that ended it."""
+    found = [os.waitpid(pid, os.WNOHANG) for pid in pids]
+    return [(pid, os.waitstatus_to_exitcode(status)) for pid, status in found if pid]
+
+
+def _failed_before(folder: Folder, jobs: Sequence[int]) -> set[int]:
+    """Those of the jobs that failed by themselves before SLURM started this task again for the sake of the others.
+
+    None where no other job was interrupted: then somebody wants them to run again.
+    """
+    here, states, last = schedulers.current_task(), States(folder), {}
+    for job_id in jobs:
+        attempts = states.attempts(job_id)
+        before = task_in(states.record(job_id, attempts[-1].number)) if attempts else None
+        if before is not None and before.is_earlier_run_of(here):
+            last[job_id] = attempts[-1].state
+    is_for_others = any(state not in (State.COMPLETED, *_BY_THEMSELVES) for state in last.values())
+    return {job_id for job_id, state in last.items() if is_for_others and state in _BY_THEMSELVES}
+
+
+def _fork(
+    job_id: int, run: Callable[[int], Outcome], to_requeue: int, variables: Mapping[str, str], handles: Sequence[int]
+) -> int:
+    """The pid of a process that runs the job; `handles` are ours, and not for it."""
+    flush()
+    block()  # until the supervisor hears for itself
+    pid = os.fork()
+    if pid:
+        unblock()
+        return pid
+    status = _FAILED
+    try:
+        signal.set_wakeup_fd(-1)
+        for handle in handles:
+            os.close(handle)
+        os.environ.update(variables)
+        with _own_temporary_folder(job_id):
+            outcome = run(job_id)
+        status = outcome.status
+        if outcome.is_to_requeue:
+            os.write(to_requeue, b"r")
+    except BaseException:  # nothing may leave this process by an exception: it is a copy of its parent
+        tell_traceback()
+    finally:
+        settle()
+        os._exit(status)
+
+
+@contextmanager
+def _own_temporary_folder(job_id: int) -> Iterator[None]:
+    """Inside, TMPDIR is a folder of this job alone, which then is removed: jobs on one node would find each other's
+    files under the names that programs give them. Where it cannot be made the job shares what the others have."""
+    import tempfile
+
+    try:
+        folder = tempfile.mkdtemp(prefix=f"job-{job_id}-")
+    except OSError as error:
+        tell(f"job {job_id} has no folder of its own for temporary files: {error.strerror or error}")
+        yield
+        return
+    os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

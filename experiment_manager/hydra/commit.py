@@ -10,8 +10,18 @@ from typing import Any, NamedTuple
 
 from experiment_manager.execution.command import Place
 from experiment_manager.hydra.compose import ID, Composer, task_configuration
-from experiment_manager.hydra.numbering import Known
-from experiment_manager.hydra.plan import Arrange, Asked, Change, Freezing, Kind, Plan, freezing, plan, uncollected
+from experiment_manager.hydra.plan import (
+    Arrange,
+    Asked,
+    Change,
+    Freezing,
+    Kind,
+    Known,
+    Plan,
+    freezing,
+    plan,
+    uncollected,
+)
 from experiment_manager.model import codec
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
