@@ -1,4 +1,4 @@
-"""The verbs for the days after submission: logs, resubmit, diff, archive."""
+"""The verbs for the days after a sweep: script, submit, cancel, resubmit; logs, diff, archive."""
 
 import shlex
 import sys
@@ -10,19 +10,24 @@ import typer
 
 from experiment_manager.analysis.logs import marked
 from experiment_manager.cli import terminal
-from experiment_manager.cli.slurm import settings_of
 from experiment_manager.cli.terminal import Folder, JobNumber, Json, Where
-from experiment_manager.errors import JobRefused, ResultError
+from experiment_manager.errors import JobRefused, OptionsError, ResultError
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened
 from experiment_manager.model.records import State
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.scripts import how_to_submit
-from experiment_manager.text import LogText, as_word, counted, settings_text, tell
+from experiment_manager.scheduler.submission import newest_launch, test_only
+from experiment_manager.text import LogText, as_word, counted, noun, settings_text, tell
 
 
 def register(app: typer.Typer) -> None:
     """The verbs are on the command line."""
+    example = "Example: experiment-manager script experiments/train --set partition=gpu timeout_min=600"
+    app.command(epilog=example)(script)
+    app.command(epilog="Example: experiment-manager submit experiments/train")(submit)
+    app.command(epilog="Example: experiment-manager cancel experiments/train 0-3 --state QUEUED")(cancel)
     app.command(epilog="Example: experiment-manager logs experiments/train 7 -f")(logs)
     example = (
         "Example: experiment-manager resubmit experiments/train --state timeout,oom --set mem_gb=64 timeout_min=600"
@@ -30,6 +35,102 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example)(resubmit)
     app.command(epilog="Example: experiment-manager diff experiments/train 3 7")(diff)
     app.command(epilog="Example: experiment-manager archive experiments/train --out train.tar.gz --logs")(archive)
+
+
+def script(
+    folder: Folder,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="SLURM options that replace those there are: mem_gb=64 timeout_min=600.", show_default=False
+        ),
+    ] = None,
+    runner: Annotated[str | None, typer.Option(help="The script that runs jobs which were written in Python.")] = None,
+    job_name: Annotated[str | None, typer.Option(help="How the names of the SLURM jobs begin.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Only the first so many of those that are to run.")] = None,
+    rerun: Annotated[str, typer.Option(help="Of the jobs that have ended: failed, never, always.")] = "failed",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One option: --set mem_gb=64; may be repeated.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the array scripts for the jobs that pass the filter and have not completed; submit nothing.
+
+    The options are those saved in slurm_config.json, else those of the last launch by SLURM.
+    """
+    experiment = Experiment.at(folder)
+    paths = experiment.generate_slurm_script(
+        runner, job_name, jobs, rerun=rerun, overrides=settings_of([*(set_ or []), *(settings or [])])
+    )
+    if json:
+        terminal.print_json({"scripts": paths})
+        return
+    for path in paths:
+        terminal.say(path)
+    terminal.say(how_to_submit(experiment.folder, paths))
+
+
+def settings_of(items: Sequence[str]) -> dict[str, Any]:
+    """`mem_gb=64` as an option and its value, read as YAML reads it; `key=null` takes an option away."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise OptionsError(f"{item!r} is no setting of an option; write mem_gb=64")
+        if not text:
+            raise OptionsError(f"{item!r} has no value; write {name}=null to take the option away")
+        value = yaml.safe_load(text) if text[:1] in "[{" or text in ("null", "true", "false") else text
+        found[name] = value
+    return found
+
+
+def submit(
+    folder: Folder,
+    launch: Annotated[str | None, typer.Option(help="The launch to submit: 0003. Otherwise the newest.")] = None,
+    test: Annotated[bool, typer.Option("--test-only", help="Ask SLURM what it would do, and submit nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Submit the array scripts of the newest launch, all of them, each once: interrupted, type it again."""
+    experiment = Experiment.at(folder)
+    if test:
+        chosen = newest_launch(experiment.folder, launch)
+        answers, scheduler = test_only(experiment.folder, chosen), schedulers.of(chosen)
+        if json:
+            command = scheduler.submit_command if scheduler is not None else ""
+            terminal.print_json([{"script": path, command: words} for path, words in answers])
+        for path, words in () if json else answers:
+            terminal.say(f"{path}: {words}")
+        return
+    done = experiment.submit(launch)
+    if json:
+        terminal.print_json([array._asdict() for array in done])
+        return
+    for array in done:
+        edited = ", edited since it was written and submitted as it is" if array.is_edited else ""
+        how = "submitted as" if array.is_new else "was submitted already, as"
+        terminal.say(f"{array.script} {how} SLURM job {array.slurm_id}{edited}")
+
+
+def cancel(
+    folder: Folder,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids and ranges: 0-3,7.", show_default=False)] = None,
+    state: Annotated[str | None, typer.Option(help="Only jobs in these states: QUEUED,RUNNING.")] = None,
+    where: Where = None,
+    json: Json = False,
+) -> None:
+    """End jobs that wait or run: all of the experiment, or those that are named."""
+    experiment = Experiment.at(folder)
+    named = [",".join(ids)] if ids else []
+    rules = [*named, *([f"state:{state}"] if state else []), *(where or [])]
+    cancelled = experiment.cancel(rules or None)
+    if json:
+        terminal.print_json({"jobs": cancelled})
+    elif cancelled:
+        terminal.say(f"told {noun(len(cancelled))} {format_ids(cancelled)} of {experiment.folder.path} to end")
+    else:
+        terminal.say(f"no job of {experiment.folder.path} that you named waits or runs; nothing was cancelled")
 
 
 def logs(
@@ -60,30 +161,6 @@ def logs(
         _say_pieces(pieces, experiment, job)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-def _paths(paths_of: Callable[[bool], list[str]], streams: Sequence[bool]) -> list[str]:
-    """The logs of these streams; of several, those that there are."""
-    found, missing = [], None
-    for is_stderr in streams:
-        try:
-            found += paths_of(is_stderr)
-        except ResultError as error:
-            missing = error
-    if missing is not None and not found:
-        raise missing
-    return found
-
-
-def _say_pieces(pieces: Iterable[bytes], experiment: Experiment, job: int) -> None:
-    log, is_empty = LogText(), True
-    for piece in pieces:
-        is_empty = False
-        if not log.say(piece):
-            return
-    if is_empty:
-        show = f"experiment-manager show {as_word(experiment.folder.path)} {job}"
-        tell(f"job {job} of {experiment.folder.path} has printed nothing there; `{show}` tells what became of it")
 
 
 def resubmit(
@@ -140,31 +217,6 @@ def resubmit(
         raise typer.Exit(1)
 
 
-def _record(done: Resubmitted) -> dict[str, Any]:
-    return {
-        "launch": done.launch and done.launch.number,
-        "jobs": list(done.ids),
-        "scripts": list(done.scripts),
-        "slurm_ids": [array.slurm_id for array in done.submitted],
-        "states": {str(ran.job_id): str(ran.state) for ran in done.ran},
-    }
-
-
-def _described(experiment: Experiment, planned: Resubmission, settings: Sequence[str]) -> str:
-    """`3 jobs of experiments/train again, by slurm_submitit with mem_gb=64: 1 TIMEOUT (4), 2 FAILED (5,7)`."""
-    states = ", ".join(f"{len(ids)} {state} ({shortened(format_ids(ids))})" for state, ids in planned.states.items())
-    options = f" with {' '.join(settings)}" if settings else ""
-    return f"{counted(len(planned.ids))} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
-
-
-def _tell(experiment: Experiment, done: Resubmitted) -> None:
-    launch = f" (launch {done.launch.number})" if done.launch is not None else ""
-    for array in done.submitted:
-        terminal.say(f"submitted as SLURM job {array.slurm_id}{launch}")
-    if done.scripts:
-        terminal.say(how_to_submit(experiment.folder, done.scripts))
-
-
 def diff(
     folder: Folder,
     one: JobNumber,
@@ -203,3 +255,52 @@ def archive(
     """Pack an experiment into one file: manifest, configurations, states, results and metrics."""
     path = Experiment.at(folder).archive(None if out is None else str(out), logs=logs, everything=everything)
     terminal.say(f"{path}  ({Path(path).stat().st_size / 1e6:.1f} MB); unpack it with: tar xzf {shlex.quote(path)}")
+
+
+def _paths(paths_of: Callable[[bool], list[str]], streams: Sequence[bool]) -> list[str]:
+    """The logs of these streams; of several, those that there are."""
+    found, missing = [], None
+    for is_stderr in streams:
+        try:
+            found += paths_of(is_stderr)
+        except ResultError as error:
+            missing = error
+    if missing is not None and not found:
+        raise missing
+    return found
+
+
+def _say_pieces(pieces: Iterable[bytes], experiment: Experiment, job: int) -> None:
+    log, is_empty = LogText(), True
+    for piece in pieces:
+        is_empty = False
+        if not log.say(piece):
+            return
+    if is_empty:
+        show = f"experiment-manager show {as_word(experiment.folder.path)} {job}"
+        tell(f"job {job} of {experiment.folder.path} has printed nothing there; `{show}` tells what became of it")
+
+
+def _record(done: Resubmitted) -> dict[str, Any]:
+    return {
+        "launch": done.launch and done.launch.number,
+        "jobs": list(done.ids),
+        "scripts": list(done.scripts),
+        "slurm_ids": [array.slurm_id for array in done.submitted],
+        "states": {str(ran.job_id): str(ran.state) for ran in done.ran},
+    }
+
+
+def _described(experiment: Experiment, planned: Resubmission, settings: Sequence[str]) -> str:
+    """`3 jobs of experiments/train again, by slurm_submitit with mem_gb=64: 1 TIMEOUT (4), 2 FAILED (5,7)`."""
+    states = ", ".join(f"{len(ids)} {state} ({shortened(format_ids(ids))})" for state, ids in planned.states.items())
+    options = f" with {' '.join(settings)}" if settings else ""
+    return f"{counted(len(planned.ids))} of {experiment.folder.path} again, by {planned.launcher}{options}: {states}"
+
+
+def _tell(experiment: Experiment, done: Resubmitted) -> None:
+    launch = f" (launch {done.launch.number})" if done.launch is not None else ""
+    for array in done.submitted:
+        terminal.say(f"submitted as SLURM job {array.slurm_id}{launch}")
+    if done.scripts:
+        terminal.say(how_to_submit(experiment.folder, done.scripts))

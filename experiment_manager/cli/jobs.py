@@ -1,32 +1,71 @@
-"""The verbs for what an experiment is: its jobs, one of them, which may run, and the experiments there are."""
+"""The verbs that tell how an experiment and its jobs stand: status, once, until all has ended, or again and again on a
+terminal; jobs, show, filter; and list, the experiments there are.
+"""
 
+import shlex
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from experiment_manager.analysis.jobs import tail
-from experiment_manager.analysis.status import counts_text
+from experiment_manager.analysis.results import sentences
+from experiment_manager.analysis.status import Status, counts_text
 from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, counts_of, find_experiments
 from experiment_manager.model import codec, filters
-from experiment_manager.model.ids import format_ids, shortened
+from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import State
-from experiment_manager.text import as_word, names_in, one_line, settings_text
+from experiment_manager.text import as_word, counted, harmless, names_in, one_line, settings_text, tell
+
+_MOST_TROUBLES: Final = 30  # reasons that a screen can hold
+_MOST_RUNNING: Final = 20
+_LOOK_FIRST_S: Final = 2.0
+_LOOK_AT_MOST_EVERY_S: Final = 30.0
 
 
 def register(app: typer.Typer) -> None:
     """The verbs are on the command line."""
+    app.command(epilog="Example: experiment-manager status experiments/train --group-by algorithm")(status)
     app.command(epilog="Example: experiment-manager jobs experiments/train --where 'seed < 3'")(jobs)
     app.command(epilog="Example: experiment-manager show experiments/train 2")(show)
     example = "Example: experiment-manager filter experiments/train '{algorithm: TD3}' 'seed < 3' --explain"
     app.command(name="filter", epilog=example)(filter_)
     app.command(name="list", epilog="Example: experiment-manager list experiments")(list_)
+
+
+def status(
+    folder: Folder,
+    every: Annotated[bool, typer.Option("--all", help="A row for every job, not for those alone that run.")] = False,
+    group_by: Annotated[str | None, typer.Option(help="Count the states by these variables: algorithm,nn")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when no job waits or runs: with 0 when all that may run completed.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="As --wait, and show it again and again meanwhile.")] = False,
+    json: Json = False,
+) -> None:
+    """Tell how many jobs are in which state, how those that run are getting on, and what went wrong."""
+    experiment = Experiment.at(folder)
+    by = names_in(group_by or "")
+    most = None if json else _MOST_RUNNING
+    if watch and sys.stdout.isatty() and not json:
+        _watch(experiment, folder, by, every=every)
+    found = experiment.status(wait=wait or watch, by=by, every=every, most_running=most)
+    if json:
+        terminal.print_json(_plain(found))
+    else:
+        _show(found, folder)
+    if found.foreign:
+        names = ", ".join(found.foreign[:5]) + (", ..." if len(found.foreign) > 5 else "")
+        tell(f"skipped in {found.path}, not ours: {names}")
+    if (wait or watch) and not set(experiment.get_filtered_ids()) <= set(found.ids.get(State.COMPLETED, ())):
+        raise typer.Exit(1)
 
 
 def jobs(
@@ -75,54 +114,6 @@ def show(
         _show_attempt(attempt)
     if found["attempts"]:
         _show_trouble(found["attempts"][-1])
-
-
-def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
-    if found["configuration"] is None:
-        return "none yet: the job is composed, and frozen, when it first passes a sweep's filter"
-    return f"experiment-manager run {as_word(folder)} {found['job']} --runner runner.py"
-
-
-def _show_attempt(attempt: Mapping[str, Any]) -> None:
-    reason = f"  {one_line(str(attempt['reason']))}" if attempt["reason"] else ""
-    terminal.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
-    if attempt["launch"]:
-        terminal.say(f"  {_launched(attempt)}")
-    for kind, path in attempt["logs"].items():
-        terminal.say(f"  {kind}: {path}")
-
-
-def _launched(attempt: Mapping[str, Any]) -> str:
-    """`launch 0001 as SLURM 12_7: commit 1f3a9c2 with changes, Python 3.11.7`."""
-    about = attempt["environment"]
-    task = f" as SLURM {attempt['slurm_task']}" if attempt["slurm_task"] else ""
-    commit = f"commit {about['git_commit'][:12]}" if about.get("git_commit") else "no commit known"
-    changes = f" with changes (launches/{attempt['launch']}/code.patch)" if about.get("git_dirty") else ""
-    python = f", Python {about['python']}" if about.get("python") else ""
-    gpus = f", {one_line(attempt['gpus'])}" if attempt["gpus"] else ""
-    return f"launch {attempt['launch']}{task}: {commit}{changes}{python}{gpus}"
-
-
-def _show_trouble(attempt: Mapping[str, Any]) -> None:
-    """Prints the traceback of an attempt that ended badly, or the end of its log."""
-    is_good = attempt["state"] is State.FAKE and not attempt["reason"]
-    if is_good or attempt["state"] in (State.COMPLETED, State.RUNNING):
-        return
-    if attempt["traceback"]:
-        terminal.say(terminal.indented(attempt["traceback"]))
-    elif "stderr" in attempt["logs"]:
-        lines = tail(attempt["logs"]["stderr"])
-        if lines:
-            terminal.say("  last lines of stderr:\n" + terminal.indented("\n".join(lines)))
-
-
-def _times(attempt: Mapping[str, Any]) -> str:
-    if not attempt["start"]:
-        return ""
-    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt["start"]))
-    lasted = f", {attempt['end'] - attempt['start']:.1f} s" if attempt["end"] else ""
-    memory = f", {attempt['peak_memory_bytes'] / 2**20:.0f} MiB" if attempt["peak_memory_bytes"] else ""
-    return f"on {attempt['host']}, {began}{lasted}{memory}"
 
 
 def filter_(
@@ -180,3 +171,159 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
         terminal.print_rows([{"experiment": p, "jobs": counts_text(c), "defined": terminal.ago(a)} for p, c, a in rows])
     else:
         terminal.say(f"there are no experiments below {folder}")
+
+
+def _plain(found: Status) -> dict[str, Any]:
+    return {
+        "path": found.path,
+        "counts": {str(state): count for state, count in found.counts.items()},
+        "jobs": {str(state): list(jobs) for state, jobs in found.ids.items()},
+        "selected": found.n_selected,
+        "waiting": {reason: list(jobs) for reason, jobs in found.waiting.items()},
+        "troubles": [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles],
+        "warnings": [{"state": str(w.state), "reason": w.reason, "jobs": list(w.ids)} for w in found.warnings],
+        "live": list(found.live),
+        **({"groups": list(found.groups)} if found.groups else {}),
+    }
+
+
+def _show(found: Status, folder: Path) -> None:
+    for line in _lines(found, folder, terminal.terminal_width()):
+        terminal.say(line)
+
+
+def _lines(found: Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
+    """The lines that people read; `most_live`: with so many of the rows of single jobs."""
+    no_filter = "its pass filter cannot be read" if found.has_filter else "no pass filter yet"
+    verb = "passes" if found.n_selected == 1 else "pass"
+    selected = no_filter if found.n_selected is None else f"{found.n_selected} {verb} the filter"
+    between = [] if width is None else [""]
+    lines = [f"{found.path}: {counted(sum(found.counts.values()))}, {selected}", *between]
+    if found.groups:
+        rows = [{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups]
+        states = list(found.groups[0]["states"])
+        exact = list(found.groups[0]["variables"])
+        more = "`|\xa0less\xa0-S` shows all"
+        lines += terminal.row_lines(rows, width=width, optional=states, more=more, exact=exact)
+    else:
+        counts = [
+            {"state": str(state), "count": count, "jobs": shortened(format_ids(found.ids[state]))}
+            for state, count in found.counts.items()
+        ]
+        lines += terminal.row_lines(counts, width=width)
+    live = found.live[:most_live]
+    if live:
+        fits = {"optional": ("elapsed", "left", "last", "reason"), "minor": ("node", "attempt")}
+        lines += [
+            *between,
+            *terminal.row_lines([_short(row) for row in live], width=width, more="--json has all", **fits),
+        ]
+    n_unread = max(0, len(found.ids.get(State.RUNNING, ())) - len(found.live))
+    if n_unread:
+        lines.append(f"... and {n_unread + len(found.live) - len(live)} more that run; --all shows every job")
+    elif len(live) < len(found.live):
+        lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
+    return [*lines, *_attention(found, folder)]
+
+
+def _attention(found: Status, folder: Path) -> Iterator[str]:
+    """Lines about all that needs attention: jobs that wait and why, and equal failures together."""
+    for reason, waiting in found.waiting.items():
+        yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({which(waiting)})"
+    for trouble in found.troubles[:_MOST_TROUBLES]:
+        yield f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({which(trouble.ids)})"
+    if len(found.troubles) > _MOST_TROUBLES:
+        yield f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all"
+    yield from sentences({warning.reason: warning.ids for warning in found.warnings})
+    if found.troubles:
+        job = found.troubles[0].ids[0]
+        yield f"`experiment-manager show {shlex.quote(str(folder))} {job}` tells more about the first"
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it fits a line: times as people read them, the last metrics as text."""
+    times = {"elapsed": terminal.duration(row["elapsed_s"]), "left": terminal.duration(row["left_s"])}
+    metrics = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in
+                        (row["metrics"] or {}).items())  # fmt: skip
+    head = {"job": row["job"], "what": settings_text(row["variables"]), "state": row["state"]}
+    return {**head, "attempt": row["attempt"], "node": row["node"], **times, "last": metrics, "reason": row["reason"]}
+
+
+def _on_screen(found: Status, folder: Path, width: int, height: int) -> list[str]:
+    """The lines as they fit a screen: with fewer rows of single jobs, so that what went wrong below them is seen."""
+    most_live = len(found.live)
+    while True:
+        lines = _lines(found, folder, width, most_live)
+        shown = [part for line in lines for part in terminal.wrapped(harmless(line), width)]
+        if len(shown) <= height or not most_live:
+            return shown
+        most_live = max(0, most_live - max(1, len(shown) - height))
+
+
+def _watch(experiment: Experiment, folder: Path, by: list[str], *, every: bool) -> None:
+    """Shows the status on the whole terminal until nothing waits or runs; looks more seldom while nothing changes."""
+    from rich.live import Live
+    from rich.text import Text
+
+    pause, before = _LOOK_FIRST_S, None
+    try:
+        with Live(screen=True, auto_refresh=False) as screen:
+            while True:
+                found = experiment.status(by=by, every=every, most_running=_MOST_RUNNING)
+                lines = _on_screen(found, folder, screen.console.width, screen.console.height)
+                screen.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+                if not {State.RUNNING, State.QUEUED} & found.counts.keys():
+                    return
+                pause = min(pause * 1.5, _LOOK_AT_MOST_EVERY_S) if found.counts == before else _LOOK_FIRST_S
+                before = found.counts
+                time.sleep(pause)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
+    if found["configuration"] is None:
+        return "none yet: the job is composed, and frozen, when it first passes a sweep's filter"
+    return f"experiment-manager run {as_word(folder)} {found['job']} --runner runner.py"
+
+
+def _show_attempt(attempt: Mapping[str, Any]) -> None:
+    reason = f"  {one_line(str(attempt['reason']))}" if attempt["reason"] else ""
+    terminal.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
+    if attempt["launch"]:
+        terminal.say(f"  {_launched(attempt)}")
+    for kind, path in attempt["logs"].items():
+        terminal.say(f"  {kind}: {path}")
+
+
+def _launched(attempt: Mapping[str, Any]) -> str:
+    """`launch 0001 as SLURM 12_7: commit 1f3a9c2 with changes, Python 3.11.7`."""
+    about = attempt["environment"]
+    task = f" as SLURM {attempt['slurm_task']}" if attempt["slurm_task"] else ""
+    commit = f"commit {about['git_commit'][:12]}" if about.get("git_commit") else "no commit known"
+    changes = f" with changes (launches/{attempt['launch']}/code.patch)" if about.get("git_dirty") else ""
+    python = f", Python {about['python']}" if about.get("python") else ""
+    gpus = f", {one_line(attempt['gpus'])}" if attempt["gpus"] else ""
+    return f"launch {attempt['launch']}{task}: {commit}{changes}{python}{gpus}"
+
+
+def _show_trouble(attempt: Mapping[str, Any]) -> None:
+    """Prints the traceback of an attempt that ended badly, or the end of its log."""
+    is_good = attempt["state"] is State.FAKE and not attempt["reason"]
+    if is_good or attempt["state"] in (State.COMPLETED, State.RUNNING):
+        return
+    if attempt["traceback"]:
+        terminal.say(terminal.indented(attempt["traceback"]))
+    elif "stderr" in attempt["logs"]:
+        lines = tail(attempt["logs"]["stderr"])
+        if lines:
+            terminal.say("  last lines of stderr:\n" + terminal.indented("\n".join(lines)))
+
+
+def _times(attempt: Mapping[str, Any]) -> str:
+    if not attempt["start"]:
+        return ""
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt["start"]))
+    lasted = f", {attempt['end'] - attempt['start']:.1f} s" if attempt["end"] else ""
+    memory = f", {attempt['peak_memory_bytes'] / 2**20:.0f} MiB" if attempt["peak_memory_bytes"] else ""
+    return f"on {attempt['host']}, {began}{lasted}{memory}"
