@@ -27,8 +27,8 @@ test: $(STAMP)  ## everything that is tested, on real processes, files and, wher
 fuzz: $(STAMP)  ## the property tests with twenty times as many examples, others in each call; what they find is printed
 	EXPERIMENT_MANAGER_FUZZ=20 $(BIN)/python -m pytest -n 2 --dist loadgroup -m hypothesis
 
-test-cluster: $(STAMP)  ## all that is tested on the cluster, also what takes minutes: storms, time limits, lost nodes (heavy)
-	$(BIN)/python -m pytest -m 'heavy or not heavy' tests/cluster
+test-cluster: $(if $(SLURM),,$(STAMP))  ## all on the cluster, also what takes minutes (heavy); SLURM=24.11: on another version
+	$(if $(SLURM),tests/cluster/debian.sh $(SLURM) ,$(BIN)/)python -m pytest -m 'heavy or not heavy' tests/cluster
 
 check: $(STAMP)  ## lint, format, types, layers; the other rules are tests
 	$(BIN)/ruff check .

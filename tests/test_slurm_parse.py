@@ -248,6 +248,7 @@ STEP = "slurmstepd-n1: error: *** STEP 106.0 ON n1 CANCELLED AT 2026-11-22T19:16
             State.OUT_OF_MEMORY,  # by hand, as newer versions write it
             "slurmstepd: error: Detected 1 oom_kill event in StepId=65.batch. Some of the step tasks have been OOM.",
         ),
+        (None, "[2026-11-26T02:21:48.013] error: CUDA out of memory\n"),  # a program that logs as SLURM 26.05 does
         (None, f"{STEP} ***\ndone\n"),  # a step that the job ended itself
         (None, "the user's own words: JOB 62 ON n1 CANCELLED AT noon, Out Of Memory, oom-kill\n"),
         (None, "srun: Warning: can't run 1 processes on 2 nodes, setting nnodes to 1\n"),

@@ -22,7 +22,7 @@ refuse_unknown_knobs() {
     local name
     for name in $(compgen -e EM_CLUSTER_); do
         case ${name#EM_CLUSTER_} in
-        HOME | USE_EXISTING) ;;
+        HOME | USE_EXISTING | SLURM | DEBIAN | MIRROR) ;;
         NODES | CPUS | MEMORY | GPUS | CGROUP | KILL_WAIT | SLURMD_TIMEOUT | MIN_JOB_AGE) ;;
         REQUEUE_DELAY | GRACE_TIME | ENFORCE | EXTRA | USERS) ;;
         *) refuse 2 "there is no knob $name; tests/cluster/README.md lists those that there are." ;;
@@ -31,6 +31,13 @@ refuse_unknown_knobs() {
 }
 
 nodes() { seq -f 'n%g' 1 "$NODES"; }
+
+# A word that a SLURM does not know makes every client of it fail, and every daemon.
+slurm_is() { # slurm_is VERSION: this one or a newer one
+    local version
+    version=$(slurmctld -V)
+    [[ $(printf '%s\n' "$1" "${version##* }" | sort -V | head -n 1) == "$1" ]]
+}
 
 # Memory limits need the controllers of cgroup v1, mounted and writable; not every container has them.
 cgroups_can_be_made() {
@@ -138,7 +145,7 @@ accounting_lines() {
     echo AccountingStorageType=accounting_storage/slurmdbd
     echo AccountingStorageHost=127.0.0.1
     echo AccountingStoragePort=$DATABASE_DAEMON_PORT
-    echo AccountingStoreFlags=job_comment,job_script
+    ! slurm_is 21 || echo AccountingStoreFlags=job_comment,job_script
     [[ $GPUS == 0 ]] || echo AccountingStorageTRES=gres/gpu
     [[ -z $ENFORCE ]] || echo "AccountingStorageEnforce=$ENFORCE"
 }
@@ -183,7 +190,11 @@ make_gpus() {
 }
 
 cgroup_conf() {
-    echo CgroupPlugin=cgroup/v1
+    if [[ $CGROUP != yes ]] && slurm_is 24; then
+        echo CgroupPlugin=disabled
+    elif slurm_is 21; then
+        echo CgroupPlugin=cgroup/v1
+    fi
     [[ $CGROUP == yes ]] || return 0
     printf '%s\n' CgroupMountpoint=/sys/fs/cgroup CgroupAutomount=no \
         ConstrainRAMSpace=yes ConstrainSwapSpace=no ConstrainCores=no ConstrainDevices=no

@@ -1,6 +1,7 @@
 """Shared by the tests on a real SLURM cluster: the cluster itself, its settings, its accidents, its other users.
 
 The cluster is the one of `up.sh` beside this file. It is started when it does not run, and left running at the end.
+Its SLURM is the machine's; inside of `debian.sh`, as EM_CLUSTER_SLURM says there, it is of another version.
 A cluster that is not ours is used only where EM_CLUSTER_USE_EXISTING=1 asks for it, and then nothing is done to it.
 Every test in this folder needs the cluster, and all run one after the other; no file has to say so.
 """
@@ -55,7 +56,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """A cluster that runs with the default settings; the test is skipped where there can be none."""
+    """A cluster that runs with the default settings; the test is skipped where there can be none.
+
+    It fails where EM_CLUSTER_SLURM names another version than the one that answers.
+    """
+    found = _cluster()
+    wanted, version = os.environ.get("EM_CLUSTER_SLURM", "newest"), _output("sinfo", "-V").split()[-1]
+    assert wanted == "newest" or version.startswith(f"{wanted}."), (
+        f"EM_CLUSTER_SLURM is {wanted}, but SLURM {version} is here: make test-cluster SLURM={wanted}"
+    )
+    return found
+
+
+def _cluster() -> Cluster:
     if os.environ.get("EM_CLUSTER_USE_EXISTING") == "1":
         if not _answers():
             pytest.skip("EM_CLUSTER_USE_EXISTING=1, but no slurmctld answers")

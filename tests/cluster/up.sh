@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a real SLURM cluster on this machine (Debian 12, root, no systemd), or completes one that runs already.
+# Starts a real SLURM cluster on this machine (Debian, root, no systemd), or completes one that runs already.
 #
 #   up.sh                        with accounting: slurmdbd, and MariaDB behind it
 #   up.sh --no-accounting        as most small clusters are: sacct has no answer
@@ -64,7 +64,7 @@ refuse_a_foreign_configuration() {
     done
 }
 
-# One in a network of its own, as in a container, meets nobody here.
+# One in a network of its own, as in a container or of debian.sh, meets nobody here.
 shares_our_network() { # shares_our_network PID
     [[ $(readlink "/proc/$1/ns/net") == "$(readlink /proc/self/ns/net)" ]]
 }
@@ -83,7 +83,8 @@ refuse_a_foreign_slurmctld() {
 
 install_packages() {
     local wanted=(munge slurmctld slurmd slurm-client slurm-wlm-basic-plugins) installed package missing=()
-    [[ $ACCOUNTING == no ]] || wanted+=(slurmdbd slurm-wlm-mysql-plugin mariadb-server)
+    [[ $ACCOUNTING == no ]] || wanted+=(slurmdbd mariadb-server)
+    [[ $ACCOUNTING == no || ${EM_CLUSTER_SLURM:-} == 20.11 ]] || wanted+=(slurm-wlm-mysql-plugin)    # a basic one then
     installed=$(dpkg-query -W -f '${Package}:${db:Status-Status}\n' "${wanted[@]}" 2>/dev/null || true)
     for package in "${wanted[@]}"; do
         grep -qx "$package:installed" <<<"$installed" || missing+=("$package")

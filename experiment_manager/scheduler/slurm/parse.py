@@ -1,6 +1,7 @@
 """What SLURM's commands print, read into records. Text in, records out; the commands are run in `client.py`.
 
-Every fact here was seen on SLURM 22.05. What cannot be read is left out rather than guessed: unknown is not failed.
+Every fact here was seen on SLURM 22.05, and much of it on 20.11, 24.11 and 26.05 (`tests/slurm_lines`). What cannot be
+read is left out rather than guessed: unknown is not failed.
 """
 
 import re
@@ -41,10 +42,13 @@ _CAUSES: Final = {
 }
 _RANGE: Final = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?\Z")
 _SETTING: Final = re.compile(r"(\S+)\s*= ?(.*)")
-_DAEMON: Final = r"^(?:slurmstepd|slurmd|srun)\S*: (?:error: )?"
+_DAEMON: Final = r"(?:slurmstepd|slurmd|srun)\S*: (?:error: )?"
+_UNNAMED: Final = r"\[\d{4}-\d\d-\d\dT[\d:.]+\] error: "  # since 26.05; programs may begin their own lines so
+_CANCELLED: Final = r"\*\*\* (?P<what>JOB|STEP) .* CANCELLED AT \S+(?: DUE TO (?P<cause>.+?))? \*\*\*"
 _END_IN_LOG: Final = re.compile(
-    _DAEMON + r"(?:\*\*\* (?P<what>JOB|STEP) .* CANCELLED AT \S+(?: DUE TO (?P<cause>.+?))? \*\*\*"
-    r"|(?P<memory>.*(?:oom[-_]kill|out[- ]of[- ]memory).*))\s*$",
+    rf"^(?:(?:{_DAEMON}|{_UNNAMED}){_CANCELLED}"
+    rf"|{_DAEMON}(?P<memory>.*(?:oom[-_]kill|out[- ]of[- ]memory).*)"
+    rf"|{_UNNAMED}(?P<unnamed_memory>Detected \d+ oom_kill event.*))\s*$",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -229,8 +233,18 @@ def words_in_log(text: str) -> State | None:
     return found
 
 
+def without_daemons(text: str) -> str:
+    """The lines of a log that the program has written, and not a daemon of SLURM."""
+    unnamed = re.compile(_UNNAMED)
+    return "\n".join(
+        line
+        for line in text.splitlines()
+        if not line.startswith("slurmstepd") and not (unnamed.match(line) and _END_IN_LOG.match(line))
+    )
+
+
 def _meaning(match: "re.Match[str]") -> State | None:
-    if match["memory"]:
+    if match["memory"] or match["unnamed_memory"]:
         return State.OUT_OF_MEMORY
     cause = (match["cause"] or "").upper()
     known = next((state for words, state in _CAUSES.items() if cause.startswith(words)), None)

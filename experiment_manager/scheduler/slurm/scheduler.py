@@ -109,7 +109,9 @@ class Slurm(Scheduler):
         return words_in_log(text)
 
     def last_words(self, log: str) -> str:
-        return super().last_words("\n".join(line for line in log.splitlines() if not line.startswith("slurmstepd")))
+        from experiment_manager.scheduler.slurm.parse import without_daemons
+
+        return super().last_words(without_daemons(log))
 
     def task(self, environ: Mapping[str, str]) -> Task | None:
         """The task that this process runs in; None outside of SLURM.

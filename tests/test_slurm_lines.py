@@ -1,0 +1,171 @@
+"""What the commands of each SLURM print, read: one scene of jobs on each version, told in `slurm_lines/VERSION.txt`.
+
+`tests/cluster/record.py` has played it and noted the lines; what became of each job is known, and the same everywhere.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from experiment_manager.errors import SlurmError
+from experiment_manager.model.records import State, Task
+from experiment_manager.scheduler.protocol import Phase
+from experiment_manager.scheduler.slurm import client
+from experiment_manager.scheduler.slurm import task as tasks
+from experiment_manager.scheduler.slurm.parse import parse_config, parse_sacct, parse_squeue, words_in_log
+from experiment_manager.scheduler.slurm.scheduler import Slurm
+
+VERSIONS = sorted((Path(__file__).parent / "slurm_lines").glob("*.txt"))
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda path: path.stem)
+def lines(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What was printed, by the command, on one version."""
+    parts = re.split(r"^\$ (.*)\n", request.param.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def of(lines: dict[str, str], command: str) -> str:
+    """What the one command printed that begins so."""
+    (found,) = (text for name, text in lines.items() if name.startswith(command))
+    return found
+
+
+QUEUE = {
+    "throttled": (Phase.WAITING, None, [0, 2, 4, 6, 8], "BeginTime"),
+    "never": (Phase.WAITING, None, None, "DependencyNeverSatisfied"),
+    "partly": (Phase.WAITING, None, [0, 1, 4, 5], "JobHeldUser"),
+    "good": (Phase.ENDED, State.COMPLETED, None, "None"),
+    "failed": (Phase.ENDED, State.FAILED, None, "NonZeroExitCode"),
+    "memory": (Phase.ENDED, State.OUT_OF_MEMORY, None, "OutOfMemory"),
+    "limit": (Phase.ENDED, State.TIMEOUT, None, "TimeLimit"),
+    "cancelled": (Phase.ENDED, State.CANCELLED, None, "None"),
+}
+
+
+def test_the_queue(lines: dict[str, str]) -> None:
+    """squeue tells of each job how far it has come, which tasks it still means, and why it waits or has ended."""
+    rows = {row.name: row for row in parse_squeue(of(lines, "squeue"))}
+    for name, (phase, end, indices, reason) in QUEUE.items():
+        row = rows[name]
+        held = None if row.indices is None else list(row.indices)
+        assert (phase, end, indices, reason) == (row.phase, row.end, held, row.reason), name
+    assert {"root"} == {row.user for row in rows.values()}
+
+
+HISTORY = {
+    "good": [(State.COMPLETED, 0, 0)],
+    "failed": [(State.FAILED, 3, 0)],
+    "killed": [(State.FAILED, 0, 9)],
+    "memory": [(State.OUT_OF_MEMORY, 0, 125)],
+    "limit": [(State.TIMEOUT, 0, 0)],
+    "cancelled": [(State.CANCELLED, 0, 0)],
+    "preempted": [(State.PREEMPTED, 0, 0), (None, 0, 0)],
+    "never": [(None, 0, 0)],
+}
+
+
+def test_the_history(lines: dict[str, str]) -> None:
+    """sacct tells of each run how it ended, those of one task in their order; what has not ended has no end."""
+    runs = parse_sacct(of(lines, "sacct -a"))
+    for name, ends in HISTORY.items():
+        assert ends == [(run.end, run.exit_code, run.signal) for run in runs if run.name == name], name
+    (step,) = (run for run in runs if run.name == "memory-srun")
+    assert State.OUT_OF_MEMORY == step.end  # of which since 22.05 the job itself says that it has failed
+    requeued = [(run.array_index, run.end) for run in runs if run.name == "requeued"]
+    assert [(0, State.PREEMPTED), (0, None)] == [run for run in requeued if run[0] == 0]
+    assert [(1, None)] == [run for run in requeued if run[0] == 1]
+    (partly,) = (run for run in runs if run.name == "partly")
+    assert {0, 1, 4, 5} <= set(partly.waiting or ())  # and those that were cancelled, too, up to 22.05
+    (throttled,) = (run for run in runs if run.name == "throttled")
+    assert [0, 2, 4, 6, 8] == list(throttled.waiting or ())
+
+
+ENDS = {"limit": State.TIMEOUT, "cancelled": State.CANCELLED, "requeued": State.PREEMPTED, "preempted": State.PREEMPTED}
+
+
+def test_the_last_words_in_a_log(lines: dict[str, str]) -> None:
+    """SLURM's own words at the end of a log tell how it ended the task, and are not told as those of the program."""
+    for name, end in {**ENDS, "memory": State.OUT_OF_MEMORY, "memory-srun": State.OUT_OF_MEMORY}.items():
+        log = of(lines, f"cat {name}.log")
+        assert end == words_in_log(log), name
+        assert not re.search(r"CANCELLED AT|oom_kill|oom-kill", Slurm().last_words(log)), name
+
+
+def a_scontrol(folder: Path, job: str, config: str = "", status: int = 0) -> None:
+    """A program that prints what scontrol has printed, of a job and of the configuration."""
+    (folder / "job").write_text(job)
+    (folder / "config").write_text(config)
+    (folder / "scontrol").write_text(
+        f'#!/bin/sh\ncase "$*" in *config) cat {folder}/config ;; *) cat {folder}/job >&{1 + bool(status)} ;; esac\n'
+        f"exit {status}\n"
+    )
+    (folder / "scontrol").chmod(0o755)
+
+
+def test_what_a_task_is_told_while_it_is_ended(
+    lines: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that gets TERM asks scontrol why, and how long it may still take; somebody else, whether it has ended."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    here = Task("slurm", "1")
+    for name, has_ended in (("limit", False), ("cancelled", False), ("preempted", True)):
+        a_scontrol(tmp_path, of(lines, f"scontrol -o show job {name},"), of(lines, "scontrol show config"))
+        assert (ENDS[name], 5.0) == tasks.why_stopped(here), name
+        assert has_ended == tasks.has_ended(here), name
+    a_scontrol(tmp_path, of(lines, "scontrol -o show job 9999999"), status=1)
+    assert tasks.has_ended(here)
+    a_scontrol(tmp_path, of(lines, "scontrol requeue"), status=1)
+    assert "Job is pending execution" in str(tasks.requeue(here))
+
+
+REFUSALS = {
+    "--partition=nosuch": "set `partition` to one of",
+    "--mem=900G": "lower mem_gb",
+    "--gpus-per-node=9": "lower mem_gb, cpus_per_task, gpus_per_node",
+    "--gres=foo:1": "set `gres`",
+    "--constraint=fast": "set `constraint`",
+    "--exclude=n77": "sinfo -N",
+    "--array=0-1001": "MaxArraySize less one",
+    "--licenses=none:1": "name licenses",
+    "--reservation=none": "name a reservation",
+    "--cluster=nosuch": "name a cluster",
+    "--nonsense": "mend that option",
+    "--mem=1G --mem-per-cpu=1G": "mend that option",
+    "--time=soon": "lower timeout_min",
+}
+
+
+def test_refusals(lines: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each refusal of sbatch is told in one line with the way out, and is not doubtful."""
+    monkeypatch.setenv("PATH", "")
+    for options, way_out in REFUSALS.items():
+        said = of(lines, f"sbatch {options} good.sh")
+        error = client.refusal(said, has_been_cut_off=False)
+        assert isinstance(error, SlurmError)
+        assert way_out in str(error), options
+        assert "\n" not in str(error)
+        assert not error.is_doubtful
+        assert not re.search(r"sbatch: |Try \"", error.words), options
+
+
+def test_a_check_of_a_script(lines: dict[str, str]) -> None:
+    """`sbatch --test-only` tells when the job would begin."""
+    assert re.search(r"Job \d+ to start at \d{4}-\d\d-\d\dT", of(lines, "sbatch --test-only"))
+
+
+def test_settings(lines: dict[str, str]) -> None:
+    """The largest array and the time to end in are among the settings."""
+    settings = parse_config(of(lines, "scontrol show config"))
+    assert ("1001", "5 sec") == (settings["MaxArraySize"], settings["KillWait"])
+
+
+def test_no_accounting(lines: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is accounted for, sacct says so, and there is no history rather than an empty one."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "said").write_text(of(lines, "sacct --name"))
+    (tmp_path / "sacct").write_text(f"#!/bin/sh\ncat {tmp_path}/said >&2\nexit 1\n")
+    (tmp_path / "sacct").chmod(0o755)
+    assert client.sacct(["good"], 0.0) is None
