@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from experiment_manager.scheduler.slurm.client import _ASKED_WITH
 from experiment_manager.scheduler.slurm.parse import SACCT_FORMAT, SQUEUE_FORMAT
@@ -61,7 +63,7 @@ class Recorder:
         self.text = ""
         self.ids: dict[str, str] = {}
 
-    def run(self, *command: str, check: bool = True, **env: str) -> str:
+    def run(self, *command: str, check: bool = True, env: Mapping[str, str] = MappingProxyType({})) -> str:
         done = subprocess.run(
             command, cwd=self.folder, env=clean_env(**env), capture_output=True, text=True, timeout=60, check=False
         )
@@ -74,7 +76,7 @@ class Recorder:
         self.text += f"$ {command}\n{text}\n" if text else f"$ {command}\n"
 
     def asked(self, *command: str, as_we_ask: bool = True) -> None:
-        self.note(" ".join(command), self.run(*command, check=False, **(_ASKED_WITH if as_we_ask else {})))
+        self.note(" ".join(command), self.run(*command, check=False, env=_ASKED_WITH if as_we_ask else {}))
 
     def state(self, name: str) -> str:
         return " ".join(sorted(set(self.run("squeue", "-h", "-t", "all", "-j", self.ids[name], "-o", "%T").split())))
@@ -113,7 +115,7 @@ class Recorder:
         wait_until(is_told)
         ids = ",".join(self.ids.values())
         words = ("sacct", "-a", "-n", "-P", "-D", "-o", SACCT_FORMAT)
-        self.note(" ".join(words), self.run(*words, "-j", ids, **_ASKED_WITH))
+        self.note(" ".join(words), self.run(*words, "-j", ids, env=_ASKED_WITH))
         settings = self.run("scontrol", "show", "config").splitlines()
         read = [line for line in settings if line.startswith(("Configuration", "KillWait", "MaxArraySize"))]
         self.note("scontrol show config", "\n".join(read))

@@ -30,7 +30,7 @@ _STEP: Final = re.compile(r"(/.*?)?/job_\d+(/step_[^/]+)?")
 
 
 class Slurm(Scheduler):
-    """SLURM, from 22.05 on."""
+    """SLURM, from 20.11 on."""
 
     name = "slurm"
     label = "SLURM"
