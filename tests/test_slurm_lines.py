@@ -13,7 +13,6 @@ from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.protocol import Phase
 from experiment_manager.scheduler.slurm import client
-from experiment_manager.scheduler.slurm import task as tasks
 from experiment_manager.scheduler.slurm.parse import parse_config, parse_sacct, parse_squeue, words_in_log
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 
@@ -113,12 +112,12 @@ def test_what_a_task_is_told_while_it_is_ended(
     here = Task("slurm", "1")
     for name, has_ended in (("limit", False), ("cancelled", False), ("preempted", True)):
         a_scontrol(tmp_path, of(lines, f"scontrol -o show job {name},"), of(lines, "scontrol show config"))
-        assert (ENDS[name], 5.0) == tasks.why_stopped(here), name
-        assert has_ended == tasks.has_ended(here), name
+        assert (ENDS[name], 5.0) == Slurm().why_stopped(here), name
+        assert has_ended == Slurm().has_ended(here), name
     a_scontrol(tmp_path, of(lines, "scontrol -o show job 9999999"), status=1)
-    assert tasks.has_ended(here)
+    assert Slurm().has_ended(here)
     a_scontrol(tmp_path, of(lines, "scontrol requeue"), status=1)
-    assert "Job is pending execution" in str(tasks.requeue(here))
+    assert "Job is pending execution" in str(Slurm().requeue(here))
 
 
 REFUSALS = {
