@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -23,6 +23,10 @@ demo: $(STAMP)  ## six jobs of a real experiment, their states, and mean and dev
 
 test: $(STAMP)  ## everything that is tested, on real processes, files and, where root can start one, a real SLURM cluster
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+faults: $(STAMP)  ## every fault at every call of every scenario, and a table: make faults MINUTES=60 SCENARIOS=sweep FAULTS=kill
+	$(BIN)/python -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+	    $(if $(FAULTS),--faults $(FAULTS)) $(if $(RESULTS),--results $(RESULTS))
 
 fuzz: $(STAMP)  ## the property tests with twenty times as many examples, others in each call; what they find is printed
 	EXPERIMENT_MANAGER_FUZZ=20 $(BIN)/python -m pytest -n 2 --dist loadgroup -m hypothesis

@@ -43,9 +43,13 @@ def can_be_copied(words: Sequence[str], env: Mapping[str, str]) -> bool:
 
 
 class CommandLine:
-    """The process that is copied; it is started at the first call, and ends with the one that started it."""
+    """The process that is copied; it is started at the first call, and ends with the one that started it.
 
-    def __init__(self) -> None:
+    It is this file, or another `program` in this folder that does the same and something of its own.
+    """
+
+    def __init__(self, program: str = __file__, env: Mapping[str, str] | None = None) -> None:
+        self._program, self._env = program, env
         self._server: subprocess.Popen[bytes] | None = None
         self._ours: socket.socket | None = None
 
@@ -71,8 +75,9 @@ class CommandLine:
     def _started(self) -> socket.socket:
         if self._ours is None:
             self._ours, theirs = socket.socketpair()
-            command = [sys.executable, __file__, str(theirs.fileno())]
-            self._server = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+            command = [sys.executable, self._program, str(theirs.fileno())]
+            handles = [theirs.fileno()]
+            self._server = subprocess.Popen(command, pass_fds=handles, start_new_session=True, env=self._env)
             theirs.close()
         return self._ours
 
@@ -108,8 +113,9 @@ def _received(stream: socket.socket, n_bytes: int) -> bytes:
 # ---------------------------------------------------------------- the process that is copied
 
 
-def _serve(theirs: socket.socket) -> None:
+def serve(theirs: socket.socket) -> None:
     """Returns in each copy, which then has the words, the streams, the place and the environment that are asked for."""
+    gc.freeze()
     while True:
         size, streams, _, _ = socket.recv_fds(theirs, _WIDTH, 3)
         if not size:
@@ -143,7 +149,7 @@ def _become(streams: Sequence[int], *, words: list[str], cwd: str, env: Mapping[
     sys.orig_argv[:] = [sys.executable, *words]
 
 
-def _run() -> None:
+def run_copy() -> None:
     """Does what Python does with its arguments."""
     if sys.argv[0] == "-m":
         del sys.argv[1]
@@ -158,7 +164,7 @@ def _run() -> None:
     exec(loader.source_to_code(Path(path).read_bytes(), path), vars(main))
 
 
-def _import_all() -> None:
+def import_all() -> None:
     import experiment_manager.hydra
 
     ours = [
@@ -173,7 +179,6 @@ def _import_all() -> None:
 
 
 if __name__ == "__main__":
-    _import_all()
-    gc.freeze()
-    _serve(socket.socket(fileno=int(sys.argv[1])))
-    _run()
+    import_all()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    run_copy()

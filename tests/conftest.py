@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from tests.command_line import CommandLine, can_be_copied
 
-collect_ignore = ["app", "apps"]  # programs that are swept are no tests
+collect_ignore = ["app", "apps", "faults/program"]  # programs that are swept are no tests
 
 pytest.register_assert_rewrite("experiment_manager.testing")  # which shows people what a scheduler answered
 

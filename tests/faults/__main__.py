@@ -1,0 +1,213 @@
+"""`make faults`: every fault at every call of every scenario, on both processors, and the table of what came of it.
+
+    python -m tests.faults --minutes 60 --scenarios sweep,submit --faults kill,enospc --results faults.jsonl
+    python -m tests.faults --one submit kill 17        one of them, with all that it shows
+
+Every scenario and fault first meets one call of each kind, then the second of each, and so on: where the time is over
+before all of them were tried, what was tried is spread evenly, and what was not is named. A run with the same file of
+results goes on where the earlier one ended.
+"""
+
+import argparse
+import collections
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiment_manager.model.ids import format_ids
+from tests.faults.injector import FAULTS, NoCompiler, compiled
+from tests.faults.scenarios import SCENARIOS
+from tests.faults.trial import Laboratory, kinds_first
+
+_ours: Laboratory | None = None  # of a process that tries
+
+
+class Pair(NamedTuple):
+    """A scenario with a fault."""
+
+    scenario: str
+    fault: str
+
+
+Row = Mapping[str, Any]
+Task = tuple[Pair, int]
+
+
+def _begin(place: str, library: str) -> None:
+    global _ours
+    _ours = Laboratory(Path(place) / str(os.getpid()), Path(library))
+    Finalize(None, _ours.end, exitpriority=1)
+
+
+def _count(name: str) -> tuple[dict[str, list[int]], list[Row]]:
+    """The calls at which each fault can happen in a scenario, in the order in which they are tried; and what is wrong
+    with it without a fault."""
+    assert _ours is not None
+    found = _ours.baseline(name)
+    return {fault: kinds_first(found.points(FAULTS[fault])) for fault in FAULTS}, [
+        v._asdict() for v in found.violations
+    ]
+
+
+def _try(task: Task) -> Row:
+    assert _ours is not None
+    (scenario, fault), at = task
+    try:
+        return _ours.run(scenario, fault, at).record()
+    except Exception as error:  # of the laboratory itself: the others are tried nevertheless
+        wrong = {"promise": "the laboratory works", "evidence": f"{type(error).__name__}: {error}"}
+        return {"scenario": scenario, "fault": fault, "at": at, "fired": None, "violations": [wrong]}
+
+
+def interleaved(points: Mapping[Pair, Sequence[int]]) -> Iterator[Task]:
+    """The first call of each pair, then the second of each, until none is left, in no order, always the same.
+
+    >>> first, second = Pair("sweep", "kill"), Pair("run", "kill")
+    >>> sorted(at for _, at in list(interleaved({first: [4, 1], second: [7]}))[:2])
+    [4, 7]
+    """
+    pairs = sorted(points)
+    for turn in range(max(map(len, points.values()), default=0)):
+        random.Random(turn).shuffle(pairs)
+        yield from ((pair, points[pair][turn]) for pair in pairs if turn < len(points[pair]))
+
+
+def table(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> str:
+    """What was tried and what was broken, as Markdown: a line for each scenario and fault, then the sums of both."""
+    tried: dict[Pair, list[Row]] = collections.defaultdict(list)
+    for row in rows:
+        tried[Pair(row["scenario"], row["fault"])].append(row)
+    lines = ["| scenario | fault | calls | tried | met | violations |", "|---|---|---:|---:|---:|---|"]
+    for pair, calls in points.items():
+        found = tried[pair]
+        if not found:
+            continue
+        met = sum(row["fired"] is not None for row in found)
+        broken = collections.Counter(
+            promise for row in found for promise in {violation["promise"] for violation in row["violations"]}
+        )
+        said = "; ".join(f"{promise}: {count}" for promise, count in broken.most_common()) or "0"
+        lines.append(f"| {pair.scenario} | {pair.fault} | {len(calls)} | {len(found)} | {met} | {said} |")
+    return "\n".join(lines)
+
+
+def not_tried(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> dict[Pair, list[int]]:
+    """The calls that no row is about."""
+    seen = {(Pair(row["scenario"], row["fault"]), row["at"]) for row in rows}
+    left = {pair: sorted(at for at in calls if (pair, at) not in seen) for pair, calls in points.items()}
+    return {pair: calls for pair, calls in left.items() if calls}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, help="when no other fault is begun; none: until all were tried")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--faults", default=",".join(FAULTS))
+    parser.add_argument("--results", type=Path, default=Path("faults.jsonl"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--one", nargs=3, metavar=("SCENARIO", "FAULT", "CALL"))
+    asked = parser.parse_args()
+    for name in ("scenarios", "faults"):
+        known = SCENARIOS if name == "scenarios" else FAULTS
+        setattr(asked, name, getattr(asked, name).split(","))
+        unknown = set(getattr(asked, name)) - set(known)
+        if unknown:
+            parser.error(f"there are no {name} {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return asked
+
+
+def _show(place: Path, library: Path, asked: Sequence[str]) -> int:
+    laboratory = Laboratory(place / "one", library)
+    try:
+        tried = laboratory.run(asked[0], asked[1], int(asked[2]))
+    finally:
+        laboratory.end()
+    print(json.dumps(tried.record(), indent=1))
+    return int(bool(tried.violations))
+
+
+class _Progress:
+    """One line on a terminal that is written over; where there is none, a line each minute."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._begun, self._told = total, time.monotonic(), 0.0
+
+    def tell(self, done: int, broken: int, task: str) -> None:
+        now, is_terminal = time.monotonic(), sys.stderr.isatty()
+        if now < self._told + (0.2 if is_terminal else 60):
+            return
+        self._told = now
+        left_s = (now - self._begun) / max(done, 1) * (self._total - done)
+        said = f"{done} of {self._total} tried, {broken} with violations, {left_s / 60:.0f} min for all that is left"
+        print(f"\r\033[K{said}: {task}" if is_terminal else said, end="" if is_terminal else "\n", file=sys.stderr)
+
+
+def _try_all(pool: ProcessPoolExecutor, tasks: Sequence[Task], until: float, results: Path, workers: int) -> list[Row]:
+    rows: list[Row] = []
+    pending: set[Future[Row]] = set()
+    left, progress = iter(tasks), _Progress(len(tasks))
+    with results.open("a") as file:
+        while True:
+            while len(pending) < 2 * workers and time.monotonic() < until and (task := next(left, None)) is not None:
+                pending.add(pool.submit(_try, task))
+            if not pending:
+                return rows
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                row = future.result()
+                rows.append(row)
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            progress.tell(len(rows), sum(bool(row["violations"]) for row in rows), f"{row['scenario']} {row['fault']}")
+
+
+def main() -> int:
+    """Returns 0 when nothing that was tried broke a promise."""
+    asked = _arguments()
+    until = time.monotonic() + (asked.minutes * 60 if asked.minutes else float("inf"))
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        try:
+            library = compiled(Path(folder))
+        except NoCompiler as error:
+            print(error, file=sys.stderr)
+            return 2
+        if asked.one:
+            return _show(Path(folder), library, asked.one)
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(asked.workers, context, _begin, (folder, str(library))) as pool:
+            return _run(pool, asked, until)
+
+
+def _run(pool: ProcessPoolExecutor, asked: argparse.Namespace, until: float) -> int:
+    points: dict[Pair, list[int]] = {}
+    for name, (calls, wrong) in zip(asked.scenarios, pool.map(_count, asked.scenarios), strict=True):
+        points.update({Pair(name, fault): calls[fault] for fault in asked.faults if calls[fault]})
+        for violation in wrong:
+            print(f"{name} without a fault: {violation['promise']}: {violation['evidence']}", file=sys.stderr)
+    lines = asked.results.read_text().splitlines() if asked.results.exists() else []
+    earlier = [row for row in map(json.loads, lines) if Pair(row["scenario"], row["fault"]) in points]
+    missing = {(pair, at) for pair, calls in not_tried(earlier, points).items() for at in calls}
+    tasks = [task for task in interleaved(points) if task in missing]
+    rows = [*earlier, *_try_all(pool, tasks, until, asked.results, asked.workers)]
+    print(f"\n{table(rows, points)}\n")
+    left = not_tried(rows, points)
+    n_left, n_all = sum(map(len, left.values())), sum(map(len, points.values()))
+    broken = sum(bool(row["violations"]) for row in rows)
+    print(f"{n_all - n_left} of {n_all} faults tried, {broken} with violations; all of it is in {asked.results}")
+    for name in dict.fromkeys(pair.scenario for pair in left):
+        missed = [f"{pair.fault} {format_ids(left[pair])}" for pair in left if pair.scenario == name]
+        print(f"not tried of {name}, calls by fault: {'; '.join(missed)}")
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

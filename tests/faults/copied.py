@@ -1,0 +1,18 @@
+"""The process that is copied for each command with faults: as `command_line`, with the calls of the copy counted."""
+
+import ctypes
+import os
+import socket
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+    from tests import command_line
+
+    injected = ctypes.CDLL(None)  # what is preloaded is part of it
+    command_line.import_all()
+    command_line.serve(socket.socket(fileno=int(sys.argv[1])))
+    if os.environ.get("FAULTS_INSIDE") == "1":
+        injected.faults_begin()
+    command_line.run_copy()

@@ -1,0 +1,221 @@
+"""What can be seen of an experiment: on the disk, read without the product, and through every verb; and what must be
+true of all that was seen."""
+
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.faults.injector import Done
+from tests.faults.scenarios import FOLDER, verb
+
+_STATE: Final = re.compile(r"(\d+)\.(\d+)(?:\.([A-Z_]+))?\Z")
+_ENDED: Final = frozenset(
+    {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL", "LOST", "FAKE"}
+)
+
+
+class Violation(NamedTuple):
+    """A promise that was not kept, and what shows it."""
+
+    promise: str
+    evidence: str
+
+
+class OnDisk(NamedTuple):
+    """The files of an experiment, read without the product."""
+
+    has_manifest: bool
+    variables: Mapping[int, str]  # of each job, with its fingerprint
+    attempts: Mapping[tuple[int, int], frozenset[str]]  # the names of each: "" for its anchor
+    results: Mapping[tuple[int, int], Any]  # what the attempt has left, None where that is no JSON
+    records: frozenset[tuple[int, int]]
+    frozen: Mapping[str, str]  # the files of frozen configurations, and their hashes
+    hidden: frozenset[str]  # files that a write has left half done
+    runs: Mapping[tuple[int, int], int]  # how often the task function was called
+    troubles: tuple[Violation, ...]
+
+
+def on_disk(home: Path, runs: Path) -> OnDisk:
+    """The experiment as it lies there."""
+    folder, troubles = home / FOLDER, list[Violation]()
+    attempts = collections.defaultdict(set)
+    for path in _files(folder / "states"):
+        if match := _STATE.match(path.name):
+            attempts[int(match[1]), int(match[2])].add(match[3] or "")
+    results, records = dict[tuple[int, int], Any](), set[tuple[int, int]]()
+    for path in _files(folder / "jobs"):
+        kind, _, number = path.name.partition(".")
+        if kind in ("result", "attempt") and path.suffix == ".json" and path.parent.name.isdecimal():
+            key = int(path.parent.name), int(number.partition(".")[0])
+            body = None
+            with contextlib.suppress(ValueError):
+                body = json.loads(path.read_text())
+            if kind == "result":
+                results[key] = body
+            else:
+                records.add(key)
+    variables = _variables(folder / "manifest.sqlite", troubles)
+    return OnDisk(
+        has_manifest=variables is not None,
+        variables=variables or {},
+        attempts={key: frozenset(names) for key, names in attempts.items()},
+        results=results,
+        records=frozenset(records),
+        frozen={str(path.relative_to(folder)): _hash(path) for path in _files(folder / "conf") if not _is_hidden(path)},
+        hidden=frozenset(str(path.relative_to(home)) for path in _files(home) if _is_hidden(path)),
+        runs=_runs(runs),
+        troubles=tuple(troubles),
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in sorted(names))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") and part.endswith((".tmp", ".reserve")) for part in path.parts)
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _variables(manifest: Path, troubles: list[Violation]) -> dict[int, str] | None:
+    if not manifest.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{manifest}?mode=ro&immutable=1", uri=True)) as connection:
+            if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+                troubles.append(Violation("the manifest opens", "integrity_check"))
+            rows = connection.execute("SELECT id, variables, fingerprint FROM jobs").fetchall()
+    except sqlite3.Error as error:
+        troubles.append(Violation("the manifest opens", str(error)))
+        return {}
+    return {job: f"{variables} {fingerprint}" for job, variables, fingerprint in rows}
+
+
+def _runs(path: Path) -> dict[tuple[int, int], int]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return collections.Counter((int(job), int(attempt)) for job, attempt, _ in (line.split() for line in lines))
+
+
+def truths_on_disk(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
+    """What is not as it must be in the files, at any time at which nothing runs."""
+    yield from now.troubles
+    if not now.has_manifest and (now.attempts or now.runs):
+        yield Violation("the manifest is there", f"{len(now.attempts)} attempts without one")
+    for key, names in now.attempts.items():
+        states = names - {"", "RUNNING"}
+        if "" not in names or len(states) > 1 or (states and "RUNNING" in names):
+            yield Violation("each attempt has one anchor and one end", f"{key}: {sorted(names)}")
+        result = now.results.get(key)
+        if "COMPLETED" in names and (not isinstance(result, dict) or (result.get("result") or {}).get("score") is None):
+            yield Violation("COMPLETED implies a whole result", f"{key}: {result}")
+        if "COMPLETED" in names and now.runs.get(key) != 1:
+            yield Violation("the task function ran as often as attempts say", f"{key} ran {now.runs.get(key, 0)} times")
+    for key, count in now.runs.items():
+        if count > 1 or key not in now.attempts:
+            yield Violation("the task function ran as often as attempts say", f"{key} ran {count} times")
+    done = {job: number for (job, number), names in now.attempts.items() if "COMPLETED" in names}
+    for job, number in now.attempts:
+        if number > done.get(job, number):
+            yield Violation("nothing COMPLETED runs again", f"job {job}: attempt {number} after {done[job]}")
+    yield from _not_kept(now, earlier)
+
+
+def _not_kept(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
+    """What was there and is not, or is another."""
+    if earlier is None:
+        return
+    if moved := dict(earlier.variables.items() - now.variables.items()):
+        yield Violation("ids and variables do not move", f"{moved}, and now {now.variables}")
+    if changed := dict(earlier.frozen.items() - now.frozen.items()):
+        yield Violation("frozen configurations do not change", f"{changed}")
+    for key, names in earlier.attempts.items():
+        ended = names & _ENDED
+        if ended and not ended <= now.attempts.get(key, frozenset()):
+            yield Violation(
+                "an end does not change", f"{key}: {sorted(names)}, then {sorted(now.attempts.get(key, ()))}"
+            )
+        if "COMPLETED" in names and earlier.results.get(key) != now.results.get(key):
+            yield Violation("a finished result stays", f"{key}")
+
+
+# ---------------------------------------------------------------- through the verbs
+
+Look = Callable[[tuple[str, ...]], Done]
+
+
+class Told(NamedTuple):
+    """What the verbs tell of each job."""
+
+    variables: Mapping[int, Any]
+    states: Mapping[int, str]
+    results: Mapping[int, Any]
+    selected: frozenset[int]
+
+
+def told(look: Look, disk: OnDisk, *, waits: bool) -> tuple[Told | None, list[Violation]]:
+    """What jobs, results and status say, and where that is not the truth; `waits`: the scheduler may have jobs."""
+    wrong = list[Violation]()
+    jobs = _json(look, wrong, disk, "jobs")
+    if jobs is None:
+        return None, wrong
+    rows = _json(look, wrong, disk, "results") or []
+    status = _json(look, wrong, disk, "status") or {"jobs": {}}
+    found = Told(
+        {job["job"]: job["variables"] for job in jobs},
+        {job["job"]: job["state"] for job in jobs},
+        {row["job"]: (row["result"] or {}).get("score") for row in rows},
+        frozenset(job["job"] for job in jobs if job["selected"]),
+    )
+    if set(found.states) != set(disk.variables):
+        wrong.append(Violation("every verb tells the truth", f"jobs tells {sorted(found.states)}"))
+    by_status = {job: state for state, ids in status["jobs"].items() for job in ids}
+    if by_status != found.states:
+        wrong.append(Violation("every verb tells the truth", f"status: {by_status}, jobs: {found.states}"))
+    for job, state in found.states.items():
+        if state == "RUNNING" or (state == "QUEUED" and not waits):
+            wrong.append(Violation("nothing is RUNNING or QUEUED for ever", f"job {job} is {state}"))
+        if state == "COMPLETED" and found.results.get(job) != found.variables[job].get("x", 0) * 10:
+            wrong.append(Violation("a finished result is told", f"job {job}: {found.results.get(job)}"))
+        if state != "COMPLETED" and any("COMPLETED" in disk.attempts[key] for key in disk.attempts if key[0] == job):
+            wrong.append(Violation("every verb tells the truth", f"job {job} is COMPLETED and is told to be {state}"))
+    return found, wrong
+
+
+def _json(look: Look, wrong: list[Violation], disk: OnDisk, name: str) -> Any:
+    done = look(verb(name, "--json"))
+    if done.status == 0 and not done.err.strip():
+        return json.loads(done.out)
+    if not disk.has_manifest and done.status == 2 and is_sentence(done.err):
+        return None
+    wrong.append(Violation("every verb answers", f"{name} ended with {done.status}: {done.err[-400:]}"))
+    return json.loads(done.out) if done.status == 0 else None
+
+
+def other_verbs(look: Look, disk: OnDisk) -> Iterator[Violation]:
+    """Of the other verbs, those that fail."""
+    if not disk.has_manifest:
+        return
+    calls = [verb("status"), verb("results"), verb("jobs"), verb("report", "--out", "seen.html")]
+    calls += [verb("archive", "--all", "--out", "seen.tar.gz"), ("-m", "experiment_manager", "list", "experiments")]
+    calls += [verb("show", "0"), verb("filter")] if disk.variables else []
+    for words in calls:
+        done = look(words)
+        if done.status != 0 or "Traceback" in done.err:
+            yield Violation("every verb answers", f"{words[2]} ended with {done.status}: {done.err[-400:]}")
+
+
+def is_sentence(said: str) -> bool:
+    """Whether a command that was refused has ended with one sentence that says why."""
+    lines = said.strip().splitlines()
+    return bool(lines) and lines[-1].startswith("error: ") and "Traceback" not in said

@@ -1,0 +1,24 @@
+"""Notes that it runs, outside of everything that is made to fail; `NINE_FAILS`: fails for x=9."""
+
+import os
+
+import hydra
+from omegaconf import DictConfig
+
+from experiment_manager import current_job
+
+
+@hydra.main(version_base=None, config_path="conf", config_name="app")
+def main(cfg: DictConfig) -> dict[str, int]:
+    job = current_job()
+    handle = os.open(os.environ["FAULTS_RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.write(handle, f"{job.id} {job.attempt} {cfg.x}\n".encode())
+    os.close(handle)
+    if cfg.x == 9 and os.environ.get("NINE_FAILS"):
+        raise ValueError("nine")
+    job.log_metrics(step=0, loss=cfg.x * 10)
+    return {"score": cfg.x * 10}
+
+
+if __name__ == "__main__":
+    main()

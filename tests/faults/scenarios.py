@@ -1,0 +1,82 @@
+"""The commands that faults are tried in: what lies there before, what is typed, what is typed again afterwards."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+PROGRAM: Final = Path(__file__).parent / "program"
+FOLDER: Final = "experiments/app"
+Words = tuple[str, ...]
+
+
+class Scenario(NamedTuple):
+    """A command, and what it is about."""
+
+    command: Words
+    before: tuple[Words, ...] = ()  # where x=9 fails; what is submitted has run
+    again: Words | None = None  # typed after the fault, until it ends well; None: the same
+    does_run: bool = True  # whether 0 says that all of its jobs have ended
+    is_only_read: bool = False  # whether what it prints is what it is for
+    is_submitted: bool = False  # whether jobs wait for the scheduler afterwards
+
+
+def sweep(*words: str) -> Words:
+    """A multirun of the program."""
+    return (str(PROGRAM / "app.py"), "-m", *words)
+
+
+def verb(name: str, *words: str) -> Words:
+    """A command about the experiment."""
+    return ("-m", "experiment_manager", name, FOLDER, *words)
+
+
+_POOL: Final = "hydra.launcher.n_jobs=2"
+_ONE: Final = sweep("x=1", _POOL)
+_FAILING: Final = sweep("x=1,9", _POOL)
+_SCRIPT: Final = sweep("x=1,2", "hydra/launcher=slurm_script")
+_FAILED_ON_SLURM: Final = (sweep("x=9", "hydra/launcher=slurm_script"), verb("submit"))
+
+SCENARIOS: Final[Mapping[str, Scenario]] = {
+    "sweep": Scenario(sweep("x=1,2", _POOL)),
+    "forkserver": Scenario(sweep("x=1,2", _POOL, "hydra.launcher.start_method=forkserver")),
+    "snapshot": Scenario(sweep("x=1", _POOL, "hydra.launcher.snapshot=true")),
+    "grow": Scenario(sweep("x=1,2", _POOL), (_ONE,)),
+    "retry": Scenario(_FAILING, (_FAILING,)),
+    "resubmit": Scenario(verb("resubmit", "--yes"), (_FAILING,)),
+    "run": Scenario(verb("run", "1"), (_SCRIPT,)),
+    "python": Scenario((str(PROGRAM / "python_jobs.py"),)),
+    "basic": Scenario(sweep("x=1,2", "hydra/launcher=basic")),
+    "joblib": Scenario(sweep("x=1,2", "hydra/launcher=joblib", _POOL)),
+    "foreign-sweeper": Scenario(sweep("x=1,2", "hydra/sweeper=basic", _POOL)),
+    "filter": Scenario(verb("filter", "x == 1"), (_ONE, sweep("x=2", _POOL)), does_run=False),
+    "emit": Scenario(_SCRIPT, (_ONE,), does_run=False),
+    "script": Scenario(verb("script"), (_SCRIPT,), does_run=False),
+    "submit": Scenario(verb("submit"), (_SCRIPT,), does_run=False, is_submitted=True),
+    "submitit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_submitit"), does_run=False, is_submitted=True),
+    "resubmit-slurm": Scenario(verb("resubmit", "--yes"), _FAILED_ON_SLURM, does_run=False, is_submitted=True),
+    "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False),
+    "report": Scenario(verb("report", "--out", "report.html"), (_ONE,), does_run=False),
+    "status": Scenario(verb("status"), (_FAILING,), does_run=False, is_only_read=True),
+    "results": Scenario(verb("results"), (_FAILING,), does_run=False, is_only_read=True),
+}
+
+
+def environment(place: Path, **more: str) -> dict[str, str]:
+    """What commands are told: where the program notes its runs, where SLURM is, and to be patient for a moment only."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("EXPERIMENT_MANAGER", "SLURM_", "SBATCH_", "LD_", "PYTEST_"))
+    }
+    return {
+        **kept,
+        "PATH": f"{place / 'bin'}:{Path(sys.executable).parent}:{kept['PATH']}",
+        "FAULTS_RUNS": str(place / "runs"),
+        "FAULTS_SLURM": str(place / "home/slurm"),
+        "EXPERIMENT_MANAGER_PATIENCE_S": "2",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "COLUMNS": "200",
+        **more,
+    }

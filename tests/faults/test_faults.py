@@ -1,0 +1,66 @@
+"""A fixed slice of `make faults`: one fault of each kind, where it hurts, and what injects them."""
+
+import errno
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.injector import FAULTS, Event, NoCompiler, compiled
+from tests.faults.trial import Laboratory, kinds_first
+
+pytestmark = pytest.mark.xdist_group("faults")  # who starts the process that is copied
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
+    place = tmp_path_factory.mktemp("faults")
+    try:
+        library = compiled(place)
+    except NoCompiler as error:
+        pytest.skip(str(error))
+    found = Laboratory(place / "laboratory", library)
+    yield found
+    found.end()
+
+
+SLICE = (
+    ("filter", "kill", "rename", "pass_filter"),
+    ("filter", "enospc", "write", ""),
+    ("filter", "read-eio-once", "read", "manifest.sqlite"),
+    ("emit", "kill", "rename", "launches"),
+    ("emit", "eio", "fsync", ""),
+    ("submit", "kill", "link", "slurm/jobs"),
+    ("submit", "kill-main", "fork", ""),
+    ("run", "kill-all", "rename", "result"),
+    ("run", "short", "write", "result"),
+    ("results", "read-estale-once", "open", "result"),
+)
+
+
+@pytest.mark.parametrize(("scenario", "fault", "call", "path"), SLICE)
+def test_a_promise_holds_whatever_fails(
+    laboratory: Laboratory, scenario: str, fault: str, call: str, path: str
+) -> None:
+    """Of a slice of all faults: nothing is lost, nothing runs twice, no state lies, and messages are sentences."""
+    calls = laboratory.baseline(scenario).points(FAULTS[fault])
+    at = next(number for number, event in enumerate(calls, 1) if event.call == call and path in event.path)
+    tried = laboratory.run(scenario, fault, at)
+    assert () == tried.violations
+    assert tried.fired is not None
+    assert tried.fired.startswith(call)
+
+
+def test_calls_are_tried_by_kind_first() -> None:
+    """Of ten writes to one file and one rename, the rename is the second that is tried."""
+    writes = [Event(7, "W", "write", f"/states/{number}.1") for number in range(10)]
+    assert [1, 11, *range(2, 11)] == kinds_first([*writes, Event(7, "W", "rename", "/states/7.1")])
+
+
+def test_a_fault_meets_the_calls_of_its_kind() -> None:
+    """A full disk is met by what needs space, and by nothing that only reads or looks."""
+    full = FAULTS["enospc"]
+    assert errno.ENOSPC == full.number
+    assert Event(7, "W", "write", "/x").can_meet(full, 7)
+    assert not Event(7, "W", "unlink", "/x").can_meet(full, 7)
+    assert not Event(7, "R", "read", "/x").can_meet(full, 7)
+    assert not Event(8, "W", "write", "/x").can_meet(FAULTS["kill-main"], 7)

@@ -1,0 +1,228 @@
+"""One fault at one call of one scenario: what is seen then, the same command again, and what is seen then."""
+
+import collections
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.faults import slurm_stand_in as slurm
+from tests.faults.injector import FAULTS, Done, Event, Fault, Injector
+from tests.faults.observation import OnDisk, Told, Violation, is_sentence, on_disk, other_verbs, told, truths_on_disk
+from tests.faults.scenarios import SCENARIOS, Scenario, environment
+
+MOST_AGAIN: Final = 3
+"""How often a command is typed again at most until it ends well."""
+
+ALL_VERBS_EVERY: Final = 4
+"""After every fourth call all verbs are asked, after the others those that tell of each job: jobs, results, status."""
+
+_STATUSES: Final = (0, 1, 2, 3)
+
+
+class Baseline(NamedTuple):
+    """A scenario without a fault."""
+
+    done: Done
+    events: list[Event]
+    main: int
+    disk: OnDisk
+    told: Told | None
+    submitted: int
+    violations: tuple[Violation, ...]
+
+    def points(self, fault: Fault) -> list[Event]:
+        """The calls at which the fault can happen, in their order."""
+        return [event for event in self.events if event.can_meet(fault, self.main)]
+
+
+class Trial(NamedTuple):
+    """What became of one fault at one call."""
+
+    scenario: str
+    fault: str
+    at: int
+    fired: str | None
+    status: int | None
+    said: str
+    again: tuple[int | None, ...]
+    violations: tuple[Violation, ...]
+
+    def record(self) -> dict[str, Any]:
+        return {**self._asdict(), "violations": [violation._asdict() for violation in self.violations]}
+
+
+class Laboratory:
+    """A folder in which scenarios are tried, one after another, always under one path: experiments know theirs."""
+
+    def __init__(self, place: Path, library: Path) -> None:
+        self._place, self._home, self._runs = place, place / "home", place / "runs"
+        self._home.mkdir(parents=True)
+        slurm.install(place / "bin")
+        self._injector = Injector(library, place, self._home)
+        self._baselines: dict[str, Baseline] = {}
+
+    def end(self) -> None:
+        """Nothing is left: no process, no file."""
+        self._injector.end()
+        _remove(self._place)
+
+    def baseline(self, name: str) -> Baseline:
+        """The scenario without a fault, tried once."""
+        if name not in self._baselines:
+            scenario = SCENARIOS[name]
+            self._restore(name)
+            done, events, main = self._injector.counted(scenario.command, self._env())
+            disk, found, wrong = self._observe(scenario, None)
+            submitted = len(slurm.submitted(self._home / "slurm"))
+            if done.status != 0 or "Traceback" in done.err:
+                wrong.append(Violation("it works without a fault", f"{done.status}: {done.err[-800:]}"))
+            self._baselines[name] = Baseline(done, events, main, disk, found, submitted, tuple(wrong))
+        return self._baselines[name]
+
+    def run(self, name: str, fault_name: str, at: int) -> Trial:
+        """The scenario with that fault at that call, counted from 1 among those that the fault can meet."""
+        scenario, fault, usual = SCENARIOS[name], FAULTS[fault_name], self.baseline(name)
+        self._restore(name)
+        before = on_disk(self._home, self._runs)
+        done = self._injector.run(scenario.command, self._env(), fault, at)
+        wrong = list(said_wrongly(done, fault))
+        if scenario.is_only_read and done.status == 0 and done.out != usual.done.out:
+            wrong.append(Violation("every verb tells the truth", f"it printed {done.out[-600:]}"))
+        disk, first, seen = self._observe(scenario, before, with_all_verbs=at % ALL_VERBS_EVERY == 1)
+        wrong += seen
+        if scenario.does_run and done.status == 0 and first and usual.told and first.states != usual.told.states:
+            wrong.append(Violation("exit status 0 means that all is done", f"{first.states}: {done.err[-400:]}"))
+        again = self._again(scenario, usual, wrong)
+        wrong += self._in_the_end(scenario, usual, disk)
+        return Trial(name, fault_name, at, done.fired, done.status, done.err[-800:], again, tuple(wrong))
+
+    def _env(self, **more: str) -> dict[str, str]:
+        return environment(self._place, **more)
+
+    def _look(self, words: tuple[str, ...]) -> Done:
+        return self._injector.look(words, self._env())
+
+    def _observe(
+        self, scenario: Scenario, earlier: OnDisk | None, *, with_all_verbs: bool = False
+    ) -> tuple[OnDisk, Told | None, list[Violation]]:
+        wrong = list(truths_on_disk(on_disk(self._home, self._runs), earlier))
+        found, lies = told(self._look, on_disk(self._home, self._runs), waits=scenario.is_submitted)
+        disk = on_disk(self._home, self._runs)
+        wrong += lies
+        wrong += truths_on_disk(disk, earlier)
+        if with_all_verbs:
+            wrong += other_verbs(self._look, disk)
+            for name in ("seen.html", "seen.tar.gz"):
+                (self._home / name).unlink(missing_ok=True)
+        return disk, found, list(dict.fromkeys(wrong))
+
+    def _again(self, scenario: Scenario, usual: Baseline, wrong: list[Violation]) -> tuple[int | None, ...]:
+        """The command is typed again until it ends as it does without a fault; returns its exit statuses."""
+        statuses: list[int | None] = []
+        while len(statuses) < MOST_AGAIN:
+            if "run" in scenario.command and self._is_complete(usual):
+                break  # `run` would run it again, which is what it is for
+            done = self._injector.run(scenario.again or scenario.command, self._env())
+            statuses.append(done.status)
+            if "Traceback" in done.err:
+                wrong.append(Violation("a message is a sentence", f"again: {done.err[-800:]}"))
+            if done.status == 0:
+                break
+        else:
+            wrong.append(Violation("the same command again mends it", f"{statuses}: {done.err[-800:]}"))
+        return tuple(statuses)
+
+    def _is_complete(self, usual: Baseline) -> bool:
+        now = on_disk(self._home, self._runs).attempts
+        jobs = {job for (job, _), names in now.items() if "COMPLETED" in names}
+        return jobs == {job for (job, _), names in usual.disk.attempts.items() if "COMPLETED" in names}
+
+    def _in_the_end(self, scenario: Scenario, usual: Baseline, earlier: OnDisk) -> list[Violation]:
+        """What is not as it is without a fault, after all was typed again."""
+        disk, last, wrong = self._observe(scenario, earlier)
+        if last and usual.told and last != usual.told:
+            wrong.append(Violation("all ends as it does without a fault", f"{last} instead of {usual.told}"))
+        if disk.hidden - usual.disk.hidden:
+            wrong.append(Violation("leftovers vanish with the next write", f"{sorted(disk.hidden)}"))
+        if scenario.is_submitted:
+            there = slurm.submitted(self._home / "slurm")
+            if len(there) != usual.submitted or len(set(there)) != len(there):
+                wrong.append(Violation("each job is submitted once", f"{there}"))
+            slurm.run_tasks(self._home / "slurm", self._env(), self._home)
+            disk, done, seen = self._observe(scenario._replace(is_submitted=False), disk)
+            wrong += seen
+            if done and set(done.states.values()) != {"COMPLETED"}:
+                wrong.append(Violation("what was submitted runs", f"{done.states}"))
+        return wrong
+
+    def _restore(self, name: str) -> None:
+        """The folder is as it is before the scenario's command."""
+        kept = self._place / "before" / name
+        if not kept.exists():
+            _empty(self._home)
+            self._runs.unlink(missing_ok=True)
+            for words in SCENARIOS[name].before:
+                done = self._injector.run(words, self._env(NINE_FAILS="1"))
+                if done.status not in (0, 1):
+                    raise RuntimeError(f"{words} ended with {done.status}: {done.err}")
+                slurm.run_tasks(self._home / "slurm", self._env(NINE_FAILS="1"), self._home)
+            kept.mkdir(parents=True)
+            _copy(self._home, kept / "home")
+            if self._runs.exists():
+                shutil.copy(self._runs, kept / "runs")
+        _remove(self._home)
+        _copy(kept / "home", self._home)
+        self._runs.unlink(missing_ok=True)
+        if (kept / "runs").exists():
+            shutil.copy(kept / "runs", self._runs)
+
+
+def said_wrongly(done: Done, fault: Fault) -> list[Violation]:
+    """What a command with a fault should not have said, or not in that way."""
+    wrong = []
+    if done.status is None:
+        return [Violation("no command hangs", done.fired or "")]
+    if done.left:
+        wrong.append(Violation("no process is left behind", f"{done.left}"))
+    if "Traceback" in done.err or "Traceback" in done.out:
+        wrong.append(Violation("a message is a sentence", (done.err or done.out)[-1500:]))
+    elif not fault.is_kill and done.status not in _STATUSES:
+        wrong.append(Violation("a message is a sentence", f"it ended with {done.status}: {done.err[-400:]}"))
+    elif not fault.is_kill and done.status == 2 and not is_sentence(done.err):
+        wrong.append(Violation("a message is a sentence", done.err[-600:]))
+    return wrong
+
+
+def kinds_first(events: list[Event]) -> list[int]:
+    """The numbers of the calls, counted from 1: first one of each kind, then the second of each, and so on."""
+    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    ranked = []
+    for number, event in enumerate(events, start=1):
+        kind = event.call, _kind(event.path)
+        seen[kind] += 1
+        ranked.append((seen[kind], number))
+    return [number for _, number in sorted(ranked)]
+
+
+def _kind(path: str) -> str:
+    """A path without what differs from job to job and from run to run."""
+    path = re.sub(r"[0-9a-f]{8}-\d+-\d+-[0-9a-f]{16}", "T", path)
+    return re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", path))
+
+
+def _copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "--archive", source, target], check=True)  # which keeps hard links
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)  # snapshots of code may only be read
+        shutil.rmtree(folder)
+
+
+def _empty(folder: Path) -> None:
+    _remove(folder)
+    os.makedirs(folder)
