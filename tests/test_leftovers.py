@@ -198,6 +198,23 @@ def test_refused_writes_are_one_sentence(tmp_path: Path, n_bytes: int, *, is_new
     assert 200 == len(Experiment.load("train", tmp_path).get_all_ids())
 
 
+def test_who_looks_clears_what_killed_claims_have_left(tmp_path: Path) -> None:
+    """No planner need come for the leftovers among the states: who finds out what became of attempts removes them, and
+    who may only read, or does not look closely, leaves all as it is."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    folder = experiment.folder
+    os.makedirs(folder.states)
+    left, written = Path(of_nobody(folder.join("states", "7.0"))), Path(temporary_name(folder.join("states", "7.0")))
+    left.touch()
+    written.touch()
+    States(Folder(tmp_path, "train", is_only_read=True)).table(reconcile=True)
+    States(folder).table()
+    assert (True, True) == (left.exists(), written.exists())
+    States(folder).table(reconcile=True)
+    assert (False, True) == (left.exists(), written.exists())
+
+
 def test_attempts_clear_what_earlier_ones_have_left(tmp_path: Path) -> None:
     """Leftovers in a job's directory go with its next attempt, and when it is found out that its supervisor was killed;
     a saved filter clears its own."""

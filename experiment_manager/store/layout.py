@@ -262,10 +262,8 @@ def _refused(path: str, needed: int) -> OSError | None:
 
 
 def _unplannable(folder: Folder, error: OSError) -> FolderError:
-    return FolderError(
-        f"{folder.path} cannot be made or written: {error.strerror or error}; choose another experiment_path, or mend "
-        "its permissions"
-    )
+    way_out = _WAYS_OUT.get(error.errno or 0, "choose another experiment_path, or mend its permissions")
+    return FolderError(f"{folder.path} cannot be made or written: {error.strerror or error}; {way_out}")
 
 
 def _lock_path(folder: Folder) -> str:

@@ -22,7 +22,15 @@ from experiment_manager.model.records import ENDED, ENDED_BADLY, Attempt, JobId,
 from experiment_manager.store import processes
 from experiment_manager.store.documents import ANCHOR, END, read_optional
 from experiment_manager.store.endings import Endings, withdraw
-from experiment_manager.store.files import SHORTLY_S, asked_again, discard, sync, temporary_name
+from experiment_manager.store.files import (
+    SHORTLY_S,
+    asked_again,
+    clear_leftovers_in,
+    discard,
+    is_leftover,
+    sync,
+    temporary_name,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import as_word, skipped, tell
 
@@ -156,7 +164,10 @@ class States:
         foreign = []
         anchored = []
         read_name = re.compile(_NAME).match
-        for name in self._names():
+        names, hidden = self._names()
+        if reconcile:
+            self._clear_leftovers(hidden)
+        for name in names:
             match = read_name(name)
             if match is None:
                 foreign.append(name)
@@ -175,11 +186,20 @@ class States:
                 found[job_id][number] = self.state(job_id, number)
         return StateTable(dict(found), tuple(sorted(foreign)), runners=self._reconcile(found) if reconcile else {})
 
-    def _names(self) -> list[str]:
+    def _clear_leftovers(self, hidden: Iterable[str]) -> None:
+        """What killed processes of this machine have left in the folder is gone: of them, no planner need ever come."""
+        if any(is_leftover(name, 0.0) for name in hidden) and self.may_write():
+            clear_leftovers_in(self._path)
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        """The names in the folder, and the hidden ones: files that are being made, or were left half done."""
         try:
-            return [name for name in os.listdir(self._path) if name[0] != "."]
+            names: tuple[list[str], list[str]] = [], []
+            for name in os.listdir(self._path):
+                names[name[0] == "."].append(name)
+            return names
         except FileNotFoundError:
-            return []
+            return [], []
         except OSError as error:  # nothing is known then, and PENDING would be a lie
             raise FolderError(f"{self._path} cannot be read: {error.strerror or error}") from error
 

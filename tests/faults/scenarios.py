@@ -55,7 +55,10 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "script": Scenario(verb("script"), (_SCRIPT,), does_run=False),
     "submit": Scenario(verb("submit"), (_SCRIPT,), does_run=False, is_submitted=True),
     "submitit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_submitit"), does_run=False, is_submitted=True),
-    "resubmit-slurm": Scenario(verb("resubmit", "--yes"), _FAILED_ON_SLURM, does_run=False, is_submitted=True),
+    "resubmit-slurm": Scenario(verb("resubmit", "--yes"), _FAILED_ON_SLURM, does_run=False),
+    "submit-again": Scenario(
+        verb("submit"), (*_FAILED_ON_SLURM, verb("resubmit", "--yes")), does_run=False, is_submitted=True
+    ),
     "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False),
     "report": Scenario(verb("report", "--out", "report.html"), (_ONE,), does_run=False),
     "status": Scenario(verb("status"), (_FAILING,), does_run=False, is_only_read=True),

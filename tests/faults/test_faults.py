@@ -24,16 +24,13 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
 
 
 SLICE = (
-    ("filter", "kill", "rename", "pass_filter"),
-    ("filter", "enospc", "write", ""),
-    ("filter", "read-eio-once", "read", "manifest.sqlite"),
-    ("emit", "kill", "rename", "launches"),
-    ("emit", "eio", "fsync", ""),
+    ("script", "kill", "rename", "launches"),
+    ("script", "enospc", "write", ""),
+    ("script", "eio", "fsync", ""),
+    ("script", "read-estale-once", "open", "launch.json"),
     ("submit", "kill", "link", "slurm/jobs"),
-    ("submit", "kill-main", "fork", ""),
     ("run", "kill-all", "rename", "result"),
     ("run", "short", "write", "result"),
-    ("results", "read-estale-once", "open", "result"),
 )
 
 
