@@ -25,11 +25,8 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
 
 SLICE = (
     ("script", "kill", "rename", "launches"),
-    ("script", "enospc", "write", ""),
-    ("script", "eio", "fsync", ""),
     ("script", "read-estale-once", "open", "launch.json"),
     ("submit", "kill", "link", "slurm/jobs"),
-    ("run", "kill-all", "rename", "result"),
     ("run", "short", "write", "result"),
 )
 
