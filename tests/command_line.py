@@ -24,22 +24,39 @@ _WIDTH = 16  # of a number in what the two processes say to each other
 
 
 def _read_at_start(env: Mapping[str, str]) -> dict[str, str]:
-    """Of an environment, what a process reads only when it is started."""
-    return {name: value for name, value in env.items() if name.startswith(("PYTHON", "LANG", "LC_", "LD_"))}
+    """Of an environment, what a process reads only when it is started, but for the places that it searches."""
+    read = {name: value for name, value in env.items() if name.startswith(("PYTHON", "LANG", "LC_", "LD_"))}
+    read.pop("PYTHONPATH", None)
+    return read
 
 
 _BEGUN = _read_at_start(os.environ)
+_SEARCHED = os.environ.get("PYTHONPATH", "")
+
+
+def _only_adds(place: str) -> bool:
+    """Whether all modules of a place are found there alone: else a process may have imported others of their names."""
+    if not os.path.isabs(place) or not os.path.isdir(place):
+        return False
+    taken = sys.stdlib_module_names | {"sitecustomize", "usercustomize"}
+    names = {name.partition(".")[0] for name in os.listdir(place)} - {""}
+    return not any(name in taken or importlib.machinery.PathFinder.find_spec(name) for name in names)
 
 
 def can_be_copied(words: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether these words for Python are a verb or the program that the tests sweep, and a copy does the same as a
-    fresh interpreter in this environment.
+    """Whether these words for Python are a verb or a script, and a copy does the same as a fresh interpreter in this
+    environment.
 
     `run` is always a fresh one: what every task pays for, and what becomes of it, is about the process itself.
     """
     first, verb = (*words[:2],), (*words[2:3],)
     is_verb = first == ("-m", "experiment_manager") and verb != ("run",)
-    return (is_verb or first[:1] == ("train.py",)) and _read_at_start(env) == _BEGUN
+    searched = env.get("PYTHONPATH", "")
+    return (
+        (is_verb or first[0].endswith(".py"))
+        and _read_at_start(env) == _BEGUN
+        and (searched == _SEARCHED or (not _SEARCHED and all(map(_only_adds, searched.split(os.pathsep)))))
+    )
 
 
 class CommandLine:
@@ -144,7 +161,9 @@ def _become(streams: Sequence[int], *, words: list[str], cwd: str, env: Mapping[
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None  # as in a process that has not looked for it yet
-    sys.path[0] = cwd
+    sys.path[0] = cwd if words[0] == "-m" else os.path.dirname(os.path.realpath(words[0]))
+    if not _SEARCHED and env.get("PYTHONPATH"):
+        sys.path[1:1] = env["PYTHONPATH"].split(os.pathsep)
     sys.argv[:] = words
     sys.orig_argv[:] = [sys.executable, *words]
 
@@ -155,7 +174,7 @@ def run_copy() -> None:
         del sys.argv[1]
         runpy.run_module("experiment_manager", run_name="__main__", alter_sys=True)
         return
-    path = os.path.abspath(sys.argv[0])
+    path = os.path.join(os.getcwd(), sys.argv[0])
     main = ModuleType("__main__")
     vars(main).update(__file__=path, __cached__=None, __builtins__=builtins, __annotations__={})
     loader = importlib.machinery.SourceFileLoader("__main__", path)
@@ -176,6 +195,21 @@ def import_all() -> None:
 
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as empty:
         main(["list", empty])  # which imports what typer imports late
+    _compose_once()
+
+
+def _compose_once() -> None:
+    """What Hydra imports, compiles and learns of its grammar when it composes is there; what it notes is forgotten."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.singleton import Singleton
+
+    before = Singleton.get_state()
+    swept = ["seed=1,2", "tau=range(1,3)", "text=choice('a b',c)", "hydra.sweeper.pass_filter={seed: [1]}"]
+    with initialize_config_dir(str(Path(__file__).parent / "app" / "conf"), version_base=None):
+        OverridesParser.create().parse_overrides(swept)
+        compose("config", ["algorithm=TD3", "seed=1", "+x=[1,2]", "text='a b'"], return_hydra_config=True)
+    Singleton.set_state(before)
 
 
 if __name__ == "__main__":
