@@ -11,6 +11,8 @@ from tests.conftest import Program, ProgramAfter, files_below
 
 pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
 GRID = ("algorithm=TD3,DDPG", "seed=1,2,3")
+SCRIPTS = "hydra/launcher=slurm_script"
+"""Plans and writes as every launcher, and runs nothing: for what becomes of a sweep before its jobs run."""
 
 
 def manifest_ids(program: Program) -> list[int]:
@@ -21,26 +23,27 @@ def manifest_ids(program: Program) -> list[int]:
 def test_filtered_sweep_runs_what_passes_and_records_all(program: Program) -> None:
     """The manifest has the whole grid; only what passes runs; the same sweep without the filter runs the rest; a grown
     grid keeps the old ids and runs what is new; the same command again runs nothing."""
-    done = program.sweep(*GRID, "hydra.sweeper.pass_filter={algorithm: TD3}")
+    grid = ("algorithm=TD3,DDPG", "seed=1,2")
+    done = program.sweep(*grid, "hydra.sweeper.pass_filter={algorithm: TD3}")
     assert done.returncode == 0, done.stderr
-    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == program.states()
-    assert list(range(6)) == manifest_ids(program)
-    assert "3 dropped by {algorithm: TD3}" in done.stderr
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+    assert list(range(4)) == manifest_ids(program)
+    assert "2 dropped by {algorithm: TD3}" in done.stderr
+
+    done = program.sweep(*grid)
+    assert done.returncode == 0, done.stderr
+    assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
 
     done = program.sweep(*GRID)
     assert done.returncode == 0, done.stderr
     assert [f"{job}.1.COMPLETED" for job in range(6)] == program.states()
-
-    done = program.sweep("algorithm=TD3,DDPG", "seed=1,2,3,4")
-    assert done.returncode == 0, done.stderr
-    assert [f"{job}.1.COMPLETED" for job in range(8)] == program.states()
-    new = [(row["job"], row["variables"]) for row in program.told("jobs") if row["job"] > 5]
-    assert [(6, {"algorithm": "TD3", "seed": 4}), (7, {"algorithm": "DDPG", "seed": 4})] == new
+    new = [(row["job"], row["variables"]) for row in program.told("jobs") if row["job"] > 3]
+    assert [(4, {"algorithm": "TD3", "seed": 3}), (5, {"algorithm": "DDPG", "seed": 3})] == new
 
     before = files_below(program.experiment / "jobs")
-    done = program.sweep("algorithm=TD3,DDPG", "seed=1,2,3,4")
+    done = program.sweep(*GRID)
     assert done.returncode == 0, done.stderr
-    assert "0 to run, 8 COMPLETED left alone" in done.stderr
+    assert "0 to run, 6 COMPLETED left alone" in done.stderr
     assert before == files_below(program.experiment / "jobs")
     assert ["0001", "0002", "0003"] == sorted(path.name for path in (program.experiment / "launches").iterdir())
 
@@ -90,11 +93,11 @@ def test_edited_configuration_reaches_no_defined_job(program_after: ProgramAfter
 def test_failed_jobs_alone_run_again(program: Program) -> None:
     """A job that raises fails alone: the others go on, the sweep ends with 1 and says what to do; the same command runs
     the failed ones as attempt 2, and attempt 1 is still there."""
-    arguments = ("seed=1,2", "how=unless-again,well")
+    arguments = ("seed=1,2", "how=unless-again,well", "hydra.sweeper.pass_filter='0-2'")
     done = program.sweep(*arguments)
     assert done.returncode == 1
-    assert "2 of 4 jobs did not complete (2 FAILED); the same command runs them again" in done.stderr
-    expected = ["0.1.FAILED", "1.1.COMPLETED", "2.1.FAILED", "3.1.COMPLETED"]
+    assert "2 of 3 jobs did not complete (2 FAILED); the same command runs them again" in done.stderr
+    expected = ["0.1.FAILED", "1.1.COMPLETED", "2.1.FAILED"]
     assert expected == program.states()
     shown = program.tool("show", "2").stdout
     assert "ValueError: works the second time" in shown
@@ -124,8 +127,9 @@ def test_rerun_decides_about_ended_jobs(program_after: ProgramAfter, rerun: str,
 
 def test_zip_varies_keys_together(program: Program) -> None:
     """Zipped keys make one axis, and the job can be run again by its own overrides."""
-    done = program.sweep("algorithm=TD3,DDPG", "seed=1,2", "tau=0.1,0.2", "hydra.sweeper.zip=[[seed,tau]]")
+    done = program.sweep("algorithm=TD3,DDPG", "seed=1,2", "tau=0.1,0.2", "hydra.sweeper.zip=[[seed,tau]]", SCRIPTS)
     assert done.returncode == 0, done.stderr
+    assert 0 == program.tool("run", "3").returncode
     variables = [(v["algorithm"], v["seed"], v["tau"]) for v in (row["variables"] for row in program.told("jobs"))]
     assert [("TD3", 1, 0.1), ("TD3", 2, 0.2), ("DDPG", 1, 0.1), ("DDPG", 2, 0.2)] == variables
     assert ["algorithm=DDPG", "seed=2", "tau=0.2"] == program.told("show", "3")["overrides"]
@@ -140,8 +144,10 @@ def test_blocks_share_one_numbering_without_duplicates(program: Program) -> None
         "      - params: {algorithm: TD3, seed: 'range(1,3)', text: 'a,b'}\n        zip: [[seed, text]]\n"
         "      - params: {seed: '1', algorithm: DDPG}\n"
     )
-    done = program.sweep("-cn", "blocks", "tau=0.5")
+    done = program.sweep("-cn", "blocks", "tau=0.5", SCRIPTS)
     assert done.returncode == 0, done.stderr
+    assert 0 == program.tool("run", "3").returncode
+    assert "text: b" in (program.experiment / "jobs/3/.hydra/config.yaml").read_text()
     assert [
         {"algorithm": "TD3", "seed": 1, "tau": 0.5},
         {"algorithm": "DDPG", "seed": 1, "tau": 0.5},
@@ -152,30 +158,32 @@ def test_blocks_share_one_numbering_without_duplicates(program: Program) -> None
 
 def test_params_sweep_and_the_command_line_wins(program: Program) -> None:
     """`hydra.sweeper.params` is a sweep of its own, from the command line, too; what is typed besides wins over it."""
-    done = program.sweep("seed=7", "+hydra.sweeper.params={seed: '1,2', tau: '0.1,0.2'}")
+    done = program.sweep("seed=7", "+hydra.sweeper.params={seed: '1,2', tau: '0.1,0.2'}", SCRIPTS)
     assert done.returncode == 0, done.stderr
+    assert 0 == program.tool("run", "1").returncode
+    assert "seed: 7\ntau: 0.2\n" in (program.experiment / "jobs/1/.hydra/config.yaml").read_text()
     assert [{"seed": 7, "tau": 0.1}, {"seed": 7, "tau": 0.2}] == [row["variables"] for row in program.told("jobs")]
 
 
 def test_sample_is_of_what_passes_and_repeats(program: Program) -> None:
     """A sample is drawn from what passes, the same one for the same seed, another one for another."""
-    arguments = ("seed=range(0,20)", "hydra.sweeper.pass_filter='seed < 10'", "hydra.sweeper.sample=3")
-    launcher = "hydra.launcher.n_jobs=2"
-    assert program.sweep(*arguments, launcher).returncode == 0
+    arguments = ("seed=range(0,20)", "hydra.sweeper.pass_filter='seed < 10'", "hydra.sweeper.sample=2")
+    assert program.sweep(*arguments).returncode == 0
     first = json.loads((program.experiment / "pass_filter.json").read_text())["jobs"]
-    assert 3 == len(first)
+    assert 2 == len(first)
     assert max(first) < 10
-    assert "0 to run, 3 COMPLETED left alone" in program.sweep(*arguments).stderr
-    program.sweep(*arguments, "hydra.sweeper.sample_seed=1", "hydra/launcher=slurm_script")  # which runs nothing
+    assert "0 to run, 2 COMPLETED left alone" in program.sweep(*arguments).stderr
+    program.sweep(*arguments, "hydra.sweeper.sample_seed=1", SCRIPTS)
     assert first != json.loads((program.experiment / "pass_filter.json").read_text())["jobs"]
 
 
 def test_filter_reads_the_composed_configuration(program: Program) -> None:
     """`cfg.` in a filter is what Hydra composes for the job, also in a function's or mapping's company."""
     rule = 'hydra.sweeper.pass_filter=[{seed: [1, 2]}, "cfg.algorithm.gain > 1 and len(cfg.algorithm.layers) == 2"]'
-    done = program.sweep(*GRID, rule)
+    done = program.sweep(*GRID, rule, SCRIPTS)
     assert done.returncode == 0, done.stderr
-    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+    assert list(range(6)) == manifest_ids(program)
+    assert [0, 1] == json.loads((program.experiment / "pass_filter.json").read_text())["jobs"]
 
 
 def test_jobs_that_a_filter_drops_are_never_composed(program: Program) -> None:
@@ -186,9 +194,11 @@ def test_jobs_that_a_filter_drops_are_never_composed(program: Program) -> None:
     assert done.returncode == 1
     assert "only_here" in done.stderr
     assert not program.experiment.exists()
-    done = program.sweep(*swept, "hydra.sweeper.pass_filter={algorithm: TD3}")
+    done = program.sweep(*swept, "hydra.sweeper.pass_filter={algorithm: TD3}", SCRIPTS)
     assert done.returncode == 0, done.stderr
-    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+    assert [0, 1] == json.loads((program.experiment / "pass_filter.json").read_text())["jobs"]
+    assert 0 == program.tool("run", "1").returncode
+    assert ["1.1.COMPLETED"] == program.states()
     assert program.told("show", "2")["configuration"] is None
 
 
@@ -209,19 +219,20 @@ HOSTILE = [
 
 def test_hostile_text_reaches_the_job_as_it_was_typed(program: Program) -> None:
     """What is swept gets to the task function to the letter, whatever a shell or a grammar makes of it elsewhere."""
-    done = program.sweep(f"text=choice({','.join(HOSTILE)})")
+    names = [f"text{place}" for place in range(len(HOSTILE))]
+    swept = [f"+{name}=choice(plain,{value})" for name, value in zip(names, HOSTILE, strict=True)]
+    done = program.sweep(*swept, f"hydra.sweeper.zip=[[{','.join(names)}]]")
     assert done.returncode == 0, done.stderr
-    plain = [value[1:-1].replace("\\'", "'") for value in HOSTILE]
-    assert plain == [row["variables"]["text"] for row in program.told("jobs")]
-    shown = [program.told("show", str(job))["configuration"]["text"] for job in range(len(plain))]
-    assert plain == shown
-    composed = [
-        yaml.safe_load((program.experiment / f"jobs/{job}/.hydra/config.yaml").read_text()) for job in range(11)
-    ]
-    assert plain == [configuration["text"] for configuration in composed]
+    plain = dict(zip(names, [value[1:-1].replace("\\'", "'") for value in HOSTILE], strict=True))
+    expected = [dict.fromkeys(names, "plain"), plain]
+    assert expected == [row["variables"] for row in program.told("jobs")]
+    shown = [program.told("show", str(job))["configuration"] for job in (0, 1)]
+    composed = [yaml.safe_load((program.experiment / f"jobs/{job}/.hydra/config.yaml").read_text()) for job in (0, 1)]
+    for found in (shown, composed):
+        assert expected == [{name: configuration[name] for name in names} for configuration in found]
 
 
-@pytest.mark.parametrize("name", ["it's", "a b", "a=b,c", "[x]", "ünï", "50%", "a#b?c", '"q"', "back\\slash"])
+@pytest.mark.parametrize("name", ["it's [x]", "a b=c,d", 'ünï 50% "q"', "a#b?c\\slash"])
 def test_hostile_experiment_names_work(program: Program, name: str) -> None:
     """Any name that can be a folder's can be an experiment's."""
     quoted = name.replace("'", "\\'")
@@ -329,9 +340,9 @@ def test_two_sweeps_at_once_run_every_job_once(program: Program, tmp_path: Path)
     """Two people, or one in two terminals, start the same sweep: every job completes once and none runs twice."""
     started = tmp_path / "started"
     started.mkdir()
-    arguments = ("train.py", "-m", "seed=range(0,6)", f"started='{started}'", "sleep=0.2", "hydra.launcher.n_jobs=2")
+    arguments = ("train.py", "-m", "seed=range(0,4)", f"started='{started}'", "sleep=0.2", "hydra.launcher.n_jobs=2")
     both = [program.start(*arguments) for _ in range(2)]
     for process in both:
         process.communicate(timeout=120)
-    assert [f"{job}.1.COMPLETED" for job in range(6)] == program.states()
-    assert list(range(6)) == sorted(int(path.name.split(".")[0]) for path in started.iterdir())
+    assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
+    assert list(range(4)) == sorted(int(path.name.split(".")[0]) for path in started.iterdir())
