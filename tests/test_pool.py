@@ -1,8 +1,10 @@
 """`hydra/launcher=local_pool`: bounded, interruptible, readable on a terminal and in a pipe."""
 
+import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Program, ProgramAfter, clean_env, wait_until
+from experiment_manager.execution.pool import JobEnd
+from experiment_manager.hydra.launchers import were_short
+from experiment_manager.model.records import State
+from experiment_manager.store.layout import Folder
+from tests.conftest import APP, Program, ProgramAfter, clean_env, wait_until
 
 
 def start_sweep(program: Program, started: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -79,18 +85,18 @@ def test_killed_sweep_lets_its_jobs_finish_and_does_not_repeat_them(program: Pro
 
 def test_no_more_than_n_jobs_run_at_a_time(program: Program) -> None:
     """The intervals in which jobs ran overlap `n_jobs` deep and no deeper."""
-    assert 0 == program.sweep("seed=range(0,5)", "sleep=0.3", "hydra.launcher.n_jobs=2").returncode
-    attempts = [program.told("show", str(job))["attempts"][0] for job in range(5)]
+    assert 0 == program.sweep("seed=1,2,3", "sleep=0.3", "hydra.launcher.n_jobs=2").returncode
+    attempts = [program.told("show", str(job))["attempts"][0] for job in range(3)]
     depth = [sum(other["start"] <= one["start"] < other["end"] for other in attempts) for one in attempts]
     assert 2 == max(depth)
 
 
 def test_plain_lines_in_a_pipe(program: Program) -> None:
     """Without a terminal each job is one plain line, and there is no escape sequence."""
-    done = program.sweep("seed=1,2", "how=well,raise")
+    done = program.sweep("seed=1", "how=well,raise")
     lines = [line for line in done.stderr.splitlines() if line.startswith("[")]
-    assert 4 == len(lines)
-    assert re.fullmatch(r"\[1/4\] job \d (COMPLETED|FAILED)  seed=\d how=\w+  \(\d+\.\d s\).*", lines[0])
+    assert 2 == len(lines)
+    assert re.fullmatch(r"\[1/2\] job \d (COMPLETED|FAILED)  seed=\d how=\w+  \(\d+\.\d s\).*", lines[0])
     assert "\x1b" not in done.stderr
 
 
@@ -114,6 +120,7 @@ def test_bar_on_a_terminal(program: Program) -> None:
     assert b"job 1 COMPLETED" in shown
 
 
+@pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
 def test_job_that_cannot_start_is_failed_with_the_reason(program_after: ProgramAfter) -> None:
     """A script that has moved since: the job is FAILED, and the reason names what could not be started where."""
     program = program_after("seed=1")
@@ -122,3 +129,60 @@ def test_job_that_cannot_start_is_failed_with_the_reason(program_after: ProgramA
     assert ["0.1.COMPLETED", "0.2.FAILED"] == program.states()
     assert "other.py" not in program.tool("show", "0").stdout
     assert "train.py" in program.tool("show", "0").stdout
+
+
+RESULTS = {
+    "numbers and an array": ("{'score': 1.0, 'curve': numpy.arange(3)}", {"score": 1.0, "curve": [0, 1, 2]}, []),
+    "a list of the configuration": ("{'layers': cfg.algorithm.layers}", {"layers": [64, 64]}, []),
+    "one field that cannot be stored": ("{'score': 1.0, 'model': object()}", {"score": 1.0}, ["model"]),
+    "a large array": ("{'score': 1.0, 'all': numpy.zeros(20000)}", {"score": 1.0}, ["all"]),
+    "nothing that can be stored": ("object()", None, ["result"]),
+    "a value that holds itself": ("(lambda x: x.append(x) or x)([])", None, ["result"]),
+    "not a number": ("{'loss': float('nan'), 'big': 2**70}", {"loss": {"$float": "nan"}, "big": 2**70}, []),
+    "nothing": ("None", None, []),
+}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, str]:
+    """A sweep of short jobs, each of which returns one of RESULTS, and what the sweep has said."""
+    program = Program(tmp_path_factory.mktemp("short") / "home")
+    shutil.copytree(APP, program.home, ignore=shutil.ignore_patterns("__pycache__"))
+    values = "".join(f"lambda: {value}, " for value, _, _ in RESULTS.values())
+    program.edit("import logging", "import logging\nimport numpy", file="train.py")
+    program.edit("return cfg.seed * cfg.algorithm.gain", f"return ({values})[cfg.seed]()", file="train.py")
+    done = program.sweep(f"seed=range(0,{len(RESULTS)})")
+    assert 0 == done.returncode, done.stderr
+    return program, done.stderr
+
+
+@pytest.mark.xdist_group("short")
+def test_what_a_job_returns_is_stored_or_said(swept: tuple[Program, str]) -> None:
+    """Each field is kept, or named in the job's log and in `results`: nothing is lost in silence."""
+    program, _ = swept
+    rows = program.told("results")
+    for job, (kind, (_, stored, refused)) in enumerate(RESULTS.items()):
+        body = json.loads((program.experiment / f"jobs/{job}/result.1.json").read_text())
+        assert (stored, refused) == (body["result"], list(body.get("refused", {}))), kind
+        log = (program.experiment / f"jobs/{job}/stderr.1.log").read_text()
+        assert all(f"{field} is not stored" in log for field in refused), kind
+        assert all(rows[job]["result"][field] == "not stored" for field in refused), kind
+
+
+@pytest.mark.xdist_group("short")
+def test_a_sweep_of_short_jobs_names_the_fork_server(swept: tuple[Program, str]) -> None:
+    """One line at the end says that short jobs can be forked: not of a few, of those that work for a time, or fail."""
+    program, said = swept
+    assert 1 == said.count("hydra.launcher.start_method=forkserver would run them in a third of it")
+    folder = Folder.at(str(program.experiment))
+    ends = [JobEnd(job, 1, State.COMPLETED, None, seconds=2.0) for job in range(8)]
+    failed = JobEnd(8, 1, State.FAILED, "told to raise", seconds=2.0)
+    for job in range(8):
+        os.utime(program.experiment / f"jobs/{job}/.hydra/config.yaml", (100, 100))
+        os.utime(program.experiment / f"jobs/{job}/result.1.json", (100.25, 100.25))
+    assert were_short(folder, ends)
+    assert not were_short(folder, ends[:7])
+    assert not were_short(folder, [failed, *ends])
+    assert not were_short(folder, [end._replace(seconds=1.0) for end in ends])
+    (program.experiment / "jobs/7/.hydra/config.yaml").unlink()
+    assert not were_short(folder, ends)
