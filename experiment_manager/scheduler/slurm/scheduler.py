@@ -195,8 +195,16 @@ class Slurm(Scheduler):
         return environ.get("SLURM_PROCID") or environ.get(b"SLURM_PROCID")
 
     def is_before_ranks(self, environ: Mapping[str, str]) -> bool:
-        """A batch script and the shell of `salloc` are told the tasks that their job may have."""
-        return environ.get("SLURM_PROCID") == "0" and "SLURM_STEP_ID" not in environ
+        """A batch script and the shell of `salloc` are told the tasks that their job may have.
+
+        They are in no step, or, as 26.05 tells a batch script, in one below zero.
+
+        >>> Slurm().is_before_ranks({"SLURM_PROCID": "0", "SLURM_STEP_ID": "-5"})
+        True
+        >>> Slurm().is_before_ranks({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"})
+        False
+        """
+        return environ.get("SLURM_PROCID") == "0" and environ.get("SLURM_STEP_ID", "-").startswith("-")
 
     def first_failure(self, said: str) -> str | None:
         """What `srun` says of the first task that failed by itself: those that it ended for that are Terminated.
