@@ -172,6 +172,29 @@ def test_a_file_system_that_errs_is_asked_again() -> None:
         asked_again(ask, told.append, most_s=0.2)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+def test_a_moment_without_a_disk_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: str, number: int
+) -> None:
+    """Whatever call fails once, with an error that is no answer, the result is whole, and nothing is left beside it."""
+    folder = Folder(tmp_path, "train")
+    os.makedirs(folder.job(0))
+    real, failures = getattr(os, call), [OSError(number, os.strerror(number))]
+
+    def failing(*given: Any, **named: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, failing)
+        write_result(folder, 0, 1, {"score": 7})
+    assert {"score": 7} == read_result(folder, 0, 1).value
+    assert ["result.1.json"] == os.listdir(folder.job(0))
+    assert "it is asked again" in capsys.readouterr().err
+
+
 def test_half_a_line_takes_no_other_with_it(tmp_path: Path) -> None:
     """Metrics that are logged after a line was cut short are all there."""
     folder = Folder(tmp_path, "train")

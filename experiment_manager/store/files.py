@@ -32,7 +32,9 @@ ANSWERS: Final = frozenset(
 
 Answer = TypeVar("Answer")
 
-_PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 300.0
+"""How long a job waits for a file system that errs, before what it has computed is lost."""
+
 SHORTLY_S: Final = 2.0
 """How long people wait for a file system that errs."""
 _FIRST_PAUSE_S: Final = 0.1
@@ -191,7 +193,7 @@ def private_database(path: str, *, page_bytes: int = 4096) -> Iterator["sqlite3.
 class Patience:
     """How long a file system that errs is asked again, from its first error on: with growing pauses, for minutes."""
 
-    def __init__(self, most_s: float = _PATIENCE_S) -> None:
+    def __init__(self, most_s: float = PATIENCE_S) -> None:
         try:
             seconds = float(os.environ.get(PATIENCE_VARIABLE, most_s))
         except ValueError:
@@ -207,7 +209,7 @@ class Patience:
 
 
 def asked_again(
-    ask: Callable[[], Answer], tell: Callable[[str], None] | None = None, *, most_s: float = _PATIENCE_S
+    ask: Callable[[], Answer], tell: Callable[[str], None] | None = None, *, most_s: float = PATIENCE_S
 ) -> Answer:
     """The answer of `ask`. While it raises an OSError that is none, it is asked again, and `tell` hears of it once.
 

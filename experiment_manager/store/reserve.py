@@ -11,12 +11,20 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager.store.documents import END, read_optional
-from experiment_manager.store.files import discard, json_text, sync, temporary_name, write_json
+from experiment_manager.store.files import (
+    SHORTLY_S,
+    asked_again,
+    discard,
+    json_text,
+    sync,
+    temporary_name,
+    write_json,
+)
 
 RESERVE_BYTES: Final = 8192
 
@@ -90,13 +98,21 @@ def release(path: str) -> None:
     discard(_name(path))
 
 
-def write(path: str, value: Any, *, kept_for: str | None = None) -> None:
+def write(
+    path: str,
+    value: Any,
+    *,
+    kept_for: str | None = None,
+    patience_s: float = SHORTLY_S,
+    tell: Callable[[str], None] | None = None,
+) -> None:
     """The file holds `value` as JSON, on disk for good; on a full disk in the space kept for it, or for another one.
 
-    Raises OSError.
+    A file system that errs is tried again for so long, each time with a file of its own: what has failed to reach the
+    disk once is not asked to again. `tell` hears of it. Raises OSError.
     """
     try:
-        write_json(path, value)
+        asked_again(lambda: write_json(path, value), tell, most_s=patience_s)
     except OSError as error:
         if error.errno not in FULL:
             raise

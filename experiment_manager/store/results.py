@@ -21,7 +21,7 @@ from experiment_manager.errors import FolderError, ResultError, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT_FORMAT, opened, read_json, read_object
-from experiment_manager.store.files import appearing, leave_empty, write_json
+from experiment_manager.store.files import PATIENCE_S, appearing, leave_empty, write_json
 from experiment_manager.store.layout import Folder, unwritable, writing
 from experiment_manager.text import described, message_of, one_line, tell
 
@@ -45,7 +45,7 @@ def write_result(
     folder: Folder, job_id: int, attempt: int, value: Any, *, is_fake: bool = False, told: bool = False
 ) -> None:
     """The attempt has left a result, on disk for good. `told`: the job knew that it had to stop, see
-    `policy.left_result`.
+    `policy.left_result`. A file system that errs for a while does not cost the result.
 
     Values are stored in their plain form. What has none is said, here on standard error and later by `results`, and is
     no error: the job did its work. Raises Unwritten, with what the system says of the disk.
@@ -62,7 +62,7 @@ def write_result(
         _mark(folder, job_id, attempt)
     path = folder.of_attempt(job_id, attempt, "result")
     try:
-        reserve.write(path, body)
+        reserve.write(path, body, patience_s=PATIENCE_S, tell=tell)
     except OSError as error:
         raise Unwritten(f"{path}: the result could not be written: {error.strerror or error}", error) from error
     for name, why in refused.items():

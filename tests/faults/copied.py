@@ -15,4 +15,5 @@ if __name__ == "__main__":
     command_line.serve(socket.socket(fileno=int(sys.argv[1])))
     if os.environ.get("FAULTS_INSIDE") == "1":
         injected.faults_begin()
+    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] != "-m" else "/nowhere"  # as a program
     command_line.run_copy()
