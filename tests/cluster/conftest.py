@@ -142,14 +142,15 @@ def sacct_state(
 ) -> list[tuple[str, str, str]]:
     """(JobID, State, ExitCode) of a job, or of each task of an array, once all are final and at least `rows`.
 
-    Accounting lags behind squeue by up to some seconds, and calls a task of an array by the id of the array meanwhile.
+    Accounting lags behind squeue by up to some seconds: meanwhile it calls a task of an array by the id of the array,
+    and says that a task has FAILED before it says with which exit code.
     """
     command = ["sacct", "-X", "-n", "-P", "-j", str(job_id), "-o", "JobID,State,ExitCode"]
 
     def final() -> list[tuple[str, str, str]]:
         lines = [line.split("|") for line in _output(*command).splitlines()]
         told = [(name, state, exit_code) for name, state, exit_code in lines]
-        are_final = not any(state.startswith(NOT_FINAL) for _, state, _ in told)
+        are_final = not any(row[1].startswith(NOT_FINAL) or row[1:] == ("FAILED", "0:0") for row in told)
         are_named = not is_array or all("_" in name for name, _, _ in told)
         return told if len(told) >= rows and are_final and are_named else []
 

@@ -14,7 +14,7 @@ from tests.cluster.conftest import as_user, sacct_state, shell_as_user
 from tests.test_readme import ON_SLURM, README, clone, follow, steps
 
 
-@pytest.fixture(params=["root", "alice"])
+@pytest.fixture(params=[pytest.param("root", marks=pytest.mark.heavy), "alice"])
 def user(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     as_user(name, ["true"], Path("/"))  # who is made when she is missing

@@ -67,28 +67,37 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(params=["root", "alice"])
-def original(request: pytest.FixtureRequest) -> tuple[str, Program]:
-    """The two programs of the original README in a folder of their user's."""
-    program: Program = request.getfixturevalue("alices_program" if request.param == "alice" else "program")
-    for name, text in (("define.py", DEFINE), ("python_script.py", RUNNER)):
-        (program.home / name).write_text(text)
-        (program.home / name).chmod(0o644)
-    program.experiment = program.home / "test_experiment"
-    return request.param, program
-
-
-@pytest.mark.parametrize("n_gpus", [0, 1])
-def test_programs_of_the_original_readme(original: tuple[str, Program], n_gpus: int) -> None:
+@pytest.mark.parametrize("user", ["root", "alice"])
+def test_programs_of_the_original_readme(request: pytest.FixtureRequest, user: str) -> None:
     """The jobs that pass run to their results, with the GPU that they ask for and as who has submitted them, from
     whatever folder; lines before and after the job that fail do not harm it."""
-    user, program = original
-    done = program.python("define.py", str(n_gpus))
+    program: Program = request.getfixturevalue("alices_program" if user == "alice" else "program")
+    submitted = {n_gpus: submitted_original(user, program, n_gpus) for n_gpus in (0, 1)}
+    for n_gpus, slurm_id in submitted.items():
+        program.experiment = program.home / f"{n_gpus}/test_experiment"
+        ended_original(user, program, n_gpus, slurm_id)
+
+
+def submitted_original(user: str, program: Program, n_gpus: int) -> str:
+    """The two programs of the original README lie in a folder of their user's, the first has run, and SLURM has what
+    it has written, by this id."""
+    folder = program.home / str(n_gpus)
+    assert 0 == shell_as_user(user, f"mkdir {n_gpus}", program.home).returncode
+    for name, text in (("define.py", DEFINE), ("python_script.py", RUNNER)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o644)
+    done = program.python(f"{n_gpus}/define.py", str(n_gpus))
     assert 0 == done.returncode, done.stderr
-    script = program.experiment / "slurm_scripts.sh"
+    script = folder / "test_experiment/slurm_scripts.sh"
     assert f"{script}\n" == done.stdout
     submitted = shell_as_user(user, f"cd /; sbatch --parsable {script}", program.home)
     assert 0 == submitted.returncode, submitted.stderr
+    return submitted.stdout.strip()
+
+
+def ended_original(user: str, program: Program, n_gpus: int, slurm_id: str) -> None:
+    """All that was submitted has come to its results."""
+    script = program.experiment / "slurm_scripts.sh"
     wait_until(lambda: [f"{job}.1.COMPLETED" for job in range(3)] == program.states(), 60)
     results = [row["result"]["result"] for row in program.told("results", "--selected")]
     assert 3 == len(results)
@@ -96,10 +105,10 @@ def test_programs_of_the_original_readme(original: tuple[str, Program], n_gpus: 
         assert (user, seed, [1, 10]) == (name, own_seed, nn)
         assert (gpus in {"0", "1", "2", "3"}) == bool(n_gpus)
     assert "#SBATCH --job-name=job-name-" in script.read_text()
-    log = (program.experiment / f"launches/0001/{submitted.stdout.strip()}_0.log").read_text()
+    log = (program.experiment / f"launches/0001/{slurm_id}_0.log").read_text()
     assert 3 <= log.count("command not found") <= 5
     told = program.told("submit")
-    assert [(submitted.stdout.strip(), False)] == [(array["slurm_id"], array["is_new"]) for array in told]
+    assert [(slurm_id, False)] == [(array["slurm_id"], array["is_new"]) for array in told]
 
 
 def test_first_jobs_and_lines_around_them(tmp_path: Path) -> None:
