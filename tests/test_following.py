@@ -378,7 +378,7 @@ def test_missing_results(mixed: Program) -> None:
 
 def test_aggregates_are_chosen(mixed: Program) -> None:
     """Mean, deviation, extremes, median and count, those that were named and no others."""
-    mixed.sweep("seed=1,2,6", "algorithm=DDPG", "how=well")
+    mixed.sweep("seed=1,6", "algorithm=DDPG", "how=well")
     told = mixed.told(
         "results", "--group-by", "algorithm", "--aggregate", "max,median,count", "--where", "how == 'well'"
     )

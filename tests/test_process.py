@@ -88,13 +88,13 @@ def test_launcher_of_several_processes_per_job(plain: Program, launcher: str) ->
 def test_jobs_have_no_rank_of_others(plain: Program) -> None:
     """A rank that was left in the environment reaches no job, whose results are all kept; a rank that a job has made
     itself counts, and what is not kept for it is said. submitit's question about ranks is answered with one task."""
-    done = plain.sweep("+x=1,2,inner", "+ask=1", *OURS, RANK="1", LOCAL_RANK="1", SLURM_PROCID="3")
+    done = plain.sweep("+x=1,inner", "+ask=1", *OURS, RANK="1", LOCAL_RANK="1", SLURM_PROCID="3")
     assert 0 == done.returncode, done.stderr
     assert "jobs do not get LOCAL_RANK, RANK from here" in done.stderr
-    kept, (inner,) = plain.told("results")[:2], plain.told("results")[2:]
-    assert [{"x": x, "ranks": [], "of": 1} for x in (1, 2)] == [row["result"] for row in kept]
+    kept, inner = plain.told("results")
+    assert {"x": 1, "ranks": [], "of": 1} == kept["result"]
     assert not inner["result"]
-    said = (plain.experiment / "jobs/2/stderr.1.log").read_text()
+    said = (plain.experiment / "jobs/1/stderr.1.log").read_text()
     assert "what rank 1 (RANK) returned is not kept" in said
 
 
@@ -126,10 +126,10 @@ def test_sweeps_in_a_loop_run_their_own_jobs(plain: Program) -> None:
 @pytest.mark.parametrize("launcher", ["local_pool", "basic"])
 def test_task_that_leaves_ends_itself_alone(plain: Program, launcher: str) -> None:
     """`sys.exit(0)` in a task is the end of its own job, which has completed, under other launchers, too."""
-    done = plain.sweep("+x=leave,2,3", "hydra/sweeper=experiment", f"hydra/launcher={launcher}")
+    done = plain.sweep("+x=leave,2", "hydra/sweeper=experiment", f"hydra/launcher={launcher}")
     assert 0 == done.returncode, done.stderr
-    assert ["2", "3", "leave"] == calls(plain)
-    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == plain.states()
+    assert ["2", "leave"] == calls(plain)
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == plain.states()
 
 
 def test_words_of_a_task_that_leaves_are_its_reason(plain: Program) -> None:
@@ -159,7 +159,7 @@ def test_callbacks_see_where_the_jobs_lie(program: Program) -> None:
     for launcher in ("local_pool", "basic"):
         name = f"hydra.sweeper.experiment_name={launcher}"
         callback = "+hydra.callbacks.gather._target_=gather.Gather"
-        done = program.sweep("seed=1,2", callback, f"hydra/launcher={launcher}", name, PYTHONPATH=str(program.home))
+        done = program.sweep("seed=1,2", callback, f"hydra/launcher={launcher}", name)
         assert 0 == done.returncode, done.stderr
         assert "gathered 0 1" in done.stdout
         log = program.home / f"experiments/{launcher}/jobs/0/stdout.1.log"
@@ -173,9 +173,9 @@ def test_program_need_not_allow_our_callback(plain: Program) -> None:
     """A program that allows Hydra to call nothing but its own has its jobs checked and recorded all the same."""
     text = TRAIN.replace("version_base=None, config_path=None", "config_path=None, execution_whitelist=['__main__.*']")
     (plain.home / "train.py").write_text(text)
-    done = plain.sweep("+x=1,2", *OURS)
+    done = plain.sweep("+x=1", *OURS)
     assert 0 == done.returncode, done.stderr
-    assert [1, 2] == [row["result"]["x"] for row in plain.told("results")]
+    assert [1] == [row["result"]["x"] for row in plain.told("results")]
     assert "" == (plain.experiment / "jobs/0/stderr.1.log").read_text()
 
 
@@ -183,10 +183,10 @@ def test_script_that_runs_a_script(plain: Program, tmp_path: Path) -> None:
     """Started as coverage, memray and IPython start a program, a sweep starts its jobs the same way."""
     wrapper = tmp_path / "wrap.py"
     wrapper.write_text("import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n")
-    command = [sys.executable, str(wrapper), "train.py", "-m", "+x=1,2", *OURS]
+    command = [sys.executable, str(wrapper), "train.py", "-m", "+x=1", *OURS]
     done = subprocess.run(command, cwd=plain.home, env=clean_env(), capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
-    assert ["1", "2"] == calls(plain)
+    assert ["1"] == calls(plain)
     assert f"{shlex.quote(str(wrapper))} train.py" in plain.tool("show", "0").stdout
     wrapper.rename(plain.home / "wrap.py")
     for words in ("init -q", "add wrap.py train.py"):
@@ -195,4 +195,4 @@ def test_script_that_runs_a_script(plain: Program, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=plain.home, env=clean_env(), capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
     (copy,) = plain.experiment.glob("code/*/wrap.py")
-    assert f"{shlex.quote(str(copy))} train.py" in plain.tool("show", "2").stdout
+    assert f"{shlex.quote(str(copy))} train.py" in plain.tool("show", "1").stdout

@@ -186,7 +186,7 @@ def test_jobs_that_overlap_have_gpus_of_their_own(app: Program, start_method: st
     """Two jobs at a time, four GPUs: two for each, by whatever names they have, and a later job gets what an ended one
     has left. It is said once, and recorded with the attempt."""
     method = ("hydra.launcher.n_jobs=2", f"hydra.launcher.start_method={start_method}")
-    found, said = swept(app, 4, *method, least=2, CUDA_VISIBLE_DEVICES="0,GPU-aa,2,MIG-bb,-1")
+    found, said = swept(app, 3, *method, least=2, CUDA_VISIBLE_DEVICES="0,GPU-aa,2,MIG-bb,-1")
     assert {"0,GPU-aa", "2,MIG-bb"} == {one[CUDA] for one in found[:2]} == {one[CUDA] for one in found}
     for one in found:
         others = [other for other in found if other is not one and other["began"] < one["ended"]]
@@ -209,7 +209,7 @@ def test_a_share_of_ones_own(app: Program) -> None:
     assert "4,5" == first[HIP] == second[HIP]
     assert first["ended"] <= second["began"] or second["ended"] <= first["began"]
     left = ("hydra.launcher.gpus_per_job=0", "hydra.sweeper.rerun=always", "hydra.launcher.n_jobs=2")
-    assert "GPU" not in swept(app, 2, *left, least=1, HIP_VISIBLE_DEVICES="4,5")[1]
+    assert "GPU" not in swept(app, 1, *left, least=1, HIP_VISIBLE_DEVICES="4,5")[1]
     again = app.tool(
         *("resubmit", "0,1", "--state", "completed", "--yes", "--gpus-per-job", "1"),
         **{HIP: "4,5", "LEAST": "1", "TOGETHER": str(app.home / "together")},

@@ -149,7 +149,7 @@ def test_jobs_end_well_when_the_terminal_does_not(program: Program) -> None:
     """A sweep whose terminal is gone runs all its jobs, and ends with 0; what they said is in their logs."""
     ours, theirs = pty.openpty()
     sweep = subprocess.Popen(
-        [sys.executable, "train.py", "-m", "seed=1,2,3", "hydra.launcher.n_jobs=1"],
+        [sys.executable, "train.py", "-m", "seed=1,2", "hydra.launcher.n_jobs=1"],
         cwd=program.home,
         env=clean_env(),
         stdin=theirs,
@@ -161,11 +161,11 @@ def test_jobs_end_well_when_the_terminal_does_not(program: Program) -> None:
     wait_until(lambda: b"running" in os.read(ours, 4096))
     os.close(ours)
     assert sweep.wait(60) == 0
-    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == program.states()
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
     shell = f'"$0" -m experiment_manager "$@" {program.experiment}'
     assert _shell(program, shell + " 0 2>/dev/full", "run")[0] == 0
     assert _shell(program, shell + " 1 2>&-", "run")[0] == 0
-    assert ["0.1.COMPLETED", "0.2.COMPLETED", "1.1.COMPLETED", "1.2.COMPLETED", "2.1.COMPLETED"] == program.states()
+    assert ["0.1.COMPLETED", "0.2.COMPLETED", "1.1.COMPLETED", "1.2.COMPLETED"] == program.states()
     assert _shell(program, shell + " >/dev/full", "status") == (
         1,
         "error: standard output is not complete: No space left on device\n",
