@@ -92,22 +92,23 @@ def test_filter_in_the_sweep_and_later_sees_the_same_values(app: Program) -> Non
     interpolation, in the sweep as later, and compared with nothing."""
     environment = {"SECRET": SECRET, "SIZE": "3", "PLACE": "", "TOKEN": ""}
     rule = "cfg.ten != 10 and cfg.size == '3' and cfg['label'] != ''"
-    done = app.sweep("seed=1,2,3", **environment)
+    sweep = ("seed=1,2,3", "hydra/launcher=basic")  # whose jobs need no processes of their own
+    done = app.sweep(*sweep, **environment)
     assert done.returncode == 0, done.stderr
     for where in ("cfg.ten != 10", "{cfg.ten: 10}"):
         done = app.tool("jobs", "--where", where)
         assert (2, "") == (done.returncode, done.stdout)
         assert "cfg.ten, which is ${mul:${seed},10} and cannot be resolved here" in done.stderr
-    done = app.sweep("seed=1,2,3", f'hydra.sweeper.pass_filter="{rule}"', **environment)
+    done = app.sweep(*sweep, f'hydra.sweeper.pass_filter="{rule}"', **environment)
     assert "3 jobs pass" not in done.stderr
     assert "2 jobs pass" in done.stderr
     before = (app.experiment / "manifest.sqlite").stat().st_mtime_ns
-    app.sweep("seed=1,2,3", f'hydra.sweeper.pass_filter="{rule}"', **environment)
+    app.sweep(*sweep, f'hydra.sweeper.pass_filter="{rule}"', **environment)
     assert before == (app.experiment / "manifest.sqlite").stat().st_mtime_ns
     assert [1, 2] == app.told("filter", "cfg.ten != 10", "--dry-run")["jobs"]
     assert 30 == app.told("show", "2", "--resolve")["configuration"]["ten"]
     assert SECRET.encode() not in (app.experiment / "manifest.sqlite").read_bytes()
     assert "cfg.label, which is ${oc.env:SECRET}" in app.tool("jobs", "--where", "cfg.label != ''").stderr
-    done = app.sweep("seed=1,2,3", "hydra.sweeper.pass_filter='cfg.size != 0'", SECRET=SECRET)
+    done = app.sweep(*sweep, "hydra.sweeper.pass_filter='cfg.size != 0'", SECRET=SECRET)
     assert done.returncode == 2
     assert "cfg.size, which is ${oc.env:SIZE} and cannot be resolved here" in done.stderr

@@ -34,7 +34,7 @@ def tracked(program: Program) -> Program:
 
 def test_commit_and_what_differs_from_it(tracked: Program) -> None:
     """The commit and `code.patch` give back the code that ran, wherever below the repository it was started."""
-    tracked.sweep("seed=1")
+    tracked.sweep("seed=1", "hydra/launcher=slurm_script")
     commit = git(tracked.home, "rev-parse", "HEAD").strip()
     assert (commit, False) == (launch(tracked)["git_commit"], launch(tracked)["git_dirty"])
     assert not (tracked.experiment / "launches/0001/code.patch").exists()
