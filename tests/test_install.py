@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests.conftest import APP, clean_env
 
-pytestmark = pytest.mark.xdist_group("install")  # which has one new environment for all
+pytestmark = pytest.mark.xdist_group("install")  # which has one backend for all
 ROOT = Path(__file__).parent.parent
 PLUGINS = {
     "hydra_plugins.hydra_experiment_manager.beginning:ExperimentBeginning",
@@ -23,6 +24,7 @@ PLUGINS = {
     "hydra_plugins.hydra_experiment_manager.launchers:SlurmSubmititLauncher",
     "hydra_plugins.hydra_experiment_manager.sweeper:ExperimentSweeper",
 }
+PIP = ("-m", "pip", "--disable-pip-version-check")
 SOURCES = ["experiment_manager", "hydra_plugins", "conf", "train.py", "pyproject.toml", "README.md", "LICENSE"]
 
 
@@ -40,17 +42,19 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new virtual environment with pip and nothing else."""
-    place = tmp_path_factory.mktemp("fresh") / "venv"
-    venv.create(place, with_pip=True, symlinks=True)
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what builds this package, as `build-system.requires` names it, and what that asks for to install it
+    editable."""
+    place = tmp_path_factory.mktemp("backend")
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    call(sys.executable, *PIP, "install", "--quiet", "--target", str(place), *requires, "editables", cwd=place)
     return place
 
 
 @pytest.fixture
-def python(fresh: Path, tmp_path: Path) -> str:
-    """The interpreter of a copy of the new environment."""
-    shutil.copytree(fresh, tmp_path / "venv", symlinks=True)
+def python(tmp_path: Path) -> str:
+    """The interpreter of a new virtual environment with nothing in it."""
+    venv.create(tmp_path / "venv", symlinks=True)
     return str(tmp_path / "venv/bin/python")
 
 
@@ -62,26 +66,28 @@ def call(*command: str, cwd: Path, **env: str) -> str:
     return done.stdout
 
 
-def install(python: str, how: str, sources: Path) -> None:
-    """Installs our package alone; what it needs is borrowed from this environment when the program runs."""
-    pip = (python, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check")
+def install(python: str, how: str, sources: Path, backend: Path) -> None:
+    """Installs our package alone; what it needs is borrowed from this environment when the program runs.
+
+    The wheel is built as whoever publishes it builds it: isolated, with nothing but what the package asks for.
+    """
+    pip = (sys.executable, *PIP, "--python", python, "install", "--quiet", "--no-deps")
     if how == "wheel":
         call(sys.executable, "-m", "build", "--wheel", "--outdir", str(sources / "dist"), str(sources), cwd=sources)
         (wheel,) = (sources / "dist").glob("*.whl")
         call(*pip, str(wheel), cwd=sources)
-    elif how == "editable":
-        call(*pip, "--editable", str(sources), cwd=sources)
     else:
-        call(*pip, str(sources), cwd=sources)
+        words = ["--editable"] if how == "editable" else []
+        call(*pip, "--no-build-isolation", *words, str(sources), cwd=sources, PYTHONPATH=str(backend))
 
 
 @pytest.mark.parametrize("how", ["plain", "editable", "wheel"])
-def test_hydra_finds_the_plugin(python: str, how: str, sources: Path, tmp_path: Path) -> None:
+def test_hydra_finds_the_plugin(python: str, how: str, sources: Path, backend: Path, tmp_path: Path) -> None:
     """After `pip install .`, `pip install -e .` and from a built wheel a sweep runs, with the code from that place, and
     the plugins are declared."""
     copy = tmp_path / "sources"
     shutil.copytree(sources, copy, ignore=shutil.ignore_patterns("dist"))
-    install(python, how, copy)
+    install(python, how, copy, backend)
     if how != "editable":
         shutil.rmtree(copy)
     home = tmp_path / "home"
@@ -121,9 +127,10 @@ def test_each_plugin_is_declared_and_registered_once(tmp_path: Path) -> None:
     assert sorted(PLUGINS) == sorted(known["Launcher"] + known["Sweeper"] + known["SearchPathPlugin"])
 
 
-def test_core_pulls_in_no_scientific_library(python: str, sources: Path) -> None:
+def test_core_pulls_in_no_scientific_library(python: str, sources: Path, backend: Path) -> None:
     """What pip would install for the core has neither NumPy nor pandas nor PyTorch in it."""
-    report = call(python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "-", str(sources), cwd=sources)
+    pip = (sys.executable, *PIP, "--python", python, "install", "--quiet", "--no-build-isolation")
+    report = call(*pip, "--dry-run", "--report", "-", str(sources), cwd=sources, PYTHONPATH=str(backend))
     names = {item["metadata"]["name"].lower() for item in json.loads(report)["install"]}
     assert {"hydra-core", "omegaconf", "submitit", "hydra-submitit-launcher", "typer", "rich"} <= names
     assert set() == names & {"numpy", "pandas", "torch", "matplotlib", "gymnasium", "scipy"}
