@@ -106,6 +106,9 @@ def clean_env(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
+sys.dont_write_bytecode = False  # of this process: pytest would rewrite the assertions of all tests again each time
+
+
 def pytest_configure() -> None:
     """Processes that tests start find this package compiled, also where PYTHONDONTWRITEBYTECODE keeps them from it:
     each would compile all of it again otherwise."""

@@ -12,7 +12,7 @@ from experiment_manager import Experiment
 from experiment_manager.cli.main import app
 from experiment_manager.model.records import State
 from experiment_manager.store.states import States
-from tests.conftest import Prepared, Program, clean_env
+from tests.conftest import Prepared, Program
 
 pytestmark = pytest.mark.xdist_group("cli")  # what is prepared for several tests is prepared once
 VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
@@ -231,8 +231,7 @@ def test_commands_that_are_shown_can_be_pasted(tmp_path: Path) -> None:
     ]  # fmt: skip
     said = ""
     for verb, *rest in verbs:
-        command = [sys.executable, "-m", "experiment_manager", verb, experiment.folder.path, *rest]
-        done = subprocess.run(command, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, check=False)
+        done = Program(tmp_path).python("-m", "experiment_manager", verb, experiment.folder.path, *rest)
         said += done.stdout + done.stderr
     shown = re.findall(r"`(experiment-manager .*?)`", said) + re.findall(r"unpack it with: (.*)", said)
     shown += re.findall(r"^  (experiment-manager .*)$", said, re.MULTILINE)

@@ -54,14 +54,16 @@ def is_shown(shown: str, printed: list[str]) -> bool:
 
 
 def clone(folder: Path) -> Path:
-    """The folder has what a clone has, as far as a reader needs it, and trains for a tenth of the time: that a run of
-    the default length learns is a test of tests/test_train.py."""
+    """The folder has what a clone has, as far as a reader needs it, and trains and evaluates for a tenth of the time:
+    that a run of the default length learns is a test of tests/test_train.py."""
     shutil.copy(ROOT / "train.py", folder)
     shutil.copytree(ROOT / "conf", folder / "conf")
     config = folder / "conf/config.yaml"
     text = config.read_text()
-    assert 1 == text.count("\nsteps: 10000 ")
-    config.write_text(text.replace("\nsteps: 10000 ", "\nsteps: 1050 "))
+    for name, long, short in (("steps", 10000, 1050), ("evaluation_episodes", 10, 1)):
+        assert 1 == text.count(f"\n{name}: {long} ")
+        text = text.replace(f"\n{name}: {long} ", f"\n{name}: {short} ")
+    config.write_text(text)
     return folder
 
 
