@@ -10,6 +10,7 @@ from tests.test_snapshot import AS_LAUNCHED, SNAPSHOT, Project
 def test_editing_reaches_no_queued_job(program: Program) -> None:
     """Jobs that SLURM holds while everything is edited run as launched, alone and as two ranks under `srun`."""
     project = Project(program.home.parent / "project")
+    project.make()
     ranks = "hydra.launcher.tasks_per_node=2"
     for name, settings in (("alone", ()), ("ranks", (ranks,))):
         words = ["hydra/launcher=slurm_submitit", f"hydra.sweeper.experiment_name={name}", *settings]
