@@ -13,6 +13,7 @@ import yaml
 
 from tests.conftest import Program, ProgramAfter, clean_env
 
+pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
 DRY = "hydra.sweeper.dry_run=true"
 GRID = ("algorithm=TD3,DDPG", "seed=1,2,3")
 

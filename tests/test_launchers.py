@@ -13,18 +13,18 @@ OTHERS = ["basic", "joblib", "submitit_local"]
 def test_other_launchers_keep_ids_states_and_results(program: Program, launcher: str) -> None:
     """The directory follows the id and not the position; states, results and metrics are recorded; what is done is not
     done again."""
-    arguments = ("algorithm=TD3,DDPG", "seed=1,2", f"hydra/launcher={launcher}")
-    done = program.sweep(*arguments, "hydra.sweeper.pass_filter={algorithm: DDPG}")
+    arguments = ("algorithm=DDPG", "seed=1,2,3", f"hydra/launcher={launcher}")
+    done = program.sweep(*arguments, "hydra.sweeper.pass_filter='seed > 1'")
     assert done.returncode == 0, done.stderr
-    assert ["2.1.COMPLETED", "3.1.COMPLETED"] == program.states()
+    assert ["1.1.COMPLETED", "2.1.COMPLETED"] == program.states()
     rows = {row["job"]: row for row in program.told("results")}
-    assert [{"result": 0.5}, {"result": 1.0}] == [rows[2]["result"], rows[3]["result"]]
-    assert {"loss": 1.0} == rows[3]["metrics"]
-    assert "seed: 2" in (program.experiment / "jobs/3/.hydra/config.yaml").read_text()
+    assert [{"result": 1.0}, {"result": 1.5}] == [rows[1]["result"], rows[2]["result"]]
+    assert {"loss": 1.5} == rows[2]["metrics"]
+    assert "seed: 3" in (program.experiment / "jobs/2/.hydra/config.yaml").read_text()
     done = program.sweep(*arguments, "hydra.sweep.dir=elsewhere")
     assert done.returncode == 0, done.stderr
     assert "hydra.sweep.dir=elsewhere is not used" in done.stderr
-    assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
+    assert [f"{job}.1.COMPLETED" for job in range(3)] == program.states()
     assert {"conf", "experiments"} == {path.name for path in program.home.iterdir() if path.is_dir()} - {"__pycache__"}
 
 
@@ -75,10 +75,10 @@ def test_basic_sweeper_gets_real_returns(program: Program) -> None:
     train = (program.home / "train.py").read_text()
     train = train.replace("    end_as_told", "    (job.directory / 'left').write_text(str(job.id))\n    end_as_told")
     (program.home / "train.py").write_text(train)
-    arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "seed=1,2", "hydra.sweep.dir='a sweep'")
+    arguments = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "hydra.sweep.dir='a sweep'")
     program.edit("seed: 1", "seed: 1\nhydra: {sweep: {subdir: 'no ${hydra.job.num} id ${hydra.job.id} seed ${seed}'}}")
     for _ in range(2):
-        done = program.sweep(*arguments)
+        done = program.sweep(*arguments, "seed=1,2")
         assert done.returncode == 0, done.stderr
     assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
     assert [1, 2, 1, 2] == [row["variables"]["seed"] for row in program.told("jobs")]
@@ -102,11 +102,11 @@ def test_optuna_optimises_over_our_launcher(program: Program) -> None:
     """A sweeper that draws values gets what the jobs returned, and finds the better ones with it."""
     text = (program.home / "train.py").read_text()
     (program.home / "train.py").write_text(text.replace("cfg.seed * cfg.algorithm.gain", "(cfg.tau - 3.0) ** 2"))
-    settings = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2")
+    settings = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2")
     done = program.sweep(*settings, "hydra.sweeper.sampler.seed=1", "tau=interval(0,10)", "hydra.launcher.n_jobs=2")
     assert done.returncode == 0, done.stderr
     results = [row["result"]["result"] for row in program.told("results")]
-    assert 4 == len(results)
+    assert 3 == len(results)
     assert f"Best value: {min(results)}" in done.stdout
 
 
@@ -125,7 +125,7 @@ if __name__ == "__main__":
     try:
         (jobs,) = launch(
             make_config(x=1), task, multirun=True, version_base="1.3", job_name="train",
-            overrides=["x=1,2," + sys.argv[1], "hydra/sweeper=experiment", "hydra/launcher=local_pool"],
+            overrides=["x=1," + sys.argv[1], "hydra/sweeper=experiment", "hydra/launcher=local_pool"],
         )
         print("returned", [job.return_value for job in jobs])
     finally:
@@ -141,11 +141,11 @@ def test_hydra_zen_launch_in_a_script(program: Program) -> None:
     (program.home / "code/zen.py").write_text(ZEN)
     done = program.python("code/zen.py", "3")
     assert done.returncode == 1, done.stderr
-    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.FAILED"] == program.states(), program.tool("show", "0").stdout
-    assert [{"result": 2}, {"result": 4}, {}] == [row["result"] for row in program.told("results")]
+    assert ["0.1.COMPLETED", "1.1.FAILED"] == program.states(), program.tool("show", "0").stdout
+    assert [{"result": 2}, {}] == [row["result"] for row in program.told("results")]
     assert 1 == len(list((program.experiment / "tasks").iterdir()))
     done = program.python("code/zen.py", "4")
-    assert "returned [2, 4, 8]" in done.stdout, done.stderr
+    assert "returned [2, 8]" in done.stdout, done.stderr
     assert "end of the script" not in Path(program.experiment / "jobs/0/stdout.1.log").read_text()
 
 
@@ -170,16 +170,16 @@ def test_two_mains_in_one_script(program: Program) -> None:
     """Two functions of one script never share jobs: the second is told to take an experiment of its own; where it has
     one, each job runs the function of its own sweep, and not the whole script."""
     (program.home / "train.py").write_text(TWO_MAINS)
-    done = program.sweep("seed=1,2")
+    done = program.sweep("seed=1")
     assert done.returncode == 2
     assert "belongs to train.py:first, and this sweep is of train.py:second" in done.stderr
-    assert [{"result": 1}, {"result": 1}] == [row["result"] for row in program.told("results")]
+    assert [{"result": 1}] == [row["result"] for row in program.told("results")]
     text = TWO_MAINS.replace('config_name="config")\ndef second', 'config_name="other")\ndef second')
     (program.home / "train.py").write_text(text)
     (program.home / "conf/other.yaml").write_text("defaults: [config]\nhydra: {sweeper: {experiment_name: other}}\n")
-    assert 0 == program.sweep("seed=1,2").returncode
+    assert 0 == program.sweep("seed=1").returncode
     program.experiment = program.home / "experiments" / "other"
-    assert [{"result": 2}, {"result": 2}] == [row["result"] for row in program.told("results")]
+    assert [{"result": 2}] == [row["result"] for row in program.told("results")]
 
 
 def test_programs_that_only_run_are_left_alone(program: Program) -> None:

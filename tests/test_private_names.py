@@ -38,12 +38,12 @@ for name in filter(None, [os.environ["GONE"]]):
 
 """
 GRID = (
-    *("algorithm=TD3,DDPG", "tau=0.1,0.2", r"+late=[1],['it\'s']", "~deaf"),
+    *("algorithm=TD3,DDPG", "tau=0.1", r"+late=[1],['it\'s']", "~deaf"),
     *("hydra.sweeper.pass_filter='cfg.algorithm.gain < 9'", "hydra/launcher=slurm_script"),
 )
 
 
-N_JOBS = 8
+N_JOBS = 4
 
 
 def program_without(home: Path) -> Program:
