@@ -322,6 +322,18 @@ def test_a_close_that_fails_ends_no_job(tmp_path: Path, monkeypatch: pytest.Monk
     assert b"said" == (tmp_path / "x.log").read_bytes()
 
 
+def test_a_full_disk_of_a_batch_script(program: Program) -> None:
+    """Where the script's own file takes no more, the job's exit status is still its own, and a sentence says why the
+    script has to go by something else."""
+    assert 0 == program.sweep("seed=1", "hydra/launcher=slurm_script").returncode
+    done = program.tool("run", "0", EXPERIMENT_MANAGER_STATUS_FILE="/dev/full")
+    assert (0, "") == (done.returncode, done.stdout)
+    assert done.stderr.splitlines()[-1] == (
+        "/dev/full, where the script reads how its job ended, cannot be written: No space left on device"
+    )
+    assert {"COMPLETED": 1} == program.told("status")["counts"]
+
+
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOENT, 127), (errno.EACCES, 126), (errno.EAGAIN, 1)])
 def test_exit_status_of_what_could_not_be_started(number: int, status: int) -> None:
     """127 and 126 have the meaning that shells give them; want of memory or processes is neither."""

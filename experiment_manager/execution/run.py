@@ -112,9 +112,7 @@ def main(argv: Sequence[str]) -> int:
         return refused(error)
     outcome = _run_all(folder, call.job_id or call.job or [], call)
     if status_file:
-        with open(status_file, "w") as file:  # bash's wait can lose the status when many signals come (measured)
-            again = schedulers.current_task() if outcome.is_to_requeue else None  # after the lines that follow
-            file.write(f"{outcome.status} {again.name if again else ''}\n")
+        _leave_status(status_file, outcome)
         return outcome.status
     if outcome.is_to_requeue:
         task = schedulers.current_task()
@@ -150,6 +148,18 @@ def refused(error: ExperimentManagerError) -> int:
 class _Running(NamedTuple):
     place: int  # among the jobs of the task
     gpus: tuple[int, ...]  # places among those of the task
+
+
+def _leave_status(path: str, outcome: Outcome) -> None:
+    """A batch script can read there what became of its job; bash's `wait` can lose it when many signals come
+    (measured), and is what the script goes by where the file cannot be written."""
+    again = schedulers.current_task() if outcome.is_to_requeue else None  # after the lines that follow
+    try:
+        with open(path, "w") as file:
+            file.write(f"{outcome.status} {again.name if again else ''}\n")
+    except OSError as error:
+        started = "; the task is not started again" if again else ""
+        tell(f"{path}, where the script reads how its job ended, cannot be written: {error.strerror}{started}")
 
 
 def _checked_call(argv: Sequence[str]) -> Call:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiment_manager.model.ids import format_ids
-from tests.faults.injector import FAULTS, NoCompiler, compiled
+from tests.faults.injector import FAULTS, KINDS, NoCompiler, compiled
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.trial import Laboratory, kinds_first
 
@@ -97,6 +97,20 @@ def table(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> str:
         )
         said = "; ".join(f"{promise}: {count}" for promise, count in broken.most_common()) or "0"
         lines.append(f"| {pair.scenario} | {pair.fault} | {len(calls)} | {len(found)} | {met} | {said} |")
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row], points: Mapping[Pair, Sequence[int]]) -> str:
+    """A line for each scenario, a column for each kind of fault: what was tried of how many, and violations, if any."""
+    lines = [f"| scenario | {' | '.join(KINDS)} |", f"|---|{'---:|' * len(KINDS)}"]
+    for name in dict.fromkeys(pair.scenario for pair in points):
+        cells = []
+        for faults in KINDS.values():
+            n_calls = sum(len(points.get(Pair(name, fault), ())) for fault in faults)
+            found = [row for row in rows if row["scenario"] == name and row["fault"] in faults]
+            broken = sum(bool(row["violations"]) for row in found)
+            cells.append(f"{len(found)} of {n_calls}" + (f", **{broken} broken**" if broken else "") if n_calls else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -198,7 +212,7 @@ def _run(pool: ProcessPoolExecutor, asked: argparse.Namespace, until: float) -> 
     missing = {(pair, at) for pair, calls in not_tried(earlier, points).items() for at in calls}
     tasks = [task for task in interleaved(points) if task in missing]
     rows = [*earlier, *_try_all(pool, tasks, until, asked.results, asked.workers)]
-    print(f"\n{table(rows, points)}\n")
+    print(f"\n{table(rows, points)}\n\n{summary(rows, points)}\n")
     left = not_tried(rows, points)
     n_left, n_all = sum(map(len, left.values())), sum(map(len, points.values()))
     broken = sum(bool(row["violations"]) for row in rows)

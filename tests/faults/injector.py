@@ -66,6 +66,13 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "fork-once": Fault("fail", "P", errno.EAGAIN, ("fork",)),
     "fork": Fault("fail", "P", errno.EAGAIN, ("fork",), is_from_then_on=True),
 }
+KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "kills": ("kill", "kill-all", "kill-main"),
+    "full disks": ("enospc-once", "enospc", "edquot", "short"),
+    "failing writes": ("eio-once", "eio", "erofs", "eacces", "eintr-once", "close-once", "enolck"),
+    "failing reads": ("read-eio-once", "read-eio", "read-estale-once"),
+    "failing forks": ("fork-once", "fork"),
+}
 EVERYTHING: Final = Fault("count", "WRSLP")
 _NOTHING: Final = Fault("count", "")
 _MODES: Final = ("count", "kill", "kill_all", "fail", "short")
