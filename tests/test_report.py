@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -82,27 +83,48 @@ class Study:
         return Experiment.at(self.experiment.folder.path).report(**options)
 
 
+class Tab:
+    """The one tab in which all reports are opened, and the one address that they have there: a page of another address
+    costs seconds more."""
+
+    def __init__(self, browser: "Browser", place: Path) -> None:
+        self._path = place / "report.html"
+        self.page = browser.new_page(viewport={"width": 1200, "height": 900})
+
+    def open(self, path: str, scheme: Any) -> None:
+        shutil.copy(path, self._path)
+        self.page.emulate_media(color_scheme=scheme, media="screen")
+        self.page.goto(self._path.as_uri())
+        self.page.wait_for_selector("#table tbody tr", state="attached")
+
+
+@pytest.fixture(scope="module")
+def tab(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Tab:
+    return Tab(browser, tmp_path_factory.mktemp("tab"))
+
+
 @pytest.fixture
-def opened(browser: "Browser") -> "Iterator[Callable[..., Page]]":
+def opened(tab: Tab) -> "Iterator[Callable[..., Page]]":
     """Opens a report as people do; whatever it asks of a network, and every error of its script, fails the test."""
-    contexts, errors, asked = [], [], []
+    shown, errors, asked = [], [], []
+    heard: dict[Any, Callable[[Any], None]] = {
+        "pageerror": lambda error: errors.append(str(error)),
+        "console": lambda message: errors.append(message.text) if message.type == "error" else None,
+        "request": lambda request: asked.append(request.url),
+    }
+    for event, hear in heard.items():
+        tab.page.on(event, hear)
 
     def show(path: str, scheme: Any = "light") -> "Page":
-        context = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 900})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(Path(path).as_uri())
-        page.wait_for_selector("#table tbody tr", state="attached")
-        return page
+        shown.append(path)
+        tab.open(path, scheme)
+        return tab.page
 
     yield show
-    for context in contexts:
-        context.close()
+    for event, hear in heard.items():
+        tab.page.remove_listener(event, hear)
     assert [] == errors
-    assert len(contexts) == len(asked), asked
+    assert len(shown) == len(asked), asked
 
 
 def column(page: "Page", place: int) -> list[str]:
@@ -394,7 +416,7 @@ def test_page_tells_how_a_sweep_was_launched(
     git("init", "-q")
     git("add", "train.py", "conf")
     git("commit", "-qm", "first")
-    program.sweep("seed=1,2")
+    program.sweep("seed=1,2", "hydra/launcher=slurm_script")
     done = program.tool("report", "--out", "page.html")
     path = str(program.home / "page.html")
     assert (0, f"{path}\n") == (done.returncode, done.stdout)
