@@ -43,7 +43,7 @@ from experiment_manager.store.documents import (
     read_object,
     trouble,
 )
-from experiment_manager.store.files import appearing, write_json
+from experiment_manager.store.files import appearing, clear_leftovers_beside, clear_leftovers_in, write_json
 from experiment_manager.store.launches import SETTLED, launch_numbers, of_scheduler, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.text import as_word, skipped, tell
@@ -294,6 +294,7 @@ class Sightings:
             known.update(indices)
             is_new = is_new or len(known) > before
         if is_new and self._is_known and not self._is_only_read:
+            clear_leftovers_beside(self._path)
             with suppress(OSError):  # somebody else's folder
                 write_json(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items() if known})
 
@@ -422,15 +423,17 @@ def _read(path: str) -> str | None:
 
 @contextmanager
 def _alone(folder: Folder, launch: Launch) -> Iterator[None]:
-    """Inside, nobody else submits this launch."""
+    """Inside, nobody else submits this launch, and nothing is left of those who were killed while they did."""
     from experiment_manager.store.lock import Busy, Lock
 
+    place = folder.join("launches", launch.number)
     try:
         with writing(folder.path):
-            lock = Lock(folder.join("launches", launch.number, ".submitting.lock"), wait_s=_LOCK_WAIT_S)
+            lock = Lock(os.path.join(place, ".submitting.lock"), wait_s=_LOCK_WAIT_S)
     except Busy as busy:
         raise FolderError(f"{busy.holder} submits launch {launch.number} of {folder.path}; wait for it") from busy
     try:
+        clear_leftovers_in(place)
         yield
     finally:
         lock.release()

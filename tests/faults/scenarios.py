@@ -20,6 +20,7 @@ class Scenario(NamedTuple):
     does_run: bool = True  # whether 0 says that all of its jobs have ended
     is_only_read: bool = False  # whether what it prints is what it is for
     is_submitted: bool = False  # whether jobs wait for the scheduler afterwards
+    makes_new_jobs: bool = False  # each time that it is typed
 
 
 def sweep(*words: str) -> Words:
@@ -49,7 +50,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "python": Scenario((str(PROGRAM / "python_jobs.py"),)),
     "basic": Scenario(sweep("x=1,2", "hydra/launcher=basic")),
     "joblib": Scenario(sweep("x=1,2", "hydra/launcher=joblib", _POOL)),
-    "foreign-sweeper": Scenario(sweep("x=1,2", "hydra/sweeper=basic", _POOL)),
+    "foreign-sweeper": Scenario(
+        sweep("x=1,2", "hydra/sweeper=basic", _POOL, "hydra.sweep.dir=${oc.env:FAULTS_SWEEPS}"), makes_new_jobs=True
+    ),
     "filter": Scenario(verb("filter", "x == 1"), (_ONE, sweep("x=2", _POOL)), does_run=False),
     "emit": Scenario(_SCRIPT, (_ONE,), does_run=False),
     "script": Scenario(verb("script"), (_SCRIPT,), does_run=False),
@@ -77,6 +80,7 @@ def environment(place: Path, **more: str) -> dict[str, str]:
         **kept,
         "PATH": f"{place / 'bin'}:{Path(sys.executable).parent}:{kept['PATH']}",
         "FAULTS_RUNS": str(place / "runs"),
+        "FAULTS_SWEEPS": str(place / "sweeps"),
         "FAULTS_SLURM": str(place / "home/slurm"),
         "EXPERIMENT_MANAGER_PATIENCE_S": "2",
         "PYTHONDONTWRITEBYTECODE": "1",

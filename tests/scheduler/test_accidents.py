@@ -1,6 +1,7 @@
 """What people are told, and what runs, when a scheduler refuses, stalls, forgets, repeats itself or loses jobs."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler
@@ -54,6 +56,16 @@ def test_refused(jobs: Jobs) -> None:
     wrong()
     jobs.submit()
     jobs.wait_for("COMPLETED")
+
+
+def test_killed_while_submitting(jobs: Jobs) -> None:
+    """What a killed submission has left half written goes with the next one of the launch."""
+    jobs.make({})
+    record = jobs.experiment.folder.join("launches", "0001", "submission.json")
+    left = Path(temporary_name(record).replace(f"-{os.getpid()}-", "-4194305-"))
+    left.touch()
+    jobs.submit()
+    assert (False, True) == (left.exists(), Path(record).exists())
 
 
 def test_accepted_and_not_answered(jobs: Jobs) -> None:
