@@ -1,5 +1,6 @@
 """What a planner leaves that is killed, or that the disk refuses: nothing that anybody has to mend."""
 
+import json
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import clear_leftovers_in, is_leftover, temporary_name
 from experiment_manager.store.launches import clear_leftovers, create_launch, launch_numbers
 from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.processes import this_process
 from experiment_manager.store.states import States
 
 A_DAY_S = 86_400
@@ -213,6 +215,22 @@ def test_who_looks_clears_what_killed_claims_have_left(tmp_path: Path) -> None:
     assert (True, True) == (left.exists(), written.exists())
     States(folder).table(reconcile=True)
     assert (False, True) == (left.exists(), written.exists())
+
+
+def test_who_was_killed_while_it_claimed_keeps_no_space(tmp_path: Path) -> None:
+    """An attempt that died between its anchor and its first state is LOST with a record like any other, and the space
+    that it kept is free again."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    folder, states = experiment.folder, States(experiment.folder)
+    os.makedirs(folder.job(0))
+    states.claim(0, {"launch": None})
+    os.unlink(folder.join("states", "0.1.RUNNING"))
+    Path(folder.join("states", "0.1")).write_text(json.dumps({**this_process(), "started_ticks": 1}))
+    assert 2 == len([name for name in os.listdir(folder.job(0)) if name.endswith(".reserve")])
+    assert State.LOST is states.table(reconcile=True).state(0)
+    assert ["attempt.1.json"] == os.listdir(folder.job(0))
+    assert "its supervisor is gone" in json.loads(Path(folder.of_attempt(0, 1, "attempt")).read_text())["reason"]
 
 
 def test_attempts_clear_what_earlier_ones_have_left(tmp_path: Path) -> None:

@@ -242,8 +242,9 @@ class States:
         if not self.may_write():
             return state
         try:
-            if not self.finish(job_id, attempt, state, record):
-                self.end(job_id, attempt, state)
+            is_told = self.finish(job_id, attempt, state, record)
+            if not is_told and self.end(job_id, attempt, state) is state:  # it died before it was RUNNING
+                self._endings.write(job_id, attempt, state, record)
             self._endings.clear_leftovers(job_id)
         except OSError as error:
             tell(f"what became of job {job_id} is not recorded: {self._path}: {error.strerror or error}")
