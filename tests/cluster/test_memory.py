@@ -19,7 +19,7 @@ def asked_of_the_kernel():
         _, controllers, path = line.split(":", 2)
         if controllers in ("memory", ""):
             root = Path("/sys/fs/cgroup", controllers)
-            step = next((part for part in Path(path).parents if part.name.startswith("step_")), None)
+            step = next((part for part in (Path(path), *Path(path).parents) if part.name.startswith("step_")), None)
             for name in ("memory.peak", "memory.max_usage_in_bytes"):
                 if step and (root / str(step).lstrip("/") / name).exists():
                     return int((root / str(step).lstrip("/") / name).read_text())
