@@ -121,6 +121,15 @@ def test_plain_sweep_composes_a_handful_of_times(make: Make) -> None:
     assert 5 == len(sweep.loader.composed)
 
 
+def test_sweep_of_two_is_composed_by_hydra_alone(make: Make) -> None:
+    """Where the sample would have every job of a sweep, each is composed once, and nothing beside."""
+    sweep = make("a=1,2")
+    sweep.loader.composed.clear()
+    factored = Factored(sweep.composer, Some(sweep.points))
+    assert [1, 2] == [factored.configured(point).encoded["a"] for point in [*sweep.points, *sweep.points]][:2]
+    assert [("a=1",), ("a=2",)] == sweep.loader.composed
+
+
 def test_fixed_value_costs_one_composition_per_group(make: Make) -> None:
     """Overrides of one value are in the base, which is compared with what is there without them."""
     assert 4 == make("db=one,two", "a=1,2,3", "b.x=5", "+new=1", "~b.y").n_composed()

@@ -10,7 +10,8 @@ everything else as it is. Such an override is *plain*, and only where that is ce
 All other overrides make the *combination* that Hydra composes. Those of them that set a value must not see what a plain
 one sets, nor where Hydra would have been with it: no interpolation may lie on their way. A job that cannot be composed
 from its parts is composed by Hydra, so errors are Hydra's own. A sample of the jobs is always composed the slow way,
-too; any difference sends the whole sweep down that way, with a line that says so.
+too; any difference sends the whole sweep down that way, with a line that says so. A sweep with fewer jobs than the
+sample has is composed by Hydra alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,11 @@ class Factored:
         asked for."""
         if self._is_slow:
             return
-        for point in grid.sample(_SAMPLE):
+        sample = grid.sample(_SAMPLE)
+        if len(sample) < _SAMPLE:  # these are all that there are
+            self._is_slow = True
+            return
+        for point in sample:
             try:
                 slow = self._slow(point)
             except Exception:  # whatever Hydra or a resolver raises; a filter may drop this very job
