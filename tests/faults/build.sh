@@ -18,5 +18,5 @@ if ! compiler >/dev/null && ! install_compiler; then
     echo "faults need a C compiler, and there is no cc and no gcc here, and no root and apt-get to install one" >&2
     exit 2
 fi
-"$(compiler)" -O1 -Wall -Werror -shared -fPIC -o "$target.$$" "$here/inject.c" -ldl -lpthread
+"$(compiler)" -O1 -Wall -shared -fPIC -o "$target.$$" "$here/inject.c" -ldl -lpthread
 mv "$target.$$" "$target"

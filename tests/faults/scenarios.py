@@ -36,7 +36,7 @@ def verb(name: str, *words: str) -> Words:
 _POOL: Final = "hydra.launcher.n_jobs=2"
 _ONE: Final = sweep("x=1", _POOL)
 _FAILING: Final = sweep("x=1,9", _POOL)
-_SCRIPT: Final = sweep("x=1,2", "hydra/launcher=slurm_script")
+_SCRIPT: Final = sweep("x=1", "hydra/launcher=slurm_script")
 _FAILED_ON_SLURM: Final = (sweep("x=9", "hydra/launcher=slurm_script"), verb("submit"))
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
@@ -46,7 +46,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "grow": Scenario(sweep("x=1,2", _POOL), (_ONE,)),
     "retry": Scenario(_FAILING, (_FAILING,)),
     "resubmit": Scenario(verb("resubmit", "--yes"), (_FAILING,)),
-    "run": Scenario(verb("run", "1"), (_SCRIPT,)),
+    "run": Scenario(verb("run", "0"), (_SCRIPT,)),
     "python": Scenario((str(PROGRAM / "python_jobs.py"),)),
     "basic": Scenario(sweep("x=1,2", "hydra/launcher=basic")),
     "joblib": Scenario(sweep("x=1,2", "hydra/launcher=joblib", _POOL)),
@@ -54,7 +54,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         sweep("x=1,2", "hydra/sweeper=basic", _POOL, "hydra.sweep.dir=${oc.env:FAULTS_SWEEPS}"), makes_new_jobs=True
     ),
     "filter": Scenario(verb("filter", "x == 1"), (_ONE, sweep("x=2", _POOL)), does_run=False),
-    "emit": Scenario(_SCRIPT, (_ONE,), does_run=False),
+    "emit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_script"), (_ONE,), does_run=False),
     "script": Scenario(verb("script"), (_SCRIPT,), does_run=False),
     "submit": Scenario(verb("submit"), (_SCRIPT,), does_run=False, is_submitted=True),
     "submitit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_submitit"), does_run=False, is_submitted=True),

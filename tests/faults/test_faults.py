@@ -25,8 +25,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
 
 SLICE = (
     ("script", "kill", "rename", "launches"),
-    ("script", "read-estale-once", "open", "launch.json"),
-    ("submit", "kill", "link", "slurm/jobs"),
+    ("submit", "kill", "rename", "submission.json"),
     ("run", "short", "write", "result"),
 )
 
