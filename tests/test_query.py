@@ -28,7 +28,7 @@ def test_earlier_runs_tell_nothing_of_the_last() -> None:
 
 def test_queue_tells_an_end_before_accounting() -> None:
     """What squeue shows as ended has ended so, where accounting tells of earlier runs only, or of nothing."""
-    row = "880|0|880|FAILED|NonZeroExitCode|1795379751|1:00:00|n1|root|em\n"
+    row = "880|0|880|FAILED|NonZeroExitCode|1795379751|1:00:00|n1|root|em|/h/s.sh\n"
     for accounting in (RESTARTED + BEGINS, BEGINS, "", None):
         run = told(row, accounting).run("880", 0, 3, 1795379751.5)
         assert run is not None
@@ -40,7 +40,7 @@ def test_queue_tells_an_end_before_accounting() -> None:
 
 def test_accounting_tells_more_once_it_has_caught_up() -> None:
     """Where both say the same of a run, accounting has its exit code."""
-    row = "880|0|880|FAILED|NonZeroExitCode|1795379751|1:00:00|n1|root|em\n"
+    row = "880|0|880|FAILED|NonZeroExitCode|1795379751|1:00:00|n1|root|em|/h/s.sh\n"
     caught_up = RESTARTED + "880_0|880|FAILED|9:0|1795379751|1795379752|n1|em\n"
     last, run = told(row, caught_up).last_run(0), told(row, caught_up).run("880", 0, 3, 1795379751.5)
     assert last is not None
@@ -68,7 +68,7 @@ def test_a_row_of_the_bare_id_is_of_one_task() -> None:
 def test_the_newest_submission_counts() -> None:
     """Of a script that was submitted twice the last run is that of the later one, and each attempt has its own."""
     accounting = "90_0|90|FAILED|1:0|10|11|n1|em\n101_0|101|FAILED|2:0|12|13|n1|em\n"
-    row = "90|0|90|FAILED|NonZeroExitCode|10|1:00:00|n1|root|em\n"
+    row = "90|0|90|FAILED|NonZeroExitCode|10|1:00:00|n1|root|em|/h/s.sh\n"
     last, first = told(row, accounting).last_run(0), told(row, accounting).run("90", 0, 0, 10.0)
     assert last is not None
     assert first is not None
@@ -77,14 +77,17 @@ def test_the_newest_submission_counts() -> None:
 
 def test_what_slurm_refused_is_no_job() -> None:
     """A row that squeue keeps of a refused submission says nothing, unless accounting knows the job."""
-    row = "67|0-3|67|FAILED|BadConstraints|N/A|1:00:00||root|em\n"
+    row = "67|0-3|67|FAILED|BadConstraints|N/A|1:00:00||root|em|/h/s.sh\n"
     assert not told(row).knows_anything()
     assert told(row, "67_[0-3]|67|FAILED|1:0|Unknown|10|None assigned|em\n").knows_anything()
 
 
 def test_tasks_that_were_seen() -> None:
     """All tasks that either of the two knows, split off or not; jobs of other names are others."""
-    rows = "391|0-2,4-5%2|391|PENDING|Resources|N/A|1:00:00||root|em\n391|3|392|RUNNING|None|9|1:00:00|n1|root|em\n"
+    rows = (
+        "391|0-2,4-5%2|391|PENDING|Resources|N/A|1:00:00||root|em|/h/s.sh\n"
+        "391|3|392|RUNNING|None|9|1:00:00|n1|root|em|/h/s.sh\n"
+    )
     accounting = (
         "391_7|393|COMPLETED|0:0|9|9|n1|em\n"
         "391_[8-9]|391|PENDING|0:0|Unknown|Unknown|n1|em\n"

@@ -24,3 +24,14 @@ def test_accounting_is_asked_from_before_the_launch(
     words = said.read_text().split()
     since = datetime.datetime.fromisoformat(words[words.index("-S") + 1]).replace(tzinfo=datetime.UTC)
     assert since.timestamp() < now - 3600
+
+
+def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:
+    """SLURM lets SBATCH_* overrule a script: what names a submission, and what its lines set, is put aside; people's
+    defaults for the rest stay."""
+    script = tmp_path / "slurm_scripts.sh"
+    script.write_text("#!/bin/bash\n#SBATCH --time=01:00:00\n#SBATCH --mem=4G\n#SBATCH -p long\n#SBATCH --no-requeue\n")
+    names = ("JOB_NAME", "ARRAY_INX", "EXPORT", "OUTPUT", "TIMELIMIT", "MEM_PER_CPU", "PARTITION", "REQUEUE")
+    environ = {f"SBATCH_{name}": "mine" for name in (*names, "ACCOUNT", "QOS", "GPUS_PER_NODE")}
+    left = client.submission_environment({**environ, "HOME": "/h"}, str(script))
+    assert {"SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_GPUS_PER_NODE", "HOME"} == left.keys()

@@ -21,16 +21,16 @@ from experiment_manager.scheduler.slurm.parse import (
 )
 
 SQUEUE = """\
-61|0-3|61|PENDING|BeginTime|1795378478|1-02:04:00||root|em-begin
-60|N/A|60|PENDING|JobHeldUser|N/A|1:00:00||root|em-plain
-59|1,3,5-7|59|PENDING|JobHeldUser|N/A|1:00:00||root|em-list
-58|12-198:2|58|PENDING|JobHeldUser|N/A|1:00:00||root|em-step
-57|0-2,6,8-9%4|57|PENDING|JobHeldUser|N/A|1:00:00||root|em p|x y
+61|0-3|61|PENDING|BeginTime|1795378478|1-02:04:00||root|em-begin|/home/em/slurm_scripts.sh
+60|N/A|60|PENDING|JobHeldUser|N/A|1:00:00||root|em-plain|(null)
+59|1,3,5-7|59|PENDING|JobHeldUser|N/A|1:00:00||root|em-list|(null)
+58|12-198:2|58|PENDING|JobHeldUser|N/A|1:00:00||root|em-step|(null)
+57|0-2,6,8-9%4|57|PENDING|JobHeldUser|N/A|1:00:00||root|em p|x y|/home/a|b/slurm_scripts.sh
 128|N/A|128|PENDING|JobHeldUser|N/A|1:00:00||root|em nl
-x|y
-103|0|106|PENDING|Nodes required for job are DOWN, DRAINED or reserved|N/A|UNLIMITED||root|em-preempt
-63|0|68|COMPLETING|None|1795374882|1:00:00|n1|root|em-requeue
-63|1|63|RUNNING|None|1795374882|1:00:00|n[1-2]|root|em-requeue
+x|y|(null)
+103|0|106|PENDING|Nodes required for job are DOWN, DRAINED or reserved|N/A|UNLIMITED||root|em-preempt|(null)
+63|0|68|COMPLETING|None|1795374882|1:00:00|n1|root|em-requeue|/home/em/slurm scripts.sh
+63|1|63|RUNNING|None|1795374882|1:00:00|n[1-2]|root|em-requeue|/home/em/slurm scripts.sh
 """
 RUNS = """\
 62|62|TIMEOUT|0:0|1795374878|1795374912|n1|em-timeout
@@ -75,8 +75,10 @@ def test_rows_of_squeue() -> None:
 
 
 def test_a_name_may_hold_anything() -> None:
-    """The name is the last column, and the separator in it belongs to it."""
-    assert "em p|x y" == parse_squeue(SQUEUE)[4].name
+    """The separator in a name belongs to it, and so does that in the path of a script; a command is no script."""
+    row = parse_squeue(SQUEUE)[4]
+    assert ("em p|x y", "/home/a|b/slurm_scripts.sh") == (row.name, row.script)
+    assert ("em-list", "") == (parse_squeue(SQUEUE)[2].name, parse_squeue(SQUEUE)[2].script)
     assert "em oom|srun" == runs_of(parse_sacct(RUNS), "64", None)[0].name
 
 

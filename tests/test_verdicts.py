@@ -48,6 +48,7 @@ class World:
         planned: int = 1,
         log: str = "",
         launch_of: Mapping[tuple[int, int], str] = {},
+        has_id: bool = False,
     ) -> None:
         self.attempts, self.ends = attempts, {key: dict(end) for key, end in ends.items()}
         self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
@@ -60,6 +61,7 @@ class World:
             submitted={} if submitted is None else {NAME: submitted},
             seen=lambda _name, _index: False,
             is_ours=True,
+            has_id=frozenset({NAME} if has_id else ()),
         )
 
     def anchor(self, job_id: int, number: int) -> Mapping[str, Any]:
@@ -68,18 +70,20 @@ class World:
         return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, "task": task._asdict()}
 
     def decided(self, now: float = NOW) -> LaunchVerdicts:
+        found: Mapping[str, ArrayReport] | None = None
+        if self.rows is not None:
+            found = reports([NAME], self.rows, self.runs)
+        return verdicts(self.launch, self.disk(), found, now)
+
+    def disk(self) -> Disk:
         attempts = {JobId(job_id): dict(numbers) for job_id, numbers in self.attempts.items()}
-        disk = Disk(
+        return Disk(
             table=StateTable(attempts, ()),
             anchor=self.anchor,
             end=lambda job_id, number: self.ends.get((job_id, number), {}),
             end_in_log=lambda _task: State.TIMEOUT if "TIME LIMIT" in self.log else None,
             last_words=lambda _task: self.log,
         )
-        found: Mapping[str, ArrayReport] | None = None
-        if self.rows is not None:
-            found = reports([NAME], self.rows, self.runs)
-        return verdicts(self.launch, disk, found, now)
 
     def apply(self, decided: LaunchVerdicts) -> None:
         """What `reconcile` writes, into this world."""
@@ -256,6 +260,20 @@ CASES: list[tuple[str, World, list[tuple[str, Any]]]] = [
 def test_cases(world: World, expected: list[tuple[str, Any]]) -> None:
     """What is decided in each situation that was seen on real clusters."""
     assert expected == states_of(world)
+
+
+@pytest.mark.parametrize("runs", [[], None], ids=["history", "no history"])
+def test_absence_alone_ends_nothing(runs: list[Run] | None) -> None:
+    """What is not among the names that were asked for waits, and runs, until its array itself was asked for."""
+    world = World({1: {1: State.RUNNING}}, rows=[], runs=runs, has_id=True)
+    decided = world.decided()
+    assert {NAME} == decided.absent
+    assert {JobId(0), JobId(2), JobId(3)} == {found.job_id for found in decided.verdicts if isinstance(found, Waits)}
+    assert decided.is_open
+    assert not any(isinstance(found, NeverBegan | Ended) for found in decided.verdicts)
+    final = verdicts(world.launch, world.disk(), {NAME: reports([NAME], [], runs)[NAME].as_final()}, NOW)
+    assert not final.absent
+    assert {JobId(0), JobId(2), JobId(3)} == {found.job_id for found in final.verdicts if isinstance(found, NeverBegan)}
 
 
 def test_the_history_is_given_time() -> None:

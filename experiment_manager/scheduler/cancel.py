@@ -4,14 +4,14 @@ supervisor, and those that run elsewhere by a request in the folder."""
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, reconciled
+from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks
 from experiment_manager.store import processes
 from experiment_manager.store.endings import LOOKS, ask_to_end, mark_of, withdraw
 from experiment_manager.store.files import number_in
@@ -111,18 +111,25 @@ def _refuse_shared(
 
 
 def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str]) -> None:
-    """What had not begun is recorded as CANCELLED: SLURM, for one, keeps no trace of it (measured)."""
+    """What had not begun, and the scheduler has no more, is recorded as CANCELLED: SLURM, for one, keeps no trace of it
+    (measured), and whoever asked later could only say that it is LOST."""
     waiting = dict(unbegun)
     deadline = time.monotonic() + _ACTS_WITHIN_S
     while waiting and time.monotonic() < deadline:
-        table = reconciled(folder)
-        for job_id, number in list(waiting.items()):
-            queued = table.queued.get(JobId(job_id))
-            if queued is not None and queued.task is not None:
-                continue  # the scheduler still has it
-            del waiting[job_id]
-            if table.last(job_id).number == number:  # nobody has recorded it yet
+        for job_id in _gone(folder, waiting):
+            number = waiting.pop(job_id)
+            if States(folder).table(reconcile=False).last(JobId(job_id)).number == number:  # else it began, or is told
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
                 about = {"scheduler": handed_to[job_id]} if job_id in handed_to else {}
                 States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)
         time.sleep(_LOOK_S if waiting else 0)
+
+
+def _gone(folder: Folder, waiting: Iterable[int]) -> list[int]:
+    """Those of the jobs that no scheduler has in a task any more; none while one does not answer."""
+    try:
+        tasks = active_tasks(folder, States(folder).table(reconcile=False), is_needed=False)
+    except SchedulerError:
+        return []
+    there = {job_id for jobs in tasks.values() for job_id in jobs}
+    return [job_id for job_id in waiting if job_id not in there]

@@ -43,6 +43,7 @@ class QueueRow(NamedTuple):
     start: float | None  # epoch seconds; an estimate while it waits
     user: str
     node: str = ""
+    script: str = ""  # the path that it was submitted with, as far as that is told
 
     def names_task(self, index: int) -> str:
         """How the scheduler's commands name one of its tasks: `12_7`."""
@@ -199,6 +200,15 @@ class Scheduler(ABC):
     @abstractmethod
     def history(self, names: Iterable[str], since: float) -> Sequence[Run] | None:
         """The runs, since then, of the arrays of these names; None where no history is kept."""
+
+    def one_array(self, array: str, since: float) -> tuple[Sequence[QueueRow], Sequence[Run] | None] | None:
+        """The rows of the queue and the runs in the history of one array, asked for by the id that it got: a task that
+        is in neither is gone. None where `queue` and `history` tell all that there is."""
+        return None
+
+    def script_of(self, array: str) -> str | None:
+        """The text of the script that an array was submitted with; None where that is not told."""
+        return None
 
     @abstractmethod
     def cancel(self, tasks: Iterable[tuple[str, int]]) -> None:

@@ -8,6 +8,8 @@ only, or show the new one as a part of the whole array that waits (measured on S
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from experiment_manager.errors import (
@@ -17,10 +19,10 @@ from experiment_manager.errors import (
     SchedulerError,
     UnreadableLaunch,
 )
-from experiment_manager.model.records import Launch, State
+from experiment_manager.model.records import JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
-from experiment_manager.scheduler.submission import LaunchedArray, Sightings, Submission, launched_arrays
+from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Scheduler
+from experiment_manager.scheduler.submission import ArrayNames, LaunchedArray, Sightings, Submission, launched_arrays
 from experiment_manager.store.launches import (
     launch_numbers,
     planned_attempts,
@@ -36,9 +38,10 @@ from experiment_manager.text import skipped, tell
 class ArrayReport:
     """What a scheduler says about one array, by its name: it may have been submitted more than once."""
 
-    def __init__(self, rows: Iterable[QueueRow], runs: Iterable[Run] | None) -> None:
-        """`rows` and `runs` are those of the array alone; None: no history is kept."""
-        self.has_history = runs is not None
+    def __init__(self, rows: Iterable[QueueRow], runs: Iterable[Run] | None, *, is_by_id: bool = False) -> None:
+        """`rows` and `runs` are those of the array alone; None: no history is kept. `is_by_id` tells that the scheduler
+        was asked for the array itself, so that what is in neither is there no more."""
+        self.has_history, self.is_by_id = runs is not None, is_by_id
         self._of_task: dict[tuple[str, int], list[Run]] = defaultdict(list)
         self._of_many: dict[str, list[Run]] = defaultdict(list)
         for run in runs or ():
@@ -49,11 +52,19 @@ class ArrayReport:
         self._arrays = sorted({array for array, _ in self._of_task} | set(self._of_many), key=_order)
         self._rows_of_one: dict[int, list[QueueRow]] = defaultdict(list)
         self._rows_of_many: list[QueueRow] = []
+        self.ids = set(self._arrays)
         for row in rows:
+            self.ids.add(row.array)
             if row.indices is not None and len(row.indices) == 1:
                 self._rows_of_one[next(iter(row.indices))].append(row)
             elif row.indices is not None:
                 self._rows_of_many.append(row)
+
+    def as_final(self) -> "ArrayReport":
+        """The same, of a scheduler that has nothing more to say about the array."""
+        found = copy(self)
+        found.is_by_id = True
+        return found
 
     def knows_anything(self) -> bool:
         return bool(self._arrays or self._rows_of_one or self._rows_of_many)
@@ -142,10 +153,19 @@ class OpenLaunch(NamedTuple):
     planned: Mapping[int, int]  # job -> the number of its first attempt in this launch
     submission: Submission
     sightings: Sightings
+    folders: Sequence[str]  # where its scripts lie
+    running: Mapping[str, str]  # the names of arrays that have running jobs, by their ids
 
     @property
     def names(self) -> list[str]:
         return [array.name for array in self.arrays]
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The names of arrays by the scheduler's ids, as far as these are known."""
+        seen = {array: name for name in self.names for array in self.sightings.ids(name)}
+        submitted = {self.submission.array_id(name): name for name in self.names}
+        return {**self.running, **seen, **{array: name for array, name in submitted.items() if array is not None}}
 
 
 class Answer(NamedTuple):
@@ -166,31 +186,58 @@ class Answer(NamedTuple):
         return found if len(found) == len(opened.arrays) else None
 
 
-def running_records(states: States, table: StateTable) -> list[Mapping[str, Any]]:
-    """Who runs what is RUNNING: a script may have been submitted by somebody else than its author."""
-    return [
-        states.anchor(table, job_id, number)
+def asked_by_id(opened: OpenLaunch, said: Mapping[str, ArrayReport], names: Iterable[str]) -> Mapping[str, ArrayReport]:
+    """What a scheduler has said about the arrays of a launch, and now says about those of these names, as it is asked
+    for them by their ids; of those that it does not answer about, what it has said."""
+    scheduler, since = schedulers.named(opened.scheduler), float(opened.launch.record["time"])
+    found = dict(said)
+    for name in names:
+        ids = [array for array, known in opened.ids.items() if known == name]
+        try:
+            answers = [scheduler.one_array(array, since) for array in ids]
+        except SchedulerError:  # it has answered the question about all: what waits there goes on waiting
+            continue
+        told = [answer for answer in answers if answer is not None]
+        if len(told) < len(answers):
+            found[name] = said[name].as_final()
+            continue
+        rows = [row for queue, _ in told for row in queue]
+        runs = [run for _, history in told for run in history or ()]
+        has_history = all(history is not None for _, history in told)
+        found[name] = ArrayReport(rows, runs if has_history else None, is_by_id=True)
+    return found
+
+
+def running_records(states: States, table: StateTable) -> dict[JobId, Mapping[str, Any]]:
+    """Who runs what is RUNNING, by the job: a script may have been submitted by somebody else than its author."""
+    return {
+        job_id: states.anchor(table, job_id, number)
         for job_id, numbers in table.attempts.items()
         for number, state in numbers.items()
         if state is State.RUNNING
-    ]
+    }
 
 
 def open_launches(
-    folder: Folder, running: Sequence[Mapping[str, Any]] = (), *, is_to_act: bool = False
+    folder: Folder, running: Mapping[JobId, Mapping[str, Any]] = MappingProxyType({}), *, is_to_act: bool = False
 ) -> tuple[list[OpenLaunch], set[str]]:
     """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them.
 
     One that cannot be read is named and left out; where jobs are going to be started, it raises UnreadableLaunch.
     """
-    launched = {str(record.get("launch")) for record in running if scheduler_in(record)}
+    tasks = {job_id: task for job_id, record in running.items() if (task := task_in(record)) is not None}
+    launched: dict[str, dict[JobId, Task]] = {
+        str(record.get("launch")): {} for record in running.values() if scheduler_in(record)
+    }
+    for job_id, task in tasks.items():
+        launched.get(str(running[job_id].get("launch")), {})[job_id] = task
     found = list(_unsettled(folder, launched, is_to_act=is_to_act))
-    users = {task.user for task in map(task_in, running) if task is not None and task.user is not None}
+    users = {task.user for task in tasks.values() if task.user is not None}
     return found, users | {str(opened.launch.record["user"]) for opened in found}
 
 
-def _unsettled(folder: Folder, running: set[str], *, is_to_act: bool) -> Iterable[OpenLaunch]:
-    open_ones = running.union(unsettled_numbers(folder))
+def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, is_to_act: bool) -> Iterable[OpenLaunch]:
+    open_ones = {*unsettled_numbers(folder), *running}
     for number in launch_numbers(folder, open_ones):
         try:
             launch = read_launch(folder, number)
@@ -198,7 +245,9 @@ def _unsettled(folder: Folder, running: set[str], *, is_to_act: bool) -> Iterabl
             if name is not None and arrays:
                 submission = Submission(folder, launch, is_to_act=is_to_act)
                 sightings = Sightings(folder, launch, is_to_act=is_to_act)
-                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings)
+                folders = (folder.path, folder.join("launches", number))
+                ids = _ids_of(arrays, running.get(number, {}))
+                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings, folders, ids)
             else:
                 settle(folder, number)  # no scheduler runs it: its record has been read for the last time
         except UnreadableLaunch as error:
@@ -212,6 +261,15 @@ def _unsettled(folder: Folder, running: set[str], *, is_to_act: bool) -> Iterabl
             skipped(str(error))
         except JobRefused:  # whoever made its folder was ended before its record: nothing was handed over
             continue
+
+
+def _ids_of(arrays: Sequence[LaunchedArray], running: Mapping[JobId, Task]) -> dict[str, str]:
+    """The names of the arrays that have running jobs, by the ids that their tasks have found."""
+    found: dict[str, str] = {}
+    for array in arrays if running else ():
+        of_array = set(array.jobs) & running.keys()
+        found |= {running[JobId(job_id)].array or running[JobId(job_id)].id: array.name for job_id in of_array}
+    return found
 
 
 def ask(launches: Sequence[OpenLaunch], users: Iterable[str]) -> Answer:
@@ -229,7 +287,8 @@ def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -
         scheduler = schedulers.named(name)
         if not scheduler.is_available():
             return {}
-        rows = scheduler.queue(users)
+        known = names_known(scheduler, launches)
+        rows = known.rows(scheduler.queue(users))
         runs = scheduler.history(names, min(float(opened.launch.record["time"]) for opened in launches))
     except OptionsError as error:
         tell(f"{error}. What it runs is shown as it was last known")
@@ -237,7 +296,15 @@ def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -
     except SchedulerError as error:
         tell(f"{scheduler.label} cannot be asked: {error}. What it runs is shown as it was last known")
         return {}
-    return reports(names, rows, runs)
+    return reports(names, rows, None if runs is None else known.runs(runs))
+
+
+def names_known(scheduler: Scheduler, launches: Iterable[OpenLaunch]) -> ArrayNames:
+    """By which names the arrays of these launches of a scheduler are known."""
+    mine = [opened for opened in launches if opened.scheduler == scheduler.name]
+    names = [name for opened in mine for name in opened.names]
+    folders = {path for opened in mine for path in opened.folders}
+    return ArrayNames(scheduler, folders, names, {key: name for opened in mine for key, name in opened.ids.items()})
 
 
 def ask_about(folders: Iterable[Folder]) -> Answer:

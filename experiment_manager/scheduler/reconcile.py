@@ -19,6 +19,8 @@ from experiment_manager.scheduler.query import (
     Answer,
     OpenLaunch,
     ask,
+    asked_by_id,
+    names_known,
     open_launches,
     running_records,
 )
@@ -85,9 +87,14 @@ def _decided(
     reports = answer.about(opened)
     if reports is not None:
         by_hand = [name for name in opened.names if opened.submission.array_id(name) is None]
-        opened.sightings.add({name: reports[name].indices() for name in by_hand})
-    disk = _disk(folder, states, table, opened, end)
-    return verdicts(_tracked(opened), disk, reports, time.time()), reports is not None
+        opened.sightings.add(
+            {name: reports[name].indices() for name in by_hand}, {name: reports[name].ids for name in by_hand}
+        )
+    launch, disk = _tracked(opened), _disk(folder, states, table, opened, end)
+    found = verdicts(launch, disk, reports, time.time())
+    if found.absent and reports is not None:  # absence alone tells nothing of what may still begin
+        found = verdicts(launch, disk, asked_by_id(opened, reports, found.absent), time.time())
+    return found, reports is not None
 
 
 def _tracked(opened: OpenLaunch) -> TrackedLaunch:
@@ -99,6 +106,7 @@ def _tracked(opened: OpenLaunch) -> TrackedLaunch:
         planned=opened.planned,
         submitted={name: submission.submitted(name) for name in opened.names if submission.array_id(name) is not None},
         seen=opened.sightings.has,
+        has_id=frozenset(opened.ids.values()),
         is_ours=os.geteuid() == 0 or opened.launch.record["user"] == user_name(),
     )
 
@@ -246,7 +254,7 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
             continue
         arrays = [array for opened in launches if opened.scheduler == name for array in opened.arrays]
         tasks = {array.name: dict(array.tasks()) for array in arrays}
-        for row in scheduler.queue(users):
+        for row in names_known(scheduler, launches).rows(scheduler.queue(users)):
             if row.name in tasks and row.phase is not Phase.ENDED:
                 for index in row.indices or ():
                     found[ActiveTask(name, row.array, index)] = tasks[row.name].get(index, ())

@@ -3,6 +3,7 @@
 launches/0001/launch.json        "slurm": {"arrays": [{name, script, jobs, pack, indexed, throttle, after, options}]}
 launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}}
 launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand
+launches/0001/seen_arrays.json   the ids of the arrays that these are tasks of
 launches/0001/slurm_scripts.sh   the script as it was written, and then as it was submitted
 
 A submission can fail and yet have been taken, and it can be killed. So before each one the intent is on disk, under a
@@ -17,8 +18,9 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import (
@@ -33,7 +35,7 @@ from experiment_manager.model.ids import format_ids, parse_ids
 from experiment_manager.model.records import Launch
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import Phase, Scheduler, Send
+from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Scheduler, Send
 from experiment_manager.store.documents import (
     IDS,
     SUBMISSION,
@@ -105,12 +107,16 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
     arrays = launched_arrays(launch)
     with _alone(folder, launch), writing(folder.path):
         submission = Submission(folder, launch)
-        there = _look_up(scheduler, launch, [array for array in arrays if submission.array_id(array.name) is None])
+        there = _look_up(
+            folder, scheduler, launch, [array for array in arrays if submission.array_id(array.name) is None]
+        )
         done: list[Submitted] = []
         for array in arrays:
             script, is_edited = _script(folder, launch, array)
             slurm_id = submission.array_id(array.name)
-            if slurm_id is None and (array.name in there or _turns_up(scheduler, launch, array, submission, there)):
+            if slurm_id is None and (
+                array.name in there or _turns_up(folder, scheduler, launch, array, submission, there)
+            ):
                 slurm_id = there[array.name]
                 submission.note(
                     array.name, **{f"{scheduler.name}_id": slurm_id}, submitted=float(launch.record["time"])
@@ -118,7 +124,7 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
             is_new = slurm_id is None
             if slurm_id is None:
                 after = None if array.after is None else done[array.after].slurm_id
-                slurm_id = _send(scheduler, launch, array, submission, script, after, send)
+                slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
             done.append(Submitted(array.name, slurm_id, script, is_new, is_edited))
     return done
 
@@ -254,6 +260,48 @@ def script_paths(folder: Folder, launch: Launch, array: LaunchedArray) -> tuple[
     return folder.join(array.script), folder.join("launches", launch.number, array.script)
 
 
+class ArrayNames:
+    """By which of our names the arrays of a scheduler are known, whatever they are called there: people, their
+    environment (`SBATCH_JOB_NAME`) and sites rename jobs.
+
+    An array of which we know the id is known by that; one that was submitted from a folder of ours, by the name that
+    stands in its script.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        folders: Iterable[str],
+        names: Iterable[str],
+        ids: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`ids` has the names of arrays by the scheduler's ids, as far as these are known."""
+        self._scheduler, self._names, self._ids = scheduler, frozenset(names), dict(ids)
+        self._folders = {os.path.realpath(folder) for folder in folders}
+        self._others: set[str] = set()
+
+    def rows(self, rows: Iterable[QueueRow]) -> list[QueueRow]:
+        """The rows of the queue, those of our arrays with our names."""
+        return [row if row.name in self._names else row._replace(name=self._name(row)) for row in rows]
+
+    def runs(self, runs: Iterable[Run]) -> list[Run]:
+        """The same of the runs in the history."""
+        return [
+            run if run.name in self._names else run._replace(name=self._ids.get(run.array, run.name)) for run in runs
+        ]
+
+    def _name(self, row: QueueRow) -> str:
+        is_candidate = row.indices is not None and os.path.realpath(os.path.dirname(row.script)) in self._folders
+        if is_candidate and row.array not in self._ids and row.array not in self._others:
+            text = self._scheduler.script_of(row.array) or ""
+            name = next((name for name in re.findall(r"[\w-]+", text) if name in self._names), None)
+            if name is None:
+                self._others.add(row.array)
+            else:
+                self._ids[row.array] = name
+        return self._ids.get(row.array, row.name)
+
+
 def stale_scripts(folder: Folder, kept: Iterable[str]) -> list[str]:
     """Scripts of earlier launches that lie beside the newest ones, and could be submitted by mistake."""
     names = set(os.listdir(folder.path)) - set(kept)
@@ -261,12 +309,14 @@ def stale_scripts(folder: Folder, kept: Iterable[str]) -> list[str]:
 
 
 class Sightings:
-    """The indices that were seen, by the name of their array. What cannot be read is named, and stays as it is; where
-    something is going to be handed over, it raises UnreadableLaunch."""
+    """The indices that were seen, by the name of their array, and the ids of those arrays. What cannot be read is
+    named, and stays as it is; where something is going to be handed over, it raises UnreadableLaunch."""
 
     def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
         self._path = folder.join("launches", launch.number, "seen.json")
+        self._ids_path = folder.join("launches", launch.number, "seen_arrays.json")
         self._seen: dict[str, set[int]] = {}
+        self._ids: dict[str, set[str]] = {}
         self._is_known = True
         self._is_only_read = folder.is_only_read
         try:
@@ -274,6 +324,7 @@ class Sightings:
             if wrong := trouble(body, dict.fromkeys(body, IDS), required=list(body)):
                 raise UnreadableRecord(self._path, wrong)
             self._seen = {name: set(parse_ids(text)) for name, text in body.items()}
+            self._ids = self._read_ids()
         except FileNotFoundError:
             return
         except UnreadableRecord as error:
@@ -282,11 +333,26 @@ class Sightings:
             self._is_known = False
             skipped(str(error))
 
+    def _read_ids(self) -> dict[str, set[str]]:
+        try:
+            body = read_object(self._ids_path, {})
+        except FileNotFoundError:  # written by an older version, which went by names alone
+            return {}
+        for ids in body.values():
+            if not isinstance(ids, list) or not all(isinstance(array, str) for array in ids):
+                raise UnreadableRecord(self._ids_path, "it does not map names to lists of ids")
+        return {name: set(ids) for name, ids in body.items()}
+
     def has(self, name: str, index: int) -> bool:
         return index in self._seen.get(name, ())
 
-    def add(self, found: Mapping[str, Iterable[int]]) -> None:
-        """These were seen now; the file changes only when they are new."""
+    def ids(self, name: str) -> Collection[str]:
+        """The scheduler's ids of the arrays of this name that were seen."""
+        return self._ids.get(name, ())
+
+    def add(self, found: Mapping[str, Iterable[int]], ids: Mapping[str, Iterable[str]]) -> None:
+        """These tasks and arrays were seen now; the files change only when some are new."""
+        self._add_ids(ids)  # before the tasks: of what is known to be submitted it is known, too, as what
         is_new = False
         for name, indices in found.items():
             known = self._seen.setdefault(name, set())
@@ -297,6 +363,15 @@ class Sightings:
             clear_leftovers_beside(self._path)
             with suppress(OSError):  # somebody else's folder
                 write_json(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items() if known})
+
+    def _add_ids(self, ids: Mapping[str, Iterable[str]]) -> None:
+        before = {name: set(known) for name, known in self._ids.items()}
+        for name, arrays in ids.items():
+            self._ids[name] = self._ids.get(name, set()) | set(arrays)
+        self._ids = {name: known for name, known in self._ids.items() if known}
+        if self._ids != before and self._is_known and not self._is_only_read:
+            with suppress(OSError):
+                write_json(self._ids_path, {name: sorted(known) for name, known in self._ids.items()})
 
 
 def _about(script: str, error: SchedulerError) -> SchedulerError:
@@ -311,6 +386,7 @@ def _scheduler(launch: Launch) -> Scheduler:
 
 
 def _send(
+    folder: Folder,
     scheduler: Scheduler,
     launch: Launch,
     array: LaunchedArray,
@@ -334,7 +410,7 @@ def _send(
         submission.note(array.name, doubtful_until=until)
         found = None
         with suppress(SchedulerError):  # what was said first is what counts
-            found = _wait_for(scheduler, launch, array, until)
+            found = _wait_for(folder, scheduler, launch, array, until)
         if found is None:
             raise SchedulerError(
                 f"{error}. Whether {array.name} was submitted is not known yet; type `experiment-manager submit` again "
@@ -348,7 +424,12 @@ def _send(
 
 
 def _turns_up(
-    scheduler: Scheduler, launch: Launch, array: LaunchedArray, submission: Submission, there: dict[str, str]
+    folder: Folder,
+    scheduler: Scheduler,
+    launch: Launch,
+    array: LaunchedArray,
+    submission: Submission,
+    there: dict[str, str],
 ) -> bool:
     """Whether an array that somebody has begun to submit turns up at the scheduler in time; then it is in `there`."""
     until = submission.doubtful_until(array.name)
@@ -360,18 +441,18 @@ def _turns_up(
             f"the submission of {array.name} was interrupted: waiting up to {seconds:.0f} s to see whether it goes on"
         )
         tell(said)
-    found = _wait_for(scheduler, launch, array, time.time() + seconds)
+    found = _wait_for(folder, scheduler, launch, array, time.time() + seconds)
     if found is not None:
         there[array.name] = found
     return found is not None
 
 
-def _wait_for(scheduler: Scheduler, launch: Launch, array: LaunchedArray, until: float) -> str | None:
+def _wait_for(folder: Folder, scheduler: Scheduler, launch: Launch, array: LaunchedArray, until: float) -> str | None:
     """The id of an array that may be there; None when it answers and has not heard of it until then."""
     answers_since: float | None = None
     while True:
         try:
-            found = _look_up(scheduler, launch, [array])
+            found = _look_up(folder, scheduler, launch, [array])
         except SchedulerError:
             if time.time() >= until:
                 raise
@@ -382,7 +463,7 @@ def _wait_for(scheduler: Scheduler, launch: Launch, array: LaunchedArray, until:
         time.sleep(_LOOK_AGAIN_S)
 
 
-def _look_up(scheduler: Scheduler, launch: Launch, arrays: Sequence[LaunchedArray]) -> dict[str, str]:
+def _look_up(folder: Folder, scheduler: Scheduler, launch: Launch, arrays: Sequence[LaunchedArray]) -> dict[str, str]:
     """The scheduler's ids of those arrays that it knows, in its queue or in its history, by name."""
     if not arrays:
         return {}
@@ -391,7 +472,8 @@ def _look_up(scheduler: Scheduler, launch: Launch, arrays: Sequence[LaunchedArra
     for run in scheduler.history(names, float(launch.record["time"])) or ():
         if run.name in names:
             found.setdefault(run.name, run.array)
-    for row in scheduler.queue({str(launch.record["user"]), user_name()}):
+    known = ArrayNames(scheduler, [folder.path, folder.join("launches", launch.number)], names)
+    for row in known.rows(scheduler.queue({str(launch.record["user"]), user_name()})):
         if row.name in names and (row.phase is not Phase.ENDED or row.name not in found):
             found[row.name] = row.array
     return {name: found[name] for name in names if name in found}

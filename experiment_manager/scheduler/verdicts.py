@@ -75,6 +75,7 @@ class LaunchVerdicts(NamedTuple):
 
     verdicts: Sequence[Verdict]
     is_open: bool
+    absent: frozenset[str] = frozenset()  # arrays to ask for by their ids: nothing is known of a task of theirs
 
 
 class TrackedLaunch(NamedTuple):
@@ -87,6 +88,7 @@ class TrackedLaunch(NamedTuple):
     submitted: Mapping[str, float]  # by name, when the arrays were submitted that are known to be
     seen: Callable[[str, int], bool]  # whether a task, by name and index, was seen at the scheduler
     is_ours: bool  # whether the scheduler would surely tell us of its jobs: a cluster may show people only their own
+    has_id: frozenset[str] = frozenset()  # the names of the arrays that the scheduler can be asked for by their ids
 
 
 class Disk(NamedTuple):
@@ -125,6 +127,7 @@ class _Decision:
         self._launch, self._disk, self._reports, self._now = launch, disk, reports, now
         self._found: list[Verdict] = []
         self._is_open = False
+        self._absent: set[str] = set()
 
     def made(self) -> LaunchVerdicts:
         for array in self._launch.arrays:
@@ -132,14 +135,14 @@ class _Decision:
             for index, jobs in array.tasks():
                 for job_id in jobs:
                     self._decide(array, index, JobId(job_id), report)
-        return LaunchVerdicts(self._found, self._is_open)
+        return LaunchVerdicts(self._found, self._is_open, frozenset(self._absent))
 
     def _decide(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         last = self._disk.table.last(job_id)
         if last.number < self._launch.planned[job_id]:
             self._not_begun(array, index, job_id, report)
         elif last.state is State.RUNNING:
-            self._counts_as_running(index, job_id, last.number, report)
+            self._counts_as_running(array, index, job_id, last.number, report)
         elif last.state is not State.COMPLETED:
             self._ended(index, job_id, last, report)
 
@@ -156,10 +159,18 @@ class _Decision:
             self._is_open = True  # nobody has submitted it yet
         elif report is None or not (report.knows_anything() or self._launch.is_ours):
             self._waits_unseen(job_id, _LAST_KNOWN)
-        elif run is not None or self._now - submitted < CATCHES_UP_S:
+        elif run is not None or self._now - submitted < CATCHES_UP_S or self._is_only_absent(array, report):
             self._waits_unseen(job_id, "submitted")
         else:
             self._vanished(array, job_id, report)
+
+    def _is_only_absent(self, array: LaunchedArray, report: ArrayReport) -> bool:
+        """Whether nothing is known of a task because the scheduler was asked for the names of arrays, or for people,
+        alone: somebody may have renamed it, or it was never allowed to begin. It can be asked for the array itself."""
+        if report.is_by_id or array.name not in self._launch.has_id:
+            return False
+        self._absent.add(array.name)
+        return True
 
     def _submitted_at(self, array: LaunchedArray, index: int) -> float | None:
         """When a task was submitted, as far as we know or have seen it; None when it was not."""
@@ -206,7 +217,9 @@ class _Decision:
         node = f" on {run.node}" if run.node else ""
         return f"{self._launch.label}: {run.word}{code}{node}"
 
-    def _counts_as_running(self, index: int, job_id: JobId, number: int, report: ArrayReport | None) -> None:
+    def _counts_as_running(
+        self, array: LaunchedArray, index: int, job_id: JobId, number: int, report: ArrayReport | None
+    ) -> None:
         """An attempt that counts as RUNNING runs, or the scheduler tells how it ended."""
         anchor = self._disk.anchor(job_id, number)
         if anchor.get("launch") != self._launch.number or not scheduler_in(anchor):
@@ -222,6 +235,8 @@ class _Decision:
             self._found.append(Runs(job_id, active.word.lower(), active.names_task(index)))
             return
         end = self._end_of(index, anchor, report)
+        if active is None and (end is None or end[1] == self._forgotten) and self._is_only_absent(array, report):
+            return
         if end is None and active is None:
             return  # the history has not caught up
         is_back = active is not None and (end is None or end[0] is State.LOST)  # more than nobody knows

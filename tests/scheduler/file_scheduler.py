@@ -101,6 +101,7 @@ class FileScheduler(Scheduler):
             raise SchedulerError(f"refused: {words}", words=words)
         self.require()
         about = json.loads(Path(script).read_text())
+        about |= {"script": script, "text": json.dumps(about), "name": faults.get("renames", about["name"])}
         number = next(number for number in range(1, 10**6) if self._made(self.root / str(number)))
         write_json(
             str(self.root / str(number) / "array.json"),
@@ -154,7 +155,16 @@ class FileScheduler(Scheduler):
             return None  # the queue forgets soon
         end = State(last["word"]) if phase is Phase.ENDED else None
         tasks = RangeSet([range(index, index + 1)])
-        return QueueRow(about["name"], array, tasks, phase, end, last["word"], "Priority", last["start"], about["user"])
+        name, start, user, script = about["name"], last["start"], about["user"], about["script"]
+        return QueueRow(name, array, tasks, phase, end, last["word"], "Priority", start, user, script=script)
+
+    def one_array(self, array: str, since: float) -> tuple[Sequence[QueueRow], Sequence[Run] | None] | None:
+        rows = [row for row in self.queue(()) if row.array == array]
+        runs = self.history({about["name"] for _, about in self._arrays()}, since)
+        return rows, None if runs is None else [run for run in runs if run.array == array]
+
+    def script_of(self, array: str) -> str | None:
+        return str(dict(self._arrays())[array]["text"])
 
     def history(self, names: Iterable[str], since: float) -> Sequence[Run] | None:
         faults, wanted = self._answer(), set(names)

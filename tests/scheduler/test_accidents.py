@@ -82,6 +82,44 @@ def test_accepted_and_not_answered(jobs: Jobs) -> None:
     assert ["1"] == [array for array, _ in FileScheduler()._arrays()]
 
 
+@pytest.mark.parametrize("has_history", [True, False])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_renamed(jobs: Jobs, *, by_hand: bool, has_history: bool) -> None:
+    """An array that bears another name than we gave it is ours: it waits, is not submitted again, can be cancelled, and
+    is followed to its end, however long ago it was submitted, and whoever did that."""
+    jobs.seconds = 40
+    jobs.make({"seconds": 180.0}, {"seconds": 180.0})
+    hold = FileScheduler().root / "hold"
+    hold.touch()
+    wrong(renames="mine", no_history=not has_history)
+    if by_hand:
+        FileScheduler().submit(jobs.experiment.folder.join("slurm_scripts.sh"))
+        assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
+    else:
+        jobs.submit()
+        long_ago(jobs)
+    assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
+    assert [False] == [again.is_new for again in jobs.submit()]
+    long_ago(jobs)
+    assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
+    assert [1] == jobs.cancel(1)
+    hold.unlink()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert {0: "RUNNING", 1: "CANCELLED"} == jobs.states()
+    order(jobs, 0, "NODE_FAIL")
+    jobs.wait_until(lambda: jobs.attempts()[0][0] == "NODE_FAIL", lambda: str(jobs.attempts()))
+    assert ["CANCELLED"] == jobs.attempts()[1]
+
+
+def long_ago(jobs: Jobs) -> None:
+    """The launch was submitted so long ago that a history has caught up."""
+    path = Path(jobs.experiment.folder.path, "launches/0001/submission.json")
+    body = json.loads(path.read_text())
+    for about in body["arrays"].values():
+        about["submitted"] -= 1000.0
+    path.write_text(json.dumps(body))
+
+
 def test_stalls(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
     """A scheduler that does not answer is no reason to call anything ended, waiting or failed: people are told."""
     begun(jobs, {"seconds": 180.0}, {"seconds": 180.0})

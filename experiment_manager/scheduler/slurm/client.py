@@ -25,6 +25,7 @@ from experiment_manager.scheduler.slurm.parse import (
     parse_sacct,
     parse_squeue,
 )
+from experiment_manager.store.documents import content
 from experiment_manager.store.processes import dying_with_us
 
 ORDER_S: Final = 60.0
@@ -40,6 +41,28 @@ _CLOCKS_DISAGREE_S: Final = 86_400.0
 
 _OF_A_JOB: Final = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_")
 _OF_THE_CLUSTER: Final = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})
+_IDENTIFY: Final = ("array", "error", "export", "input", "job-name", "open-mode", "output", "signal", "wait")
+_EXCLUSIVE: Final = (
+    frozenset({"mem", "mem-per-cpu", "mem-per-gpu"}),
+    frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gres"}),
+    frozenset({"requeue", "no-requeue"}),
+)
+"""Options of which one may be set, or that say of the same thing something else."""
+_VARIABLES: Final = {"array": "ARRAY_INX", "mem": "MEM_PER_NODE", "time": "TIMELIMIT"}
+"""The variables of sbatch that are not called like their options."""
+_SHORT: Final = {
+    "A": "account",
+    "C": "constraint",
+    "G": "gpus",
+    "J": "job-name",
+    "a": "array",
+    "e": "error",
+    "i": "input",
+    "o": "output",
+    "p": "partition",
+    "q": "qos",
+    "t": "time",
+}
 _CHANGE_ANSWERS: Final = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_", "SLURM_TIME_FORMAT")
 _ASKED_WITH: Final = {"LC_ALL": "C", "TZ": "UTC0", "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "%s"}
 
@@ -54,6 +77,7 @@ _DOUBTFUL: Final = re.compile(
     r"|Connection reset|Broken pipe|Transport endpoint|Insane message length",
     re.IGNORECASE,
 )
+_NO_SUCH_JOB: Final = re.compile(r"invalid job id", re.IGNORECASE)
 _NO_ACCOUNTING: Final = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 
 _ABSENT: Final = "{} is not on the path here; run this on a login node of the cluster"
@@ -106,6 +130,29 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name in _OF_THE_CLUSTER or not name.startswith(left_out)}
 
 
+def submission_environment(environ: Mapping[str, str], script: str) -> dict[str, str]:
+    """What `sbatch` is given for a script: SLURM lets its variables overrule the lines of the script, so those are left
+    out that name what a line sets, and those that would give the job another name, other tasks or other logs.
+
+    People's defaults for what the script leaves open, as SBATCH_ACCOUNT, stay.
+    """
+    given = set(_IDENTIFY)
+    for option in _options_in(script):
+        given |= next((group for group in _EXCLUSIVE if option in group), {option})
+    names = {f"SBATCH_{_VARIABLES.get(option, option.upper().replace('-', '_'))}" for option in given}
+    return {name: value for name, value in clean_environment(environ).items() if name not in names}
+
+
+def _options_in(script: str) -> set[str]:
+    """The options that the lines of a script set, by their long names."""
+    try:
+        text = content(script).decode(errors="replace")
+    except OSError:  # sbatch will say so
+        return set()
+    found = re.findall(r"^#SBATCH\s+(?:--([a-z-]+)|-([a-zA-Z]))", text, re.MULTILINE)
+    return {long or _SHORT.get(short, short) for long, short in found}
+
+
 def is_available() -> bool:
     """Whether SLURM's commands are on the path here."""
     return all(shutil.which(command) for command in ("sbatch", "squeue"))
@@ -123,7 +170,7 @@ def sbatch(script: str, *arguments: str, seconds: float = ORDER_S) -> str:
     Raises SlurmError; where it is doubtful the job may have been submitted nevertheless.
     """
     command = ["sbatch", "--parsable", *arguments, script]
-    done = _run(command, seconds=seconds, env=clean_environment(os.environ), is_order=True)
+    done = _run(command, seconds=seconds, env=submission_environment(os.environ, script), is_order=True)
     ids = re.findall(r"^(\d+)(?:;\S*)?\s*$", done.stdout, re.MULTILINE)
     if not ids:
         said = _cleaned(done.stdout + done.stderr) or "nothing"
@@ -138,7 +185,7 @@ def sbatch(script: str, *arguments: str, seconds: float = ORDER_S) -> str:
 def test_only(script: str, *arguments: str) -> str:
     """What SLURM would do with the script, in its own words; nothing is submitted. SlurmError when it would refuse."""
     command = ["sbatch", "--test-only", *arguments, script]
-    return _run(command, seconds=_QUESTION_S, env=clean_environment(os.environ)).stderr.strip()
+    return _run(command, seconds=_QUESTION_S, env=submission_environment(os.environ, script)).stderr.strip()
 
 
 def squeue(users: Iterable[str]) -> list[QueueRow]:
@@ -152,26 +199,56 @@ def squeue(users: Iterable[str]) -> list[QueueRow]:
     return [row for row in rows if not is_refused(row)]
 
 
+def squeue_of(array: str) -> list[QueueRow]:
+    """What the controller has of one array, whoever has submitted it and whatever it is called. Raises SlurmError."""
+    try:
+        return parse_squeue(_ask("squeue", "-h", "-j", array, "-t", "all", "-o", SQUEUE_FORMAT))
+    except SlurmError as error:
+        if _NO_SUCH_JOB.search(error.words):
+            return []
+        raise
+
+
+def batch_script(array: str) -> str | None:
+    """The script of an array that waits or runs, as it was submitted; None where SLURM does not tell people this."""
+    try:
+        return _ask("scontrol", "write", "batch_script", array, "-", seconds=_SMALL_QUESTION_S)
+    except SlurmError:
+        return None
+
+
+def sacct_of(array: str, since: float) -> list[Run] | None:
+    """What accounting knows of one array, as `sacct` tells it of those of a name. Jobs that were never allowed to begin
+    are in it, too."""
+    return _sacct(since, ["-j", array])
+
+
 def sacct(names: Iterable[str], since: float) -> list[Run] | None:
     """What accounting knows of all jobs with these names since then; None on a cluster without accounting.
 
     Raises SlurmError when it could not be asked. One call, unless there are thousands of names. Jobs of others are
     asked for, too, which the cluster may decline; jobs that may not begin yet, held or delayed, are never in it.
     """
-    begin = min(since, time.time()) - _CLOCKS_DISAGREE_S  # a start that lies in the future is refused
-    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(begin))  # UTC, as the call's TZ says
-    fixed = ("-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT)
-    if shutil.which("sacct") is None:
-        return None
     runs: list[Run] = []
     for batch in _batches(sorted(set(names)), most=_MAX_NAME_BYTES, most_bytes=_MAX_NAME_BYTES):
-        try:
-            runs += parse_sacct(_ask("sacct", *fixed, "--name", ",".join(batch)))
-        except SlurmError as error:
-            if _NO_ACCOUNTING.search(error.words):
-                return None
-            raise
+        found = _sacct(since, ["--name", ",".join(batch)])
+        if found is None:
+            return None
+        runs += found
     return runs
+
+
+def _sacct(since: float, which: Sequence[str]) -> list[Run] | None:
+    begin = min(since, time.time()) - _CLOCKS_DISAGREE_S  # a start that lies in the future is refused
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(begin))  # UTC, as the call's TZ says
+    if shutil.which("sacct") is None:
+        return None
+    try:
+        return parse_sacct(_ask("sacct", "-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT, *which))
+    except SlurmError as error:
+        if _NO_ACCOUNTING.search(error.words):
+            return None
+        raise
 
 
 def scancel(targets: Sequence[str]) -> None:

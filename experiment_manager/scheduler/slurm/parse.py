@@ -12,8 +12,8 @@ from experiment_manager.model.ids import RangeSet
 from experiment_manager.model.records import State
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 
-SQUEUE_FORMAT: Final = "%F|%K|%A|%T|%r|%S|%l|%N|%u|%j"
-"""The columns that `parse_squeue` reads. The name is last because it may hold anything."""
+SQUEUE_FORMAT: Final = "%F|%K|%A|%T|%r|%S|%l|%N|%u|%j|%o"
+"""The columns that `parse_squeue` reads. The name and the script are last because they may hold anything."""
 
 SACCT_FORMAT: Final = "JobID,JobIDRaw,State,ExitCode,Start,End,NodeList,JobName"
 """The columns that `parse_sacct` reads, likewise."""
@@ -56,16 +56,17 @@ _END_IN_LOG: Final = re.compile(
 def parse_squeue(text: str) -> list[QueueRow]:
     """The rows of squeue, asked with SQUEUE_FORMAT.
 
-    >>> row, = parse_squeue("57|0-2,6,8-9%4|57|PENDING|JobHeldUser|N/A|1:00:00||root|em p|x y")
-    >>> list(row.indices or ()), row.phase, row.start, row.name
-    ([0, 1, 2, 6, 8, 9], <Phase.WAITING: 'waiting'>, None, 'em p|x y')
+    >>> row, = parse_squeue("57|0-2,6,8-9%4|57|PENDING|JobHeldUser|N/A|1:00:00||root|em p|x y|/x|y/slurm_scripts.sh")
+    >>> list(row.indices or ()), row.phase, row.start, row.name, row.script
+    ([0, 1, 2, 6, 8, 9], <Phase.WAITING: 'waiting'>, None, 'em p|x y', '/x|y/slurm_scripts.sh')
     """
     rows = []
     for line in text.splitlines():
         columns = line.split("|", 9)
         if len(columns) < 10 or not columns[0].isdigit():
             continue  # a name with a line break in it goes on here
-        array, indices, _job_id, word, reason, start, _time_limit, nodes, user, name = columns
+        array, indices, _job_id, word, reason, start, _time_limit, nodes, user, rest = columns
+        name, script = _name_and_script(rest)
         rows.append(
             QueueRow(
                 name=name,
@@ -78,9 +79,16 @@ def parse_squeue(text: str) -> list[QueueRow]:
                 start=parse_time(start),
                 user=user,
                 node=nodes,
+                script=script,
             )
         )
     return rows
+
+
+def _name_and_script(text: str) -> tuple[str, str]:
+    """A script has the whole path; of what was no script, SLURM shows the command, or `(null)`."""
+    match = re.fullmatch(r"(.*?)\|(/.*)", text)
+    return (match[1], match[2]) if match else (text.rpartition("|")[0], "")
 
 
 def parse_sacct(text: str) -> list[Run]:

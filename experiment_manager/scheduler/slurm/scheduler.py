@@ -98,6 +98,16 @@ class Slurm(Scheduler):
 
         return client.sacct(names, since)
 
+    def one_array(self, array: str, since: float) -> tuple[Sequence[QueueRow], Sequence[Run] | None] | None:
+        from experiment_manager.scheduler.slurm import client
+
+        return client.squeue_of(array), client.sacct_of(array, since)
+
+    def script_of(self, array: str) -> str | None:
+        from experiment_manager.scheduler.slurm import client
+
+        return client.batch_script(array)
+
     def cancel(self, tasks: Iterable[tuple[str, int]]) -> None:
         from experiment_manager.scheduler.slurm import client
 

@@ -39,7 +39,7 @@ class ScriptExecutor(SlurmExecutor):
             os.makedirs(first, exist_ok=True)
         said = io.StringIO()
         try:
-            with _submission_environment(), redirect_stderr(said):
+            with _submission_environment(self._script), redirect_stderr(said):
                 job: Any = self._submit_command(self._submitit_command_str)
         except FailedJobError as error:
             cause = error.__cause__
@@ -66,10 +66,10 @@ def send_with(folder: str) -> Send:
 
 
 @contextmanager
-def _submission_environment() -> Iterator[None]:
+def _submission_environment(script: str) -> Iterator[None]:
     """Inside, this process has the environment that a submission inherits; submitit hands on its own."""
     before = dict(os.environ)
-    clean = client.clean_environment(before)
+    clean = client.submission_environment(before, script)
     for name in before.keys() - clean.keys():
         del os.environ[name]
     try:
