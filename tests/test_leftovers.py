@@ -1,5 +1,6 @@
 """What a planner leaves that is killed, or that the disk refuses: nothing that anybody has to mend."""
 
+import errno
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,27 @@ def test_a_file_that_is_made_again_clears_its_own_leftovers(tmp_path: Path) -> N
             left.touch()
         make(str(path))
         assert (False, True, True) == (mine.exists(), other.exists(), path.exists())
+
+
+def test_archive_of_a_folder_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be looked at is never taken for what is not there: no archive lacks the manifest or the jobs because
+    a file system erred, and none replaces another."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    lstat, path = os.lstat, tmp_path / "x.tar.gz"
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0")
+    for stale in (str(path), experiment.folder.manifest, experiment.folder.join("jobs")):
+
+        def failing(name: Any, *, stale: str = stale, **given: Any) -> os.stat_result:
+            if name == stale:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+            return lstat(name, **given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "lstat", failing)
+            with pytest.raises(FolderError, match="cannot be read: Stale file handle"):
+                experiment.archive(str(path))
+        assert [] == [name for name in os.listdir(tmp_path) if "tar" in name]
 
 
 def test_launch_without_a_record_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

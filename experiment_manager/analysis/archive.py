@@ -16,7 +16,7 @@ from typing import Final
 
 from experiment_manager.errors import FolderError
 from experiment_manager.execution.command import has_own_place, place_of
-from experiment_manager.store.files import appearing, below, clear_leftovers_beside, is_temporary
+from experiment_manager.store.files import appearing, below, clear_leftovers_beside, is_temporary, is_there
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
@@ -38,7 +38,7 @@ def archive(folder: Folder, path: str, table: StateTable, *, logs: bool = False,
     What cannot be read, and what leads out of the experiment, is named on standard error and left out. Raises
     FolderError when the file is there already, or cannot be written.
     """
-    if os.path.exists(path):
+    if is_there(path):
         raise FolderError(f"{path} is there already; choose another name with --out, or remove it")
     clear_leftovers_beside(path)
     with writing(path), appearing(path) as temporary, tarfile.open(temporary, "x:gz", compresslevel=6) as file:
@@ -57,7 +57,7 @@ def archive(folder: Folder, path: str, table: StateTable, *, logs: bool = False,
 
 def _name_what_lies_elsewhere(folder: Folder) -> None:
     """People are told of jobs whose files are not in the folder, since another sweeper had a place of its own."""
-    if not os.path.exists(folder.manifest):
+    if not is_there(folder.manifest):
         return
     with Manifest(folder) as manifest:
         places = [place_of(folder, job).directory for job in manifest.jobs() if has_own_place(job)]
@@ -76,9 +76,9 @@ class _Packing:
 
     def names(self) -> Iterator[str]:
         """The files to pack but for the states, relative to the folder, sorted in each."""
-        yield from (name for name in _TOP if os.path.lexists(self._folder.join(name)))
+        yield from (name for name in _TOP if is_there(self._folder.join(name)))
         for part in (*_WHOLE, "jobs"):
-            if os.path.lexists(self._folder.join(part)):
+            if is_there(self._folder.join(part)):
                 yield from self._below(part)
 
     def _below(self, place: str) -> Iterator[str]:

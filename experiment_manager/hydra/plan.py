@@ -29,6 +29,7 @@ from experiment_manager.model.records import Entry, Job, JobId, Recipe
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.code import CodeCopy, read_code
+from experiment_manager.store.files import is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.states import StateTable
@@ -98,7 +99,7 @@ class Known:
         self._jobs: dict[int, tuple[str | None, int | None]] = {}  # fingerprint, number of the recipe
         self._by_identity: dict[str, tuple[int, ...]] = {}
         if folder.is_experiment():
-            if not os.path.exists(folder.manifest):
+            if not is_there(folder.manifest):
                 raise FolderError(
                     f"{folder.path} holds an experiment of the original library ({folder.original_config}); take it "
                     "over with Experiment.load(...).save(), or give the sweep another name with "

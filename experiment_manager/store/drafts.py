@@ -1,6 +1,5 @@
 """The jobs of an experiment as a Python program defines them: drafts of new ones, on top of those in the manifest."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from experiment_manager.model.grid import variables_identity
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.documents import MOST_RESULT_BYTES, read_json
+from experiment_manager.store.files import is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
 from experiment_manager.store.manifest_editor import editing, until_published
@@ -54,7 +54,7 @@ class JobDrafts:
         Raises FolderError where there is no experiment, ManifestError where it is damaged.
         """
         folder.require()
-        if os.path.exists(folder.manifest):
+        if is_there(folder.manifest):
             with Manifest(folder) as manifest:
                 return cls(folder, manifest.variables, is_loaded=True)
         names, jobs = _read_original(folder)
@@ -131,7 +131,7 @@ class JobDrafts:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _has_manifest(self) -> bool:
-        return os.path.exists(self._folder.manifest)
+        return is_there(self._folder.manifest)
 
     def _is_on_top(self) -> bool:
         """Whether the jobs of the manifest are jobs of this program, too, and not only those that it has added."""

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from experiment_manager.errors import FolderError
 from experiment_manager.model.codec import is_number
 from experiment_manager.store.processes import is_alive, this_process
 
@@ -225,6 +226,20 @@ def asked_again(
             if is_first and tell is not None:
                 tell(f"{error.filename or 'a file'} cannot be reached: {error.strerror or error}; it is asked again")
         time.sleep(pause)
+
+
+def is_there(path: str) -> bool:
+    """Whether something bears that name: what cannot be looked at is never taken for what is not there.
+
+    A file system that errs is asked again for a moment; FolderError when it cannot tell. `os.path.exists` says False.
+    """
+    try:
+        asked_again(lambda: os.lstat(path), most_s=SHORTLY_S)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
+    return True
 
 
 def database_uri(path: str) -> str:

@@ -22,7 +22,15 @@ from experiment_manager.model import codec, configurations
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Job, Recipe
-from experiment_manager.store.files import appearing, discard, make_read_only, private_database, sync, temporary_name
+from experiment_manager.store.files import (
+    appearing,
+    discard,
+    is_there,
+    make_read_only,
+    private_database,
+    sync,
+    temporary_name,
+)
 from experiment_manager.store.layout import LOCK_WAIT_S, Folder
 from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
 
@@ -204,7 +212,7 @@ def editing(folder: Folder, base: int | None = None) -> Iterator[ManifestEditor]
     base = newest(folder) if base is None else base
     number = max([base, *_published(folder)]) + 1
     temporary = temporary_name(folder.manifest)
-    is_first = not os.path.exists(folder.manifest)
+    is_first = not is_there(folder.manifest)
     try:
         if not is_first:
             Manifest(folder).close()  # a damaged or newer one is not copied

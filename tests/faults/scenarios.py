@@ -20,6 +20,7 @@ class Scenario(NamedTuple):
     does_run: bool = True  # whether 0 says that all of its jobs have ended
     is_only_read: bool = False  # whether what it prints is what it is for
     is_submitted: bool = False  # whether jobs wait for the scheduler afterwards
+    is_done_once: bool = False  # whether it refuses to do again what was done
     makes_new_jobs: bool = False  # each time that it is typed
 
 
@@ -62,7 +63,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "submit-again": Scenario(
         verb("submit"), (*_FAILED_ON_SLURM, verb("resubmit", "--yes")), does_run=False, is_submitted=True
     ),
-    "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False),
+    "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False, is_done_once=True),
     "report": Scenario(verb("report", "--out", "report.html"), (_ONE,), does_run=False),
     "status": Scenario(verb("status"), (_FAILING,), does_run=False, is_only_read=True),
     "results": Scenario(verb("results"), (_FAILING,), does_run=False, is_only_read=True),

@@ -95,7 +95,7 @@ class Laboratory:
         wrong += seen
         if scenario.does_run and done.status == 0 and first and usual.told and first.states != usual.told.states:
             wrong.append(Violation("exit status 0 means that all is done", f"{first.states}: {done.err[-400:]}"))
-        again = self._again(scenario, usual, wrong)
+        again = () if scenario.is_done_once and done.status == 0 else self._again(scenario, usual, wrong)
         wrong += self._in_the_end(scenario, usual, disk)
         return Trial(name, fault_name, at, done.fired, done.status, done.err[-800:], again, tuple(wrong))
 
