@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from experiment_manager.hydra.launchers import _value
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.store.layout import Folder
 from tests.conftest import Program, wait_until
 
 OTHERS = ["basic", "joblib", "submitit_local"]
@@ -188,3 +191,10 @@ def test_programs_that_only_run_are_left_alone(program: Program) -> None:
     assert done.returncode == 0, done.stderr
     assert not program.experiment.exists()
     assert [".hydra", "train.log"] == sorted(path.name for path in (program.home / "out").iterdir())
+
+
+def test_a_job_that_has_not_begun_has_no_log(tmp_path: Path) -> None:
+    """Another sweeper is told of it in words that name no file that is not there."""
+    folder = Folder(tmp_path, "train")
+    value, error = _value(folder, Attempt(JobId(3), 0, State.PENDING))
+    assert (None, f"job 3 of {folder.path} has not begun; the lines above say why") == (value, str(error))

@@ -370,6 +370,8 @@ def _job_return(folder: Folder, job_id: int, master: DictConfig) -> JobReturn:
 def _value(folder: Folder, last: Attempt) -> tuple[Any, JobFailed | None]:
     """The value that the attempt returned; or the exception for a job that has not completed."""
     job_id, number = last.job_id, last.number
+    if number == 0:
+        return None, JobFailed(f"job {job_id} of {folder.path} has not begun; the lines above say why")
     result = read_result(folder, job_id, number)
     if last.state is State.COMPLETED and not result.refused:
         return result.value, None

@@ -21,7 +21,7 @@ class Scenario(NamedTuple):
     is_only_read: bool = False  # whether what it prints is what it is for
     is_submitted: bool = False  # whether jobs wait for the scheduler afterwards
     is_done_once: bool = False  # whether it refuses to do again what was done
-    makes_new_jobs: bool = False  # each time that it is typed
+    makes_new_jobs: bool = False  # each time that it is typed, as Hydra's sweeper, whose words are Hydra's, too
 
 
 def sweep(*words: str) -> Words:
