@@ -68,7 +68,7 @@ HISTORY = {
 def test_the_history(lines: dict[str, str]) -> None:
     """sacct tells of each run how it ended, those of one task in their order; what has not ended has no end.
 
-    20.11 forgets a run that is taken back within a second, as those here were.
+    20.11 mostly forgets a run that is taken back seconds after it began, as those here were.
     """
     kept = slice(1 if " 20.11." in lines["sinfo -V"] else 0, None)
     runs = parse_sacct(of(lines, "sacct -a"))
