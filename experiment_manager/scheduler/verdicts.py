@@ -2,7 +2,8 @@
 and nothing is written here.
 
 What is recorded as ended is never overridden, but for CANCELLED and NODE_FAIL that whoever recorded it has marked as
-"ask the scheduler". Unknown is not failed: where nobody could be asked, or the scheduler has not caught up, jobs stay
+"ask the scheduler": a task that was started again ends its earlier run so when it claims its job first
+(`States.claim`). Unknown is not failed: where nobody could be asked, or the scheduler has not caught up, jobs stay
 what they were.
 """
 
