@@ -176,7 +176,7 @@ def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:
 
 
 def json_saver(path: str, results: Any) -> None:
-    """Results as JSON, with tags for what JSON lacks (see codec). `Experiment` offers this pair and the others by name."""
+    """Results as JSON, with tags for what JSON lacks (see codec). `Experiment` offers each of these pairs by name."""
     with writing(path):
         write_json(path, codec.encode(results, "results"))
 
