@@ -300,13 +300,13 @@ class Runner:
             running.process.send_signal(signal.SIGTERM)
 
     def _kill_all(self, running: Running) -> None:
-        """A node that is lost takes all processes of its task along, those of the job in sessions of their own, too."""
+        """A node that is lost takes all processes of its task along, those of the job in sessions of their own, and
+        none of another queue's, whose arrays have the same numbers."""
+        ours = {f"{ROOT}={self.path.parent}".encode(), f"FILE_TASK={self._task_of(running)}".encode()}
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
-                if f"FILE_TASK={self.path.name}:".encode() in path.read_bytes():
-                    found = re.search(rb"FILE_TASK=([^\0]+)", path.read_bytes())
-                    if found and found[1].decode() == self._task_of(running):
-                        os.kill(int(path.parent.name), signal.SIGKILL)
+                if ours <= set(path.read_bytes().split(b"\0")):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
     def _task_of(self, running: Running) -> str:
         index = next(index for index, one in self.running.items() if one is running)
