@@ -132,7 +132,8 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def submission_environment(environ: Mapping[str, str], script: str) -> dict[str, str]:
     """What `sbatch` is given for a script: SLURM lets its variables overrule the lines of the script, so those are left
-    out that name what a line sets, and those that would give the job another name, other tasks or other logs.
+    out that name what a line sets, and those that would give the job another name, other tasks, other logs, other
+    signals, or less of this environment (SBATCH_EXPORT).
 
     People's defaults for what the script leaves open, as SBATCH_ACCOUNT, stay.
     """
