@@ -21,8 +21,9 @@ demo: $(STAMP)  ## six jobs of a real experiment, their states, and mean and dev
 	$(BIN)/experiment-manager results experiments/train
 	$(BIN)/experiment-manager results experiments/train --group-by algorithm
 
+# Three workers for two processors: the one that has the cluster waits for SLURM most of the time.
 test: $(STAMP)  ## everything that is tested, on real processes, files and, where root can start one, a real SLURM cluster
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 faults: $(STAMP)  ## every fault at every call of every scenario, and a table: make faults MINUTES=60 SCENARIOS=sweep FAULTS=kill
 	$(BIN)/python -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
