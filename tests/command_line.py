@@ -199,11 +199,16 @@ def import_all() -> None:
 
 
 def _compose_once() -> None:
-    """What Hydra imports, compiles and learns of its grammar when it composes is there; what it notes is forgotten."""
-    from hydra import compose, initialize_config_dir
+    """What Hydra imports, compiles and learns of its grammar when it composes is there; what it notes is forgotten.
+
+    Not since 1.4, where plugins add their configs to what would be forgotten as they are imported, which is once.
+    """
+    from hydra import __version__, compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.singleton import Singleton
 
+    if __version__ >= "1.4":
+        return
     before = Singleton.get_state()
     swept = ["seed=1,2", "tau=range(1,3)", "text=choice('a b',c)", "hydra.sweeper.pass_filter={seed: [1]}"]
     with initialize_config_dir(str(Path(__file__).parent / "app" / "conf"), version_base=None):
