@@ -3,9 +3,9 @@
 Nothing is written: no folder is made, no lock is taken, and what is found out about jobs meanwhile is recorded nowhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +26,7 @@ MOST_SHOWN: Final = 5
 """Jobs that are named with their variables."""
 
 _MISSING: Final = "???"
+_INTERPOLATES: Final = "${"
 _NO_OPTION: Final = ("_target_", "_recursive_", "_convert_", "experiment_name", "experiment_path")
 
 
@@ -46,7 +47,7 @@ def dry_run(asked: Asked) -> DryRun:
         to_run = frozenset(planned.to_run)
         n_new, is_changed, first = 0, False, list[Change]()
         unreadable: dict[str, JobId] = {}
-        same_for_all: WeakSet[ConfigTemplate] = WeakSet()  # templates of which one job lacks what the others lack
+        refers: WeakKeyDictionary[ConfigTemplate, bool] = WeakKeyDictionary()  # whether a template has interpolations
         for change in planned.changes():
             is_changed = True
             n_new += change.kind is Kind.NEW
@@ -54,22 +55,22 @@ def dry_run(asked: Asked) -> DryRun:
                 continue
             if len(first) < MOST_SHOWN:
                 first.append(change)
-            template, values = change.configured
-            if template in same_for_all and not any(
-                _refers(value.stored) or _MISSING in value.stored for value in values
-            ):
-                continue
-            for what in _lacks(asked.composer, change.job_id, change.configured):
-                unreadable.setdefault(what, change.job_id)
-            if not _refers(codec.dumps(template.encoded)):
-                same_for_all.add(template)
+            if _may_lack_more(change.configured, refers):
+                for what in _lacks(asked.composer, change.job_id, change.configured):
+                    unreadable.setdefault(what, change.job_id)
         code = planned.freezing().code if is_changed else None
     return DryRun(planned, n_new, first, unreadable, code)
 
 
-def _refers(text: str) -> bool:
-    """Whether an interpolation stands in it, which may lead somewhere in one job and nowhere in another."""
-    return "${" in text
+def _may_lack_more(configured: Configured, refers: MutableMapping[ConfigTemplate, bool]) -> bool:
+    """Whether a job may lack what no earlier job of its template does: an interpolation may lead somewhere in one and
+    nowhere in another."""
+    template, values = configured
+    is_first = template not in refers
+    if is_first:
+        refers[template] = _INTERPOLATES in codec.dumps(template.encoded)
+    has_own = any(_INTERPOLATES in value.stored or _MISSING in value.stored for value in values)
+    return is_first or refers[template] or has_own
 
 
 def _lacks(composer: Composer, job_id: JobId, configured: Configured) -> list[str]:
