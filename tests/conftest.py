@@ -200,3 +200,12 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
 def files_below(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content, to see that nothing has changed."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def submitted_long_ago(experiment: Path) -> None:
+    """Its first launch was submitted so long ago that a scheduler's history has caught up."""
+    path = experiment / "launches/0001/submission.json"
+    body = json.loads(path.read_text())
+    for about in body["arrays"].values():
+        about["submitted"] -= 1000.0
+    path.write_text(json.dumps(body))

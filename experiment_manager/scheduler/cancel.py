@@ -116,9 +116,10 @@ def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str
     waiting = dict(unbegun)
     deadline = time.monotonic() + _ACTS_WITHIN_S
     while waiting and time.monotonic() < deadline:
-        for job_id in _gone(folder, waiting):
+        gone, table = _gone(folder, waiting), States(folder).table()
+        for job_id in gone:
             number = waiting.pop(job_id)
-            if States(folder).table(reconcile=False).last(JobId(job_id)).number == number:  # else it began, or is told
+            if table.last(JobId(job_id)).number == number:  # else it has begun, or somebody has recorded it
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
                 about = {"scheduler": handed_to[job_id]} if job_id in handed_to else {}
                 States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)
@@ -128,7 +129,7 @@ def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str
 def _gone(folder: Folder, waiting: Iterable[int]) -> list[int]:
     """Those of the jobs that no scheduler has in a task any more; none while one does not answer."""
     try:
-        tasks = active_tasks(folder, States(folder).table(reconcile=False), is_needed=False)
+        tasks = active_tasks(folder, States(folder).table(), is_needed=False)
     except SchedulerError:
         return []
     there = {job_id for jobs in tasks.values() for job_id in jobs}

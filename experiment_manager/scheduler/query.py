@@ -22,7 +22,14 @@ from experiment_manager.errors import (
 from experiment_manager.model.records import JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Scheduler
-from experiment_manager.scheduler.submission import ArrayNames, LaunchedArray, Sightings, Submission, launched_arrays
+from experiment_manager.scheduler.submission import (
+    ArrayNames,
+    LaunchedArray,
+    Sightings,
+    Submission,
+    launched_arrays,
+    script_paths,
+)
 from experiment_manager.store.launches import (
     launch_numbers,
     planned_attempts,
@@ -153,7 +160,7 @@ class OpenLaunch(NamedTuple):
     planned: Mapping[int, int]  # job -> the number of its first attempt in this launch
     submission: Submission
     sightings: Sightings
-    folders: Sequence[str]  # where its scripts lie
+    scripts: Sequence[str]  # the paths that they may be submitted by
     running: Mapping[str, str]  # the names of arrays that have running jobs, by their ids
 
     @property
@@ -190,11 +197,10 @@ def asked_by_id(opened: OpenLaunch, said: Mapping[str, ArrayReport], names: Iter
     """What a scheduler has said about the arrays of a launch, and now says about those of these names, as it is asked
     for them by their ids; of those that it does not answer about, what it has said."""
     scheduler, since = schedulers.named(opened.scheduler), float(opened.launch.record["time"])
-    found = dict(said)
+    found, ids = dict(said), opened.ids
     for name in names:
-        ids = [array for array, known in opened.ids.items() if known == name]
         try:
-            answers = [scheduler.one_array(array, since) for array in ids]
+            answers = [scheduler.one_array(array, since) for array, known in ids.items() if known == name]
         except SchedulerError:  # it has answered the question about all: what waits there goes on waiting
             continue
         told = [answer for answer in answers if answer is not None]
@@ -245,9 +251,9 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
             if name is not None and arrays:
                 submission = Submission(folder, launch, is_to_act=is_to_act)
                 sightings = Sightings(folder, launch, is_to_act=is_to_act)
-                folders = (folder.path, folder.join("launches", number))
+                scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
                 ids = _ids_of(arrays, running.get(number, {}))
-                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings, folders, ids)
+                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings, scripts, ids)
             else:
                 settle(folder, number)  # no scheduler runs it: its record has been read for the last time
         except UnreadableLaunch as error:
@@ -303,8 +309,8 @@ def names_known(scheduler: Scheduler, launches: Iterable[OpenLaunch]) -> ArrayNa
     """By which names the arrays of these launches of a scheduler are known."""
     mine = [opened for opened in launches if opened.scheduler == scheduler.name]
     names = [name for opened in mine for name in opened.names]
-    folders = {path for opened in mine for path in opened.folders}
-    return ArrayNames(scheduler, folders, names, {key: name for opened in mine for key, name in opened.ids.items()})
+    scripts = [path for opened in mine for path in opened.scripts]
+    return ArrayNames(scheduler, scripts, names, {key: name for opened in mine for key, name in opened.ids.items()})
 
 
 def ask_about(folders: Iterable[Folder]) -> Answer:

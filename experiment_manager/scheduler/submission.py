@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import (
     FolderError,
@@ -49,6 +49,8 @@ from experiment_manager.store.files import appearing, clear_leftovers_beside, cl
 from experiment_manager.store.launches import SETTLED, launch_numbers, of_scheduler, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.text import as_word, skipped, tell
+
+Item = TypeVar("Item")
 
 SETTLES_S: Final = 10.0
 """How long a scheduler may take to know a job whose submission seemed to fail (SLURM's accounting: 0.2 to 0.85 s
@@ -264,21 +266,21 @@ class ArrayNames:
     """By which of our names the arrays of a scheduler are known, whatever they are called there: people, their
     environment (`SBATCH_JOB_NAME`) and sites rename jobs.
 
-    An array of which we know the id is known by that; one that was submitted from a folder of ours, by the name that
-    stands in its script.
+    An array of which we know the id is known by that; one that was submitted with a script of ours, by the name that
+    stands in it.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        folders: Iterable[str],
+        scripts: Iterable[str],
         names: Iterable[str],
         ids: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`ids` has the names of arrays by the scheduler's ids, as far as these are known."""
         self._scheduler, self._names, self._ids = scheduler, frozenset(names), dict(ids)
-        self._folders = {os.path.realpath(folder) for folder in folders}
-        self._others: set[str] = set()
+        self._scripts = {os.path.realpath(script) for script in scripts}
+        self._script_names = {os.path.basename(script) for script in self._scripts}
 
     def rows(self, rows: Iterable[QueueRow]) -> list[QueueRow]:
         """The rows of the queue, those of our arrays with our names."""
@@ -291,15 +293,15 @@ class ArrayNames:
         ]
 
     def _name(self, row: QueueRow) -> str:
-        is_candidate = row.indices is not None and os.path.realpath(os.path.dirname(row.script)) in self._folders
-        if is_candidate and row.array not in self._ids and row.array not in self._others:
+        if row.array not in self._ids and self._has_our_script(row):
             text = self._scheduler.script_of(row.array) or ""
-            name = next((name for name in re.findall(r"[\w-]+", text) if name in self._names), None)
-            if name is None:
-                self._others.add(row.array)
-            else:
-                self._ids[row.array] = name
+            found = (name for name in re.findall(r"[\w-]+", text) if name in self._names)
+            self._ids[row.array] = next(found, row.name)
         return self._ids.get(row.array, row.name)
+
+    def _has_our_script(self, row: QueueRow) -> bool:
+        """Of the rows of others, which may be thousands, no file is looked at."""
+        return os.path.basename(row.script) in self._script_names and os.path.realpath(row.script) in self._scripts
 
 
 def stale_scripts(folder: Folder, kept: Iterable[str]) -> list[str]:
@@ -352,26 +354,27 @@ class Sightings:
 
     def add(self, found: Mapping[str, Iterable[int]], ids: Mapping[str, Iterable[str]]) -> None:
         """These tasks and arrays were seen now; the files change only when some are new."""
-        self._add_ids(ids)  # before the tasks: of what is known to be submitted it is known, too, as what
-        is_new = False
-        for name, indices in found.items():
-            known = self._seen.setdefault(name, set())
-            before = len(known)
-            known.update(indices)
-            is_new = is_new or len(known) > before
-        if is_new and self._is_known and not self._is_only_read:
-            clear_leftovers_beside(self._path)
-            with suppress(OSError):  # somebody else's folder
-                write_json(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items() if known})
+        if _grow(self._ids, ids):  # before the tasks: of what is known to be submitted it is known, too, as what
+            self._write(self._ids_path, {name: sorted(known) for name, known in self._ids.items()})
+        if _grow(self._seen, found):
+            self._write(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items()})
 
-    def _add_ids(self, ids: Mapping[str, Iterable[str]]) -> None:
-        before = {name: set(known) for name, known in self._ids.items()}
-        for name, arrays in ids.items():
-            self._ids[name] = self._ids.get(name, set()) | set(arrays)
-        self._ids = {name: known for name, known in self._ids.items() if known}
-        if self._ids != before and self._is_known and not self._is_only_read:
-            with suppress(OSError):
-                write_json(self._ids_path, {name: sorted(known) for name, known in self._ids.items()})
+    def _write(self, path: str, body: Mapping[str, Any]) -> None:
+        if self._is_known and not self._is_only_read:
+            clear_leftovers_beside(path)
+            with suppress(OSError):  # somebody else's folder
+                write_json(path, body)
+
+
+def _grow(known: dict[str, set[Item]], found: Mapping[str, Iterable[Item]]) -> bool:
+    """What was found is known, by its name, too; returns whether any of it is new."""
+    is_new = False
+    for name, items in found.items():
+        new = set(items) - known.get(name, set())
+        if new:
+            known.setdefault(name, set()).update(new)
+            is_new = True
+    return is_new
 
 
 def _about(script: str, error: SchedulerError) -> SchedulerError:
@@ -472,7 +475,8 @@ def _look_up(folder: Folder, scheduler: Scheduler, launch: Launch, arrays: Seque
     for run in scheduler.history(names, float(launch.record["time"])) or ():
         if run.name in names:
             found.setdefault(run.name, run.array)
-    known = ArrayNames(scheduler, [folder.path, folder.join("launches", launch.number)], names)
+    scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
+    known = ArrayNames(scheduler, scripts, names)
     for row in known.rows(scheduler.queue({str(launch.record["user"]), user_name()})):
         if row.name in names and (row.phase is not Phase.ENDED or row.name not in found):
             found[row.name] = row.array

@@ -1,24 +1,12 @@
 """Arrays that bear other names at SLURM than we gave them: people's environment, people and sites rename jobs."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from tests.cluster.sweeps import Sweep, queue, slurm
-from tests.conftest import Program
+from tests.conftest import Program, submitted_long_ago
 
 HELD = "+hydra.launcher.additional_parameters.hold=true"
 JOBS = "seed=0,1"
-
-
-def long_ago(sweep: Sweep) -> None:
-    """The array was submitted so long ago that accounting has caught up."""
-    path = Path(sweep.experiment, "launches/0001/submission.json")
-    body = json.loads(path.read_text())
-    for about in body["arrays"].values():
-        about["submitted"] -= 1000.0
-    path.write_text(json.dumps(body))
 
 
 @pytest.mark.parametrize("way", ["environment", "scontrol", "sbatch by hand", "environment by hand"])
@@ -42,7 +30,7 @@ def test_a_renamed_array_is_ours(program: Program, monkeypatch: pytest.MonkeyPat
         slurm("scontrol", "update", f"jobid={sweep.slurm_id}", "jobname=mine")
     names = set(slurm("squeue", "-h", "-j", sweep.slurm_id, "-o", "%j").split())
     assert ("mine" in names) == (way != "environment"), names
-    long_ago(sweep)
+    submitted_long_ago(sweep.experiment)
     assert {0: "QUEUED", 1: "QUEUED"} == sweep.status()
     assert sweep.slurm_id == sweep.submit()
     assert "" == sweep.typed_again(JOBS, HELD)

@@ -16,6 +16,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.testing import Jobs
+from tests.conftest import submitted_long_ago
 from tests.scheduler.file_scheduler import FileScheduler
 
 
@@ -97,10 +98,10 @@ def test_renamed(jobs: Jobs, *, by_hand: bool, has_history: bool) -> None:
         assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
     else:
         jobs.submit()
-        long_ago(jobs)
+        submitted_long_ago(Path(jobs.experiment.folder.path))
     assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
     assert [False] == [again.is_new for again in jobs.submit()]
-    long_ago(jobs)
+    submitted_long_ago(Path(jobs.experiment.folder.path))
     assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
     assert [1] == jobs.cancel(1)
     hold.unlink()
@@ -109,15 +110,6 @@ def test_renamed(jobs: Jobs, *, by_hand: bool, has_history: bool) -> None:
     order(jobs, 0, "NODE_FAIL")
     jobs.wait_until(lambda: jobs.attempts()[0][0] == "NODE_FAIL", lambda: str(jobs.attempts()))
     assert ["CANCELLED"] == jobs.attempts()[1]
-
-
-def long_ago(jobs: Jobs) -> None:
-    """The launch was submitted so long ago that a history has caught up."""
-    path = Path(jobs.experiment.folder.path, "launches/0001/submission.json")
-    body = json.loads(path.read_text())
-    for about in body["arrays"].values():
-        about["submitted"] -= 1000.0
-    path.write_text(json.dumps(body))
 
 
 def test_stalls(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
