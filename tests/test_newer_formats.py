@@ -14,6 +14,7 @@ from experiment_manager.cli.main import main
 from experiment_manager.errors import UnreadableLaunch
 from experiment_manager.model.records import State
 from experiment_manager.scheduler.submission import Submission
+from experiment_manager.store import documents
 from experiment_manager.store.documents import content
 from experiment_manager.store.endings import Endings
 from experiment_manager.store.launches import read_launch
@@ -33,6 +34,13 @@ RECORDS = {
     "result": "jobs/0/result.1.json",
     "submission": "launches/0001/submission.json",
     "filter": "pass_filter.json",
+}
+NEWEST = {
+    "launch": documents.LAUNCH_FORMAT,
+    "attempt": documents.END_FORMAT,
+    "result": documents.RESULT_FORMAT,
+    "submission": documents.SUBMISSION_FORMAT,
+    "filter": documents.SELECTION_FORMAT,
 }
 
 
@@ -59,13 +67,14 @@ def renew(kind: str, program: Program) -> str:
     path = program.experiment / RECORDS[kind]
     record = json.loads(path.read_text())
     assert 1 == record["format"]
-    path.write_text(json.dumps({"format": 2, "news": record}))
-    return about(path)
+    path.write_text(json.dumps({"format": NEWEST[kind] + 1, "news": record}))
+    return about(path, kind)
 
 
-def about(path: Path) -> str:
+def about(path: Path, kind: str) -> str:
+    newest = NEWEST[kind]
     return (
-        f"{path} was written by a newer version of Experiment Manager (format 2, this one reads 1); "
+        f"{path} was written by a newer version of Experiment Manager (format {newest + 1}, this one reads {newest}); "
         "update it: pip install --upgrade hydra-experiment-manager"
     )
 
@@ -119,7 +128,7 @@ def test_who_would_act_on_a_newer_record_refuses(
     sentence = renew(kind, program)
     if kind == "launch":  # tasks read the index, which bears the number of its record
         with closing(sqlite3.connect(program.experiment / "launches/0001/orders.sqlite")) as connection:
-            connection.execute("PRAGMA user_version = 2")
+            connection.execute(f"PRAGMA user_version = {documents.LAUNCH_FORMAT + 1}")
     before = files_below(program.experiment)
     for verb, *rest in verbs:
         if verb == "sweep":
@@ -127,7 +136,9 @@ def test_who_would_act_on_a_newer_record_refuses(
             status, said = done.returncode, done.stderr
         else:
             status, said = called(program, verb, *rest), capsys.readouterr().err
-        expected = about(program.experiment / "launches/0001/orders.sqlite") if verb == "run" and rest[1:] else sentence
+        expected = (
+            about(program.experiment / "launches/0001/orders.sqlite", kind) if verb == "run" and rest[1:] else sentence
+        )
         assert (2, True) == (status, f"error: {expected}\n" in said), (verb, said)
         assert before == files_below(program.experiment), verb
 
@@ -181,7 +192,7 @@ def test_an_end_that_only_a_newer_version_can_tell(
     said = capsys.readouterr()
     assert "RUNNING" in said.out
     assert ".LOST" not in said.out + said.err  # what a person is asked to do where nobody can be asked
-    assert f"skipped: {about(path)}\n" in said.err
+    assert f"skipped: {about(path, kind)}\n" in said.err
     ran: list[int] = []
     with pytest.raises(ValueError, match=r"job 0 is not run again, since it may have completed: .*update it: pip"):
         experiment.run_id(0, lambda job_id, *_: ran.append(job_id))

@@ -17,6 +17,7 @@ from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.protocol import Limits
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submission import records
+from experiment_manager.store.documents import LAUNCH_FORMAT
 from experiment_manager.store.launches import Order, create_launch, planned_attempts, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from tests.conftest import examples
@@ -80,6 +81,34 @@ def test_the_index_is_small_and_read_by_pages(tmp_path: Path) -> None:
         assert "SEARCH jobs USING INTEGER PRIMARY KEY" in plan[-1]
 
 
+@pytest.mark.parametrize(
+    ("expected", "options", "about"),
+    [
+        (1, {"mem_gb": 1}, {"options": {"job_timeout_min": None}, "job_timeout_min": None}),
+        (2, {"mem_gb": 1, "job_timeout_min": 0.5}, {}),
+        (2, None, {"job_timeout_min": 0.5}),
+    ],
+)
+def test_a_launch_bears_the_least_format_that_it_needs(
+    expected: int, options: dict[str, Any] | None, about: dict[str, Any], tmp_path: Path
+) -> None:
+    """Older versions read a launch, unless it says what they would not do; record and index bear one number."""
+    kept = (
+        []
+        if options is None
+        else records(arrays([(make(options, where="test"), [0])], Limits(7, 4000)), "e", as_mapping)
+    )
+    folder = launched(tmp_path, {0: 1}, **about, **({"slurm": {"arrays": kept}} if kept else {}))
+    with closing(sqlite3.connect(index_of(folder))) as connection:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        (body,) = connection.execute("SELECT body FROM orders").fetchone()
+    order = read_order(folder, "0001", 0)
+    assert order is not None
+    assert (expected, expected) == (read_launch(folder, "0001").record["format"], found)
+    assert (30.0 if expected > 1 else None) == order.limit_s
+    assert ("job_timeout_min" in body) == (expected > 1)
+
+
 DAMAGE = {
     "a cut": "cut",
     "text": "no database",
@@ -119,7 +148,7 @@ def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:
     """What a newer version has written is not guessed at."""
     folder = launched(tmp_path, {0: 1})
     with closing(sqlite3.connect(index_of(folder))) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {LAUNCH_FORMAT + 1}")
     with pytest.raises(JobRefused, match=r"newer version of Experiment Manager .*update it: pip"):
         read_order(folder, "0001", 0)
 

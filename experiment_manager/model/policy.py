@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.errors import OptionsError
 from experiment_manager.model.records import UNFINISHED, State
 
 RERUN: Final = ("failed", "never", "always")
@@ -23,6 +24,10 @@ REFUSED: Final = 2
 
 PARTIAL: Final = 3
 """Exit status of a verb that has told all but what could not be read, which it has named."""
+
+
+LONGEST_LIMIT_MIN: Final = 60 * 24 * 366 * 10
+"""Of a job, in minutes: ten years."""
 
 
 def to_run(states: Mapping[int, State], ids: Iterable[int], rerun: str) -> list[int]:
@@ -114,3 +119,18 @@ def match(known: Sequence[tuple[int, str | None]], fingerprint: str) -> Match:
             if found == wanted:
                 return Match(job_id)
     return Match(known[-1][0], is_changed=True) if known else Match(None)
+
+
+def job_limit_min(value: Any) -> float:
+    """The time limit of a job, in minutes, from what somebody has written. Raises OptionsError.
+
+    >>> job_limit_min("0.5"), job_limit_min(90)
+    (0.5, 90.0)
+    """
+    try:
+        found = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        found = float("nan")
+    if not 0 < found <= LONGEST_LIMIT_MIN:
+        raise OptionsError(f"{value!r} is no time limit of a job; write minutes, such as 90 or 0.5, or null for none")
+    return found

@@ -92,7 +92,7 @@ PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
 TASK: Final = Kind("task of a scheduler", _is_task)
 NAME: Final = Kind("name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value != "")
 
-LAUNCH_FORMAT: Final = 1
+LAUNCH_FORMAT: Final = 2  # of records that need it: see `launches.needed_format`
 SUBMISSION_FORMAT: Final = 1
 END_FORMAT: Final = 1
 RESULT_FORMAT: Final = 1
@@ -136,6 +136,7 @@ LAUNCH: Final[Shape] = {
     **dict.fromkeys(("user", "host", "cwd", "launcher", "scheduler", "code", "python", "git_commit"), TEXT),
     **dict.fromkeys(("argv", "overrides", "runner"), WORDS),
     "time": MOMENT,
+    "job_timeout_min": NUMBER,
     "jobs": PLAN,
     "git_dirty": FLAG,
     "slurm": TABLE,

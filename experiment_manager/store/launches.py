@@ -68,8 +68,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
     ids_by_attempt: dict[str, list[int]] = defaultdict(list)
     for attempt in jobs:
         ids_by_attempt[str(attempt.number)].append(attempt.job_id)
-    record = {
-        "format": LAUNCH_FORMAT,
+    said = {
         "time": time.time(),
         "user": user_name(),
         "host": os.uname().nodename,
@@ -80,6 +79,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         **about,
         "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
     }
+    record = {"format": needed_format(said), **said}
     folder.make(folder.launches)
     temporary = temporary_name(folder.join("launches", "launch"))
     try:
@@ -206,8 +206,23 @@ def user_name() -> str:
         return str(os.getuid())
 
 
+_SINCE: Final = {"job_timeout_min": 2}
+"""What a launch, an array or its options may say, and the first format of which a reader knows it; all else is of 1."""
+
+
+def needed_format(record: Mapping[str, Any]) -> int:
+    """The least format that keeps off those versions which would not do what the record of a launch says.
+
+    >>> needed_format({"jobs": {"1": "0-3"}}), needed_format({"jobs": {"1": "0-3"}, "job_timeout_min": 0.5})
+    (1, 2)
+    """
+    arrays = (of_scheduler(record) or {}).get("arrays", ())
+    said = {name for part in (record, *arrays) for name in part if part[name] is not None}
+    said.update(name for array in arrays for name, value in (array.get("options") or {}).items() if value is not None)
+    return max((_SINCE[name] for name in said & _SINCE.keys()), default=1)
+
+
 _SCHEMA: Final = (
-    f"PRAGMA user_version = {LAUNCH_FORMAT}",
     "CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
 )
@@ -225,11 +240,26 @@ class Order(NamedTuple):
     runner: list[str] | None  # the words of a command that runs jobs which were written in Python
     cwd: str  # where the launch was made
     other_scheduler: str | None = None  # the name of the scheduler, where it is not SLURM
+    job_timeout_min: float | None = None  # where no scheduler runs it, whose options say so otherwise
 
     @property
     def scheduler(self) -> str | None:
         """The name of the scheduler that runs the job; None where none does."""
         return None if self.options is None else self.other_scheduler or "slurm"
+
+    @property
+    def limit_s(self) -> float | None:
+        """How long an attempt may run; None: as long as whoever runs it lets it."""
+        minutes = self.job_timeout_min if self.options is None else self.options.get("job_timeout_min")
+        return None if minutes is None else 60.0 * minutes
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The order as it is kept: without what older versions do not know, where it says nothing of that."""
+        kept = self._asdict()
+        if self.job_timeout_min is None:
+            del kept["job_timeout_min"]
+        return kept
 
 
 def write_orders(path: str, record: Mapping[str, Any]) -> None:
@@ -237,7 +267,7 @@ def write_orders(path: str, record: Mapping[str, Any]) -> None:
     numbers: dict[str, int] = {}
     rows = [(first, last, numbers.setdefault(body, len(numbers) + 1)) for first, last, body in _ranges(record)]
     with appearing(path) as temporary, private_database(temporary, page_bytes=1024) as connection:
-        for statement in _SCHEMA:
+        for statement in (f"PRAGMA user_version = {record['format']}", *_SCHEMA):
             connection.execute(statement)
         connection.executemany("INSERT INTO orders VALUES (?, ?)", [(number, body) for body, number in numbers.items()])
         connection.executemany("INSERT INTO jobs VALUES (?, ?, ?)", rows)
@@ -329,6 +359,7 @@ def _order(body: Any) -> Order:
     """Raises TypeError for what is no order."""
     order = Order(**body)
     is_one = isinstance(order.attempt, int) and isinstance(order.cwd, str)
+    is_one = is_one and isinstance(order.job_timeout_min, float | int | None)
     if not (is_one and isinstance(order.options, dict | None) and isinstance(order.runner, list | None)):
         raise TypeError(f"this is no order: {body}")
     return order
@@ -350,8 +381,9 @@ def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
         if text is None:
             own = None if place is None else options[place]
             other = record.get("scheduler") if place is not None and record.get("scheduler") != "slurm" else None
-            order = Order(attempt, own, record.get("runner") or None, record["cwd"], other)
-            text = texts[attempt, place] = json.dumps(order._asdict(), ensure_ascii=False)
+            limit = record.get("job_timeout_min") if place is None else None
+            order = Order(attempt, own, record.get("runner") or None, record["cwd"], other, limit)
+            text = texts[attempt, place] = json.dumps(order.body, ensure_ascii=False)
         if job_id != last + 1 or text != before:
             if before:
                 yield first, last, before

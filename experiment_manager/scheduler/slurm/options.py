@@ -205,6 +205,12 @@ def _share(value: Any) -> float:
     return share
 
 
+def _job_limit(value: Any) -> float:
+    from experiment_manager.model.policy import job_limit_min  # which programs without a sweep do not need
+
+    return job_limit_min(value)
+
+
 def _memory(value: Any) -> str:
     return memory_text(megabytes(value))
 
@@ -297,6 +303,7 @@ class SlurmOptions:
     max_requeues: int | None = _option("how often SLURM may put a task back into its queue", _count(0))
     resources_from: str | None = _option("node of the job's configuration with options for this job alone", _text)
     mail: str | None = _option("address that SLURM writes to when an array has ended or failed", _text)
+    job_timeout_min: float | None = _option("time limit of each job, in minutes, such as 0.5", _job_limit)
     wait: bool = _option("stay until all jobs have ended", _truth, False)
 
 
@@ -365,6 +372,11 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
         raise OptionsError(
             f"{where}: gpus_per_job divides the GPUs of a task among jobs that are packed into it, and pack is not "
             "set; ask for gpus_per_node where each job is a task of its own"
+        )
+    if (limit := checked.get("job_timeout_min")) is not None and 0 < (checked.get("timeout_min") or 0) < limit:
+        raise OptionsError(
+            f"{where}: job_timeout_min={limit:g} is longer than timeout_min={checked['timeout_min']}, at which SLURM "
+            "ends the whole task; raise timeout_min, or lower job_timeout_min"
         )
     for name in checked:
         written = _SBATCH_NAME.get(name, name.replace("_", "-"))
