@@ -299,6 +299,7 @@ class Experiment:
         runner: str | None = None,
         n_jobs: int | None = None,
         gpus_per_job: float | None = None,
+        job_timeout_min: float | None = None,
     ) -> Resubmission:
         """Which jobs would run again and how; nothing is written: `experiment-manager resubmit` before its question.
 
@@ -321,6 +322,7 @@ class Experiment:
             runner=runner,
             n_jobs=n_jobs,
             gpus_per_job=gpus_per_job,
+            job_timeout_min=job_timeout_min,
         )
 
     def carry_out(self, planned: Resubmission) -> Resubmitted:

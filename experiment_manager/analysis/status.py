@@ -22,7 +22,7 @@ from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
-from experiment_manager.store.states import States, StateTable, node_of, scheduler_in
+from experiment_manager.store.states import States, StateTable, node_of
 from experiment_manager.text import as_word, one_line, skipped
 
 MOST_REASONS: Final = 200
@@ -202,15 +202,19 @@ def _between(start: float | None, end: float | None) -> float | None:
 
 
 def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | None:
-    """The time limit of an attempt that SLURM runs; None where there is none, or nobody has set one."""
-    if scheduler_in(record) is None:
+    """How long an attempt may run: the time limit of its task, or that of each job, whichever is shorter; None where
+    there is neither."""
+    if record.get("launch") is None:
         return None
     try:
-        order = read_order(folder, str(record.get("launch")), job_id)
+        order = read_order(folder, str(record["launch"]), job_id)
     except UnreadableLaunch as error:
         skipped(str(error))
         return None
     except JobRefused:
         return None
-    minutes = order.options.get("timeout_min") if order is not None and order.options is not None else None
-    return minutes * 60 if minutes else None
+    if order is None:
+        return None
+    minutes = order.options.get("timeout_min") if order.options is not None else None
+    limits = [limit_s for limit_s in (60 * (minutes or 0), order.limit_s) if limit_s]
+    return min(limits, default=None)

@@ -182,6 +182,9 @@ def resubmit(
     runner: Annotated[str | None, typer.Option(help="The script that runs jobs which were written in Python.")] = None,
     n_jobs: Annotated[int | None, typer.Option(help="With local_pool: how many run at a time.")] = None,
     gpus_per_job: Annotated[float | None, typer.Option(help="With local_pool: as hydra.launcher.gpus_per_job.")] = None,
+    job_timeout_min: Annotated[
+        float | None, typer.Option(help="With local_pool: how many minutes a job may run; otherwise as before.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")] = False,
     json: Json = False,
 ) -> None:
@@ -198,6 +201,7 @@ def resubmit(
         runner=runner,
         n_jobs=n_jobs,
         gpus_per_job=gpus_per_job,
+        job_timeout_min=job_timeout_min,
     )
     if not planned.ids:
         terminal.print_json({"jobs": []}) if json else terminal.say(f"nothing to run again in {experiment.folder.path}")

@@ -32,6 +32,7 @@ class Child(NamedTuple):
     scheduler: str | None  # that was asked to run it; None: a pool, which may be inside of a task, or a person
     options: Mapping[str, Any]  # of a launch that a scheduler runs
     variables: Mapping[str, str]  # of the environment, by which the program finds its modules
+    limit_s: float | None = None  # how long an attempt may run, by its launch
 
     @property
     def about(self) -> dict[str, Any]:
@@ -110,6 +111,7 @@ def prepare(
         scheduler=None if order is None else order.scheduler,
         options=options,
         variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),
+        limit_s=None if order is None or is_fake else order.limit_s,
     )
 
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple, Protocol
 
-from experiment_manager.errors import ExperimentManagerError, FolderError
+from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
 from experiment_manager.execution import resources
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
+from experiment_manager.model.policy import job_limit_min
 from experiment_manager.model.records import Launch, State
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
@@ -101,6 +102,15 @@ def check_start_method(start_method: str) -> None:
 def check_gpus_per_job(gpus_per_job: float | None) -> None:
     """Raise ExperimentManagerError unless a job can have such a share of the GPUs here."""
     resources.check_gpus(gpus_per_job, resources.visible_gpus(os.environ), where="hydra.launcher.")
+
+
+def kept_limit(job_timeout_min: Any, *, where: str) -> dict[str, float]:
+    """What the record of a launch that runs here keeps of the time limit of its jobs; nothing where there is none.
+    Raises OptionsError for what is no time limit; `where` comes before the name of the option."""
+    try:
+        return {} if job_timeout_min is None else {"job_timeout_min": job_limit_min(job_timeout_min)}
+    except OptionsError as error:
+        raise OptionsError(f"{where}job_timeout_min: {error}") from None
 
 
 class Pool:

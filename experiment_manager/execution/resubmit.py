@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, OptionsError
-from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job
+from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job, kept_limit
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
@@ -33,6 +33,7 @@ class Resubmission(NamedTuple):
     runner: list[str] | None
     n_jobs: int  # of local_pool: how many run at a time
     gpus_per_job: float | None  # of local_pool: the share of the GPUs that each gets, None: an equal one
+    job_timeout_min: float | None = None  # of local_pool: how long each may run
 
     def __repr__(self) -> str:
         states = ", ".join(f"{len(ids)} {state}" for state, ids in self.states.items()) or "nothing"
@@ -68,6 +69,7 @@ def plan(
     runner: str | None,
     n_jobs: int | None,
     gpus_per_job: float | None,
+    job_timeout_min: float | None,
 ) -> Resubmission:
     """Which of these jobs would run again, and how: those in one of `states`, by default in any state that is bad.
 
@@ -89,10 +91,14 @@ def plan(
     chosen = _launcher(folder, last, launcher)
     if settings and chosen == "local_pool":
         raise OptionsError(f"{', '.join(settings)}: local_pool has no SLURM options; name another one with --launcher")
+    if job_timeout_min is not None and chosen != "local_pool":
+        raise OptionsError(f"{chosen} takes its options from --set: --set job_timeout_min={job_timeout_min:g}")
     scheduler, options = None, None
     local = _local_options(last, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
     if chosen == "local_pool":
         check_gpus_per_job(local["gpus_per_job"])
+        kept = last.record.get("job_timeout_min") if last is not None else None
+        local |= kept_limit(kept if job_timeout_min is None else job_timeout_min, where="")
     else:
         scheduler, options = options_of(folder, slurm)
         options = overridden(scheduler, options, settings, where=f"{scheduler.label} options")
@@ -148,9 +154,9 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
             )
         else:
             attempts = (Attempt(JobId(i), table.next_number(i), State.PENDING) for i in planned.ids)
-            launch = create_launch(
-                folder, attempts, {**about, "options": {"n_jobs": planned.n_jobs, "gpus_per_job": planned.gpus_per_job}}
-            )
+            kept = {"n_jobs": planned.n_jobs, "gpus_per_job": planned.gpus_per_job}
+            limit = kept_limit(planned.job_timeout_min, where="")
+            launch = create_launch(folder, attempts, {**about, "options": kept, **limit})
     if planned.launcher.endswith("_script"):
         return Resubmitted(written.launch, planned.ids, scripts=written.paths)
     if planned.scheduler is not None:

@@ -101,6 +101,8 @@ class _Supervision:
         self._has_told = False  # that the name could not be looked for
         self._memory = 0
         self._kill_at: float | None = None
+        self._limit_at = float("inf")
+        self._is_over_limit = False
         self._stragglers_s = STRAGGLERS_S
         self._oom_kills = oom_kills()
         self._pid = 0
@@ -130,6 +132,8 @@ class _Supervision:
             self._pid = self._begin(self._child, self._number)
         except OSError as error:
             return self._record_unstarted(error, started)
+        if self._child.limit_s is not None:
+            self._limit_at = time.monotonic() + self._child.limit_s
         from experiment_manager.model import policy  # noqa: F401 - at the end somebody may have replaced the package
 
         status, usage = self._wait()
@@ -155,7 +159,7 @@ class _Supervision:
             pid, status, usage = os.wait4(self._pid, os.WNOHANG)
             if pid:
                 return status, usage
-            until = min(poll_at, self._kill_at or poll_at) - time.monotonic()
+            until = min(poll_at, self._kill_at or poll_at, self._limit_at) - time.monotonic()
             for number in self._heard.wait(min(until, WARNING_POLL_S) if self._undelivered else until):
                 self._pass_on(number)
             self._deliver_warnings()
@@ -163,6 +167,8 @@ class _Supervision:
             if self._kill_at is not None and now >= self._kill_at:
                 self._kill(signal.SIGKILL)
                 self._kill_at = None
+            if now >= self._limit_at:
+                self._end_at_limit()
             if now >= poll_at:
                 self._memory = max(self._memory, memory_of(processes(self._is_ours)))
                 poll_at = now + self._look()
@@ -202,12 +208,19 @@ class _Supervision:
         elif self._task is None:  # asked for the second time by a person; a scheduler has KILL for that
             self._kill(signal.SIGKILL)
 
-    def _stop(self, number: int) -> None:
-        """The job is told to end; then the scheduler, if there is one, is asked why."""
+    def _end_at_limit(self) -> None:
+        """The job is told to end, unless it has been already: it has run for as long as its launch lets it."""
+        self._limit_at = float("inf")
+        if self._stopped is None:
+            self._is_over_limit = True
+            self._stop(signal.SIGTERM, Stop(State.TIMEOUT, None))
+
+    def _stop(self, number: int, stop: Stop | None = None) -> None:
+        """The job is told to end; then the scheduler, if there is one, is asked why, where that is not known."""
         self._stopped, now = State.CANCELLED, time.monotonic()
         self._kill(number)
         self._states.note_stop(self._child.job_id, self._number, {"arguments": self._child.arguments})
-        stop = self._why_stopped()
+        stop = stop or self._why_stopped()
         self._stopped = stop.state
         kill_wait_s = float("inf") if stop.kill_wait_s is None else stop.kill_wait_s
         self._kill_at = now + min(KILL_AFTER_S, 0.7 * kill_wait_s)
@@ -319,8 +332,9 @@ class _Supervision:
             is_fake=self._child.is_fake or bool(result.get("fake")),
         )
         state = policy.ended_state(ending)
-        is_to_requeue = state is State.TIMEOUT and self._warned and self._may_requeue()
-        if state is State.TIMEOUT and self._warned and self._is_being_preempted():
+        is_of_scheduler = state is State.TIMEOUT and self._warned and not self._is_over_limit
+        is_to_requeue = is_of_scheduler and self._may_requeue()
+        if is_of_scheduler and self._is_being_preempted():
             state, is_to_requeue = State.PREEMPTED, True  # it would have been started again, had it stayed
         self.reason = self._reason(state, returncode)
         record = {
@@ -398,6 +412,8 @@ class _Supervision:
             return None
         if state is State.CANCELLED or (state is State.FAKE and self._stopped is not None):
             return "stopped by a signal" if self._asked is None else f"cancelled by {self._asked}"
+        if state is State.TIMEOUT and self._is_over_limit:
+            return f"ran longer than job_timeout_min={(self._child.limit_s or 0.0) / 60:g}"
         if state in _REASONS:
             return _REASONS[state]
         error = read_optional(self._file("error"), ERROR)

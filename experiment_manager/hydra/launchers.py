@@ -30,6 +30,7 @@ from experiment_manager.execution.pool import (
     check_gpus_per_job,
     check_n_jobs,
     check_start_method,
+    kept_limit,
 )
 from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import add_batch
@@ -121,13 +122,14 @@ def sweeping() -> Iterator[None]:
         os.environ.update(dropped)
 
 
-def about(config: DictConfig) -> dict[str, Any]:
-    """What a launch keeps about the command that made it."""
+def about(config: DictConfig, ours: "Here | ByScheduler | None") -> dict[str, Any]:
+    """What a launch keeps about the command that made it, and of the launcher, if it is one of ours."""
     launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
     return {
         "launcher": config.hydra.runtime.choices.get("hydra/launcher"),
         "options": codec.encode(launcher),
         "overrides": as_written(config, "task"),
+        **({} if ours is None else ours.kept),
     }
 
 
@@ -137,10 +139,19 @@ class Here:
     waits = True
     arrange = None
 
-    def __init__(self, n_jobs: int, start_method: str, gpus_per_job: float | None, *, copies_code: bool) -> None:
+    def __init__(
+        self,
+        n_jobs: int,
+        start_method: str,
+        gpus_per_job: float | None,
+        *,
+        job_timeout_min: float | None,
+        copies_code: bool,
+    ) -> None:
         check_n_jobs(n_jobs)
         check_start_method(start_method)
         check_gpus_per_job(gpus_per_job)
+        self.kept = kept_limit(job_timeout_min, where="hydra.launcher.")
         self.copies_code, self._gpus_per_job = copies_code, gpus_per_job
         self._n_jobs, self._forkserver = n_jobs, ForkServer(_WARM_UP) if start_method == "forkserver" else None
 
@@ -191,6 +202,8 @@ def were_short(folder: Folder, ran: Sequence[JobEnd]) -> bool:
 
 class ByScheduler:
     """`slurm_script` and `slurm_submitit`: a scheduler runs the jobs, in array scripts that we write."""
+
+    kept: Mapping[str, Any] = {}
 
     def __init__(self, written: Mapping[str, Any], *, scheduler: str, submits: bool) -> None:
         plain = {
@@ -334,7 +347,7 @@ class Batches:
                 batch,
                 self._task,
                 self._earlier,
-                about(self._config),
+                about(self._config, self._ours),
                 self._ours.arrange,
                 first_number=first_number,
                 copies_code=self._ours.copies_code,

@@ -92,6 +92,7 @@ class LocalPoolConf:
     gpus_per_job: float | None = (
         None  # 0.5, 1, 2; null: the visible ones over the jobs that run at once; 0: all for all
     )
+    job_timeout_min: float | None = None  # how long a job may run, in minutes
     snapshot: bool = False  # jobs run from a copy of the code as it is now
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
     experiment_path: str = "experiments"

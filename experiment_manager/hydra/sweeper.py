@@ -76,7 +76,7 @@ class Sweep:
                 self._tell(options, arguments, ours)
                 return []
             wanted = self._wanted(options, arguments, ours)
-            plan, n_new, launch = commit_sweep(wanted, about(self._config))
+            plan, n_new, launch = commit_sweep(wanted, about(self._config, ours))
         self._tell_of_settings(plan.folder)
         tell(_summary(plan, n_new))
         if launch is not None:

@@ -21,12 +21,14 @@ class LocalPoolLauncher(Launcher):
         n_jobs: int,
         start_method: str,
         gpus_per_job: float | None,
+        job_timeout_min: float | None,
         snapshot: bool,
         experiment_name: str,
         experiment_path: str,
     ) -> None:
         super().__init__()
         self.n_jobs, self.start_method, self.gpus_per_job, self.snapshot = n_jobs, start_method, gpus_per_job, snapshot
+        self.job_timeout_min = job_timeout_min
         self.experiment_name, self.experiment_path = experiment_name, experiment_path
         self.batches: Any = None
 
@@ -37,7 +39,11 @@ class LocalPoolLauncher(Launcher):
         """The launcher as our own sweeper uses it. Raises ExperimentManagerError for invalid options."""
         from experiment_manager.hydra.launchers import Here
 
-        return Here(self.n_jobs, self.start_method, self.gpus_per_job, copies_code=self.snapshot)
+        return Here(
+            *(self.n_jobs, self.start_method, self.gpus_per_job),
+            job_timeout_min=self.job_timeout_min,
+            copies_code=self.snapshot,
+        )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Any other sweeper's way in."""
