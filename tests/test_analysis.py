@@ -14,6 +14,12 @@ from experiment_manager.analysis.tables import aggregate, flat_aggregate
 from experiment_manager.cli.terminal import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler.arrays import arrays
+from experiment_manager.scheduler.slurm.options import as_mapping, make
+from experiment_manager.scheduler.submission import records
+from experiment_manager.store.launches import create_launch
+from experiment_manager.store.states import States
 from tests.conftest import Program, ProgramAfter, clean_env
 
 
@@ -125,6 +131,33 @@ def test_run_on_a_host_that_cannot_be_asked(program_after: ProgramAfter) -> None
     assert {"RUNNING": 1} == status["counts"]
     assert "on node17, which cannot be asked from here" in status["troubles"][0]["reason"]
     assert "1 RUNNING left alone" in program.sweep("seed=1").stderr
+
+
+@pytest.mark.parametrize(
+    ("expected", "options", "limit"),
+    [
+        (None, None, None),
+        (30.0, None, 0.5),
+        (600.0, {"timeout_min": 10}, None),
+        (60.0, {"timeout_min": 10, "job_timeout_min": 1}, None),
+        (60.0, {"timeout_min": 0, "job_timeout_min": 1}, None),
+    ],
+)
+def test_the_time_that_is_left_is_until_the_first_limit(
+    expected: float | None, options: dict[str, Any] | None, limit: float | None, tmp_path: Path
+) -> None:
+    """A job that runs has the time until the limit of its task, or until its own, whichever comes first."""
+    experiment = Experiment(["seed"], "e", tmp_path)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    about: dict[str, Any] = {} if limit is None else {"job_timeout_min": limit}
+    if options is not None:
+        about["slurm"] = {"arrays": records(arrays([(make(options, where="test"), [0])]), "e", as_mapping)}
+    create_launch(experiment.folder, [Attempt(JobId(0), 1, State.PENDING)], about)
+    States(experiment.folder).claim(0, {"launch": "0001"})
+    (row,) = experiment.status().live
+    left_s = row["left_s"]
+    assert left_s is None if expected is None else expected - 20 < left_s <= expected
 
 
 def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:

@@ -181,6 +181,16 @@ def test_failed_jobs_run_again_as_they_were(mixed: Program) -> None:
     assert "told to raise" in mixed.tool("show", "2").stdout
 
 
+def test_jobs_keep_their_time_limit_when_they_run_again(program: Program) -> None:
+    """What ran too long under local_pool has the limit of the last launch, or another one that is given."""
+    done = program.sweep("seed=1", "sleep=60", "hydra.launcher.job_timeout_min=0.01")
+    assert "TIMEOUT" in done.stderr
+    program.tool("resubmit", "--yes")
+    program.tool("resubmit", "--yes", "--job-timeout-min", "0.02")
+    reasons = [attempt["reason"] for attempt in program.told("show", "0")["attempts"]]
+    assert [f"ran longer than job_timeout_min={limit}" for limit in (0.01, 0.01, 0.02)] == reasons
+
+
 def test_nothing_happens_without_a_yes(mixed: Program) -> None:
     """Without a terminal and without --yes it says what it would do, and does nothing."""
     before = mixed.states()
@@ -199,6 +209,8 @@ def test_resubmission_with_a_mistake(mixed: Program) -> None:
         (("--state", "running"), "end them with `experiment-manager cancel`"),
         (("--state", "broken"), "is no state; the states are"),
         (("mem_gb=4",), "local_pool has no SLURM options"),
+        (("--job-timeout-min", "0"), "job_timeout_min: 0.0 is no time limit of a job"),
+        (("--launcher", "slurm_script", "--job-timeout-min", "5"), "--set job_timeout_min=5"),
         (("--launcher", "cloud"), "local_pool, slurm_script, slurm_submitit"),
         (("--launcher", "slurm_script", "memory_gb=4"), "unknown SLURM option 'memory_gb'"),
         (

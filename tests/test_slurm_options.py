@@ -129,6 +129,12 @@ def test_what_people_write_is_taken() -> None:
     assert "4G" == make({"mem_per_gpu": "4 GiB"}, where="SLURM").mem_per_gpu
 
 
+def test_a_limit_of_jobs_within_that_of_their_task() -> None:
+    """A job may have a limit of its own that is no longer than that of its task, which may have none."""
+    for limits in ({"timeout_min": 90}, {"timeout_min": 0}, {}):
+        assert 90.0 == make({"job_timeout_min": "90", **limits}, where="t").job_timeout_min
+
+
 def test_omegaconf_containers_are_taken() -> None:
     """A node of a Hydra configuration can be given as it is."""
     from omegaconf import OmegaConf
@@ -183,6 +189,13 @@ def test_longest_delay_of_the_signal() -> None:
     [
         ({"timeout_min": "10h"}, "timeout_min: '10h' is no time limit; write minutes (90)"),
         ({"timeout_min": True}, "timeout_min: True is no time limit"),
+        ({"job_timeout_min": 0}, "job_timeout_min: 0 is no time limit of a job; write minutes, such as 90 or 0.5"),
+        ({"job_timeout_min": -0.5}, "job_timeout_min: -0.5 is no time limit of a job"),
+        ({"job_timeout_min": math.nan}, "job_timeout_min: nan is no time limit of a job"),
+        ({"job_timeout_min": math.inf}, "job_timeout_min: inf is no time limit of a job"),
+        ({"job_timeout_min": "1:30"}, "job_timeout_min: '1:30' is no time limit of a job"),
+        ({"job_timeout_min": True}, "job_timeout_min: True is no time limit of a job"),
+        ({"job_timeout_min": 90.5, "timeout_min": 90}, "job_timeout_min=90.5 is longer than timeout_min=90, at which"),
         ({"mem_gb": -1}, "mem_gb: -1 is no number of gigabytes; write 4 or 0.5, or 0 for all of a node"),
         ({"mem_gb": "4G"}, "mem_gb: '4G' is no number of gigabytes"),
         ({"mem_gb": True}, "mem_gb: True is no number of gigabytes"),

@@ -217,6 +217,58 @@ def test_second_signal_kills_a_job_that_ignores_the_first(held: Program) -> None
     assert ["0.1.COMPLETED", "0.2.CANCELLED"] == program.states()
 
 
+ENDURING = """
+import argparse, time
+from experiment_manager import Experiment, current_job
+from experiment_manager.store import reserve
+
+def wait(job_id, variables, configuration):
+    record = str(current_job().directory / f"attempt.{current_job().attempt}.json")
+    while not reserve.noted(record).get("stopped"):
+        time.sleep(0.02)
+    return {"done": True}
+
+parser = argparse.ArgumentParser()
+for name in ("--job-id", "--experiment-path", "--experiment-name"):
+    parser.add_argument(name)
+options = parser.parse_args()
+Experiment.load(options.experiment_name, options.experiment_path).run_id(int(options.job_id), wait)
+"""
+OVER = "ran longer than job_timeout_min=0.01"
+
+
+@pytest.mark.parametrize("is_of_slurm", [False, True])
+@pytest.mark.parametrize(
+    ("line", "expected", "status", "reason"),
+    [
+        ("exec sleep 60", "TIMEOUT", 143, OVER),
+        ("trap 'exit 0' TERM; while :; do sleep 0.05; done", "TIMEOUT", 75, OVER),
+        (f"trap '' TERM; exec {sys.executable} HOME/enduring.py \"$@\"", "COMPLETED", 0, None),
+    ],
+)
+def test_a_job_that_runs_longer_than_its_launch_lets_it_is_told_to_end(
+    line: str, expected: str, status: int, reason: str | None, is_of_slurm: bool, held: Program
+) -> None:
+    """By its supervisor, without a question to the scheduler, and never to be started again by it: TIMEOUT with the
+    option as the reason, unless the job leaves its result while it is being told to end."""
+    (held.home / "enduring.py").write_text(ENDURING)
+    about: dict[str, Any] = {
+        "runner": ["sh", "-c", line.replace("HOME", str(held.home)), "sh"],
+        "job_timeout_min": 0.01,
+    }
+    if is_of_slurm:
+        options = make({"job_timeout_min": about.pop("job_timeout_min"), "max_requeues": 3}, where="test")
+        about["slurm"] = {"arrays": records(arrays([(options, [0])]), "e", as_mapping)}
+    folder = Experiment.at(held.experiment).folder
+    number = create_launch(folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    done = held.tool("run", "0", "--launch", number)
+    assert status == done.returncode, done.stderr
+    assert ["0.1.COMPLETED", f"0.2.{expected}"] == held.states()
+    record = attempt(held, 0, 2)
+    assert (reason, None, None) == (record["reason"], record.get("requeued"), record.get("ask_scheduler"))
+    assert record["end"] - record["start"] >= 0.6
+
+
 def test_attempt_that_somebody_else_ended_publishes_nothing(held: Program) -> None:
     """A supervisor whose RUNNING was renamed by another one records nothing over it, and leaves with 75."""
     running = Running(held)
