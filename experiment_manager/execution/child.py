@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from experiment_manager.errors import JobRefused
@@ -16,6 +18,7 @@ from experiment_manager.store.files import log_file
 from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured
+from experiment_manager.text import tell
 
 
 class Child(NamedTuple):
@@ -33,12 +36,14 @@ class Child(NamedTuple):
     options: Mapping[str, Any]  # of a launch that a scheduler runs
     variables: Mapping[str, str]  # of the environment, by which the program finds its modules
     limit_s: float | None = None  # how long an attempt may run, by its launch
+    only: int | None = None  # the one number that its attempt may have: others may take the job at the same time
 
     @property
     def about(self) -> dict[str, Any]:
         """What whoever claims an attempt of it says of the attempt."""
         scheduler = {} if self.scheduler is None else {"scheduler": self.scheduler}
-        return {"launch": self.launch, **scheduler, **({"fake": True} if self.is_fake else {})}
+        worker = {} if self.only is None else {"worker": True}  # its process goes on when the attempt has ended
+        return {"launch": self.launch, **scheduler, **worker, **({"fake": True} if self.is_fake else {})}
 
     @property
     def has_ranks(self) -> bool:
@@ -202,3 +207,25 @@ def expendable() -> Callable[[], None]:
             pass
 
     return prepare_child
+
+
+@contextmanager
+def own_temporary_folder(job_id: int) -> Iterator[None]:
+    """Inside, TMPDIR is a folder of this job alone, which then is removed: jobs on one node would find each other's
+    files under the names that programs give them. Where it cannot be made the job shares what the others have."""
+    import tempfile
+
+    before = os.environ.get("TMPDIR")
+    try:
+        folder = tempfile.mkdtemp(prefix=f"job-{job_id}-", dir=before)
+    except OSError as error:
+        tell(f"job {job_id} has no folder of its own for temporary files: {error.strerror or error}")
+        yield
+        return
+    os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        os.environ |= {} if before is None else {"TMPDIR": before}
+        shutil.rmtree(folder, ignore_errors=True)

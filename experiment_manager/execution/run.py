@@ -1,21 +1,20 @@
-"""The command `experiment-manager run`: one job, or several at the same time in one task, and the exit status of that.
+"""The command `experiment-manager run`: one job, several at the same time in one task, or one job after the other as a
+worker does, and the exit status of that.
 
 A task of a scheduler that runs several jobs has a supervisor for each, in a process of its own. Every task imports
 this: what few calls need is imported where it is used.
 """
 
 import os
-import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.execution import resources
-from experiment_manager.execution.child import Child, prepare
+from experiment_manager.execution.child import Child, own_temporary_folder, prepare
 from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome, supervise
 from experiment_manager.model.records import State
@@ -36,7 +35,10 @@ _EXAMPLE: Final = """example:
 
 The exit status is the job's own (128 + the signal for a job that a signal ended); 2 for a mistake in the call.
 """
-_WITH_VALUE: Final = ("--experiment-path", "--experiment-name", "--job-id", "--launch", "--runner")
+_WITH_VALUE: Final = (
+    *("--experiment-path", "--experiment-name", "--job-id", "--launch", "--runner"),
+    *("--array", "--worker"),
+)
 _LONGEST_ID: Final = 19
 _FAILED: Final = 1
 _BY_THEMSELVES: Final = (State.FAILED, State.OUT_OF_MEMORY)
@@ -53,6 +55,8 @@ class Call(NamedTuple):
     launch: str | None = None
     runner: str | None = None
     fake: bool = False
+    array: str | None = None  # of the launch: its worker of that number is meant
+    worker: int | None = None
 
 
 def plain_call(argv: Sequence[str]) -> Call | None:
@@ -71,6 +75,12 @@ def plain_call(argv: Sequence[str]) -> Call | None:
         found[option[2:].replace("-", "_")] = value[0]
     path, name, ids = found.get("experiment_path"), found.get("experiment_name"), found.get("job_id")
     launch, runner = found.get("launch"), found.get("runner")
+    array, worker = found.get("array"), found.get("worker")
+    if array is not None or worker is not None:
+        is_worker = None not in (array, worker, launch, path, name) and not has_place and ids is runner is None
+        if not is_worker or not _are_ids(worker or "") or "," in (worker or ""):
+            return None
+        return Call(experiment_path=path, experiment_name=name, launch=launch, array=array, worker=int(worker or ""))
     if has_place and path is name is ids is None:
         return Call(folder=argv[0], job=_ids(argv[1]), launch=launch, runner=runner)
     if has_place or path is None or name is None or ids is None or not _are_ids(ids):
@@ -94,6 +104,8 @@ def parser() -> "argparse.ArgumentParser":
     command.add_argument("--experiment-name", metavar="N", help="the name of the experiment")
     command.add_argument("--job-id", type=_ids, metavar="ID", help="the id of the job; 3,4,5: all of them at once")
     command.add_argument("--launch", metavar="NNNN", help="the launch that this run belongs to; its jobs may run")
+    command.add_argument("--array", metavar="NAME", help="of workers, in that launch; what its scripts say")
+    command.add_argument("--worker", type=int, metavar="N", help="be worker N of that array: run job after job")
     command.add_argument("--runner", metavar="FILE", help="the script that runs jobs which were written in Python")
     command.add_argument("--fake", action="store_true", help="print the job instead of running it, and leave a result")
     return command
@@ -110,7 +122,8 @@ def main(argv: Sequence[str]) -> int:
             folder = Folder.at(call.folder)
     except ExperimentManagerError as error:
         return refused(error)
-    outcome = _run_all(folder, call.job_id or call.job or [], call)
+    ids = call.job_id or call.job or []
+    outcome = _run_all(folder, ids, call) if call.worker is None else _work(folder, call)
     if status_file:
         _leave_status(status_file, outcome)
         return outcome.status
@@ -169,7 +182,10 @@ def _checked_call(argv: Sequence[str]) -> Call:
     has_parts = call.experiment_path is not None and call.experiment_name is not None
     if (call.folder is None) == (not has_parts):
         command.error("name the experiment once: its FOLDER, or --experiment-path and --experiment-name")
-    if call.job_id is None and call.job is None:
+    is_worker = call.worker is not None
+    if is_worker and (call.array is None or call.launch is None or call.job_id is not None or call.job is not None):
+        command.error("a worker is named by --launch, --array and --worker, and finds its jobs by itself")
+    if not is_worker and call.job_id is None and call.job is None:
         command.error("name the job: FOLDER JOB, or --job-id")
     return call
 
@@ -198,7 +214,7 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
     try:
         order = read_order(folder, call.launch, ids[0]) if call.launch is not None else None
         gpus_per_job = (order.options or {}).get("gpus_per_job") if order is not None else None
-        outcome = _run_together(jobs, lambda job_id: _run(folder, job_id, call), gpus_per_job)
+        outcome = _run_together(jobs, lambda job_id: _run_beside_others(folder, job_id, call), gpus_per_job)
     except ExperimentManagerError as error:
         return Outcome(refused(error))
     return outcome._replace(status=outcome.status or int(bool(failed)))
@@ -209,6 +225,24 @@ def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
     return run_or_refuse(
         lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise
     )
+
+
+def _run_beside_others(folder: Folder, job_id: int, call: Call) -> Outcome:
+    with own_temporary_folder(job_id):
+        return _run(folder, job_id, call)
+
+
+def _work(folder: Folder, call: Call) -> Outcome:
+    """One worker has run jobs, those that it found; several at a time, each in a process of its own."""
+    from experiment_manager.execution.worker import Worker
+
+    try:
+        worker = Worker(folder, call.launch or "", call.array or "", call.worker or 0)
+        if worker.n_lanes == 1:
+            return worker.run_lane(0)
+        return _run_together(range(worker.n_lanes), worker.run_lane, worker.gpus_per_job)
+    except ExperimentManagerError as error:
+        return Outcome(refused(error))
 
 
 def _are_ids(text: str) -> bool:
@@ -227,10 +261,9 @@ def _ids(text: str) -> list[int]:
 def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_job: float | None = None) -> Outcome:
     """All jobs have ended. The status is that of the first, in their order, that has one other than 0.
 
-    `run` is called in a process of its own for each job, which sees its share of the task's GPUs and has a folder for
-    temporary files of its own. All run at once, but where `gpus_per_job` makes some wait for a GPU: these do not begin
-    after a signal to end. Signals are passed on to every supervisor. Raises ExperimentManagerError when no job can have
-    so many GPUs.
+    `run` is called in a process of its own for each job, which sees its share of the task's GPUs. All run at once, but
+    where `gpus_per_job` makes some wait for a GPU: these do not begin after a signal to end. Signals are passed on to
+    every supervisor. Raises ExperimentManagerError when no job can have so many GPUs.
     """
     found = resources.visible_gpus(os.environ)
     resources.check_gpus(gpus_per_job, found, where="")
@@ -301,8 +334,7 @@ def _fork(
         for handle in handles:
             os.close(handle)
         os.environ.update(variables)
-        with _own_temporary_folder(job_id):
-            outcome = run(job_id)
+        outcome = run(job_id)
         status = outcome.status
         if outcome.is_to_requeue:
             os.write(to_requeue, b"r")
@@ -311,22 +343,3 @@ def _fork(
     finally:
         settle()
         os._exit(status)
-
-
-@contextmanager
-def _own_temporary_folder(job_id: int) -> Iterator[None]:
-    """Inside, TMPDIR is a folder of this job alone, which then is removed: jobs on one node would find each other's
-    files under the names that programs give them. Where it cannot be made the job shares what the others have."""
-    import tempfile
-
-    try:
-        folder = tempfile.mkdtemp(prefix=f"job-{job_id}-")
-    except OSError as error:
-        tell(f"job {job_id} has no folder of its own for temporary files: {error.strerror or error}")
-        yield
-        return
-    os.environ["TMPDIR"] = folder
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

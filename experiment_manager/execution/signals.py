@@ -23,6 +23,8 @@ class Heard:
     def __init__(self) -> None:
         self._read, write = self.handles = os.pipe()
         """What a copy of this process has to close."""
+        self.was_stopped = self.was_warned = False
+        """Whether a signal of STOPS, and of WARNINGS, has been heard so far."""
         os.set_blocking(self._read, False)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -36,7 +38,10 @@ class Heard:
         """The signals that came within that time, SIGCHLD left out; returns as soon as one came."""
         if not select.select([self._read], [], [], max(0.0, seconds))[0]:
             return []
-        return [signal.Signals(number) for number in os.read(self._read, 4096) if number != signal.SIGCHLD]
+        heard = [signal.Signals(number) for number in os.read(self._read, 4096) if number != signal.SIGCHLD]
+        self.was_stopped = self.was_stopped or not STOPS.isdisjoint(heard)
+        self.was_warned = self.was_warned or not WARNINGS.isdisjoint(heard)
+        return heard
 
 
 def block() -> None:

@@ -22,6 +22,7 @@ from experiment_manager.execution.signals import WARNINGS, Heard, catches, envir
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
+from experiment_manager.store import processes as processes_of
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
@@ -69,8 +70,15 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     about = {**child.about, **schedulers.recorded(), **gpus_of(os.environ), LOOKS: OWNERSHIP_POLL_S}
     with writing(child.folder.path):
         child.folder.make(child.folder.job(child.job_id))
-        number = states.claim(child.job_id, about, planned=child.planned)
-        bear_mark(child.folder, child.job_id, number)
+        number = states.claim(child.job_id, about, planned=child.planned, only=child.only)
+        mark = bear_mark(child.folder, child.job_id, number)
+    try:
+        return _supervised(child, states, number, heard, begin)
+    finally:
+        processes_of.unmark(mark)
+
+
+def _supervised(child: Child, states: States, number: int, heard: Heard, begin: Start) -> Outcome:
     supervision = _Supervision(child, states, number, heard, begin)
     if child.launch is not None:
         return supervision.run()
@@ -356,7 +364,10 @@ class _Supervision:
     def _peak_memory(self, largest: int) -> int:
         """Of all processes of the job together, as far as that is known; at least that of the largest one."""
         is_alone = (
-            self._child.scheduler is not None and not self._child.has_ranks and self._child.options.get("pack", 1) == 1
+            self._child.scheduler is not None
+            and not self._child.has_ranks
+            and self._child.options.get("pack", 1) == 1
+            and self._child.options.get("workers") is None  # its other jobs count there, too
         )
         return max(largest, self._memory, (peak_of_step() or 0) if is_alone else 0)
 

@@ -4,7 +4,7 @@ supervisor, and those that run elsewhere by a request in the folder."""
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from experiment_manager.errors import JobRefused, SchedulerError
@@ -46,13 +46,18 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
             running[job_id] = last.number, record
     wanted = unbegun.keys() | elsewhere | running.keys()
     tasks: dict[ActiveTask, list[int]] = {}
+    by_worker: set[int] = set()
     if wanted:
         there = active_tasks(folder, table, is_needed=bool(unbegun or elsewhere))
         tasks = {task: mine for task, jobs in there.items() if (mine := [job for job in jobs if job in wanted])}
+        by_worker = {job for task, mine in tasks.items() if _goes_on(table, task, there[task], wanted) for job in mine}
+        tasks = {task: mine for task, mine in tasks.items() if by_worker.isdisjoint(mine)}
         _refuse_shared(table, there, tasks)
+        running |= _taken_from_workers(folder, by_worker, unbegun)
     for name in sorted({task.scheduler for task in tasks}):
         schedulers.named(name).cancel((task.array, task.array_index) for task in tasks if task.scheduler == name)
     by_scheduler = {job_id for mine in tasks.values() for job_id in mine}
+    begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
     handed_to = {job_id: task.scheduler for task, mine in tasks.items() for job_id in mine}
     _settle(folder, unbegun, handed_to)
@@ -61,7 +66,34 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
             f"ours reaches {', '.join(sorted(set(unreached.values())))}; end it there"
         )
-    return sorted(by_scheduler | notified)
+    return sorted(by_scheduler | notified | (by_worker - begun))
+
+
+def _goes_on(table: StateTable, task: ActiveTask, jobs: Sequence[int], wanted: Collection[int]) -> bool:
+    """Whether a task is a worker that has other jobs to run."""
+    return task.is_worker and any(
+        table.state(job) in (State.QUEUED, State.RUNNING) for job in jobs if job not in wanted
+    )
+
+
+def _taken_from_workers(
+    folder: Folder, ids: Iterable[int], unbegun: dict[int, int]
+) -> dict[int, tuple[int, Mapping[str, Any]]]:
+    """Of these jobs, those that have not begun are CANCELLED, and no more in `unbegun`: no worker takes them. Returns
+    the others, with their attempts and who runs them."""
+    states = States(folder)
+    running: dict[int, tuple[int, Mapping[str, Any]]] = {}
+    for job_id in ids:
+        if job_id in unbegun:
+            number = unbegun.pop(job_id) + 1
+            reason = {"reason": f"cancelled by {user_name()} before it began"}
+            states.record_unbegun(job_id, number, State.CANCELLED, reason, {})
+        else:
+            number = states.attempts(job_id)[-1].number
+        record = states.record(job_id, number)
+        if "unbegun" not in record and states.is_running(job_id, number):  # a worker may have been faster
+            running[job_id] = number, record
+    return running
 
 
 def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -> tuple[set[int], Mapping[int, str]]:
@@ -90,6 +122,8 @@ def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -
 
 
 def _signalled(folder: Folder, job_id: int, number: int, record: Mapping[str, Any]) -> bool:
+    if record.get("worker"):  # a signal would end all that it may still run
+        return False
     try:
         mark = mark_of(folder, job_id, number)
     except OSError:

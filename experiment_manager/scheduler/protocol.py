@@ -97,6 +97,12 @@ class Place(NamedTuple):
     part: int = 1  # this is array `part` of `n_parts`
     n_parts: int = 1
 
+    def command(self, array: "Array") -> list[str]:
+        """The words that run a task of the array; one more has to follow, of `Array.words`."""
+        words = [self.python, "-P", "-m", "experiment_manager", "run", "--experiment-path", self.experiment_path]
+        words += ["--experiment-name", self.experiment_name, "--launch", self.launch]
+        return [*words, "--job-id"] if array.n_workers is None else [*words, "--array", self.job_name, "--worker"]
+
 
 def require_line(name: str, text: str) -> None:
     """Raise OptionsError unless a line of a script can hold `text`."""
@@ -115,6 +121,8 @@ class Options(Protocol):
     def array_parallelism(self) -> int | None: ...
     @property
     def resources_from(self) -> str | None: ...
+    @property
+    def workers(self) -> int | None: ...
 
 
 Send = Callable[[str, str | None], str]
@@ -235,6 +243,11 @@ class Scheduler(ABC):
     def is_being_preempted(self, task: Task) -> bool:
         """Whether it was announced that the task will lose its node, and has not happened yet."""
         return False
+
+    def ends_at(self, task: Task) -> float | None:
+        """When this run of the task will be ended at its time limit, in seconds since the epoch; None where it has no
+        limit, or that cannot be known."""
+        return None
 
     @abstractmethod
     def has_ended(self, task: Task) -> bool:

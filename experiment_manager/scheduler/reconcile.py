@@ -235,6 +235,7 @@ class ActiveTask(NamedTuple):
     scheduler: str
     array: str
     array_index: int
+    is_worker: bool = False  # it takes one job after the other, of all that are named
 
     def __str__(self) -> str:
         return f"{schedulers.label_of(self.scheduler)} task {task_name(self.array, self.array_index)}"
@@ -243,8 +244,8 @@ class ActiveTask(NamedTuple):
 def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -> dict[ActiveTask, Sequence[int]]:
     """The tasks that schedulers have, waiting or running, each with its jobs.
 
-    A script that was submitted twice has two tasks for each job. Raises SchedulerError where one cannot be asked; with
-    `is_needed` false, one that this machine does not reach is left out.
+    A script that was submitted twice has two tasks for each job; a worker has all jobs that it may take. Raises
+    SchedulerError where one cannot be asked; with `is_needed` false, one that this machine does not reach is left out.
     """
     launches, users = open_launches(folder, running_records(States(folder), table))
     found: dict[ActiveTask, Sequence[int]] = {}
@@ -254,10 +255,12 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
             continue
         arrays = [array for opened in launches if opened.scheduler == name for array in opened.arrays]
         tasks = {array.name: dict(array.tasks()) for array in arrays}
+        of_workers = {array.name for array in arrays if array.n_workers is not None}
         for row in names_known(scheduler, launches).rows(scheduler.queue(users)):
             if row.name in tasks and row.phase is not Phase.ENDED:
                 for index in row.indices or ():
-                    found[ActiveTask(name, row.array, index)] = tasks[row.name].get(index, ())
+                    task = ActiveTask(name, row.array, index, row.name in of_workers)
+                    found[task] = tasks[row.name].get(index, ())
     return found
 
 
@@ -276,7 +279,8 @@ def wait_for(folder: Folder, launch: Launch, texts: Mapping[int, str]) -> None:
             asks = time.monotonic() >= ask_at
             table = reconciled(folder) if asks else States(folder).table()
             for job_id in sorted(waiting):
-                if _has_ended(table, job_id, planned[job_id], is_truth=asks):
+                is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
+                if is_left or _has_ended(table, job_id, planned[job_id], is_truth=asks):
                     waiting.discard(job_id)
                     _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
             if asks:
@@ -306,4 +310,7 @@ def _has_ended(table: StateTable, job_id: int, planned: int, *, is_truth: bool) 
 def _tell(folder: Folder, table: StateTable, job_id: int, lines: JobLines, text: str, seconds: float) -> None:
     last = table.last(job_id)
     reason = read_optional(folder.of_attempt(job_id, last.number, "attempt"), END).get("reason")
+    if last.state is State.PENDING:
+        lines.ended(job_id, None, text, seconds=seconds, reason="the workers have ended; the same command runs it")
+        return
     lines.ended(job_id, last.state, text, seconds=seconds, reason=reason)

@@ -155,9 +155,17 @@ class LaunchedArray(NamedTuple):
     pack: int
     is_indexed_by_job: bool
     after: int | None
+    n_workers: int | None = None  # so many tasks, each of which may run any of the jobs
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """The index of each task."""
+        return [index for index, _ in self.tasks()]
 
     def tasks(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Each task: its index and the jobs that it runs."""
+        """Each task: its index and the jobs that it runs, or may run."""
+        if self.n_workers is not None:
+            return ((index, self.jobs) for index in range(self.n_workers))
         if self.is_indexed_by_job:
             return ((job_id, (job_id,)) for job_id in self.jobs)
         return enumerate(self.jobs[at : at + self.pack] for at in range(0, len(self.jobs), self.pack))
@@ -184,6 +192,7 @@ def records(found: Sequence[Array], name: str, kept: Callable[[Any], dict[str, A
             "script": script_name(part),
             "jobs": format_ids(array.jobs),
             "pack": max(map(len, array.tasks)),
+            **({} if array.n_workers is None else {"workers": array.n_workers}),
             "indexed": "job" if array.is_indexed_by_job else "position",
             "after": array.after,
             "options": kept(array.options),
@@ -202,6 +211,7 @@ def launched_arrays(launch: Launch) -> list[LaunchedArray]:
             pack=record["pack"],
             is_indexed_by_job=record["indexed"] == "job",
             after=record["after"],
+            n_workers=record.get("workers"),
         )
         for record in (of_scheduler(launch.record) or {}).get("arrays", ())
     ]

@@ -110,6 +110,18 @@ def verdicts(
     return _Decision(launch, disk, reports, now).made()
 
 
+def _of_workers(rows: Sequence[QueueRow]) -> str:
+    """What the queue tells of workers: `3 workers run, 5 wait (Priority)`."""
+    reasons = [row.reason for row in rows if row.phase is Phase.WAITING]
+    n_running = len(rows) - len(reasons)
+    runs = f"{n_running} {'worker runs' if n_running == 1 else 'workers run'}"
+    if not reasons:
+        return runs
+    waits = f"{len(reasons)}{'' if n_running else ' worker' if len(reasons) == 1 else ' workers'} wait"
+    waits += f"{'s' if len(reasons) == 1 else ''} ({reasons[0]})"
+    return f"{runs}, {waits}" if n_running else waits
+
+
 def comes_back(state: State, end: Mapping[str, Any]) -> bool:
     """Whether a scheduler is expected to start a job again that has ended so, as long as it has its task."""
     is_requeued = state is State.TIMEOUT and bool(end.get("requeued"))
@@ -133,6 +145,9 @@ class _Decision:
     def made(self) -> LaunchVerdicts:
         for array in self._launch.arrays:
             report = self._reports[array.name] if self._reports is not None else None
+            if array.n_workers is not None:
+                self._decide_of_workers(array, report)
+                continue
             for index, jobs in array.tasks():
                 for job_id in jobs:
                     self._decide(array, index, JobId(job_id), report)
@@ -146,6 +161,59 @@ class _Decision:
             self._counts_as_running(array, index, job_id, last.number, report)
         elif last.state is not State.COMPLETED:
             self._ended(index, job_id, last, report)
+
+    def _decide_of_workers(self, array: LaunchedArray, report: ArrayReport | None) -> None:
+        """Any of them may run any of the jobs; which one runs a job that has begun, its anchor tells."""
+        waits = self._waits_for_workers(array, report)
+        for job_id in map(JobId, array.jobs):
+            last = self._disk.table.last(job_id)
+            if last.number < self._launch.planned[job_id]:
+                if waits is not None:
+                    self._found.append(Waits(job_id, waits))
+                continue
+            if last.state is State.COMPLETED or (last.state not in (State.RUNNING, *_MAY_COME_BACK)):
+                continue
+            anchor = self._disk.anchor(job_id, last.number)
+            task = task_in(anchor)
+            if last.state is State.RUNNING:
+                index = -1 if task is None or task.array_index is None else task.array_index
+                self._counts_as_running(array, index, job_id, last.number, report)
+            elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
+                self._ended_under_a_worker(task.array_index, job_id, last, report, waits)
+
+    def _waits_for_workers(self, array: LaunchedArray, report: ArrayReport | None) -> str | None:
+        """Why jobs that have not begun wait for the workers of an array; None: there is none that could take them."""
+        submitted = next(filter(None, (self._submitted_at(array, index) is not None for index in array.indices)), None)
+        rows = [] if report is None else [row for index in array.indices if (row := report.active(index)) is not None]
+        if rows:
+            self._is_open = True
+            return _of_workers(rows)
+        if submitted is None:
+            self._is_open = True  # nobody has submitted them yet
+            return None
+        if report is None or not (report.knows_anything() or self._launch.is_ours):
+            self._is_open = True
+            return _LAST_KNOWN
+        if self._is_only_absent(array, report) or self._may_turn_up(array, report):
+            self._is_open = True
+            return "submitted"
+        return None
+
+    def _may_turn_up(self, array: LaunchedArray, report: ArrayReport) -> bool:
+        """Whether a scheduler that has just been told of the workers does not know them yet."""
+        since = self._launch.submitted.get(array.name)
+        return not report.knows_anything() and since is not None and self._now - since < CATCHES_UP_S
+
+    def _ended_under_a_worker(
+        self, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None, waits: str | None
+    ) -> None:
+        """QUEUED when a worker is going to take it again: its own, or, where that has not died, any."""
+        end = self._disk.end(job_id, last.number)
+        is_for_all = last.state is not State.NODE_FAIL or (report is not None and report.active(index) is not None)
+        if waits is not None and comes_back(last.state, end) and is_for_all:
+            self._found.append(Waits(job_id, waits))
+        if is_to_be_asked_about(end):
+            self._amend(index, job_id, last.number, end, report)
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""
@@ -236,6 +304,8 @@ class _Decision:
             self._found.append(Runs(job_id, active.word.lower(), active.names_task(index)))
             return
         end = self._end_of(index, anchor, report)
+        if array.n_workers is not None and end is not None and end[0] is State.FAILED:
+            end = State.LOST, f"its worker ended: {end[1]}"  # for no reason of the job's, which would have told it
         if active is None and (end is None or end[1] == self._forgotten) and self._is_only_absent(array, report):
             return
         if end is None and active is None:
@@ -245,7 +315,7 @@ class _Decision:
         state, reason = put_back if end is None or is_back else end
         about: dict[str, Any] = {"reason": reason, **({} if end else {"ask_scheduler": True})}
         self._found.append(Ended(job_id, number, state, about))
-        if active is not None:
+        if active is not None and array.n_workers is None:
             self._waits(job_id, active, index, active.reason)
 
     def _end_of(self, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> tuple[State, str] | None:

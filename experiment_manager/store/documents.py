@@ -116,6 +116,7 @@ ANCHOR: Final[Shape] = {
     "start": MOMENT,
     "by_slurm": FLAG,
     "fake": FLAG,
+    "worker": FLAG,
     "unbegun": STATE,
     "looks_for_requests": NUMBER,
 }
@@ -146,6 +147,7 @@ ARRAY: Final[Shape] = {
     "script": NAME,
     "jobs": IDS,
     "pack": COUNT,
+    "workers": COUNT,
     "indexed": TEXT,
     "after": WHOLE,
     "options": TABLE,

@@ -206,7 +206,7 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-_SINCE: Final = {"job_timeout_min": 2}
+_SINCE: Final = {"job_timeout_min": 2, "workers": 2}
 """What a launch, an array or its options may say, and the first format of which a reader knows it; all else is of 1."""
 
 
@@ -319,6 +319,15 @@ def of_scheduler(record: Mapping[str, Any]) -> Any:
     return record.get(record.get("scheduler") or "slurm")
 
 
+def options_of_array(launch: Launch, name: str) -> Mapping[str, Any]:
+    """The options of the array of that name. Raises KeyError where the launch has none."""
+    for array in (of_scheduler(launch.record) or {}).get("arrays", ()):
+        if array["name"] == name:
+            found: Mapping[str, Any] = array["options"]
+            return found
+    raise KeyError(name)
+
+
 def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
     """The fault in a record of job arrays; None: there is none."""
     kept = of_scheduler(record)
@@ -327,7 +336,7 @@ def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
     wrong = None if isinstance(kept, Mapping) else f"{record.get('scheduler')} is no mapping"
     wrong = wrong or trouble(kept, {"options": TABLE, "arrays": LIST}, required=["arrays"])
     wrong = wrong or trouble(record, {}, required=["time", "user", "cwd"])
-    required = [name for name in ARRAY if name != "after"]
+    required = [name for name in ARRAY if name not in ("after", "workers")]
     for place, array in enumerate(() if wrong else kept["arrays"]):
         wrong = wrong or trouble(array, ARRAY, required)
         if not wrong and not 0 <= (array.get("after") or 0) <= place:

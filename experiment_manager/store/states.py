@@ -279,12 +279,26 @@ class States:
         """The same, without reading what was read for the table already."""
         return table.runners.get((JobId(job_id), attempt)) or self.record(job_id, attempt)
 
-    def claim(self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None) -> int:
+    def is_claimed(self, job_id: int, attempt: int) -> bool:
+        """Whether somebody has begun, or cancelled, this attempt: one file is asked for."""
+        return _opens(self._name(job_id, attempt))
+
+    def unclaimed(self, planned: Mapping[int, int]) -> list[int]:
+        """Those jobs, in their order, of which nobody has claimed the attempt of the number that is planned for each:
+        by one listing of all names, which other processes may outdate at once. Raises FolderError."""
+        names = frozenset(self._names()[0])
+        return [job_id for job_id, number in planned.items() if f"{job_id}.{number}" not in names]
+
+    def claim(
+        self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None, only: int | None = None
+    ) -> int:
         """The number of a new attempt, which is now RUNNING and ours; `about` is kept in its anchor.
 
         `planned` is the number that the launch gave to the job's first attempt: a job that has been completed since is
         refused, so handing over a job twice does no harm. An earlier run of the same SLURM task that still counts as
-        RUNNING is ended as NODE_FAIL, whoever runs it. Raises JobRefused, AlreadyCompleted.
+        RUNNING is ended as NODE_FAIL, whoever runs it. `only` is the one number that the attempt may get: whoever
+        chooses among jobs, as others do at the same time, has chosen by what was there before. Raises JobRefused,
+        AlreadyCompleted.
         """
         self._folder.make(self._path)
         record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
@@ -295,6 +309,8 @@ class States:
             sync(temporary)
             while True:
                 number = self._next(job_id, record, planned)
+                if only not in (None, number):
+                    raise JobRefused(f"job {job_id} was taken by somebody else: it has had attempt {number - 1}")
                 kept = kept or self._endings.keep(job_id, record["start"])
                 try:
                     os.link(temporary, self._name(job_id, number))

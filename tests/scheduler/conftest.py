@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiment_manager.scheduler import schedulers
-from experiment_manager.testing import register
+from experiment_manager.testing import Jobs, register
 from tests.scheduler import file_scheduler, table_scheduler
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -30,3 +30,14 @@ def _tasks_find_them(entry_points: str, tmp_path: Path, monkeypatch: pytest.Monk
     for name in (file_scheduler.ROOT, table_scheduler.ROOT):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    """Of a queue that is a folder; nothing stays in it."""
+    found = Jobs(file_scheduler.FileScheduler(), tmp_path / "home", {}, 180.0)
+    yield found
+    file_scheduler.wrong()
+    for array, about in file_scheduler.FileScheduler()._arrays():
+        for index in range(len(about["jobs"])):
+            file_scheduler.FileScheduler().order(array, index, "CANCELLED")

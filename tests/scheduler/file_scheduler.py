@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiment_manager.errors import OptionsError, SchedulerError
 from experiment_manager.model.ids import RangeSet, parse_ids
@@ -28,6 +28,9 @@ from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Phase, Place, QueueRow, Run, Scheduler, Stop
 from experiment_manager.store.files import write_json
+
+if TYPE_CHECKING:
+    from experiment_manager.testing import Jobs
 
 ROOT = "FILE_SCHEDULER_ROOT"
 LOOK_S = 0.02
@@ -40,7 +43,9 @@ class FileOptions(NamedTuple):
     name: str | None = None
     pack: int | None = None
     array_parallelism: int | None = None
+    workers: int | None = None
     resources_from: str | None = None
+    max_retries: int | None = None
     limit_s: float | None = None  # a task is killed after so many seconds
     max_requeues: int | None = None
     wait: bool = False
@@ -70,11 +75,8 @@ class FileScheduler(Scheduler):
 
     def script(self, array: Array, place: Place) -> str:
         about = {"name": place.job_name, "tasks": array.text, "limit_s": array.options.limit_s, "logs": place.logs}
-        jobs = [",".join(map(str, task)) for task in array.tasks]
-        table = dict(zip(map(str, array.indices), jobs, strict=True))
-        run = [place.python, "-P", "-m", "experiment_manager", "run", "--experiment-path", place.experiment_path]
-        run += ["--experiment-name", place.experiment_name, "--launch", place.launch, "--job-id"]
-        return json.dumps({**about, "jobs": table, "run": run}, indent=1) + "\n"
+        table = {str(index): word for index, word in array.words.items()}
+        return json.dumps({**about, "jobs": table, "run": place.command(array)}, indent=1) + "\n"
 
     # ---- from any machine
 
@@ -208,6 +210,11 @@ class FileScheduler(Scheduler):
             return Stop(State((self.root / str(task.array) / f"{task.array_index}.why").read_text()), KILL_WAIT_S)
         return Stop(State.CANCELLED, KILL_WAIT_S)
 
+    def ends_at(self, task: Task) -> float | None:
+        about = json.loads((self.root / str(task.array) / "array.json").read_text())
+        run = self._runs(str(task.array), task.array_index or 0)[task.restart]
+        return None if about["limit_s"] is None else run["start"] + about["limit_s"]
+
     def has_ended(self, task: Task) -> bool:
         runs = self._runs(str(task.array), task.array_index or 0)
         return len(runs) > task.restart + 1 or (len(runs) > task.restart and runs[task.restart]["end"] is not None)
@@ -219,6 +226,24 @@ class FileScheduler(Scheduler):
 
 def indices_of(about: Mapping[str, Any]) -> list[int]:
     return list(parse_ids(about["tasks"].partition("%")[0]))
+
+
+def wrong(**faults: Any) -> None:
+    """From now on the scheduler does these things wrong, and no others."""
+    (FileScheduler().root / "faults.json").write_text(json.dumps(faults))
+
+
+def order(jobs: "Jobs", job_id: int, word: str, attempt: int = 1) -> None:
+    """The task of an attempt is to end with that word, see `FileScheduler.order`."""
+    task = jobs.task(job_id, attempt)
+    FileScheduler().order(str(task.array), task.array_index or 0, word)
+
+
+def begun(jobs: "Jobs", *configurations: dict[str, Any], **options: Any) -> "Jobs":
+    """Jobs that last until they are let go, and have begun."""
+    jobs.make(*(configurations or ({"seconds": 180.0},)), **options).submit()
+    jobs.wait_until(lambda: all(jobs.has_begun(job_id) for job_id in range(len(configurations) or 1)))
+    return jobs
 
 
 # ---------------------------------------------------------------- the process that runs an array

@@ -43,6 +43,7 @@ class TableOptions(NamedTuple):
     name: str | None = None
     pack: int | None = None
     array_parallelism: int | None = None
+    workers: int | None = None
     resources_from: str | None = None
 
 
@@ -61,10 +62,8 @@ class TableScheduler(Scheduler):
         return {name: value for name, value in options._asdict().items() if value is not None}
 
     def script(self, array: Array, place: Place) -> str:
-        run = [place.python, "-P", "-m", "experiment_manager", "run", "--experiment-path", place.experiment_path]
-        run += ["--experiment-name", place.experiment_name, "--launch", place.launch, "--job-id"]
-        jobs = {index: ",".join(map(str, task)) for index, task in zip(array.indices, array.tasks, strict=True)}
-        return json.dumps({"name": place.job_name, "run": run, "jobs": jobs, "most": array.throttle or 8}) + "\n"
+        about = {"name": place.job_name, "run": place.command(array), "jobs": array.words}
+        return json.dumps({**about, "most": array.throttle or 8}) + "\n"
 
     def require(self) -> None:
         with queue_of(os.environ[ROOT]):

@@ -1,10 +1,7 @@
 """What people are told, and what runs, when a scheduler refuses, stalls, forgets, repeats itself or loses jobs."""
 
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,34 +14,7 @@ from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.testing import Jobs
 from tests.conftest import submitted_long_ago
-from tests.scheduler.file_scheduler import FileScheduler
-
-
-@pytest.fixture
-def jobs(tmp_path: Path) -> Iterator[Jobs]:
-    found = Jobs(FileScheduler(), tmp_path / "home", {}, 180.0)
-    yield found
-    wrong()
-    for array, about in FileScheduler()._arrays():
-        for index in range(len(about["jobs"])):
-            FileScheduler().order(array, index, "CANCELLED")
-
-
-def wrong(**faults: Any) -> None:
-    """From now on the scheduler does these things wrong, and no others."""
-    (FileScheduler().root / "faults.json").write_text(json.dumps(faults))
-
-
-def order(jobs: Jobs, job_id: int, word: str, attempt: int = 1) -> None:
-    task = jobs.task(job_id, attempt)
-    FileScheduler().order(str(task.array), task.array_index or 0, word)
-
-
-def begun(jobs: Jobs, *configurations: dict[str, Any], **options: Any) -> Jobs:
-    """Jobs that last until they are let go, and have begun."""
-    jobs.make(*(configurations or ({"seconds": 180.0},)), **options).submit()
-    jobs.wait_until(lambda: all(jobs.has_begun(job_id) for job_id in range(len(configurations) or 1)))
-    return jobs
+from tests.scheduler.file_scheduler import FileScheduler, begun, order, wrong
 
 
 def test_refused(jobs: Jobs) -> None:

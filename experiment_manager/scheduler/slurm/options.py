@@ -298,7 +298,9 @@ class SlurmOptions:
     pre_script: tuple[str, ...] = _option("shell lines before the job", _lines, ())
     post_script: tuple[str, ...] = _option("shell lines after the job, whatever became of it", _lines, ())
     wrap: tuple[str, ...] = _option("words put before the job's command, such as a call of a container", _words, ())
-    pack: int | None = _option("jobs per task of the array", _count(1))
+    pack: int | None = _option("jobs that each task of the array runs at the same time", _count(1))
+    workers: int | None = _option("so many tasks, each of which runs one job after the other", _count(1))
+    max_retries: int | None = _option("how often workers take a job again whose worker died", _count(0))
     gpus_per_job: float | None = _option("GPUs of each job that is packed; 0: all see all of the task", _share)
     max_requeues: int | None = _option("how often SLURM may put a task back into its queue", _count(0))
     resources_from: str | None = _option("node of the job's configuration with options for this job alone", _text)
@@ -377,6 +379,11 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
         raise OptionsError(
             f"{where}: job_timeout_min={limit:g} is longer than timeout_min={checked['timeout_min']}, at which SLURM "
             "ends the whole task; raise timeout_min, or lower job_timeout_min"
+        )
+    if checked.get("max_retries") is not None and checked.get("workers") is None:
+        raise OptionsError(
+            f"{where}: max_retries is for jobs that workers take again, and workers is not set; set it, or use "
+            "max_requeues, by which SLURM starts a task again"
         )
     for name in checked:
         written = _SBATCH_NAME.get(name, name.replace("_", "-"))

@@ -36,7 +36,7 @@ def render(array: Array, place: Place) -> str:
     before = [*options.setup, *options.pre_script]
     lines += ["", *before] if before else []
     lines += ["", *_jobs(array)]
-    lines += _with_lines_after(array, place) if options.post_script else ["exec " + _run(place)]
+    lines += _with_lines_after(array, place) if options.post_script else ["exec " + _run(array, place)]
     return "\n".join(lines) + "\n"
 
 
@@ -135,6 +135,8 @@ def _short(ids: str) -> str:
 
 
 def _jobs(array: Array) -> list[str]:
+    if array.n_workers is not None:
+        return ["worker=$SLURM_ARRAY_TASK_ID  # which takes one job of the launch after the other"]
     if array.is_indexed_by_job:
         return ["job=$SLURM_ARRAY_TASK_ID"]
     table = _wrapped(",".join(map(str, task)) for task in array.tasks)
@@ -150,10 +152,9 @@ def _wrapped(words: Iterable[str]) -> list[str]:
     return lines
 
 
-def _run(place: Place) -> str:
-    words = [place.python, "-P", "-m", "experiment_manager", "run"]
-    words += ["--experiment-path", place.experiment_path, "--experiment-name", place.experiment_name]
-    return f'{shlex.join([*words, "--launch", place.launch, "--job-id"])} "$job"'
+def _run(array: Array, place: Place) -> str:
+    what = "job" if array.n_workers is None else "worker"
+    return f'{shlex.join(place.command(array))} "${what}"'
 
 
 def _with_lines_after(array: Array, place: Place) -> Sequence[str]:
@@ -164,7 +165,7 @@ def _with_lines_after(array: Array, place: Place) -> Sequence[str]:
         "# file, because `wait` can lose it when many signals come, and is the status of this script in the end.",
         "em_job= em_again= em_file=$(mktemp)",
         *_passed_on("TERM INT HUP"),
-        f"EXPERIMENT_MANAGER_STATUS_FILE=$em_file {_run(place)} &",
+        f"EXPERIMENT_MANAGER_STATUS_FILE=$em_file {_run(array, place)} &",
         "em_job=$!",
         *_passed_on("USR1 USR2"),
         'while em_status=0; wait "$em_job" || em_status=$?; kill -0 "$em_job" 2>/dev/null; do :; done',

@@ -1,0 +1,281 @@
+"""A worker: it runs jobs of one launch, one after the other, until none is left that it may take, or no time for one.
+
+Workers know nothing of each other, and there is no server: what is taken, the names in `states/` tell. A job is taken
+by linking the anchor of the one attempt number that it may get now, which only one process can do (`store.states`), so
+a job that somebody else has taken meanwhile is never begun a second time.
+
+Each worker begins at a place of its own and goes on by as many jobs as there are places, so that workers seldom want
+the same job, and looks for one file per job. What is left then, one listing tells; where others are faster there, the
+next listing is shorter.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import ExperimentManagerError, JobRefused
+from experiment_manager.execution.child import own_temporary_folder, prepare
+from experiment_manager.execution.signals import Heard
+from experiment_manager.execution.supervisor import Outcome, supervise
+from experiment_manager.model.records import Attempt, State, Task
+from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.submission import LaunchedArray, launched_arrays
+from experiment_manager.store.documents import END, read_optional
+from experiment_manager.store.launches import options_of_array, planned_attempts, read_launch
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States, StateTable, is_to_be_asked_about, task_in
+from experiment_manager.text import tell
+
+MAX_RETRIES: Final = 1
+"""How often a job is taken again whose worker has died, where the launch does not say."""
+
+_LONGER: Final = 1.5
+"""A job may need so many times what the longest one took that the worker has seen end."""
+
+_MISSES: Final = 8
+"""So many jobs in a row that others have taken: a new listing tells sooner what is left."""
+
+_DIED: Final = frozenset({State.RUNNING, State.LOST, State.NODE_FAIL})
+"""What a job is that was left by a worker which has died."""
+
+_MAY_BE_TAKEN_AGAIN: Final = _DIED | {State.PREEMPTED, State.TIMEOUT, State.CANCELLED}
+
+
+class Candidate(NamedTuple):
+    """A job that a worker may take, and the one number that its attempt can get."""
+
+    job_id: int
+    number: int
+
+
+class Candidates:
+    """The jobs that one worker may take, in the order in which it is to try them; each is named once."""
+
+    def __init__(
+        self, states: States, planned: Mapping[int, int], place: int, n_places: int, again: "Again | None" = None
+    ) -> None:
+        """`planned` are the numbers that the launch gave to the first attempts of its jobs. `again` finds those that
+        have begun and are to be taken again; None: none is."""
+        self._states, self._planned, self._again = states, planned, again
+        self._place, self._n_places = place, n_places
+        self._named: set[Candidate] = set()
+
+    def __iter__(self) -> Iterator[Candidate]:
+        if self._again is not None:
+            yield from self._untaken(self._again.of_earlier_runs())
+        own = list(self._planned.items())[self._place :: self._n_places]
+        yield from self._untaken(Candidate(*one) for one in own)
+        while left := self._left():
+            first = self._place * len(left) // self._n_places
+            yield from self._untaken([*left[first:], *left[:first]], most_misses=_MISSES)
+
+    def has_left(self) -> bool:
+        """Whether there is a job that nobody has taken yet."""
+        return bool(self._states.unclaimed(self._planned))
+
+    def _left(self) -> list[Candidate]:
+        unclaimed = (Candidate(job_id, self._planned[job_id]) for job_id in self._states.unclaimed(self._planned))
+        left = [one for one in unclaimed if one not in self._named]
+        if not left and self._again is not None:
+            left = [one for one in self._again.of_ended_workers() if one not in self._named]
+        return left
+
+    def _untaken(self, found: Iterable[Candidate], most_misses: int | None = None) -> Iterator[Candidate]:
+        misses = 0
+        for one in found:
+            if misses == most_misses:
+                return
+            if one in self._named:
+                continue
+            self._named.add(one)  # also what others have taken: a number is never free again
+            if self._states.is_claimed(*one):
+                misses += 1
+                continue
+            misses = 0
+            yield one
+
+
+class Again:
+    """Finds the jobs of a launch that have begun and may be taken again: their worker has died, or was made to end."""
+
+    def __init__(
+        self, folder: Folder, launch: str, planned: Mapping[int, int], here: Task | None, max_retries: int
+    ) -> None:
+        self._folder, self._launch, self._planned = folder, launch, planned
+        self._here, self._max_retries = here, max_retries
+        self._states = States(folder)
+
+    def of_earlier_runs(self) -> list[Candidate]:
+        """What this worker had in hand when its task was put back into the queue."""
+        if self._here is None or not self._here.restart:
+            return []
+        return self._found(lambda _, task: task is not None and task.is_earlier_run_of(self._here))
+
+    def of_ended_workers(self) -> list[Candidate]:
+        """What others had in hand whose task has ended, as the scheduler says; it is asked once about each."""
+        asked: dict[Task, bool] = {}
+
+        def has_ended(last: Attempt, task: Task | None) -> bool:
+            if last.state is not State.RUNNING:
+                return True
+            if task is None or (self._here is not None and task.name == self._here.name):
+                return False  # of this very task, which runs; an earlier run of it has been found before
+            if task not in asked:
+                asked[task] = schedulers.has_ended(task)
+            return asked[task]
+
+        return self._found(has_ended)
+
+    def _found(self, is_meant: Callable[[Attempt, Task | None], bool]) -> list[Candidate]:
+        table = self._states.table()
+        found = []
+        for job_id, planned in self._planned.items():
+            last = table.last(job_id)
+            if last.number < planned or last.state not in _MAY_BE_TAKEN_AGAIN:
+                continue
+            record = self._states.record(job_id, last.number)
+            task = task_in(record)
+            if record.get("launch") != self._launch or not is_meant(last, task):
+                continue
+            is_own = task is not None and task.is_earlier_run_of(self._here)
+            if self._may_be_taken(table, last, is_own=is_own):
+                found.append(Candidate(job_id, table.next_number(job_id)))
+        return found
+
+    def _may_be_taken(self, table: StateTable, last: Attempt, *, is_own: bool) -> bool:
+        """Whether its end was none of the job's own doing; `is_own`: an earlier run of this task had it in hand."""
+        if last.state in _DIED:
+            return is_own or self._has_retries(table, last)
+        if last.state is State.TIMEOUT:
+            return bool(self._end(last).get("requeued"))  # it made room for the time limit of its worker
+        if last.state is State.CANCELLED:
+            return is_own and is_to_be_asked_about(self._end(last))  # nobody could be asked why it was told to end
+        return last.state is State.PREEMPTED
+
+    def _has_retries(self, table: StateTable, last: Attempt) -> bool:
+        planned = self._planned[last.job_id]
+        since = (state for number, state in table.attempts[last.job_id].items() if number >= planned)
+        return sum(state in _DIED for state in since) <= self._max_retries
+
+    def _end(self, last: Attempt) -> Mapping[str, Any]:
+        return read_optional(self._folder.of_attempt(last.job_id, last.number, "attempt"), END)
+
+
+class TimeLeft:
+    """Whether one more job can end before its worker has to."""
+
+    def __init__(self, ends_at: Callable[[], float | None], job_limit_s: float | None) -> None:
+        """`ends_at` tells when the worker has to end, in seconds since the epoch; None: never. `job_limit_s` is how
+        long a job may take at most, where that is known."""
+        self._ends_at, self._job_limit_s = ends_at, job_limit_s
+        self._longest = 0.0
+        self._end: float | None = None
+        self._is_asked = False
+
+    def is_enough(self) -> bool:
+        """It is for the first job, of which nothing is known: whoever wants no such job gives the limit."""
+        need = self._longest * _LONGER if self._job_limit_s is None else self._job_limit_s
+        if not need:
+            return True
+        if not self._is_asked or (self._end is not None and time.time() + need > self._end):
+            self._end, self._is_asked = self._ends_at(), True  # people give more time to what runs
+        return self._end is None or time.time() + need <= self._end
+
+    def note(self, seconds: float) -> None:
+        """A job has taken so long."""
+        self._longest = max(self._longest, seconds)
+
+
+class Worker:
+    """One task of an array of workers. With `pack` it runs several jobs at a time, each in a lane: a process of its own
+    that takes job after job."""
+
+    def __init__(self, folder: Folder, launch: str, array: str, index: int) -> None:
+        """Worker number `index` of the array of that name. Raises JobRefused where the launch has no such worker."""
+        self._folder, self._launch, self._index = folder, launch, index
+        record = read_launch(folder, launch)
+        self._array = _array_of_workers(launched_arrays(record), array, index, f"launch {launch} of {folder.path}")
+        planned = planned_attempts(record)
+        self._planned = {job_id: planned[job_id] for job_id in sorted(self._array.jobs)}
+        self._options = options_of_array(record, array)
+        self._here, self._scheduler = schedulers.current_task(), schedulers.current()
+
+    @property
+    def n_lanes(self) -> int:
+        return self._array.pack
+
+    @property
+    def gpus_per_job(self) -> float | None:
+        share: float | None = self._options.get("gpus_per_job")
+        return share
+
+    def run_lane(self, lane: int) -> Outcome:
+        """Jobs have run until none is left that may be taken, no time is left for one, or somebody has asked for the
+        end. The status is that of the first job that has one other than 0."""
+        heard = Heard()
+        retries = self._options.get("max_retries")
+        again = Again(
+            self._folder, self._launch, self._planned, self._here, MAX_RETRIES if retries is None else retries
+        )
+        place = self._index * self.n_lanes + lane
+        n_places = (self._array.n_workers or 1) * self.n_lanes
+        candidates = Candidates(States(self._folder), self._planned, place, n_places, again)
+        limit_min = self._options.get("job_timeout_min")
+        left = TimeLeft(self._ends_at, None if limit_min is None else limit_min * 60)
+        outcome = Outcome(0)
+        for one in candidates:
+            heard.wait(0)
+            if heard.was_stopped:
+                return outcome
+            if heard.was_warned or not left.is_enough():
+                return outcome._replace(is_to_requeue=self._goes_on(candidates))
+            started = time.monotonic()
+            ended = self._run(one, heard)
+            if ended is None:
+                continue
+            left.note(time.monotonic() - started)
+            outcome = Outcome(outcome.status or ended.status, ended.is_to_requeue)
+            if ended.is_to_requeue:
+                return outcome
+        return outcome
+
+    def _run(self, one: Candidate, heard: Heard) -> Outcome | None:
+        """The job has run; None where somebody else has taken it."""
+        try:
+            child = prepare(self._folder, one.job_id, launch=self._launch, is_fake=False)
+        except ExperimentManagerError as error:  # of this job; the next one may run all the same
+            from experiment_manager.model.policy import REFUSED
+
+            tell(f"error: {error}")
+            return Outcome(REFUSED)
+        place: AbstractContextManager[None] = nullcontext()
+        if self.n_lanes > 1:
+            place = own_temporary_folder(one.job_id)
+        with place:
+            try:
+                return supervise(child._replace(only=one.number), heard=heard)
+            except JobRefused:
+                return None
+            except ExperimentManagerError as error:
+                from experiment_manager.model.policy import REFUSED
+
+                tell(f"error: {error}")
+                return Outcome(REFUSED)
+
+    def _goes_on(self, candidates: Candidates) -> bool:
+        """Whether the scheduler is to start this task again, for the jobs that are left."""
+        limit = self._options.get("max_requeues", self._options.get("max_num_timeout")) or 0
+        return self._here is not None and self._here.restart < limit and candidates.has_left()
+
+    def _ends_at(self) -> float | None:
+        if self._scheduler is None or self._here is None:
+            return None
+        return self._scheduler.ends_at(self._here)
+
+
+def _array_of_workers(arrays: Sequence[LaunchedArray], name: str, index: int, where: str) -> LaunchedArray:
+    found = next((array for array in arrays if array.name == name and array.n_workers is not None), None)
+    if found is None or not 0 <= index < (found.n_workers or 0):
+        raise JobRefused(f"{where} has no worker {index} of {name!r}; its scripts start those that it has")
+    return found

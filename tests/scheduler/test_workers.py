@@ -1,0 +1,101 @@
+"""Workers: tasks that run one job of their launch after the other."""
+
+import os
+import signal
+from collections import Counter
+
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.testing import Jobs
+from tests.scheduler.file_scheduler import FileScheduler, order
+
+LONG = {"seconds": 180.0}
+
+
+def tasks_of(jobs: Jobs, *ids: int) -> Counter[int]:
+    """How many of the jobs each worker has run."""
+    return Counter(jobs.task(job_id).array_index or 0 for job_id in ids)
+
+
+def test_each_job_runs_once(jobs: Jobs) -> None:
+    """Two workers share seven jobs; each ends as it would in a task of its own, and no job runs twice."""
+    jobs.make(*({"fails": number == 3} for number in range(7)), workers=2).submit()
+    jobs.wait_for(*("FAILED" if number == 3 else "COMPLETED" for number in range(7)))
+    assert [1] * 7 == [len(states) for states in jobs.attempts().values()]
+    assert {0, 1} >= tasks_of(jobs, *range(7)).keys()
+
+
+def test_what_waits_is_queued(jobs: Jobs) -> None:
+    """A job that no worker has taken yet is QUEUED as long as one may take it, and then PENDING: the next launch has
+    it."""
+    jobs.make(LONG, LONG, {}, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert {0: "RUNNING", 1: "QUEUED", 2: "QUEUED"} == jobs.states()
+    assert {"1 worker runs"} == {waiting.reason for waiting in reconciled(jobs.experiment.folder).queued.values()}
+    order(jobs, 0, "CANCELLED")
+    jobs.wait_for("CANCELLED", "PENDING", "PENDING")
+    assert {0: ["CANCELLED"]} == jobs.attempts()
+    jobs.make()
+    jobs.submit()
+    for job_id, attempt in ((0, 2), (1, 1)):
+        jobs.wait_until(lambda job_id=job_id, attempt=attempt: jobs.has_begun(job_id, attempt))  # type: ignore[misc]
+        jobs.end(job_id)
+    jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED")
+
+
+def test_a_worker_that_dies(jobs: Jobs) -> None:
+    """What it had in hand is taken again, once, by another one, after the scheduler has said that its task has ended;
+    what ends so for the second time is LOST."""
+    jobs.make(LONG, LONG, workers=2).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0) and jobs.has_begun(1))
+    for attempt in (1, 2):
+        jobs.wait_until(lambda attempt=attempt: jobs.has_begun(0, attempt))  # type: ignore[misc]
+        os.kill(jobs.anchor(0, attempt)["pid"], signal.SIGKILL)
+        jobs.wait_until(lambda attempt=attempt: FileScheduler().has_ended(jobs.task(0, attempt)))  # type: ignore[misc]
+        if attempt == 1:
+            jobs.end(1)
+    jobs.wait_for("LOST", "COMPLETED")
+    assert {0: ["LOST", "LOST"], 1: ["COMPLETED"]} == jobs.attempts()
+    assert [0, 1] == sorted(index for number in (1, 2) if (index := jobs.task(0, number).array_index) is not None)
+
+
+def test_a_worker_that_is_started_again(jobs: Jobs) -> None:
+    """It first goes on with what it had in hand when its node failed or it was preempted."""
+    for number, word in enumerate(("PREEMPTED", "NODE_FAIL"), start=1):
+        if number == 1:
+            jobs.make(LONG, {}, workers=1).submit()
+        jobs.wait_until(lambda number=number: jobs.has_begun(0, number))  # type: ignore[misc]
+        order(jobs, 0, word, number)
+    jobs.wait_until(lambda: jobs.has_begun(0, 3))
+    assert {0: "RUNNING", 1: "QUEUED"} == jobs.states()
+    jobs.end(0)
+    jobs.wait_for("COMPLETED", "COMPLETED")
+    assert {0: ["PREEMPTED", "NODE_FAIL", "COMPLETED"], 1: ["COMPLETED"]} == jobs.attempts()
+    assert [0, 1, 2] == [jobs.task(0, number).restart for number in (1, 2, 3)]
+
+
+def test_single_jobs_are_cancelled(jobs: Jobs) -> None:
+    """A job is cancelled alone, whether it waits or runs: its worker goes on with the others."""
+    jobs.make(LONG, {}, {}, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert [1] == jobs.cancel(1)
+    assert {0: "RUNNING", 1: "CANCELLED", 2: "QUEUED"} == jobs.states()
+    assert [0] == jobs.cancel(0)
+    jobs.wait_for("CANCELLED", "CANCELLED", "COMPLETED")
+    assert not jobs.has_begun(1)
+
+
+def test_all_jobs_are_cancelled(jobs: Jobs) -> None:
+    """With their last jobs the workers end, too."""
+    jobs.make(LONG, LONG, LONG, workers=2).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert [0, 1, 2] == jobs.cancel(0, 1, 2)
+    jobs.wait_for("CANCELLED", "CANCELLED", "CANCELLED")
+    jobs.wait_until(lambda: not FileScheduler().queue(()))
+
+
+def test_no_job_that_could_not_end(jobs: Jobs) -> None:
+    """A worker takes no job that would need longer than the time that is left, as the longest that it has seen did."""
+    jobs.make({"seconds": 1.0}, {}, workers=1, limit_s=3.0).submit()
+    jobs.wait_for("COMPLETED", "PENDING")
+    jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
+    assert {0: "COMPLETED", 1: "PENDING"} == jobs.states()
