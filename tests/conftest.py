@@ -186,6 +186,12 @@ def program_after(tmp_path_factory: pytest.TempPathFactory) -> ProgramAfter:
     return give
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """What is in the archive lies in the folder: by `tar`, as people do it, and on every Python."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["tar", "--no-same-owner", "-xzf", archive, "-C", folder], check=True)
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """The first true value of the condition; fails the test when there is none in time."""
     deadline = time.monotonic() + seconds

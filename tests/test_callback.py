@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 @dataclass
 class Conf:
+    "Of this machine."
     workers: int = int(os.environ.get("WORKERS", "4"))
     stamp: str = "${now:%H%M%S%f}"
 

@@ -22,7 +22,7 @@ from experiment_manager.analysis.tables import aggregate, order
 from experiment_manager.errors import ExperimentManagerError, JobRefused
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
-from tests.conftest import Prepared, Program, ProgramAfter, files_below, wait_until
+from tests.conftest import Prepared, Program, ProgramAfter, files_below, unpack, wait_until
 
 pytestmark = pytest.mark.xdist_group("following")  # what is prepared for several tests is prepared once
 
@@ -294,7 +294,7 @@ def test_archive_is_an_experiment(mixed: Program, tmp_path: Path) -> None:
     assert (0, True) == (done.returncode, done.stdout.startswith(f"{path}  ("))
     with tarfile.open(path) as file:
         names = file.getnames()
-        file.extractall(tmp_path / "elsewhere", filter="data")
+        unpack(path, tmp_path / "elsewhere")
     assert not any(name.endswith((".log", ".pt", ".lock")) for name in names)
     there, here = Experiment.at(tmp_path / "elsewhere/train"), Experiment.at(mixed.experiment)
     assert here.jobs() == there.jobs()
@@ -334,7 +334,7 @@ def test_archive_follows_only_links_that_their_maker_could_follow(mixed: Program
     assert sorted(left_out) == sorted(re.findall(rf"skipped: {experiment}/(\S+) ", done.stderr))
     assert b"a private key" not in gzip.decompress(path.read_bytes())
     with tarfile.open(path) as file:
-        file.extractall(tmp_path / "elsewhere", filter="data")
+        unpack(path, tmp_path / "elsewhere")
         assert all(member.isreg() or member.issym() for member in file.getmembers())
     there = Experiment.at(tmp_path / "elsewhere/train")
     assert rows == there.result_rows()

@@ -138,6 +138,7 @@ class Imports:
 
     def __init__(self, own: frozenset[str]) -> None:
         self._own, self._begun = own, time.time() - _CLOCK_S
+        self._from_the_start = frozenset(sys.modules)  # what each interpreter imports, as a system's sitecustomize
         self._outer: list[str] = []  # the packages whose modules are being imported
         self._there = _things()
         self._left: dict[tuple[str, str], str] = {}  # what is new, and the module after whose import it was there
@@ -206,7 +207,9 @@ class Imports:
     def _of_the_program(self) -> Iterator[str]:
         for name, module in list(sys.modules.items()):
             origin = _origin(module)
-            if not origin or _is_ours(name) or (_is_library(origin) and _top(name) not in self._own):
+            if not origin or name in self._from_the_start or _is_ours(name):
+                continue
+            if _is_library(origin) and _top(name) not in self._own:
                 continue
             if os.path.exists(origin) and os.stat(origin).st_mtime < self._begun:  # torch writes a module, and loads it
                 yield name
