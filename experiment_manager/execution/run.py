@@ -55,7 +55,7 @@ class Call(NamedTuple):
     launch: str | None = None
     runner: str | None = None
     fake: bool = False
-    array: str | None = None  # of the launch: its worker of that number is meant
+    array: str | None = None  # of the launch: its worker of that number is meant; None: the one by hand
     worker: int | None = None
 
 
@@ -77,7 +77,7 @@ def plain_call(argv: Sequence[str]) -> Call | None:
     launch, runner = found.get("launch"), found.get("runner")
     array, worker = found.get("array"), found.get("worker")
     if array is not None or worker is not None:
-        is_worker = None not in (array, worker, launch, path, name) and not has_place and ids is runner is None
+        is_worker = None not in (worker, launch, path, name) and not has_place and ids is runner is None
         if not is_worker or not _are_ids(worker or "") or "," in (worker or ""):
             return None
         return Call(experiment_path=path, experiment_name=name, launch=launch, array=array, worker=int(worker or ""))
@@ -183,7 +183,7 @@ def _checked_call(argv: Sequence[str]) -> Call:
     if (call.folder is None) == (not has_parts):
         command.error("name the experiment once: its FOLDER, or --experiment-path and --experiment-name")
     is_worker = call.worker is not None
-    if is_worker and (call.array is None or call.launch is None or call.job_id is not None or call.job is not None):
+    if is_worker and (call.launch is None or call.job_id is not None or call.job is not None):
         command.error("a worker is named by --launch, --array and --worker, and finds its jobs by itself")
     if not is_worker and call.job_id is None and call.job is None:
         command.error("name the job: FOLDER JOB, or --job-id")
@@ -234,11 +234,15 @@ def _run_beside_others(folder: Folder, job_id: int, call: Call) -> Outcome:
 
 def _work(folder: Folder, call: Call) -> Outcome:
     """One worker has run jobs, those that it found; several at a time, each in a process of its own."""
-    from experiment_manager.execution.worker import Worker
+    from experiment_manager.execution.worker import LocalWorker, Worker
 
     try:
-        worker = Worker(folder, call.launch or "", call.array or "", call.worker or 0)
-        if worker.n_lanes == 1:
+        worker: Worker | LocalWorker
+        if call.array is None:
+            worker = LocalWorker(folder, call.launch or "")
+        else:
+            worker = Worker(folder, call.launch or "", call.array, call.worker or 0)
+        if worker.n_lanes == 1 and not worker.gpus_per_job:
             return worker.run_lane(0)
         return _run_together(range(worker.n_lanes), worker.run_lane, worker.gpus_per_job)
     except ExperimentManagerError as error:

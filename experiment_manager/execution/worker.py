@@ -9,23 +9,32 @@ the same job, and looks for one file per job. What is left then, one listing tel
 next listing is shorter.
 """
 
+import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, JobRefused
-from experiment_manager.execution.child import own_temporary_folder, prepare
+from experiment_manager.execution.child import Child, own_temporary_folder, prepare
 from experiment_manager.execution.signals import Heard
 from experiment_manager.execution.supervisor import Outcome, supervise
+from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Attempt, State, Task
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import LaunchedArray, launched_arrays
+from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.launches import options_of_array, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, is_to_be_asked_about, task_in
-from experiment_manager.text import tell
+from experiment_manager.text import one_line, tell
+
+BY_HAND: Final = "work"
+"""The launcher of launches whose jobs a LocalWorker runs; also the verb that makes them."""
 
 MAX_RETRIES: Final = 1
 """How often a job is taken again whose worker has died, where the launch does not say."""
@@ -35,6 +44,9 @@ _LONGER: Final = 1.5
 
 _MISSES: Final = 8
 """So many jobs in a row that others have taken: a new listing tells sooner what is left."""
+
+_MOST_OF_A_LINE: Final = 800
+"""Characters of why a job was refused: in any letters less than a pipe takes at once (PIPE_BUF)."""
 
 _DIED: Final = frozenset({State.RUNNING, State.LOST, State.NODE_FAIL})
 """What a job is that was left by a worker which has died."""
@@ -165,18 +177,20 @@ class Again:
 class TimeLeft:
     """Whether one more job can end before its worker has to."""
 
-    def __init__(self, ends_at: Callable[[], float | None], job_limit_s: float | None) -> None:
+    def __init__(
+        self, ends_at: Callable[[], float | None], job_limit_s: float | None, *, ends_first_at: float | None = None
+    ) -> None:
         """`ends_at` tells when the worker has to end, in seconds since the epoch; None: never. `job_limit_s` is how
-        long a job may take at most, where that is known."""
+        long a job may take at most, where that is known. No job begins after `ends_first_at`."""
         self._ends_at, self._job_limit_s = ends_at, job_limit_s
         self._longest = 0.0
-        self._end: float | None = None
+        self._end = ends_first_at
         self._is_asked = False
 
     def is_enough(self) -> bool:
         """It is for the first job, of which nothing is known: whoever wants no such job gives the limit."""
         need = self._longest * _LONGER if self._job_limit_s is None else self._job_limit_s
-        if not need:
+        if not need and self._end is None:
             return True
         if not self._is_asked or (self._end is not None and time.time() + need > self._end):
             self._end, self._is_asked = self._ends_at(), True  # people give more time to what runs
@@ -187,9 +201,93 @@ class TimeLeft:
         self._longest = max(self._longest, seconds)
 
 
+class Lane:
+    """Runs one job after the other: the loop of every worker, in a task of a scheduler and by hand. A worker that runs
+    several jobs at a time has as many lanes, each a process of its own."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        launch: str,
+        candidates: Candidates,
+        left: TimeLeft,
+        *,
+        is_alone: bool,
+        permits: "Permits | None" = None,
+        note: "Note",
+    ) -> None:
+        """`is_alone`: no other lane runs jobs beside it. It takes no more jobs than all lanes together have `permits`;
+        None: as many as it finds. `note` hears of each job that has ended."""
+        self._folder, self._launch, self._candidates, self._left = folder, launch, candidates, left
+        self._is_alone, self._permits, self._note = is_alone, permits, note
+        self._has_permit = permits is None
+
+    def run(self, goes_on: Callable[[], bool] = lambda: False) -> Outcome:
+        """Jobs have run until none is left that may be taken, no time is left for one, or somebody has asked for the
+        end. The status is that of the first job that has one other than 0. `goes_on` tells, where no time is left,
+        whether the task is to be started again."""
+        heard, outcome = Heard(), Outcome(0)
+        for one in self._candidates:
+            heard.wait(0)
+            if heard.was_stopped:
+                return outcome
+            if heard.was_warned or not self._left.is_enough():
+                return outcome._replace(is_to_requeue=goes_on())
+            started, refused = time.monotonic(), None
+            try:
+                child = prepare(self._folder, one.job_id, launch=self._launch, is_fake=False)
+                if not self._may_take():
+                    return outcome
+                ended = self._run(child._replace(only=one.number), heard)
+            except ExperimentManagerError as error:  # of this job; the next one may run all the same
+                ended, refused = Outcome(REFUSED), error
+            if ended is None:
+                continue
+            seconds = time.monotonic() - started
+            self._has_permit = self._permits is None or (self._has_permit and refused is not None)
+            self._left.note(seconds)
+            self._note(one, seconds, refused)
+            outcome = Outcome(outcome.status or ended.status, ended.is_to_requeue)
+            if ended.is_to_requeue:
+                return outcome
+        return outcome
+
+    def _may_take(self) -> bool:
+        """Whether one job more may be taken; a permit for one that somebody else has taken is good for the next."""
+        self._has_permit = self._has_permit or (self._permits is not None and self._permits.take())
+        return self._has_permit
+
+    def _run(self, child: Child, heard: Heard) -> Outcome | None:
+        """The job has run; None where somebody else has taken it."""
+        place: AbstractContextManager[None] = nullcontext() if self._is_alone else own_temporary_folder(child.job_id)
+        with place:
+            try:
+                return supervise(child, heard=heard)
+            except JobRefused:
+                return None
+
+
+Note = Callable[[Candidate, float, ExperimentManagerError | None], None]
+"""Hears of a job that has ended, how many seconds it took, and why it was not run, if it was not."""
+
+
+class Permits:
+    """How many jobs more all lanes of a worker may take together; copies of this process share the number."""
+
+    def __init__(self, most: int) -> None:
+        self._handle = os.eventfd(most, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+
+    def take(self) -> bool:
+        """One job more may be taken: then one less is left. False: none is left."""
+        try:
+            os.eventfd_read(self._handle)
+        except BlockingIOError:
+            return False
+        return True
+
+
 class Worker:
-    """One task of an array of workers. With `pack` it runs several jobs at a time, each in a lane: a process of its own
-    that takes job after job."""
+    """One task of an array of workers. With `pack` it has several lanes."""
 
     def __init__(self, folder: Folder, launch: str, array: str, index: int) -> None:
         """Worker number `index` of the array of that name. Raises JobRefused where the launch has no such worker."""
@@ -211,9 +309,7 @@ class Worker:
         return share
 
     def run_lane(self, lane: int) -> Outcome:
-        """Jobs have run until none is left that may be taken, no time is left for one, or somebody has asked for the
-        end. The status is that of the first job that has one other than 0."""
-        heard = Heard()
+        """As `Lane.run`; the task is started again where jobs are left for which it has no time."""
         retries = self._options.get("max_retries")
         again = Again(
             self._folder, self._launch, self._planned, self._here, MAX_RETRIES if retries is None else retries
@@ -223,45 +319,9 @@ class Worker:
         candidates = Candidates(States(self._folder), self._planned, place, n_places, again)
         limit_min = self._options.get("job_timeout_min")
         left = TimeLeft(self._ends_at, None if limit_min is None else limit_min * 60)
-        outcome = Outcome(0)
-        for one in candidates:
-            heard.wait(0)
-            if heard.was_stopped:
-                return outcome
-            if heard.was_warned or not left.is_enough():
-                return outcome._replace(is_to_requeue=self._goes_on(candidates))
-            started = time.monotonic()
-            ended = self._run(one, heard)
-            if ended is None:
-                continue
-            left.note(time.monotonic() - started)
-            outcome = Outcome(outcome.status or ended.status, ended.is_to_requeue)
-            if ended.is_to_requeue:
-                return outcome
-        return outcome
-
-    def _run(self, one: Candidate, heard: Heard) -> Outcome | None:
-        """The job has run; None where somebody else has taken it."""
-        try:
-            child = prepare(self._folder, one.job_id, launch=self._launch, is_fake=False)
-        except ExperimentManagerError as error:  # of this job; the next one may run all the same
-            from experiment_manager.model.policy import REFUSED
-
-            tell(f"error: {error}")
-            return Outcome(REFUSED)
-        place: AbstractContextManager[None] = nullcontext()
-        if self.n_lanes > 1:
-            place = own_temporary_folder(one.job_id)
-        with place:
-            try:
-                return supervise(child._replace(only=one.number), heard=heard)
-            except JobRefused:
-                return None
-            except ExperimentManagerError as error:
-                from experiment_manager.model.policy import REFUSED
-
-                tell(f"error: {error}")
-                return Outcome(REFUSED)
+        is_alone = self.n_lanes == 1
+        jobs = Lane(self._folder, self._launch, candidates, left, is_alone=is_alone, note=_tell_of_refused)
+        return jobs.run(lambda: self._goes_on(candidates))
 
     def _goes_on(self, candidates: Candidates) -> bool:
         """Whether the scheduler is to start this task again, for the jobs that are left."""
@@ -269,9 +329,78 @@ class Worker:
         return self._here is not None and self._here.restart < limit and candidates.has_left()
 
     def _ends_at(self) -> float | None:
-        if self._scheduler is None or self._here is None:
-            return None
-        return self._scheduler.ends_at(self._here)
+        return _end_of_task(self._scheduler, self._here)
+
+
+class LocalWorker:
+    """The worker that a person has started: it runs the jobs of a launch on whatever machine it is, so many at a time,
+    and ends when the process does that has started it.
+
+    Of each job that has ended, a line on standard output tells: see `ended_in`.
+    """
+
+    def __init__(self, folder: Folder, launch: str) -> None:
+        """Raises JobRefused where the launch is not for such a worker."""
+        self._folder, self._launch = folder, launch
+        found = read_launch(folder, launch)
+        options = found.record.get("options") if found.record.get("launcher") == BY_HAND else None
+        if not isinstance(options, Mapping):
+            raise JobRefused(f"launch {launch} of {folder.path} has no worker by hand; start one with `work`")
+        self._options: Mapping[str, Any] = options
+        self._limit_min: float | None = found.record.get("job_timeout_min")
+        planned = sorted(planned_attempts(found).items())
+        first = int.from_bytes(os.urandom(4)) % len(planned)  # others that begin elsewhere seldom want the same job
+        self._planned = dict([*planned[first:], *planned[:first]])
+        most = options.get("max_jobs") or len(planned)
+        self.n_lanes = min(options["n_jobs"], len(planned), most)
+        self._permits = Permits(most) if most < len(planned) else None
+        self._pid, self._end_with_us = os.getpid(), processes.dying_with_us(signal.SIGTERM)
+
+    @property
+    def gpus_per_job(self) -> float | None:
+        share: float | None = self._options.get("gpus_per_job")
+        return share
+
+    def run_lane(self, lane: int) -> Outcome:
+        """As `Lane.run`."""
+        if os.getpid() != self._pid:
+            self._end_with_us()
+        candidates = Candidates(States(self._folder), self._planned, lane, self.n_lanes)
+        limit_s = None if self._limit_min is None else self._limit_min * 60
+        left = TimeLeft(self._ends_at, limit_s, ends_first_at=self._options.get("until"))
+        is_alone = self.n_lanes == 1
+        jobs = Lane(
+            self._folder, self._launch, candidates, left, is_alone=is_alone, permits=self._permits, note=_say_ended
+        )
+        return jobs.run()
+
+    def _ends_at(self) -> float | None:
+        until = self._options.get("until")
+        of_task = _end_of_task(schedulers.current(), schedulers.current_task())  # of an allocation that we are in
+        return min((end for end in (until, of_task) if end is not None), default=None)
+
+
+def ended_in(line: str) -> tuple[Candidate, float, str | None]:
+    """What a line of a LocalWorker tells: which job has ended, after how many seconds, and why it was not run, if it
+    was not. Raises ValueError for any other line."""
+    job_id, number, seconds, refused = json.loads(line)
+    return Candidate(job_id, number), seconds, refused
+
+
+def _say_ended(one: Candidate, seconds: float, error: ExperimentManagerError | None) -> None:
+    why = None if error is None else one_line(str(error), _MOST_OF_A_LINE)
+    line = json.dumps([*one, round(seconds, 3), why], ensure_ascii=False)
+    with suppress(OSError):  # nobody reads it any more
+        os.write(1, f"{line}\n".encode())  # at once, and whole: other lanes write there, too
+
+
+def _tell_of_refused(_one: Candidate, _seconds: float, error: ExperimentManagerError | None) -> None:
+    if error is not None:
+        tell(f"error: {error}")
+
+
+def _end_of_task(scheduler: Scheduler | None, task: Task | None) -> float | None:
+    return None if scheduler is None or task is None else scheduler.ends_at(task)
 
 
 def _array_of_workers(arrays: Sequence[LaunchedArray], name: str, index: int, where: str) -> LaunchedArray:

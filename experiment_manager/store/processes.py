@@ -114,14 +114,15 @@ def _is_pid(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_PID
 
 
-def dying_with_us() -> Callable[[], None]:
-    """A function for `preexec_fn`, by which a child is killed when this process dies, on Linux."""
+def dying_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
+    """A function for `preexec_fn`, by which a child is killed, or gets that signal, when this process dies, on
+    Linux."""
     prctl = _prctl()
     parent = os.getpid()
 
     def prepare_child() -> None:
         if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+            prctl(_PR_SET_PDEATHSIG, int(number))
             if os.getppid() != parent:
                 os._exit(1)
 
