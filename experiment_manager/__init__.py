@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from experiment_manager.execution.pool import JobEnd
     from experiment_manager.execution.resubmit import Resubmission, Resubmitted
     from experiment_manager.experiment import Experiment, find_experiments
+    from experiment_manager.model.estimate import Estimate
     from experiment_manager.model.filters import Dropped, Selection
     from experiment_manager.model.records import Attempt, Counts, Job, Launch, State
     from experiment_manager.scheduler.slurm.configuration import SLURM
@@ -25,6 +26,7 @@ _HOME = {
     "Counts": "model.records",
     "CurrentJob": "execution.current_job",
     "Dropped": "model.filters",
+    "Estimate": "model.estimate",
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
     "Folder": "store.layout",
@@ -51,6 +53,7 @@ __all__ = [
     "Counts",
     "CurrentJob",
     "Dropped",
+    "Estimate",
     "Experiment",
     "ExperimentManagerError",
     "Folder",

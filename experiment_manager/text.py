@@ -401,8 +401,10 @@ class JobLines:
                 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
                 what = TextColumn("{task.description}", markup=False)
-                self._bar = _started_bar(what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-                self._task = self._bar and self._bar.add_task("jobs", total=self._total)
+                rest = TextColumn("{task.fields[outlook]}", markup=False)
+                bar = BarColumn(bar_width=24)  # what is said beside it fits a terminal of 80 columns
+                self._bar = _started_bar(what, bar, MofNCompleteColumn(), TimeElapsedColumn(), rest)
+                self._task = self._bar and self._bar.add_task("jobs", total=self._total, outlook="")
         try:
             yield self
         finally:
@@ -421,6 +423,18 @@ class JobLines:
         if self._bar is not None:
             with suppress(Exception):
                 self._bar.advance(self._task)
+        if self._done == self._total:
+            self.look_ahead("")
+
+    @property
+    def has_bar(self) -> bool:
+        return self._bar is not None
+
+    def look_ahead(self, text: str) -> None:
+        """The bar ends with that text about the jobs that are left; lines in a pipe have none."""
+        if self._bar is not None:
+            with suppress(Exception):
+                self._bar.update(self._task, outlook=text)
 
     def say(self, line: str) -> None:
         """A line about all jobs."""

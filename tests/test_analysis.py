@@ -3,14 +3,17 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiment_manager.analysis.tables import aggregate, flat_aggregate
+from experiment_manager.cli.main import main
 from experiment_manager.cli.terminal import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -160,9 +163,86 @@ def test_the_time_that_is_left_is_until_the_first_limit(
     assert left_s is None if expected is None else expected - 20 < left_s <= expected
 
 
+def running_jobs(place: Path, n_completed: int, n_jobs: int, n_running: int = 2) -> Experiment:
+    """An experiment of so many jobs, which a launch has begun here in order: the first have taken a minute each, and
+    `n_running` of the others run."""
+    experiment = Experiment(["seed"], "e", place)
+    for seed in range(n_jobs):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    folder, states = experiment.folder, States(experiment.folder)
+    create_launch(folder, [Attempt(JobId(job), 1, State.PENDING) for job in range(n_jobs)], {})
+    for job in range(n_completed + n_running):
+        folder.make(folder.job(job))
+        states.claim(job, {"launch": "0001"})
+        if job < n_completed:
+            states.finish(job, 1, State.COMPLETED, {"reason": None, "start": 1e9, "end": 1e9 + 60})
+    return experiment
+
+
+def test_when_all_jobs_will_have_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`status` tells it from the jobs that completed, for those that run and those that the pool has not begun; nobody
+    waits for jobs that nobody runs."""
+    experiment = running_jobs(tmp_path, 10, 22)
+    found = experiment.status().estimate
+    assert found is not None
+    assert 330 < found.low_s <= found.high_s <= 360
+    assert 660 < found.work_s <= 720
+    experiment.add_job({"seed": 99}, {})  # of no launch
+    experiment.save()
+    path = str(tmp_path / "e")
+    assert 0 == main(["status", path])
+    assert re.search(r"^done in \d to \d min, 2 at a time$", capsys.readouterr().out, re.MULTILINE)
+    assert 0 == main(["status", path, "--json"])
+    told = json.loads(capsys.readouterr().out)["estimate"]
+    assert found._fields == tuple(told)
+    assert pytest.approx(found.high_s, abs=30) == told["high_s"]
+
+
+@pytest.mark.parametrize(("n_completed", "n_running"), [(7, 2), (10, 0)])
+def test_no_estimate_without_enough_to_go_by(n_completed: int, n_running: int, tmp_path: Path) -> None:
+    """Nothing is said while too few have completed, or where nothing runs."""
+    assert running_jobs(tmp_path, n_completed, 20, n_running).status().estimate is None
+
+
+def test_a_job_that_says_nothing_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that runs and has neither printed nor logged for long, in any of its ranks, is marked; whatever it writes
+    last counts."""
+    experiment = running_jobs(tmp_path, 0, 1, 1)
+    place, now = tmp_path / "e/jobs/0", time.time()
+    assert experiment.status().live[0]["silent_s"] is None  # it has no log yet
+    for age_s, name in ((9000, "stdout.1.log"), (2050, "stderr.1.log"), (50, "result.1.json"), (60, "stdout.2.log")):
+        (place / name).touch()
+        os.utime(place / name, (now - age_s, now - age_s))
+    assert 2050 <= experiment.status().live[0]["silent_s"] < 2100
+    assert 0 == main(["status", str(tmp_path / "e")])
+    assert "silent 0:34 h" in capsys.readouterr().out
+    for age_s, name in ((500, "metrics.1.jsonl"), (400, "stdout.1.rank3.log")):
+        (place / name).touch()
+        os.utime(place / name, (now - age_s, now - age_s))
+        assert age_s <= experiment.status().live[0]["silent_s"] < age_s + 50
+    assert 0 == main(["status", str(tmp_path / "e")])
+    assert "silent" not in capsys.readouterr().out
+
+
+def test_a_job_whose_metrics_are_no_numbers_any_more_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job that runs is marked when its last metrics hold NaN or infinity, and only then."""
+    experiment = running_jobs(tmp_path, 0, 1, 1)
+    metrics = tmp_path / "e/jobs/0/metrics.1.jsonl"
+    last = '{"step": 1, "time": 1.0, "values": {"loss": NaN, "grad": -Infinity, "lr": 0.5}}\n'
+    metrics.write_text(last)
+    assert ["loss", "grad"] == experiment.status().live[0]["nan"]
+    assert 0 == main(["status", str(tmp_path / "e")])
+    assert "NaN: loss, grad" in capsys.readouterr().out
+    metrics.write_text(f'{last}{{"step": 2, "time": 2.0, "values": {{"loss": 1.5, "note": "NaN"}}}}\n')
+    assert experiment.status().live[0]["nan"] is None
+
+
 def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
-    """`status` lists `states/` once, and opens a file only of jobs that run and that ended badly: these up to a number
-    of each state, and the others are named, too."""
+    """`status` lists `states/` once, and opens a file only of jobs that run, that ended badly, and, while jobs run, of
+    those that completed last: of these up to a number of each state, and the others are named, too."""
     experiment = Experiment(["seed"], "e", tmp_path)
     for seed in range(60):
         experiment.add_job({"seed": seed}, {})
@@ -175,7 +255,7 @@ def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
     script = (
         "import json, sys\n"
         "from experiment_manager.analysis import status\n"
-        "status.MOST_REASONS = 7\n"
+        "status.MOST_REASONS, status.SAMPLE = 7, 9\n"
         "from experiment_manager.cli.main import main\n"
         "seen = []\n"
         "sys.addaudithook(lambda what, given: seen.append((what, str(given[0]))) "
@@ -192,6 +272,7 @@ def test_status_lists_once_and_opens_what_it_needs(tmp_path: Path) -> None:
     opened = [path.removeprefix(f"{tmp_path}/e/") for what, path in seen if what == "open"]
     asked = [*(f"states/{job}.1" for job in range(40, 50)), *(f"jobs/{job}/attempt.1.json" for job in range(20, 27))]
     asked += [f"jobs/{job}/metrics.1.jsonl" for job in range(40, 50)]
+    asked += [f"jobs/{job}/attempt.1.json" for job in range(11, 20)]
     assert sorted(asked) == sorted(path for path in opened if path.startswith(("states/", "jobs/")))
     told = json.loads(done.stdout)
     assert {"COMPLETED": 20, "FAILED": 20, "RUNNING": 10, "PENDING": 10} == told["counts"]

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from experiment_manager.execution.pool import JobEnd
+from experiment_manager.experiment import Experiment
 from experiment_manager.hydra.launchers import were_short
-from experiment_manager.model.records import State
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder
 from tests.conftest import APP, Program, ProgramAfter, clean_env, wait_until
 
@@ -118,6 +120,60 @@ def test_bar_on_a_terminal(program: Program) -> None:
     assert b"2/2" in shown
     assert b"\x1b[" in shown
     assert b"job 1 COMPLETED" in shown
+
+
+RUNNER = """
+import argparse, os, time
+from experiment_manager import Experiment
+
+def run(job_id, variables, configuration):
+    ends = time.monotonic() + 60
+    while job_id == 9 and not os.path.exists("release") and time.monotonic() < ends:
+        time.sleep(0.02)
+
+parser = argparse.ArgumentParser()
+for name in ("--job-id", "--experiment-path", "--experiment-name"):
+    parser.add_argument(name)
+options = parser.parse_args()
+Experiment.load(options.experiment_name, options.experiment_path).run_id(int(options.job_id), run)
+"""
+POOL = """
+import sys
+from experiment_manager.execution.pool import Pool
+from experiment_manager.store.launches import read_launch
+from experiment_manager.store.layout import Folder
+
+folder = Folder.at(sys.argv[1])
+Pool(folder, read_launch(folder, "0001"), n_jobs=2, texts={}).run(range(10))
+"""
+
+
+def test_the_bar_tells_when_all_will_have_ended(tmp_path: Path) -> None:
+    """On a terminal, also a narrow one, the bar says it as soon as enough jobs have completed."""
+    (tmp_path / "runner.py").write_text(RUNNER)
+    experiment = Experiment(["seed"], "e", tmp_path)
+    for seed in range(10):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    about = {"runner": [sys.executable, str(tmp_path / "runner.py")]}
+    create_launch(experiment.folder, (Attempt(JobId(job), 1, State.PENDING) for job in range(10)), about)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", POOL, experiment.folder.path]
+    env = clean_env(TERM="xterm", COLUMNS="80")
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=theirs, stderr=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the terminal is gone with the last process on it
+                break
+            if re.search(rb"9/10.* done in \d+ to \d+ s", shown):
+                (tmp_path / "release").touch()
+        os.close(ours)
+    assert 0 == process.returncode
+    assert 10 == experiment.counts()["COMPLETED"]
+    assert b"done in" not in shown[shown.rindex(b"10/10") :]
 
 
 @pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once

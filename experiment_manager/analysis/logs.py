@@ -86,6 +86,17 @@ def _logs(folder: Folder, job_id: int, number: int, kind: str) -> list[str]:
     return [folder.join("jobs", str(job_id), name) for name in [*found, *(ranks[rank] for rank in sorted(ranks))]]
 
 
+def last_output(folder: Folder, job_id: int, attempt: int) -> float | None:
+    """When an attempt has printed anything on either stream, in any of its ranks, or logged metrics, for the last time,
+    in seconds since the epoch; None where it has no such file, or nobody can look."""
+    is_output = re.compile(rf"(stdout|stderr)\.{attempt}(\.rank[0-9]+)?\.log|metrics\.{attempt}\.jsonl").fullmatch
+    try:
+        with os.scandir(folder.job(job_id)) as entries:
+            return max((entry.stat().st_mtime for entry in entries if is_output(entry.name)), default=None)
+    except OSError:
+        return None
+
+
 def read(path: str, at: int = 0) -> Iterator[bytes]:
     """A log from that byte on, in pieces, however large it is; nothing where there is none.
 

@@ -7,18 +7,23 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.jobs import job_rows, selected_ids
+from experiment_manager.analysis.logs import last_output
 from experiment_manager.analysis.results import result_warnings
 from experiment_manager.analysis.tables import state_counts
 from experiment_manager.errors import JobRefused, UnreadableLaunch
+from experiment_manager.model.codec import is_number
+from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_BADLY, Attempt, Counts, Job, JobId, State
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import number_in
-from experiment_manager.store.launches import read_order
+from experiment_manager.store.launches import of_scheduler, planned_attempts, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
@@ -27,6 +32,9 @@ from experiment_manager.text import as_word, one_line, skipped
 
 MOST_REASONS: Final = 200
 """Of each state, how many jobs are asked in `status` why they ended so: each costs a file to open."""
+
+SILENT_AFTER_S: Final = 15 * 60.0
+"""A job that has printed and logged nothing for so long is marked in `status`."""
 
 _MOST_LISTED: Final = 10_000
 
@@ -49,8 +57,9 @@ class Status(NamedTuple):
     """How an experiment stands: jobs by state, how many may run, and those that need attention, equal reasons together.
 
     `live` has a row for each job that runs, or for all: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`,
-    `left_s` (until its time limit), `metrics` (the last), `reason`. `groups` has one for each value of the variables
-    that were asked for: `variables`, `count`, `states`. What is not known is None.
+    `left_s` (until its time limit), `metrics` (the last), `silent_s` (since it has printed or logged anything) and
+    `nan` (the names of its last metrics that are NaN or infinite), both of what runs, `reason`. `groups` has one for
+    each value of the variables that were asked for: `variables`, `count`, `states`. What is not known is None.
     """
 
     path: str
@@ -64,6 +73,7 @@ class Status(NamedTuple):
     has_filter: bool = True  # with `n_selected` None: there is a pass filter, and it cannot be read
     groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
     warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
+    estimate: Estimate | None = None  # when all will have ended; None: nothing runs, or too little is known
 
     def __repr__(self) -> str:
         return f"Status({counts_text(self.counts)} of {one_line(self.path)})"
@@ -128,7 +138,44 @@ def live_status(
     found = status(folder, [job.id for job in everything] or drafts.ids(), table)
     jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
     groups = state_counts(job_rows(folder, everything, table), by) if by else []
-    return found._replace(live=tuple(live_rows(folder, jobs, table)), groups=tuple(groups))
+    return found._replace(
+        live=tuple(live_rows(folder, jobs, table)), groups=tuple(groups), estimate=_estimate(folder, found, table)
+    )
+
+
+def _estimate(folder: Folder, found: Status, table: StateTable) -> Estimate | None:
+    """When the jobs that run, that SLURM has, or that wait for a pool which runs will have ended.
+
+    How long jobs took is asked of the last ones that completed, by their ids: these are most like those that are left.
+    Their records tell it, and not the times of the files in `states/`, which a link, a backup, or a copy changes.
+    """
+    running, completed = found.ids.get(State.RUNNING, ()), found.ids.get(State.COMPLETED, ())
+    if not running or len(completed) < ENOUGH:
+        return None
+    now = time.time()
+    records = [table.runners.get((JobId(job_id), table.last(job_id).number), {}) for job_id in running]
+    so_far = [_between(number_in(record, "start"), now) or 0.0 for record in records]
+    n_waiting = len(found.ids.get(State.QUEUED, ())) + _n_waiting_here(folder, records, table)
+    seconds = (_seconds(folder, job_id, table.last(job_id).number) for job_id in completed[-SAMPLE:])
+    return estimate([took for took in seconds if took is not None], so_far, n_waiting, n_ended=len(completed))
+
+
+def _seconds(folder: Folder, job_id: int, attempt: int) -> float | None:
+    """How long an attempt took; None where that cannot be read, of which nobody needs to hear."""
+    end, _ = read_what_is_there(folder.of_attempt(job_id, attempt, "attempt"), END)
+    return _between(number_in(end, "start"), number_in(end, "end"))
+
+
+def _n_waiting_here(folder: Folder, runners: Iterable[Mapping[str, Any]], table: StateTable) -> int:
+    """How many jobs have not begun of the launches that have jobs running without a scheduler."""
+    waiting = 0
+    for number in sorted({str(record["launch"]) for record in runners if record.get("launch")}):
+        with suppress(JobRefused):
+            launch = read_launch(folder, number)
+            if of_scheduler(launch.record) is None:
+                planned = planned_attempts(launch).items()
+                waiting += sum(table.next_number(job_id) <= first for job_id, first in planned)
+    return waiting
 
 
 def _foreign_in_jobs(folder: Folder, table: StateTable) -> list[str]:
@@ -159,9 +206,8 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 
 def live_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[dict[str, Any]]:
-    """One row per job: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`, `left_s` (until the time limit of a
-    job that runs; None without one), `metrics` (the last that were logged), `reason`.
-    """
+    """One row per job, see Status: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`, `left_s`, `metrics`,
+    `silent_s`, `nan`, `reason`."""
     now = time.time()
     return [
         {"job": int(job.id), "variables": dict(job.variables), **_of(folder, table, table.last(job.id), now)}
@@ -171,7 +217,7 @@ def live_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[di
 
 def _of(folder: Folder, table: StateTable, last: Attempt, now: float) -> dict[str, Any]:
     row: dict[str, Any] = {"state": str(last.state), "attempt": last.number}
-    row |= dict.fromkeys(("node", "elapsed_s", "left_s", "metrics", "reason"))
+    row |= dict.fromkeys(("node", "elapsed_s", "left_s", "metrics", "silent_s", "nan", "reason"))
     if last.state is State.QUEUED:
         row["reason"] = table.queued[last.job_id].reason
     if not last.number:
@@ -184,12 +230,23 @@ def _of(folder: Folder, table: StateTable, last: Attempt, now: float) -> dict[st
         limit_s = _limit_s(folder, last.job_id, record)
         row["elapsed_s"] = _between(start, now)
         row["left_s"] = None if start is None or limit_s is None else max(0.0, limit_s - (row["elapsed_s"] or 0.0))
+        row["silent_s"] = _between(last_output(folder, last.job_id, last.number), now)
+        row["nan"] = _not_finite(row["metrics"] or {})
     elif last.state is not State.QUEUED:
         end = read_optional(folder.of_attempt(last.job_id, last.number, "attempt"), END)
         ended = number_in(end, "end")
         row["reason"] = end.get("reason")
         row["elapsed_s"] = _between(start, ended)
     return row
+
+
+def _not_finite(metrics: Mapping[str, Any]) -> list[str] | None:
+    """The names of metrics that are NaN or infinite; None: there are none.
+
+    >>> _not_finite({"step": 3, "loss": float("nan"), "lr": 0.1}), _not_finite({"loss": 0.5})
+    (['loss'], None)
+    """
+    return [name for name, value in metrics.items() if is_number(value) and not isfinite(value)] or None
 
 
 def _between(start: float | None, end: float | None) -> float | None:
@@ -215,6 +272,7 @@ def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | 
         return None
     if order is None:
         return None
-    minutes = order.options.get("timeout_min") if order.options is not None else None
+    options = order.options or {}
+    minutes = options.get("timeout_min") if options.get("workers") is None else None  # a worker's, which began earlier
     limits = [limit_s for limit_s in (60 * (minutes or 0), order.limit_s) if limit_s]
     return min(limits, default=None)

@@ -13,13 +13,14 @@ import typer
 
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import sentences
-from experiment_manager.analysis.status import Status, counts_text
+from experiment_manager.analysis.status import SILENT_AFTER_S, Status, counts_text
 from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, counts_of, find_experiments
 from experiment_manager.model import codec, filters
+from experiment_manager.model.estimate import Estimate, hours_text
 from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import State
 from experiment_manager.text import as_word, counted, harmless, names_in, one_line, settings_text, tell
@@ -183,6 +184,7 @@ def _plain(found: Status) -> dict[str, Any]:
         "troubles": [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles],
         "warnings": [{"state": str(w.state), "reason": w.reason, "jobs": list(w.ids)} for w in found.warnings],
         "live": list(found.live),
+        "estimate": None if found.estimate is None else found.estimate._asdict(),
         **({"groups": list(found.groups)} if found.groups else {}),
     }
 
@@ -223,7 +225,20 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         lines.append(f"... and {n_unread + len(found.live) - len(live)} more that run; --all shows every job")
     elif len(live) < len(found.live):
         lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
+    if found.estimate is not None:
+        lines.append(_outlook(found.estimate, len(found.ids[State.RUNNING])))
     return [*lines, *_attention(found, folder)]
+
+
+def _outlook(estimate: Estimate, n_running: int) -> str:
+    """When all will have ended, for people.
+
+    >>> _outlook(Estimate(6000, 9000, 28_800), 4)
+    'done in 1:40 to 2:30 h, 4 at a time; about 8 job-hours are left'
+    """
+    hours = estimate.work_s / 3600
+    work = f"; about {hours:.2g} job-hours are left" if 1 <= hours < 10 else f"; about {hours:.0f} job-hours are left"
+    return f"done in {estimate.text}, {n_running} at a time{work if hours >= 1 else ''}"
 
 
 def _attention(found: Status, folder: Path) -> Iterator[str]:
@@ -245,8 +260,12 @@ def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     times = {"elapsed": terminal.duration(row["elapsed_s"]), "left": terminal.duration(row["left_s"])}
     metrics = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in
                         (row["metrics"] or {}).items())  # fmt: skip
+    marks = [f"NaN: {', '.join(row['nan'])}"] if row["nan"] else []
+    if (row["silent_s"] or 0.0) >= SILENT_AFTER_S:
+        marks.append(f"silent {hours_text(row['silent_s'])} h")
     head = {"job": row["job"], "what": settings_text(row["variables"]), "state": row["state"]}
-    return {**head, "attempt": row["attempt"], "node": row["node"], **times, "last": metrics, "reason": row["reason"]}
+    about = {"attempt": row["attempt"], "node": row["node"], **times, "mark": "; ".join(marks) or None}
+    return {**head, **about, "last": metrics, "reason": row["reason"]}
 
 
 def _on_screen(found: Status, folder: Path, width: int, height: int) -> list[str]:

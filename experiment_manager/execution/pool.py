@@ -16,6 +16,7 @@ from experiment_manager.errors import ExperimentManagerError, FolderError, Optio
 from experiment_manager.execution import resources
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
+from experiment_manager.model.estimate import SAMPLE, estimate
 from experiment_manager.model.policy import job_limit_min
 from experiment_manager.model.records import Launch, State
 from experiment_manager.store.documents import END, load_end, read_optional
@@ -28,6 +29,8 @@ START_METHODS: Final = ("spawn", "forkserver")
 """How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with their libraries."""
 
 _POLL_S: Final = 0.02
+_LOOK_AHEAD_S: Final = 2.0
+"""How often the progress bar tells anew when all jobs will have ended."""
 
 
 class JobEnd(NamedTuple):
@@ -139,7 +142,7 @@ class Pool:
         anything goes wrong here, they run on under their supervisors, and that is said.
         """
         waiting, running, ran = deque(ids), list[_Running](), dict[int, JobEnd]()
-        unsettled = list[_Unsettled]()
+        unsettled, look_at = list[_Unsettled](), 0.0
         dealer = resources.GpuDealer(resources.visible_gpus(os.environ), self._gpus_per_job, min(self.n_jobs, len(ids)))
         if dealer.words:
             tell_once(f"{dealer.words} (hydra.launcher.gpus_per_job)")
@@ -169,6 +172,9 @@ class Pool:
                         else:
                             unsettled.append(_Unsettled(task, Patience(), 0.0))
                     unsettled = self._settle_all(unsettled, ran, lines)
+                    if lines.has_bar and time.monotonic() >= look_at:
+                        lines.look_ahead(_outlook(list(ran.values()), running, len(waiting)))
+                        look_at = time.monotonic() + _LOOK_AHEAD_S
                     if not ended:
                         self._pause()
             except Exception:
@@ -272,6 +278,14 @@ class Pool:
         seconds = time.monotonic() - task.started
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran._replace(seconds=seconds)
+
+
+def _outlook(ran: Sequence[JobEnd], running: Sequence[_Running], n_waiting: int) -> str:
+    """When the jobs of the pool will have ended, for people; nothing while too little is known."""
+    seconds = [one.seconds for one in ran if one.state is State.COMPLETED]
+    now = time.monotonic()
+    found = estimate(seconds[-SAMPLE:], [now - task.started for task in running], n_waiting, n_ended=len(seconds))
+    return "" if found is None else f"done in {found.text}"
 
 
 def _tell_to_end(running: Sequence[_Running]) -> None:
