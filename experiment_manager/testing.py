@@ -248,6 +248,19 @@ class SchedulerContract:
         jobs.wait_for("COMPLETED", "FAILED", "COMPLETED")
         assert 1 == len({jobs.task(job_id).name for job_id in range(3)})
 
+    def test_workers_share_jobs(self, jobs: Jobs) -> None:
+        """Two tasks run five jobs, each once, as it would run in a task of its own; what waits for them is QUEUED."""
+        jobs.make({"seconds": self.seconds}, {"seconds": self.seconds}, {}, {"fails": True}, {}, workers=2).submit()
+        jobs.wait_for("RUNNING", "RUNNING", "QUEUED", "QUEUED", "QUEUED")
+        jobs.wait_until(lambda: jobs.has_begun(0) and jobs.has_begun(1))
+        assert [4] == jobs.cancel(4)
+        jobs.end(1)
+        jobs.wait_for("RUNNING", "COMPLETED", "COMPLETED", "FAILED", "CANCELLED")
+        jobs.end(0)
+        jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED", "FAILED", "CANCELLED")
+        assert [1] * 5 == [len(states) for states in jobs.attempts().values()]
+        assert {jobs.task(1).name} == {jobs.task(2).name, jobs.task(3).name} != {jobs.task(0).name}
+
     def test_run_again(self, jobs: Jobs) -> None:
         """A job that failed runs again under the same id, as its next attempt; what completed does not."""
         jobs.make({}, {"fails": True}).submit()

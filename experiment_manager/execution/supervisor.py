@@ -57,6 +57,7 @@ class Outcome(NamedTuple):
 
     status: int
     is_to_requeue: bool = False  # the scheduler is to start the task again: the job made room for the time limit
+    was_overtaken: bool = False  # somebody else has recorded another end of the attempt, and may run the job again
 
 
 Start = Callable[[Child, int], int]
@@ -357,7 +358,7 @@ class _Supervision:
             **({"requeued": True} if is_to_requeue else {}),
         }
         if not self._publish(state, record):
-            return self._incomplete()
+            return self._incomplete()._replace(was_overtaken=True)
         is_done = state in (State.COMPLETED, State.FAKE)
         return Outcome(policy.exit_status(returncode) or (0 if is_done else policy.INCOMPLETE), is_to_requeue)
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import ExperimentManagerError, JobRefused
+from experiment_manager.errors import ExperimentManagerError, JobRefused, UnknownJob
 from experiment_manager.execution.child import Child, own_temporary_folder, prepare
 from experiment_manager.execution.signals import Heard
-from experiment_manager.execution.supervisor import Outcome, supervise
+from experiment_manager.execution.supervisor import OWNERSHIP_POLL_S, Outcome, supervise
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Attempt, State, Task
 from experiment_manager.scheduler import schedulers
@@ -28,7 +28,13 @@ from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import LaunchedArray, launched_arrays
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
-from experiment_manager.store.launches import options_of_array, planned_attempts, read_launch
+from experiment_manager.store.launches import (
+    newest_restart,
+    note_restart,
+    options_of_array,
+    planned_attempts,
+    read_launch,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, is_to_be_asked_about, task_in
 from experiment_manager.text import one_line, tell
@@ -222,14 +228,16 @@ class Lane:
         self._is_alone, self._permits, self._note = is_alone, permits, note
         self._has_permit = permits is None
 
-    def run(self, goes_on: Callable[[], bool] = lambda: False) -> Outcome:
+    def run(
+        self, goes_on: Callable[[], bool] = lambda: False, *, is_newest: Callable[[], bool] = lambda: True
+    ) -> Outcome:
         """Jobs have run until none is left that may be taken, no time is left for one, or somebody has asked for the
         end. The status is that of the first job that has one other than 0. `goes_on` tells, where no time is left,
-        whether the task is to be started again."""
+        whether the task is to be started again; `is_newest`, whether this worker is the one that is to run."""
         heard, outcome = Heard(), Outcome(0)
         for one in self._candidates:
             heard.wait(0)
-            if heard.was_stopped:
+            if heard.was_stopped or not is_newest():
                 return outcome
             if heard.was_warned or not self._left.is_enough():
                 return outcome._replace(is_to_requeue=goes_on())
@@ -239,8 +247,11 @@ class Lane:
                 if not self._may_take():
                     return outcome
                 ended = self._run(child._replace(only=one.number), heard)
-            except ExperimentManagerError as error:  # of this job; the next one may run all the same
+            except (JobRefused, UnknownJob) as error:  # of this job; the next one may run all the same
                 ended, refused = Outcome(REFUSED), error
+            except ExperimentManagerError as error:  # no other could begin
+                self._note(one, time.monotonic() - started, error)
+                return outcome._replace(status=outcome.status or REFUSED)
             if ended is None:
                 continue
             seconds = time.monotonic() - started
@@ -248,7 +259,7 @@ class Lane:
             self._left.note(seconds)
             self._note(one, seconds, refused)
             outcome = Outcome(outcome.status or ended.status, ended.is_to_requeue)
-            if ended.is_to_requeue:
+            if ended.is_to_requeue or ended.was_overtaken:
                 return outcome
         return outcome
 
@@ -286,6 +297,25 @@ class Permits:
         return True
 
 
+class Runs:
+    """The runs of one worker, which a scheduler can start again while an earlier run is cut off and goes on."""
+
+    def __init__(self, folder: Folder, launch: str, worker: str, here: Task | None) -> None:
+        self._folder, self._launch, self._worker = folder, launch, worker
+        self._restart = 0 if here is None else here.restart
+        self._look_at = time.monotonic() + OWNERSHIP_POLL_S
+        if self._restart:
+            with suppress(OSError):  # then the earlier run finds out by the jobs that it had in hand
+                note_restart(folder, launch, worker, self._restart)
+
+    def is_newest(self) -> bool:
+        """False once a later run has begun; that is looked for now and then."""
+        if time.monotonic() < self._look_at:
+            return True
+        self._look_at = time.monotonic() + OWNERSHIP_POLL_S
+        return newest_restart(self._folder, self._launch, self._worker) <= self._restart
+
+
 class Worker:
     """One task of an array of workers. With `pack` it has several lanes."""
 
@@ -309,7 +339,8 @@ class Worker:
         return share
 
     def run_lane(self, lane: int) -> Outcome:
-        """As `Lane.run`; the task is started again where jobs are left for which it has no time."""
+        """As `Lane.run`; the task is started again where jobs are left for which it has no time, and
+        ends where the scheduler has started this worker again elsewhere."""
         retries = self._options.get("max_retries")
         again = Again(
             self._folder, self._launch, self._planned, self._here, MAX_RETRIES if retries is None else retries
@@ -320,8 +351,9 @@ class Worker:
         limit_min = self._options.get("job_timeout_min")
         left = TimeLeft(self._ends_at, None if limit_min is None else limit_min * 60)
         is_alone = self.n_lanes == 1
+        runs = Runs(self._folder, self._launch, f"{self._array.name}_{self._index}", self._here)
         jobs = Lane(self._folder, self._launch, candidates, left, is_alone=is_alone, note=_tell_of_refused)
-        return jobs.run(lambda: self._goes_on(candidates))
+        return jobs.run(lambda: self._goes_on(candidates), is_newest=runs.is_newest)
 
     def _goes_on(self, candidates: Candidates) -> bool:
         """Whether the scheduler is to start this task again, for the jobs that are left."""

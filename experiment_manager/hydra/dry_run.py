@@ -20,7 +20,7 @@ from experiment_manager.model.records import JobId
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.scheduler.submission import script_name
 from experiment_manager.store.code import CodeCopy
-from experiment_manager.text import one_line, settings_text
+from experiment_manager.text import counted, one_line, settings_text
 
 MOST_SHOWN: Final = 5
 """Jobs that are named with their variables."""
@@ -149,4 +149,7 @@ def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str
         own = {key: value for key, value in record["options"].items() if common.get(key) != value}
         packed = f" of up to {record['pack']} jobs" if record["pack"] > 1 else ""
         after = f", after {script_name(array.after + 1)}" if array.after is not None else ""
-        yield f"  {script_name(part)}  --array={array.text}  tasks: {len(array.tasks)}{packed}{after}{_text(own)}"
+        tasks = f"tasks: {array.n_tasks}"
+        if array.n_workers is not None:
+            tasks = f"workers: {array.n_workers} for {counted(len(array.jobs))}"
+        yield f"  {script_name(part)}  --array={array.text}  {tasks}{packed}{after}{_text(own)}"

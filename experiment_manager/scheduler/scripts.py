@@ -32,6 +32,7 @@ from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.states import StateTable
+from experiment_manager.text import tell
 
 
 class Configured(Protocol):
@@ -148,7 +149,17 @@ def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, i
             for path in stale_scripts(folder, [script_name(part + 1) for part in range(len(paths))]):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+    tell_of_fewer(arrangement)
     return paths
+
+
+def tell_of_fewer(arrangement: Arrangement) -> None:
+    """People are told where fewer workers are enough than they have asked for."""
+    asked = max((array.options.workers or 0 for array in arrangement.arrays), default=0)
+    there = sum(array.n_workers or 0 for array in arrangement.arrays)
+    if there < asked:
+        n_jobs = sum(len(array.jobs) for array in arrangement.arrays)
+        tell(f"{there} workers and not workers={asked}: more would find none of the {n_jobs} jobs to begin with")
 
 
 def _write(path: str, text: str) -> None:

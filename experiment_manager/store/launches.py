@@ -30,8 +30,10 @@ from experiment_manager.store.documents import (
     LAUNCH_FORMAT,
     LIST,
     TABLE,
+    WHOLE,
     opened,
     read_json,
+    read_optional,
     refuse_newer,
     trouble,
 )
@@ -326,6 +328,21 @@ def options_of_array(launch: Launch, name: str) -> Mapping[str, Any]:
             found: Mapping[str, Any] = array["options"]
             return found
     raise KeyError(name)
+
+
+def note_restart(folder: Folder, number: str, worker: str, restart: int) -> None:
+    """A worker of a launch has been started again so often: an earlier run of it, which may still run on a node that
+    is cut off, finds that out by `newest_restart`. Raises OSError."""
+    write_json(_restarts(folder, number, worker), {"restart": restart}, for_good=False)
+
+
+def newest_restart(folder: Folder, number: str, worker: str) -> int:
+    """How often a worker has been started again, as far as that is told."""
+    return int(read_optional(_restarts(folder, number, worker), {"restart": WHOLE}).get("restart") or 0)
+
+
+def _restarts(folder: Folder, number: str, worker: str) -> str:
+    return folder.join("launches", number, f"{worker}.restart.json")
 
 
 def _wrong_arrays(record: Mapping[str, Any]) -> str | None:

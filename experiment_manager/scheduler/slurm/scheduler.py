@@ -165,6 +165,14 @@ class Slurm(Scheduler):
         announced, started = fields.get("PreemptTime", "None"), fields.get("StartTime", "")
         return announced != "None" and announced >= started and int(fields.get("Restarts", 0)) == task.restart
 
+    def ends_at(self, task: Task) -> float | None:
+        fields = _fields("show", "job", task.name)
+        if fields.get("TimeLimit", "UNLIMITED") == "UNLIMITED":
+            return None
+        from experiment_manager.scheduler.slurm.parse import parse_time
+
+        return parse_time(fields.get("EndTime", ""))
+
     def has_ended(self, task: Task) -> bool:
         """Whether SLURM says that this run has ended, or that it has forgotten it; false when it is silent."""
         try:
