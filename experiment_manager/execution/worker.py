@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, JobRefused, UnknownJob
@@ -29,6 +30,7 @@ from experiment_manager.scheduler.submission import LaunchedArray, launched_arra
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.launches import (
+    launch_numbers,
     newest_restart,
     note_restart,
     options_of_array,
@@ -65,38 +67,58 @@ class Candidate(NamedTuple):
 
     job_id: int
     number: int
+    launch: str | None = None  # that it is of, where that has joined the worker's own
 
 
 class Candidates:
     """The jobs that one worker may take, in the order in which it is to try them; each is named once."""
 
     def __init__(
-        self, states: States, planned: Mapping[int, int], place: int, n_places: int, again: "Again | None" = None
+        self,
+        states: States,
+        planned: Mapping[int, int],
+        place: int,
+        n_places: int,
+        again: "Again | None" = None,
+        *,
+        launch: str | None = None,
+        joined: "Callable[[], Sequence[Candidates]]" = tuple,
     ) -> None:
-        """`planned` are the numbers that the launch gave to the first attempts of its jobs. `again` finds those that
-        have begun and are to be taken again; None: none is."""
+        """`planned` are the numbers that the launch gave to the first attempts of its jobs; `launch` is its number,
+        where it has joined the worker's own. `again` finds those that have begun and are to be taken again; None: none
+        is. `joined` gives the candidates of launches that have joined since it was asked the last time."""
         self._states, self._planned, self._again = states, planned, again
         self._place, self._n_places = place, n_places
+        self._launch, self._joined = launch, joined
         self._named: set[Candidate] = set()
+        self._others: list[Candidates] = []
 
     def __iter__(self) -> Iterator[Candidate]:
         if self._again is not None:
-            yield from self._untaken(self._again.of_earlier_runs())
+            found = (one._replace(launch=self._launch) for one in self._again.of_earlier_runs())
+            yield from self._untaken(found)
         own = list(self._planned.items())[self._place :: self._n_places]
-        yield from self._untaken(Candidate(*one) for one in own)
+        yield from self._untaken(Candidate(*one, self._launch) for one in own)
         while left := self._left():
             first = self._place * len(left) // self._n_places
             yield from self._untaken([*left[first:], *left[:first]], most_misses=_MISSES)
+        while new := self._joined():
+            self._others += new
+            for others in new:
+                yield from others
 
     def has_left(self) -> bool:
         """Whether there is a job that nobody has taken yet."""
-        return bool(self._states.unclaimed(self._planned))
+        self._others += self._joined()
+        return bool(self._states.unclaimed(self._planned)) or any(others.has_left() for others in self._others)
 
     def _left(self) -> list[Candidate]:
-        unclaimed = (Candidate(job_id, self._planned[job_id]) for job_id in self._states.unclaimed(self._planned))
+        numbers = self._planned
+        unclaimed = (Candidate(one, numbers[one], self._launch) for one in self._states.unclaimed(numbers))
         left = [one for one in unclaimed if one not in self._named]
         if not left and self._again is not None:
-            left = [one for one in self._again.of_ended_workers() if one not in self._named]
+            again = (one._replace(launch=self._launch) for one in self._again.of_ended_workers())
+            left = [one for one in again if one not in self._named]
         return left
 
     def _untaken(self, found: Iterable[Candidate], most_misses: int | None = None) -> Iterator[Candidate]:
@@ -107,7 +129,7 @@ class Candidates:
             if one in self._named:
                 continue
             self._named.add(one)  # also what others have taken: a number is never free again
-            if self._states.is_claimed(*one):
+            if self._states.is_claimed(one.job_id, one.number):
                 misses += 1
                 continue
             misses = 0
@@ -243,7 +265,7 @@ class Lane:
                 return outcome._replace(is_to_requeue=goes_on())
             started, refused = time.monotonic(), None
             try:
-                child = prepare(self._folder, one.job_id, launch=self._launch, is_fake=False)
+                child = prepare(self._folder, one.job_id, launch=one.launch or self._launch, is_fake=False)
                 if not self._may_take():
                     return outcome
                 ended = self._run(child._replace(only=one.number), heard)
@@ -328,6 +350,7 @@ class Worker:
         self._planned = {job_id: planned[job_id] for job_id in sorted(self._array.jobs)}
         self._options = options_of_array(record, array)
         self._here, self._scheduler = schedulers.current_task(), schedulers.current()
+        self._newest = launch  # of the launches that were looked at
 
     @property
     def n_lanes(self) -> int:
@@ -341,19 +364,49 @@ class Worker:
     def run_lane(self, lane: int) -> Outcome:
         """As `Lane.run`; the task is started again where jobs are left for which it has no time, and
         ends where the scheduler has started this worker again elsewhere."""
-        retries = self._options.get("max_retries")
-        again = Again(
-            self._folder, self._launch, self._planned, self._here, MAX_RETRIES if retries is None else retries
-        )
         place = self._index * self.n_lanes + lane
-        n_places = (self._array.n_workers or 1) * self.n_lanes
-        candidates = Candidates(States(self._folder), self._planned, place, n_places, again)
+        candidates = self._candidates(self._launch, self._planned, place, joined=partial(self._joined, place))
         limit_min = self._options.get("job_timeout_min")
         left = TimeLeft(self._ends_at, None if limit_min is None else limit_min * 60)
         is_alone = self.n_lanes == 1
         runs = Runs(self._folder, self._launch, f"{self._array.name}_{self._index}", self._here)
         jobs = Lane(self._folder, self._launch, candidates, left, is_alone=is_alone, note=_tell_of_refused)
         return jobs.run(lambda: self._goes_on(candidates), is_newest=runs.is_newest)
+
+    def _candidates(
+        self, launch: str, planned: Mapping[int, int], place: int, joined: Callable[[], Sequence[Candidates]] = tuple
+    ) -> Candidates:
+        retries = self._options.get("max_retries")
+        again = Again(self._folder, launch, planned, self._here, MAX_RETRIES if retries is None else retries)
+        return Candidates(
+            States(self._folder),
+            planned,
+            place,
+            (self._array.n_workers or 1) * self.n_lanes,
+            again,
+            launch=launch,
+            joined=joined,
+        )
+
+    def _joined(self, place: int) -> list[Candidates]:
+        """The candidates of launches that have joined this array since this was asked the last time."""
+        found = []
+        for number in launch_numbers(self._folder):
+            if int(number) <= int(self._newest):
+                continue
+            try:
+                launch = read_launch(self._folder, number)
+            except JobRefused as error:  # whoever looks at the experiment is told, too, and which jobs wait for it
+                tell(f"launch {number} is left alone: {error}")
+                continue
+            finally:
+                self._newest = number
+            mine = [array for array in launched_arrays(launch) if array.name == self._array.name]
+            if mine and launch.record.get("joins") == self._launch:
+                planned = planned_attempts(launch)
+                jobs = {job_id: planned[job_id] for array in mine for job_id in array.jobs}
+                found.append(self._candidates(number, jobs, place))
+        return found
 
     def _goes_on(self, candidates: Candidates) -> bool:
         """Whether the scheduler is to start this task again, for the jobs that are left."""

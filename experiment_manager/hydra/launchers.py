@@ -42,14 +42,22 @@ from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Attempt, Job, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import wait_for
-from experiment_manager.scheduler.scripts import Arrangement, arrange, how_to_submit, write_scripts
+from experiment_manager.scheduler.scripts import (
+    Arrangement,
+    Joined,
+    arrange,
+    hand_to_workers,
+    how_to_submit,
+    join,
+    write_scripts,
+)
 from experiment_manager.scheduler.submission import submit
 from experiment_manager.store.documents import END, ERROR, read_optional
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.results import read_result
 from experiment_manager.store.states import States
-from experiment_manager.text import hold_numbers, settings_text, tell, tell_once
+from experiment_manager.text import counted, hold_numbers, settings_text, tell, tell_once
 
 _UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
 _WARM_UP: Final = "experiment_manager.hydra.callback:warm_up"
@@ -210,10 +218,7 @@ class ByScheduler:
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in written.items()
         }
-        copies_code = plain.pop("snapshot")
-        if not isinstance(copies_code, bool):
-            raise OptionsError(f"hydra.launcher.snapshot={copies_code!r} is neither true nor false")
-        self.copies_code = copies_code
+        self.copies_code, self._joins = (_flag(plain, name) for name in ("snapshot", "join"))
         self._scheduler = schedulers.named(scheduler)
         self._options = self._scheduler.options(plain, where="hydra.launcher")
         self._submits = submits
@@ -222,7 +227,9 @@ class ByScheduler:
             self._scheduler.require()
 
     def arrange(self, folder: Folder, ids: Sequence[int], configuration: Any) -> Arrangement:
-        """The arrays that run these jobs. Raises OptionsError."""
+        """The arrays that run these jobs. Raises OptionsError; JobRefused where there is none that they could join."""
+        if self._joins:
+            return join(folder, self._scheduler, ids)
         return arrange(folder, self._scheduler, self._options, ids, configuration)
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
@@ -230,12 +237,25 @@ class ByScheduler:
         assert handed.arrangement is not None
         if warning := passing_interpreter():
             tell(warning)
+        if handed.arrangement.joined is not None:
+            self._join(handed, ids, handed.arrangement.joined)
+            return
         with told_to_the_user():
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:
             tell(f"{how_to_submit(handed.folder, paths, self._scheduler)}  ({len(ids)} jobs; nothing is submitted yet)")
             return
         self._submit(handed)
+        if self.waits:
+            self._wait(handed, ids)
+
+    def _join(self, handed: Handed, ids: Sequence[int], joined: Joined) -> None:
+        with told_to_the_user():
+            hand_to_workers(handed.folder, handed.launch, joined)
+        there = "1 worker of launch {} runs" if joined.n_workers == 1 else "{} workers of launch {} run"
+        there = there.format(*([joined.launch] if joined.n_workers == 1 else [joined.n_workers, joined.launch]))
+        tell(f"{there} or wait, and take these {counted(len(ids))}, too; follow with `experiment-manager status "
+             f"{handed.shown}`")  # fmt: skip
         if self.waits:
             self._wait(handed, ids)
 
@@ -264,6 +284,14 @@ class ByScheduler:
                 f"{handed.shown}`"
             )
             raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _flag(options: dict[str, Any], name: str) -> bool:
+    """An option that is none of the scheduler's, taken out of the others. Raises OptionsError."""
+    value = options.pop(name)
+    if not isinstance(value, bool):
+        raise OptionsError(f"hydra.launcher.{name}={value!r} is neither true nor false")
+    return value
 
 
 def prepared_to_wait(launcher: Any) -> Any:

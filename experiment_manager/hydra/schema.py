@@ -125,6 +125,7 @@ def slurm_node(launcher: str) -> dict[str, Any]:
         "experiment_name": "${hydra.job.name}",  # with other sweepers than ours, which name no experiment
         "experiment_path": "experiments",
         "snapshot": False,  # jobs run from a copy of the code as it is now
+        "join": False,  # workers that are there already run the jobs, too, and nothing is submitted
     }
     unset = SlurmOptions()
     options = {name: getattr(unset, name) or None for name in valid_options()}

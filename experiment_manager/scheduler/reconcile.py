@@ -254,7 +254,10 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
         if not is_needed and not scheduler.is_available():
             continue
         arrays = [array for opened in launches if opened.scheduler == name for array in opened.arrays]
-        tasks = {array.name: dict(array.tasks()) for array in arrays}
+        tasks: dict[str, dict[int, Sequence[int]]] = {}
+        for array in arrays:  # launches that have joined workers have an array of the same name
+            before = tasks.setdefault(array.name, {})
+            before |= {index: [*before.get(index, ()), *jobs] for index, jobs in array.tasks()}
         of_workers = {array.name for array in arrays if array.n_workers is not None}
         for row in names_known(scheduler, launches).rows(scheduler.queue(users)):
             if row.name in tasks and row.phase is not Phase.ENDED:

@@ -13,12 +13,15 @@ from typing import Any, NamedTuple, Protocol
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.model import policy
 from experiment_manager.model.facts import resolved
+from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array, arrays
 from experiment_manager.scheduler.protocol import Options, Place, Scheduler, require_line
+from experiment_manager.scheduler.query import ask, open_launches
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import (
+    Submission,
     launched_arrays,
     newest_launch,
     records,
@@ -54,6 +57,7 @@ class Arrangement(NamedTuple):
     scheduler: Scheduler
     arrays: tuple[Array, ...]
     record: Mapping[str, Any]
+    joined: "Joined | None" = None  # the workers that are there already and run these jobs, too: nothing is submitted
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -65,6 +69,49 @@ class Arrangement(NamedTuple):
     def array_records(self) -> Sequence[Mapping[str, Any]]:
         found: Sequence[Mapping[str, Any]] = self.record[self.scheduler.name]["arrays"]
         return found
+
+
+class Joined(NamedTuple):
+    """An array of workers that wait or run, of an earlier launch."""
+
+    launch: str
+    name: str  # of the array
+    slurm_id: str | None  # the scheduler's id of it, as far as that is known
+    n_workers: int  # of those that it had, so many wait or run
+
+
+def join(folder: Folder, scheduler: Scheduler, ids: Sequence[int]) -> Arrangement:
+    """The arrangement by which workers that are there already run these jobs, too, under the options that they have.
+
+    Raises JobRefused where no worker waits or runs, and where the scheduler cannot tell.
+    """
+    launches, users = open_launches(folder, is_to_act=True)
+    mine = [opened for opened in launches if opened.scheduler == scheduler.name]
+    answer = ask(mine, users)
+    for opened in reversed(mine):
+        reports = answer.about(opened) or {}
+        for array, kept in zip(opened.arrays, of_scheduler(opened.launch.record)["arrays"], strict=True):
+            report, n_active = reports.get(array.name), 0
+            if array.n_workers is not None and report is not None:
+                n_active = sum(report.active(index) is not None for index in array.indices)
+            if not n_active:
+                continue
+            joins = str(opened.launch.record.get("joins") or opened.launch.number)
+            array_id = next((array_id for array_id, name in opened.ids.items() if name == array.name), None)
+            own = {**kept, "jobs": format_ids(sorted(ids)), "after": None}
+            options = of_scheduler(opened.launch.record)["options"]
+            record = {
+                "scheduler": scheduler.name, scheduler.name: {"options": options, "arrays": [own]}, "joins": joins
+            }  # fmt: skip
+            made = Array(
+                scheduler.options(kept["options"], where=f"launch {joins} of {folder.path}"),
+                tuple((job_id,) for job_id in sorted(ids)), None, is_indexed_by_job=False, n_workers=array.n_workers,
+            )  # fmt: skip
+            return Arrangement(scheduler, (made,), record, Joined(joins, array.name, array_id, n_active))
+    raise JobRefused(
+        f"no worker of {folder.path} waits or runs that these jobs could join; leave hydra.launcher.join out, and "
+        "set hydra.launcher.workers to start some"
+    )
 
 
 def arrange(
@@ -151,6 +198,18 @@ def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, i
                     os.unlink(path)
     tell_of_fewer(arrangement)
     return paths
+
+
+def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:
+    """The workers of an earlier launch have the jobs of this one; it counts as submitted when they were."""
+    if joined.slurm_id is None:
+        return  # somebody has submitted them by hand: they are found by their name, as before
+    scheduler = schedulers.of(launch)
+    assert scheduler is not None, "it has workers"
+    with writing(folder.path):
+        Submission(folder, launch).note(
+            joined.name, **{f"{scheduler.name}_id": joined.slurm_id}, submitted=float(launch.record["time"])
+        )
 
 
 def tell_of_fewer(arrangement: Arrangement) -> None:

@@ -113,6 +113,8 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
             folder, scheduler, launch, [array for array in arrays if submission.array_id(array.name) is None]
         )
         done: list[Submitted] = []
+        if launch.record.get("joins") is not None:
+            return _of_workers(folder, launch, arrays, submission, there)
         for array in arrays:
             script, is_edited = _script(folder, launch, array)
             slurm_id = submission.array_id(array.name)
@@ -395,6 +397,23 @@ def _about(script: str, error: SchedulerError) -> SchedulerError:
 def _scheduler(launch: Launch) -> Scheduler:
     found = schedulers.of(launch)
     assert found is not None, "it has arrays"
+    return found
+
+
+def _of_workers(
+    folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray], submission: Submission, there: Mapping[str, str]
+) -> list[Submitted]:
+    """The arrays of workers that have the jobs of a launch which has joined them, and so no scripts. Raises JobRefused
+    where they are not there any more."""
+    found = []
+    for array in arrays:
+        array_id = submission.array_id(array.name) or there.get(array.name)
+        if array_id is None:
+            raise JobRefused(
+                f"launch {launch.number} of {folder.path} was to be run by the workers of launch "
+                f"{launch.record['joins']}, which have ended; the same sweep, without join, starts others"
+            )
+        found.append(Submitted(array.name, array_id, script_paths(folder, launch, array)[1], False, False))
     return found
 
 

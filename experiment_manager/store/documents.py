@@ -134,7 +134,8 @@ ERROR: Final[Shape] = dict.fromkeys(("type", "message", "traceback"), TEXT)
 RESULT: Final[Shape] = {"format": _format(RESULT_FORMAT), "refused": TABLE, "told": FLAG, "fake": FLAG}
 LAUNCH: Final[Shape] = {
     "format": _format(LAUNCH_FORMAT),
-    **dict.fromkeys(("user", "host", "cwd", "launcher", "scheduler", "code", "python", "git_commit"), TEXT),
+    **dict.fromkeys(("user", "host", "cwd", "launcher", "scheduler", "code", "python"), TEXT),
+    **dict.fromkeys(("git_commit", "joins"), TEXT),
     **dict.fromkeys(("argv", "overrides", "runner"), WORDS),
     "time": MOMENT,
     "job_timeout_min": NUMBER,

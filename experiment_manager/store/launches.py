@@ -208,7 +208,7 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-_SINCE: Final = {"job_timeout_min": 2, "workers": 2}
+_SINCE: Final = {"job_timeout_min": 2, "workers": 2, "joins": 2}
 """What a launch, an array or its options may say, and the first format of which a reader knows it; all else is of 1."""
 
 

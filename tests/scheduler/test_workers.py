@@ -4,7 +4,13 @@ import os
 import signal
 from collections import Counter
 
+import pytest
+
+from experiment_manager.errors import JobRefused
+from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.scripts import hand_to_workers, join
+from experiment_manager.store.launches import create_launch, read_launch
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler, order
 
@@ -99,3 +105,31 @@ def test_no_job_that_could_not_end(jobs: Jobs) -> None:
     jobs.wait_for("COMPLETED", "PENDING")
     jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
     assert {0: "COMPLETED", 1: "PENDING"} == jobs.states()
+
+
+def test_jobs_join_workers_that_run(jobs: Jobs) -> None:
+    """Jobs of a later launch are QUEUED for workers that are there, run by them, can be cancelled, and are submitted
+    with nothing; where no worker waits or runs, they are refused."""
+    folder = jobs.make(LONG, workers=1).experiment.folder
+    with pytest.raises(JobRefused, match=r"no worker of .* waits or runs"):
+        join(folder, jobs.scheduler, [1])
+    (array,) = jobs.submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    for number in (1, 2, 3):
+        jobs.experiment.add_job({"number": number}, {"seconds": 0.0, "fails": number == 2})
+    jobs.experiment.save()
+    arrangement = join(folder, jobs.scheduler, [1, 2, 3])
+    about = {"runner": read_launch(folder, "0001").record["runner"], **arrangement.record}
+    launch = create_launch(folder, [Attempt(JobId(number), 1, State.PENDING) for number in (1, 2, 3)], about)
+    assert arrangement.joined is not None
+    hand_to_workers(folder, launch, arrangement.joined)
+    assert {0: "RUNNING", 1: "QUEUED", 2: "QUEUED", 3: "QUEUED"} == jobs.states()
+    assert [(array.slurm_id, False)] == [(again.slurm_id, again.is_new) for again in jobs.submit()]
+    assert [3] == jobs.cancel(3)
+    jobs.end(0)
+    jobs.wait_for("COMPLETED", "COMPLETED", "FAILED", "CANCELLED")
+    assert {0: ["COMPLETED"], 1: ["COMPLETED"], 2: ["FAILED"], 3: ["CANCELLED"]} == jobs.attempts()
+    assert ["0001", "0002"] == [jobs.anchor(job_id)["launch"] for job_id in (0, 1)]
+    jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
+    with pytest.raises(JobRefused, match=r"no worker of .* waits or runs"):
+        join(folder, jobs.scheduler, [2])
