@@ -212,6 +212,20 @@ def test_slurms_own_warning_and_time_limit(limited: list[Jobs]) -> None:
         assert [("TIMEOUT", "0:0"), ("FAILED", "75:0")] == [row[1:] for row in sacct_state(jobs.slurm_id, rows=2)]
 
 
+def test_a_job_over_its_own_limit_is_not_started_again(tmp_path: Path) -> None:
+    """`job_timeout_min` ends a job as TIMEOUT, also one that was warned before and might be started again after SLURM's
+    own time limit; what it leaves meanwhile is its result, and SLURM is never asked, nor believed, about it."""
+    configurations = [{"s": 60}, {**STOPS, "stopped": 1.5}, {**NOTES, "s": 60}]
+    jobs = Jobs(tmp_path / "home", configurations, timeout_min=10, job_timeout_min=0.1, max_requeues=2).submit()
+    jobs.await_word("ready", 2)
+    warn(jobs, 2)
+    assert ["0.1.TIMEOUT", "1.1.COMPLETED", "2.1.TIMEOUT"] == jobs.await_ends(is_asked=True)
+    reason = "ran longer than job_timeout_min=0.1"
+    assert [reason, None, reason] == [jobs.record(job)["reason"] for job in range(3)]
+    assert 1.5 == jobs.result(1)
+    assert ["USR1", "TERM"] == [word[3:] for word in jobs.words(2) if word.startswith("SIG")]
+
+
 def test_preempted_jobs_begin_again_unless_they_are_done(limited: list[Jobs], tmp_path: Path) -> None:
     """Both kinds of preemption are heard at once; what did not complete is PREEMPTED and begins again, also the job
     that made room during its time of grace; with --no-requeue it is PREEMPTED for good."""
