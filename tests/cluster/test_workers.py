@@ -16,7 +16,7 @@ from experiment_manager.model.records import State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.states import States, StateTable
 from tests.cluster.conftest import kill_slurmd, reconfigured, start_slurmd
-from tests.cluster.sweeps import Sweep, slurm
+from tests.cluster.sweeps import Sweep, queue, slurm
 from tests.cluster.test_refusals import few_jobs
 from tests.conftest import Program, wait_until
 
@@ -62,6 +62,28 @@ def ended(experiment: Experiment) -> StateTable | None:
     table = reconciled(experiment.folder)
     busy = {State.QUEUED, State.RUNNING, State.PENDING}
     return None if any(table.state(job_id) in busy for job_id in experiment.get_all_ids()) else table
+
+
+def test_put_back_and_joined(program: Program) -> None:
+    """A job whose worker SLURM puts back into the queue waits for it, and goes on before the others; a second sweep
+    adds its job to those that the worker takes, and submits nothing; once the worker has ended, none can be joined."""
+    sweep, settings = Sweep(program), ("hydra.launcher.max_requeues=3", "hydra.launcher.timeout_min=30")
+    sweep.write("how=hang-at-first,raise", "hydra.launcher.workers=1", *settings)
+    sweep.submit()
+    sweep.until_begun(0)
+    assert {0: "RUNNING", 1: "QUEUED"} == sweep.status()
+    joins = ("how=well", "hydra.launcher.join=true", *settings)
+    sweep.write(*joins, launcher="slurm_submitit")
+    assert ["RUNNING"] == queue(sweep.slurm_id)
+    assert ["0001", None] == [sweep.launch(number).get("joins") for number in ("0002", "0001")]
+    slurm("scontrol", "requeue", sweep.task(0))
+    sweep.until({0: "QUEUED", 1: "QUEUED", 2: "QUEUED"}, through=["RUNNING"])
+    sweep.until({0: "COMPLETED", 1: "FAILED", 2: "COMPLETED"}, through=["RUNNING", "QUEUED"], seconds=60)
+    assert ["0.1.PREEMPTED", "0.2.COMPLETED", "1.1.FAILED", "2.1.COMPLETED"] == sweep.states()
+    wait_until(lambda: not queue(sweep.slurm_id))
+    done = sweep.sweep("seed=7", *joins, "hydra/launcher=slurm_submitit")
+    assert (2, True) == (done.returncode, "waits or runs that these jobs could join" in done.stderr)
+    assert ["0001", "0002"] == sweep.launches()
 
 
 def processes_of(home: Path) -> list[str]:
