@@ -163,20 +163,22 @@ def test_the_time_that_is_left_is_until_the_first_limit(
     assert left_s is None if expected is None else expected - 20 < left_s <= expected
 
 
-def running_jobs(place: Path, n_completed: int, n_jobs: int, n_running: int = 2) -> Experiment:
-    """An experiment of so many jobs, which a launch has begun here in order: the first have taken a minute each, and
-    `n_running` of the others run."""
+def running_jobs(
+    place: Path, n_completed: int, n_jobs: int, n_running: int = 2, took_s: float = 60.0, **about: Any
+) -> Experiment:
+    """An experiment of so many jobs, which a launch has begun here in order: the first have completed, after so many
+    seconds each, and `n_running` of the others run."""
     experiment = Experiment(["seed"], "e", place)
     for seed in range(n_jobs):
         experiment.add_job({"seed": seed}, {})
     experiment.save()
     folder, states = experiment.folder, States(experiment.folder)
-    create_launch(folder, [Attempt(JobId(job), 1, State.PENDING) for job in range(n_jobs)], {})
+    create_launch(folder, [Attempt(JobId(job), 1, State.PENDING) for job in range(n_jobs)], about)
     for job in range(n_completed + n_running):
         folder.make(folder.job(job))
         states.claim(job, {"launch": "0001"})
         if job < n_completed:
-            states.finish(job, 1, State.COMPLETED, {"reason": None, "start": 1e9, "end": 1e9 + 60})
+            states.finish(job, 1, State.COMPLETED, {"reason": None, "start": 1e9, "end": 1e9 + took_s})
     return experiment
 
 
@@ -197,6 +199,16 @@ def test_when_all_jobs_will_have_ended(tmp_path: Path, capsys: pytest.CaptureFix
     told = json.loads(capsys.readouterr().out)["estimate"]
     assert found._fields == tuple(told)
     assert pytest.approx(found.high_s, abs=30) == told["high_s"]
+
+
+def test_hours_are_counted_of_what_jobs_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is left is told in GPU-hours where the jobs have asked SLURM for GPUs, else in hours of jobs."""
+    arrays_of = arrays([(make({"gpus_per_node": 4, "timeout_min": 90}, where="test"), range(12))])
+    slurm: dict[str, Any] = {"slurm": {"arrays": records(arrays_of, "e", as_mapping)}}
+    for name, about, expected in (("asked", slurm, "24 GPU-hours"), ("here", {}, "6.0 job-hours")):
+        running_jobs(tmp_path / name, 10, 12, took_s=10_800, **about)
+        assert 0 == main(["status", str(tmp_path / name / "e")])
+        assert f"2 at a time; about {expected} are left\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("n_completed", "n_running"), [(7, 2), (10, 0)])

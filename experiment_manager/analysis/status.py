@@ -15,15 +15,16 @@ from experiment_manager.analysis.jobs import job_rows, selected_ids
 from experiment_manager.analysis.logs import last_output
 from experiment_manager.analysis.results import result_warnings
 from experiment_manager.analysis.tables import state_counts
-from experiment_manager.errors import JobRefused, UnreadableLaunch
+from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_BADLY, Attempt, Counts, Job, JobId, State
+from experiment_manager.scheduler import schedulers
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import number_in
-from experiment_manager.store.launches import of_scheduler, planned_attempts, read_launch, read_order
+from experiment_manager.store.launches import Order, of_scheduler, planned_attempts, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
@@ -157,7 +158,21 @@ def _estimate(folder: Folder, found: Status, table: StateTable) -> Estimate | No
     so_far = [_between(number_in(record, "start"), now) or 0.0 for record in records]
     n_waiting = len(found.ids.get(State.QUEUED, ())) + _n_waiting_here(folder, records, table)
     seconds = (_seconds(folder, job_id, table.last(job_id).number) for job_id in completed[-SAMPLE:])
-    return estimate([took for took in seconds if took is not None], so_far, n_waiting, n_ended=len(completed))
+    made = estimate([took for took in seconds if took is not None], so_far, n_waiting, n_ended=len(completed))
+    if made is None:
+        return None
+    counts, per_job = _takes(_order(folder, running[0], records[0]))
+    return made._replace(counts=counts, per_job=per_job)
+
+
+def _takes(order: Order | None) -> tuple[str, float]:
+    """What a job takes while it runs, see `Scheduler.takes`."""
+    if order is None or order.scheduler is None or order.options is None:
+        return "job", 1.0
+    try:
+        return schedulers.named(order.scheduler).takes(order.options)
+    except OptionsError:  # of a package that is not installed here
+        return "job", 1.0
 
 
 def _seconds(folder: Folder, job_id: int, attempt: int) -> float | None:
@@ -227,7 +242,7 @@ def _of(folder: Folder, table: StateTable, last: Attempt, now: float) -> dict[st
     row["metrics"] = last_logged(folder, last.job_id, last.number)
     start = number_in(record, "start")
     if last.state is State.RUNNING:
-        limit_s = _limit_s(folder, last.job_id, record)
+        limit_s = _limit_s(_order(folder, last.job_id, record))
         row["elapsed_s"] = _between(start, now)
         row["left_s"] = None if start is None or limit_s is None else max(0.0, limit_s - (row["elapsed_s"] or 0.0))
         row["silent_s"] = _between(last_output(folder, last.job_id, last.number), now)
@@ -258,18 +273,22 @@ def _between(start: float | None, end: float | None) -> float | None:
     return max(0.0, end - start) if start is not None and end else None
 
 
-def _limit_s(folder: Folder, job_id: int, record: Mapping[str, Any]) -> float | None:
-    """How long an attempt may run: the time limit of its task, or that of each job, whichever is shorter; None where
-    there is neither."""
+def _order(folder: Folder, job_id: int, record: Mapping[str, Any]) -> Order | None:
+    """How the launch of an attempt wants its job to be run; None where there is none, or it cannot be read."""
     if record.get("launch") is None:
         return None
     try:
-        order = read_order(folder, str(record["launch"]), job_id)
+        return read_order(folder, str(record["launch"]), job_id)
     except UnreadableLaunch as error:
         skipped(str(error))
-        return None
     except JobRefused:
-        return None
+        pass
+    return None
+
+
+def _limit_s(order: Order | None) -> float | None:
+    """How long an attempt may run: the time limit of its task, or that of each job, whichever is shorter; None where
+    there is neither."""
     if order is None:
         return None
     options = order.options or {}

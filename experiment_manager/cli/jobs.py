@@ -233,12 +233,11 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
 def _outlook(estimate: Estimate, n_running: int) -> str:
     """When all will have ended, for people.
 
-    >>> _outlook(Estimate(6000, 9000, 28_800), 4)
-    'done in 1:40 to 2:30 h, 4 at a time; about 8 job-hours are left'
+    >>> _outlook(Estimate(6000, 9000, 50_400, "GPU"), 4)
+    'done in 1:40 to 2:30 h, 4 at a time; about 14 GPU-hours are left'
     """
-    hours = estimate.work_s / 3600
-    work = f"; about {hours:.2g} job-hours are left" if 1 <= hours < 10 else f"; about {hours:.0f} job-hours are left"
-    return f"done in {estimate.text}, {n_running} at a time{work if hours >= 1 else ''}"
+    work = f"; about {estimate.work_text} are left" if estimate.work_text else ""
+    return f"done in {estimate.text}, {n_running} at a time{work}"
 
 
 def _attention(found: Status, folder: Path) -> Iterator[str]:

@@ -32,11 +32,23 @@ class Estimate(NamedTuple):
     low_s: float
     high_s: float
     work_s: float
+    counts: str = "job"  # what people count the hours of: GPU, CPU
+    per_job: float = 1.0  # how many of these each job takes
 
     @property
     def text(self) -> str:
         """For people: `1:40 to 2:30 h`."""
         return range_text(self.low_s, self.high_s)
+
+    @property
+    def work_text(self) -> str | None:
+        """For people: `14 GPU-hours`; None where it is less than one.
+
+        >>> Estimate(0, 1, 9000, "GPU", 4.0).work_text, Estimate(0, 1, 9000).work_text, Estimate(0, 1, 60).work_text
+        ('10 GPU-hours', '2.5 job-hours', None)
+        """
+        hours = self.work_s * self.per_job / 3600
+        return f"{hours:.{0 if hours >= 9.95 else 1}f} {self.counts}-hours" if hours >= 1 else None
 
 
 def range_text(low_s: float, high_s: float) -> str:
@@ -72,7 +84,7 @@ def estimate(
     that others have run so far. The same jobs give the same range.
 
     >>> estimate([60.0] * 10, [0.0, 30.0], 2)
-    Estimate(low_s=120.0, high_s=120.0, work_s=210.0)
+    Estimate(low_s=120.0, high_s=120.0, work_s=210.0, counts='job', per_job=1.0)
     >>> estimate([60.0] * 7, [0.0], 2) is None
     True
     """

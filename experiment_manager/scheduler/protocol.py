@@ -175,6 +175,11 @@ class Scheduler(ABC):
         """How many processes, each with its rank, a job with these options has."""
         return 1
 
+    def takes(self, options: Mapping[str, Any]) -> tuple[str, float]:
+        """What a job with these options takes while it runs, of what people count the hours of: 2 of `GPU`. One of
+        `job` where that is not known."""
+        return "job", 1.0
+
     # ---------------------------------------------------------------- orders and questions, from any machine
 
     @abstractmethod

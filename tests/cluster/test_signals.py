@@ -215,7 +215,7 @@ def test_slurms_own_warning_and_time_limit(limited: list[Jobs]) -> None:
 def test_a_job_over_its_own_limit_is_not_started_again(tmp_path: Path) -> None:
     """`job_timeout_min` ends a job as TIMEOUT, also one that was warned before and might be started again after SLURM's
     own time limit; what it leaves meanwhile is its result, and SLURM is never asked, nor believed, about it."""
-    configurations = [{"s": 60}, {**STOPS, "stopped": 1.5}, {**NOTES, "s": 60}]
+    configurations: list[dict[str, Any]] = [{"s": 60}, {**STOPS, "stopped": 1.5}, {**NOTES, "s": 60}]
     jobs = Jobs(tmp_path / "home", configurations, timeout_min=10, job_timeout_min=0.1, max_requeues=2).submit()
     jobs.await_word("ready", 2)
     warn(jobs, 2)

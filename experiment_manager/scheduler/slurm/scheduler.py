@@ -68,6 +68,25 @@ class Slurm(Scheduler):
         """
         return int(options.get("nodes") or 1) * int(options.get("tasks_per_node") or 1)
 
+    def takes(self, options: Mapping[str, Any]) -> tuple[str, float]:
+        """GPUs, else processors where they were asked for: a job's share of those of its task.
+
+        >>> Slurm().takes({"gpus_per_node": 2, "nodes": 2, "cpus_per_task": 8}), Slurm().takes({"nodes": 2})
+        (('GPU', 4.0), ('job', 1.0))
+        >>> Slurm().takes({"cpus_per_task": 8, "pack": 4}), Slurm().takes({"gres": "gpu:a100:2,disk:1", "pack": 4})
+        (('CPU', 2.0), ('GPU', 0.5))
+        """
+        if options.get("resources_from"):
+            return super().takes(options)  # each job may take something else
+        n_nodes, n_tasks, share = options.get("nodes") or 1, self.n_tasks(options), options.get("pack") or 1
+        named = re.findall(r"(?:^|,)(?:gres[/:])?gpu(?::[^,:]+)?(?::([0-9]+))?(?=,|$|\()", options.get("gres") or "")
+        n_gpus = n_nodes * (options.get("gpus_per_node") or sum(int(count or 1) for count in named))
+        n_gpus = n_gpus or n_tasks * (options.get("gpus_per_task") or 0)
+        if n_gpus:
+            return "GPU", n_gpus / share
+        n_cpus = n_tasks * (options.get("cpus_per_task") or 0)
+        return ("CPU", n_cpus / share) if n_cpus else super().takes(options)
+
     def require(self) -> None:
         from experiment_manager.scheduler.slurm import client
 
