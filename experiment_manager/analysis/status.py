@@ -21,10 +21,18 @@ from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_BADLY, Attempt, Counts, Job, JobId, State
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.submission import Sightings, Submission, launched_arrays
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import number_in
-from experiment_manager.store.launches import Order, of_scheduler, planned_attempts, read_launch, read_order
+from experiment_manager.store.launches import (
+    Order,
+    launch_numbers,
+    of_scheduler,
+    planned_attempts,
+    read_launch,
+    read_order,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
@@ -106,6 +114,8 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
     waiting: dict[str, list[int]] = defaultdict(list)
     for job_id in by_state[State.QUEUED]:
         waiting[table.queued[JobId(job_id)].reason].append(job_id)
+    if by_state[State.PENDING]:
+        troubles |= _left_by_workers(folder, by_state[State.PENDING])
     selected = selected_ids(folder)
     ordered: dict[str, tuple[int, ...]] = {state: tuple(by_state[state]) for state in State if by_state[state]}
     return Status(
@@ -122,6 +132,28 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
             for what, jobs in result_warnings(folder, by_state[State.COMPLETED], table).items()
         ),
     )
+
+
+def _left_by_workers(folder: Folder, pending: Iterable[int]) -> dict[tuple[State, str], list[int]]:
+    """Those PENDING jobs, by what people are told, that the newest workers have left because they ended before."""
+    for number in reversed(launch_numbers(folder)):
+        try:
+            launch = read_launch(folder, number)
+            submission = Submission(folder, launch, is_to_act=False)
+            sightings = Sightings(folder, launch, is_to_act=False)
+        except JobRefused:  # named by whoever has asked the scheduler
+            continue
+        arrays = [array for array in launched_arrays(launch) if array.n_workers is not None]
+        had = {array.name for array in arrays if submission.array_id(array.name) or sightings.ids(array.name)}
+        jobs = {job_id for array in arrays if array.name in had for job_id in array.jobs}
+        left = [job_id for job_id in pending if job_id in jobs]
+        if left:
+            here = f"`experiment-manager work {as_word(folder.path)}`"
+            why = f"the workers of launch {number} have ended; the same sweep starts others, and {here} runs them here"
+            return {(State.PENDING, why): left}
+        if arrays:
+            break
+    return {}
 
 
 def live_status(

@@ -40,6 +40,8 @@ def test_what_waits_is_queued(jobs: Jobs) -> None:
     order(jobs, 0, "CANCELLED")
     jobs.wait_for("CANCELLED", "PENDING", "PENDING")
     assert {0: ["CANCELLED"]} == jobs.attempts()
+    (left,) = [trouble for trouble in jobs.experiment.status().troubles if trouble.state is State.PENDING]
+    assert ((1, 2), True) == (left.ids, left.reason.startswith("the workers of launch 0001 have ended; "))
     jobs.make()
     jobs.submit()
     for job_id, attempt in ((0, 2), (1, 1)):
