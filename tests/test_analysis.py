@@ -201,6 +201,16 @@ def test_when_all_jobs_will_have_ended(tmp_path: Path, capsys: pytest.CaptureFix
     assert pytest.approx(found.high_s, abs=30) == told["high_s"]
 
 
+def test_jobs_that_are_to_run_again_count(tmp_path: Path) -> None:
+    """Jobs that have ended, and that a pool which runs has not begun again yet, are left, too."""
+    experiment = running_jobs(tmp_path, 14, 14, n_running=0)
+    create_launch(experiment.folder, [Attempt(JobId(job), 2, State.PENDING) for job in range(5)], {})
+    States(experiment.folder).claim(0, {"launch": "0002"})
+    found = experiment.status().estimate
+    assert found is not None
+    assert 240 < found.work_s <= 300
+
+
 def test_hours_are_counted_of_what_jobs_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is left is told in GPU-hours where the jobs have asked SLURM for GPUs, else in hours of jobs."""
     arrays_of = arrays([(make({"gpus_per_node": 4, "timeout_min": 90}, where="test"), range(12))])

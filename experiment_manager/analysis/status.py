@@ -220,8 +220,10 @@ def _n_waiting_here(folder: Folder, runners: Iterable[Mapping[str, Any]], table:
         with suppress(JobRefused):
             launch = read_launch(folder, number)
             if of_scheduler(launch.record) is None:
-                planned = planned_attempts(launch).items()
-                waiting += sum(table.next_number(job_id) <= first for job_id, first in planned)
+                planned = planned_attempts(launch)
+                waiting += len(planned.keys() - table.attempts.keys())
+                again = (one for one in planned.items() if one[1] > 1 and one[0] in table.attempts)
+                waiting += sum(table.next_number(job_id) <= first for job_id, first in again)
     return waiting
 
 
