@@ -268,12 +268,17 @@ class Experiment:
             overrides=overrides or {},
         ).paths  # fmt: skip
 
-    def submit(self, launch: str | None = None) -> list[Submitted]:
+    def submit(self, launch: str | None = None, *, workers: int | None = None) -> list[Submitted]:
         """The scripts of the newest launch (or of that one) are submitted, each once, however often this is called.
 
-        Returns one record per array script. Raises SlurmError with SLURM's own words; what was not submitted is not
-        recorded. Raises JobRefused when there is no such launch.
+        With `workers`, scripts of so many workers are written first, for the jobs that pass the filter and are to run:
+        `generate_slurm_script` with that option. Returns one record per array script. Raises SlurmError with SLURM's
+        own words; what was not submitted is not recorded. Raises JobRefused when there is no such launch.
         """
+        if workers is not None:
+            if launch is not None:
+                raise JobRefused(f"workers={workers} makes a launch of its own; leave launch {launch} out")
+            self.generate_slurm_script(overrides={"workers": workers})
         return submit(self.folder, newest_launch(self.folder, launch))
 
     def cancel(self, where: Any = None) -> list[int]:

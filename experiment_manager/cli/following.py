@@ -89,11 +89,16 @@ def settings_of(items: Sequence[str]) -> dict[str, Any]:
 def submit(
     folder: Folder,
     launch: Annotated[str | None, typer.Option(help="The launch to submit: 0003. Otherwise the newest.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Write scripts of so many workers first, for all jobs that are to run.")
+    ] = None,
     test: Annotated[bool, typer.Option("--test-only", help="Ask SLURM what it would do, and submit nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Submit the array scripts of the newest launch, all of them, each once: interrupted, type it again."""
     experiment = Experiment.at(folder)
+    if test and workers is not None:
+        raise OptionsError("--test-only asks about scripts that are there; write those of workers with `script` first")
     if test:
         chosen = newest_launch(experiment.folder, launch)
         answers, scheduler = test_only(experiment.folder, chosen), schedulers.of(chosen)
@@ -103,7 +108,7 @@ def submit(
         for path, words in () if json else answers:
             terminal.say(f"{path}: {words}")
         return
-    done = experiment.submit(launch)
+    done = experiment.submit(launch, workers=workers)
     if json:
         terminal.print_json([array._asdict() for array in done])
         return

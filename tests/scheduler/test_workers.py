@@ -1,15 +1,18 @@
 """Workers: tasks that run one job of their launch after the other."""
 
 import os
+import re
 import signal
 from collections import Counter
 
 import pytest
 
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler.arrays import USUAL_LIMITS, arrays
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import hand_to_workers, join
+from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.store.launches import create_launch, read_launch
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler, order
@@ -135,3 +138,30 @@ def test_jobs_join_workers_that_run(jobs: Jobs) -> None:
     jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
     with pytest.raises(JobRefused, match=r"no worker of .* waits or runs"):
         join(folder, jobs.scheduler, [2])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"workers": 0}, "workers: 0 is no whole number of at least 1"),
+        ({"workers": -3}, "workers: -3 is no whole number of at least 1"),
+        ({"max_retries": 2}, "max_retries is for jobs that workers take again, and workers is not set"),
+        ({"workers": 2, "timeout_min": 1, "job_timeout_min": 2}, "job_timeout_min=2 is longer than timeout_min=1"),
+    ],
+)
+def test_refused(options: dict[str, object], words: str) -> None:
+    """Options of workers that cannot be meant are refused in a sentence."""
+    with pytest.raises(OptionsError, match=re.escape(words)):
+        Slurm().options(options, where="hydra.launcher")
+
+
+def test_more_workers_than_there_can_be() -> None:
+    """There are not more workers than find a job to begin with, nor than an array may have tasks; those of several
+    arrays are shared out."""
+    limits = USUAL_LIMITS._replace(array_size=20)
+    ten, five = (Slurm().options({"workers": 9, "pack": pack}, where="test") for pack in (1, 2))
+    assert [9] == [array.n_workers for array in arrays([(ten, range(10))], limits)]
+    assert [3] == [array.n_workers for array in arrays([(five, range(6))], limits)]
+    assert [8, 1] == [array.n_workers for array in arrays([(ten, range(90)), (five, range(90, 100))], limits)]
+    with pytest.raises(OptionsError, match="workers=30: an array has 20 tasks here at most"):
+        arrays([(Slurm().options({"workers": 30}, where="test"), range(100))], limits)
