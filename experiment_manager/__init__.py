@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from experiment_manager.execution.current_job import CurrentJob, current_job
     from experiment_manager.execution.pool import JobEnd
     from experiment_manager.execution.resubmit import Resubmission, Resubmitted
+    from experiment_manager.execution.work import Worked
     from experiment_manager.experiment import Experiment, find_experiments
     from experiment_manager.model.estimate import Estimate
     from experiment_manager.model.filters import Dropped, Selection
@@ -43,6 +44,7 @@ _HOME = {
     "Submitted": "scheduler.submission",
     "Trouble": "analysis.status",
     "Waiting": "store.states",
+    "Worked": "execution.work",
     "current_job": "execution.current_job",
     "find_experiments": "experiment",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "Submitted",
     "Trouble",
     "Waiting",
+    "Worked",
     "current_job",
     "find_experiments",
 ]

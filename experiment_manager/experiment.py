@@ -21,6 +21,7 @@ from experiment_manager.errors import ExperimentManagerError, FilterError, JobRe
 from experiment_manager.execution.child import outside_filter
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
+from experiment_manager.execution.work import Terms, Worked, work
 from experiment_manager.model import codec, filters
 from experiment_manager.model.records import Counts, Job, State
 from experiment_manager.report.page import write_report
@@ -51,6 +52,8 @@ from experiment_manager.store.states import StateTable
 from experiment_manager.text import described, followed, skipped
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
@@ -238,6 +241,52 @@ class Experiment:
             value = runner(job_id, dict(job.variables), configuration)
             attempt.leave(value)
         return value
+
+    def run(
+        self,
+        runner: str | os.PathLike[str] | Runner | None = None,
+        *,
+        where: Any = None,
+        n_jobs: int = 1,
+        gpus_per_job: float | None = None,
+        max_jobs: int | None = None,
+        until: "str | datetime | None" = None,
+        rerun: str = "failed",
+        job_timeout_min: float | None = None,
+    ) -> Worked:
+        """Jobs that may run have run here, each in a process of its own: `experiment-manager work`.
+
+        `runner` is a script as for `generate_slurm_script`, or a function as for `run_id`, which is pickled, so it must
+        hold nothing that cannot be; jobs of a sweep need none. Run are those that pass `where`, too, and have not begun
+        or, by `rerun`, have ended; what waits for a scheduler is left to it. The same may be called at once by others,
+        on any machine that sees the folder: they share the jobs, and each job runs once.
+
+        `n_jobs` run at a time (-1: one for each processor), each with `gpus_per_job` of the GPUs (None: an equal
+        share), `max_jobs` in all. None begins that could not end by `until`, a time of day ("18:00"), or a day and a
+        time: by `job_timeout_min`, after which a job is told to end, or else by how long jobs have taken so far.
+
+        Raises JobRefused, OptionsError, FilterError; KeyboardInterrupt after INT, TERM and HUP, which tell the running
+        jobs to end.
+        """
+        if getattr(runner, "__func__", runner) is Experiment.fake_runner:
+            raise JobRefused("fake_runner runs nothing; print a single job with run_id(id, exp.fake_runner)")
+        terms = Terms.checked(
+            n_jobs=n_jobs,
+            gpus_per_job=gpus_per_job,
+            max_jobs=max_jobs,
+            until=until,
+            rerun=rerun,
+            job_timeout_min=job_timeout_min,
+        )
+        selection = self._select(where, cache(self.states))
+        filters.require_some(selection.jobs, selection.dropped, list(self.iter_jobs()), self.folder.path)
+        return work(
+            self.folder,
+            [int(job.id) for job in selection.jobs],
+            runner=os.fspath(runner) if isinstance(runner, os.PathLike) else runner,
+            configured=self.slurm_config,
+            terms=terms,
+        )
 
     def fake_runner(self, job_id: int, variables: Mapping[str, Any], configuration: Any) -> None:
         """Prints the job instead of running it, and leaves its configuration as a result: `run_id(3, exp.fake_runner)`.

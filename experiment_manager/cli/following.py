@@ -1,8 +1,10 @@
-"""The verbs for the days after a sweep: script, submit, cancel, resubmit; logs, diff, archive."""
+"""The verbs for the days after a sweep: work, script, submit, cancel, resubmit; logs, diff, archive."""
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,9 @@ from experiment_manager.analysis.logs import marked
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import Folder, JobNumber, Json, Where
 from experiment_manager.errors import JobRefused, OptionsError, ResultError
+from experiment_manager.execution.pool import Interrupted
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted
+from experiment_manager.execution.work import Worked
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened
 from experiment_manager.model.records import State
@@ -24,6 +28,7 @@ from experiment_manager.text import LogText, as_word, counted, noun, settings_te
 
 def register(app: typer.Typer) -> None:
     """The verbs are on the command line."""
+    app.command(epilog="Example: experiment-manager work experiments/train --jobs 4 --until 18:00")(work)
     example = "Example: experiment-manager script experiments/train --set partition=gpu timeout_min=600"
     app.command(epilog=example)(script)
     app.command(epilog="Example: experiment-manager submit experiments/train")(submit)
@@ -35,6 +40,52 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example)(resubmit)
     app.command(epilog="Example: experiment-manager diff experiments/train 3 7")(diff)
     app.command(epilog="Example: experiment-manager archive experiments/train --out train.tar.gz --logs")(archive)
+
+
+def work(
+    folder: Folder,
+    jobs: Annotated[int, typer.Option(help="How many run at a time; -1: one for each processor.")] = 1,
+    gpus_per_job: Annotated[
+        float | None, typer.Option(help="Of the GPUs here: 1, 2, or 0.5: two jobs on each; otherwise an equal share.")
+    ] = None,
+    where: Where = None,
+    max_jobs: Annotated[int | None, typer.Option(help="Run no more than so many.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Begin no job that could not end by then: 18:00, or 2026-01-31T18:00.")
+    ] = None,
+    runner: Annotated[str | None, typer.Option(help="The script that runs jobs which were written in Python.")] = None,
+    rerun: Annotated[str, typer.Option(help="Of the jobs that have ended: failed, never, always.")] = "failed",
+    job_timeout_min: Annotated[float | None, typer.Option(help="How many minutes a job may run.")] = None,
+    json: Json = False,
+) -> None:
+    """Run jobs that pass the filter here, one after the other, and several machines at once that see the folder.
+
+    Each job runs once, whoever else works on the experiment; what waits in a queue of SLURM is left to SLURM. Exits
+    with 0 when all jobs completed that it ran, else with 1.
+    """
+    experiment = Experiment.at(folder)
+    with _stopped_by_signals():
+        done = experiment.run(
+            runner,
+            where=where,
+            n_jobs=jobs,
+            gpus_per_job=gpus_per_job,
+            max_jobs=max_jobs,
+            until=until,
+            rerun=rerun,
+            job_timeout_min=job_timeout_min,
+        )
+    if json:
+        ended = [{**ran._asdict(), "state": ran.state and str(ran.state)} for ran in done.ran]
+        launch = done.launch and done.launch.number
+        terminal.print_json({"launch": launch, "jobs": ended, "left": list(done.left)})
+    else:
+        for line in _worked(experiment, done):
+            terminal.say(line)
+        for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
+            tell(line)
+    if any(ran.state is not State.COMPLETED for ran in done.ran):
+        raise typer.Exit(1)
 
 
 def script(
@@ -215,7 +266,8 @@ def resubmit(
         terminal.say(_described(experiment, planned, settings=[*(set_ or []), *settings]))
     if not yes and not (sys.stdin.isatty() and typer.confirm("Go on?")):
         raise JobRefused("nothing was done; add --yes to do it")
-    done = experiment.carry_out(planned)
+    with _stopped_by_signals():
+        done = experiment.carry_out(planned)
     if json:
         terminal.print_json({"launcher": planned.launcher, **_record(done)})
     else:
@@ -264,6 +316,33 @@ def archive(
     """Pack an experiment into one file: manifest, configurations, states, results and metrics."""
     path = Experiment.at(folder).archive(None if out is None else str(out), logs=logs, everything=everything)
     terminal.say(f"{path}  ({Path(path).stat().st_size / 1e6:.1f} MB); unpack it with: tar xzf {shlex.quote(path)}")
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """A signal ends the command with the shell's status for it, after a sentence about the jobs that ran here."""
+    try:
+        yield
+    except Interrupted as stop:
+        cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
+        tell(f"stopped by {stop}: {counted(cancelled)} cancelled; the same command runs what is left")
+        raise typer.Exit(128 + stop.number) from None
+
+
+def _worked(experiment: Experiment, done: Worked) -> Iterator[str]:
+    """What a worker by hand has done, for people."""
+    where = experiment.folder.path
+    if done.launch is None:
+        yield f"nothing to run in {where}: the jobs that pass have completed, run, or wait"
+        return
+    counts = Counter(str(ran.state or "not run") for ran in done.ran)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    yield f"{counted(len(done.ran))} of {where} ran here (launch {done.launch.number})" + (f": {states}" * bool(states))
+    if done.left:
+        yield f"{counted(len(done.left))} left, which nobody has begun: {shortened(format_ids(done.left))}"
+    if bad := [ran.job_id for ran in done.ran if ran.state is not State.COMPLETED]:
+        show = f"experiment-manager show {as_word(where)} {bad[0]}"
+        yield f"the same command runs again what did not complete, and `{show}` tells why the first one did not"
 
 
 def _paths(paths_of: Callable[[bool], list[str]], streams: Sequence[bool]) -> list[str]:

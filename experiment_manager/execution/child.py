@@ -127,8 +127,8 @@ def _program(
     where = f"job {point.id} of {folder.path}"
     if runner is not None and recipe is not None:
         raise JobRefused(f"{where} is a job of a sweep and has a command of its own; leave --runner out")
-    if runner is not None and runner[0] == sys.executable and not os.path.isfile(runner[1]):
-        raise JobRefused(f"the runner {runner[1]} is not there; name a script that calls Experiment.run_id")
+    if runner is not None and (missing := command.missing_file(runner)):
+        raise JobRefused(f"the runner {missing} is not there; name a script that calls Experiment.run_id")
     if point.fingerprint is None:
         raise JobRefused(unconfigured(point.id, folder))
     if is_fake:

@@ -8,6 +8,7 @@ grammar wants it (https://hydra.cc/docs/advanced/override_grammar/basic/).
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -16,6 +17,9 @@ from experiment_manager.model.records import Entry, Job, Recipe, Source
 from experiment_manager.store.layout import Folder
 
 _SPECIAL_IN_DOUBLE_QUOTES: Final = frozenset('"$`\\!')
+
+PICKLED_RUNNER: Final = ("-P", "-m", "experiment_manager.execution.pickled_runner")
+"""What Python is given before the pickle of a function that runs jobs."""
 
 PLACED_BY_US: Final = ("hydra.searchpath", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Overrides of Hydra's own configuration that a job gets from us, whatever the sweep said."""
@@ -126,6 +130,15 @@ def runner_command(folder: Folder, job: Job, runner: Sequence[str]) -> list[str]
         *(*runner, "--job-id", str(job.id)),
         *("--experiment-path", folder.parent, "--experiment-name", folder.name),
     ]
+
+
+def missing_file(runner: Sequence[str]) -> str | None:
+    """The file that holds a runner, a script or a pickle, where it is not there; None where it is, or none is known."""
+    python, *words = runner
+    if python != sys.executable or not words:
+        return None
+    path = words[-1] if words[:-1] == [*PICKLED_RUNNER] else words[0]
+    return None if path.startswith("-") or os.path.isfile(path) else path
 
 
 def pasteable(arguments: Iterable[str], cwd: str, variables: Mapping[str, str] | None = None) -> str:

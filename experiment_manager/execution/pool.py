@@ -43,8 +43,8 @@ class JobEnd(NamedTuple):
     seconds: float = 0.0  # from the start of its supervisor to its end
 
 
-class Interrupted(Exception):
-    """The pool was told to stop by a signal; all its jobs have ended. `ran` are those that had begun."""
+class Interrupted(KeyboardInterrupt):
+    """Whoever runs jobs here was told to stop by a signal; all of them have ended. `ran` are those that had begun."""
 
     def __init__(self, number: int, ran: list[JobEnd]) -> None:
         super().__init__(signal.Signals(number).name)
@@ -86,11 +86,11 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def check_n_jobs(n_jobs: int) -> None:
-    """Raise ExperimentManagerError unless so many jobs can run at a time."""
+def check_n_jobs(n_jobs: int, *, where: str = "hydra.launcher.") -> None:
+    """Raise ExperimentManagerError unless so many jobs can run at a time; `where` comes before the option's name."""
     if n_jobs < 1 and n_jobs != -1:
         raise ExperimentManagerError(
-            f"hydra.launcher.n_jobs={n_jobs} runs nothing; use 1 or more, or -1 for all {available_cpus()} processors"
+            f"{where}n_jobs={n_jobs} runs nothing; use 1 or more, or -1 for all {available_cpus()} processors"
         )
 
 
@@ -102,9 +102,9 @@ def check_start_method(start_method: str) -> None:
         )
 
 
-def check_gpus_per_job(gpus_per_job: float | None) -> None:
+def check_gpus_per_job(gpus_per_job: float | None, *, where: str = "hydra.launcher.") -> None:
     """Raise ExperimentManagerError unless a job can have such a share of the GPUs here."""
-    resources.check_gpus(gpus_per_job, resources.visible_gpus(os.environ), where="hydra.launcher.")
+    resources.check_gpus(gpus_per_job, resources.visible_gpus(os.environ), where=where)
 
 
 def kept_limit(job_timeout_min: Any, *, where: str) -> dict[str, float]:
@@ -146,7 +146,7 @@ class Pool:
         dealer = resources.GpuDealer(resources.visible_gpus(os.environ), self._gpus_per_job, min(self.n_jobs, len(ids)))
         if dealer.words:
             tell_once(f"{dealer.words} (hydra.launcher.gpus_per_job)")
-        with _Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
+        with Interrupts() as interrupts, JobLines(len(ids)).showing() as lines:
             try:
                 if self._forkserver is not None:
                     self._forkserver.prepare(self._folder, self._launch, ids)
@@ -294,7 +294,7 @@ def _tell_to_end(running: Sequence[_Running]) -> None:
             task.process.send_signal(signal.SIGINT)
 
 
-class _Interrupts:
+class Interrupts:
     """Inside, INT, TERM and HUP are noted instead of ending this process.
 
     One that was ignored when we came stays so: `nohup` ignores HUP, a shell's `&` ignores INT.
@@ -305,7 +305,7 @@ class _Interrupts:
         self._count = self._told = 0
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "_Interrupts":
+    def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():  # only there handlers can be set
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:

@@ -6,6 +6,8 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job, kept_limit
+from experiment_manager.execution.work import last_runner
+from experiment_manager.execution.worker import BY_HAND
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
@@ -108,13 +110,15 @@ def plan(
         launcher=chosen,
         scheduler=scheduler,
         options=options,
-        runner=runner_of(folder, ids, runner, slurm),
+        runner=runner_of(folder, ids, runner or last_runner(folder, slurm), slurm),
         **local,
     )
 
 
 def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
     chosen = named or (last and last.record.get("launcher"))
+    if not named and chosen == BY_HAND:
+        return "local_pool"
     scheduler = None if last is None else schedulers.name_of(last)
     if chosen in (*LAUNCHERS, f"{scheduler}_script", f"{scheduler}_submit"):
         return str(chosen)
@@ -124,7 +128,8 @@ def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
 
 def _local_options(last: Launch | None, **given: float | None) -> dict[str, Any]:
     """The options of local_pool that were given, else those of the last launch, if it ran here, else the defaults."""
-    kept = last.record.get("options") if last is not None and last.record.get("launcher") == "local_pool" else None
+    ran_here = last is not None and last.record.get("launcher") in ("local_pool", BY_HAND)
+    kept = last.record.get("options") if last is not None and ran_here else None
     options = kept if isinstance(kept, Mapping) else {}
     found = {name: options.get(name) if value is None else value for name, value in given.items()}
     return {

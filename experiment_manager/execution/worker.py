@@ -474,7 +474,7 @@ def ended_in(line: str) -> tuple[Candidate, float, str | None]:
 
 def _say_ended(one: Candidate, seconds: float, error: ExperimentManagerError | None) -> None:
     why = None if error is None else one_line(str(error), _MOST_OF_A_LINE)
-    line = json.dumps([*one, round(seconds, 3), why], ensure_ascii=False)
+    line = json.dumps([one.job_id, one.number, round(seconds, 3), why], ensure_ascii=False)
     with suppress(OSError):  # nobody reads it any more
         os.write(1, f"{line}\n".encode())  # at once, and whole: other lanes write there, too
 

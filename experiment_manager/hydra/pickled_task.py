@@ -10,37 +10,21 @@ import pickle
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from experiment_manager.errors import FreezeError
+from experiment_manager.execution.pickled_runner import Pickled
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import appearing
-from experiment_manager.store.layout import Folder
 
 _OF_HYDRA: Final = ("now", "hydra", "hydra_override_dirname", "python_version")
 """Resolvers that Hydra registers, here as there."""
 
 
-class Pickled(NamedTuple):
-    """A task function and Hydra's state, with configurations that only exist in memory."""
-
-    path: str  # where it lies in an experiment once it is written
-    data: bytes
-
-    def write(self, folder: Folder) -> None:
-        """The pickle is in the folder; the same one is stored once."""
-        path = folder.join(self.path)
-        if not os.path.exists(path):
-            folder.make(os.path.dirname(path))
-            with appearing(path) as temporary, open(temporary, "xb") as file:
-                file.write(self.data)
-
-
 def pickled(task: Any, script: str | None = None) -> Pickled:
-    """The pickle of a task function. `script`: the copy that the function is from.
+    """The pickle of a task function and of Hydra's state, with configurations that only exist in memory.
 
-    Raises FreezeError for a function that holds something which cannot be pickled.
+    `script`: the copy that the function is from. Raises FreezeError for a function that holds something which cannot be
+    pickled.
     """
     import cloudpickle
     from hydra.core.config_store import ConfigStore
@@ -61,7 +45,7 @@ def pickled(task: Any, script: str | None = None) -> Pickled:
     finally:
         if script is not None:
             main.__file__ = was
-    return Pickled(os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl"), data)
+    return Pickled.of(data)
 
 
 def _version_base() -> str | None:

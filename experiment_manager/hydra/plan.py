@@ -16,10 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis import results
 from experiment_manager.errors import ConfigurationChanged, FolderError, FreezeError, JobRefused
+from experiment_manager.execution.pickled_runner import Pickled
 from experiment_manager.hydra import entry, frozen_config
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.fast_compose import Factored
-from experiment_manager.hydra.pickled_task import Pickled, pickled
+from experiment_manager.hydra.pickled_task import pickled
 from experiment_manager.hydra.schema import Options
 from experiment_manager.model import filters, policy
 from experiment_manager.model.configurations import Configured

@@ -46,6 +46,12 @@ def to_run(states: Mapping[int, State], ids: Iterable[int], rerun: str) -> list[
     return chosen
 
 
+def check_rerun(rerun: str) -> None:
+    """Raise OptionsError unless it is one of RERUN."""
+    if rerun not in RERUN:
+        raise OptionsError(f"rerun={rerun} is not known; use {', '.join(RERUN)}")
+
+
 class Ending(NamedTuple):
     """The end of a child, as its supervisor saw it."""
 

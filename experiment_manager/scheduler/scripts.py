@@ -257,8 +257,7 @@ def write(
 ) -> Written:
     """The scripts of the jobs that pass and are to run are written; see `Experiment.generate_slurm_script`."""
     folder.require()
-    if rerun not in policy.RERUN:
-        raise ExperimentManagerError(f"rerun={rerun} is not known; use {', '.join(policy.RERUN)}")
+    policy.check_rerun(rerun)
     if n_jobs is not None and n_jobs < 1:
         raise ExperimentManagerError(f"{n_jobs} jobs are none; ask for 1 or more, or for all that pass")
     scheduler, options = options_of(folder, configured)
@@ -316,11 +315,12 @@ def options_of(folder: Folder, configured: Configured | None) -> tuple[Scheduler
 
 
 def runner_of(
-    folder: Folder, ids: Sequence[int], runner: str | None, configured: Configured | None
+    folder: Folder, ids: Sequence[int], runner: str | Sequence[str] | None, configured: Configured | None
 ) -> list[str] | None:
     """The words that run those of these jobs which were written in Python; None where all are a sweep's.
 
-    Raises JobRefused for a job without a configuration, and where nothing is named that runs it.
+    `runner` is a script, or such words. Raises JobRefused for a job without a configuration, and where nothing is named
+    that runs it.
     """
     with Manifest(folder) as manifest:
         jobs = [manifest.job(job_id) for job_id in ids]
@@ -331,13 +331,15 @@ def runner_of(
     if not mute:
         return None
     runner = runner or (configured.python_runner if configured is not None else None)
-    if runner is not None:
+    if isinstance(runner, str):
         return [sys.executable, _script(folder, runner)]
+    if runner is not None:
+        return list(runner)
     if configured is not None and configured.job_runner:
         return list(configured.job_runner)
     raise JobRefused(
         f"job {mute[0]} of {folder.path} was written in Python: name the script that runs it, as python_runner of the "
-        "SLURM options, as the first argument of generate_slurm_script, or with --runner"
+        "SLURM options, as the first argument of run or generate_slurm_script, or with --runner"
     )
 
 
