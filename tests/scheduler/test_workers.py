@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -165,3 +166,18 @@ def test_more_workers_than_there_can_be() -> None:
     assert [8, 1] == [array.n_workers for array in arrays([(ten, range(90)), (five, range(90, 100))], limits)]
     with pytest.raises(OptionsError, match="workers=30: an array has 20 tasks here at most"):
         arrays([(Slurm().options({"workers": 30}, where="test"), range(100))], limits)
+
+
+def test_what_waits_is_left_to_the_scheduler(jobs: Jobs) -> None:
+    """Who works by hand runs no job that waits in a queue, or runs; each job runs once."""
+    (FileScheduler().root / "hold").touch()
+    jobs.make({}, {}).submit()
+    jobs.experiment.add_job({"number": 2}, {"seconds": 0.0, "fails": False})
+    jobs.experiment.save()
+    jobs.experiment.save_pass_filter([0, 1, 2])
+    runner = str(Path(jobs.experiment.folder.parent, "runner.py"))
+    assert [2] == [end.job_id for end in jobs.experiment.run(runner, n_jobs=2).ran]
+    assert {0: "QUEUED", 1: "QUEUED", 2: "COMPLETED"} == jobs.states()
+    (FileScheduler().root / "hold").unlink()
+    jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED")
+    assert [["COMPLETED"]] * 3 == list(jobs.attempts().values())
