@@ -78,6 +78,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "reason": end.get("reason"),
         "launch": record.get("launch"),
         "slurm_task": task and task.name,
+        "worker": record.get("worker") is True,
         "environment": environment(folder, str(record["launch"])) if record.get("launch") else {},
         "host": node_of(record),
         "gpus": record.get("gpus"),

@@ -317,7 +317,8 @@ def _show_attempt(attempt: Mapping[str, Any]) -> None:
 def _launched(attempt: Mapping[str, Any]) -> str:
     """`launch 0001 as SLURM 12_7: commit 1f3a9c2 with changes, Python 3.11.7`."""
     about = attempt["environment"]
-    task = f" as SLURM {attempt['slurm_task']}" if attempt["slurm_task"] else ""
+    how = "by the worker" if attempt["worker"] else "as"
+    task = f" {how} SLURM {attempt['slurm_task']}" if attempt["slurm_task"] else " by a worker" * attempt["worker"]
     commit = f"commit {about['git_commit'][:12]}" if about.get("git_commit") else "no commit known"
     changes = f" with changes (launches/{attempt['launch']}/code.patch)" if about.get("git_dirty") else ""
     python = f", Python {about['python']}" if about.get("python") else ""
