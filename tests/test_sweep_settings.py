@@ -76,6 +76,20 @@ def test_repetitions_are_jobs_that_a_variable_tells_apart(program: Program) -> N
         assert (2, True) == (done.returncode, said in done.stderr), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("launcher", "limit", "said"),
+    [
+        ("local_pool", "0", "hydra.launcher.job_timeout_min: 0.0 is no time limit of a job; write minutes"),
+        ("slurm_script", "61", "job_timeout_min=61 is longer than timeout_min=60, at which SLURM ends the whole task"),
+    ],
+)
+def test_a_limit_of_jobs_that_nobody_can_mean(launcher: str, limit: str, said: str, program: Program) -> None:
+    """It is refused in a sentence, and nothing is written."""
+    done = program.sweep("seed=1", f"hydra/launcher={launcher}", f"hydra.launcher.job_timeout_min={limit}")
+    assert (2, True) == (done.returncode, said in done.stderr), done.stderr
+    assert not program.experiment.exists()
+
+
 @needs_aliases
 def test_other_names_of_keys_are_known_where_keys_are_named(program: Program) -> None:
     """`zip` and the pass filter take the names that `hydra.aliases` has for keys."""
