@@ -308,15 +308,23 @@ class Permits:
     """How many jobs more all lanes of a worker may take together; copies of this process share the number."""
 
     def __init__(self, most: int) -> None:
-        self._handle = os.eventfd(most, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        from tempfile import TemporaryFile
+
+        self._file = TemporaryFile()  # noqa: SIM115 - as long as this process
+        os.pwrite(self._file.fileno(), most.to_bytes(8), 0)
 
     def take(self) -> bool:
         """One job more may be taken: then one less is left. False: none is left."""
+        import fcntl
+
+        handle = self._file.fileno()
+        fcntl.lockf(handle, fcntl.LOCK_EX)
         try:
-            os.eventfd_read(self._handle)
-        except BlockingIOError:
-            return False
-        return True
+            left = int.from_bytes(os.pread(handle, 8, 0))
+            os.pwrite(handle, max(0, left - 1).to_bytes(8), 0)
+        finally:
+            fcntl.lockf(handle, fcntl.LOCK_UN)
+        return left > 0
 
 
 class Runs:

@@ -48,6 +48,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "retry": Scenario(_FAILING, (_FAILING,)),
     "resubmit": Scenario(verb("resubmit", "--yes"), (_FAILING,)),
     "run": Scenario(verb("run", "0"), (_SCRIPT,)),
+    "work": Scenario(verb("work", "--jobs", "2"), (sweep("x=1,2,3", "hydra/launcher=slurm_script"),)),
     "python": Scenario((str(PROGRAM / "python_jobs.py"),)),
     "basic": Scenario(sweep("x=1,2", "hydra/launcher=basic")),
     "joblib": Scenario(sweep("x=1,2", "hydra/launcher=joblib", _POOL)),
