@@ -207,7 +207,13 @@ class _Following:
     def run(self) -> Worked:
         """The worker has ended."""
         with Interrupts() as interrupts, self._lines.showing():
-            process = self._start()
+            try:
+                process = self._start()
+            except OSError as error:
+                raise ExperimentManagerError(
+                    f"no worker could be started: {error.strerror or error}; none of the jobs has begun, and the same "
+                    "command goes on"
+                ) from error
             assert process.stdout is not None
             assert process.stderr is not None
             try:
