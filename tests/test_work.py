@@ -224,9 +224,7 @@ def test_a_function_as_the_runner(home: Program) -> None:
     (home.home / "script.py").write_text(SCRIPT)
     done = home.run(script="script.py")
     assert done.returncode == 0, done.stderr
-    assert "Worked(2 COMPLETED, 1 FAILED in launch 0001)" == done.stdout.strip().replace(
-        "1 FAILED, 2 COMPLETED", "2 COMPLETED, 1 FAILED"
-    )
+    assert "Worked(2 COMPLETED, 1 FAILED in launch 0001)" == done.stdout.strip()
     assert {"gained": 10, "configuration": {"a": 1}} == experiment.result_rows()[1]["result"]
     (home.home / "mended").touch()
     (home.home / "script.py").write_text(SCRIPT.replace("raise AssertionError", "return 3"))

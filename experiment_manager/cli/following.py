@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.scripts import how_to_submit
 from experiment_manager.scheduler.submission import newest_launch, test_only
+from experiment_manager.store.launches import planned_attempts
 from experiment_manager.text import LogText, as_word, counted, noun, settings_text, tell
 
 
@@ -335,9 +335,10 @@ def _worked(experiment: Experiment, done: Worked) -> Iterator[str]:
     if done.launch is None:
         yield f"nothing to run in {where}: the jobs that pass have completed, run, or wait"
         return
-    counts = Counter(str(ran.state or "not run") for ran in done.ran)
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    yield f"{counted(len(done.ran))} of {where} ran here (launch {done.launch.number})" + (f": {states}" * bool(states))
+    states = f": {done.states}" if done.ran else ""
+    yield f"{counted(len(done.ran))} of {where} ran here (launch {done.launch.number}){states}"
+    if n_others := len(planned_attempts(done.launch)) - len(done.ran) - len(done.left):
+        yield f"{counted(n_others)} taken by others meanwhile"
     if done.left:
         yield f"{counted(len(done.left))} left, which nobody has begun: {shortened(format_ids(done.left))}"
     if bad := [ran.job_id for ran in done.ran if ran.state is not State.COMPLETED]:

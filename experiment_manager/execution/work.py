@@ -47,6 +47,7 @@ from experiment_manager.text import JobLines, counted, settings_text, tell
 
 RunnerFunction = Callable[[int, dict[str, Any], Any], Any]
 
+_NOT_RUN: Final = "not run"
 _LOOK_S: Final = 0.1
 """How long a signal may wait until it is passed on."""
 
@@ -62,9 +63,14 @@ class Worked(NamedTuple):
     def __repr__(self) -> str:
         if self.launch is None:
             return "Worked(nothing to run)"
-        counts = Counter(str(end.state or "not run") for end in self.ran)
-        words = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no job"
-        return f"Worked({words} in launch {self.launch.number}{f', {len(self.left)} left' if self.left else ''})"
+        left = f", {len(self.left)} left" if self.left else ""
+        return f"Worked({self.states or 'no job'} in launch {self.launch.number}{left})"
+
+    @property
+    def states(self) -> str:
+        """How many jobs have ended in which state: `38 COMPLETED, 2 FAILED`."""
+        counts = Counter(str(end.state or _NOT_RUN) for end in self.ran)
+        return ", ".join(f"{counts[state]} {state}" for state in (*State, _NOT_RUN) if counts[state])
 
 
 class Terms(NamedTuple):

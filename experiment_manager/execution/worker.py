@@ -437,7 +437,7 @@ class LocalWorker:
         self._folder, self._launch = folder, launch
         found = read_launch(folder, launch)
         options = found.record.get("options") if found.record.get("launcher") == BY_HAND else None
-        if not isinstance(options, Mapping):
+        if not isinstance(options, Mapping) or not isinstance(options.get("n_jobs"), int):
             raise JobRefused(f"launch {launch} of {folder.path} has no worker by hand; start one with `work`")
         self._options: Mapping[str, Any] = options
         self._limit_min: float | None = found.record.get("job_timeout_min")

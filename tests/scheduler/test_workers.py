@@ -16,7 +16,7 @@ from experiment_manager.scheduler.scripts import hand_to_workers, join
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.store.launches import create_launch, read_launch
 from experiment_manager.testing import Jobs
-from tests.scheduler.file_scheduler import FileScheduler, order
+from tests.scheduler.file_scheduler import FileScheduler, order, wrong
 
 LONG = {"seconds": 180.0}
 
@@ -169,7 +169,8 @@ def test_more_workers_than_there_can_be() -> None:
 
 
 def test_what_waits_is_left_to_the_scheduler(jobs: Jobs) -> None:
-    """Who works by hand runs no job that waits in a queue, or runs; each job runs once."""
+    """Who works by hand runs no job that waits in a queue, also where the scheduler does not answer; each job runs
+    once."""
     (FileScheduler().root / "hold").touch()
     jobs.make({}, {}).submit()
     jobs.experiment.add_job({"number": 2}, {"seconds": 0.0, "fails": False})
@@ -178,6 +179,9 @@ def test_what_waits_is_left_to_the_scheduler(jobs: Jobs) -> None:
     runner = str(Path(jobs.experiment.folder.parent, "runner.py"))
     assert [2] == [end.job_id for end in jobs.experiment.run(runner, n_jobs=2).ran]
     assert {0: "QUEUED", 1: "QUEUED", 2: "COMPLETED"} == jobs.states()
+    wrong(stalls=True)
+    assert jobs.experiment.run(runner).launch is None
+    wrong()
     (FileScheduler().root / "hold").unlink()
     jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED")
     assert [["COMPLETED"]] * 3 == list(jobs.attempts().values())
