@@ -451,6 +451,7 @@ def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
         "report": (place / "report.html",),
         "resubmit": ("seed > 100",),
         "rules": (["seed < 3"],),
+        "run": (lambda *_: 0.5,),
         "run_id": (2, lambda *_: 0.5),
         "set_slurm_config": (SLURM(time=10),),
     }
