@@ -21,7 +21,7 @@ from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, task_in
-from experiment_manager.text import flush, settle, tell, tell_traceback
+from experiment_manager.text import flush, settle, tell, tell_once, tell_traceback
 
 if TYPE_CHECKING:
     import argparse
@@ -267,7 +267,8 @@ def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_j
 
     `run` is called in a process of its own for each job, which sees its share of the task's GPUs. All run at once, but
     where `gpus_per_job` makes some wait for a GPU: these do not begin after a signal to end. Signals are passed on to
-    every supervisor. Raises ExperimentManagerError when no job can have so many GPUs.
+    every supervisor. Where the system gives no more processes, jobs wait until one of the others has ended. Raises
+    ExperimentManagerError when no job can have so many GPUs, or not one process can be started.
     """
     found = resources.visible_gpus(os.environ)
     resources.check_gpus(gpus_per_job, found, where="")
@@ -281,7 +282,17 @@ def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_j
     while waiting or running:
         while waiting and (gpus := dealer.deal()) is not None:
             place, job_id = waiting.popleft()
-            pid = _fork(job_id, run, write, dealer.environment(gpus), (read, *heard.handles))
+            try:
+                pid = _fork(job_id, run, write, dealer.environment(gpus), (read, *heard.handles))
+            except OSError as error:
+                dealer.take_back(gpus)
+                waiting.appendleft((place, job_id))
+                if not running:
+                    raise ExperimentManagerError(
+                        f"no process could be started: {error.strerror or error}; the same command goes on"
+                    ) from error
+                tell_once(f"{error.strerror or error}: another process is started when one has ended")
+                break
             running[pid] = _Running(place, gpus)
         for number in heard.wait(1.0):
             if number in STOPS:
@@ -325,12 +336,16 @@ def _failed_before(folder: Folder, jobs: Sequence[int]) -> set[int]:
 def _fork(
     job_id: int, run: Callable[[int], Outcome], to_requeue: int, variables: Mapping[str, str], handles: Sequence[int]
 ) -> int:
-    """The pid of a process that runs the job; `handles` are ours, and not for it."""
+    """The pid of a process that runs the job; `handles` are ours, and not for it. Raises OSError."""
     flush()
     block()  # until the supervisor hears for itself
-    pid = os.fork()
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            unblock()
     if pid:
-        unblock()
         return pid
     status = _FAILED
     try:
