@@ -15,9 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, time, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
+from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, OptionsError
 from experiment_manager.execution.command import missing_file
 from experiment_manager.execution.current_job import JOB_VARIABLE
 from experiment_manager.execution.pickled_runner import pickled_runner, words_for
@@ -31,12 +32,13 @@ from experiment_manager.execution.pool import (
     kept_limit,
 )
 from experiment_manager.execution.signals import hear_interrupts
-from experiment_manager.execution.worker import BY_HAND, ended_in
+from experiment_manager.execution.worker import BY_HAND, Candidate, ended_in
 from experiment_manager.model import policy
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, runner_of
 from experiment_manager.store.documents import END, read_optional
+from experiment_manager.store.files import asked_again
 from experiment_manager.store.launches import clear_leftovers, create_launch, last_launch, planned_attempts
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
@@ -209,6 +211,7 @@ class _Following:
         self._planned = planned_attempts(launch)
         self._states = States(folder)
         self._ran: dict[int, JobEnd] = {}
+        self._unread: list[tuple[Candidate, float]] = []
 
     def run(self) -> Worked:
         """The worker has ended."""
@@ -234,6 +237,7 @@ class _Following:
                 status = process.wait()
             if status < 0:
                 self._lines.say(f"the worker was ended by {signal.Signals(-status).name}; the same command goes on")
+            self._settle_unread()
             table = self._states.table(reconcile=True)
             self._take_killed(table)
         ran = list(self._ran.values())
@@ -274,15 +278,27 @@ class _Following:
         except ValueError:
             self._lines.say(line)
             return
-        if one.job_id in self._ran:
-            return
-        end = JobEnd(one.job_id, 0, None, refused, seconds)
-        if refused is None:
+        known = self._ran.get(one.job_id)
+        if refused is not None and known is None:
+            self._note(JobEnd(one.job_id, 0, None, refused, seconds))
+        elif refused is None and (known is None or known.state is None):
             try:
-                end = end._replace(**self._found(one.job_id, one.number))
-            except (OSError, ExperimentManagerError) as error:
-                end = end._replace(reason=f"its end cannot be read: {error}")
-        self._note(end)
+                self._settle(one, seconds)
+            except (OSError, FolderError) as error:
+                self._lines.say(f"the end of job {one.job_id} cannot be read, and is asked for again: {error}")
+                self._unread.append((one, seconds))
+
+    def _settle(self, one: Candidate, seconds: float) -> None:
+        """What became of a job is told. Raises OSError, FolderError where nobody can tell."""
+        self._note(JobEnd(one.job_id, seconds=seconds, **self._found(one.job_id, one.number)))
+
+    def _settle_unread(self) -> None:
+        """The same of those of which the file system could not tell, which is asked again, for minutes if need be."""
+        for one, seconds in self._unread:
+            try:
+                asked_again(partial(self._settle, one, seconds))
+            except (OSError, FolderError) as error:
+                self._note(JobEnd(one.job_id, one.number, None, f"its end cannot be read: {error}", seconds))
 
     def _found(self, job_id: int, number: int) -> dict[str, Any]:
         kept = read_optional(self._folder.of_attempt(job_id, number, "attempt"), END)
