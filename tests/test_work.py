@@ -105,7 +105,7 @@ def test_what_is_to_run(home: Program) -> None:
     assert (0, 2) == (done.returncode, len(home.states())), done.stderr
     assert "3 jobs to run, 2 of them at most, 2 at a time" in done.stderr
     assert "2 jobs of" in done.stdout
-    assert "1 job left, which nobody has begun: " in done.stdout
+    assert "1 job left (max_jobs=2): " in done.stdout
     done = home.tool("work", "--json")
     assert 1 == done.returncode
     states = {end["job_id"]: (end["state"], end["reason"]) for end in json.loads(done.stdout)["jobs"]}
@@ -122,10 +122,12 @@ def test_what_is_to_run(home: Program) -> None:
 def test_no_job_begins_that_could_not_end(home: Program) -> None:
     """By the time limit of jobs, none begins that could last beyond `--until`: all are left, and that is no failure."""
     define(home, {}, {})
-    until = (datetime.now() + timedelta(seconds=60)).isoformat()
-    done = home.tool("work", "--runner", "runner.py", "--until", until, "--job-timeout-min", "5", "--json")
+    until = datetime.now() + timedelta(seconds=60)
+    words = ("--runner", "runner.py", "--until", until.isoformat(), "--job-timeout-min", "5")
+    done = home.tool("work", *words, "--json")
     assert (0, []) == (done.returncode, home.states())
     assert {"launch": "0001", "jobs": [], "left": [0, 1]} == json.loads(done.stdout)
+    assert f"2 jobs left (no time for them until {until:%H:%M}): 0-1" in home.tool("work", *words).stdout
 
 
 def test_a_job_that_runs_too_long(home: Program) -> None:

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -340,10 +341,20 @@ def _worked(experiment: Experiment, done: Worked) -> Iterator[str]:
     if n_others := len(planned_attempts(done.launch)) - len(done.ran) - len(done.left):
         yield f"{counted(n_others)} taken by others meanwhile"
     if done.left:
-        yield f"{counted(len(done.left))} left, which nobody has begun: {shortened(format_ids(done.left))}"
+        why = _why_left(done, done.launch.record["options"])
+        yield f"{counted(len(done.left))} left{f' ({why})' if why else ''}: {shortened(format_ids(done.left))}"
     if bad := [ran.job_id for ran in done.ran if ran.state is not State.COMPLETED]:
         show = f"experiment-manager show {as_word(where)} {bad[0]}"
         yield f"the same command runs again what did not complete, and `{show}` tells why the first one did not"
+
+
+def _why_left(done: Worked, options: Mapping[str, Any]) -> str:
+    """Why jobs were not begun, as far as that is known."""
+    if options["max_jobs"] is not None and len(done.ran) >= options["max_jobs"]:
+        return f"max_jobs={options['max_jobs']}"
+    if options["until"] is not None:
+        return f"no time for them until {time.strftime('%H:%M', time.localtime(options['until']))}"
+    return "no time for them in this allocation" if schedulers.current_task() is not None else ""
 
 
 def _paths(paths_of: Callable[[bool], list[str]], streams: Sequence[bool]) -> list[str]:
