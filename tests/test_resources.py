@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.execution.resources import Devices, GpuDealer, check_gpus, entries, gpus_of, visible_gpus
+from experiment_manager.execution.resources import (
+    Devices,
+    GpuDealer,
+    check_gpus,
+    entries,
+    gpus_of,
+    oom_kills,
+    visible_gpus,
+)
 from tests.conftest import Program
 
 CUDA, HIP, ROCR = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
@@ -246,3 +254,43 @@ def test_a_record_of_what_was_seen() -> None:
     """What a process is told is recorded as it is; a process that is told nothing has no record of it."""
     assert {} == gpus_of({"LANG": "C"})
     assert {"gpus": "CUDA_VISIBLE_DEVICES="} == gpus_of({CUDA: ""})
+
+
+# ---------------------------------------------------------------- memory
+
+STEPS = "/system.slice/slurmstepd.scope"
+
+
+def kill_for_memory(machine: Path, group: str, *, is_v2: bool) -> None:
+    """The kernel kills a process of a group, and counts that, in version 2 in all groups above, too."""
+    files, name = (machine / "sys/fs/cgroup", "memory.events") if is_v2 else (
+        machine / "sys/fs/cgroup/memory", "memory.oom_control")  # fmt: skip
+    for path in (group, *map(str, Path(group).parents)) if is_v2 else (group,):
+        file = files / path.lstrip("/") / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        before = int(file.read_text().split()[1]) if file.exists() else 0
+        file.write_text(f"oom_kill {before + 1}\n")
+
+
+@pytest.mark.parametrize("is_v2", [True, False])
+@pytest.mark.parametrize("in_task", [True, False])
+def test_kills_for_memory_are_those_of_our_own_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_v2: bool, in_task: bool
+) -> None:
+    """What the kernel kills in a task is counted, wherever in it; what it kills in the tasks of others on the node is
+    not, though version 2 of cgroups counts it in all groups that hold both."""
+    if in_task:
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+    ours, theirs = (f"{STEPS}/job_{job}/step_batch/user/task_0" for job in (7, 8))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"0::{ours}\n" if is_v2 else f"4:memory:{ours}\n0::/\n")
+    assert oom_kills(str(tmp_path)) is None
+    kill_for_memory(tmp_path, ours, is_v2=is_v2)
+    before = oom_kills(str(tmp_path))
+    assert before is not None
+    kill_for_memory(tmp_path, theirs, is_v2=is_v2)
+    assert before == oom_kills(str(tmp_path))
+    groups = [ours, *(f"{STEPS}/job_7/step_batch/user" for _ in range(in_task))]
+    for group in groups:
+        kill_for_memory(tmp_path, group, is_v2=is_v2)
+        assert before < (before := oom_kills(str(tmp_path)) or 0)

@@ -49,9 +49,12 @@ class World:
         log: str = "",
         launch_of: Mapping[tuple[int, int], str] = {},
         has_id: bool = False,
+        is_history_silent: bool = False,
     ) -> None:
         self.attempts, self.ends = attempts, {key: dict(end) for key, end in ends.items()}
         self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
+        self.is_history_silent = is_history_silent
+        self.unbegun: set[tuple[int, int]] = set()
         array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), 1, True, None)
         self.launch = TrackedLaunch(
             number=LAUNCH,
@@ -67,12 +70,15 @@ class World:
     def anchor(self, job_id: int, number: int) -> Mapping[str, Any]:
         launch = self.launch_of.get((job_id, number), LAUNCH)
         task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1)
+        if (job_id, number) in self.unbegun:
+            return {"launch": launch, "scheduler": "slurm", "unbegun": "LOST"}
         return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, "task": task._asdict()}
 
     def decided(self, now: float = NOW) -> LaunchVerdicts:
         found: Mapping[str, ArrayReport] | None = None
         if self.rows is not None:
-            found = reports([NAME], self.rows, self.runs)
+            is_silent = self.is_history_silent and self.runs is None
+            found = reports([NAME], self.rows, self.runs, is_history_silent=is_silent)
         return verdicts(self.launch, self.disk(), found, now)
 
     def disk(self) -> Disk:
@@ -91,6 +97,8 @@ class World:
             if isinstance(verdict, NeverBegan | Ended | Amended):
                 self.attempts.setdefault(verdict.job_id, {})[verdict.number] = verdict.state
                 self.ends[verdict.job_id, verdict.number] = {**verdict.record, "state": verdict.state}
+            if isinstance(verdict, NeverBegan):
+                self.unbegun.add((verdict.job_id, verdict.number))
 
 
 def row(index: int, word: str, *, reason: str = "None", start: float | None = None, array: str = ARRAY) -> QueueRow:
@@ -109,6 +117,7 @@ WORDS = (
     "TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "SOMETHING_NEW",
 )  # fmt: skip
 STATES = st.sampled_from([State.RUNNING, *sorted(ENDED)])
+MARKED = (State.CANCELLED, State.NODE_FAIL, State.LOST)
 MOMENTS = st.sampled_from([None, NOW - 2000, NOW - 400, NOW - 5])
 
 
@@ -125,7 +134,7 @@ def worlds(draw: st.DrawFn) -> World:
             "state": state,
             "reason": "as recorded",
             "end": NOW - 100,
-            **({"ask_scheduler": True} if draw(st.booleans()) and state in (State.CANCELLED, State.NODE_FAIL) else {}),
+            **({"ask_scheduler": True} if draw(st.booleans()) and state in MARKED else {}),
             **({"requeued": True} if draw(st.booleans()) else {}),
         }
         for job_id, numbers in attempts.items()
@@ -141,7 +150,10 @@ def worlds(draw: st.DrawFn) -> World:
         | st.lists(st.builds(run, st.integers(0, N_JOBS - 1), st.sampled_from(WORDS), end_time=MOMENTS), max_size=6)
     )
     submitted = draw(st.sampled_from([None, NOW - 5, NOW - 1000]))
-    return World(attempts, ends=ends, rows=rows, runs=runs, submitted=submitted, planned=draw(st.integers(1, 2)))
+    planned, silent = draw(st.integers(1, 2)), draw(st.booleans())
+    return World(
+        attempts, ends=ends, rows=rows, runs=runs, submitted=submitted, planned=planned, is_history_silent=silent
+    )
 
 
 @given(worlds())
@@ -163,6 +175,24 @@ def test_unknown_is_not_failed(world: World) -> None:
     if any(State.RUNNING in numbers.values() for numbers in world.attempts.values()):
         running = [job_id for job_id, numbers in world.attempts.items() if numbers[max(numbers)] is State.RUNNING]
         assert decided.is_open or all(max(world.attempts[job_id]) < world.launch.planned[job_id] for job_id in running)
+
+
+@given(worlds())
+def test_what_a_silent_history_leaves_open(world: World) -> None:
+    """While the history does not answer, only what is LOST for that is marked, the launch is asked about again, and
+    what the history then tells of a task counts."""
+    world.rows, world.runs, world.is_history_silent = world.rows or [], None, True
+    decided = world.decided()
+    lost = {verdict.job_id: verdict for verdict in decided.verdicts
+            if isinstance(verdict, NeverBegan | Ended) and "does not tell now" in verdict.record["reason"]}  # fmt: skip
+    assert all(verdict.state is State.LOST and verdict.record["ask_scheduler"] for verdict in lost.values())
+    assert decided.is_open or not lost
+    world.apply(decided)
+    world.runs = [Run(NAME, ARRAY, job_id, None, State.TIMEOUT, "TIMEOUT", end_time=NOW) for job_id in lost] * 2
+    world.apply(world.decided())
+    for job_id, verdict in lost.items():
+        assert State.TIMEOUT is world.attempts[job_id][verdict.number]
+        assert "ask_scheduler" not in world.ends[job_id, verdict.number]
 
 
 @given(worlds())

@@ -158,28 +158,31 @@ class _Group(NamedTuple):
     version: int
 
 
-def oom_kills() -> int | None:
-    """How many processes of our memory cgroup the kernel has killed for memory; None where that cannot be known."""
-    most: int | None = None
-    for root, path, version in _groups():
+def oom_kills(root: str = "/") -> int | None:
+    """How many processes of the group of our task, or of our own group outside of tasks, the kernel has killed for
+    memory; None where that cannot be known. `root` is where the machine's files are looked for.
+
+    Groups above are those of others, too: version 2 counts the whole subtree of a group in it, version 1 what lies in
+    the group itself.
+    """
+    counts: list[int] = []
+    for base, path, version in _groups(root):
         name = "memory.oom_control" if version == 1 else "memory.events"
-        while path not in ("/", ""):
-            count = _counter(f"{root}{path}/{name}")
+        own = _group_of_task(path) or path
+        while path not in ("/", "") and path.startswith(own):
+            count = _counter(f"{base}{path}/{name}")
             if count is not None:
-                most = max(most or 0, count)
+                counts.append(count)
             path = os.path.dirname(path)
-    return most
+    return sum(counts) if counts else None
 
 
 def peak_of_step() -> int | None:
     """The most memory, in bytes, that the task around us has used so far: all its processes together, and
     what the kernel kept in memory of the files that they read and wrote, which counts against its limit, too. None
     where it has no memory cgroup of its own, or the kernel does not count it."""
-    scheduler = schedulers.current()
-    if scheduler is None:
-        return None
-    for root, path, _ in _groups():
-        own = scheduler.cgroup(path)
+    for root, path, _ in _groups("/"):
+        own = _group_of_task(path)
         for name in _PEAKS if own is not None else ():
             found = _number(f"{root}{own}/{name}")
             if found is not None:
@@ -223,18 +226,23 @@ def _why(devices: Devices) -> str:
     return ", ".join(f"{name}={text}" for name, text in names.items()) or "by CUDA_VISIBLE_DEVICES, and in /dev"
 
 
-def _groups() -> Iterator[_Group]:
+def _group_of_task(path: str) -> str | None:
+    scheduler = schedulers.current()
+    return None if scheduler is None else scheduler.cgroup(path)
+
+
+def _groups(root: str) -> Iterator[_Group]:
     try:
-        with open("/proc/self/cgroup") as file:
+        with open(os.path.join(root, "proc/self/cgroup")) as file:
             lines = file.read().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
-            yield _Group("/sys/fs/cgroup/memory", path, 1)
+            yield _Group(os.path.join(root, "sys/fs/cgroup/memory"), path, 1)
         elif controllers == "":
-            yield _Group("/sys/fs/cgroup", path, 2)
+            yield _Group(os.path.join(root, "sys/fs/cgroup"), path, 2)
 
 
 def _proportional(pid: int) -> int:

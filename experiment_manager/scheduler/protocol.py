@@ -212,11 +212,16 @@ class Scheduler(ABC):
 
     @abstractmethod
     def history(self, names: Iterable[str], since: float) -> Sequence[Run] | None:
-        """The runs, since then, of the arrays of these names; None where no history is kept."""
+        """The runs, since then, of the arrays of these names; None where no history is kept. Where one is kept and does
+        not answer, SchedulerError: then the queue has to be enough."""
 
-    def one_array(self, array: str, since: float) -> tuple[Sequence[QueueRow], Sequence[Run] | None] | None:
-        """The rows of the queue and the runs in the history of one array, asked for by the id that it got: a task that
-        is in neither is gone. None where `queue` and `history` tell all that there is."""
+    def queue_of(self, array: str) -> Sequence[QueueRow] | None:
+        """The rows of the queue of one array, asked for by the id that it got; None where `queue` and `history` tell
+        all that there is. A task that is neither here nor in `history_of` is gone."""
+        return None
+
+    def history_of(self, array: str, since: float) -> Sequence[Run] | None:
+        """The runs of one array, as `history` tells them; asked where `queue_of` has an answer."""
         return None
 
     def script_of(self, array: str) -> str | None:

@@ -6,7 +6,7 @@ only, or show the new one as a part of the whole array that waits (measured on S
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from types import MappingProxyType
@@ -29,6 +29,7 @@ from experiment_manager.scheduler.submission import (
     Submission,
     launched_arrays,
     script_paths,
+    without_history,
 )
 from experiment_manager.store.launches import (
     launch_numbers,
@@ -45,10 +46,18 @@ from experiment_manager.text import skipped, tell
 class ArrayReport:
     """What a scheduler says about one array, by its name: it may have been submitted more than once."""
 
-    def __init__(self, rows: Iterable[QueueRow], runs: Iterable[Run] | None, *, is_by_id: bool = False) -> None:
-        """`rows` and `runs` are those of the array alone; None: no history is kept. `is_by_id` tells that the scheduler
-        was asked for the array itself, so that what is in neither is there no more."""
-        self.has_history, self.is_by_id = runs is not None, is_by_id
+    def __init__(
+        self,
+        rows: Iterable[QueueRow],
+        runs: Iterable[Run] | None,
+        *,
+        is_by_id: bool = False,
+        is_history_silent: bool = False,
+    ) -> None:
+        """`rows` and `runs` are those of the array alone; None: no history is kept, or, as `is_history_silent` says, it
+        has not answered and may do so later. `is_by_id` tells that the scheduler was asked for the array itself, so
+        that what is in neither is there no more."""
+        self.has_history, self.is_by_id, self.is_history_silent = runs is not None, is_by_id, is_history_silent
         self._of_task: dict[tuple[str, int], list[Run]] = defaultdict(list)
         self._of_many: dict[str, list[Run]] = defaultdict(list)
         for run in runs or ():
@@ -138,7 +147,9 @@ def _order(array: str) -> tuple[int, str]:
     return (int(array), "") if array.isdecimal() else (0, array)
 
 
-def reports(names: Iterable[str], rows: Iterable[QueueRow], runs: Iterable[Run] | None) -> dict[str, ArrayReport]:
+def reports(
+    names: Iterable[str], rows: Iterable[QueueRow], runs: Iterable[Run] | None, *, is_history_silent: bool = False
+) -> dict[str, ArrayReport]:
     """What a scheduler says about the arrays of these names."""
     rows_of: dict[str, list[QueueRow]] = {name: [] for name in names}
     runs_of: dict[str, list[Run]] = {name: [] for name in rows_of}
@@ -148,7 +159,10 @@ def reports(names: Iterable[str], rows: Iterable[QueueRow], runs: Iterable[Run] 
     for run in runs or ():
         if run.name in runs_of:
             runs_of[run.name].append(run)
-    return {name: ArrayReport(rows_of[name], None if runs is None else runs_of[name]) for name in rows_of}
+    return {
+        name: ArrayReport(rows_of[name], None if runs is None else runs_of[name], is_history_silent=is_history_silent)
+        for name in rows_of
+    }
 
 
 class OpenLaunch(NamedTuple):
@@ -199,19 +213,35 @@ def asked_by_id(opened: OpenLaunch, said: Mapping[str, ArrayReport], names: Iter
     scheduler, since = schedulers.named(opened.scheduler), float(opened.launch.record["time"])
     found, ids = dict(said), opened.ids
     for name in names:
+        arrays = [array for array, known in ids.items() if known == name]
         try:
-            answers = [scheduler.one_array(array, since) for array, known in ids.items() if known == name]
+            queues = [scheduler.queue_of(array) for array in arrays]
         except SchedulerError:  # it has answered the question about all: what waits there goes on waiting
             continue
-        told = [answer for answer in answers if answer is not None]
-        if len(told) < len(answers):
+        rows = [row for queue in queues for row in queue or ()]
+        if None in queues:
             found[name] = said[name].as_final()
-            continue
-        rows = [row for queue, _ in told for row in queue]
-        runs = [run for _, history in told for run in history or ()]
-        has_history = all(history is not None for _, history in told)
-        found[name] = ArrayReport(rows, runs if has_history else None, is_by_id=True)
+        elif said[name].is_history_silent:
+            found[name] = ArrayReport(rows, None, is_by_id=True, is_history_silent=True)
+        else:
+            runs, is_silent = _asked(scheduler, lambda: _history_of(scheduler, arrays, since))  # noqa: B023 - at once
+            found[name] = ArrayReport(rows, runs, is_by_id=True, is_history_silent=is_silent)
     return found
+
+
+def _history_of(scheduler: Scheduler, arrays: Iterable[str], since: float) -> Sequence[Run] | None:
+    found = [scheduler.history_of(array, since) for array in arrays]
+    return None if None in found else [run for runs in found for run in runs or ()]
+
+
+def _asked(scheduler: Scheduler, history: Callable[[], Sequence[Run] | None]) -> tuple[Sequence[Run] | None, bool]:
+    """The runs in the history, None where there are none to be had, and whether that is because it does not answer,
+    which people are told."""
+    try:
+        return history(), False
+    except SchedulerError as error:
+        without_history(scheduler, error)
+        return None, True
 
 
 def running_records(states: States, table: StateTable) -> dict[JobId, Mapping[str, Any]]:
@@ -295,14 +325,15 @@ def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -
             return {}
         known = names_known(scheduler, launches)
         rows = known.rows(scheduler.queue(users))
-        runs = scheduler.history(names, min(float(opened.launch.record["time"]) for opened in launches))
+        since = min(float(opened.launch.record["time"]) for opened in launches)
+        runs, is_silent = _asked(scheduler, lambda: scheduler.history(names, since))
     except OptionsError as error:
         tell(f"{error}. What it runs is shown as it was last known")
         return {}
     except SchedulerError as error:
         tell(f"{scheduler.label} cannot be asked: {error}. What it runs is shown as it was last known")
         return {}
-    return reports(names, rows, None if runs is None else known.runs(runs))
+    return reports(names, rows, None if runs is None else known.runs(runs), is_history_silent=is_silent)
 
 
 def names_known(scheduler: Scheduler, launches: Iterable[OpenLaunch]) -> ArrayNames:

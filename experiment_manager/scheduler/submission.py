@@ -32,7 +32,7 @@ from experiment_manager.errors import (
     UnreadableRecord,
 )
 from experiment_manager.model.ids import format_ids, parse_ids
-from experiment_manager.model.records import Launch
+from experiment_manager.model.records import JobId, Launch
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Scheduler, Send
@@ -46,9 +46,17 @@ from experiment_manager.store.documents import (
     trouble,
 )
 from experiment_manager.store.files import appearing, clear_leftovers_beside, clear_leftovers_in, write_json
-from experiment_manager.store.launches import SETTLED, launch_numbers, of_scheduler, read_launch, user_name
+from experiment_manager.store.launches import (
+    SETTLED,
+    launch_numbers,
+    of_scheduler,
+    planned_attempts,
+    read_launch,
+    user_name,
+)
 from experiment_manager.store.layout import Folder, writing
-from experiment_manager.text import as_word, skipped, tell
+from experiment_manager.store.states import States, scheduler_in, task_in
+from experiment_manager.text import as_word, skipped, tell, tell_once
 
 Item = TypeVar("Item")
 
@@ -495,21 +503,54 @@ def _wait_for(folder: Folder, scheduler: Scheduler, launch: Launch, array: Launc
         time.sleep(_LOOK_AGAIN_S)
 
 
+def without_history(scheduler: Scheduler, error: SchedulerError) -> None:
+    """People are told, once, that the history of a scheduler does not answer."""
+    said = f"{error}. What {scheduler.label} still has in its queue, and what jobs have recorded, has to be enough"
+    tell_once(said, f"history of {scheduler.name}")
+
+
 def _look_up(folder: Folder, scheduler: Scheduler, launch: Launch, arrays: Sequence[LaunchedArray]) -> dict[str, str]:
-    """The scheduler's ids of those arrays that it knows, in its queue or in its history, by name."""
+    """The scheduler's ids of those arrays that it knows, in its queue or in its history, by name.
+
+    Where there is no history, or it does not answer, the anchors of attempts tell of arrays that have ended: of one
+    without any, no job has run.
+    """
     if not arrays:
         return {}
     names = [array.name for array in arrays]
     found: dict[str, str] = {}
-    for run in scheduler.history(names, float(launch.record["time"])) or ():
+    try:
+        runs = scheduler.history(names, float(launch.record["time"]))
+    except SchedulerError as error:
+        without_history(scheduler, error)
+        runs = None
+    for run in runs or ():
         if run.name in names:
             found.setdefault(run.name, run.array)
+    if runs is None:
+        found = _by_anchors(folder, launch, arrays)
     scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
     known = ArrayNames(scheduler, scripts, names)
     for row in known.rows(scheduler.queue({str(launch.record["user"]), user_name()})):
         if row.name in names and (row.phase is not Phase.ENDED or row.name not in found):
             found[row.name] = row.array
     return {name: found[name] for name in names if name in found}
+
+
+def _by_anchors(folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray]) -> dict[str, str]:
+    """The ids of the arrays, by name, whose tasks have begun a job of theirs."""
+    states, planned, found = States(folder), planned_attempts(launch), dict[str, str]()
+    attempts = states.table().attempts
+    for array in arrays:
+        for job_id in map(JobId, array.jobs):
+            since = [number for number in attempts.get(job_id, ()) if number >= planned[job_id]]
+            records = [states.record(job_id, number) for number in since]
+            ours = [record for record in records if record.get("launch") == launch.number and scheduler_in(record)]
+            tasks = map(task_in, ours)
+            if ids := [task.array or task.id for task in tasks if task is not None]:
+                found[array.name] = ids[0]
+                break
+    return found
 
 
 def _script(folder: Folder, launch: Launch, array: LaunchedArray, *, is_kept: bool = True) -> tuple[str, bool]:

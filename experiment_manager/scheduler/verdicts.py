@@ -4,7 +4,7 @@ and nothing is written here.
 What is recorded as ended is never overridden, but for CANCELLED and NODE_FAIL that whoever recorded it has marked as
 "ask the scheduler": a task that was started again ends its earlier run so when it claims its job first
 (`States.claim`). Unknown is not failed: where nobody could be asked, or the scheduler has not caught up, jobs stay
-what they were.
+what they were. What the scheduler has no more, while its history does not answer, is LOST, and marked so, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ CATCHES_UP_S: Final = 60.0
 """How long after a submission a scheduler's history may know nothing of a task yet (0.2 to 4.4 s measured on SLURM)."""
 
 _LAST_KNOWN: Final = "as last known"
-_MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED)
+_MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED, State.LOST)
 """A scheduler may start such a job again, or know better what became of it: its record tells."""
 
 
@@ -160,7 +160,7 @@ class _Decision:
         elif last.state is State.RUNNING:
             self._counts_as_running(array, index, job_id, last.number, report)
         elif last.state is not State.COMPLETED:
-            self._ended(index, job_id, last, report)
+            self._ended(array, index, job_id, last, report)
 
     def _decide_of_workers(self, array: LaunchedArray, report: ArrayReport | None) -> None:
         """Any of them may run any of the jobs; which one runs a job that has begun, its anchor tells."""
@@ -179,7 +179,7 @@ class _Decision:
                 index = -1 if task is None or task.array_index is None else task.array_index
                 self._counts_as_running(array, index, job_id, last.number, report)
             elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
-                self._ended_under_a_worker(task.array_index, job_id, last, report, waits)
+                self._ended_under_a_worker(array, task.array_index, job_id, last, report, waits)
 
     def _waits_for_workers(self, array: LaunchedArray, report: ArrayReport | None) -> str | None:
         """Why jobs that have not begun wait for the workers of an array; None: there is none that could take them."""
@@ -205,7 +205,13 @@ class _Decision:
         return not report.knows_anything() and since is not None and self._now - since < CATCHES_UP_S
 
     def _ended_under_a_worker(
-        self, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None, waits: str | None
+        self,
+        array: LaunchedArray,
+        index: int,
+        job_id: JobId,
+        last: Attempt,
+        report: ArrayReport | None,
+        waits: str | None,
     ) -> None:
         """QUEUED when a worker is going to take it again: its own, or, where that has not died, any."""
         end = self._disk.end(job_id, last.number)
@@ -213,7 +219,7 @@ class _Decision:
         if waits is not None and comes_back(last.state, end) and is_for_all:
             self._found.append(Waits(job_id, waits))
         if is_to_be_asked_about(end):
-            self._amend(index, job_id, last.number, end, report)
+            self._amend(array, index, job_id, last.number, end, report)
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""
@@ -263,22 +269,28 @@ class _Decision:
         """
         state, reason = State.CANCELLED, f"taken out of the array {array.name} before it began"
         if not report.has_history:
-            state, reason = State.LOST, f"it had not begun, and {self._forgotten}"
-        self._found.append(NeverBegan(job_id, self._launch.planned[job_id], state, {"reason": reason}))
+            state, reason = State.LOST, f"it had not begun, and {self._forgotten(report)}"
+        is_to_ask = report.is_history_silent  # it may know better when it answers
+        self._is_open = self._is_open or is_to_ask
+        record = {"reason": reason, **({"ask_scheduler": True} if is_to_ask else {})}
+        self._found.append(NeverBegan(job_id, self._launch.planned[job_id], state, record))
 
-    @property
-    def _forgotten(self) -> str:
-        return f"{self._launch.label} has it no more and cannot tell what became of it"
+    def _forgotten(self, report: ArrayReport) -> str:
+        tells = "does not tell now" if report.is_history_silent else "cannot tell"
+        return f"{self._launch.label} has it no more and {tells} what became of it"
 
-    def _ended_before_it_began(self, job_id: JobId, run: Run, state: State) -> None:
+    def _ended_before_it_began(self, job_id: JobId, run: Run, end: State) -> None:
         """The task ended before the job began."""
+        state, record = self._unbegun(run, end)
+        self._found.append(NeverBegan(job_id, self._launch.planned[job_id], state, record, {"slurm_task": run.task}))
+
+    def _unbegun(self, run: Run, end: State) -> tuple[State, dict[str, Any]]:
+        """What an attempt came to whose task ended before it began."""
         words = f"{self._words(run)} before the job began"
-        if state is State.COMPLETED:
-            state, words = State.LOST, f"{self._launch.label} says COMPLETED, but the job has not begun"
+        if end is State.COMPLETED:
+            end, words = State.LOST, f"{self._launch.label} says COMPLETED, but the job has not begun"
         said = self._disk.last_words(run.task)
-        record = {"reason": f"{words}: {said}" if said else words, "slurm_state": run.word}
-        number = self._launch.planned[job_id]
-        self._found.append(NeverBegan(job_id, number, state, record, {"slurm_task": run.task}))
+        return end, {"reason": f"{words}: {said}" if said else words, "slurm_state": run.word}
 
     def _words(self, run: Run) -> str:
         """`SLURM: FAILED, exit code 1 on n1`."""
@@ -306,14 +318,16 @@ class _Decision:
         end = self._end_of(index, anchor, report)
         if array.n_workers is not None and end is not None and end[0] is State.FAILED:
             end = State.LOST, f"its worker ended: {end[1]}"  # for no reason of the job's, which would have told it
-        if active is None and (end is None or end[1] == self._forgotten) and self._is_only_absent(array, report):
+        is_unknown = end is None or end[1] == self._forgotten(report)
+        if active is None and is_unknown and self._is_only_absent(array, report):
             return
         if end is None and active is None:
             return  # the history has not caught up
         is_back = active is not None and (end is None or end[0] is State.LOST)  # more than nobody knows
         put_back = (State.NODE_FAIL, f"{self._launch.label} has put its task back into the queue")
         state, reason = put_back if end is None or is_back else end
-        about: dict[str, Any] = {"reason": reason, **({} if end else {"ask_scheduler": True})}
+        is_to_ask = end is None or (is_unknown and report.is_history_silent)
+        about = {"reason": reason, **({"ask_scheduler": True} if is_to_ask else {})}
         self._found.append(Ended(job_id, number, state, about))
         if active is not None and array.n_workers is None:
             self._waits(job_id, active, index, active.reason)
@@ -328,14 +342,16 @@ class _Decision:
         if run is None:
             found = self._disk.end_in_log(str(task and task.name))
             words = f"{self._launch.label} says {found} in the task's log"
-            return (found, words) if found else (State.LOST, self._forgotten)
+            return (found, words) if found else (State.LOST, self._forgotten(report))
         if run.end is State.OUT_OF_MEMORY:
             return State.OUT_OF_MEMORY, f"{self._launch.label}: out of memory"
         if run.end is State.COMPLETED:
             return State.LOST, f"{self._launch.label} says COMPLETED, but the attempt has recorded no end"
         return None if run.end is None else (run.end, self._words(run))
 
-    def _ended(self, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None) -> None:
+    def _ended(
+        self, array: LaunchedArray, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None
+    ) -> None:
         """QUEUED when it is going to run again; CANCELLED and NODE_FAIL may turn out to be something else."""
         active = report.active(index) if report is not None else None
         if active is None and last.state not in _MAY_COME_BACK:
@@ -354,20 +370,43 @@ class _Decision:
         elif report is None and returns and self._is_of_this_launch(job_id, last.number):
             self._waits_unseen(job_id, _LAST_KNOWN)
         if is_to_be_asked_about(end) and self._is_of_this_launch(job_id, last.number):
-            self._amend(index, job_id, last.number, end, report)
+            self._amend(array, index, job_id, last.number, end, report)
 
     def _is_of_this_launch(self, job_id: JobId, number: int) -> bool:
         return self._disk.anchor(job_id, number).get("launch") == self._launch.number
 
     def _amend(
-        self, index: int, job_id: JobId, number: int, end: Mapping[str, Any], report: ArrayReport | None
+        self,
+        array: LaunchedArray,
+        index: int,
+        job_id: JobId,
+        number: int,
+        end: Mapping[str, Any],
+        report: ArrayReport | None,
     ) -> None:
-        answer = self._end_of(index, self._disk.anchor(job_id, number), report) if report is not None else None
+        """The scheduler knows better, or no better; while it does not say, it is to be asked again."""
+        anchor, was = self._disk.anchor(job_id, number), self._disk.table.attempts[job_id][number]
+        answer = self._better(index, anchor, report) if report is not None else None
         if answer is None:
             self._is_open = True
+            if was is State.LOST and report is not None and report.has_history:
+                self._is_only_absent(array, report)
             return
-        state, reason = answer
+        state, about = answer
         kept = {key: value for key, value in end.items() if key not in ("ask_scheduler", "ask_slurm", "state")}
-        if state in (State.LOST, State.FAILED):  # the scheduler knows no better than the supervisor
-            state, reason = State(end["state"]), str(kept.get("reason"))
-        self._found.append(Amended(job_id, number, state, {**kept, "reason": reason}))
+        is_no_better = state is State.FAILED and (was is not State.LOST or array.n_workers is not None)
+        if state is State.LOST or is_no_better:  # the scheduler knows no better than the supervisor
+            state, about = was, {}
+        self._found.append(Amended(job_id, number, state, {**kept, **about}))
+
+    def _better(
+        self, index: int, anchor: Mapping[str, Any], report: ArrayReport
+    ) -> tuple[State, Mapping[str, Any]] | None:
+        """What the scheduler says of an attempt that it was to be asked about; None while it does not say."""
+        if "unbegun" in anchor:
+            run = report.last_run(index)
+            return None if run is None or run.end is None else self._unbegun(run, run.end)
+        answer = self._end_of(index, anchor, report)
+        if answer is None or (report.is_history_silent and answer[0] is State.LOST):
+            return None
+        return answer[0], {"reason": answer[1]}

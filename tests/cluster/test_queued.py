@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,20 @@ def test_a_controller_that_does_not_answer(program: Program) -> None:
     sweep.until({**states, 2: "FAILED"}, through=["RUNNING", "FAILED"])
 
 
-def test_without_accounting(program: Program) -> None:
-    """Without accounting squeue tells how tasks ended, as long as it knows: also what was killed, or had not begun."""
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_without_accounting(program: Program, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool) -> None:
+    """Without accounting squeue tells how tasks ended, as long as it knows: also what was killed, or had not begun; the
+    same where accounting refuses to answer."""
     ends, unbegun, held = Sweep(program, "ends"), Sweep(program, "unbegun"), Sweep(program, "held")
-    with reconfigured(accounting=False):
+    if is_refused:
+        commands = program.home / "bin"
+        commands.mkdir()
+        (commands / "sacct").write_text(
+            "#!/bin/sh\necho 'sacct: error: slurmdbd: Operation not permitted' >&2\nexit 1\n"
+        )
+        (commands / "sacct").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    with nullcontext() if is_refused else reconfigured(accounting=False):
         ends.write("seed=0,1,2,3", "sleep=60")
         unbegun.write("seed=0", "hydra.launcher.pre_script=['echo no such module; exit 9']")
         held.write("seed=0,1", HELD)

@@ -160,10 +160,12 @@ class FileScheduler(Scheduler):
         name, start, user, script = about["name"], last["start"], about["user"], about["script"]
         return QueueRow(name, array, tasks, phase, end, last["word"], "Priority", start, user, script=script)
 
-    def one_array(self, array: str, since: float) -> tuple[Sequence[QueueRow], Sequence[Run] | None] | None:
-        rows = [row for row in self.queue(()) if row.array == array]
+    def queue_of(self, array: str) -> Sequence[QueueRow]:
+        return [row for row in self.queue(()) if row.array == array]
+
+    def history_of(self, array: str, since: float) -> Sequence[Run] | None:
         runs = self.history({about["name"] for _, about in self._arrays()}, since)
-        return rows, None if runs is None else [run for run in runs if run.array == array]
+        return None if runs is None else [run for run in runs if run.array == array]
 
     def script_of(self, array: str) -> str | None:
         return str(dict(self._arrays())[array]["text"])
@@ -172,6 +174,8 @@ class FileScheduler(Scheduler):
         faults, wanted = self._answer(), set(names)
         if faults.get("no_history"):
             return None
+        if words := faults.get("keeps_history_to_itself"):
+            raise SchedulerError(f"the history refused: {words}", words=words)
         return [
             Run(about["name"], array, index, None, None if run["end"] is None else State(run["word"]), run["word"],
                 exit_code=run.get("status") or 0, start=run["start"], end_time=run["end"], node=os.uname().nodename)

@@ -1,6 +1,7 @@
 """What people are told, and what runs, when a scheduler refuses, stalls, forgets, repeats itself or loses jobs."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,28 @@ def test_renamed(jobs: Jobs, *, by_hand: bool, has_history: bool) -> None:
     order(jobs, 0, "NODE_FAIL")
     jobs.wait_until(lambda: jobs.attempts()[0][0] == "NODE_FAIL", lambda: str(jobs.attempts()))
     assert ["CANCELLED"] == jobs.attempts()[1]
+
+
+def test_a_history_that_does_not_answer(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
+    """Jobs are submitted, each once, and followed to their ends by what the queue and the jobs themselves tell; what
+    nobody knows is LOST, also to whoever waits, until the history tells it."""
+    wrong(keeps_history_to_itself="Operation not permitted")
+    jobs.seconds = 60
+    begun(jobs, {"seconds": 180.0}, {"seconds": 180.0}, {"seconds": 0.0})
+    assert ["1"] == [array.slurm_id for array in jobs.submit()]
+    Path(jobs.experiment.folder.join("launches", "0001", "submission.json")).unlink()
+    os.kill(jobs.anchor(0)["pid"], signal.SIGKILL)
+    order(jobs, 1, "NODE_FAIL")
+    jobs.wait_until(lambda: jobs.has_begun(1, attempt=2), lambda: str(jobs.attempts()))
+    jobs.end(1)
+    jobs.wait_until(lambda: FileScheduler().queue([]) == [])
+    assert {State.LOST: 1, State.COMPLETED: 2} == jobs.experiment.status(wait=True).counts
+    assert "SLURM" not in (said := capfd.readouterr().err)
+    assert 1 == said.count("the history refused: Operation not permitted. What the file scheduler still has")
+    assert [("1", False)] == [(array.slurm_id, array.is_new) for array in jobs.submit()]
+    assert "LOST" == jobs.states()[0]
+    wrong()
+    assert {0: ["FAILED"], 1: ["NODE_FAIL", "COMPLETED"], 2: ["COMPLETED"]} == jobs.attempts()
 
 
 def test_stalls(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:

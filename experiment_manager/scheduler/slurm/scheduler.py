@@ -117,10 +117,15 @@ class Slurm(Scheduler):
 
         return client.sacct(names, since)
 
-    def one_array(self, array: str, since: float) -> tuple[Sequence[QueueRow], Sequence[Run] | None] | None:
+    def queue_of(self, array: str) -> Sequence[QueueRow]:
         from experiment_manager.scheduler.slurm import client
 
-        return client.squeue_of(array), client.sacct_of(array, since)
+        return client.squeue_of(array)
+
+    def history_of(self, array: str, since: float) -> Sequence[Run] | None:
+        from experiment_manager.scheduler.slurm import client
+
+        return client.sacct_of(array, since)
 
     def script_of(self, array: str) -> str | None:
         from experiment_manager.scheduler.slurm import client
