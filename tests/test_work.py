@@ -79,7 +79,11 @@ def parent_of(pid: int) -> int:
 
 
 def is_there(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").exists()
+    """Whether a process runs; one that has ended, and nobody has asked how, has no words any more."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
 
 
 def test_two_share_all_jobs(home: Program) -> None:
@@ -273,6 +277,9 @@ def test_mistakes(home: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = Lock()
     with pytest.raises(ExperimentManagerError, match=r"cannot be pickled .* name a script"):
         experiment.run(lambda *_: lock.locked())
+    for option, value in {"n_jobs": 1.5, "max_jobs": "3", "gpus_per_job": "1", "until": 18, "rerun": True}.items():
+        with pytest.raises(ExperimentManagerError, match=f"^{option}="):
+            experiment.run("runner.py", **{option: value})  # type: ignore[arg-type]
     with pytest.raises(ExperimentManagerError, match="print a single job with run_id"):
         experiment.run(experiment.fake_runner)
     monkeypatch.setenv(JOB_VARIABLE, "3")

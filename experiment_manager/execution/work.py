@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, time, timedelta
 from functools import partial
+from operator import index
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, OptionsError
@@ -97,7 +98,10 @@ class Terms(NamedTuple):
         job_timeout_min: float | None,
     ) -> "Terms":
         """Raises OptionsError, or another ExperimentManagerError, for what cannot be meant."""
+        n_jobs, max_jobs = _whole("n_jobs", n_jobs), None if max_jobs is None else _whole("max_jobs", max_jobs)
         check_n_jobs(n_jobs, where="")
+        if not isinstance(gpus_per_job, int | float | None):
+            raise OptionsError(f"gpus_per_job={gpus_per_job!r} is no number")
         check_gpus_per_job(gpus_per_job, where="")
         policy.check_rerun(rerun)
         if max_jobs is not None and max_jobs < 1:
@@ -105,6 +109,14 @@ class Terms(NamedTuple):
         n_jobs = available_cpus() if n_jobs == -1 else n_jobs
         end = None if until is None else end_of_work(until, datetime.now())
         return cls(n_jobs, gpus_per_job, max_jobs, end, rerun, kept_limit(job_timeout_min, where=""))
+
+
+def _whole(name: str, value: Any) -> int:
+    """The number, of whatever library it is. Raises OptionsError for anything else."""
+    try:
+        return int(index(value))
+    except TypeError:
+        raise OptionsError(f"{name}={value!r} is no whole number") from None
 
 
 def end_of_work(until: str | datetime, now: datetime) -> float:
