@@ -163,6 +163,7 @@ OPENS = {
     "execution.child": "writes to /proc",
     "execution.resources": "reads /proc and /sys",
     "execution.forkserver.job": "reads the program",
+    "execution.forkserver.program": "reads the program, and the modules that it names",
     "execution.forkserver.sharing": "reads where a package was installed from",
     "execution.signals": "reads /proc",
     "testing": "makes the runner of its jobs, in a folder of the test",

@@ -196,6 +196,11 @@ def test_longest_delay_of_the_signal() -> None:
         ({"job_timeout_min": "1:30"}, "job_timeout_min: '1:30' is no time limit of a job"),
         ({"job_timeout_min": True}, "job_timeout_min: True is no time limit of a job"),
         ({"job_timeout_min": 90.5, "timeout_min": 90}, "job_timeout_min=90.5 is longer than timeout_min=90, at which"),
+        ({"workers": 2, "start_method": "fork"}, "start_method: 'fork' is none of spawn, forkserver"),
+        (
+            {"start_method": "forkserver"},
+            "start_method=forkserver is for workers, which run one job after the other",
+        ),
         ({"mem_gb": -1}, "mem_gb: -1 is no number of gigabytes; write 4 or 0.5, or 0 for all of a node"),
         ({"mem_gb": "4G"}, "mem_gb: '4G' is no number of gigabytes"),
         ({"mem_gb": True}, "mem_gb: True is no number of gigabytes"),

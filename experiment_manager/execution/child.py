@@ -21,6 +21,15 @@ from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.text import tell
 
 
+class BecomesJob(BaseException):
+    """Raised in a copy of this process that becomes the program of a job: everything up to the first caller is left,
+    which then runs the program. What is done on the way out is done in the copy, and must not touch what is ours."""
+
+    def __init__(self, command: Sequence[str], target: tuple[str, ...], arguments: Sequence[str]) -> None:
+        super().__init__(*command)
+        self.command, self.target, self.arguments = command, target, arguments
+
+
 class Child(NamedTuple):
     """What to run: the arguments of the program, where, and under which launch."""
 
@@ -51,6 +60,11 @@ class Child(NamedTuple):
         if self.scheduler is None or self.is_fake:
             return False
         return schedulers.named(self.scheduler).n_tasks(self.options) > 1
+
+    @property
+    def is_one_log(self) -> bool:
+        """Whether what the program says on stderr goes into the log of its output."""
+        return bool(self.options.get("stderr_to_stdout"))
 
     def logs(self, attempt: int) -> tuple[str, str]:
         """Where the output of an attempt goes, and what it says on stderr."""
@@ -169,10 +183,9 @@ def start(child: Child, attempt: int) -> int:
     """
     arguments = child.arguments
     log, error_log = child.logs(attempt)
-    is_one_log = bool(child.options.get("stderr_to_stdout"))
     if child.has_ranks and child.scheduler is not None:
         scheduler = schedulers.named(child.scheduler)
-        arguments = [*scheduler.start_words(log, None if is_one_log else error_log, os.environ), *arguments]
+        arguments = [*scheduler.start_words(log, None if child.is_one_log else error_log, os.environ), *arguments]
     with log_file(log) as out, log_file(error_log) as err:
         process = subprocess.Popen(
             arguments,
@@ -180,7 +193,7 @@ def start(child: Child, attempt: int) -> int:
             env=child.environment(attempt, os.environ),
             stdin=subprocess.DEVNULL,
             stdout=out,
-            stderr=out if is_one_log and not child.has_ranks else err,
+            stderr=out if child.is_one_log and not child.has_ranks else err,
             start_new_session=True,
             preexec_fn=expendable(),
         )
@@ -215,7 +228,7 @@ def own_temporary_folder(job_id: int) -> Iterator[None]:
     files under the names that programs give them. Where it cannot be made the job shares what the others have."""
     import tempfile
 
-    before = os.environ.get("TMPDIR")
+    before, ours = os.environ.get("TMPDIR"), os.getpid()
     try:
         folder = tempfile.mkdtemp(prefix=f"job-{job_id}-", dir=before)
     except OSError as error:
@@ -226,6 +239,7 @@ def own_temporary_folder(job_id: int) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["TMPDIR"]
-        os.environ |= {} if before is None else {"TMPDIR": before}
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == ours:  # a copy of this process is the job
+            del os.environ["TMPDIR"]
+            os.environ |= {} if before is None else {"TMPDIR": before}
+            shutil.rmtree(folder, ignore_errors=True)

@@ -16,17 +16,14 @@ from experiment_manager.errors import ExperimentManagerError, FolderError, Optio
 from experiment_manager.execution import resources
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
+from experiment_manager.model import policy
 from experiment_manager.model.estimate import SAMPLE, estimate
-from experiment_manager.model.policy import job_limit_min
 from experiment_manager.model.records import Launch, State
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
 from experiment_manager.text import JobLines, counted, tell_once
-
-START_METHODS: Final = ("spawn", "forkserver")
-"""How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with their libraries."""
 
 _POLL_S: Final = 0.02
 _LOOK_AHEAD_S: Final = 2.0
@@ -95,11 +92,11 @@ def check_n_jobs(n_jobs: int, *, where: str = "hydra.launcher.") -> None:
 
 
 def check_start_method(start_method: str) -> None:
-    """Raise ExperimentManagerError unless it is one of START_METHODS."""
-    if start_method not in START_METHODS:
-        raise ExperimentManagerError(
-            f"hydra.launcher.start_method={start_method} is none of {', '.join(START_METHODS)}"
-        )
+    """Raise OptionsError unless jobs can begin so."""
+    try:
+        policy.start_method(start_method)
+    except OptionsError as error:
+        raise OptionsError(f"hydra.launcher.start_method: {error}") from None
 
 
 def check_gpus_per_job(gpus_per_job: float | None, *, where: str = "hydra.launcher.") -> None:
@@ -111,7 +108,7 @@ def kept_limit(job_timeout_min: Any, *, where: str) -> dict[str, float]:
     """What the record of a launch that runs here keeps of the time limit of its jobs; nothing where there is none.
     Raises OptionsError for what is no time limit; `where` comes before the name of the option."""
     try:
-        return {} if job_timeout_min is None else {"job_timeout_min": job_limit_min(job_timeout_min)}
+        return {} if job_timeout_min is None else {"job_timeout_min": policy.job_limit_min(job_timeout_min)}
     except OptionsError as error:
         raise OptionsError(f"{where}job_timeout_min: {error}") from None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.execution import resources
-from experiment_manager.execution.child import Child, own_temporary_folder, prepare
+from experiment_manager.execution.child import BecomesJob, Child, own_temporary_folder, prepare
 from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome, supervise
 from experiment_manager.model.records import State
@@ -25,6 +25,8 @@ from experiment_manager.text import flush, settle, tell, tell_once, tell_traceba
 
 if TYPE_CHECKING:
     import argparse
+
+    from experiment_manager.execution.worker import LocalWorker, Worker
 
 STATUS_FILE_VARIABLE: Final = "EXPERIMENT_MANAGER_STATUS_FILE"
 """Names the file in which a batch script wants to read the exit status, and the task if SLURM is to start it again."""
@@ -242,6 +244,18 @@ def _work(folder: Folder, call: Call) -> Outcome:
             worker = LocalWorker(folder, call.launch or "")
         else:
             worker = Worker(folder, call.launch or "", call.array, call.worker or 0)
+    except ExperimentManagerError as error:
+        return Outcome(refused(error))
+    if isinstance(worker, LocalWorker) or worker.start_method == "spawn":
+        return run_lanes(worker)
+    from experiment_manager.execution.forkserver import warm_worker
+
+    return warm_worker.run(worker)
+
+
+def run_lanes(worker: "Worker | LocalWorker") -> Outcome:
+    """A worker has run jobs from this process, which has to be its own."""
+    try:
         if worker.n_lanes == 1 and not worker.gpus_per_job:
             return worker.run_lane(0)
         return _run_together(range(worker.n_lanes), worker.run_lane, worker.gpus_per_job)
@@ -347,7 +361,7 @@ def _fork(
             unblock()
     if pid:
         return pid
-    status = _FAILED
+    status, is_to_end = _FAILED, True
     try:
         signal.set_wakeup_fd(-1)
         for handle in handles:
@@ -357,8 +371,14 @@ def _fork(
         status = outcome.status
         if outcome.is_to_requeue:
             os.write(to_requeue, b"r")
-    except BaseException:  # nothing may leave this process by an exception: it is a copy of its parent
+    except BecomesJob:
+        os.close(to_requeue)
+        is_to_end = False
+        raise
+    except BaseException:  # nothing else may leave this process by an exception: it is a copy of its parent
         tell_traceback()
     finally:
-        settle()
-        os._exit(status)
+        if is_to_end:
+            settle()
+            os._exit(status)
+    raise AssertionError("a copy ends, or is left as the job")

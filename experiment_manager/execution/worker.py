@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, JobRefused, UnknownJob
-from experiment_manager.execution.child import Child, own_temporary_folder, prepare
+from experiment_manager.execution.child import Child, own_temporary_folder, prepare, start
 from experiment_manager.execution.signals import Heard
-from experiment_manager.execution.supervisor import OWNERSHIP_POLL_S, Outcome, supervise
+from experiment_manager.execution.supervisor import OWNERSHIP_POLL_S, Outcome, Start, supervise
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Attempt, State, Task
 from experiment_manager.scheduler import schedulers
@@ -159,8 +159,10 @@ class Again:
         def has_ended(last: Attempt, task: Task | None) -> bool:
             if last.state is not State.RUNNING:
                 return True
-            if task is None or (self._here is not None and task.name == self._here.name):
-                return False  # of this very task, which runs; an earlier run of it has been found before
+            if task is None:
+                return False
+            if self._here is not None and task.name == self._here.name:  # an earlier run of it has been found before
+                return processes.is_gone(self._states.record(last.job_id, last.number)) is True
             if task not in asked:
                 asked[task] = schedulers.has_ended(task)
             return asked[task]
@@ -243,12 +245,14 @@ class Lane:
         is_alone: bool,
         permits: "Permits | None" = None,
         note: "Note",
+        beginning: "Beginning | None" = None,
     ) -> None:
         """`is_alone`: no other lane runs jobs beside it. It takes no more jobs than all lanes together have `permits`;
-        None: as many as it finds. `note` hears of each job that has ended."""
+        None: as many as it finds. `note` hears of each job that has ended. `beginning` None: jobs are spawned."""
         self._folder, self._launch, self._candidates, self._left = folder, launch, candidates, left
         self._is_alone, self._permits, self._note = is_alone, permits, note
         self._has_permit = permits is None
+        self._beginning = beginning
 
     def run(
         self, goes_on: Callable[[], bool] = lambda: False, *, is_newest: Callable[[], bool] = lambda: True
@@ -257,6 +261,7 @@ class Lane:
         end. The status is that of the first job that has one other than 0. `goes_on` tells, where no time is left,
         whether the task is to be started again; `is_newest`, whether this worker is the one that is to run."""
         heard, outcome = Heard(), Outcome(0)
+        begin = start if self._beginning is None else self._beginning(heard)
         for one in self._candidates:
             heard.wait(0)
             if heard.was_stopped or not is_newest():
@@ -268,7 +273,7 @@ class Lane:
                 child = prepare(self._folder, one.job_id, launch=one.launch or self._launch, is_fake=False)
                 if not self._may_take():
                     return outcome
-                ended = self._run(child._replace(only=one.number), heard)
+                ended = self._run(child._replace(only=one.number), heard, begin)
             except (JobRefused, UnknownJob) as error:  # of this job; the next one may run all the same
                 ended, refused = Outcome(REFUSED), error
             except ExperimentManagerError as error:  # no other could begin
@@ -290,18 +295,22 @@ class Lane:
         self._has_permit = self._has_permit or (self._permits is not None and self._permits.take())
         return self._has_permit
 
-    def _run(self, child: Child, heard: Heard) -> Outcome | None:
+    def _run(self, child: Child, heard: Heard, begin: Start) -> Outcome | None:
         """The job has run; None where somebody else has taken it."""
         place: AbstractContextManager[None] = nullcontext() if self._is_alone else own_temporary_folder(child.job_id)
         with place:
             try:
-                return supervise(child, heard=heard)
+                return supervise(child, heard=heard, begin=begin)
             except JobRefused:
                 return None
 
 
 Note = Callable[[Candidate, float, ExperimentManagerError | None], None]
 """Hears of a job that has ended, how many seconds it took, and why it was not run, if it was not."""
+
+
+Beginning = Callable[[Heard], Start]
+"""What starts the jobs of a lane that hears its signals by this."""
 
 
 class Permits:
@@ -349,9 +358,12 @@ class Runs:
 class Worker:
     """One task of an array of workers. With `pack` it has several lanes."""
 
-    def __init__(self, folder: Folder, launch: str, array: str, index: int) -> None:
-        """Worker number `index` of the array of that name. Raises JobRefused where the launch has no such worker."""
-        self._folder, self._launch, self._index = folder, launch, index
+    def __init__(
+        self, folder: Folder, launch: str, array: str, index: int, *, beginning: Beginning | None = None
+    ) -> None:
+        """Worker number `index` of the array of that name; `beginning` as of its lanes. Raises JobRefused where the
+        launch has no such worker."""
+        self.folder, self.launch, self._index, self._beginning = folder, launch, index, beginning
         record = read_launch(folder, launch)
         self._array = _array_of_workers(launched_arrays(record), array, index, f"launch {launch} of {folder.path}")
         planned = planned_attempts(record)
@@ -362,7 +374,21 @@ class Worker:
 
     @property
     def n_lanes(self) -> int:
-        return self._array.pack
+        return self._options.get("pack") or 1
+
+    @property
+    def start_method(self) -> str:
+        """How jobs begin, one of `policy.START_METHODS`."""
+        return self._options.get("start_method") or "spawn"
+
+    @property
+    def first_job(self) -> int:
+        return next(iter(self._planned))
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        """By which another process finds this worker."""
+        return self.folder.path, self.launch, self._array.name, self._index
 
     @property
     def gpus_per_job(self) -> float | None:
@@ -373,21 +399,26 @@ class Worker:
         """As `Lane.run`; the task is started again where jobs are left for which it has no time, and
         ends where the scheduler has started this worker again elsewhere."""
         place = self._index * self.n_lanes + lane
-        candidates = self._candidates(self._launch, self._planned, place, joined=partial(self._joined, place))
+        candidates = self._candidates(self.launch, self._planned, place, joined=partial(self._joined, place))
         limit_min = self._options.get("job_timeout_min")
         left = TimeLeft(self._ends_at, None if limit_min is None else limit_min * 60)
         is_alone = self.n_lanes == 1
-        runs = Runs(self._folder, self._launch, f"{self._array.name}_{self._index}", self._here)
-        jobs = Lane(self._folder, self._launch, candidates, left, is_alone=is_alone, note=_tell_of_refused)
+        runs = Runs(self.folder, self.launch, f"{self._array.name}_{self._index}", self._here)
+        jobs = Lane(
+            *(self.folder, self.launch, candidates, left),
+            is_alone=is_alone,
+            note=_tell_of_refused,
+            beginning=self._beginning,
+        )
         return jobs.run(lambda: self._goes_on(candidates), is_newest=runs.is_newest)
 
     def _candidates(
         self, launch: str, planned: Mapping[int, int], place: int, joined: Callable[[], Sequence[Candidates]] = tuple
     ) -> Candidates:
         retries = self._options.get("max_retries")
-        again = Again(self._folder, launch, planned, self._here, MAX_RETRIES if retries is None else retries)
+        again = Again(self.folder, launch, planned, self._here, MAX_RETRIES if retries is None else retries)
         return Candidates(
-            States(self._folder),
+            States(self.folder),
             planned,
             place,
             (self._array.n_workers or 1) * self.n_lanes,
@@ -399,18 +430,18 @@ class Worker:
     def _joined(self, place: int) -> list[Candidates]:
         """The candidates of launches that have joined this array since this was asked the last time."""
         found = []
-        for number in launch_numbers(self._folder):
+        for number in launch_numbers(self.folder):
             if int(number) <= int(self._newest):
                 continue
             try:
-                launch = read_launch(self._folder, number)
+                launch = read_launch(self.folder, number)
             except JobRefused as error:  # whoever looks at the experiment is told, too, and which jobs wait for it
                 tell(f"launch {number} is left alone: {error}")
                 continue
             finally:
                 self._newest = number
             mine = [array for array in launched_arrays(launch) if array.name == self._array.name]
-            if mine and launch.record.get("joins") == self._launch:
+            if mine and launch.record.get("joins") == self.launch:
                 planned = planned_attempts(launch)
                 jobs = {job_id: planned[job_id] for array in mine for job_id in array.jobs}
                 found.append(self._candidates(number, jobs, place))

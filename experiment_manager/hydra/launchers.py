@@ -60,7 +60,6 @@ from experiment_manager.store.states import States
 from experiment_manager.text import counted, hold_numbers, settings_text, tell, tell_once
 
 _UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
-_WARM_UP: Final = "experiment_manager.hydra.callback:warm_up"
 _ENOUGH: Final = 8
 """So many jobs tell how long the jobs of a sweep take."""
 _SHORT: Final = 0.15
@@ -161,7 +160,7 @@ class Here:
         check_gpus_per_job(gpus_per_job)
         self.kept = kept_limit(job_timeout_min, where="hydra.launcher.")
         self.copies_code, self._gpus_per_job = copies_code, gpus_per_job
-        self._n_jobs, self._forkserver = n_jobs, ForkServer(_WARM_UP) if start_method == "forkserver" else None
+        self._n_jobs, self._forkserver = n_jobs, ForkServer() if start_method == "forkserver" else None
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""

@@ -140,3 +140,14 @@ def job_limit_min(value: Any) -> float:
     if not 0 < found <= LONGEST_LIMIT_MIN:
         raise OptionsError(f"{value!r} is no time limit of a job; write minutes, such as 90 or 0.5, or null for none")
     return found
+
+
+START_METHODS: Final = ("spawn", "forkserver")
+"""How jobs begin, in the words of `multiprocessing`: each by itself, or as copies of a process with their libraries."""
+
+
+def start_method(value: Any) -> str:
+    """One of START_METHODS, from what somebody has written. Raises OptionsError."""
+    if value not in START_METHODS:
+        raise OptionsError(f"{value!r} is none of {', '.join(START_METHODS)}")
+    return str(value)

@@ -46,6 +46,8 @@ class FileOptions(NamedTuple):
     workers: int | None = None
     resources_from: str | None = None
     max_retries: int | None = None
+    start_method: str | None = None
+    gpus_per_job: float | None = None
     limit_s: float | None = None  # a task is killed after so many seconds
     max_requeues: int | None = None
     wait: bool = False

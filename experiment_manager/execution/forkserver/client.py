@@ -12,49 +12,22 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from experiment_manager.execution.command import entry_of, job_command, variables_of
-from experiment_manager.execution.forkserver import job, sharing
+from experiment_manager.execution.forkserver import sharing
+from experiment_manager.execution.forkserver.program import Program, Unforkable, program_of
 from experiment_manager.execution.signals import hear_interrupts
-from experiment_manager.model.records import Entry, Launch
+from experiment_manager.model.records import Launch
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.manifest import Manifest
 
 CHUNK: Final = 65536
 _MODULE: Final = "experiment_manager.execution.forkserver.server"
-_FIRST: Final = f"import sys; sys.flags.safe_path or sys.path.pop(0); from {_MODULE} import main; main()"
+_FIRST: Final = "import sys; sys.flags.safe_path or sys.path.pop(0); from {} import main; main()"
 _END_LIMIT_S: Final = 2.0
-
-
-class _Program(NamedTuple):
-    """What jobs have in common, and the arguments that one of them has, after those of `entry`."""
-
-    entry: Entry
-    name: str  # the first of `sys.argv`
-    example: list[str]
-    variables: Mapping[str, str]  # of the environment
-
-
-def _program_of(folder: Folder, job_id: int) -> _Program | None:
-    """What runs a job; None for a job that cannot be forked, whose program is no plain script or module of ours."""
-    with Manifest(folder) as manifest:
-        point = manifest.job(job_id)
-        recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
-    if recipe is None or recipe.task_pickle or recipe.entry.python != sys.executable:
-        return None
-    entry = entry_of(folder, recipe)
-    if not job.is_plain(entry.target, entry.cwd):
-        return None
-    name = entry.target[0]
-    if name == "-m":  # then it is the file of the module, in the copy of the code if there is one
-        name = os.path.normpath(os.path.join(entry.cwd, os.path.relpath(sys.argv[0], recipe.entry.cwd)))
-    words = 1 + len(entry.flags) + len(entry.target)
-    return _Program(entry, name, job_command(folder, point, recipe)[words:], variables_of(folder, recipe, os.environ))
 
 
 class Talk:
@@ -76,6 +49,34 @@ class Talk:
         self.has_ended = not data
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [json.loads(line) for line in lines]
+
+
+def started(
+    module: str, program: Program, out: int | None, prepare: Callable[[], None]
+) -> "tuple[subprocess.Popen[bytes], Talk]":
+    """An interpreter as the jobs have it, in a session of its own, which calls `main` of a module; and the way to talk
+    to it. `out` gets what it prints; None: our own output. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [*program.command, "-c", _FIRST.format(module), str(theirs.fileno())],
+            cwd=program.entry.cwd,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **program.variables},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            preexec_fn=prepare,
+        )
+    return process, Talk(ours)
+
+
+def plan_of(program: Program) -> dict[str, Any]:
+    """What such an interpreter has to know of the program."""
+    entry = program.entry
+    about = {"command": program.command, "target": entry.target, "cwd": entry.cwd}
+    return {**about, "arguments": program.example, "warm_up": program.warm_up}
 
 
 class ForkedTask:
@@ -123,9 +124,8 @@ class ForkedTask:
 class ForkServer:
     """Has the jobs of all launches of this process forked, by one process that is started when it is worth it."""
 
-    def __init__(self, warm_up: str | None = None) -> None:
-        """`warm_up` names a function, as `module:function`, to be called there with the arguments of a job."""
-        self._warm_up, self._launches = warm_up, 0
+    def __init__(self) -> None:
+        self._launches = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._talk: Talk | None = None
         self._log = ""
@@ -137,51 +137,32 @@ class ForkServer:
     @staticmethod
     def can_run(folder: Folder, job_id: int) -> bool:
         """Whether a job has a program that can be forked at all: a script or a module, and no notebook."""
-        return os.path.isdir("/proc/self/task") and _program_of(folder, job_id) is not None
+        try:
+            program_of(folder, job_id)
+        except Unforkable:
+            return False
+        return os.path.isdir("/proc/self/task")
 
     def prepare(self, folder: Folder, launch: Launch, ids: Sequence[int]) -> None:
         """There is a process to fork from if there are jobs for it: two, or, after an earlier launch, any."""
         self._launches += 1
         if self._talk is not None or self._why_not is not None or len(ids) + self._launches <= 2:
             return
-        program = _program_of(folder, ids[0])
-        if program is None:
-            return
         try:
-            self._start(program, folder.join("launches", launch.number, "forkserver.log"))
+            self._start(program_of(folder, ids[0]), folder.join("launches", launch.number, "forkserver.log"))
             atexit.register(self.close)
+        except Unforkable:
+            return
         except OSError as error:
             self._why_not = f"no process to fork them from could be started: {error}"
 
-    def _start(self, program: _Program, log: str) -> None:
-        """The process imports what the jobs will need. Raises OSError."""
-        entry, own = program.entry, sharing.own_packages(program.entry.target)
-        ours, theirs = socket.socketpair()
-        command = (sys.executable, *entry.flags)
-        with theirs, log_file(log) as out:
-            self._process = subprocess.Popen(
-                [*command, "-c", _FIRST, str(theirs.fileno())],
-                cwd=entry.cwd,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **program.variables},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                preexec_fn=hear_interrupts,
-            )
-        self._talk, self._log = Talk(ours), log
-        self.send(
-            {
-                "command": command,
-                "target": entry.target,
-                "cwd": entry.cwd,
-                "arguments": [program.name, *program.example],
-                "modules": sharing.libraries(sys.modules, own),
-                "own": sorted(own),
-                "warm_up": self._warm_up,
-            }
-        )
+    def _start(self, program: Program, log: str) -> None:
+        """The process imports what the jobs will need, which this one has imported. Raises OSError."""
+        own = sharing.own_packages(program.entry.target)
+        with log_file(log) as out:
+            self._process, self._talk = started(_MODULE, program, out, hear_interrupts)
+        self._log = log
+        self.send({**plan_of(program), "modules": sharing.libraries(sys.modules, own), "own": sorted(own)})
 
     def news(self) -> str | None:
         """Why jobs cannot be forked, the first time that this is asked after it is known."""

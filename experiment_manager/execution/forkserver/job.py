@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.execution import child as spawned
-from experiment_manager.execution.child import Child
+from experiment_manager.execution.child import BecomesJob, Child
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
 from experiment_manager.text import tell
@@ -38,20 +38,16 @@ class Ready(NamedTuple):
     handlers: Mapping[int, Any]  # of signals, as they were when the libraries had been imported
     generators: Sequence[Any]  # of random numbers, that libraries have made without a seed
 
-    def fits(self, child: Child) -> bool:
-        """Whether a job can be forked; else it has to be started."""
+    def why_not(self, child: Child) -> str | None:
+        """Why a job cannot be forked, and has to be started; None: it can be."""
         words = (*self.command, *self.target)
-        is_ours = tuple(child.arguments[: len(words)]) == words and child.cwd == self.cwd
-        return is_ours and not child.is_fake and not child.has_ranks and child.scheduler is None
-
-
-class BecomesJob(BaseException):
-    """Raised in the forked process: everything up to the first caller is left, which then runs the program."""
-
-    def __init__(self, ready: Ready, command: Sequence[str]) -> None:
-        super().__init__(*command)
-        words = len(ready.command) + len(ready.target)
-        self.command, self.target, self.arguments = command, ready.target, command[words:]
+        if child.is_fake:
+            return "it is a dry pass"
+        if child.has_ranks:
+            return "the scheduler starts its ranks"
+        if tuple(child.arguments[: len(words)]) != words:
+            return f"its command does not begin with {' '.join(words)}"
+        return None if child.cwd == self.cwd else f"it is started in {child.cwd}"
 
 
 def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> int:
@@ -60,7 +56,7 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
     `handles` are what the supervisor has open and the job must not have. Signals wait while the process is made, since
     it begins with our handlers.
     """
-    if not ready.fits(child):
+    if ready.why_not(child) is not None:
         return spawned.start(child, attempt)
     expendable = spawned.expendable()
     log, error_log = child.logs(attempt)
@@ -75,14 +71,15 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
                         os.close(handle)
                     processes.unmark_copy()
                     os.dup2(out, 1)
-                    os.dup2(err, 2)
+                    os.dup2(out if child.is_one_log else err, 2)
                     _be_fresh(child, attempt, ready)
                     expendable()
                     os.close(tell)
                 except BaseException as error:  # nothing else may leave this process: it is a copy of the supervisor
                     os.write(tell, str(getattr(error, "errno", None) or errno.EINVAL).encode())
                     os._exit(1)
-                raise BecomesJob(ready, child.arguments)
+                words = len(ready.command) + len(ready.target)
+                raise BecomesJob(child.arguments, ready.target, child.arguments[words:])
         os.close(tell)
         _wait_until_begun(pid, trouble)
         return pid
@@ -104,6 +101,8 @@ def _be_fresh(child: Child, attempt: int, ready: Ready) -> None:
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
     _draw_anew(ready.generators)
+    if (tempfile := sys.modules.get("tempfile")) is not None:
+        vars(tempfile)["tempdir"] = None  # where that was for us; a job asks for TMPDIR itself
     importlib.invalidate_caches()
 
 
@@ -151,9 +150,10 @@ def first_on_path(target: Sequence[str]) -> str:
     return os.getcwd() if target[0] == "-m" else os.path.dirname(os.path.realpath(target[0]))
 
 
-def run(target: Sequence[str], arguments: Sequence[str]) -> None:
+def become(job: BecomesJob) -> None:
     """The program has run. Leave the interpreter by whatever this raises: its exit status, and what is printed of it,
     are then those of a fresh interpreter."""
+    sys.orig_argv[:], target, arguments = job.command, job.target, job.arguments
     _before.append(sys.modules["__main__"])
     module = sys.modules["__main__"] = ModuleType("__main__")
     module.__dict__.update(__builtins__=builtins, __annotations__={})

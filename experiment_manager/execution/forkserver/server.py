@@ -16,11 +16,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
-from experiment_manager.execution.child import prepare
+from experiment_manager.execution.child import BecomesJob, prepare
 from experiment_manager.execution.forkserver import job as forked
 from experiment_manager.execution.forkserver.client import CHUNK, Talk
-from experiment_manager.execution.forkserver.job import BecomesJob, Ready
-from experiment_manager.execution.forkserver.sharing import Arguments, Imports, unseeded_generators
+from experiment_manager.execution.forkserver.job import Ready
+from experiment_manager.execution.forkserver.program import Import, imports_of, name_of
+from experiment_manager.execution.forkserver.sharing import Arguments, Imports, own_packages, unseeded_generators
 from experiment_manager.execution.run import run_or_refuse
 from experiment_manager.execution.signals import Heard, block, unblock
 from experiment_manager.execution.supervisor import supervise
@@ -33,37 +34,55 @@ from experiment_manager.text import flush, tell_traceback
 def main() -> None:
     """Serves one pool. Returns only as the program of a job, when that has ended."""
     talk = Talk(socket.socket(fileno=int(sys.argv[1])))
-    talk.end.set_inheritable(False)
-    plan: dict[str, Any] = {}
-    while not plan and not talk.has_ended:
-        plan = next(iter(talk.receive()), plan)
-    if talk.has_ended:
-        os._exit(0)
-    server = _Server(talk, plan)
+    server = _Server(talk, plan_from(talk))
     try:
         server.serve()
     except BecomesJob as job:
         becomes = job
         becomes.__traceback__ = None
-    sys.orig_argv[:] = becomes.command
-    forked.run(becomes.target, becomes.arguments)
+    forked.become(becomes)
 
 
-def _prepare_interpreter(plan: Mapping[str, Any]) -> Arguments:
-    """Modules are found as in the program, and see the command line of a job; returns what they see as `sys.argv`."""
-    arguments = sys.argv = Arguments(plan["arguments"])
-    sys.orig_argv[:] = [*plan["command"], *plan["target"], *plan["arguments"][1:]]
+def plan_from(talk: Talk) -> dict[str, Any]:
+    """What whoever has started this process wants of it; ends the process where nobody does any more."""
+    plan: dict[str, Any] = {}
+    talk.end.set_inheritable(False)
+    while not plan and not talk.has_ended:
+        plan = next(iter(talk.receive()), plan)
+    if not plan:
+        os._exit(0)
+    return plan
+
+
+def prepared(plan: Mapping[str, Any]) -> tuple[Ready, str | None]:
+    """What this process is ready to run, whose libraries have been imported; and why no job may be a copy of it."""
     if not sys.flags.safe_path:
         sys.path.insert(0, forked.first_on_path(plan["target"]))
-    return arguments
+    words = [name_of(plan["target"]), *plan["arguments"]]
+    arguments = sys.argv = Arguments(words)  # libraries see the command line of a job
+    sys.orig_argv[:] = [*plan["command"], *plan["target"], *plan["arguments"]]
+    own = frozenset(plan["own"] if "own" in plan else own_packages(plan["target"]))
+    modules = [Import(name) for name in plan["modules"]] if "modules" in plan else imports_of(plan["target"], own)
+    with Imports(own) as imports:
+        _import(modules)
+        if plan["warm_up"]:
+            where, _, function = plan["warm_up"].partition(":")
+            getattr(importlib.import_module(where), function)(plan["arguments"])
+        processes.dying_with_us()  # it imports what every supervisor needs
+    why_not = imports.trouble(arguments)
+    runs = tuple(plan["command"]), tuple(plan["target"]), plan["cwd"]
+    ready = Ready(*runs, forked.handlers(), unseeded_generators())
+    sys.argv = words
+    gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
+    return ready, why_not
 
 
-def _import(names: Sequence[str]) -> None:
+def _import(modules: Sequence[Import]) -> None:
     """The modules are imported that can be: what fails here, fails in the job where it is needed, and is told there."""
-    for name in names:
-        if name not in sys.modules:
-            with suppress(Exception, SystemExit):
-                importlib.import_module(name)
+    for name, offered in modules:
+        with suppress(Exception, SystemExit):
+            if offered or name not in sys.modules:
+                __import__(name, fromlist=offered)
 
 
 class _Server:
@@ -71,18 +90,7 @@ class _Server:
         """The modules are imported, and the pool is told whether it may send jobs; ends the process if not."""
         self._talk = talk
         self._jobs: dict[int, int] = {}  # supervisors that run: their pids, and what they run
-        arguments = _prepare_interpreter(plan)
-        with Imports(frozenset(plan["own"])) as imports:
-            _import(plan["modules"])
-            if plan["warm_up"]:
-                where, _, function = plan["warm_up"].partition(":")
-                getattr(importlib.import_module(where), function)(plan["arguments"][1:])
-            processes.dying_with_us()  # it imports what every supervisor needs
-        why_not = imports.trouble(arguments)
-        runs = tuple(plan["command"]), tuple(plan["target"]), plan["cwd"]
-        self._ready = Ready(*runs, forked.handlers(), unseeded_generators())
-        sys.argv = list(plan["arguments"])
-        gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
+        self._ready, why_not = prepared(plan)
         self._tell({"ready": why_not is None, "why_not": why_not})
         if why_not is not None:
             os._exit(0)

@@ -38,7 +38,7 @@ def libraries(modules: Mapping[str, ModuleType], own: frozenset[str]) -> list[st
     return [
         name
         for name, module in modules.items()
-        if _top(name) not in others and not _is_ours(name) and _is_library(_origin(module))
+        if _top(name) not in others and not _is_ours(name) and is_library(_origin(module))
     ]
 
 
@@ -80,7 +80,7 @@ def _origin(module: object) -> str:
     return getattr(getattr(module, "__spec__", None), "origin", None) or ""
 
 
-def _is_library(origin: str) -> bool:
+def is_library(origin: str) -> bool:
     """Python's own modules, and installed ones."""
     is_installed = any(place in origin for place in _INSTALLED)
     return is_installed or origin in ("built-in", "frozen") or os.path.realpath(origin).startswith(_STANDARD)
@@ -209,7 +209,7 @@ class Imports:
             origin = _origin(module)
             if not origin or name in self._from_the_start or _is_ours(name):
                 continue
-            if _is_library(origin) and _top(name) not in self._own:
+            if is_library(origin) and _top(name) not in self._own:
                 continue
             if os.path.exists(origin) and os.stat(origin).st_mtime < self._begun:  # torch writes a module, and loads it
                 yield name

@@ -211,6 +211,12 @@ def _job_limit(value: Any) -> float:
     return job_limit_min(value)
 
 
+def _start_method(value: Any) -> str:
+    from experiment_manager.model.policy import start_method
+
+    return start_method(value)
+
+
 def _memory(value: Any) -> str:
     return memory_text(megabytes(value))
 
@@ -301,6 +307,7 @@ class SlurmOptions:
     pack: int | None = _option("jobs that each task of the array runs at the same time", _count(1))
     workers: int | None = _option("so many tasks, each of which runs one job after the other", _count(1))
     max_retries: int | None = _option("how often workers take a job again whose worker died", _count(0))
+    start_method: str | None = _option("how the jobs of workers begin: spawn, or forkserver", _start_method)
     gpus_per_job: float | None = _option("GPUs of each job that is packed; 0: all see all of the task", _share)
     max_requeues: int | None = _option("how often SLURM may put a task back into its queue", _count(0))
     resources_from: str | None = _option("node of the job's configuration with options for this job alone", _text)
@@ -384,6 +391,11 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
         raise OptionsError(
             f"{where}: max_retries is for jobs that workers take again, and workers is not set; set it, or use "
             "max_requeues, by which SLURM starts a task again"
+        )
+    if checked.get("start_method", "spawn") != "spawn" and checked.get("workers") is None:
+        raise OptionsError(
+            f"{where}: start_method={checked['start_method']} is for workers, which run one job after the other, and "
+            "workers is not set; set it, or leave start_method out"
         )
     for name in checked:
         written = _SBATCH_NAME.get(name, name.replace("_", "-"))
