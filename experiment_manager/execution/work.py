@@ -255,12 +255,12 @@ class _Following:
         ran = list(self._ran.values())
         if interrupts.first is not None:
             raise Interrupted(interrupts.first, ran)
-        if status and not ran:
+        left = [job_id for job_id, number in self._planned.items() if table.next_number(job_id) <= number]
+        if status and left and all(end.state is State.COMPLETED for end in ran):  # it is not the status of a job
             raise ExperimentManagerError(
-                f"launch {self._launch.number} of {self._folder.path}: its worker has ended with {status} before a job "
-                "did; what it said stands above"
+                f"launch {self._launch.number} of {self._folder.path}: its worker has ended with {status} before "
+                f"{counted(len(left))} had begun; the same command goes on"
             )
-        left = (job_id for job_id, number in self._planned.items() if table.next_number(job_id) <= number)
         return Worked(self._launch, tuple(ran), tuple(left))
 
     def _start(self) -> "subprocess.Popen[bytes]":
