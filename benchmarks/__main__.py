@@ -8,13 +8,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.place import Place
-from benchmarks.rows import child, following, growth, original, planning, pool, seml, start, status, submission, tree
+from benchmarks.rows import (
+    child,
+    following,
+    growth,
+    original,
+    planning,
+    pool,
+    seml,
+    start,
+    status,
+    submission,
+    tree,
+    workers,
+)
 from benchmarks.table import Line, markdown, measured_with
 from benchmarks.timing import Failed
 
 ROWS: dict[str, Callable[[Place], Iterator[Line]]] = {
     module.__name__.rpartition(".")[2]: module.lines
-    for module in (planning, growth, tree, start, original, submission, child, pool, status, following, seml)
+    for module in (planning, growth, tree, start, original, submission, child, pool, workers, status, following, seml)
 }  # fmt: skip
 
 

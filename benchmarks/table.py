@@ -13,7 +13,7 @@ from benchmarks.timing import Measured
 
 PACKAGES = (
     "hydra-experiment-manager", "hydra-core", "omegaconf", "hydra-filter-sweeper", "hydra-joblib-launcher",
-    "hydra-submitit-launcher", "submitit", "seml",
+    "hydra-submitit-launcher", "submitit", "hyperqueue", "seml",
 )  # fmt: skip
 _HEAD = ("what", "ours", "peer", "the peer's", "ours / peer's", "target", "reached")
 

@@ -42,6 +42,7 @@ def test_help_names_the_rows() -> None:
         "start",
         "submission",
         "pool",
+        "workers",
         "status",
         "following",
         "child",
