@@ -42,7 +42,7 @@ check: $(STAMP)  ## lint, format, types, layers; the other rules are tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
 
-bench: $(STAMP)  ## us beside our peers, on this machine, half an hour: make bench ROWS='planning start' OUT=benchmarks/RESULTS.md
+bench: $(STAMP)  ## us beside our peers, on this machine, an hour: make bench ROWS='planning start' OUT=benchmarks/RESULTS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(ROWS) $(SIZE) $(if $(OUT),--out $(OUT))
 

@@ -1,6 +1,6 @@
 """What Experiment Manager costs, measured beside its peers and beside what cannot be done faster: `make bench`.
 
-    python -m benchmarks                         every row, at full size: about half an hour
+    python -m benchmarks                         every row, at full size: about an hour
     python -m benchmarks --quick                 every row, at sizes that only show that it works
     python -m benchmarks planning start          these rows
 

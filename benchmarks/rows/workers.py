@@ -1,9 +1,9 @@
 """Short jobs, run one after the other by two workers that are started as the script of their array starts them.
 
 What a job costs beside its work is measured with a shell script that leaves a result and ends. HyperQueue is timed from
-the submission to its server until all tasks have ended, and writes nothing; ours from the start of the workers until
-they have ended, and each attempt is on disk for good before its job begins, and after. What the files of that cost is
-measured bare: a loop that makes the same ones. `xargs` and GNU parallel are what processes cost at least.
+the submission to its server until the last result is there, and writes nothing; ours from the start of the workers
+until they have ended, and each attempt is on disk for good before its job begins, and after. What the files of that
+cost is measured bare: a loop that makes the same ones. `xargs` and GNU parallel are what processes cost at least.
 
 Jobs of Hydra take 50 ms; the bare work is two processes that sleep as often. Ours begins with the planning of the
 sweep, as joblib's does. Whoever has not done all jobs is not measured.
@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks.place import PROGRAMS, Place, environment, in_hydra, planned
+from benchmarks.place import PROGRAMS, Place, environment, in_hydra
 from benchmarks.table import Line, absent, is_installed
-from benchmarks.timing import Failed, Measured, take_turns, timed
+from benchmarks.timing import Failed, Measured, Run, take_turns, timed
 
 N_WORKERS: Final = 2
 TRIAL: Final = 4
@@ -32,6 +32,9 @@ HYPERQUEUE, PARALLEL, XARGS = "hyperqueue", "GNU parallel", f"`xargs -P {N_WORKE
 BY_HAND, BARE = f"`experiment-manager work --jobs {N_WORKERS}`", "the files of our jobs and their fsyncs, made bare"
 JOBLIB, SLEEPS = "hydra-joblib-launcher", f"{N_WORKERS} processes that sleep as often"
 MAX_TIMES_WORK, MAX_TIMES_JOBLIB = 1.5, 1 / 3
+
+NO_PLUGINS: Final = {"PYTHONPATH": ""}
+"""No job has more modules of its own than its program, so that jobs can be forked."""
 
 Contestant = Callable[[int], float]
 """Does so many jobs, and returns the seconds; raises Failed."""
@@ -110,9 +113,9 @@ def _without(peers: dict[str, Contestant], broken: dict[str, str]) -> dict[str, 
 
 def _ours(place: Place, n_jobs: int) -> float:
     folder = _defined(place, n_jobs)
-    seconds = _array(folder / "it" / "slurm_scripts.sh", cwd=folder)
+    run = _array(folder / "it" / "slurm_scripts.sh", cwd=folder)
     _check_completed(folder / "it", n_jobs)
-    return seconds
+    return run.seconds
 
 
 def _by_hand(place: Place, n_jobs: int) -> float:
@@ -125,11 +128,15 @@ def _by_hand(place: Place, n_jobs: int) -> float:
 
 def _sweep(place: Place, program: Path, start_method: str, n_jobs: int) -> float:
     folder = place.fresh("ours")
+    where = (f"hydra.sweeper.experiment_path={in_hydra(folder)}", "hydra.sweeper.experiment_name=it")
     options = (f"hydra.launcher.workers={N_WORKERS}", f"hydra.launcher.start_method={start_method}")
-    planning = planned(place, program, folder, [*options, f"+job=range({n_jobs})"], script="sleeper.py")
-    seconds = _array(next((folder / "it" / "launches" / "0001").glob("*.sh")), cwd=folder)
+    ours = ("hydra/sweeper=experiment", "hydra/launcher=slurm_script", *where, *options)
+    planning = place.python("sleeper.py", "-m", *ours, f"+job=range({n_jobs})", cwd=program, **NO_PLUGINS)
+    run = _array(next((folder / "it" / "launches" / "0001").glob("*.sh")), cwd=folder)
     _check_completed(folder / "it", n_jobs)
-    return planning.seconds + seconds
+    if run.output:
+        raise Failed(f"the workers were to say nothing: {run.output[-300:]}")  # as that they cannot fork
+    return planning.seconds + run.seconds
 
 
 def _defined(place: Place, n_jobs: int) -> Path:
@@ -138,7 +145,7 @@ def _defined(place: Place, n_jobs: int) -> Path:
     return folder
 
 
-def _array(script: Path, *, cwd: Path) -> float:
+def _array(script: Path, *, cwd: Path) -> Run:
     """All workers of an array have run, as SLURM would have started its tasks."""
     text = script.read_text()
     if f"--array=0-{N_WORKERS - 1}\n" not in text:
@@ -146,11 +153,11 @@ def _array(script: Path, *, cwd: Path) -> float:
     return _together('SLURM_ARRAY_TASK_ID=$number bash "$SCRIPT"', cwd=cwd, SCRIPT=str(script))
 
 
-def _together(command: str, *, cwd: Path, **more: str) -> float:
+def _together(command: str, *, cwd: Path, **more: str) -> Run:
     """As many processes as there are workers have run that command, which finds its place in $number."""
     begin = f'for number in $(seq 0 {N_WORKERS - 1}); do {command} & pids="$pids $!"; done'
     line = f"{begin}; for pid in $pids; do wait $pid || exit; done"
-    return timed(["sh", "-c", line], cwd=cwd, env=environment(**more)).seconds
+    return timed(["sh", "-c", line], cwd=cwd, env=environment(**{**NO_PLUGINS, **more}))
 
 
 def _files(place: Place, n_jobs: int) -> float:
@@ -160,14 +167,15 @@ def _files(place: Place, n_jobs: int) -> float:
     each = n_jobs // N_WORKERS
     more = {"PYTHON": sys.executable, "PROGRAM": str(PROGRAMS / "files_of_jobs.py"), "FOLDER": str(folder)}
     command = f'"$PYTHON" "$PROGRAM" "$FOLDER" $((number * {each})) $((number * {each} + {each} - 1))'
-    seconds = _together(command, cwd=folder, **more)
+    run = _together(command, cwd=folder, **more)
     _check_completed(folder, n_jobs)
-    return seconds
+    return run.seconds
 
 
 def _sleeps(place: Place, n_jobs: int) -> float:
     program = f"import time\nfor _ in range({n_jobs // N_WORKERS}): time.sleep({SLEEP_S})"
-    return _together('"$PYTHON" -c "$PROGRAM"', cwd=place.fresh("sleeps"), PYTHON=sys.executable, PROGRAM=program)
+    more = {"PYTHON": sys.executable, "PROGRAM": program}
+    return _together('"$PYTHON" -c "$PROGRAM"', cwd=place.fresh("sleeps"), **more).seconds
 
 
 def _xargs(place: Place, n_jobs: int) -> float:
@@ -196,7 +204,8 @@ def _hyperqueue(place: Place, n_jobs: int) -> float:
 def _joblib(place: Place, program: Path, n_jobs: int) -> float:
     folder = place.fresh("theirs")
     options = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={N_WORKERS}", f"hydra.sweep.dir={in_hydra(folder)}"]
-    seconds = place.python("sleeper.py", "-m", *options, f"+job=range({n_jobs})", cwd=program).seconds
+    words = ("sleeper.py", "-m", *options, f"+job=range({n_jobs})")
+    seconds = place.python(*words, cwd=program, **NO_PLUGINS).seconds
     _check_count(len(list(folder.glob("*/.hydra/config.yaml"))), n_jobs, folder)
     return seconds
 
