@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from experiment_manager.execution.forkserver.program import imports_of
 from tests.conftest import APP, Program, wait_until
 
 HEAD = """
@@ -339,6 +340,49 @@ def test_what_a_library_leaves_behind_turns_it_off(program: Program) -> None:
     assert ["app.py", "app.py"] == results(program)
     kept = sorted(path.stem for path in (program.experiment / "launches/0001").iterdir())
     assert ["launch", "multirun", "orders", "packages", "settled"] == kept
+
+
+SOURCES = {
+    "main.py": """
+import json, xml.dom.minidom as dom
+import own.deep
+from own import other, name
+if TYPE_CHECKING:
+    import never
+try:
+    import hydra.utils
+except ImportError:
+    import there_is_none
+def main():
+    import never
+class Main:
+    from email import message, policy
+if __name__ == "__main__":
+    import csv
+""",
+    "own/__init__.py": "from .deep import *\nname = 1",
+    "own/deep.py": "import numpy\nfrom . import inner",
+    "own/inner/__init__.py": "from ..other import f",
+    "own/other.py": "def :",
+    "own/__main__.py": "import main",
+}
+
+
+@pytest.mark.parametrize("target", [("main.py",), ("-m", "own")])
+def test_which_libraries_a_source_names(
+    target: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the program and its own modules import outside of functions, in their order; nothing of it is run."""
+    for name, source in SOURCES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = [(name, *offered) for name, offered in imports_of(target, frozenset())]
+    of_own, of_main = [("numpy",)], [("hydra.utils",), ("email", "message", "policy"), ("csv",)]
+    first = [("json",), ("xml.dom.minidom",)]
+    assert (of_own + first if target[0] == "-m" else first + of_own) + of_main == found
+    assert not {"main", "own"} & sys.modules.keys()
 
 
 def test_a_package_that_was_installed_from_a_folder_belongs_to_the_program(program: Program) -> None:

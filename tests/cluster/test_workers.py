@@ -1,5 +1,6 @@
 """Workers on SLURM: tasks that run one job after the other, killed, preempted, cut off, and limited in number."""
 
+import json
 import os
 import random
 import signal
@@ -16,9 +17,10 @@ from experiment_manager.model.records import State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.states import States, StateTable
 from tests.cluster.conftest import kill_slurmd, reconfigured, start_slurmd
-from tests.cluster.sweeps import Sweep, queue, slurm
+from tests.cluster.sweeps import ACTIVE, Sweep, queue, slurm
 from tests.cluster.test_refusals import few_jobs
 from tests.conftest import Program, wait_until
+from tests.test_forkserver import write
 
 N_JOBS = 10_000
 WITHOUT_PYTHON = """#!/bin/sh
@@ -62,6 +64,41 @@ def ended(experiment: Experiment) -> StateTable | None:
     table = reconciled(experiment.folder)
     busy = {State.QUEUED, State.RUNNING, State.PENDING}
     return None if any(table.state(job_id) in busy for job_id in experiment.get_all_ids()) else table
+
+
+TOLD = """
+import json, submitit
+told = submitit.JobEnvironment()
+names = ("hostname", "num_tasks", "global_rank", "local_rank", "num_nodes", "node")
+return json.dumps([dict(os.environ), told.job_id, {name: str(getattr(told, name)) for name in names},
+                   Path("/proc/self/cgroup").read_text(), sorted(os.sched_getaffinity(0))])
+"""
+OF_EACH = {"EXPERIMENT_MANAGER_FOLDER", "SLURM_ARRAY_JOB_ID", "SLURM_JOBID", "SLURM_JOB_END_TIME", "SLURM_JOB_ID",
+           "SLURM_JOB_NAME", "SLURM_JOB_START_TIME", "SLURM_TASK_PID"}  # fmt: skip
+"""The variables that differ from one task of one experiment to another of another one."""
+
+
+def test_what_a_forked_job_is_told(program: Program) -> None:
+    """SLURM's variables, what submitit makes of them, TMPDIR, cgroup and processors are those of a job that the worker
+    spawns."""
+    write(program, TOLD)
+    found = []
+    for method in ("spawn", "forkserver"):
+        sweep, name = Sweep(program, method), f"hydra.sweeper.experiment_name={method}"
+        options = ("workers=1", "cpus_per_task=2", f"start_method={method}")
+        launcher = ("hydra/launcher=slurm_script", *(f"hydra.launcher.{option}" for option in options))
+        done = program.run("-m", "seed=1", name, *launcher, script="app.py")
+        assert 0 == done.returncode, done.stderr
+        sweep.submit()
+        sweep.until({0: "COMPLETED"}, through=ACTIVE)
+        variables, job_id, *others = json.loads(sweep.told("results")[0]["result"]["result"])
+        assert sweep.task(0) == job_id
+        same = {name: "" if name in OF_EACH else value for name, value in variables.items()}
+        found.append([same, json.loads(json.dumps(others).replace(f"job_{variables['SLURM_JOB_ID']}/", "job_/"))])
+        assert [] == list((sweep.experiment / "launches/0001").glob("*.log"))
+    spawned, forked = found
+    assert spawned == forked
+    assert "2" == forked[0]["SLURM_CPUS_PER_TASK"]
 
 
 def test_put_back_and_joined(program: Program) -> None:
