@@ -152,4 +152,5 @@ def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str
         tasks = f"tasks: {array.n_tasks}"
         if array.n_workers is not None:
             tasks = f"workers: {array.n_workers} for {counted(len(array.jobs))}"
+            packed = f", {record['pack']} at a time in each" if record["pack"] > 1 else ""
         yield f"  {script_name(part)}  --array={array.text}  {tasks}{packed}{after}{_text(own)}"

@@ -201,7 +201,7 @@ def records(found: Sequence[Array], name: str, kept: Callable[[Any], dict[str, A
             "name": first if part == 1 else f"{first}-{part}",
             "script": script_name(part),
             "jobs": format_ids(array.jobs),
-            "pack": max(map(len, array.tasks)),
+            "pack": max(map(len, array.tasks)) if array.n_workers is None else array.options.pack or 1,
             **({} if array.n_workers is None else {"workers": array.n_workers}),
             "indexed": "job" if array.is_indexed_by_job else "position",
             "after": array.after,

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,29 @@ def test_jobs_join_workers_that_run(jobs: Jobs) -> None:
     jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
     with pytest.raises(JobRefused, match=r"no worker of .* waits or runs"):
         join(folder, jobs.scheduler, [2])
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "options", "on_each"),
+    [(2, {"pack": 4}, {"0": 2, "1": 2}), (3, {"pack": 2, "gpus_per_job": 1}, {"0": 1, "1": 1})],
+)
+def test_gpus_are_dealt_out(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, n_gpus: int, options: dict[str, float], on_each: dict[str, int]
+) -> None:
+    """The jobs that a worker runs at a time share its GPUs evenly, and so does the next job of each."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus))))
+    pack, jobs.seconds = int(options["pack"]), 40
+    jobs.make(*[LONG] * (pack + 1), workers=1, **options).submit()
+    jobs.wait_until(lambda: sum(jobs.has_begun(job_id) for job_id in range(pack + 1)) == pack)
+    (waits,) = [job_id for job_id in range(pack + 1) if not jobs.has_begun(job_id)]
+
+    def used(ids: Iterable[int]) -> Counter[str]:
+        return Counter(jobs.anchor(job_id)["gpus"].removeprefix("CUDA_VISIBLE_DEVICES=") for job_id in ids)
+
+    assert on_each == used(set(range(pack + 1)) - {waits})
+    jobs.end(0 if waits else 1)
+    jobs.wait_until(lambda: jobs.has_begun(waits))
+    assert on_each == used(set(range(pack + 1)) - {0 if waits else 1})
 
 
 @pytest.mark.parametrize(
