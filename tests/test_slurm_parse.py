@@ -132,6 +132,15 @@ def test_a_signal_is_no_exit_code() -> None:
     assert (0, 9) == runs_of(runs, "66", 2)[0][6:8]
 
 
+def test_what_could_not_be_started() -> None:
+    """Accounting's code for a task whose log SLURM could not open is told in words."""
+    (run,) = parse_sacct(
+        "9550|9550|FAILED|0:53|1795673153|1795673153|n1|em\n9550.batch|9550.batch|CANCELLED|0:53|1|1|n1|b"
+    )
+    assert (53, True) == (run.signal, "its log cannot be opened" in run.why)
+    assert "" == parse_sacct("9|9|FAILED|0:9|1|2|n1|em")[0].why
+
+
 def test_tasks_that_are_not_split_off() -> None:
     """A task of a pending array is answered with the array's row, in steps and with a throttle, and no other index."""
     runs = parse_sacct(RUNS)
@@ -229,6 +238,7 @@ def test_what_slurm_has_no_more(word: str) -> None:
 
 
 JOB = "slurmstepd-n1: error: *** JOB 62 ON n1 CANCELLED AT 2026-11-22T19:15:12"
+EXCEEDED = "slurmstepd-n1: error: Exceeded job memory limit"
 STEP = "slurmstepd-n1: error: *** STEP 106.0 ON n1 CANCELLED AT 2026-11-22T19:16:24"
 
 
@@ -249,6 +259,10 @@ STEP = "slurmstepd-n1: error: *** STEP 106.0 ON n1 CANCELLED AT 2026-11-22T19:16
         (
             State.OUT_OF_MEMORY,  # by hand, as newer versions write it
             "slurmstepd: error: Detected 1 oom_kill event in StepId=65.batch. Some of the step tasks have been OOM.",
+        ),
+        (
+            State.OUT_OF_MEMORY,  # without cgroups
+            f"slurmstepd-n1: error: StepId=9.batch exceeded memory limit (4 > 1), being killed\n{EXCEEDED}\n{JOB} ***",
         ),
         (None, "[2026-11-26T02:21:48.013] error: CUDA out of memory\n"),  # a program that logs as SLURM 26.05 does
         (None, f"{STEP} ***\ndone\n"),  # a step that the job ended itself

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,46 @@ def test_a_job_that_runs_longer_than_its_launch_lets_it_is_told_to_end(
     record = attempt(held, 0, 2)
     assert (reason, None, None) == (record["reason"], record.get("requeued"), record.get("ask_scheduler"))
     assert record["end"] - record["start"] >= 0.6
+
+
+BY_HAND = "it left when somebody warned it, long before its time limit"
+LEAVES = "trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.02; done"
+
+
+@pytest.mark.parametrize(
+    ("left_s", "max_requeues", "expected", "reason"),
+    [
+        (3600.0, 0, "CANCELLED", BY_HAND),
+        (3600.0, 1, "PREEMPTED", BY_HAND),
+        (float("inf"), 0, "CANCELLED", BY_HAND),
+        (100.0, 0, "TIMEOUT", "the time limit was reached"),
+        (None, 0, "TIMEOUT", "the time limit was reached"),
+    ],
+    ids=["far", "far, requeued", "no limit", "near", "unknown"],
+)
+def test_a_warning_far_from_the_time_limit_is_no_time_limit(
+    left_s: float | None, max_requeues: int, expected: str, reason: str, held: Program
+) -> None:
+    """Who leaves at one was told to by somebody: CANCELLED, or PREEMPTED where SLURM is to start the job again; TIMEOUT
+    near the limit, and where SLURM does not tell when that is."""
+    said = {None: "exit 1", float("inf"): "echo JobId=7 TimeLimit=UNLIMITED EndTime=Unknown"}.get(
+        left_s, f"echo JobId=7 TimeLimit=01:00:00 EndTime={time.time() + (left_s or 0):.0f}"
+    )
+    (held.home / "scontrol").write_text(f"#!/bin/sh\necho $* >> {held.home}/asked\n{said}\n")
+    (held.home / "scontrol").chmod(0o755)
+    options = make({"max_requeues": max_requeues, "signal_delay_s": 30}, where="test")
+    about = {
+        "runner": ["sh", "-c", LEAVES, "sh"],
+        "slurm": {"arrays": records(arrays([(options, [0])]), "e", as_mapping)},
+    }
+    number = create_launch(Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    env = {"SLURM_JOB_ID": "7", "PATH": f"{held.home}:{os.environ['PATH']}"}
+    done = held.tool("run", "0", "--launch", number, **env)
+    assert 75 == done.returncode, done.stderr
+    assert ["0.1.COMPLETED", f"0.2.{expected}"] == held.states()
+    record = attempt(held, 0, 2)
+    assert (reason, None) == (record["reason"], record.get("ask_scheduler"))
+    assert bool(max_requeues) == record.get("requeued", False) == ("requeue 7" in (held.home / "asked").read_text())
 
 
 def test_attempt_that_somebody_else_ended_publishes_nothing(held: Program) -> None:

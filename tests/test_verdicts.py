@@ -31,6 +31,8 @@ NOW = 10_000.0
 N_JOBS = 4
 NAME, ARRAY, LAUNCH = "e-abc", "12", "0001"
 
+LOGS = {"TIME LIMIT": State.TIMEOUT, "exceeded": State.OUT_OF_MEMORY}
+
 Attempts = dict[int, dict[int, State]]
 
 
@@ -87,7 +89,7 @@ class World:
             table=StateTable(attempts, ()),
             anchor=self.anchor,
             end=lambda job_id, number: self.ends.get((job_id, number), {}),
-            end_in_log=lambda _task: State.TIMEOUT if "TIME LIMIT" in self.log else None,
+            end_in_log=lambda _task: next((state for words, state in LOGS.items() if words in self.log), None),
             last_words=lambda _task: self.log,
         )
 
@@ -268,6 +270,10 @@ CASES: list[tuple[str, World, list[tuple[str, Any]]]] = [
     ("without a history, by its log",
      World({0: {1: State.RUNNING}}, rows=[], runs=None, log="DUE TO TIME LIMIT", submitted=None),
      [("Ended", State.TIMEOUT)]),
+    ("killed for memory, as only its log says",
+     World({0: {1: State.RUNNING}}, rows=[], runs=[run(0, "FAILED")], log="exceeded", submitted=None),
+     [("Ended", State.OUT_OF_MEMORY)]),
+    ("suspended", World({0: {1: State.RUNNING}}, rows=[row(0, "SUSPENDED")], submitted=None), [("Runs", "suspended")]),
     ("without a history and a log", World({0: {1: State.RUNNING}}, rows=[], runs=None, submitted=None),
      [("Ended", State.LOST)]),
     ("completed, and recorded no end",

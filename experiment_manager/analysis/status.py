@@ -52,7 +52,7 @@ _UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why;
 
 class Trouble(NamedTuple):
     """Jobs that need attention for the same reason: those that ended in the same bad way, that run where nobody can be
-    asked, or whose results hold NaN. `ids` are in order."""
+    asked, that are suspended, or whose results hold NaN. `ids` are in order."""
 
     state: State
     reason: str
@@ -104,6 +104,8 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
             is_asked = len(known) <= MOST_REASONS
             reason = _reason(folder, job_id, last.number) if is_asked else _UNREAD
             troubles[last.state, reason].append(job_id)
+        elif last.state is State.RUNNING and last.job_id in table.paused:
+            troubles[last.state, table.paused[last.job_id]].append(job_id)
         elif last.state is State.RUNNING and last.job_id not in table.confirmed:
             record = table.runners.get((last.job_id, last.number), {})
             if is_gone(record) is None:

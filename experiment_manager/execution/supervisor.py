@@ -48,6 +48,9 @@ WARNING_POLL_S: Final = 0.5
 HANDLER_WAIT_S: Final = 10.0
 """How long a job that could be started again may take to have a handler for a warning, before it is stopped instead."""
 
+WARNED_EARLY_S: Final = 90.0
+"""How much earlier than it was told to a scheduler may warn of a time limit (SLURM: up to a minute)."""
+
 STRAGGLERS_S: Final = 2.0
 """How long processes that the job has left behind may take to end."""
 
@@ -105,6 +108,7 @@ class _Supervision:
         self._asked: str | None = None  # who has asked us to end, through the folder
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
         self._warned = False
+        self._was_warned_by_hand = False
         self._fenced = False
         self._was_missing = False  # the name of our state, when it was looked for last
         self._has_told = False  # that the name could not be looked for
@@ -345,6 +349,8 @@ class _Supervision:
         is_to_requeue = is_of_scheduler and self._may_requeue()
         if is_of_scheduler and self._is_being_preempted():
             state, is_to_requeue = State.PREEMPTED, True  # it would have been started again, had it stayed
+        elif is_of_scheduler and self._is_limit_far():
+            state, self._was_warned_by_hand = State.PREEMPTED if is_to_requeue else State.CANCELLED, True
         self.reason = self._reason(state, returncode)
         record = {
             "reason": self.reason,
@@ -354,7 +360,7 @@ class _Supervision:
             "end": time.time(),
             "peak_memory_bytes": self._peak_memory(usage.ru_maxrss * 1024),
             "cpu_s": usage.ru_utime + usage.ru_stime,
-            **({"ask_scheduler": True} if state is State.CANCELLED and self._task is not None else {}),
+            **({"ask_scheduler": True} if state is State.CANCELLED and self._is_scheduler_to_be_asked() else {}),
             **({"requeued": True} if is_to_requeue else {}),
         }
         if not self._publish(state, record):
@@ -374,6 +380,16 @@ class _Supervision:
 
     def _is_being_preempted(self) -> bool:
         return self._scheduler is not None and self._task is not None and self._scheduler.is_being_preempted(self._task)
+
+    def _is_limit_far(self) -> bool:
+        """Whether a warning cannot have been of the time limit, since that is far away: somebody has sent it."""
+        ends_at = self._ask(lambda scheduler, task: scheduler.ends_at(task), None)
+        early_s = (self._child.options.get("signal_delay_s") or 0) + WARNED_EARLY_S
+        return ends_at is not None and ends_at - time.time() > early_s
+
+    def _is_scheduler_to_be_asked(self) -> bool:
+        """Whether the scheduler may know better why the job was told to end."""
+        return self._task is not None and not self._was_warned_by_hand
 
     def _rank(self, found: Mapping[bytes, bytes]) -> bytes | None:
         rank: bytes | None = self._scheduler.rank(found) if self._scheduler is not None else None
@@ -422,6 +438,8 @@ class _Supervision:
 
         if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
             return None
+        if self._was_warned_by_hand:
+            return "it left when somebody warned it, long before its time limit"
         if state is State.CANCELLED or (state is State.FAKE and self._stopped is not None):
             return "stopped by a signal" if self._asked is None else f"cancelled by {self._asked}"
         if state is State.TIMEOUT and self._is_over_limit:

@@ -26,7 +26,8 @@ class Phase(StrEnum):
 
     WAITING = "waiting"  # no node has been given to it, or it was taken away again
     RUNNING = "running"
-    ENDING = "ending"  # it holds nodes and does not run: it is being ended, suspended, cleared up
+    PAUSED = "paused"  # it holds its nodes, and does not run until it is let go on
+    ENDING = "ending"  # it holds nodes and does not run: it is being ended, cleared up
     ENDED = "ended"  # the queue still shows how
 
 
@@ -64,6 +65,7 @@ class Run(NamedTuple):
     start: float | None = None
     end_time: float | None = None
     node: str = ""
+    why: str = ""  # what the scheduler's codes mean in words, where they are not plain
 
     @property
     def task(self) -> str:
@@ -255,8 +257,8 @@ class Scheduler(ABC):
         return False
 
     def ends_at(self, task: Task) -> float | None:
-        """When this run of the task will be ended at its time limit, in seconds since the epoch; None where it has no
-        limit, or that cannot be known."""
+        """When this run of the task will be ended at its time limit, in seconds since the epoch; infinite where it has
+        none, None where that cannot be known."""
         return None
 
     @abstractmethod

@@ -134,6 +134,7 @@ class _Applied:
         self._queued: dict[JobId, Waiting] = {}
         self._confirmed: set[JobId] = set()
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
+        self._paused: dict[JobId, str] = {}
         self.has_news = False
         """Whether a scheduler was asked, and has said anything of a job: then its state may be another one by now."""
 
@@ -158,6 +159,9 @@ class _Applied:
             self._queued[verdict.job_id] = Waiting(verdict.reason, verdict.task)
         elif isinstance(verdict, Runs):
             self._running[verdict.job_id] = Waiting(verdict.word, verdict.task)
+            if verdict.is_paused:
+                label = schedulers.label_of(opened.scheduler)
+                self._paused[verdict.job_id] = f"{label} has suspended it: it holds its node, and goes on when resumed"
         elif isinstance(verdict, NeverBegan):
             return self._record_unbegun(opened, verdict)
         elif isinstance(verdict, Ended):
@@ -210,7 +214,8 @@ class _Applied:
             for job_id, waiting in self._running.items()
             if may_come_back(after.last(job_id), self._end_of_attempt)
         }
-        return after._replace(queued=queued | ended_since, confirmed=frozenset(self._running) | self._confirmed)
+        confirmed = frozenset(self._running) | self._confirmed
+        return after._replace(queued=queued | ended_since, confirmed=confirmed, paused=self._paused)
 
     def _has_begun_since(self, after: StateTable, job_id: JobId) -> bool:
         newest = after.next_number(job_id) - 1

@@ -10,7 +10,7 @@ what they were. What the scheduler has no more, while its history does not answe
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.model.records import Attempt, JobId, State, Task
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.query import ArrayReport
 from experiment_manager.scheduler.submission import LaunchedArray
@@ -38,6 +38,7 @@ class Runs(NamedTuple):
     job_id: JobId
     word: str
     task: str | None = None
+    is_paused: bool = False  # it holds its nodes, and its processes are stopped
 
 
 class NeverBegan(NamedTuple):
@@ -227,7 +228,8 @@ class _Decision:
         active = report.active(index) if report is not None else None
         run = report.last_run(index) if report is not None else None
         if active is not None:
-            self._waits(job_id, active, index, active.reason if active.phase is Phase.WAITING else "starting")
+            starts = active.word.lower() if active.phase is Phase.PAUSED else "starting"
+            self._waits(job_id, active, index, active.reason if active.phase is Phase.WAITING else starts)
         elif run is not None and run.end is not None:
             self._ended_before_it_began(job_id, run, run.end)
         elif submitted is None:
@@ -293,10 +295,10 @@ class _Decision:
         return end, {"reason": f"{words}: {said}" if said else words, "slurm_state": run.word}
 
     def _words(self, run: Run) -> str:
-        """`SLURM: FAILED, exit code 1 on n1`."""
+        """`SLURM: FAILED, exit code 1 on n1`, with what a code means where that is not plain."""
         code = f", signal {run.signal}" if run.signal else f", exit code {run.exit_code}" if run.exit_code else ""
         node = f" on {run.node}" if run.node else ""
-        return f"{self._launch.label}: {run.word}{code}{node}"
+        return f"{self._launch.label}: {run.word}{code}{node}" + (f" ({run.why})" if run.why else "")
 
     def _counts_as_running(
         self, array: LaunchedArray, index: int, job_id: JobId, number: int, report: ArrayReport | None
@@ -313,7 +315,8 @@ class _Decision:
         task = task_in(anchor)
         active = report.active(index, str(task and (task.array or task.id)))
         if active is not None and active.phase is not Phase.WAITING:
-            self._found.append(Runs(job_id, active.word.lower(), active.names_task(index)))
+            is_paused = active.phase is Phase.PAUSED
+            self._found.append(Runs(job_id, active.word.lower(), active.names_task(index), is_paused))
             return
         end = self._end_of(index, anchor, report)
         if array.n_workers is not None and end is not None and end[0] is State.FAILED:
@@ -343,11 +346,16 @@ class _Decision:
             found = self._disk.end_in_log(str(task and task.name))
             words = f"{self._launch.label} says {found} in the task's log"
             return (found, words) if found else (State.LOST, self._forgotten(report))
-        if run.end is State.OUT_OF_MEMORY:
+        if run.end is State.OUT_OF_MEMORY or self._is_over_memory(run, task):
             return State.OUT_OF_MEMORY, f"{self._launch.label}: out of memory"
         if run.end is State.COMPLETED:
             return State.LOST, f"{self._launch.label} says COMPLETED, but the attempt has recorded no end"
         return None if run.end is None else (run.end, self._words(run))
+
+    def _is_over_memory(self, run: Run, task: Task | None) -> bool:
+        """Whether a task was ended for memory of which its end says nothing: then its log does."""
+        was_killed = run.end is State.CANCELLED or (run.end is State.FAILED and run.exit_code == 0)
+        return was_killed and self._disk.end_in_log(str(task and task.name)) is State.OUT_OF_MEMORY
 
     def _ended(
         self, array: LaunchedArray, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None

@@ -98,6 +98,8 @@ class StateTable(NamedTuple):
     foreign: tuple[str, ...]
     queued: Mapping[JobId, Waiting] = MappingProxyType({})
     confirmed: frozenset[JobId] = frozenset()
+    paused: Mapping[JobId, str] = MappingProxyType({})
+    """Those RUNNING ones that are not running now, and why."""
     runners: Mapping[tuple[JobId, int], Mapping[str, Any]] = MappingProxyType({})
     """Who runs what is RUNNING, as its anchors told when they were asked: see `States.record`."""
 

@@ -59,7 +59,7 @@ def test_tasks_of_one_job(tmp_path: Path) -> None:
     slurm("scancel", "--batch", "--signal=USR1", jobs.task(first))
     jobs.await_word("SIGUSR1", first)
     (tmp_path / "go_on").touch()
-    states = ["COMPLETED", "TIMEOUT", "FAILED", "OUT_OF_MEMORY", "CANCELLED", "COMPLETED"]
+    states = ["COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "CANCELLED", "COMPLETED"]
     assert [f"{job}.1.{state}" for job, state in enumerate(states)] == jobs.await_ends()
     heard = [jobs.words(well, rank=rank) for rank in range(4)]
     assert [["began", "ready", "SIGUSR1", "ends"]] * 4 == [
@@ -100,7 +100,7 @@ def test_jobs_of_one_task(tmp_path: Path) -> None:
     go_on.touch()
     expected = [f"{job}.1.{state}" for job, state in enumerate(["COMPLETED", "FAILED", "COMPLETED", "COMPLETED"])]
     expected += [f"{job}.1.CANCELLED" for job in range(4, 8)] + ["8.1.COMPLETED", "9.1.FAILED"]
-    expected += [f"{job}.{attempt}" for job in (10, 11) for attempt in ("1.TIMEOUT", "2.COMPLETED")]
+    expected += [f"{job}.{attempt}" for job in (10, 11) for attempt in ("1.PREEMPTED", "2.COMPLETED")]
     assert sorted(expected) == jobs.await_ends()
     assert 4 == at_the_same_time(jobs, 4)
     rows = [row[1:] for row in sacct_state(jobs.slurm_id, rows=3)]

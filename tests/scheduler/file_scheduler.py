@@ -219,7 +219,7 @@ class FileScheduler(Scheduler):
     def ends_at(self, task: Task) -> float | None:
         about = json.loads((self.root / str(task.array) / "array.json").read_text())
         run = self._runs(str(task.array), task.array_index or 0)[task.restart]
-        return None if about["limit_s"] is None else run["start"] + about["limit_s"]
+        return float("inf") if about["limit_s"] is None else float(run["start"] + about["limit_s"])
 
     def has_ended(self, task: Task) -> bool:
         runs = self._runs(str(task.array), task.array_index or 0)

@@ -33,7 +33,14 @@ _ENDS: Final = {
     "LAUNCH_FAILED": State.FAILED,
     "RECONFIG_FAIL": State.FAILED,
 }
-_HOLDS_NODES: Final = frozenset({"COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"})
+_PAUSED: Final = frozenset({"SUSPENDED", "STOPPED"})
+_HOLDS_NODES: Final = frozenset({"COMPLETING", "SIGNALING", "RESIZING", "STAGE_OUT"})
+_NOT_STARTED: Final = "53"
+"""The signal that accounting tells of a task whose output could not be set up: nothing was started, or signalled."""
+_NOT_STARTED_WORDS: Final = (
+    "it could not be started there, as where its log cannot be opened: look whether the node sees the folder of the "
+    "experiment, and may write to it"
+)
 _CAUSES: Final = {
     "TIME LIMIT": State.TIMEOUT,
     "PREEMPTION": State.PREEMPTED,
@@ -44,9 +51,13 @@ _RANGE: Final = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?\Z")
 _SETTING: Final = re.compile(r"(\S+)\s*= ?(.*)")
 _DAEMON: Final = r"(?:slurmstepd|slurmd|srun)\S*: (?:error: )?"
 _UNNAMED: Final = r"\[\d{4}-\d\d-\d\dT[\d:.]+\] error: "  # since 26.05; programs may begin their own lines so
+_OVER_MEMORY: Final = (
+    r"(?:Step\S*(?: \S+)? exceeded|Exceeded (?:job|step)) memory limit"  # OverMemoryKill, without cgroups
+)
 _CANCELLED: Final = r"\*\*\* (?P<what>JOB|STEP) .* CANCELLED AT \S+(?: DUE TO (?P<cause>.+?))? \*\*\*"
 _END_IN_LOG: Final = re.compile(
     rf"^(?:(?:{_DAEMON}|{_UNNAMED}){_CANCELLED}"
+    rf"|(?:{_DAEMON}|{_UNNAMED})(?P<over>{_OVER_MEMORY}.*)"
     rf"|{_DAEMON}(?P<memory>.*(?:oom[-_]kill|out[- ]of[- ]memory).*)"
     rf"|{_UNNAMED}(?P<unnamed_memory>Detected \d+ oom_kill event.*))\s*$",
     re.MULTILINE | re.IGNORECASE,
@@ -140,6 +151,7 @@ def _run(task: str, columns: list[str]) -> Run:
         start=parse_time(start),
         end_time=parse_time(end),
         node="" if node == "None assigned" else node,
+        why=_NOT_STARTED_WORDS if signal == _NOT_STARTED else "",
     )
 
 
@@ -214,6 +226,8 @@ def phase(word: str) -> Phase:
     word = _first_word(word)
     if not is_active(word):
         return Phase.ENDED
+    if word in _PAUSED:
+        return Phase.PAUSED
     return Phase.RUNNING if word == "RUNNING" else Phase.ENDING if word in _HOLDS_NODES else Phase.WAITING
 
 
@@ -235,9 +249,12 @@ def words_in_log(text: str) -> State | None:
     >>> words_in_log("slurmstepd: error: *** JOB 62 ON n1 CANCELLED AT 2026-11-22T19:15:12 DUE TO TIME LIMIT ***")
     <State.TIMEOUT: 'TIMEOUT'>
     """
-    found = None
+    found, is_over_memory = None, False
     for match in _END_IN_LOG.finditer(text):
-        found = _meaning(match) or found
+        is_over_memory = is_over_memory or match["over"] is not None
+        said = _meaning(match)
+        if said is not State.CANCELLED or not is_over_memory:  # that is how it ends what is over its memory
+            found = said or found
     return found
 
 
@@ -252,7 +269,7 @@ def without_daemons(text: str) -> str:
 
 
 def _meaning(match: "re.Match[str]") -> State | None:
-    if match["memory"] or match["unnamed_memory"]:
+    if match["memory"] or match["unnamed_memory"] or match["over"]:
         return State.OUT_OF_MEMORY
     cause = (match["cause"] or "").upper()
     known = next((state for words, state in _CAUSES.items() if cause.startswith(words)), None)

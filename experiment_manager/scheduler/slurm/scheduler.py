@@ -191,8 +191,8 @@ class Slurm(Scheduler):
 
     def ends_at(self, task: Task) -> float | None:
         fields = _fields("show", "job", task.name)
-        if fields.get("TimeLimit", "UNLIMITED") == "UNLIMITED":
-            return None
+        if fields.get("TimeLimit") == "UNLIMITED":
+            return float("inf")
         from experiment_manager.scheduler.slurm.parse import parse_time
 
         return parse_time(fields.get("EndTime", ""))
