@@ -57,6 +57,26 @@ def test_this_process_is_not_gone() -> None:
     assert False is processes.is_gone({**me, "job": 7, "launch": None})
 
 
+def test_a_copy_is_a_process_of_its_own() -> None:
+    """A process that was forked from one which has said who it is says who it is itself, and is not gone."""
+    us = processes.this_process()
+    (ours, its), (hold, release) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(release)
+        os.write(its, json.dumps(processes.this_process()).encode())
+        os.read(hold, 1)
+        os._exit(0)
+    copy = json.loads(os.read(ours, 4096))
+    assert (pid, us["boot"], us["namespace"]) == (copy["pid"], copy["boot"], copy["namespace"])
+    assert False is processes.is_gone(copy)
+    assert True is processes.is_gone({**us, "pid": pid, "started_ticks": us["started_ticks"] - 1})
+    for handle in (ours, its, hold, release):
+        os.close(handle)
+    os.waitpid(pid, 0)
+    assert True is processes.is_gone(copy)
+
+
 def test_living_child_is_not_gone(child: Child) -> None:
     """Another process that lives is not gone, however often it is asked."""
     assert child.process.pid == child.record["pid"]

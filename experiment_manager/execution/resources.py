@@ -233,8 +233,8 @@ def _group_of_task(path: str) -> str | None:
 
 def _groups(root: str) -> Iterator[_Group]:
     try:
-        with open(os.path.join(root, "proc/self/cgroup")) as file:
-            lines = file.read().splitlines()
+        with open(os.path.join(root, "proc/self/cgroup"), "rb", buffering=0) as file:
+            lines = os.fsdecode(file.readall()).splitlines()
     except OSError:
         return
     for line in lines:
@@ -255,8 +255,8 @@ def _proportional(pid: int) -> int:
 
 def _counter(path: str) -> int | None:
     try:
-        with open(path) as file:
-            counts = [int(line.split()[1]) for line in file if line.startswith("oom_kill ")]
+        with open(path, "rb", buffering=0) as file:
+            counts = [int(line.split()[1]) for line in file.readall().splitlines() if line.startswith(b"oom_kill ")]
     except OSError:
         return None
     return counts[0] if counts else None

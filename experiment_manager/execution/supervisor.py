@@ -338,7 +338,7 @@ class _Supervision:
             has_result=policy.left_result(result, was_stopped=self._stopped is not None),
             stopped=self._stopped,
             was_warned=self._warned,
-            out_of_memory=self._was_out_of_memory(),
+            out_of_memory=returncode != 0 and self._was_out_of_memory(),  # what ended well is not asked about
             needs_result=self._child.needs_result,
             has_trouble=self._unreadable is not None
             or (not result and bool(read_optional(self._file("error"), ERROR))),

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final, TypeGuard
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -22,14 +23,21 @@ _marks: dict[str, int] = {}
 
 def this_process() -> dict[str, Any]:
     """The identity of this process, for good: host, boot, pid namespace, pid and its start in clock ticks."""
-    pid = os.getpid()
+    return {"host": os.uname().nodename, **_while_it_runs(os.getpid())}
+
+
+@cache
+def _while_it_runs(pid: int) -> Mapping[str, Any]:
+    """What stays as it is as long as this process runs, read once: a worker asks for it before each of its jobs."""
     return {
-        "host": os.uname().nodename,
         "boot": _read("/proc/sys/kernel/random/boot_id"),
         "namespace": _link("/proc/self/ns/pid"),
         "pid": pid,
         "started_ticks": _start_ticks(pid),
     }
+
+
+os.register_at_fork(after_in_child=_while_it_runs.cache_clear)  # a pid is used again, by a copy's copy, too
 
 
 def is_gone(record: Mapping[str, Any]) -> bool | None:
