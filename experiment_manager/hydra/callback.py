@@ -37,6 +37,7 @@ def listen() -> None:
     A callback in the configuration would need one: Hydra 1.4 calls only what the program allows.
     """
     private_names.answer_the_mode_at_once()
+    private_names.read_from_one_store()
     if not private_names.replace_callbacks(_with_ours):
         _watch_run_job()
 

@@ -4,6 +4,7 @@ Each is asked for before it is used. A release that has one no more costs time, 
 names, and never a sweep: NAMES says what becomes of it, and a sweep tells it in one line.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
@@ -79,6 +80,10 @@ NAMES: Final[dict[str, PrivateName]] = {
     "Hydra.get_mode": PrivateName(
         lambda: _loader().get_mode if _answers_at_once() else _hydra().Hydra.get_mode,
         "jobs compose their configuration twice",
+    ),
+    "ConfigRepository.initialize_sources": PrivateName(
+        lambda: import_module("hydra._internal.config_repository").ConfigRepository.initialize_sources,
+        "jobs copy Hydra's store of configurations",
     ),
     "create_config_search_path": PrivateName(_search_path, _FORKS),
     "_get_active_execution_whitelist": PrivateName(
@@ -216,6 +221,15 @@ def answer_the_mode_at_once() -> None:
         return RunMode.RUN if "hydra.mode=RUN" in overrides else ask(self, config_name, overrides)
 
     _hydra().Hydra.get_mode = get_mode
+
+
+def read_from_one_store() -> None:
+    """Hydra copies what it reads from, with all of its ConfigStore, for each composition, only to give the copy other
+    places to read from: 0.012 of 0.14 s of processor time of a forked job (measured on 1.3.8). A copy now has the
+    places of the first one until it gets others."""
+    if has("ConfigRepository.initialize_sources"):
+        repository: Any = import_module("hydra._internal.config_repository").ConfigRepository
+        repository.__deepcopy__ = lambda found, _: copy.copy(found)
 
 
 def returned(job_return: Any) -> Any:
