@@ -9,7 +9,7 @@ commands, is to be imported where it is used.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -188,6 +188,15 @@ class Scheduler(ABC):
     def require(self) -> None:
         """Raise SchedulerError unless the scheduler can be reached from this machine."""
 
+    def cluster(self) -> str | None:
+        """The cluster, of several, that people have named for whatever is submitted and asked now; None: the one that
+        is here."""
+        return None
+
+    def why_unasked(self, clusters: Collection[str | None]) -> str | None:
+        """Why nothing is asked now about what these clusters have, as `cluster` named them; None: they are asked."""
+        return None
+
     def is_available(self) -> bool:
         try:
             self.require()
@@ -225,6 +234,10 @@ class Scheduler(ABC):
     def history_of(self, array: str, since: float) -> Sequence[Run] | None:
         """The runs of one array, as `history` tells them; asked where `queue_of` has an answer."""
         return None
+
+    def never_begins(self, reason: str) -> bool:
+        """Whether a task that waits for this reason waits until somebody does something about it."""
+        return False
 
     def script_of(self, array: str) -> str | None:
         """The text of the script that an array was submitted with; None where that is not told."""

@@ -323,6 +323,12 @@ def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -
         scheduler = schedulers.named(name)
         if not scheduler.is_available():
             return {}
+        for words in filter(None, [why_unasked(scheduler, opened) for opened in launches]):
+            tell(f"{words}. What it runs is shown as it was last known")
+        launches = [opened for opened in launches if why_unasked(scheduler, opened) is None]
+        names = [array for opened in launches for array in opened.names]
+        if not launches:
+            return {}
         known = names_known(scheduler, launches)
         rows = known.rows(scheduler.queue(users))
         since = min(float(opened.launch.record["time"]) for opened in launches)
@@ -334,6 +340,12 @@ def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -
         tell(f"{scheduler.label} cannot be asked: {error}. What it runs is shown as it was last known")
         return {}
     return reports(names, rows, None if runs is None else known.runs(runs), is_history_silent=is_silent)
+
+
+def why_unasked(scheduler: Scheduler, opened: OpenLaunch) -> str | None:
+    """Why a scheduler is not asked about a launch of its now, as where another cluster has the jobs; None: it is."""
+    why = scheduler.why_unasked(opened.submission.clusters())
+    return why and f"launch {opened.launch.number}: {why}"
 
 
 def names_known(scheduler: Scheduler, launches: Iterable[OpenLaunch]) -> ArrayNames:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.errors import SchedulerError
+from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED, JobId, Launch, State, task_name
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase
@@ -23,6 +25,7 @@ from experiment_manager.scheduler.query import (
     names_known,
     open_launches,
     running_records,
+    why_unasked,
 )
 from experiment_manager.scheduler.verdicts import (
     Amended,
@@ -42,7 +45,7 @@ from experiment_manager.store.documents import END, read_end, read_optional
 from experiment_manager.store.launches import SETTLED, planned_attempts, settle, user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, Waiting
-from experiment_manager.text import JobLines, tell
+from experiment_manager.text import JobLines, as_word, noun, tell
 
 _End = Callable[[int, int], Mapping[str, Any]]
 """Reads how an attempt ended, by its job and number."""
@@ -156,7 +159,8 @@ class _Applied:
     def _apply(self, opened: OpenLaunch, verdict: Verdict) -> bool:
         """The verdict holds; returns false where it could not be recorded."""
         if isinstance(verdict, Waits):
-            self._queued[verdict.job_id] = Waiting(verdict.reason, verdict.task)
+            is_stuck = verdict.task is not None and schedulers.named(opened.scheduler).never_begins(verdict.reason)
+            self._queued[verdict.job_id] = Waiting(verdict.reason, verdict.task, is_stuck)
         elif isinstance(verdict, Runs):
             self._running[verdict.job_id] = Waiting(verdict.word, verdict.task)
             if verdict.is_paused:
@@ -258,6 +262,8 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
         scheduler = schedulers.named(name)
         if not is_needed and not scheduler.is_available():
             continue
+        for words in filter(None, [why_unasked(scheduler, opened) for opened in launches if opened.scheduler == name]):
+            raise SchedulerError(words, words=words)
         arrays = [array for opened in launches if opened.scheduler == name for array in opened.arrays]
         tasks: dict[str, dict[int, Sequence[int]]] = {}
         for array in arrays:  # launches that have joined workers have an array of the same name
@@ -297,15 +303,28 @@ def wait_for(folder: Folder, launch: Launch, texts: Mapping[int, str]) -> None:
 
 
 def wait_until_idle(folder: Folder) -> StateTable:
-    """No job of the experiment waits in a queue or runs any more; returns the states at that moment."""
+    """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
+    left will not begin by itself: people are told."""
     pause = LOOK_S
     while True:
         table = reconciled(folder)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
-        if not (is_busy or table.queued):
+        if not is_busy and all(waiting.is_stuck for waiting in table.queued.values()):
+            _tell_of_stuck(folder, table)
             return table
         time.sleep(pause)
         pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
+
+
+def _tell_of_stuck(folder: Folder, table: StateTable) -> None:
+    jobs: dict[str, list[JobId]] = {}
+    for job_id, waiting in table.queued.items():
+        jobs.setdefault(waiting.reason, []).append(job_id)
+    for reason, ids in jobs.items():
+        tell(
+            f"{noun(len(ids))} {format_ids(sorted(ids))} will not begin unless somebody does something about it "
+            f"({reason}), as `experiment-manager cancel {as_word(folder.path)}`"
+        )
 
 
 def _has_ended(table: StateTable, job_id: int, planned: int, *, is_truth: bool) -> bool:

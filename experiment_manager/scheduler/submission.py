@@ -1,7 +1,8 @@
 """The submission of a launch: each of its job arrays once, so that it may be interrupted anywhere and typed again.
 
 launches/0001/launch.json        "slurm": {"arrays": [{name, script, jobs, pack, indexed, throttle, after, options}]}
-launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}}
+launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}},
+                                 with "cluster", where it is not the usual one
 launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand
 launches/0001/seen_arrays.json   the ids of the arrays that these are tasks of
 launches/0001/slurm_scripts.sh   the script as it was written, and then as it was submitted
@@ -130,9 +131,7 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
                 array.name in there or _turns_up(folder, scheduler, launch, array, submission, there)
             ):
                 slurm_id = there[array.name]
-                submission.note(
-                    array.name, **{f"{scheduler.name}_id": slurm_id}, submitted=float(launch.record["time"])
-                )
+                submission.note_id(scheduler, array.name, slurm_id, float(launch.record["time"]))
             is_new = slurm_id is None
             if slurm_id is None:
                 after = None if array.after is None else done[array.after].slurm_id
@@ -257,6 +256,16 @@ class Submission:
         """The scheduler's id of an array; None while it is not known to be submitted."""
         about = self._arrays.get(name, {})
         return next((str(value) for key, value in about.items() if key.endswith("_id")), None)
+
+    def clusters(self) -> set[str | None]:
+        """The clusters that have the arrays that were submitted, as `Scheduler.cluster` names them."""
+        return {about.get("cluster") for name, about in self._arrays.items() if self.array_id(name) is not None}
+
+    def note_id(self, scheduler: Scheduler, name: str, array_id: str, submitted: float) -> None:
+        """An array was submitted, then, and got that id."""
+        cluster = scheduler.cluster()
+        about = {f"{scheduler.name}_id": array_id, "submitted": submitted}
+        self.note(name, **about, **({} if cluster is None else {"cluster": cluster}))
 
     def submitted(self, name: str) -> float:
         """When an array was submitted, in seconds since the epoch; 0 where that is not known."""
@@ -459,7 +468,7 @@ def _send(
                 is_doubtful=True,
             ) from error
         slurm_id = found
-    submission.note(array.name, **{f"{scheduler.name}_id": slurm_id}, submitted=time.time())
+    submission.note_id(scheduler, array.name, slurm_id, time.time())
     return slurm_id
 
 

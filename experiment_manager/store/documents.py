@@ -154,7 +154,7 @@ ARRAY: Final[Shape] = {
     "options": TABLE,
 }
 SUBMISSION: Final[Shape] = {"format": _format(SUBMISSION_FORMAT), "arrays": TABLE}
-SUBMITTED: Final[Shape] = {"slurm_id": TEXT, "submitted": MOMENT, "doubtful_until": MOMENT}
+SUBMITTED: Final[Shape] = {"slurm_id": TEXT, "submitted": MOMENT, "doubtful_until": MOMENT, "cluster": TEXT}
 SELECTION: Final[Shape] = {"format": _format(SELECTION_FORMAT), "jobs": LIST}
 
 

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -92,6 +92,13 @@ class FileScheduler(Scheduler):
         if ROOT not in os.environ or not self.root.is_dir():
             raise SchedulerError("the folder of the queue is not there", words="no queue")
 
+    def cluster(self) -> str | None:
+        found: str | None = self.faults().get("cluster")
+        return found
+
+    def why_unasked(self, clusters: Collection[str | None]) -> str | None:
+        return None if set(clusters) <= {self.cluster()} else f"{self.cluster()} is asked, {clusters} has the jobs"
+
     def _answer(self) -> dict[str, Any]:
         self.require()
         faults = self.faults()
@@ -160,19 +167,28 @@ class FileScheduler(Scheduler):
         end = State(last["word"]) if phase is Phase.ENDED else None
         tasks = RangeSet([range(index, index + 1)])
         name, start, user, script = about["name"], last["start"], about["user"], about["script"]
-        return QueueRow(name, array, tasks, phase, end, last["word"], "Priority", start, user, script=script)
+        reason = self.faults().get("holds_for", "Priority")
+        return QueueRow(name, array, tasks, phase, end, last["word"], reason, start, user, script=script)
+
+    def never_begins(self, reason: str) -> bool:
+        return reason != "Priority"
 
     def queue_of(self, array: str) -> Sequence[QueueRow]:
         return [row for row in self.queue(()) if row.array == array]
 
     def history_of(self, array: str, since: float) -> Sequence[Run] | None:
-        runs = self.history({about["name"] for _, about in self._arrays()}, since)
+        runs = self._history({about["name"] for _, about in self._arrays()})
         return None if runs is None else [run for run in runs if run.array == array]
 
     def script_of(self, array: str) -> str | None:
         return str(dict(self._arrays())[array]["text"])
 
     def history(self, names: Iterable[str], since: float) -> Sequence[Run] | None:
+        """What never began is not in it, as it may happen on SLURM."""
+        runs = self._history(names)
+        return None if runs is None else [run for run in runs if run.start is not None]
+
+    def _history(self, names: Iterable[str]) -> Sequence[Run] | None:
         faults, wanted = self._answer(), set(names)
         if faults.get("no_history"):
             return None
@@ -320,9 +336,13 @@ class Runner:
             return
         path.unlink(missing_ok=True)
         if running is None:
+            restart = dict(self.waiting)[index]
             self.waiting = [(other, restart) for other, restart in self.waiting if other != index]
-            (self.path / f"{index}.gone").touch()
-            return  # as on SLURM, nothing tells of it later
+            if word == "TIMEOUT":  # it has met its deadline
+                self._note(index, restart, word, end=time.time())
+            else:
+                (self.path / f"{index}.gone").touch()  # as on SLURM, nothing tells of it later
+            return
         (self.path / f"{index}.why").write_text(word)
         self.ending[index] = (word, time.time() + KILL_WAIT_S)
         if word == "NODE_FAIL":

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,47 @@ def test_a_history_that_does_not_answer(jobs: Jobs, capfd: pytest.CaptureFixture
     assert "LOST" == jobs.states()[0]
     wrong()
     assert {0: ["FAILED"], 1: ["NODE_FAIL", "COMPLETED"], 2: ["COMPLETED"]} == jobs.attempts()
+
+
+def test_an_end_that_is_told_by_the_id_alone(jobs: Jobs) -> None:
+    """A task that met its deadline before it began is not among the runs of a name: it is asked for by its array."""
+    (FileScheduler().root / "hold").touch()
+    (array,) = jobs.make({}, {}).submit()
+    FileScheduler().order(array.slurm_id, 1, "TIMEOUT")
+    jobs.wait_until(lambda: 1 == len(FileScheduler().queue([])))
+    submitted_long_ago(Path(jobs.experiment.folder.path))
+    assert {0: "QUEUED", 1: "TIMEOUT"} == jobs.states()
+
+
+def test_waiting_for_what_never_begins(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever waits is told of jobs that will not begin by themselves, when nothing else is left, and waits no more."""
+    jobs.make({"seconds": 180.0}, {}, array_parallelism=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    (FileScheduler().root / "hold").touch()
+    wrong(holds_for="an administrator holds it")
+    jobs.end(0)
+    assert {State.COMPLETED: 1, State.QUEUED: 1} == jobs.experiment.status(wait=True).counts
+    said = "job 1 will not begin unless somebody does something about it (an administrator holds it)"
+    assert said in capfd.readouterr().err
+
+
+def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
+    """What was submitted to another cluster than the one that is asked is as it was last known: it is not called ended,
+    not cancelled, and not submitted again, and people are told; asked there, it is followed."""
+    (FileScheduler().root / "hold").touch()
+    there: dict[str, Any] = {"cluster": "other"}
+    wrong(**there)
+    jobs.make({}).submit()
+    submitted_long_ago(Path(jobs.experiment.folder.path))
+    wrong(forgets=[about["name"] for _, about in FileScheduler()._arrays()])  # here nobody has heard of it
+    assert {0: "QUEUED"} == jobs.states()
+    assert "launch 0001: None is asked, {'other'} has the jobs" in capfd.readouterr().err
+    with pytest.raises(SchedulerError, match="has the jobs"):
+        jobs.cancel(0)
+    assert [False] == [array.is_new for array in jobs.submit()]
+    wrong(**there)
+    assert [0] == jobs.cancel(0)
+    assert {0: "CANCELLED"} == jobs.states()
 
 
 def test_stalls(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:

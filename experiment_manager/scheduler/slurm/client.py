@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Final
 
@@ -54,6 +55,7 @@ _SHORT: Final = {
     "A": "account",
     "C": "constraint",
     "G": "gpus",
+    "M": "clusters",
     "J": "job-name",
     "a": "array",
     "e": "error",
@@ -65,6 +67,8 @@ _SHORT: Final = {
 }
 _CHANGE_ANSWERS: Final = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_", "SLURM_TIME_FORMAT")
 _ASKED_WITH: Final = {"LC_ALL": "C", "TZ": "UTC0", "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "%s"}
+
+_CLUSTERS: Final = re.compile(r"(?m)^#SBATCH\s+(?:--clusters?[=\s]\s*|-M\s*)([^\s#]+)")
 
 _PREFIX: Final = re.compile(
     r"^(?:\w+: (?:error|fatal): |\w+: (?=unrecognized|invalid|option)|allocation failure: )"
@@ -146,12 +150,35 @@ def submission_environment(environ: Mapping[str, str], script: str) -> dict[str,
 
 def _options_in(script: str) -> set[str]:
     """The options that the lines of a script set, by their long names."""
-    try:
-        text = content(script).decode(errors="replace")
-    except OSError:  # sbatch will say so
-        return set()
-    found = re.findall(r"^#SBATCH\s+(?:--([a-z-]+)|-([a-zA-Z]))", text, re.MULTILINE)
+    found = re.findall(r"^#SBATCH\s+(?:--([a-z-]+)|-([a-zA-Z]))", _text(script), re.MULTILINE)
     return {long or _SHORT.get(short, short) for long, short in found}
+
+
+def _text(script: str) -> str:
+    try:
+        return content(script).decode(errors="replace")
+    except OSError:  # sbatch will say so
+        return ""
+
+
+def named_cluster() -> str | None:
+    """The cluster that SLURM_CLUSTERS names, by which SLURM's commands submit to it and ask it; None where it names the
+    one that is here, or none."""
+    named = os.environ.get("SLURM_CLUSTERS")
+    return None if not named or named == _own_cluster() else named
+
+
+def require_followed(script: str) -> None:
+    """Raise SlurmError where a script is for another cluster than the one that is asked: its jobs would be looked for,
+    and not found, here."""
+    found = _CLUSTERS.findall(_text(script))
+    if not found:
+        return
+    asked = os.environ.get("SLURM_CLUSTERS") or _own_cluster()
+    if found[-1] != asked:
+        words = f"the script is for the cluster {found[-1]}, and {asked or 'another one'} is asked here"
+        hint = f"set SLURM_CLUSTERS={found[-1]}, for this command and for all that follow the jobs"
+        raise SlurmError(f"{words}, which would not find its jobs; {hint}", words=words)
 
 
 def is_available() -> bool:
@@ -170,6 +197,7 @@ def sbatch(script: str, *arguments: str, seconds: float = ORDER_S) -> str:
 
     Raises SlurmError; where it is doubtful the job may have been submitted nevertheless.
     """
+    require_followed(script)
     command = ["sbatch", "--parsable", *arguments, script]
     done = _run(command, seconds=seconds, env=submission_environment(os.environ, script), is_order=True)
     ids = re.findall(r"^(\d+)(?:;\S*)?\s*$", done.stdout, re.MULTILINE)
@@ -244,8 +272,10 @@ def _sacct(since: float, which: Sequence[str]) -> list[Run] | None:
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(begin))  # UTC, as the call's TZ says
     if shutil.which("sacct") is None:
         return None
+    named = os.environ.get("SLURM_CLUSTERS")  # the other commands go by it themselves
+    where = ["-M", named] if named else []
     try:
-        return parse_sacct(_ask("sacct", "-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT, *which))
+        return parse_sacct(_ask("sacct", *where, "-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT, *which))
     except SlurmError as error:
         if _NO_ACCOUNTING.search(error.words):
             return None
@@ -290,6 +320,15 @@ def max_array_size() -> int:
         return _max_array_size()
     except (SlurmError, KeyError, ValueError):
         return USUAL_LIMITS.array_size
+
+
+@cache
+def _own_cluster() -> str | None:
+    env = {name: value for name, value in os.environ.items() if name != "SLURM_CLUSTERS"}
+    with suppress(SlurmError):
+        said = _run(("scontrol", "show", "config"), seconds=_SMALL_QUESTION_S, env={**env, **_ASKED_WITH}).stdout
+        return parse_config(said).get("ClusterName")
+    return None
 
 
 @cache

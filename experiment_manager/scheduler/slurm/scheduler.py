@@ -5,7 +5,7 @@ they are used. A job with several tasks is started by `srun`, with one log per r
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.model.records import State, Task
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _ANSWER_LIMIT_S: Final = 5.0
 _ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
 _ENDED: Final = "COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY"
+_STUCK: Final = frozenset(
+    {"BadConstraints", "DependencyNeverSatisfied", "JobHeldAdmin", "JobHoldMaxRequeue", "launch_failed_requeued_held"}
+)
 _FAILURE: Final = r"(?m)^srun: error: (\S+: tasks? [\d,-]+: (?!Terminated).+)$"
 _OUT_OF_MEMORY_WORDS: Final = ("Out Of Memory", "oom-kill", "oom_kill")
 """What `srun` says, on its own standard error, when one of its tasks was killed for memory."""
@@ -92,6 +95,19 @@ class Slurm(Scheduler):
 
         client.require()
 
+    def cluster(self) -> str | None:
+        from experiment_manager.scheduler.slurm import client
+
+        return client.named_cluster()
+
+    def why_unasked(self, clusters: Collection[str | None]) -> str | None:
+        asked, here = (self.cluster() if clusters else None), "the cluster that is here"
+        other = next((cluster for cluster in clusters if cluster != asked), asked)
+        if other == asked:
+            return None
+        hint = "unset SLURM_CLUSTERS" if other is None else f"set SLURM_CLUSTERS={other}"
+        return f"{other or here} has the jobs, and {asked or here} is asked; {hint}"
+
     def submit(self, script: str, after: str | None = None) -> str:
         from experiment_manager.scheduler.slurm import client
 
@@ -126,6 +142,14 @@ class Slurm(Scheduler):
         from experiment_manager.scheduler.slurm import client
 
         return client.sacct_of(array, since)
+
+    def never_begins(self, reason: str) -> bool:
+        """What people hold themselves, they let go on when they like.
+
+        >>> Slurm().never_begins("DependencyNeverSatisfied"), Slurm().never_begins("Priority")
+        (True, False)
+        """
+        return reason.replace(" ", "_") in _STUCK
 
     def script_of(self, array: str) -> str | None:
         from experiment_manager.scheduler.slurm import client

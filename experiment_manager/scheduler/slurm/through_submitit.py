@@ -34,6 +34,7 @@ class ScriptExecutor(SlurmExecutor):
 
     def submit_script(self) -> str:
         """SLURM has the script; returns its id. Raises SlurmError with `sbatch`'s words; FolderError."""
+        client.require_followed(self._script)
         first = str(self.folder).partition("%j")[0]  # where submitit puts the file before there is an id
         with writing(first):
             os.makedirs(first, exist_ok=True)
