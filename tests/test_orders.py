@@ -18,7 +18,7 @@ from experiment_manager.scheduler.protocol import Limits
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submission import records
 from experiment_manager.store.documents import LAUNCH_FORMAT
-from experiment_manager.store.launches import Order, create_launch, planned_attempts, read_launch, read_order
+from experiment_manager.store.launches import Order, Orders, create_launch, planned_attempts, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from tests.conftest import examples
 
@@ -41,12 +41,16 @@ def index_of(folder: Folder) -> Path:
 def test_every_job_is_found_with_and_without_the_index(
     attempts: dict[int, int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever jobs a launch has, the index says of every id what the record says."""
+    """Whatever jobs a launch has, the index says of every id what the record says, and so does who keeps what it has
+    read."""
     folder = launched(tmp_path_factory.mktemp("e"), attempts)
     asked = {*attempts, *range(62), *(job + 1 for job in attempts), -1, 2**63, 10**30}
     fast = {job: read_order(folder, "0001", job) for job in asked}
+    orders = Orders(folder)
+    assert {job: orders.of("0001", job) for job in asked} == fast
     index_of(folder).unlink()
     assert {job: read_order(folder, "0001", job) for job in asked} == fast
+    assert {job: orders.of("0001", job) for job in asked} == fast
     assert attempts == {job: order.attempt for job, order in fast.items() if order is not None}
     assert attempts == planned_attempts(read_launch(folder, "0001"))
 
@@ -161,6 +165,16 @@ def test_a_damaged_record_is_refused_in_a_sentence(tmp_path: Path, text: str) ->
     Path(folder.join("launches", "0001", "launch.json")).write_text(text)
     with pytest.raises(JobRefused, match=r"launch\.json is damaged .*restore it, or move its folder away"):
         read_order(folder, "0001", 0)
+
+
+def test_an_order_is_kept_for_the_jobs_of_its_launch(tmp_path: Path) -> None:
+    """What was read of one launch is said of no other one."""
+    folder = launched(tmp_path, {0: 1, 1: 1, 7: 1})
+    create_launch(folder, [Attempt(JobId(1), 2, State.PENDING)], {})
+    orders = Orders(folder)
+    asked = [("0001", 0), ("0002", 1), ("0001", 1), ("0002", 0), ("0001", 0), ("0001", 4), ("0001", 7)]
+    found = [orders.of(number, job) for number, job in asked]
+    assert [1, 2, 1, None, 1, None, 1] == [None if order is None else order.attempt for order in found]
 
 
 def test_no_launch_of_that_number(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from experiment_manager.model.records import Job, Recipe
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
-from experiment_manager.store.launches import read_order
+from experiment_manager.store.launches import Orders
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.text import tell
@@ -96,18 +96,25 @@ class Child(NamedTuple):
 
 
 def prepare(
-    folder: Folder, job_id: int, *, launch: str | None, is_fake: bool, runner: Sequence[str] | None = None
+    folder: Folder,
+    job_id: int,
+    *,
+    launch: str | None,
+    is_fake: bool,
+    runner: Sequence[str] | None = None,
+    orders: Orders | None = None,
 ) -> Child:
     """The child for a job that may run. Raises JobRefused, UnknownJob, FilterError; nothing is written.
 
-    `runner` are the words of a command that runs jobs which were written in Python; a launch may name one, too.
+    `runner` are the words of a command that runs jobs which were written in Python; a launch may name one, too. Whoever
+    prepares many jobs keeps `orders`.
     """
     with Manifest(folder) as manifest:
         point = manifest.job(job_id)
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
     order, here = None, os.getcwd()
     if launch is not None:
-        order = read_order(folder, launch, job_id)
+        order = (orders or Orders(folder)).of(launch, job_id)
         if order is None:
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
         runner = runner or (order.runner if recipe is None else None)  # jobs of a sweep have a command of their own

@@ -30,6 +30,7 @@ from experiment_manager.scheduler.submission import LaunchedArray, launched_arra
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.launches import (
+    Orders,
     launch_numbers,
     newest_restart,
     note_restart,
@@ -253,6 +254,7 @@ class Lane:
         self._is_alone, self._permits, self._note = is_alone, permits, note
         self._has_permit = permits is None
         self._beginning = beginning
+        self._orders = Orders(folder)
 
     def run(
         self, goes_on: Callable[[], bool] = lambda: False, *, is_newest: Callable[[], bool] = lambda: True
@@ -270,7 +272,8 @@ class Lane:
                 return outcome._replace(is_to_requeue=goes_on())
             started, refused = time.monotonic(), None
             try:
-                child = prepare(self._folder, one.job_id, launch=one.launch or self._launch, is_fake=False)
+                launch = one.launch or self._launch
+                child = prepare(self._folder, one.job_id, launch=launch, is_fake=False, orders=self._orders)
                 if not self._may_take():
                     return outcome
                 ended = self._run(child._replace(only=one.number), heard, begin)

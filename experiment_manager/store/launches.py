@@ -229,7 +229,7 @@ _SCHEMA: Final = (
     "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
 )
 _FIND: Final = """
-SELECT jobs.last, orders.body FROM jobs LEFT JOIN orders ON orders.id = jobs.body
+SELECT jobs.first, jobs.last, orders.body FROM jobs LEFT JOIN orders ON orders.id = jobs.body
 WHERE jobs.first <= ? ORDER BY jobs.first DESC LIMIT 1
 """
 
@@ -281,6 +281,33 @@ def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
     Reads a few pages of the index, however many jobs there are. Raises JobRefused when there is no such launch, or its
     files are damaged.
     """
+    return Orders(folder).of(number, job_id)
+
+
+class Orders:
+    """The orders of an experiment's launches, for whoever asks about many jobs: neighbours have one, and a launch never
+    changes, so the order that was read last is kept."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._kept = _Kept("", range(0), None)
+
+    def of(self, number: str, job_id: int) -> Order | None:
+        """As `read_order`."""
+        if number != self._kept.launch or job_id not in self._kept.jobs:
+            self._kept = _read_order(self._folder, number, job_id)
+        return self._kept.order
+
+
+class _Kept(NamedTuple):
+    """An order, and the jobs that have it: none where it is None."""
+
+    launch: str
+    jobs: range
+    order: Order | None
+
+
+def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
     path = folder.join("launches", number, "orders.sqlite")
     if not os.path.exists(path):
         return _slowly(folder, number, job_id)
@@ -290,13 +317,15 @@ def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             is_known = found <= LAUNCH_FORMAT
             row = connection.execute(_FIND, (job_id,)).fetchone() if is_known and 0 <= job_id < 2**63 else None
-        order = None if row is None or job_id > int(row[0]) else _order(json.loads(row[1]))
+        kept = _Kept(number, range(0), None)
+        if row is not None and job_id <= int(row[1]):
+            kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), _order(json.loads(row[2])))
     except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
         why = f"{path} cannot be read ({error}); remove it: launch.json beside it says the same"
         raise UnreadableLaunch(why) from error
     if not is_known:
         raise UnreadableLaunch(str(NewerRecord(path, found, LAUNCH_FORMAT)), is_newer=True)
-    return order
+    return kept
 
 
 def read_record(folder: Folder, number: str) -> dict[str, Any]:
@@ -368,12 +397,14 @@ def planned(record: Mapping[str, Any]) -> dict[int, int]:
     return {job_id: int(first) for first, ids in record["jobs"].items() for job_id in parse_ids(ids)}
 
 
-def _slowly(folder: Folder, number: str, job_id: int) -> Order | None:
+def _slowly(folder: Folder, number: str, job_id: int) -> _Kept:
     """The same from the record, as for launches that were made before there was an index."""
     record = read_record(folder, number)
     try:
-        bodies = (body for first, last, body in _ranges(record) if first <= job_id <= last)
-        return next((_order(json.loads(body)) for body in bodies), None)
+        for first, last, body in _ranges(record):
+            if first <= job_id <= last:
+                return _Kept(number, range(first, last + 1), _order(json.loads(body)))
+        return _Kept(number, range(0), None)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         path = folder.join("launches", number, "launch.json")
         raise JobRefused(
