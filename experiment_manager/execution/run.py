@@ -19,6 +19,7 @@ from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome, supervise
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
+from experiment_manager.store import processes
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, task_in
 from experiment_manager.text import flush, settle, tell, tell_once, tell_traceback
@@ -350,8 +351,10 @@ def _failed_before(folder: Folder, jobs: Sequence[int]) -> set[int]:
 def _fork(
     job_id: int, run: Callable[[int], Outcome], to_requeue: int, variables: Mapping[str, str], handles: Sequence[int]
 ) -> int:
-    """The pid of a process that runs the job; `handles` are ours, and not for it. Raises OSError."""
+    """The pid of a process that runs the job, and is killed when we are; `handles` are ours, and not for it. Raises
+    OSError."""
     flush()
+    die_with_us = processes.dying_with_us()  # the scheduler takes the task for ended when we are
     block()  # until the supervisor hears for itself
     pid = -1
     try:
@@ -363,6 +366,7 @@ def _fork(
         return pid
     status, is_to_end = _FAILED, True
     try:
+        die_with_us()
         signal.set_wakeup_fd(-1)
         for handle in handles:
             os.close(handle)

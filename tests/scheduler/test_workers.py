@@ -16,6 +16,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import hand_to_workers, join
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.store.launches import create_launch, read_launch
+from experiment_manager.store.processes import is_gone
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler, order, wrong
 
@@ -69,6 +70,17 @@ def test_a_worker_that_dies(jobs: Jobs) -> None:
     jobs.wait_for("LOST", "COMPLETED")
     assert {0: ["LOST", "LOST"], 1: ["COMPLETED"]} == jobs.attempts()
     assert [0, 1] == sorted(index for number in (1, 2) if (index := jobs.task(0, number).array_index) is not None)
+
+
+def test_what_kills_a_worker_kills_its_jobs(jobs: Jobs) -> None:
+    """With the process of a task those die that run its jobs at a time: the scheduler takes the task for ended, and
+    others may run the jobs again."""
+    jobs.make(LONG, LONG, workers=1, pack=2).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0) and jobs.has_begun(1))
+    (run,) = FileScheduler()._runs(str(jobs.task(0).array), 0)
+    os.kill(run["pid"], signal.SIGKILL)
+    jobs.wait_until(lambda: all(is_gone(jobs.anchor(job_id)) for job_id in (0, 1)))
+    jobs.wait_for("LOST", "LOST")
 
 
 def test_a_worker_that_is_started_again(jobs: Jobs) -> None:
