@@ -118,7 +118,7 @@ def test_what_is_to_run(home: Program) -> None:
         job_id: end for job_id, end in states.items() if end != ("COMPLETED", None)
     }
     assert 6 == len(home.states())
-    assert "nothing to run" in home.tool("work", "--rerun", "never").stdout
+    assert "the jobs that pass have ended (rerun=never), run, or wait" in home.tool("work", "--rerun", "never").stdout
     assert 1 == home.tool("work").returncode
     assert {"1.1.FAILED", "1.2.FAILED"} < set(home.states())
 
@@ -280,6 +280,9 @@ def test_mistakes(home: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     for option, value in {"n_jobs": 1.5, "max_jobs": "3", "gpus_per_job": "1", "until": 18, "rerun": True}.items():
         with pytest.raises(ExperimentManagerError, match=f"^{option}="):
             experiment.run("runner.py", **{option: value})  # type: ignore[arg-type]
+    for runner in (3, "", ["runner.py"]):
+        with pytest.raises(ExperimentManagerError, match="is neither a script nor a function"):
+            experiment.run(runner)  # type: ignore[arg-type]
     with pytest.raises(ExperimentManagerError, match="print a single job with run_id"):
         experiment.run(experiment.fake_runner)
     monkeypatch.setenv(JOB_VARIABLE, "3")

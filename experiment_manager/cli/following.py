@@ -81,7 +81,7 @@ def work(
         launch = done.launch and done.launch.number
         terminal.print_json({"launch": launch, "jobs": ended, "left": list(done.left)})
     else:
-        for line in _worked(experiment, done):
+        for line in _worked(experiment, done, rerun):
             terminal.say(line)
         for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
             tell(line)
@@ -330,11 +330,12 @@ def _stopped_by_signals() -> Iterator[None]:
         raise typer.Exit(128 + stop.number) from None
 
 
-def _worked(experiment: Experiment, done: Worked) -> Iterator[str]:
+def _worked(experiment: Experiment, done: Worked, rerun: str) -> Iterator[str]:
     """What a worker by hand has done, for people."""
     where = experiment.folder.path
     if done.launch is None:
-        yield f"nothing to run in {where}: the jobs that pass have completed, run, or wait"
+        ended = "ended (rerun=never)" if rerun == "never" else "completed"
+        yield f"nothing to run in {where}: the jobs that pass have {ended}, run, or wait"
         return
     states = f": {done.states}" if done.ran else ""
     yield f"{counted(len(done.ran))} of {where} ran here (launch {done.launch.number}){states}"

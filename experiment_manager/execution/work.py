@@ -161,6 +161,8 @@ def work(
     Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them.
     """
     folder.require()
+    if not (runner is None or callable(runner) or (isinstance(runner, str) and runner)):
+        raise OptionsError(f"runner={runner!r} is neither a script nor a function")
     if JOB_VARIABLE in os.environ:
         raise JobRefused(
             f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not run others; unset "

@@ -35,7 +35,7 @@ from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.states import StateTable
-from experiment_manager.text import tell
+from experiment_manager.text import counted, tell
 
 
 class Configured(Protocol):
@@ -218,7 +218,7 @@ def tell_of_fewer(arrangement: Arrangement) -> None:
     there = sum(array.n_workers or 0 for array in arrangement.arrays)
     if there < asked:
         n_jobs = sum(len(array.jobs) for array in arrangement.arrays)
-        tell(f"{there} workers and not workers={asked}: more would find none of the {n_jobs} jobs to begin with")
+        tell(f"workers={there} and not {asked}: with {counted(n_jobs)}, others would find nothing to begin with")
 
 
 def _write(path: str, text: str) -> None:
