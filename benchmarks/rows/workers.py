@@ -24,7 +24,7 @@ from benchmarks.table import Line, absent, is_installed
 from benchmarks.timing import Failed, Measured, Run, take_turns, timed
 
 N_WORKERS: Final = 2
-TRIAL: Final = 4
+TRIAL: Final = 2
 """So many jobs show whether a peer works here at all."""
 
 JOB, SLEEP_S = PROGRAMS / "short_job.sh", 0.05
@@ -41,8 +41,8 @@ Contestant = Callable[[int], float]
 
 
 def lines(place: Place) -> Iterator[Line]:
-    yield from _of_shell_scripts(place, place.size(1_000, 40))
-    yield from _of_hydra(place, place.size(1_000, 8))
+    yield from _of_shell_scripts(place, place.size(1_000, 20))
+    yield from _of_hydra(place, place.size(1_000, 4))
 
 
 def _of_shell_scripts(place: Place, n_jobs: int) -> Iterator[Line]:
