@@ -408,7 +408,8 @@ HOWS = ("well", "raise", "exit3", "segv", "kill")
 
 
 def test_ends_and_records_are_those_of_spawn(program: Program) -> None:
-    """However a job ends: state, reason, exit code, signal, logs, error and the names of all files are the same."""
+    """However a job ends: state, reason, exit code, signal, logs, error, Hydra's own configuration and the names of all
+    files are the same."""
     sweep_both(program, f"how={','.join(HOWS)}", script="train.py")
     found = []
     for method in METHODS:
@@ -418,6 +419,7 @@ def test_ends_and_records_are_those_of_spawn(program: Program) -> None:
         ]
         files = sorted(str(path.relative_to(asked.experiment)) for path in asked.experiment.rglob("*"))
         logs = [log(asked, job).replace(method, "METHOD") for job in range(5)]
+        logs += [(asked.experiment / "jobs/0/.hydra/hydra.yaml").read_text().replace(method, "METHOD")]
         found.append((asked.states(), kept, logs, files, asked.told("show", "1")["configuration"]))
     spawned, forked = found
     assert ["0.1.COMPLETED", *(f"{job}.1.FAILED" for job in range(1, 5))] == forked[0]

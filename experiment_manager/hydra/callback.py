@@ -114,7 +114,7 @@ def warm_up(arguments: Sequence[str]) -> None:
         with suppress(Exception):  # the job will tell
             parser.parse_override(override)
     with suppress(Exception):
-        private_names.loader_of_nothing().load_configuration(config_name=None, overrides=[], run_mode=RunMode.RUN)
+        private_names.keep_own_configurations([item for item in arguments if item.startswith(("hydra/", "hydra."))])
 
 
 def _with_ours(callbacks: Any) -> type:
