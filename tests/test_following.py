@@ -238,14 +238,18 @@ def test_scripts_for_failed_jobs_alone(mixed: Program) -> None:
 
 
 def test_python_runs_failed_jobs_again(program: Program) -> None:
-    """`Experiment.resubmit` is the twin, and tells what became of each job."""
+    """`Experiment.resubmit` is the twin, and tells what became of each job. What has completed since it was planned
+    does not run again."""
     program.sweep("seed=1,2", "how=unless-again")
     experiment = Experiment.at(program.experiment)
+    planned = experiment.plan_resubmission("1")
     done = experiment.resubmit("1", n_jobs=1)
     assert [(1, 2, "COMPLETED")] == [(ran.job_id, ran.attempt, str(ran.state)) for ran in done.ran]
     assert [0] == experiment.missing_ids()
     with pytest.raises(JobRefused, match=r"job 1 of .* is COMPLETED; name its state"):
         experiment.resubmit("1")
+    with pytest.raises(JobRefused, match=r"^somebody has started job 1 of .* again meanwhile"):
+        experiment.carry_out(planned)
     assert [1] == [ran.job_id for ran in experiment.resubmit("1", state="completed").ran]
     for written in ("seed < 3", {"seed": [1, 2]}, "state:FAILED,COMPLETED"):  # a filter, and no list of ids
         assert (0,) == experiment.plan_resubmission(written).ids == experiment.plan_resubmission(where=written).ids

@@ -19,7 +19,7 @@ from experiment_manager.store.launches import clear_leftovers, create_launch, la
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
-from experiment_manager.text import settings_text
+from experiment_manager.text import noun, settings_text
 
 LAUNCHERS: Final = ("local_pool", "slurm_script", "slurm_submitit")
 
@@ -147,10 +147,16 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     with planning(folder):
         clear_leftovers(folder)
         table = reconciled(folder, is_to_act=True)
-        begun = [job_id for job_id in planned.ids if table.state(job_id) in UNFINISHED]
+        completed = set(planned.states.get(State.COMPLETED, ()))  # these are meant to run again
+        begun = [
+            job_id
+            for job_id in planned.ids
+            if (state := table.state(job_id)) in UNFINISHED or (state is State.COMPLETED and job_id not in completed)
+        ]
         if begun:
             raise JobRefused(
-                f"jobs {format_ids(begun)} of {folder.path} were started again meanwhile; look, and repeat"
+                f"somebody has started {noun(len(begun))} {format_ids(begun)} of {folder.path} again meanwhile; look, "
+                "and repeat"
             )
         if planned.scheduler is not None and planned.options is not None:
             is_newest = planned.launcher.endswith("_script")
