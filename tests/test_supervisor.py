@@ -308,6 +308,9 @@ def test_a_warning_far_from_the_time_limit_is_no_time_limit(
     record = attempt(held, 0, 2)
     assert (reason, None) == (record["reason"], record.get("ask_scheduler"))
     assert bool(max_requeues) == record.get("requeued", False) == ("requeue 7" in (held.home / "asked").read_text())
+    if max_requeues:
+        assert 75 == held.tool("run", "0", "--launch", number, **env).returncode
+        assert "0.3.CANCELLED" in held.states(), "it is started again as often as max_requeues says"
 
 
 def test_attempt_that_somebody_else_ended_publishes_nothing(held: Program) -> None:

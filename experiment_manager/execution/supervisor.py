@@ -19,12 +19,12 @@ from experiment_manager.execution import current_job
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.resources import gpus_of, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
-from experiment_manager.model.records import State, Task
+from experiment_manager.model.records import Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.store import processes as processes_of
 from experiment_manager.store import reserve
-from experiment_manager.store.documents import ERROR, last_line, read_end, read_optional
+from experiment_manager.store.documents import END, ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
@@ -291,11 +291,18 @@ class _Supervision:
         return is_rank and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in own.items())
 
     def _may_requeue(self) -> bool:
-        """Whether the launch lets this job start again after one time limit more."""
+        """Whether the launch lets this job start again after one time limit, or warning by hand, more."""
         limit = self._child.options.get("max_requeues", self._child.options.get("max_num_timeout")) or 0
         earlier = self._states.attempts(self._child.job_id)[: self._number - 1]
         since = [attempt for attempt in earlier if attempt.number >= (self._child.planned or 1)]
-        return self._task is not None and sum(attempt.state is State.TIMEOUT for attempt in since) < limit
+        return self._task is not None and sum(map(self._counts, since)) < limit
+
+    def _counts(self, attempt: Attempt) -> bool:
+        """Whether an earlier attempt was started again for its time limit, or a warning by hand, and not preempted."""
+        if attempt.state is not State.PREEMPTED:
+            return attempt.state is State.TIMEOUT
+        end = read_optional(self._child.folder.of_attempt(attempt.job_id, attempt.number, "attempt"), END)
+        return end.get("reason") == _BY_HAND
 
     def _kill(self, number: int) -> bool:
         """The whole session of the job gets a signal; false when nothing is left of it."""
@@ -439,7 +446,7 @@ class _Supervision:
         if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
             return None
         if self._was_warned_by_hand:
-            return "it left when somebody warned it, long before its time limit"
+            return _BY_HAND
         if state is State.CANCELLED or (state is State.FAKE and self._stopped is not None):
             return "stopped by a signal" if self._asked is None else f"cancelled by {self._asked}"
         if state is State.TIMEOUT and self._is_over_limit:
@@ -467,6 +474,7 @@ class _Supervision:
         return one_line(f"exit code {returncode}" + (f"; {why}" if why else ""))
 
 
+_BY_HAND: Final = "it left when somebody warned it, long before its time limit"
 _REASONS: Final = {
     State.TIMEOUT: "the time limit was reached",
     State.PREEMPTED: "preempted, or requeued by somebody",
