@@ -143,7 +143,10 @@ def _text(options: Mapping[str, Any]) -> str:
 
 
 def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each job array, with the options that are its own."""
+    """A line for each job array, with the options that are its own; or who is there already that runs the jobs."""
+    if arrangement.joined is not None:
+        yield f"handed to {arrangement.joined.words}"
+        return
     yield f"scripts: {len(arrangement.arrays)}"
     for part, (array, record) in enumerate(zip(arrangement.arrays, arrangement.array_records, strict=True), start=1):
         own = {key: value for key, value in record["options"].items() if common.get(key) != value}

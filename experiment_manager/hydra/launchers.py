@@ -251,10 +251,7 @@ class ByScheduler:
     def _join(self, handed: Handed, ids: Sequence[int], joined: Joined) -> None:
         with told_to_the_user():
             hand_to_workers(handed.folder, handed.launch, joined)
-        there = "1 worker of launch {} runs" if joined.n_workers == 1 else "{} workers of launch {} run"
-        there = there.format(*([joined.launch] if joined.n_workers == 1 else [joined.n_workers, joined.launch]))
-        tell(f"{there} or wait, and take these {counted(len(ids))}, too; follow with `experiment-manager status "
-             f"{handed.shown}`")  # fmt: skip
+        tell(f"{counted(len(ids))} handed to {joined.words}; follow with `experiment-manager status {handed.shown}`")
         if self.waits:
             self._wait(handed, ids)
 

@@ -79,6 +79,13 @@ class Joined(NamedTuple):
     slurm_id: str | None  # the scheduler's id of it, as far as that is known
     n_workers: int  # of those that it had, so many wait or run
 
+    @property
+    def words(self) -> str:
+        """Who has the jobs, and under which options, for people."""
+        who = "1 worker" if self.n_workers == 1 else f"{self.n_workers} workers"
+        waits = "waits or runs" if self.n_workers == 1 else "wait or run"
+        return f"{who} of launch {self.launch} that {waits}, under the options of that launch"
+
 
 def join(folder: Folder, scheduler: Scheduler, ids: Sequence[int]) -> Arrangement:
     """The arrangement by which workers that are there already run these jobs, too, under the options that they have.

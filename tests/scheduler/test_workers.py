@@ -141,6 +141,7 @@ def test_jobs_join_workers_that_run(jobs: Jobs) -> None:
     about = {"runner": read_launch(folder, "0001").record["runner"], **arrangement.record}
     launch = create_launch(folder, [Attempt(JobId(number), 1, State.PENDING) for number in (1, 2, 3)], about)
     assert arrangement.joined is not None
+    assert "1 worker of launch 0001 that waits or runs, under the options of that launch" == arrangement.joined.words
     hand_to_workers(folder, launch, arrangement.joined)
     assert {0: "RUNNING", 1: "QUEUED", 2: "QUEUED", 3: "QUEUED"} == jobs.states()
     assert [(array.slurm_id, False)] == [(again.slurm_id, again.is_new) for again in jobs.submit()]
