@@ -137,8 +137,12 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
 
 
 def _left_by_workers(folder: Folder, pending: Iterable[int]) -> dict[tuple[State, str], list[int]]:
-    """Those PENDING jobs, by what people are told, that the newest workers have left because they ended before."""
+    """Those PENDING jobs, by what people are told, that workers have left because they ended before."""
+    found: dict[tuple[State, str], list[int]] = {}
+    unexplained, here = set(pending), f"`experiment-manager work {as_word(folder.path)}`"
     for number in reversed(launch_numbers(folder)):
+        if not unexplained:
+            break
         try:
             launch = read_launch(folder, number)
             submission = Submission(folder, launch, is_to_act=False)
@@ -147,15 +151,13 @@ def _left_by_workers(folder: Folder, pending: Iterable[int]) -> dict[tuple[State
             continue
         arrays = [array for array in launched_arrays(launch) if array.n_workers is not None]
         had = {array.name for array in arrays if submission.array_id(array.name) or sightings.ids(array.name)}
-        jobs = {job_id for array in arrays if array.name in had for job_id in array.jobs}
-        left = [job_id for job_id in pending if job_id in jobs]
+        left = unexplained.intersection(job_id for array in arrays if array.name in had for job_id in array.jobs)
         if left:
-            here = f"`experiment-manager work {as_word(folder.path)}`"
-            why = f"the workers of launch {number} have ended; the same sweep starts others, and {here} runs them here"
-            return {(State.PENDING, why): left}
-        if arrays:
-            break
-    return {}
+            others = "the same sweep, or `submit --workers`, starts others"
+            why = f"the workers of launch {number} have ended; {others}, and {here} runs them here"
+            found[State.PENDING, why] = sorted(left)
+            unexplained -= left
+    return found
 
 
 def live_status(

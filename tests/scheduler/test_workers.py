@@ -46,6 +46,7 @@ def test_what_waits_is_queued(jobs: Jobs) -> None:
     order(jobs, 0, "CANCELLED")
     jobs.wait_for("CANCELLED", "PENDING", "PENDING")
     assert {0: ["CANCELLED"]} == jobs.attempts()
+    jobs.make(workers=1)  # workers that nobody submits change nothing
     (left,) = [trouble for trouble in jobs.experiment.status().troubles if trouble.state is State.PENDING]
     assert ((1, 2), True) == (left.ids, left.reason.startswith("the workers of launch 0001 have ended; "))
     jobs.make()
