@@ -214,9 +214,8 @@ def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:
     scheduler = schedulers.of(launch)
     assert scheduler is not None, "it has workers"
     with writing(folder.path):
-        Submission(folder, launch).note(
-            joined.name, **{f"{scheduler.name}_id": joined.slurm_id}, submitted=float(launch.record["time"])
-        )
+        submission = Submission(folder, launch)
+        submission.note_id(scheduler, joined.name, joined.slurm_id, float(launch.record["time"]))
 
 
 def tell_of_fewer(arrangement: Arrangement) -> None:
