@@ -57,6 +57,10 @@ _MISSES: Final = 8
 _MOST_OF_A_LINE: Final = 800
 """Characters of why a job was refused: in any letters less than a pipe takes at once (PIPE_BUF)."""
 
+_MOST_FAILURES: Final = 10
+_SOON_S: Final = 10.0
+"""A lane takes no more jobs when the first ones have all failed, so many, each within so many seconds."""
+
 _DIED: Final = frozenset({State.RUNNING, State.LOST, State.NODE_FAIL})
 """What a job is that was left by a worker which has died."""
 
@@ -255,6 +259,7 @@ class Lane:
         self._has_permit = permits is None
         self._beginning = beginning
         self._orders = Orders(folder)
+        self._n_failed: int | None = 0  # None: a job has done well here
 
     def run(
         self, goes_on: Callable[[], bool] = lambda: False, *, is_newest: Callable[[], bool] = lambda: True
@@ -289,9 +294,21 @@ class Lane:
             self._left.note(seconds)
             self._note(one, seconds, refused)
             outcome = Outcome(outcome.status or ended.status, ended.is_to_requeue)
-            if ended.is_to_requeue or ended.was_overtaken:
+            if ended.is_to_requeue or ended.was_overtaken or self._only_fails(ended.status, seconds):
                 return outcome
         return outcome
+
+    def _only_fails(self, status: int, seconds: float) -> bool:
+        """Whether nothing has come of all the jobs so far: where the machine or the program is broken, the whole list
+        would be used up in no time."""
+        if self._n_failed is None or status == 0 or seconds > _SOON_S:
+            self._n_failed = None
+            return False
+        self._n_failed += 1
+        if self._n_failed < _MOST_FAILURES:
+            return False
+        tell(f"the first {_MOST_FAILURES} jobs here have failed within seconds, all of them: no other is begun here")
+        return True
 
     def _may_take(self) -> bool:
         """Whether one job more may be taken; a permit for one that somebody else has taken is good for the next."""

@@ -127,6 +127,15 @@ def test_no_job_that_could_not_end(jobs: Jobs) -> None:
     assert {0: "COMPLETED", 1: "PENDING"} == jobs.states()
 
 
+def test_a_broken_machine_does_not_use_up_the_jobs(jobs: Jobs) -> None:
+    """A worker whose first jobs all fail at once takes no more, and says so."""
+    folder = jobs.make(*[{"fails": True}] * 12, workers=1).experiment.folder
+    (array,) = jobs.submit()
+    jobs.wait_for(*["FAILED"] * 10, "PENDING", "PENDING")
+    said = Path(folder.join("launches", "0001", f"{array.slurm_id}_0.log")).read_text()
+    assert "the first 10 jobs here have failed within seconds, all of them" in said
+
+
 def test_jobs_join_workers_that_run(jobs: Jobs) -> None:
     """Jobs of a later launch are QUEUED for workers that are there, run by them, can be cancelled, and are submitted
     with nothing; where no worker waits or runs, they are refused."""
