@@ -30,7 +30,7 @@ def test_a_node_dies_and_comes_back(program: Program, tmp_path: Path) -> None:
         sweep.submit()
     for sweep in sweeps:
         sweep.until_begun(0)
-    (node,) = {sweep.anchor(0)["slurmd_nodename"] for sweep in sweeps}
+    (node,) = {sweep.anchor(0)["task"]["node"] for sweep in sweeps}
     first = {sweep: int(next(started.iterdir()).suffix[1:]) for sweep, started in sweeps.items()}
     kill_slurmd(node)
     wait_until(lambda: queue(watched.slurm_id, unwatched.slurm_id) == ["PENDING", "PENDING"], 60)
@@ -54,4 +54,4 @@ def test_a_node_dies_and_comes_back(program: Program, tmp_path: Path) -> None:
         assert ["0.1.NODE_FAIL", "0.2.COMPLETED"] == sweep.states()
         results = [path.name for path in (sweep.experiment / "jobs/0").glob("result.*")]
         assert ["result.2.json"] == results
-        assert sweep.anchor(0, 2)["slurmd_nodename"] != node
+        assert sweep.anchor(0, 2)["task"]["node"] != node
