@@ -32,7 +32,7 @@ class Table:
 
     def workers(self, n_workers: int) -> list[Iterator[Candidate]]:
         states, planned = cast(States, self), dict(self.left)
-        return [iter(Candidates(states, planned, place, n_workers)) for place in range(n_workers)]
+        return [iter(Candidates(states, "0001", planned, place, n_workers)) for place in range(n_workers)]
 
 
 def end(table: Table, n_workers: int, seconds: Callable[[int], float]) -> float:

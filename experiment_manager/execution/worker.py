@@ -72,7 +72,7 @@ class Candidate(NamedTuple):
 
     job_id: int
     number: int
-    launch: str | None = None  # that it is of, where that has joined the worker's own
+    launch: str  # that it is of: the worker's own, or one that has joined it
 
 
 class Candidates:
@@ -81,17 +81,17 @@ class Candidates:
     def __init__(
         self,
         states: States,
+        launch: str,
         planned: Mapping[int, int],
         place: int,
         n_places: int,
         again: "Again | None" = None,
         *,
-        launch: str | None = None,
         joined: "Callable[[], Sequence[Candidates]]" = tuple,
     ) -> None:
-        """`planned` are the numbers that the launch gave to the first attempts of its jobs; `launch` is its number,
-        where it has joined the worker's own. `again` finds those that have begun and are to be taken again; None: none
-        is. `joined` gives the candidates of launches that have joined since it was asked the last time."""
+        """`planned` are the numbers that the launch gave to the first attempts of its jobs. `again` finds those that
+        have begun and are to be taken again; None: none is. `joined` gives the candidates of launches that have joined
+        since it was asked the last time."""
         self._states, self._planned, self._again = states, planned, again
         self._place, self._n_places = place, n_places
         self._launch, self._joined = launch, joined
@@ -100,8 +100,7 @@ class Candidates:
 
     def __iter__(self) -> Iterator[Candidate]:
         if self._again is not None:
-            found = (one._replace(launch=self._launch) for one in self._again.of_earlier_runs())
-            yield from self._untaken(found)
+            yield from self._untaken(self._again.of_earlier_runs())
         own = list(self._planned.items())[self._place :: self._n_places]
         yield from self._untaken(Candidate(*one, self._launch) for one in own)
         while left := self._left():
@@ -122,8 +121,7 @@ class Candidates:
         unclaimed = (Candidate(one, numbers[one], self._launch) for one in self._states.unclaimed(numbers))
         left = [one for one in unclaimed if one not in self._named]
         if not left and self._again is not None:
-            again = (one._replace(launch=self._launch) for one in self._again.of_ended_workers())
-            left = [one for one in again if one not in self._named]
+            left = [one for one in self._again.of_ended_workers() if one not in self._named]
         return left
 
     def _untaken(self, found: Iterable[Candidate], most_misses: int | None = None) -> Iterator[Candidate]:
@@ -187,7 +185,7 @@ class Again:
                 continue
             is_own = task is not None and task.is_earlier_run_of(self._here)
             if self._may_be_taken(table, last, is_own=is_own):
-                found.append(Candidate(job_id, table.next_number(job_id)))
+                found.append(Candidate(job_id, table.next_number(job_id), self._launch))
         return found
 
     def _may_be_taken(self, table: StateTable, last: Attempt, *, is_own: bool) -> bool:
@@ -243,7 +241,6 @@ class Lane:
     def __init__(
         self,
         folder: Folder,
-        launch: str,
         candidates: Candidates,
         left: TimeLeft,
         *,
@@ -254,7 +251,7 @@ class Lane:
     ) -> None:
         """`is_alone`: no other lane runs jobs beside it. It takes no more jobs than all lanes together have `permits`;
         None: as many as it finds. `note` hears of each job that has ended. `beginning` None: jobs are spawned."""
-        self._folder, self._launch, self._candidates, self._left = folder, launch, candidates, left
+        self._folder, self._candidates, self._left = folder, candidates, left
         self._is_alone, self._permits, self._note = is_alone, permits, note
         self._has_permit = permits is None
         self._beginning = beginning
@@ -277,8 +274,7 @@ class Lane:
                 return outcome._replace(is_to_requeue=goes_on())
             started, refused = time.monotonic(), None
             try:
-                launch = one.launch or self._launch
-                child = prepare(self._folder, one.job_id, launch=launch, is_fake=False, orders=self._orders)
+                child = prepare(self._folder, one.job_id, launch=one.launch, is_fake=False, orders=self._orders)
                 if not self._may_take():
                     return outcome
                 ended = self._run(child._replace(only=one.number), heard, begin)
@@ -394,7 +390,7 @@ class Worker:
 
     @property
     def n_lanes(self) -> int:
-        return self._options.get("pack") or 1
+        return self._array.pack
 
     @property
     def start_method(self) -> str:
@@ -425,7 +421,7 @@ class Worker:
         is_alone = self.n_lanes == 1
         runs = Runs(self.folder, self.launch, f"{self._array.name}_{self._index}", self._here)
         jobs = Lane(
-            *(self.folder, self.launch, candidates, left),
+            *(self.folder, candidates, left),
             is_alone=is_alone,
             note=_tell_of_refused,
             beginning=self._beginning,
@@ -437,15 +433,8 @@ class Worker:
     ) -> Candidates:
         retries = self._options.get("max_retries")
         again = Again(self.folder, launch, planned, self._here, MAX_RETRIES if retries is None else retries)
-        return Candidates(
-            States(self.folder),
-            planned,
-            place,
-            (self._array.n_workers or 1) * self.n_lanes,
-            again,
-            launch=launch,
-            joined=joined,
-        )
+        n_places = (self._array.n_workers or 1) * self.n_lanes
+        return Candidates(States(self.folder), launch, planned, place, n_places, again, joined=joined)
 
     def _joined(self, place: int) -> list[Candidates]:
         """The candidates of launches that have joined this array since this was asked the last time."""
@@ -509,13 +498,11 @@ class LocalWorker:
         """As `Lane.run`."""
         if os.getpid() != self._pid:
             self._end_with_us()
-        candidates = Candidates(States(self._folder), self._planned, lane, self.n_lanes)
+        candidates = Candidates(States(self._folder), self._launch, self._planned, lane, self.n_lanes)
         limit_s = None if self._limit_min is None else self._limit_min * 60
         left = TimeLeft(self._ends_at, limit_s, ends_first_at=self._options.get("until"))
         is_alone = self.n_lanes == 1
-        jobs = Lane(
-            self._folder, self._launch, candidates, left, is_alone=is_alone, permits=self._permits, note=_say_ended
-        )
+        jobs = Lane(self._folder, candidates, left, is_alone=is_alone, permits=self._permits, note=_say_ended)
         return jobs.run()
 
     def _ends_at(self) -> float | None:
@@ -527,13 +514,13 @@ class LocalWorker:
 def ended_in(line: str) -> tuple[Candidate, float, str | None]:
     """What a line of a LocalWorker tells: which job has ended, after how many seconds, and why it was not run, if it
     was not. Raises ValueError for any other line."""
-    job_id, number, seconds, refused = json.loads(line)
-    return Candidate(job_id, number), seconds, refused
+    job_id, number, launch, seconds, refused = json.loads(line)
+    return Candidate(job_id, number, launch), seconds, refused
 
 
 def _say_ended(one: Candidate, seconds: float, error: ExperimentManagerError | None) -> None:
     why = None if error is None else one_line(str(error), _MOST_OF_A_LINE)
-    line = json.dumps([one.job_id, one.number, round(seconds, 3), why], ensure_ascii=False)
+    line = json.dumps([*one, round(seconds, 3), why], ensure_ascii=False)
     with suppress(OSError):  # nobody reads it any more
         os.write(1, f"{line}\n".encode())  # at once, and whole: other lanes write there, too
 

@@ -77,7 +77,11 @@ def arrays(wanted: Iterable[tuple[Options, Sequence[int]]], limits: Limits = USU
             found += _split(options, tasks, limits)
         else:
             n_workers = _n_workers(options.workers, len(ids), total, pack)
-            found.append(_of_workers(options, ids, n_workers, limits))
+            if n_workers > limits.array_size:
+                raise OptionsError(
+                    f"workers={n_workers}: an array has {limits.array_size} tasks here at most; use that many or fewer"
+                )
+            found.append(of_workers(options, ids, n_workers))
     return _throttled(found)
 
 
@@ -90,12 +94,9 @@ def _n_workers(workers: int, n_jobs: int, total: int, pack: int) -> int:
     return min(max(1, round(workers * n_jobs / total)), -(-n_jobs // pack))
 
 
-def _of_workers(options: Options, ids: Sequence[int], n_workers: int, limits: Limits) -> Array:
-    if n_workers > limits.array_size:
-        raise OptionsError(
-            f"workers={n_workers}: an array has {limits.array_size} tasks here at most; use that many or fewer"
-        )
-    tasks = tuple((job_id,) for job_id in ids)
+def of_workers(options: Options, ids: Iterable[int], n_workers: int) -> Array:
+    """The array of so many workers, each of which may take any of these jobs."""
+    tasks = tuple((job_id,) for job_id in sorted(ids))
     return Array(options, tasks, None, is_indexed_by_job=False, n_workers=n_workers)
 
 

@@ -253,8 +253,9 @@ class ActiveTask(NamedTuple):
 def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -> dict[ActiveTask, Sequence[int]]:
     """The tasks that schedulers have, waiting or running, each with its jobs.
 
-    A script that was submitted twice has two tasks for each job; a worker has all jobs that it may take. Raises
-    SchedulerError where one cannot be asked; with `is_needed` false, one that this machine does not reach is left out.
+    A script that was submitted twice has two tasks for each job; a worker has all jobs that it may take, but for those
+    that have ended. Raises SchedulerError where one cannot be asked; with `is_needed` false, one that this machine does
+    not reach is left out.
     """
     launches, users = open_launches(folder, running_records(States(folder), table))
     found: dict[ActiveTask, Sequence[int]] = {}
@@ -265,16 +266,20 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
         for words in filter(None, [why_unasked(scheduler, opened) for opened in launches if opened.scheduler == name]):
             raise SchedulerError(words, words=words)
         arrays = [array for opened in launches if opened.scheduler == name for array in opened.arrays]
-        tasks: dict[str, dict[int, Sequence[int]]] = {}
-        for array in arrays:  # launches that have joined workers have an array of the same name
-            before = tasks.setdefault(array.name, {})
-            before |= {index: [*before.get(index, ()), *jobs] for index, jobs in array.tasks()}
-        of_workers = {array.name for array in arrays if array.n_workers is not None}
+        tasks = {array.name: dict(array.tasks()) for array in arrays if array.n_workers is None}
+        of_workers: dict[str, list[int]] = {}  # by the name of their array, which launches that have joined it share
+        for array in arrays:
+            if array.n_workers is not None:
+                left = (job_id for job_id in array.jobs if table.state(job_id) not in ENDED)
+                of_workers.setdefault(array.name, []).extend(left)
         for row in names_known(scheduler, launches).rows(scheduler.queue(users)):
-            if row.name in tasks and row.phase is not Phase.ENDED:
-                for index in row.indices or ():
-                    task = ActiveTask(name, row.array, index, row.name in of_workers)
-                    found[task] = tasks[row.name].get(index, ())
+            if row.phase is Phase.ENDED:
+                continue
+            for index in row.indices or ():
+                if row.name in of_workers:
+                    found[ActiveTask(name, row.array, index, is_worker=True)] = of_workers[row.name]
+                elif row.name in tasks:
+                    found[ActiveTask(name, row.array, index)] = tasks[row.name].get(index, ())
     return found
 
 

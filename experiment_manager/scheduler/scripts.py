@@ -16,7 +16,7 @@ from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.arrays import Array, arrays
+from experiment_manager.scheduler.arrays import Array, arrays, of_workers
 from experiment_manager.scheduler.protocol import Options, Place, Scheduler, require_line
 from experiment_manager.scheduler.query import ask, open_launches
 from experiment_manager.scheduler.reconcile import reconciled
@@ -98,9 +98,10 @@ def join(folder: Folder, scheduler: Scheduler, ids: Sequence[int]) -> Arrangemen
     for opened in reversed(mine):
         reports = answer.about(opened) or {}
         for array, kept in zip(opened.arrays, of_scheduler(opened.launch.record)["arrays"], strict=True):
-            report, n_active = reports.get(array.name), 0
-            if array.n_workers is not None and report is not None:
-                n_active = sum(report.active(index) is not None for index in array.indices)
+            report = reports.get(array.name)
+            if array.n_workers is None or report is None:
+                continue
+            n_active = sum(report.active(index) is not None for index in array.indices)
             if not n_active:
                 continue
             joins = str(opened.launch.record.get("joins") or opened.launch.number)
@@ -110,10 +111,8 @@ def join(folder: Folder, scheduler: Scheduler, ids: Sequence[int]) -> Arrangemen
             record = {
                 "scheduler": scheduler.name, scheduler.name: {"options": options, "arrays": [own]}, "joins": joins
             }  # fmt: skip
-            made = Array(
-                scheduler.options(kept["options"], where=f"launch {joins} of {folder.path}"),
-                tuple((job_id,) for job_id in sorted(ids)), None, is_indexed_by_job=False, n_workers=array.n_workers,
-            )  # fmt: skip
+            own_options = scheduler.options(kept["options"], where=f"launch {joins} of {folder.path}")
+            made = of_workers(own_options, ids, array.n_workers)
             return Arrangement(scheduler, (made,), record, Joined(joins, array.name, array_id, n_active))
     raise JobRefused(
         f"no worker of {folder.path} waits or runs that these jobs could join; leave hydra.launcher.join out, and "
@@ -203,7 +202,7 @@ def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, i
             for path in stale_scripts(folder, [script_name(part + 1) for part in range(len(paths))]):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
-    tell_of_fewer(arrangement)
+    _tell_of_fewer(arrangement)
     return paths
 
 
@@ -218,7 +217,7 @@ def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:
         submission.note_id(scheduler, joined.name, joined.slurm_id, float(launch.record["time"]))
 
 
-def tell_of_fewer(arrangement: Arrangement) -> None:
+def _tell_of_fewer(arrangement: Arrangement) -> None:
     """People are told where fewer workers are enough than they have asked for."""
     asked = max((array.options.workers or 0 for array in arrangement.arrays), default=0)
     there = sum(array.n_workers or 0 for array in arrangement.arrays)

@@ -1,6 +1,6 @@
 """The submission of a launch: each of its job arrays once, so that it may be interrupted anywhere and typed again.
 
-launches/0001/launch.json        "slurm": {"arrays": [{name, script, jobs, pack, indexed, throttle, after, options}]}
+launches/0001/launch.json        "slurm": {"arrays": [{name, script, jobs, pack, workers, indexed, after, options}]}
 launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}},
                                  with "cluster", where it is not the usual one
 launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand

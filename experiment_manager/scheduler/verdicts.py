@@ -184,12 +184,11 @@ class _Decision:
 
     def _waits_for_workers(self, array: LaunchedArray, report: ArrayReport | None) -> str | None:
         """Why jobs that have not begun wait for the workers of an array; None: there is none that could take them."""
-        submitted = next(filter(None, (self._submitted_at(array, index) is not None for index in array.indices)), None)
         rows = [] if report is None else [row for index in array.indices if (row := report.active(index)) is not None]
         if rows:
             self._is_open = True
             return _of_workers(rows)
-        if submitted is None:
+        if all(self._submitted_at(array, index) is None for index in array.indices):
             self._is_open = True  # nobody has submitted them yet
             return None
         if report is None or not (report.knows_anything() or self._launch.is_ours):
