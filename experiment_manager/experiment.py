@@ -505,12 +505,13 @@ class Experiment:
         return metrics_frame(self.folder, self._select(where, table).jobs, table(), self.variables)
 
     def missing_ids(self, where: Any = None) -> list[int]:
-        """The jobs without a result, which are those that have not completed; of those that may run, by default."""
+        """The jobs without a result, which are those that are not done, COMPLETED or PRUNED; of those that may run, by
+        default."""
         table = cache(self.states)
         if where is None and has_selection(self.folder):
             where = [self.get_filtered_ids()]
         jobs = self._select(where, table).jobs
-        return [int(job.id) for job in jobs if table().completed(job.id) is None]
+        return [int(job.id) for job in jobs if table().done(job.id) is None]
 
     def log_paths(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> list[str]:
         """The logs of an attempt, by default of the last one: one file, or one for each rank.

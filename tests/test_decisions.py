@@ -23,6 +23,7 @@ from experiment_manager.model.records import ENDED, UNFINISHED, State
         (State.PREEMPTED, True, False, True),
         (State.NODE_FAIL, True, False, True),
         (State.LOST, True, False, True),
+        (State.PRUNED, False, False, True),
         (State.FAKE, True, False, True),
     ],
 )
@@ -52,8 +53,9 @@ def ending(
     warned: bool = False,
     oom: bool = False,
     fake: bool = False,
+    pruned: bool = False,
 ) -> Ending:
-    return Ending(returncode, result, stopped, warned, oom, fake)
+    return Ending(returncode, result, stopped, warned, oom, fake, was_pruned=pruned)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,12 @@ def ending(
         (ending(-10), State.FAILED),
         (ending(-11, warned=True), State.FAILED),
         (ending(-11), State.FAILED),
+        (ending(0, pruned=True), State.PRUNED),
+        (ending(0, pruned=True, result=True), State.PRUNED),
+        (ending(0, pruned=True, stopped=State.PREEMPTED), State.PRUNED),
+        (ending(0, pruned=True, warned=True), State.PRUNED),
+        (ending(1, pruned=True), State.FAILED),
+        (ending(-15, pruned=True, stopped=State.CANCELLED), State.CANCELLED),
     ],
 )
 def test_how_an_attempt_ended(seen: Ending, state: State) -> None:
@@ -94,6 +102,7 @@ def test_how_an_attempt_ended(seen: Ending, state: State) -> None:
     [
         (ending(0, fake=True), State.FAKE),
         (ending(0, result=True, fake=True), State.FAKE),
+        (ending(0, pruned=True, fake=True), State.FAKE),
         (ending(3, fake=True), State.FAKE),
         (ending(-9, oom=True, fake=True), State.FAKE),
         (ending(0, stopped=State.CANCELLED, fake=True), State.FAKE),

@@ -187,7 +187,8 @@ def test_an_end_that_only_a_newer_version_can_tell(
         [sys.executable, "-c", f"{code}States(Folder.at(sys.argv[1])).claim(0, {{}})", folder.path], check=True
     )
     path = Path(folder.of_attempt(0, 1, kind))
-    path.write_text('{"format": 2, "value": 1.5}')
+    written = f'{{"format": {NEWEST[kind] + 1}, "value": 1.5}}'
+    path.write_text(written)
     assert 3 == main(["status", folder.path])
     said = capsys.readouterr()
     assert "RUNNING" in said.out
@@ -197,7 +198,7 @@ def test_an_end_that_only_a_newer_version_can_tell(
     with pytest.raises(ValueError, match=r"job 0 is not run again, since it may have completed: .*update it: pip"):
         experiment.run_id(0, lambda job_id, *_: ran.append(job_id))
     assert ([], ["0.1", "0.1.RUNNING"]) == (ran, sorted(os.listdir(folder.states)))
-    assert '{"format": 2, "value": 1.5}' == path.read_text()
+    assert written == path.read_text()
 
 
 def test_what_a_job_of_a_newer_version_left(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import JobRefused
-from experiment_manager.model.records import ENDED, Attempt, JobId, State
+from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State
 from experiment_manager.store import processes
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
@@ -399,7 +399,7 @@ def test_planned_job_that_runs_is_refused(states: States) -> None:
             states.claim(7, {"launch": launch}, planned=planned)
 
 
-@pytest.mark.parametrize("state", sorted(ENDED - {State.COMPLETED}))
+@pytest.mark.parametrize("state", sorted(ENDED - ENDED_WELL))
 def test_requeued_job_of_the_same_launch_runs(states: States, state: State) -> None:
     """SLURM starts a job of the same launch again (a requeue): it gets the next attempt."""
     states.claim(7, {"launch": "0001"}, planned=1)

@@ -19,7 +19,7 @@ from experiment_manager.execution.resubmit import Resubmission, Resubmitted
 from experiment_manager.execution.work import Worked
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened
-from experiment_manager.model.records import State
+from experiment_manager.model.records import ENDED_WELL, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.scripts import how_to_submit
 from experiment_manager.scheduler.submission import newest_launch, test_only
@@ -85,7 +85,7 @@ def work(
             terminal.say(line)
         for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
             tell(line)
-    if any(ran.state is not State.COMPLETED for ran in done.ran):
+    if any(ran.state not in ENDED_WELL for ran in done.ran):
         raise typer.Exit(1)
 
 
@@ -275,7 +275,7 @@ def resubmit(
         _tell(experiment, done)
         for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
             tell(line)
-    if any(ran.state is not State.COMPLETED for ran in done.ran):
+    if any(ran.state not in ENDED_WELL for ran in done.ran):
         raise typer.Exit(1)
 
 
@@ -344,7 +344,7 @@ def _worked(experiment: Experiment, done: Worked, rerun: str) -> Iterator[str]:
     if done.left:
         why = _why_left(done, done.launch.record["options"])
         yield f"{counted(len(done.left))} left{f' ({why})' if why else ''}: {shortened(format_ids(done.left))}"
-    if bad := [ran.job_id for ran in done.ran if ran.state is not State.COMPLETED]:
+    if bad := [ran.job_id for ran in done.ran if ran.state not in ENDED_WELL]:
         show = f"experiment-manager show {as_word(where)} {bad[0]}"
         yield f"the same command runs again what did not complete, and `{show}` tells why the first one did not"
 

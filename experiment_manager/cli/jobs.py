@@ -22,7 +22,7 @@ from experiment_manager.experiment import Experiment, counts_of, find_experiment
 from experiment_manager.model import codec, filters
 from experiment_manager.model.estimate import Estimate, hours_text
 from experiment_manager.model.ids import format_ids, shortened, which
-from experiment_manager.model.records import State
+from experiment_manager.model.records import ENDED_WELL, State
 from experiment_manager.text import as_word, counted, harmless, names_in, one_line, settings_text, tell
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
@@ -46,7 +46,10 @@ def status(
     every: Annotated[bool, typer.Option("--all", help="A row for every job, not for those alone that run.")] = False,
     group_by: Annotated[str | None, typer.Option(help="Count the states by these variables: algorithm,nn")] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return when no job waits or runs: with 0 when all that may run completed.")
+        bool,
+        typer.Option(
+            "--wait", help="Return when no job waits or runs: with 0 when all that may run are COMPLETED or PRUNED."
+        ),
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="As --wait, and show it again and again meanwhile.")] = False,
     json: Json = False,
@@ -65,7 +68,8 @@ def status(
     if found.foreign:
         names = ", ".join(found.foreign[:5]) + (", ..." if len(found.foreign) > 5 else "")
         tell(f"skipped in {found.path}, not ours: {names}")
-    if (wait or watch) and not set(experiment.get_filtered_ids()) <= set(found.ids.get(State.COMPLETED, ())):
+    done = {job_id for state in ENDED_WELL for job_id in found.ids.get(state, ())}
+    if (wait or watch) and not set(experiment.get_filtered_ids()) <= done:
         raise typer.Exit(1)
 
 
@@ -329,7 +333,7 @@ def _launched(attempt: Mapping[str, Any]) -> str:
 def _show_trouble(attempt: Mapping[str, Any]) -> None:
     """Prints the traceback of an attempt that ended badly, or the end of its log."""
     is_good = attempt["state"] is State.FAKE and not attempt["reason"]
-    if is_good or attempt["state"] in (State.COMPLETED, State.RUNNING):
+    if is_good or attempt["state"] in (*ENDED_WELL, State.RUNNING):
         return
     if attempt["traceback"]:
         terminal.say(terminal.indented(attempt["traceback"]))

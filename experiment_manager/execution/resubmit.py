@@ -9,7 +9,7 @@ from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job, 
 from experiment_manager.execution.work import last_runner
 from experiment_manager.execution.worker import BY_HAND
 from experiment_manager.model.ids import format_ids, which
-from experiment_manager.model.records import ENDED_BADLY, UNFINISHED, Attempt, Job, JobId, Launch, State
+from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, UNFINISHED, Attempt, Job, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Options, Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
@@ -147,11 +147,13 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     with planning(folder):
         clear_leftovers(folder)
         table = reconciled(folder, is_to_act=True)
-        completed = set(planned.states.get(State.COMPLETED, ()))  # these are meant to run again
+        done = {
+            job_id for state in ENDED_WELL for job_id in planned.states.get(state, ())
+        }  # these are meant to run again
         begun = [
             job_id
             for job_id in planned.ids
-            if (state := table.state(job_id)) in UNFINISHED or (state is State.COMPLETED and job_id not in completed)
+            if (state := table.state(job_id)) in UNFINISHED or (state in ENDED_WELL and job_id not in done)
         ]
         if begun:
             raise JobRefused(

@@ -17,7 +17,7 @@ from experiment_manager.execution import resources
 from experiment_manager.execution.child import BecomesJob, Child, own_temporary_folder, prepare
 from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome, supervise
-from experiment_manager.model.records import State
+from experiment_manager.model.records import ENDED_WELL, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.layout import Folder
@@ -344,7 +344,7 @@ def _failed_before(folder: Folder, jobs: Sequence[int]) -> set[int]:
         before = task_in(states.record(job_id, attempts[-1].number)) if attempts else None
         if before is not None and before.is_earlier_run_of(here):
             last[job_id] = attempts[-1].state
-    is_for_others = any(state not in (State.COMPLETED, *_BY_THEMSELVES) for state in last.values())
+    is_for_others = any(state not in (*ENDED_WELL, *_BY_THEMSELVES) for state in last.values())
     return {job_id for job_id, state in last.items() if is_for_others and state in _BY_THEMSELVES}
 
 

@@ -19,7 +19,7 @@ from experiment_manager.execution import current_job
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.resources import gpus_of, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
-from experiment_manager.model.records import Attempt, State, Task
+from experiment_manager.model.records import ENDED_WELL, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.store import processes as processes_of
@@ -372,7 +372,7 @@ class _Supervision:
         }
         if not self._publish(state, record):
             return self._incomplete()._replace(was_overtaken=True)
-        is_done = state in (State.COMPLETED, State.FAKE)
+        is_done = state in (*ENDED_WELL, State.FAKE)
         return Outcome(policy.exit_status(returncode) or (0 if is_done else policy.INCOMPLETE), is_to_requeue)
 
     def _peak_memory(self, largest: int) -> int:

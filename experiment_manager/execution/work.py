@@ -35,7 +35,7 @@ from experiment_manager.execution.pool import (
 from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.execution.worker import BY_HAND, Candidate, ended_in
 from experiment_manager.model import policy
-from experiment_manager.model.records import Attempt, JobId, Launch, State
+from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, Launch, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, runner_of
 from experiment_manager.store.documents import END, read_optional
@@ -258,7 +258,7 @@ class _Following:
         if interrupts.first is not None:
             raise Interrupted(interrupts.first, ran)
         left = [job_id for job_id, number in self._planned.items() if table.next_number(job_id) <= number]
-        if status and left and all(end.state is State.COMPLETED for end in ran):  # it is not the status of a job
+        if status and left and all(end.state in ENDED_WELL for end in ran):  # it is not the status of a job
             raise ExperimentManagerError(
                 f"launch {self._launch.number} of {self._folder.path}: its worker has ended with {status} before "
                 f"{counted(len(left))} had begun; the same command goes on"
@@ -322,7 +322,7 @@ class _Following:
         """Of what nobody has told: the process of a job was killed, or the job ended as we did."""
         for job_id, number in self._planned.items():
             last = table.last(job_id)
-            if job_id in self._ran or last.number != number or last.state is State.COMPLETED:
+            if job_id in self._ran or last.number != number or last.state in ENDED_WELL:
                 continue
             record = self._states.record(job_id, number)
             if record.get("launch") == self._launch.number:

@@ -39,7 +39,7 @@ from experiment_manager.hydra.entry import passing_interpreter
 from experiment_manager.model import codec
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.policy import REFUSED
-from experiment_manager.model.records import Attempt, Job, Launch, State
+from experiment_manager.model.records import ENDED_WELL, Attempt, Job, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import wait_for
 from experiment_manager.scheduler.scripts import (
@@ -410,7 +410,7 @@ def _value(folder: Folder, last: Attempt) -> tuple[Any, JobFailed | None]:
     if number == 0:
         return None, JobFailed(f"job {job_id} of {folder.path} has not begun; the lines above say why")
     result = read_result(folder, job_id, number)
-    if last.state is State.COMPLETED and not result.refused:
+    if last.state in ENDED_WELL and not result.refused:
         return result.value, None
     error = read_optional(folder.of_attempt(job_id, number, "error"), ERROR).get("traceback", "")
     reason = read_optional(folder.of_attempt(job_id, number, "attempt"), END).get("reason")

@@ -4,12 +4,15 @@ Hydra has not imported itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_store import ConfigStore
 
 from experiment_manager.errors import ExperimentManagerError, GridError
 from experiment_manager.scheduler.slurm.options import SlurmOptions, valid_options
+
+if TYPE_CHECKING:
+    from experiment_manager.model.pruning import Pruner
 
 _PLUGINS = "hydra_plugins.hydra_experiment_manager"
 _PROVIDER = "experiment_manager"
@@ -34,6 +37,9 @@ class SweeperConf:
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
     repeat: int | None = None  # each combination so many times, told apart by the variable `repeat`
     max_batch_size: int | None = None
+    pruner: Any = None  # ends jobs early that do worse than others: asha, hyperband, median, patient, or {name: ...}
+    metric: Any = None  # by which: the name of a logged metric, or {name, take: last|best}
+    direction: str | None = None  # which of its values are better: minimize, maximize
     dry_run: bool = False  # tell what the sweep would do, and do nothing
 
 
@@ -52,7 +58,19 @@ class Options(NamedTuple):
     on_change: str
     on_drift: str
     repeat: int | None
+    pruner: Any
+    metric: Any
+    direction: str | None
     dry_run: bool
+
+    @property
+    def pruning(self) -> "Pruner | None":
+        """What ends jobs early; None: they run to their end. Raises OptionsError."""
+        if self.pruner is self.metric is self.direction is None:
+            return None
+        from experiment_manager.model import pruning
+
+        return pruning.checked(self.pruner, self.metric, self.direction, where="hydra.sweeper.")
 
     def check(self) -> "Options":
         """The same options. Raises ExperimentManagerError naming the one that is wrong."""
@@ -71,6 +89,7 @@ class Options(NamedTuple):
             raise ExperimentManagerError(f"hydra.sweeper.sample={self.sample} selects nothing; use 1 or more, or null")
         if self.repeat is not None and (isinstance(self.repeat, bool) or self.repeat < 1):
             raise ExperimentManagerError(f"hydra.sweeper.repeat={self.repeat} runs nothing; use 1 or more, or null")
+        _ = self.pruning
         for group in self.zip:
             if isinstance(group, str) or not isinstance(group, Sequence):
                 raise GridError(f"hydra.sweeper.zip has {group!r}; it is a list of groups: [[lr, batch_size]]")

@@ -27,7 +27,7 @@ from experiment_manager.hydra.dry_run import dry_run, told, warnings
 from experiment_manager.hydra.launchers import ByScheduler, Handed, Here, Returns, about, sweeping, told_to_the_user
 from experiment_manager.hydra.plan import Asked, Plan, asked
 from experiment_manager.hydra.schema import Options
-from experiment_manager.model.records import UNFINISHED, Launch, State
+from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import appearing
@@ -209,7 +209,7 @@ def _conclude(plan: Plan) -> None:
     completed = [job_id for job_id, state in ended.items() if state is State.COMPLETED]
     for line in sentences(result_warnings(plan.folder, completed, table)):
         tell(line)
-    bad = [job_id for job_id, state in ended.items() if state is not State.COMPLETED]
+    bad = [job_id for job_id, state in ended.items() if state not in ENDED_WELL]
     if not bad:
         return
     counts = ", ".join(f"{count} {state}" for state, count in Counter(ended[job_id] for job_id in bad).items())

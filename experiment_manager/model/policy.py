@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import OptionsError
-from experiment_manager.model.records import UNFINISHED, State
+from experiment_manager.model.records import ENDED_WELL, UNFINISHED, State
 
 RERUN: Final = ("failed", "never", "always")
 ON_CHANGE: Final = ("error", "new")
@@ -34,13 +34,13 @@ def to_run(states: Mapping[int, State], ids: Iterable[int], rerun: str) -> list[
     """Of the selected jobs those that are run now.
 
     PENDING jobs always, jobs that somebody has in hand never; of the ended ones, `failed` takes all that ended
-    otherwise than COMPLETED, `always` takes all, `never` none.
+    otherwise than COMPLETED or PRUNED, `always` takes all, `never` none.
     """
     chosen = []
     for job_id in ids:
         state = states.get(job_id, State.PENDING)
         has_ended = state not in UNFINISHED
-        is_again = rerun == "always" or (rerun == "failed" and state is not State.COMPLETED)
+        is_again = rerun == "always" or (rerun == "failed" and state not in ENDED_WELL)
         if state is State.PENDING or (has_ended and is_again):
             chosen.append(job_id)
     return chosen
@@ -63,6 +63,7 @@ class Ending(NamedTuple):
     is_fake: bool
     needs_result: bool = False  # exit 0 alone is no success
     has_trouble: bool = False  # it left an error and no result, or a result that cannot be read back
+    was_pruned: bool = False  # it was told that it does worse than others, and has not gone on
 
 
 def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
@@ -80,7 +81,8 @@ def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
 
 
 def ended_state(ending: Ending) -> State:
-    """The state to record. Exit 0 after a warning or a stop is a success only when the result is there.
+    """The state to record. Exit 0 after a warning or a stop is a success only when the result is there; of a job that
+    was pruned it says that it has left for that, with a result or without one.
 
     A dry pass is one whatever its end: the job is what it was before.
     """
@@ -88,6 +90,8 @@ def ended_state(ending: Ending) -> State:
         return State.FAKE
     interrupted = ending.stopped is not None or ending.was_warned
     is_well = ending.returncode == 0 and not ending.has_trouble
+    if is_well and ending.was_pruned:
+        return State.PRUNED
     if is_well and (ending.has_result or not (interrupted or ending.needs_result)):
         return State.COMPLETED
     if ending.returncode != 0 and ending.out_of_memory:

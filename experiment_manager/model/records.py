@@ -13,7 +13,7 @@ JobId = NewType("JobId", int)
 
 
 class State(StrEnum):
-    """The state of an attempt. SLURM's names, and QUEUED, LOST and FAKE, which are ours."""
+    """The state of an attempt. SLURM's names, and QUEUED, LOST, PRUNED and FAKE, which are ours."""
 
     PENDING = "PENDING"  # not handed over yet
     QUEUED = "QUEUED"  # SLURM has it, it has not begun
@@ -26,12 +26,16 @@ class State(StrEnum):
     PREEMPTED = "PREEMPTED"
     NODE_FAIL = "NODE_FAIL"
     LOST = "LOST"  # it began, nothing runs it any more, nobody knows why
+    PRUNED = "PRUNED"  # it did worse than others, was told so, and left: done, with a result of a shorter course
     FAKE = "FAKE"  # a dry pass has ended, well or not: nothing was computed, so it must never count as COMPLETED
 
 
 UNFINISHED = frozenset({State.PENDING, State.QUEUED, State.RUNNING})
 ENDED = frozenset(State) - UNFINISHED
-ENDED_BADLY = ENDED - {State.COMPLETED, State.FAKE}
+ENDED_WELL = frozenset({State.COMPLETED, State.PRUNED})
+"""States of a job that is done: it runs again only for somebody who says so."""
+
+ENDED_BADLY = ENDED - ENDED_WELL - {State.FAKE}
 """States that a person wants to hear about: the attempt ended and left no result to trust."""
 
 

@@ -83,7 +83,7 @@ function showRows() {
 }
 
 function family(state) {
-  const known = { COMPLETED: "good", RUNNING: "running", PENDING: "waiting", QUEUED: "waiting", FAKE: "waiting" };
+  const known = { COMPLETED: "good", RUNNING: "running", PENDING: "waiting", QUEUED: "waiting", FAKE: "waiting", PRUNED: "pruned" };
   return known[state] ?? "bad";
 }
 

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from experiment_manager.store.states import StateTable
 
 
-_FAMILIES = {"COMPLETED": "good", "RUNNING": "running", "QUEUED": "waiting", "PENDING": "waiting", "FAKE": "waiting"}
+_FAMILIES = {
+    "COMPLETED": "good",
+    "PRUNED": "pruned",
+    "RUNNING": "running",
+    "QUEUED": "waiting",
+    "PENDING": "waiting",
+    "FAKE": "waiting",
+}
 
 
 def require_extra() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import SchedulerError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import ENDED, JobId, Launch, State, task_name
+from experiment_manager.model.records import ENDED, ENDED_WELL, JobId, Launch, State, task_name
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Phase
 from experiment_manager.scheduler.query import (
@@ -336,7 +336,7 @@ def _has_ended(table: StateTable, job_id: int, planned: int, *, is_truth: bool) 
     last = table.last(job_id)
     if last.number < planned or last.state not in ENDED:
         return False
-    return is_truth or last.state is State.COMPLETED
+    return is_truth or last.state in ENDED_WELL
 
 
 def _tell(folder: Folder, table: StateTable, job_id: int, lines: JobLines, text: str, seconds: float) -> None:

@@ -10,7 +10,7 @@ what they were. What the scheduler has no more, while its history does not answe
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.model.records import Attempt, JobId, State, Task
+from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.query import ArrayReport
 from experiment_manager.scheduler.submission import LaunchedArray
@@ -160,7 +160,7 @@ class _Decision:
             self._not_begun(array, index, job_id, report)
         elif last.state is State.RUNNING:
             self._counts_as_running(array, index, job_id, last.number, report)
-        elif last.state is not State.COMPLETED:
+        elif last.state not in ENDED_WELL:
             self._ended(array, index, job_id, last, report)
 
     def _decide_of_workers(self, array: LaunchedArray, report: ArrayReport | None) -> None:
@@ -172,7 +172,7 @@ class _Decision:
                 if waits is not None:
                     self._found.append(Waits(job_id, waits))
                 continue
-            if last.state is State.COMPLETED or (last.state not in (State.RUNNING, *_MAY_COME_BACK)):
+            if last.state not in (State.RUNNING, *_MAY_COME_BACK):
                 continue
             anchor = self._disk.anchor(job_id, last.number)
             task = task_in(anchor)

@@ -94,7 +94,7 @@ NAME: Final = Kind("name of a file", lambda value: isinstance(value, str) and os
 
 LAUNCH_FORMAT: Final = 2  # of records that need it: see `launches.needed_format`
 SUBMISSION_FORMAT: Final = 1
-END_FORMAT: Final = 1
+END_FORMAT: Final = 2  # of records that need it: see `endings.needed_format`
 RESULT_FORMAT: Final = 1
 SELECTION_FORMAT: Final = 1
 

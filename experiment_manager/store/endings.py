@@ -18,7 +18,6 @@ from experiment_manager.model.records import State
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import (
     END,
-    END_FORMAT,
     MOST_RESULT_BYTES,
     REQUEST,
     RESULT,
@@ -33,8 +32,21 @@ from experiment_manager.text import tell_once
 _UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
 _OF_NEWER_FORMAT: Final = "of a newer format"
 _UNTOLD: Final = {"type": "OSError", "message": "what it left could not be written: the disk was full, or had failed"}
+_SINCE: Final = {State.PRUNED: 2}
+"""The states that not every version knows, and the first format of which a reader knows it; all others are of 1."""
+
 LOOKS: Final = "looks_for_requests"
 """In an anchor: every how many seconds the process looks."""
+
+
+def needed_format(state: State | None) -> int:
+    """The least format that keeps off those versions which do not know the state: its name in `states/` tells them
+    nothing, and they would take the attempt for one that nothing runs any more.
+
+    >>> needed_format(State.COMPLETED), needed_format(State.PRUNED)
+    (1, 2)
+    """
+    return 1 if state is None else _SINCE.get(state, 1)
 
 
 class Ending(NamedTuple):
@@ -57,7 +69,7 @@ class Endings:
         kept = {"result": reserve.keep(result, _UNTOLD)}
         try:
             kept["attempt"] = reserve.keep(
-                record, {"reason": _UNWRITTEN, "start": start, "stopped": False, "format": END_FORMAT}
+                record, {"reason": _UNWRITTEN, "start": start, "stopped": False, "format": 1}
             )
         except OSError:
             self.discard(kept)
@@ -93,7 +105,7 @@ class Endings:
 
     def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
         """The attempt was told to stop: for whoever finds it without an end, see `found`."""
-        body = {"reason": _UNWRITTEN, **about, "stopped": True, "format": END_FORMAT}
+        body = {"reason": _UNWRITTEN, **about, "stopped": True, "format": 1}
         reserve.note(self._folder.of_attempt(job_id, attempt, "attempt"), body)
 
     def write(
@@ -101,7 +113,7 @@ class Endings:
     ) -> None:
         """The record is on disk, or people are told, once, why it is not: this never raises for the sake of a disk."""
         path = self._folder.of_attempt(job_id, attempt, "attempt")
-        body = {"state": state, **record, "format": END_FORMAT}
+        body = {"state": state, **record, "format": needed_format(state)}
         try:
             self._folder.make(self._folder.job(job_id))
             if not for_good:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, NewerRecord, Unwritten
-from experiment_manager.model.records import ENDED, ENDED_BADLY, Attempt, JobId, State, Task
+from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.store import processes
 from experiment_manager.store.documents import ANCHOR, END, read_optional
 from experiment_manager.store.endings import Endings, withdraw
@@ -119,6 +119,12 @@ class StateTable(NamedTuple):
         """The number of the newest attempt that completed; None when there is none."""
         numbers = self.attempts.get(JobId(job_id), {})
         return max((number for number, state in numbers.items() if state is State.COMPLETED), default=None)
+
+    def done(self, job_id: int) -> int | None:
+        """The number of the newest attempt with which the job was done: it completed, or it was pruned; None when there
+        is none."""
+        numbers = self.attempts.get(JobId(job_id), {})
+        return max((number for number, state in numbers.items() if state in ENDED_WELL), default=None)
 
     def state(self, job_id: int) -> State:
         return self.last(job_id).state
@@ -350,10 +356,10 @@ class States:
         if last.state is State.RUNNING:
             self._clear_the_way(job_id, last.number, about)
             attempts[-1] = last = last._replace(state=self.state(job_id, last.number))
-            if last.state is State.COMPLETED:
+            if last.state in ENDED_WELL:
                 raise AlreadyCompleted(
-                    f"job {job_id} turns out to be completed: attempt {last.number} had left its result before its "
-                    "supervisor was killed; whoever runs the job from now on, runs it again",
+                    f"job {job_id} turns out to be {last.state.lower()}: attempt {last.number} had left its result "
+                    "before its supervisor was killed; whoever runs the job from now on, runs it again",
                     is_news=True,
                 )
         if planned is not None:
@@ -362,13 +368,13 @@ class States:
 
     def _refuse_ended(self, since: Attempt | None, about: Mapping[str, Any]) -> None:
         """Raise JobRefused unless a job is still to be run by a launch, after what became of it `since`."""
-        if since is None or (since.state is not State.COMPLETED and since.state not in ENDED_BADLY):
+        if since is None or since.state is State.FAKE or since.state not in ENDED:
             return
         job_id, number, state = since
         launch, ours = self.record(job_id, number).get("launch"), about.get("launch")
-        if state is State.COMPLETED:
+        if state in ENDED_WELL:
             raise AlreadyCompleted(
-                f"job {job_id} has been completed since launch {ours} was planned: attempt {number}, "
+                f"job {job_id} has been {state.lower()} since launch {ours} was planned: attempt {number}, "
                 f"{f'launch {launch}' if launch else 'by hand'}"
             )
         if launch is not None and launch != ours:

@@ -17,7 +17,7 @@ from tests.faults.scenarios import FOLDER, verb
 
 _STATE: Final = re.compile(r"(\d+)\.(\d+)(?:\.([A-Z_]+))?\Z")
 _ENDED: Final = frozenset(
-    {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL", "LOST", "FAKE"}
+    {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL", "LOST", "PRUNED", "FAKE"}
 )
 
 
