@@ -13,7 +13,6 @@ import pytest
 from experiment_manager.cli.main import main
 from experiment_manager.errors import UnreadableLaunch
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.submission import Submission
 from experiment_manager.store import documents
 from experiment_manager.store.documents import content
 from experiment_manager.store.endings import Endings
@@ -21,6 +20,7 @@ from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.results import write_result
 from experiment_manager.store.states import States
+from experiment_manager.store.submissions import Submission
 from tests.conftest import Program, ProgramAfter, files_below
 
 SWEEP = ("seed=1,2,3", "hydra/launcher=slurm_script")

@@ -15,7 +15,6 @@ from experiment_manager.scheduler.protocol import Limits
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submission import (
     LaunchedArray,
-    Submission,
     launched_arrays,
     records,
     script_name,
@@ -25,6 +24,7 @@ from experiment_manager.scheduler.submission import (
 )
 from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.submissions import Submission
 
 
 def array(*jobs: int, pack: int = 1, by_job: bool = False) -> LaunchedArray:

@@ -21,7 +21,7 @@ from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_BADLY, Attempt, Counts, Job, JobId, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.submission import Sightings, Submission, launched_arrays
+from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import number_in
@@ -37,6 +37,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
 from experiment_manager.store.states import States, StateTable, node_of
+from experiment_manager.store.submissions import Sightings, Submission
 from experiment_manager.text import as_word, one_line, skipped
 
 MOST_REASONS: Final = 200

@@ -22,11 +22,12 @@ from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Job, Launch, State
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
-from experiment_manager.scheduler.submission import Submission, launched_arrays
+from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.launches import launch_numbers, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable
+from experiment_manager.store.submissions import Submission
 from experiment_manager.text import settings_text, skipped
 
 MOST_GROUPS: Final = 24

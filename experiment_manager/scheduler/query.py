@@ -25,8 +25,6 @@ from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Schedule
 from experiment_manager.scheduler.submission import (
     ArrayNames,
     LaunchedArray,
-    Sightings,
-    Submission,
     launched_arrays,
     script_paths,
     without_history,
@@ -40,6 +38,7 @@ from experiment_manager.store.launches import (
 )
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, scheduler_in, task_in
+from experiment_manager.store.submissions import Sightings, Submission
 from experiment_manager.text import skipped, tell
 
 

@@ -21,7 +21,6 @@ from experiment_manager.scheduler.protocol import Options, Place, Scheduler, req
 from experiment_manager.scheduler.query import ask, open_launches
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import (
-    Submission,
     launched_arrays,
     newest_launch,
     records,
@@ -35,6 +34,7 @@ from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.states import StateTable
+from experiment_manager.store.submissions import Submission
 from experiment_manager.text import counted, tell
 
 
@@ -214,7 +214,8 @@ def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:
     assert scheduler is not None, "it has workers"
     with writing(folder.path):
         submission = Submission(folder, launch)
-        submission.note_id(scheduler, joined.name, joined.slurm_id, float(launch.record["time"]))
+        submitted = float(launch.record["time"])
+        submission.note_id(joined.name, joined.slurm_id, submitted, scheduler.name, scheduler.cluster())
 
 
 def _tell_of_fewer(arrangement: Arrangement) -> None:

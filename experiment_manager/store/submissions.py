@@ -1,0 +1,151 @@
+"""What is known of the arrays of a launch outside of its experiment: which were submitted, and which were seen.
+
+launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}},
+                                 with "cluster", where it is not the usual one
+launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand
+launches/0001/seen_arrays.json   the ids of the arrays that these are tasks of
+"""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from experiment_manager.errors import NewerRecord, UnreadableLaunch, UnreadableRecord
+from experiment_manager.model.ids import format_ids, parse_ids
+from experiment_manager.model.records import Launch
+from experiment_manager.store.documents import IDS, SUBMISSION, SUBMISSION_FORMAT, SUBMITTED, read_object, trouble
+from experiment_manager.store.files import clear_leftovers_beside, write_json
+from experiment_manager.store.launches import SETTLED
+from experiment_manager.store.layout import Folder
+from experiment_manager.text import skipped
+
+Item = TypeVar("Item")
+
+
+class Submission:
+    """`submission.json` of a launch: written before and after each submission, so that a crash loses nothing.
+
+    One that cannot be read is named, and what the scheduler has is found by its name alone; where something is going to
+    be handed over, it raises UnreadableLaunch.
+    """
+
+    def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
+        self._path = folder.join("launches", launch.number, "submission.json")
+        self._arrays: dict[str, dict[str, Any]] = {}
+        try:
+            arrays = read_object(self._path, SUBMISSION, required=["arrays"])["arrays"]
+            wrong = next(filter(None, (trouble(array, SUBMITTED) for array in arrays.values())), None)
+            if wrong is not None:
+                raise UnreadableRecord(self._path, wrong)
+            self._arrays = arrays
+        except FileNotFoundError:
+            return
+        except UnreadableRecord as error:
+            if is_to_act and isinstance(error, NewerRecord):
+                raise UnreadableLaunch(str(error), is_newer=True) from error
+            if is_to_act:
+                hint = "if it is damaged, remove it: what was submitted is found by its name"
+                raise UnreadableLaunch(f"{error}; {hint}") from error
+            skipped(str(error))
+
+    def array_id(self, name: str) -> str | None:
+        """The scheduler's id of an array; None while it is not known to be submitted."""
+        about = self._arrays.get(name, {})
+        return next((str(value) for key, value in about.items() if key.endswith("_id")), None)
+
+    def clusters(self) -> set[str | None]:
+        """The clusters that have the arrays that were submitted, as `Scheduler.cluster` names them."""
+        return {about.get("cluster") for name, about in self._arrays.items() if self.array_id(name) is not None}
+
+    def note_id(self, name: str, array_id: str, submitted: float, scheduler: str, cluster: str | None) -> None:
+        """An array was submitted, then, and got that id from the scheduler of that name; `cluster` is the one that has
+        it, None: the usual one."""
+        about = {f"{scheduler}_id": array_id, "submitted": submitted}
+        self.note(name, **about, **({} if cluster is None else {"cluster": cluster}))
+
+    def submitted(self, name: str) -> float:
+        """When an array was submitted, in seconds since the epoch; 0 where that is not known."""
+        return float(self._arrays.get(name, {}).get("submitted") or 0.0)
+
+    def doubtful_until(self, name: str) -> float | None:
+        """Until when an array may still turn up that somebody began to submit without telling how it went; None when
+        nobody did."""
+        return self._arrays.get(name, {}).get("doubtful_until")
+
+    def note(self, name: str, **about: Any) -> None:
+        """The record of one array is `about`, on disk for good; nothing at all: it was not submitted."""
+        self._arrays[name] = about
+        if not about:
+            del self._arrays[name]
+        write_json(self._path, {"format": SUBMISSION_FORMAT, "arrays": self._arrays})
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(os.path.dirname(self._path), SETTLED))
+
+
+class Sightings:
+    """`seen.json` and `seen_arrays.json` of a launch: the indices that were seen, by the name of their array, and the
+    ids of those arrays. What cannot be read is named, and stays as it is; where something is going to be handed over,
+    it raises UnreadableLaunch."""
+
+    def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
+        self._path = folder.join("launches", launch.number, "seen.json")
+        self._ids_path = folder.join("launches", launch.number, "seen_arrays.json")
+        self._seen: dict[str, set[int]] = {}
+        self._ids: dict[str, set[str]] = {}
+        self._is_known = True
+        self._is_only_read = folder.is_only_read
+        try:
+            body = read_object(self._path, {})
+            if wrong := trouble(body, dict.fromkeys(body, IDS), required=list(body)):
+                raise UnreadableRecord(self._path, wrong)
+            self._seen = {name: set(parse_ids(text)) for name, text in body.items()}
+            self._ids = self._read_ids()
+        except FileNotFoundError:
+            return
+        except UnreadableRecord as error:
+            if is_to_act:  # or jobs that wait would be taken for PENDING, and handed over again
+                raise UnreadableLaunch(str(error)) from error
+            self._is_known = False
+            skipped(str(error))
+
+    def _read_ids(self) -> dict[str, set[str]]:
+        try:
+            body = read_object(self._ids_path, {})
+        except FileNotFoundError:  # written by an older version, which went by names alone
+            return {}
+        for ids in body.values():
+            if not isinstance(ids, list) or not all(isinstance(array, str) for array in ids):
+                raise UnreadableRecord(self._ids_path, "it does not map names to lists of ids")
+        return {name: set(ids) for name, ids in body.items()}
+
+    def has(self, name: str, index: int) -> bool:
+        return index in self._seen.get(name, ())
+
+    def ids(self, name: str) -> Collection[str]:
+        """The scheduler's ids of the arrays of this name that were seen."""
+        return self._ids.get(name, ())
+
+    def add(self, found: Mapping[str, Iterable[int]], ids: Mapping[str, Iterable[str]]) -> None:
+        """These tasks and arrays were seen now; the files change only when some are new."""
+        if _grow(self._ids, ids):  # before the tasks: of what is known to be submitted it is known, too, as what
+            self._write(self._ids_path, {name: sorted(known) for name, known in self._ids.items()})
+        if _grow(self._seen, found):
+            self._write(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items()})
+
+    def _write(self, path: str, body: Mapping[str, Any]) -> None:
+        if self._is_known and not self._is_only_read:
+            clear_leftovers_beside(path)
+            with suppress(OSError):  # somebody else's folder
+                write_json(path, body)
+
+
+def _grow(known: dict[str, set[Item]], found: Mapping[str, Iterable[Item]]) -> bool:
+    """What was found is known, by its name, too; returns whether any of it is new."""
+    is_new = False
+    for name, items in found.items():
+        new = set(items) - known.get(name, set())
+        if new:
+            known.setdefault(name, set()).update(new)
+            is_new = True
+    return is_new
