@@ -54,6 +54,15 @@ def test_exit_status_and_state_are_the_childs(program_after: ProgramAfter, how: 
     assert {"state": "FAILED", "reason": reason, "jobs": [job]} in program.told("status")["troubles"]
 
 
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_a_signal_after_the_result_takes_nothing_from_it(program: Program, start_method: str) -> None:
+    """A job that dies while its interpreter shuts down has completed: its result is whole, and `show` tells of it."""
+    done = program.sweep("how=segv-at-exit", "seed=1,2", f"hydra.launcher.start_method={start_method}")
+    assert (0, ["0.1.COMPLETED", "1.1.COMPLETED"]) == (done.returncode, program.states())
+    assert ["ended by SIGSEGV after it had left its result"] * 2 == [attempt(program, job)["reason"] for job in (0, 1)]
+    assert [1, 2] == [row["variables"]["seed"] for row in program.told("results")]
+
+
 def test_success_records_time_and_memory(program_after: ProgramAfter) -> None:
     """An attempt that completes leaves its times, peak memory and processor time."""
     program = program_after("seed=1")

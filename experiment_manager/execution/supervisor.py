@@ -372,8 +372,10 @@ class _Supervision:
         }
         if not self._publish(state, record):
             return self._incomplete()._replace(was_overtaken=True)
-        is_done = state in (*ENDED_WELL, State.FAKE)
-        return Outcome(policy.exit_status(returncode) or (0 if is_done else policy.INCOMPLETE), is_to_requeue)
+        if state in ENDED_WELL:
+            return Outcome(0, is_to_requeue)
+        is_dry = state is State.FAKE
+        return Outcome(policy.exit_status(returncode) or (0 if is_dry else policy.INCOMPLETE), is_to_requeue)
 
     def _peak_memory(self, largest: int) -> int:
         """Of all processes of the job together, as far as that is known; at least that of the largest one."""
@@ -443,6 +445,8 @@ class _Supervision:
         """Why, in a line: the exception that the job left, else the signal or exit code."""
         from experiment_manager.model import policy
 
+        if state is State.COMPLETED and returncode < 0:
+            return f"ended by {signal.Signals(-returncode).name} after it had left its result"
         if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
             return None
         if self._was_warned_by_hand:

@@ -82,14 +82,16 @@ def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
 
 def ended_state(ending: Ending) -> State:
     """The state to record. Exit 0 after a warning or a stop is a success only when the result is there; of a job that
-    was pruned it says that it has left for that, with a result or without one.
+    was pruned it says that it has left for that, with a result or without one. A signal that ended a job after it had
+    left its result, as when a library fails while the interpreter shuts down, takes nothing from it.
 
     A dry pass is one whatever its end: the job is what it was before.
     """
     if ending.is_fake:
         return State.FAKE
     interrupted = ending.stopped is not None or ending.was_warned
-    is_well = ending.returncode == 0 and not ending.has_trouble
+    has_returned = ending.returncode == 0 or (ending.returncode < 0 and ending.has_result)
+    is_well = has_returned and not ending.has_trouble
     if is_well and ending.was_pruned:
         return State.PRUNED
     if is_well and (ending.has_result or not (interrupted or ending.needs_result)):

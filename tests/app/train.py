@@ -1,5 +1,6 @@
 """The Hydra program that the tests sweep: quick, and able to end in every way that a job can end."""
 
+import atexit
 import logging
 import os
 import signal
@@ -25,6 +26,8 @@ def end_as_told(how: str) -> None:
         sys.exit(3)
     if how == "segv":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "segv-at-exit":
+        atexit.register(os.kill, os.getpid(), signal.SIGSEGV)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "oom":
