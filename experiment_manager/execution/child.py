@@ -2,15 +2,14 @@
 
 import errno
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NamedTuple, NoReturn
 
 from experiment_manager.errors import JobRefused
 from experiment_manager.execution import command, current_job
+from experiment_manager.execution.signals import waiting
 from experiment_manager.model.records import Job, Recipe
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
@@ -19,6 +18,8 @@ from experiment_manager.store.launches import Orders
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.text import tell
+
+_STDERR: Final = 2
 
 
 class BecomesJob(BaseException):
@@ -188,24 +189,88 @@ def start(child: Child, attempt: int) -> int:
 
     Returns its pid, which the caller has to reap. Raises OSError.
     """
-    arguments = child.arguments
+    arguments = [*child.arguments]
     log, error_log = child.logs(attempt)
     if child.has_ranks and child.scheduler is not None:
         scheduler = schedulers.named(child.scheduler)
         arguments = [*scheduler.start_words(log, None if child.is_one_log else error_log, os.environ), *arguments]
     with log_file(log) as out, log_file(error_log) as err:
-        process = subprocess.Popen(
-            arguments,
-            cwd=child.cwd,
-            env=child.environment(attempt, os.environ),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out if child.is_one_log and not child.has_ranks else err,
-            start_new_session=True,
-            preexec_fn=expendable(),
-        )
-    process.returncode = 0  # the caller reaps it, with wait4, for its memory and time
-    return process.pid
+        outputs = (out, out if child.is_one_log and not child.has_ranks else err)
+        return _started(arguments, child.cwd, child.environment(attempt, os.environ), outputs)
+
+
+def _started(arguments: list[str], cwd: str, environment: Mapping[str, str], outputs: tuple[int, int]) -> int:
+    """The pid of our child that executes a program, with nothing open but the null device and its outputs. Raises
+    OSError.
+
+    `subprocess` does the same for 4.8 ms of processor time instead of 2.2 (measured): a worker does little else.
+    """
+    die_with_us, strangers = expendable(), _inheritable()
+    output, error_output, told, tell_error = (_beside_standard(handle) for handle in (*outputs, *os.pipe()))
+    with waiting() as hear_apart:
+        try:
+            pid = processes.fork_to_execute()
+        except OSError:
+            os.close(told)
+            os.close(tell_error)
+            raise
+        if not pid:
+            try:
+                die_with_us()
+                os.setsid()
+                os.chdir(cwd)
+                for handle in strangers:
+                    os.close(handle)
+                for handle, standard in ((os.open(os.devnull, os.O_RDWR), 0), (output, 1), (error_output, _STDERR)):
+                    os.dup2(handle, standard)
+                hear_apart()
+                _execute(arguments, environment)
+            except BaseException as error:  # nothing else may leave this process: it is a copy of the supervisor
+                os.write(tell_error, str(getattr(error, "errno", None) or errno.EINVAL).encode())
+            finally:
+                os._exit(1)
+    os.close(tell_error)
+    wait_until_begun(pid, told)
+    return pid
+
+
+def _inheritable() -> list[int]:
+    """What is open here, and a program that we execute would have open, too: whoever started us has left it so."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # it was the handle by which the folder was read
+            if int(name) > _STDERR and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
+
+
+def _beside_standard(handle: int) -> int:
+    """The handle, or a copy of it, that is none of the three that each program has."""
+    while handle <= _STDERR:
+        handle = os.dup(handle)
+    return handle
+
+
+def _execute(arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """This process is the program. Raises OSError, as a shell finds it: what is no file does not tell of the rest."""
+    name, refused = arguments[0], None
+    for place in [""] if os.path.dirname(name) else os.get_exec_path(environment):
+        try:
+            os.execve(os.path.join(place, name), arguments, environment)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            missing = error
+        except OSError as error:
+            refused = refused or error
+    raise refused or missing
+
+
+def wait_until_begun(pid: int, told: int) -> None:
+    """Our child is ready: nobody can tell us of an error any more. Raises OSError, when it has told of one."""
+    with os.fdopen(told, "rb") as file:
+        number = file.read()
+    if number:
+        os.waitpid(pid, 0)
+        raise OSError(int(number), os.strerror(int(number)))
 
 
 def exit_status_of(error: OSError) -> int:
@@ -221,10 +286,15 @@ def expendable() -> Callable[[], None]:
     def prepare_child() -> None:
         dying_with_us()
         try:
-            with open("/proc/self/oom_score_adj", "w") as file:
-                file.write("500")
+            handle = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        except OSError:
+            return
+        try:
+            os.write(handle, b"500")
         except OSError:
             pass
+        finally:
+            os.close(handle)
 
     return prepare_child
 
@@ -234,6 +304,7 @@ def own_temporary_folder(job_id: int) -> Iterator[None]:
     """Inside, TMPDIR is a folder of this job alone, which then is removed: jobs on one node would find each other's
     files under the names that programs give them. Where it cannot be made the job shares what the others have."""
     import tempfile
+    from shutil import rmtree
 
     before, ours = os.environ.get("TMPDIR"), os.getpid()
     try:
@@ -249,4 +320,4 @@ def own_temporary_folder(job_id: int) -> Iterator[None]:
         if os.getpid() == ours:  # a copy of this process is the job
             del os.environ["TMPDIR"]
             os.environ |= {} if before is None else {"TMPDIR": before}
-            shutil.rmtree(folder, ignore_errors=True)
+            rmtree(folder, ignore_errors=True)

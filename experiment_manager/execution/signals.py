@@ -3,8 +3,8 @@
 import os
 import select
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 WARNINGS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
@@ -12,6 +12,9 @@ WARNINGS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
 
 STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """End now."""
+
+
+_HEARD: Final = WARNINGS | STOPS | {signal.SIGCHLD}
 
 
 class Heard:
@@ -28,7 +31,7 @@ class Heard:
         os.set_blocking(self._read, False)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in WARNINGS | STOPS | {signal.SIGCHLD}:
+        for number in _HEARD:
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
                 signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell starts background children with QUIT ignored
@@ -51,6 +54,24 @@ def block() -> None:
 
 def unblock() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS | STOPS)
+
+
+@contextmanager
+def waiting() -> Iterator[Callable[[], None]]:
+    """Inside, signals wait. Yields a function for a copy of this process that is about to execute a program: what it
+    hears we do not, and the program ignores no more than we did when we were started."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+
+    def hear_apart() -> None:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield hear_apart
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def processes(is_meant: Callable[[int], bool]) -> list[int]:

@@ -14,7 +14,6 @@ A submission by hand leaves no record of ours, and may name a part of the array 
 
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -158,6 +157,8 @@ class LaunchedArray(NamedTuple):
 def token(name: str) -> str:
     """A name of letters, digits and dashes that begins like `name` and that nobody else uses."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_SLUG].strip("-") or "job"
+    import secrets  # which tasks, that import this, do without
+
     rest = "".join(secrets.choice(_ALPHABET) for _ in range(7))
     return f"{slug}-{secrets.choice(_ALPHABET[:26])}{rest}"  # a letter first: no reader takes it for a number
 

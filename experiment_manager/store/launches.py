@@ -19,7 +19,6 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from shutil import rmtree
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, NewerRecord, UnreadableLaunch, UnreadableRecord
@@ -95,6 +94,8 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         write_json(os.path.join(temporary, _RECORD), record)
         number = _numbered(folder, temporary)
     except BaseException:
+        from shutil import rmtree  # for this alone, and every task imports this module
+
         rmtree(temporary, ignore_errors=True)
         raise
     sync(folder.launches)

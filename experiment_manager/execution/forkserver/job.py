@@ -81,7 +81,7 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
                 words = len(ready.command) + len(ready.target)
                 raise BecomesJob(child.arguments, ready.target, child.arguments[words:])
         os.close(tell)
-        _wait_until_begun(pid, trouble)
+        spawned.wait_until_begun(pid, trouble)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -104,15 +104,6 @@ def _be_fresh(child: Child, attempt: int, ready: Ready) -> None:
     if (tempfile := sys.modules.get("tempfile")) is not None:
         vars(tempfile)["tempdir"] = None  # where that was for us; a job asks for TMPDIR itself
     importlib.invalidate_caches()
-
-
-def _wait_until_begun(pid: int, trouble: int) -> None:
-    """The forked process is in its own session and hears signals as its program would. Raises OSError."""
-    with os.fdopen(trouble, "rb") as file:
-        told = file.read()
-    if told:
-        os.waitpid(pid, 0)
-        raise OSError(int(told), os.strerror(int(told)))
 
 
 def _draw_anew(generators: Sequence[Any]) -> None:
