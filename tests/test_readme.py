@@ -112,7 +112,7 @@ def test_readme_from_top_to_end(tmp_path: Path) -> None:
 
     def type_line(line: str) -> "subprocess.CompletedProcess[str]":
         words = words_for_python(line)
-        if words and can_be_copied(words, env):  # all verbs but `run` can, which stays for the command that is installed
+        if words and can_be_copied(words, env):  # all but `run`, for which the installed command is typed
             return COMMAND_LINE.run(words, cwd=home, env=env, timeout=600)
         return subprocess.run(
             ["bash", "-c", line], cwd=home, env=env, capture_output=True, text=True, timeout=600, check=False
