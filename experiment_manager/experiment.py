@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
 from experiment_manager.analysis.jobs import difference, job_rows, show
-from experiment_manager.analysis.results import facts, result_rows, result_warnings, sentences
+from experiment_manager.analysis.results import facts, result_rows, result_warnings, sentences, without_pruned
 from experiment_manager.analysis.status import Status, live_status
 from experiment_manager.analysis.tables import columns_of, flat_results, metrics_frame, results_frame
 from experiment_manager.errors import ExperimentManagerError, FilterError, JobRefused
@@ -49,7 +49,7 @@ from experiment_manager.store.results import (
     torch_saver,
 )
 from experiment_manager.store.states import StateTable
-from experiment_manager.text import described, followed, skipped
+from experiment_manager.text import described, followed, skipped, tell
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -465,22 +465,29 @@ class Experiment:
 
     # -- what the jobs have left -------------------------------------------------------------------------------------
 
-    def result_rows(self, where: Any = None) -> list[dict[str, Any]]:
+    def result_rows(self, where: Any = None, *, pruned: bool = False) -> list[dict[str, Any]]:
         """One row per job that passes, with its result and its last metrics: `experiment-manager results`.
 
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
-        which maps the fields of the result that could not be stored to the reasons.
+        which maps the fields of the result that could not be stored to the reasons. Those that are PRUNED are left out,
+        and a line on standard error says how many, unless `pruned` asks for them.
         """
         table = cache(self.states)  # listed once, for the filter and the rows
-        return result_rows(self.folder, self._select(where, table).jobs, table())
+        rows = result_rows(self.folder, self._select(where, table).jobs, table())
+        if pruned:
+            return rows
+        left, line = without_pruned(rows)
+        if line is not None:
+            tell(f"{line}; ask for them with --pruned, in Python pruned=True")
+        return left
 
-    def results(self, where: Any = None) -> "pandas.DataFrame":
+    def results(self, where: Any = None, *, pruned: bool = False) -> "pandas.DataFrame":
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
-        `refused`, if there is any, what of the result could not be stored.
+        `refused`, if there is any, what of the result could not be stored; with PRUNED ones only where asked for them.
 
         Raises ExperimentManagerError where pandas is not installed.
         """
-        rows = flat_results(self.result_rows(where))
+        rows = flat_results(self.result_rows(where, pruned=pruned))
         return results_frame(rows, () if rows else self.result_columns())
 
     def result_columns(self) -> list[str]:

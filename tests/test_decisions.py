@@ -88,6 +88,7 @@ def ending(
         (ending(0, pruned=True, result=True), State.PRUNED),
         (ending(0, pruned=True, stopped=State.PREEMPTED), State.PRUNED),
         (ending(0, pruned=True, warned=True), State.PRUNED),
+        (ending(-11, pruned=True, result=True), State.PRUNED),
         (ending(1, pruned=True), State.FAILED),
         (ending(-15, pruned=True, stopped=State.CANCELLED), State.CANCELLED),
     ],

@@ -20,12 +20,13 @@ from experiment_manager.execution.child import exit_status_of
 from experiment_manager.execution.current_job import CurrentJob
 from experiment_manager.execution.resources import memory_of
 from experiment_manager.model.policy import Ending, ended_state
-from experiment_manager.model.records import State
+from experiment_manager.model.records import ENDED_WELL, State
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import read_metrics
 from experiment_manager.store.results import read_result, storable, write_error, write_result
+from experiment_manager.store.rungs import mark_pruned
 from experiment_manager.store.states import States
 from tests.conftest import Program
 
@@ -112,6 +113,8 @@ def test_where_nothing_can_be_written_a_name_is_changed(tmp_path: Path) -> None:
         ({"result": None, "told": True}, False, State.LOST),
         ({"result": None, "told": False, "fake": True}, False, State.FAKE),
         (None, False, State.LOST),
+        ({"result": 3, "told": False, "pruned": True}, False, State.PRUNED),
+        ({"result": None, "told": True, "pruned": True}, True, State.PRUNED),
     ],
 )
 def test_a_result_outlives_its_supervisor(tmp_path: Path, result: Any, stopped: bool, state: State) -> None:
@@ -123,10 +126,12 @@ def test_a_result_outlives_its_supervisor(tmp_path: Path, result: Any, stopped: 
         states.note_stop(0, 1, {"arguments": []})
     if result is not None:
         Path(folder.of_attempt(0, 1, "result")).write_text(json.dumps(result))
+    if result and result.get("pruned"):
+        mark_pruned(folder, 0, 1, reason="others do better")
     gone = {**processes.this_process(), "started_ticks": 1}
     Path(folder.states, "0.1").write_text(json.dumps(gone))
-    if state is State.COMPLETED:
-        with pytest.raises(AlreadyCompleted, match="turns out to be completed"):
+    if state in ENDED_WELL:
+        with pytest.raises(AlreadyCompleted, match=f"turns out to be {state.lower()}"):
             claimed(folder, 0)
     assert state is states.table(reconcile=True).attempts[0][1]  # type: ignore[index]
     reason = "had left its result" if state is not State.LOST else "its supervisor is gone"

@@ -40,15 +40,15 @@ def test_successive_halving(values: list[float], ended: list[int]) -> None:
     assert ended == [job_id for job_id in mirrored if told_to_end(other, mirrored, job_id)]
 
 
-def test_a_stale_view_of_others_only_keeps_more() -> None:
-    """Who goes on by what it sees of all goes on by what it sees of fewer that are worse, or of itself alone."""
-    pruner = Pruner("asha", "loss", "minimize", reduction_factor=2)
-    everybody = {job_id: float(job_id * 7 % 10) for job_id in range(10)}
-    for job_id in everybody:
-        if not told_to_end(pruner, everybody, job_id):
-            assert not told_to_end(pruner, {job_id: everybody[job_id]}, job_id)
-            worse = {one: value for one, value in everybody.items() if value >= everybody[job_id]}
-            assert not told_to_end(pruner, worse, job_id)
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_a_view_that_is_behind(name: str) -> None:
+    """The best job goes on whatever it sees of the others."""
+    pruner = checked(name, "loss", "minimize")
+    assert pruner is not None
+    others = [(job_id, float(job_id * 7 % 10)) for job_id in range(1, 11)]
+    for n_seen in range(len(others) + 1):
+        for seen in itertools.combinations(others, n_seen):
+            assert not told_to_end(pruner, {0: -1.0, **dict(seen)}, 0)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,10 @@ def test_what_is_written_for_a_pruner(name: str) -> None:
     assert found is not None
     assert ("reward", "maximize", "best", 10) == (found.metric, found.direction, found.take, found.min_steps)
     if not own:
-        assert found._replace(min_steps=1, take="last") == checked(name, "reward", "maximize")
+        usual = checked(name, "reward", "maximize")
+        assert usual is not None
+        assert found._replace(min_steps=1, take="last", rungs=usual.rungs) == usual
+        assert found.rungs != usual.rungs
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from experiment_manager.analysis.jobs import job_head
 from experiment_manager.errors import ResultError
 from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
-from experiment_manager.model.records import Job, JobId
+from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_values
 from experiment_manager.store.results import read_result
@@ -56,17 +56,30 @@ def result_rows(
     """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, `refused`.
 
     `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
-    attempt that completed; empty where there is none. `metrics` has the last value of each metric of the last attempt.
-    `refused` maps the fields that could not be stored to the reasons. `last` tells the metrics of those who read them
-    anyhow.
+    attempt that completed, or was pruned where the job is PRUNED; empty where there is none. `metrics` has the last
+    value of each metric of the last attempt. `refused` maps the fields that could not be stored to the reasons. `last`
+    tells the metrics of those who read them anyhow.
     """
     rows = []
     for job in jobs:
         metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
-        result, refused = _result_fields(folder, job.id, table.completed(job.id))
+        is_pruned = table.state(job.id) is State.PRUNED
+        attempt = table.done(job.id) if is_pruned else table.completed(job.id)
+        result, refused = _result_fields(folder, job.id, attempt)
         left = {"result": result, "metrics": metrics, "refused": refused}
         rows.append({**job_head(job, table), "variables": dict(job.variables), **left})
     return rows
+
+
+def without_pruned(rows: Collection[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
+    """The rows of jobs that are not PRUNED, whose values are of a shorter course than those of the others; and a line
+    that says how many are left out, if any are."""
+    pruned = [int(row["job"]) for row in rows if row["state"] == State.PRUNED]
+    left = [row for row in rows if row["state"] != State.PRUNED]
+    if not pruned:
+        return left, None
+    verb = "is" if len(pruned) == 1 else "are"
+    return left, f"{counted(len(pruned))} PRUNED {verb} left out, whose values are not comparable ({which(pruned)})"
 
 
 def returned(folder: Folder, job_id: JobId, table: StateTable) -> Any:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.jobs import job_rows, selected_ids
@@ -19,7 +20,7 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import which
-from experiment_manager.model.records import ENDED_BADLY, Attempt, Counts, Job, JobId, State
+from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Attempt, Counts, Job, JobId, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
@@ -36,6 +37,7 @@ from experiment_manager.store.launches import (
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
+from experiment_manager.store.rungs import last_rungs, step_text
 from experiment_manager.store.states import States, StateTable, node_of
 from experiment_manager.store.submissions import Sightings, Submission
 from experiment_manager.text import as_word, one_line, skipped
@@ -83,6 +85,7 @@ class Status(NamedTuple):
     has_filter: bool = True  # with `n_selected` None: there is a pass filter, and it cannot be read
     groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
     warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
+    pruned: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # PRUNED jobs by the last rung: "step 9000"
     estimate: Estimate | None = None  # when all will have ended; None: nothing runs, or too little is known
 
     def __repr__(self) -> str:
@@ -128,6 +131,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         n_selected=None if selected is None else len(selected),
         has_filter=os.path.lexists(folder.pass_filter),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
+        pruned=_pruned(folder, by_state[State.PRUNED]),
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
         foreign=(*(f"states/{name}" for name in table.foreign), *_foreign_in_jobs(folder, table)),
         warnings=tuple(
@@ -135,6 +139,21 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
             for what, jobs in result_warnings(folder, by_state[State.COMPLETED], table).items()
         ),
     )
+
+
+def _pruned(folder: Folder, ids: Iterable[int]) -> dict[str, tuple[int, ...]]:
+    """PRUNED jobs by the last rung that they have come to, by listings alone."""
+    found: dict[float, list[int]] = defaultdict(list)
+    if not ids:
+        return {}
+    try:
+        steps = last_rungs(folder)
+    except OSError as error:
+        skipped(f"{error.filename or folder.rungs} cannot be read: {error.strerror or error}")
+        return {}
+    for job_id in ids:
+        found[steps.get(job_id, 0.0)].append(job_id)
+    return {f"step {step_text(step)}" if step else "no rung": tuple(found[step]) for step in sorted(found)}
 
 
 def _left_by_workers(folder: Folder, pending: Iterable[int]) -> dict[tuple[State, str], list[int]]:
@@ -184,18 +203,19 @@ def live_status(
 def _estimate(folder: Folder, found: Status, table: StateTable) -> Estimate | None:
     """When the jobs that run, that SLURM has, or that wait for a pool which runs will have ended.
 
-    How long jobs took is asked of the last ones that completed, by their ids: these are most like those that are left.
+    How long jobs took is asked of the last ones that ended well, by their ids: these are most like those that are left.
     Their records tell it, and not the times of the files in `states/`, which a link, a backup, or a copy changes.
     """
-    running, completed = found.ids.get(State.RUNNING, ()), found.ids.get(State.COMPLETED, ())
-    if not running or len(completed) < ENOUGH:
+    running = found.ids.get(State.RUNNING, ())
+    done = sorted(job_id for state in ENDED_WELL for job_id in found.ids.get(state, ()))  # more will be pruned, too
+    if not running or len(done) < ENOUGH:
         return None
     now = time.time()
     records = [table.runners.get((JobId(job_id), table.last(job_id).number), {}) for job_id in running]
     so_far = [_between(number_in(record, "start"), now) or 0.0 for record in records]
     n_waiting = len(found.ids.get(State.QUEUED, ())) + _n_waiting_here(folder, records, table)
-    seconds = (_seconds(folder, job_id, table.last(job_id).number) for job_id in completed[-SAMPLE:])
-    made = estimate([took for took in seconds if took is not None], so_far, n_waiting, n_ended=len(completed))
+    seconds = (_seconds(folder, job_id, table.last(job_id).number) for job_id in done[-SAMPLE:])
+    made = estimate([took for took in seconds if took is not None], so_far, n_waiting, n_ended=len(done))
     if made is None:
         return None
     counts, per_job = _takes(_order(folder, running[0], records[0]))

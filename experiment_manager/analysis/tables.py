@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model import codec
-from experiment_manager.model.records import Job, State
+from experiment_manager.model.records import ENDED_WELL, Job, State
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.metrics import course
 from experiment_manager.store.states import StateTable
@@ -132,7 +132,8 @@ def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]
 
 
 def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mean", "std")) -> list[dict[str, Any]]:
-    """One row per combination of the variables in `by`, over the COMPLETED jobs that have it.
+    """One row per combination of the variables in `by`, over the COMPLETED jobs that have it, and the PRUNED ones
+    where there are rows of any.
 
     `count` is the number of jobs; each of `how` maps each numeric result field, or each metric where there are no
     results, to a number. True counts as 1 and False as 0, so that the mean of such a field is a rate. `counts` is there
@@ -146,7 +147,7 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     source = "result" if any(row["result"] for row in rows) else "metrics"
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["state"] == State.COMPLETED:
+        if row["state"] in ENDED_WELL:
             groups[group_key(row, by)].append(row)
     values = [_values(members, source) for members in groups.values()]
     aggregated = [_aggregated(members, by, how, found) for members, found in zip(groups.values(), values, strict=True)]

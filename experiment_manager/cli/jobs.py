@@ -185,6 +185,7 @@ def _plain(found: Status) -> dict[str, Any]:
         "jobs": {str(state): list(jobs) for state, jobs in found.ids.items()},
         "selected": found.n_selected,
         "waiting": {reason: list(jobs) for reason, jobs in found.waiting.items()},
+        "pruned": {where: list(jobs) for where, jobs in found.pruned.items()},
         "troubles": [{"state": str(t.state), "reason": t.reason, "jobs": list(t.ids)} for t in found.troubles],
         "warnings": [{"state": str(w.state), "reason": w.reason, "jobs": list(w.ids)} for w in found.warnings],
         "live": list(found.live),
@@ -229,6 +230,8 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         lines.append(f"... and {n_unread + len(found.live) - len(live)} more that run; --all shows every job")
     elif len(live) < len(found.live):
         lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
+    if found.pruned:
+        lines.append("pruned at " + ", ".join(f"{where}: {len(jobs)}" for where, jobs in found.pruned.items()))
     if found.estimate is not None:
         lines.append(_outlook(found.estimate, len(found.ids[State.RUNNING])))
     return [*lines, *_attention(found, folder)]

@@ -50,6 +50,9 @@ def results(
     missing: Annotated[
         bool, typer.Option("--missing", help="Only the ids of jobs that have not completed; exit status 1 if any.")
     ] = False,
+    pruned: Annotated[
+        bool, typer.Option("--pruned", help="With PRUNED jobs, whose values are of a shorter course; in means, too.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, nested, for scripts.")] = False,
 ) -> None:
     """Show what the jobs returned, and the last of their metrics."""
@@ -65,7 +68,7 @@ def results(
         there_are = ", ".join(experiment.variables) or "none"
         raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
     wanted = names_in(how or "mean,std")
-    rows = experiment.result_rows(rules)
+    rows = experiment.result_rows(rules, pruned=pruned)
     if group_by is not None:
         rows = aggregate(rows, names_in(group_by), wanted)
         flat = [flat_aggregate(row, wanted) for row in rows]

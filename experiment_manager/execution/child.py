@@ -46,6 +46,7 @@ class Child(NamedTuple):
     options: Mapping[str, Any]  # of a launch that a scheduler runs
     variables: Mapping[str, str]  # of the environment, by which the program finds its modules
     limit_s: float | None = None  # how long an attempt may run, by its launch
+    pruner: Mapping[str, Any] | None = None  # what tells it to end early
     only: int | None = None  # the one number that its attempt may have: others may take the job at the same time
 
     @property
@@ -79,8 +80,9 @@ class Child(NamedTuple):
             if self.scheduler is not None
             else current_job.without_ranks(ours)
         )
-        own = {**current_job.environment(self.folder, self.job_id, attempt), "PYTHONUNBUFFERED": "1", **self.variables}
-        return {**kept, **self._for_submitit(attempt), **own}
+        own = current_job.environment(self.folder, self.job_id, attempt, pruner=self.pruner, since=self.planned)
+        kept.pop(current_job.PRUNER_VARIABLE, None)
+        return {**kept, **self._for_submitit(attempt), **own, "PYTHONUNBUFFERED": "1", **self.variables}
 
     def _for_submitit(self, attempt: int) -> dict[str, str]:
         """With which `submitit.JobEnvironment()` answers: programs ask it for ranks under any launcher."""
@@ -139,6 +141,7 @@ def prepare(
         options=options,
         variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),
         limit_s=None if order is None or is_fake else order.limit_s,
+        pruner=None if order is None or is_fake else order.pruner,
     )
 
 

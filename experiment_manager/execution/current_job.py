@@ -32,10 +32,14 @@ from experiment_manager.store.reserve import write_all
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from experiment_manager.execution.comparison import Comparison
+
 JOB_VARIABLE: Final = "EXPERIMENT_MANAGER_JOB"
 ATTEMPT_VARIABLE: Final = "EXPERIMENT_MANAGER_ATTEMPT"
 FOLDER_VARIABLE: Final = "EXPERIMENT_MANAGER_FOLDER"
+PRUNER_VARIABLE: Final = "EXPERIMENT_MANAGER_PRUNER"
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_PRUNED: Final = "pruned"
 _LAUNCHERS: Final = (
     ("RANK", ("WORLD_SIZE",)),  # torchrun, deepspeed, accelerate
     *((scheduler.rank_variable, scheduler.size_variables) for scheduler in BUILT_IN),
@@ -66,14 +70,19 @@ _NAMES: Final = re.compile(
 class CurrentJob:
     """The job that this process runs; `id` is None outside of an experiment."""
 
-    def __init__(self, folder: Folder | None, job_id: int | None, attempt: int) -> None:
+    def __init__(self, folder: Folder | None, job_id: int | None, attempt: int, pruner: str | None = None) -> None:
         self._folder = folder
         self.id = job_id
         self.attempt = attempt
         self._stopping = threading.Event()
+        self._signal: int | None = None
         self._listens = False
+        self._pruner = pruner
         self.told = False
-        """Whether `should_stop` has ever returned true: then a job that returns nothing is not done."""
+        """Whether `should_stop` has ever returned true for a signal: then a job that returns nothing is not done."""
+        self.stop_reason: str | None = None
+        """Why `should_stop` has returned true: `pruned`, `warning` (USR1 or USR2: a time limit or a preemption is near)
+        or `terminated` (TERM: a time limit, a preemption, or somebody who cancels it). None: it has not."""
 
     def __repr__(self) -> str:
         if self._folder is None:
@@ -134,19 +143,47 @@ class CurrentJob:
         return any(attempt.state is not State.FAKE for attempt in earlier)
 
     def should_stop(self) -> bool:
-        """Whether the job has been told that it will be stopped soon: save a checkpoint and return.
+        """Whether the job is to end: it will be stopped soon, or is pruned. Save a checkpoint and return; `stop_reason`
+        tells why. With several ranks rank 0 alone hears that it is pruned: let it tell the others.
 
         From the first call on, TERM, USR1 and USR2 no longer end this process by themselves, unless the program has a
         handler of its own. Call it once before the loop, from the main thread. A job that leaves early returns None:
-        an attempt that was told to stop counts as COMPLETED only when it returns a result.
+        an attempt that was told to stop counts as COMPLETED only when it returns a result; one that was pruned and
+        returns is PRUNED, with its result, if it has one.
         """
         if not self._listens and threading.current_thread() is threading.main_thread():
             self._listens = True
             for number in _STOP_SIGNALS:
                 if signal.getsignal(number) is signal.SIG_DFL:
-                    signal.signal(number, lambda *_: self._stopping.set())
+                    signal.signal(number, self._hear)
         self.told = self.told or self._stopping.is_set()
-        return self.told
+        if self.stop_reason is None and self.told:
+            self.stop_reason = "terminated" if self._signal == signal.SIGTERM else "warning"
+        elif self.stop_reason is None and self._comparison is not None and self._comparison.tell():
+            self.stop_reason = _PRUNED
+        return self.stop_reason is not None
+
+    def _hear(self, number: int, _frame: object) -> None:
+        self._signal = self._signal or number
+        self._stopping.set()
+
+    @cached_property
+    def _comparison(self) -> "Comparison | None":
+        """What compares this job with others; None where nothing prunes it, and in all ranks but the first."""
+        if self._pruner is None or self._folder is None or self.id is None or not is_first_rank():
+            return None
+        from experiment_manager.execution.comparison import Comparison
+
+        return Comparison(self._folder, self.id, self.attempt, self._pruner)
+
+    @property
+    def pruned(self) -> str | None:
+        """Why the job was pruned; None: it was not, or was told and has gone on."""
+        if self.stop_reason != _PRUNED or self._folder is None or self.id is None:
+            return None
+        from experiment_manager.store.rungs import why_pruned
+
+        return why_pruned(self._folder, self.id, self.attempt)
 
     def log_metrics(
         self, first: Mapping[Any, Any] | float | None = None, /, step: float | None = None, **values: Any
@@ -155,6 +192,7 @@ class CurrentJob:
         `log_metrics({"train/loss": 0.3}, step=100)` for names that Python has no keyword for.
 
         Values are numbers or text. With several tasks only rank 0 writes. Outside of an experiment nothing is recorded.
+        With a pruner the job is compared with others here, at a few steps; `should_stop` tells what came of it.
         Raises OSError when the line could not be written, as on a full disk.
         """
         step, values = _step_and_values(first, step, values)
@@ -164,6 +202,8 @@ class CurrentJob:
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         path = self._folder.of_attempt(self.id, self.attempt, "metrics")
         _append_line(path, data)
+        if self._comparison is not None:
+            self._comparison.note(line["step"], codec.decode(line["values"]))
 
 
 def _append_line(path: str, line: bytes) -> None:
@@ -233,7 +273,8 @@ def current_job() -> CurrentJob:
     if _current is None or (_current.id, _current.attempt) != here:
         if _current is None and folder and job_id:
             atexit.register(_ignore_signals)
-        _current = CurrentJob(Folder.at(folder) if folder and job_id else None, here[0], here[1])
+        pruner = os.environ.get(PRUNER_VARIABLE)
+        _current = CurrentJob(Folder.at(folder) if folder and job_id else None, here[0], here[1], pruner)
     return _current
 
 
@@ -249,9 +290,18 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def environment(folder: Folder, job_id: int, attempt: int) -> dict[str, str]:
-    """The variables that tell a process which attempt it is."""
-    return {FOLDER_VARIABLE: folder.path, JOB_VARIABLE: str(job_id), ATTEMPT_VARIABLE: str(attempt)}
+def environment(
+    folder: Folder,
+    job_id: int,
+    attempt: int,
+    *,
+    pruner: Mapping[str, Any] | None = None,
+    since: int | None = None,
+) -> dict[str, str]:
+    """The variables that tell a process which attempt it is, and what prunes it in a launch whose first attempt of the
+    job has the number `since`."""
+    told = {} if pruner is None else {PRUNER_VARIABLE: json.dumps({**pruner, "since": since or 1})}
+    return {FOLDER_VARIABLE: folder.path, JOB_VARIABLE: str(job_id), ATTEMPT_VARIABLE: str(attempt), **told}
 
 
 def one_of_several(environ: Mapping[str, str]) -> str | None:

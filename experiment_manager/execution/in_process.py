@@ -20,6 +20,7 @@ from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.results import json_saver, save_file, write_error, write_result
+from experiment_manager.store.rungs import unmark_pruned
 from experiment_manager.store.states import States
 from experiment_manager.text import say, tell
 
@@ -30,10 +31,12 @@ class InProcess:
     def __init__(self, folder: Folder, job_id: int, number: int, *, is_fake: bool) -> None:
         self._folder, self._job_id, self.number, self._is_fake = folder, job_id, number, is_fake
         self.has_left_early = False
+        self.pruned: str | None = None  # why, if it was
 
     def leave(self, value: Any) -> None:
         """The attempt has left this result; of several tasks the first one writes it."""
-        told = current_job.current_job().told
+        job = current_job.current_job()
+        told, self.pruned = job.told, job.pruned
         self.has_left_early = told and value is None
         if not current_job.is_first_rank():
             if value is not None:
@@ -67,22 +70,31 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         about = {"launch": launch, **schedulers.recorded(), **({"fake": True} if is_fake else {})}
         number = states.claim(job_id, about, planned=order and order.attempt)
         mark = bear_mark(folder, job_id, number)
+        if order is not None and order.pruner is not None:
+            unmark_pruned(folder, job_id, number)  # somebody may have removed `states/` to start anew
     start, state, reason = time.time(), State.FAILED, None
-    before = {name: os.environ.get(name) for name in current_job.environment(folder, job_id, number)}
-    os.environ.update(current_job.environment(folder, job_id, number))
+    pruner = None if order is None or is_fake else order.pruner
+    variables = current_job.environment(folder, job_id, number, pruner=pruner, since=order and order.attempt)
+    before = {name: os.environ.get(name) for name in (*variables, current_job.PRUNER_VARIABLE)}
+    os.environ.pop(current_job.PRUNER_VARIABLE, None)
+    os.environ.update(variables)
     try:
         made = InProcess(folder, job_id, number, is_fake=is_fake)
         with current_job.claimed(), _error_kept(folder, job_id, number):
             yield made
         state = State.COMPLETED
-        if made.has_left_early:
+        if made.pruned is not None:
+            state, reason = State.PRUNED, made.pruned
+        elif made.has_left_early:
             state, reason = State.CANCELLED, "told to stop, and left without a result"
     except KeyboardInterrupt:
         state, reason = State.CANCELLED, "stopped by a signal"
         raise
     except SystemExit as leaving:
-        state = State.COMPLETED if leaving.code in (None, 0) else State.FAILED
-        reason = None if state is State.COMPLETED else f"exit code {leaving.code}"
+        state, reason = State.FAILED, f"exit code {leaving.code}"
+        if leaving.code in (None, 0):
+            reason = current_job.current_job().pruned
+            state = State.COMPLETED if reason is None else State.PRUNED
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]

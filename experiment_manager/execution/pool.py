@@ -18,7 +18,7 @@ from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.model import policy
 from experiment_manager.model.estimate import SAMPLE, estimate
-from experiment_manager.model.records import Launch, State
+from experiment_manager.model.records import ENDED_WELL, Launch, State
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
 from experiment_manager.store.layout import Folder
@@ -279,7 +279,7 @@ class Pool:
 
 def _outlook(ran: Sequence[JobEnd], running: Sequence[_Running], n_waiting: int) -> str:
     """When the jobs of the pool will have ended, for people; nothing while too little is known."""
-    seconds = [one.seconds for one in ran if one.state is State.COMPLETED]
+    seconds = [one.seconds for one in ran if one.state in ENDED_WELL]
     now = time.monotonic()
     found = estimate(seconds[-SAMPLE:], [now - task.started for task in running], n_waiting, n_ended=len(seconds))
     return "" if found is None else f"done in {found.text}"

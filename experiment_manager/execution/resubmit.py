@@ -15,7 +15,7 @@ from experiment_manager.scheduler.protocol import Options, Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
 from experiment_manager.scheduler.submission import Submitted, submit
-from experiment_manager.store.launches import clear_leftovers, create_launch, last_launch
+from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, last_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
@@ -36,6 +36,7 @@ class Resubmission(NamedTuple):
     n_jobs: int  # of local_pool: how many run at a time
     gpus_per_job: float | None  # of local_pool: the share of the GPUs that each gets, None: an equal one
     job_timeout_min: float | None = None  # of local_pool: how long each may run
+    pruner: Mapping[str, Any] | None = None  # None: nothing prunes them
 
     def __repr__(self) -> str:
         states = ", ".join(f"{len(ids)} {state}" for state, ids in self.states.items()) or "nothing"
@@ -111,6 +112,7 @@ def plan(
         scheduler=scheduler,
         options=options,
         runner=runner_of(folder, ids, runner or last_runner(folder, slurm), slurm),
+        pruner=None if State.PRUNED in by_state else kept_pruner(folder).get("pruner"),  # who asks for those wants all
         **local,
     )
 
@@ -143,7 +145,12 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     started by somebody else meanwhile, and what the launchers raise."""
     if not planned.ids:
         return Resubmitted(None, ())
-    about = {"launcher": planned.launcher, "runner": planned.runner, "resubmits": format_ids(planned.ids)}
+    about: dict[str, Any] = {
+        "launcher": planned.launcher,
+        "runner": planned.runner,
+        "resubmits": format_ids(planned.ids),
+        **({} if planned.pruner is None else {"pruner": planned.pruner}),
+    }
     with planning(folder):
         clear_leftovers(folder)
         table = reconciled(folder, is_to_act=True)

@@ -28,6 +28,7 @@ from experiment_manager.store.documents import END, ERROR, last_line, read_end, 
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
+from experiment_manager.store.rungs import unmark_pruned, why_pruned
 from experiment_manager.store.states import States
 from experiment_manager.text import one_line, say, tell
 
@@ -75,6 +76,8 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     with writing(child.folder.path):
         child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned, only=child.only)
+        if child.pruner is not None:
+            unmark_pruned(child.folder, child.job_id, number)  # somebody may have removed `states/` to start anew
         mark = bear_mark(child.folder, child.job_id, number)
     try:
         return _supervised(child, states, number, heard, begin)
@@ -340,6 +343,8 @@ class _Supervision:
         self._warned = self._warned or result.get("told") is True  # by whatever way the warning came
         from experiment_manager.model import policy
 
+        has_pruner = self._child.pruner is not None
+        pruned = why_pruned(self._child.folder, self._child.job_id, self._number) if has_pruner else None
         ending = policy.Ending(
             returncode=returncode,
             has_result=policy.left_result(result, was_stopped=self._stopped is not None),
@@ -350,6 +355,7 @@ class _Supervision:
             has_trouble=self._unreadable is not None
             or (not result and bool(read_optional(self._file("error"), ERROR))),
             is_fake=self._child.is_fake or bool(result.get("fake")),
+            was_pruned=pruned is not None,
         )
         state = policy.ended_state(ending)
         is_of_scheduler = state is State.TIMEOUT and self._warned and not self._is_over_limit
@@ -358,7 +364,7 @@ class _Supervision:
             state, is_to_requeue = State.PREEMPTED, True  # it would have been started again, had it stayed
         elif is_of_scheduler and self._is_limit_far():
             state, self._was_warned_by_hand = State.PREEMPTED if is_to_requeue else State.CANCELLED, True
-        self.reason = self._reason(state, returncode)
+        self.reason = pruned if state is State.PRUNED else self._reason(state, returncode)
         record = {
             "reason": self.reason,
             "exit_code": returncode if returncode >= 0 else None,

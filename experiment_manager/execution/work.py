@@ -40,7 +40,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, runner_of
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import asked_again
-from experiment_manager.store.launches import clear_leftovers, create_launch, last_launch, planned_attempts
+from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, last_launch, planned_attempts
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
@@ -202,7 +202,7 @@ def _launched(
         attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in to_run)
         options = {name: value for name, value in terms._asdict().items() if name not in ("limit", "rerun")}
         about = {"launcher": BY_HAND, "runner": words, "options": options, **terms.limit}
-        return create_launch(folder, attempts, about)
+        return create_launch(folder, attempts, {**about, **kept_pruner(folder)})
 
 
 def last_runner(folder: Folder, configured: Configured | None) -> list[str] | None:

@@ -111,6 +111,9 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
     yield f"launcher: {name}{_text(options)}"
     if planned.arrangement is not None:
         yield from _arrays(planned.arrangement, options)
+    if (pruner := planned.asked.options.pruning) is not None:
+        set_options = {name: value for name, value in pruner._asdict().items() if name not in ("name", "rungs")}
+        yield f"pruner: {pruner.name}{_text({key: value for key, value in set_options.items() if value is not None})}"
     if found.code is not None:
         yield f"snapshot: {len(found.code.files)} files of {found.code.code.root}"
     if found.first:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import OptionsError
+from experiment_manager.model.codec import digest
 
 DIRECTIONS: Final = ("minimize", "maximize")
 TAKES: Final = ("last", "best")
@@ -41,6 +42,7 @@ class Pruner(NamedTuple):
     brackets: int = 1  # of hyperband: groups of jobs, each compared with its own from a later rung on
     min_jobs: int = 5  # of median: so many others have to be at a rung
     patience: float | None = None  # of patient: for so many steps a job may do no better than before
+    rungs: str = ""  # stands for what makes values at rungs comparable
 
     def step_of(self, rung: int) -> float:
         """The step at which that rung is."""
@@ -94,7 +96,7 @@ class Pruner(NamedTuple):
 
     def why_to_end(self, job_id: int, rung: int, values: Mapping[int, float]) -> str | None:
         """Why a job whose value at a rung is among `values`, those of the jobs that are there, is told to end; None: it
-        goes on. A view that lacks some of the others only makes it go on more often."""
+        goes on. A view that lacks some of the others decides as it would have a moment earlier."""
         own = values[job_id]
         if math.isnan(own):
             return "it is NaN"
@@ -117,7 +119,7 @@ def _is_not_among_the_best(pruner: Pruner, own: float, others: Collection[float]
     if n_better < n_go_on:
         return None
     those = "the best one goes" if n_go_on == 1 else f"the best {n_go_on} go"
-    return f"{n_better} of {n_here} are better, and {those} on"
+    return f"{n_better} of the {n_here} there are better, and {those} on"
 
 
 def _is_worse_than_the_median(pruner: Pruner, own: float, others: Collection[float]) -> str | None:
@@ -177,7 +179,20 @@ def checked(pruner: Any, metric: Any, direction: Any, *, where: str = "") -> Pru
             f"{where}pruner=patient needs to know for how many steps a job may do no better: "
             "{name: patient, patience: 1000}"
         )
-    return found
+    return found._replace(rungs=_comparable(found))
+
+
+def read(written: Mapping[str, Any]) -> Pruner | None:
+    """The pruner in the record of a launch, as `_asdict` gives it; None where it is none of ours."""
+    try:
+        return Pruner(**{name: written[name] for name in Pruner._fields})
+    except KeyError:
+        return None
+
+
+def _comparable(pruner: Pruner) -> str:
+    """Eight characters that are the same for pruners whose rungs hold the same kind of values."""
+    return digest([*pruner[1:4], float(pruner.min_steps), pruner.reduction_factor])[:8]
 
 
 def _metric(metric: Any, where: str) -> tuple[str | None, str]:

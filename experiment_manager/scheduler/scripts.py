@@ -29,7 +29,7 @@ from experiment_manager.scheduler.submission import (
     stale_scripts,
 )
 from experiment_manager.store.files import appearing, make_executable
-from experiment_manager.store.launches import clear_leftovers, create_launch, of_scheduler
+from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, of_scheduler
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured
 from experiment_manager.store.pass_filter import read_selection
@@ -280,7 +280,7 @@ def write(
                 "others pass, or run them again with rerun=always"
             )
         words = runner_of(folder, ids, runner, configured)
-        about = {"launcher": f"{scheduler.name}_script", "runner": words}
+        about = {"launcher": f"{scheduler.name}_script", "runner": words, **kept_pruner(folder)}
         return write_jobs(folder, scheduler, options, ids, table, about)
 
 

@@ -27,6 +27,7 @@ from experiment_manager.store.documents import (
 )
 from experiment_manager.store.files import asked_again, clear_leftovers_in, discard, is_temporary, write_json
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.rungs import why_pruned
 from experiment_manager.text import tell_once
 
 _UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
@@ -155,7 +156,8 @@ class Endings:
         read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
         result = read_optional(path, RESULT, most=MOST_RESULT_BYTES, refuses_newer=True)
         noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"))
-        if not left_result(result, was_stopped=noted.get("stopped") is not False):
+        pruned = why_pruned(self._folder, job_id, attempt) if result else None
+        if pruned is None and not left_result(result, was_stopped=noted.get("stopped") is not False):
             return None
         try:
             ended = os.stat(path).st_mtime
@@ -169,7 +171,8 @@ class Endings:
             "end": ended,
             **{key: noted[key] for key in ("arguments",) if key in noted},
         }
-        return Ending(State.FAKE if result.get("fake") else State.COMPLETED, record)
+        state = State.FAKE if result.get("fake") else State.COMPLETED if pruned is None else State.PRUNED
+        return Ending(state, record if pruned is None else {**record, "reason": f"{pruned}; {record['reason']}"})
 
 
 def mark_of(folder: Folder, job_id: int, attempt: int) -> str:

@@ -196,6 +196,21 @@ def last_launch(folder: Folder) -> Launch | None:
     return None
 
 
+def kept_pruner(folder: Folder) -> dict[str, Any]:
+    """What the record of one launch more keeps of what prunes the jobs of the newest one, but for those that ran jobs
+    again: nothing where nothing does. Raises UnreadableLaunch."""
+    for number in reversed(launch_numbers(folder)):
+        try:
+            record = read_launch(folder, number).record
+        except UnreadableLaunch:
+            raise
+        except JobRefused:  # it has no record: nothing was ever handed over
+            continue
+        if "resubmits" not in record:
+            return {} if record.get("pruner") is None else {"pruner": record["pruner"]}
+    return {}
+
+
 def planned_attempts(launch: Launch) -> dict[int, int]:
     """The number of the first attempt that a launch planned, for each of its jobs."""
     return planned(launch.record)
@@ -209,7 +224,7 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-_SINCE: Final = {"job_timeout_min": 2, "workers": 2, "joins": 2}
+_SINCE: Final = {"job_timeout_min": 2, "workers": 2, "joins": 2, "pruner": 3}
 """What a launch, an array or its options may say, and the first format of which a reader knows it; all else is of 1."""
 
 
@@ -244,6 +259,7 @@ class Order(NamedTuple):
     cwd: str  # where the launch was made
     other_scheduler: str | None = None  # the name of the scheduler, where it is not SLURM
     job_timeout_min: float | None = None  # where no scheduler runs it, whose options say so otherwise
+    pruner: Mapping[str, Any] | None = None  # what tells jobs to end early, see `model.pruning`
 
     @property
     def scheduler(self) -> str | None:
@@ -260,8 +276,9 @@ class Order(NamedTuple):
     def body(self) -> dict[str, Any]:
         """The order as it is kept: without what older versions do not know, where it says nothing of that."""
         kept = self._asdict()
-        if self.job_timeout_min is None:
-            del kept["job_timeout_min"]
+        for name in ("job_timeout_min", "pruner"):
+            if kept[name] is None:
+                del kept[name]
         return kept
 
 
@@ -417,7 +434,7 @@ def _order(body: Any) -> Order:
     """Raises TypeError for what is no order."""
     order = Order(**body)
     is_one = isinstance(order.attempt, int) and isinstance(order.cwd, str)
-    is_one = is_one and isinstance(order.job_timeout_min, float | int | None)
+    is_one = is_one and isinstance(order.job_timeout_min, float | int | None) and isinstance(order.pruner, dict | None)
     if not (is_one and isinstance(order.options, dict | None) and isinstance(order.runner, list | None)):
         raise TypeError(f"this is no order: {body}")
     return order
@@ -440,7 +457,7 @@ def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
             own = None if place is None else options[place]
             other = record.get("scheduler") if place is not None and record.get("scheduler") != "slurm" else None
             limit = record.get("job_timeout_min") if place is None else None
-            order = Order(attempt, own, record.get("runner") or None, record["cwd"], other, limit)
+            order = Order(attempt, own, record.get("runner") or None, record["cwd"], other, limit, record.get("pruner"))
             text = texts[attempt, place] = json.dumps(order.body, ensure_ascii=False)
         if job_id != last + 1 or text != before:
             if before:

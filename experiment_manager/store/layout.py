@@ -3,7 +3,8 @@
     <experiment_path>/<experiment_name>/
       manifest.sqlite   generations/7   pass_filter.json   slurm_config.json   conf/<hash>/<source>/   code/<hash>/
       launches/0001/launch.json  orders.sqlite         states/7.1  states/7.1.COMPLETED
-      jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl
+      jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl  pruned.1.json
+      rungs/4f1c09ab/9000/7.1.0.25
 
 This module names files, checks that a name can be one, and takes the lock under which experiments are planned.
 """
@@ -132,8 +133,14 @@ class Folder:
     def job(self, job_id: int) -> str:
         return self.join("jobs", str(job_id))
 
+    @property
+    def rungs(self) -> str:
+        """Holds an empty file for each value that a job has left at a rung: see `rungs`."""
+        return self.join("rungs")
+
     def of_attempt(self, job_id: int, attempt: int, kind: str) -> str:
-        """A file of one attempt: `stdout`, `stderr` (logs), `result`, `error`, `attempt` (JSON), `metrics` (lines)."""
+        """A file of one attempt: `stdout`, `stderr` (logs), `result`, `error`, `attempt`, `pruned` (JSON),
+        `metrics` (lines)."""
         ending = {"stdout": "log", "stderr": "log", "metrics": "jsonl"}.get(kind, "json")
         return os.path.join(self.job(job_id), f"{kind}.{attempt}.{ending}")
 

@@ -33,7 +33,7 @@ Saver = Callable[[str, Any], None]
 Loader = Callable[[str], Any]
 """Reads them back: `loader(path)`."""
 
-_OURS: Final = re.compile(r"(stdout|stderr|result|error|attempt|metrics)\.\d+\.(\w+\.)?\w+\Z")
+_OURS: Final = re.compile(r"(stdout|stderr|result|error|attempt|metrics|pruned)\.\d+\.(\w+\.)?\w+\Z")
 
 MOST_ELEMENTS: Final = 10_000
 """Of an array in a returned value; larger ones belong into a file of their own."""

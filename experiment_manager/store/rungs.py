@@ -1,0 +1,109 @@
+"""The values that jobs have left at rungs, kept in file names: one listing of a folder tells them, and no file is read.
+
+    rungs/4f1c09ab/9000/7.1.0.25    attempt 1 of job 7 was at 0.25 when it came to the rung at step 9000; an empty file
+    jobs/7/pruned.1.json            why that attempt was told to end; not there any more if it has gone on all the same
+
+The first folder stands for what makes values comparable, see `Pruner.rungs`: all launches that mean the same share it.
+Names are made and never changed or removed, so a listing that is behind lacks some and has no wrong one.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from experiment_manager.store.documents import TEXT, Shape, read_optional
+from experiment_manager.store.files import discard, leave_empty, write_json
+from experiment_manager.store.layout import Folder
+
+_MARK: Final[Shape] = {"reason": TEXT}
+
+
+def leave_value(folder: Folder, rungs: str, step: float, job_id: int, attempt: int, value: float) -> None:
+    """The attempt has left its value at the rung of that step. Raises OSError."""
+    place = _place(folder, rungs, step)
+    folder.make(place)
+    leave_empty(os.path.join(place, f"{job_id}.{attempt}.{value!r}"))
+
+
+def values_by_attempt(folder: Folder, rungs: str, step: float) -> dict[int, dict[int, float]]:
+    """The values at a rung: of each job by the attempts that have left one. Raises OSError."""
+    found: dict[int, dict[int, float]] = {}
+    for name in _names(_place(folder, rungs, step)):
+        job_id, _, rest = name.partition(".")
+        attempt, _, value = rest.partition(".")
+        if job_id.isdecimal() and attempt.isdecimal():
+            with suppress(ValueError):  # of a name that is none of ours
+                found.setdefault(int(job_id), {}).setdefault(int(attempt), float(value))
+    return found
+
+
+def newest(values: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
+    """The value that counts of each job: that of its newest attempt which has left one.
+
+    >>> newest({7: {1: 0.5, 3: 0.25}, 8: {1: 2.0}})
+    {7: 0.25, 8: 2.0}
+    """
+    return {job_id: attempts[max(attempts)] for job_id, attempts in values.items()}
+
+
+def rung_values(folder: Folder, rungs: str) -> dict[int, dict[float, float]]:
+    """What counts at all rungs: of each job its values by the steps of the rungs, in order. Raises OSError."""
+    found: dict[int, dict[float, float]] = {}
+    for step in _steps(folder, rungs):
+        for job_id, value in newest(values_by_attempt(folder, rungs, step)).items():
+            found.setdefault(job_id, {})[step] = value
+    return found
+
+
+def last_rungs(folder: Folder) -> dict[int, float]:
+    """The step of the last rung that each job has come to, whatever pruned it. Raises OSError."""
+    found: dict[int, float] = {}
+    for rungs in _names(folder.rungs):
+        for job_id, values in rung_values(folder, rungs).items():
+            found[job_id] = max(found.get(job_id, 0.0), *values)
+    return found
+
+
+def _steps(folder: Folder, rungs: str) -> list[float]:
+    found = []
+    for name in _names(os.path.join(folder.rungs, rungs)):
+        with suppress(ValueError):
+            found.append(float(name))
+    return sorted(found)
+
+
+def _place(folder: Folder, rungs: str, step: float) -> str:
+    return os.path.join(folder.rungs, rungs, step_text(step))
+
+
+def step_text(step: float) -> str:
+    """A step as people write it.
+
+    >>> step_text(9000.0), step_text(0.5)
+    ('9000', '0.5')
+    """
+    return str(int(step)) if step == int(step) else repr(step)
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def mark_pruned(folder: Folder, job_id: int, attempt: int, *, reason: str) -> None:
+    """It is on disk that the attempt was told to end, and why. Raises OSError."""
+    write_json(folder.of_attempt(job_id, attempt, "pruned"), {"reason": reason})
+
+
+def unmark_pruned(folder: Folder, job_id: int, attempt: int) -> None:
+    """The attempt was not told to end, or has gone on."""
+    discard(folder.of_attempt(job_id, attempt, "pruned"))
+
+
+def why_pruned(folder: Folder, job_id: int, attempt: int) -> str | None:
+    """Why the attempt was told to end; None: it was not, or has gone on."""
+    found: dict[str, Any] = read_optional(folder.of_attempt(job_id, attempt, "pruned"), _MARK)
+    return found.get("reason")
