@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from experiment_manager.model.policy import Ending, Match, ended_state, exit_status, match, to_run
-from experiment_manager.model.records import ENDED, UNFINISHED, State
+from experiment_manager.model.records import ENDED, ENDED_WELL, UNFINISHED, State
 
 
 @pytest.mark.parametrize(
@@ -115,16 +115,20 @@ def test_how_a_dry_pass_ended(seen: Ending, state: State) -> None:
 
 
 def test_no_ending_is_unfinished_and_no_failure_completed() -> None:
-    """Whatever a supervisor saw, the state is an ended one; only exit 0 is ever COMPLETED, and never of a dry pass."""
+    """Whatever a supervisor saw, the state is an ended one; only what has ended with 0, or by a signal after it had left
+    its result, is ever COMPLETED or PRUNED, the latter if it was told, and never a dry pass."""
     stops = (None, State.TIMEOUT, State.CANCELLED, State.PREEMPTED)
     both = (False, True)
-    for code, result, stopped, warned, oom, fake in itertools.product((0, 1, -9, -10), both, stops, both, both, both):
-        state = ended_state(ending(code, result=result, stopped=stopped, warned=warned, oom=oom, fake=fake))
+    for code, result, stopped, warned, oom, fake, pruned in itertools.product(
+        (0, 1, -9, -10), both, stops, both, both, both, both
+    ):
+        seen = ending(code, result=result, stopped=stopped, warned=warned, oom=oom, fake=fake, pruned=pruned)
+        state = ended_state(seen)
         assert state in ENDED
-        if state is State.COMPLETED:
-            assert 0 == code
-            assert not fake
-            assert result or not (warned or stopped)
+        if state in ENDED_WELL:
+            assert 0 == code or (code < 0 and result)
+            assert (fake, pruned) == (False, state is State.PRUNED)
+            assert result or pruned or not (warned or stopped)
 
 
 @pytest.mark.parametrize(
