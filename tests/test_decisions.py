@@ -115,8 +115,8 @@ def test_how_a_dry_pass_ended(seen: Ending, state: State) -> None:
 
 
 def test_no_ending_is_unfinished_and_no_failure_completed() -> None:
-    """Whatever a supervisor saw, the state is an ended one; only what has ended with 0, or by a signal after it had left
-    its result, is ever COMPLETED or PRUNED, the latter if it was told, and never a dry pass."""
+    """Whatever a supervisor saw, the state is an ended one; only what has ended with 0, or by a signal after
+    it had left its result, is COMPLETED or PRUNED, the latter if it was told, and no dry pass is."""
     stops = (None, State.TIMEOUT, State.CANCELLED, State.PREEMPTED)
     both = (False, True)
     for code, result, stopped, warned, oom, fake, pruned in itertools.product(
