@@ -42,13 +42,17 @@ ASHA = ("hydra.sweeper.pruner={name: asha, reduction_factor: 3}", "hydra.sweeper
 PRUNED = ("hydra/sweeper=experiment", *ASHA, "hydra.sweeper.direction=minimize", "hydra.sweeper.experiment_name=train")
 
 
+def with_curves(home: Path) -> Path:
+    """In that folder is a program whose jobs log a loss, which is their learning rate, at nine steps."""
+    (home / "train.py").write_text(CURVE)
+    (home / "conf").mkdir(exist_ok=True)
+    (home / "conf/config.yaml").write_text("{lr: 1, how: heeds}")
+    return home
+
+
 @pytest.fixture
 def curves(tmp_path: Path) -> Program:
-    """A program whose jobs log a loss, which is their learning rate, at nine steps."""
-    (tmp_path / "train.py").write_text(CURVE)
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/config.yaml").write_text("{lr: 1, how: heeds}")
-    return Program(tmp_path)
+    return Program(with_curves(tmp_path))
 
 
 def one_at_a_time(*more: str) -> tuple[str, ...]:
