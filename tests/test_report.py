@@ -86,9 +86,8 @@ PLOTLY_LINE = 2_000
 
 
 class Tab:
-    """The one tab in which all reports are opened, and the one address that they have there, with Plotly in the same line
-    of all: a browser compiles four megabytes again, which takes two seconds, when a script is of another address or place.
-    """
+    """The one tab in which all reports are opened, and the one address that they have there, with Plotly in the same
+    line of all: a browser compiles its four megabytes again, for two seconds, where address or line are others."""
 
     def __init__(self, browser: "Browser", place: Path) -> None:
         self._path = place / "report.html"
