@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from experiment_manager import Experiment
 from experiment_manager.execution import current_job as module
 from experiment_manager.execution.current_job import CurrentJob
 from experiment_manager.model.pruning import Pruner, checked
+from experiment_manager.report.contents import Choice, collect
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.rungs import last_rungs, rung_values, values_by_attempt, why_pruned
 from tests.conftest import Program
@@ -89,6 +91,13 @@ def test_jobs_that_are_pruned(curves: Program) -> None:
     assert {"step 1": [1, 2, 3]} == found["pruned"]
     assert [] == found["troubles"]
     assert "pruned at step 1: 3" in curves.tool("status").stdout
+
+    experiment = Experiment.at(curves.experiment)
+    pruning = collect(folder, list(experiment.iter_jobs()), experiment.states(), Choice()).pruning
+    rungs_of_report = (("1", 6, 3, "0.5"), ("3", 3, 0, "0.5"), ("9", 3, 0, "0.5"))
+    assert ("asha by loss, minimize", rungs_of_report) == pruning
+    experiment.report(None)
+    assert '<section id="pruning">' in Path(curves.experiment, "report.html").read_text()
 
     shown = curves.tool("results", "--json")
     assert [0, 4, 5] == [row["job"] for row in json.loads(shown.stdout)]

@@ -73,9 +73,10 @@ class Pruner(NamedTuple):
         >>> pruner.is_better(2, 1), pruner.is_better(1, 1), pruner.is_better(1, nan), pruner.is_better(nan, nan)
         (True, False, True, False)
         """
-        return self._badness(one) < self._badness(other)
+        return self.badness(one) < self.badness(other)
 
-    def _badness(self, value: float) -> tuple[bool, float]:
+    def badness(self, value: float) -> tuple[bool, float]:
+        """What values are sorted by, the best one first and NaN last."""
         return (True, 0.0) if math.isnan(value) else (False, -value if self.direction == "maximize" else value)
 
     def bracket_of(self, job_id: int) -> int:
@@ -132,7 +133,7 @@ def _is_worse_than_the_median(pruner: Pruner, own: float, others: Collection[flo
 
 def _median(pruner: Pruner, values: Collection[float]) -> float:
     """Of an even number the mean of the two, or the worse of them where that is not finite."""
-    ordered = sorted(values, key=pruner._badness)
+    ordered = sorted(values, key=pruner.badness)
     one, other = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     mean = (one + other) / 2
     return mean if math.isfinite(mean) else other

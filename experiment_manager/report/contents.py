@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -20,12 +20,14 @@ from experiment_manager.model import codec
 from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.ids import format_ids
+from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, Launch, State
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional
-from experiment_manager.store.launches import launch_numbers, read_launch
+from experiment_manager.store.launches import kept_pruner, launch_numbers, read_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.rungs import rung_values, step_text
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.store.submissions import Submission
 from experiment_manager.text import settings_text, skipped
@@ -107,6 +109,22 @@ class Handed(NamedTuple):
     slurm: str  # what SLURM calls it
 
 
+class Rung(NamedTuple):
+    """A step at which jobs were compared: how many came to it, and to how many of them it was the last."""
+
+    step: str
+    n_jobs: int
+    n_ended: int
+    best: str
+
+
+class Pruning(NamedTuple):
+    """What jobs were compared by, and where; see `model.pruning`."""
+
+    words: str  # asha by loss, minimize
+    rungs: tuple[Rung, ...]
+
+
 class Contents(NamedTuple):
     """The whole report."""
 
@@ -126,6 +144,7 @@ class Contents(NamedTuple):
     n_ranked: int
     drawn: tuple[Group, ...]
     learning: Learning
+    pruning: Pruning | None  # None: nothing prunes jobs
     columns: tuple[Column, ...]
     rows: Sequence[Sequence[Any]]
     failures: Sequence[Failure]
@@ -170,6 +189,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         n_ranked=len(ranked),
         drawn=drawn,
         learning=learn(logbook, [group.ids for group in drawn], [*first, *_without(logged, first)]),
+        pruning=_pruning(folder, jobs, table),
         columns=columns,
         rows=cells,
         failures=_failures(folder, found.troubles, table),
@@ -177,6 +197,26 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         launches=shown_launches,
         n_launches=n_launches,
     )
+
+
+def _pruning(folder: Folder, jobs: Sequence[Job], table: StateTable) -> Pruning | None:
+    """Where jobs were compared, by the pruner of the newest sweep."""
+    try:
+        pruner = read(kept_pruner(folder).get("pruner") or {})
+        values = {} if pruner is None else rung_values(folder, pruner.rungs)
+    except (OSError, JobRefused) as error:
+        skipped(str(error))
+        return None
+    ids = {int(job.id) for job in jobs}
+    there = {job_id: found for job_id, found in values.items() if job_id in ids}
+    if pruner is None or not there:
+        return None
+    ended = Counter(max(found) for job_id, found in there.items() if table.state(job_id) is State.PRUNED)
+    rungs = []
+    for step in sorted({step for found in there.values() for step in found}):
+        here = [found[step] for found in there.values() if step in found]
+        rungs.append(Rung(step_text(step), len(here), ended[step], f"{min(here, key=pruner.badness):.6g}"))
+    return Pruning(f"{pruner.name} by {pruner.metric}, {pruner.direction}", tuple(rungs))
 
 
 def _averaged(names: Sequence[str], choice: Choice) -> tuple[str, ...]:
