@@ -180,8 +180,9 @@ class Curves:
         noise = 0.02 * math.sin(40 * self._noises[job_id] + step)
         return self.levels[job_id] + transient + noise / step
 
-    def run(self, pruner: Pruner, n_lanes: int = 8) -> tuple[int, set[int]]:
-        """How many steps all jobs have taken together, and which have run to their end."""
+    def run(self, pruner: Pruner, n_lanes: int = 8, ended: dict[int, int] | None = None) -> tuple[int, set[int]]:
+        """How many steps all jobs have taken together, and which have run to their end; `ended` gets the steps of those
+        that were told to end."""
         rungs: dict[int, dict[int, float]] = {}
         waiting = iter(range(self.n_jobs))
         running = dict.fromkeys(itertools.islice(waiting, n_lanes), 0)
@@ -196,6 +197,8 @@ class Curves:
                     here = rungs.setdefault(rung, {})
                     here[job_id] = self.loss(job_id, step)
                     is_over = told_to_end(pruner, here, job_id, rung)
+                if is_over and ended is not None:
+                    ended[job_id] = step
                 if step == self.n_steps:
                     is_over = True
                     finished.add(job_id)
@@ -219,3 +222,27 @@ def test_what_pruning_saves_and_keeps(options: dict[str, Any]) -> None:
         kept += curves.best in finished
     assert spent <= 20 * 64 * 81 / 3
     assert kept >= 19
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("reduction_factor", [2, 3, 4])
+def test_what_optuna_decides(reduction_factor: int) -> None:
+    """Successive halving ends the same jobs at the same steps as Optuna's, where jobs run one after the other."""
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    curves, ours, theirs = Curves(40, seed=1), dict[int, int](), dict[int, int]()
+    pruner = checked({"name": "asha", "min_steps": 3, "reduction_factor": reduction_factor}, "loss", "minimize")
+    assert pruner is not None
+    curves.run(pruner, n_lanes=1, ended=ours)
+    study = optuna.create_study(
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=reduction_factor)
+    )
+    for job_id in range(curves.n_jobs):
+        trial = study.ask()
+        for step in range(1, curves.n_steps + 1):
+            trial.report(curves.loss(job_id, step), step)
+            if trial.should_prune():
+                theirs[job_id] = step
+                break
+        study.tell(trial, curves.loss(job_id, step))
+    assert theirs == ours
