@@ -96,6 +96,7 @@ def test_logs_that_there_are_not(mixed: Program) -> None:
         assert 1 == len(done.stderr.splitlines())
 
 
+@pytest.mark.usefixtures("light")
 def test_following_a_log_ends_with_its_job(program: Program, tmp_path: Path) -> None:
     """What a job prints comes as it is printed, through the next attempt, and the command ends when the job has."""
     release = tmp_path / "release"
@@ -116,6 +117,7 @@ def test_following_a_log_ends_with_its_job(program: Program, tmp_path: Path) -> 
     assert "attempt 2" not in rest + again.stdout
 
 
+@pytest.mark.usefixtures("light")
 def test_following_all_ranks(program: Program) -> None:
     """What each rank prints comes as it is printed, each byte once, and nothing of files with almost the same name."""
     sweep = program.start("train.py", "-m", "seed=1", "sleep=60", "stoppable=true")
@@ -181,6 +183,7 @@ def test_failed_jobs_run_again_as_they_were(mixed: Program) -> None:
     assert "told to raise" in mixed.tool("show", "2").stdout
 
 
+@pytest.mark.usefixtures("light")
 def test_jobs_keep_their_time_limit_when_they_run_again(program: Program) -> None:
     """What ran too long under local_pool has the limit of the last launch, or another one that is given."""
     done = program.sweep("seed=1", "sleep=60", "hydra.launcher.job_timeout_min=0.01")
@@ -237,6 +240,7 @@ def test_scripts_for_failed_jobs_alone(mixed: Program) -> None:
     assert ["2.1.FAILED", "3.1.FAILED"] == [name for name in mixed.states() if name > "2"]
 
 
+@pytest.mark.usefixtures("light")
 def test_python_runs_failed_jobs_again(program: Program) -> None:
     """`Experiment.resubmit` is the twin, and tells what became of each job. What has completed since it was planned
     does not run again."""
@@ -473,6 +477,7 @@ def test_extremes_of_diverged_jobs() -> None:
 # ---------------------------------------------------------------- status
 
 
+@pytest.mark.usefixtures("light")
 def test_status_shows_how_jobs_are_getting_on(program: Program) -> None:
     """A job that runs has a row: where, for how long, and what it last logged; it is gone when the job has ended."""
     sweep = program.start("train.py", "-m", "seed=4", "steps=3000")
@@ -513,6 +518,7 @@ def test_states_are_counted_by_variables(mixed: Program) -> None:
     assert (2, "error: 'hov' is no variable; the variables are how, seed\n") == (done.returncode, done.stderr)
 
 
+@pytest.mark.usefixtures("light")
 def test_watching_on_a_terminal(program: Program, tmp_path: Path) -> None:
     """On a terminal the status is drawn anew until all has ended; then it stands there, and the exit status is 0."""
     import pty

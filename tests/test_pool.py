@@ -27,6 +27,7 @@ def start_sweep(program: Program, started: Path, *arguments: str) -> "subprocess
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.usefixtures("light")
 def test_interrupt_ends_the_children_and_records_cancelled(
     program: Program, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
@@ -44,6 +45,7 @@ def test_interrupt_ends_the_children_and_records_cancelled(
         assert not Path(f"/proc/{mark.name.split('.')[1]}/cmdline").exists()
 
 
+@pytest.mark.usefixtures("light")
 def test_nohup_stays_nohup(program: Program, tmp_path: Path) -> None:
     """Under `nohup` a HUP, as at logging out, ends neither the sweep nor a job of it."""
     started = tmp_path / "started"
@@ -59,6 +61,7 @@ def test_nohup_stays_nohup(program: Program, tmp_path: Path) -> None:
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_interrupt_from_the_terminal_reaches_each_job_once(program: Program, tmp_path: Path) -> None:
     """Ctrl-C goes to the whole foreground group; jobs are in sessions of their own and hear it from us alone."""
     started = tmp_path / "started"
@@ -69,6 +72,7 @@ def test_interrupt_from_the_terminal_reaches_each_job_once(program: Program, tmp
     assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_killed_sweep_lets_its_jobs_finish_and_does_not_repeat_them(program: Program, tmp_path: Path) -> None:
     """`kill -9` of the sweep loses nothing: its jobs go on to their own end, and the same sweep leaves them alone."""
     started = tmp_path / "started"
@@ -85,6 +89,7 @@ def test_killed_sweep_lets_its_jobs_finish_and_does_not_repeat_them(program: Pro
     assert 2 == len(list(started.iterdir()))
 
 
+@pytest.mark.usefixtures("light")
 def test_no_more_than_n_jobs_run_at_a_time(program: Program) -> None:
     """The intervals in which jobs ran overlap `n_jobs` deep and no deeper."""
     assert 0 == program.sweep("seed=1,2,3", "sleep=0.3", "hydra.launcher.n_jobs=2").returncode
@@ -93,6 +98,7 @@ def test_no_more_than_n_jobs_run_at_a_time(program: Program) -> None:
     assert 2 == max(depth)
 
 
+@pytest.mark.usefixtures("light")
 def test_plain_lines_in_a_pipe(program: Program) -> None:
     """Without a terminal each job is one plain line, and there is no escape sequence."""
     done = program.sweep("seed=1", "how=well,raise")
@@ -102,6 +108,7 @@ def test_plain_lines_in_a_pipe(program: Program) -> None:
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.usefixtures("light")
 def test_bar_on_a_terminal(program: Program) -> None:
     """On a terminal there is a bar that ends with all jobs done."""
     ours, theirs = pty.openpty()

@@ -558,6 +558,7 @@ def test_job_that_removes_its_own_folder_has_a_state(program: Program) -> None:
     assert ["0.1.FAILED"] == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_moved_project_can_be_swept_again(program: Program) -> None:
     """A job whose program has moved: `run` says what is missing, and the same sweep from the new place runs it."""
     program.sweep("how=unless-again", "hydra.sweeper.experiment_path=../kept")

@@ -20,6 +20,7 @@ def manifest_ids(program: Program) -> list[int]:
         return [row[0] for row in connection.execute("SELECT id FROM jobs ORDER BY id")]
 
 
+@pytest.mark.usefixtures("light")
 def test_filtered_sweep_runs_what_passes_and_records_all(program: Program) -> None:
     """The manifest has the whole grid; only what passes runs; the same sweep without the filter runs the rest; a grown
     grid keeps the old ids and runs what is new; the same command again runs nothing."""
@@ -90,6 +91,7 @@ def test_edited_configuration_reaches_no_defined_job(program_after: ProgramAfter
     assert json.loads((program.experiment / "pass_filter.json").read_text())["jobs"] == [0, 1]
 
 
+@pytest.mark.usefixtures("light")
 def test_failed_jobs_alone_run_again(program: Program) -> None:
     """A job that raises fails alone: the others go on, the sweep ends with 1 and says what to do; the same command runs
     the failed ones as attempt 2, and attempt 1 is still there."""
@@ -118,6 +120,7 @@ def test_failed_jobs_alone_run_again(program: Program) -> None:
         ("always", ["0.1.FAILED", "0.2.FAILED", "1.1.COMPLETED", "1.2.COMPLETED"]),
     ],
 )
+@pytest.mark.usefixtures("light")
 def test_rerun_decides_about_ended_jobs(program_after: ProgramAfter, rerun: str, expected: list[str]) -> None:
     """`never` leaves all ended jobs alone, `failed` takes those that did not complete, `always` takes all."""
     program = program_after("how=raise,well")
@@ -165,6 +168,7 @@ def test_params_sweep_and_the_command_line_wins(program: Program) -> None:
     assert [{"seed": 7, "tau": 0.1}, {"seed": 7, "tau": 0.2}] == [row["variables"] for row in program.told("jobs")]
 
 
+@pytest.mark.usefixtures("light")
 def test_sample_is_of_what_passes_and_repeats(program: Program) -> None:
     """A sample is drawn from what passes, the same one for the same seed, another one for another."""
     arguments = ("seed=range(0,20)", "hydra.sweeper.pass_filter='seed < 10'", "hydra.sweeper.sample=2")
@@ -336,6 +340,7 @@ def test_unwritable_folder_is_named(program: Program) -> None:
     assert "/proc/here/train cannot be made or written" in done.stderr
 
 
+@pytest.mark.usefixtures("light")
 def test_two_sweeps_at_once_run_every_job_once(program: Program, tmp_path: Path) -> None:
     """Two people, or one in two terminals, start the same sweep: every job completes once and none runs twice."""
     started = tmp_path / "started"
