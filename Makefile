@@ -13,6 +13,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hydra-optuna-sweeper  # asks for Optuna < 3
 	touch $@
 
 demo: $(STAMP)  ## six jobs of a real experiment, their states, and mean and deviation over seeds

@@ -54,6 +54,7 @@ from experiment_manager.text import described, followed, skipped, tell
 if TYPE_CHECKING:
     from datetime import datetime
 
+    import optuna
     import pandas
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
@@ -462,6 +463,14 @@ class Experiment:
     def diff(self, one: int, other: int) -> dict[str, Any]:
         """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
         return difference(self.folder, self.job(one).id, self.job(other).id, self.states())
+
+    def study(self) -> "optuna.Study":
+        """The search of this experiment as an Optuna study in memory, as it is now, for `optuna.visualization` and for
+        notebooks: the user attribute `job` of a trial is the id of its job. Raises JobRefused where there is no search,
+        OptionsError without an Optuna of 4.9 or newer."""
+        from experiment_manager.execution.study import study_of
+
+        return study_of(self.folder, self.states())
 
     # -- what the jobs have left -------------------------------------------------------------------------------------
 

@@ -31,8 +31,10 @@ class Table:
         return [job_id for job_id in planned if job_id in self.left]
 
     def workers(self, n_workers: int) -> list[Iterator[Candidate]]:
+        """Of a launch without a search, which name jobs alone."""
         states, planned = cast(States, self), dict(self.left)
-        return [iter(Candidates(states, "0001", planned, place, n_workers)) for place in range(n_workers)]
+        every = (iter(Candidates(states, "0001", planned, place, n_workers)) for place in range(n_workers))
+        return [cast("Iterator[Candidate]", one) for one in every]
 
 
 def end(table: Table, n_workers: int, seconds: Callable[[int], float]) -> float:

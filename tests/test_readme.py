@@ -125,11 +125,12 @@ def test_tables_name_every_option_and_command() -> None:
     """The tables of the README have every option of the sweeper and of SLURM, every verb, and every state, and no
     other verb."""
     from experiment_manager.cli.main import app
-    from experiment_manager.hydra.schema import SweeperConf
+    from experiment_manager.hydra.schema import SearchConf, SweeperConf
     from experiment_manager.model.records import State
     from experiment_manager.scheduler.slurm.options import valid_options
 
-    for option in {*SweeperConf.__dataclass_fields__, *valid_options()} - {"_target_", "_recursive_"}:
+    of_sweepers = {*SweeperConf.__dataclass_fields__, *SearchConf.__dataclass_fields__} - {"defaults"}
+    for option in {*of_sweepers, *valid_options()} - {"_target_", "_recursive_"}:
         assert f"`{option}`" in README
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert verbs == set(re.findall(r"^\| `(\w+) FOLDER", README, re.MULTILINE))

@@ -115,6 +115,7 @@ def prepare(
     with Manifest(folder) as manifest:
         point = manifest.job(job_id)
         recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
+        may_compose = manifest.may_propose(job_id)
     order, here = None, os.getcwd()
     if launch is not None:
         order = (orders or Orders(folder)).of(launch, job_id)
@@ -125,7 +126,7 @@ def prepare(
     elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))
     options = (order.options if order is not None else None) or {}
-    arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner)
+    arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner, may_compose=may_compose)
     if not is_fake:
         arguments = [*options.get("wrap", ()), *arguments]
     return Child(
@@ -146,15 +147,22 @@ def prepare(
 
 
 def _program(
-    folder: Folder, point: Job, recipe: Recipe | None, *, is_fake: bool, runner: Sequence[str] | None
+    folder: Folder,
+    point: Job,
+    recipe: Recipe | None,
+    *,
+    is_fake: bool,
+    runner: Sequence[str] | None,
+    may_compose: bool,
 ) -> list[str]:
-    """The arguments of the program. Raises JobRefused when nothing can run the job."""
+    """The arguments of the program. Raises JobRefused when nothing can run the job; one without a configuration may
+    compose it when it runs first, if a search has proposed it."""
     where = f"job {point.id} of {folder.path}"
     if runner is not None and recipe is not None:
         raise JobRefused(f"{where} is a job of a sweep and has a command of its own; leave --runner out")
     if runner is not None and (missing := command.missing_file(runner)):
         raise JobRefused(f"the runner {missing} is not there; name a script that calls Experiment.run_id")
-    if point.fingerprint is None:
+    if point.fingerprint is None and (is_fake or not may_compose):
         raise JobRefused(unconfigured(point.id, folder))
     if is_fake:
         return [sys.executable, "-P", "-m", "experiment_manager.execution.in_process"]

@@ -40,7 +40,14 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, runner_of
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import asked_again
-from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, last_launch, planned_attempts
+from experiment_manager.store.launches import (
+    clear_leftovers,
+    create_launch,
+    kept_pruner,
+    last_launch,
+    planned_attempts,
+    read_launch,
+)
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
@@ -217,6 +224,12 @@ def last_runner(folder: Folder, configured: Configured | None) -> list[str] | No
     return None if words is None or missing_file(words) else words
 
 
+def follow_worker(folder: Folder, launch: Launch, most: int) -> Worked:
+    """The worker of a launch that is there, which runs `most` jobs at most, has started and ended. Raises as `work`
+    does."""
+    return _Following(folder, launch, most).run()
+
+
 class _Following:
     """The worker of a launch: it is started, and followed until it has ended."""
 
@@ -252,6 +265,8 @@ class _Following:
             if status < 0:
                 self._lines.say(f"the worker was ended by {signal.Signals(-status).name}; the same command goes on")
             self._settle_unread()
+            if self._launch.record.get("search_from") is not None:  # what was proposed meanwhile
+                self._planned = planned_attempts(read_launch(self._folder, self._launch.number))
             table = self._states.table(reconcile=True)
             self._take_killed(table)
         ran = list(self._ran.values())

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, JobRefused, UnknownJob
 from experiment_manager.execution.child import Child, own_temporary_folder, prepare, start
@@ -41,6 +41,9 @@ from experiment_manager.store.launches import (
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, is_to_be_asked_about, task_in
 from experiment_manager.text import one_line, tell
+
+if TYPE_CHECKING:
+    from experiment_manager.execution.search import SearchJobs
 
 BY_HAND: Final = "work"
 """The launcher of launches whose jobs a LocalWorker runs; also the verb that makes them."""
@@ -82,39 +85,66 @@ class Candidates:
         self,
         states: States,
         launch: str,
-        planned: Mapping[int, int],
+        planned: dict[int, int],
         place: int,
         n_places: int,
         again: "Again | None" = None,
         *,
         joined: "Callable[[], Sequence[Candidates]]" = tuple,
+        search: "SearchJobs | None" = None,
     ) -> None:
-        """`planned` are the numbers that the launch gave to the first attempts of its jobs. `again` finds those that
-        have begun and are to be taken again; None: none is. `joined` gives the candidates of launches that have joined
-        since it was asked the last time."""
-        self._states, self._planned, self._again = states, planned, again
+        """`planned` are the numbers that the launch gave to the first attempts of its jobs; those that are proposed are
+        added. `again` finds those that have begun and are to be taken again; None: none is. `joined` gives the
+        candidates of launches that have joined since it was asked the last time. `search` is what proposes more."""
+        self._states, self._planned, self._again, self.search = states, planned, again, search
         self._place, self._n_places = place, n_places
         self._launch, self._joined = launch, joined
         self._named: set[Candidate] = set()
         self._others: list[Candidates] = []
 
-    def __iter__(self) -> Iterator[Candidate]:
+    def __iter__(self) -> "Iterator[Candidate | None]":
+        """None stands for a job that is to be asked for, by `propose`, before the next step."""
         if self._again is not None:
             yield from self._untaken(self._again.of_earlier_runs())
         own = list(self._planned.items())[self._place :: self._n_places]
         yield from self._untaken(Candidate(*one, self._launch) for one in own)
-        while left := self._left():
-            first = self._place * len(left) // self._n_places
-            yield from self._untaken([*left[first:], *left[:first]], most_misses=_MISSES)
-        while new := self._joined():
-            self._others += new
-            for others in new:
-                yield from others
+        yield from self._all_left()
+        while True:
+            while new := self._joined():
+                self._others += new
+                for others in new:
+                    yield from others
+            if self.search is None or self.search.is_over:
+                break
+            yield None
+        if self.search is not None:  # somebody else may have died before he took what was proposed to him
+            self._planned.update(self.search.planned())
+            yield from self._all_left()
+
+    def propose(self) -> Candidate | None:
+        """A job that is proposed now; None: nothing more is. Raises ExperimentManagerError."""
+        assert self.search is not None
+        job_id = self.search.ask()
+        if job_id is None:
+            return None
+        self._planned[job_id] = 1
+        one = Candidate(job_id, 1, self._launch)
+        self._named.add(one)
+        return one
 
     def has_left(self) -> bool:
         """Whether there is a job that nobody has taken yet."""
         self._others += self._joined()
+        if self.search is not None:
+            if self.search.has_left():
+                return True
+            self._planned.update(self.search.planned())
         return bool(self._states.unclaimed(self._planned)) or any(others.has_left() for others in self._others)
+
+    def _all_left(self) -> Iterator[Candidate]:
+        while left := self._left():
+            first = self._place * len(left) // self._n_places
+            yield from self._untaken([*left[first:], *left[:first]], most_misses=_MISSES)
 
     def _left(self) -> list[Candidate]:
         numbers = self._planned
@@ -264,14 +294,34 @@ class Lane:
         """Jobs have run until none is left that may be taken, no time is left for one, or somebody has asked for the
         end. The status is that of the first job that has one other than 0. `goes_on` tells, where no time is left,
         whether the task is to be started again; `is_newest`, whether this worker is the one that is to run."""
-        heard, outcome = Heard(), Outcome(0)
+        heard = Heard()
+        search = self._candidates.search
+        if search is not None:
+            search.begin_beside()
+        try:
+            return self._run_all(heard, goes_on, is_newest)
+        finally:
+            if search is not None:
+                search.end()
+
+    def _run_all(self, heard: Heard, goes_on: Callable[[], bool], is_newest: Callable[[], bool]) -> Outcome:
+        outcome = Outcome(0)
         begin = start if self._beginning is None else self._beginning(heard)
-        for one in self._candidates:
+        for found in self._candidates:
             heard.wait(0)
             if heard.was_stopped or not is_newest():
                 return outcome
             if heard.was_warned or not self._left.is_enough():
                 return outcome._replace(is_to_requeue=goes_on())
+            if found is None and not self._may_take():
+                return outcome
+            try:
+                one = self._candidates.propose() if found is None else found
+            except ExperimentManagerError as error:
+                tell(f"error: {error}")
+                return outcome._replace(status=outcome.status or REFUSED)
+            if one is None:
+                continue
             started, refused = time.monotonic(), None
             try:
                 child = prepare(self._folder, one.job_id, launch=one.launch, is_fake=False, orders=self._orders)
@@ -384,6 +434,7 @@ class Worker:
         self._array = _array_of_workers(launched_arrays(record), array, index, f"launch {launch} of {folder.path}")
         planned = planned_attempts(record)
         self._planned = {job_id: planned[job_id] for job_id in sorted(self._array.jobs)}
+        self._has_search = record.record.get("search_from") is not None
         self._options = options_of_array(record, array)
         self._here, self._scheduler = schedulers.current_task(), schedulers.current()
         self._newest = launch  # of the launches that were looked at
@@ -415,7 +466,8 @@ class Worker:
         """As `Lane.run`; the task is started again where jobs are left for which it has no time, and
         ends where the scheduler has started this worker again elsewhere."""
         place = self._index * self.n_lanes + lane
-        candidates = self._candidates(self.launch, self._planned, place, joined=partial(self._joined, place))
+        search = _search_jobs(self.folder, self.launch) if self._has_search else None
+        candidates = self._candidates(self.launch, self._planned, place, partial(self._joined, place), search)
         limit_min = self._options.get("job_timeout_min")
         left = TimeLeft(self._ends_at, None if limit_min is None else limit_min * 60)
         is_alone = self.n_lanes == 1
@@ -429,12 +481,18 @@ class Worker:
         return jobs.run(lambda: self._goes_on(candidates), is_newest=runs.is_newest)
 
     def _candidates(
-        self, launch: str, planned: Mapping[int, int], place: int, joined: Callable[[], Sequence[Candidates]] = tuple
+        self,
+        launch: str,
+        planned: dict[int, int],
+        place: int,
+        joined: Callable[[], Sequence[Candidates]] = tuple,
+        search: "SearchJobs | None" = None,
     ) -> Candidates:
         retries = self._options.get("max_retries")
         again = Again(self.folder, launch, planned, self._here, MAX_RETRIES if retries is None else retries)
         n_places = (self._array.n_workers or 1) * self.n_lanes
-        return Candidates(States(self.folder), launch, planned, place, n_places, again, joined=joined)
+        states = States(self.folder)
+        return Candidates(states, launch, planned, place, n_places, again, joined=joined, search=search)
 
     def _joined(self, place: int) -> list[Candidates]:
         """The candidates of launches that have joined this array since this was asked the last time."""
@@ -466,8 +524,8 @@ class Worker:
 
 
 class LocalWorker:
-    """The worker that a person has started: it runs the jobs of a launch on whatever machine it is, so many at a time,
-    and ends when the process does that has started it.
+    """The worker that a person has started, or a search that runs here: it runs the jobs of a launch on whatever
+    machine it is, so many at a time, and ends when the process does that has started it.
 
     Of each job that has ended, a line on standard output tells: see `ended_in`.
     """
@@ -476,17 +534,21 @@ class LocalWorker:
         """Raises JobRefused where the launch is not for such a worker."""
         self._folder, self._launch = folder, launch
         found = read_launch(folder, launch)
-        options = found.record.get("options") if found.record.get("launcher") == BY_HAND else None
+        options = found.record.get("worker")
+        if found.record.get("launcher") == BY_HAND:
+            options = found.record.get("options")
         if not isinstance(options, Mapping) or not isinstance(options.get("n_jobs"), int):
             raise JobRefused(f"launch {launch} of {folder.path} has no worker by hand; start one with `work`")
         self._options: Mapping[str, Any] = options
         self._limit_min: float | None = found.record.get("job_timeout_min")
+        self._has_search = found.record.get("search_from") is not None
         planned = sorted(planned_attempts(found).items())
-        first = int.from_bytes(os.urandom(4)) % len(planned)  # others that begin elsewhere seldom want the same job
+        n_there = len(planned) + (_unproposed(folder) if self._has_search else 0)
+        first = int.from_bytes(os.urandom(4)) % max(1, len(planned))  # others that begin elsewhere seldom want the same
         self._planned = dict([*planned[first:], *planned[:first]])
-        most = options.get("max_jobs") or len(planned)
-        self.n_lanes = min(options["n_jobs"], len(planned), most)
-        self._permits = Permits(most) if most < len(planned) else None
+        most = options.get("max_jobs") or n_there
+        self.n_lanes = max(1, min(options["n_jobs"], n_there, most))
+        self._permits = Permits(most) if most < n_there else None
         self._pid, self._end_with_us = os.getpid(), processes.dying_with_us(signal.SIGTERM)
 
     @property
@@ -498,7 +560,8 @@ class LocalWorker:
         """As `Lane.run`."""
         if os.getpid() != self._pid:
             self._end_with_us()
-        candidates = Candidates(States(self._folder), self._launch, self._planned, lane, self.n_lanes)
+        search = _search_jobs(self._folder, self._launch) if self._has_search else None
+        candidates = Candidates(*(States(self._folder), self._launch, self._planned, lane, self.n_lanes), search=search)
         limit_s = None if self._limit_min is None else self._limit_min * 60
         left = TimeLeft(self._ends_at, limit_s, ends_first_at=self._options.get("until"))
         is_alone = self.n_lanes == 1
@@ -509,6 +572,18 @@ class LocalWorker:
         until = self._options.get("until")
         of_task = _end_of_task(schedulers.current(), schedulers.current_task())  # of an allocation that we are in
         return min((end for end in (until, of_task) if end is not None), default=None)
+
+
+def _search_jobs(folder: Folder, launch: str) -> "SearchJobs":
+    from experiment_manager.execution.search import SearchJobs
+
+    return SearchJobs(folder, launch)
+
+
+def _unproposed(folder: Folder) -> int:
+    from experiment_manager.execution.search import unproposed
+
+    return unproposed(folder)
 
 
 def ended_in(line: str) -> tuple[Candidate, float, str | None]:

@@ -23,10 +23,11 @@ from experiment_manager.errors import ConfigurationDrifted
 from experiment_manager.execution.command import place_of, placed_in
 from experiment_manager.execution.current_job import CurrentJob, current_job, is_first_rank, not_kept
 from experiment_manager.hydra import private_names
-from experiment_manager.hydra.compose import as_written, require_submitted
+from experiment_manager.hydra.compose import as_written, require_submitted, task_configuration
 from experiment_manager.model.policy import DRIFTED, UNRECORDED
 from experiment_manager.model.records import Code
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.proposals import leave_configuration
 from experiment_manager.store.results import write_error, write_result
 from experiment_manager.text import tell, tell_traceback
 
@@ -64,6 +65,9 @@ class JobCallback(Callback):
             raise SystemExit(0)
         with _ending(job, DRIFTED), Manifest(job.experiment) as manifest:
             point = manifest.job(job.id)
+            if point.fingerprint is None and manifest.may_propose(job.id):
+                leave_configuration(job.experiment, job.id, task_configuration(config))
+                point = manifest.job(job.id)
             require_submitted(manifest, point, config)
             place = place_of(job.experiment, point)
             with read_write(config.hydra), open_dict(config.hydra):

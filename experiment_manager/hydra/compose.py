@@ -106,19 +106,26 @@ class Composer:
 
     def axes(self, params: Mapping[str, Any], arguments: Iterable[str]) -> list[Axis]:
         """One axis per key, the parameters before the command line; of two settings of a key the last one wins."""
-        lines = [f"{key}={'null' if value is None else value}" for key, value in params.items()]
         axes: dict[str, Axis] = {}
-        prefixes: dict[str, str] = {}  # `+x=1` and then `x=2,3` sweeps a key that has to be added
-        for override in self._parser.parse_overrides([*lines, *arguments]):
-            name = override.key_or_group + (f"@{override.package}" if override.package else "")
-            if override.is_add() or override.is_force_add():
-                prefixes[name] = override.get_key_element().removesuffix(name)
-            axis = self._axis(override, prefixes.get(name, ""))
+        for override, prefix in self.parsed(params, arguments):
+            axis = self.axis(override, prefix)
             axes[axis.keys[0]] = axis
         return list(axes.values())
 
-    def _axis(self, override: Override, prefix: str) -> Axis:
-        name = override.key_or_group + (f"@{override.package}" if override.package else "")
+    def parsed(self, params: Mapping[str, Any], arguments: Iterable[str]) -> Iterator[tuple[Override, str]]:
+        """Each override, and what comes before its key: + where it, or an earlier one of that key, adds it. Raises
+        Hydra's own errors."""
+        lines = [f"{key}={'null' if value is None else value}" for key, value in params.items()]
+        prefixes: dict[str, str] = {}  # `+x=1` and then `x=2,3` sweeps a key that has to be added
+        for override in self._parser.parse_overrides([*lines, *arguments]):
+            name = name_of(override)
+            if override.is_add() or override.is_force_add():
+                prefixes[name] = override.get_key_element().removesuffix(name)
+            yield override, prefixes.get(name, "")
+
+    def axis(self, override: Override, prefix: str) -> Axis:
+        """The values of one override, one by one. Raises GridError where they cannot be listed."""
+        name = name_of(override)
         if override.is_delete():
             key = f"~{name}"
             return Axis((key,), ((Setting(key, str(override.input_line), None, True, False),),))
@@ -282,6 +289,11 @@ class Composer:
             path = f"file://{os.path.abspath(source.path)}" if is_file else f"{source.schema}://{source.path}"
             found.append(Origin(provider, path, directory))
         return found
+
+
+def name_of(override: Override) -> str:
+    """The key of an override, with its package: `db@source`."""
+    return override.key_or_group + (f"@{override.package}" if override.package else "")
 
 
 @contextmanager

@@ -27,11 +27,13 @@ from experiment_manager.execution.pool import (
     Interrupted,
     JobEnd,
     Pool,
+    available_cpus,
     check_gpus_per_job,
     check_n_jobs,
     check_start_method,
     kept_limit,
 )
+from experiment_manager.execution.work import follow_worker
 from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import add_batch
 from experiment_manager.hydra.compose import Composer, as_written
@@ -49,6 +51,7 @@ from experiment_manager.scheduler.scripts import (
     hand_to_workers,
     how_to_submit,
     join,
+    overridden,
     write_scripts,
 )
 from experiment_manager.scheduler.submission import submit
@@ -162,6 +165,31 @@ class Here:
         self.copies_code, self._gpus_per_job = copies_code, gpus_per_job
         self._n_jobs, self._forkserver = n_jobs, ForkServer() if start_method == "forkserver" else None
 
+    def for_search(self, n_jobs: int | None) -> int:
+        """How many trials of a search run at a time, of the `n_jobs` that the search asks for. Raises OptionsError for
+        what a search cannot do."""
+        if self._forkserver is not None:
+            raise OptionsError("hydra.launcher.start_method=forkserver forks no trials of a search here; leave it out")
+        here = self._n_jobs if self._n_jobs > 0 else available_cpus()
+        return here if n_jobs is None else min(here, n_jobs)
+
+    def about_search(self, n_at_a_time: int) -> dict[str, Any]:
+        """What the launch of a search keeps for the worker that runs it."""
+        return {"worker": {"n_jobs": n_at_a_time, "gpus_per_job": self._gpus_per_job}}
+
+    def run_search(self, handed: Handed, *, n_at_a_time: int, most: int) -> None:
+        """The search has run, as far as it goes here: `most` trials. Ends the program on Ctrl-C."""
+        tell(f"running {min(n_at_a_time, most)} at a time (hydra.launcher.n_jobs)")
+        try:
+            follow_worker(handed.folder, handed.launch, most)
+        except Interrupted as stop:
+            cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
+            tell(
+                f"stopped by {stop}: {cancelled} jobs cancelled in {handed.folder.path}; the same command goes on with "
+                "the search"
+            )
+            raise SystemExit(128 + stop.number) from None
+
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
         texts = handed.texts(ids)
@@ -224,6 +252,28 @@ class ByScheduler:
         self.waits = submits and bool(plain.get("wait"))
         if submits:
             self._scheduler.require()
+
+    def for_search(self, n_jobs: int | None) -> int:
+        """How many trials of a search run at a time: `hydra.launcher.workers` runs them, or as many workers as the
+        search asks for by its `n_jobs`. Raises OptionsError for what a search cannot do."""
+        given = {"join": self._joins, "wait": self.waits, "resources_from": self._options.resources_from}
+        for name, value in given.items():
+            if value:
+                raise OptionsError(
+                    f"hydra.launcher.{name}={value} is not for a search, which workers run; leave it out"
+                )
+        if self._options.workers is None and n_jobs is None:
+            raise OptionsError(
+                "a search is run by workers, which ask for one trial after the other; say how many with "
+                "hydra.launcher.workers=8"
+            )
+        if self._options.workers is None:
+            self._options = overridden(self._scheduler, self._options, {"workers": n_jobs}, where="hydra.launcher")
+        return int(self._options.workers or 1) * int(self._options.pack or 1)
+
+    def about_search(self, n_at_a_time: int) -> dict[str, Any]:
+        """What the launch of a search keeps besides its arrays."""
+        return {}
 
     def arrange(self, folder: Folder, ids: Sequence[int], configuration: Any) -> Arrangement:
         """The arrays that run these jobs. Raises OptionsError; JobRefused where there is none that they could join."""

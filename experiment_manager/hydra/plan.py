@@ -96,7 +96,7 @@ class Known:
     """The jobs that the manifest has: there may be a million, so only what tells them apart is held."""
 
     def __init__(self, folder: Folder) -> None:
-        self.generation = 0
+        self.generation = self.next_id = 0
         self._jobs: dict[int, tuple[str | None, int | None]] = {}  # fingerprint, number of the recipe
         self._by_identity: dict[str, tuple[int, ...]] = {}
         if folder.is_experiment():
@@ -107,11 +107,10 @@ class Known:
                     "hydra.sweeper.experiment_name=..."
                 )
             with Manifest(folder) as manifest:
-                self.generation = manifest.generation
+                self.generation, self.next_id = manifest.generation, manifest.next_id
                 for job_id, identity, fingerprint, recipe in manifest.index():
                     self._jobs[job_id] = (fingerprint, recipe)
                     self._by_identity[identity] = (*self._by_identity.get(identity, _NOBODY), job_id)
-        self.next_id = max(self._jobs, default=-1) + 1
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -284,7 +283,7 @@ def plan(asked: Asked) -> Plan:
     ids, dropped = _passing(asked.rules, grid, numbered, factored, table, known, folder, read)
     states = {int(job_id): table.state(job_id) for job_id in table.attempts.keys() | table.queued.keys()}
     to_run = policy.to_run(states, ids, options.rerun)
-    _refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
+    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
     passing = frozenset(ids) if read else frozenset()
     kept = {i: found for i, found in read.items() if i in passing or known.has_configuration(i)}
     arrangement = None
@@ -362,7 +361,7 @@ def _configurations(numbered: Numbered, factored: Factored, ids: Sequence[int]) 
     return lambda job_id: resolved(factored.configured(points()[job_id]).encoded)
 
 
-def _refuse_other_tasks(folder: Folder, known: Known, ids: Iterable[int], task: str) -> None:
+def refuse_other_tasks(folder: Folder, known: Known, ids: Iterable[int], task: str) -> None:
     """Nothing happens when the jobs that are there call the same function; another one's results are not ours."""
     recipes = {known.recipe(job_id): job_id for job_id in ids if job_id in known} if known else {}
     recipes.pop(None, None)

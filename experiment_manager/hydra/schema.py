@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
 
-from experiment_manager.errors import ExperimentManagerError, GridError
+from experiment_manager.errors import ExperimentManagerError, GridError, OptionsError
 from experiment_manager.scheduler.slurm.options import SlurmOptions, valid_options
 
 if TYPE_CHECKING:
@@ -102,6 +103,117 @@ class Options(NamedTuple):
 
 
 @dataclass
+class SearchConf:
+    """hydra/sweeper=experiment_optuna: the options of hydra-optuna-sweeper, and some of hydra/sweeper=experiment"""
+
+    _target_: str = f"{_PLUGINS}.sweeper.ExperimentOptunaSweeper"
+    _recursive_: bool = False  # the sampler is made where trials are proposed
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}])
+    experiment_name: str = "${hydra.job.name}"
+    experiment_path: str = "experiments"
+    sampler: Any = MISSING
+    direction: Any = "minimize"  # or maximize; a list of them for several objectives
+    metric: Any = (
+        None  # of each: a field of the result or a logged metric, or {name, take: last|best}; null: the result
+    )
+    n_trials: int = 20  # of the whole search, however often the command is repeated
+    n_jobs: int | None = None  # trials at a time; null: as many as the launcher says
+    max_failure_rate: float = 0.0  # nothing more is proposed when more of the trials that have ended have failed
+    params: dict[str, Any] | None = field(default_factory=dict)
+    storage: Any = None  # not needed: the folder of the experiment is one
+    study_name: str | None = None
+    rerun: str = "failed"  # of the jobs that have ended: failed, never, always
+    on_drift: str = "error"  # a job composes something else than was submitted: error, warn
+
+
+class SearchOptions(NamedTuple):
+    """`hydra.sweeper.*`, as the sweeper of searches reads them; the defaults are those of SearchConf."""
+
+    experiment_name: str
+    experiment_path: str
+    sampler: Mapping[str, Any]
+    direction: Any
+    metric: Any
+    n_trials: int
+    n_jobs: int | None
+    max_failure_rate: float
+    params: Mapping[str, Any]
+    storage: Any
+    study_name: str | None
+    rerun: str
+    on_drift: str
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """One for each objective; those of hydra-optuna-sweeper's are of an Enum."""
+        given = self.direction if isinstance(self.direction, Sequence) else [self.direction]
+        listed = [given] if isinstance(given, str) else given
+        return tuple(str(getattr(item, "name", item)) for item in listed)
+
+    @property
+    def metrics(self) -> tuple[tuple[str, str], ...]:
+        """The name of each objective and how it is taken; none where it is what jobs return. Raises OptionsError."""
+        from experiment_manager.model.search import BEST, LAST
+
+        if self.metric is None:
+            return ()
+        given = [self.metric] if isinstance(self.metric, str | Mapping) else self.metric
+        found = []
+        for item in given if isinstance(given, Sequence) else [given]:
+            body = item if isinstance(item, Mapping) else {"name": item}
+            name, take = body.get("name"), body.get("take", LAST)
+            if not isinstance(name, str) or not name or take not in (LAST, BEST) or set(body) - {"name", "take"}:
+                raise OptionsError(
+                    f"hydra.sweeper.metric={item!r} names no metric; write its name, or {{name: reward, take: best}}"
+                )
+            found.append((name, take))
+        if len(found) != len(self.directions):
+            raise OptionsError(
+                f"hydra.sweeper.metric names {len(found)}, and hydra.sweeper.direction {len(self.directions)}; give "
+                "each metric a direction"
+            )
+        return tuple(found)
+
+    def check(self) -> "SearchOptions":
+        """The same options. Raises ExperimentManagerError naming the one that is wrong."""
+        from experiment_manager.model import policy  # which programs without a sweep do not need
+        from experiment_manager.model.search import DIRECTIONS
+
+        for name, value, allowed in (
+            ("rerun", self.rerun, policy.RERUN),
+            ("on_drift", self.on_drift, policy.ON_DRIFT),
+            *(("direction", direction, DIRECTIONS) for direction in self.directions or ("[]",)),
+        ):
+            if value not in allowed:
+                raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
+        _ = self.metrics
+        if self.n_trials < 1:
+            raise ExperimentManagerError(f"hydra.sweeper.n_trials={self.n_trials} tries nothing; use 1 or more")
+        if self.n_jobs is not None and self.n_jobs < 1:
+            raise ExperimentManagerError(f"hydra.sweeper.n_jobs={self.n_jobs} runs nothing; use 1 or more, or null")
+        if not 0 <= self.max_failure_rate <= 1:
+            raise ExperimentManagerError(
+                f"hydra.sweeper.max_failure_rate={self.max_failure_rate} is no rate; use a number from 0 to 1"
+            )
+        return self
+
+
+_SAMPLERS: dict[str, dict[str, Any]] = {
+    "tpe": {
+        "_target_": "optuna.samplers.TPESampler",
+        "seed": None,
+        "n_startup_trials": 10,
+        "n_ei_candidates": 24,
+        "prior_weight": None,
+        "multivariate": False,
+        "group": False,
+    },
+    "random": {"_target_": "optuna.samplers.RandomSampler", "seed": None},
+}
+"""The config groups of samplers: those of hydra-optuna-sweeper, which makes them where it is installed."""
+
+
+@dataclass
 class LocalPoolConf:
     """hydra/launcher=local_pool"""
 
@@ -159,6 +271,11 @@ def register_sweeper() -> None:
     call this.
     """
     _store(group="hydra/sweeper", name="experiment", node=SweeperConf)
+    _store(group="hydra/sweeper", name="experiment_optuna", node=SearchConf)
+    there = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {}).get("sampler", {})
+    for name, node in _SAMPLERS.items():
+        if f"{name}.yaml" not in there:
+            _store(group="hydra/sweeper/sampler", name=name, node=node)
 
 
 def register_launchers() -> None:

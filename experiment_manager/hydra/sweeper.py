@@ -164,15 +164,20 @@ class Sweep:
             )
 
 
-def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
+def plain_options(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a sweeper as plain values; those that say nothing of `params` have none."""
     plain: dict[str, Any] = {
         key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for key, value in written.items()
     }
+    return {**plain, "params": plain["params"] or {}}
+
+
+def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
+    plain = plain_options(written)
     batch_size = plain.pop("max_batch_size")
     if batch_size is not None and batch_size < 1:
         raise ExperimentManagerError(f"hydra.sweeper.max_batch_size={batch_size} runs nothing; use 1 or more, or null")
-    plain["params"] = plain["params"] or {}
     return Options(**plain).check(), batch_size
 
 

@@ -330,9 +330,9 @@ def runner_of(
     """
     with Manifest(folder) as manifest:
         jobs = [manifest.job(job_id) for job_id in ids]
-    for job in jobs:
-        if job.fingerprint is None:
-            raise JobRefused(unconfigured(job.id, folder))
+        for job in jobs:
+            if job.fingerprint is None and not manifest.may_propose(job.id):
+                raise JobRefused(unconfigured(job.id, folder))
     mute = [job.id for job in jobs if job.recipe is None]
     if not mute:
         return None

@@ -97,6 +97,7 @@ SUBMISSION_FORMAT: Final = 1
 END_FORMAT: Final = 2  # of records that need it: see `endings.needed_format`
 RESULT_FORMAT: Final = 1
 SELECTION_FORMAT: Final = 1
+PROPOSAL_FORMAT: Final = 1
 
 
 def _format(newest: int) -> Kind:
@@ -140,6 +141,8 @@ LAUNCH: Final[Shape] = {
     "time": MOMENT,
     "job_timeout_min": NUMBER,
     "jobs": PLAN,
+    "search_from": WHOLE,
+    "worker": TABLE,
     "git_dirty": FLAG,
     "slurm": TABLE,
     "pruner": TABLE,
@@ -156,7 +159,16 @@ ARRAY: Final[Shape] = {
 }
 SUBMISSION: Final[Shape] = {"format": _format(SUBMISSION_FORMAT), "arrays": TABLE}
 SUBMITTED: Final[Shape] = {"slurm_id": TEXT, "submitted": MOMENT, "doubtful_until": MOMENT, "cluster": TEXT}
-SELECTION: Final[Shape] = {"format": _format(SELECTION_FORMAT), "jobs": LIST}
+PROPOSAL: Final[Shape] = {
+    "format": _format(PROPOSAL_FORMAT),
+    **dict.fromkeys(("launch", "identity"), TEXT),
+    **dict.fromkeys(("variables", "values", "attributes"), TABLE),
+    "recipe": WHOLE,
+    "overrides": WORDS,
+}
+STOPPED: Final[Shape] = {**dict.fromkeys(("by", "host"), TEXT), "time": MOMENT}
+CONFIGURATION: Final[Shape] = {"fingerprint": TEXT, "configuration": TABLE}
+SELECTION: Final[Shape] = {"format": _format(SELECTION_FORMAT), "jobs": LIST, "proposals": FLAG}
 
 
 def opened(path: str) -> IO[bytes]:

@@ -102,7 +102,7 @@ class JobDrafts:
                 with Manifest(self._folder) as manifest:
                     for job_id, identity, fingerprint, _ in manifest.index():
                         self._saved.setdefault(identity, []).append((job_id, fingerprint))
-                        self._next_id = job_id + 1
+                    self._next_id = manifest.next_id
         return self._saved
 
     def write(self) -> None:

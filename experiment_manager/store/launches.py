@@ -224,7 +224,7 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-_SINCE: Final = {"job_timeout_min": 2, "workers": 2, "joins": 2, "pruner": 3}
+_SINCE: Final = {"job_timeout_min": 2, "workers": 2, "joins": 2, "pruner": 3, "search_from": 3}
 """What a launch, an array or its options may say, and the first format of which a reader knows it; all else is of 1."""
 
 
@@ -239,6 +239,9 @@ def needed_format(record: Mapping[str, Any]) -> int:
     said.update(name for array in arrays for name, value in (array.get("options") or {}).items() if value is not None)
     return max((_SINCE[name] for name in said & _SINCE.keys()), default=1)
 
+
+_ANY_LATER: Final = 2**62
+"""The last id of those that a search may still propose: how many there will be, nobody knows yet."""
 
 _SCHEMA: Final = (
     "CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
@@ -360,7 +363,26 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
         raise UnreadableLaunch(f"{path} cannot be read ({error.why})") from error
     if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record):
         raise UnreadableLaunch(f"{path} is damaged ({wrong}); restore it, or move its folder away")
-    return record
+    return record if record.get("search_from") is None else _with_proposed(folder, number, record)
+
+
+def _with_proposed(folder: Folder, number: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The record with what its workers have proposed since it was written. Raises ManifestError."""
+    from experiment_manager.model.ids import format_ids, parse_ids
+    from experiment_manager.store.manifest import Manifest
+
+    with Manifest(folder) as manifest:
+        proposed = [one.job_id for one in manifest.proposals() if one.launch == number]
+    if not proposed:
+        return record
+
+    def more(text: str) -> str:
+        return format_ids(sorted({*(parse_ids(text) if text else ()), *proposed}))
+
+    arrays = [{**array, "jobs": more(array["jobs"])} for array in (of_scheduler(record) or {}).get("arrays", ())]
+    name = record.get("scheduler") or "slurm"
+    own = {name: {**of_scheduler(record), "arrays": arrays}} if arrays else {}
+    return {**record, **own, "jobs": {**record["jobs"], "1": more(record["jobs"].get("1", ""))}}
 
 
 def of_scheduler(record: Mapping[str, Any]) -> Any:
@@ -466,3 +488,9 @@ def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
         last = job_id
     if before:
         yield first, last, before
+    if record.get("search_from") is not None:  # whatever is proposed runs as all others do
+        own = options[0] if options else None
+        other = record.get("scheduler") if options and record.get("scheduler") != "slurm" else None
+        limit = record.get("job_timeout_min") if own is None else None
+        order = Order(1, own, None, record["cwd"], other, limit, record.get("pruner"))
+        yield record["search_from"], _ANY_LATER, json.dumps(order.body, ensure_ascii=False)

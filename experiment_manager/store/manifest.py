@@ -10,6 +10,12 @@ once are kept from losing what the other one wrote, `manifest_editor` tells.
     jobs     id, identity, variables, overrides, recipe, base, changes, fingerprint
              (base, changes and fingerprint are NULL until the job has a configuration)
     kept     job, key, value      what interpolations stood for where a sweep's filter read them (see resolved.to_keep)
+    searches id, body             the space of a search, and the ids that are reserved for it (JSON, see model.search)
+    trials   job, body            what was proposed, for the studies of those who ask next (JSON, see model.search)
+
+Jobs that a search has proposed since are in files of their own until the manifest is written next, see `proposals`:
+who reads a manifest sees them, too. One with a search is of the second format, of which alone `searches` and `trials`
+are.
 """
 
 import json
@@ -17,7 +23,9 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import cached_property
+from heapq import merge
+from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.errors import ManifestError, UnknownJob
 from experiment_manager.model import codec, configurations
@@ -26,7 +34,11 @@ from experiment_manager.store.documents import opened
 from experiment_manager.store.files import database_uri
 from experiment_manager.store.layout import Folder
 
-FORMAT: Final = 1
+if TYPE_CHECKING:
+    from experiment_manager.model.search import Proposal, Search
+
+FORMAT: Final = 2
+FORMAT_OF_SEARCHES: Final = 2
 APPLICATION_ID: Final = 0x45584D47  # "EXMG"
 
 _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
@@ -44,6 +56,7 @@ class Manifest:
     def __init__(self, folder: Folder, path: str | None = None) -> None:
         if path is None:
             folder.require()
+        self._folder = folder
         self._path = path or folder.manifest
         self._connection = self._open()
 
@@ -60,6 +73,7 @@ class Manifest:
                 f"{self._path} was written by a newer version of Experiment Manager (format {found}, this one reads "
                 f"{FORMAT}); upgrade hydra-experiment-manager"
             )
+        self._format = int(found)
         return connection
 
     @contextmanager
@@ -103,18 +117,31 @@ class Manifest:
     def __len__(self) -> int:
         with self._damage_named():
             (count,) = self._connection.execute("SELECT count(*) FROM jobs").fetchone()
-        return int(count)
+        return int(count) + len(self._proposed_since())
 
     def ids(self) -> list[JobId]:
         with self._damage_named():
-            return [JobId(row[0]) for row in self._connection.execute("SELECT id FROM jobs ORDER BY id")]
+            found = [JobId(row[0]) for row in self._connection.execute("SELECT id FROM jobs ORDER BY id")]
+        since = self._proposed_since()
+        return sorted([*found, *map(JobId, since)]) if since else found
+
+    @property
+    def next_id(self) -> int:
+        """The id that the next new job gets: all before it are given, or reserved."""
+        with self._damage_named():
+            (last,) = self._connection.execute("SELECT max(id) FROM jobs").fetchone()
+        reserved = [end for _, end in self.search.ranges] if self.search is not None else []
+        return max([-1 if last is None else int(last), *reserved]) + 1
 
     def job(self, job_id: int) -> Job:
-        """One job by one indexed read. Raises UnknownJob."""
+        """One job by one indexed read, or that of a file. Raises UnknownJob."""
         with self._damage_named():
             row = self._row(_JOB + " WHERE id = ?", job_id)
-            if row is not None:
-                return _job(row)
+            job = None if row is None else _job(row)
+        if job is None and self.may_propose(job_id):
+            job = self._proposed(job_id)
+        if job is not None:
+            return self._as_it_ran(job)
         raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
 
     def _row(self, query: str, number: int) -> tuple[Any, ...] | None:
@@ -126,6 +153,14 @@ class Manifest:
 
     def jobs(self) -> Iterator[Job]:
         """Every job in the order of the ids, one at a time."""
+        since = self._proposed_since()
+        if not since:
+            yield from map(self._as_it_ran, self._in_rows())
+            return
+        proposed = (job for job in map(self._proposed, since) if job is not None)
+        yield from map(self._as_it_ran, merge(self._in_rows(), proposed, key=lambda job: job.id))
+
+    def _in_rows(self) -> Iterator[Job]:
         with self._damage_named():
             rows = self._connection.execute(_JOB + " ORDER BY id")
         while True:
@@ -138,8 +173,75 @@ class Manifest:
 
     def index(self) -> Iterator[tuple[int, str, str | None, int | None]]:
         """Of every job, in the order of the ids: id, identity, fingerprint and the number of its recipe."""
+        if self.search is not None:
+            yield from ((job.id, job.identity, job.fingerprint, job.recipe) for job in self.jobs())
+            return
         with self._damage_named():
             yield from self._connection.execute("SELECT id, identity, fingerprint, recipe FROM jobs ORDER BY id")
+
+    @cached_property
+    def search(self) -> "Search | None":
+        """The search of this experiment; None: there is none."""
+        if self._format < FORMAT_OF_SEARCHES:
+            return None
+        from experiment_manager.model.search import Search
+
+        with self._damage_named():
+            row = self._connection.execute("SELECT body FROM searches").fetchone()
+            return None if row is None else Search.read(json.loads(row[0]))
+
+    def may_propose(self, job_id: int) -> bool:
+        """Whether the id of a job is reserved for the search."""
+        return self._format >= FORMAT_OF_SEARCHES and self.search is not None and job_id in self.search
+
+    def proposal(self, job_id: int) -> "Proposal | None":
+        """What the search has proposed as that job; None: nothing yet. Raises UnreadableRecord."""
+        if not self.may_propose(job_id):
+            return None
+        from experiment_manager.model.search import Proposal
+        from experiment_manager.store.proposals import read_proposal
+
+        with self._damage_named():
+            row = self._row("SELECT body FROM trials WHERE job = ?", job_id)
+            if row is not None:
+                return Proposal.read(job_id, json.loads(row[0]))
+        return read_proposal(self._folder, job_id)
+
+    def proposals(self) -> "Iterator[Proposal]":
+        """What the search has proposed so far, in the order of the slots: none was left out."""
+        for job_id in self.search.ids() if self.search is not None else ():
+            found = self.proposal(job_id)
+            if found is None:
+                return
+            yield found
+
+    def _proposed_since(self) -> list[int]:
+        """The ids of the jobs that are in files alone, in order."""
+        if self.search is None:
+            return []
+        from experiment_manager.store.proposals import proposed_ids
+
+        found = [job_id for job_id in proposed_ids(self._folder) if job_id in self.search]
+        with self._damage_named():
+            return [job_id for job_id in found if self._row("SELECT 1 FROM jobs WHERE id = ?", job_id) is None]
+
+    def _proposed(self, job_id: int) -> Job | None:
+        from experiment_manager.store.proposals import read_proposal
+
+        found = read_proposal(self._folder, job_id)
+        if found is None:
+            return None
+        variables = codec.decode(found.variables)
+        return Job(JobId(job_id), found.identity, variables, found.overrides, None, found.recipe)
+
+    def _as_it_ran(self, job: Job) -> Job:
+        """The job with the fingerprint of what it composed where it ran first, if it was proposed."""
+        if job.fingerprint is not None or not self.may_propose(job.id):
+            return job
+        from experiment_manager.store.proposals import read_configuration
+
+        found = read_configuration(self._folder, job.id)
+        return job if found is None else job._replace(fingerprint=found[0])
 
     def encoded_configuration(self, job_id: int) -> codec.Encoded | None:
         """The tagged configuration of a job; None when it has none yet."""
@@ -149,10 +251,16 @@ class Manifest:
         )
         with self._damage_named():
             row = self._row(query, job_id)
-            if row is not None:
-                fingerprint, body, changes = row
-                return None if fingerprint is None else configurations.apply(codec.loads(body), codec.loads(changes))
-        raise UnknownJob(unknown_job(job_id, self.ids(), self._path))
+            if row is not None and row[0] is not None:
+                return configurations.apply(codec.loads(row[1]), codec.loads(row[2]))
+        if row is None:
+            self.job(job_id)
+        if not self.may_propose(job_id):
+            return None
+        from experiment_manager.store.proposals import read_configuration
+
+        found = read_configuration(self._folder, job_id)
+        return None if found is None else found[1]
 
     def configuration(self, job_id: int) -> Any:
         """All parameters of a job; None when it has no configuration yet."""

@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import ManifestError, Overtaken
 from experiment_manager.model import codec, configurations
@@ -32,11 +32,14 @@ from experiment_manager.store.files import (
     temporary_name,
 )
 from experiment_manager.store.layout import LOCK_WAIT_S, Folder
-from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
+from experiment_manager.store.manifest import APPLICATION_ID, FORMAT_OF_SEARCHES, Manifest
+
+if TYPE_CHECKING:
+    from experiment_manager.model.search import Proposal, Search
 
 _SCHEMA: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT}",
+    "PRAGMA user_version = 1",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE recipes (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE bases (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
@@ -47,6 +50,11 @@ _SCHEMA: Final = (
 _KEPT: Final = """
 CREATE TABLE IF NOT EXISTS kept (job INTEGER, key TEXT, value TEXT NOT NULL, PRIMARY KEY (job, key)) WITHOUT ROWID
 """
+_OF_SEARCHES: Final = (
+    f"PRAGMA user_version = {FORMAT_OF_SEARCHES}",  # older versions would give its ids to others
+    "CREATE TABLE IF NOT EXISTS searches (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS trials (job INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+)
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 1.0
 _REMEMBERED_S: Final = 86_400.0
@@ -168,6 +176,49 @@ class ManifestEditor:
         rows = [(*place, value) for place, value in found.items() if there.get(place) != value]
         self._connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", rows)
 
+    def set_search(self, search: "Search") -> None:
+        """The experiment has this search; its ids are reserved."""
+        for statement in _OF_SEARCHES:
+            self._connection.execute(statement)
+        text = json.dumps(search.body, ensure_ascii=False)
+        self._connection.execute("INSERT OR REPLACE INTO searches VALUES (1, ?)", (text,))
+
+    def add_trial(self, proposal: "Proposal", configured: Configured | None) -> None:
+        """The job that a search has proposed is there, with its configuration where it has one."""
+        stored = () if configured is None else (*self._split(configured), configured.fingerprint)
+        variables, overrides = codec.dumps(proposal.variables), json.dumps(proposal.overrides, ensure_ascii=False)
+        self._add(proposal.job_id, proposal.identity, variables, overrides, proposal.recipe, *stored)
+        row = (proposal.job_id, json.dumps(proposal.body, ensure_ascii=False))
+        self._connection.execute("INSERT INTO trials VALUES (?, ?)", row)
+
+    def renew_trials(self, ids: Iterable[int], recipe: int) -> None:
+        """These trials are composed by this recipe from now on."""
+        self.write()
+        rows = [(recipe, job_id) for job_id in ids]
+        self._connection.executemany("UPDATE jobs SET recipe = ? WHERE id = ?", rows)
+
+    def take_up(self, folder: Folder) -> None:
+        """What the search has proposed since, and the configurations that its jobs have left, are in the copy."""
+        with Manifest(folder) as manifest:
+            if manifest.search is None:
+                return
+            proposals = list(manifest.proposals())
+        from experiment_manager.store.proposals import read_configuration
+
+        query = "SELECT id, fingerprint FROM jobs"
+        there: dict[int, str | None] = dict(self._connection.execute(query).fetchall())
+        for proposal in proposals:
+            job_id = proposal.job_id
+            left = read_configuration(folder, job_id) if there.get(job_id) is None else None
+            configured = None if left is None else Configured(ConfigTemplate(left[1]))
+            if job_id not in there:
+                self.add_trial(proposal, configured)
+            elif configured is not None:
+                base, changes = self._split(configured)
+                row = (base, changes, configured.fingerprint, job_id)
+                self._connection.execute("UPDATE jobs SET base = ?, changes = ?, fingerprint = ? WHERE id = ?", row)
+        self.write()
+
     def _split(self, configured: Configured) -> tuple[int, str]:
         """The number of the base, and the text of what differs from it."""
         stored = self._stored(configured.template)
@@ -224,6 +275,8 @@ def editing(folder: Folder, base: int | None = None) -> Iterator[ManifestEditor]
                 raise _overtaken(folder)
             before = connection.total_changes
             editor = ManifestEditor(connection)
+            if _format_of(connection) >= FORMAT_OF_SEARCHES:
+                editor.take_up(folder)
             yield editor
             editor.write()
             is_new = is_first or connection.total_changes > before
@@ -281,6 +334,10 @@ def _generation(folder: Folder, path: str) -> int | None:
         return None
     with Manifest(folder, path) as manifest:
         return manifest.generation
+
+
+def _format_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _generation_in(connection: sqlite3.Connection) -> int:

@@ -11,11 +11,14 @@ from experiment_manager.store.layout import Folder, writing
 from experiment_manager.text import as_word
 
 
-def write_selection(folder: Folder, ids: Iterable[int], how: Any) -> None:
-    """The ids that may run are saved; `how` is kept for people, as text or a list of texts."""
+def write_selection(folder: Folder, ids: Iterable[int], how: Any, *, has_proposals: bool = False) -> None:
+    """The ids that may run are saved; `how` is kept for people, as text or a list of texts. `has_proposals`: what a
+    search proposes later may run, too."""
     clear_leftovers_beside(folder.pass_filter)
     with writing(folder.pass_filter):
         body = {"format": SELECTION_FORMAT, "jobs": [int(job_id) for job_id in ids], "filter": how}
+        if has_proposals:
+            body["proposals"] = True
         write_json(folder.pass_filter, body)
 
 
@@ -33,7 +36,8 @@ def has_selection(folder: Folder) -> bool:
 def read_selection(folder: Folder) -> list[int]:
     """The ids that may run. Raises NoFilter when none were ever chosen; FilterError when the file is not readable."""
     try:
-        jobs: list[int] = read_object(folder.pass_filter, SELECTION, required=["jobs"])["jobs"]
+        body = read_object(folder.pass_filter, SELECTION, required=["jobs"])
+        jobs: list[int] = body["jobs"]
     except FileNotFoundError:
         raise NoFilter(
             f"{folder.path} has no pass filter yet, so no job may run; choose jobs with save_pass_filter(ids), "
@@ -47,4 +51,8 @@ def read_selection(folder: Folder) -> list[int]:
         raise FilterError(
             f"{folder.pass_filter} holds something else than a list of job ids; save the pass filter again"
         )
-    return jobs
+    if not body.get("proposals"):
+        return jobs
+    from experiment_manager.store.proposals import proposed_ids
+
+    return list(dict.fromkeys([*jobs, *proposed_ids(folder)]))

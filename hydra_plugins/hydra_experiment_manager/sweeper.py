@@ -1,4 +1,4 @@
-"""`hydra/sweeper=experiment`: a sweep becomes an experiment."""
+"""`hydra/sweeper=experiment` and `experiment_optuna`: a sweep, or a search, becomes an experiment."""
 
 import os
 from typing import Any
@@ -35,15 +35,28 @@ class ExperimentSweeper(Sweeper):
             hydra_context=hydra_context, task_function=RecordedTask(task_function), config=config
         )
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def kind(self) -> Any:
+        """What is made of the command."""
         from experiment_manager.hydra.sweeper import Sweep
 
+        return Sweep
+
+    def sweep(self, arguments: list[str]) -> Any:
         assert self.hydra_context is not None
         assert self.config is not None
         loader = self.hydra_context.config_loader
-        sweep = Sweep(loader, self.config, self.task_function, self.launcher, self.directories)
+        sweep = self.kind()(loader, self.config, self.task_function, self.launcher, self.directories)
         try:
             return sweep.run(self.options, arguments)
         finally:  # callbacks look there for what the jobs have left
             with read_write(self.config.hydra.sweep):
                 self.config.hydra.sweep.dir = os.path.join(os.path.dirname(self.config.hydra.sweep.dir), "jobs")
+
+
+class ExperimentOptunaSweeper(ExperimentSweeper):
+    """Begins a search, or goes on with it: workers ask Optuna for one trial after the other."""
+
+    def kind(self) -> Any:
+        from experiment_manager.hydra.search import SearchSweep
+
+        return SearchSweep

@@ -1,0 +1,371 @@
+"""A search as an Optuna study: what its jobs have found, and the values that the next one is to have.
+
+The study is in memory, and made from what lies on disk: proposals, states and results. So whoever asks knows every
+earlier proposal, and the same history asks the same. Optuna is imported where it is used, and nowhere else.
+"""
+
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from experiment_manager.errors import GridError, JobRefused, OptionsError, ResultError
+from experiment_manager.model.codec import is_number
+from experiment_manager.model.records import State
+from experiment_manager.model.search import CATEGORICAL, INT, LAST, MAXIMIZE, Dimension, Proposal, Search, describe
+from experiment_manager.store.documents import END, read_optional
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.metrics import read_metrics
+from experiment_manager.store.proposals import publish, who_stopped
+from experiment_manager.store.results import read_result
+from experiment_manager.store.states import States, StateTable
+from experiment_manager.text import value_text
+
+if TYPE_CHECKING:
+    import optuna
+
+SAMPLERS: Final = {"tpe": "TPESampler", "random": "RandomSampler"}
+"""The samplers of a search, by the names of their config groups."""
+
+_OLDEST: Final = (4, 9)
+_GONE: Final = {"consider_prior": True, "consider_magic_clip": True, "consider_endpoints": False}
+"""Options of samplers, and the values that hydra-optuna-sweeper gives them, which newer Optunas do not ask for."""
+
+_LINKED_S: Final = 60.0
+"""How long a proposal of somebody else may be taken, and not be seen yet, as a network file system may have it."""
+
+_FAILURES: Final = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.TIMEOUT})
+_MAY_GO_ON: Final = frozenset({State.PENDING, State.QUEUED, State.RUNNING, State.PREEMPTED, State.FAKE})
+
+
+def study_of(folder: Folder, table: StateTable) -> "optuna.Study":
+    """The search of an experiment as an Optuna study in memory, as it is now. Raises JobRefused where there is none,
+    and OptionsError where Optuna is missing, or too old."""
+    require_optuna(needed_by="the study of a search")
+    history = History(folder)
+    trials = history.read(table)
+    with _quiet():
+        return made_study(history.search, trials)
+
+
+def require_optuna(*, needed_by: str) -> None:
+    """Raise OptionsError unless an Optuna is installed that searches can use."""
+    found = _version("optuna")
+    if found is not None and tuple(int(part) for part in found.split(".")[:2] if part.isdecimal()) >= _OLDEST:
+        return
+    has = "it is not installed" if found is None else f"this is {found}"
+    other, oldest = _version("hydra-optuna-sweeper"), ".".join(map(str, _OLDEST))
+    how = f"install it with `pip install 'optuna>={oldest}'`"
+    holds = f" (hydra-optuna-sweeper {other} asks for an older one, and runs with this one, too)" if other else ""
+    raise OptionsError(f"{needed_by} needs Optuna {oldest} or newer, and {has}; {how}{holds}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+class Trial(NamedTuple):
+    """What is known of a job of a search."""
+
+    proposal: Proposal
+    state: State
+    values: tuple[float, ...] | None  # by objective; None: it has not ended well
+    trouble: str | None = None  # why what it returned is no value
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended by a fault of its own."""
+        return self.trouble is not None or self.state in _FAILURES
+
+
+class History:
+    """The trials of a search, read from disk again and again: each result once."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._proposals: list[Proposal] = []
+        self._values: dict[tuple[int, int], tuple[tuple[float, ...] | None, str | None]] = {}
+        self.search = self._read_proposals()
+
+    def _read_proposals(self) -> Search:
+        """Raises JobRefused where there is no search."""
+        with Manifest(self._folder) as manifest:
+            search = manifest.search
+            if search is None:
+                raise JobRefused(
+                    f"{self._folder.path} has no search; begin one with a sweep by hydra/sweeper=experiment_optuna"
+                )
+            for slot in range(len(self._proposals), search.n_trials):
+                found = manifest.proposal(search.job_id(slot) or 0)
+                if found is None:
+                    break
+                self._proposals.append(found)
+        return search
+
+    def read(self, table: StateTable | None = None) -> list[Trial]:
+        """The trials as they are now, by their slots."""
+        self.search = self._read_proposals()
+        table = States(self._folder).table() if table is None else table
+        return [self._trial(one, table) for one in self._proposals]
+
+    @property
+    def n_proposed(self) -> int:
+        return len(self._proposals)
+
+    def _trial(self, proposal: Proposal, table: StateTable) -> Trial:
+        completed = table.completed(proposal.job_id)
+        if completed is None:
+            last = table.last(proposal.job_id)
+            return Trial(proposal, self._without_time(last.number, last.state, proposal.job_id), None)
+        key = (proposal.job_id, completed)
+        if key not in self._values:
+            self._values[key] = self._read_values(*key)
+        return Trial(proposal, State.COMPLETED, *self._values[key])
+
+    def _without_time(self, number: int, state: State, job_id: int) -> State:
+        """PREEMPTED for what made room for the time limit of its task, and goes on."""
+        if state is not State.TIMEOUT:
+            return state
+        end = read_optional(self._folder.of_attempt(job_id, number, "attempt"), END)
+        return State.PREEMPTED if end.get("requeued") else state
+
+    def _read_values(self, job_id: int, attempt: int) -> tuple[tuple[float, ...] | None, str | None]:
+        """The values of the objectives, or why there are none."""
+        try:
+            found = read_result(self._folder, job_id, attempt)
+        except ResultError as error:
+            return None, str(error)
+        search = self.search
+        if not search.metrics:
+            return objectives(found.value, len(search.directions))
+        values = [
+            self._metric(found.value, job_id, attempt, name, take, direction)
+            for (name, take), direction in zip(search.metrics, search.directions, strict=True)
+        ]
+        missing = [name for (name, _), value in zip(search.metrics, values, strict=True) if value is None]
+        if missing:
+            return None, f"neither its result nor what it has logged has {', '.join(missing)}"
+        return objectives(values[0] if len(values) == 1 else values, len(values))
+
+    def _metric(self, result: Any, job_id: int, attempt: int, name: str, take: str, direction: str) -> Any:
+        """A field of the result, else what was logged by that name; None: there is none."""
+        if isinstance(result, Mapping) and name in result:
+            return result[name]
+        logged = read_metrics(self._folder, job_id, attempt)
+        values = [metric.values[name] for metric in logged if name in metric.values]
+        numbers = [value for value in values if is_number(value) and not math.isnan(value)]
+        if take == LAST or not numbers:
+            return values[-1] if values else None
+        return max(numbers) if direction == MAXIMIZE else min(numbers)
+
+
+def objectives(returned: Any, count: int) -> tuple[tuple[float, ...] | None, str | None]:
+    """The values of so many objectives in what a job has returned, or why there are none.
+
+    >>> objectives(0.5, 1), objectives([1, "2.5"], 2)
+    (((0.5,), None), ((1.0, 2.5), None))
+    >>> objectives(float("nan"), 1)[1], objectives({"loss": 1}, 1)[1], objectives(1, 2)[1]
+    ('it returned NaN', "it returned {'loss': 1}, which is no number", 'it returned 1, which are not 2 numbers')
+    """
+    given = [returned] if count == 1 else list(returned) if isinstance(returned, list | tuple) else []
+    shown = value_text(returned)
+    try:
+        values = tuple(float(value) for value in given)
+    except (TypeError, ValueError, OverflowError):
+        values = ()
+    if len(values) != count:
+        return None, f"it returned {shown}, which {'is no number' if count == 1 else f'are not {count} numbers'}"
+    if any(math.isnan(value) for value in values):
+        return None, "it returned NaN"
+    return values, None
+
+
+class Nothing(NamedTuple):
+    """Why nothing is proposed."""
+
+    why: str
+    is_complete: bool = False  # all trials have been proposed
+
+
+class Proposer:
+    """Proposes the trials of a search, one by one; others do so at the same time, wherever they are."""
+
+    def __init__(self, folder: Folder, launch: str) -> None:
+        """Raises JobRefused where there is no search."""
+        self._folder, self._launch, self._history = folder, launch, History(folder)
+
+    def next(self) -> Proposal | Nothing:
+        """A trial that is proposed now, and that anybody may run. Raises ExperimentManagerError."""
+        deadline = None
+        while True:
+            trials = self._history.read()
+            search, slot = self._history.search, len(trials)
+            job_id = search.job_id(slot)
+            if job_id is None:
+                return Nothing(f"all {search.n_trials} trials are proposed", is_complete=True)
+            if (why_not := self._why_not(trials)) is not None:
+                return Nothing(why_not)
+            proposal = proposed(search, trials, job_id, self._launch)
+            if publish(self._folder, proposal):
+                return proposal
+            if self._history.read() and self._history.n_proposed > slot:
+                deadline = None
+                continue
+            deadline = deadline or time.monotonic() + _LINKED_S
+            if time.monotonic() > deadline:
+                raise JobRefused(f"{self._folder.proposals}: job {job_id} is proposed, and its file cannot be read")
+            time.sleep(0.1)
+
+    def _why_not(self, trials: Sequence[Trial]) -> str | None:
+        if (who := who_stopped(self._folder)) is not None:
+            return f"{who} has stopped the search"
+        return too_many_failures(self._history.search, trials)
+
+
+def too_many_failures(search: Search, trials: Sequence[Trial]) -> str | None:
+    """The sentence where more trials have failed than the search allows; None where it goes on."""
+    failed = [trial for trial in trials if trial.has_failed]
+    n_ended = sum(trial.values is not None for trial in trials) + len(failed)
+    if not failed or len(failed) <= search.max_failure_rate * n_ended:
+        return None
+    first = failed[0]
+    why = f"job {first.proposal.job_id}: {first.trouble or first.state}"
+    return (
+        f"{len(failed)} of {n_ended} trials that have ended have failed ({why}), more than "
+        f"hydra.sweeper.max_failure_rate={search.max_failure_rate} allows"
+    )
+
+
+def proposed(search: Search, trials: Sequence[Trial], job_id: int, launch: str) -> Proposal:
+    """The proposal of the next trial, as the sampler draws it: the same for the same trials before."""
+    with _quiet():
+        study = made_study(search, trials)
+        study.sampler = _sampler(search, len(trials))
+        study.ask({dimension.key: _distribution(dimension) for dimension in search.dimensions})
+        drawn = study.get_trials(deepcopy=False)[-1]
+        return Proposal.made(search, job_id, launch, drawn.params, drawn.system_attrs)
+
+
+def made_study(search: Search, trials: Sequence[Trial]) -> "optuna.Study":
+    """A study in memory that holds these trials; user attribute `job` is the id of each, `state` what it is here."""
+    import optuna
+
+    directions: Any = list(search.directions)
+    study = optuna.create_study(directions=directions)
+    study.add_trials([_frozen(search, trial) for trial in trials])
+    return study
+
+
+def _frozen(search: Search, trial: Trial) -> "optuna.trial.FrozenTrial":
+    from optuna.trial import TrialState, create_trial
+
+    state = TrialState.COMPLETE
+    if trial.values is None:
+        state = TrialState.RUNNING if trial.state in _MAY_GO_ON else TrialState.FAIL
+    about = {"job": trial.proposal.job_id, "state": str(trial.state)}
+    return create_trial(
+        state=state,
+        values=None if trial.values is None else list(trial.values),
+        params=dict(trial.proposal.values),
+        distributions={dimension.key: _distribution(dimension) for dimension in search.dimensions},
+        system_attrs=dict(trial.proposal.attributes),
+        user_attrs={**about, **({"trouble": trial.trouble} if trial.trouble else {})},
+    )
+
+
+def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if dimension.kind == CATEGORICAL:
+        return CategoricalDistribution(dimension.labels)
+    assert dimension.low is not None
+    assert dimension.high is not None
+    if dimension.kind == INT:
+        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
+        return IntDistribution(low, high, log=dimension.log, step=step)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+
+
+def _sampler(search: Search, slot: int) -> "optuna.samplers.BaseSampler":
+    """A fresh sampler for a slot: what it draws depends on nothing but the search, the slot and the study."""
+    import optuna
+
+    name, seed = search.sampler["name"], seed_of(search.seed, slot)
+    kind: Any = getattr(optuna.samplers, SAMPLERS[name])
+    options = {key: value for key, value in search.sampler.items() if key != "name"}
+    if name == "tpe":
+        options["constant_liar"] = True  # others run at the same time
+    return kind(seed=seed, **options)  # type: ignore[no-any-return]
+
+
+def check_sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler as a search keeps it, without what says nothing. Raises OptionsError for what Optuna refuses."""
+    import optuna
+
+    if name not in SAMPLERS:
+        raise OptionsError(
+            f"hydra/sweeper/sampler={name} is not known to hydra/sweeper=experiment_optuna; use {', '.join(SAMPLERS)}"
+        )
+    kind: Any = getattr(optuna.samplers, SAMPLERS[name])
+    known = signature(kind).parameters
+    kept = {}
+    for key, value in options.items():
+        if value is None or (key in known and known[key].default == value) or key in ("constant_liar", "seed"):
+            continue
+        if key in _GONE and _GONE[key] == value:
+            continue
+        if key not in known or not isinstance(value, bool | int | float | str):
+            raise OptionsError(
+                f"hydra.sweeper.sampler.{key}={value} is no option of {SAMPLERS[name]} of Optuna {optuna.__version__}; "
+                f"it has {', '.join(sorted(known))}"
+            )
+        kept[key] = value
+    with _quiet():
+        try:
+            kind(seed=0, **kept)
+        except (TypeError, ValueError) as error:
+            raise OptionsError(f"hydra.sweeper.sampler: {SAMPLERS[name]} refuses its options: {error}") from error
+    return {"name": name, **kept}
+
+
+def check_space(dimensions: Sequence[Dimension]) -> None:
+    """Raise GridError where Optuna does not take a dimension."""
+    for dimension in dimensions:
+        try:
+            with _quiet():
+                _distribution(dimension)
+        except (TypeError, ValueError) as error:
+            raise GridError(f"{dimension.key}={describe(dimension)}: {error}") from error
+
+
+def seed_of(seed: int, slot: int) -> int:
+    """The seed of the sampler for a slot.
+
+    >>> seed_of(1, 0) != seed_of(1, 1) != seed_of(2, 0)
+    True
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {slot}".encode()).digest()[:4])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, Optuna says nothing: of what is new in it, of the study in memory."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,334 @@
+"""`hydra/sweeper=experiment_optuna`: the command that begins a search, or goes on with it.
+
+It reserves the ids of all trials, proposes as many as run at a time, and hands them over; whoever runs them asks for
+the next ones (`execution/search.py`). The first trials are composed here, so that a wrong key is refused before
+anything is written.
+"""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from hydra.core.utils import JobReturn
+
+from experiment_manager.errors import ConfigurationChanged, JobRefused, OptionsError
+from experiment_manager.execution.search import unproposed
+from experiment_manager.execution.study import (
+    SAMPLERS,
+    History,
+    Proposer,
+    Trial,
+    check_sampler,
+    check_space,
+    proposed,
+    require_optuna,
+    too_many_failures,
+)
+from experiment_manager.hydra import entry, private_names
+from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.launchers import ByScheduler, Handed, Here, Returns, about, told_to_the_user
+from experiment_manager.hydra.plan import Freezing, Known, freezing, refuse_other_tasks
+from experiment_manager.hydra.schema import SearchOptions
+from experiment_manager.hydra.search_space import Space, read_space
+from experiment_manager.hydra.sweeper import Sweep, plain_options
+from experiment_manager.model import codec, policy
+from experiment_manager.model.configurations import ConfigTemplate, Configured
+from experiment_manager.model.facts import resolved
+from experiment_manager.model.records import Attempt, JobId, Launch, State
+from experiment_manager.model.search import MAXIMIZE, Proposal, Search
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.scripts import Arrangement
+from experiment_manager.store.launches import clear_leftovers, create_launch
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.manifest import Manifest, changed_configuration
+from experiment_manager.store.manifest_editor import editing, until_published
+from experiment_manager.store.pass_filter import write_selection
+from experiment_manager.store.proposals import go_on, who_stopped
+from experiment_manager.text import counted, settings_text, tell
+
+_NEEDED_BY: Final = "hydra/sweeper=experiment_optuna"
+_STOPPED: Final = "stopped; the same command goes on with what has not completed"
+
+
+class Asked(NamedTuple):
+    """What the command asks for."""
+
+    folder: Folder
+    composer: Composer
+    options: SearchOptions
+    task: Any
+    space: Space
+    sampler: Mapping[str, Any]
+    seed: int | None  # None: whatever the search has, or any
+    n_at_a_time: int
+    ours: Here | ByScheduler
+
+
+class Committed(NamedTuple):
+    """A search that is on disk, with what is handed over now."""
+
+    search: Search
+    launch: Launch | None  # None: there is nothing to run
+    arrangement: Arrangement | None
+    ids: Sequence[int]  # of the trials that the launch begins with
+    is_new: bool
+
+
+class SearchSweep(Sweep):
+    """One call of the sweeper of searches."""
+
+    def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+        private_names.tell_of_missing()
+        with told_to_the_user():
+            asked = self._asked(SearchOptions(**plain_options(written)).check(), arguments)
+            done = commit_search(asked, about(self._config, asked.ours))
+        self._tell_of_settings(asked.folder)
+        for line in _unused(asked.options):
+            tell(line)
+        tell(_summary(asked, done))
+        if done.launch is not None:
+            self._keep_configuration(asked.folder.join("launches", done.launch.number, "multirun.yaml"))
+            with told_to_the_user(_STOPPED):
+                handed = Handed(asked.folder, done.launch, done.arrangement)
+                if isinstance(asked.ours, Here):
+                    asked.ours.run_search(handed, n_at_a_time=asked.n_at_a_time, most=_most(asked.folder, done))
+                else:
+                    asked.ours.run(handed, done.ids)
+        if isinstance(asked.ours, Here):
+            with told_to_the_user():
+                _conclude(asked.folder)
+        with Manifest(asked.folder) as manifest:
+            ids = [proposal.job_id for proposal in manifest.proposals()]
+        return [Returns(asked.folder, ids, self._config)]
+
+    def _asked(self, options: SearchOptions, arguments: Sequence[str]) -> Asked:
+        """Raises ExperimentManagerError for what cannot be meant."""
+        ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
+        name = self._config.hydra.runtime.choices.get("hydra/launcher")
+        if name == "basic":  # which runs one job after the other here, and so does this
+            ours = Here(1, "spawn", None, job_timeout_min=None, copies_code=False)
+        if ours is None:
+            raise OptionsError(
+                f"hydra/launcher={name} runs a list of jobs, and a search has none; use local_pool, slurm_script or "
+                "slurm_submitit"
+            )
+        require_optuna(needed_by=_NEEDED_BY)
+        space = read_space(self._composer, options.params, arguments)
+        sampler = dict(options.sampler)
+        target, seed = str(sampler.pop("_target_", "")), sampler.pop("seed", None)
+        if seed is not None and not isinstance(seed, int):
+            raise OptionsError(f"hydra.sweeper.sampler.seed={seed!r} is no whole number")
+        kept = check_sampler(_sampler_name(target), sampler)
+        check_space(space.dimensions)
+        return Asked(
+            folder=Folder(options.experiment_path, options.experiment_name),
+            composer=self._composer,
+            options=options,
+            task=self._task,
+            space=space,
+            sampler=kept,
+            seed=seed,
+            n_at_a_time=ours.for_search(options.n_jobs),
+            ours=ours,
+        )
+
+
+def _sampler_name(target: str) -> str:
+    """The name of the config group of a sampler, by the class that is to be made of it."""
+    kind = target.rpartition(".")[2]
+    return next((name for name, found in SAMPLERS.items() if found == kind), kind or "null")
+
+
+def _unused(options: SearchOptions) -> list[str]:
+    """What people are told of options of hydra-optuna-sweeper that a search does not need."""
+    given = {"storage": options.storage, "study_name": options.study_name}
+    return [
+        f"hydra.sweeper.{name}={value} is not used: the folder of the experiment keeps what the search has found, and "
+        "its study is Experiment.study()"
+        for name, value in given.items()
+        if value is not None
+    ]
+
+
+def commit_search(asked: Asked, about: Mapping[str, Any]) -> Committed:
+    """The search is on disk, with its first trials; nothing runs yet. Raises ExperimentManagerError with nothing
+    written."""
+    with planning(asked.folder):
+        clear_leftovers(asked.folder)
+        return until_published(asked.folder, lambda _: _commit(asked, about))
+
+
+def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
+    folder, known = asked.folder, Known(asked.folder)
+    before = _before(folder)
+    table = reconciled(folder, is_to_act=True)
+    there = [] if before is None else History(folder).read(table)
+    search = _search(asked, known, before)
+    drawn = _first(search, asked.n_at_a_time) if before is None else []
+    composed = [Configured(ConfigTemplate(asked.composer.configuration(one.overrides))) for one in drawn]
+    if there:
+        _refuse_changed(asked, known, there[0].proposal)
+    ids = [trial.proposal.job_id for trial in there]
+    to_run = policy.to_run({job_id: table.state(job_id) for job_id in ids}, ids, asked.options.rerun)
+    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
+    frozen = freezing(asked.composer, folder, asked.task, asked.options.on_drift, copies_code=asked.ours.copies_code)
+    with editing(folder, known.generation) as editor:
+        frozen.write(folder)
+        recipe = editor.add_recipe(frozen.recipe)
+        search = search._replace(recipe=recipe)
+        editor.set_variables(search.names)
+        editor.set_search(search)
+        for proposal, configured in zip(drawn, composed, strict=True):
+            editor.add_trial(proposal._replace(recipe=recipe), configured)
+        editor.renew_trials(to_run, recipe)
+    go_on(folder)
+    to_run += [one.job_id for one in drawn]
+    to_run += _more(folder, asked.n_at_a_time - len(to_run))
+    write_selection(folder, [*ids, *(one for one in to_run if one not in ids)], "a search", has_proposals=True)
+    if not to_run:
+        return Committed(search, None, None, [], before is None)
+    arrangement = None
+    if asked.ours.arrange is not None:
+        by_id = {one.job_id: configured for one, configured in zip(drawn, composed, strict=True)}
+        arrangement = asked.ours.arrange(folder, to_run, lambda job_id: resolved(by_id[job_id].encoded))
+    record = {
+        **about,
+        **_about_code(frozen),
+        **({} if arrangement is None else arrangement.record),
+        "search_from": _next(folder, search),
+        **asked.ours.about_search(asked.n_at_a_time),
+    }
+    attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in sorted(to_run))
+    return Committed(search, create_launch(folder, attempts, record), arrangement, sorted(to_run), before is None)
+
+
+def _before(folder: Folder) -> Search | None:
+    if not folder.is_experiment():
+        return None
+    with Manifest(folder) as manifest:
+        return manifest.search
+
+
+def _search(asked: Asked, known: Known, before: Search | None) -> Search:
+    """The search that is asked for: a new one, or the one that is there, with more trials perhaps. Raises JobRefused
+    where another one is there."""
+    n_trials = asked.options.n_trials
+    found = Search(
+        ranges=((known.next_id, known.next_id + n_trials - 1),),
+        **asked.space._asdict(),
+        directions=asked.options.directions,
+        metrics=asked.options.metrics,
+        sampler=asked.sampler,
+        seed=int.from_bytes(os.urandom(4)) if asked.seed is None else asked.seed,
+        max_failure_rate=asked.options.max_failure_rate,
+        recipe=0,
+        config_name=asked.composer.config_name,
+    )
+    if before is None:
+        return found
+    differences = before.differences(found)
+    if asked.seed is not None and asked.seed != before.seed:
+        differences.append(f"sampler.seed was {before.seed} and is {asked.seed}")
+    if differences:
+        raise JobRefused(
+            f"{asked.folder.path} has another search: {'; '.join(differences)}; put that back to go on with it, or "
+            "give this one an experiment of its own with hydra.sweeper.experiment_name=..."
+        )
+    ranges = before.ranges
+    if n_trials > before.n_trials:
+        ranges = (*ranges, (known.next_id, known.next_id + n_trials - before.n_trials - 1))
+    return before._replace(ranges=ranges, max_failure_rate=asked.options.max_failure_rate)
+
+
+def _first(search: Search, count: int) -> list[Proposal]:
+    """The first trials of a new search, which nobody else can propose yet."""
+    trials: list[Trial] = []
+    while len(trials) < min(count, search.n_trials):
+        found = proposed(search, trials, search.job_id(len(trials)) or 0, "")
+        trials.append(Trial(found, State.PENDING, None))
+    return [trial.proposal for trial in trials]
+
+
+def _refuse_changed(asked: Asked, known: Known, first: Proposal) -> None:
+    """Nothing happens when the program composes what it did when the search began. Raises ConfigurationChanged."""
+    was = known.fingerprint(first.job_id)
+    encoded = asked.composer.configuration(first.overrides)
+    if was is not None and was != codec.digest(encoded):
+        way_out = "give this search an experiment of its own with hydra.sweeper.experiment_name=..."
+        raise ConfigurationChanged(changed_configuration(asked.folder, first.job_id, encoded, way_out))
+
+
+def _more(folder: Folder, count: int) -> list[int]:
+    """So many more trials are proposed, as far as the search goes."""
+    found: list[int] = []
+    proposer = Proposer(folder, "")
+    while len(found) < count:
+        one = proposer.next()
+        if not isinstance(one, Proposal):
+            return found
+        found.append(one.job_id)
+    return found
+
+
+def _next(folder: Folder, search: Search) -> int:
+    """The first id that nobody has proposed."""
+    with Manifest(folder) as manifest:
+        n_proposed = sum(1 for _ in manifest.proposals())
+        found = search.job_id(n_proposed)
+        return manifest.next_id if found is None else found
+
+
+def _about_code(frozen: Freezing) -> dict[str, Any]:
+    return {} if frozen.recipe.code is None else {"code": frozen.recipe.code.path}
+
+
+def _most(folder: Folder, done: Committed) -> int:
+    return len(done.ids) + unproposed(folder)
+
+
+def _summary(asked: Asked, done: Committed) -> str:
+    """`experiments/train: a search of 20 trials, minimize by tpe; 2 of them begin, 18 are proposed as these end`."""
+    search, n_left = done.search, unproposed(asked.folder)
+    what = f"a search of {search.n_trials} trials, {','.join(search.directions)} by {search.sampler['name']}"
+    text = f"{asked.folder.path}: {what}; {len(done.ids)} to run"
+    return f"{text}, {n_left} are proposed as others end" if n_left and done.launch is not None else text
+
+
+def _conclude(folder: Folder) -> None:
+    """People are told what was found. Ends the program with status 1 where the search has not come to its end."""
+    table = reconciled(folder)
+    history = History(folder)
+    trials = history.read(table)
+    search = history.search
+    for line in best_lines(search, trials):
+        tell(line)
+    if (who := who_stopped(folder)) is not None:
+        tell(f"{who} has stopped the search; the same command goes on")
+        return
+    why, n_left = too_many_failures(search, trials), search.n_trials - len(trials)
+    left = [one for one in trials if one.values is None and not (one.has_failed or one.state is State.PRUNED)]
+    if why is None and not n_left and not left:
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(str(trial.state) for trial in trials).items())
+    bad = [one for one in trials if one.has_failed] or left
+    shown = shlex.quote(os.path.relpath(folder.path))
+    first = f"`experiment-manager show {shown} {bad[0].proposal.job_id}`" if bad else ""
+    about = f", and {first} tells why the first one did not end well" if bad else ""
+    tell(
+        f"{len(trials)} of {search.n_trials} trials are proposed ({counts or 'none'}){f'; {why}' if why else ''}; "
+        f"the same command goes on{about}"
+    )
+    raise SystemExit(1)
+
+
+def best_lines(search: Search, trials: Sequence[Trial]) -> list[str]:
+    """What people are told of the best of the trials: nothing where none has ended well."""
+    ended = [(trial.values, trial.proposal) for trial in trials if trial.values is not None]
+    if not ended or len(search.directions) > 1:
+        return [] if not ended else [f"{counted(len(ended))} have values of {len(search.directions)} objectives"]
+    is_best = max if search.directions[0] == MAXIMIZE else min
+    values, proposal = is_best(ended, key=lambda one: one[0])
+    text = settings_text(codec.decode(proposal.variables))
+    return [f"best of {len(ended)}: {values[0]:.6g} by job {proposal.job_id} ({text})"]

@@ -1,0 +1,89 @@
+"""The space of a search, from what people write: the syntax of hydra-optuna-sweeper, which is Hydra's.
+
+lr: tag(log, interval(1e-5, 1e-1))     width: int(interval(16, 256))
+depth: range(1, 5)                     algorithm: choice(TD3, DDPG)
+"""
+
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any, Final, NamedTuple
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+
+from experiment_manager.errors import GridError
+from experiment_manager.hydra.compose import Composer, name_of
+from experiment_manager.model import codec
+from experiment_manager.model.grid import Setting
+from experiment_manager.model.search import CATEGORICAL, FLOAT, INT, Choice, Dimension
+
+_LOG: Final = "log"
+
+
+class Space(NamedTuple):
+    """What varies from trial to trial, and what all trials have in common."""
+
+    dimensions: tuple[Dimension, ...]
+    fixed: tuple[Choice, ...]
+    fixed_keys: tuple[str, ...]
+
+
+def read_space(composer: Composer, params: Mapping[str, Any], arguments: Iterable[str]) -> Space:
+    """The space of these parameters; the command line wins over them. Raises GridError, and Hydra's own errors."""
+    found: dict[str, Dimension | Setting] = {}
+    for override, prefix in composer.parsed(params, arguments):
+        one = _read(composer, override, prefix)
+        found.pop(one.key, None)
+        found[one.key] = one
+    dimensions = tuple(one for one in found.values() if isinstance(one, Dimension))
+    settings = [one for one in found.values() if isinstance(one, Setting)]
+    if not dimensions:
+        raise GridError(
+            "the search has nothing to vary; write an interval, a range or a choice, as lr='tag(log, interval(1e-5, "
+            "1e-1))', on the command line or in hydra.sweeper.params"
+        )
+    return Space(dimensions, tuple(map(_choice, settings)), tuple(setting.key for setting in settings))
+
+
+def _read(composer: Composer, override: Override, prefix: str) -> Dimension | Setting:
+    value: Any = None if override.is_delete() else override.value()
+    if isinstance(value, IntervalSweep):
+        return _interval(override, value, prefix)
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        return _range(override, value, prefix)
+    axis = composer.axis(override, prefix)
+    if not override.is_sweep_override():
+        return axis.steps[0][0]
+    choices = [step[0] for step in axis.steps]
+    distinct = {setting.identifying: setting for setting in choices}
+    return Dimension(name_of(override), CATEGORICAL, prefix, choices=tuple(map(_choice, distinct.values())))
+
+
+def _choice(setting: Setting) -> Choice:
+    return Choice(setting.text, codec.encode(setting.value, setting.key), setting.is_ordered)
+
+
+def _interval(override: Override, sweep: IntervalSweep, prefix: str) -> Dimension:
+    low, high = sweep.start, sweep.end
+    kind = INT if isinstance(low, int) and isinstance(high, int) else FLOAT
+    is_log = _LOG in sweep.tags
+    if low is None or high is None or not (isfinite(low) and isfinite(high)) or low > high:
+        raise GridError(f"'{override.input_line}' has no values; write the smaller bound first")
+    if is_log and low <= 0:
+        raise GridError(f"'{override.input_line}' is on a logarithmic scale, which begins above 0")
+    return Dimension(name_of(override), kind, prefix, low=low, high=high, log=is_log)
+
+
+def _range(override: Override, sweep: RangeSweep, prefix: str) -> Dimension:
+    """Hydra's range: without the end."""
+    values: list[Any] = [] if not sweep.step else list(override.sweep_iterator())
+    if not values or sweep.step is None:
+        raise GridError(f"'{override.input_line}' has no values; give it at least one")
+    kind = INT if all(isinstance(value, int) for value in values) else FLOAT
+    return Dimension(
+        name_of(override),
+        kind,
+        prefix,
+        low=min(values),
+        high=max(values),
+        step=abs(sweep.step) if len(values) > 1 else 1,
+    )

@@ -1,0 +1,228 @@
+"""A search: the space that values are drawn from, and the ids that its trials get, which nobody else does. Pure.
+
+A trial is a job. Its slot is its place among the trials of the search, from 0 on; the ids of the slots are reserved
+before any of them is proposed, so that nobody has to agree upon them later.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.model import codec
+from experiment_manager.model.grid import Setting, sweep_identity
+
+FLOAT, INT, CATEGORICAL = "float", "int", "categorical"
+MINIMIZE, MAXIMIZE = "minimize", "maximize"
+DIRECTIONS: Final = (MINIMIZE, MAXIMIZE)
+LAST, BEST = "last", "best"
+
+
+class Choice(NamedTuple):
+    """A value that can be chosen, and the override that chooses it."""
+
+    text: str
+    value: codec.Encoded
+    is_ordered: bool = False  # see grid.Setting
+
+
+class Dimension(NamedTuple):
+    """One variable of a search, and the values that it may have."""
+
+    key: str
+    kind: str  # FLOAT, INT or CATEGORICAL
+    prefix: str = ""  # of its overrides: + or ++
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    log: bool = False
+    choices: tuple[Choice, ...] = ()
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> "Dimension":
+        """From what `_asdict` has given, once it was JSON."""
+        return cls(**{**body, "choices": tuple(Choice(*choice) for choice in body["choices"])})
+
+    @property
+    def labels(self) -> list[Any]:
+        """What stands for each choice in an Optuna study: the values where they are plain, and told apart by `==`, else
+        their overrides."""
+        values = [choice.value for choice in self.choices]
+        are_plain = all(isinstance(value, str | int | float | bool | None) for value in values)
+        are_distinct = all(values.index(value) == place for place, value in enumerate(values))
+        return values if are_plain and are_distinct else [choice.text for choice in self.choices]
+
+    def setting(self, value: Any) -> Setting:
+        """The override that gives this variable a value, which is a number or one of the labels."""
+        if self.kind == CATEGORICAL:
+            choice = self.choices[_place(self.labels, value)]
+            return Setting(self.key, choice.text, codec.decode(choice.value), choice.is_ordered)
+        number = int(value) if self.kind == INT else float(value)
+        return Setting(self.key, f"{self.prefix}{self.key}={number!r}", number)
+
+
+def _place(labels: Sequence[Any], value: Any) -> int:
+    """Which of the labels a value is.
+
+    >>> _place([1, "1", None], "1")
+    1
+    """
+    return next(place for place, label in enumerate(labels) if type(label) is type(value) and label == value)
+
+
+class Search(NamedTuple):
+    """A search, as the manifest keeps it."""
+
+    ranges: tuple[tuple[int, int], ...]  # the first and the last id of what was reserved, in the order of the slots
+    dimensions: tuple[Dimension, ...]
+    fixed: tuple[Choice, ...]  # the settings that all trials share, by `fixed_keys`
+    fixed_keys: tuple[str, ...]
+    directions: tuple[str, ...]
+    metrics: tuple[tuple[str, str], ...]  # the name of each objective, and `last` or `best`; none: what jobs return
+    sampler: Mapping[str, Any]  # name, and its options
+    seed: int
+    max_failure_rate: float
+    recipe: int  # by which the trials are composed that are proposed from now on
+    config_name: str | None
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> "Search":
+        """From what `body` has given, once it was JSON."""
+        return cls(
+            **{
+                **body,
+                "ranges": tuple((first, last) for first, last in body["ranges"]),
+                "dimensions": tuple(map(Dimension.read, body["dimensions"])),
+                "fixed": tuple(Choice(*choice) for choice in body["fixed"]),
+                "metrics": tuple((name, take) for name, take in body["metrics"]),
+                **{name: tuple(body[name]) for name in ("fixed_keys", "directions")},
+            }
+        )
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The search as JSON has it."""
+        return {**self._asdict(), "dimensions": [dimension._asdict() for dimension in self.dimensions]}
+
+    @property
+    def n_trials(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def __contains__(self, job_id: object) -> bool:
+        """Whether an id belongs to this search, proposed or not."""
+        return isinstance(job_id, int) and any(first <= job_id <= last for first, last in self.ranges)
+
+    def ids(self) -> Iterator[int]:
+        """The id of each slot."""
+        for first, last in self.ranges:
+            yield from range(first, last + 1)
+
+    def job_id(self, slot: int) -> int | None:
+        """The id of a slot; None where there are not so many.
+
+        >>> search = Search(((3, 4), (9, 9)), (), (), (), (), (), {}, 0, 0.0, 1, None)
+        >>> [search.job_id(slot) for slot in range(4)], search.n_trials, 4 in search, 5 in search
+        ([3, 4, 9, None], 3, True, False)
+        """
+        for first, last in self.ranges:
+            if slot <= last - first:
+                return first + slot
+            slot -= last - first + 1
+        return None
+
+    def settings(self, values: Mapping[str, Any]) -> tuple[Setting, ...]:
+        """The settings of the trial with these values, by the keys of the dimensions."""
+        shared = (
+            Setting(key, choice.text, codec.decode(choice.value), choice.is_ordered, not key.startswith("~"))
+            for key, choice in zip(self.fixed_keys, self.fixed, strict=True)
+        )
+        return (*shared, *(dimension.setting(values[dimension.key]) for dimension in self.dimensions))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the variables."""
+        fixed = (key for key in self.fixed_keys if not key.startswith("~"))
+        return [*fixed, *(dimension.key for dimension in self.dimensions)]
+
+    def differences(self, other: "Search") -> list[str]:
+        """In what another search is another one, for people: none where it goes on with this one."""
+        found = [
+            f"{name} was {_shown(mine)} and is {_shown(theirs)}"
+            for name, mine, theirs in (
+                ("direction", self.directions, other.directions),
+                ("metric", [name for name, _ in self.metrics], [name for name, _ in other.metrics]),
+                ("sampler", self.sampler, other.sampler),
+            )
+            if mine != theirs
+        ]
+        mine, theirs = self._space(), other._space()
+        return found + [
+            f"{key} was {mine.get(key, 'not there')} and is {theirs.get(key, 'not there')}"
+            for key in dict.fromkeys([*mine, *theirs])
+            if mine.get(key) != theirs.get(key)
+        ]
+
+    def _space(self) -> dict[str, str]:
+        fixed = {key: choice.text for key, choice in zip(self.fixed_keys, self.fixed, strict=True)}
+        return {**fixed, **{dimension.key: describe(dimension) for dimension in self.dimensions}}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    return ",".join(map(str, value)) or "null"
+
+
+def describe(dimension: Dimension) -> str:
+    """The values of a dimension, as the command line would have them.
+
+    >>> describe(Dimension("lr", FLOAT, low=1e-5, high=0.1, log=True)), describe(Dimension("n", INT, low=1, high=9))
+    ('tag(log, interval(1e-05, 0.1))', 'int(interval(1, 9))')
+    """
+    if dimension.kind == CATEGORICAL:
+        return f"choice({', '.join(choice.text.partition('=')[2] for choice in dimension.choices)})"
+    bounds = f"{dimension.low}, {dimension.high}"
+    text = f"interval({bounds})" if dimension.step is None else f"range({bounds}, step={dimension.step})"
+    text = f"int({text})" if dimension.kind == INT and dimension.step is None else text
+    return f"tag(log, {text})" if dimension.log else text
+
+
+class Proposal(NamedTuple):
+    """A trial that was proposed, and what the study of whoever asks next has to know of it."""
+
+    job_id: int
+    launch: str  # under which it was proposed; the sweep's own are of none yet, and have ""
+    recipe: int
+    identity: str
+    variables: codec.Encoded
+    overrides: tuple[str, ...]
+    values: Mapping[str, Any]  # by the keys of the dimensions
+    attributes: Mapping[str, Any]  # what the sampler keeps of it
+
+    @classmethod
+    def made(
+        cls, search: Search, job_id: int, launch: str, values: Mapping[str, Any], attributes: Mapping[str, Any]
+    ) -> "Proposal":
+        """The proposal of a trial with these values. Raises UnstorableValue."""
+        settings = search.settings(values)
+        return cls(
+            job_id=job_id,
+            launch=launch,
+            recipe=search.recipe,
+            identity=sweep_identity(settings, search.config_name),
+            variables=codec.encode({setting.key: setting.value for setting in settings if setting.is_variable}),
+            overrides=tuple(setting.text for setting in settings),
+            values=dict(values),
+            attributes=dict(attributes),
+        )
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The proposal as JSON has it, without its id."""
+        found = self._asdict()
+        del found["job_id"]
+        return found
+
+    @classmethod
+    def read(cls, job_id: int, body: Mapping[str, Any]) -> "Proposal":
+        """From what `body` has given, once it was JSON. Raises TypeError for what is no proposal."""
+        known = {name: body[name] for name in cls._fields[1:]}
+        return cls(job_id, **{**known, "overrides": tuple(body["overrides"])})

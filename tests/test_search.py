@@ -1,0 +1,340 @@
+"""Searches: `hydra/sweeper=experiment_optuna`, whose trials are proposed where they run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from experiment_manager.errors import GridError, OptionsError
+from experiment_manager.execution import study
+from experiment_manager.execution.study import Proposer, Trial, check_sampler, proposed, require_optuna
+from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.plan import Known
+from experiment_manager.hydra.search_space import read_space
+from experiment_manager.model.records import Entry, Recipe, State
+from experiment_manager.model.search import CATEGORICAL, FLOAT, INT, Choice, Dimension, Proposal, Search
+from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.manifest_editor import editing
+from experiment_manager.store.proposals import leave_configuration, publish
+from tests.conftest import APP, Program, ProgramAfter, files_below, wait_until
+
+SEARCH = ("hydra/sweeper=experiment_optuna", "hydra.sweeper.sampler.seed=1", "hydra.launcher.n_jobs=2")
+SPACE = ("seed=interval(0,10)", "algorithm=choice(TD3,DDPG)")
+FOUR = (*SEARCH, "hydra.sweeper.n_trials=4", *SPACE)
+DIMENSIONS = (
+    Dimension("lr", FLOAT, low=1e-5, high=0.1, log=True),
+    Dimension("width", INT, low=16, high=64, step=16),
+    Dimension("algorithm", CATEGORICAL, choices=(Choice("algorithm=TD3", "TD3"), Choice("algorithm=DDPG", "DDPG"))),
+)
+RECIPE = Recipe(
+    Entry(sys.executable, (), ("train.py",), (), "/"), "config", (), (), "train", "train.py:main", "error", {}
+)
+
+
+def search(first: int, last: int, *, seed: int = 7, sampler: str = "tpe", **more: Any) -> Search:
+    """A search that has these ids."""
+    kept = check_sampler(sampler, {})
+    return Search(((first, last),), DIMENSIONS, (), (), ("minimize",), (), kept, seed, 0.0, 1, "config")._replace(
+        **more
+    )
+
+
+def beginning(path: Path, found: Search) -> Folder:
+    """An experiment with a search, of which nothing is proposed yet."""
+    folder = Folder(path, "train")
+    with planning(folder), editing(folder) as editor:
+        editor.set_variables(found.names)
+        editor.add_recipe(RECIPE)
+        editor.set_search(found)
+    return folder
+
+
+# -- the space ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    """Hydra, for the program of the tests."""
+    with initialize_config_dir(str(APP / "conf"), version_base=None):
+        loader = GlobalHydra.instance().config_loader()
+        yield Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+
+
+@pytest.mark.parametrize(
+    ("written", "is_meant"),
+    [
+        ("tau=interval(0, 1)", Dimension("tau", FLOAT, low=0.0, high=1.0)),
+        ("tau=tag(log, interval(1e-5, 0.1))", Dimension("tau", FLOAT, low=1e-5, high=0.1, log=True)),
+        ("seed=int(interval(1, 9))", Dimension("seed", INT, low=1, high=9)),
+        ("seed=tag(log, int(interval(4, 64)))", Dimension("seed", INT, low=4, high=64, log=True)),
+        ("seed=range(1, 10, 2)", Dimension("seed", INT, low=1, high=9, step=2)),
+        ("seed=range(1, 4)", Dimension("seed", INT, low=1, high=3, step=1)),
+        ("tau=range(0.0, 1.0, 0.25)", Dimension("tau", FLOAT, low=0.0, high=0.75, step=0.25)),
+        (
+            "algorithm=choice(TD3, DDPG)",
+            Dimension(
+                "algorithm",
+                CATEGORICAL,
+                choices=(Choice("algorithm=TD3", "TD3"), Choice("algorithm=DDPG", "DDPG")),
+            ),
+        ),
+        ("+new=interval(0, 1)", Dimension("new", FLOAT, "+", low=0.0, high=1.0)),
+        (
+            "text=null,1,1.0",
+            Dimension(
+                "text", CATEGORICAL, choices=(Choice("text=null", None), Choice("text=1", 1), Choice("text=1.0", 1.0))
+            ),
+        ),
+    ],
+)
+def test_the_space_is_written_as_hydra_optuna_sweeper_has_it(
+    composer: Composer, written: str, is_meant: Dimension
+) -> None:
+    """An interval, a range, with Hydra's end, and a choice are what they are to Hydra."""
+    space = read_space(composer, {}, [written])
+    assert (is_meant,) == space.dimensions
+    assert is_meant == Dimension.read(json.loads(json.dumps(is_meant._asdict())))
+
+
+def test_the_command_line_wins_over_params_and_what_has_one_value_is_fixed(composer: Composer) -> None:
+    """A key has one meaning, the last one; all trials share what does not vary."""
+    space = read_space(composer, {"tau": "interval(0, 1)", "seed": "range(1, 4)"}, ["tau=0.5", "~text"])
+    assert ["seed"] == [dimension.key for dimension in space.dimensions]
+    assert {"tau": "tau=0.5", "~text": "~text"} == {
+        key: choice.text for key, choice in zip(space.fixed_keys, space.fixed, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("tau=1", "the search has nothing to vary"),
+        ("tau=interval(2, 1)", "write the smaller bound first"),
+        ("tau=tag(log, interval(0, 1))", "begins above 0"),
+        ("seed=range(3, 3)", "has no values"),
+    ],
+)
+def test_a_space_without_values_is_refused(composer: Composer, written: str, why: str) -> None:
+    """Nobody can draw from it."""
+    with pytest.raises(GridError, match=why):
+        read_space(composer, {}, [written])
+
+
+def test_every_value_of_a_choice_is_found_again_by_its_label() -> None:
+    """1, 1.0, true and "1" are four values, and lists are values, too."""
+    values = [1, 1.0, True, "1", None, [1, 2]]
+    one = Dimension("x", CATEGORICAL, choices=tuple(Choice(f"x={place}", value) for place, value in enumerate(values)))
+    assert values == [one.setting(label).value for label in one.labels]
+    assert [type(value) for value in values] == [type(one.setting(label).value) for label in one.labels]
+
+
+# -- what is proposed --------------------------------------------------------------------------------------------------
+
+
+def simulated(found: Search, count: int, at_a_time: int = 1) -> list[Trial]:
+    """So many trials of a search, as many running at a time; the value of each is far from lr = 0.001 or not."""
+    trials = list[Trial]()
+    for slot in range(count):
+        for place, trial in enumerate(trials[: max(0, slot - at_a_time + 1)]):
+            value = abs(float(trial.proposal.values["lr"]) - 1e-3)
+            trials[place] = trial._replace(state=State.COMPLETED, values=(value,))
+        trials.append(Trial(proposed(found, trials, found.job_id(slot) or 0, ""), State.RUNNING, None))
+    return trials
+
+
+@pytest.mark.parametrize("sampler", sorted(study.SAMPLERS))
+def test_the_same_history_asks_the_same(sampler: str) -> None:
+    """What is proposed depends on the search, the slot and the trials before, and on nothing else."""
+    found = search(0, 19, sampler=sampler)
+    first = [trial.proposal for trial in simulated(found, 14, at_a_time=3)]
+    assert first == [trial.proposal for trial in simulated(found, 14, at_a_time=3)]
+    assert len(first) == len({proposal.overrides for proposal in first})
+    other = simulated(found._replace(seed=8), 14, at_a_time=3)
+    assert first != [trial.proposal for trial in other]
+
+
+def test_whoever_asks_at_the_same_time_gets_another_trial(tmp_path: Path) -> None:
+    """Of several processes that propose, each slot is proposed once, and by one who knew all slots before it."""
+    found = search(3, 42)
+    folder = beginning(tmp_path, found)
+    program = (
+        "import sys\n"
+        "from experiment_manager.execution.study import Nothing, Proposer\n"
+        "from experiment_manager.store.layout import Folder\n"
+        "proposer = Proposer(Folder.at(sys.argv[1]), sys.argv[2])\n"
+        "while not isinstance(one := proposer.next(), Nothing):\n"
+        "    print(one.job_id)\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, folder.path, f"{number:04d}"], stdout=subprocess.PIPE, text=True
+        )
+        for number in (1, 2, 3)
+    ]
+    said = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert list(range(3, 43)) == sorted(int(job_id) for lines in said for job_id in lines)
+    with Manifest(folder) as manifest:
+        proposals = list(manifest.proposals())
+    trials = list[Trial]()
+    for proposal in proposals:
+        assert proposal == proposed(found, trials, proposal.job_id, proposal.launch)
+        trials.append(Trial(proposal, State.PENDING, None))
+
+
+def test_what_was_proposed_is_a_job_of_the_manifest_and_taken_up_when_that_is_written(tmp_path: Path) -> None:
+    """Every reader sees rows and files as one; new jobs get ids after those that are reserved."""
+    folder = beginning(tmp_path, search(0, 9))
+    proposer = Proposer(folder, "0001")
+    made = [proposer.next() for _ in range(3)]
+    folder.make(folder.job(1))
+    leave_configuration(folder, 1, {"lr": 0.5})
+
+    def seen() -> Any:
+        with Manifest(folder) as manifest:
+            return (
+                *(manifest.ids(), list(manifest.jobs()), list(manifest.index()), len(manifest), manifest.next_id),
+                *(manifest.encoded_configuration(1), manifest.job(2), list(manifest.proposals())),
+            )
+
+    before = seen()
+    assert ([0, 1, 2], 3, 10, {"lr": 0.5}, made) == (before[0], before[3], before[4], before[5], before[7])
+    assert [True, False, True] == [job.fingerprint is None for job in before[1]]
+    assert 10 == Known(folder).next_id
+    with planning(folder), editing(folder):
+        pass
+    for name in os.listdir(folder.proposals):
+        os.unlink(os.path.join(folder.proposals, name))
+    assert before == seen()
+
+
+def test_a_proposal_is_published_once(tmp_path: Path) -> None:
+    """The first one that has the name of a slot keeps it."""
+    folder = beginning(tmp_path, search(0, 9))
+    one = Proposer(folder, "0001").next()
+    assert isinstance(one, Proposal)
+    before = files_below(Path(folder.proposals))
+    assert not publish(folder, one._replace(launch="0002"))
+    assert before == files_below(Path(folder.proposals))
+
+
+def test_an_optuna_that_is_too_old_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also who else asks for an older one."""
+    has = {"optuna": "2.10.1", "hydra-optuna-sweeper": "1.3.0"}
+    monkeypatch.setattr(study, "version", has.__getitem__)
+    with pytest.raises(OptionsError) as caught:
+        require_optuna(needed_by="a search")
+    assert (
+        "a search needs Optuna 4.9 or newer, and this is 2.10.1; install it with `pip install 'optuna>=4.9'` "
+        "(hydra-optuna-sweeper 1.3.0 asks for an older one, and runs with this one, too)"
+    ) == str(caught.value)
+
+
+# -- with a program ----------------------------------------------------------------------------------------------------
+
+
+def values(program: Program) -> dict[int, dict[str, Any]]:
+    """The variables of each job."""
+    return {row["job"]: row["variables"] for row in program.told("jobs")}
+
+
+def test_a_search_runs_each_trial_once_and_the_same_command_goes_on(program_after: ProgramAfter) -> None:
+    """With more trials it goes on from where it was, and what a grid adds gets other ids."""
+    program = program_after(*FOUR)
+    assert [f"{job}.1.COMPLETED" for job in range(4)] == program.states()
+    first = values(program)
+    assert all(0 <= one["seed"] <= 10 for one in first.values())
+    again = program.sweep(*SEARCH, "hydra.sweeper.n_trials=5", *SPACE)
+    assert 0 == again.returncode, again.stderr
+    assert [f"{job}.1.COMPLETED" for job in range(5)] == program.states()
+    assert first == {job: values(program)[job] for job in range(4)}
+    results = [row["result"]["result"] for row in program.told("results")]
+    assert f"best of 5: {min(results):.6g} by job {results.index(min(results))} (" in again.stderr
+    assert 0 == program.sweep("seed=1").returncode
+    assert {"seed": 1} == values(program)[5]
+
+
+def test_a_search_that_is_another_one_is_refused(program_after: ProgramAfter) -> None:
+    """One folder has one search: people are told in what the other is another one."""
+    program = program_after(*FOUR)
+    before = files_below(program.experiment)
+    done = program.sweep(*SEARCH, "hydra.sweeper.direction=maximize", "seed=interval(0,11)", *SPACE[1:])
+    assert 2 == done.returncode
+    assert "has another search: direction was minimize and is maximize; seed was interval(0.0, 10.0)" in done.stderr
+    assert before == files_below(program.experiment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["hydra.sweeper.n_trials=0", *SPACE], "hydra.sweeper.n_trials=0 tries nothing"),
+        (["hydra.sweeper.direction=down", *SPACE], "hydra.sweeper.direction=down is not known"),
+        (["hydra.sweeper.max_failure_rate=2", *SPACE], "max_failure_rate=2.0 is no rate"),
+        (["hydra/sweeper/sampler=nsgaii", *SPACE], "hydra/sweeper/sampler=NSGAIISampler is not known"),
+        (["hydra.sweeper.metric=[a,b]", *SPACE], "hydra.sweeper.metric names 2, and hydra.sweeper.direction 1"),
+        (["hydra/launcher=slurm_script", *SPACE], "hydra.launcher.workers=8"),
+        (["hydra/launcher=joblib", *SPACE], "hydra/launcher=joblib runs a list of jobs, and a search has none"),
+        (["seed=1"], "the search has nothing to vary"),
+        (["sed=interval(0, 1)"], "sed"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+    program: Program, arguments: Sequence[str], why: str
+) -> None:
+    """With one sentence; a key that the configuration does not have, as Hydra says it."""
+    done = program.sweep("hydra/sweeper=experiment_optuna", *arguments)
+    assert done.returncode in (1, 2)
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not program.experiment.exists()
+
+
+def test_a_search_ends_when_too_many_trials_fail(program: Program) -> None:
+    """None of them is proposed any more, and people are told which option decides; the same command goes on."""
+    done = program.sweep(*SEARCH, "hydra.launcher.n_jobs=1", "hydra.sweeper.n_trials=3", "how=raise", SPACE[0])
+    assert 1 == done.returncode
+    assert ["0.1.FAILED"] == program.states()
+    assert (
+        "1 of 1 trials that have ended have failed (job 0: FAILED), more than hydra.sweeper.max_failure_rate=0.0"
+        in (done.stderr)
+    )
+
+
+def proposers(program: Program) -> list[int]:
+    """The processes that propose trials of the experiment."""
+    found = []
+    for place in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            if b"experiment_manager.execution.proposer" in words and os.fsencode(program.experiment) in words:
+                found.append(int(place.name))
+    return found
+
+
+def test_processes_that_are_killed_cost_no_trial(program: Program) -> None:
+    """A worker and the proposers are killed in the middle: another worker goes on, each trial completes once, and the
+    same command runs what nobody is left to run."""
+    arguments = [*SEARCH, "hydra.sweeper.n_trials=6", "sleep=0.5", *SPACE]
+    sweep = program.start("train.py", "-m", *arguments)
+    wait_until(lambda: (program.experiment / "states/1.1.RUNNING").exists())
+    for pid in wait_until(lambda: len(found := proposers(program)) == 2 and found):
+        os.kill(pid, signal.SIGKILL)
+    anchor = json.loads((program.experiment / "states/1.1").read_text())
+    os.kill(anchor["pid"], signal.SIGKILL)
+    _, said = sweep.communicate(timeout=120)
+    assert 1 == sweep.returncode, said
+    assert ["1.1.LOST"] == [name for name in program.states() if not name.endswith("COMPLETED")]
+    done = program.sweep(*arguments)
+    assert 0 == done.returncode, done.stderr
+    completed = [name for name in program.states() if name.endswith("COMPLETED")]
+    assert [str(job) for job in range(6)] == sorted(name.split(".")[0] for name in completed)
