@@ -7,6 +7,8 @@ on the machine, imports this package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from experiment_manager.analysis.comparison import Comparison, Method, Pair
+    from experiment_manager.analysis.inference import Interval
     from experiment_manager.analysis.status import Status, Trouble
     from experiment_manager.errors import ExperimentManagerError
     from experiment_manager.execution.current_job import CurrentJob, current_job
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Attempt": "model.records",
+    "Comparison": "analysis.comparison",
     "Counts": "model.records",
     "CurrentJob": "execution.current_job",
     "Dropped": "model.filters",
@@ -31,9 +34,12 @@ _HOME = {
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
     "Folder": "store.layout",
+    "Interval": "analysis.inference",
     "Job": "model.records",
     "JobEnd": "execution.pool",
     "Launch": "model.records",
+    "Method": "analysis.comparison",
+    "Pair": "analysis.comparison",
     "Resubmission": "execution.resubmit",
     "Resubmitted": "execution.resubmit",
     "SLURM": "scheduler.slurm.configuration",
@@ -52,6 +58,7 @@ _HOME = {
 __all__ = [
     "SLURM",
     "Attempt",
+    "Comparison",
     "Counts",
     "CurrentJob",
     "Dropped",
@@ -59,9 +66,12 @@ __all__ = [
     "Experiment",
     "ExperimentManagerError",
     "Folder",
+    "Interval",
     "Job",
     "JobEnd",
     "Launch",
+    "Method",
+    "Pair",
     "Resubmission",
     "Resubmitted",
     "Selection",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
+from experiment_manager.analysis.comparison import Comparison, How, compare
 from experiment_manager.analysis.jobs import difference, job_rows, show
 from experiment_manager.analysis.results import facts, result_rows, result_warnings, sentences, without_pruned
 from experiment_manager.analysis.status import Status, live_status
@@ -519,6 +520,39 @@ class Experiment:
         """
         table = cache(self.states)
         return metrics_frame(self.folder, self._select(where, table).jobs, table(), self.variables)
+
+    def compare(
+        self,
+        *others: "Experiment",
+        by: Sequence[str] | None = None,
+        over: Sequence[str] | None = None,
+        tasks: Sequence[str] = (),
+        metric: str | None = None,
+        goal: str = "max",
+        normalize: str = "none",
+        common: bool = False,
+        where: Any = None,
+    ) -> Comparison:
+        """Which method is better, by how much, and whether chance could have done it: `experiment-manager compare`.
+
+        A method is what jobs have in common in the variables `by`, by default in all that vary and are not named
+        otherwise; with `others`, in the experiment that they are of, too. `over` are the variables that only repeat a
+        job, by default those called seed, and `tasks` those whose values are tasks that every run has a score on.
+        `metric` is a field of the results or a last metric, by default the first number there is, and its `goal` max or
+        min. `normalize="range"` puts the scores of each task between 0 and 1. With `common`, runs that some method
+        lacks are left out; otherwise they are refused, as is what has not completed.
+
+        Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
+        compared, and where NumPy is not installed.
+        """
+        compared = (self, *others)
+        names = [experiment.experiment_name for experiment in compared]
+        if len(set(names)) < len(names):
+            names = [experiment.folder.path for experiment in compared]
+        if len(set(names)) < len(names):
+            raise ExperimentManagerError(f"{names[0]} is named twice; an experiment is compared with others")
+        rows = {name: experiment.result_rows(where) for name, experiment in zip(names, compared, strict=True)}
+        return compare(rows, How(by, over, tasks, metric, goal, normalize, is_common=common))
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that are not done, COMPLETED or PRUNED; of those that may run, by

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model import codec
+from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.records import ENDED_WELL, Job, State
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.metrics import course
@@ -170,6 +171,33 @@ def require_variables(asked: Iterable[str], names: Sequence[str]) -> None:
     for name in asked:
         if name not in names:
             raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(names) or 'none'}")
+
+
+def repeating(names: Iterable[str]) -> tuple[str, ...]:
+    """The variables that only repeat a job: those that are called seed, as `seed` and `env.seed`, and the `repeat` of a
+    sweep."""
+    return tuple(name for name in names if name == REPEAT or name.lstrip("+~").rpartition(".")[2] == "seed")
+
+
+def chosen_metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, str | None]:
+    """Where the number that counts comes from, `result` or `metrics`, and its name: a field of the results before a
+    last metric. By default the first there is, or (None, None). Raises ExperimentManagerError where no job has left it.
+    """
+    numeric = {
+        source: list(
+            dict.fromkeys(name for row in rows for name, value in row[source].items() if codec.is_number(value))
+        )
+        for source in ("result", "metrics")
+    }
+    for source, names in numeric.items():
+        if names and asked is None:
+            return source, names[0]
+        if asked in names:
+            return source, asked
+    if asked is not None:
+        there_are = ", ".join(dict.fromkeys(numeric["result"] + numeric["metrics"])) or "none yet"
+        raise ExperimentManagerError(f"no job has left a number called {asked!r}; there are {there_are}")
+    return None, None
 
 
 def group_key(row: Row, by: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
-"""The verbs for what jobs have returned: results, as a table or a file, and report, a page of all there is."""
+"""The verbs for what jobs have returned: results, as a table or a file; compare, which is better; and report, a page of
+all there is."""
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -6,6 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from experiment_manager.analysis.comparison import Comparison, Method, Pair
+from experiment_manager.analysis.inference import Interval
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     aggregate,
@@ -29,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """The verbs are on the command line."""
     example = "Example: experiment-manager results experiments/train --group-by algorithm --aggregate mean,std,count"
     app.command(epilog=example)(results)
+    app.command(epilog="Example: experiment-manager compare experiments/train --by algorithm --metric reward")(compare)
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
@@ -87,6 +91,94 @@ def results(
         _print_table(flat, heads, are_chosen=columns is not None)
     else:
         _write(flat, chosen, kind, out)
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="The folders of one or several experiments.")],
+    by: Annotated[
+        str | None, typer.Option(help="Variables that make a method: algorithm,nn. Default: all that vary.")
+    ] = None,
+    over: Annotated[
+        str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What is compared. Default: the first number among the results.")
+    ] = None,
+    goal: Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")] = "max",
+    normalize: Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")] = "none",
+    common: Annotated[
+        bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
+    ] = False,
+    where: Where = None,
+    json: Json = False,
+) -> None:
+    """Tell which method is better, by how much, and whether chance could have done it, with intervals and tests."""
+    first, *others = [Experiment.at(folder) for folder in folders]
+    found = first.compare(
+        *others,
+        by=_names(by),
+        over=_names(over),
+        tasks=_names(tasks) or (),
+        metric=metric,
+        goal=goal,
+        normalize=normalize,
+        common=common,
+        where=first.rules(where),
+    )
+    if json:
+        terminal.print_json(_plain(found))
+        return
+    on_tasks = f" on {found.n_tasks} tasks" if found.n_tasks > 1 else ""
+    terminal.say(f"{found.metric}, the {found.goal} is best: {found.n_runs} runs of each method{on_tasks}")
+    terminal.print_rows([_method_row(method) for method in found.methods], exact=_heads_of(found))
+    terminal.say("")
+    terminal.print_rows([_pair_row(pair) for pair in found.pairs])
+    for line in (_EXPLAINED, *found.notes):
+        terminal.say(line)
+
+
+_EXPLAINED: Final = (
+    "[]: 95 % of the draws of a stratified bootstrap; p: of two sides, adjusted after Holm for the number of pairs; "
+    "runs needed: of each method, to find such a difference in four of five comparisons"
+)
+
+
+def _plain(value: Any) -> Any:
+    """Records as mappings of the names of their fields."""
+    if isinstance(value, tuple):
+        if hasattr(value, "_asdict"):
+            return {name: _plain(item) for name, item in value._asdict().items()}
+        return [_plain(item) for item in value]
+    return value
+
+
+def _method_row(method: Method) -> dict[str, Any]:
+    found = {"iqm": method.iqm, "mean": method.mean}
+    if len(method.scores[0]) > 1:
+        found["median"] = method.median  # over tasks: of one task it is the mean
+    return {**method.variables, **{name: _interval_text(interval) for name, interval in found.items()}}
+
+
+def _heads_of(found: Comparison) -> set[str]:
+    return {name for method in found.methods for name in method.variables}
+
+
+def _interval_text(interval: Interval) -> str:
+    """`0.52 [0.41, 0.6]`, with four digits."""
+    return f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+
+
+def _pair_row(pair: Pair) -> dict[str, Any]:
+    return {
+        "better": pair.better,
+        "than": pair.other,
+        "difference": f"{pair.difference:.4g}",
+        "P(better)": _interval_text(pair.improvement),
+        "p Welch": f"{pair.welch_adjusted:.2g}",
+        "p permutation": f"{pair.permutation_adjusted:.2g}",
+        "runs needed": pair.runs_needed,
+    }
 
 
 def report(

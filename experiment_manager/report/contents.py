@@ -14,11 +14,10 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import result_rows
 from experiment_manager.analysis.status import Trouble, status
-from experiment_manager.analysis.tables import Row, group_key, require_variables
+from experiment_manager.analysis.tables import Row, chosen_metric, group_key, repeating, require_variables
 from experiment_manager.errors import ExperimentManagerError, JobRefused, UnreadableLaunch
 from experiment_manager.model import codec
 from experiment_manager.model.codec import as_float, is_number
-from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, Launch, State
@@ -160,9 +159,9 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
     rows = result_rows(folder, jobs, table, logbook.last)
-    source, metric = _metric(rows, choice.metric)
+    source, metric = chosen_metric(rows, choice.metric)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
-    averaged = _averaged(names, choice)
+    averaged = repeating(names) if choice.average_over is None else _known(choice.average_over, names)
     by = _known(choice.group_by, names) if choice.group_by is not None else _without(names, averaged)
     averaged = _without(names, by)
     groups = _groups(rows, by, source, metric)
@@ -219,14 +218,6 @@ def _pruning(folder: Folder, jobs: Sequence[Job], table: StateTable) -> Pruning 
     return Pruning(f"{pruner.name} by {pruner.metric}, {pruner.direction}", tuple(rungs))
 
 
-def _averaged(names: Sequence[str], choice: Choice) -> tuple[str, ...]:
-    """The variables to average over: those asked for, else those that are called seed, as `seed` and `env.seed`, and
-    the `repeat` of a sweep."""
-    if choice.average_over is not None:
-        return _known(choice.average_over, names)
-    return tuple(name for name in names if name == REPEAT or name.lstrip("+~").rpartition(".")[2] == "seed")
-
-
 def _known(asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     require_variables(asked, names)
     return tuple(asked)
@@ -234,23 +225,6 @@ def _known(asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
 def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in others)
-
-
-def _metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, str | None]:
-    """Where the metric that decides comes from, and its name: a field of the results before a last metric."""
-    numeric = {
-        source: list(dict.fromkeys(name for row in rows for name, value in row[source].items() if is_number(value)))
-        for source in ("result", "metrics")
-    }
-    for source, names in numeric.items():
-        if names and asked is None:
-            return source, names[0]
-        if asked in names:
-            return source, asked
-    if asked is not None:
-        there_are = ", ".join(dict.fromkeys(numeric["result"] + numeric["metrics"])) or "none yet"
-        raise ExperimentManagerError(f"no job has left a number called {asked!r}; there are {there_are}")
-    return None, None
 
 
 def _groups(rows: Sequence[Row], by: Sequence[str], source: str | None, metric: str | None) -> list[Group]:
