@@ -551,7 +551,9 @@ class Experiment:
             names = [experiment.folder.path for experiment in compared]
         if len(set(names)) < len(names):
             raise ExperimentManagerError(f"{names[0]} is named twice; an experiment is compared with others")
-        rows = {name: experiment.result_rows(where) for name, experiment in zip(names, compared, strict=True)}
+        rows = {
+            name: experiment.result_rows(where, pruned=True) for name, experiment in zip(names, compared, strict=True)
+        }
         return compare(rows, How(by, over, tasks, metric, goal, normalize, is_common=common))
 
     def missing_ids(self, where: Any = None) -> list[int]:
