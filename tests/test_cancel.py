@@ -103,6 +103,7 @@ def test_cancel_signals_only_who_runs_jobs_of_this_folder(
         assert -15 == runner.wait()
 
 
+@pytest.mark.usefixtures("light")
 def test_cancel_from_another_machine_is_a_request_in_the_folder(program: Program, tmp_path: Path) -> None:
     """Where no signal reaches it, the supervisor finds the request when it looks, records who has asked, and leaves no
     request behind; one that is meant for another process of the same attempt is not for it."""
@@ -136,6 +137,7 @@ def test_cancel_from_another_machine_is_a_request_in_the_folder(program: Program
     assert not list((program.experiment / "states").glob(".*"))
 
 
+@pytest.mark.usefixtures("light")
 def test_cancel_reaches_the_jobs_of_a_pool_at_once(program: Program, tmp_path: Path) -> None:
     """Jobs that were forked end by a signal, as those that were started; their neighbour goes on to its own end."""
     started = tmp_path / "started"

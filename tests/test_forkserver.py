@@ -552,6 +552,7 @@ def start(program: Program, started: Path, *arguments: str, **env: str) -> tuple
     return process, dict(tuple(map(int, mark.name.split("."))) for mark in started.iterdir())  # type: ignore[misc]
 
 
+@pytest.mark.usefixtures("light")
 def test_killed_server(program: Program, tmp_path: Path) -> None:
     """`kill -9` of the server: jobs that run go on and are waited for, the others are started, and that is said."""
     release = tmp_path / "release"
@@ -567,6 +568,7 @@ def test_killed_server(program: Program, tmp_path: Path) -> None:
     assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_killed_supervisor_of_a_forked_job(program: Program, tmp_path: Path) -> None:
     """`kill -9` of a supervisor takes its job along, which is LOST; the others are not touched."""
     release = tmp_path / "release"
@@ -580,6 +582,7 @@ def test_killed_supervisor_of_a_forked_job(program: Program, tmp_path: Path) -> 
     assert ["0.1.LOST", "1.1.COMPLETED", "2.1.COMPLETED"] == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_killed_supervisor_after_its_server(program: Program, tmp_path: Path) -> None:
     """When the server is gone, the pool still learns that a supervisor has been killed."""
     release = tmp_path / "release"
@@ -593,6 +596,7 @@ def test_killed_supervisor_after_its_server(program: Program, tmp_path: Path) ->
     assert ["0.1.LOST", "1.1.COMPLETED"] == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_killed_sweep_leaves_no_server(program: Program, tmp_path: Path) -> None:
     """`kill -9` of the sweep: the server ends, and what runs, runs to its end."""
     release = tmp_path / "release"
@@ -606,6 +610,7 @@ def test_killed_sweep_leaves_no_server(program: Program, tmp_path: Path) -> None
     wait_until(lambda: ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states())
 
 
+@pytest.mark.usefixtures("light")
 def test_interrupt_after_the_server_was_killed(program: Program, tmp_path: Path) -> None:
     """Ctrl-C reaches the jobs of a server that is gone."""
     process, jobs = start(program, tmp_path / "started", "sleep=30", "seed=1,2,3")

@@ -93,8 +93,8 @@ def test_hydra_finds_the_plugin(python: str, how: str, sources: Path, backend: P
     home = tmp_path / "home"
     shutil.copytree(APP, home, ignore=shutil.ignore_patterns("__pycache__"))
     borrowed = {"PYTHONPATH": sysconfig.get_path("purelib")}  # .pth files, as our own editable install, do not count
-    call(python, "train.py", "-m", "seed=1,2", cwd=home, **borrowed)
-    assert {"0.1.COMPLETED", "1.1.COMPLETED"} <= set(os.listdir(home / "experiments/train/states"))
+    call(python, "train.py", "-m", "seed=1", cwd=home, **borrowed)
+    assert "0.1.COMPLETED" in set(os.listdir(home / "experiments/train/states"))
     where = call(python, "-c", "import experiment_manager; print(experiment_manager.__file__)", cwd=home, **borrowed)
     expected = copy if how == "editable" else tmp_path / "venv"
     assert where.startswith(str(expected))

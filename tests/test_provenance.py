@@ -32,6 +32,7 @@ def tracked(program: Program) -> Program:
     return program
 
 
+@pytest.mark.usefixtures("light")
 def test_commit_and_what_differs_from_it(tracked: Program) -> None:
     """The commit and `code.patch` give back the code that ran, wherever below the repository it was started."""
     tracked.sweep("seed=1", "hydra/launcher=slurm_script")
@@ -51,6 +52,7 @@ def test_commit_and_what_differs_from_it(tracked: Program) -> None:
     assert bytes(range(256)) == (tracked.home / "data.bin").read_bytes()
 
 
+@pytest.mark.usefixtures("light")
 def test_no_repository_no_commit(program: Program) -> None:
     """Outside of a repository there is nothing to tell, and the launch goes on."""
     program.sweep("seed=1", GIT_CEILING_DIRECTORIES=str(program.home.parent))
@@ -104,6 +106,7 @@ def test_patch_that_is_too_large_is_not_kept(tracked: Program, monkeypatch: pyte
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.usefixtures("light")
 def test_show_tells_launch_and_commit_of_each_attempt(tracked: Program) -> None:
     """`show` has the launch, the commit and the Python of every attempt, and where its changes are; for an attempt that
     was started by hand nothing of the kind is made up."""

@@ -145,6 +145,7 @@ def test_text_of_others_does_no_harm() -> None:
     assert text.one_line("a" + "\n" * 1_000_000 + "b") == "a..."
 
 
+@pytest.mark.usefixtures("light")
 def test_jobs_end_well_when_the_terminal_does_not(program: Program) -> None:
     """A sweep whose terminal is gone runs all its jobs, and ends with 0; what they said is in their logs."""
     ours, theirs = pty.openpty()

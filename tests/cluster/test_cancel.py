@@ -30,6 +30,7 @@ def array_of(program: Program) -> str:
     return str(array["slurm_id"])
 
 
+@pytest.mark.usefixtures("light")
 def test_some_of_those_that_wait_and_run(program: Program) -> None:
     """By ids, by state and by filter those end that are meant, waiting or running; the others go on; then all that is
     left, and then there is nothing more to end."""
@@ -120,6 +121,7 @@ def test_after_a_requeue(tmp_path: Path) -> None:
     assert ["0.1.PREEMPTED", "0.2.CANCELLED"] == jobs.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_jobs_that_run_here(program: Program) -> None:
     """A job of `local_pool` is ended by a signal to its supervisor, and the sweep says so; others go on."""
     sweep = program.start("train.py", "-m", "seed=1,2", "hydra.launcher.n_jobs=2", HOLD="60")
@@ -133,6 +135,7 @@ def test_jobs_that_run_here(program: Program) -> None:
     assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_where_slurm_cannot_be_asked(program: Program, tmp_path: Path) -> None:
     """What SLURM runs cannot be ended from a machine without it: that is an error and no silence."""
     assert 0 == program.sweep("seed=1", SUBMIT, HOLD="60").returncode

@@ -22,6 +22,7 @@ main()
 """
 
 
+@pytest.mark.usefixtures("light")
 def test_suspended_and_never_started(program: Program) -> None:
     """A job that SLURM has suspended is RUNNING, and `status` says that it is suspended; one whose log SLURM could not
     open has FAILED before it began, and says so."""

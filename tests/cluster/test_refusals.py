@@ -70,6 +70,7 @@ NOT_THERE = {
 }
 
 
+@pytest.mark.usefixtures("light")
 def test_what_the_cluster_does_not_have(program: Program) -> None:
     """The sentence has SLURM's words, the script and the option to change; with a partition that there is the same
     sweep runs."""
@@ -81,6 +82,7 @@ def test_what_the_cluster_does_not_have(program: Program) -> None:
     works(program, "hydra.launcher.partition=main")
 
 
+@pytest.mark.usefixtures("light")
 def test_refused_is_not_submitted(program: Program) -> None:
     """`submit` is refused as the sweep was, as often as it is typed: what SLURM did not take never counts as submitted,
     though squeue shows it for minutes. Written again with a setting that can be met, it runs."""
@@ -106,6 +108,7 @@ def few_jobs(user: str, most: int) -> Iterator[None]:
         slurm(*change, "MaxSubmitJobs=-1")
 
 
+@pytest.mark.usefixtures("light")
 def test_what_one_may_not(program: Program) -> None:
     """Accounts, qualities of service, limits of users and partitions: each is named with its way out, and an array
     that has an index too large since it was written, too."""
@@ -135,6 +138,7 @@ def test_what_one_may_not(program: Program) -> None:
         works(program)
 
 
+@pytest.mark.usefixtures("light")
 def test_one_script_of_several_is_refused(program: Program) -> None:
     """What was submitted before stays recorded, what comes after is not tried, and mended it goes on."""
     memory = "+res.mem_gb=0.1,900,0.2"
@@ -169,6 +173,7 @@ def test_no_sbatch_on_the_path(program: Program, tmp_path: Path) -> None:
     assert ["PENDING"] * 2 == [row["state"] for row in program.told("jobs")]
 
 
+@pytest.mark.usefixtures("light")
 def test_a_login_node_without_munge(program: Program) -> None:
     """Where munge is down, the sentence says so; jobs that run keep their state, and afterwards all is as ever."""
     need_own_cluster()

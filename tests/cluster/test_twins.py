@@ -154,6 +154,7 @@ def test_a_whole_command_runs_the_jobs(tmp_path: Path) -> None:
     assert {"WRAPPED": "a b"} == jobs.result(0)
 
 
+@pytest.mark.usefixtures("light")
 def test_script_and_submit_on_the_command_line(program: Program) -> None:
     """`script` writes with other options what the last sweep asked for, `submit --test-only` submits nothing, `submit`
     the newest launch or the one that is named, all with JSON for scripts."""

@@ -101,6 +101,7 @@ def test_what_a_forked_job_is_told(program: Program) -> None:
     assert "2" == forked[0]["SLURM_CPUS_PER_TASK"]
 
 
+@pytest.mark.usefixtures("light")
 def test_put_back_and_joined(program: Program) -> None:
     """A job whose worker SLURM puts back into the queue waits for it, and goes on before the others; a second sweep
     adds its job to those that the worker takes, and submits nothing; once the worker has ended, none can be joined."""
