@@ -156,6 +156,8 @@ DATABASE.execute("CREATE TABLE t (x)")
 FILE = open(__file__)
 LINES = [FILE.readline()]
 LIST = []
+READ = []
+sys.addaudithook(lambda event, given: event == "open" and READ.append(str(given[0])))
 THREAD_ENDS = threading.Event()
 THREAD = threading.Thread(target=THREAD_ENDS.wait, daemon=True)
 THREAD.start()
@@ -190,6 +192,8 @@ seen = {
     "threads": helpers.THREAD.is_alive(),
     "next line": helpers.FILE.readline(),
     "rows": helpers.DATABASE.execute("SELECT count(*) FROM t").fetchall(),
+    "told by Hydra": [Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir, ".hydra", f"{name}.yaml").read_text()
+                      for name in ("config", "hydra", "overrides")],
     "files": sorted(os.readlink(f"/proc/self/fd/{name}").partition(":")[0].replace(helpers.DATABASE_FILE, "database")
                     for name in os.listdir("/proc/self/fd")[:-1]),
     "product": float((helpers.library.PRODUCT @ helpers.library.PRODUCT)[0, 0]),
@@ -198,7 +202,8 @@ seen = {
 os.chdir("/"); os.environ["LEFT"] = "x"; sys.path.append("left"); helpers.LIST.append(1)
 drawn = {"job": random.random(), "job, numpy": helpers.np.random.default_rng().random(),
          "library": helpers.library.WITHOUT_SEED.random(), **helpers.OWN}
-return json.dumps([seen, drawn])
+read = {Path(path).name for path in helpers.READ if "/conf/" in path and path.endswith(".yaml")}
+return json.dumps([seen, drawn, sorted(read)])
 """
 
 
@@ -222,17 +227,23 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 def test_a_job_sees_what_a_started_one_sees(seen: dict[str, list[Any]]) -> None:
     """Arguments, also while modules are imported, path, streams, signals, open files, limits, seeds: what a program can
     ask its interpreter has one answer, and no job finds what another has changed."""
-    for (spawned, _), (forked, _) in zip(*(seen[method] for method in METHODS), strict=True):
+    for (spawned, *_), (forked, *_) in zip(*(seen[method] for method in METHODS), strict=True):
         assert spawned == forked
         assert ["list", *forked["argv while importing"]] == forked["argv"]
         assert [None, False, []] == forked["what others left"]
-    assert all(f"seed={seed}" in job["argv while importing"] for seed, (job, _) in enumerate(seen["forkserver"], 1))
+    assert all(f"seed={seed}" in job["argv while importing"] for seed, (job, *_) in enumerate(seen["forkserver"], 1))
+
+
+def test_what_lies_in_files_is_composed_once(seen: dict[str, list[Any]]) -> None:
+    """A job that is forked reads no config group again, whatever values it sets."""
+    assert {"config.yaml", "TD3.yaml"} <= {*seen["spawn"][1][2]}
+    assert ["config.yaml"] == seen["forkserver"][1][2]
 
 
 def test_what_jobs_draw_is_their_own(seen: dict[str, list[Any]]) -> None:
     """Whatever the program draws, makes or opens while it is imported, and what a job draws of a library, differs."""
     for method in METHODS:
-        drawn = [draws for _, draws in seen[method]]
+        drawn = [draws for _, draws, _ in seen[method]]
         assert dict.fromkeys(drawn[0], 2) == {name: len({job[name] for job in drawn}) for name in drawn[0]}
 
 

@@ -6,7 +6,7 @@ must not go on ends the process by SystemExit, which is all that a callback can 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import signature
 from typing import Any
@@ -39,6 +39,7 @@ def listen() -> None:
     """
     private_names.answer_the_mode_at_once()
     private_names.read_from_one_store()
+    private_names.copy_metadata_by_hand()
     if not private_names.replace_callbacks(_with_ours):
         _watch_run_job()
 
@@ -108,10 +109,12 @@ class JobCallback(Callback):
             tell(f"warning: {live}")
 
 
-def warm_up(arguments: Sequence[str]) -> None:
+def warm_up(arguments: Sequence[str], frozen: str) -> Callable[[Sequence[str]], None] | None:
     """Hydra's plugins are known, and the parsers of its grammars have learnt from what they read: the overrides among
-    the arguments of a job, and Hydra's own configuration."""
+    the arguments of a job, and Hydra's own configuration. What Hydra composes for such arguments of `frozen` sources is
+    kept; so is, from what is returned, what it composes for other arguments."""
     setup_globals()
+    private_names.copy_metadata_by_hand()
     Plugins.instance()
     parser = OverridesParser.create()
     for override in (item for item in arguments if "=" in item):
@@ -119,6 +122,15 @@ def warm_up(arguments: Sequence[str]) -> None:
             parser.parse_override(override)
     with suppress(Exception):
         private_names.keep_own_configurations([item for item in arguments if item.startswith(("hydra/", "hydra."))])
+    if private_names.has(*private_names.OF_FIRST_STEP):
+        from experiment_manager.hydra.kept_compose import KeptCompositions
+
+        kept = KeptCompositions(frozen)
+        with suppress(Exception):
+            kept.keep(arguments)
+        kept.hand_out()
+        return kept.keep_also
+    return None
 
 
 def _with_ours(callbacks: Any) -> type:

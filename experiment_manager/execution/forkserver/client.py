@@ -76,7 +76,7 @@ def plan_of(program: Program) -> dict[str, Any]:
     """What such an interpreter has to know of the program."""
     entry = program.entry
     about = {"command": program.command, "target": entry.target, "cwd": entry.cwd}
-    return {**about, "arguments": program.example, "warm_up": program.warm_up}
+    return {**about, "arguments": program.example, "warm_up": program.warm_up, "frozen": program.frozen}
 
 
 class ForkedTask:

@@ -14,7 +14,7 @@ import pkgutil
 import runpy
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
@@ -37,6 +37,11 @@ class Ready(NamedTuple):
     cwd: str
     handlers: Mapping[int, Any]  # of signals, as they were when the libraries had been imported
     generators: Sequence[Any]  # of random numbers, that libraries have made without a seed
+    foresee: Callable[[Sequence[str]], None] | None = None  # what a job with such arguments does first, is done
+
+    def arguments_of(self, child: Child) -> list[str]:
+        """The arguments of its program."""
+        return child.arguments[len(self.command) + len(self.target) :]
 
     def why_not(self, child: Child) -> str | None:
         """Why a job cannot be forked, and has to be started; None: it can be."""
@@ -78,8 +83,7 @@ def begin(child: Child, attempt: int, ready: Ready, handles: Sequence[int]) -> i
                 except BaseException as error:  # nothing else may leave this process: it is a copy of the supervisor
                     os.write(tell, str(getattr(error, "errno", None) or errno.EINVAL).encode())
                     os._exit(1)
-                words = len(ready.command) + len(ready.target)
-                raise BecomesJob(child.arguments, ready.target, child.arguments[words:])
+                raise BecomesJob(child.arguments, ready.target, ready.arguments_of(child))
         os.close(tell)
         spawned.wait_until_begun(pid, trouble)
         return pid

@@ -26,7 +26,8 @@ class Program(NamedTuple):
     entry: Entry
     example: list[str]
     variables: Mapping[str, str]  # of the environment
-    warm_up: str | None  # a function, as `module:function`, that is called once with the arguments of a job
+    warm_up: str | None  # a function, as `module:function`, to be called once with the arguments of a job, and with
+    frozen: str = ""  # the folder of those sources of configuration that stay as they are
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def _of_sweep(folder: Folder, point: Job, recipe: Recipe) -> Program:
     entry = entry_of(folder, recipe)
     words = 1 + len(entry.flags) + len(entry.target)
     example = job_command(folder, point, recipe)[words:]
-    return Program(entry, example, variables_of(folder, recipe, os.environ), _WARM_UP)
+    return Program(entry, example, variables_of(folder, recipe, os.environ), _WARM_UP, folder.join("conf"))
 
 
 def _of_launch(folder: Folder, point: Job, launch: str | None) -> Program:

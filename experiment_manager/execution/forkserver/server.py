@@ -63,15 +63,16 @@ def prepared(plan: Mapping[str, Any]) -> tuple[Ready, str | None]:
     sys.orig_argv[:] = [*plan["command"], *plan["target"], *plan["arguments"]]
     own = frozenset(plan["own"] if "own" in plan else own_packages(plan["target"]))
     modules = [Import(name) for name in plan["modules"]] if "modules" in plan else imports_of(plan["target"], own)
+    foresee = None
     with Imports(own) as imports:
         _import(modules)
         if plan["warm_up"]:
             where, _, function = plan["warm_up"].partition(":")
-            getattr(importlib.import_module(where), function)(plan["arguments"])
+            foresee = getattr(importlib.import_module(where), function)(plan["arguments"], plan["frozen"])
         processes.dying_with_us()  # it imports what every supervisor needs
     why_not = imports.trouble(arguments)
     runs = tuple(plan["command"]), tuple(plan["target"]), plan["cwd"]
-    ready = Ready(*runs, forked.handlers(), unseeded_generators())
+    ready = Ready(*runs, forked.handlers(), unseeded_generators(), foresee)
     sys.argv = words
     gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
     return ready, why_not

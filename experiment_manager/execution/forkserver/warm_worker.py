@@ -145,6 +145,8 @@ def _beginning(ready: Ready, heard: Heard) -> Start:
     def begin(child: Child, attempt: int) -> int:
         if (why_not := ready.why_not(child)) is not None:
             tell_once(f"job {child.job_id}, as others like it, starts its own interpreter: {why_not}", why_not)
+        elif ready.foresee is not None:
+            ready.foresee(ready.arguments_of(child))
         return forked.begin(child, attempt, ready, heard.handles)
 
     return begin
