@@ -192,7 +192,7 @@ seen = {
     "threads": helpers.THREAD.is_alive(),
     "next line": helpers.FILE.readline(),
     "rows": helpers.DATABASE.execute("SELECT count(*) FROM t").fetchall(),
-    "told by Hydra": [Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir, ".hydra", f"{name}.yaml").read_text()
+    "told by Hydra": [(current_job().directory / ".hydra" / f"{name}.yaml").read_text()
                       for name in ("config", "hydra", "overrides")],
     "files": sorted(os.readlink(f"/proc/self/fd/{name}").partition(":")[0].replace(helpers.DATABASE_FILE, "database")
                     for name in os.listdir("/proc/self/fd")[:-1]),
@@ -445,28 +445,51 @@ ENDS = (
     "raise ValueError('outside of Hydra')",
     "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise ValueError('outside') from error",
     "import broken",
+    "json.kept = Telling()",
+    "json.kept = open(current_job().directory / 'kept', 'w')\njson.kept.write('whole')",
+    "json.kept = rest()\nnext(json.kept)",
+    "kept = Telling()",
     "os._exit(4)",
 )
+TELLING = """
+import atexit, json
+
+atexit.register(print, 'at exit')
+
+
+class Telling:
+    def __del__(self, write=os.write):
+        write(1, b"gone\\n")
+
+
+def rest(write=os.write):
+    try:
+        yield
+    finally:
+        write(1, b"gone\\n")
+"""
 
 
 def test_the_end_of_a_program_is_that_of_a_fresh_interpreter(program: Program) -> None:
-    """Exit codes, what is printed of an exception, and `atexit` are as if the script had been started."""
+    """Exit codes, what is printed of an exception, `atexit`, and what objects have to do when they go, wherever they
+    are kept, are as if the script had been started."""
     (program.home / "broken.py").write_text("def :\n")
-    before = "import atexit\natexit.register(print, 'at exit')\n"
     after = "".join(
         f"if current_job().id == {job}:\n" + "".join(f"    {line}\n" for line in how.splitlines())
         for job, how in enumerate(ENDS)
     )
-    write(program, "return 1", before=before, call=CALL + after)
+    write(program, "return 1", before=TELLING, call=CALL + after)
     sweep_both(program, f"seed=range(0,{len(ENDS)})")
     found = []
     for asked in (experiment(program, method) for method in METHODS):
         records = [attempt(asked, job) for job in range(len(ENDS))]
         ended = [(record["exit_code"], record["signal"], record["reason"]) for record in records]
         logs = [(log(asked, job), log(asked, job, "stdout")) for job in range(len(ENDS))]
-        found.append((ended, logs, asked.states()))
+        found.append((ended, logs, asked.states(), [path.read_text() for path in asked.experiment.glob("jobs/*/kept")]))
     assert found[0] == found[1]
-    assert ["at exit\n"] * 6 + [""] == [out for _, out in found[1][1]]
+    gone = "at exit\ngone\n"
+    assert ["at exit\n"] * 6 + [gone, "at exit\n", gone, gone, ""] == [out for _, out in found[1][1]]
+    assert ["whole"] == found[1][3]
 
 
 # -- programs of all kinds -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What Hydra composes of files is kept for forked jobs: whatever a job asks for, it gets what Hydra composes."""
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,11 @@ from hydra import version
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
 from experiment_manager.hydra import private_names
 from experiment_manager.hydra.kept_compose import KeptCompositions
+from experiment_manager.model.records import State
 
 HAS_BASES = hasattr(version, "base_at_least")
 FILES = {
@@ -63,7 +65,7 @@ def composed(place: Path, config_name: str, overrides: list[str]) -> DictConfig:
 
 def told(node: Any) -> Any:
     """All that a configuration is made of."""
-    about = {name: value for name, value in vars(node._metadata).items() if name != "resolver_cache"}
+    about = {**vars(node._metadata), "cache": vars(node)["_flags_cache"], "resolver_cache": None}  # it knows the time
     if not isinstance(node, Container) or not isinstance(content := node._content, dict | list):
         return type(node), about, node._value()
     inner = content.items() if isinstance(content, dict) else enumerate(content)
@@ -161,3 +163,45 @@ def test_what_hydra_does_differently_by_then_is_composed_anew(place: Path) -> No
     with base(None):
         assert not handed_out(place, "old", [], [])
         assert not handed_out(place, "asking", [], [])
+
+
+@dataclasses.dataclass
+class Typed:
+    """Of every kind of node one."""
+
+    number: int = 3
+    text: str | None = None
+    share: float = 0.5
+    is_on: bool = True
+    state: State = State.RUNNING
+    either: int | str = "x"
+    inner: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {"a": [1.0]})
+
+
+def test_copies_made_by_hand_are_those_of_omegaconf() -> None:
+    """A copied configuration holds what a copy of OmegaConf's own holds: types, flags, caches, parents, nothing
+    shared."""
+    config = OmegaConf.create(
+        {"typed": Typed, "missing": "???", "link": "${typed.number}", "list": [{"deep": None}, 1]}
+    )
+    OmegaConf.set_struct(config, True)
+    OmegaConf.set_readonly(config.list, True)
+    assert config.typed.number == config.link
+    kinds = (*private_names.get("Node.__deepcopy__"), type(config), type(config._metadata).__mro__[1])
+    before = {kind: vars(kind).get("__deepcopy__") for kind in kinds}
+    expected = copy.deepcopy(config)
+    private_names.copy_by_hand()
+    try:
+        found = copy.deepcopy(config)
+    finally:
+        for kind, method in before.items():
+            if method is None:
+                del kind.__deepcopy__
+            else:
+                kind.__deepcopy__ = method
+    assert told(expected) == told(found)
+    assert config._metadata.resolver_cache is not found._metadata.resolver_cache
+    with read_write(found.list), open_dict(found):
+        found.typed.inner.a[0] = found.list[0].deep = 7
+        found.new = 1
+    assert told(expected) == told(config)

@@ -39,7 +39,7 @@ def listen() -> None:
     """
     private_names.answer_the_mode_at_once()
     private_names.read_from_one_store()
-    private_names.copy_metadata_by_hand()
+    private_names.copy_by_hand()
     if not private_names.replace_callbacks(_with_ours):
         _watch_run_job()
 
@@ -114,7 +114,7 @@ def warm_up(arguments: Sequence[str], frozen: str) -> Callable[[Sequence[str]], 
     the arguments of a job, and Hydra's own configuration. What Hydra composes for such arguments of `frozen` sources is
     kept; so is, from what is returned, what it composes for other arguments."""
     setup_globals()
-    private_names.copy_metadata_by_hand()
+    private_names.copy_by_hand()
     Plugins.instance()
     parser = OverridesParser.create()
     for override in (item for item in arguments if "=" in item):

@@ -6,9 +6,12 @@ as every interpreter does, with `atexit` and all; the program then runs as `__ma
 would run it.
 """
 
+import atexit
 import builtins
 import errno
+import gc
 import importlib
+import io
 import os
 import pkgutil
 import runpy
@@ -27,6 +30,8 @@ from experiment_manager.store.files import log_file
 from experiment_manager.text import tell
 
 _before: Final[list[ModuleType]] = []  # what was `__main__` first: its code may run to the end
+_shared: Final[set[str]] = set()  # the names of modules that were imported before jobs are forked
+_left: Final[list[ModuleType]] = []
 
 
 class Ready(NamedTuple):
@@ -168,6 +173,37 @@ def become(job: BecomesJob) -> None:
         sys.excepthook(type(error), error.with_traceback(shown), shown)
         sys.excepthook = _say_nothing  # on its way out the error gathers frames that are none of the program's
         raise
+
+
+def share_modules() -> None:
+    """What is imported by now is what all jobs have in common: see `_leave_shared`."""
+    _shared.update(sys.modules.keys() - {"__main__", "builtins", "sys"})
+
+
+def leave_shared_last() -> None:
+    """To be called before anything is imported for the jobs: what is to be done at the end of a program is done in
+    reverse order."""
+    atexit.register(_leave_shared)
+
+
+def _leave_shared() -> None:
+    """The modules that were imported before the fork are no part of what the interpreter takes apart: to free all that
+    libraries have made writes to, and so copies, most of the memory, a third of the time of a short job (measured).
+
+    That they go is heard by nobody: where there is anything that Python would call or flush, everything is done as
+    in any other interpreter. The program's own modules are taken apart in any case.
+    """
+    if _before and not any(map(_hears_its_end, gc.get_objects())):  # those of before the fork are frozen
+        _left.extend(sys.modules.pop(name) for name in _shared & sys.modules.keys())
+
+
+def _hears_its_end(item: object) -> bool:
+    """Whether Python calls something of an object when it goes: `__del__`, the rest of a generator, a file's flush."""
+    if not hasattr(type(item), "__del__"):
+        return False
+    if isinstance(item, io.IOBase):
+        return not item.closed
+    return getattr(item, "gi_frame", item) is not None
 
 
 def _run_file(name: str, namespace: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ def plan_from(talk: Talk) -> dict[str, Any]:
 
 def prepared(plan: Mapping[str, Any]) -> tuple[Ready, str | None]:
     """What this process is ready to run, whose libraries have been imported; and why no job may be a copy of it."""
+    forked.leave_shared_last()
     if not sys.flags.safe_path:
         sys.path.insert(0, forked.first_on_path(plan["target"]))
     words = [name_of(plan["target"]), *plan["arguments"]]
@@ -74,6 +75,7 @@ def prepared(plan: Mapping[str, Any]) -> tuple[Ready, str | None]:
     runs = tuple(plan["command"]), tuple(plan["target"]), plan["cwd"]
     ready = Ready(*runs, forked.handlers(), unseeded_generators(), foresee)
     sys.argv = words
+    forked.share_modules()
     gc.freeze()  # the garbage collector of a job would otherwise write to, and so copy, all of it
     return ready, why_not
 
