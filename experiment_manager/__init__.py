@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from experiment_manager.analysis.comparison import Comparison, Method, Pair
     from experiment_manager.analysis.inference import Interval
-    from experiment_manager.analysis.status import Status, Trouble
+    from experiment_manager.analysis.status import SearchStatus, Status, Trouble
     from experiment_manager.errors import ExperimentManagerError
     from experiment_manager.execution.current_job import CurrentJob, current_job
     from experiment_manager.execution.pool import JobEnd
@@ -43,6 +43,7 @@ _HOME = {
     "Resubmission": "execution.resubmit",
     "Resubmitted": "execution.resubmit",
     "SLURM": "scheduler.slurm.configuration",
+    "SearchStatus": "analysis.status",
     "Selection": "model.filters",
     "StateTable": "store.states",
     "State": "model.records",
@@ -74,6 +75,7 @@ __all__ = [
     "Pair",
     "Resubmission",
     "Resubmitted",
+    "SearchStatus",
     "Selection",
     "State",
     "StateTable",

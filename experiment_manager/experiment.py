@@ -22,6 +22,7 @@ from experiment_manager.errors import ExperimentManagerError, FilterError, JobRe
 from experiment_manager.execution.child import outside_filter
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
+from experiment_manager.execution.search import add_trials, stop_search
 from experiment_manager.execution.work import Terms, Worked, work
 from experiment_manager.model import codec, filters
 from experiment_manager.model.records import Counts, Job, State
@@ -288,6 +289,7 @@ class Experiment:
             runner=os.fspath(runner) if isinstance(runner, os.PathLike) else runner,
             configured=self.slurm_config,
             terms=terms,
+            joins_search=where is None,
         )
 
     def fake_runner(self, job_id: int, variables: Mapping[str, Any], configuration: Any) -> None:
@@ -464,6 +466,16 @@ class Experiment:
     def diff(self, one: int, other: int) -> dict[str, Any]:
         """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
         return difference(self.folder, self.job(one).id, self.job(other).id, self.states())
+
+    def add_trials(self, count: int) -> int:
+        """The search of this experiment has so many trials more, and goes on where it was stopped; returns how many it
+        has: `experiment-manager search --more`. Raises JobRefused where there is no search, OptionsError for none."""
+        return add_trials(self.folder, count)
+
+    def stop_search(self) -> bool:
+        """Nothing more is proposed, and what runs goes on; false where that was so before: `experiment-manager search
+        --stop`. Raises JobRefused where there is no search."""
+        return stop_search(self.folder)
 
     def study(self) -> "optuna.Study":
         """The search of this experiment as an Optuna study in memory, as it is now, for `optuna.visualization` and for

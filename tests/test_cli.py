@@ -15,7 +15,7 @@ from experiment_manager.store.states import States
 from tests.conftest import Prepared, Program
 
 pytestmark = pytest.mark.xdist_group("cli")  # what is prepared for several tests is prepared once
-VERBS = ["run", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
+VERBS = ["run", "search", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
 VERBS += ["logs", "resubmit", "diff", "archive", "report", "work", "compare"]
 
 

@@ -15,6 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
+from experiment_manager import Experiment
 from experiment_manager.errors import GridError, OptionsError
 from experiment_manager.execution import study
 from experiment_manager.execution.study import Proposer, Trial, check_sampler, proposed, require_optuna
@@ -307,6 +308,58 @@ def test_a_search_ends_when_too_many_trials_fail(program: Program) -> None:
     assert (
         "1 of 1 trials that have ended have failed (job 0: FAILED), more than hydra.sweeper.max_failure_rate=0.0"
         in (done.stderr)
+    )
+
+
+def test_a_search_is_given_more_trials_stopped_and_helped(program_after: ProgramAfter) -> None:
+    """`search --more` reserves ids, whoever works on the experiment proposes them, and after `--stop` nobody does."""
+    program = program_after(*FOUR)
+    assert 2 == program.tool("search", "--more", "0").returncode
+    more = program.tool("search", "--more", "2")
+    assert "search: 4 of 6 trials have ended, 2 are not proposed yet; best" in more.stdout
+    worked = program.tool("work", "--jobs", "2")
+    assert 0 == worked.returncode, worked.stderr
+    assert [f"{job}.1.COMPLETED" for job in range(6)] == program.states()
+    assert {"n_trials": 6, "n_ended": 6}.items() <= program.told("search").items()
+    program.tool("search", "--more", "9")
+    assert "has stopped the search" in program.tool("search", "--stop").stdout
+    assert "had been stopped before" in program.tool("search", "--stop").stdout
+    assert "nothing to run" in program.tool("work").stdout
+    study = Experiment.at(program.experiment).study()
+    assert list(range(6)) == [trial.user_attrs["job"] for trial in study.trials]
+    assert program.told("search")["best"] == study.best_value
+
+
+LEARNS = """
+    for step in range(1, 5):
+        current_job().log_metrics(step=step, loss=cfg.tau)
+        if current_job().should_stop():
+            return None
+    return {"loss": cfg.tau}
+"""
+
+
+def test_trials_that_do_worse_are_pruned_and_known_as_such(program: Program) -> None:
+    """The pruner of a grid ends trials of a search, too, also those that were proposed later; the study has what they
+    had at each rung, and the best one has run to its end."""
+    text = (program.home / "train.py").read_text()
+    (program.home / "train.py").write_text(text.replace("    end_as_told(cfg.how)\n", LEARNS, 1))
+    pruner = "hydra.sweeper.pruner={name: asha, reduction_factor: 2}"
+    arguments = ("hydra/sweeper/sampler=random", pruner, "hydra.sweeper.metric=loss", "tau=interval(0,1)")
+    done = program.sweep(*SEARCH, *arguments, "hydra.sweeper.n_trials=5", "hydra.launcher.n_jobs=1")
+    assert 0 == done.returncode, done.stderr
+    found = Experiment.at(program.experiment)
+    trials = found.study().trials
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert pruned
+    assert {"COMPLETE", "PRUNED"} == {trial.state.name for trial in trials}
+    assert all({2: trial.params["tau"]}.items() <= trial.intermediate_values.items() for trial in trials)
+    search = found.status().search
+    assert search is not None
+    assert (5, len(pruned), min(trial.params["tau"] for trial in trials)) == (
+        search.n_ended,
+        search.n_pruned,
+        search.best,
     )
 
 

@@ -25,7 +25,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
-from experiment_manager.store.files import number_in
+from experiment_manager.store.files import is_there, number_in
 from experiment_manager.store.launches import (
     Order,
     launch_numbers,
@@ -35,6 +35,7 @@ from experiment_manager.store.launches import (
     read_order,
 )
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import last_logged
 from experiment_manager.store.processes import is_gone
 from experiment_manager.store.rungs import last_rungs, step_text
@@ -65,6 +66,24 @@ class Trouble(NamedTuple):
         return f"Trouble({len(self.ids)} {self.state}: {one_line(self.reason)} ({which(self.ids)}))"
 
 
+class SearchStatus(NamedTuple):
+    """How a search stands: of its `n_trials`, how many are proposed, how many of those have ended, failed, or were
+    pruned, and the best value so far; None where there is none, or there are several objectives."""
+
+    n_trials: int
+    n_proposed: int
+    n_ended: int
+    n_failed: int
+    n_pruned: int
+    direction: tuple[str, ...]
+    best: float | None
+    best_job: int | None
+    why_over: str | None  # why nothing more is proposed though trials are left
+
+    def __repr__(self) -> str:
+        return f"SearchStatus({self.n_ended} of {self.n_trials} have ended, best {self.best})"
+
+
 class Status(NamedTuple):
     """How an experiment stands: jobs by state, how many may run, and those that need attention, equal reasons together.
 
@@ -87,6 +106,7 @@ class Status(NamedTuple):
     warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
     pruned: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # PRUNED jobs by the last rung: "step 9000"
     estimate: Estimate | None = None  # when all will have ended; None: nothing runs, or too little is known
+    search: SearchStatus | None = None  # None: it has none
 
     def __repr__(self) -> str:
         return f"Status({counts_text(self.counts)} of {one_line(self.path)})"
@@ -195,12 +215,43 @@ def live_status(
     found = status(folder, [job.id for job in everything] or drafts.ids(), table)
     jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
     groups = state_counts(job_rows(folder, everything, table), by) if by else []
+    search = _search(folder, table)
     return found._replace(
-        live=tuple(live_rows(folder, jobs, table)), groups=tuple(groups), estimate=_estimate(folder, found, table)
+        live=tuple(live_rows(folder, jobs, table)),
+        groups=tuple(groups),
+        estimate=_estimate(folder, found, table, 0 if search is None else search.n_trials - search.n_proposed),
+        search=search,
     )
 
 
-def _estimate(folder: Folder, found: Status, table: StateTable) -> Estimate | None:
+def _search(folder: Folder, table: StateTable) -> SearchStatus | None:
+    if not is_there(folder.manifest):
+        return None
+    with Manifest(folder) as manifest:
+        if manifest.search is None:
+            return None
+    from experiment_manager.execution.study import History, best_of, why_over
+
+    history = History(folder)
+    trials = history.read(table)
+    search = history.search
+    best = best_of(search, trials)
+    counts = Counter(trial.state for trial in trials)
+    n_failed = sum(trial.has_failed for trial in trials)
+    return SearchStatus(
+        n_trials=search.n_trials,
+        n_proposed=len(trials),
+        n_ended=sum(trial.values is not None for trial in trials) + n_failed + counts[State.PRUNED],
+        n_failed=n_failed,
+        n_pruned=counts[State.PRUNED],
+        direction=search.directions,
+        best=None if best is None or best.values is None else best.values[0],
+        best_job=None if best is None else best.proposal.job_id,
+        why_over=why_over(folder, search, trials) if len(trials) < search.n_trials else None,
+    )
+
+
+def _estimate(folder: Folder, found: Status, table: StateTable, n_unproposed: int) -> Estimate | None:
     """When the jobs that run, that SLURM has, or that wait for a pool which runs will have ended.
 
     How long jobs took is asked of the last ones that ended well, by their ids: these are most like those that are left.
@@ -213,7 +264,7 @@ def _estimate(folder: Folder, found: Status, table: StateTable) -> Estimate | No
     now = time.time()
     records = [table.runners.get((JobId(job_id), table.last(job_id).number), {}) for job_id in running]
     so_far = [_between(number_in(record, "start"), now) or 0.0 for record in records]
-    n_waiting = len(found.ids.get(State.QUEUED, ())) + _n_waiting_here(folder, records, table)
+    n_waiting = n_unproposed + len(found.ids.get(State.QUEUED, ())) + _n_waiting_here(folder, records, table)
     seconds = (_seconds(folder, job_id, table.last(job_id).number) for job_id in done[-SAMPLE:])
     made = estimate([took for took in seconds if took is not None], so_far, n_waiting, n_ended=len(done))
     if made is None:

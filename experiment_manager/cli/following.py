@@ -12,10 +12,12 @@ import typer
 
 from experiment_manager.analysis.logs import marked
 from experiment_manager.cli import terminal
+from experiment_manager.cli.jobs import of_search
 from experiment_manager.cli.terminal import Folder, JobNumber, Json, Where
 from experiment_manager.errors import JobRefused, OptionsError, ResultError
 from experiment_manager.execution.pool import Interrupted
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted
+from experiment_manager.execution.search import no_search
 from experiment_manager.execution.work import Worked
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened
@@ -30,6 +32,7 @@ from experiment_manager.text import LogText, as_word, counted, noun, settings_te
 def register(app: typer.Typer) -> None:
     """The verbs are on the command line."""
     app.command(epilog="Example: experiment-manager work experiments/train --jobs 4 --until 18:00")(work)
+    app.command(epilog="Example: experiment-manager search experiments/train --more 100")(search)
     example = "Example: experiment-manager script experiments/train --set partition=gpu timeout_min=600"
     app.command(epilog=example)(script)
     app.command(epilog="Example: experiment-manager submit experiments/train")(submit)
@@ -87,6 +90,33 @@ def work(
             tell(line)
     if any(ran.state not in ENDED_WELL for ran in done.ran):
         raise typer.Exit(1)
+
+
+def search(
+    folder: Folder,
+    more: Annotated[int | None, typer.Option(help="Add so many trials, and go on where it was stopped.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Propose nothing more; what runs goes on.")] = False,
+    json: Json = False,
+) -> None:
+    """Tell how a search stands; give it more trials, or stop it."""
+    experiment, here = Experiment.at(folder), as_word(folder)
+    if stop and more is not None:
+        raise OptionsError("--more and --stop: a search goes on, or it does not; leave one of them out")
+    if more is not None:
+        experiment.add_trials(more)
+    was_running = experiment.stop_search() if stop else False
+    found = experiment.status().search
+    if found is None:
+        raise JobRefused(no_search(experiment.folder))
+    if json:
+        terminal.print_json(found._asdict())
+        return
+    terminal.say(of_search(found))
+    if more is not None:
+        terminal.say(f"whoever runs its trials goes on; so does the same sweep, or `experiment-manager work {here}`")
+    elif stop:
+        before = "is stopped" if was_running else "had been stopped before"
+        terminal.say(f"it {before}; the same sweep, or `experiment-manager search {here} --more 10`, lets it go on")
 
 
 def script(

@@ -13,7 +13,7 @@ import typer
 
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import sentences
-from experiment_manager.analysis.status import SILENT_AFTER_S, Status, counts_text
+from experiment_manager.analysis.status import SILENT_AFTER_S, SearchStatus, Status, counts_text
 from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
@@ -190,6 +190,7 @@ def _plain(found: Status) -> dict[str, Any]:
         "warnings": [{"state": str(w.state), "reason": w.reason, "jobs": list(w.ids)} for w in found.warnings],
         "live": list(found.live),
         "estimate": None if found.estimate is None else found.estimate._asdict(),
+        "search": None if found.search is None else found.search._asdict(),
         **({"groups": list(found.groups)} if found.groups else {}),
     }
 
@@ -232,9 +233,26 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
     if found.pruned:
         lines.append("pruned at " + ", ".join(f"{where}: {len(jobs)}" for where, jobs in found.pruned.items()))
+    if found.search is not None:
+        lines.append(of_search(found.search))
     if found.estimate is not None:
         lines.append(_outlook(found.estimate, len(found.ids[State.RUNNING])))
     return [*lines, *_attention(found, folder)]
+
+
+def of_search(found: SearchStatus) -> str:
+    """How a search stands, for people.
+
+    >>> of_search(SearchStatus(200, 65, 57, 1, 3, ("minimize",), 0.0123, 41, None))
+    'search: 57 of 200 trials have ended (3 pruned, 1 failed), 135 are not proposed yet; best 0.0123 by job 41'
+    """
+    parts = [f"{count} {word}" for count, word in ((found.n_pruned, "pruned"), (found.n_failed, "failed")) if count]
+    of_these = f" ({', '.join(parts)})" if parts else ""
+    n_left = found.n_trials - found.n_proposed
+    left = f", {n_left} are not proposed yet" if n_left else ""
+    best = "" if found.best is None else f"; best {found.best:.6g} by job {found.best_job}"
+    over = "" if found.why_over is None else f"; nothing more is proposed: {found.why_over}"
+    return f"search: {found.n_ended} of {found.n_trials} trials have ended{of_these}{left}{best}{over}"
 
 
 def _outlook(estimate: Estimate, n_running: int) -> str:

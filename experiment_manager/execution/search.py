@@ -3,19 +3,23 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.store.layout import Folder
+from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
+from experiment_manager.store.launches import user_name
+from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.processes import dying_with_us
-from experiment_manager.store.proposals import who_stopped
+from experiment_manager.store.proposals import go_on, stop, who_stopped
 from experiment_manager.text import tell
 
 if TYPE_CHECKING:
     import subprocess
+
+    from experiment_manager.model.search import Search
 
 _TRIES: Final = 2
 """A proposer that ends instead of answering is started again, so often in all."""
@@ -110,6 +114,57 @@ class SearchJobs:
             search = manifest.search
             last = None if search is None else search.job_id(search.n_trials - 1)
             return last is not None and manifest.proposal(last) is None
+
+
+def add_trials(folder: Folder, count: int) -> int:
+    """The search has so many trials more, and is stopped no more; returns how many it has now. Raises JobRefused where
+    there is no search, and OptionsError for a number that adds none."""
+    if count < 1:
+        raise OptionsError(f"{count} trials more are none; ask for 1 or more")
+
+    from experiment_manager.store.manifest_editor import editing, until_published  # which no worker needs
+
+    def add(base: int) -> int:
+        with Manifest(folder) as manifest:
+            first, search = manifest.next_id, _required(folder, manifest)
+        search = search._replace(ranges=(*search.ranges, (first, first + count - 1)))
+        with editing(folder, base) as editor:
+            editor.set_search(search)
+        return search.n_trials
+
+    folder.require()
+    with planning(folder):
+        n_trials = until_published(folder, add)
+        go_on(folder)
+    return n_trials
+
+
+def stop_search(folder: Folder) -> bool:
+    """Nothing more is proposed, and what runs goes on; false where that was so before. Raises JobRefused where there is
+    no search."""
+    with Manifest(folder) as manifest:
+        _required(folder, manifest)
+    with writing(folder.proposals):
+        return stop(folder, {"by": user_name(), "host": os.uname().nodename, "time": time.time()})
+
+
+def _required(folder: Folder, manifest: Manifest) -> "Search":
+    if manifest.search is None:
+        raise JobRefused(no_search(folder))
+    return manifest.search
+
+
+def no_search(folder: Folder) -> str:
+    """The sentence for an experiment without a search."""
+    return f"{folder.path} has no search; begin one with a sweep by hydra/sweeper=experiment_optuna"
+
+
+def first_unproposed(folder: Folder) -> int | None:
+    """The id of the next trial that the search proposes; None where there is no search, or it proposes nothing more."""
+    with Manifest(folder) as manifest:
+        if manifest.search is None or who_stopped(folder) is not None:
+            return None
+        return manifest.search.job_id(sum(1 for _ in manifest.proposals()))
 
 
 def unproposed(folder: Folder) -> int:

@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.errors import GridError, JobRefused, OptionsError, ResultError
+from experiment_manager.execution.search import no_search
+from experiment_manager.model import pruning
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.records import State
 from experiment_manager.model.search import CATEGORICAL, INT, LAST, MAXIMIZE, Dimension, Proposal, Search, describe
@@ -24,6 +27,7 @@ from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import read_metrics
 from experiment_manager.store.proposals import publish, who_stopped
 from experiment_manager.store.results import read_result
+from experiment_manager.store.rungs import rung_values
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import value_text
 
@@ -80,6 +84,7 @@ class Trial(NamedTuple):
     state: State
     values: tuple[float, ...] | None  # by objective; None: it has not ended well
     trouble: str | None = None  # why what it returned is no value
+    rungs: Mapping[float, float] = MappingProxyType({})  # its values at the steps at which it was compared
 
     @property
     def has_failed(self) -> bool:
@@ -101,9 +106,7 @@ class History:
         with Manifest(self._folder) as manifest:
             search = manifest.search
             if search is None:
-                raise JobRefused(
-                    f"{self._folder.path} has no search; begin one with a sweep by hydra/sweeper=experiment_optuna"
-                )
+                raise JobRefused(no_search(self._folder))
             for slot in range(len(self._proposals), search.n_trials):
                 found = manifest.proposal(search.job_id(slot) or 0)
                 if found is None:
@@ -115,7 +118,13 @@ class History:
         """The trials as they are now, by their slots."""
         self.search = self._read_proposals()
         table = States(self._folder).table() if table is None else table
-        return [self._trial(one, table) for one in self._proposals]
+        trials = [self._trial(one, table) for one in self._proposals]
+        rungs = self._rungs()
+        return [trial._replace(rungs=rungs.get(trial.proposal.job_id, {})) for trial in trials] if rungs else trials
+
+    def _rungs(self) -> Mapping[int, Mapping[float, float]]:
+        pruner = None if self.search.pruner is None else pruning.read(self.search.pruner)
+        return {} if pruner is None else rung_values(self._folder, pruner.rungs)
 
     @property
     def n_proposed(self) -> int:
@@ -212,7 +221,7 @@ class Proposer:
             job_id = search.job_id(slot)
             if job_id is None:
                 return Nothing(f"all {search.n_trials} trials are proposed", is_complete=True)
-            if (why_not := self._why_not(trials)) is not None:
+            if (why_not := why_over(self._folder, search, trials)) is not None:
                 return Nothing(why_not)
             proposal = proposed(search, trials, job_id, self._launch)
             if publish(self._folder, proposal):
@@ -225,16 +234,28 @@ class Proposer:
                 raise JobRefused(f"{self._folder.proposals}: job {job_id} is proposed, and its file cannot be read")
             time.sleep(0.1)
 
-    def _why_not(self, trials: Sequence[Trial]) -> str | None:
-        if (who := who_stopped(self._folder)) is not None:
-            return f"{who} has stopped the search"
-        return too_many_failures(self._history.search, trials)
+
+def why_over(folder: Folder, search: Search, trials: Sequence[Trial]) -> str | None:
+    """Why nothing more is proposed, however many trials are left; None: more is."""
+    if (who := who_stopped(folder)) is not None:
+        return f"{who} has stopped the search"
+    return too_many_failures(search, trials)
+
+
+def best_of(search: Search, trials: Sequence[Trial]) -> Trial | None:
+    """The best of the trials that have ended well; None where there is none, or there are several objectives. A pruned
+    trial, which has not run to its end, is none of them."""
+    ended = [trial for trial in trials if trial.values is not None and trial.state is State.COMPLETED]
+    if not ended or len(search.directions) > 1:
+        return None
+    choose = max if search.directions[0] == MAXIMIZE else min
+    return choose(ended, key=lambda trial: trial.values or ())
 
 
 def too_many_failures(search: Search, trials: Sequence[Trial]) -> str | None:
     """The sentence where more trials have failed than the search allows; None where it goes on."""
     failed = [trial for trial in trials if trial.has_failed]
-    n_ended = sum(trial.values is not None for trial in trials) + len(failed)
+    n_ended = len(failed) + sum(trial.values is not None or trial.state is State.PRUNED for trial in trials)
     if not failed or len(failed) <= search.max_failure_rate * n_ended:
         return None
     first = failed[0]
@@ -269,12 +290,15 @@ def _frozen(search: Search, trial: Trial) -> "optuna.trial.FrozenTrial":
     from optuna.trial import TrialState, create_trial
 
     state = TrialState.COMPLETE
-    if trial.values is None:
+    if trial.state is State.PRUNED:
+        state = TrialState.PRUNED
+    elif trial.values is None:
         state = TrialState.RUNNING if trial.state in _MAY_GO_ON else TrialState.FAIL
     about = {"job": trial.proposal.job_id, "state": str(trial.state)}
     return create_trial(
         state=state,
         values=None if trial.values is None else list(trial.values),
+        intermediate_values={int(step): value for step, value in trial.rungs.items()},
         params=dict(trial.proposal.values),
         distributions={dimension.key: _distribution(dimension) for dimension in search.dimensions},
         system_attrs=dict(trial.proposal.attributes),

@@ -32,6 +32,7 @@ from experiment_manager.execution.pool import (
     check_n_jobs,
     kept_limit,
 )
+from experiment_manager.execution.search import first_unproposed, unproposed
 from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.execution.worker import BY_HAND, Candidate, ended_in
 from experiment_manager.model import policy
@@ -161,8 +162,10 @@ def work(
     runner: str | RunnerFunction | None,
     configured: Configured | None,
     terms: Terms,
+    joins_search: bool = False,
 ) -> Worked:
-    """Of these jobs, those that may run and are to run have run here, but for those that others have taken meanwhile.
+    """Of these jobs, those that may run and are to run have run here, but for those that others have taken meanwhile;
+    `joins_search`: those that the search proposes meanwhile, too.
 
     Raises JobRefused where nothing says how to run one of them, FilterError where no jobs were chosen to run, and
     Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them.
@@ -175,10 +178,12 @@ def work(
             f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not run others; unset "
             f"{JOB_VARIABLE} for it if you mean it"
         )
-    launch = _launched(folder, ids, runner, configured, terms)
+    launch = _launched(folder, ids, runner, configured, terms, joins_search=joins_search)
     if launch is None:
         return Worked(None)
     n_jobs = len(planned_attempts(launch))
+    if launch.record.get("search_from") is not None:
+        n_jobs += unproposed(folder)
     most = min(n_jobs, terms.max_jobs or n_jobs)
     at_most = f", {most} of them at most" if most < n_jobs else ""
     tell(f"{folder.path}: {counted(n_jobs)} to run{at_most}, {min(terms.n_jobs, most)} at a time")
@@ -191,6 +196,8 @@ def _launched(
     runner: str | RunnerFunction | None,
     configured: Configured | None,
     terms: Terms,
+    *,
+    joins_search: bool,
 ) -> Launch | None:
     """The launch of the jobs that are to run; None where there are none."""
     function = pickled_runner(runner) if callable(runner) else None
@@ -200,7 +207,8 @@ def _launched(
         selected = sorted(allowed.intersection(ids))
         table = reconciled(folder, is_to_act=True)
         to_run = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, terms.rerun)
-        if not to_run:
+        search_from = first_unproposed(folder) if joins_search else None
+        if not to_run and search_from is None:
             return None
         given = words_for(folder, function) if function is not None else runner if isinstance(runner, str) else None
         words = runner_of(folder, to_run, given or last_runner(folder, configured), configured)
@@ -209,6 +217,8 @@ def _launched(
         attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in to_run)
         options = {name: value for name, value in terms._asdict().items() if name not in ("limit", "rerun")}
         about = {"launcher": BY_HAND, "runner": words, "options": options, **terms.limit}
+        if search_from is not None:
+            about["search_from"] = search_from
         return create_launch(folder, attempts, {**about, **kept_pruner(folder)})
 
 

@@ -116,6 +116,7 @@ class SearchConf:
     metric: Any = (
         None  # of each: a field of the result or a logged metric, or {name, take: last|best}; null: the result
     )
+    pruner: Any = None  # ends trials early that do worse than others, as of hydra/sweeper=experiment
     n_trials: int = 20  # of the whole search, however often the command is repeated
     n_jobs: int | None = None  # trials at a time; null: as many as the launcher says
     max_failure_rate: float = 0.0  # nothing more is proposed when more of the trials that have ended have failed
@@ -134,6 +135,7 @@ class SearchOptions(NamedTuple):
     sampler: Mapping[str, Any]
     direction: Any
     metric: Any
+    pruner: Any
     n_trials: int
     n_jobs: int | None
     max_failure_rate: float
@@ -174,6 +176,17 @@ class SearchOptions(NamedTuple):
             )
         return tuple(found)
 
+    @property
+    def pruning(self) -> "Pruner | None":
+        """What ends trials early; None: they run to their end. Raises OptionsError."""
+        if self.pruner is None:
+            return None
+        from experiment_manager.model import pruning
+
+        if len(self.directions) > 1:
+            raise OptionsError("hydra.sweeper.pruner compares trials by one metric; leave it out of several objectives")
+        return pruning.checked(self.pruner, self.metric, self.directions[0], where="hydra.sweeper.")
+
     def check(self) -> "SearchOptions":
         """The same options. Raises ExperimentManagerError naming the one that is wrong."""
         from experiment_manager.model import policy  # which programs without a sweep do not need
@@ -186,7 +199,7 @@ class SearchOptions(NamedTuple):
         ):
             if value not in allowed:
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
-        _ = self.metrics
+        _ = self.metrics, self.pruning
         if self.n_trials < 1:
             raise ExperimentManagerError(f"hydra.sweeper.n_trials={self.n_trials} tries nothing; use 1 or more")
         if self.n_jobs is not None and self.n_jobs < 1:

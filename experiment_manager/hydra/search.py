@@ -20,6 +20,7 @@ from experiment_manager.execution.study import (
     History,
     Proposer,
     Trial,
+    best_of,
     check_sampler,
     check_space,
     proposed,
@@ -37,7 +38,7 @@ from experiment_manager.model import codec, policy
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.records import Attempt, JobId, Launch, State
-from experiment_manager.model.search import MAXIMIZE, Proposal, Search
+from experiment_manager.model.search import Proposal, Search
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.launches import clear_leftovers, create_launch
@@ -46,7 +47,7 @@ from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.manifest_editor import editing, until_published
 from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.proposals import go_on, who_stopped
-from experiment_manager.text import counted, settings_text, tell
+from experiment_manager.text import settings_text, tell
 
 _NEEDED_BY: Final = "hydra/sweeper=experiment_optuna"
 _STOPPED: Final = "stopped; the same command goes on with what has not completed"
@@ -197,6 +198,7 @@ def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
         **about,
         **_about_code(frozen),
         **({} if arrangement is None else arrangement.record),
+        **({} if search.pruner is None else {"pruner": search.pruner}),
         "search_from": _next(folder, search),
         **asked.ours.about_search(asked.n_at_a_time),
     }
@@ -225,6 +227,7 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
         max_failure_rate=asked.options.max_failure_rate,
         recipe=0,
         config_name=asked.composer.config_name,
+        pruner=None if (pruner := asked.options.pruning) is None else pruner._asdict(),
     )
     if before is None:
         return found
@@ -239,7 +242,7 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
     ranges = before.ranges
     if n_trials > before.n_trials:
         ranges = (*ranges, (known.next_id, known.next_id + n_trials - before.n_trials - 1))
-    return before._replace(ranges=ranges, max_failure_rate=asked.options.max_failure_rate)
+    return before._replace(ranges=ranges, max_failure_rate=found.max_failure_rate, pruner=found.pruner)
 
 
 def _first(search: Search, count: int) -> list[Proposal]:
@@ -302,7 +305,7 @@ def _conclude(folder: Folder) -> None:
     history = History(folder)
     trials = history.read(table)
     search = history.search
-    for line in best_lines(search, trials):
+    for line in _best_lines(search, trials):
         tell(line)
     if (who := who_stopped(folder)) is not None:
         tell(f"{who} has stopped the search; the same command goes on")
@@ -323,12 +326,11 @@ def _conclude(folder: Folder) -> None:
     raise SystemExit(1)
 
 
-def best_lines(search: Search, trials: Sequence[Trial]) -> list[str]:
+def _best_lines(search: Search, trials: Sequence[Trial]) -> list[str]:
     """What people are told of the best of the trials: nothing where none has ended well."""
-    ended = [(trial.values, trial.proposal) for trial in trials if trial.values is not None]
-    if not ended or len(search.directions) > 1:
-        return [] if not ended else [f"{counted(len(ended))} have values of {len(search.directions)} objectives"]
-    is_best = max if search.directions[0] == MAXIMIZE else min
-    values, proposal = is_best(ended, key=lambda one: one[0])
-    text = settings_text(codec.decode(proposal.variables))
-    return [f"best of {len(ended)}: {values[0]:.6g} by job {proposal.job_id} ({text})"]
+    n_ended, best = sum(trial.values is not None for trial in trials), best_of(search, trials)
+    if best is None or best.values is None:
+        n_objectives = len(search.directions)
+        return [f"{n_ended} of {len(trials)} trials have values of {n_objectives} objectives"] if n_ended else []
+    text = settings_text(codec.decode(best.proposal.variables))
+    return [f"best of {n_ended}: {best.values[0]:.6g} by job {best.proposal.job_id} ({text})"]

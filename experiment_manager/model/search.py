@@ -82,6 +82,7 @@ class Search(NamedTuple):
     max_failure_rate: float
     recipe: int  # by which the trials are composed that are proposed from now on
     config_name: str | None
+    pruner: Mapping[str, Any] | None = None  # what ends trials early, see `model.pruning`
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> "Search":
