@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.analysis.tables import aggregate, flat_aggregate
+from experiment_manager.analysis.tables import aggregate, flat_aggregate, latex, markdown
 from experiment_manager.cli.main import main
 from experiment_manager.cli.terminal import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
@@ -46,6 +46,32 @@ def test_diverged_job_is_seen_in_the_mean(diverged: float) -> None:
     (group,) = aggregate([row(1, {"loss": 1.0}, lr=1), row(2, {"loss": diverged}, lr=1)], ["lr"])
     assert not math.isfinite(group["mean"]["loss"])
     assert math.isnan(group["std"]["loss"])
+
+
+def test_tables_for_papers() -> None:
+    """In LaTeX and Markdown no text is a command or ends a cell, numbers are typeset as such, and the best is bold."""
+    rows = [
+        {"lr_decay": [64, 64], "a|b": "50 % of $x & {y}~^\\", "score": -1.25e-7},
+        {"lr_decay": "*x*", "a|b": "<b>\n2-3", "score": 12},
+    ]
+    columns = ["lr_decay", "a|b", "score"]
+    assert [
+        r"\begin{tabular}{llr}",
+        r"\toprule",
+        r"lr\_decay & a|b & score \\",
+        r"\midrule",
+        r"{}[64, 64] & 50 \% of \$x \& \{y\}\textasciitilde{}\textasciicircum{}\textbackslash{} & "
+        + r"$-1.25 \times 10^{-7}$ \\",
+        r"{}*x* & \textless{}b\textgreater{} 2-3 & \textbf{12} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ] == list(latex(rows, columns, {(1, "score")}))
+    assert [
+        r"| lr\_decay | a\|b | score |",
+        r"| --- | --- | ---: |",
+        r"| \[64, 64\] | 50 % of $x & {y}~^\\ | -1.25e-07 |",
+        r"| \*x\* | \<b> 2-3 | **12** |",
+    ] == list(markdown(rows, columns, {(1, "score")}))
 
 
 INF, NAN, HUGE = math.inf, math.nan, 10**400

@@ -182,6 +182,12 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     told = json.loads(command("compare", str(experiment.folder.path), "--json", "--by", "algorithm").stdout)
     assert [experiment.compare().methods[place].label for place in (0, 1)] == [one["label"] for one in told["methods"]]
     assert {"value": 1.0, "low": 1.0, "high": 1.0} == told["pairs"][0]["improvement"]
+    paper = command("compare", str(experiment.folder.path), "--format", "latex")
+    assert r"TD3 & \textbf{12 [10.33, 13.67]} & \textbf{12 [10.8, 13.2]} \\" in paper.stdout.splitlines()
+    assert r"DDPG & 3 [1.333, 4.667] & 3 [1.8, 4.2] \\" in paper.stdout.splitlines()
+    assert "bold: the best" in paper.stderr
+    odd = command("compare", str(experiment.folder.path), "--format", "word")
+    assert (2, True) == (odd.returncode, "'word' is no format of a comparison; there are table, markdown" in odd.stderr)
     wrong = command("compare", str(experiment.folder.path), "--metric", "loss")
     assert (2, "error: no job has left a number called 'loss'; there are reward\n") == (wrong.returncode, wrong.stderr)
     twice = command("compare", str(experiment.folder.path), str(experiment.folder.path))

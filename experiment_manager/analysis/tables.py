@@ -4,10 +4,11 @@ import csv
 import json
 import math
 import os
+import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
@@ -311,6 +312,86 @@ def _metrics_head(job_id: int, variables: Mapping[str, Any], attempt: int) -> di
     taken = ("job", "attempt", "step", "time", "metric", "value")
     named = {f"variables.{name}" if name in taken else name: value for name, value in variables.items()}
     return {"job": int(job_id), **named, "attempt": attempt}
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = ()) -> Iterator[str]:
+    """The lines of a table as GitHub and notebooks show it; the cells in `strong`, by place and column, are bold."""
+    numbers = {name for name in columns if all(codec.is_number(row.get(name)) for row in rows)}
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    yield line(_markdown_text(name) for name in columns)
+    yield line("---:" if name in numbers else "---" for name in columns)
+    for place, row in enumerate(rows):
+        cells = [_markdown_text(_short_text(row.get(name))) for name in columns]
+        yield line(
+            f"**{cell}**" if (place, name) in strong else cell for name, cell in zip(columns, cells, strict=True)
+        )
+
+
+def latex(rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = ()) -> Iterator[str]:
+    """The lines of a table for `\\usepackage{booktabs}`; the cells in `strong`, by place and column, are bold."""
+    numbers = {name for name in columns if all(codec.is_number(row.get(name)) for row in rows)}
+    yield f"\\begin{{tabular}}{{{''.join('r' if name in numbers else 'l' for name in columns)}}}"
+    yield "\\toprule"
+    yield f"{' & '.join(map(_latex_text, columns))} \\\\"
+    yield "\\midrule"
+    for place, row in enumerate(rows):
+        cells = [_latex_text(_short_text(row.get(name))) for name in columns]
+        texts = [
+            f"\\textbf{{{cell}}}" if (place, name) in strong else cell
+            for name, cell in zip(columns, cells, strict=True)
+        ]
+        line = f"{' & '.join(texts)} \\\\"
+        yield f"{{}}{line}" if line[0] in "[*" else line  # which would belong to the line break before
+    yield "\\bottomrule"
+    yield "\\end{tabular}"
+
+
+TEXT_FORMATS: Final[Mapping[str, Callable[..., Iterator[str]]]] = {"markdown": markdown, "latex": latex}
+"""Formats of tables for papers and notes: `lines(rows, columns, strong)`."""
+
+
+def _short_text(value: Any) -> str:
+    """A cell for people who read: four digits of what is no whole number."""
+    value = _cell(value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _markdown_text(text: str) -> str:
+    """Text in a cell: a bar would end it, a line break the table; `_x_` would be slanted, and `<b>` be HTML."""
+    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX: Final = {
+    "\\": "\\textbackslash{}",
+    "{": "\\{",
+    "}": "\\}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_"},
+}
+_NUMBER: Final = re.compile(r"(?<![\w.-])(-?\d+(?:\.\d+)?)(?:e([+-]\d+))?(?![\w.-])")
+
+
+def _latex_text(text: str) -> str:
+    """Text in a cell, of which no letter is a command; a number has a minus and a power that are typeset as such.
+
+    >>> _latex_text("lr_decay & 50 %"), _latex_text("-1.5e-05 [-2, 3]")
+    ('lr\\\\_decay \\\\& 50 \\\\%', '$-1.5 \\\\times 10^{-5}$ [$-2$, 3]')
+    """
+    typeset, last = [], 0
+    for found in _NUMBER.finditer(text):
+        if found[1].startswith("-") or found[2]:
+            power = f" \\times 10^{{{int(found[2])}}}" if found[2] else ""
+            typeset += ["".join(_LATEX.get(letter, letter) for letter in text[last : found.start()])]
+            typeset += [f"${found[1]}{power}$"]
+            last = found.end()
+    rest = "".join(_LATEX.get(letter, letter) for letter in text[last:])
+    return " ".join("".join([*typeset, rest]).split())
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

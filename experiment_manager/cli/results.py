@@ -11,6 +11,7 @@ from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.inference import Interval
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
+    TEXT_FORMATS,
     aggregate,
     chosen_columns,
     columns_of,
@@ -25,7 +26,7 @@ from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, Js
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids
-from experiment_manager.text import names_in
+from experiment_manager.text import names_in, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +50,9 @@ def results(
     ] = None,
     columns: Columns = None,
     sort: Annotated[str | None, typer.Option(help="The column to sort by: loss; -loss from the largest.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="table, csv, json, or parquet (with --out).")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="table, csv, json, markdown, latex, or parquet (with --out).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Only the ids of jobs that have not completed; exit status 1 if any.")
@@ -111,9 +114,13 @@ def compare(
         bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
     ] = False,
     where: Where = None,
+    format_: Annotated[str, typer.Option("--format", help="table, or for a paper: markdown, latex.")] = "table",
     json: Json = False,
 ) -> None:
     """Tell which method is better, by how much, and whether chance could have done it, with intervals and tests."""
+    if format_ not in ("table", *TEXT_FORMATS):
+        there_are = ", ".join(("table", *TEXT_FORMATS))
+        raise ExperimentManagerError(f"{format_!r} is no format of a comparison; there are {there_are}, and --json")
     first, *others = [Experiment.at(folder) for folder in folders]
     found = first.compare(
         *others,
@@ -129,6 +136,9 @@ def compare(
     if json:
         terminal.print_json(_plain(found))
         return
+    if format_ != "table":
+        _print_for_paper(found, format_)
+        return
     on_tasks = f" on {found.n_tasks} tasks" if found.n_tasks > 1 else ""
     terminal.say(f"{found.metric}, the {found.goal} is best: {found.n_runs} runs of each method{on_tasks}")
     terminal.print_rows([_method_row(method) for method in found.methods], exact=_heads_of(found))
@@ -141,6 +151,34 @@ def compare(
 _EXPLAINED: Final = (
     "[]: 95 % of the draws of a stratified bootstrap; p: of two sides, adjusted after Holm for the number of pairs; "
     "runs needed: of each method, to find such a difference in four of five comparisons"
+)
+
+
+def _print_for_paper(found: Comparison, kind: str) -> None:
+    """The table of methods, with those in bold that are the best, or that no test tells from it."""
+    rows = [_method_row(method) for method in found.methods]
+    best = found.methods[0].label
+    apart = {
+        {pair.better, pair.other}.difference({best}).pop()
+        for pair in found.pairs
+        if best in (pair.better, pair.other) and pair.permutation_adjusted < _ALPHA
+    }
+    strong = {
+        (place, name)
+        for place, method in enumerate(found.methods)
+        for name in set(rows[place]) - set(method.variables)
+        if method.label not in apart
+    }
+    for line in TEXT_FORMATS[kind](rows, columns_of(rows), strong):
+        terminal.say(line)
+    for note in (f"{found.n_runs} runs of each method; {_BOLD}", *found.notes):
+        tell(note)
+
+
+_ALPHA: Final = 0.05
+_BOLD: Final = (
+    "[]: 95 % of the draws of a stratified bootstrap; bold: the best, and what a permutation test at 5 %, adjusted "
+    "after Holm, does not tell from it"
 )
 
 
@@ -214,7 +252,7 @@ def report(
         terminal.say(path)
 
 
-_PRINTED: Final = ("table", "csv", "json")
+_PRINTED: Final = ("table", "csv", "json", *TEXT_FORMATS)
 
 
 def _write(flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str, out: Path | None) -> None:
@@ -222,6 +260,9 @@ def _write(flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str,
         terminal.print_json(flat)
     elif kind == "csv":
         write_csv(flat, columns)
+    elif kind in TEXT_FORMATS:
+        for line in TEXT_FORMATS[kind](flat, columns):
+            terminal.say(line)
     else:
         FILE_FORMATS[kind](flat, columns, str(out))
         terminal.say(f"{len(flat)} rows in {out}")
