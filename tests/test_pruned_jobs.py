@@ -139,6 +139,15 @@ def test_a_pruner_that_cannot_be_meant(curves: Program) -> None:
     assert ["conf", "train.py"] == sorted(os.listdir(curves.home))
 
 
+def test_a_metric_that_no_job_logs(curves: Program) -> None:
+    """Where nothing could be compared, the sweep and `status` say so."""
+    done = curves.sweep(*PRUNED, "hydra.sweeper.metric=los", *one_at_a_time(), "lr=1,2")
+    assert (0, ["0.1.COMPLETED", "1.1.COMPLETED"]) == (done.returncode, curves.states())
+    line = "2 jobs COMPLETED without a value of los from step 1 on, by which the pruner compares jobs (jobs 0-1)"
+    assert line in done.stderr
+    assert line in curves.tool("status").stdout
+
+
 # -- one attempt, in this process --------------------------------------------------------------------------------------
 
 

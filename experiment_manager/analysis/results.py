@@ -7,16 +7,20 @@ An attempt that left something to look at, a part of its result that could not b
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager.analysis.jobs import job_head
-from experiment_manager.errors import ResultError
+from experiment_manager.errors import JobRefused, ResultError
 from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
+from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, JobId, State
+from experiment_manager.store.launches import planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_values
 from experiment_manager.store.results import read_result
+from experiment_manager.store.rungs import rung_steps, step_text
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import counted, one_line, skipped
 
@@ -128,7 +132,22 @@ def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> 
         names = ", ".join(_nan_fields(value))
         if names:
             found[f"with NaN as its {one_line(names)}"].append(job_id)
-    return {what: tuple(jobs) for what, jobs in found.items()}
+    return {**{what: tuple(jobs) for what, jobs in found.items()}, **_uncompared(folder, ids)}
+
+
+def _uncompared(folder: Folder, ids: Collection[int]) -> dict[str, tuple[int, ...]]:
+    """Those of the jobs that have run to their end beside a pruner that has never had a value to compare: the name of
+    the metric is wrong, or steps are smaller than was thought."""
+    with suppress(JobRefused, OSError):  # of which others tell
+        launch = pruning_launch(folder) if ids else None
+        pruner = None if launch is None else read(launch.record["pruner"])
+        if launch is None or pruner is None or rung_steps(folder, pruner.rungs):
+            return {}
+        ran = planned_attempts(launch)
+        if jobs := tuple(sorted(job_id for job_id in ids if job_id in ran)):
+            step = step_text(pruner.min_steps)
+            return {f"without a value of {pruner.metric} from step {step} on, by which the pruner compares jobs": jobs}
+    return {}
 
 
 def sentences(found: Mapping[str, Collection[int]]) -> list[str]:

@@ -116,7 +116,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
     """The status of an experiment with jobs of these ids.
 
     Opens one file per job that ended badly, of each state MOST_REASONS at most, one per result that is to be looked at,
-    and none besides.
+    the record of the newest launch, and none besides.
     """
     by_state: dict[State, list[int]] = defaultdict(list)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)

@@ -28,7 +28,6 @@ from experiment_manager.store.documents import END, ERROR, last_line, read_end, 
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
-from experiment_manager.store.rungs import unmark_pruned, why_pruned
 from experiment_manager.store.states import States
 from experiment_manager.text import one_line, say, tell
 
@@ -77,6 +76,8 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
         child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned, only=child.only)
         if child.pruner is not None:
+            from experiment_manager.store.rungs import unmark_pruned  # for few tasks
+
             unmark_pruned(child.folder, child.job_id, number)  # somebody may have removed `states/` to start anew
         mark = bear_mark(child.folder, child.job_id, number)
     try:
@@ -343,8 +344,7 @@ class _Supervision:
         self._warned = self._warned or result.get("told") is True  # by whatever way the warning came
         from experiment_manager.model import policy
 
-        has_pruner = self._child.pruner is not None
-        pruned = why_pruned(self._child.folder, self._child.job_id, self._number) if has_pruner else None
+        pruned = self._why_pruned()
         ending = policy.Ending(
             returncode=returncode,
             has_result=policy.left_result(result, was_stopped=self._stopped is not None),
@@ -382,6 +382,13 @@ class _Supervision:
             return Outcome(0, is_to_requeue)
         is_dry = state is State.FAKE
         return Outcome(policy.exit_status(returncode) or (0 if is_dry else policy.INCOMPLETE), is_to_requeue)
+
+    def _why_pruned(self) -> str | None:
+        if self._child.pruner is None:
+            return None
+        from experiment_manager.store.rungs import why_pruned
+
+        return why_pruned(self._child.folder, self._child.job_id, self._number)
 
     def _peak_memory(self, largest: int) -> int:
         """Of all processes of the job together, as far as that is known; at least that of the largest one."""

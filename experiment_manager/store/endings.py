@@ -27,7 +27,6 @@ from experiment_manager.store.documents import (
 )
 from experiment_manager.store.files import asked_again, clear_leftovers_in, discard, is_temporary, write_json
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.rungs import why_pruned
 from experiment_manager.text import tell_once
 
 _UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
@@ -151,6 +150,7 @@ class Endings:
         Raises NewerRecord where a newer version has recorded how it ended, or what it has left.
         """
         from experiment_manager.model.policy import left_result  # those who begin do not wait for it
+        from experiment_manager.store.rungs import why_pruned
 
         path = self._folder.of_attempt(job_id, attempt, "result")
         read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)

@@ -199,16 +199,22 @@ def last_launch(folder: Folder) -> Launch | None:
 def kept_pruner(folder: Folder) -> dict[str, Any]:
     """What the record of one launch more keeps of what prunes the jobs of the newest one, but for those that ran jobs
     again: nothing where nothing does. Raises UnreadableLaunch."""
+    launch = pruning_launch(folder)
+    return {} if launch is None else {"pruner": launch.record["pruner"]}
+
+
+def pruning_launch(folder: Folder) -> Launch | None:
+    """The newest launch, but for those that ran jobs again, if its jobs are pruned. Raises UnreadableLaunch."""
     for number in reversed(launch_numbers(folder)):
         try:
-            record = read_launch(folder, number).record
+            launch = read_launch(folder, number)
         except UnreadableLaunch:
             raise
         except JobRefused:  # it has no record: nothing was ever handed over
             continue
-        if "resubmits" not in record:
-            return {} if record.get("pruner") is None else {"pruner": record["pruner"]}
-    return {}
+        if "resubmits" not in launch.record:
+            return launch if launch.record.get("pruner") is not None else None
+    return None
 
 
 def planned_attempts(launch: Launch) -> dict[int, int]:

@@ -50,7 +50,7 @@ def newest(values: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
 def rung_values(folder: Folder, rungs: str) -> dict[int, dict[float, float]]:
     """What counts at all rungs: of each job its values by the steps of the rungs, in order. Raises OSError."""
     found: dict[int, dict[float, float]] = {}
-    for step in _steps(folder, rungs):
+    for step in rung_steps(folder, rungs):
         for job_id, value in newest(values_by_attempt(folder, rungs, step)).items():
             found.setdefault(job_id, {})[step] = value
     return found
@@ -65,7 +65,8 @@ def last_rungs(folder: Folder) -> dict[int, float]:
     return found
 
 
-def _steps(folder: Folder, rungs: str) -> list[float]:
+def rung_steps(folder: Folder, rungs: str) -> list[float]:
+    """The steps of the rungs that some job has come to, in order. Raises OSError."""
     found = []
     for name in _names(os.path.join(folder.rungs, rungs)):
         with suppress(ValueError):
