@@ -51,7 +51,7 @@ def test_diverged_job_is_seen_in_the_mean(diverged: float) -> None:
 def test_tables_for_papers() -> None:
     """In LaTeX and Markdown no text is a command or ends a cell, numbers are typeset as such, and the best is bold."""
     rows = [
-        {"lr_decay": [64, 64], "a|b": "50 % $x & {y}~^\\", "score": -1.25e-7},
+        {"lr_decay": [6, 6], "a|b": "5 % $x & {y}~^\\", "score": -1.25e-7},
         {"lr_decay": "*x*", "a|b": "<b>\n2-3", "score": 12},
     ]
     columns = ["lr_decay", "a|b", "score"]
@@ -60,7 +60,7 @@ def test_tables_for_papers() -> None:
         r"\toprule",
         r"lr\_decay & a|b & score \\",
         r"\midrule",
-        r"{}[64, 64] & 50 \% \$x \& \{y\}\textasciitilde{}\textasciicircum{}\textbackslash{} & $-1.25 \times 10^{-7}$ \\",
+        r"{}[6, 6] & 5 \% \$x \& \{y\}\textasciitilde{}\textasciicircum{}\textbackslash{} & $-1.25 \times 10^{-7}$ \\",
         r"{}*x* & \textless{}b\textgreater{} 2-3 & \textbf{12} \\",
         r"\bottomrule",
         r"\end{tabular}",
@@ -68,7 +68,7 @@ def test_tables_for_papers() -> None:
     assert [
         r"| lr\_decay | a\|b | score |",
         r"| --- | --- | ---: |",
-        r"| \[64, 64\] | 50 % $x & {y}~^\\ | -1.25e-07 |",
+        r"| \[6, 6\] | 5 % $x & {y}~^\\ | -1.25e-07 |",
         r"| \*x\* | \<b> 2-3 | **12** |",
     ] == list(markdown(rows, columns, {(1, "score")}))
 
