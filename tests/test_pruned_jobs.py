@@ -121,7 +121,7 @@ def test_a_job_that_fails_when_it_was_told(curves: Program) -> None:
 
 
 def test_whoever_works_on_the_jobs_of_a_sweep(curves: Program) -> None:
-    """`work` runs the jobs of scripts that wait with the pruner of their sweep, and ends with 0; an older version refuses
+    """`work` runs the jobs of scripts that wait with the pruner of their sweep, and ends well; an older version refuses
     their launch."""
     assert 0 == curves.sweep(*PRUNED, "hydra/launcher=slurm_script", "lr=1,nan").returncode
     record = json.loads((curves.experiment / "launches/0001/launch.json").read_text())
