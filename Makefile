@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hydra-optuna-sweeper  # asks for Optuna < 3
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --version >/dev/null  # its plugins are kept as it rewrites them
 	touch $@
 
 demo: $(STAMP)  ## six jobs of a real experiment, their states, and mean and deviation over seeds

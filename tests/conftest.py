@@ -10,15 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra.version import VersionBase
-from hypothesis import settings
 
-from tests.command_line import CommandLine, can_be_copied
+if TYPE_CHECKING:
+    from hypothesis import settings
 
-collect_ignore = ["app", "apps", "faults/program"]  # programs that are swept are no tests
+os.environ.pop("PYTHONPATH", None)  # what whoever types `make test` has there belongs to no program of the tests
+
+from tests.command_line import CommandLine, can_be_copied  # noqa: E402 (which remembers what was searched)
+
+sys.dont_write_bytecode = False  # of this process: pytest would rewrite the assertions of all tests again each time
+collect_ignore = ["app", "apps", "faults/program", "oracle/record.py"]  # programs that are run are no tests
 
 pytest.register_assert_rewrite("experiment_manager.testing")  # which shows people what a scheduler answered
 
@@ -26,13 +31,13 @@ ROOT = Path(__file__).parent.parent
 APP = ROOT / "tests/app"
 COMMAND_LINE = CommandLine()
 FUZZ = int(os.environ.get("EXPERIMENT_MANAGER_FUZZ", "0"))
-settings.register_profile("tests", derandomize=not FUZZ, deadline=None, max_examples=100 * (FUZZ or 1))
-settings.load_profile("tests")
 FRESH_VERSION_BASE = VersionBase.instance().version_base  # before any module is collected
 
 
-def examples(number: int) -> settings:
+def examples(number: int) -> "settings":
     """A property test tries so many examples, the same in each session; `make fuzz` more of them, and always others."""
+    from hypothesis import settings
+
     return settings(max_examples=number * (FUZZ or 1))
 
 
@@ -106,12 +111,14 @@ def clean_env(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-sys.dont_write_bytecode = False  # of this process: pytest would rewrite the assertions of all tests again each time
-
-
 def pytest_configure() -> None:
     """Processes that tests start find this package compiled, also where PYTHONDONTWRITEBYTECODE keeps them from it:
-    each would compile all of it again otherwise."""
+    each would compile all of it again otherwise. Hypothesis, whose modules pytest rewrites, too, is not imported before
+    it may be kept as rewritten."""
+    from hypothesis import settings
+
+    settings.register_profile("tests", derandomize=not FUZZ, deadline=None, max_examples=100 * (FUZZ or 1))
+    settings.load_profile("tests")
     for package in ("experiment_manager", "hydra_plugins"):
         compileall.compile_dir(ROOT / package, quiet=2)
 
