@@ -154,15 +154,85 @@ def simulated(found: Search, count: int, at_a_time: int = 1) -> list[Trial]:
     return trials
 
 
+GRID = (*DIMENSIONS[1:], Dimension("lr", FLOAT, low=0.0, high=0.4, step=0.1))
+
+
 @pytest.mark.parametrize("sampler", sorted(study.SAMPLERS))
 def test_the_same_history_asks_the_same(sampler: str) -> None:
     """What is proposed depends on the search, the slot and the trials before, and on nothing else."""
     found = search(0, 19, sampler=sampler)
+    if sampler == "grid":
+        found = found._replace(dimensions=GRID)
     first = [trial.proposal for trial in simulated(found, 14, at_a_time=3)]
     assert first == [trial.proposal for trial in simulated(found, 14, at_a_time=3)]
     assert len(first) == len({proposal.overrides for proposal in first})
-    other = simulated(found._replace(seed=8), 14, at_a_time=3)
-    assert first != [trial.proposal for trial in other]
+    if sampler != "qmc":  # a sequence that is not scrambled is one for all seeds
+        other = simulated(found._replace(seed=8), 14, at_a_time=3)
+        assert first != [trial.proposal for trial in other]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsgaii"])
+def test_several_objectives(sampler: str) -> None:
+    """Each trial has a value of each; generations of a genetic algorithm follow each other, whoever asks."""
+    found = search(0, 39, sampler=sampler)._replace(directions=("minimize", "maximize"))
+    if sampler == "nsgaii":
+        found = found._replace(sampler={**found.sampler, "population_size": 4})
+    trials = list[Trial]()
+    for job_id in range(16):
+        proposal = proposed(found, trials, job_id, "")
+        values = (float(proposal.values["lr"]), float(proposal.values["width"]))
+        trials.append(Trial(proposal, State.COMPLETED, values))
+    generations = [value for key, value in trials[-1].proposal.attributes.items() if key.endswith("generation")]
+    assert ([3] if sampler == "nsgaii" else []) == generations
+    assert trials[-1].proposal == proposed(found, trials[:15], 15, "")
+    assert study.made_study(found, trials).best_trials
+
+
+WORD = """defaults:
+  - _self_
+  - override hydra/sweeper: optuna
+  - override hydra/sweeper/sampler: tpe
+hydra:
+  sweeper:
+    sampler: {seed: 1, n_startup_trials: 2}
+    direction: minimize
+    n_trials: 3
+    n_jobs: 1
+    storage: null
+    study_name: tuned
+    max_failure_rate: 0.5
+    params: {x: "interval(-5, 5)", y: "choice(1, 2)", +z: 3}
+x: 0
+y: 1
+"""
+PROGRAM = """
+import hydra
+@hydra.main(version_base="1.3", config_path=".", config_name="tuned")
+def main(cfg):
+    return cfg.x ** 2 + cfg.y + cfg.z
+main()
+"""
+
+
+def test_a_program_of_hydra_optuna_sweeper_changes_one_word(program: Program) -> None:
+    """It runs by either sweeper, with the same configuration but for that, and on Hydra's own launcher."""
+    (program.home / "tuned.py").write_text(PROGRAM)
+    for word in ("optuna", "experiment_optuna"):
+        (program.home / "tuned.yaml").write_text(WORD.replace("sweeper: optuna", f"sweeper: {word}"))
+        done = program.run("-m", script="tuned.py")
+        assert 0 == done.returncode, done.stderr
+    assert "hydra.sweeper.study_name=tuned is not used" in done.stderr
+    found = Experiment.at(program.home / "experiments/tuned")
+    assert {"COMPLETED": 3} == found.counts()
+    assert all({"x", "y", "z"} == set(row["variables"]) for row in found.jobs())
+
+
+def test_a_grid_is_gone_through_once() -> None:
+    """In an order by chance, each point in one slot, however many ask at a time."""
+    found = search(0, 39, sampler="grid")._replace(dimensions=GRID)
+    assert 4 * 2 * 5 == study.n_of_grid(GRID)
+    points = {tuple(trial.proposal.values.items()) for trial in simulated(found, 40, at_a_time=5)}
+    assert 40 == len(points)
 
 
 def test_whoever_asks_at_the_same_time_gets_another_trial(tmp_path: Path) -> None:
@@ -281,7 +351,12 @@ def test_a_search_that_is_another_one_is_refused(program_after: ProgramAfter) ->
         (["hydra.sweeper.n_trials=0", *SPACE], "hydra.sweeper.n_trials=0 tries nothing"),
         (["hydra.sweeper.direction=down", *SPACE], "hydra.sweeper.direction=down is not known"),
         (["hydra.sweeper.max_failure_rate=2", *SPACE], "max_failure_rate=2.0 is no rate"),
-        (["hydra/sweeper/sampler=nsgaii", *SPACE], "hydra/sweeper/sampler=NSGAIISampler is not known"),
+        (["hydra/sweeper/sampler=motpe", *SPACE], "hydra/sweeper/sampler=MOTPESampler is not known"),
+        (["hydra/sweeper/sampler=grid", *SPACE], "seed=interval(0.0, 10.0) has no list of values"),
+        (
+            ["hydra/sweeper/sampler=cmaes", "hydra.sweeper.direction=[minimize,maximize]", *SPACE],
+            "hydra/sweeper/sampler=cmaes has one objective",
+        ),
         (["hydra.sweeper.metric=[a,b]", *SPACE], "hydra.sweeper.metric names 2, and hydra.sweeper.direction 1"),
         (["hydra/launcher=slurm_script", *SPACE], "hydra.launcher.workers=8"),
         (["hydra/launcher=joblib", *SPACE], "hydra/launcher=joblib runs a list of jobs, and a search has none"),

@@ -34,11 +34,18 @@ from experiment_manager.text import value_text
 if TYPE_CHECKING:
     import optuna
 
-SAMPLERS: Final = {"tpe": "TPESampler", "random": "RandomSampler"}
+SAMPLERS: Final = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "grid": "GridSampler",
+    "qmc": "QMCSampler",
+    "cmaes": "CmaEsSampler",
+    "nsgaii": "NSGAIISampler",
+}
 """The samplers of a search, by the names of their config groups."""
 
 _OLDEST: Final = (4, 9)
-_GONE: Final = {"consider_prior": True, "consider_magic_clip": True, "consider_endpoints": False}
+_GONE: Final = {"consider_prior": True, "consider_magic_clip": True, "consider_endpoints": False, "inc_popsize": 2}
 """Options of samplers, and the values that hydra-optuna-sweeper gives them, which newer Optunas do not ask for."""
 
 _LINKED_S: Final = 60.0
@@ -273,7 +280,8 @@ def proposed(search: Search, trials: Sequence[Trial], job_id: int, launch: str) 
         study.sampler = _sampler(search, len(trials))
         study.ask({dimension.key: _distribution(dimension) for dimension in search.dimensions})
         drawn = study.get_trials(deepcopy=False)[-1]
-        return Proposal.made(search, job_id, launch, drawn.params, drawn.system_attrs)
+        attributes = {} if search.sampler["name"] == "grid" else drawn.system_attrs  # whose slot tells all
+        return Proposal.made(search, job_id, launch, drawn.params, attributes)
 
 
 def made_study(search: Search, trials: Sequence[Trial]) -> "optuna.Study":
@@ -321,14 +329,53 @@ def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistributio
 
 def _sampler(search: Search, slot: int) -> "optuna.samplers.BaseSampler":
     """A fresh sampler for a slot: what it draws depends on nothing but the search, the slot and the study."""
-    import optuna
-
     name, seed = search.sampler["name"], seed_of(search.seed, slot)
-    kind: Any = getattr(optuna.samplers, SAMPLERS[name])
     options = {key: value for key, value in search.sampler.items() if key != "name"}
     if name == "tpe":
         options["constant_liar"] = True  # others run at the same time
-    return kind(seed=seed, **options)  # type: ignore[no-any-return]
+    if name == "grid":  # the slot is the place in an order that is one for the whole search
+        return _class(name)(_grid(search.dimensions), seed=search.seed)  # type: ignore[no-any-return]
+    if name == "qmc":
+        return _of_sequence(slot)(seed=search.seed, **options)  # type: ignore[no-any-return]
+    return _class(name)(seed=seed, **options)  # type: ignore[no-any-return]
+
+
+def _class(name: str) -> Any:
+    import optuna
+
+    return getattr(optuna.samplers, SAMPLERS[name])
+
+
+def _of_sequence(slot: int) -> Any:
+    """A sampler that draws one point of a sequence, which others count in a storage that they share."""
+    kind = _class("qmc")
+    if not hasattr(kind, "_find_sample_id"):
+        raise OptionsError("this Optuna does not let its QMCSampler begin where others have ended; use another sampler")
+    return type(kind.__name__, (kind,), {"_find_sample_id": lambda *_: slot})
+
+
+def _grid(dimensions: Sequence[Dimension]) -> dict[str, list[Any]]:
+    """The values of each dimension. Raises GridError where they cannot be listed."""
+    found = {}
+    for dimension in dimensions:
+        if dimension.kind == CATEGORICAL:
+            found[dimension.key] = dimension.labels
+            continue
+        if dimension.low is None or dimension.high is None or (dimension.step is None and dimension.kind != INT):
+            raise GridError(
+                f"{dimension.key}={describe(dimension)} has no list of values, which hydra/sweeper/sampler=grid goes "
+                "through; write a range or a choice"
+            )
+        step, count = dimension.step or 1, 1
+        while dimension.low + count * step <= dimension.high + step / 1e6:
+            count += 1
+        found[dimension.key] = [dimension.low + place * step for place in range(count)]
+    return found
+
+
+def n_of_grid(dimensions: Sequence[Dimension]) -> int:
+    """How many points the grid of these dimensions has. Raises GridError."""
+    return math.prod(len(values) for values in _grid(dimensions).values())
 
 
 def check_sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,15 +386,19 @@ def check_sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise OptionsError(
             f"hydra/sweeper/sampler={name} is not known to hydra/sweeper=experiment_optuna; use {', '.join(SAMPLERS)}"
         )
-    kind: Any = getattr(optuna.samplers, SAMPLERS[name])
+    kind = _class(name)
     known = signature(kind).parameters
     kept = {}
     for key, value in options.items():
-        if value is None or (key in known and known[key].default == value) or key in ("constant_liar", "seed"):
+        if (
+            value is None
+            or (key in known and known[key].default == value)
+            or key in ("constant_liar", "seed", "_partial_")
+        ):
             continue
         if key in _GONE and _GONE[key] == value:
             continue
-        if key not in known or not isinstance(value, bool | int | float | str):
+        if key not in known or not isinstance(value, bool | int | float | str | Mapping):
             raise OptionsError(
                 f"hydra.sweeper.sampler.{key}={value} is no option of {SAMPLERS[name]} of Optuna {optuna.__version__}; "
                 f"it has {', '.join(sorted(known))}"
@@ -355,8 +406,8 @@ def check_sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         kept[key] = value
     with _quiet():
         try:
-            kind(seed=0, **kept)
-        except (TypeError, ValueError) as error:
+            kind(*([{}] if name == "grid" else []), seed=0, **kept)
+        except (TypeError, ValueError, ImportError) as error:
             raise OptionsError(f"hydra.sweeper.sampler: {SAMPLERS[name]} refuses its options: {error}") from error
     return {"name": name, **kept}
 

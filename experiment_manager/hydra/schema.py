@@ -222,6 +222,28 @@ _SAMPLERS: dict[str, dict[str, Any]] = {
         "group": False,
     },
     "random": {"_target_": "optuna.samplers.RandomSampler", "seed": None},
+    "grid": {"_target_": "optuna.samplers.GridSampler", "_partial_": True, "seed": None},
+    "qmc": {"_target_": "optuna.samplers.QMCSampler", "seed": None, "qmc_type": "sobol", "scramble": False},
+    "cmaes": {
+        "_target_": "optuna.samplers.CmaEsSampler",
+        "seed": None,
+        "x0": None,
+        "sigma0": None,
+        "n_startup_trials": 1,
+        "popsize": None,
+        "consider_pruned_trials": False,
+        "use_separable_cma": False,
+        "with_margin": False,
+        "lr_adapt": False,
+    },
+    "nsgaii": {
+        "_target_": "optuna.samplers.NSGAIISampler",
+        "seed": None,
+        "population_size": 50,
+        "mutation_prob": None,
+        "crossover_prob": 0.9,
+        "swapping_prob": 0.5,
+    },
 }
 """The config groups of samplers: those of hydra-optuna-sweeper, which makes them where it is installed."""
 

@@ -23,6 +23,7 @@ from experiment_manager.execution.study import (
     best_of,
     check_sampler,
     check_space,
+    n_of_grid,
     proposed,
     require_optuna,
     too_many_failures,
@@ -123,6 +124,10 @@ class SearchSweep(Sweep):
             raise OptionsError(f"hydra.sweeper.sampler.seed={seed!r} is no whole number")
         kept = check_sampler(_sampler_name(target), sampler)
         check_space(space.dimensions)
+        if kept["name"] == "cmaes" and len(options.directions) > 1:
+            raise OptionsError("hydra/sweeper/sampler=cmaes has one objective; use tpe or nsgaii for several")
+        if kept["name"] == "grid":
+            options = options._replace(n_trials=min(options.n_trials, n_of_grid(space.dimensions)))
         return Asked(
             folder=Folder(options.experiment_path, options.experiment_name),
             composer=self._composer,
@@ -138,7 +143,7 @@ class SearchSweep(Sweep):
 
 def _sampler_name(target: str) -> str:
     """The name of the config group of a sampler, by the class that is to be made of it."""
-    kind = target.rpartition(".")[2]
+    kind = target.rpartition(".")[2].replace("create_nsgaii_sampler", SAMPLERS["nsgaii"])
     return next((name for name, found in SAMPLERS.items() if found == kind), kind or "null")
 
 
