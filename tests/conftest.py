@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 os.environ.pop("PYTHONPATH", None)  # what whoever types `make test` has there belongs to no program of the tests
 
-from tests.command_line import CommandLine, can_be_copied  # noqa: E402 (which remembers what was searched)
+from tests.command_line import CommandLine, can_be_copied
 
 sys.dont_write_bytecode = False  # of this process: pytest would rewrite the assertions of all tests again each time
 collect_ignore = ["app", "apps", "faults/program", "oracle/record.py"]  # programs that are run are no tests
