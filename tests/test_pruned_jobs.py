@@ -40,15 +40,18 @@ def main(cfg):
 
 main()
 """
-ASHA = ("hydra.sweeper.pruner={name: asha, reduction_factor: 3}", "hydra.sweeper.metric=loss")
-PRUNED = ("hydra/sweeper=experiment", *ASHA, "hydra.sweeper.direction=minimize", "hydra.sweeper.experiment_name=train")
+BY_LOSS = (
+    *("hydra/sweeper=experiment", "hydra.sweeper.experiment_name=train"),
+    *("hydra.sweeper.metric=loss", "hydra.sweeper.direction=minimize"),
+)
+PRUNED = (*BY_LOSS, "hydra.sweeper.pruner={name: asha, reduction_factor: 3}")
 
 
 def with_curves(home: Path) -> Path:
     """In that folder is a program whose jobs log a loss, which is their learning rate, at nine steps."""
     (home / "train.py").write_text(CURVE)
     (home / "conf").mkdir(exist_ok=True)
-    (home / "conf/config.yaml").write_text("{lr: 1, how: heeds}")
+    (home / "conf/config.yaml").write_text("{lr: 1, how: heeds, task: easy}")
     return home
 
 
@@ -129,6 +132,27 @@ def test_whoever_works_on_the_jobs_of_a_sweep(curves: Program) -> None:
     done = curves.tool("work", "--jobs", "1")
     assert 0 == done.returncode, done.stderr
     assert {"COMPLETED": 1, "PRUNED": 1} == curves.told("status")["counts"]
+
+
+def test_jobs_that_are_not_comparable(curves: Program) -> None:
+    """With `group_by` a job is compared with those alone that agree in a variable; one that there is none of is
+    refused."""
+    grouped = "hydra.sweeper.pruner={name: asha, group_by: [%s]}"
+    done = curves.sweep(
+        *BY_LOSS, *one_at_a_time(), grouped % "task", "task=easy,hard", "lr=1,nan,3", "hydra.sweeper.dry_run=true"
+    )
+    assert "pruner: asha" in done.stdout
+    wrong = curves.sweep(*BY_LOSS, grouped % "tsk", "task=easy,hard", "lr=1,2")
+    assert (2, True) == (wrong.returncode, "'tsk' is no variable; the variables are task, lr" in wrong.stderr)
+    found = curves.sweep(*BY_LOSS, *one_at_a_time(), grouped % "lr", "task=easy,hard", "lr=1,2,nan")
+    assert 0 == found.returncode, found.stderr
+    states = ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.PRUNED", "3.1.COMPLETED", "4.1.COMPLETED", "5.1.PRUNED"]
+    assert states == curves.states()
+    (rungs,) = os.listdir(curves.experiment / "rungs")
+    names = sorted(os.listdir(curves.experiment / "rungs" / rungs / "1"))
+    groups = [name.partition("~")[2] for name in names]
+    assert (6, groups[:3]) == (len(names), groups[3:])
+    assert 3 == len(set(groups))
 
 
 def test_a_pruner_that_cannot_be_meant(curves: Program) -> None:

@@ -144,6 +144,12 @@ def test_what_is_written_for_a_pruner(name: str) -> None:
         ({"name": "asha", "min_steps": True}, "loss", "minimize", "min_steps=True is not a number of steps above 0"),
         ({"name": "asha", "min_steps": 9, "max_steps": 9}, "loss", "minimize", "max_steps=9 is no more than min_steps"),
         ({"name": "median", "min_jobs": 0}, "loss", "minimize", "min_jobs=0 is not a whole number, 1 or more"),
+        (
+            {"name": "asha", "group_by": {"a": 1}},
+            "loss",
+            "minimize",
+            "group_by={'a': 1} is no list of variables, such as",
+        ),
         ("patient", "loss", "minimize", "needs to know for how many steps a job may do no better: {name: patient"),
         ("asha", {"name": "loss", "take": "first"}, "minimize", "s.metric: take=first is not known; use last or best"),
         ("asha", {"name": "loss", "goal": "max"}, "minimize", "s.metric has goal; its keys are name and take"),

@@ -5,12 +5,14 @@ one listing. Where that cannot be read or written, the job goes on.
 """
 
 import json
+from functools import cached_property
 from threading import Lock
 from typing import Any, Final
 
-from experiment_manager.model.codec import as_float, is_number
-from experiment_manager.model.pruning import Pruner
+from experiment_manager.model.codec import as_float, digest, encode, is_number
+from experiment_manager.model.pruning import read
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.rungs import leave_value, mark_pruned, newest, step_text, unmark_pruned, values_by_attempt
 from experiment_manager.text import tell_once
 
@@ -24,7 +26,9 @@ class Comparison:
     def __init__(self, folder: Folder, job_id: int, attempt: int, written: str) -> None:
         """`written` is what the supervisor says of the pruner, see `current_job.environment`."""
         about = json.loads(written)
-        self._pruner = Pruner(**{name: about[name] for name in Pruner._fields})
+        pruner = read(about)
+        assert pruner is not None
+        self._pruner = pruner
         self._since: int = about["since"]
         self._folder, self._job_id, self._attempt = folder, job_id, attempt
         self._lock = Lock()
@@ -62,6 +66,15 @@ class Comparison:
             self._is_told = True
             return True
 
+    @cached_property
+    def _group(self) -> str | None:
+        """What the names of the values have in common with which this job is compared; None: all of them."""
+        if not self._pruner.group_by:
+            return None
+        with Manifest(self._folder) as manifest:
+            variables = manifest.job(self._job_id).variables
+        return digest(encode([variables.get(name) for name in self._pruner.group_by]))[:8]
+
     def _note_step(self, step: float) -> None:
         is_later, self._step = step > self._step, max(step, self._step)
         if not self._is_told or not is_later:
@@ -88,13 +101,13 @@ class Comparison:
         """The job has left its value at a rung that it had not come to in this launch, and is compared."""
         pruner = self._pruner
         step_of_rung = pruner.step_of(rung)
-        values = values_by_attempt(self._folder, pruner.rungs, step_of_rung)
+        values = values_by_attempt(self._folder, pruner.rungs, step_of_rung, group=self._group)
         before = values.get(self._job_id, {})
         if any(attempt >= self._since for attempt in before):
             return  # an earlier attempt of the launch, which was told then
         if before and is_first and step > step_of_rung:
             return  # it goes on from a checkpoint, and what it had left at the rung is nearer to it
-        leave_value(self._folder, pruner.rungs, step_of_rung, self._job_id, self._attempt, value)
+        leave_value(self._folder, pruner.rungs, step_of_rung, self._job_id, self._attempt, value, group=self._group)
         why = pruner.why_to_end(self._job_id, rung, {**newest(values), self._job_id: value})
         if why is not None and self._why is None:
             self._why = f"at step {step_text(step)} its {pruner.metric} is {value:.6g}; {why}"

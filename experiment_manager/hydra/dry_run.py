@@ -27,6 +27,7 @@ MOST_SHOWN: Final = 5
 
 _MISSING: Final = "???"
 _INTERPOLATES: Final = "${"
+_ALWAYS_TOLD: Final = ("min_steps", "reduction_factor")  # of a pruner
 _NO_OPTION: Final = ("_target_", "_recursive_", "_convert_", "experiment_name", "experiment_path")
 
 
@@ -112,8 +113,12 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
     if planned.arrangement is not None:
         yield from _arrays(planned.arrangement, options)
     if (pruner := planned.asked.options.pruning) is not None:
-        set_options = {name: value for name, value in pruner._asdict().items() if name not in ("name", "rungs")}
-        yield f"pruner: {pruner.name}{_text({key: value for key, value in set_options.items() if value is not None})}"
+        usual = {name: value for name, value in pruner._field_defaults.items() if name not in _ALWAYS_TOLD}
+        set_options = {
+            name: value for name, value in pruner._asdict().items() if name not in usual or value != usual[name]
+        }
+        del set_options["name"], set_options["rungs"]
+        yield f"pruner: {pruner.name}{_text(set_options)}"
     if found.code is not None:
         yield f"snapshot: {len(found.code.files)} files of {found.code.code.root}"
     if found.first:

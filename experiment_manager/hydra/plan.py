@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis import results
+from experiment_manager.analysis.tables import require_variables
 from experiment_manager.errors import ConfigurationChanged, FolderError, FreezeError, JobRefused
 from experiment_manager.execution.pickled_runner import Pickled
 from experiment_manager.hydra import entry, frozen_config
@@ -70,6 +71,8 @@ def asked(
     if options.sample is not None:
         rules += (filters.Sample(options.sample, options.sample_seed),)
     grid = swept_grid(composer, options, arguments)
+    if options.pruning is not None:
+        require_variables(options.pruning.group_by, grid.names())
     return Asked(folder, composer, options, task, rules, grid, Factored(composer, grid), arrange, copies_code)
 
 

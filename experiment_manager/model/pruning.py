@@ -15,7 +15,6 @@ from experiment_manager.model.codec import digest
 DIRECTIONS: Final = ("minimize", "maximize")
 TAKES: Final = ("last", "best")
 
-_COMMON: Final = ("min_steps", "max_steps", "reduction_factor")
 _OWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "asha": {"reduction_factor": 4},
     "hyperband": {"reduction_factor": 3, "brackets": 3},
@@ -42,6 +41,7 @@ class Pruner(NamedTuple):
     brackets: int = 1  # of hyperband: groups of jobs, each compared with its own from a later rung on
     min_jobs: int = 5  # of median: so many others have to be at a rung
     patience: float | None = None  # of patient: for so many steps a job may do no better than before
+    group_by: tuple[str, ...] = ()  # variables: jobs are compared with those that agree in them
     rungs: str = ""  # stands for what makes values at rungs comparable
 
     def step_of(self, rung: int) -> float:
@@ -186,8 +186,9 @@ def checked(pruner: Any, metric: Any, direction: Any, *, where: str = "") -> Pru
 def read(written: Mapping[str, Any]) -> Pruner | None:
     """The pruner in the record of a launch, as `_asdict` gives it; None where it is none of ours."""
     try:
-        return Pruner(**{name: written[name] for name in Pruner._fields})
-    except KeyError:
+        found = Pruner(**{name: written[name] for name in Pruner._fields if name in written})
+        return found._replace(group_by=tuple(found.group_by))
+    except TypeError:
         return None
 
 
@@ -217,12 +218,25 @@ def _named(pruner: Any, where: str) -> tuple[str, dict[str, Any]]:
     kind = written.pop("name", None)
     if not isinstance(kind, str) or kind not in PRUNERS:
         raise OptionsError(f"{where}pruner={kind} is not known; use {', '.join(PRUNERS)}, or null")
-    options = {"min_steps": 1, "max_steps": None, **_OWN[kind]}
+    options = {
+        "min_steps": 1,
+        "max_steps": None,
+        **_OWN[kind],
+        "group_by": _names(kind, written.pop("group_by", ()), where),
+    }
     for option, value in written.items():
         if option not in options:
             raise OptionsError(f"{where}pruner={kind} has no option {option!r}; it has {', '.join(options)}")
         options[option] = value if value is None and options[option] is None else _number(kind, option, value, where)
     return kind, options
+
+
+def _names(kind: str, value: Any, where: str) -> tuple[str, ...]:
+    """The names of variables."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise OptionsError(f"{where}pruner={kind}: group_by={value} is no list of variables, such as [task]")
+    return tuple(names)
 
 
 _LEAST: Final = {"reduction_factor": 2, "brackets": 1, "min_jobs": 1}

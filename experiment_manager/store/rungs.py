@@ -1,6 +1,7 @@
 """The values that jobs have left at rungs, kept in file names: one listing of a folder tells them, and no file is read.
 
     rungs/4f1c09ab/9000/7.1.0.25    attempt 1 of job 7 was at 0.25 when it came to the rung at step 9000; an empty file
+    rungs/4f1c09ab/9000/8.1.0.5~92e0a1b7    the same of a job that is compared with those of its group alone
     jobs/7/pruned.1.json            why that attempt was told to end; not there any more if it has gone on all the same
 
 The first folder stands for what makes values comparable, see `Pruner.rungs`: all launches that mean the same share it.
@@ -19,17 +20,25 @@ from experiment_manager.store.layout import Folder
 _MARK: Final[Shape] = {"reason": TEXT}
 
 
-def leave_value(folder: Folder, rungs: str, step: float, job_id: int, attempt: int, value: float) -> None:
-    """The attempt has left its value at the rung of that step. Raises OSError."""
+def leave_value(
+    folder: Folder, rungs: str, step: float, job_id: int, attempt: int, value: float, *, group: str | None = None
+) -> None:
+    """The attempt has left its value at the rung of that step, for those of its group. Raises OSError."""
     place = _place(folder, rungs, step)
     folder.make(place)
-    leave_empty(os.path.join(place, f"{job_id}.{attempt}.{value!r}"))
+    leave_empty(os.path.join(place, f"{job_id}.{attempt}.{value!r}" + (f"~{group}" if group else "")))
 
 
-def values_by_attempt(folder: Folder, rungs: str, step: float) -> dict[int, dict[int, float]]:
-    """The values at a rung: of each job by the attempts that have left one. Raises OSError."""
+def values_by_attempt(
+    folder: Folder, rungs: str, step: float, *, group: str | None = None
+) -> dict[int, dict[int, float]]:
+    """The values at a rung: of each job by the attempts that have left one; those of one group, or None: all. Raises
+    OSError."""
     found: dict[int, dict[int, float]] = {}
     for name in _names(_place(folder, rungs, step)):
+        name, _, own_group = name.partition("~")
+        if group not in (None, own_group):
+            continue
         job_id, _, rest = name.partition(".")
         attempt, _, value = rest.partition(".")
         if job_id.isdecimal() and attempt.isdecimal():
