@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
-from experiment_manager.analysis.comparison import Comparison, How, compare
+from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
 from experiment_manager.analysis.jobs import difference, job_rows, show
 from experiment_manager.analysis.results import facts, result_rows, result_warnings, sentences, without_pruned
 from experiment_manager.analysis.status import Status, live_status
@@ -26,6 +26,7 @@ from experiment_manager.execution.search import add_trials, stop_search
 from experiment_manager.execution.work import Terms, Worked, work
 from experiment_manager.model import codec, filters
 from experiment_manager.model.records import Counts, Job, State
+from experiment_manager.report.curves import Logbook, Series, series_of
 from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.cancel import cancel
@@ -557,16 +558,31 @@ class Experiment:
         Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
         compared, and where NumPy is not installed.
         """
-        compared = (self, *others)
-        names = [experiment.experiment_name for experiment in compared]
-        if len(set(names)) < len(names):
-            names = [experiment.folder.path for experiment in compared]
-        if len(set(names)) < len(names):
-            raise ExperimentManagerError(f"{names[0]} is named twice; an experiment is compared with others")
-        rows = {
-            name: experiment.result_rows(where, pruned=True) for name, experiment in zip(names, compared, strict=True)
-        }
+        rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
         return compare(rows, How(by, over, tasks, metric, goal, normalize, is_common=common))
+
+    def plot(
+        self, kind: str, path: str | os.PathLike[str], *others: "Experiment", x: str | None = None, **how: Any
+    ) -> str:
+        """A figure of a comparison is in a file, `.pdf`, `.svg` or `.png`; returns its path: `experiment-manager plot`.
+
+        `kind` is `intervals` (the aggregates of each method), `profile` (the share of runs above each score), `curves`
+        (the interquartile mean of the metric by step, as far as all runs of a method have logged it) or `sensitivity`
+        (by the values of the variable `x`). `how` are the options of `compare`. Raises ExperimentManagerError for what
+        cannot be drawn or compared, and where Matplotlib is not installed.
+        """
+        from experiment_manager.report.figures import draw
+
+        experiments, whole = _by_name([self, *others]), os.path.abspath(path)
+        found = self.compare(*others, **how)
+
+        def logged(method: Method) -> list[list[Series | None]]:
+            one = experiments[str(method.variables[EXPERIMENT])] if others else self
+            book = Logbook(one.folder, one.states())
+            return [[series_of(book.course(job)).get(found.metric) for job in of_run] for of_run in method.jobs]
+
+        draw(kind, found, whole, logged=logged, x=x)
+        return whole
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that are not done, COMPLETED or PRUNED; of those that may run, by
@@ -649,6 +665,17 @@ class Experiment:
 
 def _kind(stderr: bool) -> str:
     return "stderr" if stderr else "stdout"
+
+
+def _by_name(experiments: Sequence[Experiment]) -> dict[str, Experiment]:
+    """Experiments by their names, or by their folders where names are the same. Raises ExperimentManagerError for one
+    that is there twice."""
+    names = [experiment.experiment_name for experiment in experiments]
+    if len(set(names)) < len(names):
+        names = [experiment.folder.path for experiment in experiments]
+    if len(set(names)) < len(names):
+        raise ExperimentManagerError(f"{names[0]} is named twice; an experiment is compared with others")
+    return dict(zip(names, experiments, strict=True))
 
 
 def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:

@@ -37,11 +37,12 @@ _MOST_PAIRED: Final = 8
 
 
 class Method(NamedTuple):
-    """What the runs of a method tell; of shape (runs, tasks), `scores` are as they were left, or normalized."""
+    """What the runs of a method tell. Of shape (runs, tasks) are `jobs`, their ids, and `scores`, as these were left,
+    or normalized."""
 
     label: str
     variables: Mapping[str, Any]
-    jobs: tuple[int, ...]
+    jobs: tuple[tuple[int, ...], ...]
     iqm: Interval
     mean: Interval
     median: Interval
@@ -77,10 +78,14 @@ class Comparison(NamedTuple):
     over: tuple[str, ...]  # what repeats a job
     tasks: tuple[str, ...]  # the variables that make a task
     n_runs: int
-    n_tasks: int
+    task_labels: tuple[str, ...]
     methods: tuple[Method, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.task_labels)
 
     def __repr__(self) -> str:
         return f"Comparison({self.metric}: {' > '.join(method.label for method in self.methods)})"
@@ -139,7 +144,7 @@ def compare(experiments: Mapping[str, Sequence[Row]], how: How) -> Comparison:
         over,
         tuple(how.tasks),
         n_runs=len(runs),
-        n_tasks=found[0].shape[1],
+        task_labels=_task_labels(next(iter(cells.values())), how.tasks),
         methods=tuple(methods[place] for place in order),
         pairs=_pairs([(methods[place].label, found[place]) for place in order], how.goal),
         notes=tuple(_notes(cells, runs, how, found[0].shape[1])),
@@ -316,6 +321,11 @@ def _matrix(of_tasks: Mapping[str, Mapping[str, _Cell]], runs: Sequence[str]) ->
     return np.array([[of_tasks[task][run].score for task in sorted(of_tasks)] for run in runs], dtype=float)
 
 
+def _task_labels(of_tasks: Mapping[str, Mapping[str, _Cell]], tasks: Sequence[str]) -> tuple[str, ...]:
+    """What people call each task, in the order of the columns of scores."""
+    return tuple(settings_text(_of(next(iter(of_tasks[key].values())).variables, tasks)) for key in sorted(of_tasks))
+
+
 def _normalized(scores: Mapping[str, "Scores"]) -> dict[str, "Scores"]:
     """Scores of each task from 0, the least of all methods, to 1; a task on which all are equal is 0."""
     import numpy as np
@@ -358,7 +368,7 @@ def _method(
     return Method(
         settings_text(variables),
         variables,
-        jobs=tuple(sorted(of_tasks[task][run].job for task in of_tasks for run in runs)),
+        jobs=tuple(tuple(of_tasks[task][run].job for task in sorted(of_tasks)) for run in runs),
         **aggregates,
         scores=tuple(map(tuple, scores.tolist())),
         profile=tuple(profile),

@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     example = "Example: experiment-manager results experiments/train --group-by algorithm --aggregate mean,std,count"
     app.command(epilog=example)(results)
     app.command(epilog="Example: experiment-manager compare experiments/train --by algorithm --metric reward")(compare)
+    app.command(epilog="Example: experiment-manager plot curves experiments/train --metric reward --out a.pdf")(plot)
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
@@ -96,23 +97,29 @@ def results(
         _write(flat, chosen, kind, out)
 
 
+Folders = Annotated[list[Path], typer.Argument(help="The folders of one or several experiments.", show_default=False)]
+By = Annotated[str | None, typer.Option(help="Variables that make a method: algorithm,nn. Default: all that vary.")]
+Over = Annotated[
+    str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
+]
+Tasks = Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")]
+Compared = Annotated[str | None, typer.Option(help="What is compared. Default: the first number among the results.")]
+Goal = Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")]
+Normalize = Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")]
+Common = Annotated[
+    bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
+]
+
+
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="The folders of one or several experiments.")],
-    by: Annotated[
-        str | None, typer.Option(help="Variables that make a method: algorithm,nn. Default: all that vary.")
-    ] = None,
-    over: Annotated[
-        str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
-    ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="What is compared. Default: the first number among the results.")
-    ] = None,
-    goal: Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")] = "max",
-    normalize: Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")] = "none",
-    common: Annotated[
-        bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
-    ] = False,
+    folders: Folders,
+    by: By = None,
+    over: Over = None,
+    tasks: Tasks = None,
+    metric: Compared = None,
+    goal: Goal = "max",
+    normalize: Normalize = "none",
+    common: Common = False,
     where: Where = None,
     format_: Annotated[str, typer.Option("--format", help="table, or for a paper: markdown, latex.")] = "table",
     json: Json = False,
@@ -122,17 +129,7 @@ def compare(
         there_are = ", ".join(("table", *TEXT_FORMATS))
         raise ExperimentManagerError(f"{format_!r} is no format of a comparison; there are {there_are}, and --json")
     first, *others = [Experiment.at(folder) for folder in folders]
-    found = first.compare(
-        *others,
-        by=_names(by),
-        over=_names(over),
-        tasks=_names(tasks) or (),
-        metric=metric,
-        goal=goal,
-        normalize=normalize,
-        common=common,
-        where=first.rules(where),
-    )
+    found = first.compare(*others, **_how(first, by, over, tasks, metric, goal, normalize, where, is_common=common))
     if json:
         terminal.print_json(_plain(found))
         return
@@ -146,6 +143,43 @@ def compare(
     terminal.print_rows([_pair_row(pair) for pair in found.pairs])
     for line in (_EXPLAINED, *found.notes):
         terminal.say(line)
+
+
+def plot(
+    kind: Annotated[str, typer.Argument(help="intervals, profile, curves or sensitivity.", show_default=False)],
+    folders: Folders,
+    out: Annotated[Path | None, typer.Option(help="The file: .pdf, .svg or .png. Default: KIND.pdf, here.")] = None,
+    x: Annotated[str | None, typer.Option(help="The variable of a sensitivity: lr.")] = None,
+    by: By = None,
+    over: Over = None,
+    tasks: Tasks = None,
+    metric: Compared = None,
+    goal: Goal = "max",
+    normalize: Normalize = "none",
+    common: Common = False,
+    where: Where = None,
+) -> None:
+    """Draw a comparison for a paper, as compare makes it; curves are of a metric that jobs log. Prints the path."""
+    first, *others = [Experiment.at(folder) for folder in folders]
+    how = _how(first, by, over, tasks, metric, goal, normalize, where, is_common=common)
+    terminal.say(first.plot(kind, out or f"{kind}.pdf", *others, x=x, **how))
+
+
+def _how(
+    experiment: Experiment,
+    by: str | None,
+    over: str | None,
+    tasks: str | None,
+    metric: str | None,
+    goal: str,
+    normalize: str,
+    where: list[str] | None,
+    *,
+    is_common: bool,
+) -> dict[str, Any]:
+    """The options of `Experiment.compare`."""
+    names = {"by": _names(by), "over": _names(over), "tasks": _names(tasks) or (), "where": experiment.rules(where)}
+    return {**names, "metric": metric, "goal": goal, "normalize": normalize, "common": is_common}
 
 
 _EXPLAINED: Final = (

@@ -117,7 +117,7 @@ def mean_curve(members: Sequence[Series], most: int) -> Curve:
     never beyond: `counts` says how many jobs a mean is of.
     """
     steps = thinned(sorted(set().union(*(member.steps for member in members))), most)
-    at_steps = zip(*(_sampled(member, steps) for member in members), strict=True)
+    at_steps = zip(*(sampled(member, steps) for member in members), strict=True)
     curve = Curve(steps, [], [], [], [])
     for values in at_steps:
         found = estimate([value for value in values if value is not None])
@@ -143,7 +143,7 @@ def thinned(steps: Sequence[float], most: int) -> list[float]:
     return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
 
 
-def _sampled(series: Series, steps: Sequence[float]) -> list[float | None]:
+def sampled(series: Series, steps: Sequence[float]) -> list[float | None]:
     """The values of a job at these steps; None before its first and after its last one."""
     if len(steps) == len(series.steps) and list(steps) == list(series.steps):
         return list(series.values)

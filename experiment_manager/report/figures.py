@@ -1,0 +1,216 @@
+"""Figures for a paper: intervals, performance profiles, learning curves and sensitivities of methods.
+
+Methods can be told apart in grey: each has a colour, a dash pattern and a marker of its own. The same jobs make the
+same file, byte by byte, and fonts are embedded as outlines (Type 42), which publishers take.
+"""
+
+import io
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from experiment_manager.analysis import inference
+from experiment_manager.analysis.comparison import Comparison, Method
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.model.codec import is_number
+from experiment_manager.report.curves import Series, sampled, thinned
+from experiment_manager.store.files import appearing
+from experiment_manager.store.layout import writing
+from experiment_manager.text import settings_text, value_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS: Final = ("pdf", "svg", "png")
+_COLOURS: Final = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#999933")
+"""After Okabe and Ito: people who see colours differently tell them apart; neighbours differ in lightness, too."""
+_DASHES: Final[tuple[Any, ...]] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)), (0, (3, 3)))
+_MARKERS: Final = "osD^vXP*"
+_STYLE: Final[Mapping[str, Any]] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "experiment-manager",
+    "savefig.dpi": 300,
+    "savefig.bbox": "tight",
+}
+_WIDTH, _HEIGHT = 3.3, 2.3
+"""Of one panel, in inches: a column of a two-column paper."""
+_MOST_STEPS: Final = 200
+_DRAWS: Final = 2_000
+_SEED: Final = 0
+_LOGARITHMIC: Final = 30.0
+"""An axis is logarithmic where its values span more than so many times the least one."""
+
+Logged = Callable[[Method], Sequence[Sequence[Series | None]]]
+"""Gives the metric that each job of a method has logged, by run and task."""
+
+
+def draw(kind: str, found: Comparison, path: str, *, logged: Logged, x: str | None = None) -> None:
+    """The figure is in the file, whose ending says as what. `x` is the variable of a sensitivity.
+
+    Raises ExperimentManagerError for what cannot be drawn, and without Matplotlib; FolderError where the file cannot be
+    written.
+    """
+    ending = os.path.splitext(path)[1][1:].lower()
+    if ending not in FORMATS:
+        raise ExperimentManagerError(f"{path} does not end in {', '.join(f'.{one}' for one in FORMATS)}")
+    if kind not in KINDS:
+        raise ExperimentManagerError(f"{kind!r} is no figure; there are {', '.join(KINDS)}")
+    if (x is not None) != (kind == "sensitivity"):
+        raise ExperimentManagerError("x names the variable of a sensitivity, which needs one, and of no other figure")
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ExperimentManagerError(
+            "matplotlib is not installed: pip install 'hydra-experiment-manager[analysis]'"
+        ) from error
+    image = io.BytesIO()
+    style: Any = _STYLE
+    with mpl.rc_context(style):
+        figure = Figure()
+        if kind == "curves":
+            _curves(figure, found, logged)
+        elif kind == "sensitivity":
+            _sensitivity(figure, found, str(x))
+        else:
+            _OTHERS[kind](figure, found)
+        about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[ending]
+        figure.savefig(image, format=ending, metadata=about)
+    with writing(path), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:
+        file.write(image.getbuffer())
+
+
+def _panels(figure: "Figure", count: int, *, height: float = _HEIGHT) -> list["Axes"]:
+    """So many panels side by side."""
+    figure.set_size_inches(_WIDTH * count, height)
+    found = figure.subplots(1, count, squeeze=False)
+    return list(found[0])
+
+
+def _labels(found: Comparison) -> list[str]:
+    """What methods are called in a figure: the value alone where one variable tells them apart."""
+    names = set(found.methods[0].variables)
+    if len(names) > 1:
+        return [method.label for method in found.methods]
+    return [value_text(value) for method in found.methods for value in method.variables.values()]
+
+
+def _looks(methods: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Of each method: its label, how its line looks, and its marker."""
+    for place, label in enumerate(methods):
+        line = {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _DASHES[place % len(_DASHES)]}
+        yield label, line, _MARKERS[place % len(_MARKERS)]
+
+
+def _intervals(figure: "Figure", found: Comparison) -> None:
+    """Each aggregate with its interval, methods from the best down."""
+    names = [name for name in inference.AGGREGATES if name != "median" or found.n_tasks > 1]
+    panels = _panels(figure, len(names), height=0.6 + 0.3 * len(found.methods))
+    for name, panel in zip(names, panels, strict=True):
+        for place, (_, line, marker) in enumerate(_looks(_labels(found))):
+            value, low, high = getattr(found.methods[place], name)
+            panel.hlines(-place, low, high, color=line["color"], linestyles=line["linestyle"])
+            panel.plot(value, -place, marker, color=line["color"])
+        shown = _labels(found) if panel is panels[0] else [""] * len(found.methods)
+        panel.set_yticks([-place for place in range(len(found.methods))], shown)
+        panel.set_ylim(-len(found.methods) + 0.5, 0.5)
+        panel.set_xlabel(f"{name} of {found.metric}")
+
+
+def _profile(figure: "Figure", found: Comparison) -> None:
+    """The share of runs above each score, with its interval."""
+    (panel,) = _panels(figure, 1)
+    for method, (label, line, _) in zip(found.methods, _looks(_labels(found)), strict=True):
+        thresholds = [threshold for threshold, _ in method.profile]
+        _band(panel, thresholds, [list(interval) for _, interval in method.profile], label, line)
+    panel.set_xlabel(f"{found.metric} τ")
+    panel.set_ylabel("share of runs above τ")
+    panel.set_ylim(0.0, 1.0)
+    panel.legend()
+
+
+def _band(panel: "Axes", x: Sequence[float], intervals: Any, label: str, line: Mapping[str, Any]) -> None:
+    """A line of values, and around it the band from the low ends to the high ones."""
+    values, lows, highs = zip(*intervals, strict=True)
+    panel.plot(x, values, label=label, **line)
+    panel.fill_between(x, lows, highs, color=line["color"], alpha=0.15, linewidth=0)
+
+
+def _curves(figure: "Figure", found: Comparison, logged: Logged) -> None:
+    """The interquartile mean over runs at each step, with its interval; tasks side by side."""
+    panels = _panels(figure, found.n_tasks)
+    for method, (label, line, _) in zip(found.methods, _looks(_labels(found)), strict=True):
+        series = logged(method)
+        for task, panel in enumerate(panels):
+            runs = [of_run[task] for of_run in series]
+            steps, intervals = _curve([run for run in runs if run is not None], len(runs), found.metric, label)
+            _band(panel, steps, intervals, label, line)
+    for panel, title in zip(panels, found.task_labels, strict=True):
+        panel.set_title(title)
+        panel.set_xlabel("step")
+    panels[0].set_ylabel(found.metric)
+    panels[0].legend()
+
+
+def _curve(runs: Sequence[Series], count: int, metric: str, label: str) -> tuple[list[float], list[Any]]:
+    """Where all runs have steps: the steps, and at each the value, the low and the high end."""
+    import numpy as np
+
+    if len(runs) < count:
+        raise ExperimentManagerError(f"{count - len(runs)} of {count} runs of {label} have not logged {metric}")
+    first, last = max(run.steps[0] for run in runs), min(run.steps[-1] for run in runs)
+    steps = thinned(
+        [step for step in sorted(set().union(*(run.steps for run in runs))) if first <= step <= last], _MOST_STEPS
+    )
+    if not steps:
+        raise ExperimentManagerError(f"the runs of {label} have no steps of {metric} in common")
+    scores = np.array([[math.nan if value is None else value for value in sampled(run, steps)] for run in runs])
+    found = inference.intervals(inference.interquartile_means, [scores], draws=_DRAWS, seed=_SEED)
+    return steps, list(zip(*(part.tolist() for part in found), strict=True))
+
+
+def _sensitivity(figure: "Figure", found: Comparison, x: str) -> None:
+    """The interquartile mean by the values of a variable, a line for each setting of the others."""
+    lines: dict[str, list[tuple[float, Method]]] = defaultdict(list)
+    for method in found.methods:
+        value = method.variables.get(x)
+        if not is_number(value):
+            names = ", ".join(found.methods[0].variables)
+            raise ExperimentManagerError(
+                f"{x!r} is no variable with numbers by which methods differ; these differ in {names}"
+            )
+        others = {name: other for name, other in method.variables.items() if name != x}
+        lines[settings_text(others)].append((float(value), method))
+    (panel,) = _panels(figure, 1)
+    for label, line, marker in _looks(list(lines)):
+        points = sorted(lines[label], key=lambda point: point[0])
+        _band(
+            panel,
+            [value for value, _ in points],
+            [list(method.iqm) for _, method in points],
+            label,
+            {**line, "marker": marker},
+        )
+    values = [value for points in lines.values() for value, _ in points]
+    if min(values) > 0.0 and max(values) > _LOGARITHMIC * min(values):
+        panel.set_xscale("log")
+    panel.set_xlabel(x)
+    panel.set_ylabel(f"iqm of {found.metric}")
+    if len(lines) > 1:
+        panel.legend()
+
+
+_OTHERS: Final = {"intervals": _intervals, "profile": _profile}
+KINDS: Final = ("intervals", "profile", "curves", "sensitivity")

@@ -1,0 +1,120 @@
+"""`plot`: figures of comparisons, as files that stay the same and say what they should."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiment_manager import current_job
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.experiment import Experiment
+from experiment_manager.report.figures import KINDS
+from tests.conftest import Program
+
+SVG_TEXT = re.compile(r"<text[^>]*>([^<]*)</text>")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Two algorithms with two learning rates each, three seeds; those of lr=0.1 log steps 0 to 3, the others 0 to 5."""
+    experiment = Experiment(["algorithm", "lr", "seed"], "train", str(tmp_path_factory.mktemp("figures")))
+    for algorithm in ("TD3", "DDPG"):
+        for lr in (0.1, 0.001):
+            for seed in range(3):
+                experiment.add_job({"algorithm": algorithm, "lr": lr, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(experiment.get_all_ids())
+    for job in experiment.iter_jobs():
+
+        def run(_: int, of: dict[str, object], __: object) -> dict[str, float]:
+            score = (2.0 if of["algorithm"] == "TD3" else 1.0) + 0.1 * int(str(of["seed"]))
+            for step in range(4 if of["lr"] == 0.1 else 6):
+                current_job().log_metrics(step, reward=score * step)
+            return {"reward": score}
+
+        experiment.run_id(job.id, run)
+    return experiment
+
+
+def texts(path: Path) -> list[str]:
+    """What is written in a figure."""
+    return SVG_TEXT.findall(path.read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
+def test_the_same_jobs_make_the_same_file(swept: Experiment, tmp_path: Path, kind: str, ending: str) -> None:
+    """Every figure can be drawn in every format, and drawn again it is equal, byte by byte."""
+    x = "lr" if kind == "sensitivity" else None
+    drawn = [Path(swept.plot(kind, tmp_path / f"{name}.{ending}", x=x, metric="reward")) for name in ("one", "two")]
+    one, two = (path.read_bytes() for path in drawn)
+    assert one == two
+    assert {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[ending] == one[: {"svg": 5}.get(ending, 4)]
+    assert b"/Type3" not in one
+
+
+def test_figures_name_methods_and_metrics(swept: Experiment, tmp_path: Path) -> None:
+    """The legend has the methods, the best first, by their value alone where one variable tells them apart."""
+    path = tmp_path / "a.svg"
+    swept.plot("profile", path, where="lr == 0.1")
+    assert ["TD3", "DDPG"] == [text for text in texts(path) if text in ("TD3", "DDPG")]
+    assert "share of runs above τ" in texts(path)
+    swept.plot("intervals", path)
+    assert "algorithm=TD3 lr=0.1" in texts(path)
+    assert "iqm of reward" in texts(path)
+
+
+def test_curves_end_where_a_run_ends(swept: Experiment, tmp_path: Path) -> None:
+    """A curve goes as far as all runs of its method have come; tasks have panels of their own."""
+    path = tmp_path / "curves.svg"
+    swept.plot("curves", path, tasks=["lr"], metric="reward")
+    found = texts(path)
+    assert ["lr=0.001", "lr=0.1"] == [text for text in found if text.startswith("lr=")]
+    assert ["5", "3"] == [found[place - 1] for place, text in enumerate(found) if text == "step"]  # the last tick
+
+
+def test_a_sensitivity_has_a_line_for_each_setting_of_the_others(swept: Experiment, tmp_path: Path) -> None:
+    """The axis has the values of the variable, as powers where they span much."""
+    path = tmp_path / "lr.svg"
+    swept.plot("sensitivity", path, x="lr")
+    found = texts(path)
+    assert ["algorithm=TD3", "algorithm=DDPG"] == [text for text in found if text.startswith("algorithm=")]
+    assert "lr" in found
+    assert "iqm of reward" in found
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "name", "how"),
+    [
+        ("'pie' is no figure; there are intervals, profile, curves, sensitivity", "pie", "a.pdf", {}),
+        ("does not end in .pdf, .svg, .png", "profile", "a.docx", {}),
+        ("x names the variable of a sensitivity", "sensitivity", "a.pdf", {}),
+        ("x names the variable of a sensitivity", "profile", "a.pdf", {"x": "lr"}),
+        ("'algorithm' is no variable with numbers by which methods differ", "sensitivity", "a.pdf", {"x": "algorithm"}),
+        ("no job has left a number called 'loss'", "curves", "a.pdf", {"metric": "loss"}),
+    ],
+)
+def test_what_cannot_be_drawn(
+    swept: Experiment, tmp_path: Path, said: str, kind: str, name: str, how: dict[str, str]
+) -> None:
+    """A mistake is a sentence, and leaves no file."""
+    with pytest.raises(ExperimentManagerError) as refused:
+        swept.plot(kind, tmp_path / name, **how)
+    assert said in str(refused.value)
+    assert [] == [*tmp_path.iterdir()]
+
+
+def test_on_the_command_line(swept: Experiment, tmp_path: Path) -> None:
+    """`plot` prints the path of what it has drawn, by default here; where nothing can be written it says so, with 2."""
+
+    def command(*words: str) -> "subprocess.CompletedProcess[str]":
+        return Program(tmp_path).python("-m", "experiment_manager", "plot", *words)
+
+    done = command("profile", str(swept.folder.path))
+    assert (0, f"{tmp_path}/profile.pdf\n", "") == (done.returncode, done.stdout, done.stderr.partition("3 runs")[0])
+    assert (tmp_path / "profile.pdf").exists()
+    done = command("profile", str(swept.folder.path), "--out", "nowhere/a.pdf")
+    assert 2 == done.returncode
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
