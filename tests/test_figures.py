@@ -111,10 +111,10 @@ def test_on_the_command_line(swept: Experiment, tmp_path: Path) -> None:
     def command(*words: str) -> "subprocess.CompletedProcess[str]":
         return Program(tmp_path).python("-m", "experiment_manager", "plot", *words)
 
-    done = command("profile", str(swept.folder.path))
+    done = command(str(swept.folder.path), "--kind", "profile")
     assert (0, f"{tmp_path}/profile.pdf\n", "") == (done.returncode, done.stdout, done.stderr.partition("3 runs")[0])
     assert (tmp_path / "profile.pdf").exists()
-    done = command("profile", str(swept.folder.path), "--out", "nowhere/a.pdf")
+    done = command(str(swept.folder.path), "--out", "nowhere/a.pdf")
     assert 2 == done.returncode
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr

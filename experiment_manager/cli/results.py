@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
     example = "Example: experiment-manager results experiments/train --group-by algorithm --aggregate mean,std,count"
     app.command(epilog=example)(results)
     app.command(epilog="Example: experiment-manager compare experiments/train --by algorithm --metric reward")(compare)
-    app.command(epilog="Example: experiment-manager plot curves experiments/train --metric reward --out a.pdf")(plot)
+    app.command(epilog="Example: experiment-manager plot experiments/train --kind curves --metric reward")(plot)
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
@@ -146,8 +146,8 @@ def compare(
 
 
 def plot(
-    kind: Annotated[str, typer.Argument(help="intervals, profile, curves or sensitivity.", show_default=False)],
     folders: Folders,
+    kind: Annotated[str, typer.Option(help="intervals, profile, curves or sensitivity.")] = "intervals",
     out: Annotated[Path | None, typer.Option(help="The file: .pdf, .svg or .png. Default: KIND.pdf, here.")] = None,
     x: Annotated[str | None, typer.Option(help="The variable of a sensitivity: lr.")] = None,
     by: By = None,
