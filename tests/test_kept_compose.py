@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
 from experiment_manager.hydra import private_names
-from experiment_manager.hydra.kept_compose import KeptCompositions
+from experiment_manager.hydra.kept_compose import ComposedOnce, KeptCompositions
 from experiment_manager.model.records import State
 
 HAS_BASES = hasattr(version, "base_at_least")
@@ -163,6 +163,31 @@ def test_what_hydra_does_differently_by_then_is_composed_anew(place: Path) -> No
     with base(None):
         assert not handed_out(place, "old", [], [])
         assert not handed_out(place, "asking", [], [])
+
+
+def test_a_sweep_composes_what_lies_in_files_once(place: Path) -> None:
+    """Of jobs that choose the same groups, the first alone is composed from the files, and no job finds what another
+    has set; one whose defaults list asks a resolver is composed anew each time."""
+    create, compose = private_names.composers()
+    calls = list[Any]()
+
+    def counted(loader: Any, defaults: Any, repo: Any) -> Any:
+        calls.append(defaults)
+        return compose(loader, defaults=defaults, repo=repo)
+
+    jobs = [[], ["lr=2", "+late={x: 1}"], ["opt=sgd", "opt.momentum=1"], ["~deaf"], ["opt=sgd"], ["opt.betas=[1]"], []]
+    once = ComposedOnce()
+    with base(None):
+        expected = [told(composed(place, "config", job)) for job in jobs]
+        with private_names.composing_by(create, counted):
+            for job, config in zip(jobs, expected, strict=True):
+                with once.repeating():
+                    assert config == told(composed(place, "config", job))
+        assert 2 == len(calls)
+        if HAS_BASES:
+            with private_names.composing_by(create, counted), once.repeating():
+                assert [composed(place, "asking", []), composed(place, "asking", [])]
+            assert 4 == len(calls)
 
 
 @dataclasses.dataclass

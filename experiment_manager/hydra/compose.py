@@ -7,7 +7,7 @@ import copy
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from experiment_manager.errors import ConfigurationDrifted, GridError
 from experiment_manager.execution.command import PLACED_BY_US, quoted
 from experiment_manager.hydra import private_names
 from experiment_manager.hydra.frozen_config import Origin
+from experiment_manager.hydra.kept_compose import ComposedOnce
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.grid import Axis, Setting
 from experiment_manager.model.records import Job
@@ -84,6 +85,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader = reading_once(loader)
+        self._first_steps = ComposedOnce() if private_names.has(*private_names.OF_FIRST_STEP) else None
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._hydra_overrides = as_written(master, "hydra")
@@ -183,7 +185,8 @@ class Composer:
     def composed(self, overrides: Iterable[str]) -> DictConfig:
         """The whole configuration of one job, as Hydra composes it. Raises Hydra's own errors."""
         listed = list(overrides)
-        config: DictConfig = self._loader.load_sweep_config(self._master, listed)
+        with nullcontext() if self._first_steps is None else self._first_steps.repeating():
+            config: DictConfig = self._loader.load_sweep_config(self._master, listed)
         found = _settings_of(config)
         if found != self._settings and not self._is_primary_lost:
             for key in found:

@@ -1,15 +1,17 @@
-"""What Hydra composes of the files alone is kept in memory, for copies of this process: jobs that are forked.
+"""What Hydra composes of the files alone is kept in memory: for the jobs of a sweep that is planned, and for copies of
+this process, jobs that are forked.
 
 Hydra composes in two steps. From the sources and the chosen groups it makes a configuration, and then sets in it what
 the other overrides say. The first step takes most of the time and has the same answer for all jobs that choose the same
-groups. It is done here with Hydra's own code, once; a copy asks first whether it would ask the same, and has the answer
-at once. Everything else, from the other overrides on, is Hydra's work in each job.
+groups. It is done with Hydra's own code, once; whoever would ask the same has the answer at once. Everything else, from
+the other overrides on, is Hydra's work for each job.
 
-An answer is kept only where nothing can change it: the sources are Hydra's own, or frozen; Hydra has warned of nothing;
-and no defaults list asks a resolver, which the program may bring. A copy whose program has put anything into the
-ConfigStore, or has other sources or another version base, composes for itself.
+An answer is kept only where nothing can change it: no defaults list asks a resolver, and, for copies, whose program may
+bring anything, the sources are Hydra's own, or frozen, and Hydra has warned of nothing. Who has put anything into the
+ConfigStore since, or has other sources or another version base, has it composed anew.
 """
 
+import copy
 import dataclasses
 import gc
 import os
@@ -58,13 +60,60 @@ class _Answer(NamedTuple):
     config: Any
     store: Mapping[str, object]
 
+    def is_of_this_store(self) -> bool:
+        """Whether the ConfigStore holds what it did."""
+        now = _nodes_of_store()
+        return now.keys() == self.store.keys() and all(now[path] is node for path, node in self.store.items())
+
+    def for_these(self, overrides: Any) -> Any:
+        """Hydra's list where these are the overrides, of which it has those that set values."""
+        return dataclasses.replace(self.defaults, config_overrides=overrides.config_overrides)
+
+
+class ComposedOnce:
+    """The answers that one process has got, each of which it gets again as a copy."""
+
+    def __init__(self) -> None:
+        self._answers: dict[_Asked, _Answer] = {}
+
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Inside, Hydra composes; where the same was asked before, it gets the answer."""
+        create_list, overrides_of = private_names.get("create_defaults_list")
+        _, compose_all = private_names.composers()
+        asked: list[tuple[_Asked, Any]] = []
+        found: list[_Answer] = []
+
+        def create(**given: Any) -> Any:
+            overrides = overrides_of(given["repo"], given["overrides_list"])
+            question = _asked(overrides, **given)
+            answer = self._answers.get(question)
+            if answer is not None and answer.is_of_this_store():
+                found.append(answer)
+                return answer.for_these(overrides)
+            defaults = create_list(**given)
+            asked.append((question, defaults))
+            return defaults
+
+        def compose(loader: Any, defaults: Any, repo: Any) -> Any:
+            if found and defaults is found[-1].defaults.defaults:
+                return copy.deepcopy(found.pop().config)
+            config = compose_all(loader, defaults=defaults, repo=repo)
+            question, made = asked.pop()
+            if len(self._answers) < _MOST and made.defaults is defaults and not _asks_resolvers(repo):
+                self._answers[question] = _Answer(made, copy.deepcopy(config), _nodes_of_store())
+            return config
+
+        with private_names.composing_by(create, compose):
+            yield
+
 
 class _Composed(BaseException):
     """The first step is done; nothing has changed its answer yet."""
 
 
 class KeptCompositions:
-    """The answers, each of which a copy can have once: Hydra changes what it gets."""
+    """The answers for copies of this process, each of which a copy can have once: Hydra changes what it gets."""
 
     def __init__(self, frozen: str) -> None:
         """`frozen` is the folder of sources that stay as they are."""
@@ -111,7 +160,7 @@ class KeptCompositions:
         asked: list[tuple[_Asked, Any]] = []
 
         def create(**given: Any) -> Any:
-            question = self._asked(self._overrides_of(given["repo"], given["overrides_list"]), **given)
+            question = _asked(self._overrides_of(given["repo"], given["overrides_list"]), **given)
             defaults = self._create(**given)
             asked.append((question, defaults))
             return defaults
@@ -136,18 +185,6 @@ class KeptCompositions:
             for one in sources
         )
 
-    def _asked(self, overrides: Any, **given: Any) -> _Asked:
-        appended = [vars(item) for item in overrides.append_group_defaults]
-        sources = (_Source(one.provider, one.scheme(), one.path, type(one)) for one in given["repo"].get_sources())
-        at_least = getattr(version, "base_at_least", None)
-        return _Asked(
-            given["config_name"],
-            (given["prepend_hydra"], given["skip_missing"]),
-            repr((overrides.override_choices, appended, overrides.deletions)),
-            tuple(sources),
-            at_least and at_least("1.2"),
-        )
-
     def hand_out(self) -> None:
         """From now on Hydra gets what was kept, where it asks the same, and composes all else as ever."""
         _, compose_all = private_names.composers()
@@ -156,12 +193,12 @@ class KeptCompositions:
             if not self._answers:
                 return self._create(**given)
             overrides = self._overrides_of(given["repo"], given["overrides_list"])
-            question = self._asked(overrides, **given)
+            question = _asked(overrides, **given)
             answer = self._answers.get(question)
-            if answer is None or not _is_same(answer.store, _nodes_of_store()):
+            if answer is None or not answer.is_of_this_store():
                 return self._create(**given)
             self._handed_out = self._answers.pop(question)
-            return dataclasses.replace(answer.defaults, config_overrides=overrides.config_overrides)
+            return answer.for_these(overrides)
 
         def compose(loader: Any, defaults: Any, repo: Any) -> Any:
             answer, self._handed_out = self._handed_out, None
@@ -170,6 +207,19 @@ class KeptCompositions:
             return compose_all(loader, defaults=defaults, repo=repo)
 
         private_names.compose_by(create, compose)
+
+
+def _asked(overrides: Any, **given: Any) -> _Asked:
+    appended = [vars(item) for item in overrides.append_group_defaults]
+    sources = (_Source(one.provider, one.scheme(), one.path, type(one)) for one in given["repo"].get_sources())
+    at_least = getattr(version, "base_at_least", None)
+    return _Asked(
+        given["config_name"],
+        (given["prepend_hydra"], given["skip_missing"]),
+        repr((overrides.override_choices, appended, overrides.deletions)),
+        tuple(sources),
+        at_least and at_least("1.2"),
+    )
 
 
 @contextmanager
@@ -202,7 +252,3 @@ def _nodes_of_store() -> dict[str, object]:
         else:
             found[path] = node
     return found
-
-
-def _is_same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    return one.keys() == other.keys() and all(other[path] is node for path, node in one.items())

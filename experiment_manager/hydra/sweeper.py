@@ -67,6 +67,7 @@ class Sweep:
 
     def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         private_names.tell_of_missing()
+        private_names.copy_by_hand()
         with told_to_the_user():
             ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
             if ours is None:
