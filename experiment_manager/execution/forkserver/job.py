@@ -17,6 +17,7 @@ import pkgutil
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import SourceFileLoader
@@ -193,7 +194,9 @@ def _leave_shared() -> None:
     That they go is heard by nobody: where there is anything that Python would call or flush, everything is done as
     in any other interpreter. The program's own modules are taken apart in any case.
     """
-    if _before and not any(map(_hears_its_end, gc.get_objects())):  # those of before the fork are frozen
+    if not _before or threading.active_count() > 1:  # a thread may import until the very end
+        return
+    if not any(map(_hears_its_end, gc.get_objects())):  # those of before the fork are frozen
         _left.extend(sys.modules.pop(name) for name in _shared & sys.modules.keys())
 
 
