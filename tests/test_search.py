@@ -1,15 +1,20 @@
 """Searches: `hydra/sweeper=experiment_optuna`, whose trials are proposed where they run."""
 
+import heapq
 import json
+import math
 import os
+import random
 import signal
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -169,6 +174,54 @@ def test_the_same_history_asks_the_same(sampler: str) -> None:
     if sampler != "qmc":  # a sequence that is not scrambled is one for all seeds
         other = simulated(found._replace(seed=8), 14, at_a_time=3)
         assert first != [trial.proposal for trial in other]
+
+
+PLANE = tuple(Dimension(key, FLOAT, low=-5.0, high=5.0) for key in "xy")
+
+
+def valley(values: Mapping[str, Any]) -> float:
+    """A function of two values, 0 at (1, -2) and nowhere else."""
+    return float((values["x"] - 1) ** 2 + 3 * (values["y"] + 2) ** 2 + (values["x"] - 1) * (values["y"] + 2))
+
+
+def best_by_workers(seed: int, n_trials: int, n_workers: int) -> float:
+    """The best of a search whose trials take times of a heavy tail, run by so many workers."""
+    found, dice, trials = search(0, n_trials - 1, seed=seed, dimensions=PLANE), random.Random(seed), list[Trial]()
+    running: list[tuple[float, int]] = []  # when which one ends
+    now = 0.0
+    while len(trials) < n_trials or running:
+        while len(trials) < n_trials and len(running) < n_workers:
+            heapq.heappush(running, (now + dice.paretovariate(1.2), len(trials)))
+            trials.append(Trial(proposed(found, trials, len(trials), ""), State.RUNNING, None))
+        now, slot = heapq.heappop(running)
+        value = valley(trials[slot].proposal.values)
+        trials[slot] = trials[slot]._replace(state=State.COMPLETED, values=(value,))
+    return min(trial.values[0] for trial in trials if trial.values)
+
+
+def best_by_one(seed: int, n_trials: int) -> float:
+    """The best that Optuna itself finds, one trial after the other, with one sampler."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler: Any = optuna.samplers.TPESampler
+    alone = optuna.create_study(sampler=sampler(seed=seed, multivariate=False))
+
+    def objective(trial: optuna.Trial) -> float:
+        return valley({key: trial.suggest_float(key, -5, 5) for key in "xy"})
+
+    alone.optimize(objective, n_trials=n_trials)
+    return alone.best_value
+
+
+@pytest.mark.heavy
+def test_eight_workers_find_what_one_process_finds() -> None:
+    """Over 20 seeds, the logarithms of the best values after 100 trials differ in the mean by less than two standard
+    errors of that difference, or the workers do better."""
+    by_workers = [math.log10(best_by_workers(seed, 100, 8)) for seed in range(20)]
+    by_one = [math.log10(best_by_one(seed, 100)) for seed in range(20)]
+    worse = statistics.mean(by_workers) - statistics.mean(by_one)
+    error = math.sqrt((statistics.variance(by_workers) + statistics.variance(by_one)) / 20)
+    print(f"workers {statistics.mean(by_workers):.2f}, one process {statistics.mean(by_one):.2f}, error {error:.2f}")
+    assert worse < 2 * error
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsgaii"])
@@ -403,6 +456,22 @@ def test_a_search_is_given_more_trials_stopped_and_helped(program_after: Program
     study = Experiment.at(program.experiment).study()
     assert list(range(6)) == [trial.user_attrs["job"] for trial in study.trials]
     assert program.told("search")["best"] == study.best_value
+
+
+def test_a_search_begins_with_what_another_experiment_has_found(program_after: ProgramAfter) -> None:
+    """A job counts whose variables lie in the space; where none does, people are told, and nothing is written."""
+    program = program_after(*FOUR)
+    warm = ("hydra.sweeper.warm_start=experiments/train", "hydra.sweeper.experiment_name=next")
+    space = ("seed=interval(0,9)", SPACE[1])
+    done = program.sweep(*SEARCH, *warm, "hydra.sweeper.n_trials=1", *space)
+    assert 0 == done.returncode, done.stderr
+    seeds = [one["seed"] for one in values(program).values() if one["seed"] <= 9]
+    trials = Experiment.at(program.experiment.with_name("next")).study().trials
+    assert [*seeds] == [trial.params["seed"] for trial in trials if trial.user_attrs.get("warm_start")]
+    assert 1 + len(seeds) == len(trials)
+    refused = program.sweep(*SEARCH, *warm, "hydra.sweeper.experiment_name=other", "tau=interval(0,1)")
+    assert (2, True) == (refused.returncode, "none of the 4 jobs" in refused.stderr)
+    assert not program.experiment.with_name("other").exists()
 
 
 LEARNS = """

@@ -9,7 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from types import MappingProxyType
@@ -144,7 +144,7 @@ class History:
             return Trial(proposal, self._without_time(last.number, last.state, proposal.job_id), None)
         key = (proposal.job_id, completed)
         if key not in self._values:
-            self._values[key] = self._read_values(*key)
+            self._values[key] = values_of(self._folder, self.search, *key)
         return Trial(proposal, State.COMPLETED, *self._values[key])
 
     def _without_time(self, number: int, state: State, job_id: int) -> State:
@@ -154,34 +154,64 @@ class History:
         end = read_optional(self._folder.of_attempt(job_id, number, "attempt"), END)
         return State.PREEMPTED if end.get("requeued") else state
 
-    def _read_values(self, job_id: int, attempt: int) -> tuple[tuple[float, ...] | None, str | None]:
-        """The values of the objectives, or why there are none."""
-        try:
-            found = read_result(self._folder, job_id, attempt)
-        except ResultError as error:
-            return None, str(error)
-        search = self.search
-        if not search.metrics:
-            return objectives(found.value, len(search.directions))
-        values = [
-            self._metric(found.value, job_id, attempt, name, take, direction)
-            for (name, take), direction in zip(search.metrics, search.directions, strict=True)
-        ]
-        missing = [name for (name, _), value in zip(search.metrics, values, strict=True) if value is None]
-        if missing:
-            return None, f"neither its result nor what it has logged has {', '.join(missing)}"
-        return objectives(values[0] if len(values) == 1 else values, len(values))
 
-    def _metric(self, result: Any, job_id: int, attempt: int, name: str, take: str, direction: str) -> Any:
-        """A field of the result, else what was logged by that name; None: there is none."""
-        if isinstance(result, Mapping) and name in result:
-            return result[name]
-        logged = read_metrics(self._folder, job_id, attempt)
-        values = [metric.values[name] for metric in logged if name in metric.values]
-        numbers = [value for value in values if is_number(value) and not math.isnan(value)]
-        if take == LAST or not numbers:
-            return values[-1] if values else None
-        return max(numbers) if direction == MAXIMIZE else min(numbers)
+def values_of(folder: Folder, search: Search, job_id: int, attempt: int) -> tuple[tuple[float, ...] | None, str | None]:
+    """The values that an attempt which has completed has for the objectives of a search, or why it has none."""
+    try:
+        result = read_result(folder, job_id, attempt).value
+    except ResultError as error:
+        return None, str(error)
+    if not search.metrics:
+        return objectives(result, len(search.directions))
+    asked = list(zip(search.metrics, search.directions, strict=True))
+    values = [_metric(folder, result, job_id, attempt, name, take, way) for (name, take), way in asked]
+    missing = [name for ((name, _), _), value in zip(asked, values, strict=True) if value is None]
+    if missing:
+        return None, f"neither its result nor what it has logged has {', '.join(missing)}"
+    return objectives(values[0] if len(values) == 1 else values, len(values))
+
+
+def _metric(folder: Folder, result: Any, job_id: int, attempt: int, name: str, take: str, direction: str) -> Any:
+    """A field of the result, else what was logged by that name; None: there is none."""
+    if isinstance(result, Mapping) and name in result:
+        return result[name]
+    logged = read_metrics(folder, job_id, attempt)
+    values = [metric.values[name] for metric in logged if name in metric.values]
+    numbers = [value for value in values if is_number(value) and not math.isnan(value)]
+    if take == LAST or not numbers:
+        return values[-1] if values else None
+    return max(numbers) if direction == MAXIMIZE else min(numbers)
+
+
+def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
+    """What the jobs of another experiment have found in the space of this search, as the search keeps it. Raises
+    OptionsError where there is none."""
+    from optuna.trial import create_trial
+
+    folder.require()
+    table, found, n_completed = States(folder).table(), list[dict[str, Any]](), 0
+    distributions = {dimension.key: _distribution(dimension) for dimension in search.dimensions}
+    with Manifest(folder) as manifest:
+        jobs = list(manifest.jobs())
+    for job in jobs:
+        attempt = table.completed(job.id)
+        if attempt is None:
+            continue
+        n_completed += 1
+        values, _ = values_of(folder, search, job.id, attempt)
+        drawn = {dimension.key: dimension.label_of(job.variables.get(dimension.key)) for dimension in search.dimensions}
+        if values is None or None in drawn.values():
+            continue
+        params = {key: label[0] for key, label in drawn.items() if label is not None}
+        with suppress(TypeError, ValueError):  # it is outside of the space
+            create_trial(values=list(values), params=params, distributions=distributions)
+            found.append({"params": params, "values": list(values)})
+    if not found:
+        raise OptionsError(
+            f"hydra.sweeper.warm_start: none of the {n_completed} jobs of {folder.path} that have completed lies in "
+            "the space of this search; it needs the same variables, and results"
+        )
+    return tuple(found)
 
 
 def objectives(returned: Any, count: int) -> tuple[tuple[float, ...] | None, str | None]:
@@ -290,8 +320,17 @@ def made_study(search: Search, trials: Sequence[Trial]) -> "optuna.Study":
 
     directions: Any = list(search.directions)
     study = optuna.create_study(directions=directions)
+    study.add_trials([_warm(search, one) for one in search.warm])
     study.add_trials([_frozen(search, trial) for trial in trials])
     return study
+
+
+def _warm(search: Search, known: Mapping[str, Any]) -> "optuna.trial.FrozenTrial":
+    from optuna.trial import create_trial
+
+    distributions = {dimension.key: _distribution(dimension) for dimension in search.dimensions}
+    values, attributes = list(known["values"]), {"warm_start": True}
+    return create_trial(values=values, params=dict(known["params"]), distributions=distributions, user_attrs=attributes)
 
 
 def _frozen(search: Search, trial: Trial) -> "optuna.trial.FrozenTrial":

@@ -23,6 +23,7 @@ from experiment_manager.execution.study import (
     best_of,
     check_sampler,
     check_space,
+    known_from,
     n_of_grid,
     proposed,
     require_optuna,
@@ -48,7 +49,7 @@ from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.manifest_editor import editing, until_published
 from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.proposals import go_on, who_stopped
-from experiment_manager.text import settings_text, tell
+from experiment_manager.text import counted, settings_text, tell
 
 _NEEDED_BY: Final = "hydra/sweeper=experiment_optuna"
 _STOPPED: Final = "stopped; the same command goes on with what has not completed"
@@ -127,6 +128,10 @@ class SearchSweep(Sweep):
         if kept["name"] == "cmaes" and len(options.directions) > 1:
             raise OptionsError("hydra/sweeper/sampler=cmaes has one objective; use tpe or nsgaii for several")
         if kept["name"] == "grid":
+            if options.warm_start is not None:
+                raise OptionsError(
+                    "hydra.sweeper.warm_start tells a grid nothing; leave it out, or take another sampler"
+                )
             options = options._replace(n_trials=min(options.n_trials, n_of_grid(space.dimensions)))
         return Asked(
             folder=Folder(options.experiment_path, options.experiment_name),
@@ -234,6 +239,10 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
         config_name=asked.composer.config_name,
         pruner=None if (pruner := asked.options.pruning) is None else pruner._asdict(),
     )
+    if before is None and asked.options.warm_start is not None:
+        warm = known_from(Folder.at(asked.options.warm_start), found)
+        tell(f"it begins with what {counted(len(warm))} of {asked.options.warm_start} have found")
+        return found._replace(warm=warm)
     if before is None:
         return found
     differences = before.differences(found)

@@ -50,6 +50,22 @@ class Dimension(NamedTuple):
         are_distinct = all(values.index(value) == place for place, value in enumerate(values))
         return values if are_plain and are_distinct else [choice.text for choice in self.choices]
 
+    def label_of(self, value: Any) -> tuple[Any] | None:
+        """What stands for a value of a job in a study, in a tuple, since it may be None; None where nothing does.
+
+        >>> width = Dimension("width", CATEGORICAL, choices=(Choice("width=16", 16), Choice("width=null", None)))
+        >>> width.label_of(16), width.label_of(None), width.label_of(32), Dimension("lr", FLOAT).label_of(1)
+        ((16,), (None,), None, (1.0,))
+        """
+        if self.kind == CATEGORICAL:
+            encoded = codec.encode(value)
+            values = [choice.value for choice in self.choices]
+            places = [place for place, item in enumerate(values) if codec.dumps(item) == codec.dumps(encoded)]
+            return (self.labels[places[0]],) if places else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return (float(value),) if self.kind == FLOAT else (value,) if isinstance(value, int) else None
+
     def setting(self, value: Any) -> Setting:
         """The override that gives this variable a value, which is a number or one of the labels."""
         if self.kind == CATEGORICAL:
@@ -83,6 +99,7 @@ class Search(NamedTuple):
     recipe: int  # by which the trials are composed that are proposed from now on
     config_name: str | None
     pruner: Mapping[str, Any] | None = None  # what ends trials early, see `model.pruning`
+    warm: tuple[Mapping[str, Any], ...] = ()  # what others have found: `params` and `values`
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> "Search":
@@ -94,7 +111,7 @@ class Search(NamedTuple):
                 "dimensions": tuple(map(Dimension.read, body["dimensions"])),
                 "fixed": tuple(Choice(*choice) for choice in body["fixed"]),
                 "metrics": tuple((name, take) for name, take in body["metrics"]),
-                **{name: tuple(body[name]) for name in ("fixed_keys", "directions")},
+                **{name: tuple(body[name]) for name in ("fixed_keys", "directions", "warm")},
             }
         )
 

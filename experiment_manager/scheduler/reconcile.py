@@ -44,12 +44,16 @@ from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_end, read_optional
 from experiment_manager.store.launches import SETTLED, planned_attempts, settle, user_name
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.proposals import who_stopped
 from experiment_manager.store.states import States, StateTable, Waiting
 from experiment_manager.text import JobLines, as_word, noun, tell
 
 _End = Callable[[int, int], Mapping[str, Any]]
 """Reads how an attempt ended, by its job and number."""
 LOOK_S: Final = 0.5
+_PROPOSES_S: Final = 5.0
+"""How long a worker may take from one trial of a search to the next."""
 ASK_FIRST_S: Final = 2.0
 ASK_AT_MOST_EVERY_S: Final = 30.0
 
@@ -311,14 +315,31 @@ def wait_until_idle(folder: Folder) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
     left will not begin by itself: people are told."""
     pause = LOOK_S
+    quiet_since: float | None = None
     while True:
         table = reconciled(folder)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
-        if not is_busy and all(waiting.is_stuck for waiting in table.queued.values()):
+        if is_busy or not all(waiting.is_stuck for waiting in table.queued.values()):
+            quiet_since = None
+        else:
+            quiet_since = quiet_since or time.monotonic()
+        if quiet_since is not None and not _may_propose(folder, quiet_since):
             _tell_of_stuck(folder, table)
             return table
+        if quiet_since is not None:
+            time.sleep(LOOK_S)
+            continue
         time.sleep(pause)
         pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
+
+
+def _may_propose(folder: Folder, quiet_since: float) -> bool:
+    """Whether a worker that has just ended a trial of a search may be about to begin the next one."""
+    if time.monotonic() - quiet_since > _PROPOSES_S or who_stopped(folder) is not None:
+        return False
+    with Manifest(folder) as manifest:
+        search = manifest.search
+        return search is not None and sum(1 for _ in manifest.proposals()) < search.n_trials
 
 
 def _tell_of_stuck(folder: Folder, table: StateTable) -> None:
