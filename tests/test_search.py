@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from experiment_manager import Experiment
-from experiment_manager.errors import GridError, OptionsError
+from experiment_manager.errors import FilterError, GridError, OptionsError
 from experiment_manager.execution import study
 from experiment_manager.execution.study import Proposer, Trial, check_sampler, proposed, require_optuna
 from experiment_manager.hydra.compose import Composer
@@ -174,6 +174,16 @@ def test_the_same_history_asks_the_same(sampler: str) -> None:
     if sampler != "qmc":  # a sequence that is not scrambled is one for all seeds
         other = simulated(found._replace(seed=8), 14, at_a_time=3)
         assert first != [trial.proposal for trial in other]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "nsgaii"])
+def test_what_does_not_pass_is_drawn_again(sampler: str) -> None:
+    """A filter of variables holds for every proposal, and one that nothing passes is told."""
+    found = search(0, 19, sampler=sampler, pass_filter="lr < 0.001 and width != 32")
+    trials = simulated(found, 12)
+    assert all(trial.proposal.values["lr"] < 0.001 and trial.proposal.values["width"] != 32 for trial in trials)
+    with pytest.raises(FilterError, match="none of 100 proposals has passed"):
+        proposed(found._replace(pass_filter="lr > 1"), [], 0, "")
 
 
 PLANE = tuple(Dimension(key, FLOAT, low=-5.0, high=5.0) for key in "xy")
@@ -410,6 +420,9 @@ def test_a_search_that_is_another_one_is_refused(program_after: ProgramAfter) ->
             ["hydra/sweeper/sampler=cmaes", "hydra.sweeper.direction=[minimize,maximize]", *SPACE],
             "hydra/sweeper/sampler=cmaes has one objective",
         ),
+        (["hydra.sweeper.pass_filter='cfg.seed < 1'", *SPACE], "a proposal has nothing but its variables yet"),
+        (["hydra.sweeper.pass_filter='seed > 10'", *SPACE], "none of 100 proposals has passed"),
+        (["hydra.sweeper.pass_filter='sed > 1'", *SPACE], "sed"),
         (["hydra.sweeper.metric=[a,b]", *SPACE], "hydra.sweeper.metric names 2, and hydra.sweeper.direction 1"),
         (["hydra/launcher=slurm_script", *SPACE], "hydra.launcher.workers=8"),
         (["hydra/launcher=joblib", *SPACE], "hydra/launcher=joblib runs a list of jobs, and a search has none"),

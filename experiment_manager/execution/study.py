@@ -15,11 +15,12 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from experiment_manager.errors import GridError, JobRefused, OptionsError, ResultError
+from experiment_manager.errors import FilterError, GridError, JobRefused, OptionsError, ResultError
 from experiment_manager.execution.search import no_search
-from experiment_manager.model import pruning
+from experiment_manager.model import codec, filters, pruning
 from experiment_manager.model.codec import is_number
-from experiment_manager.model.records import State
+from experiment_manager.model.facts import Facts
+from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.search import CATEGORICAL, INT, LAST, MAXIMIZE, Dimension, Proposal, Search, describe
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.layout import Folder
@@ -50,6 +51,9 @@ _GONE: Final = {"consider_prior": True, "consider_magic_clip": True, "consider_e
 
 _LINKED_S: Final = 60.0
 """How long a proposal of somebody else may be taken, and not be seen yet, as a network file system may have it."""
+
+_MOST_DRAWN: Final = 100
+"""So many proposals in a row are drawn that do not pass a filter."""
 
 _FAILURES: Final = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.TIMEOUT})
 _MAY_GO_ON: Final = frozenset({State.PENDING, State.QUEUED, State.RUNNING, State.PREEMPTED, State.FAKE})
@@ -260,7 +264,10 @@ class Proposer:
                 return Nothing(f"all {search.n_trials} trials are proposed", is_complete=True)
             if (why_not := why_over(self._folder, search, trials)) is not None:
                 return Nothing(why_not)
-            proposal = proposed(search, trials, job_id, self._launch)
+            try:
+                proposal = proposed(search, trials, job_id, self._launch)
+            except FilterError as error:
+                return Nothing(str(error))
             if publish(self._folder, proposal):
                 return proposal
             if self._history.read() and self._history.n_proposed > slot:
@@ -304,14 +311,46 @@ def too_many_failures(search: Search, trials: Sequence[Trial]) -> str | None:
 
 
 def proposed(search: Search, trials: Sequence[Trial], job_id: int, launch: str) -> Proposal:
-    """The proposal of the next trial, as the sampler draws it: the same for the same trials before."""
+    """The proposal of the next trial, as the sampler draws it: the same for the same trials before. Raises FilterError
+    where nothing that it draws passes the filter."""
+    rules = filters.parse(search.pass_filter)
     with _quiet():
         study = made_study(search, trials)
-        study.sampler = _sampler(search, len(trials))
-        study.ask({dimension.key: _distribution(dimension) for dimension in search.dimensions})
-        drawn = study.get_trials(deepcopy=False)[-1]
-        attributes = {} if search.sampler["name"] == "grid" else drawn.system_attrs  # whose slot tells all
-        return Proposal.made(search, job_id, launch, drawn.params, attributes)
+        for turn in range(_MOST_DRAWN if rules else 1):  # what was dropped stays in it as if it ran, and is shunned
+            study.sampler = _sampler(search, len(trials), turn)
+            study.ask({dimension.key: _distribution(dimension) for dimension in search.dimensions})
+            drawn = study.get_trials(deepcopy=False)[-1]
+            attributes = {} if search.sampler["name"] == "grid" else drawn.system_attrs  # whose slot tells all
+            found = Proposal.made(search, job_id, launch, drawn.params, attributes)
+            if not rules or _passes(rules, search, found):
+                return found
+    raise FilterError(
+        f"none of {_MOST_DRAWN} proposals has passed the filter {search.pass_filter!r}: it is too tight for the space; "
+        "make one of them wider"
+    )
+
+
+def _passes(rules: Sequence[filters.Rule], search: Search, proposal: Proposal) -> bool:
+    variables = codec.decode(proposal.variables)
+    job = Job(JobId(proposal.job_id), proposal.identity, variables, proposal.overrides, None, None)
+    facts = Facts(frozenset(search.names), (proposal.job_id,), lambda _: None, lambda _: State.PENDING)
+    return bool(filters.apply(rules, [job], facts).jobs)
+
+
+def check_filter(written: Any, sampler: str) -> None:
+    """Raise FilterError unless a search by that sampler can have such a pass filter."""
+    rules = filters.parse(written)
+    if rules and sampler in ("grid", "qmc"):
+        raise FilterError(
+            f"hydra/sweeper/sampler={sampler} draws each point once, and none in place of those that a pass filter "
+            "drops; take another sampler, or hydra/sweeper=experiment for a grid"
+        )
+    for rule in rules:
+        if not isinstance(rule, filters.Mapped | filters.Evaluated) or rule.reads:
+            raise FilterError(
+                f"hydra.sweeper.pass_filter={rule.text}: a proposal has nothing but its variables yet; write an "
+                "expression or a mapping of them"
+            )
 
 
 def made_study(search: Search, trials: Sequence[Trial]) -> "optuna.Study":
@@ -366,9 +405,10 @@ def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistributio
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
-def _sampler(search: Search, slot: int) -> "optuna.samplers.BaseSampler":
-    """A fresh sampler for a slot: what it draws depends on nothing but the search, the slot and the study."""
-    name, seed = search.sampler["name"], seed_of(search.seed, slot)
+def _sampler(search: Search, slot: int, turn: int = 0) -> "optuna.samplers.BaseSampler":
+    """A fresh sampler for a slot, and each turn to fill it: what it draws depends on nothing else but the search and
+    the study."""
+    name, seed = search.sampler["name"], seed_of(search.seed, slot, turn)
     options = {key: value for key, value in search.sampler.items() if key != "name"}
     if name == "tpe":
         options["constant_liar"] = True  # others run at the same time
@@ -461,13 +501,13 @@ def check_space(dimensions: Sequence[Dimension]) -> None:
             raise GridError(f"{dimension.key}={describe(dimension)}: {error}") from error
 
 
-def seed_of(seed: int, slot: int) -> int:
+def seed_of(seed: int, slot: int, turn: int = 0) -> int:
     """The seed of the sampler for a slot.
 
-    >>> seed_of(1, 0) != seed_of(1, 1) != seed_of(2, 0)
-    True
+    >>> len({seed_of(1, 0), seed_of(1, 1), seed_of(2, 0), seed_of(1, 0, 1)})
+    4
     """
-    return int.from_bytes(hashlib.sha256(f"{seed} {slot}".encode()).digest()[:4])
+    return int.from_bytes(hashlib.sha256(f"{seed} {slot} {turn}".encode()).digest()[:4])
 
 
 @contextmanager

@@ -119,6 +119,7 @@ class SearchConf:
     pruner: Any = None  # ends trials early that do worse than others, as of hydra/sweeper=experiment
     n_trials: int = 20  # of the whole search, however often the command is repeated
     n_jobs: int | None = None  # trials at a time; null: as many as the launcher says
+    pass_filter: Any = None  # of variables: what does not pass it is drawn again
     warm_start: str | None = None  # the folder of an experiment whose results it begins with
     max_failure_rate: float = 0.0  # nothing more is proposed when more of the trials that have ended have failed
     params: dict[str, Any] | None = field(default_factory=dict)
@@ -139,6 +140,7 @@ class SearchOptions(NamedTuple):
     pruner: Any
     n_trials: int
     n_jobs: int | None
+    pass_filter: Any
     warm_start: str | None
     max_failure_rate: float
     params: Mapping[str, Any]

@@ -21,6 +21,7 @@ from experiment_manager.execution.study import (
     Proposer,
     Trial,
     best_of,
+    check_filter,
     check_sampler,
     check_space,
     known_from,
@@ -127,6 +128,7 @@ class SearchSweep(Sweep):
         check_space(space.dimensions)
         if kept["name"] == "cmaes" and len(options.directions) > 1:
             raise OptionsError("hydra/sweeper/sampler=cmaes has one objective; use tpe or nsgaii for several")
+        check_filter(options.pass_filter, kept["name"])
         if kept["name"] == "grid":
             if options.warm_start is not None:
                 raise OptionsError(
@@ -237,6 +239,7 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
         max_failure_rate=asked.options.max_failure_rate,
         recipe=0,
         config_name=asked.composer.config_name,
+        pass_filter=asked.options.pass_filter,
         pruner=None if (pruner := asked.options.pruning) is None else pruner._asdict(),
     )
     if before is None and asked.options.warm_start is not None:

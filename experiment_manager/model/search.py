@@ -99,6 +99,7 @@ class Search(NamedTuple):
     recipe: int  # by which the trials are composed that are proposed from now on
     config_name: str | None
     pruner: Mapping[str, Any] | None = None  # what ends trials early, see `model.pruning`
+    pass_filter: Any = None  # of variables, as it was written: what does not pass is drawn again
     warm: tuple[Mapping[str, Any], ...] = ()  # what others have found: `params` and `values`
 
     @classmethod
@@ -166,6 +167,7 @@ class Search(NamedTuple):
             f"{name} was {_shown(mine)} and is {_shown(theirs)}"
             for name, mine, theirs in (
                 ("direction", self.directions, other.directions),
+                ("pass_filter", [self.pass_filter], [other.pass_filter]),
                 ("metric", [name for name, _ in self.metrics], [name for name, _ in other.metrics]),
                 ("sampler", self.sampler, other.sampler),
             )
