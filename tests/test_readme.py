@@ -55,14 +55,14 @@ def is_shown(shown: str, printed: list[str]) -> bool:
     return any(re.fullmatch(pattern, normal(line)) for line in printed)
 
 
-def clone(folder: Path, **settings: int) -> Path:
+def clone(folder: Path) -> Path:
     """The folder has what a clone has, as far as a reader needs it, and trains and evaluates for a hundredth of the
-    time, or as set: that a run of the default length learns is a test of tests/test_train.py."""
+    time: that a run of the default length learns is a test of tests/test_train.py."""
     shutil.copy(ROOT / "train.py", folder)
     shutil.copytree(ROOT / "conf", folder / "conf")
     config = folder / "conf/config.yaml"
     text = config.read_text()
-    for name, short in {"steps": 110, "warm_up_steps": 100, "evaluation_episodes": 1, **settings}.items():
+    for name, short in (("steps", 110), ("warm_up_steps", 100), ("evaluation_episodes", 1)):
         text, n_found = re.subn(rf"(?m)^{name}: \d+ ", f"{name}: {short} ", text)
         assert 1 == n_found
     config.write_text(text)

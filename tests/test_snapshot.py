@@ -248,8 +248,11 @@ def test_started_elsewhere_as_a_module_or_by_a_link(project: Project) -> None:
         words = [*target[:-1], before + target[-1]]
         place = f"hydra.sweeper.experiment_path={project.home / 'experiments'}"
         arguments = ["-m", "seed=1", SNAPSHOT, place, f"hydra.sweeper.experiment_name={name}"]
-        command = [sys.executable, *words, *arguments]
-        subprocess.run(command, cwd=cwd, env=clean_env(**project.env), check=True, capture_output=True)
+        if name in ("absolute", "below"):
+            assert 0 == Program(cwd).python(*words, *arguments, **project.env).returncode
+        else:  # which no copy of a process can take the place of
+            command = [sys.executable, *words, *arguments]
+            subprocess.run(command, cwd=cwd, env=clean_env(**project.env), check=True, capture_output=True)
     project.edit_all()
     for name, (_, cwd, _) in ways.items():
         project.experiment = project.home / "experiments" / name
