@@ -137,7 +137,7 @@ def drained(jobs: Jobs, told: list[dict[str, Any]]) -> list[str]:
 def test_resources_of_their_own(program: Program) -> None:
     """`resources_from`: jobs that ask for the same share an array and get what they ask for; three arrays and two tasks
     at a time are two chains, one array after the other."""
-    memory = [0.3, 0.25, 0.35] * 3
+    memory = [0.3, 0.25, 0.35] * 2
     configurations = [{"s": 0.5, "resources": {"mem_gb": gb}, "show": ["SLURM_MEM_PER_NODE"]} for gb in memory]
     jobs = Jobs(program.home, configurations, name="train", timeout_min=10, mem_gb=1, resources_from="resources")
     program.experiment = jobs.path
@@ -146,10 +146,10 @@ def test_resources_of_their_own(program: Program) -> None:
     waits = [slurm("squeue", "-h", "-j", one["slurm_id"], "-o", "%K|%E").splitlines() for one in told]
     assert [True, True, False] == [all(row.endswith("|(null)") for row in rows) for rows in waits]
     assert any(f"afterany:{told[0]['slurm_id']}" in row for row in waits[2]), waits
-    assert [f"{n}.1.COMPLETED" for n in range(9)] == drained(jobs, told)
+    assert [f"{n}.1.COMPLETED" for n in range(6)] == drained(jobs, told)
     asked = [{"SLURM_MEM_PER_NODE": str(round(gb * 1024 + 0.4999))} for gb in memory]
-    assert asked == [jobs.result(n) for n in range(9)]
-    assert at_the_same_time(jobs, 9) <= 2
+    assert asked == [jobs.result(n) for n in range(6)]
+    assert at_the_same_time(jobs, 6) <= 2
     logs = sorted(path.name for path in (jobs.path / "launches/0001").glob("*.log"))
     assert [] == logs, "empty logs of tasks are not kept"
 

@@ -67,12 +67,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("user", ["root", "alice"])
-def test_programs_of_the_original_readme(request: pytest.FixtureRequest, user: str) -> None:
+@pytest.mark.parametrize(("user", "gpus"), [("root", [0]), ("alice", [1])])
+def test_programs_of_the_original_readme(request: pytest.FixtureRequest, user: str, gpus: list[int]) -> None:
     """The jobs that pass run to their results, with the GPU that they ask for and as who has submitted them, from
     whatever folder; lines before and after the job that fail do not harm it."""
     program: Program = request.getfixturevalue("alices_program" if user == "alice" else "program")
-    submitted = {n_gpus: submitted_original(user, program, n_gpus) for n_gpus in (0, 1)}
+    submitted = {n_gpus: submitted_original(user, program, n_gpus) for n_gpus in gpus}
     for n_gpus, slurm_id in submitted.items():
         program.experiment = program.home / f"{n_gpus}/test_experiment"
         ended_original(user, program, n_gpus, slurm_id)
