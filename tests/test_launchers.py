@@ -16,18 +16,17 @@ OTHERS = ["basic", "joblib", "submitit_local"]
 def test_other_launchers_keep_ids_states_and_results(program: Program, launcher: str) -> None:
     """The directory follows the id and not the position; states, results and metrics are recorded; what is done is not
     done again."""
-    arguments = ("algorithm=DDPG", "seed=1,2,3", f"hydra/launcher={launcher}")
+    arguments = ("algorithm=DDPG", "seed=1,3", f"hydra/launcher={launcher}")
     done = program.sweep(*arguments, "hydra.sweeper.pass_filter='seed > 1'")
     assert done.returncode == 0, done.stderr
-    assert ["1.1.COMPLETED", "2.1.COMPLETED"] == program.states()
-    rows = {row["job"]: row for row in program.told("results")}
-    assert [{"result": 1.0}, {"result": 1.5}] == [rows[1]["result"], rows[2]["result"]]
-    assert {"loss": 1.5} == rows[2]["metrics"]
-    assert "seed: 3" in (program.experiment / "jobs/2/.hydra/config.yaml").read_text()
+    assert ["1.1.COMPLETED"] == program.states()
+    (row,) = [row for row in program.told("results") if row["job"] == 1]
+    assert ({"result": 1.5}, {"loss": 1.5}) == (row["result"], row["metrics"])
+    assert "seed: 3" in (program.experiment / "jobs/1/.hydra/config.yaml").read_text()
     done = program.sweep(*arguments, "hydra.sweep.dir=elsewhere")
     assert done.returncode == 0, done.stderr
     assert "hydra.sweep.dir=elsewhere is not used" in done.stderr
-    assert [f"{job}.1.COMPLETED" for job in range(3)] == program.states()
+    assert [f"{job}.1.COMPLETED" for job in range(2)] == program.states()
     assert {"conf", "experiments"} == {path.name for path in program.home.iterdir() if path.is_dir()} - {"__pycache__"}
 
 

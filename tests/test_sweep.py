@@ -236,9 +236,9 @@ def test_hostile_text_reaches_the_job_as_it_was_typed(program: Program) -> None:
         assert expected == [{name: configuration[name] for name in names} for configuration in found]
 
 
-@pytest.mark.parametrize("name", ["it's [x]", "a b=c,d", 'ünï 50% "q"', "a#b?c\\slash"])
-def test_hostile_experiment_names_work(program: Program, name: str) -> None:
+def test_hostile_experiment_names_work(program: Program) -> None:
     """Any name that can be a folder's can be an experiment's."""
+    name = """it's [x] a b=c,d ünï 50% "q" a#b?c\\slash"""
     quoted = name.replace("'", "\\'")
     done = program.sweep("seed=1", f"hydra.sweeper.experiment_name='{quoted}'")
     assert done.returncode == 0, done.stderr
