@@ -32,7 +32,7 @@ from experiment_manager.store.reserve import write_all
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from experiment_manager.execution.comparison import Comparison
+    from experiment_manager.execution.pruning import Pruning
 
 JOB_VARIABLE: Final = "EXPERIMENT_MANAGER_JOB"
 ATTEMPT_VARIABLE: Final = "EXPERIMENT_MANAGER_ATTEMPT"
@@ -159,7 +159,7 @@ class CurrentJob:
         self.told = self.told or self._stopping.is_set()
         if self.stop_reason is None and self.told:
             self.stop_reason = "terminated" if self._signal == signal.SIGTERM else "warning"
-        elif self.stop_reason is None and self._comparison is not None and self._comparison.tell():
+        elif self.stop_reason is None and self._pruning is not None and self._pruning.tell():
             self.stop_reason = _PRUNED
         return self.stop_reason is not None
 
@@ -168,13 +168,13 @@ class CurrentJob:
         self._stopping.set()
 
     @cached_property
-    def _comparison(self) -> "Comparison | None":
+    def _pruning(self) -> "Pruning | None":
         """What compares this job with others; None where nothing prunes it, and in all ranks but the first."""
         if self._pruner is None or self._folder is None or self.id is None or not is_first_rank():
             return None
-        from experiment_manager.execution.comparison import Comparison
+        from experiment_manager.execution.pruning import Pruning
 
-        return Comparison(self._folder, self.id, self.attempt, self._pruner)
+        return Pruning(self._folder, self.id, self.attempt, self._pruner)
 
     @property
     def pruned(self) -> str | None:
@@ -202,8 +202,8 @@ class CurrentJob:
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         path = self._folder.of_attempt(self.id, self.attempt, "metrics")
         _append_line(path, data)
-        if self._comparison is not None:
-            self._comparison.note(line["step"], codec.decode(line["values"]))
+        if self._pruning is not None:
+            self._pruning.note(line["step"], codec.decode(line["values"]))
 
 
 def _append_line(path: str, line: bytes) -> None:

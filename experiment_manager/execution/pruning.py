@@ -20,7 +20,7 @@ _GONE_ON: Final = 2
 """A job that logs at so many later steps after it was told to end has gone on: its last words are one."""
 
 
-class Comparison:
+class Pruning:
     """One attempt, compared with others."""
 
     def __init__(self, folder: Folder, job_id: int, attempt: int, written: str) -> None:
