@@ -16,14 +16,17 @@ import pytest
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.execution.study import Proposer
 from experiment_manager.model import codec
 from experiment_manager.model.records import State
+from experiment_manager.model.search import Proposal
 from experiment_manager.report import curves as learning_curves
 from experiment_manager.store.launches import create_launch
 from experiment_manager.store.results import write_result
 from experiment_manager.store.states import States
 from tests.browser import browser
 from tests.conftest import Program
+from tests.test_search import beginning, search
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -376,6 +379,24 @@ def test_best_is_by_the_mean_over_completed_jobs(tmp_path: Path, opened: "Callab
     grouped = opened(study.report(group_by=["seed"], goal="min"))
     assert "differ in lr only" in grouped.inner_text("#best")
     assert ["2", "1"] == [line.split("\t")[1] for line in grouped.locator(body).all_inner_texts()]
+
+
+def test_page_draws_what_a_search_has_found(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """How far it is, and Optuna's figures of its study."""
+    folder = beginning(tmp_path, search(0, 19))
+    proposer, states = Proposer(folder, "0001"), States(folder)
+    for _ in range(12):
+        trial = proposer.next()
+        assert isinstance(trial, Proposal)
+        folder.make(folder.job(trial.job_id))
+        states.claim(trial.job_id, {})
+        write_result(folder, trial.job_id, 1, trial.values["lr"])
+        states.finish(trial.job_id, 1, State.COMPLETED, {})
+    path = Experiment.at(folder.path).report(tmp_path / "report.html")
+    page = opened(path)
+    assert "12 of 20 trials have ended; the best value is" in page.locator("#search p").inner_text()
+    assert ["Best so far", "Values together", "Importance"] == page.locator("#search figcaption").all_inner_texts()
+    page.wait_for_selector('#search .plot[data-drawn="yes"] svg.main-svg')
 
 
 def test_report_of_some_jobs(tmp_path: Path, opened: "Callable[..., Page]") -> None:

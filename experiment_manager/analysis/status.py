@@ -215,7 +215,7 @@ def live_status(
     found = status(folder, [job.id for job in everything] or drafts.ids(), table)
     jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
     groups = state_counts(job_rows(folder, everything, table), by) if by else []
-    search = _search(folder, table)
+    search = search_status(folder, table)
     return found._replace(
         live=tuple(live_rows(folder, jobs, table)),
         groups=tuple(groups),
@@ -224,7 +224,8 @@ def live_status(
     )
 
 
-def _search(folder: Folder, table: StateTable) -> SearchStatus | None:
+def search_status(folder: Folder, table: StateTable) -> SearchStatus | None:
+    """How the search of an experiment stands; None where it has none."""
     if not is_there(folder.manifest):
         return None
     with Manifest(folder) as manifest:

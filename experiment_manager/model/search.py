@@ -112,7 +112,8 @@ class Search(NamedTuple):
                 "dimensions": tuple(map(Dimension.read, body["dimensions"])),
                 "fixed": tuple(Choice(*choice) for choice in body["fixed"]),
                 "metrics": tuple((name, take) for name, take in body["metrics"]),
-                **{name: tuple(body[name]) for name in ("fixed_keys", "directions", "warm")},
+                "warm": tuple(body.get("warm", ())),
+                **{name: tuple(body[name]) for name in ("fixed_keys", "directions")},
             }
         )
 

@@ -22,6 +22,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, Launch, State
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
+from experiment_manager.report.search import SearchFigures, search_figures
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.launches import kept_pruner, launch_numbers, read_launch
@@ -144,6 +145,7 @@ class Contents(NamedTuple):
     drawn: tuple[Group, ...]
     learning: Learning
     pruning: Pruning | None  # None: nothing prunes jobs
+    search: SearchFigures | None  # None: there is none
     columns: tuple[Column, ...]
     rows: Sequence[Sequence[Any]]
     failures: Sequence[Failure]
@@ -189,6 +191,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         drawn=drawn,
         learning=learn(logbook, [group.ids for group in drawn], [*first, *_without(logged, first)]),
         pruning=_pruning(folder, jobs, table),
+        search=search_figures(folder, table),
         columns=columns,
         rows=cells,
         failures=_failures(folder, found.troubles, table),

@@ -224,7 +224,16 @@ function drawBest(element) {
   element.dataset.drawn = "yes";
 }
 
+// What Optuna has drawn, in the colours of this page.
+function drawStudy(element) {
+  const figure = data.search[Number(element.dataset.figure)];
+  const margin = { l: 80, r: 60, t: 30, b: 50 };
+  Plotly.react(element, figure.data, layout({ ...figure.layout, margin, showlegend: false }), CONFIG);
+  element.dataset.drawn = "yes";
+}
+
 function redraw(isAll = false) {
+  document.querySelectorAll(".plot.study").forEach(drawStudy);
   for (const element of document.querySelectorAll(".plot.curve")) if (isAll || element.dataset.drawn) drawCurves(element);
   if (byId("best-plot")) drawBest(byId("best-plot"));
   showLegend();

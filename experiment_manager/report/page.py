@@ -107,6 +107,7 @@ def _data(contents: "Contents") -> dict[str, Any]:
             }
             for metric in contents.learning.metrics
         ],
+        "search": [figure._asdict() for figure in (contents.search.figures if contents.search else ())],
         "best": {
             "metric": contents.metric,
             "configurations": [

@@ -228,7 +228,8 @@ class Slurm(Scheduler):
         except OSError:
             return False
         if done.returncode:
-            return "Invalid job id" in done.stderr
+            # of an array that has other tasks still, a task that was forgotten is told of elsewhere, and otherwise
+            return "Invalid job id" in done.stderr or f"Job {task.name} not found" in done.stdout
         restarts = re.search(r"\bRestarts=(\d+)", done.stdout)
         has_restarted = restarts is not None and int(restarts[1]) > task.restart
         return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", done.stdout) is not None
