@@ -369,8 +369,8 @@ def _worked(experiment: Experiment, done: Worked, rerun: str) -> Iterator[str]:
         return
     states = f": {done.states}" if done.ran else ""
     yield f"{counted(len(done.ran))} of {where} ran here (launch {done.launch.number}){states}"
-    if n_others := len(planned_attempts(done.launch)) - len(done.ran) - len(done.left):
-        yield f"{counted(n_others)} taken by others meanwhile"
+    if others := planned_attempts(done.launch).keys() - {end.job_id for end in done.ran} - {*done.left}:
+        yield f"{counted(len(others))} taken by others meanwhile"
     if done.left:
         why = _why_left(done, done.launch.record["options"])
         yield f"{counted(len(done.left))} left{f' ({why})' if why else ''}: {shortened(format_ids(done.left))}"
