@@ -145,8 +145,8 @@ def program(tmp_path: Path) -> Program:
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of the program do without Hydra what they are told, in a fifth of the time, and leave no result (see its
-    text): for tests of what becomes of jobs, and not of what they are."""
+    """Jobs of the program do without Hydra what they are told, in a fifth of the time (see its text): for tests of what
+    becomes of jobs, and not of what they are."""
     monkeypatch.setenv("LIGHT", "1")
 
 
@@ -169,12 +169,13 @@ class Kept:
 
 
 class Prepared:
-    """A copy of the program that was swept once, for every test of a module that begins with what came of it."""
+    """A copy of the program that was swept once, for every test of a module that begins with what came of it: its jobs
+    were light."""
 
     def __init__(self, place: Path, *sweeps: Sequence[str]) -> None:
         shutil.copytree(APP, place / "home", ignore=shutil.ignore_patterns("__pycache__"))
         for arguments in sweeps:
-            Program(place / "home").sweep(*arguments)
+            Program(place / "home").sweep(*arguments, LIGHT="1")
         self._kept = Kept(place / "home")
 
     def again(self) -> Program:
@@ -193,10 +194,9 @@ def program_after(tmp_path_factory: pytest.TempPathFactory) -> ProgramAfter:
     made: dict[tuple[str, ...], Prepared] = {}
 
     def give(*arguments: str) -> Program:
-        asked = (*arguments, os.environ.get("LIGHT", ""))
-        if asked not in made:
-            made[asked] = Prepared(tmp_path_factory.mktemp("swept"), arguments)
-        return made[asked].again()
+        if arguments not in made:
+            made[arguments] = Prepared(tmp_path_factory.mktemp("swept"), arguments)
+        return made[arguments].again()
 
     return give
 

@@ -124,6 +124,7 @@ def test_several_conditions_all_apply(swept: Program) -> None:
     assert [2] == [row["job"] for row in swept.told("jobs", "--selected", "--where", "{seed: 1}")]
 
 
+@pytest.mark.usefixtures("light")
 def test_job_without_a_configuration(program: Program) -> None:
     """A job that no sweep has let pass: a filter on the configuration drops it, and `show` and `run` say so."""
     program.sweep("seed=1,2", "hydra.sweeper.pass_filter='0'")
@@ -190,6 +191,7 @@ def test_foreign_files_are_named_and_skipped(swept: Program) -> None:
     assert 3 == swept.tool("show", "0").returncode
 
 
+@pytest.mark.usefixtures("light")
 def test_list_finds_experiments(swept: Program) -> None:
     """Every experiment below a folder, with its counts; none is said, too."""
     swept.sweep("seed=1", "hydra.sweeper.experiment_name=other")
@@ -209,6 +211,7 @@ def test_shell_completion(program: Program) -> None:
     assert "status" == program.python("-m", "experiment_manager", **asked).stdout.strip()
 
 
+@pytest.mark.usefixtures("light")
 def test_markup_in_values_is_printed_as_it_is(program: Program) -> None:
     """Square brackets in values are no markup for the table."""
     program.sweep("text=choice('[red]x[/red]')")

@@ -83,6 +83,7 @@ def test_logs_of_ranks_come_one_after_the_other(mixed: Program) -> None:
     assert ["rank 0", "rank 9", "rank 10"] == mixed.tool("logs", "0").stdout.splitlines()[-3:]
 
 
+@pytest.mark.usefixtures("light")
 def test_logs_that_there_are_not(mixed: Program) -> None:
     """What is not there is said in one sentence, with what there is."""
     mixed.sweep("seed=8,9", "hydra.sweeper.pass_filter='seed > 8'")
@@ -282,6 +283,7 @@ def test_two_jobs_side_by_side(mixed: Program) -> None:
     assert (2, True) == (done.returncode, "there is no job 9" in done.stderr)
 
 
+@pytest.mark.usefixtures("light")
 def test_show_resolves_on_demand(program: Program) -> None:
     """The configuration is shown as it was written, and with the values that it means where that is asked for."""
     program.sweep("seed=3", "+twice='${seed}${seed}'")
@@ -396,6 +398,7 @@ def test_missing_results(mixed: Program) -> None:
     )
 
 
+@pytest.mark.usefixtures("light")
 def test_aggregates_are_chosen(mixed: Program) -> None:
     """Mean, deviation, extremes, median and count, those that were named and no others."""
     mixed.sweep("seed=1,6", "algorithm=DDPG", "how=well")

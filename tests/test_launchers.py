@@ -100,6 +100,7 @@ def test_basic_sweeper_gets_real_returns(program: Program) -> None:
     assert "ValueError: told to raise" in done.stderr
 
 
+@pytest.mark.usefixtures("light")
 def test_optuna_optimises_over_our_launcher(program: Program) -> None:
     """A sweeper that draws values gets what the jobs returned, and finds the better ones with it."""
     text = (program.home / "train.py").read_text()

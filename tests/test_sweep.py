@@ -128,6 +128,7 @@ def test_rerun_decides_about_ended_jobs(program_after: ProgramAfter, rerun: str,
     assert expected == program.states()
 
 
+@pytest.mark.usefixtures("light")
 def test_zip_varies_keys_together(program: Program) -> None:
     """Zipped keys make one axis, and the job can be run again by its own overrides."""
     done = program.sweep("algorithm=TD3,DDPG", "seed=1,2", "tau=0.1,0.2", "hydra.sweeper.zip=[[seed,tau]]", SCRIPTS)

@@ -183,6 +183,7 @@ def _shell(program: Program, command: str, *words: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.usefixtures("light")
 def test_what_jobs_say_is_shown_on_one_line(program: Program) -> None:
     """A long message with escape codes: in the sweep's lines, in `status` and in `show`, in whatever encoding."""
     program.edit(

@@ -88,17 +88,17 @@ def is_there(pid: int) -> bool:
 
 def test_two_share_all_jobs(home: Program) -> None:
     """Two that work on one experiment at once share its jobs: each has some, and each job runs once."""
-    define(home, *[{"waits": True}] * 40)
+    define(home, *[{"waits": True}] * 16)
     both = [start(home, "--jobs", "2", "--json") for _ in range(2)]
     wait_until(lambda: len(begun(home)) == 4)
     (home.home / "go").touch()
     ended = [json.loads(work.communicate(timeout=120)[0])["jobs"] for work in both]
     assert [0, 0] == [work.returncode for work in both]
     assert all(ended)
-    assert list(range(40)) == sorted(end["job_id"] for ends in ended for end in ends)
+    assert list(range(16)) == sorted(end["job_id"] for ends in ended for end in ends)
     assert {("COMPLETED", 1)} == {(end["state"], end["attempt"]) for ends in ended for end in ends}
-    assert [1] * 40 == list(Counter(job_id for job_id, *_ in begun(home)).values())
-    assert sorted(f"{job_id}.1.COMPLETED" for job_id in range(40)) == home.states()
+    assert [1] * 16 == list(Counter(job_id for job_id, *_ in begun(home)).values())
+    assert sorted(f"{job_id}.1.COMPLETED" for job_id in range(16)) == home.states()
 
 
 def test_what_is_to_run(home: Program) -> None:

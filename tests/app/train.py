@@ -1,7 +1,7 @@
 """The Hydra program that the tests sweep: quick, and able to end in every way that a job can end.
 
-With LIGHT in its environment a job of it is told the same and does the same without Hydra, so it costs a fifth, and
-leaves no result: for tests of what becomes of jobs, whatever they are.
+With LIGHT in its environment a job of it is told the same, does the same, and leaves the same result without Hydra, so
+it costs a fifth, and leaves none of Hydra's files: for tests of what becomes of jobs, whatever they are.
 """
 
 import atexit
@@ -69,16 +69,32 @@ def count(steps: int) -> int | None:
 
 
 def as_it_is_typed(word: str) -> Any:
-    return int(word) if word.isdecimal() else float(word) if word.replace(".", "").isdecimal() else word.strip("'")
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(word, word.strip("'"))
 
 
 def without_hydra(**_: Any) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """In the place of `hydra.main`: the configuration is what the command line says of it."""
+    from experiment_manager.execution.in_process import attempting
+
     usual = {"seed": 1, "how": "well", "sleep": float(os.environ.get("HOLD", "0")), "steps": 0, "started": None}
     typed = {name: as_it_is_typed(value) for name, _, value in (word.partition("=") for word in sys.argv)}
-    cfg = SimpleNamespace(**{"stoppable": False, "deaf": False, **usual, **typed, "algorithm": SimpleNamespace(gain=1)})
+    algorithm = SimpleNamespace(gain={"TD3": 1.5, "DDPG": 0.5}[typed.get("algorithm", "TD3")])
+    cfg = SimpleNamespace(**{"stoppable": False, "deaf": False, **usual, **typed, "algorithm": algorithm})
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-    return lambda task: lambda: task(cfg) and None
+
+    def run(task: Callable[[Any], Any]) -> None:
+        job = current_job()
+        with attempting(job.experiment, job.required_id) as attempt:
+            value = task(cfg)
+            if value is not None:
+                attempt.leave(value)
+
+    return lambda task: lambda: run(task)
 
 
 if "LIGHT" in os.environ and "EXPERIMENT_MANAGER_JOB" in os.environ:

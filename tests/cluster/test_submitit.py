@@ -159,6 +159,7 @@ def test_ctrl_c_while_waiting(program: Program) -> None:
     wait_until(lambda: ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states())
 
 
+@pytest.mark.usefixtures("light")
 def test_optuna_optimises_on_the_cluster(program: Program) -> None:
     """A sweeper that draws values gets what the jobs have returned on their nodes, and draws better ones with it."""
     text = (program.home / "train.py").read_text()
