@@ -128,7 +128,6 @@ def test_unknown_variable_lists_those_that_there_are() -> None:
         aggregate([row(1, {}, lr=1)], ["learning_rate"])
 
 
-@pytest.mark.usefixtures("light")
 def test_failed_repetition_does_not_hide_the_result(program: Program) -> None:
     """A job that completed, and failed when it was run once more on demand, still shows what it returned."""
     program.edit("how: well", "how: ${oc.env:HOW,well}")

@@ -298,6 +298,7 @@ def test_a_grid_is_gone_through_once() -> None:
     assert 40 == len(points)
 
 
+@pytest.mark.usefixtures("light")
 def test_whoever_asks_at_the_same_time_gets_another_trial(tmp_path: Path) -> None:
     """Of several processes that propose, each slot is proposed once, and by one who knew all slots before it."""
     found = search(3, 42)
@@ -441,6 +442,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     assert not program.experiment.exists()
 
 
+@pytest.mark.usefixtures("light")
 def test_a_search_ends_when_too_many_trials_fail(program: Program) -> None:
     """None of them is proposed any more, and people are told which option decides; the same command goes on."""
     done = program.sweep(*SEARCH, "hydra.launcher.n_jobs=1", "hydra.sweeper.n_trials=3", "how=raise", SPACE[0])
@@ -452,6 +454,7 @@ def test_a_search_ends_when_too_many_trials_fail(program: Program) -> None:
     )
 
 
+@pytest.mark.usefixtures("light")
 def test_a_search_is_given_more_trials_stopped_and_helped(program_after: ProgramAfter) -> None:
     """`search --more` reserves ids, whoever works on the experiment proposes them, and after `--stop` nobody does."""
     program = program_after(*FOUR)
@@ -471,6 +474,7 @@ def test_a_search_is_given_more_trials_stopped_and_helped(program_after: Program
     assert program.told("search")["best"] == study.best_value
 
 
+@pytest.mark.usefixtures("light")
 def test_a_search_begins_with_what_another_experiment_has_found(program_after: ProgramAfter) -> None:
     """A job counts whose variables lie in the space; where none does, people are told, and nothing is written."""
     program = program_after(*FOUR)
@@ -496,6 +500,7 @@ LEARNS = """
 """
 
 
+@pytest.mark.usefixtures("light")
 def test_trials_that_do_worse_are_pruned_and_known_as_such(program: Program) -> None:
     """The pruner of a grid ends trials of a search, too, also those that were proposed later; the study has what they
     had at each rung, and the best one has run to its end."""
@@ -531,6 +536,7 @@ def proposers(program: Program) -> list[int]:
     return found
 
 
+@pytest.mark.usefixtures("light")
 def test_processes_that_are_killed_cost_no_trial(program: Program) -> None:
     """A worker and the proposers are killed in the middle: another worker goes on, each trial completes once, and the
     same command runs what nobody is left to run."""
