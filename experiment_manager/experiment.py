@@ -15,7 +15,14 @@ from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
 from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
 from experiment_manager.analysis.jobs import difference, job_rows, show
-from experiment_manager.analysis.results import facts, result_rows, result_warnings, sentences, without_pruned
+from experiment_manager.analysis.results import (
+    facts,
+    known_goal,
+    result_rows,
+    result_warnings,
+    sentences,
+    without_pruned,
+)
 from experiment_manager.analysis.status import Status, live_status
 from experiment_manager.analysis.tables import columns_of, flat_results, metrics_frame, results_frame
 from experiment_manager.errors import ExperimentManagerError, FilterError, JobRefused
@@ -541,7 +548,7 @@ class Experiment:
         over: Sequence[str] | None = None,
         tasks: Sequence[str] = (),
         metric: str | None = None,
-        goal: str = "max",
+        goal: str | None = None,
         normalize: str = "none",
         common: bool = False,
         where: Any = None,
@@ -552,13 +559,15 @@ class Experiment:
         otherwise; with `others`, in the experiment that they are of, too. `over` are the variables that only repeat a
         job, by default those called seed, and `tasks` those whose values are tasks that every run has a score on.
         `metric` is a field of the results or a last metric, by default the first number there is, and its `goal` max or
-        min. `normalize="range"` puts the scores of each task between 0 and 1. With `common`, runs that some method
-        lacks are left out; otherwise they are refused, as is what has not completed.
+        min, by default as the search or the pruner says, else max. `normalize="range"` puts the scores of each task
+        between 0 and 1. With `common`, runs that some method lacks are left out; otherwise they are refused, as is what
+        has not completed.
 
         Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
         compared, and where NumPy is not installed.
         """
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
+        goal = goal or known_goal(self.folder, metric)
         return compare(rows, How(by, over, tasks, metric, goal, normalize, is_common=common))
 
     def plot(
@@ -631,15 +640,16 @@ class Experiment:
         average_over: Sequence[str] | None = None,
         group_by: Sequence[str] | None = None,
         metric: str | None = None,
-        goal: str = "max",
+        goal: str | None = None,
     ) -> str:
         """One HTML file tells everything about the experiment; returns its path: `experiment-manager report`.
 
         It is `report.html` in the experiment's folder, unless `path` says otherwise. `average_over` are the variables
         that only repeat a job (by default those called seed), and `group_by` those that make a group (by default all
         others). `metric` decides which group is best, as its `goal`, max or min, says: a field of the results or a
-        metric, by default the first number there is. With `where` it is about the jobs that pass this filter. Raises
-        ExperimentManagerError for unknown names, and without the extra `report`; FilterError when no job passes.
+        metric, by default the first number there is; the goal as the search or the pruner says, else max. With `where`
+        it is about the jobs that pass this filter. Raises ExperimentManagerError for unknown names, and without the
+        extra `report`; FilterError when no job passes.
         """
         table, only = self.states(), ""
         jobs, dropped = self._select(where, lambda: table)
@@ -647,6 +657,7 @@ class Experiment:
             everything = list(self.iter_jobs())
             filters.require_some(jobs, dropped, everything, self.folder.path)
             only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
+        goal = goal or known_goal(self.folder, metric)
         return write_report(
             self.folder, jobs, table, path,
             average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,

@@ -21,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from experiment_manager import Experiment
+from experiment_manager.analysis.results import known_goal
 from experiment_manager.errors import FilterError, GridError, OptionsError
 from experiment_manager.execution import study
 from experiment_manager.execution.study import Proposer, Trial, check_sampler, proposed, require_optuna
@@ -469,7 +470,9 @@ def test_a_search_is_given_more_trials_stopped_and_helped(program_after: Program
     assert "has stopped the search" in program.tool("search", "--stop").stdout
     assert "had been stopped before" in program.tool("search", "--stop").stdout
     assert "nothing to run" in program.tool("work").stdout
-    study = Experiment.at(program.experiment).study()
+    experiment = Experiment.at(program.experiment)
+    assert ("min", "max") == (known_goal(experiment.folder, None), known_goal(experiment.folder, "other"))
+    study = experiment.study()
     assert list(range(6)) == [trial.user_attrs["job"] for trial in study.trials]
     assert program.told("search")["best"] == study.best_value
 

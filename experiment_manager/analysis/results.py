@@ -11,13 +11,14 @@ from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager.analysis.jobs import job_head
-from experiment_manager.errors import JobRefused, ResultError
+from experiment_manager.errors import JobRefused, ResultError, UnreadableLaunch
 from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, JobId, State
-from experiment_manager.store.launches import planned_attempts, pruning_launch
+from experiment_manager.store.launches import kept_pruner, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import last_values
 from experiment_manager.store.results import read_result
 from experiment_manager.store.rungs import rung_steps, step_text
@@ -28,6 +29,9 @@ NOT_STORED: Final = "not stored"
 """Stands in a row for a field of a result that could not be stored."""
 
 MOST_READ: Final = 1000
+_ONLY: Final = "result"
+"""The name of the one field of a result that is no mapping."""
+_GOALS: Final[Mapping[Any, str]] = {"maximize": "max", "minimize": "min"}
 _UNREAD: Final = f"with something to look at beyond the first {MOST_READ} of them; `results` tells of each"
 
 
@@ -110,9 +114,26 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[di
     except ResultError as error:
         skipped(str(error))
         return {}, {}
-    fields = result if isinstance(result, Mapping) else {} if result is None else {"result": result}
+    fields = result if isinstance(result, Mapping) else {} if result is None else {_ONLY: result}
     named = {str(name): value for name, value in fields.items()}
     return {**named, **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
+
+
+def known_goal(folder: Folder, metric: str | None) -> str:
+    """Whether the best is the largest value or the smallest, `max` or `min`, as the search or the pruner of an
+    experiment says of a metric; None: of its results. `max` where nothing says so."""
+    with Manifest(folder) as manifest:
+        search = manifest.search
+    if search is not None and len(search.directions) == 1:
+        names = [name for name, _ in search.metrics]
+        if metric in (None, _ONLY, *names):
+            return _GOALS[search.directions[0]]
+    try:
+        pruner = kept_pruner(folder).get("pruner") or {}
+    except UnreadableLaunch as error:
+        skipped(str(error))
+        pruner = {}
+    return _GOALS.get(pruner.get("direction"), "max") if metric in (None, pruner.get("metric")) else "max"
 
 
 def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:

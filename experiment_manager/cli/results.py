@@ -104,7 +104,10 @@ Over = Annotated[
 ]
 Tasks = Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")]
 Compared = Annotated[str | None, typer.Option(help="What is compared. Default: the first number among the results.")]
-Goal = Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")]
+Goal = Annotated[
+    str | None,
+    typer.Option(help="Whether the best is the largest or the smallest: max, min. Default: as a search says, or max."),
+]
 Normalize = Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")]
 Common = Annotated[
     bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
@@ -117,7 +120,7 @@ def compare(
     over: Over = None,
     tasks: Tasks = None,
     metric: Compared = None,
-    goal: Goal = "max",
+    goal: Goal = None,
     normalize: Normalize = "none",
     common: Common = False,
     where: Where = None,
@@ -154,7 +157,7 @@ def plot(
     over: Over = None,
     tasks: Tasks = None,
     metric: Compared = None,
-    goal: Goal = "max",
+    goal: Goal = None,
     normalize: Normalize = "none",
     common: Common = False,
     where: Where = None,
@@ -171,7 +174,7 @@ def _how(
     over: str | None,
     tasks: str | None,
     metric: str | None,
-    goal: str,
+    goal: str | None,
     normalize: str,
     where: list[str] | None,
     *,
@@ -267,7 +270,7 @@ def report(
     metric: Annotated[
         str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
     ] = None,
-    goal: Annotated[str, typer.Option(help="Whether the best is the largest or the smallest: max, min.")] = "max",
+    goal: Goal = None,
     json: Json = False,
 ) -> None:
     """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
