@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo docs test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -43,6 +43,10 @@ check: $(STAMP)  ## lint, format, types, layers; the other rules are tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
+
+docs: $(STAMP)  ## the documentation as pages, in build/docs; a warning is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 bench: $(STAMP)  ## us beside our peers, on this machine, an hour: make bench ROWS='planning start' OUT=benchmarks/RESULTS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

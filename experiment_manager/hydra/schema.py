@@ -25,19 +25,19 @@ class SweeperConf:
 
     _target_: str = f"{_PLUGINS}.sweeper.ExperimentSweeper"
     _recursive_: bool = False  # a filter's own _target_ is ours to call
-    experiment_name: str = "${hydra.job.name}"
-    experiment_path: str = "experiments"
+    experiment_name: str = "${hydra.job.name}"  # the name of the experiment's folder
+    experiment_path: str = "experiments"  # where that folder lies
     params: dict[str, Any] | None = field(default_factory=dict)  # the sweep, as in Hydra's basic sweeper
     zip: list[Any] = field(default_factory=list)  # groups of keys that vary together
     blocks: list[Any] = field(default_factory=list)  # several grids: {params, zip}
-    pass_filter: Any = None
+    pass_filter: Any = None  # which jobs may run: expressions, mappings of variables, ids, functions
     sample: int | None = None  # a random subset of those that pass
-    sample_seed: int = 0
+    sample_seed: int = 0  # which subset
     rerun: str = "failed"  # of the jobs that have ended: failed, never, always
     on_change: str = "error"  # a job is there with another configuration: error, new
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
     repeat: int | None = None  # each combination so many times, told apart by the variable `repeat`
-    max_batch_size: int | None = None
+    max_batch_size: int | None = None  # jobs that are handed over at once, as in Hydra
     pruner: Any = None  # ends jobs early that do worse than others: asha, hyperband, median, patient, or {name: ...}
     metric: Any = None  # by which: the name of a logged metric, or {name, take: last|best}
     direction: str | None = None  # which of its values are better: minimize, maximize
