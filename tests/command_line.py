@@ -1,6 +1,7 @@
 """`python -m experiment_manager` and `python train.py` as copies of a process that has imported Hydra and the package:
 processes of their own like any other, that begin sooner. This file is also the program that is copied."""
 
+import atexit
 import builtins
 import contextlib
 import gc
@@ -15,7 +16,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -217,7 +219,25 @@ def _compose_once() -> None:
     Singleton.set_state(before)
 
 
+def end_as_python(run: Callable[[], None]) -> None:
+    """Runs it, and all that Python calls when a program has ended; then the process is gone. Modules that it shares
+    with all copies are not taken apart, which would write to, and so copy, most of the memory: half of the time of a
+    short command (measured)."""
+    status = 0
+    try:
+        run()
+    except SystemExit as leaving:
+        if not isinstance(leaving.code, int | None):
+            raise  # which Python prints
+        status = leaving.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]  # as Python waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
+
+
 if __name__ == "__main__":
     import_all()
     serve(socket.socket(fileno=int(sys.argv[1])))
-    run_copy()
+    end_as_python(run_copy)

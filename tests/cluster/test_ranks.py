@@ -2,6 +2,8 @@
 
 import subprocess
 
+import pytest
+
 from tests.cluster.conftest import sacct_state
 from tests.cluster.sweeps import Sweep
 from tests.conftest import Program, clean_env
@@ -13,6 +15,7 @@ def ran(program: Program, *command: str, **env: str) -> "subprocess.CompletedPro
     )
 
 
+@pytest.mark.usefixtures("light")
 def test_sweeps_inside_of_slurm(cluster_program: Program) -> None:
     """In an allocation of two tasks, and in a batch script of two, a sweep of `local_pool` runs; as two tasks of a step
     it is refused by each, and nothing has been planned."""
