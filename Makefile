@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo docs test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo demo-search docs test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -22,6 +22,15 @@ demo: $(STAMP)  ## six jobs of a real experiment, their states, and mean and dev
 	$(BIN)/experiment-manager status experiments/train
 	$(BIN)/experiment-manager results experiments/train
 	$(BIN)/experiment-manager results experiments/train --group-by algorithm
+
+demo-search: $(STAMP)  ## twenty trials of TD3's learning rate, tau and widths; those that do worse end early
+	$(BIN)/python train.py -m hydra/sweeper=experiment_optuna hydra.sweeper.experiment_name=search \
+	    hydra.sweeper.n_trials=20 hydra.sweeper.sampler.seed=1 hydra.sweeper.metric=evaluation_return \
+	    hydra.sweeper.direction=maximize 'hydra.sweeper.pruner={name: asha, min_steps: 2000, reduction_factor: 2}' \
+	    'learning_rate=tag(log, interval(1e-4, 1e-2))' 'tau=tag(log, interval(1e-3, 1e-1))' \
+	    'nn=choice([32, 32], [64, 64], [128, 128])'
+	$(BIN)/experiment-manager status experiments/search
+	$(BIN)/experiment-manager report experiments/search --goal max
 
 # Three workers for two processors: the one that has the cluster waits for SLURM most of the time.
 test: $(STAMP)  ## everything that is tested, on real processes, files and, where root can start one, a real SLURM cluster

@@ -214,8 +214,9 @@ def evaluate(agent: Agent, episodes: int, first_seed: int) -> float:
     return total / episodes
 
 
-def train(config: DictConfig) -> float:
-    """Train an agent, log metrics on the way, and return the mean return of the final evaluation."""
+def train(config: DictConfig) -> float | None:
+    """Train an agent, log metrics on the way, and return the mean return of the final evaluation; None where the job
+    was told to stop before, as by a pruner."""
     job = current_job()
     environment = make_environment()
     environment.action_space.seed(config.seed)
@@ -246,11 +247,13 @@ def train(config: DictConfig) -> float:
             evaluation_return = evaluate(agent, config.evaluation_episodes, config.evaluation_seed)
             job.log_metrics(step=step, evaluation_return=evaluation_return)
             logger.info("Step %d: the mean evaluation return is %.1f", step, evaluation_return)
+            if job.should_stop():
+                return None
     return evaluation_return
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> float | None:
     """Run the experiment that the config describes, and return what a sweep compares."""
     return train(config)
 

@@ -34,7 +34,7 @@ from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import editing
 from experiment_manager.store.proposals import leave_configuration, publish
-from tests.conftest import APP, Program, ProgramAfter, files_below, wait_until
+from tests.conftest import APP, Program, ProgramAfter, files_below, unpack, wait_until
 
 SEARCH = ("hydra/sweeper=experiment_optuna", "hydra.sweeper.sampler.seed=1", "hydra.launcher.n_jobs=2")
 SPACE = ("seed=interval(0,10)", "algorithm=choice(TD3,DDPG)")
@@ -333,7 +333,6 @@ def test_what_was_proposed_is_a_job_of_the_manifest_and_taken_up_when_that_is_wr
     folder = beginning(tmp_path, search(0, 9))
     proposer = Proposer(folder, "0001")
     made = [proposer.next() for _ in range(3)]
-    folder.make(folder.job(1))
     leave_configuration(folder, 1, {"lr": 0.5})
 
     def seen() -> Any:
@@ -472,7 +471,9 @@ def test_a_search_is_given_more_trials_stopped_and_helped(program_after: Program
     assert "nothing to run" in program.tool("work").stdout
     experiment = Experiment.at(program.experiment)
     assert ("min", "max") == (known_goal(experiment.folder, None), known_goal(experiment.folder, "other"))
-    study = experiment.study()
+    assert 0 == program.tool("archive", "--out", "train.tar.gz").returncode
+    unpack(program.home / "train.tar.gz", program.home / "elsewhere")
+    study = Experiment.at(program.home / "elsewhere/train").study()
     assert list(range(6)) == [trial.user_attrs["job"] for trial in study.trials]
     assert program.told("search")["best"] == study.best_value
 

@@ -5,7 +5,7 @@
       launches/0001/launch.json  orders.sqlite         states/7.1  states/7.1.COMPLETED
       jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl  pruned.1.json
       rungs/4f1c09ab/9000/7.1.0.25
-      proposals/17.json  stopped.json                  jobs/17/configuration.json
+      proposals/17.json  17.configuration.json  stopped.json
 
 This module names files, checks that a name can be one, and takes the lock under which experiments are planned.
 """

@@ -1,8 +1,8 @@
 """What a search has proposed since its manifest was written, and the configurations that those jobs have left.
 
-    proposals/17.json              job 17: complete when it appears, and never changed
-    proposals/stopped.json         somebody has stopped the search: nothing more is proposed
-    jobs/17/configuration.json     what job 17 composed when it ran for the first time
+    proposals/17.json                 job 17: complete when it appears, and never changed
+    proposals/stopped.json            somebody has stopped the search: nothing more is proposed
+    proposals/17.configuration.json   what job 17 composed when it ran for the first time
 
 A proposal is linked to its name, which only one process can do: the others read it, and propose the next one. The
 manifest takes proposals up when it is written next; the files stay, since they are what keeps the ids taken.
@@ -72,7 +72,8 @@ def who_stopped(folder: Folder) -> str | None:
 
 
 def leave_configuration(folder: Folder, job_id: int, encoded: codec.Encoded) -> None:
-    """The configuration of a job is kept, unless it has one already."""
+    """The configuration of a job is kept, unless it has one already. Raises OSError."""
+    folder.make(folder.proposals)
     _link(_configuration_path(folder, job_id), {"fingerprint": codec.digest(encoded), "configuration": encoded})
 
 
@@ -94,7 +95,7 @@ def _stop_path(folder: Folder) -> str:
 
 
 def _configuration_path(folder: Folder, job_id: int) -> str:
-    return os.path.join(folder.job(job_id), "configuration.json")
+    return os.path.join(folder.proposals, f"{job_id}.configuration{_ENDING}")
 
 
 def _link(path: str, body: Mapping[str, Any]) -> bool:

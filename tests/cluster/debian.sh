@@ -81,7 +81,8 @@ make_environment() {
     [[ ! -e ${PIP_CERT:-} ]] || cp "$PIP_CERT" "$ROOT/etc/ssl/pip.pem"
     with_root machine bash -ec "! test -e /etc/ssl/pip.pem || export PIP_CERT=/etc/ssl/pip.pem
         python3 -m venv $ENVIRONMENT
-        $ENVIRONMENT/bin/python -m pip install --quiet --disable-pip-version-check --editable '$CLONE[dev]'" \
+        $ENVIRONMENT/bin/python -m pip install --quiet --disable-pip-version-check --editable '$CLONE[dev]'
+        $ENVIRONMENT/bin/python -m pip install --quiet --disable-pip-version-check --no-deps hydra-optuna-sweeper" \
         >"$log" 2>&1 || refuse 1 "pip failed: $log"
     echo "$stamp" >"$ROOT/.environment"
 }
