@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiment_manager.analysis.comparison import Comparison, Method, Pair
+    from experiment_manager.analysis.export.exporting import Exported
     from experiment_manager.analysis.inference import Interval
     from experiment_manager.analysis.status import SearchStatus, Status, Trouble
     from experiment_manager.errors import ExperimentManagerError
@@ -33,6 +34,7 @@ _HOME = {
     "Estimate": "model.estimate",
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
+    "Exported": "analysis.export.exporting",
     "Folder": "store.layout",
     "Interval": "analysis.inference",
     "Job": "model.records",
@@ -66,6 +68,7 @@ __all__ = [
     "Estimate",
     "Experiment",
     "ExperimentManagerError",
+    "Exported",
     "Folder",
     "Interval",
     "Job",

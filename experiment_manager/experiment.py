@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas
 
+    from experiment_manager.analysis.export.exporting import Exported
+
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
 
@@ -662,6 +664,30 @@ class Experiment:
             self.folder, jobs, table, path,
             average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,
         )  # fmt: skip
+
+    def export(
+        self,
+        to: str,
+        place: str | os.PathLike[str] | None = None,
+        *,
+        project: str | None = None,
+        where: Any = None,
+    ) -> "Exported":
+        """The last attempts of the jobs that pass, as far as they have ended, are runs of a program that tracks
+        experiments, each of them once, however often this is called, or was killed: `experiment-manager export`.
+
+        `to` is `tensorboard`, `wandb` (offline), `mlflow` or `trackio`. `place` is a folder, for MLflow a database or
+        an address; otherwise where that program keeps runs anyhow, for TensorBoard `runs`. `project` is what groups
+        runs there, by default the name of this experiment. What a run cannot hold there is said on standard error.
+        Raises ExperimentManagerError when no job has ended, the library is missing, `place` has runs of another
+        experiment of this name, or the program refuses something: then what was exported stays.
+        """
+        from experiment_manager.analysis.export.exporting import export
+
+        table = self.states()
+        jobs = self._select(where, lambda: table).jobs
+        where_to = None if place is None else os.fspath(place)
+        return export(self.folder, jobs, table, self._drafts.resolved, to=to, place=where_to, project=project)
 
     def archive(self, path: str | None = None, *, logs: bool = False, everything: bool = False) -> str:
         """The experiment is in one file, by default `<its name>.tar.gz` here; returns its absolute path.

@@ -444,6 +444,7 @@ def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
             experiment.plan_resubmission("seed < 2", state="failed", launcher="local_pool", runner="run.py"),
         ),
         "diff": (0, 1),
+        "export": ("tensorboard", place / "runs"),
         "fake_runner": (0, {}, {}),
         "generate_slurm_script": ("run.py",),
         "get_random_ids": (2,),

@@ -1,1 +1,1 @@
-"""Reading what jobs left: status, rows, logs, tables, archives."""
+"""Reading what jobs left: status, rows, logs, tables, archives, exports."""

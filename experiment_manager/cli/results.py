@@ -1,5 +1,5 @@
-"""The verbs for what jobs have returned: results, as a table or a file; compare, which is better; and report, a page of
-all there is."""
+"""The verbs for what jobs have returned: results, as a table or a file; compare, which is better; export, which
+hands them to programs that track experiments; and report, a page of all there is."""
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -25,8 +25,8 @@ from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
-from experiment_manager.model.ids import format_ids
-from experiment_manager.text import names_in, tell
+from experiment_manager.model.ids import format_ids, which
+from experiment_manager.text import counted, names_in, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example)(results)
     app.command(epilog="Example: experiment-manager compare experiments/train --by algorithm --metric reward")(compare)
     app.command(epilog="Example: experiment-manager plot experiments/train --kind curves --metric reward")(plot)
+    app.command(epilog="Example: experiment-manager export experiments/train --to tensorboard --out runs")(export)
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
@@ -287,6 +288,33 @@ def report(
         terminal.print_json({"report": path})
     else:
         terminal.say(path)
+
+
+def export(
+    folder: Folder,
+    to: Annotated[str, typer.Option(help="tensorboard, wandb (offline), mlflow or trackio.", show_default=False)],
+    out: Annotated[
+        str | None,
+        typer.Option(help="The folder, for mlflow a database or an address. Default: as that program has it."),
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="What groups runs there. Default: the experiment's name.")] = None,
+    where: Where = None,
+    selected: Selected = False,
+    json: Json = False,
+) -> None:
+    """Hand jobs that have ended to a program that tracks experiments, each once: repeat it to go on."""
+    experiment = Experiment.at(folder)
+    done = experiment.export(to, out, project=project, where=experiment.rules(where, selected=selected))
+    if json:
+        terminal.print_json(_plain(done))
+        return
+    if done.unended:
+        verb = "has" if len(done.unended) == 1 else "have"
+        terminal.say(f"{counted(len(done.unended))} left out, which {verb} not ended ({which(done.unended)})")
+    if done.present:
+        verb = "was" if len(done.present) == 1 else "were"
+        terminal.say(f"{counted(len(done.present))} {verb} there already ({which(done.present)})")
+    terminal.say(f"{counted(len(done.written))} exported to {done.place}; look at it with: {done.hint}")
 
 
 _PRINTED: Final = ("table", "csv", "json", *TEXT_FORMATS)

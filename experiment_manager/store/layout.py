@@ -140,6 +140,11 @@ class Folder:
         return self.join("jobs", str(job_id))
 
     @property
+    def export_lock(self) -> str:
+        """Whoever exports the experiment holds it."""
+        return self.join(".export.lock")
+
+    @property
     def rungs(self) -> str:
         """Holds an empty file for each value that a job has left at a rung: see `rungs`."""
         return self.join("rungs")
