@@ -24,6 +24,7 @@ PLUGINS = {
     "hydra_plugins.hydra_experiment_manager.launchers:LocalPoolLauncher",
     "hydra_plugins.hydra_experiment_manager.launchers:SlurmScriptLauncher",
     "hydra_plugins.hydra_experiment_manager.launchers:SlurmSubmititLauncher",
+    "hydra_plugins.hydra_experiment_manager.sweeper:ExperimentOptunaSweeper",
     "hydra_plugins.hydra_experiment_manager.sweeper:ExperimentSweeper",
 }
 PIP = ("-m", "pip", "--disable-pip-version-check")
