@@ -105,16 +105,15 @@ def search(
     if more is not None:
         experiment.add_trials(more)
     was_running = experiment.stop_search() if stop else False
-    found = experiment.status().search
+    status = experiment.status()
+    found = status.search
     if found is None:
         raise JobRefused(no_search(experiment.folder))
     if json:
         terminal.print_json(found._asdict())
         return
-    terminal.say(of_search(found))
-    if more is not None:
-        terminal.say(f"whoever runs its trials goes on; so does the same sweep, or `experiment-manager work {here}`")
-    elif stop:
+    terminal.say(of_search(found, is_running=bool({State.RUNNING, State.QUEUED} & status.counts.keys())))
+    if stop:
         before = "is stopped" if was_running else "had been stopped before"
         terminal.say(f"it {before}; the same sweep, or `experiment-manager search {here} --more 10`, lets it go on")
 

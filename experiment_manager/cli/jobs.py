@@ -27,6 +27,7 @@ from experiment_manager.text import as_word, counted, harmless, names_in, one_li
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20
+_BUSY: Final = frozenset({str(State.RUNNING), str(State.QUEUED)})
 _LOOK_FIRST_S: Final = 2.0
 _LOOK_AT_MOST_EVERY_S: Final = 30.0
 
@@ -234,16 +235,16 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
     if found.pruned:
         lines.append("pruned at " + ", ".join(f"{where}: {len(jobs)}" for where, jobs in found.pruned.items()))
     if found.search is not None:
-        lines.append(of_search(found.search))
+        lines.append(of_search(found.search, is_running=bool(_BUSY & found.counts.keys())))
     if found.estimate is not None:
         lines.append(_outlook(found.estimate, len(found.ids[State.RUNNING])))
     return [*lines, *_attention(found, folder)]
 
 
-def of_search(found: SearchStatus) -> str:
-    """How a search stands, for people.
+def of_search(found: SearchStatus, *, is_running: bool) -> str:
+    """How a search stands, for people; `is_running`: some job of the experiment waits or runs.
 
-    >>> of_search(SearchStatus(200, 65, 57, 1, 3, ("minimize",), 0.0123, 41, None))
+    >>> of_search(SearchStatus(200, 65, 57, 1, 3, ("minimize",), 0.0123, 41, None), is_running=True)
     'search: 57 of 200 trials have ended (3 pruned, 1 failed), 135 are not proposed yet; best 0.0123 by job 41'
     """
     parts = [f"{count} {word}" for count, word in ((found.n_pruned, "pruned"), (found.n_failed, "failed")) if count]
@@ -252,6 +253,8 @@ def of_search(found: SearchStatus) -> str:
     left = f", {n_left} are not proposed yet" if n_left else ""
     best = "" if found.best is None else f"; best {found.best:.6g} by job {found.best_job}"
     over = "" if found.why_over is None else f"; nothing more is proposed: {found.why_over}"
+    if n_left and not is_running and found.why_over is None:
+        over = "; no trial runs: the same sweep, or `experiment-manager work`, goes on"
     return f"search: {found.n_ended} of {found.n_trials} trials have ended{of_these}{left}{best}{over}"
 
 
