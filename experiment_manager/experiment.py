@@ -689,14 +689,24 @@ class Experiment:
         where_to = None if place is None else os.fspath(place)
         return export(self.folder, jobs, table, self._drafts.resolved, to=to, place=where_to, project=project)
 
-    def archive(self, path: str | None = None, *, logs: bool = False, everything: bool = False) -> str:
+    def archive(
+        self,
+        path: str | None = None,
+        *,
+        logs: bool = False,
+        everything: bool = False,
+        ro_crate: bool = False,
+        license: str | None = None,  # noqa: A002 - as RO-Crates call it
+    ) -> str:
         """The experiment is in one file, by default `<its name>.tar.gz` here; returns its absolute path.
 
-        With `logs` what jobs have printed is in it, with `everything` all of their files, checkpoints among them.
-        Raises FolderError when the file is there already.
+        With `logs` what jobs have printed is in it, with `everything` all of their files, checkpoints among them;
+        with `ro_crate` it is an RO-Crate, for repositories of research data, under a `license`, best an address. Raises
+        FolderError when the file is there already; ExperimentManagerError without the library rocrate.
         """
         whole = os.path.abspath(path or f"{self.folder.name}.tar.gz")
-        archive(self.folder, whole, self.states(), logs=logs, everything=everything)
+        kept = {"logs": logs, "everything": everything, "is_crate": ro_crate}
+        archive(self.folder, whole, self.states(), **kept, license_=license)
         return whole
 
 

@@ -11,6 +11,7 @@ import re
 import signal
 import tarfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pandas
@@ -314,6 +315,45 @@ def test_archive_is_an_experiment(mixed: Program, tmp_path: Path) -> None:
     everything = here.archive(str(tmp_path / "all.tar.gz"), everything=True)
     with tarfile.open(everything) as file:
         assert {"train/jobs/0/checkpoint.pt", "train/jobs/0/stdout.1.log"} <= set(file.getnames())
+
+
+def test_archive_is_a_research_crate(mixed: Program, tmp_path: Path) -> None:
+    """With --ro-crate it has the properties that RO-Crate 1.1 asks for, names what is in it and nothing else, and is
+    still the experiment."""
+    from rocrate.rocrate import ROCrate
+
+    path, terms = tmp_path / "it.tar.gz", "https://creativecommons.org/licenses/by/4.0/"
+    done = mixed.tool("archive", "--ro-crate", "--license", terms, "--out", str(path))
+    assert (0, "") == (done.returncode, done.stderr)
+    unpack(path, tmp_path / "elsewhere")
+    crate = ROCrate(tmp_path / "elsewhere/train")
+    described = crate.get("ro-crate-metadata.json")
+    assert "https://w3id.org/ro/crate/1.1" == described["conformsTo"]
+    assert crate.root_dataset == described["about"]
+    root = crate.root_dataset.properties()
+    assert ("Dataset", "Experiment train", {"@id": terms}) == (root["@type"], root["name"], root["license"])
+    assert "4 jobs that differ in seed, how: 2 COMPLETED, 2 FAILED" == root["description"]
+    assert datetime.fromisoformat(root["datePublished"]).tzinfo is not None
+    values = {each["name"]: each["value"] for each in crate.root_dataset["variableMeasured"]}
+    assert {"seed": ["1", "2"], "how": ["well", "raise", "exit3"]} == values
+    parts = {part.id.rstrip("/") for part in crate.root_dataset["hasPart"]}
+    assert parts | {"ro-crate-metadata.json"} == {each.name for each in (tmp_path / "elsewhere/train").iterdir()}
+    assert all(part["name"] and part["description"] for part in crate.root_dataset["hasPart"])
+    there, here = Experiment.at(tmp_path / "elsewhere/train"), Experiment.at(mixed.experiment)
+    assert here.result_rows() == there.result_rows()
+
+
+def test_a_crate_that_cannot_be_made(mixed: Program, tmp_path: Path) -> None:
+    """Without the library, and for a license of no crate, a sentence, and no file."""
+    (mixed.home / "rocrate.py").write_text("raise ModuleNotFoundError('No module', name='rocrate')\n")
+    path = str(tmp_path / "it.tar.gz")
+    for said, words in (
+        ("needs rocrate; install it with pip install 'hydra-experiment-manager[ro-crate]'", ["--ro-crate"]),
+        ("ask for one with --ro-crate", ["--license", "mine"]),
+    ):
+        done = mixed.tool("archive", "--out", path, *words, PYTHONPATH=str(mixed.home))
+        assert (2, 1, True) == (done.returncode, len(done.stderr.splitlines()), said in done.stderr)
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_archive_follows_only_links_that_their_maker_could_follow(mixed: Program, tmp_path: Path) -> None:

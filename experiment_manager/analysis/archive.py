@@ -14,7 +14,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import Final
 
-from experiment_manager.errors import FolderError
+from experiment_manager.analysis import crate
+from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.execution.command import has_own_place, place_of
 from experiment_manager.store.files import appearing, below, clear_leftovers_beside, is_temporary, is_there
 from experiment_manager.store.layout import Folder, writing
@@ -30,16 +31,30 @@ _JOB: Final = re.compile(r"jobs/\d+")
 _UNKNOWN: Final = b"{}"
 
 
-def archive(folder: Folder, path: str, table: StateTable, *, logs: bool = False, everything: bool = False) -> int:
+def archive(
+    folder: Folder,
+    path: str,
+    table: StateTable,
+    *,
+    logs: bool = False,
+    everything: bool = False,
+    is_crate: bool = False,
+    license_: str | None = None,
+) -> int:
     """The experiment is in a gzipped tar file, below a folder of its own name; returns the number of files.
 
     In it are the manifest, frozen configurations, launches, states, results, errors and metrics; with `logs` what jobs
-    have printed, too; with `everything` all files in their folders. Unpacked anywhere, it is read like any other.
+    have printed, too; with `everything` all files in their folders; where it `is_crate`, a file that makes it an
+    RO-Crate, under a license. Unpacked anywhere, it is read like any other.
     What cannot be read, and what leads out of the experiment, is named on standard error and left out. Raises
     FolderError when the file is there already, or cannot be written.
     """
+    if license_ is not None and not is_crate:
+        raise ExperimentManagerError("a license is that of an RO-Crate: ask for one with --ro-crate, ro_crate=True")
     if is_there(path):
         raise FolderError(f"{path} is there already; choose another name with --out, or remove it")
+    if is_crate:
+        crate.require_library()
     clear_leftovers_beside(path)
     with writing(path), appearing(path) as temporary, tarfile.open(temporary, "x:gz", compresslevel=6) as file:
         packing = _Packing(folder, file, logs=logs, everything=everything)
@@ -49,6 +64,8 @@ def archive(folder: Folder, path: str, table: StateTable, *, logs: bool = False,
         for job_id, numbers in table.attempts.items():
             for number, state in numbers.items():
                 packing.add_state(f"{job_id}.{number}", str(state))
+        if is_crate:
+            packing.add_bytes(crate.NAME, crate.metadata(folder, table, packing.parts, license_))
     if packing.n_data_links:
         tell(f"code: {packing.n_data_links} links to data outside of the experiment are not in {path}")
     _name_what_lies_elsewhere(folder)
@@ -73,6 +90,7 @@ class _Packing:
         self._folder, self._file, self._logs, self._everything = folder, file, logs, everything
         self._places = {os.path.realpath(folder.path): ""}  # and what each is called in the archive
         self.n_files = self.n_data_links = 0
+        self.parts = set[str]()  # the names at the top of what is packed
 
     def names(self) -> Iterator[str]:
         """The files to pack but for the states, relative to the folder, sorted in each."""
@@ -165,7 +183,7 @@ class _Packing:
         about.type, about.mtime = tarfile.SYMTYPE, int(os.lstat(self._folder.join(name)).st_mtime)
         about.linkname = os.path.relpath(self._inside(real) or os.curdir, os.path.dirname(name))
         self._file.addfile(about)
-        self.n_files += 1
+        self._count(name)
 
     def _add_file(self, name: str, path: str) -> None:
         try:
@@ -178,7 +196,11 @@ class _Packing:
         with file:
             about = self._file.gettarinfo(arcname=os.path.join(self._folder.name, name), fileobj=file)
             self._file.addfile(about, file if about.isreg() else None)
+        self._count(name)
+
+    def _count(self, name: str) -> None:
         self.n_files += 1
+        self.parts.add(name.partition("/")[0])
 
     def add_state(self, attempt: str, state: str) -> None:
         """An attempt's anchor and its state: by what was seen, since the name on disk may change meanwhile."""
@@ -191,10 +213,14 @@ class _Packing:
             self._leave_out(f"states/{attempt}", f"cannot be read: {error.strerror}")
             content = _UNKNOWN
         for name in (attempt, f"{attempt}.{state}"):
-            entry = tarfile.TarInfo(os.path.join(self._folder.name, "states", name))
-            entry.size, entry.mode, entry.mtime = len(content), 0o644, int(os.stat(self._folder.path).st_mtime)
-            self._file.addfile(entry, io.BytesIO(content))
-        self.n_files += 2
+            self.add_bytes(f"states/{name}", content)
+
+    def add_bytes(self, name: str, content: bytes) -> None:
+        """A file with that content."""
+        entry = tarfile.TarInfo(os.path.join(self._folder.name, name))
+        entry.size, entry.mode, entry.mtime = len(content), 0o644, int(os.stat(self._folder.path).st_mtime)
+        self._file.addfile(entry, io.BytesIO(content))
+        self._count(name)
 
     def _leave_out(self, name: str, why: str) -> None:
         skipped(f"{self._folder.join(name)} {why}")  # the exit status tells, too

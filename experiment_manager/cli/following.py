@@ -342,9 +342,16 @@ def archive(
     out: Annotated[Path | None, typer.Option(help="The file; otherwise NAME.tar.gz here.")] = None,
     logs: Annotated[bool, typer.Option("--logs", help="With what the jobs have printed.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="With all files of the jobs, checkpoints, too.")] = False,
+    ro_crate: Annotated[
+        bool, typer.Option("--ro-crate", help="As an RO-Crate, for repositories of research data.")
+    ] = False,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Of an RO-Crate: https://creativecommons.org/licenses/by/4.0/")
+    ] = None,
 ) -> None:
     """Pack an experiment into one file: manifest, configurations, states, results and metrics."""
-    path = Experiment.at(folder).archive(None if out is None else str(out), logs=logs, everything=everything)
+    name = None if out is None else str(out)
+    path = Experiment.at(folder).archive(name, logs=logs, everything=everything, ro_crate=ro_crate, license=license_)
     terminal.say(f"{path}  ({Path(path).stat().st_size / 1e6:.1f} MB); unpack it with: tar xzf {shlex.quote(path)}")
 
 
