@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiment_manager.analysis.comparison import Comparison, Method, Pair
+    from experiment_manager.analysis.efficiency import Efficiency, Hours, Usage
     from experiment_manager.analysis.export.exporting import Exported
     from experiment_manager.analysis.inference import Interval
     from experiment_manager.analysis.status import SearchStatus, Status, Trouble
@@ -31,11 +32,13 @@ _HOME = {
     "Counts": "model.records",
     "CurrentJob": "execution.current_job",
     "Dropped": "model.filters",
+    "Efficiency": "analysis.efficiency",
     "Estimate": "model.estimate",
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
     "Exported": "analysis.export.exporting",
     "Folder": "store.layout",
+    "Hours": "analysis.efficiency",
     "Interval": "analysis.inference",
     "Job": "model.records",
     "JobEnd": "execution.pool",
@@ -52,6 +55,7 @@ _HOME = {
     "Status": "analysis.status",
     "Submitted": "scheduler.submission",
     "Trouble": "analysis.status",
+    "Usage": "analysis.efficiency",
     "Waiting": "store.states",
     "Worked": "execution.work",
     "current_job": "execution.current_job",
@@ -65,11 +69,13 @@ __all__ = [
     "Counts",
     "CurrentJob",
     "Dropped",
+    "Efficiency",
     "Estimate",
     "Experiment",
     "ExperimentManagerError",
     "Exported",
     "Folder",
+    "Hours",
     "Interval",
     "Job",
     "JobEnd",
@@ -85,6 +91,7 @@ __all__ = [
     "Status",
     "Submitted",
     "Trouble",
+    "Usage",
     "Waiting",
     "Worked",
     "current_job",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
 from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
+from experiment_manager.analysis.efficiency import Efficiency, efficiency
 from experiment_manager.analysis.jobs import difference, job_rows, show
 from experiment_manager.analysis.results import (
     facts,
@@ -594,6 +595,16 @@ class Experiment:
 
         draw(kind, found, whole, logged=logged, x=x)
         return whole
+
+    def efficiency(self, where: Any = None, *, by: Sequence[str] = ()) -> Efficiency:
+        """What the jobs that pass asked for and used of memory, processors and time, and what was wasted, in all or for
+        each combination of the variables in `by`: `experiment-manager efficiency`.
+
+        `groups[0].settings` are the options that would have been enough. Raises ExperimentManagerError for an unknown
+        variable.
+        """
+        table = cache(self.states)
+        return efficiency(self.folder, self._select(where, table).jobs, table(), by)
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that are not done, COMPLETED or PRUNED; of those that may run, by

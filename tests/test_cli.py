@@ -16,7 +16,7 @@ from tests.conftest import Prepared, Program
 
 pytestmark = pytest.mark.xdist_group("cli")  # what is prepared for several tests is prepared once
 VERBS = ["run", "search", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
-VERBS += ["logs", "resubmit", "diff", "archive", "report", "work", "compare", "plot", "export"]
+VERBS += ["logs", "resubmit", "diff", "archive", "report", "work", "compare", "plot", "export", "efficiency"]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,22 @@ def test_jobs_and_results_are_the_twins_of_python(swept: Program) -> None:
     assert experiment.result_rows() == swept.told("results")
     assert experiment.jobs("seed == 2") == swept.told("jobs", "--where", "seed == 2")
     assert experiment.show(4) == swept.told("show", "4")
+
+
+def test_efficiency_is_the_twin_of_python(swept: Program) -> None:
+    """It prints what jobs used, here without a scheduler, and as JSON what the call returns; before any has ended it
+    says so."""
+    (used,) = Experiment.at(swept.experiment).efficiency("how == 'well'").groups
+    (told,) = swept.told("efficiency", "--where", "how == 'well'")["groups"]
+    assert ((4, 4), list(used.hours)) == ((told["n_jobs"], told["n_attempts"]), list(told["hours"].values()))
+    assert {name: value for name, value in used._asdict().items() if not isinstance(value, tuple)} == {
+        name: told[name] for name in told if name not in ("hours", "unused", "lost")
+    }
+    done = swept.tool("efficiency", "--group-by", "algorithm")
+    assert re.search(r"algorithm +jobs +attempts +memory +processors +time", done.stdout)
+    assert "algorithm=TD3: lost to attempts that ended badly (1 FAILED): " in done.stdout
+    assert "no scheduler ran them" in done.stdout
+    assert "no attempt has ended yet\n" == swept.tool("efficiency", "--where", "seed == 3").stdout
 
 
 def test_results_are_averaged_over_seeds(swept: Program) -> None:

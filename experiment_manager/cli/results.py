@@ -1,5 +1,5 @@
-"""The verbs for what jobs have returned: results, as a table or a file; compare, which is better; export, which
-hands them to programs that track experiments; and report, a page of all there is."""
+"""The verbs for what jobs have left: results, as a table or a file; compare, which is better, and plot; efficiency,
+what they used; export, which hands them to programs that track experiments; and report, a page of all there is."""
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
+from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
@@ -26,7 +27,7 @@ from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, Js
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
-from experiment_manager.text import counted, names_in, tell
+from experiment_manager.text import counted, names_in, tell, value_text
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: experiment-manager compare experiments/train --by algorithm --metric reward")(compare)
     app.command(epilog="Example: experiment-manager plot experiments/train --kind curves --metric reward")(plot)
     app.command(epilog="Example: experiment-manager export experiments/train --to tensorboard --out runs")(export)
+    app.command(epilog="Example: experiment-manager efficiency experiments/train --group-by algorithm")(efficiency)
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
@@ -255,6 +257,88 @@ def _pair_row(pair: Pair) -> dict[str, Any]:
         "p permutation": f"{pair.permutation_adjusted:.2g}",
         "runs needed": pair.runs_needed,
     }
+
+
+def efficiency(
+    folder: Folder,
+    where: Where = None,
+    selected: Selected = False,
+    group_by: Annotated[
+        str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell what jobs asked for and what they used, what was wasted, and the options that would have been enough."""
+    experiment = Experiment.at(folder)
+    by = names_in(group_by or "")
+    found = experiment.efficiency(experiment.rules(where, selected=selected), by=by)
+    if json:
+        terminal.print_json(_plain(found))
+        return
+    if found.groups:
+        terminal.print_rows([_usage_row(group) for group in found.groups], exact=set(by))
+    for group in found.groups:
+        for line in _waste_lines(group):
+            terminal.say(line)
+    for note in found.notes:
+        terminal.say(note)
+
+
+def _usage_row(group: Usage) -> dict[str, Any]:
+    """What the job used that used most, of what was asked for; shares are of all jobs together."""
+    return {
+        **group.variables,
+        "jobs": group.n_jobs,
+        "attempts": group.n_attempts,
+        "memory": _of(_gigabytes(group.used_memory_bytes), _gigabytes(group.asked_memory_bytes), group.memory_share),
+        "processors": _of(_short(group.used_cpus), _short(group.asked_cpus), group.cpu_share),
+        "time": _of(terminal.duration(group.used_s), terminal.duration(group.limit_s), group.time_share),
+        **({"GPUs": _short(group.asked_gpus)} if group.asked_gpus else {}),
+    }
+
+
+def _waste_lines(group: Usage) -> list[str]:
+    named = " ".join(f"{name}={value_text(value)}" for name, value in group.variables.items())
+    of = f"{named}: " if named else ""
+    lines = []
+    if held := _hours_text(group.hours):
+        what = "held" if group.asked_cpus is not None else "used"
+        unused = _hours_text(group.unused)
+        lines.append(f"{of}{what} {held}" + (f"; not used by jobs that ended well: {unused}" if unused else ""))
+    if group.ended_badly:
+        how = ", ".join(f"{count} {state}" for state, count in group.ended_badly.items())
+        lines.append(f"{of}lost to attempts that ended badly ({how}): {_hours_text(group.lost) or 'nobody knows'}")
+    if group.options:
+        lines.append(f"{of}enough for {counted(group.n_measured)} that ended well ({_MARGINS}): {group.settings}")
+    return lines
+
+
+_MARGINS: Final = ", ".join(
+    f"{name} +{round(100 * (margin - 1))} %"
+    for name, margin in (("memory", MEMORY_MARGIN), ("time", TIME_MARGIN), ("processors", CPU_MARGIN))
+)
+
+
+def _hours_text(hours: Hours) -> str:
+    """`12.5 CPU-hours, 50 GB-hours`; what is 0, or not known, is left out."""
+    named = zip(("CPU", "GPU", "GB"), hours, strict=True)
+    return ", ".join(f"{value:.3g} {name}-hours" for name, value in named if value)
+
+
+def _of(used: str | None, asked: str | None, share: float | None) -> str | None:
+    """`1.2 of 8 GB (15 %)`, as far as it is known."""
+    if used is None:
+        return None if asked is None else f"? of {asked}"
+    rest = "" if share is None else f" ({100 * share:.0f} %)"
+    return used if asked is None else f"{used} of {asked}{rest}"
+
+
+def _gigabytes(count: float | None) -> str | None:
+    return None if count is None else f"{count / 2**30:.3g} GB"
+
+
+def _short(number: float | None) -> str | None:
+    return None if number is None else f"{number:.2g}"
 
 
 def report(

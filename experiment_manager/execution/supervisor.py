@@ -36,6 +36,13 @@ Answer = TypeVar("Answer")
 OWNERSHIP_POLL_S: Final = 10.0
 """How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
 
+FIRST_SAMPLE_S: Final = 1.0
+"""When the memory of a job is first looked at that the kernel does not count by itself, and how soon again at least."""
+
+SAMPLE_SHARE: Final = 0.25
+"""Then after this share of the time that it has run, until that is OWNERSHIP_POLL_S: what it takes for a fifth of its
+time is seen, however short it is."""
+
 SECOND_LOOK_S: Final = 1.0
 """When it looks again after its state's name was not there: a network file system can be wrong for a moment."""
 
@@ -172,11 +179,13 @@ class _Supervision:
 
     def _wait(self) -> tuple[int, Any]:
         poll_at = time.monotonic() + OWNERSHIP_POLL_S
+        began = time.monotonic()
+        sample_at = float("inf") if self._counted_memory() is not None else began + FIRST_SAMPLE_S
         while True:
             pid, status, usage = os.wait4(self._pid, os.WNOHANG)
             if pid:
                 return status, usage
-            until = min(poll_at, self._kill_at or poll_at, self._limit_at) - time.monotonic()
+            until = min(poll_at, sample_at, self._kill_at or poll_at, self._limit_at) - time.monotonic()
             for number in self._heard.wait(min(until, WARNING_POLL_S) if self._undelivered else until):
                 self._pass_on(number)
             self._deliver_warnings()
@@ -186,8 +195,10 @@ class _Supervision:
                 self._kill_at = None
             if now >= self._limit_at:
                 self._end_at_limit()
-            if now >= poll_at:
+            if now >= sample_at:
                 self._memory = max(self._memory, memory_of(processes(self._is_ours)))
+                sample_at = now + min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * (now - began)), OWNERSHIP_POLL_S)
+            if now >= poll_at:
                 poll_at = now + self._look()
 
     def _look(self) -> float:
@@ -371,7 +382,7 @@ class _Supervision:
             "signal": signal.Signals(-returncode).name if returncode < 0 else None,
             "start": started,
             "end": time.time(),
-            "peak_memory_bytes": self._peak_memory(usage.ru_maxrss * 1024),
+            **self._peak_memory(usage.ru_maxrss * 1024),
             "cpu_s": usage.ru_utime + usage.ru_stime,
             **({"ask_scheduler": True} if state is State.CANCELLED and self._is_scheduler_to_be_asked() else {}),
             **({"requeued": True} if is_to_requeue else {}),
@@ -390,15 +401,23 @@ class _Supervision:
 
         return why_pruned(self._child.folder, self._child.job_id, self._number)
 
-    def _peak_memory(self, largest: int) -> int:
-        """Of all processes of the job together, as far as that is known; at least that of the largest one."""
+    def _peak_memory(self, largest: int) -> dict[str, Any]:
+        """Of all processes of the job together, and how that is known: counted by the kernel in the `cgroup` of the
+        task, with the files that it kept in memory for them; or from `samples`, and at least that of the largest
+        process."""
+        counted = self._counted_memory()
+        most = max(largest, self._memory, counted or 0)
+        return {"peak_memory_bytes": most, "peak_memory_from": "samples" if counted is None else "cgroup"}
+
+    def _counted_memory(self) -> int | None:
+        """The peak that the kernel has counted for the task, where the job has that for itself; None elsewhere."""
         is_alone = (
             self._child.scheduler is not None
             and not self._child.has_ranks
             and self._child.options.get("pack", 1) == 1
             and self._child.options.get("workers") is None  # its other jobs count there, too
         )
-        return max(largest, self._memory, (peak_of_step() or 0) if is_alone else 0)
+        return peak_of_step() if is_alone else None
 
     def _is_being_preempted(self) -> bool:
         return self._scheduler is not None and self._task is not None and self._scheduler.is_being_preempted(self._task)

@@ -31,6 +31,15 @@ class Phase(StrEnum):
     ENDED = "ended"  # the queue still shows how
 
 
+class Share(NamedTuple):
+    """What one job has of its task: by what was asked for, or as much as it needs. None is what nobody knows."""
+
+    cpus: float | None = None
+    gpus: float | None = None
+    memory_bytes: float | None = None
+    limit_s: float | None = None  # how long it may run
+
+
 class QueueRow(NamedTuple):
     """One row of the queue: a task, or the tasks of an array that have not been split off yet."""
 
@@ -181,6 +190,15 @@ class Scheduler(ABC):
         """What a job with these options takes while it runs, of what people count the hours of: 2 of `GPU`. One of
         `job` where that is not known."""
         return "job", 1.0
+
+    def share(self, options: Mapping[str, Any]) -> Share:
+        """What a job with these options has asked for, all its processes together."""
+        return Share()
+
+    def fitting(self, need: Share, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, in the place of these, with which a job gets what it needs and little more; None takes one away.
+        Nothing is said of what is not known."""
+        return {}
 
     # ---------------------------------------------------------------- orders and questions, from any machine
 

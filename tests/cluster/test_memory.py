@@ -37,6 +37,39 @@ def main(cfg):
 main()
 """
 
+WORKERS = """
+import multiprocessing, re, time
+from pathlib import Path
+import hydra
+
+def take(pipe):
+    kept = bytearray(b"x") * (150 * 2**20)
+    pipe.send(None)
+    pipe.recv()
+
+def used(pid):
+    return 1024 * int(re.search(r"^Pss: +([0-9]+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1])
+
+@hydra.main(version_base=None, config_path=None)
+def main(cfg):
+    began = time.monotonic()
+    pipes = [multiprocessing.Pipe() for _ in range(4)]
+    workers = [multiprocessing.Process(target=take, args=(there,)) for _, there in pipes]
+    for each in workers:
+        each.start()
+    for here, _ in pipes:
+        here.recv()
+    truth = used("self") + sum(used(each.pid) for each in workers)
+    while time.monotonic() < began + cfg.lasts_s:
+        time.sleep(0.1)
+    for (here, _), each in zip(pipes, workers):
+        here.send(None)
+        each.join()
+    return {"bytes": truth}
+
+main()
+"""
+
 
 def test_peak_of_all_processes(cluster_program: Program) -> None:
     """The record of an attempt has what the kernel counted for the whole step: the program's processes together, also
@@ -52,3 +85,28 @@ def test_peak_of_all_processes(cluster_program: Program) -> None:
     counted = row["result"]["result"]
     assert counted > 300 * 2**20
     assert counted <= sweep.record(0)["peak_memory_bytes"] < counted + 50 * 2**20
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("lasts_s", "options", "source"),
+    [("0", (), "cgroup"), ("5,6", ("hydra.launcher.workers=1", "hydra.launcher.pack=2"), "samples")],
+)
+def test_efficiency_of_four_worker_processes(
+    cluster_program: Program, lasts_s: str, options: tuple[str, ...], source: str
+) -> None:
+    """The memory that jobs with four worker processes are said to have used is within a tenth of what they had, also
+    where the kernel counts the jobs of one task together."""
+    if "task/cgroup" not in slurm("scontrol", "show", "config"):
+        pytest.skip("this cluster has no task/cgroup, which makes a memory cgroup for each step")
+    sweep = Sweep(cluster_program, "memory")
+    Path(sweep.home, "memory.py").write_text(WORKERS)
+    launcher = ("hydra/launcher=slurm_submitit", "hydra.launcher.wait=true", "hydra.launcher.mem_gb=4", *options)
+    done = sweep.run("-m", f"+lasts_s={lasts_s}", "hydra/sweeper=experiment", *launcher, script="memory.py")
+    assert 0 == done.returncode, done.stderr
+    truths = [row["result"]["bytes"] for row in sweep.told("results")]
+    (used,) = sweep.told("efficiency")["groups"]
+    assert [source] * len(truths) == [sweep.record(job)["peak_memory_from"] for job in range(len(truths))]
+    assert pytest.approx(max(truths), rel=0.1) == used["used_memory_bytes"]
+    assert pytest.approx(truths, rel=0.1) == [sweep.record(job)["peak_memory_bytes"] for job in range(len(truths))]
+    assert 4 * 2**30 / len(truths) == used["asked_memory_bytes"]

@@ -4,12 +4,13 @@ Every task imports this, and pays for it, so the modules beside it, for whoever 
 they are used. A job with several tasks is started by `srun`, with one log per rank.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.model.records import State, Task
-from experiment_manager.scheduler.protocol import Limits, Place, QueueRow, Run, Scheduler, Send, Stop
+from experiment_manager.scheduler.protocol import Limits, Place, QueueRow, Run, Scheduler, Send, Share, Stop
 
 if TYPE_CHECKING:
     import subprocess
@@ -30,6 +31,12 @@ _OUT_OF_MEMORY_WORDS: Final = ("Out Of Memory", "oom-kill", "oom_kill")
 _ONE_LOG: Final = 'exec >>"$1.rank$SLURM_PROCID.log" 2>&1; shift; exec "$@"'
 _BOTH_LOGS: Final = 'exec >>"$1.rank$SLURM_PROCID.log" 2>>"$2.rank$SLURM_PROCID.log"; shift 2; exec "$@"'
 _STEP: Final = re.compile(r"(/.*?)?/job_\d+(/step_[^/]+)?")
+
+
+_CPUS_ELSEWHERE: Final = frozenset(("exclusive", "cpus-per-task", "cpus-per-gpu", "ntasks", "ntasks-per-node", "nodes"))
+_GPUS_ELSEWHERE: Final = frozenset(("exclusive", "gpus", "gpus-per-node", "gpus-per-task", "gres", "nodes"))
+_MEMORY_ELSEWHERE: Final = frozenset(("mem", "mem-per-cpu", "mem-per-gpu", "nodes"))
+"""Of `additional_parameters`: with one of these nobody knows here what a job has."""
 
 
 class Slurm(Scheduler):
@@ -81,14 +88,58 @@ class Slurm(Scheduler):
         """
         if options.get("resources_from"):
             return super().takes(options)  # each job may take something else
-        n_nodes, n_tasks, share = options.get("nodes") or 1, self.n_tasks(options), options.get("pack") or 1
+        asked = self.share({**options, "additional_parameters": None})  # a lower bound is better than none here
+        if asked.gpus:
+            return "GPU", asked.gpus
+        return ("CPU", asked.cpus) if options.get("cpus_per_task") and asked.cpus else super().takes(options)
+
+    def share(self, options: Mapping[str, Any]) -> Share:
+        """Of packed jobs, each has its part of the task. A process has one processor where nothing is said of it, as in
+        SLURM; what `additional_parameters` may say is not known.
+
+        >>> Slurm().share({"mem_gb": 8, "cpus_per_task": 4, "timeout_min": 60, "pack": 2})
+        Share(cpus=2.0, gpus=0.0, memory_bytes=4294967296.0, limit_s=3600)
+        >>> Slurm().share({"mem_per_cpu": "2G", "cpus_per_task": 4, "workers": 8, "timeout_min": 60}).limit_s is None
+        True
+        """
+        more = options.get("additional_parameters") or {}
+        n_nodes, n_tasks, pack = options.get("nodes") or 1, self.n_tasks(options), options.get("pack") or 1
         named = re.findall(r"(?:^|,)(?:gres[/:])?gpu(?::[^,:]+)?(?::([0-9]+))?(?=,|$|\()", options.get("gres") or "")
         n_gpus = n_nodes * (options.get("gpus_per_node") or sum(int(count or 1) for count in named))
         n_gpus = n_gpus or n_tasks * (options.get("gpus_per_task") or 0)
-        if n_gpus:
-            return "GPU", n_gpus / share
-        n_cpus = n_tasks * (options.get("cpus_per_task") or 0)
-        return ("CPU", n_cpus / share) if n_cpus else super().takes(options)
+        n_cpus = n_gpus * (options.get("cpus_per_gpu") or 0) or n_tasks * (options.get("cpus_per_task") or 1)
+        return Share(
+            cpus=None if more.keys() & _CPUS_ELSEWHERE else n_cpus / pack,
+            gpus=None if more.keys() & _GPUS_ELSEWHERE else n_gpus / pack,
+            memory_bytes=_memory_of_task(options, n_nodes, n_cpus, n_gpus, pack),
+            limit_s=_limit_of_job(options),
+        )
+
+    def fitting(self, need: Share, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Memory in gigabytes, time in minutes, whole processors, each rounded up. The time of a worker says nothing of
+        its jobs, and where a job has several tasks, or nodes, nobody knows what one of them takes.
+
+        >>> Slurm().fitting(Share(cpus=1.2, memory_bytes=5.1 * 2**30, limit_s=2000.0), {})
+        {'mem_gb': 5.5, 'cpus_per_task': 2, 'timeout_min': 35}
+        >>> Slurm().fitting(Share(memory_bytes=2.0**30), {"mem_per_cpu": "4G", "pack": 4})
+        {'mem_gb': 4.0, 'mem_per_cpu': None}
+        """
+        more, pack = options.get("additional_parameters") or {}, options.get("pack") or 1
+        found: dict[str, Any] = {}
+        if self.n_tasks(options) > 1:
+            return found
+        if need.memory_bytes is not None and not more.keys() & _MEMORY_ELSEWHERE:
+            found["mem_gb"] = _rounded_up(need.memory_bytes * pack / 2**30)
+            found |= {name: None for name in ("mem_per_cpu", "mem_per_gpu") if options.get(name) is not None}
+        has_memory_by_cpu = bool(options.get("mem_per_cpu")) and "mem_gb" not in found
+        if need.cpus is not None and not more.keys() & _CPUS_ELSEWHERE and not has_memory_by_cpu:
+            found["cpus_per_task"] = max(1, math.ceil(need.cpus * pack - 1e-9))
+            found |= {name: None for name in ("cpus_per_gpu",) if options.get(name) is not None}
+        is_limit_of_job = options.get("workers") is None and options.get("job_timeout_min") is None
+        if need.limit_s is not None and is_limit_of_job and "time" not in more:
+            minutes = math.ceil(need.limit_s / 60)
+            found["timeout_min"] = max(1, minutes if minutes <= 10 else 5 * math.ceil(minutes / 5))
+        return found
 
     def require(self) -> None:
         from experiment_manager.scheduler.slurm import client
@@ -325,3 +376,37 @@ def _scontrol(*arguments: str, seconds: float = _ANSWER_LIMIT_S) -> "subprocess.
         )
     except subprocess.SubprocessError as error:
         raise OSError(str(error)) from error
+
+
+def _memory_of_task(options: Mapping[str, Any], n_nodes: int, n_cpus: float, n_gpus: float, pack: int) -> float | None:
+    """The bytes of memory of each job; None where all of a node, or whatever the partition gives, was asked for."""
+    from experiment_manager.scheduler.slurm.options import megabytes  # which tasks do not need
+
+    if (options.get("additional_parameters") or {}).keys() & _MEMORY_ELSEWHERE:
+        return None
+    found = 0.0
+    if options.get("mem_gb"):
+        found = options["mem_gb"] * 2**30 * n_nodes
+    elif options.get("mem_per_cpu"):
+        found = float(megabytes(options["mem_per_cpu"])) * 2**20 * n_cpus
+    elif options.get("mem_per_gpu"):
+        found = float(megabytes(options["mem_per_gpu"])) * 2**20 * n_gpus
+    return found / pack or None
+
+
+def _limit_of_job(options: Mapping[str, Any]) -> float | None:
+    """The seconds that a job may run; None: that of a worker is no limit of its jobs, or there is none."""
+    minutes = options.get("job_timeout_min")
+    if minutes is None and options.get("workers") is None:
+        minutes = options.get("timeout_min")
+    return 60 * minutes if minutes else None
+
+
+def _rounded_up(gigabytes: float) -> float:
+    """To what people write: tenths below 1, halves below 10, else whole numbers.
+
+    >>> _rounded_up(0.31), _rounded_up(3.2), _rounded_up(17.1)
+    (0.4, 3.5, 18.0)
+    """
+    parts = 10 if gigabytes < 1 else 2 if gigabytes < 10 else 1
+    return max(0.1, math.ceil(gigabytes * parts - 1e-9) / parts)
