@@ -172,6 +172,7 @@ def test_the_same_history_asks_the_same(sampler: str) -> None:
     first = [trial.proposal for trial in simulated(found, 14, at_a_time=3)]
     assert first == [trial.proposal for trial in simulated(found, 14, at_a_time=3)]
     assert len(first) == len({proposal.overrides for proposal in first})
+    assert len({proposal.values["algorithm"] for proposal in first}) == 2
     if sampler != "qmc":  # a sequence that is not scrambled is one for all seeds
         other = simulated(found._replace(seed=8), 14, at_a_time=3)
         assert first != [trial.proposal for trial in other]

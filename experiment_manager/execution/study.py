@@ -49,6 +49,9 @@ _OLDEST: Final = (4, 9)
 _GONE: Final = {"consider_prior": True, "consider_magic_clip": True, "consider_endpoints": False, "inc_popsize": 2}
 """Options of samplers, and the values that hydra-optuna-sweeper gives them, which newer Optunas do not ask for."""
 
+_CHOICES_IN_SEQUENCES: Final = 5
+"""The first version of Optuna whose sequences have choices in them."""
+
 _LINKED_S: Final = 60.0
 """How long a proposal of somebody else may be taken, and not be seen yet, as a network file system may have it."""
 
@@ -415,7 +418,8 @@ def _sampler(search: Search, slot: int, turn: int = 0) -> "optuna.samplers.BaseS
     if name == "grid":  # the slot is the place in an order that is one for the whole search
         return _class(name)(_grid(search.dimensions), seed=search.seed)  # type: ignore[no-any-return]
     if name == "qmc":
-        return _of_sequence(slot)(seed=search.seed, **options)  # type: ignore[no-any-return]
+        options["independent_sampler"] = _class("random")(seed=seed)
+        return _of_sequence(search.dimensions, slot)(seed=search.seed, **options)  # type: ignore[no-any-return]
     return _class(name)(seed=seed, **options)  # type: ignore[no-any-return]
 
 
@@ -425,12 +429,18 @@ def _class(name: str) -> Any:
     return getattr(optuna.samplers, SAMPLERS[name])
 
 
-def _of_sequence(slot: int) -> Any:
-    """A sampler that draws one point of a sequence, which others count in a storage that they share."""
+def _of_sequence(dimensions: Sequence[Dimension], slot: int) -> Any:
+    """A sampler that draws one point of a sequence, also before any trial has ended. Those who ask one after the other
+    would count the points in a storage that they share."""
+    import optuna
+
     kind = _class("qmc")
     if not hasattr(kind, "_find_sample_id"):
         raise OptionsError("this Optuna does not let its QMCSampler begin where others have ended; use another sampler")
-    return type(kind.__name__, (kind,), {"_find_sample_id": lambda *_: slot})
+    has_choices = int(optuna.__version__.partition(".")[0]) >= _CHOICES_IN_SEQUENCES
+    space = {one.key: _distribution(one) for one in dimensions if has_choices or one.kind != CATEGORICAL}
+    own = {"_find_sample_id": lambda *_: slot, "infer_relative_search_space": lambda *_: space}
+    return type(kind.__name__, (kind,), own)
 
 
 def _grid(dimensions: Sequence[Dimension]) -> dict[str, list[Any]]:
