@@ -283,7 +283,8 @@ COUNT = {
 import glob, json
 marks = glob.glob("out/wandb/offline-run-*/experiment-manager.json")
 assert len(glob.glob("out/wandb/offline-run-*/*.wandb")) == len(marks)
-print(json.dumps(sorted(json.load(open(path))["run"] for path in marks)))
+runs = [json.load(open(path)) for path in marks]
+print(json.dumps(sorted(run["run"] for run in runs if run["project"] == "train")))
 """,
     "mlflow": """
 import json
@@ -306,8 +307,8 @@ print(json.dumps(sorted(run.name for run in Api().runs("train"))))
 @pytest.mark.heavy
 @pytest.mark.parametrize("to", COUNT)
 def test_the_other_programs_take_an_export_twice(to: str, tmp_path: Path) -> None:
-    """In an environment that has the library: one run for each job, after an export that was killed and two whole ones;
-    read back by the library itself."""
+    """In an environment that has the library: one run for each job, after an export that was killed and two whole ones,
+    beside those of another project; read back by the library itself."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python = str(venv / "bin/python")
@@ -319,7 +320,10 @@ def test_the_other_programs_take_an_export_twice(to: str, tmp_path: Path) -> Non
     wait_until((tmp_path / "out").exists)
     killed.kill()
     killed.communicate()
-    first, second = (json.loads(subprocess.run([*call, "--json"], check=True, **options).stdout) for _ in range(2))
+    first, _, second = (
+        json.loads(subprocess.run([*call, "--json", "--project", project], check=True, **options).stdout)
+        for project in ("train", "another", "train")
+    )
     assert [0, 1, 2] == sorted([*first["written"], *first["present"]])
     assert ([], [0, 1, 2]) == (second["written"], second["present"])
     counted = subprocess.run([python, "-c", COUNT[to]], check=True, **options).stdout

@@ -93,6 +93,7 @@ class MLflow:
         metrics = [
             Metric(_nearest(name), taken.number(name, value), _milliseconds(time), step)
             for name, value, time, step in logged
+            if taken.is_first(name)
         ]
         parameters = {
             name: value if isinstance(value, str) else value_text(value) for name, value in run.parameters.items()
@@ -113,6 +114,15 @@ class _Taken:
 
     def __init__(self, job: int, notes: Notes) -> None:
         self._job, self._notes = job, notes
+        self._metrics: dict[str, str] = {}  # what the first one of each name is called here
+
+    def is_first(self, name: str) -> bool:
+        """Whether the metric is not called in MLflow as another one is, which would be mixed with it."""
+        near = _nearest(name)
+        if self._metrics.setdefault(near, name) == name:
+            return True
+        self._notes.note(f"metric {one_line(name)} is left out: it is called like {near} in MLflow", self._job)
+        return False
 
     def number(self, name: str, value: float) -> float:
         """The value; the largest number that there is for one that is infinite."""

@@ -160,6 +160,8 @@ def flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _scalar(value: Any) -> Any:
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return str(value)  # which no program of them has a number for
     if value is None or isinstance(value, str | bool | int | float):
         return value
     plain = codec.plain(value)

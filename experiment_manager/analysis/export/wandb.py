@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from experiment_manager.analysis.export.runs import Mark, Notes, Point, Run
+from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.codec import digest_text
 from experiment_manager.store.documents import TEXT, read_optional
 from experiment_manager.store.files import clear_leftovers_in, temporary_name, write_json
@@ -19,14 +20,20 @@ from experiment_manager.text import as_word
 
 _FOLDER: Final = "wandb"
 _MARK: Final = "experiment-manager.json"
-_RUN: Final = re.compile(r"offline-run-[0-9]{8}_[0-9]{6}-(.+)")
-_LONGEST_ID: Final = 64
+_RUN: Final = re.compile(r"offline-run-[0-9]{8}_[0-9]{6}-.+")
+_LONGEST_ID, _LONGEST_PROJECT = 64, 128
+_NO_PROJECT: Final = re.compile(r"[/\\#?%:]")
 _SHAPE: Final = dict.fromkeys(("run", "project", "origin", "digest"), TEXT)
 
 
 @contextmanager
 def opened(project: str, place: str | None) -> Iterator["WeightsAndBiases"]:
     """The offline runs of a project."""
+    if _NO_PROJECT.search(project) or len(project) > _LONGEST_PROJECT:
+        raise ExperimentManagerError(
+            f"{project!r} cannot be a project of W&B: it is longer than {_LONGEST_PROJECT} characters, or has one of "
+            "/ \\ # ? % :; name another with --project, in Python project="
+        )
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # an export goes where it is sent, and nowhere else
     import wandb
 
@@ -42,24 +49,25 @@ class WeightsAndBiases:
     def __init__(self, wandb: Any, project: str, place: str) -> None:
         self._wandb, self._project = wandb, project
         self.place = os.path.join(place, _FOLDER)
+        self._before = self._runs()
         self.hint = f"wandb sync {as_word(self.place)}/offline-run-*"
 
     def marks(self, experiment: str) -> Mapping[str, Mark]:
         """The marks of the runs that are there."""
-        marks = {}
-        for folder in self._folders().values():
-            found = read_optional(os.path.join(folder, _MARK), _SHAPE)
-            if found.get("project") == self._project and "run" in found:
-                marks[str(found["run"])] = Mark(str(found.get("origin")), str(found.get("digest")))
-        return marks
+        return {name: mark for name, (_, mark) in self._before.items()}
 
-    def _folders(self) -> dict[str, str]:
-        """The folders of offline runs by the ids of these."""
+    def _runs(self) -> dict[str, tuple[str, Mark]]:
+        """The runs of the project that were exported, by their names: the folder and the mark of each."""
         try:
-            names = os.listdir(self.place)
+            names = [name for name in os.listdir(self.place) if _RUN.fullmatch(name)]
         except FileNotFoundError:
             return {}
-        return {found[1]: os.path.join(self.place, name) for name in names if (found := _RUN.fullmatch(name))}
+        runs = {}
+        for folder in (os.path.join(self.place, name) for name in sorted(names)):
+            found = read_optional(os.path.join(folder, _MARK), _SHAPE)
+            if found.get("project") == self._project and "run" in found:
+                runs[found["run"]] = (folder, Mark(str(found.get("origin")), str(found.get("digest"))))
+        return runs
 
     def write(self, run: Run, points: Sequence[Point], notes: Notes) -> None:
         """The run has a folder of its own, in the place of the one that it had."""
@@ -72,9 +80,8 @@ class WeightsAndBiases:
             (made,) = (entry for entry in os.scandir(os.path.join(aside, _FOLDER)) if _RUN.fullmatch(entry.name))
             about = {"run": run.name, "project": self._project, **run.mark._asdict()}
             write_json(os.path.join(made.path, _MARK), about)
-            before = self._folders().get(_id(run))
-            if before is not None:
-                shutil.rmtree(before)
+            if run.name in self._before:
+                shutil.rmtree(self._before.pop(run.name)[0])
             os.rename(made.path, os.path.join(self.place, made.name))
         finally:
             shutil.rmtree(aside, ignore_errors=True)
