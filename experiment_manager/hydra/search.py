@@ -328,7 +328,11 @@ def _conclude(folder: Folder) -> None:
         tell(f"{who} has stopped the search; the same command goes on")
         return
     why, n_left = too_many_failures(search, trials), search.n_trials - len(trials)
+    elsewhere = [one for one in trials if one.state in (State.RUNNING, State.QUEUED)]
+    if elsewhere:
+        tell(f"{len(elsewhere)} of the trials are still run by others; `experiment-manager status` follows them")
     left = [one for one in trials if one.values is None and not (one.has_failed or one.state is State.PRUNED)]
+    left = [one for one in left if one not in elsewhere]
     if why is None and not n_left and not left:
         return
     counts = ", ".join(f"{count} {state}" for state, count in Counter(str(trial.state) for trial in trials).items())
