@@ -124,11 +124,12 @@ def test_what_nobody_has_recorded(experiment: Experiment) -> None:
     assert (16, None, None) == (found.groups[0].hours.cpu, found.groups[0].used_memory_bytes, found.groups[0].used_cpus)
     assert "of 2 attempts nobody has recorded when they began and ended" in said(found)
     assert "2 attempts of several tasks each" in said(found)
-    ran(experiment, range(6, 12), None)
+    ran(experiment, range(6, 12), None, peak_memory_from=None)
     (used,) = (found := experiment.efficiency("algorithm == 'TD3'")).groups
     assert (None, Hours(6, None, None)) == (used.asked_cpus, used.hours)
     assert {"mem_gb": 1.5, "cpus_per_task": 2, "timeout_min": 90} == used.options
     assert "no scheduler ran them" in said(found)
+    assert "an earlier version ran 6 attempts" in said(found)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ class Efficiency(NamedTuple):
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"Efficiency({len(self.groups)} groups of {counted(sum(group.n_jobs for group in self.groups))})"
+        jobs = counted(sum(group.n_jobs for group in self.groups))
+        return f"Efficiency({jobs} in {len(self.groups)} group{'' if len(self.groups) == 1 else 's'})"
 
 
 class _Attempt(NamedTuple):
@@ -102,7 +103,7 @@ class _Attempt(NamedTuple):
     seconds: float | None
     cpu_s: float | None
     memory_bytes: float | None
-    is_sampled: bool  # nobody has counted its memory while it ran: it was looked at from time to time
+    memory_from: str | None  # how it is known: counted in a `cgroup`, or from `samples`; None: earlier versions
     has_ranks: bool
 
     @property
@@ -169,7 +170,7 @@ def _attempt(folder: Folder, states: States, orders: Orders, job: Job, number: i
         seconds=None if start is None or ended is None else max(0.0, ended - start),
         cpu_s=None if has_ranks else number_in(end, "cpu_s"),
         memory_bytes=None if has_ranks else memory,
-        is_sampled=memory is not None and end.get("peak_memory_from") != "cgroup",
+        memory_from=end.get("peak_memory_from"),
         has_ranks=has_ranks,
     )
 
@@ -311,13 +312,7 @@ def _notes(
         yield f"{_attempts_text(len(unseen))} without memory and processor time, as within the process of a sweep"
     if n := sum(attempt.has_ranks for attempt in attempts):
         yield f"{_attempts_text(n)} of several tasks each: what they used, only the accounting of the scheduler knows"
-    if n := sum(attempt.is_sampled and not attempt.has_ranks for attempt in attempts):
-        yield (
-            f"the memory of {_attempts_text(n)} was looked at every few seconds, since no cgroup was theirs alone: a "
-            "short peak of several processes may be missing"
-        )
-    elif any(attempt.memory_bytes is not None for attempt in attempts):
-        yield "memory is what the kernel counted, with the files that it kept in memory, which it gives up when it must"
+    yield from _about_memory([attempt for attempt in attempts if attempt.memory_bytes is not None])
     if any(attempt.order is not None and (attempt.order.options or {}).get("workers") for attempt in attempts):
         yield "hours are of jobs: what workers held while they had none is not in them"
     if any(attempt.asked.gpus for attempt in attempts):
@@ -327,6 +322,21 @@ def _notes(
     if all(attempt.order is None or attempt.order.scheduler is None for attempt in attempts):
         yield "no scheduler ran them, so nothing was asked for; options are those of a launcher of SLURM"
     yield from _about_options(attempts, groups, table)
+
+
+def _about_memory(attempts: Sequence[_Attempt]) -> Iterator[str]:
+    if n := sum(attempt.memory_from == "samples" for attempt in attempts):
+        yield (
+            f"the memory of {_attempts_text(n)} was looked at every few seconds, since no cgroup was theirs alone: a "
+            "short peak of several processes may be missing"
+        )
+    if n := sum(attempt.memory_from is None for attempt in attempts):
+        yield f"an earlier version ran {_attempts_text(n)}: peaks of several processes below 10 seconds may be missing"
+    if n := sum(attempt.memory_from == "cgroup" for attempt in attempts):
+        yield (
+            f"the memory of {_attempts_text(n)} is what the kernel counted, with the files that it kept in memory for "
+            "them, which it gives up when it must"
+        )
 
 
 def _about_options(attempts: Sequence[_Attempt], groups: Sequence[Usage], table: StateTable) -> Iterator[str]:
