@@ -37,10 +37,7 @@ def opened(project: str, place: str | None) -> Iterator["WeightsAndBiases"]:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # an export goes where it is sent, and nowhere else
     import wandb
 
-    try:
-        yield WeightsAndBiases(wandb, project, os.path.abspath(place or os.curdir))
-    finally:
-        wandb.teardown()
+    yield WeightsAndBiases(wandb, project, os.path.abspath(place or os.curdir))
 
 
 class WeightsAndBiases:
