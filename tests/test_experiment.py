@@ -11,6 +11,7 @@ import pytest
 
 import experiment_manager
 from experiment_manager import SLURM, Experiment, ExperimentManagerError, State, Submitted, current_job
+from experiment_manager.analysis.comparison import How, compare
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,
@@ -22,6 +23,8 @@ from experiment_manager.errors import (
     UnstorableValue,
 )
 from tests.conftest import clean_env, files_below
+from tests.test_comparison import rows as compared_rows
+from tests.test_comparison import usual
 
 ALGORITHMS, SEEDS = ("TD3", "DDPG"), (1, 2, 3)
 
@@ -457,9 +460,11 @@ def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
         "set_slurm_config": (SLURM(time=10),),
     }
     skipped = {"save_results", *(name for name in called if name.endswith(("_saver", "_loader")))}
-    for name in sorted(called.keys() - skipped - {"submit"}):
+    skipped |= {"add_trials", "stop_search", "study", "plot"}  # of a search, see test_search.py, or test_figures.py
+    for name in sorted(called.keys() - skipped - {"submit", "compare"}):
         options = again if name in ("plan_resubmission", "resubmit") else {}
         yield name, called[name](*given.get(name, ()), **options)
+    yield "compare", compare({"train": compared_rows(usual)}, How())  # needs several methods
     yield "submit", Submitted("study-1", "17", str(place / "study-1.sh"), is_new=True, is_edited=False)  # needs SLURM
 
 

@@ -20,7 +20,7 @@ NEAR_HYDRA = [
     *(PACKAGE / "model").glob("*.py"),
     *(PACKAGE.parent / "hydra_plugins").rglob("*.py"),
 ]
-OF_PYTHON = {"_replace", "_asdict", "_fields", "_getframe", "_eval_name"}
+OF_PYTHON = {"_replace", "_asdict", "_fields", "_field_defaults", "_getframe", "_eval_name"}
 """Names with an underscore that are promised: by Python, and by simpleeval to those who extend it."""
 
 PRELUDE = """

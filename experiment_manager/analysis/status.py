@@ -215,7 +215,7 @@ def live_status(
     found = status(folder, [job.id for job in everything] or drafts.ids(), table)
     jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
     groups = state_counts(job_rows(folder, everything, table), by) if by else []
-    search = search_status(folder, table)
+    search = search_status(folder, table) if drafts.has_search else None
     return found._replace(
         live=tuple(live_rows(folder, jobs, table)),
         groups=tuple(groups),

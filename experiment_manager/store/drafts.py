@@ -46,6 +46,8 @@ class JobDrafts:
         self._added: dict[str, int] = {}  # identity -> id of the jobs that are drafts, also once they are written
         self._saved: dict[str, list[tuple[int, str | None]]] | None = None  # identity -> (id, fingerprint)
         self._next_id = 0
+        self.has_search = False
+        """Whether the folder has a search, as its manifest told when its jobs were listed last."""
 
     @classmethod
     def load(cls, folder: Folder) -> "JobDrafts":
@@ -147,6 +149,7 @@ class JobDrafts:
         if not self._has_manifest():
             return ()
         with Manifest(self._folder) as manifest:
+            self.has_search = manifest.search is not None
             return manifest.ids()
 
     def __iter__(self) -> Iterator[Job]:
@@ -155,6 +158,7 @@ class JobDrafts:
             yield from (self._drafts[job_id].job for job_id in sorted(self._drafts))
             return
         with Manifest(self._folder) as manifest:
+            self.has_search = manifest.search is not None
             yield from manifest.jobs()
         yield from (draft.job for draft in self._drafts.values() if draft.is_new)
 
