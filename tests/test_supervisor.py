@@ -16,13 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiment_manager.execution import current_job
 from experiment_manager.execution.run import Call, parser, plain_call
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submission import records
+from experiment_manager.store import processes
 from experiment_manager.store.launches import create_launch
+from experiment_manager.store.layout import Folder
 from tests.conftest import Kept, Program, ProgramAfter, clean_env, examples, wait_until
 
 pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
@@ -166,6 +169,31 @@ def test_killed_supervisor_takes_the_job_along_and_is_lost(held: Program) -> Non
     assert {"LOST": 1} == status["counts"]
     assert "its supervisor is gone" in status["troubles"][0]["reason"]
     assert ["0.1.COMPLETED", "0.2.LOST"] == program.states()
+
+
+def test_nothing_is_left_of_a_job_whose_supervisor_was_killed(held: Program) -> None:
+    """What a job has started goes on when `kill -9` of the supervisor ends the job; who finds it LOST ends it, before
+    it is run again, and nothing of another attempt."""
+    (held.home / "job.py").write_text(
+        "import pathlib, subprocess, time\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "pathlib.Path('started').write_text(f'{child.pid}\\n')\n"
+        "time.sleep(600)\n"
+    )
+    started = held.home / "started"
+    supervisor = held.start("-m", "experiment_manager", "run", str(held.experiment), "0", "--runner", "job.py")
+    (left,) = (int(pid) for pid in wait_until(lambda: started.exists() and started.read_text()).split())
+    supervisor.kill()
+    supervisor.communicate(timeout=60)
+    assert processes.is_alive(left)
+    other = held.start(
+        "-c", "import time; time.sleep(600)", **current_job.environment(Folder.at(held.experiment), 0, 9)
+    )
+    assert {"LOST": 1} == held.told("status")["counts"]
+    wait_until(lambda: not processes.is_alive(left))
+    assert other.poll() is None
+    other.kill()
+    other.communicate(timeout=60)
 
 
 def test_killed_both_can_be_run_again(held: Program) -> None:

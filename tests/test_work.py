@@ -15,7 +15,7 @@ import pytest
 
 from experiment_manager import Experiment, State
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.execution.current_job import JOB_VARIABLE
+from experiment_manager.store.processes import JOB_VARIABLE
 from experiment_manager.store.states import States
 from tests.conftest import Program, clean_env, files_below, wait_until
 

@@ -27,6 +27,7 @@ from experiment_manager.model.records import Job, State
 from experiment_manager.scheduler.schedulers import BUILT_IN
 from experiment_manager.store.files import appending
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.processes import ATTEMPT_VARIABLE, FOLDER_VARIABLE, JOB_VARIABLE
 from experiment_manager.store.reserve import write_all
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
     from experiment_manager.execution.pruning import Pruning
 
-JOB_VARIABLE: Final = "EXPERIMENT_MANAGER_JOB"
-ATTEMPT_VARIABLE: Final = "EXPERIMENT_MANAGER_ATTEMPT"
-FOLDER_VARIABLE: Final = "EXPERIMENT_MANAGER_FOLDER"
 PRUNER_VARIABLE: Final = "EXPERIMENT_MANAGER_PRUNER"
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PRUNED: Final = "pruned"

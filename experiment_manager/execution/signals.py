@@ -74,15 +74,6 @@ def waiting() -> Iterator[Callable[[], None]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def processes(is_meant: Callable[[int], bool]) -> list[int]:
-    """The processes on this host that are meant. Read from /proc; empty without one."""
-    try:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return []
-    return [pid for pid in pids if is_meant(pid)]
-
-
 def hear_interrupts() -> None:
     """Runs in a supervisor's process before it starts: a shell's `&` has INT ignored, by which we tell it to end."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -110,13 +101,3 @@ def in_session(pid: int, session: int) -> bool:
         return os.getsid(pid) == session
     except OSError:
         return False
-
-
-def environment(pid: int) -> dict[bytes, bytes]:
-    """What a process was started with; empty when that cannot be read."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            items = file.read().split(b"\0")
-    except OSError:
-        return {}
-    return {name: value for name, _, value in (item.partition(b"=") for item in items)}

@@ -18,12 +18,11 @@ from experiment_manager.errors import FolderError
 from experiment_manager.execution import current_job
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.resources import gpus_of, memory_of, oom_kills, peak_of_step
-from experiment_manager.execution.signals import WARNINGS, Heard, catches, environment, in_session, pass_on, processes
+from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, pass_on
 from experiment_manager.model.records import ENDED_WELL, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
-from experiment_manager.store import processes as processes_of
-from experiment_manager.store import reserve
+from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import END, ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, log_file
@@ -90,7 +89,7 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     try:
         return _supervised(child, states, number, heard, begin)
     finally:
-        processes_of.unmark(mark)
+        processes.unmark(mark)
 
 
 def _supervised(child: Child, states: States, number: int, heard: Heard, begin: Start) -> Outcome:
@@ -196,7 +195,7 @@ class _Supervision:
             if now >= self._limit_at:
                 self._end_at_limit()
             if now >= sample_at:
-                self._memory = max(self._memory, memory_of(processes(self._is_ours)))
+                self._memory = max(self._memory, memory_of(processes.running(self._is_ours)))
                 sample_at = now + min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * (now - began)), OWNERSHIP_POLL_S)
             if now >= poll_at:
                 poll_at = now + self._look()
@@ -273,7 +272,7 @@ class _Supervision:
         A job that may be requeued and has no handler is stopped, so that it can start again before the time limit.
         """
         for number, came in tuple(self._undelivered.items()):
-            ours = processes(self._is_ours)
+            ours = processes.running(self._is_ours)
             listeners = [pid for pid in ours if catches(pid, number)]
             is_due = time.monotonic() >= came + self._handler_wait()
             are_all_ready = self._child.has_ranks and self._ranks(ours) == self._ranks(listeners)
@@ -301,7 +300,7 @@ class _Supervision:
         if not self._child.has_ranks:
             return in_session(pid, self._pid)
         own = current_job.environment(self._child.folder, self._child.job_id, self._number)
-        found = environment(pid)
+        found = processes.environment(pid)
         is_rank = self._rank(found) is not None and not in_session(pid, self._pid)
         return is_rank and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in own.items())
 
@@ -437,7 +436,7 @@ class _Supervision:
         return rank
 
     def _ranks(self, pids: Iterable[int]) -> set[bytes | None]:
-        return {self._rank(environment(pid)) for pid in pids}
+        return {self._rank(processes.environment(pid)) for pid in pids}
 
     def _was_out_of_memory(self) -> bool:
         """The kernel counted a kill in our memory cgroup; ranks have cgroups of their own, and the error log tells."""

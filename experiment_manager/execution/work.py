@@ -21,7 +21,6 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, OptionsError
 from experiment_manager.execution.command import missing_file
-from experiment_manager.execution.current_job import JOB_VARIABLE
 from experiment_manager.execution.pickled_runner import pickled_runner, words_for
 from experiment_manager.execution.pool import (
     Interrupted,
@@ -52,7 +51,7 @@ from experiment_manager.store.launches import (
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
-from experiment_manager.store.processes import dying_with_us
+from experiment_manager.store.processes import JOB_VARIABLE, dying_with_us
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import JobLines, counted, settings_text, tell
 

@@ -21,7 +21,6 @@ from yaml import YAMLError
 from experiment_manager.errors import ExperimentManagerError, OptionsError
 from experiment_manager.execution import current_job
 from experiment_manager.execution.command import Place, place_of
-from experiment_manager.execution.current_job import JOB_VARIABLE
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.pool import (
     Interrupted,
@@ -58,6 +57,7 @@ from experiment_manager.scheduler.submission import submit
 from experiment_manager.store.documents import END, ERROR, read_optional
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.processes import JOB_VARIABLE
 from experiment_manager.store.results import read_result
 from experiment_manager.store.states import States
 from experiment_manager.text import counted, hold_numbers, settings_text, tell, tell_once

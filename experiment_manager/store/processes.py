@@ -18,6 +18,11 @@ _MOST_PID: Final = 2**31 - 1
 IDENTITY: Final = ("host", "boot", "namespace", "pid", "started_ticks")
 """The fields of `this_process`: no two processes have all of it in common."""
 
+JOB_VARIABLE: Final = "EXPERIMENT_MANAGER_JOB"
+ATTEMPT_VARIABLE: Final = "EXPERIMENT_MANAGER_ATTEMPT"
+FOLDER_VARIABLE: Final = "EXPERIMENT_MANAGER_FOLDER"
+"""The environment tells every process of an attempt which one it is, whoever has started it."""
+
 _marks: dict[str, int] = {}
 
 
@@ -120,6 +125,49 @@ def _handle(pid: int) -> int | None:
 
 def _is_pid(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_PID
+
+
+def end_left(folder: str, job_id: int, attempt: int) -> int:
+    """Nothing of an attempt runs on this host any more, as far as that is ours to end; returns how many processes did.
+
+    Its supervisor was killed. The job ended with that, and what the job had started may not have: a shell's program, or
+    one that was sent to the background.
+    """
+    told = {JOB_VARIABLE: str(job_id).encode(), ATTEMPT_VARIABLE: str(attempt).encode()}
+
+    def is_left(pid: int) -> bool:
+        found = environment(pid)
+        if pid == os.getpid() or any(found.get(name.encode()) != value for name, value in told.items()):
+            return False
+        try:
+            return os.path.samefile(found.get(FOLDER_VARIABLE.encode(), b""), folder)
+        except (OSError, ValueError):
+            return False
+
+    left = running(is_left)
+    for pid in left:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    return len(left)
+
+
+def running(is_meant: Callable[[int], bool]) -> list[int]:
+    """The processes on this host that are meant. Read from /proc; empty without one."""
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    return [pid for pid in pids if is_meant(pid)]
+
+
+def environment(pid: int) -> dict[bytes, bytes]:
+    """What a process was started with; empty when that cannot be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            items = file.read().split(b"\0")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (item.partition(b"=") for item in items)}
 
 
 def dying_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:

@@ -250,6 +250,8 @@ class States:
             state = State.FAKE
         if not self.may_write():
             return state
+        if processes.is_gone(about) is True:
+            processes.end_left(self._folder.path, job_id, attempt)
         try:
             is_told = self.finish(job_id, attempt, state, record)
             if not is_told and self.end(job_id, attempt, state) is state:  # it died before it was RUNNING
