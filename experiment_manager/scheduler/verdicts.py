@@ -274,7 +274,13 @@ class _Decision:
         is_to_ask = report.is_history_silent  # it may know better when it answers
         self._is_open = self._is_open or is_to_ask
         record = {"reason": reason, **({"ask_scheduler": True} if is_to_ask else {})}
-        self._found.append(NeverBegan(job_id, self._launch.planned[job_id], state, record))
+        self._found.append(NeverBegan(job_id, self._free_number(job_id), state, record))
+
+    def _free_number(self, job_id: JobId) -> int:
+        """The number of an attempt that never began: the planned one, unless a dry pass has taken that meanwhile."""
+        planned = self._launch.planned[job_id]
+        has_it = planned in self._disk.table.attempts.get(job_id, {})
+        return self._disk.table.next_number(job_id) if has_it else planned
 
     def _forgotten(self, report: ArrayReport) -> str:
         tells = "does not tell now" if report.is_history_silent else "cannot tell"
@@ -283,7 +289,7 @@ class _Decision:
     def _ended_before_it_began(self, job_id: JobId, run: Run, end: State) -> None:
         """The task ended before the job began."""
         state, record = self._unbegun(run, end)
-        self._found.append(NeverBegan(job_id, self._launch.planned[job_id], state, record, {"slurm_task": run.task}))
+        self._found.append(NeverBegan(job_id, self._free_number(job_id), state, record, {"slurm_task": run.task}))
 
     def _unbegun(self, run: Run, end: State) -> tuple[State, dict[str, Any]]:
         """What an attempt came to whose task ended before it began."""
