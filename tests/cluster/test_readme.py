@@ -19,7 +19,7 @@ import hydra
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(config):
-    time.sleep(config.steps / 1000)
+    time.sleep(8 if config.steps == 2000 else config.steps / 1000)  # those are cancelled while they run
     return -float(config.seed)
 
 if __name__ == "__main__":
