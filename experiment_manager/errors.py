@@ -23,7 +23,8 @@
     ├── FreezeError                   configuration or code that cannot be copied or named
     ├── SchedulerError                a scheduler refused, or could not be asked
     │   └── SlurmError                SLURM did
-    └── ResultError                   a result that is there already, or that is not there
+    ├── ResultError                   a result that is there already, or that is not there
+    └── NotInstalled                  a library that an extra of this package brings
 
 Those that the first interface of the library promised as `ValueError` are one, too.
 """
@@ -152,3 +153,10 @@ class SlurmError(SchedulerError):
 
 class ResultError(ExperimentManagerError, ValueError):
     """A result is there already, or missing, or unreadable."""
+
+
+class NotInstalled(ExperimentManagerError):
+    """A library is missing that an extra of this package brings."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'hydra-experiment-manager[{extra}]'")

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.analysis import inference
 from experiment_manager.analysis.inference import Interval
-from experiment_manager.analysis.tables import Row, chosen_metric, group_key, repeating, require_variables
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.analysis.tables import (
+    Row,
+    check_goal,
+    chosen_metric,
+    group_key,
+    repeating,
+    require_variables,
+    without,
+)
+from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model import codec
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import State
@@ -120,8 +128,7 @@ def compare(experiments: Mapping[str, Sequence[Row]], how: How) -> Comparison:
     """
     _require_numpy()
     rows = _together(experiments)
-    if how.goal not in ("max", "min"):
-        raise ExperimentManagerError(f"the goal is max or min, not {how.goal!r}")
+    check_goal(how.goal)
     if how.normalize not in NORMALIZATIONS:
         there_are = ", ".join(NORMALIZATIONS)
         raise ExperimentManagerError(f"normalize is one of {there_are}, not {how.normalize!r}")
@@ -155,9 +162,7 @@ def _require_numpy() -> None:
     try:
         import numpy  # noqa: F401 - whether it is there
     except ImportError as error:
-        raise ExperimentManagerError(
-            "numpy is not installed: pip install 'hydra-experiment-manager[analysis]'"
-        ) from error
+        raise NotInstalled("numpy", "analysis") from error
 
 
 def _together(experiments: Mapping[str, Sequence[Row]]) -> Sequence[Row]:
@@ -187,7 +192,7 @@ def _chosen_variables(rows: Sequence[Row], how: How, *, are_several: bool) -> tu
             f"variables are {', '.join(names) or 'none'}"
         )
     varying = [name for name in names if len({_key(row["variables"].get(name)) for row in rows}) > 1]
-    by = _without(varying, (*over, *how.tasks)) if how.by is None else tuple(how.by)
+    by = without(varying, (*over, *how.tasks)) if how.by is None else tuple(how.by)
     if are_several and EXPERIMENT not in (*by, *how.tasks):
         by = (EXPERIMENT, *by)
     twice = [name for name in (*over, *how.tasks, *by) if [*over, *how.tasks, *by].count(name) > 1]
@@ -216,10 +221,6 @@ def _place(cell: _Cell) -> str:
     return f"of {cell.variables[EXPERIMENT]} " if EXPERIMENT in cell.variables else ""
 
 
-def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name not in others)
-
-
 def _scored(row: Row, source: str, metric: str) -> tuple[float | None, str | None]:
     """The score of a job, or why it has none."""
     if row["state"] != State.COMPLETED:
@@ -240,7 +241,7 @@ Score = Callable[[Row], tuple[float | None, str | None]]
 """The score of a job, or why it has none."""
 
 
-def _cells(rows: Iterable[Row], by: Sequence[str], over: Sequence[str], tasks: Sequence[str], score: "Score") -> _Cells:
+def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: Sequence[str], score: Score) -> _Cells:
     found: _Cells = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         runs = found[group_key(row, by)][group_key(row, tasks)]
@@ -250,9 +251,7 @@ def _cells(rows: Iterable[Row], by: Sequence[str], over: Sequence[str], tasks: S
         if other is not cell:
             raise ExperimentManagerError(_mixed(other, cell, (*by, *tasks, *over), over))
     if len(found) < 2:
-        (only,) = found or ("no job",)
-        first = next(iter(next(iter(found.values())).values()), {}) if found else {}
-        text = settings_text(_of(next(iter(first.values())).variables, by)) if first else only
+        text = settings_text(_of(rows[0]["variables"], by))
         raise ExperimentManagerError(f"there is one method, {text}, and nothing to compare it with")
     return found
 
@@ -380,35 +379,34 @@ def _pairs(methods: Sequence[tuple[str, "Scores"]], goal: str) -> tuple[Pair, ..
     chosen = list(combinations(methods, 2))
     if len(methods) > _MOST_PAIRED:
         chosen = [(methods[0], other) for other in methods[1:]]
-    ordered = [pair if _is_better(pair[0][1], pair[1][1], goal) else pair[::-1] for pair in chosen]
-    tests = [
-        (
-            inference.welch(one, other).p,
-            inference.permutation(one, other, draws=_DRAWS, seed=_SEED),
-        )
-        for (_, one), (_, other) in ordered
-    ]
-    welch, permutation = (inference.holm([test[place] for test in tests]) for place in (0, 1))
+    pairs = [_pair(*one, *other, goal) for one, other in chosen]
+    welch = inference.holm([pair.welch_p for pair in pairs])
+    permutation = inference.holm([pair.permutation_p for pair in pairs])
     return tuple(
-        Pair(
-            label,
-            other_label,
-            difference=abs(inference.welch(one, other).difference),
-            improvement=inference.interval(
-                inference.improvement, [_oriented(one, goal), _oriented(other, goal)], draws=_DRAWS, seed=_SEED
-            ),
-            welch_p=tests[place][0],
-            permutation_p=tests[place][1],
-            welch_adjusted=welch[place],
-            permutation_adjusted=permutation[place],
-            runs_needed=inference.runs_needed(one, other),
-        )
-        for place, ((label, one), (other_label, other)) in enumerate(ordered)
+        pair._replace(welch_adjusted=welch[place], permutation_adjusted=permutation[place])
+        for place, pair in enumerate(pairs)
     )
 
 
-def _is_better(one: "Scores", other: "Scores", goal: str) -> bool:
-    return bool(_oriented(inference.welch(one, other).difference, goal) >= 0.0)
+def _pair(label: str, one: "Scores", other_label: str, other: "Scores", goal: str) -> Pair:
+    """What two methods tell, as if they were the only ones."""
+    welch = inference.welch(one, other)
+    if _oriented(welch.difference, goal) < 0.0:
+        label, one, other_label, other = other_label, other, label, one
+    permutation_p = inference.permutation(one, other, draws=_DRAWS, seed=_SEED)
+    return Pair(
+        label,
+        other_label,
+        difference=abs(welch.difference),
+        improvement=inference.interval(
+            inference.improvement, [_oriented(one, goal), _oriented(other, goal)], draws=_DRAWS, seed=_SEED
+        ),
+        welch_p=welch.p,
+        permutation_p=permutation_p,
+        welch_adjusted=welch.p,
+        permutation_adjusted=permutation_p,
+        runs_needed=inference.runs_needed(one, other),
+    )
 
 
 def _notes(cells: _Cells, runs: Sequence[str], how: How, n_tasks: int) -> Iterable[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model import codec
 from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.records import ENDED_WELL, Job, State
@@ -178,6 +178,17 @@ def repeating(names: Iterable[str]) -> tuple[str, ...]:
     """The variables that only repeat a job: those that are called seed, as `seed` and `env.seed`, and the `repeat` of a
     sweep."""
     return tuple(name for name in names if name == REPEAT or name.lstrip("+~").rpartition(".")[2] == "seed")
+
+
+def without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """The names that are not among the others, in their order."""
+    return tuple(name for name in names if name not in others)
+
+
+def check_goal(goal: str) -> None:
+    """Raise ExperimentManagerError unless the best is the largest or the smallest."""
+    if goal not in ("max", "min"):
+        raise ExperimentManagerError(f"the goal is max or min, not {goal!r}")
 
 
 def chosen_metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, str | None]:
@@ -416,7 +427,7 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], pat
         with writing(os.path.abspath(path)):
             frame.to_parquet(path)
     except ImportError as error:
-        raise ExperimentManagerError(_install("pyarrow")) from error
+        raise NotInstalled("pyarrow", "analysis") from error
 
 
 FILE_FORMATS: Final[Mapping[str, Callable[[Sequence[Mapping[str, Any]], Sequence[str], str], None]]] = {
@@ -440,9 +451,5 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError as error:
-        raise ExperimentManagerError(_install("pandas")) from error
+        raise NotInstalled("pandas", "analysis") from error
     return pandas
-
-
-def _install(package: str) -> str:
-    return f"{package} is not installed: pip install 'hydra-experiment-manager[analysis]'"

@@ -27,7 +27,7 @@ from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, Js
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
-from experiment_manager.text import counted, names_in, tell, value_text
+from experiment_manager.text import counted, names_in, settings_text, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -298,7 +298,7 @@ def _usage_row(group: Usage) -> dict[str, Any]:
 
 
 def _waste_lines(group: Usage) -> list[str]:
-    named = " ".join(f"{name}={value_text(value)}" for name, value in group.variables.items())
+    named = settings_text(group.variables)
     of = f"{named}: " if named else ""
     lines = []
     if held := _hours_text(group.hours):

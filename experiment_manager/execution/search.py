@@ -111,9 +111,7 @@ class SearchJobs:
         if self.is_over or who_stopped(self._folder) is not None:
             return False
         with Manifest(self._folder) as manifest:
-            search = manifest.search
-            last = None if search is None else search.job_id(search.n_trials - 1)
-            return last is not None and manifest.proposal(last) is None
+            return manifest.has_unproposed()
 
 
 def add_trials(folder: Folder, count: int) -> int:
@@ -161,13 +159,13 @@ def no_search(folder: Folder) -> str:
 
 def first_unproposed(folder: Folder) -> int | None:
     """The id of the next trial that the search proposes; None where there is no search, or it proposes nothing more."""
+    if who_stopped(folder) is not None:
+        return None
     with Manifest(folder) as manifest:
-        if manifest.search is None or who_stopped(folder) is not None:
-            return None
-        return manifest.search.job_id(sum(1 for _ in manifest.proposals()))
+        return manifest.next_unproposed()
 
 
 def unproposed(folder: Folder) -> int:
     """How many trials of the search nobody has proposed yet."""
     with Manifest(folder) as manifest:
-        return 0 if manifest.search is None else manifest.search.n_trials - sum(1 for _ in manifest.proposals())
+        return manifest.n_unproposed()

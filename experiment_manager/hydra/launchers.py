@@ -180,15 +180,8 @@ class Here:
     def run_search(self, handed: Handed, *, n_at_a_time: int, most: int) -> None:
         """The search has run, as far as it goes here: `most` trials. Ends the program on Ctrl-C."""
         tell(f"running {min(n_at_a_time, most)} at a time (hydra.launcher.n_jobs)")
-        try:
+        with _told_when_stopped(handed.folder, "goes on with the search"):
             follow_worker(handed.folder, handed.launch, most)
-        except Interrupted as stop:
-            cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
-            tell(
-                f"stopped by {stop}: {cancelled} jobs cancelled in {handed.folder.path}; the same command goes on with "
-                "the search"
-            )
-            raise SystemExit(128 + stop.number) from None
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
@@ -202,20 +195,24 @@ class Here:
         )
         if len(ids) > 1:
             tell(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
-        try:
+        with _told_when_stopped(handed.folder, "runs what is left"):
             ran = pool.run(ids)
-        except Interrupted as stop:
-            cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
-            tell(
-                f"stopped by {stop}: {cancelled} jobs cancelled in {handed.folder.path}; the same command runs what is "
-                "left"
-            )
-            raise SystemExit(128 + stop.number) from None
         if self._forkserver is None and were_short(handed.folder, ran) and ForkServer.can_run(handed.folder, ids[0]):
             tell_once(
                 "nearly all the time of these jobs was their start: hydra.launcher.start_method=forkserver would run "
                 "them in a third of it"
             )
+
+
+@contextmanager
+def _told_when_stopped(folder: Folder, what_it_does: str) -> Iterator[None]:
+    """A signal ends the program, with the shell's status for it; people know what `the same command` does then."""
+    try:
+        yield
+    except Interrupted as stop:
+        cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
+        tell(f"stopped by {stop}: {cancelled} jobs cancelled in {folder.path}; the same command {what_it_does}")
+        raise SystemExit(128 + stop.number) from None
 
 
 def were_short(folder: Folder, ran: Sequence[JobEnd]) -> bool:

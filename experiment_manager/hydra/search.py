@@ -211,7 +211,7 @@ def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
         **_about_code(frozen),
         **({} if arrangement is None else arrangement.record),
         **({} if search.pruner is None else {"pruner": search.pruner}),
-        "search_from": _next(folder, search),
+        "search_from": _next(folder),
         **asked.ours.about_search(asked.n_at_a_time),
     }
     attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in sorted(to_run))
@@ -292,11 +292,10 @@ def _more(folder: Folder, count: int) -> list[int]:
     return found
 
 
-def _next(folder: Folder, search: Search) -> int:
+def _next(folder: Folder) -> int:
     """The first id that nobody has proposed."""
     with Manifest(folder) as manifest:
-        n_proposed = sum(1 for _ in manifest.proposals())
-        found = search.job_id(n_proposed)
+        found = manifest.next_unproposed()
         return manifest.next_id if found is None else found
 
 

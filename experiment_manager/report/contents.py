@@ -14,8 +14,16 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import result_rows
 from experiment_manager.analysis.status import Trouble, status
-from experiment_manager.analysis.tables import Row, chosen_metric, group_key, repeating, require_variables
-from experiment_manager.errors import ExperimentManagerError, JobRefused, UnreadableLaunch
+from experiment_manager.analysis.tables import (
+    Row,
+    check_goal,
+    chosen_metric,
+    group_key,
+    repeating,
+    require_variables,
+    without,
+)
+from experiment_manager.errors import JobRefused, UnreadableLaunch
 from experiment_manager.model import codec
 from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids
@@ -156,16 +164,15 @@ class Contents(NamedTuple):
 
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
-    if choice.goal not in ("max", "min"):
-        raise ExperimentManagerError(f"the goal is max or min, not {choice.goal!r}")
+    check_goal(choice.goal)
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
     rows = result_rows(folder, jobs, table, logbook.last)
     source, metric = chosen_metric(rows, choice.metric)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
     averaged = repeating(names) if choice.average_over is None else _known(choice.average_over, names)
-    by = _known(choice.group_by, names) if choice.group_by is not None else _without(names, averaged)
-    averaged = _without(names, by)
+    by = _known(choice.group_by, names) if choice.group_by is not None else without(names, averaged)
+    averaged = without(names, by)
     groups = _groups(rows, by, source, metric)
     ranked = _ranked(groups, choice.goal)
     drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
@@ -189,7 +196,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         best=tuple(map(_best, ranked[:MOST_BEST])),
         n_ranked=len(ranked),
         drawn=drawn,
-        learning=learn(logbook, [group.ids for group in drawn], [*first, *_without(logged, first)]),
+        learning=learn(logbook, [group.ids for group in drawn], [*first, *without(logged, first)]),
         pruning=_pruning(folder, jobs, table),
         search=search_figures(folder, table),
         columns=columns,
@@ -224,10 +231,6 @@ def _pruning(folder: Folder, jobs: Sequence[Job], table: StateTable) -> Pruning 
 def _known(asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     require_variables(asked, names)
     return tuple(asked)
-
-
-def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name not in others)
 
 
 def _groups(rows: Sequence[Row], by: Sequence[str], source: str | None, metric: str | None) -> list[Group]:

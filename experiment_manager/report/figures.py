@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.analysis import inference
 from experiment_manager.analysis.comparison import Comparison, Method
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model.codec import is_number
 from experiment_manager.report.curves import Series, sampled, thinned
 from experiment_manager.store.files import appearing
@@ -73,9 +73,7 @@ def draw(kind: str, found: Comparison, path: str, *, logged: Logged, x: str | No
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ExperimentManagerError(
-            "matplotlib is not installed: pip install 'hydra-experiment-manager[analysis]'"
-        ) from error
+        raise NotInstalled("matplotlib", "analysis") from error
     image = io.BytesIO()
     style: Any = _STYLE
     with mpl.rc_context(style):
@@ -84,8 +82,10 @@ def draw(kind: str, found: Comparison, path: str, *, logged: Logged, x: str | No
             _curves(figure, found, logged)
         elif kind == "sensitivity":
             _sensitivity(figure, found, str(x))
+        elif kind == "profile":
+            _profile(figure, found)
         else:
-            _OTHERS[kind](figure, found)
+            _intervals(figure, found)
         about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[ending]
         figure.savefig(image, format=ending, metadata=about)
     with writing(path), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:
@@ -212,5 +212,4 @@ def _sensitivity(figure: "Figure", found: Comparison, x: str) -> None:
         panel.legend()
 
 
-_OTHERS: Final = {"intervals": _intervals, "profile": _profile}
 KINDS: Final = ("intervals", "profile", "curves", "sensitivity")

@@ -338,8 +338,7 @@ def _may_propose(folder: Folder, quiet_since: float) -> bool:
     if time.monotonic() - quiet_since > _PROPOSES_S or who_stopped(folder) is not None:
         return False
     with Manifest(folder) as manifest:
-        search = manifest.search
-        return search is not None and sum(1 for _ in manifest.proposals()) < search.n_trials
+        return manifest.has_unproposed()
 
 
 def _tell_of_stuck(folder: Folder, table: StateTable) -> None:

@@ -17,7 +17,7 @@ from experiment_manager.analysis.export.runs import (
     run_of,
 )
 from experiment_manager.analysis.export.target import Kind, Target
-from experiment_manager.errors import ExperimentManagerError, FolderError
+from experiment_manager.errors import ExperimentManagerError, FolderError, NotInstalled
 from experiment_manager.model.records import Job
 from experiment_manager.store.layout import Folder, check_name, unwritable
 from experiment_manager.store.lock import Busy, Lock
@@ -126,8 +126,7 @@ def _opened(kind: Kind, project: str, place: str | None) -> Iterator[Target]:
                 target = opened.enter_context(kind.open(project, place))
         except ImportError as error:
             missing = getattr(error, "name", None) or kind.library
-            install = f"pip install 'hydra-experiment-manager[{kind.extra}]'"
-            raise ExperimentManagerError(f"{missing} is not installed: {install}") from error
+            raise NotInstalled(missing, kind.extra) from error
         yield target
 
 
