@@ -34,6 +34,7 @@ from experiment_manager.execution.search import add_trials, stop_search
 from experiment_manager.execution.work import Terms, Worked, work
 from experiment_manager.model import codec, filters
 from experiment_manager.model.records import Counts, Job, State
+from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow
 from experiment_manager.report.curves import Logbook, Series, series_of
 from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
@@ -458,7 +459,7 @@ class Experiment:
         found = Counter(map(table.state, self.get_all_ids()))
         return Counts({state: found[state] for state in State if found[state]})
 
-    def jobs(self, where: Any = None) -> list[dict[str, Any]]:
+    def jobs(self, where: Any = None) -> list[JobRow]:
         """One row per job that passes: `experiment-manager jobs`.
 
         `job`, `state`, `attempt` (0: none yet), `selected` (whether it may run), `variables`.
@@ -466,7 +467,7 @@ class Experiment:
         table = cache(self.states)  # listed once, for the filter and the rows
         return job_rows(self.folder, self._select(where, table).jobs, table())
 
-    def show(self, job_id: int, *, resolve: bool = False) -> dict[str, Any]:
+    def show(self, job_id: int, *, resolve: bool = False) -> JobDetails:
         """Everything about one job: `experiment-manager show`. With `resolve` its configuration has the values that
         interpolations stand for, as far as they can be told here. Raises UnknownJob."""
         configuration = self.configuration(job_id)
@@ -474,7 +475,7 @@ class Experiment:
             configuration = self._drafts.resolved(job_id)
         return show(self.folder, self.job(job_id), configuration, self.states())
 
-    def diff(self, one: int, other: int) -> dict[str, Any]:
+    def diff(self, one: int, other: int) -> JobDifference:
         """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
         return difference(self.folder, self.job(one).id, self.job(other).id, self.states())
 
@@ -498,7 +499,7 @@ class Experiment:
 
     # -- what the jobs have left -------------------------------------------------------------------------------------
 
-    def result_rows(self, where: Any = None, *, pruned: bool = False) -> list[dict[str, Any]]:
+    def result_rows(self, where: Any = None, *, pruned: bool = False) -> list[ResultRow]:
         """One row per job that passes, with its result and its last metrics: `experiment-manager results`.
 
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,

@@ -126,7 +126,7 @@ def test_runner_that_raises_is_failed_and_raises(saved: Experiment) -> None:
         saved.run_id(0, runner)
     (trouble,) = saved.status().troubles
     assert ("FAILED", "KeyError: 'missing'", (0,)) == trouble
-    assert "in runner" in saved.show(0)["attempts"][0]["traceback"]
+    assert "in runner" in (saved.show(0)["attempts"][0]["traceback"] or "")
     saved.run_id(0, lambda *_: None)
     assert ["FAILED", "COMPLETED"] == [attempt["state"] for attempt in saved.show(0)["attempts"]]
 

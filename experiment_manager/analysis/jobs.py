@@ -11,6 +11,7 @@ from experiment_manager.errors import FilterError, JobRefused, NoFilter, Unreada
 from experiment_manager.execution import command
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.records import Job, JobId, State
+from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDifference, JobHead, JobRow, JobSide
 from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
 from experiment_manager.store.files import number_in
@@ -24,13 +25,13 @@ from experiment_manager.text import skipped
 _TAIL_LINES: Final = 30
 
 
-def job_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[dict[str, Any]]:
+def job_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[JobRow]:
     """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `variables`."""
     selected = selected_ids(folder) or frozenset()
     return [{**job_head(job, table), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs]
 
 
-def job_head(job: Job, table: StateTable) -> dict[str, Any]:
+def job_head(job: Job, table: StateTable) -> JobHead:
     """The beginning of a row about a job: `job`, `state`, `attempt` (0: none yet)."""
     last = table.last(job.id)
     return {"job": int(job.id), "state": str(last.state), "attempt": last.number}
@@ -47,7 +48,7 @@ def selected_ids(folder: Folder) -> frozenset[int] | None:
         return None
 
 
-def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> dict[str, Any]:
+def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> JobDetails:
     """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
     states = States(folder)
     last = table.last(job.id)
@@ -66,7 +67,7 @@ def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> dic
     }
 
 
-def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> dict[str, Any]:
+def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> AttemptDetails:
     record = states.record(job_id, number)
     end = read_optional(folder.of_attempt(job_id, number, "attempt"), END)
     error = read_optional(folder.of_attempt(job_id, number, "error"), ERROR)
@@ -119,7 +120,7 @@ def tail(path: str, lines: int = _TAIL_LINES) -> list[str]:
     return read_end(path).decode(errors="replace").splitlines()[-lines:]
 
 
-def difference(folder: Folder, one: int, other: int, table: StateTable) -> dict[str, Any]:
+def difference(folder: Folder, one: int, other: int, table: StateTable) -> JobDifference:
     """`one` and `other`: job, state, attempt, variables; `configuration` and `environment` map what differs to both
     texts.
 
@@ -136,14 +137,14 @@ def difference(folder: Folder, one: int, other: int, table: StateTable) -> dict[
             change.key: (change.before, change.after) for change in configurations.compare(before or {}, after or {})
         },
         "environment": {
-            name: tuple(_text(side.get(name)) for side in about)
+            name: (_text(about[0].get(name)), _text(about[1].get(name)))
             for name in dict.fromkeys([*about[0], *about[1]])
             if about[0].get(name) != about[1].get(name)
         },
     }
 
 
-def _side(manifest: Manifest, job_id: int, table: StateTable) -> dict[str, Any]:
+def _side(manifest: Manifest, job_id: int, table: StateTable) -> JobSide:
     job = manifest.job(job_id)
     return {**job_head(job, table), "variables": dict(job.variables)}
 

@@ -16,6 +16,7 @@ from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, JobId, State
+from experiment_manager.model.rows import ResultRow
 from experiment_manager.store.launches import kept_pruner, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -60,7 +61,7 @@ def result_rows(
     jobs: Iterable[Job],
     table: StateTable,
     last: Callable[[JobId], dict[str, Any]] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ResultRow]:
     """One row per job: `job`, `state`, `attempt`, `variables`, `result`, `metrics`, `refused`.
 
     `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
@@ -68,18 +69,25 @@ def result_rows(
     value of each metric of the last attempt. `refused` maps the fields that could not be stored to the reasons. `last`
     tells the metrics of those who read them anyhow.
     """
-    rows = []
+    rows = list[ResultRow]()
     for job in jobs:
         metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
         is_pruned = table.state(job.id) is State.PRUNED
         attempt = table.done(job.id) if is_pruned else table.completed(job.id)
         result, refused = _result_fields(folder, job.id, attempt)
-        left = {"result": result, "metrics": metrics, "refused": refused}
-        rows.append({**job_head(job, table), "variables": dict(job.variables), **left})
+        rows.append(
+            {
+                **job_head(job, table),
+                "variables": dict(job.variables),
+                "result": result,
+                "metrics": metrics,
+                "refused": refused,
+            }
+        )
     return rows
 
 
-def without_pruned(rows: Collection[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
+def without_pruned(rows: Collection[ResultRow]) -> tuple[list[ResultRow], str | None]:
     """The rows of jobs that are not PRUNED, whose values are of a shorter course than those of the others; and a line
     that says how many are left out, if any are."""
     pruned = [int(row["job"]) for row in rows if row["state"] == State.PRUNED]

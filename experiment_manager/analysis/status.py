@@ -20,7 +20,8 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import which
-from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Attempt, Counts, Job, JobId, State
+from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Counts, Job, JobId, State
+from experiment_manager.model.rows import GroupRow, LiveRow
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
@@ -100,9 +101,9 @@ class Status(NamedTuple):
     waiting: Mapping[str, tuple[int, ...]]  # QUEUED jobs by SLURM's reason
     troubles: tuple[Trouble, ...]
     foreign: tuple[str, ...]  # in states/ and jobs/, and not ours: states/notes.txt
-    live: tuple[Mapping[str, Any], ...] = ()  # rows of jobs that run, or of all; see live_rows
+    live: tuple[LiveRow, ...] = ()  # rows of jobs that run, or of all; see live_rows
     has_filter: bool = True  # with `n_selected` None: there is a pass filter, and it cannot be read
-    groups: tuple[Mapping[str, Any], ...] = ()  # counts by variables; see rows.state_counts
+    groups: tuple[GroupRow, ...] = ()  # counts by variables; see rows.state_counts
     warnings: tuple[Trouble, ...] = ()  # of results of jobs that completed
     pruned: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # PRUNED jobs by the last rung: "step 9000"
     estimate: Estimate | None = None  # when all will have ended; None: nothing runs, or too little is known
@@ -331,19 +332,28 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in Counter(counts).items()) or "no jobs"
 
 
-def live_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[dict[str, Any]]:
+def live_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[LiveRow]:
     """One row per job, see Status: `job`, `variables`, `state`, `attempt`, `node`, `elapsed_s`, `left_s`, `metrics`,
     `silent_s`, `nan`, `reason`."""
     now = time.time()
-    return [
-        {"job": int(job.id), "variables": dict(job.variables), **_of(folder, table, table.last(job.id), now)}
-        for job in jobs
-    ]
+    return [_live_row(folder, job, table, now) for job in jobs]
 
 
-def _of(folder: Folder, table: StateTable, last: Attempt, now: float) -> dict[str, Any]:
-    row: dict[str, Any] = {"state": str(last.state), "attempt": last.number}
-    row |= dict.fromkeys(("node", "elapsed_s", "left_s", "metrics", "silent_s", "nan", "reason"))
+def _live_row(folder: Folder, job: Job, table: StateTable, now: float) -> LiveRow:
+    last = table.last(job.id)
+    row: LiveRow = {
+        "job": int(job.id),
+        "variables": dict(job.variables),
+        "state": str(last.state),
+        "attempt": last.number,
+        "node": None,
+        "elapsed_s": None,
+        "left_s": None,
+        "metrics": None,
+        "silent_s": None,
+        "nan": None,
+        "reason": None,
+    }
     if last.state is State.QUEUED:
         row["reason"] = table.queued[last.job_id].reason
     if not last.number:

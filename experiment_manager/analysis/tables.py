@@ -16,6 +16,7 @@ from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model import codec
 from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.records import ENDED_WELL, Job, State
+from experiment_manager.model.rows import GroupRow
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.metrics import course
 from experiment_manager.store.states import StateTable
@@ -241,7 +242,7 @@ def _aggregated(
     }
 
 
-def state_counts(rows: Iterable[Row], by: Sequence[str]) -> list[dict[str, Any]]:
+def state_counts(rows: Iterable[Row], by: Sequence[str]) -> list[GroupRow]:
     """One row per combination of the variables in `by`: `variables`, `count`, and `states`, which maps each state that
     some job has to the number of jobs. Raises ExperimentManagerError for an unknown variable."""
     listed = list(rows)

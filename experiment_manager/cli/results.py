@@ -79,7 +79,7 @@ def results(
         there_are = ", ".join(experiment.variables) or "none"
         raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
     wanted = names_in(how or "mean,std")
-    rows = experiment.result_rows(rules, pruned=pruned)
+    rows: Sequence[Mapping[str, Any]] = experiment.result_rows(rules, pruned=pruned)
     if group_by is not None:
         rows = aggregate(rows, names_in(group_by), wanted)
         flat = [flat_aggregate(row, wanted) for row in rows]

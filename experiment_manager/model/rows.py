@@ -1,0 +1,101 @@
+"""The rows of plain values that an experiment is read as: what `Experiment.jobs`, `result_rows`, `show` and the others
+return, and `--json` prints. They are ordinary dictionaries, and type checkers know their keys.
+"""
+
+from typing import Any, TypedDict
+
+
+class JobHead(TypedDict):
+    """The beginning of a row about a job: `attempt` is 0 where there is none yet."""
+
+    job: int
+    state: str
+    attempt: int
+
+
+class JobRow(JobHead):
+    """One job: `selected` says whether it may run."""
+
+    selected: bool
+    variables: dict[str, Any]
+
+
+class ResultRow(JobHead):
+    """What a job has left: its `result` and its last `metrics`, by name; `refused` maps the fields of the result that
+    could not be stored to the reasons."""
+
+    variables: dict[str, Any]
+    result: dict[str, Any]
+    metrics: dict[str, Any]
+    refused: dict[str, str]
+
+
+class LiveRow(TypedDict):
+    """How a job is getting on: see `Status`. What is not known is None."""
+
+    job: int
+    variables: dict[str, Any]
+    state: str
+    attempt: int
+    node: str | None
+    elapsed_s: float | None
+    left_s: float | None
+    metrics: dict[str, Any] | None
+    silent_s: float | None
+    nan: list[str] | None
+    reason: str | None
+
+
+class GroupRow(TypedDict):
+    """The jobs that have the same values of some variables: how many there are, and how many in which state."""
+
+    variables: dict[str, Any]
+    count: int
+    states: dict[str, int]
+
+
+class AttemptDetails(TypedDict):
+    """One attempt of a job, as `show` tells it. What is not known is None; times are seconds since the epoch."""
+
+    attempt: int
+    state: str
+    reason: str | None
+    launch: str | None
+    slurm_task: str | None
+    worker: bool
+    environment: dict[str, Any]
+    host: str | None
+    gpus: str | None
+    start: float | None
+    end: float | None
+    peak_memory_bytes: float | None
+    logs: dict[str, str]
+    traceback: str | None
+
+
+class JobDetails(TypedDict):
+    """Everything about one job: `command` is a line to paste, None for a job that was written in Python."""
+
+    job: int
+    state: str
+    variables: dict[str, Any]
+    overrides: list[str]
+    configuration: Any
+    directory: str
+    command: str | None
+    attempts: list[AttemptDetails]
+
+
+class JobSide(JobHead):
+    """One of two jobs that are compared."""
+
+    variables: dict[str, Any]
+
+
+class JobDifference(TypedDict):
+    """Two jobs side by side: `configuration` and `environment` map the names of what differs to both texts."""
+
+    one: JobSide
+    other: JobSide
+    configuration: dict[str, tuple[str, str]]
+    environment: dict[str, tuple[str, str]]
