@@ -39,6 +39,7 @@ from experiment_manager.report.curves import Logbook, Series, series_of
 from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.cancel import cancel
+from experiment_manager.scheduler.moving import move
 from experiment_manager.scheduler.query import Answer, ask_about
 from experiment_manager.scheduler.reconcile import reconciled, wait_until_idle
 from experiment_manager.scheduler.slurm.configuration import SLURM
@@ -676,6 +677,21 @@ class Experiment:
             self.folder, jobs, table, path,
             average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,
         )  # fmt: skip
+
+    # -- housekeeping ------------------------------------------------------------------------------------------------
+
+    def move(self, to: str | os.PathLike[str]) -> str:
+        """The experiment lies at `to`, or in it where that is a folder, and nowhere else; returns its path:
+        `experiment-manager move`.
+
+        On the same file system it is renamed, otherwise copied, compared, and then removed; interrupted at any point,
+        the same call goes on. Raises JobRefused while a job of it runs or waits, FolderError where it cannot go there.
+        """
+        self.folder = move(self.folder, os.fspath(to))
+        self._drafts.go_along(self.folder)
+        return self.folder.path
+
+    # -- handing it on -----------------------------------------------------------------------------------------------
 
     def export(
         self,

@@ -346,6 +346,18 @@ def counted(n_jobs: int) -> str:
     return f"{n_jobs} {noun(n_jobs)}"
 
 
+def size_text(n_bytes: float) -> str:
+    """So much space on a disk, for people.
+
+    >>> size_text(0), size_text(999), size_text(1536), size_text(3.4e9)
+    ('0 B', '999 B', '1.5 kB', '3.4 GB')
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while n_bytes >= 999.5 and units[1:]:
+        n_bytes, units = n_bytes / 1000, units[1:]
+    return f"{n_bytes:.0f} {units[0]}" if units[0] == "B" or n_bytes >= 100 else f"{n_bytes:.1f} {units[0]}"
+
+
 def on_terminal() -> bool:
     return sys.stderr is not None and stream_of(sys.stderr).isatty()
 

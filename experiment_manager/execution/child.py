@@ -121,7 +121,8 @@ def prepare(
         order = (orders or Orders(folder)).of(launch, job_id)
         if order is None:
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
-        runner = runner or (order.runner if recipe is None else None)  # jobs of a sweep have a command of their own
+        if recipe is None:  # jobs of a sweep have a command of their own
+            runner = runner or command.runner_here(folder, order.runner)
         here = order.cwd if order.options is not None else here  # scripts can be submitted from anywhere
     elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))

@@ -132,6 +132,17 @@ def runner_command(folder: Folder, job: Job, runner: Sequence[str]) -> list[str]
     ]
 
 
+def runner_here(folder: Folder, runner: Sequence[str] | None) -> list[str] | None:
+    """The words of a runner as they are for the experiment where it lies now: a pickle that lies in it goes along when
+    it is moved."""
+    if not runner:
+        return None
+    *words, last = runner
+    pickle = folder.join("tasks", os.path.basename(last))
+    is_ours = tuple(words[1:]) == PICKLED_RUNNER and os.path.isfile(pickle)
+    return [*words, pickle if is_ours else last]
+
+
 def missing_file(runner: Sequence[str]) -> str | None:
     """The file that holds a runner, a script or a pickle, where it is not there; None where it is, or none is known."""
     python, *words = runner

@@ -20,7 +20,7 @@ from operator import index
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, OptionsError
-from experiment_manager.execution.command import missing_file
+from experiment_manager.execution.command import missing_file, runner_here
 from experiment_manager.execution.pickled_runner import pickled_runner, words_for
 from experiment_manager.execution.pool import (
     Interrupted,
@@ -229,7 +229,7 @@ def last_runner(folder: Folder, configured: Configured | None) -> list[str] | No
         return None
     if configured is not None and (configured.python_runner or configured.job_runner):
         return None
-    words: list[str] | None = launch.record.get("runner")
+    words = runner_here(folder, launch.record.get("runner"))
     return None if words is None or missing_file(words) else words
 
 

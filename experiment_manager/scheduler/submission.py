@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -45,6 +46,12 @@ away is done first."""
 _LOOK_AGAIN_S: Final = 1.0
 _LOCK_WAIT_S: Final = 300.0
 _LONGEST_SLUG: Final = 40
+_GAP: Final = r"""["',\s]+"""
+_WORD: Final = r"""[^"'$\s]+"""
+PLACE: Final = re.compile(
+    rf"(--experiment-path{_GAP})(?P<path>{_WORD})({_GAP}--experiment-name{_GAP})(?P<name>{_WORD})"
+)
+"""Where a script says whose jobs it runs, as words of a shell or as texts in JSON; not where words need quotes."""
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -293,6 +300,7 @@ def _send(
     after: str | None,
     send: Send | None,
 ) -> str:
+    _require_here(folder, script)
     survives_us = 0.0 if send is None else scheduler.order_s  # the scheduler's own order ends with us
     submission.note(array.name, doubtful_until=time.time() + survives_us + SETTLES_S)
     try:
@@ -319,6 +327,42 @@ def _send(
         slurm_id = found
     submission.note_id(array.name, slurm_id, time.time(), scheduler.name, scheduler.cluster())
     return slurm_id
+
+
+def _require_here(folder: Folder, script: str) -> None:
+    """Raise FolderError for a script that runs the jobs of another folder: where this one was before, or the one that
+    it is a copy of."""
+    place = place_in(_read(script) or "")
+    if place is not None and os.path.realpath(place) != os.path.realpath(folder.path):
+        raise FolderError(
+            f"{script} runs the jobs of {place}, and not those of {folder.path}, which was moved, or is a copy; write "
+            f"it again with `experiment-manager script {as_word(folder.path)}`"
+        )
+
+
+def place_in(script: str) -> str | None:
+    """The folder of the experiment whose jobs the text of a script runs; None where that cannot be told.
+
+    >>> place_in("exec python run --experiment-path '/a b' --experiment-name c --launch 1 $job")
+    '/a b/c'
+    >>> place_in('["run", "--experiment-path", "/a", "--experiment-name", "c"]')
+    '/a/c'
+    """
+    import shlex  # which tasks, that import this, do without
+
+    found = PLACE.search(script)
+    if found is not None:
+        return os.path.join(found["path"], found["name"])
+    for line in script.splitlines():
+        try:
+            words = shlex.split(line) if "--experiment-path" in line and not line.startswith("#") else []
+        except ValueError:  # somebody has edited it
+            continue
+        values = dict(pairwise(words))
+        path, name = values.get("--experiment-path"), values.get("--experiment-name")
+        if path and name:
+            return os.path.join(path, name)
+    return None
 
 
 def _turns_up(

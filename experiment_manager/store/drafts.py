@@ -66,6 +66,10 @@ class JobDrafts:
         drafts._saved, drafts._next_id = {}, len(jobs)
         return drafts
 
+    def go_along(self, folder: Folder) -> None:
+        """The experiment, which was moved, is in that folder."""
+        self._folder = folder
+
     # -- defining ----------------------------------------------------------------------------------------------------
 
     def add(self, variables: Mapping[str, Any], configuration: Any) -> JobId:

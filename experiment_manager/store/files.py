@@ -329,6 +329,20 @@ def sync(path: str) -> None:
         os.close(handle)
 
 
+def sync_all(path: str) -> None:
+    """All that was written to the file system of a folder survives a crash of the machine: of a thousand files faster
+    than one by one. Raises OSError."""
+    import ctypes  # few processes need it
+
+    sync_file_system = getattr(ctypes.CDLL(None), "syncfs", None)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if sync_file_system is None or sync_file_system(handle):
+            os.sync()
+    finally:
+        os.close(handle)
+
+
 def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
     """The file holds `value` as JSON, readable for people; `for_good` as in `appearing`."""
     with appearing(path, for_good=for_good) as temporary, open(temporary, "x", encoding="utf-8") as file:

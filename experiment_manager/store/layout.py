@@ -6,6 +6,7 @@
       jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl  pruned.1.json
       rungs/4f1c09ab/9000/7.1.0.25
       proposals/17.json  17.configuration.json  stopped.json
+      moved.json        .moving.json
 
 This module names files, checks that a name can be one, and takes the lock under which experiments are planned.
 """
@@ -63,18 +64,19 @@ def check_name(name: str) -> None:
 class Folder:
     """The folder of one experiment and the names in it: `path` is absolute, and on disk only once something was saved.
 
-    One that `is_only_read` stays as it is, whatever is found out about its jobs meanwhile. Raises FolderError for a
-    name that no folder can bear.
+    One that `is_only_read` stays as it is, whatever is found out about its jobs meanwhile. Who has read the manifest of
+    one that `was_there` does not make it anew where it was moved away since. Raises FolderError for a name that no
+    folder can bear.
     """
 
-    __slots__ = ("is_only_read", "path")
+    __slots__ = ("is_only_read", "path", "was_there")
 
     def __init__(
         self, experiment_path: str | os.PathLike[str], experiment_name: str, *, is_only_read: bool = False
     ) -> None:
         check_name(experiment_name)
         self.path = os.path.join(os.path.abspath(os.fspath(experiment_path)), experiment_name)
-        self.is_only_read = is_only_read
+        self.is_only_read, self.was_there = is_only_read, False
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> "Folder":
@@ -140,6 +142,21 @@ class Folder:
         return self.join("jobs", str(job_id))
 
     @property
+    def moved(self) -> str:
+        """Where the experiment was before: see `relocation`."""
+        return self.join("moved.json")
+
+    @property
+    def moving(self) -> str:
+        """A move that was begun, and has not been finished: see `relocation`."""
+        return self.join(".moving.json")
+
+    @property
+    def locks(self) -> tuple[str, str]:
+        """What whoever plans the experiment holds, with and without locks of the file system."""
+        return _lock_path(self), f"{_lock_path(self)}.held"
+
+    @property
     def export_lock(self) -> str:
         """Whoever exports the experiment holds it."""
         return self.join(".export.lock")
@@ -159,9 +176,13 @@ class Folder:
         """The folder at `path`, in the experiment, is there, to be written to.
 
         Raises OSError; PermissionError where a link of somebody else's leads out of the experiment: what we write would
-        lie in a place that others have chosen.
+        lie in a place that others have chosen; FileNotFoundError where the experiment was there and is gone: nothing is
+        left where nobody looks for it.
         """
-        os.makedirs(path, exist_ok=True)
+        if self.was_there:
+            _make_folder(path, [], within=self.path)
+        else:
+            os.makedirs(path, exist_ok=True)
         place = path
         while place.startswith(self.path + os.sep):
             about = os.lstat(place)
@@ -288,10 +309,11 @@ def _lock_path(folder: Folder) -> str:
     return folder.join(".planning.lock")
 
 
-def _make_folder(path: str, made: list[str]) -> None:
-    """Makes a folder and the parents it lacks, and puts those that it made into `made`, innermost first."""
+def _make_folder(path: str, made: list[str], within: str | None = None) -> None:
+    """Makes a folder and the parents it lacks, and puts those that it made into `made`, innermost first; not the folder
+    that it is to be `within`. Raises OSError."""
     missing = []
-    while not os.path.isdir(path):
+    while path != within and not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
     for path in reversed(missing):

@@ -59,6 +59,7 @@ class Manifest:
         self._folder = folder
         self._path = path or folder.manifest
         self._connection = self._open()
+        folder.was_there = folder.was_there or path is None
 
     def _open(self) -> sqlite3.Connection:
         with self._damage_named():
