@@ -75,7 +75,7 @@ versions-oldest versions-newest:
 	$(VENV)-versions/bin/python -m pip install --quiet --editable . $(PINS) pytest pytest-xdist hypothesis numpy
 	$(VENV)-versions/bin/python -m pytest -n 2 -m 'heavy or not heavy' tests/test_apps.py tests/test_process.py tests/test_callback.py \
 	    tests/test_hydra_suites.py tests/test_interpolations.py tests/test_kept_compose.py tests/test_launchers.py tests/test_snapshot.py \
-	    tests/test_dry_run.py tests/test_private_names.py tests/test_sweep.py tests/test_sweep_settings.py \
+	    tests/test_dry_run.py tests/test_from_python.py tests/test_private_names.py tests/test_sweep.py tests/test_sweep_settings.py \
 	    tests/test_install.py::test_each_plugin_is_declared_and_registered_once \
 	    -k 'not joblib and not optuna and not zen'
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from experiment_manager.execution.resubmit import Resubmission, Resubmitted
     from experiment_manager.execution.work import Worked
     from experiment_manager.experiment import Experiment, find_experiments
+    from experiment_manager.hydra.from_python import Launched
     from experiment_manager.model.estimate import Estimate
     from experiment_manager.model.filters import Dropped, Selection
     from experiment_manager.model.records import Attempt, Counts, Job, Launch, State
@@ -61,6 +62,7 @@ _HOME = {
     "JobRow": "model.rows",
     "JobSide": "model.rows",
     "Launch": "model.records",
+    "Launched": "hydra.from_python",
     "LiveRow": "model.rows",
     "Method": "analysis.comparison",
     "Pair": "analysis.comparison",
@@ -107,6 +109,7 @@ __all__ = [
     "JobRow",
     "JobSide",
     "Launch",
+    "Launched",
     "LiveRow",
     "Method",
     "Pair",

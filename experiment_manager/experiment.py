@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     import pandas
 
     from experiment_manager.analysis.export.exporting import Exported
+    from experiment_manager.hydra.from_python import Launched, Task
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
@@ -117,6 +118,33 @@ class Experiment:
         experiment = cls(drafts.variables, folder.name, folder.parent)
         experiment._drafts = drafts
         return experiment
+
+    @classmethod
+    def from_sweep(
+        cls,
+        config_dir: str | os.PathLike[str],
+        config_name: str,
+        overrides: Sequence[str] = (),
+        *,
+        experiment_name: str | None = None,
+        experiment_path: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """The experiment that `python train.py -m <overrides>` would make of the YAML in `config_dir`, without a
+        program: the same jobs, ids, pass filter and frozen configurations. `launch` runs them.
+
+            exp = Experiment.from_sweep("conf", "train", ["algorithm=TD3,DDPG", "seed=1,2,3"])
+
+        `overrides` are those of the command line, `hydra.sweeper.pass_filter=...` and its like among them. The folder
+        is `<experiment_path>/<experiment_name>`, by default as the YAML says, else `experiments/<config_name>`; what is
+        there already keeps its ids, so that the same cell can be run again, also with a larger grid. It is composed as
+        a program with `version_base=None` does. Raises ExperimentManagerError for what cannot be composed, with nothing
+        written.
+        """
+        from experiment_manager.hydra.from_python import define
+
+        return cls._loaded(
+            define(config_dir, config_name, overrides, experiment_name=experiment_name, experiment_path=experiment_path)
+        )
 
     def __repr__(self) -> str:
         return f"Experiment({self.variables}, {self.experiment_name!r}, {self.folder.parent!r})"
@@ -304,6 +332,26 @@ class Experiment:
             terms=terms,
             joins_search=where is None,
         )
+
+    def launch(self, launcher: str, task: "Task | None" = None, *, rerun: str = "failed", **options: Any) -> "Launched":
+        """The jobs of a sweep that may run, and have not begun or, by `rerun`, have ended, were handed to a launcher:
+        with `local_pool` they have run here, with `slurm_script` their scripts are written, with `slurm_submitit` they
+        are submitted.
+
+            exp.launch("local_pool", "train.py", n_jobs=4)
+            exp.launch("slurm_submitit", "train.py", partition="gpu", timeout_min=600)
+
+        `task` is what runs a job: the path of a Hydra program, `"module:function"`, or a function that takes the
+        configuration; None: what has run it before. A function of a notebook or a prompt is pickled with what it uses,
+        since each job is a process of its own, so it must hold nothing that cannot be. `options` are those of the
+        launcher, `hydra.launcher.*`; those that the sweep's YAML sets for it count, too.
+
+        Raises JobRefused, OptionsError, FreezeError for a function that cannot be pickled; KeyboardInterrupt after INT,
+        TERM and HUP, when the jobs that ran here have ended, as CANCELLED.
+        """
+        from experiment_manager.hydra.from_python import launch
+
+        return launch(self.folder, launcher, task, options, rerun=rerun)
 
     def fake_runner(self, job_id: int, variables: Mapping[str, Any], configuration: Any) -> None:
         """Prints the job instead of running it, and leaves its configuration as a result: `run_id(3, exp.fake_runner)`.

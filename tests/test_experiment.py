@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import experiment_manager
-from experiment_manager import SLURM, Experiment, ExperimentManagerError, State, Submitted, current_job
+from experiment_manager import SLURM, Experiment, ExperimentManagerError, Launched, State, Submitted, current_job
 from experiment_manager.analysis.comparison import How, compare
 from experiment_manager.errors import (
     ConfigurationChanged,
@@ -449,6 +449,7 @@ def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
         "diff": (0, 1),
         "export": ("tensorboard", place / "runs"),
         "fake_runner": (0, {}, {}),
+        "from_sweep": (Path(__file__).parent / "app/conf", "config", ["seed=1,2"]),
         "generate_slurm_script": ("run.py",),
         "get_random_ids": (2,),
         "get_results": (0, "curve", Experiment.json_loader),
@@ -461,10 +462,11 @@ def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
     }
     skipped = {"save_results", *(name for name in called if name.endswith(("_saver", "_loader")))}
     skipped |= {"add_trials", "stop_search", "study", "plot"}  # of a search, see test_search.py, or test_figures.py
-    for name in sorted(called.keys() - skipped - {"submit", "compare"}):
+    for name in sorted(called.keys() - skipped - {"submit", "compare", "launch"}):
         options = again if name in ("plan_resubmission", "resubmit") else {}
         yield name, called[name](*given.get(name, ()), **options)
     yield "compare", compare({"train": compared_rows(usual)}, How())  # needs several methods
+    yield "launch", Launched(None, ())  # needs a sweep
     yield "submit", Submitted("study-1", "17", str(place / "study-1.sh"), is_new=True, is_edited=False)  # needs SLURM
 
 

@@ -106,11 +106,13 @@ def environment(folder: Folder, launch: str) -> dict[str, Any]:
 
 
 def _command(folder: Folder, job: Job) -> str | None:
-    """The line to paste that runs the job's program; None when it has none."""
+    """The line to paste that runs the job's program; None when it has none, or none yet."""
     if job.recipe is None:
         return None
     with Manifest(folder) as manifest:
         recipe = manifest.recipe(job.recipe)
+    if not recipe.has_program:
+        return None
     arguments, cwd = command.job_command(folder, job, recipe), command.entry_of(folder, recipe).cwd
     return command.pasteable(arguments, cwd, command.variables_of(folder, recipe, os.environ))
 

@@ -16,7 +16,7 @@ from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
 from experiment_manager.store.launches import Orders
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.manifest import Manifest, unconfigured
+from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.text import tell
 
 _STDERR: Final = 2
@@ -168,6 +168,8 @@ def _program(
     if is_fake:
         return [sys.executable, "-P", "-m", "experiment_manager.execution.in_process"]
     if recipe is not None:
+        if not recipe.has_program:
+            raise JobRefused(without_program(point.id, folder))
         if recipe.code is not None and not os.path.isdir(folder.join(recipe.code.path)):
             raise JobRefused(
                 f"{where} runs from the snapshot {folder.join(recipe.code.path)}, which is not there; the same sweep "

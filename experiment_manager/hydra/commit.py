@@ -26,7 +26,7 @@ from experiment_manager.model import codec
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.grid import Point
-from experiment_manager.model.records import Attempt, Job, JobId, Launch, State
+from experiment_manager.model.records import Attempt, Code, Job, JobId, Launch, State
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.launches import clear_leftovers, create_launch
 from experiment_manager.store.layout import Folder, planning
@@ -71,7 +71,7 @@ def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
         attempts = (Attempt(JobId(i), planned.table.next_number(i), State.PENDING) for i in planned.to_run)
         pruner = planned.asked.options.pruning
         about = {**about, **({} if pruner is None else {"pruner": pruner._asdict()})}
-        launch = create_launch(folder, attempts, {**about, **_about_arrays(planned.arrangement)})
+        launch = create_launch(folder, attempts, {**about, **about_arrays(planned.arrangement)})
     return Committed(planned, n_new, launch)
 
 
@@ -90,11 +90,16 @@ def _write(editor: ManifestEditor, change: Change, recipe: int) -> None:
 
 
 def _about_code(frozen: Freezing) -> dict[str, Any]:
+    return about_code(frozen.recipe.code)
+
+
+def about_code(code: Code | None) -> dict[str, Any]:
     """What the record of a launch keeps of the code."""
-    return {} if frozen.recipe.code is None else {"code": frozen.recipe.code.path}
+    return {} if code is None else {"code": code.path}
 
 
-def _about_arrays(arrangement: Arrangement | None) -> Mapping[str, Any]:
+def about_arrays(arrangement: Arrangement | None) -> Mapping[str, Any]:
+    """What it keeps of its job arrays."""
     return {} if arrangement is None else arrangement.record
 
 
@@ -151,7 +156,7 @@ def add_batch(
         arrangement = arrange and arrange(
             folder, [job.id for job in jobs], lambda job_id: resolved(composed[job_id - first].encoded)
         )
-        record = {**about, **_about_code(frozen), **_about_arrays(arrangement)}
+        record = {**about, **_about_code(frozen), **about_arrays(arrangement)}
         launch = create_launch(folder, (Attempt(job.id, 1, State.PENDING) for job in jobs), record)
         return launch, [int(job.id) for job in jobs], arrangement
 

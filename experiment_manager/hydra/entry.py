@@ -33,6 +33,16 @@ def this_program() -> Entry | None:
     return Entry(sys.executable, command.flags, target, arguments, cwd)
 
 
+def nothing() -> Entry:
+    """What starts no program: a function that travels as a pickle needs none, and a sweep may be defined without."""
+    return Entry(sys.executable, (), (), (), os.getcwd())
+
+
+def of_script(path: str) -> Entry:
+    """How a script is started by its path, here."""
+    return nothing()._replace(target=(path,))
+
+
 def passing_interpreter() -> str | None:
     """Why this interpreter may be gone when a job starts later; None when nothing says so.
 
@@ -123,7 +133,9 @@ def _before(typed: Sequence[str], seen_by_hydra: Sequence[str]) -> tuple[str, ..
 
 
 def task_name(task_function: object) -> str:
-    """The name of a task function, wherever the program lies: `train.py:main`, `pkg.train:main`."""
+    """The name of a task function, wherever the program lies: `train.py:main`, `pkg.train:main`; none for None."""
+    if task_function is None:
+        return ""
     while hasattr(task_function, "__wrapped__"):
         task_function = task_function.__wrapped__
     module = getattr(task_function, "__module__", None) or "?"

@@ -53,7 +53,7 @@ from experiment_manager.scheduler.scripts import (
     overridden,
     write_scripts,
 )
-from experiment_manager.scheduler.submission import submit
+from experiment_manager.scheduler.submission import Submitted, submit
 from experiment_manager.store.documents import END, ERROR, read_optional
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -63,6 +63,7 @@ from experiment_manager.store.states import States
 from experiment_manager.text import counted, hold_numbers, settings_text, tell, tell_once
 
 _UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
+STOPPED: Final = "stopped; the same command goes on with what has not completed"
 _ENOUGH: Final = 8
 """So many jobs tell how long the jobs of a sweep take."""
 _SHORT: Final = 0.15
@@ -88,16 +89,26 @@ class Handed(NamedTuple):
             return {job_id: settings_text(manifest.job(job_id).variables) for job_id in ids}
 
 
+class Handover(NamedTuple):
+    """What came of a launch: how its jobs have ended here, or the scripts that were written and submitted."""
+
+    ran: tuple[JobEnd, ...] = ()
+    scripts: tuple[str, ...] = ()
+    submitted: tuple[Submitted, ...] = ()
+
+
 @contextmanager
 def told_to_the_user(when_stopped: str = _UNPLANNED) -> Iterator[None]:
     """What is wrong ends the program with a sentence and the exit status 2, without a traceback; Ctrl-C, too, with the
-    shell's status for it."""
+    shell's status for it. `when_stopped` is said then, unless people have been told: of an Interrupted."""
     hold_numbers()
     try:
         yield
     except ExperimentManagerError as error:
         tell(f"error: {error}")
         raise SystemExit(REFUSED) from None
+    except Interrupted as stop:
+        raise SystemExit(128 + stop.number) from None
     except KeyboardInterrupt:
         tell(when_stopped)
         raise SystemExit(128 + signal.SIGINT) from None
@@ -105,22 +116,34 @@ def told_to_the_user(when_stopped: str = _UNPLANNED) -> Iterator[None]:
 
 @contextmanager
 def sweeping() -> Iterator[None]:
-    """Inside, this process may sweep, and has no rank: then nothing that it starts has that of somebody else.
+    """Inside, this process may sweep, and has no rank, as in `launching`; it ends with a sentence where it may not."""
+    with told_to_the_user():
+        require_may_launch()
+    with without_rank():
+        yield
+
+
+def require_may_launch() -> None:
+    """Raise ExperimentManagerError unless this process may start jobs.
 
     A job must not: a program with `hydra.mode: MULTIRUN` in its YAML would start itself for ever. Neither must one of
     several processes: each would run its share of the jobs, and none of them would have the ranks that it needs.
     """
-    with told_to_the_user():
-        if JOB_VARIABLE in os.environ:
-            raise ExperimentManagerError(
-                f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its "
-                f"own; unset {JOB_VARIABLE} for the inner program if you mean it"
-            )
-        if rank := current_job.one_of_several(os.environ):
-            raise ExperimentManagerError(
-                f"this process is {rank}, and each of them would sweep; start the sweep once, without torchrun, srun "
-                "or mpirun, and let each job start its processes; where it is alone all the same, unset these variables"
-            )
+    if JOB_VARIABLE in os.environ:
+        raise ExperimentManagerError(
+            f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its "
+            f"own; unset {JOB_VARIABLE} for the inner program if you mean it"
+        )
+    if rank := current_job.one_of_several(os.environ):
+        raise ExperimentManagerError(
+            f"this process is {rank}, and each of them would sweep; start the sweep once, without torchrun, srun "
+            "or mpirun, and let each job start its processes; where it is alone all the same, unset these variables"
+        )
+
+
+@contextmanager
+def without_rank() -> Iterator[None]:
+    """Inside, this process has no rank: then nothing that it starts has that of somebody else."""
     dropped = {name: value for name, value in os.environ.items() if current_job.is_of_ranks(name)}
     if meant := sorted(name for name in dropped if not current_job.is_of_a_scheduler(name)):
         tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
@@ -180,11 +203,17 @@ class Here:
     def run_search(self, handed: Handed, *, n_at_a_time: int, most: int) -> None:
         """The search has run, as far as it goes here: `most` trials. Ends the program on Ctrl-C."""
         tell(f"running {min(n_at_a_time, most)} at a time (hydra.launcher.n_jobs)")
-        with _told_when_stopped(handed.folder, "goes on with the search"):
+        with told_to_the_user(STOPPED), _told_when_stopped(handed.folder, "the same command goes on with the search"):
             follow_worker(handed.folder, handed.launch, most)
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
         """The jobs have run. Ends the program, with the shell's status for it, on Ctrl-C."""
+        with told_to_the_user(STOPPED):
+            self.hand_over(handed, ids, "the same command")
+
+    def hand_over(self, handed: Handed, ids: Sequence[int], again: str) -> "Handover":
+        """The jobs have run. Raises Interrupted on Ctrl-C, when they have ended and people know that `again` runs what
+        is left."""
         texts = handed.texts(ids)
         pool = Pool(
             *(handed.folder, handed.launch),
@@ -195,24 +224,25 @@ class Here:
         )
         if len(ids) > 1:
             tell(f"running {min(pool.n_jobs, len(ids))} at a time (hydra.launcher.n_jobs)")
-        with _told_when_stopped(handed.folder, "runs what is left"):
+        with _told_when_stopped(handed.folder, f"{again} runs what is left"):
             ran = pool.run(ids)
         if self._forkserver is None and were_short(handed.folder, ran) and ForkServer.can_run(handed.folder, ids[0]):
             tell_once(
                 "nearly all the time of these jobs was their start: hydra.launcher.start_method=forkserver would run "
                 "them in a third of it"
             )
+        return Handover(ran=tuple(ran))
 
 
 @contextmanager
-def _told_when_stopped(folder: Folder, what_it_does: str) -> Iterator[None]:
-    """A signal ends the program, with the shell's status for it; people know what `the same command` does then."""
+def _told_when_stopped(folder: Folder, what_then: str) -> Iterator[None]:
+    """People know what a signal has ended, and how it goes on. Raises Interrupted then."""
     try:
         yield
     except Interrupted as stop:
         cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
-        tell(f"stopped by {stop}: {cancelled} jobs cancelled in {folder.path}; the same command {what_it_does}")
-        raise SystemExit(128 + stop.number) from None
+        tell(f"stopped by {stop}: {cancelled} jobs cancelled in {folder.path}; {what_then}")
+        raise
 
 
 def were_short(folder: Folder, ran: Sequence[JobEnd]) -> bool:
@@ -279,54 +309,63 @@ class ByScheduler:
         return arrange(folder, self._scheduler, self._options, ids, configuration)
 
     def run(self, handed: Handed, ids: Sequence[int]) -> None:
-        """The scripts are written or submitted, and where it was asked for, the jobs have ended."""
+        """The scripts are written or submitted, and where it was asked for, the jobs have ended. Ends the program where
+        that cannot be done."""
+        with told_to_the_user(STOPPED):
+            self.hand_over(handed, ids, "the same command")
+
+    def hand_over(self, handed: Handed, ids: Sequence[int], again: str) -> "Handover":
+        """The same. Raises ExperimentManagerError where it cannot be done, and Interrupted on Ctrl-C, when people know
+        what that means for the jobs."""
         assert handed.arrangement is not None
         if warning := passing_interpreter():
             tell(warning)
         if handed.arrangement.joined is not None:
             self._join(handed, ids, handed.arrangement.joined)
-            return
-        with told_to_the_user():
+            return Handover()
+        with _told_when_interrupted(_UNPLANNED):
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:
             tell(f"{how_to_submit(handed.folder, paths, self._scheduler)}  ({len(ids)} jobs; nothing is submitted yet)")
-            return
-        self._submit(handed)
+            return Handover(scripts=tuple(paths))
+        done = self._submit(handed)
         if self.waits:
             self._wait(handed, ids)
+        return Handover(scripts=tuple(paths), submitted=tuple(done))
 
     def _join(self, handed: Handed, ids: Sequence[int], joined: Joined) -> None:
-        with told_to_the_user():
+        with _told_when_interrupted(_UNPLANNED):
             hand_to_workers(handed.folder, handed.launch, joined)
         tell(f"{counted(len(ids))} handed to {joined.words}; follow with `experiment-manager status {handed.shown}`")
         if self.waits:
             self._wait(handed, ids)
 
-    def _submit(self, handed: Handed) -> None:
-        try:
+    def _submit(self, handed: Handed) -> list[Submitted]:
+        again = f"`experiment-manager submit {handed.shown}` goes on, and repeats nothing"
+        with _told_when_interrupted(f"stopped while submitting; {again}"):
             done = submit(handed.folder, handed.launch, send=self._scheduler.sender(self._options))
-        except ExperimentManagerError as error:
-            tell(f"error: {error}")
-            raise SystemExit(REFUSED) from None
-        except KeyboardInterrupt:
-            tell(f"stopped while submitting; `experiment-manager submit {handed.shown}` goes on, and repeats nothing")
-            raise SystemExit(128 + signal.SIGINT) from None
         ids = ", ".join(array.slurm_id for array in done)
         tell(
             f"submitted as {self._scheduler.label} job {ids}; follow with `experiment-manager status {handed.shown}`, "
             f"end with `experiment-manager cancel {handed.shown}`"
         )
+        return done
 
     def _wait(self, handed: Handed, ids: Sequence[int]) -> None:
         texts = handed.texts(ids)
-        try:
+        how = f"cancel them with `experiment-manager cancel {handed.shown}`"
+        with _told_when_interrupted(f"the jobs {format_ids(ids)} go on without this program; {how}"):
             wait_for(handed.folder, handed.launch, texts)
-        except KeyboardInterrupt:
-            tell(
-                f"the jobs {format_ids(ids)} go on without this program; cancel them with `experiment-manager cancel "
-                f"{handed.shown}`"
-            )
-            raise SystemExit(128 + signal.SIGINT) from None
+
+
+@contextmanager
+def _told_when_interrupted(what: str) -> Iterator[None]:
+    """People know what Ctrl-C means here. Raises Interrupted then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(what)
+        raise Interrupted(signal.SIGINT, []) from None
 
 
 def _flag(options: dict[str, Any], name: str) -> bool:

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
     folder: Folder
     composer: Composer
     options: Options
-    task: Any
+    task: Any  # None: it defines jobs and runs none, and whoever launches them names their program
     rules: Sequence[filters.Rule]
     grid: Grid
     factored: Factored
@@ -285,7 +285,7 @@ def plan(asked: Asked) -> Plan:
     read: dict[int, dict[str, Any]] = {}
     ids, dropped = _passing(asked.rules, grid, numbered, factored, table, known, folder, read)
     states = {int(job_id): table.state(job_id) for job_id in table.attempts.keys() | table.queued.keys()}
-    to_run = policy.to_run(states, ids, options.rerun)
+    to_run = [] if asked.task is None else policy.to_run(states, ids, options.rerun)
     refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
     passing = frozenset(ids) if read else frozenset()
     kept = {i: found for i, found in read.items() if i in passing or known.has_configuration(i)}
@@ -374,11 +374,22 @@ def refuse_other_tasks(folder: Folder, known: Known, ids: Iterable[int], task: s
         for number, job_id in recipes.items():
             assert number is not None
             found = manifest.recipe(number).task
-            if found != task:
+            if not _may_be_the_same(found, task):
                 raise JobRefused(
                     f"job {job_id} of {folder.path} belongs to {found}, and this sweep is of {task}; give this one an "
                     "experiment of its own with hydra.sweeper.experiment_name=..."
                 )
+
+
+def _may_be_the_same(one: str, other: str) -> bool:
+    """Whether two names of tasks can be of the same; one may be no more than a file, or nothing.
+
+    >>> [_may_be_the_same("a.py:main", name) for name in ("a.py:main", "a.py", "", "a.py:other", "b.py")]
+    [True, True, True, False, False]
+    """
+    (file, _, function), (other_file, _, other_function) = one.partition(":"), other.partition(":")
+    is_file = file == other_file and (function == other_function or "" in (function, other_function))
+    return is_file or "" in (one, other)
 
 
 class Freezing(NamedTuple):
@@ -398,17 +409,15 @@ class Freezing(NamedTuple):
 
 def freezing(composer: Composer, folder: Folder, task: Any, on_drift: str, *, copies_code: bool) -> Freezing:
     """What the jobs of this sweep need to be run later: their YAML, and if need be their function and their code, as
-    they are now. Raises FreezeError."""
-    program = entry.this_program()
-    code = _code(folder, task, program) if copies_code else None
+    they are now; without a task, their YAML. Raises FreezeError."""
+    program = None if task is None else entry.this_program()
+    code = code_of(folder, entry.file_of(task), program) if copies_code else None
     function = None
-    if program is None or not entry.runs_by_command_line():
-        copied = None if code is None else code.code
-        script = None if copied is None or copied.script is None else folder.join(copied.path, copied.script)
-        function = pickled(task, script)
+    if task is not None and (program is None or not entry.runs_by_command_line()):
+        function = pickled(task, script_in(folder, code))
     configuration = frozen_config.read_origins(folder, composer.origins())
     recipe = Recipe(
-        entry=program or Entry(sys.executable, (), (), (), os.getcwd()),
+        entry=program or entry.nothing(),
         config_name=composer.config_name,
         sources=configuration.sources,
         hydra_overrides=composer.hydra_overrides(),
@@ -422,7 +431,14 @@ def freezing(composer: Composer, folder: Folder, task: Any, on_drift: str, *, co
     return Freezing(recipe, configuration, code, function)
 
 
-def _code(folder: Folder, task: Any, program: Entry | None) -> CodeCopy:
+def script_in(folder: Folder, code: CodeCopy | None) -> str | None:
+    """The copy of the script that Python was given; None where there is none."""
+    copied = None if code is None else code.code
+    return None if copied is None or copied.script is None else folder.join(copied.path, copied.script)
+
+
+def code_of(folder: Folder, file: str, program: Entry | None) -> CodeCopy:
+    """The copy of the code that a task function is written in, in that file. Raises FreezeError."""
     if sys.flags.ignore_environment:
         raise FreezeError("a snapshot needs PYTHONPATH, which -E and -I turn off; leave them or the snapshot out")
     script = None
@@ -430,4 +446,4 @@ def _code(folder: Folder, task: Any, program: Entry | None) -> CodeCopy:
         script = os.path.join(program.cwd, *program.target)
         if not os.path.isfile(script):  # a folder with a __main__.py
             script = getattr(sys.modules["__main__"], "__file__", None)
-    return read_code(folder, entry.file_of(task), os.getcwd() if program is None else program.cwd, script)
+    return read_code(folder, file, os.getcwd() if program is None else program.cwd, script)

@@ -32,11 +32,11 @@ from experiment_manager.execution.study import (
 )
 from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.compose import Composer
-from experiment_manager.hydra.launchers import ByScheduler, Handed, Here, Returns, about, told_to_the_user
+from experiment_manager.hydra.launchers import STOPPED, ByScheduler, Handed, Here, Returns, about, told_to_the_user
 from experiment_manager.hydra.plan import Freezing, Known, freezing, refuse_other_tasks
 from experiment_manager.hydra.schema import SearchOptions
 from experiment_manager.hydra.search_space import Space, read_space
-from experiment_manager.hydra.sweeper import Sweep, plain_options
+from experiment_manager.hydra.sweeper import Sweep, keep_configuration, plain_options
 from experiment_manager.model import codec, policy
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
@@ -53,7 +53,6 @@ from experiment_manager.store.proposals import go_on, who_stopped
 from experiment_manager.text import counted, settings_text, tell
 
 _NEEDED_BY: Final = "hydra/sweeper=experiment_optuna"
-_STOPPED: Final = "stopped; the same command goes on with what has not completed"
 
 
 class Asked(NamedTuple):
@@ -93,8 +92,8 @@ class SearchSweep(Sweep):
             tell(line)
         tell(_summary(asked, done))
         if done.launch is not None:
-            self._keep_configuration(asked.folder.join("launches", done.launch.number, "multirun.yaml"))
-            with told_to_the_user(_STOPPED):
+            with told_to_the_user(STOPPED):
+                keep_configuration(self._config, asked.folder.join("launches", done.launch.number, "multirun.yaml"))
                 handed = Handed(asked.folder, done.launch, done.arrangement)
                 if isinstance(asked.ours, Here):
                     asked.ours.run_search(handed, n_at_a_time=asked.n_at_a_time, most=_most(asked.folder, done))

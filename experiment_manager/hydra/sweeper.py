@@ -24,7 +24,16 @@ from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import commit_sweep
 from experiment_manager.hydra.compose import Composer, require_submitted
 from experiment_manager.hydra.dry_run import dry_run, told, warnings
-from experiment_manager.hydra.launchers import ByScheduler, Handed, Here, Returns, about, sweeping, told_to_the_user
+from experiment_manager.hydra.launchers import (
+    STOPPED,
+    ByScheduler,
+    Handed,
+    Here,
+    Returns,
+    about,
+    sweeping,
+    told_to_the_user,
+)
 from experiment_manager.hydra.plan import Asked, Plan, asked
 from experiment_manager.hydra.schema import Options
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, State
@@ -37,7 +46,6 @@ from experiment_manager.store.states import States
 from experiment_manager.text import counted, say, tell
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
-_STOPPED: Final = "stopped; the same command goes on with what has not completed"
 
 
 class Sweep:
@@ -72,7 +80,7 @@ class Sweep:
             ours = self._launcher.prepared() if hasattr(self._launcher, "prepared") else None
             if ours is None:
                 _require_one_process(self._config)
-            options, batch_size = _options(written)
+            options, batch_size = checked_options(written)
             if options.dry_run:
                 self._tell(options, arguments, ours)
                 return []
@@ -83,9 +91,10 @@ class Sweep:
         if launch is not None:
             if "code" in launch.record:
                 tell(f"its jobs run from the snapshot {plan.folder.join(launch.record['code'])}")
-            self._keep_configuration(plan.folder.join("launches", launch.number, "multirun.yaml"))
+            with told_to_the_user():
+                keep_configuration(self._config, plan.folder.join("launches", launch.number, "multirun.yaml"))
             size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
-            with told_to_the_user(_STOPPED):
+            with told_to_the_user(STOPPED):
                 for at in range(0, len(plan.to_run), size):
                     ids = plan.to_run[at : at + size]
                     if ours is None:
@@ -122,10 +131,6 @@ class Sweep:
         if refusal := refusal or trouble_to_write(found.plan.folder):
             raise refusal
 
-    def _keep_configuration(self, path: str) -> None:
-        with told_to_the_user(), writing(path), appearing(path, for_good=False) as temporary:
-            OmegaConf.save(self._config, temporary)
-
     def _run_elsewhere(self, plan: Plan, launch: Launch, ids: Sequence[int]) -> Any:
         """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
         os.environ[_LAUNCH_VARIABLE] = launch.number
@@ -146,23 +151,34 @@ class Sweep:
             States(plan.folder).table(reconcile=True)  # a worker that was killed never reached the end of its task
 
     def _tell_of_settings(self, folder: Folder) -> None:
-        """People know which of their settings the sweep does not use, or writes where others may read it."""
-        ignored = self._composer.chosen_directories(self._directories)
-        if ignored:
-            tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
-        launcher: Any = OmegaConf.to_container(self._config.hydra.launcher, resolve=False)
-        shown = [key for key in ("setup", "pre_script", "post_script", "wrap") if "oc.env" in str(launcher.get(key))]
-        if shown:
-            tell(
-                f"warning: hydra.launcher.{shown[0]} reads ${{oc.env:...}}, whose value is written into the scripts "
-                "and launch.json; write $NAME there instead, which the shell of the job reads"
-            )
-        for overrides in dict.fromkeys(self._composer.unused.values()):
-            keys = [key for key, first in self._composer.unused.items() if first == overrides]
-            tell(
-                f"{', '.join(keys)}, set in what {overrides} chooses, is not used: a sweep's settings are read before "
-                "it chooses anything; set them in the program's own YAML or on the command line"
-            )
+        tell_of_settings(self._composer, self._config, self._directories, folder)
+
+
+def keep_configuration(config: DictConfig, path: str) -> None:
+    """The configuration of a sweep is in a file, as people look it up. Raises FolderError."""
+    with writing(path), appearing(path, for_good=False) as temporary:
+        OmegaConf.save(config, temporary)
+
+
+def tell_of_settings(composer: Composer, config: DictConfig, directories: Mapping[str, Any], folder: Folder) -> None:
+    """People know which of their settings a sweep does not use, or writes where others may read it; `directories` is
+    `hydra.sweep` as they wrote it."""
+    ignored = composer.chosen_directories(directories)
+    if ignored:
+        tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
+    launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    shown = [key for key in ("setup", "pre_script", "post_script", "wrap") if "oc.env" in str(launcher.get(key))]
+    if shown:
+        tell(
+            f"warning: hydra.launcher.{shown[0]} reads ${{oc.env:...}}, whose value is written into the scripts "
+            "and launch.json; write $NAME there instead, which the shell of the job reads"
+        )
+    for overrides in dict.fromkeys(composer.unused.values()):
+        keys = [key for key, first in composer.unused.items() if first == overrides]
+        tell(
+            f"{', '.join(keys)}, set in what {overrides} chooses, is not used: a sweep's settings are read before "
+            "it chooses anything; set them in the program's own YAML or on the command line"
+        )
 
 
 def plain_options(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +190,8 @@ def plain_options(written: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, "params": plain["params"] or {}}
 
 
-def _options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
+def checked_options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
+    """The options of a sweep, and how many jobs are handed over at once. Raises ExperimentManagerError."""
     plain = plain_options(written)
     batch_size = plain.pop("max_batch_size")
     if batch_size is not None and batch_size < 1:
@@ -199,13 +216,18 @@ def _require_one_process(config: DictConfig) -> None:
 
 def _summary(plan: Plan, n_new: int) -> str:
     """`experiments/train: 6 jobs pass (3 new); 3 run now, 3 COMPLETED are left alone`."""
-    dropped = "".join(f", {len(step.ids)} dropped by {step.rule}" for step in plan.dropped)
     running = set(plan.to_run)
     left = Counter(plan.table.state(job_id) for job_id in plan.ids if job_id not in running)
     kept = "".join(f", {count} {state} left alone" for state, count in left.items())
+    return f"{passing(plan, n_new)}; {len(plan.to_run)} to run{kept}"
+
+
+def passing(plan: Plan, n_new: int) -> str:
+    """`experiments/train: 6 jobs pass (3 new)`."""
+    dropped = "".join(f", {len(step.ids)} dropped by {step.rule}" for step in plan.dropped)
     new = f" ({n_new} new in the manifest)" if n_new else ""
-    passing = f"{counted(len(plan.ids))} {'passes' if len(plan.ids) == 1 else 'pass'}"
-    return f"{plan.folder.path}: {passing}{dropped}{new}; {len(plan.to_run)} to run{kept}"
+    verb = "passes" if len(plan.ids) == 1 else "pass"
+    return f"{plan.folder.path}: {counted(len(plan.ids))} {verb}{dropped}{new}"
 
 
 def _conclude(plan: Plan) -> None:

@@ -100,6 +100,11 @@ class Recipe(NamedTuple):
     task_pickle: str | None = None  # for task functions that no script can be asked for; relative to the folder
     code: Code | None = None  # None: the program as it is when a job starts
 
+    @property
+    def has_program(self) -> bool:
+        """Whether it says what runs a job; a sweep that was defined in Python does so from its launch on."""
+        return bool(self.entry.target or self.task_pickle)
+
 
 class Job(NamedTuple):
     """One job of an experiment: a point of the grid, or one that was added in Python.

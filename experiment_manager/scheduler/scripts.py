@@ -31,7 +31,7 @@ from experiment_manager.scheduler.submission import (
 from experiment_manager.store.files import appearing, make_executable
 from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, of_scheduler
 from experiment_manager.store.layout import Folder, planning, writing
-from experiment_manager.store.manifest import Manifest, unconfigured
+from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.submissions import Submission
@@ -333,6 +333,9 @@ def runner_of(
         for job in jobs:
             if job.fingerprint is None and not manifest.may_propose(job.id):
                 raise JobRefused(unconfigured(job.id, folder))
+        for number, job_id in {job.recipe: job.id for job in reversed(jobs) if job.recipe is not None}.items():
+            if not manifest.recipe(number).has_program:
+                raise JobRefused(without_program(job_id, folder))
     mute = [job.id for job in jobs if job.recipe is None]
     if not mute:
         return None

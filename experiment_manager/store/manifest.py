@@ -311,6 +311,14 @@ def unconfigured(job_id: int, folder: Folder) -> str:
     )
 
 
+def without_program(job_id: int, folder: Folder) -> str:
+    """The sentence for a job of a sweep that was defined in Python, and of which nobody has said what runs it."""
+    return (
+        f"job {job_id} of {folder.path} was defined without a program; name the one that runs it with "
+        'exp.launch("local_pool", "train.py"), or sweep the same from that program'
+    )
+
+
 def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, way_out: str) -> str:
     """The sentence for a job that is there already with another configuration: which keys, from what to what."""
     with Manifest(folder) as manifest:
