@@ -7,6 +7,7 @@ on the machine, imports this package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from experiment_manager.analysis.cleaning import Cleaning
     from experiment_manager.analysis.comparison import Comparison, Method, Pair
     from experiment_manager.analysis.efficiency import Efficiency, Hours, Usage
     from experiment_manager.analysis.export.exporting import Exported
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Attempt": "model.records",
     "AttemptDetails": "model.rows",
+    "Cleaning": "analysis.cleaning",
     "Comparison": "analysis.comparison",
     "Counts": "model.records",
     "CurrentJob": "execution.current_job",
@@ -88,6 +90,7 @@ __all__ = [
     "SLURM",
     "Attempt",
     "AttemptDetails",
+    "Cleaning",
     "Comparison",
     "Counts",
     "CurrentJob",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
+from experiment_manager.analysis.cleaning import Cleaning, What, clean, plan_cleaning
 from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
 from experiment_manager.analysis.efficiency import Efficiency, efficiency
 from experiment_manager.analysis.jobs import difference, job_rows, show
@@ -738,6 +739,31 @@ class Experiment:
         self.folder = move(self.folder, os.fspath(to))
         self._drafts.go_along(self.folder)
         return self.folder.path
+
+    def clean(
+        self,
+        where: Any = None,
+        *,
+        state: str | None = None,
+        checkpoints: Sequence[str] = (),
+        kinds: Sequence[str] | None = None,
+        dry_run: bool = False,
+    ) -> Cleaning:
+        """What nothing reads any more is gone, or with `dry_run` only told of: `experiment-manager clean`.
+
+        Logs, results and metrics of attempts before the last; copies of the code that no job runs from; scripts and
+        orders of launches that have ended; a report that is out of date; and of jobs that are done the files that fit
+        a pattern of `checkpoints`. `kinds` chooses among those. With `where`, or a `state` (`failed,timeout`), it is
+        about these jobs alone; nothing of one that runs or waits is removed, and no link is followed. Raises
+        OptionsError, FilterError, JobRefused.
+        """
+        states = None if state is None else filters.parse_states(state)
+        what = What.checked(kinds, checkpoints, states, is_of_jobs=where is not None)
+        table = self.states()
+        jobs = self._select(where, lambda: table).jobs
+        if dry_run:
+            return plan_cleaning(self.folder, jobs, table, what)
+        return clean(self.folder, jobs, what)
 
     # -- handing it on -----------------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ def test_the_package_keeps_its_promises() -> None:
     """Everything in __all__ can be had, has a docstring, and an unknown name is answered with those that there are."""
     for name in experiment_manager.__all__:
         assert getattr(experiment_manager, name).__doc__, name
-    with pytest.raises(AttributeError, match="it offers SLURM, Attempt, AttemptDetails, Comparison"):
+    with pytest.raises(AttributeError, match="it offers SLURM, Attempt, AttemptDetails, Cleaning, Comparison"):
         _ = experiment_manager.NoSuchName
 
 

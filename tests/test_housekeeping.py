@@ -1,26 +1,31 @@
 """Experiments are moved, cleaned, tagged and looked after: nothing is lost on the way, whenever that is interrupted."""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any, Final
 
 import pytest
 
-from experiment_manager import Experiment
-from experiment_manager.errors import FolderError, JobRefused
-from experiment_manager.model.records import State
+from experiment_manager import Experiment, current_job
+from experiment_manager.errors import FolderError, JobRefused, OptionsError
+from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.moving import move, moved_script
 from experiment_manager.store.files import is_temporary
+from experiment_manager.store.launches import create_launch, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.relocation import Move, relocate
 from experiment_manager.store.states import States
-from tests.conftest import ProgramAfter, files_below
+from tests.conftest import Program, ProgramAfter, files_below
 
 _CHANGES = frozenset(f"os.{what}" for what in ("mkdir", "rename", "link", "symlink", "remove", "rmdir", "chmod"))
 _OF_A_MOVE = ("moved.json", ".moving.json", ".planning.lock")
@@ -238,3 +243,175 @@ def test_scripts_name_the_new_place() -> None:
     text = "# `experiment-manager submit /a/b`.\n#SBATCH --output=/a/b/launches/0001/%A_%a.log\n"
     assert text.replace("/a/b", "/x/y") == moved_script(text, old, Folder("/x", "y"))
     assert text == moved_script(text, old, new)
+
+
+# ---------------------------------------------------------------- cleaning
+
+
+def tried_twice(place: Path) -> Experiment:
+    """Job 0 went on from its checkpoint in attempt 2, job 1 began anew, job 2 had completed before it failed; each has
+    a checkpoint, and what it printed."""
+    experiment = Experiment(["seed"], "train", place)
+    for seed in range(3):
+        experiment.add_job({"seed": seed}, {"seed": seed})
+    experiment.save()
+    experiment.save_pass_filter(range(3))
+    courses: list[list[tuple[int, ...]]] = [[(1, 2), (3, 4)], [(1, 2), (1, 2)], [(1, 2), ()]]
+    for job_id, attempts in enumerate(courses):
+        for number, steps in enumerate(attempts, start=1):
+            with suppress(ValueError):
+                experiment.run_id(job_id, partial(logs, steps))
+            for stream in ("stdout", "stderr"):
+                Path(experiment.folder.of_attempt(job_id, number, stream)).write_text("printed")
+        own = Path(experiment.folder.job(job_id))
+        (own / "model.pt").write_bytes(b"x" * 9000)
+        (own / "steps/checkpoint-2").mkdir(parents=True)
+        (own / "steps/checkpoint-2/weights").write_bytes(b"x" * 9000)
+    return experiment
+
+
+def logs(steps: Sequence[int], _id: int, variables: dict[str, Any], _: Any) -> int:
+    for step in steps:
+        current_job().log_metrics(step=step, loss=1 / step)
+    if not steps:
+        raise ValueError("told to fail")
+    return int(variables["seed"]) * 10
+
+
+def names_below(place: str) -> set[str]:
+    return {str(path.relative_to(place)) for path in Path(place).rglob("*") if not path.is_dir()}
+
+
+def told(experiment: Experiment) -> list[Any]:
+    """What people read of an experiment."""
+    metrics = experiment.metrics().to_csv(index=False)
+    return [metrics, experiment.result_rows(), experiment.jobs(), experiment.status().counts]
+
+
+_FREED: Final = {
+    *("jobs/0/stdout.1.log", "jobs/0/stderr.1.log", "jobs/0/result.1.json"),
+    *("jobs/1/stdout.1.log", "jobs/1/stderr.1.log", "jobs/1/result.1.json", "jobs/1/metrics.1.jsonl"),
+}
+"""Of `tried_twice`: the metrics of attempt 1 of job 0 are the beginning of its course, and job 2 was done with it."""
+
+
+def test_files_of_earlier_attempts_go(tmp_path: Path) -> None:
+    """Logs, results and metrics of attempts that nobody reads go; what is told of the jobs is the same, and each
+    attempt still says how it ended."""
+    experiment = tried_twice(tmp_path)
+    before, names = told(experiment), names_below(experiment.folder.path)
+    planned = experiment.clean(dry_run=True)
+    assert names == names_below(experiment.folder.path)
+    (row,) = planned.kinds
+    assert ("attempts", 7, [0, 1]) == (row["kind"], row["files"], row["jobs"])
+    assert row["bytes"] == planned.n_bytes == experiment.clean().n_bytes > 0
+    assert (_FREED, set()) == (names - names_below(experiment.folder.path), names_below(experiment.folder.path) - names)
+    assert before == told(experiment)
+    assert ["COMPLETED"] * 2 == [attempt["state"] for attempt in experiment.show(1)["attempts"]]
+    assert () == experiment.clean().found
+
+
+def test_checkpoints_go_by_pattern(tmp_path: Path) -> None:
+    """Files, and folders, of jobs that are done and fit a pattern go; those of a job that failed only with its state,
+    and none of ours by any pattern."""
+    experiment = tried_twice(tmp_path)
+    names = names_below(experiment.folder.path)
+    done = experiment.clean(checkpoints=["*.pt", "steps/*"], kinds=["checkpoints"])
+    assert [("checkpoints", 4, [0, 1])] == [(row["kind"], row["files"], row["jobs"]) for row in done.kinds]
+    gone = {f"jobs/{job}/{name}" for job in (0, 1) for name in ("model.pt", "steps/checkpoint-2/weights")}
+    assert gone == names - names_below(experiment.folder.path)
+    assert () == experiment.clean("0", checkpoints=["*"], kinds=["checkpoints"]).found[1:]  # the folder that is empty
+    done = experiment.clean(state="failed", checkpoints=["*.pt"])
+    assert ["model.pt"] == [os.path.basename(one.path) for one in done.found]
+
+
+def test_what_is_not_used_any_more_goes(tmp_path: Path) -> None:
+    """A copy of the code that no job names, scripts and orders of a launch that has ended and is not the newest, and a
+    report that is older than the states; their records stay, and so does what links lead to."""
+    experiment = tried_twice(tmp_path)
+    folder, kept = experiment.folder, tmp_path / "kept"
+    kept.write_text("mine")
+    copy = Path(folder.join("code", "0123"))
+    copy.mkdir(parents=True)
+    (copy / "train.py").write_text("")
+    (copy / "data").symlink_to(kept)
+    (copy / "sub").mkdir(mode=0o555)
+    numbers = [create_launch(folder, [Attempt(JobId(0), at, State.PENDING)], {}).number for at in (1, 3, 1)]
+    Path(folder.report).write_text("<html>")
+    os.utime(folder.report, (1, 1))
+    assert {"attempts", "code", "launches", "report"} == {row["kind"] for row in experiment.clean(dry_run=True).kinds}
+    done = experiment.clean(kinds=["code", "launches", "report"])
+    assert {
+        str(copy), folder.join("launches", numbers[0], "orders.sqlite"), folder.report
+    } == {one.path for one in done.found}  # fmt: skip
+    assert ([], "mine") == (os.listdir(folder.join("code")), kept.read_text())
+    assert 1 == read_launch(folder, numbers[0]).record["jobs"].keys().__len__()
+    order = read_order(folder, numbers[0], 0)
+    assert order is not None
+    assert 1 == order.attempt
+
+
+def test_what_runs_or_lies_elsewhere_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing of a job that runs goes, nor any copy of the code meanwhile; the folder of a job that is a link is named,
+    and nothing in it goes."""
+    experiment = tried_twice(tmp_path)
+    Path(experiment.folder.join("code", "0123")).mkdir(parents=True)
+    States(experiment.folder).claim(0, {})
+    Path(experiment.folder.job(1)).rename(tmp_path / "scratch")
+    Path(experiment.folder.job(1)).symlink_to(tmp_path / "scratch")
+    before = names_below(str(tmp_path))
+    assert () == experiment.clean(checkpoints=["*"]).found
+    assert f"{experiment.folder.job(1)} is a link to {tmp_path}/scratch" in capsys.readouterr().err
+    assert before == names_below(str(tmp_path))
+    with pytest.raises(JobRefused, match="jobs that are RUNNING have not ended"):
+        experiment.clean(state="running")
+    with pytest.raises(OptionsError, match=r"say which, as --checkpoints '\*\.pt'"):
+        experiment.clean(kinds=["checkpoints"])
+
+
+def test_killed_while_cleaning(tmp_path: Path) -> None:
+    """Whenever that is killed, all that is told of the jobs is the same, and the same call removes the rest."""
+    experiment = tried_twice(tmp_path / "old")
+    before, names = told(experiment), names_below(experiment.folder.path)
+    (tmp_path / "old").rename(tmp_path / "made")
+    for moment in range(1, 100):
+        shutil.copytree(tmp_path / "made", tmp_path / "old", symlinks=True)
+        was_killed = killed(moment, experiment.clean)
+        assert before == told(experiment)
+        experiment.clean()
+        assert _FREED == names - names_below(experiment.folder.path)
+        shutil.rmtree(tmp_path / "old")
+        if not was_killed:
+            break
+    assert moment > 5
+
+
+def test_cleaning_asks(tmp_path: Path) -> None:
+    """The command shows what it would remove, and does it only with --yes where it cannot ask."""
+    experiment = tried_twice(tmp_path)
+    program = Program(tmp_path)
+    program.experiment = tmp_path / "train"
+    done = program.tool("clean")
+    assert (2, "error: nothing was removed; add --yes to do it\n") == (done.returncode, done.stderr)
+    assert re.search(r"attempts +[\d.]+ kB +7 +0-1 ", done.stdout), done.stdout
+    assert 7 == len(experiment.clean(dry_run=True).found)
+    asked = program.told("clean", "--dry-run")
+    assert [False, asked["bytes"]] == [asked["removed"], program.told("clean", "--yes")["bytes"]]
+    assert f"nothing to remove in {tmp_path}/train\n" == program.tool("clean").stdout
+
+
+# ---------------------------------------------------------------- documented
+
+
+def test_the_page_runs(tmp_path: Path) -> None:
+    """Who types docs/how-to/housekeeping.md after the sweep that it begins with sees what it shows."""
+    from tests.test_readme import README, ROOT, follow, words_for_python
+
+    before = README[README.index("```python\n# search.py") : README.index("```console\n$ python search.py")]
+    before += "\n```console\n$ python search.py -m lr=0.1,0.2 seed=1,2,3\n```\n"
+
+    def type_line(line: str) -> "subprocess.CompletedProcess[str]":
+        return Program(tmp_path).python(*words_for_python(line))
+
+    (tmp_path / "conf").mkdir()
+    assert 5 < follow(before + (ROOT / "docs/how-to/housekeeping.md").read_text(), tmp_path, type_line)

@@ -1,19 +1,26 @@
-"""The verbs that keep experiments in order: move."""
+"""The verbs that keep experiments in order: move, clean."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from experiment_manager.analysis.cleaning import Cleaning
 from experiment_manager.cli import terminal
-from experiment_manager.cli.terminal import Folder, Json
+from experiment_manager.cli.terminal import Folder, Json, Where
+from experiment_manager.errors import JobRefused
+from experiment_manager.experiment import Experiment
+from experiment_manager.model.ids import format_ids, shortened
 from experiment_manager.scheduler.moving import move as move_experiment
 from experiment_manager.store import layout
+from experiment_manager.text import names_in, size_text
 
 
 def register(app: typer.Typer) -> None:
     """The verbs are on the command line."""
     app.command(epilog="Example: experiment-manager move experiments/train archive/train-2025")(move)
+    app.command(epilog="Example: experiment-manager clean experiments/train --checkpoints '*.pt' --dry-run")(clean)
 
 
 def move(
@@ -27,3 +34,59 @@ def move(
         terminal.print_json({"path": new.path})
     else:
         terminal.say(new.path)
+
+
+def clean(
+    folder: Folder,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(help="Also files of jobs that are done, by a pattern: '*.pt', 'checkpoints/*'; may be repeated."),
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only of jobs in these states, for checkpoints, too: failed,timeout.")
+    ] = None,
+    where: Where = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only these kinds: attempts, checkpoints, code, launches, report.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be removed, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")] = False,
+    json: Json = False,
+) -> None:
+    """Free space: remove what nothing reads any more, such as logs of earlier attempts. It asks first."""
+    experiment = Experiment.at(folder)
+    how: dict[str, Any] = {
+        "state": state,
+        "checkpoints": checkpoints or (),
+        "kinds": None if only is None else names_in(only),
+    }
+    found = experiment.clean(where, dry_run=True, **how)
+    if not json:
+        for line in _cleaning_lines(found):
+            terminal.say(line)
+    if found.found and not dry_run:
+        if not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?")):
+            raise JobRefused("nothing was removed; add --yes to do it")
+        found = experiment.clean(where, **how)
+        if not json:
+            terminal.say(f"{size_text(found.n_bytes)} freed in {found.path}")
+    if json:
+        terminal.print_json({"path": found.path, "removed": not dry_run, "bytes": found.n_bytes, "kinds": found.kinds})
+
+
+def _cleaning_lines(found: Cleaning) -> list[str]:
+    """What can be removed, for people."""
+    if not found.found:
+        return [f"nothing to remove in {found.path}"]
+    rows = [
+        {
+            "kind": row["kind"],
+            "size": size_text(row["bytes"]),
+            "files": row["files"],
+            "jobs": shortened(format_ids(row["jobs"])),
+            "what": row["what"],
+        }
+        for row in found.kinds
+    ]
+    lines = terminal.row_lines(rows, width=terminal.terminal_width(), optional=("what",))
+    return [*lines, f"{size_text(found.n_bytes)} in all"]

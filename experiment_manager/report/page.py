@@ -142,7 +142,7 @@ def write_report(
     from experiment_manager.store.files import clear_leftovers_beside
 
     require_extra()
-    target = os.path.abspath(folder.join("report.html") if path is None else os.fspath(path))
+    target = os.path.abspath(folder.report if path is None else os.fspath(path))
     choice = Choice(average_over, group_by, metric, goal, only)
     html = render(collect(folder, jobs, table, choice))
     clear_leftovers_beside(target)

@@ -105,8 +105,8 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
         if launch.record.get("joins") is not None:
             return _of_workers(folder, launch, arrays, submission, there)
         for array in arrays:
-            script, is_edited = _script(folder, launch, array)
             slurm_id = submission.array_id(array.name)
+            script, is_edited = _script(folder, launch, array, is_needed=slurm_id is None)
             if slurm_id is None and (
                 array.name in there or _turns_up(folder, scheduler, launch, array, submission, there)
             ):
@@ -455,15 +455,18 @@ def _by_anchors(folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray])
     return found
 
 
-def _script(folder: Folder, launch: Launch, array: LaunchedArray, *, is_kept: bool = True) -> tuple[str, bool]:
+def _script(
+    folder: Folder, launch: Launch, array: LaunchedArray, *, is_kept: bool = True, is_needed: bool = True
+) -> tuple[str, bool]:
     """The script to submit, and whether it was edited: the one at the top when it is of this launch, else its copy.
 
-    Where `is_kept`, the copy of the launch becomes what is submitted.
+    Where `is_kept`, the copy of the launch becomes what is submitted. One that is not needed, since it was submitted
+    already, may be gone.
     """
     top, kept = script_paths(folder, launch, array)
     text, original = _read(top), _read(kept)
     if text is None or re.search(rf"{re.escape(array.name)}(?![\w-])", text) is None:
-        if original is None:
+        if original is None and is_needed:
             raise FolderError(f"{top} and {kept} are not there any more; write the scripts again")
         return kept, False
     if text != original and is_kept:

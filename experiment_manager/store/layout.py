@@ -142,6 +142,11 @@ class Folder:
         return self.join("jobs", str(job_id))
 
     @property
+    def report(self) -> str:
+        """The newest report, where no other place was chosen for it."""
+        return self.join("report.html")
+
+    @property
     def moved(self) -> str:
         """Where the experiment was before: see `relocation`."""
         return self.join("moved.json")
@@ -312,7 +317,7 @@ def _lock_path(folder: Folder) -> str:
 def _make_folder(path: str, made: list[str], within: str | None = None) -> None:
     """Makes a folder and the parents it lacks, and puts those that it made into `made`, innermost first; not the folder
     that it is to be `within`. Raises OSError."""
-    missing = []
+    missing, last = list[str](), path
     while path != within and not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
@@ -320,7 +325,7 @@ def _make_folder(path: str, made: list[str], within: str | None = None) -> None:
         try:
             os.mkdir(path)
         except FileExistsError:
-            if not os.path.isdir(path):
+            if not os.path.isdir(path) and (within is None or path == last):  # else the next one says what is wrong
                 raise
         else:
             made.insert(0, path)

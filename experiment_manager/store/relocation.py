@@ -22,7 +22,16 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, UnreadableRecord
 from experiment_manager.store.documents import LIST, MOMENT, TEXT, opened, read_object, read_optional, trouble
-from experiment_manager.store.files import discard, give_name, is_leftover, sync, sync_all, temporary_name, write_json
+from experiment_manager.store.files import (
+    discard,
+    give_name,
+    is_leftover,
+    remove_tree,
+    sync,
+    sync_all,
+    temporary_name,
+    write_json,
+)
 from experiment_manager.store.launches import user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import as_word, followed, size_text
@@ -92,7 +101,7 @@ def finish(move: Move, mend: Mend) -> None:
     """What was left of a move that `is_done` is done, too. Raises OSError."""
     if move.is_of(unfinished_move(move.new)):
         _finish_rename(move, mend)
-    _remove_tree(_old_rest(move, str(last_move(move.new).get("token"))))
+    remove_tree(_old_rest(move, str(last_move(move.new).get("token"))))
 
 
 def relocate(move: Move, mend: Mend, check: Callable[[Folder], None]) -> None:
@@ -170,7 +179,7 @@ def _forget(begun: Mapping[str, Any]) -> None:
     if last_move(before.new).get("token") == begun["token"]:
         command = f"experiment-manager move {as_word(before.old.path)} {as_word(before.new.path)}"
         raise FolderError(f"{before.old.path} has been copied to {before.new.path} already: `{command}` goes on")
-    _remove_tree(_copy_place(before, str(begun["token"])).path)
+    remove_tree(_copy_place(before, str(begun["token"])).path)
 
 
 def _copy(move: Move, token: str, mend: Mend) -> None:
@@ -186,7 +195,7 @@ def _copy(move: Move, token: str, mend: Mend) -> None:
             raise FolderError(f"something in {move.old.path} has changed while it was copied; see what, and repeat")
         give_name(copy.path, move.new.path)
     except Exception:
-        _remove_tree(copy.path)
+        remove_tree(copy.path)
         discard(move.old.moving)
         raise
     _take_away(move, token, source)
@@ -219,7 +228,7 @@ def _take_away(move: Move, token: str, source: str) -> None:
         os.rename(move.new.path, _copy_place(move, token).path)
         raise FolderError(f"something in {move.old.path} has changed while it was moved; see what, and repeat")
     _sync_places(move)
-    _remove_tree(rest)
+    remove_tree(rest)
 
 
 def _copied(move: Move, copy: Folder) -> list[Entry]:
@@ -406,14 +415,3 @@ def _laid(path: str, text: str) -> None:
     temporary = temporary_name(path)
     os.symlink(text, temporary)
     os.replace(temporary, path)
-
-
-def _remove_tree(path: str) -> None:
-    """Nothing is there any more, also where folders were protected. Raises OSError."""
-    if not os.path.lexists(path):
-        return
-    for place, _, _ in os.walk(path):
-        mode = stat.S_IMODE(os.lstat(place).st_mode)
-        if mode & 0o700 != 0o700:
-            os.chmod(place, mode | 0o700)
-    shutil.rmtree(path)

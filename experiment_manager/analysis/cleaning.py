@@ -1,0 +1,307 @@
+"""What of an experiment can be removed, since nothing reads it any more: found, told with its sizes, and removed.
+
+    attempts     logs, results and metrics of attempts before the last one of a job
+    checkpoints  files of jobs that are done, by patterns; only where asked for
+    code         copies of the code by which no job of the manifest is run
+    launches     scripts and orders of launches all of whose jobs have ended; their records stay
+    report       a report that is older than what it tells of
+
+What is never removed: whatever a job that runs or waits uses; the last attempt of a job, and the one with which it was
+done; metrics of earlier attempts that belong to the course of a job which went on from a checkpoint (`metrics.course`);
+how each attempt ended; and anything behind a link. Each file goes by itself, or a folder after it was renamed, so that
+what is left at any moment is an experiment.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from typing import Any, Final, NamedTuple
+
+from experiment_manager.errors import JobRefused, OptionsError
+from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.submission import launched_arrays
+from experiment_manager.store.files import remove_tree, space_of, temporary_name
+from experiment_manager.store.launches import (
+    SETTLED,
+    clear_leftovers,
+    launch_numbers,
+    planned_attempts,
+    read_launch,
+)
+from experiment_manager.store.layout import Folder, planning, writing
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.metrics import course
+from experiment_manager.store.states import States, StateTable
+from experiment_manager.text import followed, size_text, skipped
+
+KINDS: Final = {
+    "attempts": "logs, results and metrics of attempts before the last",
+    "checkpoints": "files of jobs that are done, by --checkpoints",
+    "code": "copies of the code that no job runs from",
+    "launches": "scripts and orders of launches that have ended",
+    "report": "a report that is older than the experiment",
+}
+"""What can be removed, in the order in which it is told, and what that is."""
+
+OF_JOBS: Final = ("attempts", "checkpoints")
+_BUSY: Final = frozenset({State.RUNNING, State.QUEUED})
+_OF_ATTEMPT: Final = re.compile(r"(stdout|stderr|result|metrics)\.([1-9]\d*)(?:\.rank\d+)?\.(?:log|json|jsonl)")
+_OURS: Final = re.compile(r"\..*|(stdout|stderr|result|metrics|error|attempt|pruned)\.\d+\.(rank\d+\.)?\w+")
+
+
+class Found(NamedTuple):
+    """A file, or a whole folder, that can be removed."""
+
+    kind: str
+    path: str
+    n_files: int
+    n_bytes: int
+    job_id: int | None = None
+
+
+class Cleaning(NamedTuple):
+    """What can be removed of an experiment, or was."""
+
+    path: str
+    found: tuple[Found, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(one.n_bytes for one in self.found)
+
+    @property
+    def kinds(self) -> list[dict[str, Any]]:
+        """A row for each kind of which there is something: `kind`, `what`, `files`, `bytes`, `jobs`."""
+        rows: list[dict[str, Any]] = []
+        for kind, what in KINDS.items():
+            mine = [one for one in self.found if one.kind == kind]
+            jobs = sorted({one.job_id for one in mine if one.job_id is not None})
+            n_files, n_bytes = sum(one.n_files for one in mine), sum(one.n_bytes for one in mine)
+            row = {"kind": kind, "what": what, "files": n_files, "bytes": n_bytes, "jobs": jobs}
+            rows += [row] if mine else []
+        return rows
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(row["kind"] for row in self.kinds) or "nothing"
+        return f"Cleaning({size_text(self.n_bytes)}: {kinds})"
+
+
+class What(NamedTuple):
+    """What is to be removed: of which kinds, which checkpoints, and of jobs in which states."""
+
+    kinds: tuple[str, ...]
+    checkpoints: tuple[str, ...] = ()
+    states: frozenset[State] | None = None  # None: all that have ended; of checkpoints, those that are done
+
+    @classmethod
+    def checked(
+        cls,
+        kinds: Sequence[str] | None,
+        checkpoints: Sequence[str],
+        states: frozenset[State] | None,
+        *,
+        is_of_jobs: bool,
+    ) -> "What":
+        """`is_of_jobs`: jobs were chosen, and what is of none stays. Raises OptionsError, JobRefused."""
+        usual = [kind for kind in KINDS if kind != "checkpoints" or checkpoints]
+        chosen = list(kinds) if kinds is not None else usual
+        for kind in chosen:
+            if kind not in KINDS:
+                raise OptionsError(f"there is no kind {kind!r} of what can be removed; there are {', '.join(KINDS)}")
+        if "checkpoints" in chosen and not checkpoints:
+            raise OptionsError("checkpoints are files of your own: say which, as --checkpoints '*.pt'")
+        if waiting := (states or frozenset()) & UNFINISHED:
+            raise JobRefused(f"jobs that are {min(waiting)} have not ended; nothing of them is removed")
+        if is_of_jobs or states is not None:
+            chosen = [kind for kind in chosen if kind in OF_JOBS]
+        return cls(tuple(chosen), tuple(checkpoints), states)
+
+
+def plan_cleaning(folder: Folder, jobs: Iterable[Job], table: StateTable, what: What) -> Cleaning:
+    """What can be removed; nothing is, and what is behind links is named."""
+    ids = [job.id for job in jobs if table.state(job.id) not in _BUSY]
+    if what.states is not None:
+        ids = [job_id for job_id in ids if table.state(job_id) in what.states]
+    found: list[Found] = []
+    if set(what.kinds) & set(OF_JOBS):
+        for job_id in followed(ids, len(ids), "looking"):
+            found += _of_job(folder, job_id, table, what)
+    is_busy = any(table.state(job_id) in _BUSY for job_id in {*table.attempts, *table.queued})
+    if "code" in what.kinds and not is_busy:
+        found += _code(folder)
+    if "launches" in what.kinds:
+        found += _launches(folder, table)
+    if "report" in what.kinds:
+        found += _report(folder)
+    return Cleaning(folder.path, tuple(found))
+
+
+def clean(folder: Folder, jobs: Sequence[Job], what: What) -> Cleaning:
+    """What can be removed is gone; returns what that was. Nobody plans the experiment meanwhile, and a job that has
+    begun since is left alone. Raises FolderError."""
+    done: list[Found] = []
+    with planning(folder):
+        clear_leftovers(folder)
+        table = reconciled(folder, is_to_act=True)
+        planned = plan_cleaning(folder, jobs, table, what)
+        states, unchanged = States(folder), dict[int, bool]()
+        with writing(folder.path):
+            for one in followed(planned.found, len(planned.found), "removing"):
+                job_id = one.job_id
+                if job_id is not None and job_id not in unchanged:
+                    now = {attempt.number: attempt.state for attempt in states.attempts(job_id)}
+                    unchanged[job_id] = now == table.attempts.get(JobId(job_id), {})
+                if job_id is None or unchanged[job_id]:
+                    _remove(one.path)
+                    done.append(one)
+    return planned._replace(found=tuple(done))
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        aside = temporary_name(path)  # half of a copy must not be taken for a whole one
+        os.rename(path, aside)
+        remove_tree(aside)
+        return
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+# ---------------------------------------------------------------- of jobs
+
+
+def _of_job(folder: Folder, job_id: int, table: StateTable, what: What) -> Iterator[Found]:
+    place = folder.job(job_id)
+    try:
+        about = os.lstat(place)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(about.st_mode):
+        skipped(f"{place} is a link to {os.path.realpath(place)}: what is there is left alone; clean it there")
+        return
+    with os.scandir(place) as entries:
+        top = sorted(entries, key=lambda entry: entry.name)
+    if "attempts" in what.kinds and len(table.attempts.get(JobId(job_id), {})) > 1:
+        kept, troubles = kept_attempts(table, job_id), list[str]()
+        in_course = {number for number, _ in course(folder, table, job_id, troubles.append)}
+        if troubles:  # what cannot be read may well be read later
+            in_course = set(table.attempts[JobId(job_id)])
+        for entry in top:
+            if _is_of_earlier(entry.name, kept, in_course) and entry.is_file(follow_symlinks=False):
+                yield Found("attempts", entry.path, 1, space_of(entry.stat(follow_symlinks=False)), job_id)
+    if "checkpoints" in what.kinds and (what.states is not None or table.state(job_id) in ENDED_WELL):
+        ours = [entry for entry in top if not _OURS.fullmatch(entry.name)]
+        yield from _checkpoints(place, ours, what.checkpoints, job_id)
+
+
+def kept_attempts(table: StateTable, job_id: int) -> frozenset[int]:
+    """The attempts of a job of which everything is read: the last one, and that with which the job was done."""
+    numbers = (
+        table.next_number(job_id) - 1,
+        table.last(job_id).number,
+        table.done(job_id),
+        table.completed(job_id),
+    )
+    return frozenset(number for number in numbers if number is not None)
+
+
+def _is_of_earlier(name: str, kept: Collection[int], in_course: Collection[int]) -> bool:
+    match = _OF_ATTEMPT.fullmatch(name)
+    if match is None or int(match[2]) in kept:
+        return False
+    return match[1] != "metrics" or int(match[2]) not in in_course
+
+
+def _checkpoints(
+    place: str, entries: Iterable["os.DirEntry[str]"], patterns: Sequence[str], job_id: int
+) -> Iterator[Found]:
+    """The files, and whole folders, whose names or places in the job's folder fit a pattern."""
+    for entry in entries:
+        inside = os.path.relpath(entry.path, place)
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if any(fnmatchcase(entry.name, pattern) or fnmatchcase(inside, pattern) for pattern in patterns):
+            if is_folder:
+                yield _tree("checkpoints", entry.path, job_id)
+            else:
+                yield Found("checkpoints", entry.path, 1, space_of(entry.stat(follow_symlinks=False)), job_id)
+        elif is_folder:
+            with os.scandir(entry.path) as found:
+                below = sorted(found, key=lambda entry: entry.name)
+            yield from _checkpoints(place, below, patterns, job_id)
+
+
+# ---------------------------------------------------------------- of the experiment
+
+
+def _code(folder: Folder) -> Iterator[Found]:
+    """The copies that the recipe of no job names; all are kept where a search may propose more jobs."""
+    try:
+        names = sorted(os.listdir(folder.join("code")))
+    except FileNotFoundError:
+        return
+    with Manifest(folder) as manifest:
+        if manifest.search is not None:
+            return
+        recipes = {recipe for _, _, _, recipe in manifest.index() if recipe is not None}
+        codes = (manifest.recipe(recipe).code for recipe in recipes)
+        used = {os.path.basename(code.path) for code in codes if code is not None}
+    for name in names:
+        path = folder.join("code", name)
+        if not name.startswith(".") and name not in used and os.path.isdir(path) and not os.path.islink(path):
+            yield _tree("code", path)
+
+
+def _launches(folder: Folder, table: StateTable) -> Iterator[Found]:
+    """The scripts and orders of launches that have ended, but for the newest one, and the newest one with scripts."""
+    numbers, ended = launch_numbers(folder), dict[str, list[str]]()
+    newest: dict[bool, str] = {}
+    for number in numbers:
+        try:
+            launch = read_launch(folder, number)
+        except JobRefused as error:
+            skipped(str(error))
+            continue
+        arrays = launched_arrays(launch)
+        newest |= {False: number, bool(arrays): number}
+        if _has_ended(folder, number, planned_attempts(launch), table):
+            ended[number] = ["orders.sqlite", *(array.script for array in arrays)]
+    for number, names in ended.items():
+        for path in () if number in newest.values() else [folder.join("launches", number, name) for name in names]:
+            with suppress(FileNotFoundError):
+                about = os.lstat(path)
+                if stat.S_ISREG(about.st_mode):
+                    yield Found("launches", path, 1, space_of(about))
+
+
+def _has_ended(folder: Folder, number: str, planned: Mapping[int, int], table: StateTable) -> bool:
+    """Whether every job that a launch was to run has begun and ended, and no scheduler has more to say of it."""
+    if not os.path.exists(folder.join("launches", number, SETTLED)):
+        return False
+    return all(
+        table.next_number(job_id) > first and table.state(job_id) not in _BUSY for job_id, first in planned.items()
+    )
+
+
+def _report(folder: Folder) -> Iterator[Found]:
+    path = folder.report
+    with suppress(FileNotFoundError):
+        about = os.lstat(path)
+        newest = max(os.stat(place).st_mtime for place in (folder.manifest, folder.states) if os.path.exists(place))
+        if stat.S_ISREG(about.st_mode) and about.st_mtime < newest:
+            yield Found("report", path, 1, space_of(about))
+
+
+def _tree(kind: str, path: str, job_id: int | None = None) -> Found:
+    """A whole folder, each of whose files counts once, and no link is followed."""
+    seen: dict[tuple[int, int], int] = {}
+    n_files = 0
+    for place, folders, files in os.walk(path):
+        for name in ("", *files, *folders):
+            about = os.lstat(os.path.join(place, name))
+            seen[about.st_dev, about.st_ino] = space_of(about)
+        n_files += len(files)
+    return Found(kind, path, n_files, sum(seen.values()), job_id)
