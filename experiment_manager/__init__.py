@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         JobSide,
         LiveRow,
         ResultRow,
+        Rows,
     )
     from experiment_manager.scheduler.slurm.configuration import SLURM
     from experiment_manager.scheduler.submission import Submitted
@@ -71,6 +72,7 @@ _HOME = {
     "Resubmission": "execution.resubmit",
     "Resubmitted": "execution.resubmit",
     "ResultRow": "model.rows",
+    "Rows": "model.rows",
     "SLURM": "scheduler.slurm.configuration",
     "SearchStatus": "analysis.status",
     "Selection": "model.filters",
@@ -119,6 +121,7 @@ __all__ = [
     "Resubmission",
     "Resubmitted",
     "ResultRow",
+    "Rows",
     "SearchStatus",
     "Selection",
     "State",

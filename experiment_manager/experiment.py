@@ -16,7 +16,7 @@ from experiment_manager.analysis.archive import archive
 from experiment_manager.analysis.cleaning import Cleaning, What, clean, plan_cleaning
 from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
 from experiment_manager.analysis.efficiency import Efficiency, efficiency
-from experiment_manager.analysis.jobs import difference, job_rows, show
+from experiment_manager.analysis.jobs import difference, job_rows, selected_ids, show
 from experiment_manager.analysis.results import (
     facts,
     known_goal,
@@ -33,9 +33,9 @@ from experiment_manager.execution.in_process import attempting, is_current, leav
 from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
 from experiment_manager.execution.search import add_trials, stop_search
 from experiment_manager.execution.work import Terms, Worked, work
-from experiment_manager.model import codec, filters
+from experiment_manager.model import codec, filters, html
 from experiment_manager.model.records import Counts, Job, State
-from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow
+from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow, Rows
 from experiment_manager.report.curves import Logbook, Series, series_of
 from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
@@ -149,6 +149,15 @@ class Experiment:
 
     def __repr__(self) -> str:
         return f"Experiment({self.variables}, {self.experiment_name!r}, {self.folder.parent!r})"
+
+    def _repr_html_(self) -> str | None:
+        """What the files tell at once; nobody is asked how the jobs stand."""
+        try:
+            n_jobs, n_selected = len(self.get_all_ids()), len(selected_ids(self.folder) or ())
+        except ExperimentManagerError:
+            return None  # what `repr` says holds all the same
+        row = {"jobs": n_jobs, "may run": n_selected, "variables": ", ".join(self.variables)}
+        return html.block(html.sentence(f"experiment {self.experiment_name} in {self.folder.path}"), html.table([row]))
 
     @property
     def experiment_name(self) -> str:
@@ -509,13 +518,13 @@ class Experiment:
         found = Counter(map(table.state, self.get_all_ids()))
         return Counts({state: found[state] for state in State if found[state]})
 
-    def jobs(self, where: Any = None) -> list[JobRow]:
+    def jobs(self, where: Any = None) -> Rows[JobRow]:
         """One row per job that passes: `experiment-manager jobs`.
 
         `job`, `state`, `attempt` (0: none yet), `selected` (whether it may run), `variables`.
         """
         table = cache(self.states)  # listed once, for the filter and the rows
-        return job_rows(self.folder, self._select(where, table).jobs, table())
+        return Rows(job_rows(self.folder, self._select(where, table).jobs, table()))
 
     def show(self, job_id: int, *, resolve: bool = False) -> JobDetails:
         """Everything about one job: `experiment-manager show`. With `resolve` its configuration has the values that
@@ -549,7 +558,7 @@ class Experiment:
 
     # -- what the jobs have left -------------------------------------------------------------------------------------
 
-    def result_rows(self, where: Any = None, *, pruned: bool = False) -> list[ResultRow]:
+    def result_rows(self, where: Any = None, *, pruned: bool = False) -> Rows[ResultRow]:
         """One row per job that passes, with its result and its last metrics: `experiment-manager results`.
 
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
@@ -557,13 +566,13 @@ class Experiment:
         and a line on standard error says how many, unless `pruned` asks for them.
         """
         table = cache(self.states)  # listed once, for the filter and the rows
-        rows = result_rows(self.folder, self._select(where, table).jobs, table())
+        rows = Rows(result_rows(self.folder, self._select(where, table).jobs, table()))
         if pruned:
             return rows
         left, line = without_pruned(rows)
         if line is not None:
             tell(f"{line}; ask for them with --pruned, in Python pruned=True")
-        return left
+        return Rows(left)
 
     def results(self, where: Any = None, *, pruned: bool = False) -> "pandas.DataFrame":
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as

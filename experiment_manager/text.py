@@ -367,6 +367,19 @@ def settings_text(variables: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value_text(value)}" for name, value in variables.items())
 
 
+def cell_text(value: Any) -> str:
+    """A value in a table for people.
+
+    >>> [cell_text(value) for value in (None, True, 0.1234567, [1, 2])]
+    ['', 'yes', '0.123457', '[1, 2]']
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def value_text(value: Any) -> str:
     """A value as people would type it: different values have different texts.
 
@@ -397,8 +410,50 @@ def _started_bar(*columns: Any, **options: Any) -> Any:
     return bar
 
 
+class _NotebookBar:
+    """A progress bar in the output of a notebook's cell, which takes what rich's does. A kernel has no terminal to draw
+    it on, and rich draws it there with ipywidgets alone."""
+
+    def __init__(self, display: Any, total: int) -> None:
+        self._total, self._done, self._outlook, self._began = total, 0, "", time.monotonic()
+        self._shown = display(self._html(), raw=True, display_id=True)
+
+    def _html(self) -> dict[str, str]:
+        import html
+
+        seconds = int(time.monotonic() - self._began)
+        text = f"{self._done}/{self._total} jobs  {seconds // 60}:{seconds % 60:02d}  {self._outlook}".rstrip()
+        bar = f'<progress value="{self._done}" max="{self._total}"></progress>'
+        return {"text/plain": text, "text/html": f"<div>{bar} {html.escape(text)}</div>"}
+
+    def advance(self, _: Any) -> None:
+        self._done += 1
+        self.update()
+
+    def update(self, _: Any = None, *, outlook: str | None = None) -> None:
+        self._outlook = self._outlook if outlook is None else outlook
+        self._shown.update(self._html(), raw=True)
+
+    def stop(self) -> None:
+        self._outlook = ""
+        self.update()
+
+
+def _started_notebook_bar(total: int) -> Any:
+    """The bar of a notebook; None where this is none."""
+    try:
+        ipython = sys.modules["IPython"]
+        if type(ipython.get_ipython()).__name__ != "ZMQInteractiveShell":
+            return None
+        from IPython.display import display
+
+        return _NotebookBar(display, total)
+    except Exception:  # a bar is never worth a job
+        return None
+
+
 class JobLines:
-    """Tells of each job that ends; `bar` is where a terminal's progress bar lives."""
+    """Tells of each job that ends; `bar` is where the progress bar of a terminal or a notebook lives."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
@@ -407,7 +462,7 @@ class JobLines:
 
     @contextmanager
     def showing(self) -> Iterator["JobLines"]:
-        """The bar is there inside, on a terminal."""
+        """The bar is there inside, on a terminal and in a notebook."""
         if on_terminal():
             with suppress(Exception):
                 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -417,6 +472,8 @@ class JobLines:
                 bar = BarColumn(bar_width=24)  # what is said beside it fits a terminal of 80 columns
                 self._bar = _started_bar(what, bar, MofNCompleteColumn(), TimeElapsedColumn(), rest)
                 self._task = self._bar and self._bar.add_task("jobs", total=self._total, outlook="")
+        elif self._total > 1:
+            self._bar = _started_notebook_bar(self._total)
         try:
             yield self
         finally:
@@ -450,7 +507,7 @@ class JobLines:
 
     def say(self, line: str) -> None:
         """A line about all jobs."""
-        if self._bar is None:
+        if self._bar is None or isinstance(self._bar, _NotebookBar):
             tell(line)
             return
         with suppress(Exception):

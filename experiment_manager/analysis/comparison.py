@@ -98,6 +98,19 @@ class Comparison(NamedTuple):
     def __repr__(self) -> str:
         return f"Comparison({self.metric}: {' > '.join(method.label for method in self.methods)})"
 
+    def _repr_html_(self) -> str:
+        from experiment_manager.model import html
+
+        def shown(found: Interval) -> str:
+            return f"{found.value:.6g} [{found.low:.6g}, {found.high:.6g}]"
+
+        rows = [
+            {"method": one.label, **{name: shown(getattr(one, name)) for name in ("iqm", "mean", "median")}}
+            for one in self.methods
+        ]
+        head = f"{self.metric} ({self.goal}), {self.n_runs} runs of each, with intervals of 95 %"
+        return html.block(html.sentence(head), html.table(rows), *map(html.sentence, self.notes))
+
 
 class How(NamedTuple):
     """How jobs are compared; see `Experiment.compare`."""

@@ -17,9 +17,10 @@ from experiment_manager.analysis.logs import last_output
 from experiment_manager.analysis.results import result_warnings
 from experiment_manager.analysis.tables import state_counts
 from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
+from experiment_manager.model import html
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
-from experiment_manager.model.ids import which
+from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Counts, Job, JobId, State
 from experiment_manager.model.rows import GroupRow, LiveRow
 from experiment_manager.scheduler import schedulers
@@ -42,7 +43,7 @@ from experiment_manager.store.processes import is_gone
 from experiment_manager.store.rungs import last_rungs, step_text
 from experiment_manager.store.states import States, StateTable, node_of
 from experiment_manager.store.submissions import Sightings, Submission
-from experiment_manager.text import as_word, one_line, skipped
+from experiment_manager.text import as_word, counted, one_line, skipped
 
 MOST_REASONS: Final = 200
 """Of each state, how many jobs are asked in `status` why they ended so: each costs a file to open."""
@@ -109,8 +110,40 @@ class Status(NamedTuple):
     estimate: Estimate | None = None  # when all will have ended; None: nothing runs, or too little is known
     search: SearchStatus | None = None  # None: it has none
 
+    @property
+    def headline(self) -> str:
+        """How many jobs there are, and how many of them may run."""
+        no_filter = "its pass filter cannot be read" if self.has_filter else "no pass filter yet"
+        verb = "passes" if self.n_selected == 1 else "pass"
+        selected = no_filter if self.n_selected is None else f"{self.n_selected} {verb} the filter"
+        return f"{self.path}: {counted(sum(self.counts.values()))}, {selected}"
+
     def __repr__(self) -> str:
-        return f"Status({counts_text(self.counts)} of {one_line(self.path)})"
+        outlook = "" if self.estimate is None else f"; done in {self.estimate.text}"
+        n_more = len(self.troubles) - 1
+        more = f", and {n_more} more reason{'s' if n_more > 1 else ''}" if n_more > 0 else ""
+        trouble = f"; {_trouble_text(self.troubles[0])}{more}" if self.troubles else ""
+        return one_line(f"{self.headline}: {counts_text(self.counts)}{outlook}{trouble}")
+
+    def _repr_html_(self) -> str:
+        counts = [
+            {"state": str(state), "count": count, "jobs": shortened(format_ids(self.ids[state]))}
+            for state, count in self.counts.items()
+        ]
+        groups = [html.flat(row, ("variables", "states")) for row in self.groups]
+        live = [html.flat({**row, "nan": ", ".join(row["nan"] or ())}, ("variables", "metrics")) for row in self.live]
+        said = [
+            f"{counted(len(ids))} QUEUED: {one_line(reason)} ({which(ids)})" for reason, ids in self.waiting.items()
+        ]
+        said += [_trouble_text(trouble) for trouble in (*self.troubles, *self.warnings)]
+        if self.estimate is not None:
+            said.insert(0, f"done in {self.estimate.text}")
+        tables = [html.table(rows) for rows in (groups or counts, live) if rows]
+        return html.block(html.sentence(self.headline), *tables, *map(html.sentence, said))
+
+
+def _trouble_text(trouble: Trouble) -> str:
+    return f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({which(trouble.ids)})"
 
 
 def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:

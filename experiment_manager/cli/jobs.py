@@ -203,11 +203,8 @@ def _show(found: Status, folder: Path) -> None:
 
 def _lines(found: Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
     """The lines that people read; `most_live`: with so many of the rows of single jobs."""
-    no_filter = "its pass filter cannot be read" if found.has_filter else "no pass filter yet"
-    verb = "passes" if found.n_selected == 1 else "pass"
-    selected = no_filter if found.n_selected is None else f"{found.n_selected} {verb} the filter"
     between = [] if width is None else [""]
-    lines = [f"{found.path}: {counted(sum(found.counts.values()))}, {selected}", *between]
+    lines = [found.headline, *between]
     if found.groups:
         rows = [{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups]
         states = list(found.groups[0]["states"])

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from experiment_manager.model import codec
+from experiment_manager.text import cell_text, say_json, stream_of, value_text
 from experiment_manager.text import say as _say
-from experiment_manager.text import say_json, stream_of, value_text
 
 HOW_TO_GET_MORE = "--columns\xa0NAMES shows others, `|\xa0less\xa0-S` all"
 """The hint for columns that do not fit the terminal."""
@@ -109,21 +109,13 @@ def _on_a_line(text: str) -> str:
 
 def _texts(rows: Sequence[Mapping[str, Any]], name: str, exact: Collection[str]) -> list[str]:
     """The cells of a column; where different values of one that is exact would look alike, each as people type it."""
-    texts = [_cell(row.get(name)) for row in rows]
+    texts = [cell_text(row.get(name)) for row in rows]
     if name not in exact:
         return texts
     values = (codec.canonical(codec.encode(row[name])) if name in row else None for row in rows)
     if len(set(zip(texts, values, strict=True))) == len(set(texts)):
         return texts
     return [value_text(row[name]) if name in row else "" for row in rows]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def indented(text: str) -> str:

@@ -40,6 +40,17 @@ class JobEnd(NamedTuple):
     seconds: float = 0.0  # from the start of its supervisor to its end
 
 
+def ends_html(ran: Sequence[JobEnd]) -> str:
+    """How jobs have ended, as a notebook shows it; nothing where none has run."""
+    from experiment_manager.model import html
+
+    rows = [
+        {"job": end.job_id, "state": end.state or "not run", "seconds": round(end.seconds, 1), "reason": end.reason}
+        for end in ran[: html.MOST_ROWS]
+    ]
+    return html.table(rows, len(ran)) if rows else ""
+
+
 class Interrupted(KeyboardInterrupt):
     """Whoever runs jobs here was told to stop by a signal; all of them have ended. `ran` are those that had begun."""
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, OptionsError
-from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job, kept_limit
+from experiment_manager.execution.pool import JobEnd, Pool, check_gpus_per_job, ends_html, kept_limit
 from experiment_manager.execution.work import last_runner
 from experiment_manager.execution.worker import BY_HAND
 from experiment_manager.model.ids import format_ids, which
@@ -57,6 +57,11 @@ class Resubmitted(NamedTuple):
         if self.launch is None:
             return "Resubmitted(nothing to run again)"
         return f"Resubmitted({which(self.ids)} in launch {self.launch.number})"
+
+    def _repr_html_(self) -> str:
+        from experiment_manager.model import html
+
+        return html.block(html.sentence(repr(self)), ends_html(self.ran))
 
 
 def plan(

@@ -29,6 +29,7 @@ from experiment_manager.execution.pool import (
     available_cpus,
     check_gpus_per_job,
     check_n_jobs,
+    ends_html,
     kept_limit,
 )
 from experiment_manager.execution.search import first_unproposed, unproposed
@@ -75,6 +76,11 @@ class Worked(NamedTuple):
             return "Worked(nothing to run)"
         left = f", {len(self.left)} left" if self.left else ""
         return f"Worked({self.states or 'no job'} in launch {self.launch.number}{left})"
+
+    def _repr_html_(self) -> str:
+        from experiment_manager.model import html
+
+        return html.block(html.sentence(repr(self)), ends_html(self.ran))
 
     @property
     def states(self) -> str:

@@ -28,7 +28,7 @@ from experiment_manager.analysis.results import result_warnings, sentences
 from experiment_manager.analysis.status import counts_text
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.execution.command import quoted
-from experiment_manager.execution.pool import JobEnd
+from experiment_manager.execution.pool import JobEnd, ends_html
 from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import about_arrays, about_code, commit_sweep
 from experiment_manager.hydra.compose import Composer, as_written
@@ -49,7 +49,7 @@ from experiment_manager.hydra.sweeper import (
     passing,
     tell_of_settings,
 )
-from experiment_manager.model import policy
+from experiment_manager.model import html, policy
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
@@ -85,6 +85,9 @@ class Launched(NamedTuple):
             return "Launched(nothing to run)"
         counts = counts_text(Counter(str(end.state or "not run") for end in self.ran))
         return f"Launched({counts if self.ran else which(self.ids)} in launch {self.launch.number})"
+
+    def _repr_html_(self) -> str:
+        return html.block(html.sentence(repr(self)), ends_html(self.ran))
 
 
 def define(

@@ -64,6 +64,18 @@ class Selection(NamedTuple):
         seen = self.dropped[0].seen if self.dropped else len(self.jobs)
         return f"Selection({len(self.jobs)} of {seen} jobs pass{f': {ids}' if ids else ''})"
 
+    def _repr_html_(self) -> str:
+        from experiment_manager.model import html
+
+        jobs = [{"job": int(job.id), **job.variables} for job in self.jobs[: html.MOST_ROWS]]
+        seen = self.dropped[0].seen if self.dropped else len(self.jobs)
+        rules = [
+            {"rule": step.rule, "seen": step.seen, "dropped": len(step.ids), "jobs": shortened(format_ids(step.ids))}
+            for step in self.dropped
+        ]
+        head = html.sentence(f"{len(self.jobs)} of {seen} jobs pass")
+        return html.block(head, *[html.table(rules)] * bool(rules), html.table(jobs, len(self.jobs)))
+
 
 def parse(written: Any) -> tuple[Rule, ...]:
     """The rules of a filter in any form; none for None. Raises FilterError."""

@@ -57,6 +57,11 @@ class Counts(dict[str, int]):
     def __repr__(self) -> str:
         return f"Counts({', '.join(f'{state}={count}' for state, count in self.items())})"
 
+    def _repr_html_(self) -> str:
+        from experiment_manager.model import html
+
+        return html.block(html.table([{"state": str(state), "count": count} for state, count in self.items()]))
+
 
 class Entry(NamedTuple):
     """How the user's program was started: enough to start it again in another process."""

@@ -2,7 +2,13 @@
 return, and `--json` prints. They are ordinary dictionaries, and type checkers know their keys.
 """
 
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
+
+from experiment_manager.model import html
+from experiment_manager.text import one_line
+
+_Row = TypeVar("_Row")
+_NESTED = ("variables", "result", "metrics", "states")
 
 
 class JobHead(TypedDict):
@@ -99,3 +105,29 @@ class JobDifference(TypedDict):
     other: JobSide
     configuration: dict[str, tuple[str, str]]
     environment: dict[str, tuple[str, str]]
+
+
+class Rows(list[_Row]):
+    """A list of rows, which a notebook shows as a table. As `print` shows it, it is any other list."""
+
+    def __str__(self) -> str:
+        return list.__repr__(self)
+
+    def __repr__(self) -> str:
+        """
+        >>> Rows([{"job": 0}, {"job": 1}])
+        Rows(2: {'job': 0}, ...)
+        """
+        more = ", ..." if len(self) > 1 else ""
+        return f"Rows({len(self)}{f': {one_line(str(self[0]))}' if self else ''}{more})"
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return html.block(html.sentence("nothing to show"))
+        rows = [html.flat(row, _NESTED) for row in self[: html.MOST_ROWS] if isinstance(row, dict)]
+        return html.block(html.table([_shown(row) for row in rows], len(self)))
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what it says of nothing."""
+    return {name: value for name, value in row.items() if name != "refused" or value}

@@ -23,6 +23,7 @@ from experiment_manager import (
     Resubmission,
     Resubmitted,
     ResultRow,
+    Rows,
     Selection,
     State,
     StateTable,
@@ -81,9 +82,9 @@ def follow(experiment: Experiment) -> int:
 
 def read(experiment: Experiment) -> float:
     """The best score."""
-    jobs = assert_type(experiment.jobs("seed == 1"), list[JobRow])
+    jobs = assert_type(experiment.jobs("seed == 1"), Rows[JobRow])
     assert_type([row["state"] for row in jobs if row["selected"]], list[str])
-    rows = assert_type(experiment.result_rows(), list[ResultRow])
+    rows = assert_type(experiment.result_rows(), Rows[ResultRow])
     scores: list[float] = [row["result"]["score"] for row in rows]
     frame = assert_type(experiment.results(), pandas.DataFrame)
     print(frame.groupby("lr")["score"].mean())
