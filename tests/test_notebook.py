@@ -182,3 +182,4 @@ def test_many_rows_are_cut() -> None:
     assert text.startswith("job variables.job lr 0 0 0.1 ")
     assert len(repr(rows)) < 300
     assert str(list(rows)) == str(rows)
+    assert rows == list(rows)

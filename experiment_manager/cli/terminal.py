@@ -41,7 +41,7 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document, each item on a line of its own; what JSON lacks is tagged as in the manifest (see codec)."""
-    encoded, ends = codec.encode(value), ("", "")
+    encoded, ends = codec.encode(list(value) if isinstance(value, list) else value), ("", "")
     text = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     if encoded and isinstance(encoded, dict):
         lines, ends = [f"{text(key)}: {text(item)}" for key, item in encoded.items()], ("{\n  ", "\n}")
