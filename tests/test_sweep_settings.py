@@ -1,6 +1,7 @@
 """Settings of a sweep: what is not used is said, repetitions are jobs of their own, different values look different."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ from experiment_manager.cli.terminal import row_lines
 from experiment_manager.text import settings_text
 from tests.conftest import Program
 
+SEARCH = "hydra/sweeper=experiment_optuna"
 IS_NEW = hydra.__version__ >= "1.4"
 needs_aliases = pytest.mark.skipif(not IS_NEW, reason="Hydra 1.4 brought hydra.aliases")
 
@@ -87,6 +89,41 @@ def test_a_limit_of_jobs_that_nobody_can_mean(launcher: str, limit: str, said: s
     """It is refused in a sentence, and nothing is written."""
     done = program.sweep("seed=1", f"hydra/launcher={launcher}", f"hydra.launcher.job_timeout_min={limit}")
     assert (2, True) == (done.returncode, said in done.stderr), done.stderr
+    assert not program.experiment.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("+hydra.sweeper.pass_filters=1",),
+            "pass_filters is no option of hydra/sweeper=experiment; did you mean pass_",
+        ),
+        (
+            ("+hydra.sweeper.xyz=1",),
+            "hydra/sweeper=experiment; its options are experiment_name, experiment_path, params",
+        ),
+        (("+hydra.launcher.n_job=1",), "n_job is no option of hydra/launcher=local_pool; did you mean n_jobs?"),
+        (
+            ("+hydra.launcher.timeout_min=3",),
+            "hydra/launcher=local_pool; job_timeout_min is the time limit of each job",
+        ),
+        (("+hydra.launcher.partition=gpu",), "it is one of SLURM's, for hydra/launcher=slurm_submitit"),
+        (("hydra/sweeper=basic", "+hydra.launcher.x=1"), "hydra.launcher.x is no option of hydra/launcher=local_pool"),
+        ((SEARCH, "hydra.sweeper.search_space={x: 1}"), "write the same into hydra.sweeper.params"),
+        ((SEARCH, "hydra.sweeper.custom_search_space=a.b"), "the space of a search is written down"),
+        (
+            (SEARCH, "+hydra.sweeper.n_trial=3"),
+            "n_trial is no option of hydra/sweeper=experiment_optuna; did you mean n",
+        ),
+    ],
+)
+def test_an_option_of_another_is_refused(arguments: Sequence[str], said: str, program: Program) -> None:
+    """An option that our sweepers and launchers have not, as those of others whose place they take, is named in a
+    sentence with what to write instead, and nothing runs."""
+    done = program.sweep("seed=1", "hydra/launcher=local_pool", *arguments)
+    assert (2, True) == (done.returncode, said in done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
     assert not program.experiment.exists()
 
 

@@ -129,6 +129,15 @@ class SearchConf:
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
 
 
+@dataclass
+class KnownSearchConf(SearchConf):
+    """What Hydra lets people set of hydra/sweeper=experiment_optuna: its options, and those of hydra-optuna-sweeper
+    that a search cannot have, so that a sentence says what to write instead."""
+
+    search_space: Any = None
+    custom_search_space: Any = None
+
+
 class SearchOptions(NamedTuple):
     """`hydra.sweeper.*`, as the sweeper of searches reads them; the defaults are those of SearchConf."""
 
@@ -303,6 +312,35 @@ def slurm_node(launcher: str) -> dict[str, Any]:
     return {**own, **options, **_USUAL}
 
 
+_INSTEAD = {
+    "hydra.sweeper.search_space": "write the same into hydra.sweeper.params, as lr: interval(0.01, 1)",
+    "hydra.sweeper.custom_search_space": "the space of a search is written down, so that whoever runs a trial can "
+    "propose the next one; keep what must not be drawn out of it by hydra.sweeper.pass_filter, or stay with "
+    "hydra/sweeper=optuna, which works with our launchers, too",
+    "hydra.launcher.timeout_min": "job_timeout_min is the time limit of each job here",
+}
+"""What to do instead of setting options that other sweepers and launchers have."""
+
+
+def require_known(given: Mapping[str, Any], known: Sequence[str], *, prefix: str, choice: str) -> None:
+    """Raise OptionsError for an option that `choice`, such as hydra/launcher=local_pool, has not: Hydra lets a key pass
+    that is added (`+hydra.launcher.jobs=2`), and tells people to add the ones that it does not know."""
+    for name, value in given.items():
+        if name in known or (value is None and f"{prefix}{name}" in _INSTEAD):
+            continue
+        from difflib import get_close_matches  # which programs without a mistake do not need
+
+        near = get_close_matches(name, known, n=1)
+        hint = f"its options are {', '.join(known)}"
+        if f"{prefix}{name}" in _INSTEAD:
+            hint = _INSTEAD[f"{prefix}{name}"]
+        elif near:
+            hint = f"did you mean {near[0]}?"
+        elif prefix == "hydra.launcher." and name in valid_options():
+            hint = "it is one of SLURM's, for hydra/launcher=slurm_submitit or slurm_script"
+        raise OptionsError(f"{prefix}{name} is no option of {choice}; {hint}")
+
+
 def register_sweeper() -> None:
     """Hydra knows the options of our sweeper.
 
@@ -310,7 +348,7 @@ def register_sweeper() -> None:
     call this.
     """
     _store(group="hydra/sweeper", name="experiment", node=SweeperConf)
-    _store(group="hydra/sweeper", name="experiment_optuna", node=SearchConf)
+    _store(group="hydra/sweeper", name="experiment_optuna", node=KnownSearchConf)
     there = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {}).get("sampler", {})
     for name, node in _SAMPLERS.items():
         if f"{name}.yaml" not in there:

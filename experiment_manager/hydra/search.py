@@ -34,7 +34,7 @@ from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.launchers import STOPPED, ByScheduler, Handed, Here, Returns, about, told_to_the_user
 from experiment_manager.hydra.plan import Freezing, Known, freezing, refuse_other_tasks
-from experiment_manager.hydra.schema import SearchOptions
+from experiment_manager.hydra.schema import SearchOptions, require_known
 from experiment_manager.hydra.search_space import Space, read_space
 from experiment_manager.hydra.sweeper import Sweep, keep_configuration, plain_options
 from experiment_manager.model import codec, policy
@@ -85,7 +85,7 @@ class SearchSweep(Sweep):
     def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         private_names.tell_of_missing()
         with told_to_the_user():
-            asked = self._asked(SearchOptions(**plain_options(written)).check(), arguments)
+            asked = self._asked(_options(written), arguments)
             done = commit_search(asked, about(self._config, asked.ours))
         self._tell_of_settings(asked.folder)
         for line in _unused(asked.options):
@@ -145,6 +145,12 @@ class SearchSweep(Sweep):
             n_at_a_time=ours.for_search(options.n_jobs),
             ours=ours,
         )
+
+
+def _options(written: Mapping[str, Any]) -> SearchOptions:
+    plain, known = plain_options(written), SearchOptions._fields
+    require_known(plain, known, prefix="hydra.sweeper.", choice=_NEEDED_BY)
+    return SearchOptions(**{name: plain[name] for name in known}).check()
 
 
 def _sampler_name(target: str) -> str:

@@ -35,7 +35,7 @@ from experiment_manager.hydra.launchers import (
     told_to_the_user,
 )
 from experiment_manager.hydra.plan import Asked, Plan, asked
-from experiment_manager.hydra.schema import Options
+from experiment_manager.hydra.schema import Options, require_known
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
@@ -193,6 +193,8 @@ def plain_options(written: Mapping[str, Any]) -> dict[str, Any]:
 def checked_options(written: Mapping[str, Any]) -> tuple[Options, int | None]:
     """The options of a sweep, and how many jobs are handed over at once. Raises ExperimentManagerError."""
     plain = plain_options(written)
+    known = (*Options._fields, "max_batch_size")
+    require_known(plain, known, prefix="hydra.sweeper.", choice="hydra/sweeper=experiment")
     batch_size = plain.pop("max_batch_size")
     if batch_size is not None and batch_size < 1:
         raise ExperimentManagerError(f"hydra.sweeper.max_batch_size={batch_size} runs nothing; use 1 or more, or null")

@@ -25,8 +25,10 @@ class LocalPoolLauncher(Launcher):
         snapshot: bool,
         experiment_name: str,
         experiment_path: str,
+        **others: Any,
     ) -> None:
         super().__init__()
+        self.others = others
         self.n_jobs, self.start_method, self.gpus_per_job, self.snapshot = n_jobs, start_method, gpus_per_job, snapshot
         self.job_timeout_min = job_timeout_min
         self.experiment_name, self.experiment_path = experiment_name, experiment_path
@@ -39,6 +41,8 @@ class LocalPoolLauncher(Launcher):
         """The launcher as our own sweeper uses it. Raises ExperimentManagerError for invalid options."""
         from experiment_manager.hydra.launchers import Here
 
+        known = [name for name in schema.LocalPoolConf.__dataclass_fields__ if not name.startswith("_")]
+        schema.require_known(self.others, known, prefix="hydra.launcher.", choice="hydra/launcher=local_pool")
         return Here(
             *(self.n_jobs, self.start_method, self.gpus_per_job),
             job_timeout_min=self.job_timeout_min,
