@@ -63,6 +63,7 @@ from experiment_manager.store.results import (
     torch_saver,
 )
 from experiment_manager.store.states import StateTable
+from experiment_manager.store.tags import add_note, read_note, read_tags, remove_note, set_tags
 from experiment_manager.text import described, followed, skipped, tell
 
 if TYPE_CHECKING:
@@ -748,6 +749,34 @@ class Experiment:
         self.folder = move(self.folder, os.fspath(to))
         self._drafts.go_along(self.folder)
         return self.folder.path
+
+    def tag(self, *tags: str, where: Any = None, remove: bool = False) -> list[int]:
+        """The jobs that pass, or with None the experiment itself, have these tags, or with `remove` have them not;
+        returns the ids of the jobs: `experiment-manager tag`.
+
+        A tag is a word that begins with a letter; filters ask for it as `tag:baseline`. Raises OptionsError for a word
+        that cannot be one, FilterError.
+        """
+        self.folder.require()
+        ids = None if where is None else [int(job.id) for job in self.select(where).jobs]
+        set_tags(self.folder, tags, ids, are_there=not remove)
+        return ids or []
+
+    def tags(self, job_id: int | None = None) -> list[str]:
+        """The tags of a job, or of the experiment itself. Raises UnknownJob."""
+        found = read_tags(self.folder)
+        return list(found.own if job_id is None else found.of(self.job(job_id).id))
+
+    def note(self, text: str | None = None, *, job_id: int | None = None, remove: bool = False) -> str | None:
+        """What people have written about a job, or about the experiment itself, with `text` below it, or with `remove`
+        in its place; None: nothing: `experiment-manager note`. Raises UnknownJob."""
+        self.folder.require()
+        job = None if job_id is None else int(self.job(job_id).id)
+        if remove:
+            remove_note(self.folder, job)
+        if text is not None and text.strip():
+            add_note(self.folder, text, job)
+        return read_note(self.folder, job)
 
     def clean(
         self,

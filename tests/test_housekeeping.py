@@ -1,5 +1,6 @@
 """Experiments are moved, cleaned, tagged and looked after: nothing is lost on the way, whenever that is interrupted."""
 
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from experiment_manager import Experiment, current_job
-from experiment_manager.errors import FolderError, JobRefused, OptionsError
+from experiment_manager.errors import FilterError, FolderError, JobRefused, OptionsError, UnknownJob
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.moving import move, moved_script
 from experiment_manager.store.files import is_temporary
@@ -398,6 +399,71 @@ def test_cleaning_asks(tmp_path: Path) -> None:
     asked = program.told("clean", "--dry-run")
     assert [False, asked["bytes"]] == [asked["removed"], program.told("clean", "--yes")["bytes"]]
     assert f"nothing to remove in {tmp_path}/train\n" == program.tool("clean").stdout
+
+
+# ---------------------------------------------------------------- tags and notes
+
+
+def test_tags_are_shown_and_asked_for(tmp_path: Path) -> None:
+    """Jobs and experiments are tagged by ids and filters; each table and record shows that, filters choose by it, and
+    the tags are files that anybody can list; what is taken away is shown nowhere."""
+    program = Program(tmp_path)
+    experiment, program.experiment = tried_twice(tmp_path), tmp_path / "train"
+    plain = [program.tool(verb).stdout for verb in ("jobs", "results", "status")]
+    assert "tagged baseline: jobs 0,2\n" == program.tool("tag", "0,2", "baseline").stdout
+    assert [1] == experiment.tag("good", "v1.2", where="seed == 1")
+    told = {"tags": ["paper"], "tagged": {"baseline": [0, 2], "good": [1], "v1.2": [1]}}
+    assert told == program.told("tag", "paper")
+    assert {"0.baseline", "1.good", "1.v1.2", "2.baseline", "experiment.paper"} == {*os.listdir(experiment.folder.tags)}
+    assert [["baseline"], ["good", "v1.2"], ["baseline"]] == [row["tags"] for row in program.told("jobs")]
+    assert [0, 2, 1] == [*experiment.get_ids("tag:baseline"), *experiment.get_ids(["0-2", "tag:good, v1.2"])]
+    frame = experiment.results()
+    assert ("tags", ["baseline", "good, v1.2", "baseline"]) == (frame.columns[3], list(frame["tags"]))
+    assert "good, v1.2" in program.tool("results", "--where", "tag:good").stdout
+    assert "tags: paper\n" in program.tool("status").stdout
+    assert "tagged baseline: jobs 0,2\n" in program.tool("status").stdout
+    assert "tags: good, v1.2\n" in program.tool("show", "1").stdout
+    listed = ("-m", "experiment_manager", "list", str(tmp_path))
+    assert [["paper"]] == [one["tags"] for one in json.loads(program.python(*listed, "--json").stdout)]
+    assert "paper" in program.python(*listed).stdout
+    assert "good, v1.2" in Path(experiment.report()).read_text()
+    os.unlink(experiment.folder.report)
+    experiment.tag("baseline", "good", "v1.2", where="0-2", remove=True)
+    assert 0 == program.tool("tag", "paper", "--remove").returncode
+    assert [] == os.listdir(experiment.folder.tags)
+    assert plain == [program.tool(verb).stdout for verb in ("jobs", "results", "status")]
+
+
+def test_notes_are_kept(tmp_path: Path) -> None:
+    """Each note is a line below the others, of a job or of the experiment, until they are removed."""
+    program = Program(tmp_path)
+    experiment, program.experiment = tried_twice(tmp_path), tmp_path / "train"
+    assert "nothing is written here\n" == program.tool("note", "1").stdout
+    program.tool("note", "1", "diverged", "late")
+    assert "diverged late\n3 GPUs" == experiment.note("3 GPUs", job_id=1)
+    assert {"job": None, "note": "for the paper"} == program.told("note", "for the paper")
+    assert "note: diverged late\nnote: 3 GPUs\n" in program.tool("show", "1").stdout
+    assert "note: for the paper\n" in program.tool("status").stdout
+    assert "for the paper" in Path(experiment.report()).read_text()
+    assert "another" == experiment.note("another", job_id=1, remove=True)
+    assert {"job": 1, "note": None} == program.told("note", "1", "--remove")
+    with pytest.raises(UnknownJob):
+        experiment.note("of nobody", job_id=7)
+
+
+def test_words_that_cannot_be_tags(tmp_path: Path) -> None:
+    """What no file name may hold, and what would be taken for an id, is refused in a sentence; a filter names the tags
+    there are."""
+    experiment = tried_twice(tmp_path)
+    for word in ("", "a/b", "-x", ".x", "7", "a b", "a,b", "a\nb", "x" * 101):
+        with pytest.raises(
+            OptionsError, match=r"cannot be a tag: it is the name of a file, so it begins with a letter"
+        ):
+            experiment.tag(word, where="0")
+    experiment.tag("baseline", where="0")
+    with pytest.raises(FilterError, match=r"no job has the tag 'baselin'; the tags are baseline"):
+        experiment.get_ids("tag:baselin")
+    assert ["0.baseline"] == os.listdir(experiment.folder.tags)
 
 
 # ---------------------------------------------------------------- documented

@@ -38,6 +38,8 @@ _FOLDERS: Final = {
     "warnings": ("Warnings", "Attempts whose results are to be looked at"),
     "rungs": ("Rungs", "The values by which jobs were compared while they ran"),
     "proposals": ("Proposals", "What a search has proposed"),
+    "tags": ("Tags", "Words by which people have marked jobs"),
+    "notes": ("Notes", "What people have written about jobs, and about the experiment"),
 }
 
 

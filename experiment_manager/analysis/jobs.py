@@ -11,7 +11,7 @@ from experiment_manager.errors import FilterError, JobRefused, NoFilter, Unreada
 from experiment_manager.execution import command
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.records import Job, JobId, State
-from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDifference, JobHead, JobRow, JobSide
+from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDifference, JobHead, JobRow, JobSide, Marks
 from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
 from experiment_manager.store.files import number_in
@@ -20,15 +20,30 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.states import States, StateTable, node_of, task_in
+from experiment_manager.store.tags import Tags, read_note, read_tags
 from experiment_manager.text import skipped
 
 _TAIL_LINES: Final = 30
 
 
 def job_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[JobRow]:
-    """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `variables`."""
-    selected = selected_ids(folder) or frozenset()
-    return [{**job_head(job, table), "selected": job.id in selected, "variables": dict(job.variables)} for job in jobs]
+    """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `tags` where it has some, `variables`."""
+    selected, tags = selected_ids(folder) or frozenset(), read_tags(folder)
+    return [
+        {
+            **job_head(job, table),
+            "selected": job.id in selected,
+            **tagged(tags, job.id),
+            "variables": dict(job.variables),
+        }
+        for job in jobs
+    ]
+
+
+def tagged(tags: Tags, job_id: int) -> Marks:
+    """The part of a row that tells the tags of a job; nothing where it has none."""
+    found = tags.of(job_id)
+    return {"tags": list(found)} if found else {}
 
 
 def job_head(job: Job, table: StateTable) -> JobHead:
@@ -55,7 +70,7 @@ def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> Job
     attempts = [
         _attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)
     ]
-    return {
+    found: JobDetails = {
         "job": int(job.id),
         "state": str(last.state),
         "variables": dict(job.variables),
@@ -65,6 +80,11 @@ def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> Job
         "command": _command(folder, job),
         "attempts": attempts,
     }
+    if tags := read_tags(folder).of(job.id):
+        found["tags"] = list(tags)
+    if (note := read_note(folder, job.id)) is not None:
+        found["note"] = note
+    return found
 
 
 def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> AttemptDetails:

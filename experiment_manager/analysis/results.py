@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from experiment_manager.analysis.jobs import job_head
+from experiment_manager.analysis.jobs import job_head, tagged
 from experiment_manager.errors import JobRefused, ResultError, UnreadableLaunch
 from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
@@ -24,6 +24,7 @@ from experiment_manager.store.metrics import last_values
 from experiment_manager.store.results import read_result
 from experiment_manager.store.rungs import rung_steps, step_text
 from experiment_manager.store.states import StateTable
+from experiment_manager.store.tags import read_tags
 from experiment_manager.text import counted, one_line, skipped
 
 NOT_STORED: Final = "not stored"
@@ -53,6 +54,7 @@ def facts(
         state=lambda job_id: table().state(job_id),
         result=lambda job: returned(folder, job.id, table()),
         metrics=lambda job: last_metrics(folder, job.id, table()),
+        tags=lambda: read_tags(folder).jobs,
     )
 
 
@@ -67,9 +69,9 @@ def result_rows(
     `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
     attempt that completed, or was pruned where the job is PRUNED; empty where there is none. `metrics` has the last
     value of each metric of the last attempt. `refused` maps the fields that could not be stored to the reasons. `last`
-    tells the metrics of those who read them anyhow.
+    tells the metrics of those who read them anyhow. `tags` are there where a job has some.
     """
-    rows = list[ResultRow]()
+    rows, tags = list[ResultRow](), read_tags(folder)
     for job in jobs:
         metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
         is_pruned = table.state(job.id) is State.PRUNED
@@ -78,6 +80,7 @@ def result_rows(
         rows.append(
             {
                 **job_head(job, table),
+                **tagged(tags, job.id),
                 "variables": dict(job.variables),
                 "result": result,
                 "metrics": metrics,

@@ -43,6 +43,7 @@ from experiment_manager.store.processes import is_gone
 from experiment_manager.store.rungs import last_rungs, step_text
 from experiment_manager.store.states import States, StateTable, node_of
 from experiment_manager.store.submissions import Sightings, Submission
+from experiment_manager.store.tags import Tags, read_note, read_tags
 from experiment_manager.text import as_word, counted, one_line, skipped
 
 MOST_REASONS: Final = 200
@@ -109,6 +110,8 @@ class Status(NamedTuple):
     pruned: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # PRUNED jobs by the last rung: "step 9000"
     estimate: Estimate | None = None  # when all will have ended; None: nothing runs, or too little is known
     search: SearchStatus | None = None  # None: it has none
+    tags: Tags = Tags()  # of the experiment, and of its jobs
+    note: str | None = None  # of the experiment
 
     @property
     def headline(self) -> str:
@@ -192,6 +195,8 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
             Trouble(State.COMPLETED, what, jobs)
             for what, jobs in result_warnings(folder, by_state[State.COMPLETED], table).items()
         ),
+        tags=read_tags(folder),
+        note=read_note(folder),
     )
 
 

@@ -80,11 +80,29 @@ def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
     return spread
 
 
+def with_tags(rows: Iterable[Row]) -> Sequence[Row]:
+    """The rows, with the tags of each as one text after its head, where any of them has some."""
+    rows = list(rows)
+    if not any("tags" in row for row in rows):
+        return rows
+    return [
+        {
+            **{name: row[name] for name in _HEAD if name in row},
+            "tags": ", ".join(row.get("tags", ())) or None,
+            **{name: value for name, value in row.items() if name != "tags"},
+        }
+        for row in rows
+    ]
+
+
+_HEAD: Final = ("job", "state", "attempt", "selected")
+
+
 def flat_results(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Rows of results, flat: the variables, the fields of the result, the last metrics; and where a part of a result
     could not be stored, nothing in its place, which may be a column of numbers, and the reasons as `refused`."""
     flat = []
-    for row in rows:
+    for row in with_tags(rows):
         refused = row["refused"]
         result = {name: None if name in refused else value for name, value in row["result"].items()}
         head = {key: value for key, value in row.items() if key != "refused"}

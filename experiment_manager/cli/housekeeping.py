@@ -1,4 +1,4 @@
-"""The verbs that keep experiments in order: move, clean."""
+"""The verbs that keep experiments in order: move, clean, tag, note."""
 
 import sys
 from pathlib import Path
@@ -9,11 +9,12 @@ import typer
 from experiment_manager.analysis.cleaning import Cleaning
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import Folder, Json, Where
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.experiment import Experiment
-from experiment_manager.model.ids import format_ids, shortened
+from experiment_manager.model.ids import format_ids, looks_like_ids, shortened, which
 from experiment_manager.scheduler.moving import move as move_experiment
 from experiment_manager.store import layout
+from experiment_manager.store.tags import read_tags
 from experiment_manager.text import names_in, size_text
 
 
@@ -21,6 +22,8 @@ def register(app: typer.Typer) -> None:
     """The verbs are on the command line."""
     app.command(epilog="Example: experiment-manager move experiments/train archive/train-2025")(move)
     app.command(epilog="Example: experiment-manager clean experiments/train --checkpoints '*.pt' --dry-run")(clean)
+    app.command(epilog="Example: experiment-manager tag experiments/train 0-3,7 baseline")(tag)
+    app.command(epilog="Example: experiment-manager note experiments/train 7 'diverged after the warm-up'")(note)
 
 
 def move(
@@ -90,3 +93,56 @@ def _cleaning_lines(found: Cleaning) -> list[str]:
     ]
     lines = terminal.row_lines(rows, width=terminal.terminal_width(), optional=("what",))
     return [*lines, f"{size_text(found.n_bytes)} in all"]
+
+
+def tag(
+    folder: Folder,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids of jobs (0-3,7), and tags; without ids, of the experiment.", show_default=False),
+    ] = None,
+    where: Where = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the tags away.")] = False,
+    json: Json = False,
+) -> None:
+    """Mark jobs, or the whole experiment, with words that tables show and filters ask for: tag:baseline."""
+    experiment = Experiment.at(folder)
+    ids = [word for word in words or () if looks_like_ids(word)]
+    tags = [word for word in words or () if word not in ids]
+    rules = [*([",".join(ids)] if ids else []), *(where or [])]
+    if (rules or remove) and not tags:
+        raise OptionsError("name a tag, too, as in `experiment-manager tag FOLDER 0-3,7 baseline`")
+    if tags:
+        found = experiment.tag(*tags, where=rules or None, remove=remove)
+        if rules and not found and not json:
+            terminal.say(f"no job of {experiment.folder.path} passes; nothing was tagged")
+            return
+    all_tags = read_tags(experiment.folder)
+    if json:
+        tagged = {name: list(jobs) for name, jobs in all_tags.by_tag.items()}
+        terminal.print_json({"tags": list(all_tags.own), "tagged": tagged})
+        return
+    lines = [f"tags: {', '.join(all_tags.own)}"] if all_tags.own else []
+    lines += [f"tagged {name}: {which(jobs)}" for name, jobs in all_tags.by_tag.items()]
+    for line in lines or [f"nothing in {experiment.folder.path} is tagged"]:
+        terminal.say(line)
+
+
+def note(
+    folder: Folder,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="The id of a job, if it is about one, and the text.", show_default=False)
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take away what was written before.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a line about a job, or about the whole experiment; without a text, show what was written."""
+    experiment = Experiment.at(folder)
+    told = list(words or ())
+    job_id = int(told.pop(0)) if told and told[0].isdecimal() else None
+    text = " ".join(told)
+    found = experiment.note(text or None, job_id=job_id, remove=remove)
+    if json:
+        terminal.print_json({"job": job_id, "note": found})
+    else:
+        terminal.say(found or "nothing is written here")

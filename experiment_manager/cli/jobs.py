@@ -5,7 +5,7 @@ terminal; jobs, show, filter; and list, the experiments there are.
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,7 +14,7 @@ import typer
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import sentences
 from experiment_manager.analysis.status import SILENT_AFTER_S, SearchStatus, Status, counts_text
-from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns
+from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns, with_tags
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
@@ -88,7 +88,7 @@ def jobs(
         terminal.print_json(rows)
     else:
         exact = {name for row in rows for name in row["variables"]}
-        flat = [flattened(row, "variables") for row in rows]
+        flat = [flattened(row, "variables") for row in with_tags(rows)]
         if columns is not None and flat:
             flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns)))
         if columns is not None:
@@ -109,6 +109,8 @@ def show(
         terminal.print_json(found)
         return
     terminal.say(f"job {found['job']}  {found['state']}  {settings_text(found['variables'])}")
+    for line in _marked(found.get("tags", ()), found.get("note")):
+        terminal.say(line)
     terminal.say(f"directory: {found['directory']}")
     if found["overrides"]:
         terminal.say("overrides: " + " ".join(found["overrides"]))
@@ -127,8 +129,8 @@ def filter_(
     rules: Annotated[
         list[str] | None,
         typer.Argument(
-            help='What a job has to pass: {algorithm: TD3}, "seed < 3", 0-3,7, state:FAILED, sample:10, or the dotted '
-            "path of a function. None: show the filter there is.",
+            help='What a job has to pass: {algorithm: TD3}, "seed < 3", 0-3,7, state:FAILED, tag:good, sample:10, or '
+            "the dotted path of a function. None: show the filter there is.",
             show_default=False,
         ),
     ] = None,
@@ -170,11 +172,32 @@ def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path(
     rows = []
     for experiment, counts in counts_of(find_experiments(folder)):
         age_h = max(0.0, time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
-        rows.append((experiment.folder.path, counts, age_h))
+        rows.append((experiment.folder.path, counts, age_h, experiment.tags()))
     if json:
-        terminal.print_json([{"path": p, "counts": {str(s): n for s, n in c.items()}, "age_h": a} for p, c, a in rows])
+        terminal.print_json(
+            [
+                {
+                    "path": path,
+                    "counts": {str(state): count for state, count in counts.items()},
+                    "age_h": age_h,
+                    **({"tags": tags} if tags else {}),
+                }
+                for path, counts, age_h, tags in rows
+            ]
+        )
     elif rows:
-        terminal.print_rows([{"experiment": p, "jobs": counts_text(c), "defined": terminal.ago(a)} for p, c, a in rows])
+        has_tags = any(tags for *_, tags in rows)
+        terminal.print_rows(
+            [
+                {
+                    "experiment": path,
+                    "jobs": counts_text(counts),
+                    "defined": terminal.ago(age_h),
+                    **({"tags": ", ".join(tags)} if has_tags else {}),
+                }
+                for path, counts, age_h, tags in rows
+            ]
+        )
     else:
         terminal.say(f"there are no experiments below {folder}")
 
@@ -193,7 +216,18 @@ def _plain(found: Status) -> dict[str, Any]:
         "estimate": None if found.estimate is None else found.estimate._asdict(),
         "search": None if found.search is None else found.search._asdict(),
         **({"groups": list(found.groups)} if found.groups else {}),
+        **({"tags": list(found.tags.own)} if found.tags.own else {}),
+        **({"tagged": {tag: list(ids) for tag, ids in found.tags.by_tag.items()}} if found.tags.jobs else {}),
+        **({} if found.note is None else {"note": found.note}),
     }
+
+
+def _marked(tags: Collection[str], note: str | None) -> Iterator[str]:
+    """What people have said of a job, or of an experiment."""
+    if tags:
+        yield f"tags: {', '.join(tags)}"
+    for line in (note or "").splitlines():
+        yield f"note: {line}"
 
 
 def _show(found: Status, folder: Path) -> None:
@@ -204,7 +238,7 @@ def _show(found: Status, folder: Path) -> None:
 def _lines(found: Status, folder: Path, width: int | None, most_live: int | None = None) -> list[str]:
     """The lines that people read; `most_live`: with so many of the rows of single jobs."""
     between = [] if width is None else [""]
-    lines = [found.headline, *between]
+    lines = [found.headline, *_marked(found.tags.own, found.note), *between]
     if found.groups:
         rows = [{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups]
         states = list(found.groups[0]["states"])
@@ -229,6 +263,7 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         lines.append(f"... and {n_unread + len(found.live) - len(live)} more that run; --all shows every job")
     elif len(live) < len(found.live):
         lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
+    lines += [f"tagged {tag}: {which(ids)}" for tag, ids in found.tags.by_tag.items()]
     if found.pruned:
         lines.append("pruned at " + ", ".join(f"{where}: {len(jobs)}" for where, jobs in found.pruned.items()))
     if found.search is not None:

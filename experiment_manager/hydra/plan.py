@@ -35,6 +35,7 @@ from experiment_manager.store.files import is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.states import StateTable
+from experiment_manager.store.tags import read_tags
 from experiment_manager.text import followed, tell
 
 Arrange = Callable[[Folder, Sequence[int], Callable[[int], Any]], Arrangement]
@@ -340,6 +341,7 @@ def _passing(
         table.state,
         result=lambda job: results.returned(folder, job.id, table),
         metrics=lambda job: results.last_metrics(folder, job.id, table),
+        tags=lambda: read_tags(folder).jobs,
     )
     passing = filters.Passing(rules, followed(numbered.jobs(), len(numbered), "filtering"), facts)
     ids = [int(job.id) for job in passing]

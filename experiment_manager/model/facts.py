@@ -41,6 +41,7 @@ class Facts(NamedTuple):
     result: Callable[[Job], Any] = _nothing_known  # of the newest attempt that completed; None: no result
     metrics: Callable[[Job], Any] = _nothing_known  # the last value of each; None or empty: none were logged
     note: Callable[[str], None] = tell
+    tags: Callable[[], Mapping[int, Collection[str]]] = dict  # of every job that has some
 
     def under(self, root: str, job: Job) -> Any:
         """The values of a job under one of the ROOTS; None where nothing is known, so that nothing is true of it."""

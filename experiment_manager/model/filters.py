@@ -98,7 +98,7 @@ def parse(written: Any) -> tuple[Rule, ...]:
         return tuple(rule for item in items for rule in parse(item))
     raise FilterError(
         f"a pass filter cannot be a {type(written).__name__}: {written!r}; write a mapping, an expression, ids such as "
-        "0-3,7, state:FAILED, sample:10, or the path of a function"
+        "0-3,7, state:FAILED, tag:baseline, sample:10, or the path of a function"
     )
 
 
@@ -268,6 +268,22 @@ class InState:
         return (job for job in jobs if facts.state(job.id) in self._states)
 
 
+class Tagged:
+    """The job has one of these tags."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._tags = {tag.strip() for tag in text.removeprefix("tag:").split(",")}
+
+    def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
+        tags = facts.tags()
+        there = {tag for found in tags.values() for tag in found}
+        if unknown := sorted(self._tags - there):
+            there_are = f"; the tags are {', '.join(sorted(there))}" if there else ""
+            raise FilterError(f"no job has the tag {unknown[0]!r}{there_are}")
+        return (job for job in jobs if not self._tags.isdisjoint(tags.get(job.id, ())))
+
+
 class Sample:
     """A random subset of what is left; all of it where that is no more."""
 
@@ -338,6 +354,8 @@ def _parse_text(text: str) -> tuple[Rule, ...]:
         return parse(_read_yaml(text))
     if kind == "state":
         return (InState(text),)
+    if kind == "tag":
+        return (Tagged(text),)
     if kind == "sample":
         return (_parse_sample(rest),)
     if looks_like_ids(text):

@@ -2,7 +2,7 @@
 return, and `--json` prints. They are ordinary dictionaries, and type checkers know their keys.
 """
 
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from experiment_manager.model import html
 from experiment_manager.text import one_line
@@ -19,17 +19,25 @@ class JobHead(TypedDict):
     attempt: int
 
 
+class Marks(TypedDict, total=False):
+    """The part of a row that is there where people have tagged a job."""
+
+    tags: list[str]
+
+
 class JobRow(JobHead):
-    """One job: `selected` says whether it may run."""
+    """One job: `selected` says whether it may run; `tags` are there where it has some."""
 
     selected: bool
+    tags: NotRequired[list[str]]
     variables: dict[str, Any]
 
 
 class ResultRow(JobHead):
     """What a job has left: its `result` and its last `metrics`, by name; `refused` maps the fields of the result that
-    could not be stored to the reasons."""
+    could not be stored to the reasons; `tags` are there where the job has some."""
 
+    tags: NotRequired[list[str]]
     variables: dict[str, Any]
     result: dict[str, Any]
     metrics: dict[str, Any]
@@ -80,7 +88,8 @@ class AttemptDetails(TypedDict):
 
 
 class JobDetails(TypedDict):
-    """Everything about one job: `command` is a line to paste, None for a job that was written in Python."""
+    """Everything about one job: `command` is a line to paste, None for a job that was written in Python; `tags` and
+    `note` are there where it has some."""
 
     job: int
     state: str
@@ -90,6 +99,8 @@ class JobDetails(TypedDict):
     directory: str
     command: str | None
     attempts: list[AttemptDetails]
+    tags: NotRequired[list[str]]
+    note: NotRequired[str]
 
 
 class JobSide(JobHead):

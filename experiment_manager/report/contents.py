@@ -160,6 +160,8 @@ class Contents(NamedTuple):
     n_failures: int
     launches: Sequence[Handed]
     n_launches: int
+    tags: tuple[str, ...]
+    note: tuple[str, ...]  # its lines
 
 
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
@@ -205,6 +207,8 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         n_failures=len(found.troubles),
         launches=shown_launches,
         n_launches=n_launches,
+        tags=found.tags.own,
+        note=tuple((found.note or "").splitlines()),
     )
 
 
@@ -307,6 +311,10 @@ def _table(folder: Folder, rows: Sequence[Row], names: Sequence[str]) -> tuple[t
     cells: list[list[Any]] = [
         [row["job"], str(row["state"]), row["attempt"] or None, took] for row, took in zip(rows, seconds, strict=True)
     ]
+    if any("tags" in row for row in rows):
+        columns.append(Column("job", "tags", False))
+        for line, row in zip(cells, rows, strict=True):
+            line.append(_cell(", ".join(row.get("tags", ())) or None))
     for key, kind, found in places:
         for name in found:
             values = [row[key].get(name) for row in rows]

@@ -6,6 +6,7 @@
       jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl  pruned.1.json
       rungs/4f1c09ab/9000/7.1.0.25
       proposals/17.json  17.configuration.json  stopped.json
+      tags/7.baseline   notes/7.txt
       moved.json        .moving.json
 
 This module names files, checks that a name can be one, and takes the lock under which experiments are planned.
@@ -140,6 +141,11 @@ class Folder:
 
     def job(self, job_id: int) -> str:
         return self.join("jobs", str(job_id))
+
+    @property
+    def tags(self) -> str:
+        """Holds an empty file for each tag of a job, or of the experiment: see `tags`."""
+        return self.join("tags")
 
     @property
     def report(self) -> str:
