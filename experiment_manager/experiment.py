@@ -46,6 +46,7 @@ from experiment_manager.scheduler.reconcile import reconciled, wait_until_idle
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.submission import Submitted, newest_launch, submit
 from experiment_manager.store.drafts import JobDrafts
+from experiment_manager.store.files import space_below
 from experiment_manager.store.launches import clear_leftovers
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
@@ -79,6 +80,7 @@ Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
 
 _MOST_ASKED = 1000
+_READ_AT_ONCE = 8
 
 
 class Experiment:
@@ -750,6 +752,11 @@ class Experiment:
         self._drafts.go_along(self.folder)
         return self.folder.path
 
+    def disk_usage(self) -> int:
+        """The bytes that the experiment takes on the disk, as `du` counts them: what links lead to is not among them.
+        Reads the whole folder: `experiment-manager list --du`."""
+        return space_below(self.folder.path, _skip)[1]
+
     def tag(self, *tags: str, where: Any = None, remove: bool = False) -> list[int]:
         """The jobs that pass, or with None the experiment itself, have these tags, or with `remove` have them not;
         returns the ids of the jobs: `experiment-manager tag`.
@@ -890,6 +897,15 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
 
 def _skip(error: OSError) -> None:
     skipped(f"{error.filename} cannot be read: {error.strerror or error}")
+
+
+def disk_usages(experiments: Sequence[Experiment]) -> list[int]:
+    """The bytes that each experiment takes on the disk, several being read at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        found = pool.map(Experiment.disk_usage, experiments)
+        return list(followed(found, len(experiments), "adding up"))
 
 
 def counts_of(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, Counts]]:

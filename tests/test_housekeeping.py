@@ -401,6 +401,26 @@ def test_cleaning_asks(tmp_path: Path) -> None:
     assert f"nothing to remove in {tmp_path}/train\n" == program.tool("clean").stdout
 
 
+def test_the_space_that_experiments_take(tmp_path: Path) -> None:
+    """It is what `du` says, of each experiment below a folder, also where files have several names, and links lead
+    out."""
+    experiment, other = made(tmp_path / "a"), tried_twice(tmp_path / "b")
+    (tmp_path / "big").write_bytes(b"x" * 100_000)
+    (Path(other.folder.job(0)) / "data").symlink_to(tmp_path / "big")
+    done = Program(tmp_path).python("-m", "experiment_manager", "list", str(tmp_path), "--du", "--json")
+    told = {one["path"]: one["bytes"] for one in json.loads(done.stdout)}
+    paths = [experiment.folder.path, other.folder.path]
+    said = subprocess.run(["du", "-s", "--block-size=1", *paths], capture_output=True, text=True, check=True).stdout
+    sizes = [int(line.split()[0]) for line in said.splitlines()]
+    assert (
+        dict(zip(paths, sizes, strict=True))
+        == told
+        == {one.folder.path: one.disk_usage() for one in (experiment, other)}
+    )
+    shown = Program(tmp_path).python("-m", "experiment_manager", "list", str(tmp_path), "--du").stdout
+    assert 2 == len(re.findall(r" kB$", shown, re.MULTILINE)), shown
+
+
 # ---------------------------------------------------------------- tags and notes
 
 

@@ -24,7 +24,7 @@ from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.files import remove_tree, space_of, temporary_name
+from experiment_manager.store.files import remove_tree, space_below, space_of, temporary_name
 from experiment_manager.store.launches import (
     SETTLED,
     clear_leftovers,
@@ -296,12 +296,4 @@ def _report(folder: Folder) -> Iterator[Found]:
 
 
 def _tree(kind: str, path: str, job_id: int | None = None) -> Found:
-    """A whole folder, each of whose files counts once, and no link is followed."""
-    seen: dict[tuple[int, int], int] = {}
-    n_files = 0
-    for place, folders, files in os.walk(path):
-        for name in ("", *files, *folders):
-            about = os.lstat(os.path.join(place, name))
-            seen[about.st_dev, about.st_ino] = space_of(about)
-        n_files += len(files)
-    return Found(kind, path, n_files, sum(seen.values()), job_id)
+    return Found(kind, path, *space_below(path), job_id)

@@ -18,12 +18,12 @@ from experiment_manager.analysis.tables import chosen_columns, columns_of, flatt
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.experiment import Experiment, counts_of, find_experiments
+from experiment_manager.experiment import Experiment, counts_of, disk_usages, find_experiments
 from experiment_manager.model import codec, filters
 from experiment_manager.model.estimate import Estimate, hours_text
 from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import ENDED_WELL, State
-from experiment_manager.text import as_word, counted, harmless, names_in, one_line, settings_text, tell
+from experiment_manager.text import as_word, counted, harmless, names_in, one_line, settings_text, size_text, tell
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20
@@ -165,41 +165,40 @@ def filter_(
     terminal.say(f"{len(ids)} jobs of {experiment.folder.path} {verb}: {format_ids(ids)}")
 
 
-def list_(folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("."), json: Json = False) -> None:
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("."),
+    du: Annotated[bool, typer.Option("--du", help="Also how much space each takes: reads all folders.")] = False,
+    json: Json = False,
+) -> None:
     """List the experiments below a folder, with their counts and age."""
     if not folder.is_dir():
         raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
-    rows = []
-    for experiment, counts in counts_of(find_experiments(folder)):
+    found = list(counts_of(find_experiments(folder)))
+    sizes = disk_usages([experiment for experiment, _ in found]) if du else None
+    rows: list[dict[str, Any]] = []
+    for place, (experiment, counts) in enumerate(found):
         age_h = max(0.0, time.time() - Path(experiment.folder.manifest).stat().st_mtime) / 3600
-        rows.append((experiment.folder.path, counts, age_h, experiment.tags()))
+        plain = {str(state): count for state, count in counts.items()}
+        row = {"path": experiment.folder.path, "counts": plain, "age_h": age_h}
+        size = {} if sizes is None else {"bytes": sizes[place]}
+        rows.append({**row, **size, **({"tags": tags} if (tags := experiment.tags()) else {})})
     if json:
-        terminal.print_json(
-            [
-                {
-                    "path": path,
-                    "counts": {str(state): count for state, count in counts.items()},
-                    "age_h": age_h,
-                    **({"tags": tags} if tags else {}),
-                }
-                for path, counts, age_h, tags in rows
-            ]
-        )
+        terminal.print_json(rows)
     elif rows:
-        has_tags = any(tags for *_, tags in rows)
-        terminal.print_rows(
-            [
-                {
-                    "experiment": path,
-                    "jobs": counts_text(counts),
-                    "defined": terminal.ago(age_h),
-                    **({"tags": ", ".join(tags)} if has_tags else {}),
-                }
-                for path, counts, age_h, tags in rows
-            ]
-        )
+        terminal.print_rows([_listed(row, has_tags=any("tags" in row for row in rows)) for row in rows])
     else:
         terminal.say(f"there are no experiments below {folder}")
+
+
+def _listed(row: Mapping[str, Any], *, has_tags: bool) -> dict[str, Any]:
+    """A row of `list`, for people."""
+    return {
+        "experiment": row["path"],
+        "jobs": counts_text(row["counts"]),
+        "defined": terminal.ago(row["age_h"]),
+        **({"size": size_text(row["bytes"])} if "bytes" in row else {}),
+        **({"tags": ", ".join(row.get("tags", ()))} if has_tags else {}),
+    }
 
 
 def _plain(found: Status) -> dict[str, Any]:

@@ -338,6 +338,34 @@ def space_of(about: os.stat_result) -> int:
     return about.st_blocks * 512
 
 
+def space_below(path: str, tell: Callable[[OSError], object] | None = None) -> tuple[int, int]:
+    """How many files are in a folder, and how many bytes all in it takes on the disk, as `du` counts: a file with
+    several names once, and nothing that links lead to. `tell` hears of what cannot be read."""
+    n_files, n_bytes, seen = 0, 0, set[tuple[int, int]]()
+    waiting = [path]
+    while waiting:
+        place = waiting.pop()
+        try:
+            n_bytes += space_of(os.lstat(place))
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                        continue
+                    about = entry.stat(follow_symlinks=False)
+                    key = about.st_dev, about.st_ino
+                    if about.st_nlink == 1 or key not in seen:
+                        n_bytes += space_of(about)
+                        seen.add(key)
+                    n_files += 1
+        except FileNotFoundError:  # a job that runs has put it away
+            continue
+        except OSError as error:
+            if tell is not None:
+                tell(error)
+    return n_files, n_bytes
+
+
 def sync(path: str) -> None:
     """All that was written to a file, or renamed in a folder, survives a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)
