@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-search docs test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo demo-search docs recording test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -56,6 +56,10 @@ check: $(STAMP)  ## lint, format, types, layers; the other rules are tests
 docs: $(STAMP)  ## the documentation as pages, in build/docs; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
+
+recording: $(STAMP)  ## the picture of a terminal in the README, while the demo runs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	mkdir -p build && $(BIN)/python docs/terminal.py > build/terminal.svg && mv build/terminal.svg docs/terminal.svg
 
 bench: $(STAMP)  ## us beside our peers, on this machine, an hour: make bench ROWS='planning start' OUT=benchmarks/RESULTS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

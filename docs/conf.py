@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import reference
+import reference_pages
 
 import experiment_manager
 
@@ -26,4 +26,4 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_use_type_comments = False
 
-reference.write(Path(__file__).parent / "reference")
+reference_pages.write(Path(__file__).parent / "reference")

@@ -109,9 +109,9 @@ class SearchConf:
     _target_: str = f"{_PLUGINS}.sweeper.ExperimentOptunaSweeper"
     _recursive_: bool = False  # the sampler is made where trials are proposed
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}])
-    experiment_name: str = "${hydra.job.name}"
-    experiment_path: str = "experiments"
-    sampler: Any = MISSING
+    experiment_name: str = "${hydra.job.name}"  # the name of the experiment's folder
+    experiment_path: str = "experiments"  # where that folder lies
+    sampler: Any = MISSING  # what proposes: hydra/sweeper/sampler=tpe, random, grid, qmc, cmaes, nsgaii
     direction: Any = "minimize"  # or maximize; a list of them for several objectives
     metric: Any = (
         None  # of each: a field of the result or a logged metric, or {name, take: last|best}; null: the result
@@ -122,9 +122,9 @@ class SearchConf:
     pass_filter: Any = None  # of variables: what does not pass it is drawn again
     warm_start: str | None = None  # the folder of an experiment whose results it begins with
     max_failure_rate: float = 0.0  # nothing more is proposed when more of the trials that have ended have failed
-    params: dict[str, Any] | None = field(default_factory=dict)
+    params: dict[str, Any] | None = field(default_factory=dict)  # the space, as on the command line
     storage: Any = None  # not needed: the folder of the experiment is one
-    study_name: str | None = None
+    study_name: str | None = None  # not needed, either
     rerun: str = "failed"  # of the jobs that have ended: failed, never, always
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
 
@@ -274,7 +274,7 @@ class LocalPoolConf:
     job_timeout_min: float | None = None  # how long a job may run, in minutes
     snapshot: bool = False  # jobs run from a copy of the code as it is now
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
-    experiment_path: str = "experiments"
+    experiment_path: str = "experiments"  # where that folder lies, for those
 
 
 _LAUNCHERS = {

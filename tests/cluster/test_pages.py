@@ -1,4 +1,4 @@
-"""The SLURM part of the README, typed on the cluster to the letter, as root and as an ordinary user."""
+"""What the documentation types on a cluster, typed on one to the letter, as root and as an ordinary user."""
 
 import os
 import pwd
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import as_user, sacct_state, shell_as_user
-from tests.test_readme import ON_SLURM, README, clone, follow, steps
+from tests.pages import DOCS, FIRST_SWEEP, clone, follow, needs_cluster, parts, save_files, typed_pages
 
 PAUSES = """
 import time
@@ -25,7 +25,7 @@ def main(config):
 if __name__ == "__main__":
     main()
 """
-"""What is typed on the cluster is about jobs; in the place of learning, which tests/test_readme.py has run, each takes
+"""What is typed on the cluster is about jobs; in the place of learning, which tests/test_pages.py has run, each takes
 its time and a fraction of the processor's."""
 
 
@@ -38,11 +38,12 @@ def user(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def home(user: str) -> Iterator[Path]:
-    """A clone that belongs to the user, in a place that she can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="experiment-manager-readme-"))
+    """A clone that belongs to the user, in a place that she can reach, with the program of the first page."""
+    folder = Path(tempfile.mkdtemp(prefix="experiment-manager-pages-"))
     try:
         clone(folder)
         (folder / "train.py").write_text(PAUSES)
+        save_files((DOCS / FIRST_SWEEP).read_text(), folder)
         owner = pwd.getpwnam(user)
         for path in (folder, *folder.rglob("*")):
             os.chown(path, owner.pw_uid, owner.pw_gid)
@@ -51,17 +52,20 @@ def home(user: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_readme_on_the_cluster(user: str, home: Path) -> None:
-    """The array of three TD3 jobs runs as tasks 0-2, `status` and `results` show them, accounting agrees, and all that
-    follows prints what is shown."""
-    before = README[: README.index(ON_SLURM)]
-    for name, text in (step for step in steps(before) if not hasattr(step, "line")):
-        (home / name).write_text(text)
-    assert 0 == shell_as_user(user, "python define.py", home).returncode
-    assert follow(ON_SLURM, home, lambda line: shell_as_user(user, line, home)) > 15
+@pytest.mark.parametrize("page", [page for page in typed_pages() if needs_cluster(page)])
+def test_pages_on_the_cluster(page: str, user: str, home: Path) -> None:
+    """What a page types on a cluster prints there what it shows."""
+    local, on_cluster = parts(page)
+    save_files(local, home)
+    assert follow(on_cluster, home, lambda line: shell_as_user(user, line, home)) > 0
+    if page == "tutorial/slurm.md":
+        accounting_agrees(user, home)
+
+
+def accounting_agrees(user: str, home: Path) -> None:
+    """The array of three TD3 jobs has run as its tasks 0-2."""
     script = (home / "experiments/train/launches/0001/slurm_scripts.sh").read_text()
     (name,) = re.findall("--job-name=(.*)", script)
     told = as_user(user, ["sacct", "-X", "-n", "-P", "--name", name, "-o", "JobID"], home).stdout.split()
-    assert [(f"{told[0].partition('_')[0]}_{job}", "COMPLETED", "0:0") for job in range(3)] == sacct_state(
-        told[0].partition("_")[0], rows=3
-    )
+    number = told[0].partition("_")[0]
+    assert [(f"{number}_{job}", "COMPLETED", "0:0") for job in range(3)] == sacct_state(number, rows=3)
