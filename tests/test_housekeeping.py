@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -484,20 +483,3 @@ def test_words_that_cannot_be_tags(tmp_path: Path) -> None:
     with pytest.raises(FilterError, match=r"no job has the tag 'baselin'; the tags are baseline"):
         experiment.get_ids("tag:baselin")
     assert ["0.baseline"] == os.listdir(experiment.folder.tags)
-
-
-# ---------------------------------------------------------------- documented
-
-
-def test_the_page_runs(tmp_path: Path) -> None:
-    """Who types docs/how-to/housekeeping.md after the sweep that it begins with sees what it shows."""
-    from tests.test_readme import README, ROOT, follow, words_for_python
-
-    before = README[README.index("```python\n# search.py") : README.index("```console\n$ python search.py")]
-    before += "\n```console\n$ python search.py -m lr=0.1,0.2 seed=1,2,3\n```\n"
-
-    def type_line(line: str) -> "subprocess.CompletedProcess[str]":
-        return Program(tmp_path).python(*words_for_python(line))
-
-    (tmp_path / "conf").mkdir()
-    assert 5 < follow(before + (ROOT / "docs/how-to/housekeeping.md").read_text(), tmp_path, type_line)
