@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from experiment_manager.analysis.cleaning import Cleaning
     from experiment_manager.analysis.comparison import Comparison, Method, Pair
+    from experiment_manager.analysis.doctor import Finding
     from experiment_manager.analysis.efficiency import Efficiency, Hours, Usage
     from experiment_manager.analysis.export.exporting import Exported
     from experiment_manager.analysis.inference import Interval
@@ -53,6 +54,7 @@ _HOME = {
     "Experiment": "experiment",
     "ExperimentManagerError": "errors",
     "Exported": "analysis.export.exporting",
+    "Finding": "analysis.doctor",
     "Folder": "store.layout",
     "GroupRow": "model.rows",
     "Hours": "analysis.efficiency",
@@ -102,6 +104,7 @@ __all__ = [
     "Experiment",
     "ExperimentManagerError",
     "Exported",
+    "Finding",
     "Folder",
     "GroupRow",
     "Hours",

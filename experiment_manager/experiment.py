@@ -15,6 +15,7 @@ from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
 from experiment_manager.analysis.cleaning import Cleaning, What, clean, plan_cleaning
 from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
+from experiment_manager.analysis.doctor import Finding, examine
 from experiment_manager.analysis.efficiency import Efficiency, efficiency
 from experiment_manager.analysis.jobs import difference, job_rows, selected_ids, show
 from experiment_manager.analysis.results import (
@@ -751,6 +752,11 @@ class Experiment:
         self.folder = move(self.folder, os.fspath(to))
         self._drafts.go_along(self.folder)
         return self.folder.path
+
+    def doctor(self) -> list[Finding]:
+        """What is odd about the experiment, each with what to do about it; empty: nothing is. It only reads:
+        `experiment-manager doctor`."""
+        return examine(self.folder)
 
     def disk_usage(self) -> int:
         """The bytes that the experiment takes on the disk, as `du` counts them: what links lead to is not among them.

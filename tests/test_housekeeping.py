@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,10 +21,12 @@ from experiment_manager import Experiment, current_job
 from experiment_manager.errors import FilterError, FolderError, JobRefused, OptionsError, UnknownJob
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.moving import move, moved_script
-from experiment_manager.store.files import is_temporary
+from experiment_manager.store.files import is_temporary, temporary_name
 from experiment_manager.store.launches import create_launch, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.pass_filter import write_selection
+from experiment_manager.store.processes import this_process
 from experiment_manager.store.relocation import Move, relocate
 from experiment_manager.store.states import States
 from tests.conftest import Program, ProgramAfter, files_below
@@ -483,3 +487,90 @@ def test_words_that_cannot_be_tags(tmp_path: Path) -> None:
     with pytest.raises(FilterError, match=r"no job has the tag 'baselin'; the tags are baseline"):
         experiment.get_ids("tag:baselin")
     assert ["0.baseline"] == os.listdir(experiment.folder.tags)
+
+
+# ---------------------------------------------------------------- what is odd
+
+
+def test_a_sound_experiment_has_no_findings(tmp_path: Path) -> None:
+    """One whose jobs have ended, well or not, that was moved, cleaned and tagged, is sound: the exit status is 0."""
+    program = Program(tmp_path)
+    experiment, program.experiment = tried_twice(tmp_path / "before"), tmp_path / "train"
+    experiment.move(program.experiment)
+    experiment.clean()
+    experiment.tag("good", where="0")
+    done = program.tool("doctor")
+    assert (0, f"nothing odd is found in {tmp_path}/train\n") == (done.returncode, done.stdout), done.stderr
+    assert {"path": experiment.folder.path, "findings": []} == program.told("doctor")
+
+
+def abouts(place: Path) -> dict[str, list[object]]:
+    """What the system tells of all files, but for when they were read."""
+    found = {str(path): path.lstat() for path in place.rglob("*")}
+    return {path: [*about[:7], about.st_mtime_ns, about.st_ctime_ns] for path, about in found.items()}
+
+
+def test_what_is_odd_is_named(tmp_path: Path) -> None:
+    """Each thing that is wrong is a finding with a way out, whatever else is wrong; nothing is changed on the way."""
+    experiment = tried_twice(tmp_path)
+    folder = experiment.folder
+    dead = {**this_process(), "pid": 2**22 + 1, "started_ticks": 1}
+    lost = States(folder).claim(0, dead)
+    for name in ("99.1", "99.1.COMPLETED", "notes.txt", ".1.1.cancel"):
+        Path(folder.states, name).touch()
+    left = temporary_name(folder.join("conf.json")).replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    Path(left).touch()
+    Path(folder.locks[1]).write_text(json.dumps({**dead, "host": "node017"}))
+    Path(folder.job(2)).rename(tmp_path / "scratch")
+    Path(folder.job(2)).symlink_to(tmp_path / "nowhere")
+    write_selection(folder, [0, 77], None)
+    shutil.copy(folder.manifest, folder.join("generations", "2"))
+    Path(folder.moving).write_text(json.dumps({"from": folder.path, "to": "/away", "token": "0"}))
+    create_launch(folder, [Attempt(JobId(0), 1, State.PENDING)], {"time": time.time() + 60})
+    Path(folder.manifest + "-wal").touch()
+    os.utime(folder.launches, (time.time() + 100,) * 2)
+    before = abouts(tmp_path)
+    done = Program(tmp_path).python("-m", "experiment_manager", "doctor", folder.path, "--json")
+    assert 1 == done.returncode, done.stderr
+    assert before == abouts(tmp_path)
+    found = json.loads(done.stdout)["findings"]
+    said = "\n".join(f"{one['kind']}: {one['what']}" for one in found)
+    for sentence in (
+        "lost: job 0 is LOST",
+        "states: there are states of job 99, which the manifest does not have",
+        "states: names in states/ that mean nothing to us: notes.txt",
+        f"leftovers: killed processes have left {os.path.basename(left)}, and 1 more",
+        "lock: process 4194305 on node017, which cannot be asked from here, holds .planning.lock",
+        f"links: the folder of job 2 is a link to what is not there: {tmp_path}/nowhere",
+        "filter: the pass filter lets job 77 pass",
+        "manifest: generations/2",
+        f"move: a move from {folder.path} to /away was interrupted",
+        "clock: the clock of ",
+        "clock: files were written ",
+        "manifest: manifest.sqlite-wal lies beside the manifest",
+    ):
+        assert sentence in said, said
+    assert [[0]] == [one["jobs"] for one in found if one["kind"] == "lost"]
+    assert all(one["way_out"] for one in found)
+    assert State.RUNNING is States(folder).state(0, lost)
+    assert "Finding(lost: job 0 is LOST" in str(experiment.doctor())
+
+
+@pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
+def test_damage_is_a_finding(program_after: ProgramAfter) -> None:
+    """A manifest that is damaged, and frozen files that are gone, are named, and what else can be told, too."""
+    program = program_after("seed=1,2")
+    shutil.rmtree(program.experiment / "conf")
+    Path(program.experiment / "states/.7.1.cancel").touch()
+    done = program.tool("doctor")
+    assert (1, True) == (done.returncode, "copies: conf/" in done.stdout), done.stdout
+    assert "from which jobs 0-1 run\n" in done.stdout
+    manifest = program.experiment / "manifest.sqlite"
+    whole = manifest.read_bytes()
+    manifest.chmod(0o600)
+    manifest.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    done = program.tool("doctor")
+    assert (1, "") == (done.returncode, done.stderr)
+    assert re.search(r"^manifest: .*is damaged|^unreadable: .*is damaged", done.stdout, re.MULTILINE), done.stdout
+    assert "leftovers: killed processes have left states/.7.1.cancel\n" in done.stdout
+    assert 2 == program.python("-m", "experiment_manager", "doctor", str(program.home)).returncode

@@ -1,4 +1,4 @@
-"""The verbs that keep experiments in order: move, clean, tag, note."""
+"""The verbs that keep experiments in order: move, clean, tag, note, doctor."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from experiment_manager.analysis.cleaning import Cleaning
+from experiment_manager.analysis.doctor import examine, lines, summary
 from experiment_manager.cli import terminal
 from experiment_manager.cli.terminal import Folder, Json, Where
 from experiment_manager.errors import JobRefused, OptionsError
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: experiment-manager clean experiments/train --checkpoints '*.pt' --dry-run")(clean)
     app.command(epilog="Example: experiment-manager tag experiments/train 0-3,7 baseline")(tag)
     app.command(epilog="Example: experiment-manager note experiments/train 7 'diverged after the warm-up'")(note)
+    app.command(epilog="Example: experiment-manager doctor experiments/train")(doctor)
 
 
 def move(
@@ -146,3 +148,17 @@ def note(
         terminal.print_json({"job": job_id, "note": found})
     else:
         terminal.say(found or "nothing is written here")
+
+
+def doctor(folder: Folder, json: Json = False) -> None:
+    """Tell what is odd about an experiment, and what to do about it; change nothing. Exits with 1 when there is any."""
+    place = layout.Folder.at(folder)
+    found = examine(place)
+    if json:
+        findings = [{**one._asdict(), "jobs": list(one.jobs)} for one in found]
+        terminal.print_json({"path": place.path, "findings": findings})
+    else:
+        for line in (*lines(found), summary(place, found)):
+            terminal.say(line)
+    if found:
+        raise typer.Exit(1)

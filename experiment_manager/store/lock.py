@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from experiment_manager.store.documents import ANCHOR, read_optional
+from experiment_manager.store.documents import ANCHOR, opened, read_optional
 from experiment_manager.store.files import discard, temporary_name
 from experiment_manager.store.processes import is_gone, this_process
 from experiment_manager.text import tell_once
@@ -56,6 +56,28 @@ class Lock:
         if self._linked is not None and self._linked == _identity(_held(self.path)):
             discard(_held(self.path))
         self._linked = None
+
+
+def left_by(path: str) -> str | None:
+    """Who has left a link that stands for the lock of a path, and does not run here: in words; None: nobody has."""
+    if not os.path.lexists(_held(path)):
+        return None
+    holder = read_optional(_held(path), ANCHOR)
+    gone = is_gone(holder)
+    if gone is False:
+        return None
+    state = "which has ended," if gone else "which cannot be asked from here,"
+    return f"process {holder.get('pid')} on {holder.get('host')}, {state}"
+
+
+def refused_locks(path: str) -> str | None:
+    """The system's words where the file system of a file has no locks; None where it has, or nobody can tell."""
+    try:
+        with opened(path) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.strerror if error.errno in _NO_LOCKS else None
+    return None
 
 
 def _held(path: str) -> str:

@@ -115,6 +115,14 @@ class Manifest:
             row = self._connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
             return 0 if row is None else int(row[0])
 
+    def quick_check(self) -> str | None:
+        """What SQLite finds wrong with the file; None: nothing. Reads all of it."""
+        try:
+            (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return None if found == "ok" else str(found).partition("\n")[0]
+
     def __len__(self) -> int:
         with self._damage_named():
             (count,) = self._connection.execute("SELECT count(*) FROM jobs").fetchone()

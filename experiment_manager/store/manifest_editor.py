@@ -317,6 +317,15 @@ def newest(folder: Folder) -> int:
         current = top
 
 
+def unnamed_generation(folder: Folder) -> int | None:
+    """The number of a generation that is newer than the manifest: its planner was killed before it got that name, and
+    the next one helps out. None: there is none. Raises ManifestError."""
+    top = max(_published(folder), default=0)
+    current = _generation(folder, folder.manifest) or 0
+    path = os.path.join(folder.generations, str(top))
+    return top if top > current and os.path.getsize(path) else None
+
+
 def _overtaken(folder: Folder) -> Overtaken:
     return Overtaken(f"somebody else has planned {folder.path} meanwhile; run this again")
 
