@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import typer
 
 import experiment_manager
+from experiment_manager.cli import shapes
 from experiment_manager.cli.main import app
 from experiment_manager.execution.run import parser as parser_of_run
 from experiment_manager.hydra import schema
@@ -22,7 +24,7 @@ _NO_OPTIONS = ("_target_", "_recursive_", "defaults")
 def write(folder: Path) -> None:
     """The pages are there, anew."""
     folder.mkdir(exist_ok=True)
-    for name, page in (("commands", commands), ("options", options), ("python", python)):
+    for name, page in (("commands", commands), ("options", options), ("python", python), ("json", json_shapes)):
         (folder / f"{name}.md").write_text("\n".join(page()) + "\n")
 
 
@@ -86,6 +88,25 @@ def _fields(record: type) -> Iterator[list[str]]:
 
 def _default(value: Any) -> str:
     return "" if value in (None, (), {}) else f"`{value}`"
+
+
+def json_shapes() -> Iterator[str]:
+    """What each command prints with `--json`."""
+    yield "# Shapes of `--json`"
+    yield ""
+    yield (
+        "A command prints one document: an object, or a list of objects. Each bears the number of its shape, "
+        f"`schema_version`, which is {shapes.SCHEMA_VERSION}. A key that is there keeps its name and its meaning as "
+        "long as the number is the same; others may come, so read the keys that you know."
+    )
+    yield ""
+    yield (
+        "A number that is not finite is `null`, and the object says what it was: "
+        f'`"{shapes.NOT_FINITE}": {{"result.loss": "nan"}}`. Tuples are lists; enums, paths, bytes (as base64) '
+        "and keys are text."
+    )
+    for verb in sorted(shapes.SHAPES):
+        yield from ("", f"## {verb}", "", "```json", json.dumps(shapes.schema(verb), indent=2), "```")
 
 
 def python() -> Iterator[str]:

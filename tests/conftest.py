@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,10 @@ class Program:
         return self.python("-m", "experiment_manager", verb, str(self.experiment), *arguments, **env)
 
     def told(self, verb: str, *arguments: str) -> Any:
-        """The output of `experiment-manager VERB --json`."""
+        """The output of `experiment-manager VERB --json`, which has the shape that is promised; without its version."""
         done = self.tool(verb, *arguments, "--json")
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return in_shape(verb, done.stdout)
 
     def python(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         """Runs Python to its end."""
@@ -97,6 +98,38 @@ class Program:
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
+
+
+def in_shape(verb: str, printed: str) -> Any:
+    """What a verb has printed with `--json`, without the number of its shape; it fails where it has not that shape."""
+    found = json.loads(printed)
+    _validator(verb).validate(found)
+    for item in found if isinstance(found, list) else [found]:
+        del item["schema_version"]
+    return found
+
+
+@cache
+def _validator(verb: str) -> Any:
+    try:
+        from jsonschema import Draft202012Validator
+    except ImportError:  # where Hydra's versions are tested, with few packages
+        from types import SimpleNamespace
+
+        return SimpleNamespace(validate=lambda _: None)
+    from experiment_manager.cli.shapes import schema
+
+    return Draft202012Validator(_closed(schema(verb)))
+
+
+def _closed(part: Any) -> Any:
+    """A schema that allows no keys but those that it names, so that none is printed that it does not tell of."""
+    if isinstance(part, list):
+        return [_closed(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    found = {key: _closed(item) for key, item in part.items()}
+    return {"additionalProperties": False, **found} if isinstance(found.get("properties"), dict) else found
 
 
 def _hear_signals() -> None:

@@ -23,7 +23,7 @@ from experiment_manager.analysis.tables import aggregate, order
 from experiment_manager.errors import ExperimentManagerError, JobRefused
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
-from tests.conftest import Prepared, Program, ProgramAfter, files_below, unpack, wait_until
+from tests.conftest import Prepared, Program, ProgramAfter, files_below, in_shape, unpack, wait_until
 
 pytestmark = pytest.mark.xdist_group("following")  # what is prepared for several tests is prepared once
 
@@ -232,7 +232,7 @@ def test_resubmission_with_a_mistake(mixed: Program) -> None:
 def test_scripts_for_failed_jobs_alone(mixed: Program) -> None:
     """With another launcher and other options: a script for what failed, and nothing else."""
     done = mixed.tool("resubmit", "--launcher", "slurm_script", "mem_gb=2", "--set", "timeout_min=9", "--json", "--yes")
-    told = json.loads(done.stdout)
+    told = in_shape("resubmit", done.stdout)
     assert ([2, 3], "slurm_script", "0003") == (told["jobs"], told["launcher"], told["launch"])
     (script,) = told["scripts"]
     text = Path(script).read_text()
@@ -430,7 +430,7 @@ def test_missing_results(mixed: Program) -> None:
     assert (1, "2-3\n") == (done.returncode, done.stdout)
     assert (1, {"jobs": [2, 3]}) == (
         (everything := mixed.tool("results", "--missing", "--json", "--where", "0-3")).returncode,
-        json.loads(everything.stdout),
+        in_shape("results", everything.stdout),
     )
     assert (0, "every job has completed\n") == (
         (fine := mixed.tool("results", "--missing", "--where", "0-1")).returncode,

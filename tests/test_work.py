@@ -17,7 +17,7 @@ from experiment_manager import Experiment, State
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.store.processes import JOB_VARIABLE
 from experiment_manager.store.states import States
-from tests.conftest import Program, clean_env, files_below, wait_until
+from tests.conftest import Program, clean_env, files_below, in_shape, wait_until
 
 RUNNER = """
 import os, signal, sys, time
@@ -130,7 +130,7 @@ def test_no_job_begins_that_could_not_end(home: Program) -> None:
     words = ("--runner", "runner.py", "--until", until.isoformat(), "--job-timeout-min", "5")
     done = home.tool("work", *words, "--json")
     assert (0, []) == (done.returncode, home.states())
-    assert {"launch": "0001", "jobs": [], "left": [0, 1]} == json.loads(done.stdout)
+    assert {"launch": "0001", "jobs": [], "left": [0, 1]} == in_shape("work", done.stdout)
     assert f"2 jobs left (no time for them until {until:%H:%M}): 0-1" in home.tool("work", *words).stdout
 
 

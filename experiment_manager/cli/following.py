@@ -82,7 +82,7 @@ def work(
     if json:
         ended = [{**ran._asdict(), "state": ran.state and str(ran.state)} for ran in done.ran]
         launch = done.launch and done.launch.number
-        terminal.print_json({"launch": launch, "jobs": ended, "left": list(done.left)})
+        terminal.print_answer({"launch": launch, "jobs": ended, "left": list(done.left)})
     else:
         for line in _worked(experiment, done, rerun):
             terminal.say(line)
@@ -110,7 +110,7 @@ def search(
     if found is None:
         raise JobRefused(no_search(experiment.folder))
     if json:
-        terminal.print_json(found._asdict())
+        terminal.print_answer(found._asdict())
         return
     terminal.say(of_search(found, is_running=bool({State.RUNNING, State.QUEUED} & status.counts.keys())))
     if stop:
@@ -144,7 +144,7 @@ def script(
         runner, job_name, jobs, rerun=rerun, overrides=settings_of([*(set_ or []), *(settings or [])])
     )
     if json:
-        terminal.print_json({"scripts": paths})
+        terminal.print_answer({"scripts": paths})
         return
     for path in paths:
         terminal.say(path)
@@ -185,13 +185,13 @@ def submit(
         answers, scheduler = test_only(experiment.folder, chosen), schedulers.of(chosen)
         if json:
             command = scheduler.submit_command if scheduler is not None else ""
-            terminal.print_json([{"script": path, command: words} for path, words in answers])
+            terminal.print_answer([{"script": path, command: words} for path, words in answers])
         for path, words in () if json else answers:
             terminal.say(f"{path}: {words}")
         return
     done = experiment.submit(launch, workers=workers)
     if json:
-        terminal.print_json([array._asdict() for array in done])
+        terminal.print_answer([array._asdict() for array in done])
         return
     for array in done:
         edited = ", edited since it was written and submitted as it is" if array.is_edited else ""
@@ -212,7 +212,7 @@ def cancel(
     rules = [*named, *([f"state:{state}"] if state else []), *(where or [])]
     cancelled = experiment.cancel(rules or None)
     if json:
-        terminal.print_json({"jobs": cancelled})
+        terminal.print_answer({"jobs": cancelled})
     elif cancelled:
         terminal.say(f"told {noun(len(cancelled))} {format_ids(cancelled)} of {experiment.folder.path} to end")
     else:
@@ -290,7 +290,9 @@ def resubmit(
         job_timeout_min=job_timeout_min,
     )
     if not planned.ids:
-        terminal.print_json({"jobs": []}) if json else terminal.say(f"nothing to run again in {experiment.folder.path}")
+        terminal.print_answer({"jobs": []}) if json else terminal.say(
+            f"nothing to run again in {experiment.folder.path}"
+        )
         return
     if not json:
         terminal.say(_described(experiment, planned, settings=[*(set_ or []), *settings]))
@@ -299,7 +301,7 @@ def resubmit(
     with _stopped_by_signals():
         done = experiment.carry_out(planned)
     if json:
-        terminal.print_json({"launcher": planned.launcher, **_record(done)})
+        terminal.print_answer({"launcher": planned.launcher, **_record(done)})
     else:
         _tell(experiment, done)
         for line in experiment.result_warnings([ran.job_id for ran in done.ran]):
@@ -320,7 +322,7 @@ def diff(
     """Show two jobs side by side: what differs in variables, configuration and code, and how their attempts went."""
     found = Experiment.at(folder).diff(one, other)
     if json:
-        terminal.print_json(found)
+        terminal.print_answer(found)
         return
     for side in (found["one"], found["other"]):
         terminal.say(f"job {side['job']}  {side['state']}  {settings_text(side['variables'])}")

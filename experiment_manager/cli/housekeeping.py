@@ -36,7 +36,7 @@ def move(
     """Move or rename an experiment that neither runs nor waits; interrupted, type it again."""
     new = move_experiment(layout.Folder.at(folder), str(to))
     if json:
-        terminal.print_json({"path": new.path})
+        terminal.print_answer({"path": new.path})
     else:
         terminal.say(new.path)
 
@@ -76,7 +76,9 @@ def clean(
         if not json:
             terminal.say(f"{size_text(found.n_bytes)} freed in {found.path}")
     if json:
-        terminal.print_json({"path": found.path, "removed": not dry_run, "bytes": found.n_bytes, "kinds": found.kinds})
+        terminal.print_answer(
+            {"path": found.path, "removed": not dry_run, "bytes": found.n_bytes, "kinds": found.kinds}
+        )
 
 
 def _cleaning_lines(found: Cleaning) -> list[str]:
@@ -122,7 +124,7 @@ def tag(
     all_tags = read_tags(experiment.folder)
     if json:
         tagged = {name: list(jobs) for name, jobs in all_tags.by_tag.items()}
-        terminal.print_json({"tags": list(all_tags.own), "tagged": tagged})
+        terminal.print_answer({"tags": list(all_tags.own), "tagged": tagged})
         return
     lines = [f"tags: {', '.join(all_tags.own)}"] if all_tags.own else []
     lines += [f"tagged {name}: {which(jobs)}" for name, jobs in all_tags.by_tag.items()]
@@ -145,7 +147,7 @@ def note(
     text = " ".join(told)
     found = experiment.note(text or None, job_id=job_id, remove=remove)
     if json:
-        terminal.print_json({"job": job_id, "note": found})
+        terminal.print_answer({"job": job_id, "note": found})
     else:
         terminal.say(found or "nothing is written here")
 

@@ -63,7 +63,7 @@ def status(
         _watch(experiment, folder, by, every=every)
     found = experiment.status(wait=wait or watch, by=by, every=every, most_running=most)
     if json:
-        terminal.print_json(_plain(found))
+        terminal.print_answer(_plain(found))
     else:
         _show(found, folder)
     if found.foreign:
@@ -85,7 +85,7 @@ def jobs(
     experiment = Experiment.at(folder)
     rows = experiment.jobs(experiment.rules(where, selected=selected))
     if json:
-        terminal.print_json(rows)
+        terminal.print_answer(rows)
     else:
         exact = {name for row in rows for name in row["variables"]}
         flat = [flattened(row, "variables") for row in with_tags(rows)]
@@ -106,7 +106,7 @@ def show(
     """Show one job: variables, overrides, configuration, the command to paste, attempts, logs and tracebacks."""
     found = Experiment.at(folder).show(job, resolve=resolve)
     if json:
-        terminal.print_json(found)
+        terminal.print_answer(found)
         return
     terminal.say(f"job {found['job']}  {found['state']}  {settings_text(found['variables'])}")
     for line in _marked(found.get("tags", ()), found.get("note")):
@@ -143,7 +143,7 @@ def filter_(
     if not rules:
         ids = experiment.get_filtered_ids()
         if json:
-            terminal.print_json({"jobs": ids})
+            terminal.print_answer({"jobs": ids})
         else:
             terminal.say(f"{len(ids)} jobs pass the filter of {experiment.folder.path}: {format_ids(ids)}")
         return
@@ -157,7 +157,7 @@ def filter_(
         for step in selection.dropped
     ]
     if json:
-        terminal.print_json({"jobs": ids, "saved": not dry_run, "rules": steps})
+        terminal.print_answer({"jobs": ids, "saved": not dry_run, "rules": steps})
         return
     if explain:
         terminal.print_rows([{**step, "jobs": shortened(format_ids(step["jobs"]))} for step in steps])
@@ -183,7 +183,7 @@ def list_(
         size = {} if sizes is None else {"bytes": sizes[place]}
         rows.append({**row, **size, **({"tags": tags} if (tags := experiment.tags()) else {})})
     if json:
-        terminal.print_json(rows)
+        terminal.print_answer(rows)
     elif rows:
         terminal.print_rows([_listed(row, has_tags=any("tags" in row for row in rows)) for row in rows])
     else:

@@ -93,7 +93,7 @@ def results(
     chosen = chosen_columns(there, None if columns is None else names_in(columns))
     flat = flat if columns is None else only_columns(flat, chosen)
     if json:
-        terminal.print_json(rows)
+        terminal.print_answer(rows)
     elif kind == "table":
         _print_table(flat, heads, are_chosen=columns is not None)
     else:
@@ -137,7 +137,7 @@ def compare(
     first, *others = [Experiment.at(folder) for folder in folders]
     found = first.compare(*others, **_how(first, by, over, tasks, metric, goal, normalize, where, is_common=common))
     if json:
-        terminal.print_json(_plain(found))
+        terminal.print_answer(_plain(found))
         return
     if format_ != "table":
         _print_for_paper(found, format_)
@@ -273,7 +273,7 @@ def efficiency(
     by = names_in(group_by or "")
     found = experiment.efficiency(experiment.rules(where, selected=selected), by=by)
     if json:
-        terminal.print_json(_plain(found))
+        terminal.print_answer(_plain(found))
         return
     if found.groups:
         terminal.print_rows([_usage_row(group) for group in found.groups], exact=set(by))
@@ -369,7 +369,7 @@ def report(
         goal=goal,
     )
     if json:
-        terminal.print_json({"report": path})
+        terminal.print_answer({"report": path})
     else:
         terminal.say(path)
 
@@ -390,7 +390,7 @@ def export(
     experiment = Experiment.at(folder)
     done = experiment.export(to, out, project=project, where=experiment.rules(where, selected=selected))
     if json:
-        terminal.print_json(_plain(done))
+        terminal.print_answer(_plain(done))
         return
     if done.unended:
         verb = "has" if len(done.unended) == 1 else "have"
@@ -445,7 +445,7 @@ def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:
 
 def _name_missing(ids: list[int], *, is_json: bool) -> None:
     if is_json:
-        terminal.print_json({"jobs": ids})
+        terminal.print_answer({"jobs": ids})
     else:
         terminal.say(format_ids(ids) or "every job has completed")
     if ids:

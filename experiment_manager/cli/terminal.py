@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
+from experiment_manager.cli.shapes import NOT_FINITE, SCHEMA_VERSION
 from experiment_manager.model import codec
 from experiment_manager.text import cell_text, say_json, stream_of, value_text
 from experiment_manager.text import say as _say
@@ -40,8 +41,27 @@ def say(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, each item on a line of its own; what JSON lacks is tagged as in the manifest (see codec)."""
-    encoded, ends = codec.encode(list(value) if isinstance(value, list) else value), ("", "")
+    """One JSON document, each item on a line of its own; what JSON lacks is as `codec.as_json` has it."""
+    _print_document(codec.as_json(list(value) if isinstance(value, list) else value))
+
+
+def print_answer(answer: Mapping[str, Any] | Sequence[Any]) -> None:
+    """What a verb answers with `--json`, in its shape (see shapes): an object, or a list of objects, each of which says
+    of which version it is, and what its numbers were that are not finite."""
+    if isinstance(answer, Mapping):
+        _print_document(_versioned(answer))
+    else:
+        _print_document([_versioned(item) for item in answer])
+
+
+def _versioned(answer: Mapping[str, Any]) -> dict[str, Any]:
+    not_finite: dict[str, str] = {}
+    found = codec.as_json(answer, not_finite)
+    return {"schema_version": SCHEMA_VERSION, **found, **({NOT_FINITE: not_finite} if not_finite else {})}
+
+
+def _print_document(encoded: Any) -> None:
+    ends = ("", "")
     text = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     if encoded and isinstance(encoded, dict):
         lines, ends = [f"{text(key)}: {text(item)}" for key, item in encoded.items()], ("{\n  ", "\n}")

@@ -153,6 +153,43 @@ def decode(encoded: Encoded) -> Any:
     return {key: decode(item) for key, item in encoded.items()}
 
 
+def as_json(value: Any, not_finite: dict[str, str] | None = None, where: str = "") -> Any:
+    """The value as JSON has it, without tags: a tuple is a list, an enum its name; a path, bytes (base64) and every key
+    are text; a number that is not finite is None, and `not_finite` gets what it was, by its place.
+
+    >>> lost = {}
+    >>> as_json({"shape": (1, 2), "loss": [0.5, float("nan")], 3: Enum("Mode", "FAST").FAST}, lost), lost
+    ({'shape': [1, 2], 'loss': [0.5, None], '3': 'FAST'}, {'loss[1]': 'nan'})
+
+    Raises UnstorableValue for what has no such form.
+    """
+    return _untagged(encode(value, where), {} if not_finite is None else not_finite, where)
+
+
+def _untagged(encoded: Encoded, not_finite: dict[str, str], where: str) -> Any:
+    if isinstance(encoded, list):
+        return [_untagged(item, not_finite, f"{where}[{place}]") for place, item in enumerate(encoded)]
+    if not isinstance(encoded, dict):
+        return encoded
+    body: Any
+    tag, body = next(iter(encoded.items()), ("", None))
+    if tag == "$float":
+        not_finite[where] = body
+        return None
+    if tag in ("$bytes", "$path"):
+        return body
+    if tag == "$enum":
+        return body[1]
+    if tag == "$tuple":
+        return _untagged(body, not_finite, where)
+    found: dict[str, Any] = {}
+    for key, item in body if tag == "$dict" else encoded.items():
+        name = key if isinstance(key, str) else _IN_ORDER.encode(_untagged(key, {}, ""))
+        name = name if name not in found else f"{name} ({type(key).__name__})"  # no other is lost for it
+        found[name] = _untagged(item, not_finite, f"{where}.{name}" if where else name)
+    return found
+
+
 def _decode_bytes(body: str) -> bytes:
     from base64 import b64decode
 

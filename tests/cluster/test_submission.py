@@ -16,7 +16,7 @@ import pytest
 from tests.cluster.conftest import HOME, reconfigured
 from tests.cluster.python_jobs import Jobs
 from tests.cluster.sweeps import slurm
-from tests.conftest import Program, clean_env, wait_until
+from tests.conftest import Program, clean_env, in_shape, wait_until
 
 pytestmark = pytest.mark.heavy  # minutes: run by `make test-cluster`
 
@@ -43,7 +43,7 @@ class Parts(Jobs):
         """What `experiment-manager submit` says, which ends well."""
         done = self.program.tool("submit", "--json", **env)
         assert 0 == done.returncode, done.stderr
-        return json.loads(done.stdout)
+        return in_shape("submit", done.stdout)
 
     def noted(self) -> dict[str, Any]:
         """What is on disk about the submission."""

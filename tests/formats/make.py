@@ -19,7 +19,7 @@ from typing import Any
 
 from experiment_manager import Experiment
 from experiment_manager.cli import main as command_line
-from tests.conftest import APP, Program, unpack, wait_until
+from tests.conftest import APP, Program, in_shape, unpack, wait_until
 
 HERE = Path(__file__).parent
 PLACE = Path("/home/alice/study")
@@ -111,7 +111,7 @@ def answers(folder: Path) -> dict[str, Any]:
     experiment = Experiment.at(folder)
     jobs = [str(job.id) for job in experiment.iter_jobs()]
     calls = [("status",), ("jobs",), ("results",), ("filter",), *(("show", job) for job in jobs)]
-    said: dict[str, Any] = {" ".join(call): json.loads(_printed(folder, *call, "--json")) for call in calls}
+    said: dict[str, Any] = {" ".join(call): in_shape(call[0], _printed(folder, *call, "--json")) for call in calls}
     said |= {f"logs {job}": _printed(folder, "logs", job) for job in jobs}
     said["metrics"] = json.loads(experiment.metrics().to_json(orient="records"))
     return json.loads(json.dumps(said).replace(str(folder), "EXPERIMENT"))  # type: ignore[no-any-return]
