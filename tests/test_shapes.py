@@ -47,6 +47,7 @@ def study(tmp_path: Path) -> Experiment:
     experiment.tag("good", where="seed == 1")
     experiment.tag("paper")
     experiment.note("the second grid")
+    (Path(experiment.folder.path) / "states/notes.txt").touch()  # which doctor finds odd
     (tmp_path / "runner.py").write_text("raise SystemExit(1)\n")
     return experiment
 
@@ -55,7 +56,7 @@ CALLS = (
     *("status", "status --all --group-by lr", "jobs", "show 4", "show 5 --resolve", "filter", "diff 0 4", "results"),
     *("results --group-by lr --aggregate mean,max", "results --missing", "efficiency --group-by lr", "list"),
     *("filter seed<3 --dry-run", "compare --by lr --metric score --where seed<3", "report", "export --to tensorboard"),
-    *("tag 0-3 baseline", "tag", "note 4 odd", "note", "list --du"),
+    *("tag 0-3 baseline", "tag", "note 4 odd", "note", "list --du", "doctor"),
     *("clean --dry-run", "move moved", "cancel", "script --runner runner.py", "work --runner runner.py"),
     *(
         "resubmit --launcher slurm_script --runner runner.py --yes",

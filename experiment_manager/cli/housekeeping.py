@@ -158,7 +158,7 @@ def doctor(folder: Folder, json: Json = False) -> None:
     found = examine(place)
     if json:
         findings = [{**one._asdict(), "jobs": list(one.jobs)} for one in found]
-        terminal.print_json({"path": place.path, "findings": findings})
+        terminal.print_answer({"path": place.path, "findings": findings})
     else:
         for line in (*lines(found), summary(place, found)):
             terminal.say(line)

@@ -11,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Final, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from experiment_manager.analysis.comparison import Comparison
+from experiment_manager.analysis.doctor import Finding
 from experiment_manager.analysis.efficiency import Efficiency
 from experiment_manager.analysis.export.exporting import Exported
 from experiment_manager.analysis.status import SearchStatus
@@ -125,6 +126,13 @@ class TestedScript(TypedDict):
     script: str
 
 
+class DoctorAnswer(TypedDict):
+    """What is odd about an experiment."""
+
+    path: str
+    findings: list[Finding]
+
+
 class ReportAnswer(TypedDict):
     """The page that was written."""
 
@@ -175,6 +183,7 @@ SHAPES: Final[Mapping[str, Any]] = {
     "clean": CleanAnswer,
     "compare": Comparison,
     "diff": JobDifference,
+    "doctor": DoctorAnswer,
     "efficiency": Efficiency,
     "export": Exported,
     "filter": FilterAnswer,
