@@ -574,3 +574,30 @@ def test_damage_is_a_finding(program_after: ProgramAfter) -> None:
     assert re.search(r"^manifest: .*is damaged|^unreadable: .*is damaged", done.stdout, re.MULTILINE), done.stdout
     assert "leftovers: killed processes have left states/.7.1.cancel\n" in done.stdout
     assert 2 == program.python("-m", "experiment_manager", "doctor", str(program.home)).returncode
+
+
+# ---------------------------------------------------------------- a mistyped folder
+
+
+def test_a_mistyped_folder_suggests_the_nearest(tmp_path: Path) -> None:
+    """Every command that is given no experiment names the one that was probably meant, as one would type it; where none
+    is near, it says how one comes to be."""
+    for name in ("train", "search"):
+        experiment = Experiment(["seed"], name, tmp_path / "experiments")
+        experiment.add_job({"seed": 1}, {})
+        experiment.save()
+    (tmp_path / "alone").mkdir()
+    shutil.copytree(tmp_path / "experiments/train", tmp_path / "alone/train")
+    for verb, typed, meant in (
+        ("status", "experiments/tran", "experiments/train"),
+        ("jobs", "experiment/serch", "experiments/search"),
+        ("doctor", "experiments/train/states", "experiments/train"),
+        ("results", "alone", "alone/train"),
+        ("run", "experiments/trian", "experiments/train"),
+    ):
+        done = Program(tmp_path).python("-m", "experiment_manager", verb, typed, *(["0"] if verb == "run" else []))
+        said = f"error: {tmp_path}/{typed} is no experiment: it has no manifest.sqlite; did you mean {meant}? ("
+        assert (2, True) == (done.returncode, done.stderr.startswith(said)), done.stderr
+    for typed in ("experiments", "experiments/quite-another"):
+        with pytest.raises(FolderError, match="define one with a sweep"):
+            Experiment.at(tmp_path / typed)

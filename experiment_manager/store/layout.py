@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, Final
 
 from experiment_manager.errors import FolderError
 from experiment_manager.store.files import below
+from experiment_manager.text import as_word
 
 if TYPE_CHECKING:
     from experiment_manager.store.lock import Lock
 
 LOCK_WAIT_S: Final = 60.0
+_MUCH_THE_SAME: Final = 0.75
+_MOST_LOOKED_AT: Final = 1000
 _LOCK_TRIES: Final = 100
 _LOCK_PAUSE_S: Final = 0.002
 _NO_ROOM: Final = "make room there, or choose another folder, and repeat"
@@ -211,12 +214,61 @@ class Folder:
         return os.path.isfile(self.manifest) or os.path.isfile(self.original_config)
 
     def require(self) -> None:
-        """Raise FolderError unless an experiment is here."""
-        if not self.is_experiment():
-            raise FolderError(
-                f"{self.path} is no experiment: it has no manifest.sqlite; define one with a sweep or with "
-                "Experiment.save(), or name another folder (`experiment-manager list` shows those below a folder)"
-            )
+        """Raise FolderError unless an experiment is here; it names the one that was probably meant."""
+        if self.is_experiment():
+            return
+        meant = _nearest(self.path)
+        way_out = "define one with a sweep or with Experiment.save(), or name another folder"
+        if meant is not None:
+            way_out = f"did you mean {as_word(meant)}?"
+        raise FolderError(
+            f"{self.path} is no experiment: it has no manifest.sqlite; {way_out} (`experiment-manager list` shows "
+            "those below a folder)"
+        )
+
+
+def _nearest(path: str) -> str | None:
+    """The experiment that was probably meant, as one would type it here: the one around that folder, the only one in
+    it, or one whose name, and that of the folder which it is in, are much the same. None: there is none."""
+    from difflib import get_close_matches  # for people who have mistyped something
+
+    place = os.path.dirname(path)
+    while place != os.path.dirname(place):
+        if _has_manifest(place):
+            return _as_typed(place)
+        place = os.path.dirname(place)
+    inside = _experiments_in(path)
+    if len(inside) == 1:
+        return _as_typed(inside[0])
+    parent, above = os.path.dirname(path), os.path.dirname(os.path.dirname(path))
+    around = [os.path.join(above, name) for name in _names_in(above)]
+    for there in (_experiments_in(parent), [found for place in around for found in _experiments_in(place)]):
+        by_text = {os.path.relpath(found, above): found for found in there}
+        for text in get_close_matches(os.path.relpath(path, above), by_text, n=1, cutoff=_MUCH_THE_SAME):
+            return _as_typed(by_text[text])
+    return None
+
+
+def _experiments_in(path: str) -> list[str]:
+    found = (os.path.join(path, name) for name in _names_in(path))
+    return [place for place in found if _has_manifest(place)]
+
+
+def _has_manifest(path: str) -> bool:
+    return os.path.isfile(os.path.join(path, "manifest.sqlite"))
+
+
+def _names_in(path: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(path) if name[0] != ".")[:_MOST_LOOKED_AT]
+    except OSError:
+        return []
+
+
+def _as_typed(path: str) -> str:
+    """Relative to the working directory, where it is below that."""
+    here = os.path.relpath(path)
+    return path if here.startswith(os.pardir) else here
 
 
 @contextmanager
