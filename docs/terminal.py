@@ -1,8 +1,8 @@
 """The recording of a terminal in the README: `make recording` runs the demo and draws what a reader would see.
 
 The commands run on a terminal of their own (a pty), an emulator (pyte) tells what its screen shows, and each line
-is drawn for as long as it stood there: an SVG that moves by CSS alone, so that it plays where no script may run. Pauses
-are shortened. Size: one element for each line that has ever been shown.
+is drawn for as long as it stood there: an SVG that moves by CSS alone, so that it plays where no script may run. What
+takes long is shown faster than it was. Size: one element for each line that has ever been shown.
 """
 
 import fcntl
@@ -16,14 +16,16 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pyte
 
 COLUMNS, ROWS = 100, 26
-PAUSE_S, LAST_S, TYPED_S = 0.35, 5.0, 0.8
-"""The longest time between two screens, how long the last one stays, and how long a command is there before it runs."""
+TYPED_S, RUNS_S, STEP_S, LAST_S = 1.0, 5.0, 0.25, 5.0
+"""How long a command is there before it runs, how long it seems to run at most, the least time between two screens, and
+how long the last screen stays."""
 
 CHARACTER, LINE, MARGIN = 8.4, 19, 14
 COLORS = {
@@ -59,12 +61,31 @@ def record(commands: Sequence[str], folder: Path) -> list[Shown]:
     film = _Film()
     for command in commands:
         stream.feed(f"\x1b[1;32m$\x1b[0m \x1b[1m{command}\x1b[0m\r\n".encode())
-        film.add(screen, TYPED_S)
+        film.add(_lines(screen), TYPED_S)
+        begin, screens = time.monotonic(), []
         for piece in _output(command, folder):
             stream.feed(piece)
-            film.add(screen, PAUSE_S)
-    film.add(screen, LAST_S)
+            screens.append((time.monotonic() - begin, _lines(screen)))
+        for lines, seconds in _shortened(screens):
+            film.add(lines, seconds)
+    film.add(_lines(screen), LAST_S)
     return film.developed()
+
+
+Screen = dict[int, Line]
+
+
+def _shortened(screens: Sequence[tuple[float, Screen]]) -> Iterator[tuple[Screen, float]]:
+    """The screens of a command, each with how long it is shown, as if that had taken no longer than it seems to."""
+    pace = min(1.0, RUNS_S / max(screens[-1][0], STEP_S))
+    kept = [(0.0, screens[0][1])]
+    for moment, lines in screens[1:-1]:
+        if moment * pace - kept[-1][0] >= STEP_S:
+            kept.append((moment * pace, lines))
+    kept.append((screens[-1][0] * pace, screens[-1][1]))
+    for (moment, lines), (after, _) in pairwise(kept):
+        yield lines, max(after - moment, STEP_S)
+    yield kept[-1][1], STEP_S
 
 
 class _Film:
@@ -75,9 +96,8 @@ class _Film:
         self._rows: dict[int, tuple[Line, float]] = {}
         self._shown: list[Shown] = []
 
-    def add(self, screen: pyte.Screen, seconds: float) -> None:
-        for row in range(ROWS):
-            line = _line(screen, row)
+    def add(self, lines: Screen, seconds: float) -> None:
+        for row, line in lines.items():
             before, begin = self._rows.get(row, ((), 0.0))
             if line != before:
                 self._close(row, before, begin)
@@ -92,6 +112,10 @@ class _Film:
         for row, (line, begin) in self._rows.items():
             self._close(row, line, begin)
         return self._shown
+
+
+def _lines(screen: pyte.Screen) -> Screen:
+    return {row: _line(screen, row) for row in range(ROWS)}
 
 
 def _line(screen: pyte.Screen, row: int) -> Line:
