@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.archive import archive
-from experiment_manager.analysis.cleaning import Cleaning, What, clean, plan_cleaning
 from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
-from experiment_manager.analysis.doctor import Finding, examine
 from experiment_manager.analysis.efficiency import Efficiency, efficiency
 from experiment_manager.analysis.jobs import difference, job_rows, selected_ids, show
 from experiment_manager.analysis.results import (
@@ -41,7 +39,6 @@ from experiment_manager.report.curves import Logbook, Series, series_of
 from experiment_manager.report.page import write_report
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.cancel import cancel
-from experiment_manager.scheduler.moving import move
 from experiment_manager.scheduler.query import Answer, ask_about
 from experiment_manager.scheduler.reconcile import reconciled, wait_until_idle
 from experiment_manager.scheduler.slurm.configuration import SLURM
@@ -74,6 +71,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas
 
+    from experiment_manager.analysis.cleaning import Cleaning
+    from experiment_manager.analysis.doctor import Finding
     from experiment_manager.analysis.export.exporting import Exported
     from experiment_manager.hydra.from_python import Launched, Task
 
@@ -749,13 +748,17 @@ class Experiment:
         On the same file system it is renamed, otherwise copied, compared, and then removed; interrupted at any point,
         the same call goes on. Raises JobRefused while a job of it runs or waits, FolderError where it cannot go there.
         """
+        from experiment_manager.scheduler.moving import move  # programs that run a job import this module, too
+
         self.folder = move(self.folder, os.fspath(to))
         self._drafts.go_along(self.folder)
         return self.folder.path
 
-    def doctor(self) -> list[Finding]:
+    def doctor(self) -> "list[Finding]":
         """What is odd about the experiment, each with what to do about it; empty: nothing is. It only reads:
         `experiment-manager doctor`."""
+        from experiment_manager.analysis.doctor import examine
+
         return examine(self.folder)
 
     def disk_usage(self) -> int:
@@ -799,7 +802,7 @@ class Experiment:
         checkpoints: Sequence[str] = (),
         kinds: Sequence[str] | None = None,
         dry_run: bool = False,
-    ) -> Cleaning:
+    ) -> "Cleaning":
         """What nothing reads any more is gone, or with `dry_run` only told of: `experiment-manager clean`.
 
         Logs, results and metrics of attempts before the last; copies of the code that no job runs from; scripts and
@@ -808,6 +811,8 @@ class Experiment:
         about these jobs alone; nothing of one that runs or waits is removed, and no link is followed. Raises
         OptionsError, FilterError, JobRefused.
         """
+        from experiment_manager.analysis.cleaning import What, clean, plan_cleaning
+
         states = None if state is None else filters.parse_states(state)
         what = What.checked(kinds, checkpoints, states, is_of_jobs=where is not None)
         table = self.states()

@@ -34,7 +34,7 @@ from experiment_manager.store.files import (
 )
 from experiment_manager.store.launches import user_name
 from experiment_manager.store.layout import Folder
-from experiment_manager.text import as_word, followed, size_text
+from experiment_manager.text import as_word, followed, size_text, tell
 
 _MOVING: Final = dict.fromkeys(("from", "to", "token"), TEXT)
 _MOVED: Final = {"moves": LIST}
@@ -118,8 +118,8 @@ def relocate(move: Move, mend: Mend, check: Callable[[Folder], None]) -> None:
         _go_on_with(move, token, mend)
         return
     write_json(move.old.moving, move.record(token=token))
-    _mend_links(move)
     try:
+        _mend_links(move)
         give_name(move.old.path, move.new.path)
     except OSError as error:
         if error.errno == errno.EXDEV:
@@ -391,7 +391,10 @@ def _mend_links(move: Move) -> None:
         elif entry.is_link:
             text = os.readlink(path)
             if (mended := _link_text(move, entry.name, text)) != text:
-                _laid(path, mended)
+                try:
+                    _laid(path, mended)
+                except PermissionError:  # in a folder that is protected, or of somebody else
+                    tell(f"{entry.name}, a link to {text}, cannot be laid anew, and will not lead there any more")
 
 
 def _link_text(move: Move, name: str, text: str) -> str:
