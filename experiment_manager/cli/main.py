@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import experiment_manager
-from experiment_manager.cli import following, housekeeping, jobs, results, terminal
+from experiment_manager.cli import following, housekeeping, jobs, mcp, results, terminal
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.policy import PARTIAL, REFUSED
 from experiment_manager.store.layout import is_refused, unwritable
@@ -37,7 +37,7 @@ def top(
     """Define, filter, run and follow many experiments. An experiment is a folder, such as experiments/train."""
 
 
-for verbs in (jobs, results, following, housekeeping):
+for verbs in (jobs, results, following, housekeeping, mcp):
     verbs.register(app)
 
 

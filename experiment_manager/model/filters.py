@@ -398,6 +398,9 @@ def _parse_mapping(written: Mapping[str, Any]) -> Rule:
     return Call(path, lambda variables: function(variables, **arguments))
 
 
+NO_FUNCTIONS: Final = "EXPERIMENT_MANAGER_NO_FUNCTIONS"
+"""A variable of the environment in whose presence no filter calls a function: it may do anything."""
+
 _SHORT_STATES: Final = {"OOM": "OUT_OF_MEMORY"}
 _SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
 
@@ -424,6 +427,11 @@ def locate(path: str, names: Iterable[str] = (), *, is_meant: bool = False) -> C
 
     Unless it `is_meant` to be one, as with `_target_`, a module that does things when it is imported is not imported.
     """
+    if NO_FUNCTIONS in os.environ:
+        raise FilterError(
+            f"the filter {path!r} is no variable, and no function is called for whoever only reads; name variables, "
+            "ids or states"
+        )
     module_name, _, function_name = path.rpartition(".")
     added = "" not in sys.path and os.getcwd() not in sys.path
     if added:
