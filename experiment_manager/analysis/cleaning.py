@@ -290,7 +290,8 @@ def _report(folder: Folder) -> Iterator[Found]:
     path = folder.report
     with suppress(FileNotFoundError):
         about = os.lstat(path)
-        newest = max(os.stat(place).st_mtime for place in (folder.manifest, folder.states) if os.path.exists(place))
+        places = [place for place in (folder.manifest, folder.states) if os.path.exists(place)]
+        newest = max((os.stat(place).st_mtime for place in places), default=0.0)
         if stat.S_ISREG(about.st_mode) and about.st_mtime < newest:
             yield Found("report", path, 1, space_of(about))
 

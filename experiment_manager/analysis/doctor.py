@@ -239,6 +239,8 @@ def _skewed(folder: Folder, launch: Launch) -> Iterator[Finding]:
 def _recipes(seen: _Seen) -> Iterator[Finding]:
     """Copies of code and configuration by which jobs run, and that are gone."""
     missing: dict[str, list[int]] = {}
+    if not os.path.exists(seen.folder.manifest):
+        return  # of the original library
     with Manifest(seen.folder) as manifest:
         places: dict[int, list[str]] = {}
         for job_id, _, _, number in manifest.index():

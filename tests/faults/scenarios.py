@@ -64,6 +64,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "submit-again": Scenario(
         verb("submit"), (*_FAILED_ON_SLURM, verb("resubmit", "--yes")), does_run=False, is_submitted=True
     ),
+    "clean": Scenario(verb("clean", "--yes"), (_FAILING, _FAILING), does_run=False),
     "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False, is_done_once=True),
     "report": Scenario(verb("report", "--out", "report.html"), (_ONE,), does_run=False),
     "status": Scenario(verb("status"), (_FAILING,), does_run=False, is_only_read=True),

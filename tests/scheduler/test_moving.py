@@ -1,4 +1,5 @@
-"""What a scheduler has is not moved away from it, and what was not submitted yet is submitted from the new place."""
+"""What a scheduler has is not moved away from it, what was not submitted yet is submitted from the new place, and what
+is odd about either is told."""
 
 import os
 import shutil
@@ -52,3 +53,27 @@ def test_scripts_of_a_moved_experiment(jobs: Jobs, tmp_path: Path) -> None:
         submit(copy, newest_launch(copy))
     jobs.submit()
     jobs.wait_for("COMPLETED")
+
+
+def test_doctor_tells_what_waits_for_nobody(jobs: Jobs) -> None:
+    """A launch that nobody has submitted, a submission that was interrupted, and a scheduler that does not answer are
+    findings; jobs that wait in a queue are none."""
+    jobs.make({"seconds": 180.0})
+    (FileScheduler().root / "hold").touch()
+    experiment = jobs.experiment
+
+    def found() -> list[str]:
+        return [one.what for one in experiment.doctor()]
+
+    assert ["launch 0001 was never submitted, and job 0 waits for it"] == found()
+    launch = newest_launch(experiment.folder)
+    submission = Submission(experiment.folder, launch)
+    submission.note(launch.record["file"]["arrays"][0]["name"], doubtful_until=1.0)
+    assert ["the submission of launch 0001 was interrupted: it may have been taken, or not"] == found()
+    jobs.submit()
+    assert {0: "QUEUED"} == jobs.states()
+    assert [] == found()
+    wrong(stalls=True)
+    assert ["what waits cannot be told: no answer from the queue"] == found()
+    wrong()
+    assert [0] == jobs.cancel(0)
