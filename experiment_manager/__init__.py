@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from experiment_manager.scheduler.submission import Submitted
     from experiment_manager.store.layout import Folder
     from experiment_manager.store.states import StateTable, Waiting
+    from experiment_manager.store.tags import Tags
 
 _HOME = {
     "Attempt": "model.records",
@@ -82,6 +83,7 @@ _HOME = {
     "StateTable": "store.states",
     "Status": "analysis.status",
     "Submitted": "scheduler.submission",
+    "Tags": "store.tags",
     "Trouble": "analysis.status",
     "Usage": "analysis.efficiency",
     "Waiting": "store.states",
@@ -131,6 +133,7 @@ __all__ = [
     "StateTable",
     "Status",
     "Submitted",
+    "Tags",
     "Trouble",
     "Usage",
     "Waiting",

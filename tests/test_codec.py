@@ -257,3 +257,16 @@ def test_integer_too_long_for_a_text_is_refused_with_its_place() -> None:
     """Python writes no integer of more than 4,300 digits; such a one is refused with its place, not by `json`."""
     with pytest.raises(UnstorableValue, match="big"):
         codec.dumps(codec.encode({"big": 10**5000}))
+
+
+@given(VALUES)
+@examples(50)
+def test_as_json_every_value_is_a_document(value: Any) -> None:
+    """Whatever can be stored is JSON that reads back as it is, with no key lost, and each number that is not finite is
+    null in one place and named by another."""
+    lost: dict[str, str] = {}
+    found = codec.as_json(value, lost)
+    assert found == json.loads(json.dumps(found, allow_nan=False))
+    assert set(lost.values()) <= {"nan", "inf", "-inf"}
+    if isinstance(value, Mapping):
+        assert len(value) == len(found)

@@ -190,11 +190,15 @@ def test_what_cannot_be_launched(here: Program) -> None:
     assert not (here.experiment / "launches").exists()
     assert experiment.show(0)["command"] is None
 
+    some = Experiment.from_sweep("conf", "config", ["seed=1,2", FILTER.replace("3", "2")], experiment_name="some")
+    some.save_pass_filter([1])
+    refused(lambda: some.launch("local_pool", "train.py"), "job 1 of .* has no configuration yet")
+
     written = Experiment(["seed"], "written", here.home)
     written.add_job({"seed": 1}, {"seed": 1})
     written.save()
     written.save_pass_filter([0])
-    refused(lambda: written.launch("local_pool", "train.py"), r"job 0 was written in Python.*exp\.run\(runner\)")
+    refused(lambda: written.launch("local_pool", "train.py"), r"job 0 of .* was written in Python.*exp\.run\(runner\)")
 
 
 def test_a_job_without_a_program_is_refused_by_its_supervisor(here: Program) -> None:

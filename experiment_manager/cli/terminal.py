@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document, each item on a line of its own; what JSON lacks is as `codec.as_json` has it."""
-    _print_document(codec.as_json(list(value) if isinstance(value, list) else value))
+    _print_document(codec.as_json(value))
 
 
 def print_answer(answer: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -227,21 +227,17 @@ class _Launching(NamedTuple):
             with editing(folder, generation) as editor:
                 numbers = {number: editor.add_recipe(recipe) for number, recipe in recipes.items()}
                 for job in jobs:
-                    editor.renew_recipe(job._replace(recipe=numbers[_number(job)]))
+                    editor.renew_recipe(job._replace(recipe=numbers[_number(job, folder)]))
         attempts = (Attempt(JobId(i), table.next_number(i), State.PENDING) for i in to_run)
         record = {**self.about, **self.pruner, **about_code(code), **about_arrays(arrangement)}
         return Handed(folder, create_launch(folder, attempts, record), arrangement), to_run
 
     def _recipes(self, manifest: Manifest, jobs: Sequence[Job]) -> dict[int, Recipe]:
         """The recipes of these jobs by the numbers that they have now, each with the program that is to run it."""
-        for job in jobs:
-            if job.fingerprint is None:
-                raise JobRefused(unconfigured(job.id, self.folder))
-            _number(job)
-        recipes = {number: manifest.recipe(number) for number in {_number(job) for job in jobs}}
+        recipes = {number: manifest.recipe(number) for number in {_number(job, self.folder) for job in jobs}}
         if self.program is None:
             for job in jobs:
-                if not recipes[_number(job)].has_program:
+                if not recipes[_number(job, self.folder)].has_program:
                     raise JobRefused(without_program(job.id, self.folder))
             return recipes
         refuse_other_tasks(self.folder, Known(self.folder), [int(job.id) for job in jobs], self.program.name)
@@ -268,11 +264,13 @@ class _Launching(NamedTuple):
         }
 
 
-def _number(job: Job) -> int:
+def _number(job: Job, folder: Folder) -> int:
     """The number of a job's recipe. Raises JobRefused for a job that has none."""
+    if job.fingerprint is None:
+        raise JobRefused(unconfigured(job.id, folder))
     if job.recipe is None:
         raise JobRefused(
-            f"job {job.id} was written in Python, and no sweep of Hydra's: run it with exp.run(runner), or with "
+            f"job {job.id} of {folder.path} was written in Python, and no sweep of Hydra's: run it with exp.run(runner), or with "
             "exp.generate_slurm_script(runner)"
         )
     return job.recipe
@@ -285,7 +283,7 @@ def _newest_recipe(folder: Folder) -> Recipe:
         if manifest.search is not None:
             raise JobRefused(f"{folder.path} is a search, which its workers run: exp.run(), or the same command again")
         jobs = [manifest.job(job_id) for job_id in read_selection(folder)]
-        return manifest.recipe(max(_number(job) for job in jobs))
+        return manifest.recipe(max(_number(job, folder) for job in jobs))
 
 
 def _main_folder(folder: Folder, recipe: Recipe) -> str | None:

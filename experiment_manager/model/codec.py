@@ -12,7 +12,7 @@ the process that plans and in the process that runs, so that equal texts mean eq
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum, Flag
 from functools import cache
 from os import PathLike, fsdecode
@@ -153,7 +153,7 @@ def decode(encoded: Encoded) -> Any:
     return {key: decode(item) for key, item in encoded.items()}
 
 
-def as_json(value: Any, not_finite: dict[str, str] | None = None, where: str = "") -> Any:
+def as_json(value: Any, not_finite: dict[str, str] | None = None) -> Any:
     """The value as JSON has it, without tags: a tuple is a list, an enum its name; a path, bytes (base64) and every key
     are text; a number that is not finite is None, and `not_finite` gets what it was, by its place.
 
@@ -163,31 +163,67 @@ def as_json(value: Any, not_finite: dict[str, str] | None = None, where: str = "
 
     Raises UnstorableValue for what has no such form.
     """
-    return _untagged(encode(value, where), {} if not_finite is None else not_finite, where)
+    lost: list[float] = []
+    found = _as_json(value, lost)
+    if lost and not_finite is not None:  # so rarely that places are looked for only then
+        not_finite |= {place: repr(number) for place, number in _not_finite(value, "")}
+    return found
 
 
-def _untagged(encoded: Encoded, not_finite: dict[str, str], where: str) -> Any:
-    if isinstance(encoded, list):
-        return [_untagged(item, not_finite, f"{where}[{place}]") for place, item in enumerate(encoded)]
+def _as_json(value: Any, lost: list[float]) -> Any:
+    kind = type(value)
+    if value is None or kind is bool or kind is str:
+        return value
+    if kind is int:
+        return _encode_integer(value, "")
+    if kind is float:
+        if value - value == 0:
+            return value
+        lost.append(value)
+        return None
+    return _rare_as_json(value, lost)
+
+
+def _rare_as_json(value: Any, lost: list[float]) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list | tuple):
+        return [_as_json(item, lost) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _as_json(item, lost) for key, item in _named(value)}
+    encoded = _encode_rare(value, "")  # a number of NumPy, a path, bytes
     if not isinstance(encoded, dict):
         return encoded
-    body: Any
-    tag, body = next(iter(encoded.items()), ("", None))
-    if tag == "$float":
-        not_finite[where] = body
-        return None
-    if tag in ("$bytes", "$path"):
-        return body
-    if tag == "$enum":
-        return body[1]
-    if tag == "$tuple":
-        return _untagged(body, not_finite, where)
-    found: dict[str, Any] = {}
-    for key, item in body if tag == "$dict" else encoded.items():
-        name = key if isinstance(key, str) else _IN_ORDER.encode(_untagged(key, {}, ""))
-        name = name if name not in found else f"{name} ({type(key).__name__})"  # no other is lost for it
-        found[name] = _untagged(item, not_finite, f"{where}.{name}" if where else name)
-    return found
+    (tag, body), *_ = encoded.items()
+    return _as_json(float(body), lost) if tag == "$float" else body
+
+
+def _named(value: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """The items of a mapping, by keys that are text, each by one of its own."""
+    if all(type(key) is str for key in value):
+        yield from value.items()
+        return
+    taken = {key for key in value if isinstance(key, str)}
+    for key, item in value.items():
+        name = key if isinstance(key, str) else json.dumps(_as_json(key, []))
+        while not isinstance(key, str) and name in taken:  # nothing is lost for `1` beside `"1"`
+            name = f"{name} ({type(key).__name__})"
+        taken.add(name)
+        yield name, item
+
+
+def _not_finite(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    """The places of numbers that are not finite, and these."""
+    if isinstance(value, Mapping):
+        for key, item in _named(value):
+            yield from _not_finite(item, f"{where}.{key}" if where else key)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _not_finite(item, f"{where}[{place}]")
+    else:
+        lost: list[float] = []
+        _as_json(value, lost)
+        yield from ((where, number) for number in lost)
 
 
 def _decode_bytes(body: str) -> bytes:
