@@ -369,6 +369,8 @@ def test_what_runs_or_lies_elsewhere_is_left_alone(tmp_path: Path, capsys: pytes
     assert before == names_below(str(tmp_path))
     with pytest.raises(JobRefused, match="jobs that are RUNNING have not ended"):
         experiment.clean(state="running")
+    with pytest.raises(OptionsError, match="code is of the whole experiment: choose no jobs for it"):
+        experiment.clean("0", kinds=["code"])
     with pytest.raises(OptionsError, match=r"say which, as --checkpoints '\*\.pt'"):
         experiment.clean(kinds=["checkpoints"])
 

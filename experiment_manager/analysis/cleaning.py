@@ -117,6 +117,8 @@ class What(NamedTuple):
         if waiting := (states or frozenset()) & UNFINISHED:
             raise JobRefused(f"jobs that are {min(waiting)} have not ended; nothing of them is removed")
         if is_of_jobs or states is not None:
+            if kinds is not None and (others := [kind for kind in chosen if kind not in OF_JOBS]):
+                raise OptionsError(f"{others[0]} is of the whole experiment: choose no jobs for it")
             chosen = [kind for kind in chosen if kind in OF_JOBS]
         return cls(tuple(chosen), tuple(checkpoints), states)
 

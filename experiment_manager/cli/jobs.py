@@ -23,7 +23,17 @@ from experiment_manager.model import codec, filters
 from experiment_manager.model.estimate import Estimate, hours_text
 from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import ENDED_WELL, State
-from experiment_manager.text import as_word, counted, harmless, names_in, one_line, settings_text, size_text, tell
+from experiment_manager.text import (
+    as_word,
+    counted,
+    harmless,
+    names_in,
+    one_line,
+    settings_text,
+    size_text,
+    skipped,
+    tell,
+)
 
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20
@@ -181,7 +191,12 @@ def list_(
         plain = {str(state): count for state, count in counts.items()}
         row = {"path": experiment.folder.path, "counts": plain, "age_h": age_h}
         size = {} if sizes is None else {"bytes": sizes[place]}
-        rows.append({**row, **size, **({"tags": tags} if (tags := experiment.tags()) else {})})
+        tags: list[str] = []
+        try:
+            tags = experiment.tags()
+        except ExperimentManagerError as error:  # the other experiments are told of
+            skipped(str(error))
+        rows.append({**row, **size, **({"tags": tags} if tags else {})})
     if json:
         terminal.print_answer(rows)
     elif rows:

@@ -333,11 +333,18 @@ def _require_here(folder: Folder, script: str) -> None:
     """Raise FolderError for a script that runs the jobs of another folder: where this one was before, or the one that
     it is a copy of."""
     place = place_in(_read(script) or "")
-    if place is not None and os.path.realpath(place) != os.path.realpath(folder.path):
+    if place is not None and not _is_same_place(place, folder.path):
         raise FolderError(
             f"{script} runs the jobs of {place}, and not those of {folder.path}, which was moved, or is a copy; write "
             f"it again with `experiment-manager script {as_word(folder.path)}`"
         )
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Whether two paths lead to one folder, which may be mounted in two places."""
+    with suppress(OSError):
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def place_in(script: str) -> str | None:

@@ -235,7 +235,7 @@ def _copied(move: Move, copy: Folder) -> list[Entry]:
     """The copy is as the original; returns what it was made of."""
     seen = list(entries(move.old))
     _require_space(move, seen, copy)
-    os.makedirs(copy.path, exist_ok=True)
+    os.makedirs(copy.path, mode=0o700, exist_ok=True)
     wanted = {entry.name for entry in seen}
     for entry in reversed(
         list(entries(copy, leftovers=True))
