@@ -270,8 +270,8 @@ def _number(job: Job, folder: Folder) -> int:
         raise JobRefused(unconfigured(job.id, folder))
     if job.recipe is None:
         raise JobRefused(
-            f"job {job.id} of {folder.path} was written in Python, and by no sweep: run it with exp.run(runner), or with "
-            "exp.generate_slurm_script(runner)"
+            f"job {job.id} of {folder.path} was written in Python, and by no sweep: run it with exp.run(runner), or "
+            "write scripts for it with exp.generate_slurm_script(runner)"
         )
     return job.recipe
 
