@@ -595,11 +595,14 @@ def test_a_mistyped_folder_suggests_the_nearest(tmp_path: Path) -> None:
         ("jobs", "experiment/serch", "experiments/search"),
         ("doctor", "experiments/train/states", "experiments/train"),
         ("results", "alone", "alone/train"),
+        ("show", "search", "experiments/search"),
         ("run", "experiments/trian", "experiments/train"),
     ):
-        done = Program(tmp_path).python("-m", "experiment_manager", verb, typed, *(["0"] if verb == "run" else []))
+        done = Program(tmp_path).python(
+            "-m", "experiment_manager", verb, typed, *(["0"] if verb in ("run", "show") else [])
+        )
         said = f"error: {tmp_path}/{typed} is no experiment: it has no manifest.sqlite; did you mean {meant}? ("
         assert (2, True) == (done.returncode, done.stderr.startswith(said)), done.stderr
-    for typed in ("experiments", "experiments/quite-another"):
+    for typed in ("experiments", "experiments/base", "results/other"):
         with pytest.raises(FolderError, match="define one with a sweep"):
             Experiment.at(tmp_path / typed)

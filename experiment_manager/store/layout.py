@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from experiment_manager.store.lock import Lock
 
 LOCK_WAIT_S: Final = 60.0
-_MUCH_THE_SAME: Final = 0.75
 _MOST_LOOKED_AT: Final = 1000
 _LOCK_TRIES: Final = 100
 _LOCK_PAUSE_S: Final = 0.002
@@ -229,7 +228,8 @@ class Folder:
 
 def _nearest(path: str) -> str | None:
     """The experiment that was probably meant, as one would type it here: the one around that folder, the only one in
-    it, or one whose name, and that of the folder which it is in, are much the same. None: there is none."""
+    it, one beside it of much the same name, one of its name a folder deeper, or one in a folder of much the same name.
+    None: there is none."""
     from difflib import get_close_matches  # for people who have mistyped something
 
     place = os.path.dirname(path)
@@ -240,12 +240,14 @@ def _nearest(path: str) -> str | None:
     inside = _experiments_in(path)
     if len(inside) == 1:
         return _as_typed(inside[0])
-    parent, above = os.path.dirname(path), os.path.dirname(os.path.dirname(path))
-    around = [os.path.join(above, name) for name in _names_in(above)]
-    for there in (_experiments_in(parent), [found for place in around for found in _experiments_in(place)]):
-        by_text = {os.path.relpath(found, above): found for found in there}
-        for text in get_close_matches(os.path.relpath(path, above), by_text, n=1, cutoff=_MUCH_THE_SAME):
-            return _as_typed(by_text[text])
+    parent, name = os.path.split(path)
+    above, between = os.path.split(parent)
+    deeper = [os.path.join(parent, one) for one in _names_in(parent) if _has_manifest(os.path.join(parent, one, name))]
+    others = [os.path.join(above, one) for one in get_close_matches(between, _names_in(above))]
+    for place, is_exact in [(parent, False), *((one, True) for one in deeper), *((one, False) for one in others)]:
+        names = [os.path.basename(found) for found in _experiments_in(place)]
+        for found in [name] if is_exact else get_close_matches(name, names, n=1):
+            return _as_typed(os.path.join(place, found))
     return None
 
 
