@@ -38,6 +38,32 @@ def test_each_page_can_be_followed_alone(page: str, after_the_first_sweep: Path,
     assert n_commands > 0 or needs_cluster(page)
 
 
+GENERATED = {DOCS / "reference" / f"{name}.md" for name in ("commands", "options", "python")}
+"""What `make docs` writes, of what the programs say."""
+
+
+def slugs(page: Path) -> set[str]:
+    """The titles of a page as they stand in addresses."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_somewhere() -> None:
+    """Every link from a page to another, or to a title of it, finds it, also where the sources are read as they are."""
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    pages += [page for page in DOCS.rglob("*.md") if page not in GENERATED]
+    lost = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            path, _, title = link.partition("#")
+            if "://" in link:
+                continue
+            target = (page.parent / path).resolve() if path else page
+            if target not in GENERATED and not (target.exists() and (not title or title in slugs(target))):
+                lost.append((page.name, link))
+    assert [] == lost
+
+
 def test_every_page_is_in_the_index() -> None:
     """A page that nobody is led to is not there."""
     index = (DOCS / "index.md").read_text()
