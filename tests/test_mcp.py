@@ -47,7 +47,7 @@ def talking(study: Experiment, what: Callable[[Any, Calling], Coroutine[Any, Any
                 result = await client.call_tool(verb, arguments)
                 return [getattr(part, "text", "") for part in result.content], bool(result.is_error)
 
-            await asyncio.wait_for(what(client, call), 60)
+            await asyncio.wait_for(what(client, call), 240)
 
     asyncio.run(talk())
 

@@ -111,7 +111,7 @@ def define(
     with _raised(), _composing(directory, experiment_name or os.path.basename(config_name)) as loader:
         config = _of_our_sweeper(partial(_loaded, loader, config_name), given)
         written: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-        options, _ = checked_options(_values(config.hydra.sweeper))
+        options, batch_size = checked_options(_values(config.hydra.sweeper))
         if options.dry_run:
             raise OptionsError("hydra.sweeper.dry_run defines no jobs; leave it out, or ask the program with it")
         with read_write(config.hydra.sweep):
@@ -123,6 +123,8 @@ def define(
         composer = Composer(loader, config)
         plan, n_new, _ = commit_sweep(asked(composer, options, as_written(config, "task"), None), {})
         tell_of_settings(composer, config, written, plan.folder)
+        if options.rerun != "failed" or batch_size is not None:
+            tell("hydra.sweeper.rerun and max_batch_size are for sweeps that run their jobs; launch takes rerun, too")
         tell(passing(plan, n_new))
     return plan.folder
 

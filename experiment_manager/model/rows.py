@@ -2,7 +2,7 @@
 return, and `--json` prints. They are ordinary dictionaries, and type checkers know their keys.
 """
 
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, NotRequired, SupportsIndex, TypedDict, TypeVar, overload
 
 from experiment_manager.model import html
 from experiment_manager.text import one_line
@@ -120,6 +120,14 @@ class JobDifference(TypedDict):
 
 class Rows(list[_Row]):
     """A list of rows, which a notebook shows as a table. As `print` shows it, it is any other list."""
+
+    @overload
+    def __getitem__(self, place: SupportsIndex, /) -> _Row: ...
+    @overload
+    def __getitem__(self, place: slice, /) -> "Rows[_Row]": ...
+    def __getitem__(self, place: Any, /) -> Any:
+        found = super().__getitem__(place)
+        return Rows(found) if isinstance(place, slice) else found
 
     def __str__(self) -> str:
         return list.__repr__(self)
