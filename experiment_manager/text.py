@@ -367,8 +367,8 @@ def settings_text(variables: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value_text(value)}" for name, value in variables.items())
 
 
-def cell_text(value: Any) -> str:
-    """A value in a table for people.
+def cell_text(value: Any, digits: int = 6) -> str:
+    """A value in a table for people, with so many digits of what is no whole number.
 
     >>> [cell_text(value) for value in (None, True, 0.1234567, [1, 2])]
     ['', 'yes', '0.123457', '[1, 2]']
@@ -377,7 +377,7 @@ def cell_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def value_text(value: Any) -> str:

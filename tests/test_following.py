@@ -13,13 +13,16 @@ import tarfile
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pandas
 import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.tables import aggregate, order
+from experiment_manager.cli.main import main
 from experiment_manager.errors import ExperimentManagerError, JobRefused
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
@@ -450,10 +453,75 @@ def test_aggregates_are_chosen(mixed: Program) -> None:
     ]
     assert {"variables", "count", "max", "median"} == set(told[0])
     done = mixed.tool("results", "--group-by", "algorithm", "--aggregate", "average")
-    assert (2, "error: 'average' is no aggregate; there are mean, std, min, max, median, count\n") == (
+    assert (2, "error: 'average' is no aggregate; there are mean, std, min, max, median, low, high, ci, count\n") == (
         done.returncode,
         done.stderr,
     )
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Experiment:
+    """Eight jobs of two algorithms, whose scores have many digits; one has no number of its loss."""
+    experiment = Experiment(["algorithm", "seed", "width"], "scored", tmp_path)
+    for job_id in range(8):
+        experiment.add_job({"algorithm": ("TD3", "DDPG")[job_id % 2], "seed": job_id // 2, "width": 64}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(8))
+    for job_id in range(8):
+        loss = None if job_id == 3 else -job_id / 7
+        returned = {"score": job_id**2 / 3, "loss": loss, "steps": 123456.0}
+        experiment.run_id(job_id, lambda *_, returned=returned: returned)
+    return experiment
+
+
+def test_best_jobs_and_groups(scored: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    """--best shows so many, the best first, by the metric and the goal that are named, of groups by their means; what
+    has no number is never among them."""
+
+    def shown(*arguments: str) -> list[dict[str, Any]]:
+        assert 0 == main(["results", scored.folder.path, *arguments, "--format", "json"])
+        rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+        return rows
+
+    assert [7, 6, 5] == [row["job"] for row in shown("--best", "3")]
+    assert [0, 1] == [row["job"] for row in shown("--best", "2", "--goal", "min")]
+    assert [7, 6, 5, 4, 2, 1, 0] == [row["job"] for row in shown("--best", "9", "--metric", "loss", "--goal", "min")]
+    assert [6, 7] == [row["job"] for row in shown("--best", "2", "--sort", "job")]
+    assert ["DDPG"] == [row["algorithm"] for row in shown("--best", "1", "--group-by", "algorithm")]
+    least = shown("--best", "1", "--goal", "min", "--group-by", "algorithm", "--aggregate", "std")
+    assert ["TD3"] == [row["algorithm"] for row in least]
+    assert 0 == main(["results", scored.folder.path, "--best", "2"])
+    assert "the best 2 of 8 by score, of which the max is best" == capsys.readouterr().out.splitlines()[-1]
+
+
+def test_means_have_intervals_and_counts(scored: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    """--aggregate ci gives the ends of Student's interval, and a field that some jobs lack says how many have it."""
+    arguments = ["--group-by", "algorithm", "--aggregate", "mean,ci", "--format", "json"]
+    assert 0 == main(["results", scored.folder.path, *arguments])
+    td3, ddpg = json.loads(capsys.readouterr().out)
+    scores = numpy.array([0, 4, 16, 36]) / 3
+    half = 3.182446305284264 * scores.std(ddof=1) / 2
+    assert pytest.approx([scores.mean() - half, scores.mean() + half]) == [td3["score low"], td3["score high"]]
+    assert (4, 4, 3) == (td3["count"], ddpg["count"], ddpg["loss count"])
+    assert list(td3)[:5] == ["algorithm", "count", "score mean", "score low", "score high"]
+
+
+def test_columns_that_differ_and_digits(scored: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    """--only-changed leaves out what is the same in all rows that are shown, and says so; --precision rounds values,
+    and no variable, in every format."""
+    where = ["results", scored.folder.path, "--where", "algorithm == 'TD3'", "--only-changed"]
+    assert 0 == main([*where, "--format", "csv", "--precision", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["job,seed,score,loss", "0,0,0.0,0.0", "2,1,1.3,-0.29", "4,2,5.3,-0.57", "6,3,12.0,-0.86"] == lines
+    assert 0 == main([*where, "--precision", "9"])
+    table = capsys.readouterr().out
+    assert "1.33333333 " in table
+    assert "the same in all rows: state, attempt, algorithm, width, steps" == table.splitlines()[-1]
+    assert 0 == main(["results", scored.folder.path, "--where", "3", "--only-changed", "--format", "csv"])
+    everything = "job,state,attempt,algorithm,seed,width,score,loss,steps"
+    assert everything == capsys.readouterr().out.splitlines()[0]  # one row differs from none
+    assert 0 == main([*where, "--columns", "score,job,steps", "--format", "csv"])
+    assert "score,job" == capsys.readouterr().out.splitlines()[0]
 
 
 def test_results_with_a_mistake(mixed: Program) -> None:
@@ -463,6 +531,10 @@ def test_results_with_a_mistake(mixed: Program) -> None:
         (("--format", "xls"), "'xls' is no format; there are table, csv, json, markdown, latex, parquet"),
         (("--format", "parquet"), "parquet is not for a terminal; name a file with --out"),
         (("--format", "csv", "--out", "x.csv"), "--out is for parquet; write > x.csv for csv"),
+        (("--metric", "loss"), "--metric is for --best, with how many are to be shown"),
+        (("--best", "2", "--metric", "lost"), "no job has left a number called 'lost'; there are result"),
+        (("--best", "2", "--goal", "most"), "the goal is max or min, not 'most'"),
+        (("--json", "--only-changed"), "--json prints whole rows; --only-changed goes with --format json"),
     ):
         done = mixed.tool("results", *arguments)
         assert (2, True) == (done.returncode, said in done.stderr), done.stderr

@@ -8,8 +8,9 @@ p-values are adjusted after Holm. NumPy is all that is needed, and is imported w
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import combinations
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -220,6 +221,30 @@ def student(t: float, degrees: float) -> float:
     (0.05, 1.0)
     """
     return beta_share(degrees / (degrees + t * t), degrees / 2.0, 0.5)
+
+
+def around_mean(values: Sequence[float]) -> float | None:
+    """How far the mean of all that could be measured may lie from the mean of these values, on either side and with a
+    confidence of 95 %, by Student's t; None for one value, NaN where one is not finite.
+
+    >>> round(around_mean([1.0, 2.0, 6.0]), 6), around_mean([1.0])
+    (6.572411, None)
+    """
+    if len(values) < 2:
+        return None
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    return _student_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+
+
+@cache
+def _student_quantile(degrees: int) -> float:
+    """The t that lies between minus and plus itself with a probability of 95 %, to 12 digits."""
+    low, high = 1.0, 16.0
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if student(middle, degrees) > 1.0 - CONFIDENCE else (low, middle)
+    return (low + high) / 2.0
 
 
 def beta_share(x: float, a: float, b: float) -> float:

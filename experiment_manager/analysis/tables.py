@@ -10,8 +10,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from experiment_manager.analysis.inference import around_mean
 from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model import codec
 from experiment_manager.model.grid import REPEAT
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 
 Row = Mapping[str, Any]
+_DIGITS: Final = 4
+"""How many digits of a number a paper or a note shows."""
 
 
 def _in_order(function: Callable[[Sequence[float]], float]) -> Callable[[Sequence[float]], float]:
@@ -62,13 +65,38 @@ def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(floats) if all(map(math.isfinite, floats)) else math.nan
 
 
+def _bound(side: int) -> Callable[[Sequence[float]], float | None]:
+    """The lower or the upper end of the interval of the mean; None for one value."""
+
+    def found(values: Sequence[float]) -> float | None:
+        distance = around_mean([codec.as_float(value) for value in values])
+        return None if distance is None else _in_range(_mean, values) + side * distance
+
+    return found
+
+
 AGGREGATES: Final[Mapping[str, Callable[[Sequence[float]], float | None]]] = {
     "mean": lambda values: _in_range(_mean, values),
     "std": _deviation,
     "min": _in_order(min),
     "max": _in_order(max),
     "median": _in_order(_median),
+    "low": _bound(-1),
+    "high": _bound(1),
 }
+_INTERVAL: Final = "ci"
+"""Stands for `low` and `high`, between which the mean lies with a confidence of 95 %."""
+
+
+def aggregates_in(names: Iterable[str]) -> list[str]:
+    """The aggregates that people name, each once. Raises ExperimentManagerError for one that is none."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name not in (*AGGREGATES, _INTERVAL, "count"):
+            there_are = ", ".join((*AGGREGATES, _INTERVAL, "count"))
+            raise ExperimentManagerError(f"{name!r} is no aggregate; there are {there_are}")
+        found |= dict.fromkeys(("low", "high") if name == _INTERVAL else (name,))
+    return list(found)
 
 
 def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
@@ -141,6 +169,50 @@ def only_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, 
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
+def changed_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """Those of the columns in which flat rows differ, and `job`; all of them where there are no two rows to differ."""
+    if len(rows) < 2:
+        return list(columns)
+    return [name for name in columns if name == "job" or len({_exact(row.get(name)) for row in rows}) > 1]
+
+
+def _exact(value: Any) -> str:
+    return codec.canonical(codec.encode(value))
+
+
+def rounded(rows: Iterable[Row], digits: int, but: Collection[str]) -> list[dict[str, Any]]:
+    """The same flat rows with so many significant digits of each number, but in those columns."""
+    return [{name: value if name in but else _rounded(value, digits) for name, value in row.items()} for row in rows]
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+class Best(NamedTuple):
+    """The places of the best rows, the best first, and by what they are."""
+
+    places: list[int]
+    metric: str
+    goal: str
+
+
+def best(rows: Sequence[Row], count: int, *, metric: str | None, goal: str) -> Best:
+    """The best rows, not flat, of jobs, or of groups, which are compared by their means: those with a number of the
+    metric, by default of the first that there is. Raises ExperimentManagerError where no row has such a number."""
+    check_goal(goal)
+    numbers = [row if "result" in row else {"result": row["mean"], "metrics": {}} for row in rows]
+    source, name = chosen_metric(numbers, metric)
+    if source is None or name is None:
+        raise ExperimentManagerError("no job has left a number yet by which the best could be known")
+    found = {place: row[source].get(name) for place, row in enumerate(numbers)}
+    there = [place for place, value in found.items() if codec.is_number(value) and value == value]
+    there.sort(key=lambda place: found[place], reverse=goal == "max")
+    return Best(there[:count], name, goal)
+
+
 def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
     """`algorithm, count, result mean, result std` for one group; and `result count` where the jobs are more."""
     spread = {**row["variables"], "count": row["count"]}
@@ -162,9 +234,7 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     unknown variable or aggregate.
     """
     require_variables(by, _variables(rows))
-    for name in how:
-        if name not in (*AGGREGATES, "count"):
-            raise ExperimentManagerError(f"{name!r} is no aggregate; there are {', '.join(AGGREGATES)}, count")
+    how = aggregates_in(how)
     source = "result" if any(row["result"] for row in rows) else "metrics"
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -344,7 +414,9 @@ def _metrics_head(job_id: int, variables: Mapping[str, Any], attempt: int) -> di
     return {"job": int(job_id), **named, "attempt": attempt}
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = ()) -> Iterator[str]:
+def markdown(
+    rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = (), *, digits: int = _DIGITS
+) -> Iterator[str]:
     """The lines of a table as GitHub and notebooks show it; the cells in `strong`, by place and column, are bold."""
     numbers = {name for name in columns if all(codec.is_number(row.get(name)) for row in rows)}
 
@@ -354,13 +426,15 @@ def markdown(rows: Sequence[Row], columns: Sequence[str], strong: Collection[tup
     yield line(_markdown_text(name) for name in columns)
     yield line("---:" if name in numbers else "---" for name in columns)
     for place, row in enumerate(rows):
-        cells = [_markdown_text(_short_text(row.get(name))) for name in columns]
+        cells = [_markdown_text(_short_text(row.get(name), digits)) for name in columns]
         yield line(
             f"**{cell}**" if (place, name) in strong else cell for name, cell in zip(columns, cells, strict=True)
         )
 
 
-def latex(rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = ()) -> Iterator[str]:
+def latex(
+    rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = (), *, digits: int = _DIGITS
+) -> Iterator[str]:
     """The lines of a table for `\\usepackage{booktabs}`; the cells in `strong`, by place and column, are bold."""
     numbers = {name for name in columns if all(codec.is_number(row.get(name)) for row in rows)}
     yield f"\\begin{{tabular}}{{{''.join('r' if name in numbers else 'l' for name in columns)}}}"
@@ -368,7 +442,7 @@ def latex(rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[
     yield f"{' & '.join(map(_latex_text, columns))} \\\\"
     yield "\\midrule"
     for place, row in enumerate(rows):
-        cells = [_latex_text(_short_text(row.get(name))) for name in columns]
+        cells = [_latex_text(_short_text(row.get(name), digits)) for name in columns]
         texts = [
             f"\\textbf{{{cell}}}" if (place, name) in strong else cell
             for name, cell in zip(columns, cells, strict=True)
@@ -380,13 +454,13 @@ def latex(rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[
 
 
 TEXT_FORMATS: Final[Mapping[str, Callable[..., Iterator[str]]]] = {"markdown": markdown, "latex": latex}
-"""Formats of tables for papers and notes: `lines(rows, columns, strong)`."""
+"""Formats of tables for papers and notes: `lines(rows, columns, strong, digits=4)`."""
 
 
-def _short_text(value: Any) -> str:
-    """A cell for people who read: four digits of what is no whole number."""
+def _short_text(value: Any, digits: int) -> str:
+    """A cell for people who read: so many digits of what is no whole number."""
     value = _cell(value)
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _markdown_text(text: str) -> str:

@@ -267,7 +267,7 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         lines += terminal.row_lines(counts, width=width)
     live = found.live[:most_live]
     if live:
-        fits = {"optional": ("elapsed", "left", "last", "reason"), "minor": ("node", "attempt")}
+        fits: dict[str, Any] = {"optional": ("elapsed", "left", "last", "reason"), "minor": ("node", "attempt")}
         lines += [
             *between,
             *terminal.row_lines([_short(row) for row in live], width=width, more="--json has all", **fits),

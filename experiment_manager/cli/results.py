@@ -10,16 +10,22 @@ import typer
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
+from experiment_manager.analysis.results import known_goal
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     TEXT_FORMATS,
+    Best,
     aggregate,
+    aggregates_in,
+    best,
+    changed_columns,
     chosen_columns,
     columns_of,
     flat_aggregate,
     flat_results,
     only_columns,
     order,
+    rounded,
     write_csv,
 )
 from experiment_manager.cli import terminal
@@ -28,6 +34,11 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.text import counted, names_in, settings_text, tell
+
+Goal = Annotated[
+    str | None,
+    typer.Option(help="Whether the best is the largest or the smallest: max, min. Default: as a search says, or max."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,22 +52,47 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
+GroupBy = Annotated[str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")]
+Aggregate = Annotated[
+    str | None,
+    typer.Option(
+        "--aggregate",
+        help="With --group-by: mean, std, min, max, median, count; ci: low and high, between which the mean lies "
+        "(95 %, Student's t). Default: mean,std.",
+    ),
+]
+BestOf = Annotated[
+    int | None, typer.Option("--best", min=1, metavar="K", help="Only the best so many jobs, or groups by their means.")
+]
+Decisive = Annotated[
+    str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
+]
+OnlyChanged = Annotated[
+    bool, typer.Option("--only-changed", help="Only the columns in which the rows that are shown differ.")
+]
+Precision = Annotated[
+    int | None, typer.Option(min=1, max=17, metavar="N", help="How many significant digits values have.")
+]
+Sort = Annotated[str | None, typer.Option(help="The column to sort by: loss; -loss from the largest.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="table, csv, json, markdown, latex, or parquet (with --out).")
+]
+
+
 def results(
     folder: Folder,
     where: Where = None,
     selected: Selected = False,
-    group_by: Annotated[
-        str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")
-    ] = None,
-    how: Annotated[
-        str | None,
-        typer.Option("--aggregate", help="With --group-by: mean, std, min, max, median, count. Default: mean,std."),
-    ] = None,
+    group_by: GroupBy = None,
+    how: Aggregate = None,
+    best_: BestOf = None,
+    metric: Decisive = None,
+    goal: Goal = None,
     columns: Columns = None,
-    sort: Annotated[str | None, typer.Option(help="The column to sort by: loss; -loss from the largest.")] = None,
-    format_: Annotated[
-        str | None, typer.Option("--format", help="table, csv, json, markdown, latex, or parquet (with --out).")
-    ] = None,
+    only_changed: OnlyChanged = False,
+    precision: Precision = None,
+    sort: Sort = None,
+    format_: Format = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Only the ids of jobs that have not completed; exit status 1 if any.")
@@ -73,31 +109,76 @@ def results(
         _name_missing(experiment.missing_ids(rules), is_json=json or format_ == "json")
         return
     kind = _format(format_, out, is_json=json)
-    if columns is not None and json:
-        raise ExperimentManagerError("--json prints whole rows; --columns goes with --format json, which is flat")
-    if how is not None and group_by is None:
-        there_are = ", ".join(experiment.variables) or "none"
-        raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
-    wanted = names_in(how or "mean,std")
+    flat_only = {"--columns": columns, "--only-changed": only_changed or None, "--precision": precision}
+    _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, best_=best_, by=(metric, goal))
     rows: Sequence[Mapping[str, Any]] = experiment.result_rows(rules, pruned=pruned)
-    if group_by is not None:
-        rows = aggregate(rows, names_in(group_by), wanted)
-        flat = [flat_aggregate(row, wanted) for row in rows]
-    else:
-        flat = flat_results(rows)
+    by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
+    found = None if best_ is None else _best(experiment, rows, by, best_, metric, goal)
+    if by is not None:
+        rows = aggregate(rows, by, wanted)
+    n_all, rows = len(rows), rows if found is None else [rows[place] for place in found.places]
+    flat = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
     if sort is not None:
         places = order(flat, sort)
         rows, flat = [rows[place] for place in places], [flat[place] for place in places]
-    heads = _heads(rows)
-    there = columns_of(flat) or (experiment.result_columns() if group_by is None else [*names_in(group_by), "count"])
-    chosen = chosen_columns(there, None if columns is None else names_in(columns))
-    flat = flat if columns is None else only_columns(flat, chosen)
     if json:
         terminal.print_answer(rows)
-    elif kind == "table":
-        _print_table(flat, heads, are_chosen=columns is not None)
+        return
+    there = columns_of(flat) or (experiment.result_columns() if by is None else [*by, "count"])
+    chosen = chosen_columns(there, None if columns is None else names_in(columns))
+    shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)
+    flat = flat if shown == there else only_columns(flat, shown)
+    flat = flat if precision is None else rounded(flat, precision, but=heads)
+    if kind == "table":
+        _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
+        _say_what_is_shown(found, n_all, [name for name in chosen if name not in shown])
     else:
-        _write(flat, chosen, kind, out)
+        _write(flat, shown, kind, out, digits=precision)
+
+
+def _best(
+    experiment: Experiment,
+    rows: Sequence[Mapping[str, Any]],
+    by: Sequence[str] | None,
+    count: int,
+    metric: str | None,
+    goal: str | None,
+) -> Best:
+    """The best rows, or the best of the groups that jobs make which agree in the variables `by`."""
+    ranked = rows if by is None else aggregate(rows, by, ["mean"])
+    return best(ranked, count, metric=metric, goal=goal or known_goal(experiment.folder, metric))
+
+
+def _check_together(
+    experiment: Experiment,
+    flat_only: Mapping[str, Any],
+    *,
+    is_json: bool,
+    how: str | None,
+    group_by: str | None,
+    best_: int | None,
+    by: tuple[str | None, str | None],
+) -> None:
+    """Raise ExperimentManagerError for options that do not go together."""
+    asked = next((option for option, value in flat_only.items() if value is not None), None)
+    if is_json and asked is not None:
+        raise ExperimentManagerError(f"--json prints whole rows; {asked} goes with --format json, which is flat")
+    if how is not None and group_by is None:
+        there_are = ", ".join(experiment.variables) or "none"
+        raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
+    if best_ is None and by != (None, None):
+        option = "--metric" if by[0] is not None else "--goal"
+        raise ExperimentManagerError(f"{option} is for --best, with how many are to be shown; --sort sorts all")
+
+
+def _say_what_is_shown(found: Best | None, n_all: int, same: Sequence[str]) -> None:
+    """The lines below a table that say which rows, and which columns, are in it."""
+    width = terminal.terminal_width()
+    if same:
+        for line in terminal.wrapped(f"the same in all rows: {', '.join(same)}", width or 10_000):
+            terminal.say(line)
+    if found is not None:
+        terminal.say(f"the best {len(found.places)} of {n_all} by {found.metric}, of which the {found.goal} is best")
 
 
 Folders = Annotated[list[Path], typer.Argument(help="The folders of one or several experiments.", show_default=False)]
@@ -107,10 +188,6 @@ Over = Annotated[
 ]
 Tasks = Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")]
 Compared = Annotated[str | None, typer.Option(help="What is compared. Default: the first number among the results.")]
-Goal = Annotated[
-    str | None,
-    typer.Option(help="Whether the best is the largest or the smallest: max, min. Default: as a search says, or max."),
-]
 Normalize = Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")]
 Common = Annotated[
     bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
@@ -263,9 +340,7 @@ def efficiency(
     folder: Folder,
     where: Where = None,
     selected: Selected = False,
-    group_by: Annotated[
-        str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")
-    ] = None,
+    group_by: GroupBy = None,
     json: Json = False,
 ) -> None:
     """Tell what jobs asked for and what they used, what was wasted, and the options that would have been enough."""
@@ -352,9 +427,7 @@ def report(
     group_by: Annotated[
         str | None, typer.Option(help="Variables that make a group: algorithm,nn. Default: all others.")
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
-    ] = None,
+    metric: Decisive = None,
     goal: Goal = None,
     json: Json = False,
 ) -> None:
@@ -404,26 +477,28 @@ def export(
 _PRINTED: Final = ("table", "csv", "json", *TEXT_FORMATS)
 
 
-def _write(flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str, out: Path | None) -> None:
+def _write(
+    flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str, out: Path | None, *, digits: int | None
+) -> None:
     if kind == "json":
         terminal.print_json(flat)
     elif kind == "csv":
         write_csv(flat, columns)
     elif kind in TEXT_FORMATS:
-        for line in TEXT_FORMATS[kind](flat, columns):
+        more = {} if digits is None else {"digits": max(digits, terminal.DIGITS)}
+        for line in TEXT_FORMATS[kind](flat, columns, **more):
             terminal.say(line)
     else:
         FILE_FORMATS[kind](flat, columns, str(out))
         terminal.say(f"{len(flat)} rows in {out}")
 
 
-def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chosen: bool) -> None:
+def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chosen: bool, digits: int | None) -> None:
     names = columns_of(flat)
-    if are_chosen:
-        terminal.print_rows(flat, optional=names[1:], more=HOW_TO_GET_MORE, exact=heads)
-    else:
-        values = [name for name in names if name not in heads]
-        terminal.print_rows(flat, optional=values, minor=["attempt"], more=HOW_TO_GET_MORE, exact=heads)
+    optional = names[1:] if are_chosen else [name for name in names if name not in heads]
+    minor = () if are_chosen else ("attempt",)
+    digits = max(digits or 0, terminal.DIGITS)
+    terminal.print_rows(flat, optional=optional, minor=minor, more=HOW_TO_GET_MORE, exact=heads, digits=digits)
 
 
 def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -22,6 +22,9 @@ from experiment_manager.text import say as _say
 HOW_TO_GET_MORE = "--columns\xa0NAMES shows others, `|\xa0less\xa0-S` all"
 """The hint for columns that do not fit the terminal."""
 
+DIGITS: Final = 6
+"""How many digits of a number a table shows at least."""
+
 Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
 JobNumber = Annotated[int, typer.Argument(help="The id of the job.", show_default=False)]
 Where = Annotated[
@@ -79,13 +82,15 @@ def print_rows(
     minor: Sequence[str] = (),
     more: str = "",
     exact: Collection[str] = (),
+    digits: int = DIGITS,
 ) -> None:
     """A table whose columns are the keys of all rows, in the order in which they first come: each row is one line.
 
     On a terminal it fits: see `lines` for what becomes of columns that are `optional` or `minor`.
     In the columns that are `exact`, as those of variables, different values look different.
     """
-    for line in row_lines(rows, width=terminal_width(), optional=optional, minor=minor, more=more, exact=exact):
+    how: dict[str, Any] = {"optional": optional, "minor": minor, "more": more, "exact": exact, "digits": digits}
+    for line in row_lines(rows, width=terminal_width(), **how):
         say(line)
 
 
@@ -97,13 +102,14 @@ def row_lines(
     minor: Sequence[str] = (),
     more: str = "",
     exact: Collection[str] = (),
+    digits: int = DIGITS,
 ) -> list[str]:
     """The lines of `print_rows` for a terminal of that width."""
     if not rows:
         return ["nothing to show"]
     names = list(dict.fromkeys(key for row in rows for key in row))
     numbers = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
-    cells = {_on_a_line(name): [_on_a_line(text) for text in _texts(rows, name, exact)] for name in names}
+    cells = {_on_a_line(name): [_on_a_line(text) for text in _texts(rows, name, exact, digits)] for name in names}
     columns = Cells(cells, {_on_a_line(name) for name in numbers}, mark=_shown("\u2026", "..."))
     optional, minor = [_on_a_line(name) for name in optional], [_on_a_line(name) for name in minor]
     return lines(columns, width=width, optional=optional, minor=minor, more=more)
@@ -127,9 +133,9 @@ def _on_a_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _texts(rows: Sequence[Mapping[str, Any]], name: str, exact: Collection[str]) -> list[str]:
+def _texts(rows: Sequence[Mapping[str, Any]], name: str, exact: Collection[str], digits: int) -> list[str]:
     """The cells of a column; where different values of one that is exact would look alike, each as people type it."""
-    texts = [cell_text(row.get(name)) for row in rows]
+    texts = [cell_text(row.get(name), digits) for row in rows]
     if name not in exact:
         return texts
     values = (codec.canonical(codec.encode(row[name])) if name in row else None for row in rows)
