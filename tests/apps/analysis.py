@@ -19,6 +19,7 @@ from experiment_manager import (
     JobDetails,
     JobDifference,
     JobRow,
+    Launched,
     LiveRow,
     Resubmission,
     Resubmitted,
@@ -116,6 +117,17 @@ def again(experiment: Experiment) -> None:
         print(done.launch.number, *done.ids)
 
 
+def sweep(folder: Path) -> tuple[str, ...]:
+    """The same from YAML: the scripts that would run it on a cluster."""
+    (folder / "conf").mkdir()
+    (folder / "conf/train.yaml").write_text("lr: 0.1\nseed: 1\n")
+    overrides = ["lr=0.1,0.2", "seed=1,2"]
+    experiment = Experiment.from_sweep(folder / "conf", "train", overrides, experiment_path=folder)
+    assert_type(experiment, Experiment)
+    launched = assert_type(experiment.launch("slurm_script", __file__, timeout_min=10), Launched)
+    return launched.scripts
+
+
 def main(folder: Path) -> int:
     """The whole way."""
     try:
@@ -125,6 +137,7 @@ def main(folder: Path) -> int:
         print(worked, *(end.state for end in worked.ran))
         print(follow(experiment), read(experiment), judge(experiment))
         again(experiment)
+        print(len(sweep(folder)))
         print(*(found.experiment_name for found in find_experiments(folder)))
     except ExperimentManagerError as error:
         print(error, file=sys.stderr)
