@@ -204,6 +204,9 @@ def test_what_cannot_be_launched(here: Program) -> None:
 def test_a_job_without_a_program_is_refused_by_its_supervisor(here: Program) -> None:
     """`experiment-manager run` says what to do, and no attempt is made."""
     defined(here, "seed=1,2")
+    shown = here.tool("show", "0").stdout
+    assert "none yet: exp.launch(" in shown
+    assert "--runner" not in shown
     done = here.tool("run", "0")
     assert (2, True) == (done.returncode, "was defined without a program" in done.stderr)
     assert [] == here.states()

@@ -376,6 +376,10 @@ def _watch(experiment: Experiment, folder: Path, by: list[str], *, every: bool) 
 def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
     if found["configuration"] is None:
         return "none yet: the job is composed, and frozen, when it first passes a sweep's filter"
+    if found["overrides"]:  # of a sweep that was defined in Python
+        return (
+            'none yet: exp.launch("local_pool", "train.py") names the program that runs it, and so does its own sweep'
+        )
     return f"experiment-manager run {as_word(folder)} {found['job']} --runner runner.py"
 
 
