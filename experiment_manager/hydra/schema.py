@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from experiment_manager.errors import ExperimentManagerError, GridError, OptionsError
 from experiment_manager.scheduler.slurm.options import SlurmOptions, valid_options
@@ -127,15 +127,6 @@ class SearchConf:
     study_name: str | None = None  # not needed, either
     rerun: str = "failed"  # of the jobs that have ended: failed, never, always
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
-
-
-@dataclass
-class KnownSearchConf(SearchConf):
-    """What Hydra lets people set of hydra/sweeper=experiment_optuna: its options, and those of hydra-optuna-sweeper
-    that a search cannot have, so that a sentence says what to write instead."""
-
-    search_space: Any = None
-    custom_search_space: Any = None
 
 
 class SearchOptions(NamedTuple):
@@ -323,8 +314,8 @@ _INSTEAD = {
 
 
 def require_known(given: Mapping[str, Any], known: Sequence[str], *, prefix: str, choice: str) -> None:
-    """Raise OptionsError for an option that `choice`, such as hydra/launcher=local_pool, has not: Hydra lets a key pass
-    that is added (`+hydra.launcher.jobs=2`), and tells people to add the ones that it does not know."""
+    """Raise OptionsError for an option that `choice`, such as hydra/launcher=local_pool, has not. A value None of one
+    that others have is as good as none."""
     for name, value in given.items():
         if name in known or (value is None and f"{prefix}{name}" in _INSTEAD):
             continue
@@ -337,7 +328,10 @@ def require_known(given: Mapping[str, Any], known: Sequence[str], *, prefix: str
         elif near:
             hint = f"did you mean {near[0]}?"
         elif prefix == "hydra.launcher." and name in valid_options():
-            hint = "it is one of SLURM's, for hydra/launcher=slurm_submitit or slurm_script"
+            hint = (
+                "it is one of SLURM's; keep those in a file such as conf/hydra/launcher/cluster.yaml, below `defaults: "
+                "[slurm_submitit]`, which hydra/launcher=cluster chooses"
+            )
         raise OptionsError(f"{prefix}{name} is no option of {choice}; {hint}")
 
 
@@ -348,7 +342,7 @@ def register_sweeper() -> None:
     call this.
     """
     _store(group="hydra/sweeper", name="experiment", node=SweeperConf)
-    _store(group="hydra/sweeper", name="experiment_optuna", node=KnownSearchConf)
+    _store(group="hydra/sweeper", name="experiment_optuna", node=SearchConf)
     there = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {}).get("sampler", {})
     for name, node in _SAMPLERS.items():
         if f"{name}.yaml" not in there:
@@ -362,5 +356,11 @@ def register_launchers() -> None:
     _store(group="hydra/launcher", name="local_pool", node=LocalPoolConf)
 
 
-def _store(**entry: Any) -> None:
-    ConfigStore.instance().store(**entry, provider="experiment_manager")
+def _store(*, group: str, name: str, node: Any) -> None:
+    """Hydra knows a config. A key that it has not is let through, to be refused by `require_known`, in a sentence."""
+    found: Any = ConfigStore.instance()
+    found.store(group=group, name=name, node=node, provider="experiment_manager")
+    found = found.repo
+    for part in (*group.split("/"), f"{name}.yaml"):
+        found = found[part]
+    OmegaConf.set_struct(found.node, False)
