@@ -633,7 +633,7 @@ class Experiment:
         compared, and where NumPy is not installed.
         """
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
-        goal = goal or known_goal(self.folder, metric)
+        goal = goal or known_goal(self.folder, metric) or "max"
         return compare(rows, How(by, over, tasks, metric, goal, normalize, is_common=common))
 
     def plot(
@@ -733,7 +733,7 @@ class Experiment:
             everything = list(self.iter_jobs())
             filters.require_some(jobs, dropped, everything, self.folder.path)
             only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
-        goal = goal or known_goal(self.folder, metric)
+        goal = goal or known_goal(self.folder, metric) or "max"
         return write_report(
             self.folder, jobs, table, path,
             average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,

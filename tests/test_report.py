@@ -399,8 +399,9 @@ def test_page_draws_what_a_search_has_found(tmp_path: Path, opened: "Callable[..
     page.wait_for_selector('#search .plot[data-drawn="yes"] svg.main-svg')
 
 
-def test_report_of_some_jobs(tmp_path: Path, opened: "Callable[..., Page]") -> None:
-    """With a filter it is about the jobs that pass and no others, and says so."""
+def test_report_of_some_jobs(tmp_path: Path, opened: "Callable[..., Page]", capsys: pytest.CaptureFixture[str]) -> None:
+    """With a filter it is about the jobs that pass and no others, and says so; what counts as the best is told where
+    nobody has said it."""
     study = Study(tmp_path, ["lr", "seed"])
     for lr, score in ((1, 1.0), (2, 9.0), (1, 3.0)):
         study.job({"lr": lr, "seed": int(score)}, [(1, {"loss": score})], result=score)
@@ -410,7 +411,11 @@ def test_report_of_some_jobs(tmp_path: Path, opened: "Callable[..., Page]") -> N
     assert ["1\t1\t2\t12.7\t2\t0,2"] == [line.strip() for line in page.locator("#best tbody tr").all_inner_texts()]
     study.experiment.save_pass_filter([1])
     out = tmp_path / "some.html"
-    assert 0 == main(["report", study.experiment.folder.path, "--selected", "--out", str(out)])
+    command = ["report", study.experiment.folder.path, "--selected", "--out", str(out)]
+    assert (0, 0) == (main(command), main([*command, "--goal", "max"]))
+    assert [
+        "the largest result counts as the best; --goal min takes the smallest"
+    ] == capsys.readouterr().err.splitlines()
     assert [1] == [row[0] for row in data_of(str(out))["rows"]]
     with pytest.raises(ExperimentManagerError, match=r"nothing passes the filter .* lr > 5 dropped 3 of 3"):
         study.report(where="lr > 5")

@@ -130,9 +130,9 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[di
     return {**named, **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
 
 
-def known_goal(folder: Folder, metric: str | None) -> str:
+def known_goal(folder: Folder, metric: str | None) -> str | None:
     """Whether the best is the largest value or the smallest, `max` or `min`, as the search or the pruner of an
-    experiment says of a metric; None: of its results. `max` where nothing says so."""
+    experiment says of a metric; None: of its results. None where nothing says so."""
     with Manifest(folder) as manifest:
         search = manifest.search
     if search is not None and len(search.directions) == 1:
@@ -144,7 +144,7 @@ def known_goal(folder: Folder, metric: str | None) -> str:
     except UnreadableLaunch as error:
         skipped(str(error))
         pruner = {}
-    return _GOALS.get(pruner.get("direction"), "max") if metric in (None, pruner.get("metric")) else "max"
+    return _GOALS.get(pruner.get("direction")) if metric in (None, pruner.get("metric")) else None
 
 
 def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:

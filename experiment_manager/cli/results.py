@@ -95,7 +95,10 @@ def results(
     format_: Format = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Only the ids of jobs that have not completed; exit status 1 if any.")
+        bool,
+        typer.Option(
+            "--missing", help="Only the ids of jobs that may run and have not completed; exit status 1 if any."
+        ),
     ] = False,
     pruned: Annotated[
         bool, typer.Option("--pruned", help="With PRUNED jobs, whose values are of a shorter course; in means, too.")
@@ -146,7 +149,7 @@ def _best(
 ) -> Best:
     """The best rows, or the best of the groups that jobs make which agree in the variables `by`."""
     ranked = rows if by is None else aggregate(rows, by, ["mean"])
-    return best(ranked, count, metric=metric, goal=goal or known_goal(experiment.folder, metric))
+    return best(ranked, count, metric=metric, goal=goal or known_goal(experiment.folder, metric) or "max")
 
 
 def _check_together(
@@ -441,6 +444,8 @@ def report(
         metric=metric,
         goal=goal,
     )
+    if goal is None and known_goal(experiment.folder, metric) is None:
+        tell(f"the largest {metric or 'result'} counts as the best; --goal min takes the smallest")
     if json:
         terminal.print_answer({"report": path})
     else:
@@ -521,8 +526,10 @@ def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:
 def _name_missing(ids: list[int], *, is_json: bool) -> None:
     if is_json:
         terminal.print_answer({"jobs": ids})
+    elif ids:
+        terminal.say(format_ids(ids))
     else:
-        terminal.say(format_ids(ids) or "every job has completed")
+        tell("every job that may run has completed")
     if ids:
         raise typer.Exit(1)
 
