@@ -1,48 +1,18 @@
 """`Experiment`: an experiment in Python. Define jobs, choose those that may run, run them, and read what they left.
 
 Each method hands its work to the functions that the commands use, too; what it returns is a record or a row of plain
-values, listed in `experiment_manager.__all__`.
+values, listed in `experiment_manager.__all__`. A method imports what it alone needs: every task that runs a job written
+in Python imports this module, as does every command.
 """
 
 import os
-import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from experiment_manager.analysis import logs
-from experiment_manager.analysis.archive import archive
-from experiment_manager.analysis.comparison import EXPERIMENT, Comparison, How, Method, compare
-from experiment_manager.analysis.efficiency import Efficiency, efficiency
-from experiment_manager.analysis.jobs import difference, job_rows, selected_ids, show
-from experiment_manager.analysis.results import (
-    facts,
-    known_goal,
-    result_rows,
-    result_warnings,
-    sentences,
-    without_pruned,
-)
-from experiment_manager.analysis.status import Status, live_status
-from experiment_manager.analysis.tables import columns_of, flat_results, metrics_frame, results_frame
 from experiment_manager.errors import ExperimentManagerError, FilterError, JobRefused
-from experiment_manager.execution.child import outside_filter
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
-from experiment_manager.execution.resubmit import Resubmission, Resubmitted, carry_out, plan
-from experiment_manager.execution.search import add_trials, stop_search
-from experiment_manager.execution.work import Terms, Worked, work
-from experiment_manager.model import codec, filters, html
-from experiment_manager.model.records import Counts, Job, State
-from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow, Rows
-from experiment_manager.report.curves import Logbook, Series, series_of
-from experiment_manager.report.page import write_report
-from experiment_manager.scheduler import scripts
-from experiment_manager.scheduler.cancel import cancel
-from experiment_manager.scheduler.query import Answer, ask_about
-from experiment_manager.scheduler.reconcile import reconciled, wait_until_idle
-from experiment_manager.scheduler.slurm.configuration import SLURM
-from experiment_manager.scheduler.submission import Submitted, newest_launch, submit
+from experiment_manager.model import codec
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import space_below
 from experiment_manager.store.launches import clear_leftovers
@@ -61,8 +31,6 @@ from experiment_manager.store.results import (
     torch_loader,
     torch_saver,
 )
-from experiment_manager.store.states import StateTable
-from experiment_manager.store.tags import add_note, read_note, read_tags, remove_note, set_tags
 from experiment_manager.text import described, followed, skipped, tell
 
 if TYPE_CHECKING:
@@ -72,9 +40,22 @@ if TYPE_CHECKING:
     import pandas
 
     from experiment_manager.analysis.cleaning import Cleaning
+    from experiment_manager.analysis.comparison import Comparison, Method
     from experiment_manager.analysis.doctor import Finding
+    from experiment_manager.analysis.efficiency import Efficiency
     from experiment_manager.analysis.export.exporting import Exported
+    from experiment_manager.analysis.status import Status
+    from experiment_manager.execution.resubmit import Resubmission, Resubmitted
+    from experiment_manager.execution.work import Worked
     from experiment_manager.hydra.from_python import Launched, Task
+    from experiment_manager.model.filters import Selection
+    from experiment_manager.model.records import Counts, Job
+    from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow, Rows
+    from experiment_manager.report.curves import Series
+    from experiment_manager.scheduler.query import Answer
+    from experiment_manager.scheduler.slurm.configuration import SLURM
+    from experiment_manager.scheduler.submission import Submitted
+    from experiment_manager.store.states import StateTable
 
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
@@ -155,6 +136,9 @@ class Experiment:
 
     def _repr_html_(self) -> str | None:
         """What the files tell at once; nobody is asked how the jobs stand."""
+        from experiment_manager.analysis.jobs import selected_ids
+        from experiment_manager.model import html
+
         try:
             n_jobs, n_selected = len(self.get_all_ids()), len(selected_ids(self.folder) or ())
         except ExperimentManagerError:
@@ -194,28 +178,30 @@ class Experiment:
                 self._slurm.save(self.folder.slurm_config)
             self._drafts.write()
 
-    def set_slurm_config(self, slurm: SLURM) -> None:
+    def set_slurm_config(self, slurm: "SLURM") -> None:
         """The options of SLURM jobs are these; `save` writes them beside the manifest."""
         self._slurm = slurm
 
     @property
-    def slurm_config(self) -> SLURM | None:
+    def slurm_config(self) -> "SLURM | None":
         """The options of SLURM jobs, as they were set or saved; None when there are none. Raises OptionsError."""
         if self._slurm is None and os.path.exists(self.folder.slurm_config):
+            from experiment_manager.scheduler.slurm.configuration import SLURM
+
             self._slurm = SLURM.load(self.folder.slurm_config)
         return self._slurm
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def iter_jobs(self) -> Iterator[Job]:
+    def iter_jobs(self) -> "Iterator[Job]":
         """The jobs of this experiment, ordered by id: those added here; after `load`, those of the folder."""
         return iter(self._drafts)
 
-    def job(self, job_id: int) -> Job:
+    def job(self, job_id: int) -> "Job":
         """One job. Raises UnknownJob."""
         return self._drafts.job(job_id)
 
-    def jobs_of(self, ids: Sequence[int]) -> list[Job]:
+    def jobs_of(self, ids: Sequence[int]) -> "list[Job]":
         """Several jobs, in the order of these ids, read at once. Raises UnknownJob."""
         return self._drafts.jobs(ids)
 
@@ -244,19 +230,24 @@ class Experiment:
 
         Raises FilterError unless there are that many.
         """
+        import random
+
         ids = self.get_all_ids()
         if not 0 < n_jobs <= len(ids):
             raise FilterError(f"{n_jobs} jobs cannot be drawn from {len(ids)} in {self.folder.path}; ask for fewer")
         return sorted(random.Random(seed).sample(ids, n_jobs))
 
-    def select(self, pass_filter: Any) -> filters.Selection:
+    def select(self, pass_filter: Any) -> "Selection":
         """The jobs that pass a filter in any form, and those that each rule dropped: the explanation of `get_ids`.
 
         Raises FilterError for what cannot be evaluated; that nothing passes is no error.
         """
         return self._select(pass_filter, cache(self.states))
 
-    def _select(self, pass_filter: Any, table: Callable[[], StateTable]) -> filters.Selection:
+    def _select(self, pass_filter: Any, table: "Callable[[], StateTable]") -> "Selection":
+        from experiment_manager.analysis.results import facts
+        from experiment_manager.model import filters
+
         jobs = list(self.iter_jobs())
         known = facts(self.folder, jobs, self._drafts.resolved, table)
         return filters.apply(filters.parse(pass_filter), jobs, known)
@@ -289,6 +280,8 @@ class Experiment:
         Raises JobRefused for a job outside the pass filter, and when another attempt runs; Unwritten, which is an
         OSError, too, where the disk takes neither the result nor how the attempt ended.
         """
+        from experiment_manager.execution.child import outside_filter
+
         job = self.job(job_id)
         if not is_current(self.folder, job_id) and job_id not in self.get_filtered_ids():
             raise JobRefused(outside_filter(job_id, self.folder))
@@ -310,7 +303,7 @@ class Experiment:
         until: "str | datetime | None" = None,
         rerun: str = "failed",
         job_timeout_min: float | None = None,
-    ) -> Worked:
+    ) -> "Worked":
         """Jobs that may run have run here, each in a process of its own: `experiment-manager work`.
 
         `runner` is a script as for `generate_slurm_script`, or a function as for `run_id`, which is pickled, so it must
@@ -325,6 +318,9 @@ class Experiment:
         Raises JobRefused, OptionsError, FilterError; KeyboardInterrupt after INT, TERM and HUP, which tell the running
         jobs to end.
         """
+        from experiment_manager.execution.work import Terms, work
+        from experiment_manager.model import filters
+
         if getattr(runner, "__func__", runner) is Experiment.fake_runner:
             raise JobRefused("fake_runner runs nothing; print a single job with run_id(id, exp.fake_runner)")
         terms = Terms.checked(
@@ -390,18 +386,22 @@ class Experiment:
         `n_jobs` the first that many of the others are taken. `overrides` replace options of `set_slurm_config`.
         Raises OptionsError, JobRefused when there is nothing to run, FilterError before a filter was saved.
         """
+        from experiment_manager.scheduler import scripts
+
         return scripts.write(
             self.folder, self.slurm_config, runner=python_script, name=job_name, n_jobs=n_jobs, rerun=rerun,
             overrides=overrides or {},
         ).paths  # fmt: skip
 
-    def submit(self, launch: str | None = None, *, workers: int | None = None) -> list[Submitted]:
+    def submit(self, launch: str | None = None, *, workers: int | None = None) -> "list[Submitted]":
         """The scripts of the newest launch (or of that one) are submitted, each once, however often this is called.
 
         With `workers`, scripts of so many workers are written first, for the jobs that pass the filter and are to run:
         `generate_slurm_script` with that option. Returns one record per array script. Raises SlurmError with SLURM's
         own words; what was not submitted is not recorded. Raises JobRefused when there is no such launch.
         """
+        from experiment_manager.scheduler.submission import newest_launch, submit
+
         if workers is not None:
             if launch is not None:
                 raise JobRefused(f"workers={workers} makes a launch of its own; leave launch {launch} out")
@@ -410,10 +410,12 @@ class Experiment:
 
     def cancel(self, where: Any = None) -> list[int]:
         """The jobs that wait or run, of those that pass a filter, were told to end; returns their ids."""
+        from experiment_manager.scheduler.cancel import cancel
+
         table = self.states()
         return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
 
-    def resubmit(self, where: Any = None, *, state: str | None = None, **options: Any) -> Resubmitted:
+    def resubmit(self, where: Any = None, *, state: str | None = None, **options: Any) -> "Resubmitted":
         """Jobs that ended badly run again, with the same ids and configurations: `plan_resubmission`, carried out.
 
         Where none of them is to run again, nothing is done, and the record names no launch.
@@ -432,13 +434,16 @@ class Experiment:
         n_jobs: int | None = None,
         gpus_per_job: float | None = None,
         job_timeout_min: float | None = None,
-    ) -> Resubmission:
+    ) -> "Resubmission":
         """Which jobs would run again and how; nothing is written: `experiment-manager resubmit` before its question.
 
         `ids` are ids and ranges, or a filter, as `where` is; `state` names states (`failed,timeout,oom`; by default all
         that are bad); `settings` change SLURM options of the last launch, whose launcher is used unless one is named.
         Raises JobRefused, OptionsError, FilterError.
         """
+        from experiment_manager.execution.resubmit import plan
+        from experiment_manager.model import filters
+
         table = self.states()
         ids = list(ids) if isinstance(ids, Iterator) else ids
         rules = [rule for rule in (ids, where) if rule is not None]
@@ -457,8 +462,10 @@ class Experiment:
             job_timeout_min=job_timeout_min,
         )
 
-    def carry_out(self, planned: Resubmission) -> Resubmitted:
+    def carry_out(self, planned: "Resubmission") -> "Resubmitted":
         """The jobs run again, or wait for SLURM. Raises JobRefused when somebody has started one of them meanwhile."""
+        from experiment_manager.execution.resubmit import carry_out
+
         return carry_out(self.folder, planned)
 
     # -- files of the user's own -------------------------------------------------------------------------------------
@@ -491,17 +498,19 @@ class Experiment:
 
     # -- how the jobs stand ------------------------------------------------------------------------------------------
 
-    def states(self) -> StateTable:
+    def states(self) -> "StateTable":
         """The states of all attempts; those whose process is gone have become LOST, SLURM is asked about its own."""
+        from experiment_manager.scheduler.reconcile import reconciled
+
         return reconciled(self.folder)
 
-    def snapshot(self) -> StateTable:
+    def snapshot(self) -> "StateTable":
         """The old name of `states`."""
         return self.states()
 
     def status(
         self, *, wait: bool = False, by: Sequence[str] = (), every: bool = False, most_running: int | None = None
-    ) -> Status:
+    ) -> "Status":
         """How many jobs are in which state, how those that run are getting on, and which ones need attention:
         `experiment-manager status`.
 
@@ -509,46 +518,65 @@ class Experiment:
         in `by`. `live` has a row for each job that runs (the first `most_running` of them), or for `every` job. Raises
         ExperimentManagerError for an unknown variable.
         """
+        from experiment_manager.analysis.status import live_status
+        from experiment_manager.scheduler.reconcile import wait_until_idle
+
         table = wait_until_idle(self.folder) if wait else self.states()
         return live_status(self.folder, self._drafts, table, by=by, every=every, most_running=most_running)
 
-    def counts(self, answer: Answer | None = None) -> Counts:
+    def counts(self, answer: "Answer | None" = None) -> "Counts":
         """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.
 
         SLURM is not asked again about what it has been asked for the `answer`.
         """
+        from collections import Counter
+
+        from experiment_manager.model.records import Counts, State
+        from experiment_manager.scheduler.reconcile import reconciled
+
         table = reconciled(self.folder, answer)
         found = Counter(map(table.state, self.get_all_ids()))
         return Counts({state: found[state] for state in State if found[state]})
 
-    def jobs(self, where: Any = None) -> Rows[JobRow]:
+    def jobs(self, where: Any = None) -> "Rows[JobRow]":
         """One row per job that passes: `experiment-manager jobs`.
 
         `job`, `state`, `attempt` (0: none yet), `selected` (whether it may run), `variables`.
         """
+        from experiment_manager.analysis.jobs import job_rows
+        from experiment_manager.model.rows import Rows
+
         table = cache(self.states)  # listed once, for the filter and the rows
         return Rows(job_rows(self.folder, self._select(where, table).jobs, table()))
 
-    def show(self, job_id: int, *, resolve: bool = False) -> JobDetails:
+    def show(self, job_id: int, *, resolve: bool = False) -> "JobDetails":
         """Everything about one job: `experiment-manager show`. With `resolve` its configuration has the values that
         interpolations stand for, as far as they can be told here. Raises UnknownJob."""
+        from experiment_manager.analysis.jobs import show
+
         configuration = self.configuration(job_id)
         if resolve and configuration is not None:
             configuration = self._drafts.resolved(job_id)
         return show(self.folder, self.job(job_id), configuration, self.states())
 
-    def diff(self, one: int, other: int) -> JobDifference:
+    def diff(self, one: int, other: int) -> "JobDifference":
         """Two jobs side by side: `experiment-manager diff`. Raises UnknownJob."""
+        from experiment_manager.analysis.jobs import difference
+
         return difference(self.folder, self.job(one).id, self.job(other).id, self.states())
 
     def add_trials(self, count: int) -> int:
         """The search of this experiment has so many trials more, and goes on where it was stopped; returns how many it
         has: `experiment-manager search --more`. Raises JobRefused where there is no search, OptionsError for none."""
+        from experiment_manager.execution.search import add_trials
+
         return add_trials(self.folder, count)
 
     def stop_search(self) -> bool:
         """Nothing more is proposed, and what runs goes on; false where that was so before: `experiment-manager search
         --stop`. Raises JobRefused where there is no search."""
+        from experiment_manager.execution.search import stop_search
+
         return stop_search(self.folder)
 
     def study(self) -> "optuna.Study":
@@ -561,13 +589,16 @@ class Experiment:
 
     # -- what the jobs have left -------------------------------------------------------------------------------------
 
-    def result_rows(self, where: Any = None, *, pruned: bool = False) -> Rows[ResultRow]:
+    def result_rows(self, where: Any = None, *, pruned: bool = False) -> "Rows[ResultRow]":
         """One row per job that passes, with its result and its last metrics: `experiment-manager results`.
 
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
         which maps the fields of the result that could not be stored to the reasons. Those that are PRUNED are left out,
         and a line on standard error says how many, unless `pruned` asks for them.
         """
+        from experiment_manager.analysis.results import result_rows, without_pruned
+        from experiment_manager.model.rows import Rows
+
         table = cache(self.states)  # listed once, for the filter and the rows
         rows = Rows(result_rows(self.folder, self._select(where, table).jobs, table()))
         if pruned:
@@ -583,11 +614,16 @@ class Experiment:
 
         Raises ExperimentManagerError where pandas is not installed.
         """
+        from experiment_manager.analysis.tables import flat_results, results_frame
+
         rows = flat_results(self.result_rows(where, pruned=pruned))
         return results_frame(rows, () if rows else self.result_columns())
 
     def result_columns(self) -> list[str]:
         """The columns of `results`, as far as the first jobs that have run tell them, for where no row does."""
+        from experiment_manager.analysis.results import result_rows
+        from experiment_manager.analysis.tables import columns_of, flat_results
+
         table = self.states()
         begun = [job for job in self.iter_jobs() if table.last(job.id).number][:_MOST_ASKED]
         jobs = begun or list(self.iter_jobs())[:1]
@@ -596,6 +632,8 @@ class Experiment:
     def result_warnings(self, ids: Sequence[int]) -> list[str]:
         """A line for each thing that people should know of the results of these jobs: what could not be stored, and
         what is NaN."""
+        from experiment_manager.analysis.results import result_warnings, sentences
+
         return sentences(result_warnings(self.folder, ids, self.states())) if ids else []
 
     def metrics(self, where: Any = None) -> "pandas.DataFrame":
@@ -604,6 +642,8 @@ class Experiment:
 
         Raises ExperimentManagerError where pandas is not installed.
         """
+        from experiment_manager.analysis.tables import metrics_frame
+
         table = cache(self.states)
         return metrics_frame(self.folder, self._select(where, table).jobs, table(), self.variables)
 
@@ -618,7 +658,7 @@ class Experiment:
         normalize: str = "none",
         common: bool = False,
         where: Any = None,
-    ) -> Comparison:
+    ) -> "Comparison":
         """Which method is better, by how much, and whether chance could have done it: `experiment-manager compare`.
 
         A method is what jobs have in common in the variables `by`, by default in all that vary and are not named
@@ -632,6 +672,9 @@ class Experiment:
         Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
         compared, and where NumPy is not installed.
         """
+        from experiment_manager.analysis.comparison import How, compare
+        from experiment_manager.analysis.results import known_goal
+
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
         goal = goal or known_goal(self.folder, metric) or "max"
         return compare(rows, How(by, over, tasks, metric, goal, normalize, is_common=common))
@@ -646,12 +689,14 @@ class Experiment:
         (by the values of the variable `x`). `how` are the options of `compare`. Raises ExperimentManagerError for what
         cannot be drawn or compared, and where Matplotlib is not installed.
         """
+        from experiment_manager.analysis.comparison import EXPERIMENT
+        from experiment_manager.report.curves import Logbook, series_of
         from experiment_manager.report.figures import draw
 
         experiments, whole = _by_name([self, *others]), os.path.abspath(path)
         found = self.compare(*others, **how)
 
-        def logged(method: Method) -> list[list[Series | None]]:
+        def logged(method: "Method") -> "list[list[Series | None]]":
             one = experiments[str(method.variables[EXPERIMENT])] if others else self
             book = Logbook(one.folder, one.states())
             return [[series_of(book.course(job)).get(found.metric) for job in of_run] for of_run in method.jobs]
@@ -659,13 +704,15 @@ class Experiment:
         draw(kind, found, whole, logged=logged, x=x)
         return whole
 
-    def efficiency(self, where: Any = None, *, by: Sequence[str] = ()) -> Efficiency:
+    def efficiency(self, where: Any = None, *, by: Sequence[str] = ()) -> "Efficiency":
         """What the jobs that pass asked for and used of memory, processors and time, and what was wasted, in all or for
         each combination of the variables in `by`: `experiment-manager efficiency`.
 
         `groups[0].settings` are the options that would have been enough. Raises ExperimentManagerError for an unknown
         variable.
         """
+        from experiment_manager.analysis.efficiency import efficiency
+
         table = cache(self.states)
         return efficiency(self.folder, self._select(where, table).jobs, table(), by)
 
@@ -683,10 +730,14 @@ class Experiment:
 
         Raises UnknownJob; ResultError when there is no such attempt, or no log.
         """
+        from experiment_manager.analysis import logs
+
         return logs.log_paths(self.folder, self.job(job_id).id, attempt, kind=_kind(stderr))
 
     def log(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> Iterator[bytes]:
         """Yields what an attempt has printed, in pieces; see `log_paths`."""
+        from experiment_manager.analysis import logs
+
         for path in self.log_paths(job_id, attempt, stderr=stderr):
             yield from logs.read(path)
 
@@ -700,11 +751,15 @@ class Experiment:
         Of the last attempt by default; with `follow` as it comes, until the job has ended. Raises UnknownJob;
         ResultError when there is no such attempt.
         """
+        from experiment_manager.analysis import logs
+
         if follow:
             return self._follow(job_id, logs.STREAMS)
         return logs.printed(self.folder, self.job(job_id).id, attempt)
 
     def _follow(self, job_id: int, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        from experiment_manager.analysis import logs
+
         job = self.job(job_id)
         return logs.followed_streams(self.folder, job.id, kinds, lambda: self.states().state(job.id))
 
@@ -727,6 +782,10 @@ class Experiment:
         it is about the jobs that pass this filter. Raises ExperimentManagerError for unknown names, and without the
         extra `report`; FilterError when no job passes.
         """
+        from experiment_manager.analysis.results import known_goal
+        from experiment_manager.model import filters
+        from experiment_manager.report.page import write_report
+
         table, only = self.states(), ""
         jobs, dropped = self._select(where, lambda: table)
         if where is not None:
@@ -773,6 +832,8 @@ class Experiment:
         A tag is a word that begins with a letter; filters ask for it as `tag:baseline`. Raises OptionsError for a word
         that cannot be one, FilterError.
         """
+        from experiment_manager.store.tags import set_tags
+
         self.folder.require()
         ids = None if where is None else [int(job.id) for job in self.select(where).jobs]
         set_tags(self.folder, tags, ids, are_there=not remove)
@@ -780,12 +841,16 @@ class Experiment:
 
     def tags(self, job_id: int | None = None) -> list[str]:
         """The tags of a job, or of the experiment itself. Raises UnknownJob."""
+        from experiment_manager.store.tags import read_tags
+
         found = read_tags(self.folder)
         return list(found.own if job_id is None else found.of(self.job(job_id).id))
 
     def note(self, text: str | None = None, *, job_id: int | None = None, remove: bool = False) -> str | None:
         """What people have written about a job, or about the experiment itself, with `text` below it, or with `remove`
         in its place; None: nothing: `experiment-manager note`. Raises UnknownJob."""
+        from experiment_manager.store.tags import add_note, read_note, remove_note
+
         self.folder.require()
         job = None if job_id is None else int(self.job(job_id).id)
         if remove:
@@ -812,6 +877,7 @@ class Experiment:
         OptionsError, FilterError, JobRefused.
         """
         from experiment_manager.analysis.cleaning import What, clean, plan_cleaning
+        from experiment_manager.model import filters
 
         states = None if state is None else filters.parse_states(state)
         what = What.checked(kinds, checkpoints, states, is_of_jobs=where is not None)
@@ -862,6 +928,8 @@ class Experiment:
         with `ro_crate` it is an RO-Crate, for repositories of research data, under a `license`, best an address. Raises
         FolderError when the file is there already; ExperimentManagerError without the library rocrate.
         """
+        from experiment_manager.analysis.archive import archive
+
         whole = os.path.abspath(path or f"{self.folder.name}.tar.gz")
         kept = {"logs": logs, "everything": everything, "is_crate": ro_crate}
         archive(self.folder, whole, self.states(), **kept, license_=license)
@@ -919,11 +987,13 @@ def disk_usages(experiments: Sequence[Experiment]) -> list[int]:
         return list(followed(found, len(experiments), "adding up"))
 
 
-def counts_of(experiments: Sequence[Experiment]) -> Iterator[tuple[Experiment, Counts]]:
+def counts_of(experiments: Sequence[Experiment]) -> "Iterator[tuple[Experiment, Counts]]":
     """How many jobs of each experiment are in which state, with SLURM asked once about all of them.
 
     One whose states cannot be read is named on standard error and left out.
     """
+    from experiment_manager.scheduler.query import ask_about
+
     answer = ask_about([experiment.folder for experiment in experiments])
     for experiment in followed(experiments, len(experiments), "counting"):
         try:

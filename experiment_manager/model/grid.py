@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -172,6 +171,8 @@ class Grid:
 
     def sample(self, count: int) -> list[Point]:
         """Some points, drawn by chance, the same ones each time."""
+        import random  # programs that define jobs, or run one, import this module, too
+
         sizes = list(map(_size, self._blocks))
         chosen = random.Random(sum(sizes)).sample(range(sum(sizes)), min(count, sum(sizes)))
         return [self._at(place) for place in chosen]

@@ -10,7 +10,6 @@ is imported to know a class that somebody else has imported. The metrics of jobs
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -111,6 +110,8 @@ def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException)
     """
     path, kept = (folder.of_attempt(job_id, attempt, kind) for kind in ("error", "result"))
     try:
+        import traceback  # few attempts fail
+
         body = {"message": message_of(error), "traceback": "".join(traceback.format_exception(error))}
         encoded = {name: text.encode(errors="backslashreplace").decode() for name, text in body.items()}
         whole = {"type": type(error).__name__, **encoded}
