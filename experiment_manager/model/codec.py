@@ -23,9 +23,16 @@ from experiment_manager.errors import UnstorableValue
 Encoded = Any
 """A value that `json.dumps` takes as it is and gives back unchanged."""
 
-_IN_ORDER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-_BY_KEY: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=True)
+_FORM: Final[dict[str, Any]] = {
+    "ensure_ascii": False,
+    "separators": (",", ":"),
+    "allow_nan": False,
+    "check_circular": False,  # `encode` has refused what holds itself
+}
+_IN_ORDER: Final = json.JSONEncoder(**_FORM)
+_BY_KEY: Final = json.JSONEncoder(**_FORM, sort_keys=True)
 _MOST_BITS: Final = 14_000
+_LARGE: Final = 1 << 64
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
@@ -64,20 +71,32 @@ def encode(value: Any, where: str = "") -> Encoded:
 
 
 def _encode(value: Any, where: str) -> Encoded:
-    kind = type(value)
-    if value is None or kind is bool:
+    if _is_its_own(value):
         return value
+    kind = type(value)
     if kind is int:
         return _encode_integer(value, where)
     if kind is str:
         return _encode_text(value, where)
     if kind is float:
-        return value if value - value == 0 else {"$float": repr(value)}
+        return {"$float": repr(value)}
     if kind is list:
-        return [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
+        return [item if _is_its_own(item) else _encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if kind is dict or isinstance(value, Mapping):
         return _encode_mapping(value, where)
     return _encode_rare(value, where)
+
+
+def _is_its_own(value: Any) -> bool:
+    """Whether a value is known at once to be its own tagged form, as most are."""
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii())
+    if kind is int:
+        return bool(-_LARGE < value < _LARGE)
+    if kind is float:
+        return bool(value - value == 0)
+    return value is None or kind is bool
 
 
 def _encode_integer(value: int, where: str) -> int:
@@ -98,10 +117,14 @@ def _encode_text(value: str, where: str) -> str:
 
 def _encode_mapping(value: Mapping[Any, Any], where: str) -> Encoded:
     place = f"{where}." if where else ""
-    if all(type(key) is str and not key.startswith("$") for key in value):
-        return {_encode_text(key, where): _encode(item, place + key) for key, item in value.items()}
-    pairs = ((_encode(key, f"a key of {where}"), _encode(item, f"{place}{key}")) for key, item in value.items())
-    return {"$dict": [list(pair) for pair in pairs]}
+    encoded: dict[str, Encoded] = {}
+    for key, item in value.items():
+        if type(key) is not str or key[:1] == "$":
+            pairs = ((_encode(key, f"a key of {where}"), _encode(item, f"{place}{key}")) for key, item in value.items())
+            return {"$dict": [list(pair) for pair in pairs]}
+        name = key if key.isascii() else _encode_text(key, where)
+        encoded[name] = item if _is_its_own(item) else _encode(item, place + key)
+    return encoded
 
 
 def _encode_rare(value: Any, where: str) -> Encoded:

@@ -17,6 +17,7 @@ from experiment_manager.model import codec
 
 Path = tuple[str, ...]
 ABSENT: Final = "<absent>"
+_NOTHING: Final = object()
 
 
 class Change(NamedTuple):
@@ -55,6 +56,39 @@ def replaced(
 ) -> list[tuple[Path, codec.Encoded]]:
     """The leaves of `other` that are not those of `base`, where both have the same paths."""
     return [(path, item) for path, item in other.items() if not _same(base[path], item)]
+
+
+def replaced_leaves(base: codec.Encoded, other: codec.Encoded) -> list[list[Any]] | None:
+    """The same of two whole configurations, as the manifest stores it: path and value of each leaf; None where they do
+    not have the same paths.
+
+    >>> replaced_leaves({"seed": 1, "nn": {"width": 64}}, {"nn": {"width": 128}, "seed": 1})
+    [[['nn', 'width'], 128]]
+    """
+    found: list[list[Any]] = []
+    return found if _add_replaced(base, other, (), found) else None
+
+
+def _add_replaced(base: codec.Encoded, other: codec.Encoded, path: Path, found: list[list[Any]]) -> bool:
+    """Whether both have the same paths, and the leaves of `other` that are not those of `base` are among the found."""
+    if is_leaf(base) or is_leaf(other):
+        if not _same(base, other):
+            found.append([list(path), other])
+        return is_leaf(base) and is_leaf(other)
+    if len(base) != len(other):
+        return False
+    for key, item in other.items():
+        before = base.get(key, _NOTHING)
+        if item is before:
+            continue
+        if type(item) is dict or type(before) is dict:
+            if not _add_replaced(before, item, (*path, key), found):
+                return False
+        elif before is _NOTHING:
+            return False
+        elif not _same(before, item):
+            found.append([[*path, key], item])
+    return True
 
 
 def apply(base: codec.Encoded, changes: Iterable[tuple[Iterable[str], codec.Encoded]]) -> codec.Encoded:
@@ -165,6 +199,8 @@ def _same(one: Any, other: Any) -> bool:
     """Equal and of the same types all through: 1, 1.0 and True are three values."""
     if type(one) is not type(other):
         return False
-    if isinstance(one, (list, dict)):
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
         return codec.canonical(one) == codec.canonical(other)
-    return bool(one == other) and (not isinstance(one, float) or repr(one) == repr(other))  # 0.0 is not -0.0
+    return bool(one == other) and (not isinstance(one, float) or one != 0 or repr(one) == repr(other))  # 0.0, -0.0

@@ -1,7 +1,6 @@
 """The jobs of an experiment as a Python program defines them: drafts of new ones, on top of those in the manifest."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from experiment_manager.errors import (
@@ -13,24 +12,19 @@ from experiment_manager.errors import (
     ManifestError,
     UnknownJob,
 )
-from experiment_manager.model import codec, filters, policy
-from experiment_manager.model.configurations import ConfigTemplate, Configured
-from experiment_manager.model.facts import resolved
+from experiment_manager.model import codec, policy
 from experiment_manager.model.grid import variables_identity
-from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.documents import MOST_RESULT_BYTES, read_json
 from experiment_manager.store.files import is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
-from experiment_manager.store.manifest_editor import editing, until_published
 from experiment_manager.text import described
 
 
 class _Draft(NamedTuple):
     job: Job
     encoded: codec.Encoded
-    is_new: bool  # the manifest does not have it yet
 
 
 class JobDrafts:
@@ -43,6 +37,7 @@ class JobDrafts:
         self.variables = list(variables)
         self._folder, self._is_loaded = folder, is_loaded
         self._drafts: dict[int, _Draft] = {}
+        self._new: list[int] = []  # the ids of those that the manifest does not have yet
         self._added: dict[str, int] = {}  # identity -> id of the jobs that are drafts, also once they are written
         self._saved: dict[str, list[tuple[int, str | None]]] | None = None  # identity -> (id, fingerprint)
         self._next_id = 0
@@ -62,8 +57,9 @@ class JobDrafts:
         names, jobs = _read_original(folder)
         drafts = cls(folder, names, is_loaded=True)
         for place, (variables, configuration) in enumerate(jobs):
-            drafts._put(JobId(place), variables, codec.encode(configuration), is_new=True)
-        drafts._saved, drafts._next_id = {}, len(jobs)
+            identity, encoded = variables_identity(variables), codec.encode(configuration)
+            drafts._put(Job(JobId(place), identity, variables, (), codec.digest(encoded), None), encoded)
+        drafts._saved, drafts._next_id, drafts._new = {}, len(jobs), list(range(len(jobs)))
         return drafts
 
     def go_along(self, folder: Folder) -> None:
@@ -84,21 +80,26 @@ class JobDrafts:
         if identity in self._added or (self._is_loaded and identity in saved):
             raise DuplicateJob(f"the job {dict(variables)} is in {self._folder.path} already; change a variable")
         encoded = codec.encode(configuration, "configuration")
-        match = policy.match(saved.get(identity, ()), codec.digest(encoded))
-        if match.is_changed and match.job_id is not None:
-            way_out = "make what changes a variable, or choose another name"
-            raise ConfigurationChanged(changed_configuration(self._folder, match.job_id, encoded, way_out))
-        if match.job_id is not None:
-            return self._put(JobId(match.job_id), variables, encoded, is_new=False)
-        self._next_id += 1
-        return self._put(JobId(self._next_id - 1), variables, encoded, is_new=True)
+        job = Job(JobId(self._next_id), identity, dict(variables), (), codec.digest(encoded), None)
+        if identity in saved:
+            job = job._replace(id=self._id_in_manifest(saved[identity], job, encoded))
+        else:
+            self._next_id += 1
+            self._new.append(job.id)
+        return self._put(job, encoded)
 
-    def _put(self, job_id: JobId, variables: Mapping[str, Any], encoded: codec.Encoded, *, is_new: bool) -> JobId:
-        identity = variables_identity(variables)
-        job = Job(job_id, identity, dict(variables), (), codec.digest(encoded), None)
-        self._drafts[job_id] = _Draft(job, encoded, is_new)
-        self._added[identity] = job_id
-        return job_id
+    def _id_in_manifest(self, known: Sequence[tuple[int, str | None]], job: Job, encoded: codec.Encoded) -> JobId:
+        """The id of the job that the manifest has with these variables. Raises ConfigurationChanged."""
+        match = policy.match(known, job.fingerprint or "")
+        if match.is_changed or match.job_id is None:
+            way_out = "make what changes a variable, or choose another name"
+            raise ConfigurationChanged(changed_configuration(self._folder, match.job_id or 0, encoded, way_out))
+        return JobId(match.job_id)
+
+    def _put(self, job: Job, encoded: codec.Encoded) -> JobId:
+        self._drafts[job.id] = _Draft(job, encoded)
+        self._added[job.identity] = job.id
+        return job.id
 
     def _read_saved(self) -> Mapping[str, list[tuple[int, str | None]]]:
         """The jobs of the folder by identity, read once."""
@@ -116,23 +117,28 @@ class JobDrafts:
 
         Raises FolderError where somebody else has added jobs of the same ids meanwhile.
         """
-        new = [draft for draft in self._drafts.values() if draft.is_new]
-        if new or not self._has_manifest():
-            until_published(self._folder, partial(self._publish, new))
-        self._drafts = {job_id: draft._replace(is_new=False) for job_id, draft in self._drafts.items()}
+        from experiment_manager.store.manifest_editor import until_published  # those who run a job write no manifest
 
-    def _publish(self, new: Sequence[_Draft], base: int) -> None:
+        if self._new or not self._has_manifest():
+            until_published(self._folder, self._publish)
+        self._new.clear()
+
+    def _publish(self, base: int) -> None:
+        from experiment_manager.store.manifest_editor import editing
+
         if self._has_manifest():
             with Manifest(self._folder) as manifest:
-                base, taken = manifest.generation, {draft.job.id for draft in new}.intersection(manifest.ids())
+                base, taken = manifest.generation, set(self._new).intersection(manifest.ids())
             if taken:
+                from experiment_manager.model.ids import format_ids
+
                 raise FolderError(
                     f"somebody else has added jobs {format_ids(taken)} to {self._folder.path} meanwhile; run this again"
                 )
         with editing(self._folder, base) as editor:
             editor.set_variables(self.variables)
-            for draft in new:
-                editor.add_job(draft.job, Configured(ConfigTemplate(draft.encoded)))
+            for job_id in self._new:
+                editor.add_configured(*self._drafts[job_id])
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +153,7 @@ class JobDrafts:
         """The ids of all jobs, in order."""
         if not self._is_on_top():
             return sorted(self._drafts)
-        return [*self._saved_ids(), *(draft.job.id for draft in self._drafts.values() if draft.is_new)]
+        return [*self._saved_ids(), *self._new]
 
     def _saved_ids(self) -> Sequence[int]:
         if not self._has_manifest():
@@ -164,7 +170,7 @@ class JobDrafts:
         with Manifest(self._folder) as manifest:
             self.has_search = manifest.search is not None
             yield from manifest.jobs()
-        yield from (draft.job for draft in self._drafts.values() if draft.is_new)
+        yield from (self._drafts[job_id].job for job_id in self._new)
 
     def job(self, job_id: int) -> Job:
         """One job. Raises UnknownJob."""
@@ -193,6 +199,8 @@ class JobDrafts:
     def resolved(self, job_id: int, unresolved: Callable[[str, str, str], Any] | None = None) -> Any:
         """The configuration with the values that interpolations stand for: those that the sweep kept, else those that
         can be told here, else what `unresolved` makes of their keys and texts. Raises UnknownJob."""
+        from experiment_manager.model.facts import resolved
+
         encoded, kept = self.encoded(job_id), {}
         if job_id not in self._drafts:
             with Manifest(self._folder) as manifest:
@@ -210,6 +218,8 @@ class JobDrafts:
             if job_id not in known:
                 raise UnknownJob(unknown_job(job_id, sorted(known), self._folder.path))
         if not ids:
+            from experiment_manager.model import filters
+
             raise FilterError(f"no job passes the filter of {self._folder.path}; {filters.values_there_are(self)}")
         return ids
 

@@ -84,6 +84,7 @@ class ManifestEditor:
             body: number for number, body in connection.execute("SELECT id, body FROM recipes")
         }
         self._bases: dict[frozenset[configurations.Path], tuple[int, dict[configurations.Path, Any]]] = {}
+        self._last: tuple[int, codec.Encoded] | None = None  # the base of the job that was written in Python last
         for number, body in connection.execute("SELECT id, body FROM bases"):
             leaves = configurations.leaves(codec.loads(body))
             self._bases.setdefault(frozenset(leaves), (number, leaves))
@@ -121,6 +122,11 @@ class ManifestEditor:
         overrides = json.dumps(job.overrides, ensure_ascii=False)
         stored = () if configured is None else (*self._split(configured), job.fingerprint)
         self._add(job.id, job.identity, variables, overrides, job.recipe, *stored)
+
+    def add_configured(self, job: Job, encoded: codec.Encoded) -> None:
+        """The same for a job that was written in Python, of which there are many, too, and no two share a template."""
+        variables = codec.dumps(codec.encode(job.variables))
+        self._add(job.id, job.identity, variables, "[]", None, *self._split_whole(encoded), job.fingerprint)
 
     def add_point(self, job_id: int, point: Point, configured: Configured | None, recipe: int) -> None:
         """The same for a point of a sweep, of which there are many: the texts of its settings are there already."""
@@ -218,6 +224,19 @@ class ManifestEditor:
                 row = (base, changes, configured.fingerprint, job_id)
                 self._connection.execute("UPDATE jobs SET base = ?, changes = ?, fingerprint = ? WHERE id = ?", row)
         self.write()
+
+    def _split_whole(self, encoded: codec.Encoded) -> tuple[int, str]:
+        """The same as `_split` of a whole configuration: most have the keys of the one before."""
+        changes = None if self._last is None else configurations.replaced_leaves(self._last[1], encoded)
+        if self._last is not None and changes is not None:
+            return self._last[0], codec.dumps(changes)
+        number, text = self._split(Configured(ConfigTemplate(encoded)))
+        base = encoded
+        if text != "[]":
+            (body,) = self._connection.execute("SELECT body FROM bases WHERE id = ?", (number,)).fetchone()
+            base = codec.loads(body)
+        self._last = number, base
+        return number, text
 
     def _split(self, configured: Configured) -> tuple[int, str]:
         """The number of the base, and the text of what differs from it."""
