@@ -326,7 +326,9 @@ class ByScheduler:
         with _told_when_interrupted(_UNPLANNED):
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:
-            tell(f"{how_to_submit(handed.folder, paths, self._scheduler)}  ({len(ids)} jobs; nothing is submitted yet)")
+            tell(
+                f"{how_to_submit(handed.folder, paths, self._scheduler)}  ({counted(len(ids))}; nothing is submitted yet)"
+            )
             return Handover(scripts=tuple(paths))
         done = self._submit(handed)
         if self.waits:

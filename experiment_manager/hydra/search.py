@@ -315,7 +315,8 @@ def _most(folder: Folder, done: Committed) -> int:
 def _summary(asked: Asked, done: Committed) -> str:
     """`experiments/train: a search of 20 trials, minimize by tpe; 2 of them begin, 18 are proposed as these end`."""
     search, n_left = done.search, unproposed(asked.folder)
-    what = f"a search of {search.n_trials} trials, {','.join(search.directions)} by {search.sampler['name']}"
+    n_trials = f"{search.n_trials} trial{'' if search.n_trials == 1 else 's'}"
+    what = f"a search of {n_trials}, {','.join(search.directions)} by {search.sampler['name']}"
     text = f"{asked.folder.path}: {what}; {len(done.ids)} to run"
     return f"{text}, {n_left} are proposed as others end" if n_left and done.launch is not None else text
 

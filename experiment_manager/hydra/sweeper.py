@@ -243,13 +243,13 @@ def _conclude(plan: Plan) -> None:
     if not bad:
         return
     counts = ", ".join(f"{count} {state}" for state, count in Counter(ended[job_id] for job_id in bad).items())
-    again = "the same command runs them again"
+    again = f"the same command runs {'it' if len(bad) == 1 else 'them'} again"
     if any(ended[job_id] in UNFINISHED for job_id in bad):
         again = "the same command runs what has not completed"
     folder = shlex.quote(os.path.relpath(plan.folder.path))
     tell(
         f"{len(bad)} of {counted(len(ended))} did not complete ({counts}); {again}, and "
-        f"`experiment-manager show {folder} {bad[0]}` tells why the first one did not"
+        f"`experiment-manager show {folder} {bad[0]}` tells why {'it' if len(bad) == 1 else 'the first one'} did not"
     )
     raise SystemExit(1)
 
