@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,14 +54,14 @@ _LAUNCHERS: Final = (
 _LOCAL: Final = ("LOCAL_RANK", "NODE_RANK")
 """What tells it where nothing else does: Lightning starts its processes so."""
 
-_NAMES: Final = re.compile(
+_NAMES: Final = (
     r"((LOCAL|GROUP|NODE|ROLE)_)?RANK|ROLE_NAME|((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
     + "".join(f"|{scheduler.rank_names}" for scheduler in BUILT_IN)
     + r"|OMPI_(COMM_WORLD_\w+|UNIVERSE_SIZE|MCA_(ess|orte)\w*)|MV2_COMM_WORLD_\w+|MPI_LOCAL(RANKID|NRANKS)"
     r"|PMI_\w+|PMIX_(?!MCA_)\w+|PALS_\w+|FLUX_TASK_\w+|FLUX_JOB_(SIZE|NNODES)|JSM_NAMESPACE_\w+"
     r"|HOROVOD_((LOCAL_|CROSS_)?(RANK|SIZE)|GLOO_\w+|CONTROLLER)"
 )
-"""Every variable by which processes of one program know and find each other."""
+"""Every variable by which processes of one program know and find each other; compiled for those who ask."""
 
 
 class CurrentJob:
@@ -72,7 +71,9 @@ class CurrentJob:
         self._folder = folder
         self.id = job_id
         self.attempt = attempt
-        self._stopping = threading.Event()
+        from threading import Event  # no supervisor is a job
+
+        self._stopping = Event()
         self._signal: int | None = None
         self._listens = False
         self._pruner = pruner
@@ -149,7 +150,9 @@ class CurrentJob:
         an attempt that was told to stop counts as COMPLETED only when it returns a result; one that was pruned and
         returns is PRUNED, with its result, if it has one.
         """
-        if not self._listens and threading.current_thread() is threading.main_thread():
+        from threading import current_thread, main_thread
+
+        if not self._listens and current_thread() is main_thread():
             self._listens = True
             for number in _STOP_SIGNALS:
                 if signal.getsignal(number) is signal.SIG_DFL:
@@ -338,7 +341,7 @@ def other_than_first(environ: Mapping[str, str]) -> str | None:
 
 def is_of_ranks(name: str) -> bool:
     """Whether an environment variable tells one of several processes about itself and the others."""
-    return _NAMES.fullmatch(name) is not None
+    return re.fullmatch(_NAMES, name) is not None
 
 
 def is_of_a_scheduler(name: str) -> bool:

@@ -22,7 +22,7 @@ _OUTER: Final = "ROCR_VISIBLE_DEVICES"
 
 VARIABLES: Final = (*_INNER, _OUTER)
 
-_ENTRY: Final = re.compile(r"\d+|(GPU|MIG)-[\w./-]+", re.ASCII)
+_ENTRY: Final = r"\d+|(GPU|MIG)-[\w./-]+"
 _PEAKS: Final = ("memory.peak", "memory.max_usage_in_bytes")
 
 
@@ -68,7 +68,7 @@ def entries(text: str) -> list[str]:
     """
     found: list[str] = []
     for entry in map(str.strip, text.split(",")):
-        if not _ENTRY.fullmatch(entry) or entry in found:
+        if not re.fullmatch(_ENTRY, entry, re.ASCII) or entry in found:
             break
         found.append(entry)
     return found

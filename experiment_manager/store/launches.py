@@ -10,7 +10,6 @@ The index is written once, before the record, and never changed. Without it, the
 number of a format.
 """
 
-import getpass
 import json
 import os
 import sqlite3
@@ -224,6 +223,8 @@ def planned_attempts(launch: Launch) -> dict[int, int]:
 
 def user_name() -> str:
     """Who we are, by name where the system knows it."""
+    import getpass  # no task asks
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a uid without a name, as in containers

@@ -24,11 +24,10 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from heapq import merge
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.errors import ManifestError, UnknownJob
-from experiment_manager.model import codec, configurations
+from experiment_manager.model import codec
 from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.documents import opened
 from experiment_manager.store.files import database_uri
@@ -166,6 +165,8 @@ class Manifest:
         if not since:
             yield from map(self._as_it_ran, self._in_rows())
             return
+        from heapq import merge
+
         proposed = (job for job in map(self._proposed, since) if job is not None)
         yield from map(self._as_it_ran, merge(self._in_rows(), proposed, key=lambda job: job.id))
 
@@ -275,7 +276,9 @@ class Manifest:
         with self._damage_named():
             row = self._row(query, job_id)
             if row is not None and row[0] is not None:
-                return configurations.apply(codec.loads(row[1]), codec.loads(row[2]))
+                from experiment_manager.model.configurations import apply  # no supervisor reads a configuration
+
+                return apply(codec.loads(row[1]), codec.loads(row[2]))
         if row is None:
             self.job(job_id)
         if not self.may_propose(job_id):
@@ -329,6 +332,8 @@ def without_program(job_id: int, folder: Folder) -> str:
 
 def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, way_out: str) -> str:
     """The sentence for a job that is there already with another configuration: which keys, from what to what."""
+    from experiment_manager.model import configurations
+
     with Manifest(folder) as manifest:
         changes = configurations.compare(manifest.encoded_configuration(job_id), encoded)
     return (

@@ -32,7 +32,7 @@ Saver = Callable[[str, Any], None]
 Loader = Callable[[str], Any]
 """Reads them back: `loader(path)`."""
 
-_OURS: Final = re.compile(r"(stdout|stderr|result|error|attempt|metrics|pruned)\.\d+\.(\w+\.)?\w+\Z")
+_OURS: Final = r"(stdout|stderr|result|error|attempt|metrics|pruned)\.\d+\.(\w+\.)?\w+\Z"
 
 MOST_ELEMENTS: Final = 10_000
 """Of an array in a returned value; larger ones belong into a file of their own."""
@@ -223,7 +223,7 @@ def _original_path(folder: Folder, job_id: int, filename: str) -> str:
 
 
 def _path(folder: Folder, job_id: int, filename: str) -> str:
-    if _OURS.match(filename):
+    if re.match(_OURS, filename):
         raise ResultError(f"{filename!r} is a name of our own files in {folder.job(job_id)}; choose another")
     if os.path.basename(filename) != filename or filename in ("", ".", ".."):
         raise ResultError(f"{filename!r} is no file name: results lie in {folder.job(job_id)}, without folders")

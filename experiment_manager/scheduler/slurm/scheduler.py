@@ -30,7 +30,7 @@ _OUT_OF_MEMORY_WORDS: Final = ("Out Of Memory", "oom-kill", "oom_kill")
 
 _ONE_LOG: Final = 'exec >>"$1.rank$SLURM_PROCID.log" 2>&1; shift; exec "$@"'
 _BOTH_LOGS: Final = 'exec >>"$1.rank$SLURM_PROCID.log" 2>>"$2.rank$SLURM_PROCID.log"; shift 2; exec "$@"'
-_STEP: Final = re.compile(r"(/.*?)?/job_\d+(/step_[^/]+)?")
+_STEP: Final = r"(/.*?)?/job_\d+(/step_[^/]+)?"
 
 
 _CPUS_ELSEWHERE: Final = frozenset(("exclusive", "cpus-per-task", "cpus-per-gpu", "ntasks", "ntasks-per-node", "nodes"))
@@ -346,7 +346,7 @@ class Slurm(Scheduler):
         >>> Slurm().cgroup("/slurm/uid_0/job_12/step_batch/task_0"), Slurm().cgroup("/user.slice")
         ('/slurm/uid_0/job_12/step_batch', None)
         """
-        found = _STEP.match(path)
+        found = re.match(_STEP, path)
         return None if found is None else found[0]
 
 
