@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-search docs recording test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo demo-paper demo-search docs recording test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -31,6 +31,20 @@ demo-search: $(STAMP)  ## twenty trials of TD3's learning rate, tau and widths; 
 	    'nn=choice([32, 32], [64, 64], [128, 128])'
 	$(BIN)/experiment-manager status experiments/search
 	$(BIN)/experiment-manager report experiments/search --goal max
+
+demo-paper: PAPER := experiments/paper --by algorithm --metric evaluation_return
+demo-paper: $(STAMP)  ## two algorithms with eight seeds each, compared: a table and figures for a paper, under three minutes
+	$(BIN)/python train.py -m hydra.sweeper.experiment_name=paper algorithm=TD3,DDPG seed=1,2,3,4,5,6,7,8 \
+	    steps=4000 evaluation_interval=500
+	mkdir -p build/paper
+	$(BIN)/experiment-manager compare $(PAPER)
+	$(BIN)/experiment-manager compare $(PAPER) --format latex > build/paper/table.part
+	mv build/paper/table.part build/paper/table.tex
+	$(BIN)/experiment-manager plot $(PAPER) --kind curves --out build/paper/curves.pdf
+	$(BIN)/experiment-manager plot $(PAPER) --kind intervals --out build/paper/intervals.pdf
+	$(BIN)/experiment-manager plot $(PAPER) --kind profile --out build/paper/profile.pdf
+	@echo "the table, for \usepackage{booktabs}: build/paper/table.tex"
+	@echo "the figures: build/paper/curves.pdf, build/paper/intervals.pdf, build/paper/profile.pdf"
 
 # Three workers for two processors: the one that has the cluster waits for SLURM most of the time.
 test: $(STAMP)  ## everything that is tested, on real processes, files and, where root can start one, a real SLURM cluster

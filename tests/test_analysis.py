@@ -65,6 +65,8 @@ def test_tables_for_papers() -> None:
         r"\bottomrule",
         r"\end{tabular}",
     ] == list(latex(rows, columns, {(1, "score")}))
+    (line,) = [line for line in latex(rows, ["score"], {(0, "score")}) if "textbf" in line]
+    assert r"\textbf{\boldmath $-1.25 \times 10^{-7}$} \\" == line  # or the formula would not be bold
     assert [
         r"| lr\_decay | a\|b | score |",
         r"| --- | --- | ---: |",

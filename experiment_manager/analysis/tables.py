@@ -443,14 +443,16 @@ def latex(
     yield "\\midrule"
     for place, row in enumerate(rows):
         cells = [_latex_text(_short_text(row.get(name), digits)) for name in columns]
-        texts = [
-            f"\\textbf{{{cell}}}" if (place, name) in strong else cell
-            for name, cell in zip(columns, cells, strict=True)
-        ]
+        texts = [_bold(cell) if (place, name) in strong else cell for name, cell in zip(columns, cells, strict=True)]
         line = f"{' & '.join(texts)} \\\\"
         yield f"{{}}{line}" if line[0] in "[*" else line  # which would belong to the line break before
     yield "\\bottomrule"
     yield "\\end{tabular}"
+
+
+def _bold(cell: str) -> str:
+    """The cell in bold, its formulas, too, which `\\textbf` alone leaves as they are."""
+    return f"\\textbf{{\\boldmath {cell}}}" if "$" in cell else f"\\textbf{{{cell}}}"
 
 
 TEXT_FORMATS: Final[Mapping[str, Callable[..., Iterator[str]]]] = {"markdown": markdown, "latex": latex}
