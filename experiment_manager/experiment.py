@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     import pandas
 
     from experiment_manager.analysis.cleaning import Cleaning
-    from experiment_manager.analysis.comparison import Comparison, Method
+    from experiment_manager.analysis.comparison import Comparison, Logged
     from experiment_manager.analysis.doctor import Finding
     from experiment_manager.analysis.efficiency import Efficiency
     from experiment_manager.analysis.export.exporting import Exported
+    from experiment_manager.analysis.scores import How, Scored
+    from experiment_manager.analysis.series import Series
     from experiment_manager.analysis.status import Status
     from experiment_manager.execution.resubmit import Resubmission, Resubmitted
     from experiment_manager.execution.work import Worked
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     from experiment_manager.model.filters import Selection
     from experiment_manager.model.records import Counts, Job
     from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow, Rows
-    from experiment_manager.report.curves import Series
     from experiment_manager.scheduler.query import Answer
     from experiment_manager.scheduler.slurm.configuration import SLURM
     from experiment_manager.scheduler.submission import Submitted
@@ -658,6 +659,7 @@ class Experiment:
         normalize: str = "none",
         common: bool = False,
         where: Any = None,
+        curves: bool = False,
     ) -> "Comparison":
         """Which method is better, by how much, and whether chance could have done it: `experiment-manager compare`.
 
@@ -667,17 +669,60 @@ class Experiment:
         `metric` is a field of the results or a last metric, by default the first number there is, and its `goal` max or
         min, by default as the search or the pruner says, else max. `normalize="range"` puts the scores of each task
         between 0 and 1. With `common`, runs that some method lacks are left out; otherwise they are refused, as is what
-        has not completed.
+        has not completed. With `curves`, a method has its interquartile mean by step, over all tasks, where its jobs
+        have logged the metric.
 
         Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
         compared, and where NumPy is not installed.
         """
-        from experiment_manager.analysis.comparison import How, compare
+        from experiment_manager.analysis.comparison import compare
+
+        rows, wanted = self._compared(
+            others,
+            by=by,
+            over=over,
+            tasks=tasks,
+            metric=metric,
+            goal=goal,
+            normalize=normalize,
+            common=common,
+            where=where,
+        )
+        return compare(rows, wanted, self._logged(others) if curves else None)
+
+    def _compared(
+        self,
+        others: Sequence["Experiment"],
+        *,
+        goal: str | None = None,
+        common: bool = False,
+        where: Any = None,
+        **how: Any,
+    ) -> "tuple[dict[str, Rows[ResultRow]], How]":
+        """The rows that are compared, by experiment, and how; the arguments are those of `compare`."""
         from experiment_manager.analysis.results import known_goal
+        from experiment_manager.analysis.scores import How
 
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
-        goal = goal or known_goal(self.folder, metric) or "max"
-        return compare(rows, How(by, over, tasks, metric, goal, normalize, is_common=common))
+        goal = goal or known_goal(self.folder, how.get("metric")) or "max"
+        return rows, How(goal=goal, is_common=common, **how)
+
+    def _logged(self, others: Sequence["Experiment"]) -> "Logged":
+        """Reads what jobs of this experiment, or of others, too, have logged."""
+        from experiment_manager.analysis.series import logged_series
+
+        experiments = _by_name([self, *others]) if others else {}
+        tables = {one.folder.path: cache(one.states) for one in (self, *others)}
+
+        def series(experiment: str, job_id: int, metric: str) -> "Series | None":
+            one = experiments.get(experiment, self)
+            return logged_series(one.folder, tables[one.folder.path](), job_id).get(metric)
+
+        def logged(method: "Scored", metric: str) -> "list[list[Series | None]]":
+            places = (zip(*of_run, strict=True) for of_run in zip(method.experiments, method.jobs, strict=True))
+            return [[series(experiment, job, metric) for experiment, job in of_run] for of_run in places]
+
+        return logged
 
     def plot(
         self, kind: str, path: str | os.PathLike[str], *others: "Experiment", x: str | None = None, **how: Any
@@ -685,23 +730,20 @@ class Experiment:
         """A figure of a comparison is in a file, `.pdf`, `.svg` or `.png`; returns its path: `experiment-manager plot`.
 
         `kind` is `intervals` (the aggregates of each method), `profile` (the share of runs above each score), `curves`
-        (the interquartile mean of the metric by step, as far as all runs of a method have logged it) or `sensitivity`
-        (by the values of the variable `x`). `how` are the options of `compare`. Raises ExperimentManagerError for what
-        cannot be drawn or compared, and where Matplotlib is not installed.
+        (the interquartile mean of the metric by step, as far as all runs of a method have logged it: of several tasks
+        over all, and on each) or `sensitivity` (by the values of the variable `x`). `how` are the options of `compare`.
+        What to be careful about is told on standard error. Raises ExperimentManagerError for what cannot be drawn or
+        compared, and where Matplotlib is not installed.
         """
-        from experiment_manager.analysis.comparison import EXPERIMENT
-        from experiment_manager.report.curves import Logbook, series_of
-        from experiment_manager.report.figures import draw
+        from experiment_manager.analysis.scores import score_table
+        from experiment_manager.report.figures import check, draw
 
-        experiments, whole = _by_name([self, *others]), os.path.abspath(path)
-        found = self.compare(*others, **how)
-
-        def logged(method: "Method") -> "list[list[Series | None]]":
-            one = experiments[str(method.variables[EXPERIMENT])] if others else self
-            book = Logbook(one.folder, one.states())
-            return [[series_of(book.course(job)).get(found.metric) for job in of_run] for of_run in method.jobs]
-
-        draw(kind, found, whole, logged=logged, x=x)
+        whole = os.path.abspath(path)
+        check(kind, whole, x)
+        found = score_table(*self._compared(others, **how))
+        draw(kind, found, whole, logged=self._logged(others), x=x)
+        for note in found.notes:
+            tell(note)
         return whole
 
     def efficiency(self, where: Any = None, *, by: Sequence[str] = ()) -> "Efficiency":
@@ -772,14 +814,16 @@ class Experiment:
         group_by: Sequence[str] | None = None,
         metric: str | None = None,
         goal: str | None = None,
+        tasks: Sequence[str] = (),
     ) -> str:
         """One HTML file tells everything about the experiment; returns its path: `experiment-manager report`.
 
         It is `report.html` in the experiment's folder, unless `path` says otherwise. `average_over` are the variables
         that only repeat a job (by default those called seed), and `group_by` those that make a group (by default all
         others). `metric` decides which group is best, as its `goal`, max or min, says: a field of the results or a
-        metric, by default the first number there is; the goal as the search or the pruner says, else max. With `where`
-        it is about the jobs that pass this filter. Raises ExperimentManagerError for unknown names, and without the
+        metric, by default the first number there is; the goal as the search or the pruner says, else max. Groups are
+        compared, where something repeats their jobs, on the values of the variables in `tasks`. With `where` only jobs
+        that pass this filter are in it. Raises ExperimentManagerError for unknown names, and without the
         extra `report`; FilterError when no job passes.
         """
         from experiment_manager.analysis.results import known_goal
@@ -795,7 +839,7 @@ class Experiment:
         goal = goal or known_goal(self.folder, metric) or "max"
         return write_report(
             self.folder, jobs, table, path,
-            average_over=average_over, group_by=group_by, metric=metric, goal=goal, only=only,
+            average_over=average_over, group_by=group_by, metric=metric, goal=goal, tasks=tasks, only=only,
         )  # fmt: skip
 
     # -- housekeeping ------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.analysis.comparison import EXPERIMENT, How, compare
+from experiment_manager.analysis.comparison import compare
+from experiment_manager.analysis.scores import EXPERIMENT, How
 from experiment_manager.analysis.tables import Row
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment

@@ -11,7 +11,8 @@ import pytest
 
 import experiment_manager
 from experiment_manager import SLURM, Experiment, ExperimentManagerError, Launched, State, Submitted, current_job
-from experiment_manager.analysis.comparison import How, compare
+from experiment_manager.analysis.comparison import compare
+from experiment_manager.analysis.scores import How
 from experiment_manager.errors import (
     ConfigurationChanged,
     DuplicateJob,

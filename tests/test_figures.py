@@ -66,12 +66,12 @@ def test_figures_name_methods_and_metrics(swept: Experiment, tmp_path: Path) -> 
 
 
 def test_curves_end_where_a_run_ends(swept: Experiment, tmp_path: Path) -> None:
-    """A curve goes as far as all runs of its method have come; tasks have panels of their own."""
+    """A curve goes as far as all runs of its method have come; tasks have a panel for all, and one each."""
     path = tmp_path / "curves.svg"
     swept.plot("curves", path, tasks=["lr"], metric="reward")
     found = texts(path)
-    assert ["lr=0.001", "lr=0.1"] == [text for text in found if text.startswith("lr=")]
-    assert ["5", "3"] == [found[place - 1] for place, text in enumerate(found) if text == "step"]  # the last tick
+    assert ["all 2 tasks", "lr=0.001", "lr=0.1"] == [text for text in found if text.startswith(("all", "lr="))]
+    assert ["3", "5", "3"] == [found[place - 1] for place, text in enumerate(found) if text == "step"]  # the last tick
 
 
 def test_a_sensitivity_has_a_line_for_each_setting_of_the_others(swept: Experiment, tmp_path: Path) -> None:

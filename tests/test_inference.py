@@ -50,6 +50,13 @@ def test_improvement_and_profiles_are_those_of_rliable(answer: dict[str, Any]) -
     assert exactly(np.array(answer["profile"])) == np.array(found)
 
 
+def test_sample_efficiency_curves_are_those_of_rliable(answer: dict[str, Any]) -> None:
+    """The interquartile mean over runs and tasks at a step, and its interval, are those of the scores of that step."""
+    steps = np.stack([answer["one"], answer["other"], answer["one"] + answer["other"]], axis=-1)
+    found = inference.at_steps(inference.interquartile_mean, steps, draws=DRAWS, seed=SEED)
+    assert exactly(np.array(answer["curve"])) == np.array(found)
+
+
 def test_tests_are_those_of_scipy(answer: dict[str, Any]) -> None:
     """Welch's t, degrees of freedom and p-value, and the p-value over all permutations, are SciPy's."""
     tasks = [(answer["one"][:, [task]], answer["other"][:, [task]]) for task in range(answer["one"].shape[1])]

@@ -381,6 +381,21 @@ def test_best_is_by_the_mean_over_completed_jobs(tmp_path: Path, opened: "Callab
     assert ["2", "1"] == [line.split("\t")[1] for line in grouped.locator(body).all_inner_texts()]
 
 
+def test_page_draws_the_comparison_of_its_groups(opened: "Callable[..., Page]", tmp_path: Path) -> None:
+    """Intervals, how likely one group beats another, and profiles are drawn, and again in the colours of the dark."""
+    study = Study(tmp_path, ["algorithm", "seed"])
+    for algorithm, seed in ((name, seed) for name in (HOSTILE, "DDPG") for seed in range(3)):
+        study.job({"algorithm": algorithm, "seed": seed}, result={"reward": len(algorithm) + seed})
+    page = opened(study.report())
+    for figure, n_points in (("intervals", 4), ("improvement", 1)):
+        assert n_points == page.locator(f"[data-figure={figure}] .scatterlayer .point").count()
+    profiles = page.locator("[data-figure=profile] .legendtext").all_inner_texts()
+    assert 2 == len(profiles)
+    assert "taken" != page.title()
+    page.emulate_media(color_scheme="dark")
+    assert 1 == page.locator("[data-figure=improvement] .scatterlayer .point").count()
+
+
 def test_page_draws_what_a_search_has_found(tmp_path: Path, opened: "Callable[..., Page]") -> None:
     """How far it is, and Optuna's figures of its study."""
     folder = beginning(tmp_path, search(0, 19))

@@ -1,44 +1,27 @@
 """A comparison of methods: which of them is better, by how much, and whether chance could have done it.
 
-A method is what jobs have in common, as `algorithm=TD3`, or a whole experiment. Its runs differ in what only repeats a
-job, as the seed, and each run has a score on every task, where there are several. Scores that are missing are never
-left out unsaid: they are named, and nothing is compared.
+What methods and their scores are, scores.py says; here is what these tell. Each statistic is a function of its own, so
+that a figure computes what it shows, and no more.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.analysis import inference
 from experiment_manager.analysis.inference import Interval
-from experiment_manager.analysis.tables import (
-    Row,
-    check_goal,
-    chosen_metric,
-    group_key,
-    repeating,
-    require_variables,
-    without,
-)
-from experiment_manager.errors import ExperimentManagerError, NotInstalled
-from experiment_manager.model import codec
-from experiment_manager.model.ids import which
-from experiment_manager.model.records import State
-from experiment_manager.text import settings_text
+from experiment_manager.analysis.scores import How, Scored, ScoreTable, oriented, score_table
+from experiment_manager.analysis.series import Series, common_steps, sampled
+from experiment_manager.analysis.tables import Row
 
 if TYPE_CHECKING:
     from experiment_manager.analysis.inference import Scores
 
-EXPERIMENT: Final = "experiment"
-"""What tells the jobs of several experiments apart, as a variable would."""
-
-NORMALIZATIONS: Final = ("none", "range")
 _DRAWS: Final = 10_000
 _PROFILE_DRAWS: Final = 2_000
+_CURVE_DRAWS: Final = 2_000
+_MOST_STEPS: Final = 200
 _SEED: Final = 0
-_FEW_RUNS: Final = 5
-_MOST_NAMED: Final = 3
 _N_THRESHOLDS: Final = 21
 _MOST_PAIRED: Final = 8
 """Of so many methods each is compared with each, of more, the best with each."""
@@ -56,6 +39,7 @@ class Method(NamedTuple):
     median: Interval
     scores: tuple[tuple[float, ...], ...]
     profile: tuple[tuple[float, Interval], ...]  # by threshold, the share of scores above it
+    curve: tuple[tuple[float, Interval], ...] = ()  # by step, the iqm over runs and tasks; empty: not asked, not logged
 
     def __repr__(self) -> str:
         return f"Method({self.label}: iqm {self.iqm.value:.6g} [{self.iqm.low:.6g}, {self.iqm.high:.6g}])"
@@ -112,287 +96,118 @@ class Comparison(NamedTuple):
         return html.block(html.sentence(head), html.table(rows), *map(html.sentence, self.notes))
 
 
-class How(NamedTuple):
-    """How jobs are compared; see `Experiment.compare`."""
-
-    by: Sequence[str] | None = None
-    over: Sequence[str] | None = None
-    tasks: Sequence[str] = ()
-    metric: str | None = None
-    goal: str = "max"
-    normalize: str = "none"
-    is_common: bool = False  # of runs that some method lacks, none counts
+Logged = Callable[[Scored, str], Sequence[Sequence[Series | None]]]
+"""Gives the metric of a name that each job of a method has logged, by run and task."""
 
 
-class _Cell(NamedTuple):
-    """The score of one job, by the run that it is; None for one that has none, and why."""
+def compare(experiments: Mapping[str, Sequence[Row]], how: How, logged: Logged | None = None) -> Comparison:
+    """The comparison of the rows of one or several experiments, by their names, as `result_rows` gives them; with what
+    jobs have `logged`, methods have a curve.
 
-    job: int
-    score: float | None
-    trouble: str | None
-    variables: Mapping[str, Any]
-
-
-def compare(experiments: Mapping[str, Sequence[Row]], how: How) -> Comparison:
-    """The comparison of the rows of one or several experiments, by their names, as `result_rows` gives them.
-
-    Raises ExperimentManagerError for names that are no variables, for a choice that mixes different jobs in one run,
-    and where a score is missing or no finite number, with the way out.
+    Raises ExperimentManagerError for what has no scores to compare; see `score_table`.
     """
-    _require_numpy()
-    rows = _together(experiments)
-    check_goal(how.goal)
-    if how.normalize not in NORMALIZATIONS:
-        there_are = ", ".join(NORMALIZATIONS)
-        raise ExperimentManagerError(f"normalize is one of {there_are}, not {how.normalize!r}")
-    by, over = _chosen_variables(rows, how, are_several=len(experiments) > 1)
-    source, metric = chosen_metric(rows, how.metric)
-    if source is None or metric is None:
-        raise ExperimentManagerError("no job has left a number to compare: none has completed with one")
-    cells = _cells(rows, by, over, how.tasks, lambda row: _scored(row, source, metric))
-    runs = _runs(cells, over, is_common=how.is_common)
-    scores = {key: _matrix(of_tasks, runs) for key, of_tasks in cells.items()}
-    if how.normalize == "range":
-        scores = _normalized(scores)
-    thresholds = _thresholds(scores)
-    methods = [_method(cells[key], runs, by, found, thresholds) for key, found in scores.items()]
-    order = sorted(range(len(methods)), key=lambda place: -_oriented(methods[place].iqm.value, how.goal))
-    found = list(scores.values())
+    table = score_table(experiments, how)
+    curves = [() if logged is None else curve(logged(method, table.metric), table) for method in table.methods]
+    methods = zip(table.methods, profiles(table), curves, strict=True)
+    n_methods = len(table.methods)
+    many = [f"of {n_methods} methods, the best is compared with each"] if n_methods > _MOST_PAIRED else []
     return Comparison(
-        metric,
-        how.goal,
-        over,
-        tuple(how.tasks),
-        n_runs=len(runs),
-        task_labels=_task_labels(next(iter(cells.values())), how.tasks),
-        methods=tuple(methods[place] for place in order),
-        pairs=_pairs([(methods[place].label, found[place]) for place in order], how.goal),
-        notes=tuple(_notes(cells, runs, how, found[0].shape[1])),
+        table.metric,
+        table.goal,
+        table.over,
+        table.tasks,
+        n_runs=table.n_runs,
+        task_labels=table.task_labels,
+        methods=tuple(_method(*parts) for parts in methods),
+        pairs=_pairs(table),
+        notes=(*table.notes, *many),
     )
 
 
-def _require_numpy() -> None:
-    try:
-        import numpy  # noqa: F401 - whether it is there
-    except ImportError as error:
-        raise NotInstalled("numpy", "analysis") from error
+def aggregate(name: str, scores: "Scores") -> Interval:
+    """The aggregate of that name (see `inference.AGGREGATES`) of the scores of a method."""
+    return inference.interval(inference.AGGREGATES[name], [scores], draws=_DRAWS, seed=_SEED)
 
 
-def _together(experiments: Mapping[str, Sequence[Row]]) -> Sequence[Row]:
-    """The rows of all experiments; of several, each has the name of its own as one variable more."""
-    if len(experiments) == 1:
-        return list(next(iter(experiments.values())))
-    found: list[Row] = []
-    for name, rows in experiments.items():
-        if any(EXPERIMENT in row["variables"] for row in rows):
-            raise ExperimentManagerError(
-                f"{name}: a variable of its jobs is called {EXPERIMENT}, which is what tells experiments apart here"
-            )
-        found += [{**row, "variables": {EXPERIMENT: name, **row["variables"]}} for row in rows]
-    return found
+Profile = tuple[tuple[float, Interval], ...]
+"""By threshold, the share of scores above it."""
 
 
-def _chosen_variables(rows: Sequence[Row], how: How, *, are_several: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What makes a method, and what repeats a job."""
-    names = list(dict.fromkeys(name for row in rows for name in row["variables"]))
-    for asked in (how.by or (), how.over or (), how.tasks):
-        require_variables(asked, names)
-    known = repeating(names)
-    over = known if how.over is None else tuple(how.over)
-    if not over:
-        raise ExperimentManagerError(
-            "no variable is called seed or repeat; name what only repeats a job with --over, as --over fold; the "
-            f"variables are {', '.join(names) or 'none'}"
-        )
-    varying = [name for name in names if len({_key(row["variables"].get(name)) for row in rows}) > 1]
-    by = without(varying, (*over, *how.tasks)) if how.by is None else tuple(how.by)
-    if are_several and EXPERIMENT not in (*by, *how.tasks):
-        by = (EXPERIMENT, *by)
-    twice = [name for name in (*over, *how.tasks, *by) if [*over, *how.tasks, *by].count(name) > 1]
-    if twice:
-        raise ExperimentManagerError(f"{twice[0]!r} cannot be compared and averaged over; name it once")
-    if how.over is not None and how.by is None and (forgotten := [name for name in by if name in known]):
-        raise ExperimentManagerError(
-            f"{forgotten[0]!r} repeats a job, too: --over {','.join((*over, *forgotten))}, or choose one of its values "
-            "with --where"
-        )
-    if wrong := [name for name in (*by, *how.tasks) if name in known]:
-        raise ExperimentManagerError(
-            f"{wrong[0]!r} repeats a job, and is nothing to compare: leave it to --over, or rename the variable where "
-            "it is more than a seed"
-        )
-    if not by:
-        raise ExperimentManagerError(
-            f"all jobs differ in {', '.join((*over, *how.tasks))} alone: there is one method, and nothing to compare "
-            "it with"
-        )
-    return by, over
-
-
-def _place(cell: _Cell) -> str:
-    """Of what experiment a job is, where that needs to be said."""
-    return f"of {cell.variables[EXPERIMENT]} " if EXPERIMENT in cell.variables else ""
-
-
-def _scored(row: Row, source: str, metric: str) -> tuple[float | None, str | None]:
-    """The score of a job, or why it has none."""
-    if row["state"] != State.COMPLETED:
-        return None, str(row["state"])
-    value = row[source].get(metric)
-    if not codec.is_number(value) and not isinstance(value, bool):
-        return None, f"COMPLETED without a number {metric}"
-    score = codec.as_float(value)
-    if score != score or score in (float("inf"), float("-inf")):
-        return None, f"COMPLETED with {score} as its {metric}"
-    return score, None
-
-
-_Cells = dict[str, dict[str, dict[str, _Cell]]]
-"""Cells by method, task and run."""
-
-Score = Callable[[Row], tuple[float | None, str | None]]
-"""The score of a job, or why it has none."""
-
-
-def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: Sequence[str], score: Score) -> _Cells:
-    found: _Cells = defaultdict(lambda: defaultdict(dict))
-    for row in rows:
-        runs = found[group_key(row, by)][group_key(row, tasks)]
-        value, trouble = score(row)
-        cell = _Cell(row["job"], value, trouble, row["variables"])
-        other = runs.setdefault(group_key(row, over), cell)
-        if other is not cell:
-            raise ExperimentManagerError(_mixed(other, cell, (*by, *tasks, *over), over))
-    if len(found) < 2:
-        text = settings_text(_of(rows[0]["variables"], by))
-        raise ExperimentManagerError(f"there is one method, {text}, and nothing to compare it with")
-    return found
-
-
-def _mixed(one: _Cell, other: _Cell, chosen: Sequence[str], over: Sequence[str]) -> str:
-    names = [name for name in {**one.variables, **other.variables} if name not in chosen]
-    differ = [name for name in names if _key(one.variables.get(name)) != _key(other.variables.get(name))]
-    same = settings_text(_of(one.variables, over))
-    jobs = f"jobs {one.job} and {other.job} {_place(one)}"
-    if not differ:
-        return f"{jobs}are the same run, {same}; leave one of them out with --where"
-    return (
-        f"{jobs}would be the same run, {same}, and differ in {', '.join(differ)}; name that in "
-        "--by or --tasks, in --over where it repeats a job, too, or choose one value with --where"
-    )
-
-
-def _key(value: Any) -> str:
-    return codec.canonical(codec.encode(value))
-
-
-def _of(variables: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: variables[name] for name in names if name in variables}
-
-
-def _runs(cells: _Cells, over: Sequence[str], *, is_common: bool) -> list[str]:
-    """The runs that every method has on every task. Raises ExperimentManagerError where one lacks a run that another
-    has, unless such runs are left out, and where fewer than two are left."""
-    tasks = list(dict.fromkeys(task for of_tasks in cells.values() for task in of_tasks))
-    named = {key: cell for of_tasks in cells.values() for of_runs in of_tasks.values() for key, cell in of_runs.items()}
-    lacking: dict[str, _Cell] = {}
-    failed: dict[str, list[int]] = defaultdict(list)
-    common = dict.fromkeys(named)
-    for of_tasks in cells.values():
-        for task in tasks:
-            for run in named:
-                cell = of_tasks.get(task, {}).get(run)
-                if cell is not None and cell.score is not None:
-                    continue
-                common.pop(run, None)
-                if cell is None:
-                    lacking[run] = named[run]
-                else:
-                    failed[f"{_place(cell)}{cell.trouble}"].append(cell.job)
-    if not is_common and (failed or lacking):
-        found = [f"{which(ids)} {trouble}" for trouble, ids in failed.items()]
-        found += [
-            f"{settings_text(_of(cell.variables, over))} is not there for all methods" for cell in lacking.values()
-        ]
-        more = f", and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-        raise ExperimentManagerError(
-            f"scores are missing: {'; '.join(found[:_MOST_NAMED])}{more}. Run what is missing, choose jobs with "
-            "--where, or compare what all methods have with --common"
-        )
-    if len(common) < 2:
-        raise ExperimentManagerError(
-            f"{'no run is' if not common else 'one run is'} there for all methods (over {', '.join(over)}): without "
-            "two, nothing tells a difference from chance; five or more tell something"
-        )
-    return list(common)
-
-
-def _matrix(of_tasks: Mapping[str, Mapping[str, _Cell]], runs: Sequence[str]) -> "Scores":
+def profiles(table: ScoreTable) -> list[Profile]:
+    """The performance profile of each method, from the least score of all to the largest."""
     import numpy as np
 
-    return np.array([[of_tasks[task][run].score for task in sorted(of_tasks)] for run in runs], dtype=float)
+    everything = np.concatenate([method.scores for method in table.methods])
+    thresholds = np.linspace(everything.min(), everything.max(), _N_THRESHOLDS)
+
+    def of(scores: "Scores") -> Profile:
+        shares = inference.intervals(
+            lambda drawn: inference.profile(drawn, thresholds), [scores], draws=_PROFILE_DRAWS, seed=_SEED
+        )
+        intervals = (Interval(*map(float, parts)) for parts in zip(*shares, strict=True))
+        return tuple(zip(thresholds.tolist(), intervals, strict=True))
+
+    return [of(method.scores) for method in table.methods]
 
 
-def _task_labels(of_tasks: Mapping[str, Mapping[str, _Cell]], tasks: Sequence[str]) -> tuple[str, ...]:
-    """What people call each task, in the order of the columns of scores."""
-    return tuple(settings_text(_of(next(iter(of_tasks[key].values())).variables, tasks)) for key in sorted(of_tasks))
+def paired(table: ScoreTable) -> list[tuple[Scored, Scored]]:
+    """The pairs of methods that are compared: each with each, of many methods the best with each other; of each pair
+    the one with the better mean comes first."""
+    chosen = list(combinations(table.methods, 2))
+    if len(table.methods) > _MOST_PAIRED:
+        chosen = [(table.methods[0], other) for other in table.methods[1:]]
+
+    def goodness(method: Scored) -> float:
+        return float(oriented(inference.mean(method.scores), table.goal))
+
+    return [(one, other) if goodness(one) >= goodness(other) else (other, one) for one, other in chosen]
 
 
-def _normalized(scores: Mapping[str, "Scores"]) -> dict[str, "Scores"]:
-    """Scores of each task from 0, the least of all methods, to 1; a task on which all are equal is 0."""
+def improvement(one: Scored, other: Scored, goal: str) -> Interval:
+    """How likely a run of the one method is better than a run of the other."""
+    scores = [oriented(one.scores, goal), oriented(other.scores, goal)]
+    return inference.interval(inference.improvement, scores, draws=_DRAWS, seed=_SEED)
+
+
+Curve = tuple[tuple[float, Interval], ...]
+"""By step, an interquartile mean."""
+
+
+def curve(series: Sequence[Sequence[Series | None]], table: ScoreTable, task: int | None = None) -> Curve:
+    """How a method learns: at each step that lies within the course of all its runs, the interquartile mean over runs
+    and tasks, normalized as its scores are; of one `task` alone, as it was logged. Empty where there is no such step.
+    """
     import numpy as np
 
-    everything = np.concatenate(list(scores.values()))
-    least, width = everything.min(axis=0), np.ptp(everything, axis=0)
-    return {key: (found - least) / np.where(width == 0.0, 1.0, width) for key, found in scores.items()}
-
-
-def _oriented(value: Any, goal: str) -> Any:
-    return value if goal == "max" else -value
-
-
-def _thresholds(scores: Mapping[str, "Scores"]) -> "Scores":
-    """Where profiles are looked at: from the least score of all to the largest."""
-    import numpy as np
-
-    everything = np.concatenate(list(scores.values()))
-    return np.linspace(everything.min(), everything.max(), _N_THRESHOLDS)
-
-
-def _method(
-    of_tasks: Mapping[str, Mapping[str, _Cell]],
-    runs: Sequence[str],
-    by: Sequence[str],
-    scores: "Scores",
-    thresholds: "Scores",
-) -> Method:
-    variables = _of(next(iter(of_tasks.values()))[runs[0]].variables, by)
-    aggregates = {
-        name: inference.interval(aggregate, [scores], draws=_DRAWS, seed=_SEED)
-        for name, aggregate in inference.AGGREGATES.items()
-    }
-    shares = inference.intervals(
-        lambda drawn: inference.profile(drawn, thresholds), [scores], draws=_PROFILE_DRAWS, seed=_SEED
+    tasks = range(len(table.task_labels)) if task is None else (task,)
+    steps = common_steps([of_run[place] for of_run in series for place in tasks], _MOST_STEPS)
+    if not steps:
+        return ()
+    scores = np.array(
+        [[sampled(one, steps) for place in tasks if (one := of_run[place]) is not None] for of_run in series],
+        dtype=float,
     )
-    profile = zip(
-        thresholds.tolist(), (Interval(*map(float, parts)) for parts in zip(*shares, strict=True)), strict=True
-    )
+    if task is None:
+        scores = (scores - table.least[:, None]) / table.width[:, None]
+    found = inference.at_steps(inference.interquartile_mean, scores, draws=_CURVE_DRAWS, seed=_SEED)
+    return tuple(zip(steps, found, strict=True))
+
+
+def _method(scored: Scored, profile: Profile, curve: Curve) -> Method:
     return Method(
-        settings_text(variables),
-        variables,
-        jobs=tuple(tuple(of_tasks[task][run].job for task in sorted(of_tasks)) for run in runs),
-        **aggregates,
-        scores=tuple(map(tuple, scores.tolist())),
-        profile=tuple(profile),
+        scored.label,
+        scored.variables,
+        scored.jobs,
+        **{name: aggregate(name, scored.scores) for name in inference.AGGREGATES},
+        scores=tuple(map(tuple, scored.scores.tolist())),
+        profile=profile,
+        curve=curve,
     )
 
 
-def _pairs(methods: Sequence[tuple[str, "Scores"]], goal: str) -> tuple[Pair, ...]:
-    """What each pair tells; of many methods, what the best and each other tell."""
-    chosen = list(combinations(methods, 2))
-    if len(methods) > _MOST_PAIRED:
-        chosen = [(methods[0], other) for other in methods[1:]]
-    pairs = [_pair(*one, *other, goal) for one, other in chosen]
+def _pairs(table: ScoreTable) -> tuple[Pair, ...]:
+    """What each pair tells."""
+    pairs = [_pair(one, other, table.goal) for one, other in paired(table)]
     welch = inference.holm([pair.welch_p for pair in pairs])
     permutation = inference.holm([pair.permutation_p for pair in pairs])
     return tuple(
@@ -401,40 +216,18 @@ def _pairs(methods: Sequence[tuple[str, "Scores"]], goal: str) -> tuple[Pair, ..
     )
 
 
-def _pair(label: str, one: "Scores", other_label: str, other: "Scores", goal: str) -> Pair:
+def _pair(better: Scored, other: Scored, goal: str) -> Pair:
     """What two methods tell, as if they were the only ones."""
-    welch = inference.welch(one, other)
-    if _oriented(welch.difference, goal) < 0.0:
-        label, one, other_label, other = other_label, other, label, one
-    permutation_p = inference.permutation(one, other, draws=_DRAWS, seed=_SEED)
+    welch = inference.welch(better.scores, other.scores)
+    permutation_p = inference.permutation(better.scores, other.scores, draws=_DRAWS, seed=_SEED)
     return Pair(
-        label,
-        other_label,
+        better.label,
+        other.label,
         difference=abs(welch.difference),
-        improvement=inference.interval(
-            inference.improvement, [_oriented(one, goal), _oriented(other, goal)], draws=_DRAWS, seed=_SEED
-        ),
+        improvement=improvement(better, other, goal),
         welch_p=welch.p,
         permutation_p=permutation_p,
         welch_adjusted=welch.p,
         permutation_adjusted=permutation_p,
-        runs_needed=inference.runs_needed(one, other),
+        runs_needed=inference.runs_needed(better.scores, other.scores),
     )
-
-
-def _notes(cells: _Cells, runs: Sequence[str], how: How, n_tasks: int) -> Iterable[str]:
-    if len(runs) < _FEW_RUNS:
-        yield (
-            f"{len(runs)} runs of each method are few: intervals that are drawn from them are too narrow, and small "
-            f"differences are not seen; {_FEW_RUNS} or more tell something"
-        )
-    if n_tasks > 1 and how.normalize == "none":
-        yield (
-            f"scores of {n_tasks} tasks are averaged as they are; where their scales differ, normalize=range puts "
-            "those of each task between 0 and 1"
-        )
-    left_out = {run for of_tasks in cells.values() for found in of_tasks.values() for run in found} - set(runs)
-    if left_out:
-        yield f"{len(left_out)} of {len(left_out) + len(runs)} runs are left out, which some method lacks"
-    if len(cells) > _MOST_PAIRED:
-        yield f"of {len(cells)} methods, the best is compared with each"

@@ -66,17 +66,6 @@ def interquartile_mean(scores: "Scores") -> "Scores":
     return found
 
 
-def interquartile_means(scores: "Scores") -> "Scores":
-    """The same of each task, or step, by itself: the middle half of its runs; the axis of the runs is gone."""
-    import numpy as np
-
-    ordered = np.sort(scores, axis=-2)
-    count = ordered.shape[-2]
-    cut = int(0.25 * count)
-    found: Scores = ordered[..., cut : count - cut, :].mean(axis=-2)
-    return found
-
-
 AGGREGATES: Final = {"iqm": interquartile_mean, "mean": mean, "median": median}
 """The aggregates by their names in tables."""
 
@@ -134,6 +123,12 @@ def intervals(
 def interval(statistic: "Callable[..., Scores]", scores: Sequence["Scores"], *, draws: int, seed: int) -> Interval:
     """The same of a statistic that is one number."""
     return Interval(*(float(part) for part in intervals(statistic, scores, draws=draws, seed=seed)))
+
+
+def at_steps(statistic: "Callable[..., Scores]", scores: "Scores", *, draws: int, seed: int) -> list[Interval]:
+    """The same at each step of scores of shape (runs, tasks, steps): a sample-efficiency curve. The draws are the same
+    at all steps, so that whole runs are drawn."""
+    return [interval(statistic, [scores[..., step]], draws=draws, seed=seed) for step in range(scores.shape[-1])]
 
 
 class Welch(NamedTuple):

@@ -215,7 +215,8 @@ def compare(
         there_are = ", ".join(("table", *TEXT_FORMATS))
         raise ExperimentManagerError(f"{format_!r} is no format of a comparison; there are {there_are}, and --json")
     first, *others = [Experiment.at(folder) for folder in folders]
-    found = first.compare(*others, **_how(first, by, over, tasks, metric, goal, normalize, where, is_common=common))
+    how = _how(first, by, over, tasks, metric, goal, normalize, where, is_common=common)
+    found = first.compare(*others, curves=json, **how)
     if json:
         terminal.print_answer(_plain(found))
         return
@@ -432,6 +433,7 @@ def report(
     ] = None,
     metric: Decisive = None,
     goal: Goal = None,
+    tasks: Tasks = None,
     json: Json = False,
 ) -> None:
     """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
@@ -443,6 +445,7 @@ def report(
         group_by=_names(group_by),
         metric=metric,
         goal=goal,
+        tasks=_names(tasks) or (),
     )
     if goal is None and known_goal(experiment.folder, metric) is None:
         tell(f"the largest {metric or 'result'} counts as the best; --goal min takes the smallest")

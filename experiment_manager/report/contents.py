@@ -29,6 +29,7 @@ from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, Launch, State
+from experiment_manager.report.comparison import Compared, compared
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
 from experiment_manager.report.search import SearchFigures, search_figures
 from experiment_manager.scheduler.submission import launched_arrays
@@ -58,6 +59,7 @@ class Choice(NamedTuple):
     metric: str | None = None
     goal: str = "max"
     only: str = ""  # which jobs the report is of, where it is not of all
+    tasks: Sequence[str] = ()
 
 
 class Group(NamedTuple):
@@ -150,6 +152,7 @@ class Contents(NamedTuple):
     n_groups: int
     best: tuple[Best, ...]
     n_ranked: int
+    compared: Compared | None  # None: nothing to compare
     drawn: tuple[Group, ...]
     learning: Learning
     pruning: Pruning | None  # None: nothing prunes jobs
@@ -197,6 +200,15 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         n_groups=len(groups),
         best=tuple(map(_best, ranked[:MOST_BEST])),
         n_ranked=len(ranked),
+        compared=compared(
+            rows,
+            [group.variables for group in ranked],
+            by=by,
+            over=averaged,
+            tasks=_known(choice.tasks, names),
+            metric=metric,
+            goal=choice.goal,
+        ),
         drawn=drawn,
         learning=learn(logbook, [group.ids for group in drawn], [*first, *without(logged, first)]),
         pruning=_pruning(folder, jobs, table),

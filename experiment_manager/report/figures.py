@@ -8,14 +8,16 @@ import io
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.analysis import inference
-from experiment_manager.analysis.comparison import Comparison, Method
+from experiment_manager.analysis.comparison import Logged, aggregate, curve, profiles
+from experiment_manager.analysis.inference import Interval
+from experiment_manager.analysis.scores import Scored, ScoreTable
+from experiment_manager.analysis.series import Series
 from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model.codec import is_number
-from experiment_manager.report.curves import Series, sampled, thinned
 from experiment_manager.store.files import appearing
 from experiment_manager.store.layout import writing
 from experiment_manager.text import settings_text, value_text
@@ -46,29 +48,31 @@ _STYLE: Final[Mapping[str, Any]] = {
 }
 _WIDTH, _HEIGHT = 3.3, 2.3
 """Of one panel, in inches: a column of a two-column paper."""
-_MOST_STEPS: Final = 200
-_DRAWS: Final = 2_000
-_SEED: Final = 0
+_MOST_ABREAST: Final = 4
+"""So many panels stand side by side, more of them in several rows."""
 _LOGARITHMIC: Final = 30.0
 """An axis is logarithmic where its values span more than so many times the least one."""
 
-Logged = Callable[[Method], Sequence[Sequence[Series | None]]]
-"""Gives the metric that each job of a method has logged, by run and task."""
 
-
-def draw(kind: str, found: Comparison, path: str, *, logged: Logged, x: str | None = None) -> None:
-    """The figure is in the file, whose ending says as what. `x` is the variable of a sensitivity.
-
-    Raises ExperimentManagerError for what cannot be drawn, and without Matplotlib; FolderError where the file cannot be
-    written.
-    """
-    ending = os.path.splitext(path)[1][1:].lower()
-    if ending not in FORMATS:
+def check(kind: str, path: str, x: str | None) -> None:
+    """Raise ExperimentManagerError unless there is such a figure, and the end of the file's name is a format; `x` is
+    the variable of a sensitivity."""
+    if os.path.splitext(path)[1][1:].lower() not in FORMATS:
         raise ExperimentManagerError(f"{path} does not end in {', '.join(f'.{one}' for one in FORMATS)}")
     if kind not in KINDS:
         raise ExperimentManagerError(f"{kind!r} is no figure; there are {', '.join(KINDS)}")
     if (x is not None) != (kind == "sensitivity"):
         raise ExperimentManagerError("x names the variable of a sensitivity, which needs one, and of no other figure")
+
+
+def draw(kind: str, found: ScoreTable, path: str, *, logged: Logged, x: str | None = None) -> None:
+    """The figure is in the file, whose ending says as what; see `check` for what can be drawn.
+
+    Raises ExperimentManagerError for what cannot be drawn, and without Matplotlib; FolderError where the file cannot be
+    written.
+    """
+    check(kind, path, x)
+    ending = os.path.splitext(path)[1][1:].lower()
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -93,13 +97,19 @@ def draw(kind: str, found: Comparison, path: str, *, logged: Logged, x: str | No
 
 
 def _panels(figure: "Figure", count: int, *, height: float = _HEIGHT) -> list["Axes"]:
-    """So many panels side by side."""
-    figure.set_size_inches(_WIDTH * count, height)
-    found = figure.subplots(1, count, squeeze=False)
-    return list(found[0])
+    """So many panels side by side, or in rows."""
+    columns = min(count, _MOST_ABREAST)
+    rows = math.ceil(count / columns)
+    figure.set_size_inches(_WIDTH * columns, height * rows)
+    found = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in found[count:]:
+        unused.remove()
+    if rows > 1:
+        figure.subplots_adjust(hspace=0.5)
+    return found[:count]
 
 
-def _labels(found: Comparison) -> list[str]:
+def _labels(found: ScoreTable) -> list[str]:
     """What methods are called in a figure: the value alone where one variable tells them apart."""
     names = set(found.methods[0].variables)
     if len(names) > 1:
@@ -114,13 +124,13 @@ def _looks(methods: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], str]]:
         yield label, line, _MARKERS[place % len(_MARKERS)]
 
 
-def _intervals(figure: "Figure", found: Comparison) -> None:
+def _intervals(figure: "Figure", found: ScoreTable) -> None:
     """Each aggregate with its interval, methods from the best down."""
-    names = [name for name in inference.AGGREGATES if name != "median" or found.n_tasks > 1]
+    names = [name for name in inference.AGGREGATES if name != "median" or len(found.task_labels) > 1]
     panels = _panels(figure, len(names), height=0.6 + 0.3 * len(found.methods))
     for name, panel in zip(names, panels, strict=True):
         for place, (_, line, marker) in enumerate(_looks(_labels(found))):
-            value, low, high = getattr(found.methods[place], name)
+            value, low, high = aggregate(name, found.methods[place].scores)
             panel.hlines(-place, low, high, color=line["color"], linestyles=line["linestyle"])
             panel.plot(value, -place, marker, color=line["color"])
         shown = _labels(found) if panel is panels[0] else [""] * len(found.methods)
@@ -129,61 +139,60 @@ def _intervals(figure: "Figure", found: Comparison) -> None:
         panel.set_xlabel(f"{name} of {found.metric}")
 
 
-def _profile(figure: "Figure", found: Comparison) -> None:
+def _profile(figure: "Figure", found: ScoreTable) -> None:
     """The share of runs above each score, with its interval."""
     (panel,) = _panels(figure, 1)
-    for method, (label, line, _) in zip(found.methods, _looks(_labels(found)), strict=True):
-        thresholds = [threshold for threshold, _ in method.profile]
-        _band(panel, thresholds, [list(interval) for _, interval in method.profile], label, line)
+    for profile, (label, line, _) in zip(profiles(found), _looks(_labels(found)), strict=True):
+        _band(panel, profile, label, line)
     panel.set_xlabel(f"{found.metric} τ")
     panel.set_ylabel("share of runs above τ")
     panel.set_ylim(0.0, 1.0)
     panel.legend()
 
 
-def _band(panel: "Axes", x: Sequence[float], intervals: Any, label: str, line: Mapping[str, Any]) -> None:
+def _band(panel: "Axes", points: Sequence[tuple[float, Interval]], label: str, line: Mapping[str, Any]) -> None:
     """A line of values, and around it the band from the low ends to the high ones."""
+    x, intervals = zip(*points, strict=True)
     values, lows, highs = zip(*intervals, strict=True)
     panel.plot(x, values, label=label, **line)
     panel.fill_between(x, lows, highs, color=line["color"], alpha=0.15, linewidth=0)
 
 
-def _curves(figure: "Figure", found: Comparison, logged: Logged) -> None:
-    """The interquartile mean over runs at each step, with its interval; tasks side by side."""
-    panels = _panels(figure, found.n_tasks)
+def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
+    """The interquartile mean at each step, with its interval: over all tasks, where there are several, then on each."""
+    n_tasks = len(found.task_labels)
+    tasks = [*([None] if n_tasks > 1 else []), *range(n_tasks)]
+    panels = _panels(figure, len(tasks))
     for method, (label, line, _) in zip(found.methods, _looks(_labels(found)), strict=True):
-        series = logged(method)
-        for task, panel in enumerate(panels):
-            runs = [of_run[task] for of_run in series]
-            steps, intervals = _curve([run for run in runs if run is not None], len(runs), found.metric, label)
-            _band(panel, steps, intervals, label, line)
-    for panel, title in zip(panels, found.task_labels, strict=True):
+        series = logged(method, found.metric)
+        for task, panel in zip(tasks, panels, strict=True):
+            points = curve(series, found, task)
+            if not points:
+                raise ExperimentManagerError(_why_no_curve(series, found.metric, label))
+            _band(panel, points, label, line)
+        is_by_step = all(run.given for of_run in series for run in of_run if run is not None)
+    for title, panel in zip(
+        [*([f"all {n_tasks} tasks"] if n_tasks > 1 else []), *found.task_labels], panels, strict=True
+    ):
         panel.set_title(title)
-        panel.set_xlabel("step")
-    panels[0].set_ylabel(found.metric)
+        panel.set_xlabel("step" if is_by_step else "order of logging")
+    panels[0].set_ylabel(f"iqm of {found.metric}")
     panels[0].legend()
 
 
-def _curve(runs: Sequence[Series], count: int, metric: str, label: str) -> tuple[list[float], list[Any]]:
-    """Where all runs have steps: the steps, and at each the value, the low and the high end."""
-    import numpy as np
-
-    if len(runs) < count:
-        raise ExperimentManagerError(f"{count - len(runs)} of {count} runs of {label} have not logged {metric}")
-    first, last = max(run.steps[0] for run in runs), min(run.steps[-1] for run in runs)
-    steps = thinned(
-        [step for step in sorted(set().union(*(run.steps for run in runs))) if first <= step <= last], _MOST_STEPS
-    )
-    if not steps:
-        raise ExperimentManagerError(f"the runs of {label} have no steps of {metric} in common")
-    scores = np.array([[math.nan if value is None else value for value in sampled(run, steps)] for run in runs])
-    found = inference.intervals(inference.interquartile_means, [scores], draws=_DRAWS, seed=_SEED)
-    return steps, list(zip(*(part.tolist() for part in found), strict=True))
+def _why_no_curve(series: Sequence[Sequence[Series | None]], metric: str, label: str) -> str:
+    runs = [run for of_run in series for run in of_run]
+    if lacking := runs.count(None):
+        return (
+            f"{lacking} of {len(runs)} runs of {label} have not logged {metric}; name with --metric what all of "
+            "them log by step"
+        )
+    return f"the runs of {label} have no steps of {metric} in common: none lies within the course of each"
 
 
-def _sensitivity(figure: "Figure", found: Comparison, x: str) -> None:
+def _sensitivity(figure: "Figure", found: ScoreTable, x: str) -> None:
     """The interquartile mean by the values of a variable, a line for each setting of the others."""
-    lines: dict[str, list[tuple[float, Method]]] = defaultdict(list)
+    lines: dict[str, list[tuple[float, Scored]]] = defaultdict(list)
     for method in found.methods:
         value = method.variables.get(x)
         if not is_number(value):
@@ -195,14 +204,9 @@ def _sensitivity(figure: "Figure", found: Comparison, x: str) -> None:
         lines[settings_text(others)].append((float(value), method))
     (panel,) = _panels(figure, 1)
     for label, line, marker in _looks(list(lines)):
-        points = sorted(lines[label], key=lambda point: point[0])
-        _band(
-            panel,
-            [value for value, _ in points],
-            [list(method.iqm) for _, method in points],
-            label,
-            {**line, "marker": marker},
-        )
+        methods = sorted(lines[label], key=lambda point: point[0])
+        points = [(value, aggregate("iqm", method.scores)) for value, method in methods]
+        _band(panel, points, label, {**line, "marker": marker})
     values = [value for points in lines.values() for value, _ in points]
     if min(values) > 0.0 and max(values) > _LOGARITHMIC * min(values):
         panel.set_xscale("log")

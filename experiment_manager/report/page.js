@@ -234,6 +234,7 @@ function drawStudy(element) {
 
 function redraw(isAll = false) {
   document.querySelectorAll(".plot.study").forEach(drawStudy);
+  document.querySelectorAll(".plot.compared").forEach(drawCompared);
   for (const element of document.querySelectorAll(".plot.curve")) if (isAll || element.dataset.drawn) drawCurves(element);
   if (byId("best-plot")) drawBest(byId("best-plot"));
   showLegend();

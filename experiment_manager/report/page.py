@@ -57,7 +57,7 @@ def render(contents: "Contents") -> str:
     from plotly.offline import get_plotlyjs
 
     data = in_script(_data(contents))
-    scripts = {"plotly": get_plotlyjs(), "page": _source("page.js")}
+    scripts = {"plotly": get_plotlyjs(), "page": _source("comparison.js") + _source("page.js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(_source("page.html"))
     html: str = template.render(
@@ -66,6 +66,7 @@ def render(contents: "Contents") -> str:
         hashes=" ".join(f"'sha256-{_hash(text)}'" for text in scripts.values()),
         css=Markup(_source("page.css")),
         data=Markup(data),
+        comparison=Markup(environment.from_string(_source("comparison.html")).render(compared=contents.compared)),
         total=sum(contents.counts.values()),
         family={str(state): "bad" if state in ENDED_BADLY else _FAMILIES[state] for state in State},
         **{name: Markup(text) for name, text in scripts.items()},
@@ -108,6 +109,7 @@ def _data(contents: "Contents") -> dict[str, Any]:
             for metric in contents.learning.metrics
         ],
         "search": [figure._asdict() for figure in (contents.search.figures if contents.search else ())],
+        "compared": contents.compared.drawn if contents.compared else None,
         "best": {
             "metric": contents.metric,
             "configurations": [
@@ -129,6 +131,7 @@ def write_report(
     group_by: Sequence[str] | None,
     metric: str | None,
     goal: str,
+    tasks: Sequence[str] = (),
     only: str = "",
 ) -> str:
     """The report is in a file; returns its absolute path. `only` says of which jobs, where they are not all.
@@ -143,7 +146,7 @@ def write_report(
 
     require_extra()
     target = os.path.abspath(folder.report if path is None else os.fspath(path))
-    choice = Choice(average_over, group_by, metric, goal, only)
+    choice = Choice(average_over, group_by, metric, goal, only, tasks)
     html = render(collect(folder, jobs, table, choice))
     clear_leftovers_beside(target)
     with writing(target), appearing(target) as temporary, open(temporary, "x", encoding="utf-8") as file:

@@ -33,6 +33,8 @@ def answers(one: Any, other: Any) -> dict[str, Any]:
     np.random.seed(SEED)
     shares, limits = library.create_performance_profile({"one": one}, thresholds, reps=DRAWS)
     found |= {"thresholds": thresholds.tolist(), "profile": [shares["one"].tolist(), *limits["one"].tolist()]}
+    steps = np.stack([one, other, one + other], axis=-1)  # scores by run, task and step
+    found["curve"] = [estimated({"one": steps[..., step]}, of_one(metrics.aggregate_iqm)) for step in range(3)]
     tasks = [(one[:, task], other[:, task]) for task in range(one.shape[1])]
     tests = [scipy.stats.ttest_ind(*both, equal_var=False) for both in tasks]
     found["welch"] = [[float(test.statistic), float(test.df), float(test.pvalue)] for test in tests]
