@@ -115,6 +115,10 @@ def test_runs_that_are_missing_are_named_or_left_out() -> None:
         ({"result": {}}, "job 7 COMPLETED without a number reward"),
         ({"result": {"reward": math.nan}}, "job 7 COMPLETED with nan as its reward"),
         ({"result": {"reward": -math.inf}}, "job 7 COMPLETED with -inf as its reward"),
+        (
+            {"result": {"reward": 1e308}},
+            "job 7 COMPLETED with 1e+308 as its reward, which is too large to calculate with",
+        ),
     ):
         found = [{**one, **broken} if one["job"] == 7 else one for one in rows(usual)]
         assert f"scores are missing: {said}. Run what is missing" in refusal(found)
@@ -122,7 +126,11 @@ def test_runs_that_are_missing_are_named_or_left_out() -> None:
         assert (RUNS - 1, ((0,), (1,), (3,), (4,))) == (left.n_runs, left.methods[0].jobs)
         assert "1 of 5 runs are left out, which some method lacks" in left.notes
     unequal = [one for one in rows(usual) if one["job"] != 7]
-    assert "scores are missing: seed=2 is not there for all methods" in refusal(unequal)
+    assert "scores are missing: algorithm=DDPG has no seed=2. Run" in refusal(unequal)
+    tasks = [one for one in rows(usual, ("hopper", "walker")) if one["job"] not in range(15, 20)]
+    said = "algorithm=DDPG has no seed=0 env=walker or seed=1 env=walker or seed=2 env=walker or 2 more. Run"
+    assert said in refusal(tasks, tasks=("env",))
+    assert "no job of train is chosen" in refusal([])
 
 
 def test_few_runs_are_refused_or_warned_of() -> None:
@@ -183,6 +191,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     told = json.loads(command("compare", str(experiment.folder.path), "--json", "--by", "algorithm").stdout)
     assert [experiment.compare().methods[place].label for place in (0, 1)] == [one["label"] for one in told["methods"]]
     assert {"value": 1.0, "low": 1.0, "high": 1.0} == told["pairs"][0]["improvement"]
+    assert [] == told["methods"][0]["curve"]  # of what no job has logged
     paper = command("compare", str(experiment.folder.path), "--format", "latex")
     assert r"TD3 & \textbf{12 [10.33, 13.67]} & \textbf{12 [10.8, 13.2]} \\" in paper.stdout.splitlines()
     assert r"DDPG & 3 [1.333, 4.667] & 3 [1.8, 4.2] \\" in paper.stdout.splitlines()

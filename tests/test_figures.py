@@ -1,8 +1,11 @@
 """`plot`: figures of comparisons, as files that stay the same and say what they should."""
 
+import math
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +75,61 @@ def test_curves_end_where_a_run_ends(swept: Experiment, tmp_path: Path) -> None:
     found = texts(path)
     assert ["all 2 tasks", "lr=0.001", "lr=0.1"] == [text for text in found if text.startswith(("all", "lr="))]
     assert ["3", "5", "3"] == [found[place - 1] for place, text in enumerate(found) if text == "step"]  # the last tick
+
+
+def test_a_curve_over_tasks_is_the_interquartile_mean_at_each_step(swept: Experiment) -> None:
+    """`compare` has it where it is asked for: of all runs on all tasks, as far as each has come, and normalized as the
+    scores are, so that it ends as these do."""
+    found = swept.compare(tasks=["lr"], metric="reward", where="lr == 0.1", curves=True)
+    assert [0, 1, 2, 3] == [step for step, _ in found.methods[0].curve]
+    assert [0.0, 2.1, 4.2, 6.3] == pytest.approx([value for _, (value, _, _) in found.methods[0].curve])
+    found = swept.compare(tasks=["lr"], metric="reward", normalize="range", curves=True)
+    assert [0, 1, 2, 3] == [step for step, _ in found.methods[0].curve]
+    assert () == swept.compare(tasks=["lr"], metric="reward").methods[0].curve
+
+
+def test_experiments_may_be_tasks(swept: Experiment, tmp_path: Path) -> None:
+    """Where each experiment is a task, each curve is of the jobs of its own."""
+    other = Path(shutil.copytree(swept.folder.path, tmp_path / "other"))
+    for path in other.glob("jobs/*/metrics.1.jsonl"):
+        path.write_text(path.read_text().replace('"reward": ', '"reward": 1'))  # 2.1 becomes 12.1
+    how: dict[str, Any] = {
+        "by": ["algorithm"],
+        "tasks": ["experiment"],
+        "where": "lr == 0.1",
+        "metric": "reward",
+        "curves": True,
+    }
+    both = swept.compare(Experiment.at(other), **how).methods[0].curve
+    alone = swept.compare(metric="reward", where="lr == 0.1", curves=True).methods[0].curve
+    assert both[-1][1].value > alone[-1][1].value
+    path = tmp_path / "a.svg"
+    swept.plot("curves", path, Experiment.at(other), **{name: how[name] for name in how if name != "curves"})
+    assert ["all 2 tasks", "experiment=other", "experiment=train"] == [
+        text for text in texts(path) if text.startswith(("all", "experiment"))
+    ]
+
+
+def test_a_curve_without_gaps_or_none(tmp_path: Path) -> None:
+    """What was logged as NaN is refused with its jobs: a mean would have a gap there, or be of others."""
+    experiment = Experiment(["algorithm", "seed"], "train", str(tmp_path))
+    for algorithm, seed in ((algorithm, seed) for algorithm in ("TD3", "DDPG") for seed in range(5)):
+        experiment.add_job({"algorithm": algorithm, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(experiment.get_all_ids())
+
+    def run(job: int, _: object, __: object) -> dict[str, float]:
+        for step in range(3):
+            current_job().log_metrics(step, loss=math.nan if (job, step) == (2, 1) else 1.0 + job)
+        return {"loss": 1.0 + job}
+
+    for job in experiment.iter_jobs():
+        experiment.run_id(job.id, run)
+    with pytest.raises(ExperimentManagerError, match=r"job 2 of TD3 logged a loss that is no finite number, .* --where"):
+        experiment.plot("curves", tmp_path / "a.pdf", metric="loss")
+    assert not (tmp_path / "a.pdf").exists()
+    curve = experiment.compare(metric="loss", where="seed < 5", curves=True).methods[1].curve
+    assert [False, True, False] == [math.isnan(value) for _, (value, _, _) in curve]
 
 
 def test_a_sensitivity_has_a_line_for_each_setting_of_the_others(swept: Experiment, tmp_path: Path) -> None:

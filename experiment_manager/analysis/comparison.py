@@ -4,6 +4,7 @@ What methods and their scores are, scores.py says; here is what these tell. Each
 that a figure computes what it shows, and no more.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -175,7 +176,8 @@ Curve = tuple[tuple[float, Interval], ...]
 
 def curve(series: Sequence[Sequence[Series | None]], table: ScoreTable, task: int | None = None) -> Curve:
     """How a method learns: at each step that lies within the course of all its runs, the interquartile mean over runs
-    and tasks, normalized as its scores are; of one `task` alone, as it was logged. Empty where there is no such step.
+    and tasks, normalized as its scores are; of one `task` alone, as it was logged. Empty where there is no such step,
+    and NaN where a run has logged what is no finite number.
     """
     import numpy as np
 
@@ -190,7 +192,9 @@ def curve(series: Sequence[Sequence[Series | None]], table: ScoreTable, task: in
     if task is None:
         scores = (scores - table.least[:, None]) / table.width[:, None]
     found = inference.at_steps(inference.interquartile_mean, scores, draws=_CURVE_DRAWS, seed=_SEED)
-    return tuple(zip(steps, found, strict=True))
+    is_known = np.isfinite(scores).all(axis=(0, 1))  # or what is no number would be the largest one, and left out
+    unknown = Interval(math.nan, math.nan, math.nan)
+    return tuple((step, one if known else unknown) for step, one, known in zip(steps, found, is_known, strict=True))
 
 
 def _method(scored: Scored, profile: Profile, curve: Curve) -> Method:

@@ -7,6 +7,7 @@ left out unsaid: they are named, and nothing is compared.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.analysis.inference import interquartile_mean
@@ -33,6 +34,8 @@ EXPERIMENT: Final = "experiment"
 
 NORMALIZATIONS: Final = ("none", "range")
 _FEW_RUNS: Final = 5
+_LARGEST: Final = 1e100
+"""The squares of such scores are numbers, and so are sums of them."""
 _MOST_NAMED: Final = 3
 
 
@@ -99,9 +102,12 @@ def score_table(experiments: Mapping[str, Sequence[Row]], how: How) -> ScoreTabl
     by, over = _chosen_variables(rows, how, are_several=len(experiments) > 1)
     source, metric = chosen_metric(rows, how.metric)
     if source is None or metric is None:
-        raise ExperimentManagerError("no job has left a number to compare: none has completed with one")
+        raise ExperimentManagerError(
+            "no job has left a number to compare: none has completed with one; `experiment-manager status` tells how "
+            "they stand, and a job leaves what it returns, or logs with current_job().log_metrics"
+        )
     cells = _cells(rows, by, over, how.tasks, lambda row: _scored(row, source, metric))
-    runs = _runs(cells, over, is_common=how.is_common)
+    runs = _runs(cells, by, over, how.tasks, is_common=how.is_common)
     raw = {key: _matrix(of_tasks, runs) for key, of_tasks in cells.items()}
     least, width = _scale(list(raw.values()), how.normalize)
     methods = [_method(cells[key], runs, by, (scores - least) / width) for key, scores in raw.items()]
@@ -144,7 +150,10 @@ def _require_numpy() -> None:
 
 
 def _together(experiments: Mapping[str, Sequence[Row]]) -> Sequence[Row]:
-    """The rows of all experiments; of several, each has the name of its own as one variable more."""
+    """The rows of all experiments; of several, each has the name of its own as one variable more. Raises
+    ExperimentManagerError for one without any."""
+    if without_rows := [name for name, rows in experiments.items() if not rows]:
+        raise ExperimentManagerError(f"no job of {without_rows[0]} is chosen; choose others with --where")
     if len(experiments) == 1:
         return list(next(iter(experiments.values())))
     found: list[Row] = []
@@ -165,8 +174,9 @@ def _chosen_variables(rows: Sequence[Row], how: How, *, are_several: bool) -> tu
     known = repeating(names)
     over = known if how.over is None else tuple(how.over)
     if not over:
+        why = "no variable is called seed or repeat" if how.over is None else "no variable is named that repeats a job"
         raise ExperimentManagerError(
-            "no variable is called seed or repeat; name what only repeats a job with --over, as --over fold; the "
+            f"{why}; name what only repeats a job with --over, as --over fold; the "
             f"variables are {', '.join(names) or 'none'}"
         )
     varying = [name for name in names if len({_key(row["variables"].get(name)) for row in rows}) > 1]
@@ -189,7 +199,7 @@ def _chosen_variables(rows: Sequence[Row], how: How, *, are_several: bool) -> tu
     if not by:
         raise ExperimentManagerError(
             f"all jobs differ in {', '.join((*over, *how.tasks))} alone: there is one method, and nothing to compare "
-            "it with"
+            "it with; add jobs of another, or name another experiment beside this one"
         )
     return by, over
 
@@ -209,6 +219,8 @@ def _scored(row: Row, source: str, metric: str) -> tuple[float | None, str | Non
     score = codec.as_float(value)
     if score != score or score in (float("inf"), float("-inf")):
         return None, f"COMPLETED with {score} as its {metric}"
+    if abs(score) > _LARGEST:
+        return None, f"COMPLETED with {score:g} as its {metric}, which is too large to calculate with"
     return score, None
 
 
@@ -230,7 +242,10 @@ def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: S
             raise ExperimentManagerError(_mixed(other, cell, (*by, *tasks, *over), over))
     if len(found) < 2:
         text = settings_text(_of(rows[0]["variables"], by))
-        raise ExperimentManagerError(f"there is one method, {text}, and nothing to compare it with")
+        raise ExperimentManagerError(
+            f"there is one method, {text}, and nothing to compare it with; add jobs of another, or choose more with "
+            "--where"
+        )
     return found
 
 
@@ -255,41 +270,45 @@ def _of(variables: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: variables[name] for name in names if name in variables}
 
 
-def _runs(cells: _Cells, over: Sequence[str], *, is_common: bool) -> list[str]:
+def _runs(cells: _Cells, by: Sequence[str], over: Sequence[str], tasks: Sequence[str], *, is_common: bool) -> list[str]:
     """The runs that every method has on every task. Raises ExperimentManagerError where one lacks a run that another
     has, unless such runs are left out, and where fewer than two are left."""
-    tasks = list(dict.fromkeys(task for of_tasks in cells.values() for task in of_tasks))
-    named = {key: cell for of_tasks in cells.values() for of_runs in of_tasks.values() for key, cell in of_runs.items()}
-    lacking: dict[str, _Cell] = {}
+    of_tasks = {task: cell for found in cells.values() for task, runs in found.items() for cell in runs.values()}
+    of_runs = {run: cell for found in cells.values() for runs in found.values() for run, cell in runs.items()}
     failed: dict[str, list[int]] = defaultdict(list)
-    common = dict.fromkeys(named)
-    for of_tasks in cells.values():
-        for task in tasks:
-            for run in named:
-                cell = of_tasks.get(task, {}).get(run)
-                if cell is not None and cell.score is not None:
-                    continue
-                common.pop(run, None)
-                if cell is None:
-                    lacking[run] = named[run]
-                else:
-                    failed[f"{_place(cell)}{cell.trouble}"].append(cell.job)
+    lacking: dict[str, list[str]] = defaultdict(list)
+    common = dict.fromkeys(of_runs)
+    for found in cells.values():
+        method = settings_text(_of(next(iter(next(iter(found.values())).values())).variables, by))
+        for (task, on), (run, of) in product(of_tasks.items(), of_runs.items()):
+            cell = found.get(task, {}).get(run)
+            if cell is not None and cell.score is not None:
+                continue
+            common.pop(run, None)
+            if cell is None:
+                names = settings_text({**_of(of.variables, over), **_of(on.variables, tasks)})
+                lacking[method].append(names)
+            else:
+                failed[f"{_place(cell)}{cell.trouble}"].append(cell.job)
     if not is_common and (failed or lacking):
-        found = [f"{which(ids)} {trouble}" for trouble, ids in failed.items()]
-        found += [
-            f"{settings_text(_of(cell.variables, over))} is not there for all methods" for cell in lacking.values()
-        ]
-        more = f", and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+        sentences = [f"{which(ids)} {trouble}" for trouble, ids in failed.items()]
+        sentences += [f"{method} has no {_first(names, ' or ')}" for method, names in lacking.items()]
         raise ExperimentManagerError(
-            f"scores are missing: {'; '.join(found[:_MOST_NAMED])}{more}. Run what is missing, choose jobs with "
-            "--where, or compare what all methods have with --common"
+            f"scores are missing: {_first(sentences, '; ')}. Run what is missing, choose jobs with --where, or compare "
+            "what all methods have with --common"
         )
     if len(common) < 2:
         raise ExperimentManagerError(
             f"{'no run is' if not common else 'one run is'} there for all methods (over {', '.join(over)}): without "
-            "two, nothing tells a difference from chance; five or more tell something"
+            "two, nothing tells a difference from chance; run more, five or more tell something"
         )
     return list(common)
+
+
+def _first(texts: Sequence[str], separator: str) -> str:
+    """The first of them, and how many more there are."""
+    more = f"{separator}{len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
+    return separator.join(texts[:_MOST_NAMED]) + more
 
 
 def _matrix(of_tasks: Mapping[str, Mapping[str, _Cell]], runs: Sequence[str]) -> "Scores":

@@ -18,6 +18,7 @@ from experiment_manager.analysis.scores import Scored, ScoreTable
 from experiment_manager.analysis.series import Series
 from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model.codec import is_number
+from experiment_manager.model.ids import which
 from experiment_manager.store.files import appearing
 from experiment_manager.store.layout import writing
 from experiment_manager.text import settings_text, value_text
@@ -167,8 +168,8 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
         series = logged(method, found.metric)
         for task, panel in zip(tasks, panels, strict=True):
             points = curve(series, found, task)
-            if not points:
-                raise ExperimentManagerError(_why_no_curve(series, found.metric, label))
+            if not points or any(math.isnan(value) for _, (value, _, _) in points):
+                raise ExperimentManagerError(_why_no_curve(series, method, found.metric, label))
             _band(panel, points, label, line)
         is_by_step = all(run.given for of_run in series for run in of_run if run is not None)
     for title, panel in zip(
@@ -180,14 +181,24 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
     panels[0].legend()
 
 
-def _why_no_curve(series: Sequence[Sequence[Series | None]], metric: str, label: str) -> str:
+def _why_no_curve(series: Sequence[Sequence[Series | None]], method: Scored, metric: str, label: str) -> str:
     runs = [run for of_run in series for run in of_run]
+    jobs = [job for of_run in method.jobs for job in of_run]
+    odd = [job for job, run in zip(jobs, runs, strict=True) if run and not all(map(math.isfinite, run.values))]
     if lacking := runs.count(None):
         return (
             f"{lacking} of {len(runs)} runs of {label} have not logged {metric}; name with --metric what all of "
             "them log by step"
         )
-    return f"the runs of {label} have no steps of {metric} in common: none lies within the course of each"
+    if odd:
+        return (
+            f"{which(odd)} of {label} logged a {metric} that is no finite number, and a curve would have gaps there; "
+            "choose other jobs with --where"
+        )
+    return (
+        f"the runs of {label} have no steps of {metric} in common: none lies within the course of each; choose jobs "
+        "that have with --where"
+    )
 
 
 def _sensitivity(figure: "Figure", found: ScoreTable, x: str) -> None:
