@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ResultRow,
         Rows,
     )
+    from experiment_manager.scheduler.holding import Held
     from experiment_manager.scheduler.slurm.configuration import SLURM
     from experiment_manager.scheduler.submission import Submitted
     from experiment_manager.store.layout import Folder
@@ -58,6 +59,7 @@ _HOME = {
     "Finding": "analysis.doctor",
     "Folder": "store.layout",
     "GroupRow": "model.rows",
+    "Held": "scheduler.holding",
     "Hours": "analysis.efficiency",
     "Interval": "analysis.inference",
     "Job": "model.records",
@@ -109,6 +111,7 @@ __all__ = [
     "Finding",
     "Folder",
     "GroupRow",
+    "Held",
     "Hours",
     "Interval",
     "Job",

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from experiment_manager.model.filters import Selection
     from experiment_manager.model.records import Counts, Job
     from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow, Rows
+    from experiment_manager.scheduler.holding import Held
     from experiment_manager.scheduler.query import Answer
     from experiment_manager.scheduler.slurm.configuration import SLURM
     from experiment_manager.scheduler.submission import Submitted
@@ -415,6 +416,47 @@ class Experiment:
 
         table = self.states()
         return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
+
+    def hold(self, where: Any = None) -> "Held":
+        """Of the jobs that pass a filter, those that neither run nor are done are held: no sweep, worker, launcher or
+        resubmission begins them until they are released; what waits at SLURM is held there: `experiment-manager hold`.
+
+        Raises JobRefused, with nothing done, for jobs that share a task with others which are not held; SchedulerError.
+        """
+        from experiment_manager.scheduler.holding import hold
+
+        self.folder.require()
+        table = self.states()
+        return hold(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
+
+    def release(self, where: Any = None) -> list[int]:
+        """The jobs that pass a filter may begin; returns the ids of those that were held: `experiment-manager release`.
+        Raises SchedulerError."""
+        from experiment_manager.scheduler.holding import release
+
+        self.folder.require()
+        table = self.states()
+        return release(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
+
+    def remove(self, where: Any = None, *, files: bool = False, undo: bool = False) -> list[int]:
+        """The jobs that pass a filter, which were a mistake, are in no grid, table or count any more; returns their
+        ids: `experiment-manager remove`.
+
+        Their ids stay used, a sweep that asks for them leaves them out, and what they have left stays where it is,
+        unless `files` asks for it to be gone. With `undo` those that were removed, of the ids `where`, are there again.
+        Raises JobRefused, with nothing done, for one that runs or waits; FilterError where nothing is named.
+        """
+        from experiment_manager.model.ids import ids_in
+        from experiment_manager.scheduler.holding import bring_back, remove
+
+        self.folder.require()
+        if undo:
+            return bring_back(self.folder, None if where is None else ids_in(where))
+        if where is None:
+            raise FilterError("name the jobs that are to be removed, as 3,7")
+        table = self.states()
+        ids = [int(job.id) for job in self._select(where, lambda: table).jobs]
+        return remove(self.folder, ids, table, with_files=files)
 
     def resubmit(self, where: Any = None, *, state: str | None = None, **options: Any) -> "Resubmitted":
         """Jobs that ended badly run again, with the same ids and configurations: `plan_resubmission`, carried out.

@@ -24,7 +24,8 @@ from experiment_manager.store.states import StateTable
 from experiment_manager.text import counted, followed, skipped, tell
 
 _TOP: Final = ("manifest.sqlite", "config.json", "pass_filter.json", "slurm_config.json")
-_WHOLE: Final = ("conf", "code", "tasks", "launches", "warnings", "rungs", "proposals", "tags", "notes")
+_MARKS: Final = ("tags", "notes", "held", "removed")
+_WHOLE: Final = ("conf", "code", "tasks", "launches", "warnings", "rungs", "proposals", *_MARKS)
 _OF_ATTEMPTS: Final = re.compile(r"(attempt|result|error|pruned)\.\d+\.json|metrics\.\d+\.jsonl")
 _LOGS: Final = re.compile(r"std(out|err)\.\d+(\.rank\d+)?\.log")
 _JOB: Final = re.compile(r"jobs/\d+")

@@ -8,6 +8,7 @@ from typing import Any, Final
 import experiment_manager
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.store.files import is_there
+from experiment_manager.store.holds import read_removed
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
@@ -39,6 +40,8 @@ _FOLDERS: Final = {
     "rungs": ("Rungs", "The values by which jobs were compared while they ran"),
     "proposals": ("Proposals", "What a search has proposed"),
     "tags": ("Tags", "Words by which people have marked jobs"),
+    "held": ("Held jobs", "Jobs that were not to begin"),
+    "removed": ("Removed jobs", "Jobs that were defined by mistake"),
     "notes": ("Notes", "What people have written about jobs, and about the experiment"),
 }
 
@@ -96,7 +99,8 @@ def _jobs(folder: Folder) -> tuple[list[str], list[Any]]:
     if not is_there(folder.manifest):
         return [], []
     with Manifest(folder) as manifest:
-        return list(manifest.variables), list(manifest.jobs())
+        removed = read_removed(folder)
+        return list(manifest.variables), [job for job in manifest.jobs() if job.id not in removed]
 
 
 def _values(name: str, jobs: Collection[Any]) -> list[str]:

@@ -15,6 +15,7 @@ from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDiffere
 from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
 from experiment_manager.store.files import number_in
+from experiment_manager.store.holds import read_held, read_removed
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -28,16 +29,13 @@ _TAIL_LINES: Final = 30
 
 def job_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[JobRow]:
     """One row per job: `job`, `state`, `attempt` (0: none yet), `selected`, `tags` where it has some, `variables`."""
-    selected, tags = selected_ids(folder) or frozenset(), read_tags(folder)
-    return [
-        {
-            **job_head(job, table),
-            "selected": job.id in selected,
-            **tagged(tags, job.id),
-            "variables": dict(job.variables),
-        }
-        for job in jobs
-    ]
+    selected, tags, held = selected_ids(folder) or frozenset(), read_tags(folder), read_held(folder)
+    return [_job_row(job, table, tags, is_selected=job.id in selected, is_held=job.id in held) for job in jobs]
+
+
+def _job_row(job: Job, table: StateTable, tags: Tags, *, is_selected: bool, is_held: bool) -> JobRow:
+    marks: Marks = {**({"held": True} if is_held else {}), **tagged(tags, job.id)}
+    return {**job_head(job, table), "selected": is_selected, **marks, "variables": dict(job.variables)}
 
 
 def tagged(tags: Tags, job_id: int) -> Marks:
@@ -80,6 +78,10 @@ def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> Job
         "command": _command(folder, job),
         "attempts": attempts,
     }
+    if job.id in read_held(folder):
+        found["held"] = True
+    if job.id in read_removed(folder):
+        found["removed"] = True
     if tags := read_tags(folder).of(job.id):
         found["tags"] = list(tags)
     if (note := read_note(folder, job.id)) is not None:

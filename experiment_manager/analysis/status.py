@@ -28,6 +28,7 @@ from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import is_there, number_in
+from experiment_manager.store.holds import read_held, read_removed
 from experiment_manager.store.launches import (
     Order,
     launch_numbers,
@@ -112,6 +113,8 @@ class Status(NamedTuple):
     search: SearchStatus | None = None  # None: it has none
     tags: Tags = Tags()  # of the experiment, and of its jobs
     note: str | None = None  # of the experiment
+    held: tuple[int, ...] = ()  # jobs that are not to begin
+    removed: tuple[int, ...] = ()  # jobs that are not among the others any more
 
     @property
     def headline(self) -> str:
@@ -197,6 +200,8 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         ),
         tags=read_tags(folder),
         note=read_note(folder),
+        held=tuple(sorted(read_held(folder) - read_removed(folder))),
+        removed=tuple(sorted(read_removed(folder))),
     )
 
 

@@ -1,6 +1,7 @@
-"""The verbs that keep experiments in order: move, clean, tag, note, doctor."""
+"""The verbs that keep experiments in order: move, clean, tag, note, hold, release, remove, doctor."""
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from experiment_manager.model.ids import format_ids, looks_like_ids, shortened, 
 from experiment_manager.scheduler.moving import move as move_experiment
 from experiment_manager.store import layout
 from experiment_manager.store.tags import read_tags
-from experiment_manager.text import names_in, size_text
+from experiment_manager.text import counted, names_in, noun, size_text
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,9 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: experiment-manager clean experiments/train --checkpoints '*.pt' --dry-run")(clean)
     app.command(epilog="Example: experiment-manager tag experiments/train 0-3,7 baseline")(tag)
     app.command(epilog="Example: experiment-manager note experiments/train 7 'diverged after the warm-up'")(note)
+    app.command(epilog="Example: experiment-manager hold experiments/train 4-7")(hold)
+    app.command(epilog="Example: experiment-manager release experiments/train 4-7")(release)
+    app.command(epilog="Example: experiment-manager remove experiments/train 12-15")(remove)
     app.command(epilog="Example: experiment-manager doctor experiments/train")(doctor)
 
 
@@ -150,6 +154,79 @@ def note(
         terminal.print_answer({"job": job_id, "note": found})
     else:
         terminal.say(found or "nothing is written here")
+
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids and ranges: 0-3,7.", show_default=False)]
+
+
+def hold(folder: Folder, ids: Ids = None, where: Where = None, json: Json = False) -> None:
+    """Keep jobs from beginning until they are released: all that have not begun, or those that are named."""
+    experiment = Experiment.at(folder)
+    held = experiment.hold(_named(ids, where) or ["state:PENDING,QUEUED"])
+    if json:
+        terminal.print_answer({"jobs": list(held.ids), "running": list(held.running)})
+        return
+    place = experiment.folder.path
+    if held.ids:
+        terminal.say(f"{noun(len(held.ids))} {format_ids(held.ids)} of {place} held")
+    if held.running:
+        go_on = f"{noun(len(held.running))} {format_ids(held.running)} of {place} {_verb(held.running)}"
+        terminal.say(f"{go_on} already, and not held; `experiment-manager cancel` ends what runs")
+    if not held.ids and not held.running:
+        terminal.say(f"no job of {place} that you named is left to begin; nothing was held")
+
+
+def _verb(ids: Collection[int]) -> str:
+    return "runs" if len(ids) == 1 else "run"
+
+
+def release(folder: Folder, ids: Ids = None, where: Where = None, json: Json = False) -> None:
+    """Let jobs begin that were held: all of them, or those that are named."""
+    experiment = Experiment.at(folder)
+    released = experiment.release(_named(ids, where))
+    if json:
+        terminal.print_answer({"jobs": released})
+    elif released:
+        terminal.say(f"{noun(len(released))} {format_ids(released)} of {experiment.folder.path} released")
+    else:
+        terminal.say(f"no job of {experiment.folder.path} that you named was held by us")
+
+
+def remove(
+    folder: Folder,
+    ids: Ids = None,
+    where: Where = None,
+    files: Annotated[bool, typer.Option("--files", help="Also what they have left: logs, results, metrics.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring removed jobs back: all, or these ids.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")] = False,
+    json: Json = False,
+) -> None:
+    """Take jobs that were a mistake out of grids, tables and counts; their ids stay used. It asks first."""
+    experiment = Experiment.at(folder)
+    place = experiment.folder.path
+    if undo and where:
+        raise OptionsError("--undo takes ids, and no --where: what was removed passes no filter")
+    rules = _named(ids, where)
+    if not undo:
+        if rules is None:
+            raise OptionsError("name the jobs that are to be removed, as in `experiment-manager remove FOLDER 12-15`")
+        found = [int(job.id) for job in experiment.select(rules).jobs]
+        if not json:
+            more = ", with what they have left" if files else "; what they have left stays in jobs/"
+            terminal.say(f"{counted(len(found))} of {place}: {shortened(format_ids(found)) or 'none'}{more}")
+        if found and not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?")):
+            raise JobRefused("nothing was removed; add --yes to do it")
+    done = experiment.remove(",".join(ids) if undo and ids else rules, files=files, undo=undo)
+    if json:
+        terminal.print_answer({"jobs": done})
+    elif undo:
+        terminal.say(f"{counted(len(done))} of {place} brought back{f': {format_ids(done)}' if done else ''}")
+    elif done:
+        terminal.say(f"{noun(len(done))} {format_ids(done)} of {place} removed; --undo brings back what was removed")
+
+
+def _named(ids: list[str] | None, where: list[str] | None) -> list[str] | None:
+    return [*([",".join(ids)] if ids else []), *(where or [])] or None
 
 
 def doctor(folder: Folder, json: Json = False) -> None:

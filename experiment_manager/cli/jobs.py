@@ -121,6 +121,9 @@ def show(
     terminal.say(f"job {found['job']}  {found['state']}  {settings_text(found['variables'])}")
     for line in _marked(found.get("tags", ()), found.get("note")):
         terminal.say(line)
+    for what in ("held", "removed"):
+        if found.get(what):
+            terminal.say(f"{what}: it is not begun")
     terminal.say(f"directory: {found['directory']}")
     if found["overrides"]:
         terminal.say("overrides: " + " ".join(found["overrides"]))
@@ -233,6 +236,8 @@ def _plain(found: Status) -> dict[str, Any]:
         **({"tags": list(found.tags.own)} if found.tags.own else {}),
         **({"tagged": {tag: list(ids) for tag, ids in found.tags.by_tag.items()}} if found.tags.jobs else {}),
         **({} if found.note is None else {"note": found.note}),
+        **({"held": list(found.held)} if found.held else {}),
+        **({"removed": list(found.removed)} if found.removed else {}),
     }
 
 
@@ -278,6 +283,7 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
     elif len(live) < len(found.live):
         lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
     lines += [f"tagged {tag}: {which(ids)}" for tag, ids in found.tags.by_tag.items()]
+    lines += _kept_back(found, folder)
     if found.pruned:
         lines.append("pruned at " + ", ".join(f"{where}: {len(jobs)}" for where, jobs in found.pruned.items()))
     if found.search is not None:
@@ -312,6 +318,16 @@ def _outlook(estimate: Estimate, n_running: int) -> str:
     """
     work = f"; about {estimate.work_text} are left" if estimate.work_text else ""
     return f"done in {estimate.text}, {n_running} at a time{work}"
+
+
+def _kept_back(found: Status, folder: Path) -> Iterator[str]:
+    """Lines about jobs that are not to begin, and about those that are none any more."""
+    if found.held:
+        verb = "is" if len(found.held) == 1 else "are"
+        release = f"experiment-manager release {shlex.quote(str(folder))}"
+        yield f"{counted(len(found.held))} {verb} held ({which(found.held)}); `{release}` lets all begin"
+    if found.removed:
+        yield f"{counted(len(found.removed))} removed, and not counted ({which(found.removed)})"
 
 
 def _attention(found: Status, folder: Path) -> Iterator[str]:

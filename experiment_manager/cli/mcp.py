@@ -37,7 +37,9 @@ _READING: Final[Mapping[str, frozenset[str]]] = {
 }
 """The verbs that only read, and those of their options that do not."""
 
-_FOR_TERMINALS: Final = frozenset({"json", "yes", "watch", "wait", "follow", "columns", "format_"})
+_FOR_TERMINALS: Final = frozenset(
+    {"json", "yes", "watch", "wait", "follow", "columns", "format_", "only_changed", "precision"}
+)
 """Options that are not for agents: an answer is JSON, nobody is asked, and nothing is waited for."""
 
 _FOLDERS: Final = ("folder", "folders")

@@ -57,6 +57,8 @@ class StatusAnswer(TypedDict):
     tags: NotRequired[list[str]]  # of the experiment
     tagged: NotRequired[dict[str, list[int]]]
     note: NotRequired[str]
+    held: NotRequired[list[int]]
+    removed: NotRequired[list[int]]
 
 
 class AggregateRow(TypedDict):
@@ -101,6 +103,13 @@ class WorkAnswer(TypedDict):
     launch: str | None
     jobs: list[JobEnd]
     left: list[int]
+
+
+class HoldAnswer(TypedDict):
+    """The jobs that are held now, and those that run and go on."""
+
+    jobs: list[int]
+    running: list[int]
 
 
 class ResubmitAnswer(TypedDict):
@@ -187,10 +196,13 @@ SHAPES: Final[Mapping[str, Any]] = {
     "efficiency": Efficiency,
     "export": Exported,
     "filter": FilterAnswer,
+    "hold": HoldAnswer,
     "jobs": list[JobRow],
     "list": list[FoundExperiment],
     "move": MovedAnswer,
     "note": NoteAnswer,
+    "release": Jobs,
+    "remove": Jobs,
     "report": ReportAnswer,
     "results": list[ResultRow] | list[AggregateRow] | Jobs,  # with --group-by, --missing
     "resubmit": ResubmitAnswer,

@@ -190,8 +190,11 @@ def _passes(folder: Folder, job_id: int) -> bool:
 def outside_filter(job_id: int, folder: Folder) -> str:
     """The sentence for a job that was not selected."""
     from experiment_manager.model.ids import format_ids
+    from experiment_manager.store.holds import why_not_begun
     from experiment_manager.store.pass_filter import read_selection
 
+    if why_not := why_not_begun(folder, [job_id]):  # what was removed passes no filter
+        return f"{folder.path}: {why_not}"
     return (
         f"job {job_id} is outside the pass filter of {folder.path}, which lets pass "
         f"{format_ids(read_selection(folder))}; change the filter with save_pass_filter or `experiment-manager filter`"

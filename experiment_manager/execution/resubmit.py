@@ -15,6 +15,7 @@ from experiment_manager.scheduler.protocol import Options, Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
 from experiment_manager.scheduler.submission import Submitted, submit
+from experiment_manager.store.holds import not_held, why_not_begun
 from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, last_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
@@ -86,7 +87,7 @@ def plan(
     wanted = ENDED_BADLY if states is None else frozenset(states)
     if waiting := wanted & UNFINISHED:
         raise JobRefused(f"jobs that are {min(waiting)} have not ended; end them with `experiment-manager cancel`")
-    found = {int(job.id): table.state(job.id) for job in jobs}
+    found = _not_held(folder, {int(job.id): table.state(job.id) for job in jobs}, wanted, are_named=are_named)
     by_state: dict[State, list[int]] = defaultdict(list)
     for job_id, state in found.items():
         if state in wanted:
@@ -120,6 +121,18 @@ def plan(
         pruner=None if State.PRUNED in by_state else kept_pruner(folder).get("pruner"),  # who asks for those wants all
         **local,
     )
+
+
+def _not_held(
+    folder: Folder, found: Mapping[int, State], wanted: Collection[State], *, are_named: bool
+) -> dict[int, State]:
+    """The jobs without those that would run again and are held, of which people are told. Raises JobRefused for one
+    that the user has named."""
+    again = [job_id for job_id, state in found.items() if state in wanted]
+    if are_named and (why_not := why_not_begun(folder, again)):
+        raise JobRefused(f"{folder.path}: {why_not}")
+    left = frozenset(not_held(folder, again))
+    return {job_id: state for job_id, state in found.items() if job_id in left or state not in wanted}
 
 
 def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
@@ -159,6 +172,8 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     with planning(folder):
         clear_leftovers(folder)
         table = reconciled(folder, is_to_act=True)
+        if why_not := why_not_begun(folder, planned.ids):
+            raise JobRefused(f"{folder.path}: {why_not}")
         done = {
             job_id for state in ENDED_WELL for job_id in planned.states.get(state, ())
         }  # these are meant to run again

@@ -41,6 +41,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, runner_of
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import asked_again
+from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import (
     clear_leftovers,
     create_launch,
@@ -212,6 +213,7 @@ def _launched(
         selected = sorted(allowed.intersection(ids))
         table = reconciled(folder, is_to_act=True)
         to_run = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, terms.rerun)
+        to_run = not_held(folder, to_run)
         search_from = first_unproposed(folder) if joins_search else None
         if not to_run and search_from is None:
             return None

@@ -159,8 +159,8 @@ class Candidates:
         for one in found:
             if misses == most_misses:
                 return
-            if one in self._named:
-                continue
+            if one in self._named or self._states.is_kept_back(one.job_id):
+                continue  # what is released later may still be taken
             self._named.add(one)  # also what others have taken: a number is never free again
             if self._states.is_claimed(one.job_id, one.number):
                 misses += 1

@@ -55,6 +55,7 @@ from experiment_manager.model.ids import which
 from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import Submitted
+from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
@@ -216,6 +217,7 @@ class _Launching(NamedTuple):
         table = reconciled(folder, is_to_act=True)
         selected = read_selection(folder)
         to_run = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, self.rerun)
+        to_run = not_held(folder, to_run)
         if not to_run:
             return None
         with Manifest(folder) as manifest:

@@ -32,6 +32,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.code import CodeCopy, read_code
 from experiment_manager.store.files import is_there
+from experiment_manager.store.holds import not_held, not_removed
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.states import StateTable
@@ -286,7 +287,9 @@ def plan(asked: Asked) -> Plan:
     read: dict[int, dict[str, Any]] = {}
     ids, dropped = _passing(asked.rules, grid, numbered, factored, table, known, folder, read)
     states = {int(job_id): table.state(job_id) for job_id in table.attempts.keys() | table.queued.keys()}
-    to_run = [] if asked.task is None else policy.to_run(states, ids, options.rerun)
+    if known:
+        ids = not_removed(folder, ids, "this sweep")
+    to_run = [] if asked.task is None else not_held(folder, policy.to_run(states, ids, options.rerun))
     refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
     passing = frozenset(ids) if read else frozenset()
     kept = {i: found for i, found in read.items() if i in passing or known.has_configuration(i)}

@@ -44,6 +44,7 @@ from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.model.search import Proposal, Search
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
+from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import clear_leftovers, create_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest, changed_configuration
@@ -190,6 +191,7 @@ def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
         _refuse_changed(asked, known, there[0].proposal)
     ids = [trial.proposal.job_id for trial in there]
     to_run = policy.to_run({job_id: table.state(job_id) for job_id in ids}, ids, asked.options.rerun)
+    to_run = not_held(folder, to_run)
     refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
     frozen = freezing(asked.composer, folder, asked.task, asked.options.on_drift, copies_code=asked.ours.copies_code)
     with editing(folder, known.generation) as editor:

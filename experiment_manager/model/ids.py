@@ -3,7 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
-from typing import Final
+from operator import index
+from typing import Any, Final
 
 from experiment_manager.errors import FilterError
 from experiment_manager.text import one_line
@@ -89,6 +90,22 @@ def parse_ids(text: str) -> RangeSet:
             )
         ranges.append(range(low, high + 1))
     return RangeSet(ranges)
+
+
+def ids_in(asked: Any) -> list[int]:
+    """The ids that somebody names, as text, as one number, or as several.
+
+    >>> ids_in("0-2,7"), ids_in(3), ids_in([4, 1])
+    ([0, 1, 2, 7], [3], [4, 1])
+
+    Raises FilterError for anything else.
+    """
+    if isinstance(asked, str):
+        return list(parse_ids(asked))
+    try:
+        return [index(asked)] if hasattr(asked, "__index__") else [index(item) for item in asked]
+    except TypeError:
+        raise FilterError(f"{asked!r} names no jobs; use ids and ranges, as 0-3,7") from None
 
 
 def format_ids(ids: Iterable[int]) -> str:

@@ -20,15 +20,17 @@ class JobHead(TypedDict):
 
 
 class Marks(TypedDict, total=False):
-    """The part of a row that is there where people have tagged a job."""
+    """The part of a row that is there where people have held a job, or tagged it."""
 
+    held: bool
     tags: list[str]
 
 
 class JobRow(JobHead):
-    """One job: `selected` says whether it may run; `tags` are there where it has some."""
+    """One job: `selected` says whether it may run; `held` is there where it is held, `tags` where it has some."""
 
     selected: bool
+    held: NotRequired[bool]
     tags: NotRequired[list[str]]
     variables: dict[str, Any]
 
@@ -37,6 +39,7 @@ class ResultRow(JobHead):
     """What a job has left: its `result` and its last `metrics`, by name; `refused` maps the fields of the result that
     could not be stored to the reasons; `tags` are there where the job has some."""
 
+    held: NotRequired[bool]
     tags: NotRequired[list[str]]
     variables: dict[str, Any]
     result: dict[str, Any]
@@ -89,7 +92,7 @@ class AttemptDetails(TypedDict):
 
 class JobDetails(TypedDict):
     """Everything about one job: `command` is a line to paste, None for a job that was written in Python; `tags` and
-    `note` are there where it has some."""
+    `note` are there where it has some, `held` where it is held, `removed` where it was removed."""
 
     job: int
     state: str
@@ -99,6 +102,8 @@ class JobDetails(TypedDict):
     directory: str
     command: str | None
     attempts: list[AttemptDetails]
+    held: NotRequired[bool]
+    removed: NotRequired[bool]
     tags: NotRequired[list[str]]
     note: NotRequired[str]
 

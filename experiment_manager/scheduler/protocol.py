@@ -265,6 +265,14 @@ class Scheduler(ABC):
     def cancel(self, tasks: Iterable[tuple[str, int]]) -> None:
         """The tasks, by the id of their array and their index, are told to end; those that have ended do not matter."""
 
+    def hold(self, tasks: Iterable[tuple[str, int]]) -> None:
+        """The tasks, by the id of their array and their index, wait, and do not begin until they are released."""
+        raise SchedulerError(f"{self.label} cannot hold what waits; cancel it first", words="it cannot hold")
+
+    def release(self, tasks: Iterable[tuple[str, int]]) -> None:
+        """The tasks that were held may begin; those that were not do not matter."""
+        raise SchedulerError(f"{self.label} cannot hold what waits, nor release it", words="it cannot hold")
+
     def end_in_log(self, text: str) -> State | None:
         """How a task was ended, by the scheduler's words in the end of its log; None where it wrote none."""
         return None

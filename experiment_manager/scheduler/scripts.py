@@ -29,6 +29,7 @@ from experiment_manager.scheduler.submission import (
     stale_scripts,
 )
 from experiment_manager.store.files import appearing, make_executable
+from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, of_scheduler
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
@@ -273,7 +274,8 @@ def write(
         clear_leftovers(folder)
         selected = sorted(read_selection(folder))
         table = reconciled(folder, is_to_act=True)
-        ids = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, rerun)[:n_jobs]
+        ids = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, rerun)
+        ids = not_held(folder, ids)[:n_jobs]
         if not ids:
             raise JobRefused(
                 f"the {len(selected)} jobs of {folder.path} that pass the filter have completed, run, or wait; let "

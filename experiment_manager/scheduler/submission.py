@@ -29,6 +29,7 @@ from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Scheduler, Send
 from experiment_manager.store.documents import content
 from experiment_manager.store.files import appearing, clear_leftovers_in
+from experiment_manager.store.holds import why_not_begun
 from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.states import States, scheduler_in, task_in
@@ -106,6 +107,8 @@ def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[
             return _of_workers(folder, launch, arrays, submission, there)
         for array in arrays:
             slurm_id = submission.array_id(array.name)
+            if slurm_id is None and array.name not in there and array.n_workers is None:
+                _refuse_kept_back(folder, launch, array)
             script, is_edited = _script(folder, launch, array, is_needed=slurm_id is None)
             if slurm_id is None and (
                 array.name in there or _turns_up(folder, scheduler, launch, array, submission, there)
@@ -288,6 +291,15 @@ def _of_workers(
             )
         found.append(Submitted(array.name, array_id, script_paths(folder, launch, array)[1], False, False))
     return found
+
+
+def _refuse_kept_back(folder: Folder, launch: Launch, array: LaunchedArray) -> None:
+    """Raise JobRefused where an array that is to be submitted has jobs that are held, or were removed."""
+    if why_not := why_not_begun(folder, array.jobs):
+        raise JobRefused(
+            f"launch {launch.number} of {folder.path} is not submitted: {why_not}, and "
+            f"`experiment-manager script {as_word(folder.path)}` writes scripts of the others"
+        )
 
 
 def _send(

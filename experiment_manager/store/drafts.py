@@ -17,6 +17,7 @@ from experiment_manager.model.grid import variables_identity
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.documents import MOST_RESULT_BYTES, read_json
 from experiment_manager.store.files import is_there
+from experiment_manager.store.holds import read_removed
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
 from experiment_manager.text import described
@@ -151,8 +152,9 @@ class JobDrafts:
 
     def ids(self) -> list[int]:
         """The ids of all jobs, in order."""
+        removed = read_removed(self._folder)
         if not self._is_on_top():
-            return sorted(self._drafts)
+            return sorted(self._drafts.keys() - removed)
         return [*self._saved_ids(), *self._new]
 
     def _saved_ids(self) -> Sequence[int]:
@@ -160,16 +162,18 @@ class JobDrafts:
             return ()
         with Manifest(self._folder) as manifest:
             self.has_search = manifest.search is not None
-            return manifest.ids()
+            found, removed = manifest.ids(), read_removed(self._folder)
+            return [job_id for job_id in found if job_id not in removed] if removed else found
 
     def __iter__(self) -> Iterator[Job]:
-        """All jobs, in the order of their ids."""
+        """All jobs, in the order of their ids, without those that were removed."""
+        removed = read_removed(self._folder)
         if not self._is_on_top():
-            yield from (self._drafts[job_id].job for job_id in sorted(self._drafts))
+            yield from (self._drafts[job_id].job for job_id in sorted(self._drafts.keys() - removed))
             return
         with Manifest(self._folder) as manifest:
             self.has_search = manifest.search is not None
-            yield from manifest.jobs()
+            yield from (job for job in manifest.jobs() if job.id not in removed)
         yield from (self._drafts[job_id].job for job_id in self._new)
 
     def job(self, job_id: int) -> Job:

@@ -150,6 +150,16 @@ class Folder:
         return self.join("tags")
 
     @property
+    def held(self) -> str:
+        """Holds an empty file for each job that is not to begin: see `holds`."""
+        return self.join("held")
+
+    @property
+    def removed(self) -> str:
+        """Holds an empty file for each job that was a mistake: see `holds`."""
+        return self.join("removed")
+
+    @property
     def report(self) -> str:
         """The newest report, where no other place was chosen for it."""
         return self.join("report.html")

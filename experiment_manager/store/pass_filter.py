@@ -7,6 +7,7 @@ from typing import Any
 from experiment_manager.errors import FilterError, NewerRecord, NoFilter, UnreadableRecord
 from experiment_manager.store.documents import SELECTION, SELECTION_FORMAT, WHOLE, read_object
 from experiment_manager.store.files import clear_leftovers_beside, write_json
+from experiment_manager.store.holds import read_removed
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.text import as_word
 
@@ -34,7 +35,13 @@ def has_selection(folder: Folder) -> bool:
 
 
 def read_selection(folder: Folder) -> list[int]:
-    """The ids that may run. Raises NoFilter when none were ever chosen; FilterError when the file is not readable."""
+    """The ids that may run, without those that were removed. Raises NoFilter when none were ever chosen; FilterError
+    when the file is not readable."""
+    found, removed = _read_selection(folder), read_removed(folder)
+    return [job_id for job_id in found if job_id not in removed] if removed else found
+
+
+def _read_selection(folder: Folder) -> list[int]:
     try:
         body = read_object(folder.pass_filter, SELECTION, required=["jobs"])
         jobs: list[int] = body["jobs"]

@@ -31,6 +31,7 @@ from experiment_manager.store.files import (
     sync,
     temporary_name,
 )
+from experiment_manager.store.holds import read_held, read_removed, why_not_begun
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import as_word, skipped, tell
 
@@ -297,8 +298,19 @@ class States:
     def unclaimed(self, planned: Mapping[int, int]) -> list[int]:
         """Those jobs, in their order, of which nobody has claimed the attempt of the number that is planned for each:
         by one listing of all names, which other processes may outdate at once. Raises FolderError."""
-        names = frozenset(self._names()[0])
-        return [job_id for job_id, number in planned.items() if f"{job_id}.{number}" not in names]
+        names, kept_back = frozenset(self._names()[0]), self._kept_back()
+        return [
+            job_id
+            for job_id, number in planned.items()
+            if f"{job_id}.{number}" not in names and job_id not in kept_back
+        ]
+
+    def _kept_back(self) -> frozenset[int]:
+        return read_held(self._folder) | read_removed(self._folder)
+
+    def is_kept_back(self, job_id: int) -> bool:
+        """Whether people have held the job, or removed it: two files are asked for."""
+        return any(_opens(os.path.join(place, str(job_id))) for place in (self._folder.held, self._folder.removed))
 
     def claim(
         self, job_id: int, about: Mapping[str, Any], *, planned: int | None = None, only: int | None = None
@@ -308,9 +320,11 @@ class States:
         `planned` is the number that the launch gave to the job's first attempt: a job that has been completed since is
         refused, so handing over a job twice does no harm. An earlier run of the same SLURM task that still counts as
         RUNNING is ended as NODE_FAIL, whoever runs it. `only` is the one number that the attempt may get: whoever
-        chooses among jobs, as others do at the same time, has chosen by what was there before. Raises JobRefused,
-        AlreadyCompleted.
+        chooses among jobs, as others do at the same time, has chosen by what was there before. Raises JobRefused, as
+        for a job that is held or was removed; AlreadyCompleted.
         """
+        if not about.get("fake") and self.is_kept_back(job_id):
+            raise JobRefused(f"{self._folder.path}: {why_not_begun(self._folder, [job_id]) or 'it was held; repeat'}")
         self._folder.make(self._path)
         record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
         temporary, kept = temporary_name(self._name(job_id, 0)), dict[str, str | None]()

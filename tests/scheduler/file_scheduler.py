@@ -167,7 +167,8 @@ class FileScheduler(Scheduler):
         end = State(last["word"]) if phase is Phase.ENDED else None
         tasks = RangeSet([range(index, index + 1)])
         name, start, user, script = about["name"], last["start"], about["user"], about["script"]
-        reason = self.faults().get("holds_for", "Priority")
+        is_held = (self.root / array / f"{index}.held").exists()
+        reason = "held" if is_held else self.faults().get("holds_for", "Priority")
         return QueueRow(name, array, tasks, phase, end, last["word"], reason, start, user, script=script)
 
     def never_begins(self, reason: str) -> bool:
@@ -212,6 +213,16 @@ class FileScheduler(Scheduler):
     def order(self, array: str, index: int, word: str) -> None:
         """The task is to end with that word: CANCELLED, TIMEOUT, PREEMPTED (and starts again), NODE_FAIL (at once)."""
         (self.root / array / f"{index}.order").write_text(word)
+
+    def hold(self, tasks: Iterable[tuple[str, int]]) -> None:
+        self._answer()
+        for array, index in tasks:
+            (self.root / array / f"{index}.held").touch()
+
+    def release(self, tasks: Iterable[tuple[str, int]]) -> None:
+        self._answer()
+        for array, index in tasks:
+            (self.root / array / f"{index}.held").unlink(missing_ok=True)
 
     def end_in_log(self, text: str) -> State | None:
         found = re.findall(r"^file-scheduler: ended as (\w+)$", text, re.MULTILINE)
@@ -295,8 +306,10 @@ class Runner:
                 self._obey(index)
             for index, running in list(self.running.items()):
                 self._look(index, running)
-            while self.waiting and len(self.running) < self.most and self._may_begin():
-                self._begin(*self.waiting.pop(0))
+            free = [one for one in self.waiting if not (self.path / f"{one[0]}.held").exists()]
+            for one in free[: max(0, self.most - len(self.running))] if self._may_begin() else ():
+                self.waiting.remove(one)
+                self._begin(*one)
             time.sleep(LOOK_S)
 
     def _may_begin(self) -> bool:

@@ -297,6 +297,22 @@ def scancel(targets: Sequence[str]) -> None:
         raise refusals[0]
 
 
+def hold(tasks: Iterable[str]) -> None:
+    """These tasks, `12_7`, do not begin until they are released: a user's hold, whoever asks for it, so that the user
+    can release them. Raises SlurmError with scontrol's words."""
+    _order_each("uhold", tasks)
+
+
+def release(tasks: Iterable[str]) -> None:
+    """These tasks may begin. Raises SlurmError with scontrol's words."""
+    _order_each("release", tasks)
+
+
+def _order_each(word: str, tasks: Iterable[str]) -> None:
+    for batch in _batches(list(tasks), most=_MAX_TARGETS, most_bytes=_MAX_TARGET_BYTES):
+        _ask("scontrol", word, ",".join(batch))
+
+
 def targets(tasks: Iterable[tuple[str, int]]) -> list[str]:
     """What scancel is told: `12_[0-2,5]`.
 

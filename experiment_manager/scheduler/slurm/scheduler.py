@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from experiment_manager.model.records import State, Task
+from experiment_manager.model.records import State, Task, task_name
 from experiment_manager.scheduler.protocol import Limits, Place, QueueRow, Run, Scheduler, Send, Share, Stop
 
 if TYPE_CHECKING:
@@ -211,6 +211,16 @@ class Slurm(Scheduler):
         from experiment_manager.scheduler.slurm import client
 
         client.scancel(client.targets(tasks))
+
+    def hold(self, tasks: Iterable[tuple[str, int]]) -> None:
+        from experiment_manager.scheduler.slurm import client
+
+        client.hold(task_name(array, index) for array, index in tasks)
+
+    def release(self, tasks: Iterable[tuple[str, int]]) -> None:
+        from experiment_manager.scheduler.slurm import client
+
+        client.release(task_name(array, index) for array, index in tasks)
 
     def end_in_log(self, text: str) -> State | None:
         from experiment_manager.scheduler.slurm.parse import words_in_log
