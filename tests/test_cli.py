@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.cli.main import app
+from experiment_manager.cli.main import SHORT, app, main
 from experiment_manager.model.records import State
 from experiment_manager.store.states import States
 from tests.conftest import Prepared, Program
@@ -17,7 +17,7 @@ from tests.conftest import Prepared, Program
 pytestmark = pytest.mark.xdist_group("cli")  # what is prepared for several tests is prepared once
 VERBS = ["run", "search", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
 VERBS += ["logs", "resubmit", "diff", "archive", "report", "work", "compare", "plot", "export", "efficiency"]
-VERBS += ["move", "clean", "tag", "note", "doctor", "mcp"]
+VERBS += ["move", "clean", "tag", "note", "doctor", "mcp", "hold", "release", "remove"]
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +261,56 @@ def test_commands_that_are_shown_can_be_pasted(tmp_path: Path) -> None:
         done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert {experiment.folder.path, str(place / "x y.tar.gz")} & {*done.stdout.split("\0")}, line
     assert [] == list(tmp_path.rglob("PWN"))
+
+
+def completed(program: Program, *words: str) -> list[str]:
+    """What bash would offer for the last of these words."""
+    asked = {"_EXPERIMENT_MANAGER_COMPLETE": "complete_bash", "COMP_CWORD": str(len(words))}
+    done = program.python("-m", "experiment_manager", COMP_WORDS=" ".join(("experiment-manager", *words)), **asked)
+    assert "" == done.stderr
+    return done.stdout.split()
+
+
+def test_jobs_states_and_columns_are_completed(swept: Program) -> None:
+    """Ids and states also as the last of a list, columns and metrics as the results have them, the options of `run`;
+    and where nothing can be read, nothing is offered and nothing is said."""
+    place = str(swept.experiment)
+    assert ["0", "1", "2", "3", "4"] == completed(swept, "show", place, "")
+    assert ["0-2,4"] == completed(swept, "cancel", place, "0-2,4")
+    assert ["failed,timeout"] == completed(swept, "resubmit", place, "--state", "failed,tim")
+    assert ["algorithm"] == completed(swept, "results", place, "--group-by", "algo")
+    assert ["loss"] == completed(swept, "results", place, "--sort", "lo")
+    assert ["job,loss"] == completed(swept, "results", place, "--columns", "job,lo")
+    assert ["loss"] == completed(swept, "report", place, "--metric", "lo")
+    assert ["--launch"] == completed(swept, "run", place, "--la")
+    assert ["4"] == completed(swept, "run", place, "4")
+    assert [] == completed(swept, "show", "nowhere", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("results", "x", "--colums", "y"),
+            "experiment-manager results has no option --colums; did you mean --columns",
+        ),
+        (("reslts", "x"), "experiment-manager: no such command 'reslts'"),
+        (("show", "x"), "experiment-manager show: missing argument"),
+        (("show", "x", "y"), "experiment-manager show: invalid value for"),
+        (("run", "x", "7", "--what"), "experiment-manager run: unrecognized arguments: --what"),
+    ],
+)
+def test_mistyped_calls_are_answered_in_one_sentence(
+    arguments: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be read as a call is answered as any other mistake: one line that begins with `error: `, 2."""
+    assert 2 == main(arguments)
+    error = capfd.readouterr().err
+    assert (1, True) == (error.count("\n"), error.startswith(f"error: {said}")), error
+    assert "--help` tells what there is" in error
+
+
+def test_list_of_verbs_fits_a_terminal() -> None:
+    """Each verb is explained in a line of 80 columns, in a whole sentence."""
+    for verb, sentence in SHORT.items():
+        assert (True, True) == (len(f"  {verb:10}  {sentence}") < 80, sentence.endswith(".")), verb

@@ -454,6 +454,7 @@ def calls_of(experiment: Experiment, place: Path) -> Iterator[tuple[str, Any]]:
         "generate_slurm_script": ("run.py",),
         "get_random_ids": (2,),
         "get_results": (0, "curve", Experiment.json_loader),
+        "remove": ("seed > 100",),
         "report": (place / "report.html",),
         "resubmit": ("seed > 100",),
         "rules": (["seed < 3"],),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from experiment_manager.analysis.logs import marked
-from experiment_manager.cli import terminal
+from experiment_manager.cli import completion, terminal
 from experiment_manager.cli.jobs import of_search
 from experiment_manager.cli.terminal import Folder, JobNumber, Json, Where
 from experiment_manager.errors import JobRefused, OptionsError, ResultError
@@ -169,7 +169,10 @@ def settings_of(items: Sequence[str]) -> dict[str, Any]:
 
 def submit(
     folder: Folder,
-    launch: Annotated[str | None, typer.Option(help="The launch to submit: 0003. Otherwise the newest.")] = None,
+    launch: Annotated[
+        str | None,
+        typer.Option(autocompletion=completion.launch, help="The launch to submit: 0003. Otherwise the newest."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Write scripts of so many workers first, for all jobs that are to run.")
     ] = None,
@@ -201,8 +204,13 @@ def submit(
 
 def cancel(
     folder: Folder,
-    ids: Annotated[list[str] | None, typer.Argument(help="Ids and ranges: 0-3,7.", show_default=False)] = None,
-    state: Annotated[str | None, typer.Option(help="Only jobs in these states: QUEUED,RUNNING.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids and ranges: 0-3,7.", show_default=False, autocompletion=completion.jobs),
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only jobs in these states: QUEUED,RUNNING.", autocompletion=completion.states)
+    ] = None,
     where: Where = None,
     json: Json = False,
 ) -> None:
@@ -253,10 +261,18 @@ def resubmit(
     folder: Folder,
     items: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids and ranges (0-3,7), and SLURM options (mem_gb=64).", show_default=False),
+        typer.Argument(
+            autocompletion=completion.jobs,
+            help="Ids and ranges (0-3,7), and SLURM options (mem_gb=64).",
+            show_default=False,
+        ),
     ] = None,
     state: Annotated[
-        str | None, typer.Option(help="Jobs in these states: failed,timeout,oom; otherwise all that ended badly.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.states,
+            help="Jobs in these states: failed,timeout,oom; otherwise all that ended badly.",
+        ),
     ] = None,
     where: Where = None,
     set_: Annotated[

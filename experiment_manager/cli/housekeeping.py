@@ -9,7 +9,7 @@ import typer
 
 from experiment_manager.analysis.cleaning import Cleaning
 from experiment_manager.analysis.doctor import examine, lines, summary
-from experiment_manager.cli import terminal
+from experiment_manager.cli import completion, terminal
 from experiment_manager.cli.terminal import Folder, Json, Where
 from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.experiment import Experiment
@@ -52,7 +52,10 @@ def clean(
         typer.Option(help="Also files of jobs that are done, by a pattern: '*.pt', 'checkpoints/*'; may be repeated."),
     ] = None,
     state: Annotated[
-        str | None, typer.Option(help="Only of jobs in these states, for checkpoints, too: failed,timeout.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.states, help="Only of jobs in these states, for checkpoints, too: failed,timeout."
+        ),
     ] = None,
     where: Where = None,
     only: Annotated[
@@ -107,7 +110,11 @@ def tag(
     folder: Folder,
     words: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids of jobs (0-3,7), and tags; without ids, of the experiment.", show_default=False),
+        typer.Argument(
+            autocompletion=completion.jobs,
+            help="Ids of jobs (0-3,7), and tags; without ids, of the experiment.",
+            show_default=False,
+        ),
     ] = None,
     where: Where = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the tags away.")] = False,
@@ -156,7 +163,9 @@ def note(
         terminal.say(found or "nothing is written here")
 
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids and ranges: 0-3,7.", show_default=False)]
+Ids = Annotated[
+    list[str] | None, typer.Argument(help="Ids and ranges: 0-3,7.", show_default=False, autocompletion=completion.jobs)
+]
 
 
 def hold(folder: Folder, ids: Ids = None, where: Where = None, json: Json = False) -> None:

@@ -15,7 +15,7 @@ from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import sentences
 from experiment_manager.analysis.status import SILENT_AFTER_S, SearchStatus, Status, counts_text
 from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns, with_tags
-from experiment_manager.cli import terminal
+from experiment_manager.cli import completion, terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, counts_of, disk_usages, find_experiments
@@ -55,7 +55,10 @@ def register(app: typer.Typer) -> None:
 def status(
     folder: Folder,
     every: Annotated[bool, typer.Option("--all", help="A row for every job, not for those alone that run.")] = False,
-    group_by: Annotated[str | None, typer.Option(help="Count the states by these variables: algorithm,nn")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(autocompletion=completion.variables, help="Count the states by these variables: algorithm,nn"),
+    ] = None,
     wait: Annotated[
         bool,
         typer.Option(

@@ -1,13 +1,13 @@
 """The entry point: the program `experiment-manager`, its exit status, and the verbs that it has."""
 
 import os
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 
 import experiment_manager
-from experiment_manager.cli import following, housekeeping, jobs, mcp, results, terminal
+from experiment_manager.cli import completion, following, housekeeping, jobs, mcp, results, terminal
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.policy import PARTIAL, REFUSED
 from experiment_manager.store.layout import is_refused, unwritable
@@ -42,7 +42,8 @@ for verbs in (jobs, results, following, housekeeping, mcp):
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit status of a command line: 2, after one sentence, for a user's mistake; 3 when something was left out."""
+    """The exit status of a command line: 2, after one sentence, for a user's mistake, also one of typing; 3 when
+    something was left out."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -51,7 +52,13 @@ def main(argv: Sequence[str]) -> int:
     status = 0
     all_skipped()
     try:
-        app(args=list(argv), prog_name="experiment-manager")
+        left = app(args=list(argv), prog_name="experiment-manager", standalone_mode=False)
+        status = left if isinstance(left, int) else 0
+    except completion.usage_error() as error:
+        return _refused_call(error)
+    except typer.Abort:
+        tell("stopped; nothing more was done")
+        return 1
     except ExperimentManagerError as error:
         tell(f"error: {error}")
         return REFUSED
@@ -65,7 +72,27 @@ def main(argv: Sequence[str]) -> int:
     return PARTIAL if all_skipped() and not status else status
 
 
+def _refused_call(error: Any) -> int:
+    """The exit status of a call that cannot be read, which is told in one sentence; help that was asked for by naming
+    nothing is shown."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    context = error.ctx
+    command = "experiment-manager" if context is None else context.command_path
+    hint = f"`{command} --help` tells what there is"
+    if (option := getattr(error, "option_name", None)) is not None and hasattr(error, "possibilities"):
+        meant = f"; did you mean {' or '.join(sorted(error.possibilities)[:3])}?" if error.possibilities else ""
+        words = f"{command} has no option {option}{meant}"
+    else:
+        text = " ".join(error.format_message().split()).rstrip(".")
+        words = f"{command}: {text[:1].lower()}{text[1:]}"
+    tell(f"error: {words}{'' if words.endswith('?') else ';'} {hint}")
+    return REFUSED
+
+
 @app.command(
+    cls=completion.RunCommand,
     epilog="Example: experiment-manager run experiments/train 7",
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )
@@ -74,3 +101,41 @@ def run(context: typer.Context) -> None:
     from experiment_manager.execution.run import main as run_main
 
     raise typer.Exit(run_main(context.args))
+
+
+SHORT: Final[Mapping[str, str]] = {
+    "archive": "Pack an experiment into one file.",
+    "cancel": "End jobs that wait or run.",
+    "clean": "Free space: remove what nothing reads any more.",
+    "compare": "Tell which method is better, with intervals and tests.",
+    "diff": "Show two jobs side by side, and what tells them apart.",
+    "doctor": "Tell what is odd about an experiment, and what to do.",
+    "efficiency": "Tell what jobs asked for, used and wasted.",
+    "export": "Hand jobs to W&B, MLflow, TensorBoard or Trackio.",
+    "filter": "Choose the jobs that may run.",
+    "hold": "Keep jobs from beginning until they are released.",
+    "jobs": "List the jobs with their variables and states.",
+    "list": "List the experiments below a folder.",
+    "logs": "Print what a job has printed.",
+    "mcp": "Offer the commands to agents, as tools.",
+    "move": "Move or rename an experiment.",
+    "note": "Write a line about a job, or about the experiment.",
+    "plot": "Draw a comparison for a paper.",
+    "release": "Let jobs begin that were held.",
+    "remove": "Take jobs that were a mistake out of all tables.",
+    "report": "Write one HTML page about all there is.",
+    "results": "Show what jobs returned, and their last metrics.",
+    "resubmit": "Run jobs again that ended badly.",
+    "run": "Run one job here.",
+    "script": "Write the array scripts of jobs that are to run.",
+    "search": "Tell how a search stands, go on with it, or stop it.",
+    "show": "Show everything about one job.",
+    "status": "Tell how the jobs stand, and what went wrong.",
+    "submit": "Submit the array scripts of a launch, each once.",
+    "tag": "Mark jobs, or the experiment, with words.",
+    "work": "Run jobs here, beside others who do so elsewhere.",
+}
+"""What each verb does, in a line of the list of verbs; its own help says more."""
+
+for verb in app.registered_commands:
+    verb.short_help = SHORT[str(verb.name or getattr(verb.callback, "__name__", ""))]

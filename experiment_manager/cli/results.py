@@ -28,7 +28,7 @@ from experiment_manager.analysis.tables import (
     rounded,
     write_csv,
 )
-from experiment_manager.cli import terminal
+from experiment_manager.cli import completion, terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, Json, Selected, Where
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
@@ -52,7 +52,12 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
 
-GroupBy = Annotated[str | None, typer.Option(help="One row for the jobs that agree in these variables: algorithm,nn")]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.variables, help="One row for the jobs that agree in these variables: algorithm,nn"
+    ),
+]
 Aggregate = Annotated[
     str | None,
     typer.Option(
@@ -65,7 +70,11 @@ BestOf = Annotated[
     int | None, typer.Option("--best", min=1, metavar="K", help="Only the best so many jobs, or groups by their means.")
 ]
 Decisive = Annotated[
-    str | None, typer.Option(help="What decides which is best. Default: the first number among the results.")
+    str | None,
+    typer.Option(
+        autocompletion=completion.metric,
+        help="What decides which is best. Default: the first number among the results.",
+    ),
 ]
 OnlyChanged = Annotated[
     bool, typer.Option("--only-changed", help="Only the columns in which the rows that are shown differ.")
@@ -73,7 +82,10 @@ OnlyChanged = Annotated[
 Precision = Annotated[
     int | None, typer.Option(min=1, max=17, metavar="N", help="How many significant digits values have.")
 ]
-Sort = Annotated[str | None, typer.Option(help="The column to sort by: loss; -loss from the largest.")]
+Sort = Annotated[
+    str | None,
+    typer.Option(autocompletion=completion.sort_key, help="The column to sort by: loss; -loss from the largest."),
+]
 Format = Annotated[
     str | None, typer.Option("--format", help="table, csv, json, markdown, latex, or parquet (with --out).")
 ]
@@ -185,12 +197,22 @@ def _say_what_is_shown(found: Best | None, n_all: int, same: Sequence[str]) -> N
 
 
 Folders = Annotated[list[Path], typer.Argument(help="The folders of one or several experiments.", show_default=False)]
-By = Annotated[str | None, typer.Option(help="Variables that make a method: algorithm,nn. Default: all that vary.")]
+By = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.variables, help="Variables that make a method: algorithm,nn. Default: all that vary."
+    ),
+]
 Over = Annotated[
     str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
 ]
 Tasks = Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")]
-Compared = Annotated[str | None, typer.Option(help="What is compared. Default: the first number among the results.")]
+Compared = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.metric, help="What is compared. Default: the first number among the results."
+    ),
+]
 Normalize = Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")]
 Common = Annotated[
     bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
+from experiment_manager.cli import completion
 from experiment_manager.cli.shapes import NOT_FINITE, SCHEMA_VERSION
 from experiment_manager.model import codec
 from experiment_manager.text import cell_text, say_json, stream_of, value_text
@@ -26,13 +27,20 @@ DIGITS: Final = 6
 """How many digits of a number a table shows at least."""
 
 Folder = Annotated[Path, typer.Argument(help="The experiment's folder.", show_default=False)]
-JobNumber = Annotated[int, typer.Argument(help="The id of the job.", show_default=False)]
+JobNumber = Annotated[
+    int, typer.Argument(help="The id of the job.", show_default=False, autocompletion=completion.one_job)
+]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", help="Only jobs that pass this filter; may be repeated."),
 ]
 Columns = Annotated[
-    str | None, typer.Option("--columns", help="Only these columns, in this order; patterns, too: seed,'val/*'.")
+    str | None,
+    typer.Option(
+        "--columns",
+        autocompletion=completion.columns,
+        help="Only these columns, in this order; patterns, too: seed,'val/*'.",
+    ),
 ]
 Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.execution import resources
@@ -95,7 +95,14 @@ def parser() -> "argparse.ArgumentParser":
     """What reads any call, and says what is wrong with it."""
     import argparse
 
-    command = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        """Says what is wrong in one sentence, as all our commands do."""
+
+        def error(self, message: str) -> NoReturn:
+            tell(f"error: {self.prog}: {message}; `{self.prog} --help` tells what there is")
+            self.exit(2)
+
+    command = Parser(
         prog="experiment-manager run",
         description="Run one job here, and record what becomes of it.",
         epilog=_EXAMPLE,

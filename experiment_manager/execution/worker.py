@@ -132,6 +132,11 @@ class Candidates:
         self._named.add(one)
         return one
 
+    def leave(self, one: Candidate) -> None:
+        """A job was not taken: one that is held may be, once it is released."""
+        if self._states.is_kept_back(one.job_id):
+            self._named.discard(one)
+
     def has_left(self) -> bool:
         """Whether there is a job that nobody has taken yet."""
         self._others += self._joined()
@@ -159,8 +164,8 @@ class Candidates:
         for one in found:
             if misses == most_misses:
                 return
-            if one in self._named or self._states.is_kept_back(one.job_id):
-                continue  # what is released later may still be taken
+            if one in self._named:
+                continue
             self._named.add(one)  # also what others have taken: a number is never free again
             if self._states.is_claimed(one.job_id, one.number):
                 misses += 1
@@ -334,6 +339,7 @@ class Lane:
                 self._note(one, time.monotonic() - started, error)
                 return outcome._replace(status=outcome.status or REFUSED)
             if ended is None:
+                self._candidates.leave(one)
                 continue
             seconds = time.monotonic() - started
             self._has_permit = self._permits is None or (self._has_permit and refused is not None)
