@@ -257,23 +257,27 @@ def logs(
         raise typer.Exit(130) from None
 
 
+Again = Annotated[
+    list[str] | None,
+    typer.Argument(
+        autocompletion=completion.jobs,
+        help="Ids and ranges (0-3,7), and SLURM options (mem_gb=64).",
+        show_default=False,
+    ),
+]
+EndedIn = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.states,
+        help="Jobs in these states: failed,timeout,oom; otherwise all that ended badly.",
+    ),
+]
+
+
 def resubmit(
     folder: Folder,
-    items: Annotated[
-        list[str] | None,
-        typer.Argument(
-            autocompletion=completion.jobs,
-            help="Ids and ranges (0-3,7), and SLURM options (mem_gb=64).",
-            show_default=False,
-        ),
-    ] = None,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=completion.states,
-            help="Jobs in these states: failed,timeout,oom; otherwise all that ended badly.",
-        ),
-    ] = None,
+    items: Again = None,
+    state: EndedIn = None,
     where: Where = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A SLURM option to change: --set mem_gb=64; may be repeated.")
