@@ -26,6 +26,8 @@ _PLAIN: Final = {ord("\u2500"): "-", ord("\u2501"): "-", ord("\u2026"): _CUT}
 
 _LONG_S: Final = 1.0
 _STEP: Final = 100
+_ENOUGH_TO_GUESS: Final = 3
+"""So many jobs that have ended tell something about the others."""
 
 Item = TypeVar("Item")
 
@@ -456,9 +458,10 @@ class JobLines:
     """Tells of each job that ends; `bar` is where the progress bar of a terminal or a notebook lives."""
 
     def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
+        self._total, self._done, self._began = total, 0, time.monotonic()
         self._bar: Any = None
         self._task: Any = None
+        self._is_told_ahead = False
 
     @contextmanager
     def showing(self) -> Iterator["JobLines"]:
@@ -494,13 +497,20 @@ class JobLines:
                 self._bar.advance(self._task)
         if self._done == self._total:
             self.look_ahead("")
+        elif not self._is_told_ahead and self._done >= _ENOUGH_TO_GUESS:
+            self._show_outlook(guessed_rest(self._done, self._total, time.monotonic() - self._began))
 
     @property
     def has_bar(self) -> bool:
         return self._bar is not None
 
     def look_ahead(self, text: str) -> None:
-        """The bar ends with that text about the jobs that are left; lines in a pipe have none."""
+        """The bar ends with that text about the jobs that are left, and no more with a guess by how many have ended so
+        far; lines in a pipe have neither."""
+        self._is_told_ahead = True
+        self._show_outlook(text)
+
+    def _show_outlook(self, text: str) -> None:
         if self._bar is not None:
             with suppress(Exception):
                 self._bar.update(self._task, outlook=text)
@@ -512,6 +522,17 @@ class JobLines:
             return
         with suppress(Exception):
             self._bar.console.print(harmless(line), markup=False, highlight=False)
+
+
+def guessed_rest(n_done: int, total: int, seconds: float) -> str:
+    """When the others of so many will have ended, if they go on as those have that ended in these seconds.
+
+    >>> guessed_rest(3, 12, 20.0), guessed_rest(10, 100, 1000.0)
+    ('about 1:00 left', 'about 2:30:00 left')
+    """
+    minutes, rest = divmod(round(seconds / n_done * (total - n_done)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"about {hours}:{minutes:02d}:{rest:02d} left" if hours else f"about {minutes}:{rest:02d} left"
 
 
 def followed(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:

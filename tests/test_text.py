@@ -109,6 +109,26 @@ def test_nothing_that_is_told_raises(kind: str, tmp_path: Path, monkeypatch: pyt
         assert '"\\u00e9"' in written
 
 
+def test_each_bar_tells_when_the_rest_will_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By how many jobs have ended so far, once these are a few; by what is known better, once that is told; and
+    nothing at the end."""
+    shown: list[str] = []
+
+    class Shown:
+        def update(self, html: dict[str, str], *, raw: bool) -> None:
+            shown.append(html["text/plain"].partition("  ")[2] if raw else "")
+
+    monkeypatch.setattr(text, "_started_notebook_bar", lambda n: text._NotebookBar(lambda *_, **__: Shown(), n))
+    with JobLines(6).showing() as lines:
+        for job_id in range(6):
+            lines.ended(job_id, State.COMPLETED, "", seconds=0.0, reason=None)
+            told = shown[-1].partition("  ")[2]
+            assert (job_id in (2, 3), job_id == 4) == ("about 0:00 left" == told, "soon" == told), (job_id, shown)
+            if job_id == 3:
+                lines.look_ahead("soon")
+    assert "" == shown[-1].partition("  ")[2]
+
+
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>&1 | true", ">/dev/full 2>&1", ">&- 2>&-"])
 def test_a_process_ends_as_it_means_to(where: str) -> None:
     """What cannot be told changes no exit status: not when it is told, nor when Python ends and flushes."""
