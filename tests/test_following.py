@@ -246,6 +246,32 @@ def test_scripts_for_failed_jobs_alone(mixed: Program) -> None:
 
 
 @pytest.mark.usefixtures("light")
+@pytest.mark.parametrize(
+    ("kind", "option"), [("local_pool", "n_jobs: 3"), ("slurm_script", "mem_gb: 2.0")], ids=["local_pool", "SLURM"]
+)
+def test_a_launch_knows_its_launcher_whatever_file_chose_it(program: Program, kind: str, option: str) -> None:
+    """A launcher's file of one's own stands for the launcher below it, with its options, also in a record that names
+    the file alone. Where nobody can tell, it is said what to add."""
+    (program.home / "conf/hydra/launcher").mkdir(parents=True)
+    (program.home / "conf/hydra/launcher/cluster.yaml").write_text(f"defaults: [{kind}]\n{option}\n")
+    program.sweep("seed=1", "how=raise", "hydra/launcher=cluster")
+    path = program.experiment / "launches/0001/launch.json"
+    written = json.loads(path.read_text())
+    assert (kind, "cluster") == (written["launcher"], written["launcher_file"])
+    older = {key: value for key, value in {**written, "launcher": "cluster"}.items() if key != "launcher_file"}
+    for record in (written, older):
+        path.write_text(json.dumps(record))
+        for named in (None, "cluster", kind):
+            planned = Experiment.at(program.experiment).plan_resubmission(launcher=named)
+            found = planned.n_jobs if planned.options is None else planned.options.mem_gb  # type: ignore[attr-defined]
+            assert (kind, option) == (planned.launcher, f"{option.partition(':')[0]}: {found}")
+    path.write_text(json.dumps({key: value for key, value in older.items() if key != "options"}))
+    words = "name the launcher with --launcher" if kind == "local_pool" else "add --launcher slurm_submitit; the opt"
+    with pytest.raises(JobRefused, match=f"the last launch went through cluster; {words}"):
+        Experiment.at(program.experiment).plan_resubmission()
+
+
+@pytest.mark.usefixtures("light")
 def test_python_runs_failed_jobs_again(program: Program) -> None:
     """`Experiment.resubmit` is the twin, and tells what became of each job. What has completed since it was planned
     does not run again."""

@@ -136,19 +136,24 @@ def _not_held(
 
 
 def _launcher(folder: Folder, last: Launch | None, named: str | None) -> str:
-    chosen = named or (last and last.record.get("launcher"))
+    """The launcher that is to run the jobs: the one that is named, by its own name or that of the file which chose it
+    for the last launch; else that of the last launch. Raises JobRefused for none of ours."""
+    files = () if last is None else (last.record.get("launcher"), last.record.get("launcher_file"))
+    chosen = named if named and named not in files else last and last.launcher
     if not named and chosen == BY_HAND:
         return "local_pool"
     scheduler = None if last is None else schedulers.name_of(last)
     if chosen in (*LAUNCHERS, f"{scheduler}_script", f"{scheduler}_submit"):
         return str(chosen)
     words = f"{named} is none of ours" if named else f"the last launch went through {chosen or 'nothing'}"
+    if scheduler == "slurm":
+        raise JobRefused(f"{folder.path}: {words}; add --launcher slurm_submitit; the options of that launch stay")
     raise JobRefused(f"{folder.path}: {words}; name the launcher with --launcher: {', '.join(LAUNCHERS)}")
 
 
 def _local_options(last: Launch | None, **given: float | None) -> dict[str, Any]:
     """The options of local_pool that were given, else those of the last launch, if it ran here, else the defaults."""
-    ran_here = last is not None and last.record.get("launcher") in ("local_pool", BY_HAND)
+    ran_here = last is not None and last.launcher in ("local_pool", BY_HAND)
     kept = last.record.get("options") if last is not None and ran_here else None
     options = kept if isinstance(kept, Mapping) else {}
     found = {name: options.get(name) if value is None else value for name, value in given.items()}

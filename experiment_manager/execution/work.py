@@ -233,7 +233,7 @@ def last_runner(folder: Folder, configured: Configured | None) -> list[str] | No
     """What ran the jobs of the last launch, if a person has worked there, and no runner is configured: a function can
     be named on no command line. None where there is none, or its file is gone."""
     launch = last_launch(folder)
-    if launch is None or launch.record.get("launcher") != BY_HAND:
+    if launch is None or launch.launcher != BY_HAND:
         return None
     if configured is not None and (configured.python_runner or configured.job_runner):
         return None

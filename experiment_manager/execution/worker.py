@@ -541,7 +541,7 @@ class LocalWorker:
         self._folder, self._launch = folder, launch
         found = read_launch(folder, launch)
         options = found.record.get("worker")
-        if found.record.get("launcher") == BY_HAND:
+        if found.launcher == BY_HAND:
             options = found.record.get("options")
         if not isinstance(options, Mapping) or not isinstance(options.get("n_jobs"), int):
             raise JobRefused(f"launch {launch} of {folder.path} has no worker by hand; start one with `work`")

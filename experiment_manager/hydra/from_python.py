@@ -52,7 +52,7 @@ from experiment_manager.hydra.sweeper import (
 from experiment_manager.model import html, policy
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import which
-from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch, Recipe, State
+from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch, Recipe, State, launcher_of
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import Submitted
 from experiment_manager.store.holds import not_held
@@ -339,7 +339,8 @@ def _with_launcher(
     """The configuration of the sweep with these options of that launcher, besides those that the frozen YAML has for
     it. Raises OptionsError."""
     config = _as_it_was_swept(loader, folder, recipe)
-    if config.hydra.runtime.choices.get(_LAUNCHER) != launcher:
+    own = (config.hydra.runtime.choices.get(_LAUNCHER), launcher_of(config.hydra.launcher.get("_target_")))
+    if launcher not in own:
         try:
             other = _loaded(loader, None, [f"{_LAUNCHER}={launcher}", "hydra.job.name=" + quoted(recipe.job_name)])
         except HydraException:

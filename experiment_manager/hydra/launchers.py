@@ -158,8 +158,11 @@ def without_rank() -> Iterator[None]:
 def about(config: DictConfig, ours: "Here | ByScheduler | None") -> dict[str, Any]:
     """What a launch keeps about the command that made it, and of the launcher, if it is one of ours."""
     launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    chosen = config.hydra.runtime.choices.get("hydra/launcher")
+    kind = chosen if ours is None else ours.kind
     return {
-        "launcher": config.hydra.runtime.choices.get("hydra/launcher"),
+        "launcher": kind,
+        **({} if kind == chosen else {"launcher_file": chosen}),
         "options": codec.encode(launcher),
         "overrides": as_written(config, "task"),
         **({} if ours is None else ours.kept),
@@ -169,6 +172,7 @@ def about(config: DictConfig, ours: "Here | ByScheduler | None") -> dict[str, An
 class Here:
     """`local_pool`: jobs run on this machine, several at a time."""
 
+    kind = "local_pool"
     waits = True
     arrange = None
 
@@ -276,6 +280,8 @@ class ByScheduler:
         self._scheduler = schedulers.named(scheduler)
         self._options = self._scheduler.options(plain, where="hydra.launcher")
         self._submits = submits
+        submitting = "slurm_submitit" if scheduler == "slurm" else f"{scheduler}_submit"
+        self.kind = submitting if submits else f"{scheduler}_script"
         self.waits = submits and bool(plain.get("wait"))
         if submits:
             self._scheduler.require()

@@ -6,7 +6,7 @@ The records are `NamedTuple`s and not dataclasses because every SLURM task start
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple, NewType
+from typing import Any, Final, NamedTuple, NewType
 
 JobId = NewType("JobId", int)
 """The number of a job: given once, never changed, never reused. Not a position."""
@@ -37,6 +37,9 @@ ENDED_WELL = frozenset({State.COMPLETED, State.PRUNED})
 
 ENDED_BADLY = ENDED - ENDED_WELL - {State.FAKE}
 """States that a person wants to hear about: the attempt ended and left no result to trust."""
+
+TO_START_AGAIN: Final = ", to be started again"
+"""How the reason of an attempt ends after which the scheduler starts the job again by itself."""
 
 
 class Counts(dict[str, int]):
@@ -151,7 +154,32 @@ class Launch(NamedTuple):
         from experiment_manager.text import one_line
 
         jobs = ",".join(map(str, self.record.get("jobs", {}).values()))
-        return f"Launch({self.number!r} by {self.record.get('launcher')}: {one_line(jobs) or 'none'})"
+        return f"Launch({self.number!r} by {self.launcher}: {one_line(jobs) or 'none'})"
+
+    @property
+    def launcher(self) -> str | None:
+        """Which launcher has handed the jobs over: one of ours by its own name, whatever YAML file has chosen it. Of
+        records that name the file alone, the class tells, which their options name."""
+        options = self.record.get("options")
+        target = options.get("_target_") if isinstance(options, Mapping) else None
+        return launcher_of(target) or self.record.get("launcher")
+
+
+_LAUNCHERS: Final = {
+    "LocalPoolLauncher": "local_pool",
+    "SlurmScriptLauncher": "slurm_script",
+    "SlurmSubmititLauncher": "slurm_submitit",
+}
+
+
+def launcher_of(target: Any) -> str | None:
+    """The name of our launcher of that class; None for any other class.
+
+    >>> launcher_of("hydra_plugins.hydra_experiment_manager.launchers.LocalPoolLauncher"), launcher_of(None)
+    ('local_pool', None)
+    """
+    package, _, name = str(target).rpartition(".")
+    return _LAUNCHERS.get(name) if package.startswith("hydra_plugins.hydra_experiment_manager.") else None
 
 
 def task_name(array: str, array_index: int) -> str:
