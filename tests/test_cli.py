@@ -5,11 +5,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import SHORT, app, main
+from experiment_manager.cli.results import Compared
+from experiment_manager.cli.terminal import Chosen
 from experiment_manager.model.records import State
 from experiment_manager.store.states import States
 from tests.conftest import Prepared, Program
@@ -314,3 +318,14 @@ def test_list_of_verbs_fits_a_terminal() -> None:
     """Each verb is explained in a line of 80 columns, in a whole sentence."""
     for verb, sentence in SHORT.items():
         assert (True, True) == (len(f"  {verb:10}  {sentence}") < 80, sentence.endswith(".")), verb
+
+
+def test_what_verbs_have_in_common_is_declared_once() -> None:
+    """compare and plot take the same things in the same words; whatever shows chosen jobs has the options to choose."""
+    group: Any = typer.main.get_command(app)
+    taken = {verb: {one.name: one for one in command.params} for verb, command in group.commands.items()}
+    for name in Compared._fields:
+        one, other = (taken[verb][name] for verb in ("compare", "plot"))
+        assert (one.opts, one.help, one.default) == (other.opts, other.help, other.default)
+    for verb in ("results", "jobs", "report", "export", "efficiency"):
+        assert {*Chosen._fields} <= taken[verb].keys(), verb

@@ -125,7 +125,7 @@ def test_a_curve_without_gaps_or_none(tmp_path: Path) -> None:
 
     for job in experiment.iter_jobs():
         experiment.run_id(job.id, run)
-    with pytest.raises(ExperimentManagerError, match=r"job 2 of TD3 logged a loss that is no finite number, .* --where"):
+    with pytest.raises(ExperimentManagerError, match=r"job 2 of TD3 logged a loss that is no .* --where"):
         experiment.plot("curves", tmp_path / "a.pdf", metric="loss")
     assert not (tmp_path / "a.pdf").exists()
     curve = experiment.compare(metric="loss", where="seed < 5", curves=True).methods[1].curve

@@ -16,7 +16,7 @@ from experiment_manager.analysis.results import sentences
 from experiment_manager.analysis.status import SILENT_AFTER_S, SearchStatus, Status, counts_text
 from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns, with_tags
 from experiment_manager.cli import completion, terminal
-from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, JobNumber, Json, Selected, Where
+from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Chosen, Columns, Folder, JobNumber, Json, with_fields
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment, counts_of, disk_usages, find_experiments
 from experiment_manager.model import codec, filters
@@ -87,16 +87,11 @@ def status(
         raise typer.Exit(1)
 
 
-def jobs(
-    folder: Folder,
-    where: Where = None,
-    selected: Selected = False,
-    columns: Columns = None,
-    json: Json = False,
-) -> None:
+@with_fields
+def jobs(chosen: Chosen, columns: Columns = None, json: Json = False) -> None:
     """List the jobs with their variables, states, and whether they pass the saved filter."""
-    experiment = Experiment.at(folder)
-    rows = experiment.jobs(experiment.rules(where, selected=selected))
+    experiment, rules = chosen.read()
+    rows = experiment.jobs(rules)
     if json:
         terminal.print_answer(rows)
     else:

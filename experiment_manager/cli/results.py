@@ -3,7 +3,7 @@ what they used; export, which hands them to programs that track experiments; and
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -29,7 +29,7 @@ from experiment_manager.analysis.tables import (
     write_csv,
 )
 from experiment_manager.cli import completion, terminal
-from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Columns, Folder, Json, Selected, Where
+from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Chosen, Columns, Json, Where, with_fields
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
@@ -39,6 +39,11 @@ Goal = Annotated[
     str | None,
     typer.Option(help="Whether the best is the largest or the smallest: max, min. Default: as a search says, or max."),
 ]
+
+Repeating = Annotated[
+    str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
+]
+Tasks = Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -91,10 +96,9 @@ Format = Annotated[
 ]
 
 
+@with_fields
 def results(
-    folder: Folder,
-    where: Where = None,
-    selected: Selected = False,
+    of_jobs: Chosen,
     group_by: GroupBy = None,
     how: Aggregate = None,
     best_: BestOf = None,
@@ -118,8 +122,7 @@ def results(
     json: Annotated[bool, typer.Option("--json", help="Print JSON, nested, for scripts.")] = False,
 ) -> None:
     """Show what the jobs returned, and the last of their metrics."""
-    experiment = Experiment.at(folder)
-    rules = experiment.rules(where, selected=selected)
+    experiment, rules = of_jobs.read()
     if missing:
         _name_missing(experiment.missing_ids(rules), is_json=json or format_ == "json")
         return
@@ -196,39 +199,45 @@ def _say_what_is_shown(found: Best | None, n_all: int, same: Sequence[str]) -> N
         terminal.say(f"the best {len(found.places)} of {n_all} by {found.metric}, of which the {found.goal} is best")
 
 
-Folders = Annotated[list[Path], typer.Argument(help="The folders of one or several experiments.", show_default=False)]
-By = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=completion.variables, help="Variables that make a method: algorithm,nn. Default: all that vary."
-    ),
-]
-Over = Annotated[
-    str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
-]
-Tasks = Annotated[str | None, typer.Option(help="Variables whose values are tasks: env.")]
-Compared = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=completion.metric, help="What is compared. Default: the first number among the results."
-    ),
-]
-Normalize = Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")]
-Common = Annotated[
-    bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
-]
+class Compared(NamedTuple):
+    """What is compared, and how."""
+
+    folders: Annotated[
+        list[Path], typer.Argument(help="The folders of one or several experiments.", show_default=False)
+    ]
+    by: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=completion.variables,
+            help="Variables that make a method: algorithm,nn. Default: all that vary.",
+        ),
+    ] = None
+    over: Repeating = None
+    tasks: Tasks = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=completion.metric, help="What is compared. Default: the first number among the results."
+        ),
+    ] = None
+    goal: Goal = None
+    normalize: Annotated[str, typer.Option(help="range: the scores of each task from 0 to 1. Default: none.")] = "none"
+    common: Annotated[
+        bool, typer.Option("--common", help="Leave out the runs that some method lacks, as seeds that failed.")
+    ] = False
+    where: Where = None
+
+    def read(self) -> tuple[Experiment, list[Experiment], dict[str, Any]]:
+        """The experiment, the others, and the options of `Experiment.compare`."""
+        first, *others = [Experiment.at(folder) for folder in self.folders]
+        names = {"by": _names(self.by), "over": _names(self.over), "tasks": _names(self.tasks) or ()}
+        more = {"metric": self.metric, "goal": self.goal, "normalize": self.normalize, "common": self.common}
+        return first, others, {**names, **more, "where": first.rules(self.where)}
 
 
+@with_fields
 def compare(
-    folders: Folders,
-    by: By = None,
-    over: Over = None,
-    tasks: Tasks = None,
-    metric: Compared = None,
-    goal: Goal = None,
-    normalize: Normalize = "none",
-    common: Common = False,
-    where: Where = None,
+    compared: Compared,
     format_: Annotated[str, typer.Option("--format", help="table, or for a paper: markdown, latex.")] = "table",
     json: Json = False,
 ) -> None:
@@ -236,8 +245,7 @@ def compare(
     if format_ not in ("table", *TEXT_FORMATS):
         there_are = ", ".join(("table", *TEXT_FORMATS))
         raise ExperimentManagerError(f"{format_!r} is no format of a comparison; there are {there_are}, and --json")
-    first, *others = [Experiment.at(folder) for folder in folders]
-    how = _how(first, by, over, tasks, metric, goal, normalize, where, is_common=common)
+    first, others, how = compared.read()
     found = first.compare(*others, curves=json, **how)
     if json:
         terminal.print_answer(_plain(found))
@@ -254,41 +262,16 @@ def compare(
         terminal.say(line)
 
 
+@with_fields
 def plot(
-    folders: Folders,
+    compared: Compared,
     kind: Annotated[str, typer.Option(help="intervals, profile, curves or sensitivity.")] = "intervals",
     out: Annotated[Path | None, typer.Option(help="The file: .pdf, .svg or .png. Default: KIND.pdf, here.")] = None,
     x: Annotated[str | None, typer.Option(help="The variable of a sensitivity: lr.")] = None,
-    by: By = None,
-    over: Over = None,
-    tasks: Tasks = None,
-    metric: Compared = None,
-    goal: Goal = None,
-    normalize: Normalize = "none",
-    common: Common = False,
-    where: Where = None,
 ) -> None:
     """Draw a comparison for a paper, as compare makes it; curves are of a metric that jobs log. Prints the path."""
-    first, *others = [Experiment.at(folder) for folder in folders]
-    how = _how(first, by, over, tasks, metric, goal, normalize, where, is_common=common)
+    first, others, how = compared.read()
     terminal.say(first.plot(kind, out or f"{kind}.pdf", *others, x=x, **how))
-
-
-def _how(
-    experiment: Experiment,
-    by: str | None,
-    over: str | None,
-    tasks: str | None,
-    metric: str | None,
-    goal: str | None,
-    normalize: str,
-    where: list[str] | None,
-    *,
-    is_common: bool,
-) -> dict[str, Any]:
-    """The options of `Experiment.compare`."""
-    names = {"by": _names(by), "over": _names(over), "tasks": _names(tasks) or (), "where": experiment.rules(where)}
-    return {**names, "metric": metric, "goal": goal, "normalize": normalize, "common": is_common}
 
 
 _EXPLAINED: Final = (
@@ -362,17 +345,12 @@ def _pair_row(pair: Pair) -> dict[str, Any]:
     }
 
 
-def efficiency(
-    folder: Folder,
-    where: Where = None,
-    selected: Selected = False,
-    group_by: GroupBy = None,
-    json: Json = False,
-) -> None:
+@with_fields
+def efficiency(chosen: Chosen, group_by: GroupBy = None, json: Json = False) -> None:
     """Tell what jobs asked for and what they used, what was wasted, and the options that would have been enough."""
-    experiment = Experiment.at(folder)
+    experiment, rules = chosen.read()
     by = names_in(group_by or "")
-    found = experiment.efficiency(experiment.rules(where, selected=selected), by=by)
+    found = experiment.efficiency(rules, by=by)
     if json:
         terminal.print_answer(_plain(found))
         return
@@ -442,14 +420,11 @@ def _short(number: float | None) -> str | None:
     return None if number is None else f"{number:.2g}"
 
 
+@with_fields
 def report(
-    folder: Folder,
+    chosen: Chosen,
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the folder.")] = None,
-    where: Where = None,
-    selected: Selected = False,
-    average_over: Annotated[
-        str | None, typer.Option(help="Variables that only repeat a job: seed,fold. Default: those called seed.")
-    ] = None,
+    average_over: Repeating = None,
     group_by: Annotated[
         str | None, typer.Option(help="Variables that make a group: algorithm,nn. Default: all others.")
     ] = None,
@@ -459,10 +434,10 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML file with progress, failures, the best, learning curves, all jobs and launches; print its path."""
-    experiment = Experiment.at(folder)
+    experiment, rules = chosen.read()
     path = experiment.report(
         out,
-        where=experiment.rules(where, selected=selected),
+        where=rules,
         average_over=_names(average_over),
         group_by=_names(group_by),
         metric=metric,
@@ -477,21 +452,20 @@ def report(
         terminal.say(path)
 
 
+@with_fields
 def export(
-    folder: Folder,
+    chosen: Chosen,
     to: Annotated[str, typer.Option(help="tensorboard, wandb (offline), mlflow or trackio.", show_default=False)],
     out: Annotated[
         str | None,
         typer.Option(help="The folder, for mlflow a database or an address. Default: as that program has it."),
     ] = None,
     project: Annotated[str | None, typer.Option(help="What groups runs there. Default: the experiment's name.")] = None,
-    where: Where = None,
-    selected: Selected = False,
     json: Json = False,
 ) -> None:
     """Hand jobs that have ended to a program that tracks experiments, each once: repeat it to go on."""
-    experiment = Experiment.at(folder)
-    done = experiment.export(to, out, project=project, where=experiment.rules(where, selected=selected))
+    experiment, rules = chosen.read()
+    done = experiment.export(to, out, project=project, where=rules)
     if json:
         terminal.print_answer(_plain(done))
         return

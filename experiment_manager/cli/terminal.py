@@ -4,13 +4,15 @@ unwrapped in a pipe, machine-readable where asked.
 Nothing is folded, and no number is ever cut: a column is shown whole, cut between words, or left out and named.
 """
 
+import inspect
 import json
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import wraps
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_type_hints
 
 import typer
 
@@ -19,6 +21,9 @@ from experiment_manager.cli.shapes import NOT_FINITE, SCHEMA_VERSION
 from experiment_manager.model import codec
 from experiment_manager.text import cell_text, say_json, stream_of, value_text
 from experiment_manager.text import say as _say
+
+if TYPE_CHECKING:
+    from experiment_manager.experiment import Experiment
 
 HOW_TO_GET_MORE = "--columns\xa0NAMES shows others, `|\xa0less\xa0-S` all"
 """The hint for columns that do not fit the terminal."""
@@ -44,6 +49,49 @@ Columns = Annotated[
 ]
 Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def with_fields(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb as the command line takes it: each parameter that is a record stands for the fields of it, so that what
+    several verbs have in common is declared once."""
+    hints = get_type_hints(verb, include_extras=True)
+    records = {name: hints[name] for name in inspect.signature(verb).parameters if _is_record(hints[name])}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if name in records:
+            of_record = get_type_hints(records[name], include_extras=True)
+            fields = inspect.signature(records[name]).parameters.values()
+            shown += [one.replace(kind=one.KEYWORD_ONLY, annotation=of_record[one.name]) for one in fields]
+        else:
+            shown.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
+
+    @wraps(verb)
+    def called(**values: Any) -> None:
+        made = {name: one(**{field: values.pop(field) for field in one._fields}) for name, one in records.items()}
+        verb(**made, **values)
+
+    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in shown}
+    return called
+
+
+def _is_record(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, tuple)
+
+
+class Chosen(NamedTuple):
+    """The experiment that a verb reads, and which of its jobs."""
+
+    folder: Folder
+    where: Where = None
+    selected: Selected = False
+
+    def read(self) -> "tuple[Experiment, list[Any] | None]":
+        """The experiment, and the rules that its jobs are to pass."""
+        from experiment_manager.experiment import Experiment
+
+        experiment = Experiment.at(self.folder)
+        return experiment, experiment.rules(self.where, selected=self.selected)
 
 
 def say(text: str) -> None:
