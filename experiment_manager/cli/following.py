@@ -437,7 +437,10 @@ def _say_pieces(pieces: Iterable[bytes], experiment: Experiment, job: int) -> No
             return
     if is_empty:
         show = f"experiment-manager show {as_word(experiment.folder.path)} {job}"
-        tell(f"job {job} of {experiment.folder.path} has printed nothing there; `{show}` tells what became of it")
+        tell(
+            f"job {job} of {experiment.folder.path} has printed nothing there, or its log was removed; `{show}` tells "
+            "what became of it"
+        )
 
 
 def _record(done: Resubmitted) -> dict[str, Any]:

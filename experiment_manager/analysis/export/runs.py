@@ -113,7 +113,10 @@ def run_of(folder: Folder, job: Job, table: StateTable, configuration: Any) -> R
         "parameters": {**flat(configuration or {}), **flat(job.variables)},
         "summary": flat(row["result"]),
     }
-    logged = [_size(folder.of_attempt(job.id, number, "metrics")) for number in sorted(table.attempts[job.id])]
+    numbers = sorted(table.attempts[job.id])
+    if len(numbers) > 1:  # what is not exported may be gone the next time
+        numbers = [number for number, _ in course(folder, table, job.id)]
+    logged = [_size(folder.of_attempt(job.id, number, "metrics")) for number in numbers]
     mark = Mark(_digest(anchor), _digest([_SHAPE, known, logged]))
     return Run(run_name(folder, job, table), folder.name, int(job.id), last.number, mark=mark, **known)
 
