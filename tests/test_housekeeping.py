@@ -18,11 +18,12 @@ from typing import Any, Final
 import pytest
 
 from experiment_manager import Experiment, current_job
+from experiment_manager.analysis.export.runs import Mark, run_of
 from experiment_manager.errors import FilterError, FolderError, JobRefused, OptionsError, UnknownJob
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.moving import move, moved_script
 from experiment_manager.store.files import is_temporary, temporary_name
-from experiment_manager.store.launches import create_launch, read_launch, read_order
+from experiment_manager.store.launches import create_launch, driven, read_launch, read_order
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import write_selection
@@ -103,7 +104,7 @@ def test_links_lead_where_they_led(tmp_path: Path, elsewhere: Path) -> None:
     place; hard links stay some, and modes stay what they are."""
     experiment = made(tmp_path / "a")
     (tmp_path / "a/data").mkdir()
-    for new in (tmp_path / "renamed", elsewhere / "copied", tmp_path / "a/back"):
+    for new in (tmp_path / "renamed", elsewhere / ("long-" * 40), tmp_path / ("a/" + "n" * 200), elsewhere / "copied"):
         assert str(new) == experiment.move(new)
         job = Path(experiment.folder.job(0))
         assert (str(job / "model.pt"), str(tmp_path / "a/data")) == (
@@ -292,6 +293,12 @@ def told(experiment: Experiment) -> list[Any]:
     return [metrics, experiment.result_rows(), experiment.jobs(), experiment.status().counts]
 
 
+def exported(experiment: Experiment) -> list[Mark | None]:
+    """What tells whether a job was exported already as it is now."""
+    folder, table = experiment.folder, experiment.states()
+    return [run_of(folder, experiment.job(job_id), table, None).mark for job_id in range(3)]
+
+
 _FREED: Final = {
     *("jobs/0/stdout.1.log", "jobs/0/stderr.1.log", "jobs/0/result.1.json"),
     *("jobs/1/stdout.1.log", "jobs/1/stderr.1.log", "jobs/1/result.1.json", "jobs/1/metrics.1.jsonl"),
@@ -304,13 +311,14 @@ def test_files_of_earlier_attempts_go(tmp_path: Path) -> None:
     attempt still says how it ended."""
     experiment = tried_twice(tmp_path)
     before, names = told(experiment), names_below(experiment.folder.path)
+    runs = exported(experiment)
     planned = experiment.clean(dry_run=True)
     assert names == names_below(experiment.folder.path)
     (row,) = planned.kinds
     assert ("attempts", 7, [0, 1]) == (row["kind"], row["files"], row["jobs"])
     assert row["bytes"] == planned.n_bytes == experiment.clean().n_bytes > 0
     assert (_FREED, set()) == (names - names_below(experiment.folder.path), names_below(experiment.folder.path) - names)
-    assert before == told(experiment)
+    assert (before, runs) == (told(experiment), exported(experiment))
     assert ["COMPLETED"] * 2 == [attempt["state"] for attempt in experiment.show(1)["attempts"]]
     assert () == experiment.clean().found
 
@@ -340,7 +348,11 @@ def test_what_is_not_used_any_more_goes(tmp_path: Path) -> None:
     (copy / "train.py").write_text("")
     (copy / "data").symlink_to(kept)
     (copy / "sub").mkdir(mode=0o555)
-    numbers = [create_launch(folder, [Attempt(JobId(0), at, State.PENDING)], {}).number for at in (1, 3, 1)]
+    numbers = []
+    for at in (1, 3, 1):
+        launch = create_launch(folder, [Attempt(JobId(0), at, State.PENDING)], {})
+        with driven(folder, launch):
+            numbers.append(launch.number)
     Path(folder.report).write_text("<html>")
     os.utime(folder.report, (1, 1))
     assert {"attempts", "code", "launches", "report"} == {row["kind"] for row in experiment.clean(dry_run=True).kinds}
@@ -373,19 +385,99 @@ def test_what_runs_or_lies_elsewhere_is_left_alone(tmp_path: Path, capsys: pytes
         experiment.clean("0", kinds=["code"])
     with pytest.raises(OptionsError, match=r"say which, as --checkpoints '\*\.pt'"):
         experiment.clean(kinds=["checkpoints"])
+    for pattern in ("", "/tmp/*", "../1/*", "steps/../../1/*"):
+        with pytest.raises(OptionsError, match="fits nothing in a job's folder"):
+            experiment.clean(checkpoints=[pattern])
+
+
+@pytest.mark.parametrize("name", ["jobs", "code", "launches", "launches/0001"])
+def test_nothing_behind_a_link_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Whichever folder of an experiment is a link, it is named, and what is there stays: it may be that of others."""
+    experiment = tried_twice(tmp_path)
+    folder = experiment.folder
+    Path(folder.join("code", "0123")).mkdir(parents=True)
+    for at in (1, 3):
+        with driven(folder, create_launch(folder, [Attempt(JobId(0), at, State.PENDING)], {})):
+            pass
+    kind = {"jobs": "attempts"}.get(name, name.split("/")[0])
+    assert experiment.clean(kinds=[kind], dry_run=True).found
+    Path(folder.join(name)).rename(tmp_path / "elsewhere")
+    Path(folder.join(name)).symlink_to(tmp_path / "elsewhere")
+    before = names_below(str(tmp_path / "elsewhere"))
+    assert () == experiment.clean(kinds=[kind]).found
+    assert f"{folder.join(name)} is a link to {tmp_path}/elsewhere" in capsys.readouterr().err
+    assert before == names_below(str(tmp_path / "elsewhere"))
+
+
+def test_what_somebody_is_about_to_run_is_left_alone(tmp_path: Path) -> None:
+    """While a process runs jobs of a launch one after the other, the experiment stays where it is, and what is not done
+    of these jobs keeps its files, also between two jobs; not for a process that has ended."""
+    experiment = tried_twice(tmp_path)
+    folder, before = experiment.folder, names_below(str(tmp_path / "train/jobs"))
+    launch = create_launch(folder, [Attempt(JobId(job_id), 3, State.PENDING) for job_id in (0, 2)], {})
+    driver = Path(folder.join("launches", launch.number, "driver.json"))
+    elsewhere = json.dumps({**this_process(), "host": "node017"})
+    with driven(folder, launch):
+        for who, way_out in ((driver.read_text(), ""), (elsewhere, f"if it has ended, remove {driver}")):
+            driver.write_text(who)
+            assert () == experiment.clean(state="failed", checkpoints=["*"]).found
+            with pytest.raises(
+                JobRefused, match=rf"process {os.getpid()} on .* runs the jobs of launch 0001.*{way_out}"
+            ):
+                experiment.move(tmp_path / "new")
+        assert before == names_below(str(tmp_path / "train/jobs"))
+        driver.write_text(json.dumps({**this_process(), "pid": 2**22 + 1, "started_ticks": 1}))
+        assert experiment.clean(state="failed", checkpoints=["*"], dry_run=True).found
+        assert experiment.move(tmp_path / "new")
+        assert not (tmp_path / "new/launches/0001/driver.json").exists()
+
+
+def test_an_experiment_in_another_one_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a job is a sweep itself, no pattern fits what holds its experiment, and while that runs, the outer one
+    stays where it is."""
+    experiment = tried_twice(tmp_path)
+    inner = made(Path(experiment.folder.job(0), "steps"))
+    (tmp_path / "train/jobs/0/steps/config.json").write_text("{}")
+    before = names_below(inner.folder.path)
+    experiment.clean("0", checkpoints=["*"])
+    assert before == names_below(inner.folder.path)
+    assert "jobs/0/steps holds an experiment" in capsys.readouterr().err
+    attempt = States(inner.folder).claim(1, {})
+    with pytest.raises(JobRefused, match="steps/train is not moved: job 1 has begun"):
+        experiment.move(tmp_path / "new")
+    States(inner.folder).finish(1, attempt, State.FAILED, {})
+    assert str(tmp_path / "new") == experiment.move(tmp_path / "new")
+
+
+def test_what_is_freed_is_what_the_disk_gets(tmp_path: Path) -> None:
+    """A file with several names counts once, and only where all of them go; a pattern may name a place as a shell
+    writes it."""
+    experiment = tried_twice(tmp_path)
+    job = Path(experiment.folder.job(0))
+    for name in ("a.ckpt", "b.ckpt"):
+        (job / name).write_bytes(os.urandom(50_000))
+        (job / name.replace("ckpt", "best.ckpt")).hardlink_to(job / name)
+    (tmp_path / "kept").hardlink_to(job / "b.ckpt")
+    before = experiment.disk_usage()
+    done = experiment.clean("0", checkpoints=["./*.ckpt", "steps/"], kinds=["checkpoints"])
+    b_bytes = (tmp_path / "kept").stat().st_blocks * 512
+    assert (5, before - b_bytes) == (len(done.found), experiment.disk_usage() + done.n_bytes)
+    assert [(done.n_bytes, 5)] == [(row["bytes"], row["files"]) for row in done.kinds]
 
 
 def test_killed_while_cleaning(tmp_path: Path) -> None:
     """Whenever that is killed, all that is told of the jobs is the same, and the same call removes the rest."""
     experiment = tried_twice(tmp_path / "old")
     before, names = told(experiment), names_below(experiment.folder.path)
+    freed = {*_FREED, *(f"jobs/{job_id}/steps/checkpoint-2/weights" for job_id in (0, 1))}
+    clean = partial(experiment.clean, checkpoints=["steps"])
     (tmp_path / "old").rename(tmp_path / "made")
     for moment in range(1, 100):
         shutil.copytree(tmp_path / "made", tmp_path / "old", symlinks=True)
-        was_killed = killed(moment, experiment.clean)
+        was_killed = killed(moment, clean)
         assert before == told(experiment)
-        experiment.clean()
-        assert _FREED == names - names_below(experiment.folder.path)
+        clean()
+        assert freed == names - names_below(experiment.folder.path)
         shutil.rmtree(tmp_path / "old")
         if not was_killed:
             break

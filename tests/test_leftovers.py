@@ -138,7 +138,7 @@ def test_launch_killed_at_any_moment(tmp_path: Path, capfd: pytest.CaptureFixtur
             break
         made.append(len(launch_numbers(folder)))
         for number in launch_numbers(folder):
-            assert {"launch.json", "orders.sqlite", "packages.txt", "settled"} == set(
+            assert {"driver.json", "launch.json", "orders.sqlite", "packages.txt", "settled"} == set(
                 os.listdir(folder.join("launches", number))
             )
         reconciled(folder)
@@ -152,7 +152,7 @@ def test_launch_killed_at_any_moment(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert all(is_leftover(os.path.basename(name), 0) for name in hidden(folder.launches) if "/" not in name)
     with planning(folder):
         clear_leftovers(folder)
-    assert [] == hidden(folder.path)
+    assert ([], []) == (hidden(folder.path), list(Path(folder.launches).glob("*/driver.json")))
 
 
 def _killed_while_launching(folder: Folder, moment: int) -> int:

@@ -9,18 +9,19 @@
 What is never removed: whatever a job that runs or waits uses; the last attempt of a job, and the one with which it was
 done; metrics of earlier attempts that belong to the course of a job which went on from a checkpoint (`metrics.course`);
 how each attempt ended; and anything behind a link. Each file goes by itself, or a folder after it was renamed, so that
-what is left at any moment is an experiment.
+what is left at any moment is an experiment, and what is half removed is gone when somebody plans it next.
 """
 
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import JobRefused, OptionsError
+from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
@@ -28,11 +29,12 @@ from experiment_manager.store.files import remove_tree, space_below, space_of, t
 from experiment_manager.store.launches import (
     SETTLED,
     clear_leftovers,
+    drivers,
     launch_numbers,
     planned_attempts,
     read_launch,
 )
-from experiment_manager.store.layout import Folder, planning, writing
+from experiment_manager.store.layout import MANIFEST, Folder, planning, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import course
 from experiment_manager.store.states import States, StateTable
@@ -61,6 +63,7 @@ class Found(NamedTuple):
     n_files: int
     n_bytes: int
     job_id: int | None = None
+    inode: tuple[int, int, int] | None = None  # of a file with several names: device, number, and how many names
 
 
 class Cleaning(NamedTuple):
@@ -71,7 +74,7 @@ class Cleaning(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        return sum(one.n_bytes for one in self.found)
+        return _freed(self.found)
 
     @property
     def kinds(self) -> list[dict[str, Any]]:
@@ -80,7 +83,7 @@ class Cleaning(NamedTuple):
         for kind, what in KINDS.items():
             mine = [one for one in self.found if one.kind == kind]
             jobs = sorted({one.job_id for one in mine if one.job_id is not None})
-            n_files, n_bytes = sum(one.n_files for one in mine), sum(one.n_bytes for one in mine)
+            n_files, n_bytes = sum(one.n_files for one in mine), _freed(mine)
             row = {"kind": kind, "what": what, "files": n_files, "bytes": n_bytes, "jobs": jobs}
             rows += [row] if mine else []
         return rows
@@ -88,6 +91,14 @@ class Cleaning(NamedTuple):
     def __repr__(self) -> str:
         kinds = ", ".join(row["kind"] for row in self.kinds) or "nothing"
         return f"Cleaning({size_text(self.n_bytes)}: {kinds})"
+
+
+def _freed(found: Collection[Found]) -> int:
+    """The bytes that are free when these are gone: a file with several names goes with the last of them."""
+    names = Counter(one.inode for one in found if one.inode is not None)
+    whole = {inode for inode, count in names.items() if count == inode[2]}
+    once = {one.inode: one.n_bytes for one in found if one.inode in whole}
+    return sum(one.n_bytes for one in found if one.inode is None) + sum(once.values())
 
 
 class What(NamedTuple):
@@ -114,32 +125,61 @@ class What(NamedTuple):
                 raise OptionsError(f"there is no kind {kind!r} of what can be removed; there are {', '.join(KINDS)}")
         if "checkpoints" in chosen and not checkpoints:
             raise OptionsError("checkpoints are files of your own: say which, as --checkpoints '*.pt'")
+        for pattern in checkpoints:
+            if not pattern or os.path.isabs(pattern) or os.pardir in pattern.split("/"):
+                raise OptionsError(
+                    f"--checkpoints {pattern!r} fits nothing in a job's folder: write a name, as '*.pt', or a place in "
+                    "it, as 'ckpt/*'"
+                )
         if waiting := (states or frozenset()) & UNFINISHED:
             raise JobRefused(f"jobs that are {min(waiting)} have not ended; nothing of them is removed")
         if is_of_jobs or states is not None:
             if kinds is not None and (others := [kind for kind in chosen if kind not in OF_JOBS]):
                 raise OptionsError(f"{others[0]} is of the whole experiment: choose no jobs for it")
             chosen = [kind for kind in chosen if kind in OF_JOBS]
-        return cls(tuple(chosen), tuple(checkpoints), states)
+        return cls(tuple(chosen), tuple(map(os.path.normpath, checkpoints)), states)  # './last.pt', 'ckpt/'
 
 
 def plan_cleaning(folder: Folder, jobs: Iterable[Job], table: StateTable, what: What) -> Cleaning:
     """What can be removed; nothing is, and what is behind links is named."""
-    ids = [job.id for job in jobs if table.state(job.id) not in _BUSY]
+    driven_now = drivers(folder)
+    waiting = _waiting(folder, [driver.launch for driver in driven_now], table)
+    ids = [job.id for job in jobs if table.state(job.id) not in _BUSY and job.id not in waiting]
     if what.states is not None:
         ids = [job_id for job_id in ids if table.state(job_id) in what.states]
     found: list[Found] = []
-    if set(what.kinds) & set(OF_JOBS):
+    if set(what.kinds) & set(OF_JOBS) and _is_ours(folder.join("jobs")):
         for job_id in followed(ids, len(ids), "looking"):
             found += _of_job(folder, job_id, table, what)
-    is_busy = any(table.state(job_id) in _BUSY for job_id in {*table.attempts, *table.queued})
-    if "code" in what.kinds and not is_busy:
+    is_busy = bool(driven_now) or any(table.state(job_id) in _BUSY for job_id in {*table.attempts, *table.queued})
+    if "code" in what.kinds and not is_busy and _is_ours(folder.join("code")):
         found += _code(folder)
-    if "launches" in what.kinds:
+    if "launches" in what.kinds and _is_ours(folder.launches):
         found += _launches(folder, table)
     if "report" in what.kinds:
         found += _report(folder)
     return Cleaning(folder.path, tuple(found))
+
+
+def _waiting(folder: Folder, numbers: Iterable[str], table: StateTable) -> frozenset[int]:
+    """Of these launches, whose jobs somebody runs one after the other, those jobs that are not done: each may begin at
+    any moment, whatever it is now."""
+    found = set[int]()
+    for number in numbers:
+        try:
+            planned = planned_attempts(read_launch(folder, number))
+        except UnreadableLaunch as error:
+            raise JobRefused(f"{error}; nothing is removed while somebody runs its jobs") from error
+        found.update(job_id for job_id in planned if table.state(job_id) not in ENDED_WELL)
+    return frozenset(found)
+
+
+def _is_ours(place: str) -> bool:
+    """Whether a folder is no link; of one, people are told: what is there may be that of other experiments, too."""
+    is_link = os.path.islink(place)
+    if is_link:
+        skipped(f"{place} is a link to {os.path.realpath(place)}: what is there is left alone; clean it there")
+    return not is_link
 
 
 def clean(folder: Folder, jobs: Sequence[Job], what: What) -> Cleaning:
@@ -157,20 +197,35 @@ def clean(folder: Folder, jobs: Sequence[Job], what: What) -> Cleaning:
                 if job_id is not None and job_id not in unchanged:
                     now = {attempt.number: attempt.state for attempt in states.attempts(job_id)}
                     unchanged[job_id] = now == table.attempts.get(JobId(job_id), {})
-                if job_id is None or unchanged[job_id]:
-                    _remove(one.path)
+                if (job_id is None or unchanged[job_id]) and _is_removed(folder, one.path):
                     done.append(one)
     return planned._replace(found=tuple(done))
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        aside = temporary_name(path)  # half of a copy must not be taken for a whole one
+def _is_removed(folder: Folder, path: str) -> bool:
+    """It is gone; false, and people are told, where that is not ours to do. Raises OSError."""
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            remove_tree(_put_aside(folder, path))
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+    except PermissionError as error:
+        skipped(f"{path} cannot be removed: {error.strerror}; ask whose it is")
+        return False
+    return True
+
+
+def _put_aside(folder: Folder, path: str) -> str:
+    """A folder has a hidden name: half of a copy must not be taken for a whole one. It lies where leftovers are looked
+    for, if that can be. Raises OSError."""
+    try:
+        aside = temporary_name(folder.join(os.path.basename(path)))
         os.rename(path, aside)
-        remove_tree(aside)
-        return
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    except OSError:  # a mounted one, or one that is protected
+        aside = temporary_name(path)
+        os.rename(path, aside)
+    return aside
 
 
 # ---------------------------------------------------------------- of jobs
@@ -182,11 +237,9 @@ def _of_job(folder: Folder, job_id: int, table: StateTable, what: What) -> Itera
         about = os.lstat(place)
     except FileNotFoundError:
         return
-    if not stat.S_ISDIR(about.st_mode):
-        skipped(f"{place} is a link to {os.path.realpath(place)}: what is there is left alone; clean it there")
+    if not _is_ours(place) or not stat.S_ISDIR(about.st_mode):
         return
-    with os.scandir(place) as entries:
-        top = sorted(entries, key=lambda entry: entry.name)
+    top = _entries(place)
     if "attempts" in what.kinds and len(table.attempts.get(JobId(job_id), {})) > 1:
         kept, troubles = kept_attempts(table, job_id), list[str]()
         in_course = {number for number, _ in course(folder, table, job_id, troubles.append)}
@@ -194,7 +247,7 @@ def _of_job(folder: Folder, job_id: int, table: StateTable, what: What) -> Itera
             in_course = set(table.attempts[JobId(job_id)])
         for entry in top:
             if _is_of_earlier(entry.name, kept, in_course) and entry.is_file(follow_symlinks=False):
-                yield Found("attempts", entry.path, 1, space_of(entry.stat(follow_symlinks=False)), job_id)
+                yield _file("attempts", entry, job_id)
     if "checkpoints" in what.kinds and (what.states is not None or table.state(job_id) in ENDED_WELL):
         ours = [entry for entry in top if not _OURS.fullmatch(entry.name)]
         yield from _checkpoints(place, ours, what.checkpoints, job_id)
@@ -225,15 +278,36 @@ def _checkpoints(
     for entry in entries:
         inside = os.path.relpath(entry.path, place)
         is_folder = entry.is_dir(follow_symlinks=False)
-        if any(fnmatchcase(entry.name, pattern) or fnmatchcase(inside, pattern) for pattern in patterns):
+        if is_folder and _holds_experiment(entry.path):
+            skipped(f"{entry.path} holds an experiment: it is left alone; clean it there")
+        elif any(fnmatchcase(entry.name, pattern) or fnmatchcase(inside, pattern) for pattern in patterns):
             if is_folder:
                 yield _tree("checkpoints", entry.path, job_id)
             else:
-                yield Found("checkpoints", entry.path, 1, space_of(entry.stat(follow_symlinks=False)), job_id)
+                yield _file("checkpoints", entry, job_id)
         elif is_folder:
-            with os.scandir(entry.path) as found:
-                below = sorted(found, key=lambda entry: entry.name)
-            yield from _checkpoints(place, below, patterns, job_id)
+            yield from _checkpoints(place, _entries(entry.path), patterns, job_id)
+
+
+def _holds_experiment(place: str) -> bool:
+    """Whether one lies in a folder, as that of a job which is a sweep itself."""
+    return any(MANIFEST in names for _, _, names in os.walk(place))
+
+
+def _entries(place: str) -> list["os.DirEntry[str]"]:
+    """What lies in a folder, by name; nothing, and people are told, where that is not ours to read. Raises OSError."""
+    try:
+        with os.scandir(place) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError as error:
+        skipped(f"{place} cannot be read: {error.strerror}; what is there is left alone")
+        return []
+
+
+def _file(kind: str, entry: "os.DirEntry[str]", job_id: int) -> Found:
+    about = entry.stat(follow_symlinks=False)
+    inode = (about.st_dev, about.st_ino, about.st_nlink) if about.st_nlink > 1 else None
+    return Found(kind, entry.path, 1, space_of(about), job_id, inode)
 
 
 # ---------------------------------------------------------------- of the experiment
@@ -262,6 +336,8 @@ def _launches(folder: Folder, table: StateTable) -> Iterator[Found]:
     numbers, ended = launch_numbers(folder), dict[str, list[str]]()
     newest: dict[bool, str] = {}
     for number in numbers:
+        if not _is_ours(folder.join("launches", number)):
+            continue
         try:
             launch = read_launch(folder, number)
         except JobRefused as error:

@@ -16,7 +16,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
 from experiment_manager.scheduler.submission import Submitted, submit
 from experiment_manager.store.holds import not_held, why_not_begun
-from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, last_launch
+from experiment_manager.store.launches import clear_leftovers, create_launch, driven, kept_pruner, last_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
@@ -206,8 +206,9 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
         return Resubmitted(written.launch, planned.ids, scripts=written.paths)
     if planned.scheduler is not None:
         return Resubmitted(written.launch, planned.ids, submitted=submit(folder, written.launch))
-    with Manifest(folder) as manifest:
-        texts = {job_id: settings_text(manifest.job(job_id).variables) for job_id in planned.ids}
-    pool = Pool(folder, launch, n_jobs=planned.n_jobs, texts=texts, gpus_per_job=planned.gpus_per_job)
-    ran = pool.run(planned.ids)
+    with driven(folder, launch):
+        with Manifest(folder) as manifest:
+            texts = {job_id: settings_text(manifest.job(job_id).variables) for job_id in planned.ids}
+        pool = Pool(folder, launch, n_jobs=planned.n_jobs, texts=texts, gpus_per_job=planned.gpus_per_job)
+        ran = pool.run(planned.ids)
     return Resubmitted(launch, planned.ids, ran=ran)

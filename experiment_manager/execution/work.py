@@ -45,6 +45,7 @@ from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import (
     clear_leftovers,
     create_launch,
+    driven,
     kept_pruner,
     last_launch,
     planned_attempts,
@@ -193,7 +194,7 @@ def work(
     most = min(n_jobs, terms.max_jobs or n_jobs)
     at_most = f", {most} of them at most" if most < n_jobs else ""
     tell(f"{folder.path}: {counted(n_jobs)} to run{at_most}, {min(terms.n_jobs, most)} at a time")
-    return _Following(folder, launch, most).run()
+    return follow_worker(folder, launch, most)
 
 
 def _launched(
@@ -244,7 +245,8 @@ def last_runner(folder: Folder, configured: Configured | None) -> list[str] | No
 def follow_worker(folder: Folder, launch: Launch, most: int) -> Worked:
     """The worker of a launch that is there, which runs `most` jobs at most, has started and ended. Raises as `work`
     does."""
-    return _Following(folder, launch, most).run()
+    with driven(folder, launch):
+        return _Following(folder, launch, most).run()
 
 
 class _Following:

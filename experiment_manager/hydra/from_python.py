@@ -56,7 +56,7 @@ from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch,
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import Submitted
 from experiment_manager.store.holds import not_held
-from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner
+from experiment_manager.store.launches import clear_leftovers, create_launch, driven, kept_pruner
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.manifest_editor import editing, until_published
@@ -150,9 +150,9 @@ def launch(folder: Folder, launcher: str, task: Task | None, options: Mapping[st
         tell(f"{folder.path}: nothing to run")
         return Launched(None, ())
     handed, ids = made
-    keep_configuration(config, folder.join("launches", handed.launch.number, "multirun.yaml"))
-    tell(f"{folder.path}: {counted(len(ids))} to run by {launcher}")
-    with without_rank():
+    with driven(folder, handed.launch), without_rank():
+        keep_configuration(config, folder.join("launches", handed.launch.number, "multirun.yaml"))
+        tell(f"{folder.path}: {counted(len(ids))} to run by {launcher}")
         done = ours.hand_over(handed, ids, "launching again")
     if ours.waits:
         _tell_of_results(folder, ids)

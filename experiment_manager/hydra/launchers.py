@@ -55,6 +55,7 @@ from experiment_manager.scheduler.scripts import (
 )
 from experiment_manager.scheduler.submission import Submitted, submit
 from experiment_manager.store.documents import END, ERROR, read_optional
+from experiment_manager.store.launches import driven
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.processes import JOB_VARIABLE
@@ -470,10 +471,11 @@ class Batches:
                 first_number=first_number,
                 copies_code=self._ours.copies_code,
             )
-        os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it of a launcher, and write there
-        self._earlier += ids
-        tell(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
-        self._ours.run(Handed(self._folder, launch, arrangement), ids)
+        with driven(self._folder, launch):
+            os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it, and write there
+            self._earlier += ids
+            tell(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
+            self._ours.run(Handed(self._folder, launch, arrangement), ids)
         return Returns(self._folder, ids, self._config)
 
 

@@ -45,7 +45,7 @@ from experiment_manager.model.search import Proposal, Search
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.holds import not_held
-from experiment_manager.store.launches import clear_leftovers, create_launch
+from experiment_manager.store.launches import clear_leftovers, create_launch, driven
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.manifest_editor import editing, until_published
@@ -93,7 +93,7 @@ class SearchSweep(Sweep):
             tell(line)
         tell(_summary(asked, done))
         if done.launch is not None:
-            with told_to_the_user(STOPPED):
+            with told_to_the_user(STOPPED), driven(asked.folder, done.launch):
                 keep_configuration(self._config, asked.folder.join("launches", done.launch.number, "multirun.yaml"))
                 handed = Handed(asked.folder, done.launch, done.arrangement)
                 if isinstance(asked.ours, Here):

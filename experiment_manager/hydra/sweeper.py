@@ -40,6 +40,7 @@ from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, Sta
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import appearing
+from experiment_manager.store.launches import driven
 from experiment_manager.store.layout import Folder, is_refused, trouble_to_plan, trouble_to_write, unwritable, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import States
@@ -91,20 +92,26 @@ class Sweep:
         if launch is not None:
             if "code" in launch.record:
                 tell(f"its jobs run from the snapshot {plan.folder.join(launch.record['code'])}")
-            with told_to_the_user():
-                keep_configuration(self._config, plan.folder.join("launches", launch.number, "multirun.yaml"))
-            size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
+            with driven(plan.folder, launch):
+                self._hand_over(plan, launch, batch_size, ours)
             with told_to_the_user(STOPPED):
-                for at in range(0, len(plan.to_run), size):
-                    ids = plan.to_run[at : at + size]
-                    if ours is None:
-                        self._run_elsewhere(plan, launch, ids)
-                    else:
-                        ours.run(Handed(plan.folder, launch, plan.arrangement), ids)
                 if ours is None or ours.waits:
                     _conclude(plan)
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
+
+    def _hand_over(self, plan: Plan, launch: Launch, batch_size: int | None, ours: Here | ByScheduler | None) -> None:
+        """The jobs of a launch have run, or wait. Ends the program where that cannot be."""
+        with told_to_the_user():
+            keep_configuration(self._config, plan.folder.join("launches", launch.number, "multirun.yaml"))
+        size = batch_size if batch_size and not plan.arrangement else len(plan.to_run)
+        with told_to_the_user(STOPPED):
+            for at in range(0, len(plan.to_run), size):
+                ids = plan.to_run[at : at + size]
+                if ours is None:
+                    self._run_elsewhere(plan, launch, ids)
+                else:
+                    ours.run(Handed(plan.folder, launch, plan.arrangement), ids)
 
     def _wanted(self, options: Options, arguments: Sequence[str], ours: Here | ByScheduler | None) -> Asked:
         arrange = None if ours is None else ours.arrange

@@ -5,6 +5,7 @@ from experiment_manager.model.ids import which
 from experiment_manager.model.records import JobId, State
 from experiment_manager.scheduler.query import open_launches
 from experiment_manager.scheduler.reconcile import active_tasks, reconciled
+from experiment_manager.store.launches import drivers
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import as_word
@@ -21,6 +22,7 @@ def require_idle(folder: Folder, what: str) -> StateTable:
         ids = sorted(job_id for job_id in {*table.attempts, *table.queued} if _is(table, job_id, state))
         if ids:
             raise JobRefused(_refusal(folder, what, f"{which(ids)} {'is' if len(ids) == 1 else 'are'} {state}"))
+    _require_no_driver(folder, what)
     for opened in open_launches(folder, is_to_act=True)[0]:
         for name in opened.names:
             is_known = opened.submission.array_id(name) is not None
@@ -38,12 +40,22 @@ def require_idle(folder: Folder, what: str) -> StateTable:
     return table
 
 
+def _require_no_driver(folder: Folder, what: str) -> None:
+    for driver in drivers(folder):
+        gone = "" if driver.is_surely_there else f"; if it has ended, remove {as_word(driver.path)}"
+        raise JobRefused(
+            f"{folder.path} is not {what}: {driver} runs the jobs of launch {driver.launch} one after the other; wait "
+            f"for it, or end it with Ctrl-C{gone}"
+        )
+
+
 def _is(table: StateTable, job_id: JobId, state: State) -> bool:
     return table.state(job_id) is state or state in table.attempts.get(job_id, {}).values()
 
 
 def require_none_begun(folder: Folder, what: str) -> None:
-    """Raise JobRefused where an attempt is RUNNING, by the files alone."""
+    """Raise JobRefused where an attempt is RUNNING, or somebody is about to begin one, by the files alone."""
+    _require_no_driver(folder, what)
     attempts = States(folder).table().attempts
     ids = sorted(job_id for job_id, numbers in attempts.items() if State.RUNNING in numbers.values())
     if ids:

@@ -8,6 +8,9 @@ launches/0001/orders.sqlite    the same by job, for the tasks, of which there ma
 
 The index is written once, before the record, and never changed. Without it, the record is asked. Both bear the same
 number of a format.
+
+launches/0001/driver.json      which process runs its jobs one after the other, for as long as it does: between two of
+                               them no state tells that more will begin. It appears with the launch.
 """
 
 import json
@@ -17,12 +20,13 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, NewerRecord, UnreadableLaunch, UnreadableRecord
 from experiment_manager.model.records import Attempt, Launch
 from experiment_manager.store.documents import (
+    ANCHOR,
     ARRAY,
     LAUNCH,
     LAUNCH_FORMAT,
@@ -40,6 +44,7 @@ from experiment_manager.store.files import (
     appearing,
     clear_leftovers_in,
     database_uri,
+    discard,
     give_name,
     is_leftover,
     leave_empty,
@@ -49,19 +54,24 @@ from experiment_manager.store.files import (
     write_json,
 )
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.processes import is_gone, this_process
 
 _RECORD: Final = "launch.json"
 SETTLED: Final = "settled"
 """An empty file in a launch of which SLURM has nothing more to say: its record need not be read to know its jobs."""
 
 _PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
-_WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS)
+_DRIVER: Final = "driver.json"
+_WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS, _DRIVER)
 _PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches")
 """The folders that all jobs share."""
 
 
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
-    """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job."""
+    """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job.
+
+    One that no scheduler runs is driven by this process: see `driven`.
+    """
     from experiment_manager.model.ids import format_ids  # a task makes no launch, and pays for no import
     from experiment_manager.store import code
 
@@ -89,6 +99,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
             code.write_patch(os.path.join(temporary, _PATCH))
         if of_scheduler(record) is None:
             leave_empty(os.path.join(temporary, SETTLED))
+            write_json(os.path.join(temporary, _DRIVER), this_process(), for_good=False)
         write_orders(os.path.join(temporary, _ORDERS), record)
         write_json(os.path.join(temporary, _RECORD), record)
         number = _numbered(folder, temporary)
@@ -99,6 +110,40 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         raise
     sync(folder.launches)
     return Launch(number, record)
+
+
+@contextmanager
+def driven(folder: Folder, launch: Launch) -> Iterator[None]:
+    """Inside, we may run jobs of a launch that we have made; afterwards nobody does."""
+    try:
+        yield
+    finally:
+        discard(folder.join("launches", launch.number, _DRIVER))
+
+
+class Driver(NamedTuple):
+    """The process that runs the jobs of a launch, one after the other, as far as anybody knows."""
+
+    launch: str
+    path: str  # of the file that tells
+    process: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"process {self.process.get('pid')} on {self.process.get('host')}"
+
+    @property
+    def is_surely_there(self) -> bool:
+        return is_gone(self.process) is False
+
+
+def drivers(folder: Folder) -> list[Driver]:
+    """Whoever may still begin jobs that wait for no scheduler; not those that have certainly ended."""
+    found = []
+    for number in _names(folder):
+        path = folder.join("launches", number, _DRIVER)
+        if os.path.lexists(path) and not is_gone(process := read_optional(path, ANCHOR)):
+            found.append(Driver(number, path, process))
+    return found
 
 
 def _numbered(folder: Folder, temporary: str) -> str:
@@ -137,6 +182,10 @@ def clear_leftovers(folder: Folder) -> None:
             place = folder.join("launches", number)
             clear_leftovers_in(place, clock)
             _clear_unrecorded(place, clock)
+        for number in _names(folder):
+            path = folder.join("launches", number, _DRIVER)
+            if os.path.lexists(path) and is_gone(read_optional(path, ANCHOR)):
+                discard(path)
 
 
 def _clear_unrecorded(place: str, clock: FileClock) -> None:

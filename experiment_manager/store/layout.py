@@ -2,7 +2,7 @@
 
     <experiment_path>/<experiment_name>/
       manifest.sqlite   generations/7   pass_filter.json   slurm_config.json   conf/<hash>/<source>/   code/<hash>/
-      launches/0001/launch.json  orders.sqlite         states/7.1  states/7.1.COMPLETED
+      launches/0001/launch.json  orders.sqlite  driver.json     states/7.1  states/7.1.COMPLETED
       jobs/7/stdout.1.log  stderr.1.log  result.1.json  error.1.json  attempt.1.json  metrics.1.jsonl  pruned.1.json
       rungs/4f1c09ab/9000/7.1.0.25
       proposals/17.json  17.configuration.json  stopped.json
@@ -31,6 +31,9 @@ LOCK_WAIT_S: Final = 60.0
 _MOST_LOOKED_AT: Final = 1000
 _LOCK_TRIES: Final = 100
 _LOCK_PAUSE_S: Final = 0.002
+MANIFEST: Final = "manifest.sqlite"
+"""By this file in it a folder is known to be an experiment."""
+
 _NO_ROOM: Final = "make room there, or choose another folder, and repeat"
 _DISK: Final = "the disk or its server has a fault: look there, and repeat"
 _REFUSALS: Final = frozenset(
@@ -103,7 +106,7 @@ class Folder:
 
     @property
     def manifest(self) -> str:
-        return self.join("manifest.sqlite")
+        return self.join(MANIFEST)
 
     @property
     def generations(self) -> str:
@@ -267,7 +270,7 @@ def _experiments_in(path: str) -> list[str]:
 
 
 def _has_manifest(path: str) -> bool:
-    return os.path.isfile(os.path.join(path, "manifest.sqlite"))
+    return os.path.isfile(os.path.join(path, MANIFEST))
 
 
 def _names_in(path: str) -> list[str]:

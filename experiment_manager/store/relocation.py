@@ -20,7 +20,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import FolderError, UnreadableRecord
+from experiment_manager.errors import ExperimentManagerError, FolderError, UnreadableRecord
 from experiment_manager.store.documents import LIST, MOMENT, TEXT, opened, read_object, read_optional, trouble
 from experiment_manager.store.files import (
     discard,
@@ -33,13 +33,14 @@ from experiment_manager.store.files import (
     write_json,
 )
 from experiment_manager.store.launches import user_name
-from experiment_manager.store.layout import Folder
+from experiment_manager.store.layout import MANIFEST, Folder
 from experiment_manager.text import as_word, followed, size_text, tell
 
 _MOVING: Final = dict.fromkeys(("from", "to", "token"), TEXT)
 _MOVED: Final = {"moves": LIST}
 _MOVE: Final = {**dict.fromkeys(("from", "to", "user", "token", "source", "copy"), TEXT), "time": MOMENT}
 _PIECE: Final = 1 << 20
+_MOST_NAME_BYTES: Final = 150  # of the name of an experiment, which may have 200, in a hidden name
 
 Mend = Callable[[Folder], None]
 """Puts right what names the old place in the files of a folder that are to lie at the new one."""
@@ -101,13 +102,14 @@ def finish(move: Move, mend: Mend) -> None:
     """What was left of a move that `is_done` is done, too. Raises OSError."""
     if move.is_of(unfinished_move(move.new)):
         _finish_rename(move, mend)
-    remove_tree(_old_rest(move, str(last_move(move.new).get("token"))))
+    _remove_rest(move, _old_rest(move, str(last_move(move.new).get("token"))))
 
 
 def relocate(move: Move, mend: Mend, check: Callable[[Folder], None]) -> None:
     """The experiment is in its new place, and nothing is left in the old one. To be used while nobody plans it.
 
-    `check` raises where something of the experiment, at that folder, has begun to run. Raises FolderError, OSError.
+    `check` raises where something of an experiment, at that folder, runs: it is asked about those that lie in this one
+    before, and about this one afterwards. Raises FolderError, OSError.
     """
     begun = unfinished_move(move.old)
     if begun and not move.is_of(begun):
@@ -119,12 +121,16 @@ def relocate(move: Move, mend: Mend, check: Callable[[Folder], None]) -> None:
         return
     write_json(move.old.moving, move.record(token=token))
     try:
-        _mend_links(move)
+        for inner in _mend_links(move):
+            check(inner)
         give_name(move.old.path, move.new.path)
     except OSError as error:
         if error.errno == errno.EXDEV:
             _copy(move, token, mend)
             return
+        discard(move.old.moving)
+        raise
+    except ExperimentManagerError:
         discard(move.old.moving)
         raise
     try:
@@ -165,11 +171,16 @@ def _sync_places(move: Move) -> None:
 
 
 def _copy_place(move: Move, token: str) -> Folder:
-    return Folder(move.new.parent, f".{move.new.name}.{token}.copy")
+    return Folder(move.new.parent, _hidden(move.new.name, token, "copy"))
 
 
 def _old_rest(move: Move, token: str) -> str:
-    return os.path.join(move.old.parent, f".{move.old.name}.{token}.old")
+    return os.path.join(move.old.parent, _hidden(move.old.name, token, "old"))
+
+
+def _hidden(name: str, token: str, what: str) -> str:
+    cut = name.encode()[:_MOST_NAME_BYTES].decode(errors="ignore")
+    return f".{cut}.{token}.{what}"
 
 
 def _forget(begun: Mapping[str, Any]) -> None:
@@ -228,7 +239,17 @@ def _take_away(move: Move, token: str, source: str) -> None:
         os.rename(move.new.path, _copy_place(move, token).path)
         raise FolderError(f"something in {move.old.path} has changed while it was moved; see what, and repeat")
     _sync_places(move)
-    remove_tree(rest)
+    _remove_rest(move, rest)
+
+
+def _remove_rest(move: Move, rest: str) -> None:
+    try:
+        remove_tree(rest)
+    except OSError as error:
+        raise FolderError(
+            f"{move.old.path} is now {move.new.path}, and whole there; what is left of it in {rest} cannot be removed: "
+            f"{error.filename}: {error.strerror}; remove it, or let its owner do so"
+        ) from error
 
 
 def _copied(move: Move, copy: Folder) -> list[Entry]:
@@ -382,10 +403,16 @@ def _digest(root: str, seen: list[Entry]) -> str:
     return state.hexdigest()
 
 
-def _mend_links(move: Move) -> None:
-    """The links of an experiment that is to be renamed lead where they lead, from its new place, too."""
+def _mend_links(move: Move) -> list[Folder]:
+    """The links of an experiment that is to be renamed lead where they lead, from its new place, too. Returns other
+    experiments in it, as those of a job that is a sweep itself."""
+    inner = []
     for entry in list(entries(move.old, leftovers=True)):
         path = move.old.join(entry.name)
+        place, name = os.path.split(path)
+        if name == MANIFEST and place != move.old.path:
+            with suppress(FolderError):  # a name that no experiment has
+                inner.append(Folder.at(place))
         if entry.is_link and is_leftover(os.path.basename(path), 0.0):
             os.unlink(path)  # an earlier call was about to lay it
         elif entry.is_link:
@@ -395,6 +422,7 @@ def _mend_links(move: Move) -> None:
                     _laid(path, mended)
                 except PermissionError:  # in a folder that is protected, or of somebody else
                     tell(f"{entry.name}, a link to {text}, cannot be laid anew, and will not lead there any more")
+    return inner
 
 
 def _link_text(move: Move, name: str, text: str) -> str:
