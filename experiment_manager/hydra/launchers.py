@@ -333,9 +333,8 @@ class ByScheduler:
         with _told_when_interrupted(_UNPLANNED):
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:
-            tell(
-                f"{how_to_submit(handed.folder, paths, self._scheduler)}  ({counted(len(ids))}; nothing is submitted yet)"
-            )
+            how = how_to_submit(handed.folder, paths, self._scheduler)
+            tell(f"{how}  ({counted(len(ids))}; nothing is submitted yet)")
             return Handover(scripts=tuple(paths))
         done = self._submit(handed)
         if self.waits:
