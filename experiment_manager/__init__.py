@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ResultRow,
         Rows,
     )
+    from experiment_manager.scheduler.healing import Healed, Healing
     from experiment_manager.scheduler.holding import Held
     from experiment_manager.scheduler.slurm.configuration import SLURM
     from experiment_manager.scheduler.submission import Submitted
@@ -59,6 +60,8 @@ _HOME = {
     "Finding": "analysis.doctor",
     "Folder": "store.layout",
     "GroupRow": "model.rows",
+    "Healed": "scheduler.healing",
+    "Healing": "scheduler.healing",
     "Held": "scheduler.holding",
     "Hours": "analysis.efficiency",
     "Interval": "analysis.inference",
@@ -111,6 +114,8 @@ __all__ = [
     "Finding",
     "Folder",
     "GroupRow",
+    "Healed",
+    "Healing",
     "Held",
     "Hours",
     "Interval",

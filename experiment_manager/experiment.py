@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from experiment_manager.model.filters import Selection
     from experiment_manager.model.records import Counts, Job
     from experiment_manager.model.rows import JobDetails, JobDifference, JobRow, ResultRow, Rows
+    from experiment_manager.scheduler.healing import Healing
     from experiment_manager.scheduler.holding import Held
     from experiment_manager.scheduler.query import Answer
     from experiment_manager.scheduler.slurm.configuration import SLURM
@@ -465,6 +466,13 @@ class Experiment:
         """
         return self.carry_out(self.plan_resubmission(where, state=state, **options))
 
+    def heal(self) -> "Healing":
+        """Jobs that died for want of memory or time under `on_oom` or `on_timeout` are submitted again with more, each
+        once, however often and by however many this is called. Their supervisors do so themselves where they can."""
+        from experiment_manager.scheduler.healing import heal
+
+        return heal(self.folder)
+
     def plan_resubmission(
         self,
         ids: Any = None,
@@ -562,10 +570,15 @@ class Experiment:
         ExperimentManagerError for an unknown variable.
         """
         from experiment_manager.analysis.status import live_status
+
+        table = self._states_when_idle() if wait else self.states()
+        return live_status(self.folder, self._drafts, table, by=by, every=every, most_running=most_running)
+
+    def _states_when_idle(self) -> "StateTable":
+        from experiment_manager.scheduler.healing import is_under_way
         from experiment_manager.scheduler.reconcile import wait_until_idle
 
-        table = wait_until_idle(self.folder) if wait else self.states()
-        return live_status(self.folder, self._drafts, table, by=by, every=every, most_running=most_running)
+        return wait_until_idle(self.folder, lambda table: is_under_way(self.folder, table))
 
     def counts(self, answer: "Answer | None" = None) -> "Counts":
         """How many jobs are in which state, and nothing else, as `experiment-manager list` tells it.

@@ -21,7 +21,7 @@ from tests.conftest import Prepared, Program
 pytestmark = pytest.mark.xdist_group("cli")  # what is prepared for several tests is prepared once
 VERBS = ["run", "search", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
 VERBS += ["logs", "resubmit", "diff", "archive", "report", "work", "compare", "plot", "export", "efficiency"]
-VERBS += ["move", "clean", "tag", "note", "doctor", "mcp", "hold", "release", "remove"]
+VERBS += ["move", "clean", "tag", "note", "doctor", "mcp", "hold", "release", "remove", "heal"]
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ CALLS = (
     *("results --group-by lr --aggregate mean,max", "results --missing", "efficiency --group-by lr", "list"),
     *("filter seed<3 --dry-run", "compare --by lr --metric score --where seed<3", "report", "export --to tensorboard"),
     *("tag 0-3 baseline", "tag", "note 4 odd", "note", "list --du", "doctor"),
-    *("clean --dry-run", "move moved", "cancel", "script --runner runner.py", "work --runner runner.py"),
+    *("clean --dry-run", "move moved", "cancel", "heal", "script --runner runner.py", "work --runner runner.py"),
     *(
         "resubmit --launcher slurm_script --runner runner.py --yes",
         "resubmit --state lost --launcher slurm_script --yes",

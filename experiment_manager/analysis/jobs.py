@@ -12,6 +12,7 @@ from experiment_manager.execution import command
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDifference, JobHead, JobRow, JobSide, Marks
+from experiment_manager.scheduler.healing import reason_of
 from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
 from experiment_manager.store.files import number_in
@@ -95,7 +96,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
     error = read_optional(folder.of_attempt(job_id, number, "error"), ERROR)
     logs = {kind: folder.of_attempt(job_id, number, kind) for kind in ("stdout", "stderr")}
     task = task_in(record)
-    return {
+    found: AttemptDetails = {
         "attempt": number,
         "state": str(state),
         "reason": end.get("reason"),
@@ -111,6 +112,17 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "logs": {kind: path for kind, path in logs.items() if os.path.exists(path)},
         "traceback": error.get("traceback"),
     }
+    if record.get("launch") and (why := _healing(folder, str(record["launch"]))) is not None:
+        found["healing"] = why
+    return found
+
+
+def _healing(folder: Folder, launch: str) -> str | None:
+    """Why a launch has submitted its jobs again; None where it heals nothing, or cannot be read."""
+    try:
+        return reason_of(read_launch(folder, launch))
+    except JobRefused:  # named where it is read for its environment
+        return None
 
 
 def environment(folder: Folder, launch: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Counts, Job, JobId, State
 from experiment_manager.model.rows import GroupRow, LiveRow
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.healing import outlook
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
@@ -112,6 +113,9 @@ class Status(NamedTuple):
     estimate: Estimate | None = None  # when all will have ended; None: nothing runs, or too little is known
     search: SearchStatus | None = None  # None: it has none
     tags: Tags = Tags()  # of the experiment, and of its jobs
+    healed: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # submitted again with more, by why: see `heal`
+    to_heal: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # that are to be, likewise
+    given_up: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # that are not, in spite of a rule
     note: str | None = None  # of the experiment
     held: tuple[int, ...] = ()  # jobs that are not to begin
     removed: tuple[int, ...] = ()  # jobs that are not among the others any more
@@ -156,7 +160,8 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
     """The status of an experiment with jobs of these ids.
 
     Opens one file per job that ended badly, of each state MOST_REASONS at most, one per result that is to be looked at,
-    the record of the newest launch, and none besides.
+    the record of the newest launch, those of all launches where some job has run again or died for want of memory or
+    time, and none besides.
     """
     by_state: dict[State, list[int]] = defaultdict(list)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
@@ -202,6 +207,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         note=read_note(folder),
         held=tuple(sorted(read_held(folder) - read_removed(folder))),
         removed=tuple(sorted(read_removed(folder))),
+        **outlook(folder, table)._asdict(),
     )
 
 

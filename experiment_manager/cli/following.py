@@ -1,4 +1,4 @@
-"""The verbs for the days after a sweep: work, script, submit, cancel, resubmit; logs, diff, archive."""
+"""The verbs for the days after a sweep: work, script, submit, cancel, resubmit, heal; logs, diff, archive."""
 
 import shlex
 import sys
@@ -21,8 +21,10 @@ from experiment_manager.execution.search import no_search
 from experiment_manager.execution.work import Worked
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, shortened
+from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import ENDED_WELL, State
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.healing import sentences
 from experiment_manager.scheduler.scripts import how_to_submit
 from experiment_manager.scheduler.submission import newest_launch, test_only
 from experiment_manager.store.launches import planned_attempts
@@ -42,6 +44,7 @@ def register(app: typer.Typer) -> None:
         "Example: experiment-manager resubmit experiments/train --state timeout,oom --set mem_gb=64 timeout_min=600"
     )
     app.command(epilog=example)(resubmit)
+    app.command(epilog="Example, for cron: experiment-manager heal experiments/train")(heal)
     app.command(epilog="Example: experiment-manager diff experiments/train 3 7")(diff)
     app.command(epilog="Example: experiment-manager archive experiments/train --out train.tar.gz --logs")(archive)
 
@@ -328,6 +331,23 @@ def resubmit(
             tell(line)
     if any(ran.state not in ENDED_WELL for ran in done.ran):
         raise typer.Exit(1)
+
+
+def heal(folder: Folder, json: Json = False) -> None:
+    """Submit jobs again, with more, that died for want of memory or time under on_oom or on_timeout: each once, however
+    often this is typed."""
+    experiment = Experiment.at(folder)
+    done = experiment.heal()
+    if json:
+        healed = [one._asdict() for one in done.healed]
+        terminal.print_answer({**done._asdict(), "healed": healed})
+    else:
+        for line in sentences(done, experiment.folder.path):
+            terminal.say(line)
+    for launch, why in done.refused.items():
+        tell(f"error: launch {launch}: {why}")
+    if done.refused:
+        raise typer.Exit(REFUSED)
 
 
 def diff(

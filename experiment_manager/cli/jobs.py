@@ -236,7 +236,13 @@ def _plain(found: Status) -> dict[str, Any]:
         **({} if found.note is None else {"note": found.note}),
         **({"held": list(found.held)} if found.held else {}),
         **({"removed": list(found.removed)} if found.removed else {}),
+        **{name: {text: list(ids) for text, ids in jobs.items()} for name, jobs in _healing(found) if jobs},
     }
+
+
+def _healing(found: Status) -> tuple[tuple[str, Mapping[str, tuple[int, ...]]], ...]:
+    """What healing has done, and has not, by the keys of `--json`."""
+    return ("healed", found.healed), ("to_heal", found.to_heal), ("given_up", found.given_up)
 
 
 def _marked(tags: Collection[str], note: str | None) -> Iterator[str]:
@@ -330,6 +336,13 @@ def _kept_back(found: Status, folder: Path) -> Iterator[str]:
 
 def _attention(found: Status, folder: Path) -> Iterator[str]:
     """Lines about all that needs attention: jobs that wait and why, and equal failures together."""
+    for reason, ids in found.healed.items():
+        yield f"{counted(len(ids))} submitted again: {one_line(reason)} ({which(ids)})"
+    for reason, ids in found.to_heal.items():
+        heal = f"`experiment-manager heal {shlex.quote(str(folder))}`"
+        yield f"{counted(len(ids))} to be submitted again, by {heal}: {one_line(reason)} ({which(ids)})"
+    for reason, ids in found.given_up.items():
+        yield f"{counted(len(ids))} not submitted again: {one_line(reason)} ({which(ids)})"
     for reason, waiting in found.waiting.items():
         yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({which(waiting)})"
     for trouble in found.troubles[:_MOST_TROUBLES]:
@@ -400,6 +413,8 @@ def _no_command(folder: Path, found: Mapping[str, Any]) -> str:
 def _show_attempt(attempt: Mapping[str, Any]) -> None:
     reason = f"  {one_line(str(attempt['reason']))}" if attempt["reason"] else ""
     terminal.say(f"attempt {attempt['attempt']}  {attempt['state']}{reason}  {_times(attempt)}")
+    if attempt.get("healing"):
+        terminal.say(f"  submitted again: {attempt['healing']}")
     if attempt["launch"]:
         terminal.say(f"  {_launched(attempt)}")
     for kind, path in attempt["logs"].items():

@@ -113,6 +113,7 @@ SHORT: Final[Mapping[str, str]] = {
     "efficiency": "Tell what jobs asked for, used and wasted.",
     "export": "Hand jobs to W&B, MLflow, TensorBoard or Trackio.",
     "filter": "Choose the jobs that may run.",
+    "heal": "Submit again, with more, what died for want of memory or time.",
     "hold": "Keep jobs from beginning until they are released.",
     "jobs": "List the jobs with their variables and states.",
     "list": "List the experiments below a folder.",

@@ -18,6 +18,7 @@ from experiment_manager.analysis.status import SearchStatus
 from experiment_manager.execution.pool import JobEnd
 from experiment_manager.model.estimate import Estimate
 from experiment_manager.model.rows import GroupRow, JobDetails, JobDifference, JobRow, LiveRow, ResultRow
+from experiment_manager.scheduler.healing import Healing
 from experiment_manager.scheduler.submission import Submitted
 
 SCHEMA_VERSION: Final = 1
@@ -59,6 +60,9 @@ class StatusAnswer(TypedDict):
     note: NotRequired[str]
     held: NotRequired[list[int]]
     removed: NotRequired[list[int]]
+    healed: NotRequired[dict[str, list[int]]]
+    to_heal: NotRequired[dict[str, list[int]]]
+    given_up: NotRequired[dict[str, list[int]]]
 
 
 class AggregateRow(TypedDict):
@@ -196,6 +200,7 @@ SHAPES: Final[Mapping[str, Any]] = {
     "efficiency": Efficiency,
     "export": Exported,
     "filter": FilterAnswer,
+    "heal": Healing,
     "hold": HoldAnswer,
     "jobs": list[JobRow],
     "list": list[FoundExperiment],

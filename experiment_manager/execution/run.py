@@ -22,7 +22,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, task_in
-from experiment_manager.text import flush, settle, tell, tell_once, tell_traceback
+from experiment_manager.text import as_word, flush, settle, tell, tell_once, tell_traceback
 
 if TYPE_CHECKING:
     import argparse
@@ -136,6 +136,9 @@ def main(argv: Sequence[str]) -> int:
     outcome = _run_all(folder, ids, call) if call.worker is None else _work(folder, call)
     if status_file:
         _leave_status(status_file, outcome)
+    if outcome.is_to_heal:
+        _heal(folder)
+    if status_file:
         return outcome.status
     if outcome.is_to_requeue:
         task = schedulers.current_task()
@@ -183,6 +186,24 @@ def _leave_status(path: str, outcome: Outcome) -> None:
     except OSError as error:
         started = "; the task is not started again" if again else ""
         tell(f"{path}, where the script reads how its job ended, cannot be written: {error.strerror}{started}")
+
+
+def _heal(folder: Folder) -> None:
+    """The job is submitted again with more, and what else is to be healed, where this node can submit anything; people
+    find in the log of the task what became of it. It is the last thing that this process does, and may be killed."""
+    by_hand = f"`experiment-manager heal {as_word(folder.path)}` submits it again"
+    try:
+        from experiment_manager.scheduler import healing  # for the few tasks that end so
+
+        found = healing.heal(folder, is_alone=False)
+        for line in [*healing.sentences(found, folder.path), *found.refused.values()]:
+            tell(line)
+        if found.refused:
+            tell(by_hand)
+    except ExperimentManagerError as error:
+        tell(f"{error}; {by_hand}")
+    except Exception:  # how the job ended is recorded, and its status is what counts
+        tell_traceback()
 
 
 def _checked_call(argv: Sequence[str]) -> Call:

@@ -66,6 +66,7 @@ class Outcome(NamedTuple):
 
     status: int
     is_to_requeue: bool = False  # the scheduler is to start the task again: the job made room for the time limit
+    is_to_heal: bool = False  # the job died for want of what its launch gives more of, see `model.healing`
     was_overtaken: bool = False  # somebody else has recorded another end of the attempt, and may run the job again
 
 
@@ -391,7 +392,12 @@ class _Supervision:
         if state in ENDED_WELL:
             return Outcome(0, is_to_requeue)
         is_dry = state is State.FAKE
-        return Outcome(policy.exit_status(returncode) or (0 if is_dry else policy.INCOMPLETE), is_to_requeue)
+        status = policy.exit_status(returncode) or (0 if is_dry else policy.INCOMPLETE)
+        return Outcome(status, is_to_requeue, is_to_heal=not is_to_requeue and self._has_rule_for(state))
+
+    def _has_rule_for(self, state: State) -> bool:
+        rule = {State.OUT_OF_MEMORY: "on_oom", State.TIMEOUT: "on_timeout"}.get(state)
+        return rule is not None and self._child.options.get(rule) is not None
 
     def _why_pruned(self) -> str | None:
         if self._child.pruner is None:

@@ -42,6 +42,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import ENDED_WELL, Attempt, Job, Launch, State
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.healing import heal_quietly
 from experiment_manager.scheduler.reconcile import wait_for
 from experiment_manager.scheduler.scripts import (
     Arrangement,
@@ -363,7 +364,7 @@ class ByScheduler:
         texts = handed.texts(ids)
         how = f"cancel them with `experiment-manager cancel {handed.shown}`"
         with _told_when_interrupted(f"the jobs {format_ids(ids)} go on without this program; {how}"):
-            wait_for(handed.folder, handed.launch, texts)
+            wait_for(handed.folder, handed.launch, texts, heal=lambda: heal_quietly(handed.folder, handed.launch))
 
 
 @contextmanager

@@ -72,7 +72,8 @@ class GroupRow(TypedDict):
 
 
 class AttemptDetails(TypedDict):
-    """One attempt of a job, as `show` tells it. What is not known is None; times are seconds since the epoch."""
+    """One attempt of a job, as `show` tells it. What is not known is None; times are seconds since the epoch. `healing`
+    is there where it was submitted for what became of the one before: why, and with how much more."""
 
     attempt: int
     state: str
@@ -88,6 +89,7 @@ class AttemptDetails(TypedDict):
     peak_memory_bytes: float | None
     logs: dict[str, str]
     traceback: str | None
+    healing: NotRequired[str]
 
 
 class JobDetails(TypedDict):

@@ -54,6 +54,8 @@ _End = Callable[[int, int], Mapping[str, Any]]
 LOOK_S: Final = 0.5
 _PROPOSES_S: Final = 5.0
 """How long a worker may take from one trial of a search to the next."""
+_SUBMITS_S: Final = 30.0
+"""How long a supervisor may take to submit its job again."""
 ASK_FIRST_S: Final = 2.0
 ASK_AT_MOST_EVERY_S: Final = 30.0
 
@@ -287,10 +289,13 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
     return found
 
 
-def wait_for(folder: Folder, launch: Launch, texts: Mapping[int, str]) -> None:
+def wait_for(
+    folder: Folder, launch: Launch, texts: Mapping[int, str], *, heal: Callable[[], None] = lambda: None
+) -> None:
     """Every job of the launch has ended for good; `texts` are what people are told about each.
 
-    A job that a scheduler is going to start again has not ended, and only the scheduler knows.
+    A job that a scheduler is going to start again has not ended, and only the scheduler knows; `heal` is called before
+    it is asked, and may submit others again.
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
@@ -300,6 +305,8 @@ def wait_for(folder: Folder, launch: Launch, texts: Mapping[int, str]) -> None:
         while waiting:
             time.sleep(LOOK_S)
             asks = time.monotonic() >= ask_at
+            if asks:
+                heal()
             table = reconciled(folder) if asks else States(folder).table()
             for job_id in sorted(waiting):
                 is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
@@ -311,9 +318,9 @@ def wait_for(folder: Folder, launch: Launch, texts: Mapping[int, str]) -> None:
                 ask_at = time.monotonic() + pause
 
 
-def wait_until_idle(folder: Folder) -> StateTable:
+def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
-    left will not begin by itself: people are told."""
+    left will not begin by itself: people are told. `is_due` tells whether somebody is about to submit more."""
     pause = LOOK_S
     quiet_since: float | None = None
     while True:
@@ -323,7 +330,8 @@ def wait_until_idle(folder: Folder) -> StateTable:
             quiet_since = None
         else:
             quiet_since = quiet_since or time.monotonic()
-        if quiet_since is not None and not _may_propose(folder, quiet_since):
+        may_go_on = quiet_since is not None and time.monotonic() - quiet_since < _SUBMITS_S and is_due(table)
+        if quiet_since is not None and not may_go_on and not _may_propose(folder, quiet_since):
             _tell_of_stuck(folder, table)
             return table
         if quiet_since is not None:

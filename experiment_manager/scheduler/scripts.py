@@ -13,10 +13,12 @@ from typing import Any, NamedTuple, Protocol
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.model import policy
 from experiment_manager.model.facts import resolved
+from experiment_manager.model.healing import require_raisable
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array, arrays, of_workers
+from experiment_manager.scheduler.nodes import elsewhere, nodes_left_out
 from experiment_manager.scheduler.protocol import Options, Place, Scheduler, require_line
 from experiment_manager.scheduler.query import ask, open_launches
 from experiment_manager.scheduler.reconcile import reconciled
@@ -149,10 +151,41 @@ def arrange(
                     break
             else:
                 groups.append((own, [job_id]))
+    for own, members in groups:
+        job = f" of job {members[0]}" if options.resources_from is not None else ""
+        require_raisable(scheduler.kept(own), where=f"{scheduler.label} options{job}")
+    without = nodes_left_out(folder, scheduler.kept(options))
+    groups = [(elsewhere(scheduler, own, without), members) for own, members in groups]
+    return arranged(folder, scheduler, groups, scheduler.kept(options))
+
+
+def arranged(
+    folder: Folder, scheduler: Scheduler, groups: Sequence[tuple[Options, Sequence[int]]], kept: Mapping[str, Any]
+) -> Arrangement:
+    """The arrays that run these jobs, given with the options under which they run; `kept` are those of the launch."""
     found = tuple(arrays(groups, scheduler.limits()))
-    kept = records(found, options.name or folder.name, scheduler.kept)
-    record = {"scheduler": scheduler.name, scheduler.name: {"options": scheduler.kept(options), "arrays": kept}}
-    return Arrangement(scheduler, found, record)
+    made = records(found, groups[0][0].name or folder.name, scheduler.kept)
+    return Arrangement(
+        scheduler, found, {"scheduler": scheduler.name, scheduler.name: {"options": kept, "arrays": made}}
+    )
+
+
+def arranged_again(folder: Folder, launch: Launch) -> Arrangement:
+    """The arrangement of a launch all of whose jobs have the same options, from its record. Raises JobRefused where the
+    scheduler's limits have changed since."""
+    scheduler, record = schedulers.of(launch), of_scheduler(launch.record)
+    assert scheduler is not None, "it has arrays"
+    ids = [job_id for array in launched_arrays(launch) for job_id in array.jobs]
+    where = f"launch {launch.number} of {folder.path}"
+    own = scheduler.options(record["arrays"][0]["options"], where=where)
+    again = arranged(folder, scheduler, [(own, ids)], record["options"])
+    if [array["jobs"] for array in again.array_records] != [array["jobs"] for array in record["arrays"]]:
+        raise JobRefused(
+            f"{where} was to be submitted in other arrays than {scheduler.label} lets one submit now; run its jobs "
+            "again with `experiment-manager resubmit`"
+        )
+    kept = {scheduler.name: record}
+    return again._replace(record={**again.record, **kept})
 
 
 def overridden(scheduler: Scheduler, options: Options, values: Mapping[str, Any], *, where: str) -> Options:

@@ -67,7 +67,8 @@ class Submitted(NamedTuple):
 
 
 def newest_launch(folder: Folder, number: str | None = None) -> Launch:
-    """The newest launch that a scheduler is to run, or the one of that number. Raises JobRefused when there is none."""
+    """The newest launch that a scheduler is to run, but for those that heal jobs, or the one of that number. Raises
+    JobRefused when there is none."""
     if number is not None:
         launch = read_launch(folder, number)
         if not launched_arrays(launch):
@@ -80,7 +81,7 @@ def newest_launch(folder: Folder, number: str | None = None) -> Launch:
             raise
         except JobRefused:  # it has no record: nothing was ever handed over
             continue
-        if launched_arrays(launch):
+        if launched_arrays(launch) and "heals" not in launch.record:
             return launch
     raise JobRefused(
         f"{folder.path} has no SLURM scripts yet; write them with hydra/launcher=slurm_script, or with "
@@ -88,16 +89,19 @@ def newest_launch(folder: Folder, number: str | None = None) -> Launch:
     )
 
 
-def submit(folder: Folder, launch: Launch, *, send: Send | None = None) -> list[Submitted]:
+def submit(
+    folder: Folder, launch: Launch, *, send: Send | None = None, wait_s: float = _LOCK_WAIT_S
+) -> list[Submitted]:
     """Every array of the launch is submitted once, whatever has happened to earlier tries.
 
-    `send` submits one script, where the scheduler itself is not to. Raises SchedulerError with the scheduler's words:
+    `send` submits one script, where the scheduler itself is not to. Whoever else submits the launch is waited for,
+    `wait_s` at most. Raises SchedulerError with the scheduler's words:
     what was submitted before stays recorded, the rest is not.
     """
     scheduler = _scheduler(launch)
     scheduler.require()
     arrays = launched_arrays(launch)
-    with _alone(folder, launch), writing(folder.path):
+    with _alone(folder, launch, wait_s), writing(folder.path):
         submission = Submission(folder, launch)
         there = _look_up(
             folder, scheduler, launch, [array for array in arrays if submission.array_id(array.name) is None]
@@ -502,14 +506,14 @@ def _read(path: str) -> str | None:
 
 
 @contextmanager
-def _alone(folder: Folder, launch: Launch) -> Iterator[None]:
+def _alone(folder: Folder, launch: Launch, wait_s: float) -> Iterator[None]:
     """Inside, nobody else submits this launch, and nothing is left of those who were killed while they did."""
     from experiment_manager.store.lock import Busy, Lock
 
     place = folder.join("launches", launch.number)
     try:
         with writing(folder.path):
-            lock = Lock(os.path.join(place, ".submitting.lock"), wait_s=_LOCK_WAIT_S)
+            lock = Lock(os.path.join(place, ".submitting.lock"), wait_s=wait_s)
     except Busy as busy:
         raise FolderError(f"{busy.holder} submits launch {launch.number} of {folder.path}; wait for it") from busy
     try:

@@ -289,7 +289,8 @@ class _Decision:
     def _ended_before_it_began(self, job_id: JobId, run: Run, end: State) -> None:
         """The task ended before the job began."""
         state, record = self._unbegun(run, end)
-        self._found.append(NeverBegan(job_id, self._free_number(job_id), state, record, {"slurm_task": run.task}))
+        about = {"slurm_task": run.task, **({"node": run.node} if run.node else {})}
+        self._found.append(NeverBegan(job_id, self._free_number(job_id), state, record, about))
 
     def _unbegun(self, run: Run, end: State) -> tuple[State, dict[str, Any]]:
         """What an attempt came to whose task ended before it began."""

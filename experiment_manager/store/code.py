@@ -49,19 +49,20 @@ _OF_ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "
 """Set inside of git's hooks, where the repository around the directory is meant nevertheless."""
 
 
-def commit() -> dict[str, Any]:
-    """`git_commit` and `git_dirty` of the working directory; None where git cannot tell."""
-    name, status = _ask_git("rev-parse", "HEAD"), _ask_git("status", "--porcelain", "--untracked-files=no")
+def commit(cwd: str | None = None) -> dict[str, Any]:
+    """`git_commit` and `git_dirty` around a folder, the working directory by default; None where git cannot tell."""
+    name = _ask_git("rev-parse", "HEAD", cwd=cwd)
+    status = _ask_git("status", "--porcelain", "--untracked-files=no", cwd=cwd)
     return {
         "git_commit": None if name is None else name.decode().strip(),
         "git_dirty": None if status is None else bool(status.strip()),
     }
 
 
-def write_patch(path: str) -> None:
-    """The file holds what differs from the commit, in tracked files, as `git apply` takes it; no file where git cannot
-    tell, or where that is larger than MOST_BYTES."""
-    patch = _ask_git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
+def write_patch(path: str, cwd: str | None = None) -> None:
+    """The file holds what differs from the commit around a folder, in tracked files, as `git apply` takes it; no file
+    where git cannot tell, or where that is larger than MOST_BYTES."""
+    patch = _ask_git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD", cwd=cwd)
     if patch is None or not 0 < len(patch) <= MOST_BYTES:
         return
     with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:

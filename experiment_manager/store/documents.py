@@ -92,7 +92,7 @@ PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
 TASK: Final = Kind("task of a scheduler", _is_task)
 NAME: Final = Kind("name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value != "")
 
-LAUNCH_FORMAT: Final = 3  # of records that need it: see `launches.needed_format`
+LAUNCH_FORMAT: Final = 4  # of records that need it: see `launches.needed_format`
 SUBMISSION_FORMAT: Final = 1
 END_FORMAT: Final = 2  # of records that need it: see `endings.needed_format`
 RESULT_FORMAT: Final = 1
@@ -108,7 +108,7 @@ Shape = Mapping[str, Kind]
 """The fields of a record, as far as we ask for them. None stands for a field that is not there."""
 
 ANCHOR: Final[Shape] = {
-    **dict.fromkeys(("host", "boot", "namespace", "launch", "scheduler", "slurm_task", "gpus"), TEXT),
+    **dict.fromkeys(("host", "boot", "namespace", "launch", "scheduler", "slurm_task", "gpus", "node"), TEXT),
     **dict.fromkeys(("slurm_job_id", "slurm_array_job_id"), TEXT),
     **dict.fromkeys(("slurmd_nodename", "slurm_job_user"), TEXT),
     **dict.fromkeys(("job", "pid", "started_ticks"), WHOLE),
@@ -146,6 +146,7 @@ LAUNCH: Final[Shape] = {
     "git_dirty": FLAG,
     "slurm": TABLE,
     "pruner": TABLE,
+    "heals": TABLE,
 }
 ARRAY: Final[Shape] = {
     "name": TEXT,

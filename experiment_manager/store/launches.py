@@ -84,7 +84,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         "host": os.uname().nodename,
         "cwd": os.getcwd(),
         "argv": sys.orig_argv,
-        **code.commit(),
+        **code.commit(about.get("cwd")),
         "python": ".".join(map(str, sys.version_info[:3])),
         **about,
         "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
@@ -96,7 +96,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         os.mkdir(temporary)
         code.write_packages(os.path.join(temporary, _PACKAGES))
         if record["git_dirty"]:
-            code.write_patch(os.path.join(temporary, _PATCH))
+            code.write_patch(os.path.join(temporary, _PATCH), record["cwd"])
         if of_scheduler(record) is None:
             leave_empty(os.path.join(temporary, SETTLED))
             write_json(os.path.join(temporary, _DRIVER), this_process(), for_good=False)
@@ -280,7 +280,11 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-_SINCE: Final = {"job_timeout_min": 2, "workers": 2, "joins": 2, "pruner": 3, "search_from": 3}
+_SINCE: Final = {
+    **dict.fromkeys(("job_timeout_min", "workers", "joins"), 2),
+    **dict.fromkeys(("pruner", "search_from"), 3),
+    **dict.fromkeys(("on_oom", "on_timeout", "exclude_after", "heals"), 4),
+}
 """What a launch, an array or its options may say, and the first format of which a reader knows it; all else is of 1."""
 
 

@@ -76,9 +76,9 @@ def is_to_be_asked_about(end: Mapping[str, Any]) -> bool:
 
 
 def node_of(record: Mapping[str, Any]) -> str | None:
-    """Where the attempt of an anchor ran: as the scheduler names the node, else by the name of the host."""
+    """Where the attempt of an anchor ran, or was to run: as the scheduler names the node, else by the host's name."""
     task = task_in(record)
-    return (task and task.node) or record.get("host")
+    return (task and task.node) or record.get("node") or record.get("host")
 
 
 class Waiting(NamedTuple):

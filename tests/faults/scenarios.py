@@ -15,7 +15,7 @@ class Scenario(NamedTuple):
     """A command, and what it is about."""
 
     command: Words
-    before: tuple[Words, ...] = ()  # where x=9 fails; what is submitted has run
+    before: tuple[Words, ...] = ()  # where x=9 fails, and x=8 is killed for memory; what is submitted has run
     again: Words | None = None  # typed after the fault, until it ends well; None: the same
     does_run: bool = True  # whether 0 says that all of its jobs have ended
     is_only_read: bool = False  # whether what it prints is what it is for
@@ -39,6 +39,8 @@ _ONE: Final = sweep("x=1", _POOL)
 _FAILING: Final = sweep("x=1,9", _POOL)
 _SCRIPT: Final = sweep("x=1", "hydra/launcher=slurm_script")
 _FAILED_ON_SLURM: Final = (sweep("x=9", "hydra/launcher=slurm_script"), verb("submit"))
+_RULE: Final = ("hydra.launcher.mem_gb=1", "hydra.launcher.on_oom={mem_gb: x2, max: 4}")
+_OUT_OF_MEMORY: Final = (sweep("x=1,8", "hydra/launcher=slurm_script", *_RULE), verb("submit"))
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     "sweep": Scenario(sweep("x=1,2", _POOL)),
@@ -65,6 +67,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         verb("submit"), (*_FAILED_ON_SLURM, verb("resubmit", "--yes")), does_run=False, is_submitted=True
     ),
     "clean": Scenario(verb("clean", "--yes"), (_FAILING, _FAILING), does_run=False),
+    "heal": Scenario(verb("heal"), _OUT_OF_MEMORY, does_run=False, is_submitted=True),
     "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False, is_done_once=True),
     "report": Scenario(verb("report", "--out", "report.html"), (_ONE,), does_run=False),
     "status": Scenario(verb("status"), (_FAILING,), does_run=False, is_only_read=True),

@@ -70,7 +70,7 @@ def run_tasks(place: Path, env: dict[str, str], cwd: Path) -> None:
                 check=False,
                 timeout=120,
             )
-            ends[index] = "FAILED" if done.returncode else "COMPLETED"
+            ends[index] = {0: "COMPLETED", -9: "OUT_OF_MEMORY"}.get(done.returncode, "FAILED")
         (place / "jobs" / f"{job['id']}.ended").write_text(json.dumps(ends))
 
 
@@ -114,7 +114,7 @@ def _sacct(place: Path) -> None:
             row = f"{job['id']}_[{job['array']}]|{job['id']}|PENDING|0:0|Unknown|Unknown|None assigned|{job['name']}"
             print(row)
         for index, end in (ends or {}).items():
-            code = "1:0" if end == "FAILED" else "0:0"
+            code = {"FAILED": "1:0", "OUT_OF_MEMORY": "0:125"}.get(end, "0:0")
             print(f"{job['id']}_{index}|{1000 * job['id'] + int(index)}|{end}|{code}|1|2|n1|{job['name']}")
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiment_manager.errors import OptionsError, SchedulerError
+from experiment_manager.model.healing import checked_rule
 from experiment_manager.model.ids import RangeSet, parse_ids
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.arrays import Array
@@ -49,6 +50,11 @@ class FileOptions(NamedTuple):
     start_method: str | None = None
     gpus_per_job: float | None = None
     limit_s: float | None = None  # a task is killed after so many seconds
+    mem_gb: float | None = None  # nobody looks: a task is told to end as OUT_OF_MEMORY
+    on_oom: Mapping[str, Any] | None = None
+    on_timeout: Mapping[str, Any] | None = None
+    exclude: str | None = None
+    exclude_after: int | None = None
     max_requeues: int | None = None
     wait: bool = False
 
@@ -70,7 +76,9 @@ class FileScheduler(Scheduler):
             raise OptionsError(
                 f"{where}: unknown option {unknown[0]!r}; the options are {', '.join(FileOptions._fields)}"
             )
-        return FileOptions(**{name: value for name, value in values.items() if value is not None})
+        set_ = {name: value for name, value in values.items() if value is not None}
+        rules = {"on_oom": "mem_gb", "on_timeout": "limit_s"}
+        return FileOptions(**{**set_, **{name: checked_rule(set_[name], rules[name]) for name in rules.keys() & set_}})
 
     def kept(self, options: Any) -> dict[str, Any]:
         return {name: value for name, value in options._asdict().items() if value not in (None, False)}
@@ -234,7 +242,7 @@ class FileScheduler(Scheduler):
         if "FILE_TASK" not in environ:
             return None
         array, index, restart = environ["FILE_TASK"].split(":")
-        return Task("file", f"{array}.{index}", array, int(index), int(restart), os.uname().nodename, getpass.getuser())
+        return Task("file", f"{array}.{index}", array, int(index), int(restart), node_of(environ), getpass.getuser())
 
     def why_stopped(self, task: Task) -> Stop:
         if self.faults().get("breaks_inside"):
@@ -255,6 +263,11 @@ class FileScheduler(Scheduler):
     def requeue(self, task: Task) -> str | None:
         (self.root / str(task.array) / f"{task.array_index}.again").touch()
         return None
+
+
+def node_of(environ: Mapping[str, str]) -> str:
+    """The node of a task, or where we are."""
+    return environ.get("FILE_NODE") or os.uname().nodename
 
 
 def indices_of(about: Mapping[str, Any]) -> list[int]:
@@ -330,6 +343,7 @@ class Runner:
         log = open(Path(self.about["logs"]) / f"{self.path.name}_{index}.log", "ab")  # noqa: SIM115
         environ = {**os.environ, "EXPERIMENT_MANAGER_SCHEDULER": "file"}
         environ["FILE_TASK"] = f"{self.path.name}:{index}:{restart}"
+        environ["FILE_NODE"] = str(FileScheduler().faults().get("node", node_of(os.environ)))
         command = [*self.about["run"], self.about["jobs"][str(index)]]
         process = subprocess.Popen(
             command, env=environ, cwd=self.about["cwd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,

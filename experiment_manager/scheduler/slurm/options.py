@@ -217,6 +217,15 @@ def _start_method(value: Any) -> str:
     return start_method(value)
 
 
+def _rule(option: str) -> Callable[[Any], dict[str, Any]]:
+    def check(value: Any) -> dict[str, Any]:
+        from experiment_manager.model.healing import checked_rule  # which programs without such a rule do not need
+
+        return checked_rule(value, option)
+
+    return check
+
+
 def _memory(value: Any) -> str:
     return memory_text(megabytes(value))
 
@@ -268,8 +277,12 @@ def _parameter(name: str, value: Any) -> Any:
 
 
 def _option(doc: str, check: Callable[[Any], Any], default: Any = None) -> Any:
-    made: Any = {"default_factory": dict, "hash": False} if default == {} else {"default": default}
-    return field(**made, metadata={"doc": doc, "check": check})
+    made: Any = {"default_factory": dict} if default == {} else {"default": default}
+    return field(**made, hash=default != {}, metadata={"doc": doc, "check": check})
+
+
+def _rule_option(doc: str, option: str) -> Any:
+    return field(default=None, hash=False, metadata={"doc": doc, "check": _rule(option)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -306,10 +319,19 @@ class SlurmOptions:
     wrap: tuple[str, ...] = _option("words put before the job's command, such as a call of a container", _words, ())
     pack: int | None = _option("jobs that each task of the array runs at the same time", _count(1))
     workers: int | None = _option("so many tasks, each of which runs one job after the other", _count(1))
-    max_retries: int | None = _option("how often workers take a job again whose worker died", _count(0))
+    max_retries: int | None = _option(
+        "how often workers take a job again whose worker died, or on_oom and on_timeout submit one again", _count(0)
+    )
     start_method: str | None = _option("how the jobs of workers begin: spawn, or forkserver", _start_method)
     gpus_per_job: float | None = _option("GPUs of each job that is packed; 0: all see all of the task", _share)
     max_requeues: int | None = _option("how often SLURM may put a task back into its queue", _count(0))
+    on_oom: Mapping[str, Any] | None = _rule_option(
+        "a job that was killed for memory is submitted again with more: {mem_gb: x1.5, max: 256}", "mem_gb"
+    )
+    on_timeout: Mapping[str, Any] | None = _rule_option(
+        "one that ran into its time limit is submitted again with more: {timeout_min: x2, max: 2880}", "timeout_min"
+    )
+    exclude_after: int | None = _option("nodes on which so many jobs died at their start are left out later", _count(1))
     resources_from: str | None = _option("node of the job's configuration with options for this job alone", _text)
     mail: str | None = _option("address that SLURM writes to when an array has ended or failed", _text)
     job_timeout_min: float | None = _option("time limit of each job, in minutes, such as 0.5", _job_limit)
@@ -387,11 +409,13 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
             f"{where}: job_timeout_min={limit:g} is longer than timeout_min={checked['timeout_min']}, at which SLURM "
             "ends the whole task; raise timeout_min, or lower job_timeout_min"
         )
-    if checked.get("max_retries") is not None and checked.get("workers") is None:
+    rules = [name for name in ("on_oom", "on_timeout") if checked.get(name) is not None]
+    if checked.get("max_retries") is not None and checked.get("workers") is None and not rules:
         raise OptionsError(
-            f"{where}: max_retries is for jobs that workers take again, and workers is not set; set it, or use "
-            "max_requeues, by which SLURM starts a task again"
+            f"{where}: max_retries is for jobs that workers take again, and workers is not set; set it, or on_oom or "
+            "on_timeout, or use max_requeues, by which SLURM starts a task again"
         )
+    _check_rules(checked, rules, where)
     if checked.get("start_method", "spawn") != "spawn" and checked.get("workers") is None:
         raise OptionsError(
             f"{where}: start_method={checked['start_method']} is for workers, which run one job after the other, and "
@@ -402,6 +426,20 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
         if written in checked.get("additional_parameters", ()):
             raise OptionsError(f"{where}: {name} is in additional_parameters, too, as {written!r}; write it once")
     return SlurmOptions(**checked)
+
+
+def _check_rules(checked: Mapping[str, Any], rules: Sequence[str], where: str) -> None:
+    """Raise OptionsError for what does not go with submitting a job again alone, with more."""
+    shared = "workers" if checked.get("workers") is not None else "pack" if checked.get("pack", 1) > 1 else None
+    if rules and shared is not None:
+        raise OptionsError(
+            f"{where}: {rules[0]} submits a job again as a task of its own, and with {shared} jobs share the memory "
+            "and the time of one; leave one of them out"
+        )
+    if "on_timeout" in rules and checked.get("job_timeout_min") is not None:
+        raise OptionsError(
+            f"{where}: on_timeout raises timeout_min, and job_timeout_min ends jobs before that; leave one of them out"
+        )
 
 
 def checked_value(name: str, given: tuple[Any, Any], where: str) -> Any:

@@ -1,0 +1,46 @@
+"""Jobs that need more memory than was asked, on a cluster whose kernel ends them: nobody looks, and all complete."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.sweeps import Sweep, slurm
+from tests.conftest import Program
+
+PROGRAM = """
+import hydra
+
+@hydra.main(version_base=None, config_path=None)
+def main(cfg):
+    kept = bytearray(b"x") * (cfg.mb * 2**20)
+    return len(kept)
+
+main()
+"""
+RULE = "{mem_gb: x2, max: 1}"
+
+
+def test_up_to_four_times_the_memory(cluster_program: Program) -> None:
+    """Of a sweep whose jobs need up to four times the memory that was asked for, each has run as often as it took, with
+    twice as much each time; the others once; nothing was submitted twice, and who heals then finds nothing."""
+    if "task/cgroup" not in slurm("scontrol", "show", "config"):
+        pytest.skip("this cluster has no task/cgroup, which makes a memory cgroup for each step")
+    sweep = Sweep(cluster_program, "healing")
+    Path(sweep.home, "healing.py").write_text(PROGRAM)
+    options = ("hydra/launcher=slurm_submitit", "hydra.launcher.mem_gb=0.25", f"hydra.launcher.on_oom={RULE}")
+    done = sweep.run("-m", "+mb=10,20,350,360,800", "hydra/sweeper=experiment", *options, script="healing.py")
+    assert 0 == done.returncode, done.stderr
+    assert 0 == sweep.tool("status", "--wait").returncode
+    more = ["OUT_OF_MEMORY", "COMPLETED"]
+    expected = [["COMPLETED"], ["COMPLETED"], more, more, ["OUT_OF_MEMORY", *more]]
+    attempts = [sweep.told("show", str(job))["attempts"] for job in range(5)]
+    assert expected == [[attempt["state"] for attempt in of_job] for of_job in attempts]
+    steps = (("0.25", "0.5", 1), ("0.5", "1", 2))
+    why = [f"OUT_OF_MEMORY with mem_gb={was}, now mem_gb={now} (on_oom, retry {retry})" for was, now, retry in steps]
+    assert why == [one["healing"] for one in attempts[4][1:]]
+    assert why == list(sweep.told("status")["healed"])
+    numbers = [path.parent.name for path in sweep.experiment.glob("launches/*/launch.json")]
+    names = [array["name"] for number in numbers for array in sweep.launch(number)["slurm"]["arrays"]]
+    tasks = slurm("sacct", "-X", "-n", "-P", "-D", "--name", ",".join(names), "-o", "JobID").split()
+    assert sum(map(len, expected)) == len(tasks) == len(set(tasks))
+    assert [] == sweep.told("heal")["healed"]
