@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiment_manager import current_job
+from experiment_manager.analysis import inference
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.report.figures import KINDS
@@ -130,6 +131,17 @@ def test_a_curve_without_gaps_or_none(tmp_path: Path) -> None:
     assert not (tmp_path / "a.pdf").exists()
     curve = experiment.compare(metric="loss", where="seed < 5", curves=True).methods[1].curve
     assert [False, True, False] == [math.isnan(value) for _, (value, _, _) in curve]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_computes_what_it_shows(
+    swept: Experiment, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No figure shows a test of pairs, and none is made for one; nor what another kind alone shows."""
+    shown = {"profile": "profile", "curves": "at_steps"}
+    for name in {"welch", "permutation", "improvement", *shown.values()} - {shown.get(kind, "")}:
+        monkeypatch.delattr(inference, name)
+    swept.plot(kind, tmp_path / "a.svg", x="lr" if kind == "sensitivity" else None, metric="reward")
 
 
 def test_a_sensitivity_has_a_line_for_each_setting_of_the_others(swept: Experiment, tmp_path: Path) -> None:

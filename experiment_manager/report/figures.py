@@ -172,9 +172,9 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
                 raise ExperimentManagerError(_why_no_curve(series, method, found.metric, label))
             _band(panel, points, label, line)
         is_by_step = all(run.given for of_run in series for run in of_run if run is not None)
-    for title, panel in zip(
-        [*([f"all {n_tasks} tasks"] if n_tasks > 1 else []), *found.task_labels], panels, strict=True
-    ):
+    scaled = ", normalized" if found.least.any() or (found.width != 1.0).any() else ""
+    together = [f"all {n_tasks} tasks{scaled}"] if n_tasks > 1 else []
+    for title, panel in zip([*together, *found.task_labels], panels, strict=True):
         panel.set_title(title)
         panel.set_xlabel("step" if is_by_step else "order of logging")
     panels[0].set_ylabel(f"iqm of {found.metric}")
