@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import OptionsError
+from experiment_manager.hydra.schema import require_known
 from experiment_manager.model.healing import (
     Beginning,
     Claims,
@@ -146,6 +147,15 @@ def test_refused(options: dict[str, Any], words: str) -> None:
     """Rules that cannot be meant are refused in a sentence."""
     with pytest.raises(OptionsError, match=re.escape(words)):
         require_raisable(Slurm().kept(Slurm().options(options, where="hydra.launcher")), where="hydra.launcher")
+
+
+def test_refused_here() -> None:
+    """`local_pool` has nothing that it could give a job more of, and says so."""
+    given = {"on_oom": {"mem_gb": "x2", "max": 9}}
+    with pytest.raises(
+        OptionsError, match=r"on_oom is no option of local_pool; its jobs share the memory of this machi"
+    ):
+        require_known(given, ["n_jobs"], prefix="hydra.launcher.", choice="local_pool")
 
 
 def test_who_has_to_know_the_rule() -> None:

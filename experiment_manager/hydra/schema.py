@@ -308,6 +308,9 @@ _INSTEAD = {
     "hydra.sweeper.custom_search_space": "the space of a search is written down, so that whoever runs a trial can "
     "propose the next one; keep what must not be drawn out of it by hydra.sweeper.pass_filter, or stay with "
     "hydra/sweeper=optuna, which works with our launchers, too",
+    "hydra.launcher.on_oom": "its jobs share the memory of this machine, and none can be given more",
+    "hydra.launcher.on_timeout": "job_timeout_min is the time limit of each job here, and "
+    "`experiment-manager resubmit --job-timeout-min` raises it",
     "hydra.launcher.timeout_min": "job_timeout_min is the time limit of each job here",
 }
 """What to do instead of setting options that other sweepers and launchers have."""

@@ -59,6 +59,19 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def is_rule(value: Any) -> bool:
+    """Whether a record holds a checked rule; somebody may have edited it.
+
+    >>> is_rule({"mem_gb": "x1.5", "max": 256}), is_rule({"mem_gb": "more", "max": 256}), is_rule("x2")
+    (True, False, False)
+    """
+    options = [name for name in value if name != "max"] if isinstance(value, Mapping) else []
+    try:
+        return len(options) == 1 and checked_rule(value, str(options[0])) == value
+    except OptionsError:
+        return False
+
+
 def _raised(rule: Mapping[str, Any]) -> tuple[str, float, float]:
     """The option that a checked rule raises, by which factor, and how far."""
     ((option, factor),) = ((name, text) for name, text in rule.items() if name != "max")
@@ -117,7 +130,7 @@ def next_try(state: State, options: Mapping[str, Any], retries: int) -> Retry | 
     >>> next_try(State.OUT_OF_MEMORY, options, 0).words
     'OUT_OF_MEMORY with mem_gb=100, now mem_gb=150 (on_oom, retry 1)'
     >>> next_try(State.OUT_OF_MEMORY, {**options, "mem_gb": 225}, 2).now, next_try(State.FAILED, options, 0)
-    (256.0, None)
+    (256, None)
     >>> next_try(State.OUT_OF_MEMORY, {**options, "mem_gb": 256}, 3).reason
     'it had mem_gb=256, the max of on_oom'
     """
@@ -131,7 +144,7 @@ def next_try(state: State, options: Mapping[str, Any], retries: int) -> Retry | 
     if was >= most:
         return GivenUp(f"it had {option}={was:g}, the max of {name}")
     limit = options.get("max_retries")
-    if limit is not None and retries >= limit:
+    if isinstance(limit, int) and retries >= limit:
         often = "once" if retries == 1 else f"{retries} times"
         return GivenUp(f"it was submitted again {often} (max_retries={limit})")
     now = min(max(round(was * factor, _DECIMALS), was + 10**-_DECIMALS), most)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, JobRefused, UnreadableLaunch
-from experiment_manager.model.healing import RULES, Death, Decision, Group, Planned, Retry, claims, decide
+from experiment_manager.model.healing import RULES, Death, Decision, Group, Planned, Retry, claims, decide, is_rule
 from experiment_manager.model.ids import format_ids, parse_ids, which
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
@@ -237,7 +237,8 @@ def _deaths(folder: Folder, table: StateTable, launches: Mapping[str, Launch], *
             continue
         if not is_asked and comes_back(last.state, _end(folder, job_id, last.number)):
             continue
-        retries = int((launches[number].record.get("heals") or {}).get("retry") or 0)
+        kept = (launches[number].record.get("heals") or {}).get("retry")
+        retries = kept if isinstance(kept, int) else 0
         found.append(Death(job_id, last.state, table.next_number(job_id), number, *asked, retries))
     return found
 
@@ -250,8 +251,9 @@ def _options_of(launch: Launch) -> dict[int, tuple[str, Mapping[str, Any]]]:
     """The name of its array, and its options, of each job of a launch that has a rule for some."""
     found: dict[int, tuple[str, Mapping[str, Any]]] = {}
     for array in (of_scheduler(launch.record) or {}).get("arrays", ()):
-        own = array.get("options") or {}
-        if any(own.get(rule) is not None for rule in RULES):
+        options = (array.get("options") or {}).items()
+        own = {name: value for name, value in options if name not in RULES or is_rule(value)}
+        if not RULES.keys().isdisjoint(own):
             found |= dict.fromkeys(parse_ids(array["jobs"]), (str(array["name"]), own))
     return found
 

@@ -19,6 +19,7 @@ from experiment_manager.model.records import State
 from experiment_manager.scheduler.healing import heal
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.launches import read_launch
+from experiment_manager.store.states import States
 from experiment_manager.testing import Jobs
 from tests.conftest import in_shape
 from tests.scheduler.file_scheduler import FileScheduler, begun, order, wrong
@@ -207,6 +208,21 @@ def test_refused_before_anything_is_written(jobs: Jobs) -> None:
     with pytest.raises(OptionsError, match="on_oom raises mem_gb, which is not set"):
         jobs.make({}, on_oom={"mem_gb": "x2", "max": 3})
     assert not Path(jobs.experiment.folder.launches).exists()
+
+
+@pytest.mark.parametrize("rule", ["x2", 7, {"mem_gb": "more", "max": 3}, {"max": 3}, {"mem_gb": [], "max": "x"}])
+def test_a_rule_that_somebody_has_edited(jobs: Jobs, rule: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is none: nobody is told lies by it, and nothing is submitted."""
+    jobs.make({}, **OOM)
+    folder = jobs.experiment.folder
+    path = Path(folder.join("launches", "0001", "launch.json"))
+    record = json.loads(path.read_text())
+    record["file"]["arrays"][0]["options"]["on_oom"] = rule
+    path.write_text(json.dumps(record))
+    States(folder).record_unbegun(0, 1, State.OUT_OF_MEMORY, {}, {"launch": "0001", "scheduler": "file"})
+    assert [0, 0] == [main([verb, folder.path]) for verb in ("heal", "status")]
+    assert "nothing to heal" in (said := capsys.readouterr().out)
+    assert "submitted again" not in said
 
 
 def test_nodes_that_are_left_out(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
