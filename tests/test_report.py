@@ -564,3 +564,98 @@ def test_missing_extra_is_one_sentence(program: Program) -> None:
     assert (
         "error: a report needs plotly; install it with pip install 'hydra-experiment-manager[report]'\n" == done.stderr
     )
+
+
+# -- the view, in the page's address ----------------------------------------------------------------------------------
+
+
+def test_link_shows_what_was_looked_at(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """Order, filter, states, chosen curves and chosen jobs stand in the address; who opens it sees the same, and one
+    that asks for what is not there shows the rest."""
+    study = Study(tmp_path, ["algorithm", "size"])
+    lines = [(step, {"loss": 1.0 / (step + 1)}) for step in range(3)]
+    for size in (9, 10, 100, 2):
+        study.job({"algorithm": "TD3", "size": size}, lines, result={"score": size})
+    study.job({"algorithm": "DDPG", "size": 30}, lines, state=State.FAILED, reason="too large")
+    path = study.report()
+    page = opened(path)
+    assert "" == page.evaluate("location.hash")
+    head(page, "size").click()
+    head(page, "size").click()
+    page.fill("#filter", "td3")
+    page.click("[data-state=COMPLETED]")
+    page.locator("#legend button").nth(0).click()
+    page.check("#log-scale")
+    for job_id in (2, 1):
+        page.locator("#table button.choose").get_by_text(str(job_id), exact=True).click()
+    looked_at = view_of(page)
+    link = page.evaluate("location.hash")
+    assert ["2", "1", "0", "3"] == looked_at[0]
+    page = opened(path)
+    assert looked_at != view_of(page)
+    page.evaluate("hash => { location.hash = hash }", link)
+    page.wait_for_function("document.getElementById('filter').value === 'td3'")
+    assert (looked_at, link) == (view_of(page), page.evaluate("location.hash"))
+    page.evaluate("location.hash = '#view?sort=result:nothing&state=TIRED&jobs=77&curve=x'")
+    page.wait_for_function("document.querySelectorAll('#table tbody tr').length === 0")
+    page.evaluate("location.hash = '#view?'")
+    page.wait_for_function("document.querySelectorAll('#table tbody tr').length === 5")
+
+
+def view_of(page: "Page") -> tuple[Any, ...]:
+    """The rows in their order, the curves that are drawn, whether they are logarithmic, and the jobs side by side."""
+    pressed = page.locator("#legend button").evaluate_all("all => all.map(one => one.getAttribute('aria-pressed'))")
+    return column(page, 0), pressed, page.is_checked("#log-scale"), page.inner_text("#pair")
+
+
+def test_figures_keep_their_places(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """Drawn again, as by a click on the legend or by a link, each figure is as high as it was, and hides no other."""
+    study = Study(tmp_path, ["algorithm", "seed"])
+    for place in range(6):
+        lines = [(step, {"loss": place * step}) for step in range(3)]
+        study.job({"algorithm": "TD3" if place % 2 else "DDPG", "seed": place // 2}, lines, result={"score": place})
+    page = opened(study.report())
+    heights = "[...document.querySelectorAll('.plot.compared')].map(one => [one.offsetHeight, one._fullLayout.height])"
+    before = page.evaluate(heights)
+    page.click("#all-groups")
+    page.evaluate("location.hash = '#view?curve=algorithm%3DTD3'")
+    page.wait_for_function("document.querySelectorAll('#legend [aria-pressed=false]').length === 1")
+    assert before == page.evaluate(heights)
+    assert [True, True, True] == [outer == inner > 0 for outer, inner in before]
+
+
+def test_two_jobs_are_compared_by_a_click(sizes: Study, opened: "Callable[..., Page]") -> None:
+    """What differs stands side by side, what is the same is counted; a third job takes the place of the first."""
+    page = opened(sizes.report())
+    choose = page.locator("#table button.choose")
+    choose.nth(0).click()
+    assert "job 0 is chosen" in page.inner_text("#pair")
+    choose.nth(4).click()
+    rows = [line.split("\t") for line in page.inner_text("#pair-table").splitlines()]
+    assert [["job 0", "job 4"], ["COMPLETED", "FAILED"]] == [rows[0][-2:], rows[1][-2:]]
+    assert {"variable algorithm", "variable size"} <= {row[0] for row in rows}
+    choose.nth(2).click()
+    assert ["job 4", "job 2"] == page.locator("#pair-table thead th[scope=col]").all_inner_texts()
+    page.locator("#pair button").click()
+    assert "" == page.inner_text("#pair")
+
+
+def test_figures_and_their_data_are_saved(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """Each figure has a button for an SVG of it and one for a CSV of what is drawn, which are files of its name."""
+    study = Study(tmp_path, ["lr"])
+    for lr in (0.1, 0.2):
+        study.job({"lr": lr}, [(step, {"loss": lr * step}) for step in range(3)], result={"score": lr})
+    page = opened(study.report())
+    page.locator(".plot.curve").scroll_into_view_if_needed()
+    page.wait_for_selector(".plot.curve[data-drawn]")
+    saved = {}
+    for title in ("Save as SVG", "Save its data as CSV"):
+        page.hover(".plot.curve")
+        with page.expect_download() as download:
+            page.locator(f".plot.curve [data-title='{title}']").click()
+        saved[download.value.suggested_filename] = Path(download.value.path()).read_text()
+    assert {"loss.svg", "loss.csv"} == set(saved)
+    assert saved["loss.svg"].lstrip().startswith("<svg")
+    lines = saved["loss.csv"].splitlines()
+    assert ("group,step,mean,low,high,jobs", 6) == (lines[0], len(lines) - 1)
+    assert "lr=0.1,2,0.2,,,1" in lines

@@ -12,7 +12,7 @@ const made = (tag, text, attributes = {}) => {
 
 const collator = new Intl.Collator(undefined, { numeric: true });
 const STATE = data.columns.findIndex(([, name]) => name === "state");
-const view = { column: 0, down: false, words: [], states: new Set(), page: 0, size: 25, rows: data.rows };
+const view = { column: 0, down: false, words: [], states: new Set(), page: 0, size: 25, rows: data.rows, pair: [], isKept: false };
 const texts = data.rows.map((row) => row.map((cell) => cell ?? "").join("\n").toLowerCase());
 
 // A number, also one that JSON has no word for; NaN and what is missing have no place in an order, and come last.
@@ -67,7 +67,14 @@ function showRows() {
       const attributes = data.columns[place][2] ? { class: "number" } : {};
       if (place === STATE) attributes.class = `state ${family(cell)}`;
       if (typeof cell === "number" && !Number.isInteger(cell)) attributes.title = String(cell);
-      line.append(made("td", shownCell(cell), attributes));
+      const shown = made("td", place ? shownCell(cell) : "", attributes);
+      if (!place) {
+        const isChosen = view.pair.includes(String(cell));
+        const button = made("button", shownCell(cell), { type: "button", class: "choose", title: "compare with another job", "aria-pressed": String(isChosen) });
+        button.addEventListener("click", () => choose(cell));
+        shown.append(button);
+      }
+      line.append(shown);
     });
     return line;
   });
@@ -80,6 +87,8 @@ function showRows() {
     if (place === view.column) head.setAttribute("aria-sort", view.down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
+  showPair();
+  keepView();
 }
 
 function family(state) {
@@ -140,7 +149,7 @@ const ofGroup = (place, scheme) => COLOURS[scheme][place % COLOURS.light.length]
 const dashOf = (place) => DASHES[Math.floor(place / COLOURS.light.length) % DASHES.length];
 const scheme = () => (dark.matches && !isPrinting ? "dark" : "light");
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // Plotly reads some HTML
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], modeBarButtonsToAdd: SAVING };
 
 function layout(more) {
   const [ink, line, card] = scheme() === "dark" ? ["#98a2b3", "#2e3541", "#1a1e26"] : ["#5d6778", "#dde1e8", "#ffffff"];
@@ -238,6 +247,7 @@ function redraw(isAll = false) {
   for (const element of document.querySelectorAll(".plot.curve")) if (isAll || element.dataset.drawn) drawCurves(element);
   if (byId("best-plot")) drawBest(byId("best-plot"));
   showLegend();
+  keepView();
 }
 
 function showLegend() {
@@ -275,3 +285,6 @@ function buildPlots() {
 
 buildTable();
 buildPlots();
+readView();
+view.isKept = true;
+window.addEventListener("hashchange", readView);

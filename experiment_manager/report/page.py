@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from experiment_manager.store.states import StateTable
 
 
+_SCRIPTS = ("comparison.js", "view.js", "page.js")
 _FAMILIES = {
     "COMPLETED": "good",
     "PRUNED": "pruned",
@@ -57,7 +58,7 @@ def render(contents: "Contents") -> str:
     from plotly.offline import get_plotlyjs
 
     data = in_script(_data(contents))
-    scripts = {"plotly": get_plotlyjs(), "page": _source("comparison.js") + _source("page.js")}
+    scripts = {"plotly": get_plotlyjs(), "page": "".join(map(_source, _SCRIPTS))}
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(_source("page.html"))
     html: str = template.render(
