@@ -219,9 +219,19 @@ def _unsubmitted(seen: _Seen, launch: Launch) -> Iterator[Finding]:
             what = f"the submission of launch {launch.number} was interrupted: it may have been taken, or not"
             yield Finding("launch", what, f"{command} looks, and submits nothing twice", left)
         elif left and not sightings.ids(array.name) and not any(job_id in seen.table.queued for job_id in left):
-            waits = "waits" if len(left) == 1 else "wait"
-            what = f"launch {launch.number} was never submitted, and {which(left)} {waits} for it"
+            what = f"launch {launch.number} was never submitted, and {_would_run(seen, left)}"
             yield Finding("launch", what, f"{command}, or leave it", left)
+
+
+def _would_run(seen: _Seen, ids: tuple[int, ...]) -> str:
+    """What becomes of jobs if their launch is submitted: those that have not begun wait for it, others run again."""
+    waiting = tuple(job_id for job_id in ids if seen.table.state(job_id) is State.PENDING)
+    ended = tuple(job_id for job_id in ids if job_id not in waiting)
+    parts = [f"{which(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it"] if waiting else []
+    if ended:
+        states = "/".join(sorted({str(seen.table.state(job_id)) for job_id in ended}))
+        parts.append(f"would run {which(ended)} again, {states} now")
+    return ", and ".join(parts)
 
 
 def _skewed(folder: Folder, launch: Launch) -> Iterator[Finding]:

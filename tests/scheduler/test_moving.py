@@ -57,7 +57,7 @@ def test_scripts_of_a_moved_experiment(jobs: Jobs, tmp_path: Path) -> None:
 
 def test_doctor_tells_what_waits_for_nobody(jobs: Jobs) -> None:
     """A launch that nobody has submitted, a submission that was interrupted, and a scheduler that does not answer are
-    findings; jobs that wait in a queue are none."""
+    findings; jobs that wait in a queue are none, and those that have ended wait for nothing."""
     jobs.make({"seconds": 180.0})
     (FileScheduler().root / "hold").touch()
     experiment = jobs.experiment
@@ -77,3 +77,6 @@ def test_doctor_tells_what_waits_for_nobody(jobs: Jobs) -> None:
     assert ["what waits cannot be told: no answer from the queue"] == found()
     wrong()
     assert [0] == jobs.cancel(0)
+    jobs.wait_for("CANCELLED")
+    experiment.generate_slurm_script("runner", rerun="always")
+    assert ["launch 0002 was never submitted, and would run job 0 again, CANCELLED now"] == found()
