@@ -318,16 +318,18 @@ LEAVES = "trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.02; done"
         (3600.0, 0, "CANCELLED", BY_HAND),
         (3600.0, 1, "PREEMPTED", BY_HAND),
         (float("inf"), 0, "CANCELLED", BY_HAND),
-        (100.0, 0, "TIMEOUT", "the time limit was reached"),
-        (None, 0, "TIMEOUT", "the time limit was reached"),
+        (100.0, 0, "TIMEOUT", "warned before its time limit, it left"),
+        (100.0, 1, "TIMEOUT", "warned before its time limit, it left, to be started again"),
+        (None, 0, "TIMEOUT", "warned before its time limit, it left"),
     ],
-    ids=["far", "far, requeued", "no limit", "near", "unknown"],
+    ids=["far", "far, requeued", "no limit", "near", "near, requeued", "unknown"],
 )
 def test_a_warning_far_from_the_time_limit_is_no_time_limit(
     left_s: float | None, max_requeues: int, expected: str, reason: str, held: Program
 ) -> None:
     """Who leaves at one was told to by somebody: CANCELLED, or PREEMPTED where SLURM is to start the job again; TIMEOUT
-    near the limit, and where SLURM does not tell when that is."""
+    near the limit, and where SLURM does not tell when that is. The reason tells whether the job starts again, and what
+    to do is said of what does not."""
     said = {None: "exit 1", float("inf"): "echo JobId=7 TimeLimit=UNLIMITED EndTime=Unknown"}.get(
         left_s, f"echo JobId=7 TimeLimit=01:00:00 EndTime={time.time() + (left_s or 0):.0f}"
     )
@@ -348,7 +350,14 @@ def test_a_warning_far_from_the_time_limit_is_no_time_limit(
     assert bool(max_requeues) == record.get("requeued", False) == ("requeue 7" in (held.home / "asked").read_text())
     if max_requeues:
         assert 75 == held.tool("run", "0", "--launch", number, **env).returncode
-        assert "0.3.CANCELLED" in held.states(), "it is started again as often as max_requeues says"
+        last = "CANCELLED" if expected == "PREEMPTED" else expected
+        assert f"0.3.{last}" in held.states(), "it is started again as often as max_requeues says"
+    if max_requeues and expected == "TIMEOUT":
+        assert (
+            "warned before its time limit, it left; no start is left of max_requeues=1" == attempt(held, 0, 3)["reason"]
+        )
+    says_what_to_do = "--state timeout`, goes on with what is TIMEOUT" in held.tool("status").stdout
+    assert says_what_to_do == (expected == "TIMEOUT")
 
 
 def test_attempt_that_somebody_else_ended_publishes_nothing(held: Program) -> None:

@@ -22,7 +22,7 @@ from experiment_manager.experiment import Experiment, counts_of, disk_usages, fi
 from experiment_manager.model import codec, filters
 from experiment_manager.model.estimate import Estimate, hours_text
 from experiment_manager.model.ids import format_ids, shortened, which
-from experiment_manager.model.records import ENDED_WELL, State
+from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, State
 from experiment_manager.text import (
     as_word,
     counted,
@@ -353,6 +353,9 @@ def _attention(found: Status, folder: Path) -> Iterator[str]:
     if found.troubles:
         job = found.troubles[0].ids[0]
         yield f"`experiment-manager show {shlex.quote(str(folder))} {job}` tells more about the first"
+    if any(one.state is State.TIMEOUT and not one.reason.endswith(TO_START_AGAIN) for one in found.troubles):
+        again = f"`experiment-manager resubmit {shlex.quote(str(folder))} --state timeout`"
+        yield f"the same sweep, or {again}, goes on with what is TIMEOUT"
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:

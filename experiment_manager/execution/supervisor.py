@@ -19,7 +19,7 @@ from experiment_manager.execution import current_job
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.resources import gpus_of, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, pass_on
-from experiment_manager.model.records import ENDED_WELL, Attempt, State, Task
+from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.store import processes, reserve
@@ -120,6 +120,7 @@ class _Supervision:
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
         self._warned = False
         self._was_warned_by_hand = False
+        self._was_ended_at_warning = False  # since it had no handler for that
         self._fenced = False
         self._was_missing = False  # the name of our state, when it was looked for last
         self._has_told = False  # that the name could not be looked for
@@ -290,7 +291,7 @@ class _Supervision:
                 self._undelivered.clear()
                 self._warned = True
                 self._stop(signal.SIGTERM)
-                self._stopped = State.TIMEOUT
+                self._stopped, self._was_ended_at_warning = State.TIMEOUT, True
 
     def _handler_wait(self) -> float:
         """At most half of the time that is left."""
@@ -307,10 +308,16 @@ class _Supervision:
 
     def _may_requeue(self) -> bool:
         """Whether the launch lets this job start again after one time limit, or warning by hand, more."""
-        limit = self._child.options.get("max_requeues", self._child.options.get("max_num_timeout")) or 0
+        _, limit = self._most_starts()
         earlier = self._states.attempts(self._child.job_id)[: self._number - 1]
         since = [attempt for attempt in earlier if attempt.number >= (self._child.planned or 1)]
         return self._task is not None and sum(map(self._counts, since)) < limit
+
+    def _most_starts(self) -> tuple[str, int]:
+        """How often the launch lets this job start again, and the option that says so."""
+        options = self._child.options
+        name = next((name for name in ("max_requeues", "max_num_timeout") if name in options), "max_requeues")
+        return name, options.get(name) or 0
 
     def _counts(self, attempt: Attempt) -> bool:
         """Whether an earlier attempt was started again for its time limit, or a warning by hand, and not preempted."""
@@ -375,7 +382,7 @@ class _Supervision:
             state, is_to_requeue = State.PREEMPTED, True  # it would have been started again, had it stayed
         elif is_of_scheduler and self._is_limit_far():
             state, self._was_warned_by_hand = State.PREEMPTED if is_to_requeue else State.CANCELLED, True
-        self.reason = pruned if state is State.PRUNED else self._reason(state, returncode)
+        self.reason = pruned if state is State.PRUNED else self._reason(state, returncode, is_to_requeue)
         record = {
             "reason": self.reason,
             "exit_code": returncode if returncode >= 0 else None,
@@ -478,7 +485,14 @@ class _Supervision:
                 time.sleep(SECOND_LOOK_S)
         return self._states.state(job_id, number) is state  # a server can do what it is told, and answer that it cannot
 
-    def _reason(self, state: State, returncode: int) -> str | None:
+    def _at_warning(self, is_to_requeue: bool) -> str:
+        """Of a job that ended when it was warned of its time limit, that it did, and whether it starts again."""
+        what = "it was ended, since it does not listen" if self._was_ended_at_warning else "it left"
+        name, limit = self._most_starts()
+        again = f"; no start is left of {name}={limit}" if limit and self._task is not None else ""
+        return f"warned before its time limit, {what}" + (TO_START_AGAIN if is_to_requeue else again)
+
+    def _reason(self, state: State, returncode: int, is_to_requeue: bool) -> str | None:
         """Why, in a line: the exception that the job left, else the signal or exit code."""
         from experiment_manager.model import policy
 
@@ -492,6 +506,8 @@ class _Supervision:
             return "stopped by a signal" if self._asked is None else f"cancelled by {self._asked}"
         if state is State.TIMEOUT and self._is_over_limit:
             return f"ran longer than job_timeout_min={(self._child.limit_s or 0.0) / 60:g}"
+        if state is State.TIMEOUT and self._warned and (self._stopped is None or self._was_ended_at_warning):
+            return self._at_warning(is_to_requeue)
         if state in _REASONS:
             return _REASONS[state]
         error = read_optional(self._file("error"), ERROR)
