@@ -63,15 +63,18 @@ def test_a_sweep_that_runs_here_does_what_its_dry_run_told(program: Program) -> 
 
 
 def test_scripts_are_those_that_the_dry_run_told(program_after: ProgramAfter) -> None:
-    """As many scripts, each with the array text, the throttle and the options that were told, for what a grown sweep
-    adds and runs."""
+    """As many scripts, each with the array text, the throttle, the options that were told, and the lines for SLURM, for
+    what a grown sweep adds and runs; an option that another one bounds is told as it holds."""
     program = program_after("seed=1,2")
     sizes = ("+resources.mem_gb=1,2", "hydra.launcher.resources_from=resources", "hydra.launcher.array_parallelism=3")
-    arguments = ("seed=1,2,3", "hydra/launcher=slurm_script", *sizes, "hydra.launcher.pack=2", "hydra.sweeper.repeat=2")
+    times = ("hydra.launcher.timeout_min=1", "hydra.launcher.pack=2", "hydra.sweeper.repeat=2")
+    arguments = ("seed=1,2,3", "hydra/launcher=slurm_script", *sizes, *times)
     printed = dry_run(program, *arguments)
     told = re.findall(r"^  (slurm_scripts\S*)  --array=(\S+)  tasks: (\d+).*mem_gb=(\d)", printed, re.MULTILINE)
     assert f"scripts: {len(told)}\n" in printed
     assert 2 == len(told)
+    assert {"30"} == set(re.findall(r"signal_delay_s=(\d+)", printed))  # at most half of the limit
+    heads = re.findall(r"^    (#SBATCH .*)", printed, re.MULTILINE)
 
     done = program.sweep(*arguments)
     assert 0 == done.returncode, done.stderr
@@ -81,6 +84,11 @@ def test_scripts_are_those_that_the_dry_run_told(program_after: ProgramAfter) ->
         script = (program.experiment / name).read_text()
         assert f"#SBATCH --array={array}\n" in script
         assert f"#SBATCH --mem={mem_gb}G\n" in script
+        asked = [
+            re.sub(r"(?<=-name=train-)\w{8}", "...", line) for line in script.splitlines() if line[:8] == "#SBATCH "
+        ]
+        assert asked == heads[: len(asked)]
+        del heads[: len(asked)]
         assert int(n_tasks) == len(script.partition("jobs=(")[2].partition("\n)")[0].split("\n", 1)[1].split())
     first = re.search(r"configuration of job (\d+):", printed)
     assert first is not None

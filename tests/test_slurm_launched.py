@@ -12,7 +12,9 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.protocol import Limits
+from experiment_manager.scheduler.scripts import Arrangement, write_scripts
 from experiment_manager.scheduler.slurm.options import as_mapping, make
+from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.scheduler.submission import (
     LaunchedArray,
     launched_arrays,
@@ -177,6 +179,33 @@ def test_stale_scripts_are_those_of_ours_that_are_not_kept(folder: Folder) -> No
     (Path(folder.path) / "slurm_scripts_3.sh.bak").touch()
     stale = stale_scripts(folder, [script_name(1)])
     assert [f"{folder.path}/slurm_scripts_10.sh", f"{folder.path}/slurm_scripts_2.sh"] == sorted(stale)
+
+
+@pytest.mark.parametrize("was_submitted", [False, True])
+@pytest.mark.parametrize("is_newest", [False, True])
+def test_no_script_of_an_earlier_launch_lies_at_the_top(folder: Folder, is_newest: bool, was_submitted: bool) -> None:
+    """Whether the scripts of the next launch are written for people or submitted at once. Each launch keeps its own: as
+    it was submitted, else as people have edited it at the top."""
+
+    def write(ids: list[int], *, is_newest: bool) -> Launch:
+        found = tuple(arrays([(make({}, where="test"), ids)], Limits(2, 4000)))
+        record = {"scheduler": "slurm", "slurm": {"options": {}, "arrays": records(found, "e", as_mapping)}}
+        launch = create_launch(folder, (Attempt(JobId(job_id), 1, State.PENDING) for job_id in ids), record)
+        write_scripts(folder, launch, Arrangement(Slurm(), found, record), is_newest=is_newest)
+        return launch
+
+    earlier = write([0, 1, 2], is_newest=True)
+    for array in launched_arrays(earlier):
+        if was_submitted:
+            Submission(folder, earlier).note_id(array.name, "7", 0.0, "slurm", None)
+        with open(script_paths(folder, earlier, array)[0], "a") as file:
+            file.write("# edited\n")
+    write([3], is_newest=is_newest)
+    tops = [Path(path) for path in stale_scripts(folder, ())]
+    assert (["slurm_scripts.sh"] if is_newest else []) == [path.name for path in tops]
+    assert all("launch 0002" in path.read_text() for path in tops)
+    kept = [Path(script_paths(folder, earlier, array)[1]).read_text() for array in launched_arrays(earlier)]
+    assert [not was_submitted] * 2 == ["# edited" in text for text in kept]
 
 
 def test_ids_of_a_large_launch_are_short(folder: Folder) -> None:

@@ -17,9 +17,12 @@ from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId
-from experiment_manager.scheduler.scripts import Arrangement
-from experiment_manager.scheduler.submission import script_name
+from experiment_manager.scheduler.protocol import Options as SchedulerOptions
+from experiment_manager.scheduler.scripts import Arrangement, place_of_array
+from experiment_manager.scheduler.submission import N_LETTERS, script_name
 from experiment_manager.store.code import CodeCopy
+from experiment_manager.store.launches import next_number
+from experiment_manager.store.layout import Folder
 from experiment_manager.text import counted, one_line, settings_text
 
 MOST_SHOWN: Final = 5
@@ -108,10 +111,10 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
         yield f"  {change.job_id}  {settings_text(change.point.variables)}".rstrip()
     if len(planned.to_run) > len(found.first):
         yield f"  ... and {len(planned.to_run) - len(found.first)} more"
-    options = _options(launcher) if planned.arrangement is None else planned.arrangement.options
+    options = _options(launcher) if planned.arrangement is None else _in_force(planned.arrangement)
     yield f"launcher: {name}{_text(options)}"
     if planned.arrangement is not None:
-        yield from _arrays(planned.arrangement, options)
+        yield from _arrays(planned.folder, planned.arrangement, options)
     if (pruner := planned.asked.options.pruning) is not None:
         usual = {name: value for name, value in pruner._field_defaults.items() if name not in _ALWAYS_TOLD}
         set_options = {
@@ -150,14 +153,23 @@ def _text(options: Mapping[str, Any]) -> str:
     return f"  {settings_text(options)}" if options else ""
 
 
-def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each job array, with the options that are its own; or who is there already that runs the jobs."""
+def _in_force(arrangement: Arrangement) -> dict[str, Any]:
+    """The options of the launch, each as it holds."""
+    scheduler = arrangement.scheduler
+    return scheduler.in_force(scheduler.options(arrangement.options, where="hydra.launcher"))
+
+
+def _arrays(folder: Folder, arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each job array, with the options that are its own, and what its script asks for, unless an array above
+    asks for the same; or who is there already that runs the jobs."""
     if arrangement.joined is not None:
         yield f"handed to {arrangement.joined.words}"
         return
+    scheduler, number = arrangement.scheduler, next_number(folder)
+    letters, shown = arrangement.array_records[0]["name"][-N_LETTERS:], list[SchedulerOptions]()
     yield f"scripts: {len(arrangement.arrays)}"
     for part, (array, record) in enumerate(zip(arrangement.arrays, arrangement.array_records, strict=True), start=1):
-        own = {key: value for key, value in record["options"].items() if common.get(key) != value}
+        own = {key: value for key, value in scheduler.in_force(array.options).items() if common.get(key) != value}
         packed = f" of up to {record['pack']} jobs" if record["pack"] > 1 else ""
         after = f", after {script_name(array.after + 1)}" if array.after is not None else ""
         tasks = f"tasks: {array.n_tasks}"
@@ -165,3 +177,9 @@ def _arrays(arrangement: Arrangement, common: Mapping[str, Any]) -> Iterator[str
             tasks = f"workers: {array.n_workers} for {counted(len(array.jobs))}"
             packed = f", {record['pack']} at a time in each" if record["pack"] > 1 else ""
         yield f"  {script_name(part)}  --array={array.text}  {tasks}{packed}{after}{_text(own)}"
+        if array.options in shown:
+            continue
+        shown.append(array.options)
+        name = record["name"].replace(letters, "...")  # which are others when it is submitted
+        place = place_of_array(folder, number, name, part, len(arrangement.arrays))
+        yield from (f"    {line}" for line in scheduler.head(array, place))

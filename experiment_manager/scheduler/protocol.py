@@ -179,6 +179,14 @@ class Scheduler(ABC):
     def script(self, array: "Array", place: Place) -> str:
         """The text of the script that runs an array."""
 
+    def head(self, array: "Array", place: Place) -> list[str]:
+        """The lines of that script by which it asks for what it needs; none where it has no such lines."""
+        return []
+
+    def in_force(self, options: Any) -> dict[str, Any]:
+        """The options as `kept`, each as it holds: one may bound another."""
+        return self.kept(options)
+
     def limits(self) -> Limits:
         return Limits(array_size=2**31 - 1, text=4000)
 

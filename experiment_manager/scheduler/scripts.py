@@ -23,10 +23,10 @@ from experiment_manager.scheduler.protocol import Options, Place, Scheduler, req
 from experiment_manager.scheduler.query import ask, open_launches
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import (
+    keep_edited,
     launched_arrays,
     newest_launch,
     records,
-    script_name,
     script_paths,
     stale_scripts,
 )
@@ -209,35 +209,40 @@ def _own_options(scheduler: Scheduler, options: Options, configuration: Any, job
 def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, is_newest: bool = True) -> list[str]:
     """The scripts of a launch are in its folder and, where `is_newest`, at the top of the experiment: their paths.
 
-    Scripts of earlier launches are removed from the top; each launch keeps its own.
+    Scripts of earlier launches are removed from the top, whence somebody could submit them by mistake; each launch
+    keeps its own, as it was edited there, unless it was submitted before.
     """
-    logs = folder.join("launches", launch.number)
     paths = []
     with writing(folder.path):
+        keep_edited(folder, launch)
         for part, (array, launched) in enumerate(
             zip(arrangement.arrays, launched_arrays(launch), strict=True), start=1
         ):
-            place = Place(
-                experiment_path=folder.parent,
-                experiment_name=folder.name,
-                launch=launch.number,
-                job_name=launched.name,
-                logs=logs,
-                python=sys.executable,
-                part=part,
-                n_parts=len(arrangement.arrays),
-            )
+            place = place_of_array(folder, launch.number, launched.name, part, len(arrangement.arrays))
             text = arrangement.scheduler.script(array, place)
             top, kept = script_paths(folder, launch, launched)
             for path in (kept, top) if is_newest else (kept,):
                 _write(path, text)
             paths.append(top if is_newest else kept)
-        if is_newest:
-            for path in stale_scripts(folder, [script_name(part + 1) for part in range(len(paths))]):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+        for path in stale_scripts(folder, map(os.path.basename, paths) if is_newest else ()):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
     _tell_of_fewer(arrangement)
     return paths
+
+
+def place_of_array(folder: Folder, launch: str, name: str, part: int, n_parts: int) -> Place:
+    """Where an array of that name belongs, `part` of `n_parts` of a launch."""
+    return Place(
+        experiment_path=folder.parent,
+        experiment_name=folder.name,
+        launch=launch,
+        job_name=name,
+        logs=folder.join("launches", launch),
+        python=sys.executable,
+        part=part,
+        n_parts=n_parts,
+    )
 
 
 def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:

@@ -47,6 +47,9 @@ away is done first."""
 _LOOK_AGAIN_S: Final = 1.0
 _LOCK_WAIT_S: Final = 300.0
 _LONGEST_SLUG: Final = 40
+N_LETTERS: Final = 8
+"""By so many letters at its end a name of arrays is told from all others."""
+
 _GAP: Final = r"""["',\s]+"""
 _WORD: Final = r"""[^"'$\s]+"""
 PLACE: Final = re.compile(
@@ -173,7 +176,7 @@ def token(name: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_SLUG].strip("-") or "job"
     import secrets  # which tasks, that import this, do without
 
-    rest = "".join(secrets.choice(_ALPHABET) for _ in range(7))
+    rest = "".join(secrets.choice(_ALPHABET) for _ in range(N_LETTERS - 1))
     return f"{slug}-{secrets.choice(_ALPHABET[:26])}{rest}"  # a letter first: no reader takes it for a number
 
 
@@ -267,6 +270,31 @@ def stale_scripts(folder: Folder, kept: Iterable[str]) -> list[str]:
     """Scripts of earlier launches that lie beside the newest ones, and could be submitted by mistake."""
     names = set(os.listdir(folder.path)) - set(kept)
     return [folder.join(name) for name in names if re.fullmatch(r"slurm_scripts(_\d+)?\.sh", name)]
+
+
+def keep_edited(folder: Folder, before: Launch) -> None:
+    """The launch, earlier than that one, whose scripts lie at the top of the experiment has them as they were edited
+    there, but for those that were submitted: these stay as they were then."""
+    texts = [text for path in stale_scripts(folder, ()) if (text := _read(path)) is not None]
+    for number in reversed(launch_numbers(folder)) if texts else ():
+        if int(number) >= int(before.number):
+            continue
+        try:
+            launch = read_launch(folder, number)
+        except JobRefused:
+            continue
+        found = [array for array in launched_arrays(launch) if any(_is_of(text, array) for text in texts)]
+        if found:
+            submission = Submission(folder, launch, is_to_act=False)
+            for array in found:
+                if submission.array_id(array.name) is None:
+                    _script(folder, launch, array, is_needed=False)
+            return
+
+
+def _is_of(text: str, array: LaunchedArray) -> bool:
+    """Whether a script is the one of an array."""
+    return re.search(rf"{re.escape(array.name)}(?![\w-])", text) is not None
 
 
 def _about(script: str, error: SchedulerError) -> SchedulerError:
@@ -488,7 +516,7 @@ def _script(
     """
     top, kept = script_paths(folder, launch, array)
     text, original = _read(top), _read(kept)
-    if text is None or re.search(rf"{re.escape(array.name)}(?![\w-])", text) is None:
+    if text is None or not _is_of(text, array):
         if original is None and is_needed:
             raise FolderError(f"{top} and {kept} are not there any more; write the scripts again")
         return kept, False

@@ -148,7 +148,7 @@ def drivers(folder: Folder) -> list[Driver]:
 
 def _numbered(folder: Folder, temporary: str) -> str:
     """The next number, which a finished launch bears from now on: nobody ever sees half of one."""
-    number = max((int(name) for name in _names(folder)), default=0)
+    number = int(next_number(folder)) - 1
     while True:
         number += 1
         with suppress(FileExistsError):
@@ -164,6 +164,11 @@ def launch_numbers(folder: Folder, among: Collection[str] | None = None) -> list
     """
     names = [name for name in _names(folder) if among is None or name in among]
     return [name for name in names if _is_there(folder.join("launches", name, _RECORD))]
+
+
+def next_number(folder: Folder) -> str:
+    """The number that the next launch gets, unless another is made before. Raises FolderError."""
+    return f"{max((int(name) for name in _names(folder)), default=0) + 1:04d}"
 
 
 def unsettled_numbers(folder: Folder) -> list[str]:

@@ -64,6 +64,16 @@ class Slurm(Scheduler):
 
         return render(array, place)
 
+    def head(self, array: "Array", place: Place) -> list[str]:
+        from experiment_manager.scheduler.slurm.script import head
+
+        return head(array, place)
+
+    def in_force(self, options: Any) -> dict[str, Any]:
+        from experiment_manager.scheduler.slurm.script import warning_s
+
+        return {**self.kept(options), **({"signal_delay_s": warned} if (warned := warning_s(options)) else {})}
+
     def limits(self) -> Limits:
         from experiment_manager.scheduler.arrays import USUAL_LIMITS
         from experiment_manager.scheduler.slurm.client import max_array_size

@@ -26,11 +26,7 @@ def render(array: Array, place: Place) -> str:
     """The whole script. Raises OptionsError for a path that no line of a script can hold."""
     for name in ("experiment_path", "experiment_name", "logs", "python"):
         require_line(name, getattr(place, name))
-    lines = ["#!/bin/bash"]
-    lines += [
-        f"#SBATCH --{name}" + ("" if value is True else f"={_quoted(value)}") for name, value in _head(array, place)
-    ]
-    lines += ["", *_about(array, place)]
+    lines = ["#!/bin/bash", *head(array, place), "", *_about(array, place)]
     lines += ["", *_EARLY_WARNINGS]
     options = array.options
     before = [*options.setup, *options.pre_script]
@@ -38,6 +34,13 @@ def render(array: Array, place: Place) -> str:
     lines += ["", *_jobs(array)]
     lines += _with_lines_after(array, place) if options.post_script else ["exec " + _run(array, place)]
     return "\n".join(lines) + "\n"
+
+
+def head(array: Array, place: Place) -> list[str]:
+    """The `#SBATCH` lines of the script."""
+    return [
+        f"#SBATCH --{name}" + ("" if value is True else f"={_quoted(value)}") for name, value in _head(array, place)
+    ]
 
 
 def _quoted(value: str) -> str:
