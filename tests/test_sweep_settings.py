@@ -1,5 +1,6 @@
 """Settings of a sweep: what is not used is said, repetitions are jobs of their own, different values look different."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,13 +47,22 @@ def test_what_a_sweep_does_not_use_is_said(program: Program) -> None:
     if IS_NEW:
         assert "'hydra.sweeper' must be configured before the sweep starts" in done.stderr  # Hydra's own words
     else:
-        assert "hydra.sweep.dir=out/${now:%H}, hydra.sweep.subdir=x is not used" in done.stderr
+        assert "hydra.sweep.dir=out/${now:%H}, hydra.sweep.subdir=x are not used: the jobs of an" in done.stderr
+        assert 1 == done.stderr.count("jobs; take them out\n"), done.stderr
         said = "hydra.sweeper.pass_filter, hydra.sweeper.rerun, set in what +experiment=a +n=5 chooses, is not used"
         assert 1 == done.stderr.count(said), done.stderr
     shown = 'hydra.launcher.setup=["echo ${oc.env:HOME}"]'
     done = program.sweep("seed=1,2", "hydra/launcher=slurm_script", "hydra.sweeper.experiment_name=other", shown)
     assert "hydra.launcher.setup reads ${oc.env:...}, whose value is written into the scripts" in done.stderr
-    assert "is not used" not in done.stderr
+    assert not re.search("(is|are) not used", done.stderr)
+    (conf / "hydra/launcher").mkdir(parents=True)
+    (conf / "hydra/launcher/a100.yaml").write_text("defaults: [slurm_submitit]\nmem_gb: 8\ntimeout_min: 9\n")
+    ours = "defaults: [config, _self_, override hydra/launcher: a100]\n"
+    (conf / "own.yaml").write_text(ours)
+    chosen = ("hydra/launcher=slurm_script", "hydra.launcher.timeout_min=9", "hydra.sweeper.dry_run=true")
+    done = program.sweep("-cn", "own", "seed=1,2", *chosen)
+    said = "hydra/launcher=slurm_script takes the place of hydra/launcher=a100, whose mem_gb=8 does not hold; hydra.s"
+    assert 1 == done.stderr.count(said), done.stderr
 
 
 def test_repetitions_are_jobs_that_a_variable_tells_apart(program: Program) -> None:

@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Tran
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from experiment_manager.errors import ConfigurationDrifted, GridError
 from experiment_manager.execution.command import PLACED_BY_US, quoted
@@ -221,6 +222,19 @@ class Composer:
         """Of `hydra.sweep`, as it was written, what is not Hydra's own default: `hydra.sweep.dir=...`."""
         usual = self._usual_directories()
         return [f"hydra.sweep.{key}={value}" for key, value in written.items() if value not in (usual.get(key), "???")]
+
+    def replaced_launcher(self) -> tuple[str, dict[str, Any]] | None:
+        """The launcher that the program's YAML chooses, with its options, where the command line has chosen another;
+        None where it has not, and where that YAML cannot be composed for itself."""
+        own = [text for text in self._hydra_overrides if not text.startswith(("hydra/launcher=", "hydra.launcher."))]
+        if not any(text.startswith("hydra/launcher=") for text in self._hydra_overrides):
+            return None
+        try:
+            found = self._loader.load_configuration(self.config_name, own, RunMode.MULTIRUN)
+        except (HydraException, OmegaConfBaseException):
+            return None
+        options: Any = OmegaConf.to_container(found.hydra.launcher, resolve=False)
+        return str(found.hydra.runtime.choices.get("hydra/launcher")), options
 
     def _usual_directories(self) -> Any:
         """`hydra.sweep` of a program that says nothing of it."""

@@ -35,8 +35,8 @@ from experiment_manager.hydra.launchers import (
     told_to_the_user,
 )
 from experiment_manager.hydra.plan import Asked, Plan, asked
-from experiment_manager.hydra.schema import Options, require_known
-from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, State
+from experiment_manager.hydra.schema import Options, require_known, slurm_node
+from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, State, launcher_of
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import appearing
@@ -44,7 +44,7 @@ from experiment_manager.store.launches import driven
 from experiment_manager.store.layout import Folder, is_refused, trouble_to_plan, trouble_to_write, unwritable, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import States
-from experiment_manager.text import counted, say, tell
+from experiment_manager.text import counted, say, settings_text, tell
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 
@@ -172,8 +172,14 @@ def tell_of_settings(composer: Composer, config: DictConfig, directories: Mappin
     `hydra.sweep` as they wrote it."""
     ignored = composer.chosen_directories(directories)
     if ignored:
-        tell(f"{', '.join(ignored)} is not used: the jobs of an experiment lie in {folder.join('jobs')}")
+        are, them = ("are", "them") if ignored[1:] else ("is", "it")
+        tell(
+            f"{', '.join(ignored)} {are} not used: the jobs of an experiment lie in {folder.join('jobs')}; take {them} "
+            "out"
+        )
     launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    if launcher_of(launcher.get("_target_")) == "slurm_script" and (replaced := _replaced(composer, launcher)):
+        tell(replaced)
     shown = [key for key in ("setup", "pre_script", "post_script", "wrap") if "oc.env" in str(launcher.get(key))]
     if shown:
         tell(
@@ -186,6 +192,23 @@ def tell_of_settings(composer: Composer, config: DictConfig, directories: Mappin
             f"{', '.join(keys)}, set in what {overrides} chooses, is not used: a sweep's settings are read before "
             "it chooses anything; set them in the program's own YAML or on the command line"
         )
+
+
+def _replaced(composer: Composer, launcher: Mapping[str, Any]) -> str | None:
+    """That options do not hold which the program's YAML has for the launcher in whose place slurm_script was chosen."""
+    name, own = composer.replaced_launcher() or ("", {})
+    if launcher_of(own.get("_target_")) != "slurm_submitit":
+        return None
+    usual = slurm_node("SlurmSubmititLauncher")
+    lost = {key: value for key, value in own.items() if value != usual.get(key) and value != launcher.get(key)}
+    lost.pop("_target_", None)
+    if not lost:
+        return None
+    return (
+        f"hydra/launcher=slurm_script takes the place of hydra/launcher={name}, whose {settings_text(lost)} "
+        f"{'does' if len(lost) == 1 else 'do'} not hold; hydra.sweeper.dry_run=true, without it, shows what that asks "
+        "for"
+    )
 
 
 def plain_options(written: Mapping[str, Any]) -> dict[str, Any]:
