@@ -1,6 +1,7 @@
 """The record of a launch about its job arrays: names that nobody else uses, jobs by index, and what was submitted."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -185,13 +186,13 @@ def test_stale_scripts_are_those_of_ours_that_are_not_kept(folder: Folder) -> No
 @pytest.mark.parametrize("is_newest", [False, True])
 def test_no_script_of_an_earlier_launch_lies_at_the_top(folder: Folder, is_newest: bool, was_submitted: bool) -> None:
     """Whether the scripts of the next launch are written for people or submitted at once. Each launch keeps its own: as
-    it was submitted, else as people have edited it at the top."""
+    it was submitted, else as people have edited it at the top. A launch that nobody has asked for takes none away."""
 
-    def write(ids: list[int], *, is_newest: bool) -> Launch:
+    def write(ids: list[int], **how: bool) -> Launch:
         found = tuple(arrays([(make({}, where="test"), ids)], Limits(2, 4000)))
         record = {"scheduler": "slurm", "slurm": {"options": {}, "arrays": records(found, "e", as_mapping)}}
         launch = create_launch(folder, (Attempt(JobId(job_id), 1, State.PENDING) for job_id in ids), record)
-        write_scripts(folder, launch, Arrangement(Slurm(), found, record), is_newest=is_newest)
+        write_scripts(folder, launch, Arrangement(Slurm(), found, record), **how)
         return launch
 
     earlier = write([0, 1, 2], is_newest=True)
@@ -200,10 +201,12 @@ def test_no_script_of_an_earlier_launch_lies_at_the_top(folder: Folder, is_newes
             Submission(folder, earlier).note_id(array.name, "7", 0.0, "slurm", None)
         with open(script_paths(folder, earlier, array)[0], "a") as file:
             file.write("# edited\n")
+    write([0], is_newest=False, is_asked_for=False)
+    assert ["slurm_scripts.sh", "slurm_scripts_2.sh"] == sorted(map(os.path.basename, stale_scripts(folder, ())))
     write([3], is_newest=is_newest)
     tops = [Path(path) for path in stale_scripts(folder, ())]
     assert (["slurm_scripts.sh"] if is_newest else []) == [path.name for path in tops]
-    assert all("launch 0002" in path.read_text() for path in tops)
+    assert all("launch 0003" in path.read_text() for path in tops)
     kept = [Path(script_paths(folder, earlier, array)[1]).read_text() for array in launched_arrays(earlier)]
     assert [not was_submitted] * 2 == ["# edited" in text for text in kept]
 

@@ -273,14 +273,14 @@ def _write(folder: Folder, healed: Launch, group: Group) -> Launch:
     about |= {"resubmits": format_ids(ids), "heals": {"launch": healed.number, **group.retry._asdict()}}
     attempts = (Attempt(JobId(job_id), number, State.PENDING) for job_id, number in group.attempts.items())
     launch = create_launch(folder, attempts, {**about, **arrangement.record})
-    write_scripts(folder, launch, arrangement, is_newest=False)
+    write_scripts(folder, launch, arrangement, is_newest=False, is_asked_for=False)
     return launch
 
 
 def _complete(folder: Folder, launch: Launch) -> None:
     """The scripts of a launch are there, also where whoever made it was killed before they were."""
     if not all(is_there(script_paths(folder, launch, array)[1]) for array in launched_arrays(launch)):
-        write_scripts(folder, launch, arranged_again(folder, launch), is_newest=False)
+        write_scripts(folder, launch, arranged_again(folder, launch), is_newest=False, is_asked_for=False)
 
 
 def _by_text(found: Mapping[int, str]) -> dict[str, tuple[int, ...]]:

@@ -206,15 +206,19 @@ def _own_options(scheduler: Scheduler, options: Options, configuration: Any, job
     return overridden(scheduler, options, node, where=where)
 
 
-def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, is_newest: bool = True) -> list[str]:
+def write_scripts(
+    folder: Folder, launch: Launch, arrangement: Arrangement, *, is_newest: bool = True, is_asked_for: bool = True
+) -> list[str]:
     """The scripts of a launch are in its folder and, where `is_newest`, at the top of the experiment: their paths.
 
     Scripts of earlier launches are removed from the top, whence somebody could submit them by mistake; each launch
-    keeps its own, as it was edited there, unless it was submitted before.
+    keeps its own, as it was edited there, unless it was submitted before. They stay where nobody has asked for this
+    launch, as when a job is healed: somebody may be about to submit them.
     """
     paths = []
     with writing(folder.path):
-        keep_edited(folder, launch)
+        if is_asked_for:
+            keep_edited(folder, launch)
         for part, (array, launched) in enumerate(
             zip(arrangement.arrays, launched_arrays(launch), strict=True), start=1
         ):
@@ -224,7 +228,8 @@ def write_scripts(folder: Folder, launch: Launch, arrangement: Arrangement, *, i
             for path in (kept, top) if is_newest else (kept,):
                 _write(path, text)
             paths.append(top if is_newest else kept)
-        for path in stale_scripts(folder, map(os.path.basename, paths) if is_newest else ()):
+        stale = stale_scripts(folder, map(os.path.basename, paths) if is_newest else ()) if is_asked_for else ()
+        for path in stale:
             with suppress(FileNotFoundError):
                 os.unlink(path)
     _tell_of_fewer(arrangement)
