@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import combinations
-from statistics import NormalDist, stdev
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -203,6 +202,8 @@ def runs_needed(one: "Scores", other: "Scores") -> int | None:
     spread = sum(float(scores.var(axis=0, ddof=1).sum()) for scores in (one, other)) / one.shape[1] ** 2
     if difference == 0.0:
         return None
+    from statistics import NormalDist
+
     normal = NormalDist()
     quantiles = normal.inv_cdf((1.0 + CONFIDENCE) / 2.0) + normal.inv_cdf(POWER)
     needed = max(2.0, math.ceil(quantiles**2 * spread / difference**2))
@@ -229,6 +230,8 @@ def around_mean(values: Sequence[float]) -> float | None:
         return None
     if not all(map(math.isfinite, values)):
         return math.nan
+    from statistics import stdev
+
     return _student_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 

@@ -17,7 +17,6 @@ from experiment_manager.analysis.logs import last_output
 from experiment_manager.analysis.results import result_warnings
 from experiment_manager.analysis.tables import state_counts
 from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
-from experiment_manager.model import html
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import format_ids, shortened, which
@@ -55,6 +54,7 @@ SILENT_AFTER_S: Final = 15 * 60.0
 """A job that has printed and logged nothing for so long is marked in `status`."""
 
 _MOST_LISTED: Final = 10_000
+_ASKED: Final = frozenset({*ENDED_BADLY, State.RUNNING})
 
 _UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `status --all` tells of each"
 
@@ -136,6 +136,8 @@ class Status(NamedTuple):
         return one_line(f"{self.headline}: {counts_text(self.counts)}{outlook}{trouble}")
 
     def _repr_html_(self) -> str:
+        from experiment_manager.model import html
+
         counts = [
             {"state": str(state), "count": count, "jobs": shortened(format_ids(self.ids[state]))}
             for state, count in self.counts.items()
@@ -166,9 +168,12 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
     by_state: dict[State, list[int]] = defaultdict(list)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
     for job_id in ids:
-        last = table.last(job_id)
-        known = by_state[last.state]
+        state = table.state(job_id)
+        known = by_state[state]
         known.append(job_id)
+        if state not in _ASKED:
+            continue
+        last = table.last(job_id)
         if last.state in ENDED_BADLY:
             is_asked = len(known) <= MOST_REASONS
             reason = _reason(folder, job_id, last.number) if is_asked else _UNREAD

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -61,6 +60,8 @@ def _deviation(values: Sequence[float]) -> float | None:
     """Of the sample; None for one value, NaN when a value is infinite or NaN."""
     if len(values) < 2:
         return None
+    import statistics  # which imports more than most verbs need
+
     floats = [codec.as_float(value) for value in values]
     return statistics.stdev(floats) if all(map(math.isfinite, floats)) else math.nan
 

@@ -15,15 +15,13 @@ from experiment_manager.analysis.doctor import Finding
 from experiment_manager.analysis.efficiency import Efficiency
 from experiment_manager.analysis.export.exporting import Exported
 from experiment_manager.analysis.status import SearchStatus
+from experiment_manager.cli.terminal import NOT_FINITE as NOT_FINITE
+from experiment_manager.cli.terminal import SCHEMA_VERSION as SCHEMA_VERSION
 from experiment_manager.execution.pool import JobEnd
 from experiment_manager.model.estimate import Estimate
 from experiment_manager.model.rows import GroupRow, JobDetails, JobDifference, JobRow, LiveRow, ResultRow
 from experiment_manager.scheduler.healing import Healing
 from experiment_manager.scheduler.submission import Submitted
-
-SCHEMA_VERSION: Final = 1
-NOT_FINITE: Final = "not_finite"
-"""The key that maps places to `nan`, `inf` or `-inf`, where JSON has null."""
 
 
 class Jobs(TypedDict):

@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_type_hi
 import typer
 
 from experiment_manager.cli import completion
-from experiment_manager.cli.shapes import NOT_FINITE, SCHEMA_VERSION
 from experiment_manager.model import codec
 from experiment_manager.text import cell_text, say_json, stream_of, value_text
 from experiment_manager.text import say as _say
 
 if TYPE_CHECKING:
     from experiment_manager.experiment import Experiment
+
+SCHEMA_VERSION: Final = 1
+"""Of what `--json` prints, see `shapes`."""
+
+NOT_FINITE: Final = "not_finite"
+"""The key that maps places to `nan`, `inf` or `-inf`, where JSON has null."""
 
 HOW_TO_GET_MORE = "--columns\xa0NAMES shows others, `|\xa0less\xa0-S` all"
 """The hint for columns that do not fit the terminal."""
@@ -194,10 +199,18 @@ def _texts(rows: Sequence[Mapping[str, Any]], name: str, exact: Collection[str],
     texts = [cell_text(row.get(name), digits) for row in rows]
     if name not in exact:
         return texts
-    values = (codec.canonical(codec.encode(row[name])) if name in row else None for row in rows)
+    values = map(_typed, (row.get(name, _NOTHING) for row in rows))
     if len(set(zip(texts, values, strict=True))) == len(set(texts)):
         return texts
     return [value_text(row[name]) if name in row else "" for row in rows]
+
+
+def _typed(value: Any) -> Any:
+    """What is equal for values that are the same: 1, 1.0 and True are three."""
+    if value is _NOTHING:
+        return None
+    kind = type(value)
+    return (kind, value) if kind is str or kind is int or kind is bool else codec.canonical(codec.encode(value))
 
 
 def indented(text: str) -> str:
@@ -237,6 +250,7 @@ _NARROWEST: Final = _WIDEST[-1]
 _NEVER_CUT: Final = 16
 _MOST_NAMED: Final = 200
 _OF_NUMBERS: Final = "0123456789.-+e"
+_NOTHING: Final = object()
 
 
 class Cells(NamedTuple):
@@ -263,7 +277,7 @@ def lines(
     columns as many are shown as fit, in the order in which they are given, and then of the `minor` ones. What is left
     out is named, with what `more` says about how to get it.
     """
-    natural = {name: max(map(text_width, (name, *cells))) for name, cells in columns.cells.items()}
+    natural = {name: _widest((name, *cells)) for name, cells in columns.cells.items()}
     if width is None or _total(natural) <= width:
         return list(_drawn(columns, natural))
     fit = _fitted(columns, natural, width, optional, minor)
@@ -359,20 +373,28 @@ def _drawn(columns: Cells, widths: Mapping[str, int], optional: Collection[str] 
         ]
         for name, width in widths.items()
     ]
-    for place, line in enumerate(zip(*shown, strict=True)):
-        padded = (
-            " " * (width - text_width(text)) + text
-            if name in columns.numbers
-            else text + " " * (width - text_width(text))
-            for (name, width), text in zip(widths.items(), line, strict=True)
-        )
-        yield " " + (" " * _GAP).join(padded).rstrip()
+    padded = [
+        _padded(cells, width, is_number=name in columns.numbers)
+        for (name, width), cells in zip(widths.items(), shown, strict=True)
+    ]
+    for place, line in enumerate(zip(*padded, strict=True)):
+        yield " " + (" " * _GAP).join(line).rstrip()
         if place == 0:
             yield " " + columns.rule * (_total(widths) - 1)
 
 
+def _padded(cells: Sequence[str], width: int, *, is_number: bool) -> list[str]:
+    """The cells of a column, each as wide as the column."""
+    if "".join(cells).isascii():
+        return [cell.rjust(width) for cell in cells] if is_number else [cell.ljust(width) for cell in cells]
+    gaps = (" " * (width - text_width(cell)) for cell in cells)
+    return [gap + cell if is_number else cell + gap for cell, gap in zip(cells, gaps, strict=True)]
+
+
 def _cut_alike(cells: Sequence[str], width: int, mark: str, *, by_end: bool) -> list[str]:
     """The cells of one column with their beginnings; or with their ends, where these tell more of them apart."""
+    if _widest(cells) <= width:
+        return list(cells)
     by_start = [cut(cell, width, mark) for cell in cells]
     if by_start == list(cells) or not by_end:
         return by_start
@@ -408,6 +430,11 @@ def cut(text: str, width: int, mark: str = "\u2026") -> str:
 def _is_inside(before: str, after: str) -> bool:
     """Whether a text is cut in a word or a number between these two."""
     return not before.isspace() and not after.isspace() and before not in ",;/|" and after not in ",;/|"
+
+
+def _widest(texts: Sequence[str]) -> int:
+    """How many columns of a terminal the widest of these takes."""
+    return max(map(len if "".join(texts).isascii() else text_width, texts), default=0)
 
 
 def text_width(text: str) -> int:

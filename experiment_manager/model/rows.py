@@ -4,7 +4,6 @@ return, and `--json` prints. They are ordinary dictionaries, and type checkers k
 
 from typing import Any, NotRequired, SupportsIndex, TypedDict, TypeVar, overload
 
-from experiment_manager.model import html
 from experiment_manager.text import one_line
 
 _Row = TypeVar("_Row")
@@ -148,6 +147,8 @@ class Rows(list[_Row]):
         return f"Rows({len(self)}{f': {one_line(str(self[0]))}' if self else ''}{more})"
 
     def _repr_html_(self) -> str:
+        from experiment_manager.model import html
+
         if not self:
             return html.block(html.sentence("nothing to show"))
         rows = [html.flat(row, _NESTED) for row in self[: html.MOST_ROWS] if isinstance(row, dict)]

@@ -248,6 +248,7 @@ def running_records(states: States, table: StateTable) -> dict[JobId, Mapping[st
     return {
         job_id: states.anchor(table, job_id, number)
         for job_id, numbers in table.attempts.items()
+        if State.RUNNING in numbers.values()
         for number, state in numbers.items()
         if state is State.RUNNING
     }

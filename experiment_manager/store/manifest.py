@@ -129,7 +129,7 @@ class Manifest:
 
     def ids(self) -> list[JobId]:
         with self._damage_named():
-            found = [JobId(row[0]) for row in self._connection.execute("SELECT id FROM jobs ORDER BY id")]
+            found: list[JobId] = [job_id for (job_id,) in self._connection.execute("SELECT id FROM jobs ORDER BY id")]
         since = self._proposed_since()
         return sorted([*found, *map(JobId, since)]) if since else found
 

@@ -5,6 +5,7 @@ jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import IO, Any, Final, NamedTuple
 
 from experiment_manager.model import codec
@@ -16,6 +17,8 @@ from experiment_manager.store.states import StateTable
 
 _BLOCK_BYTES: Final = 1 << 18
 _LONGEST_LINE: Final = 1 << 24
+_VALUES: Final = itemgetter("values")
+_STEP_AND_TIME: Final = itemgetter("step", "time")
 
 
 class Metric(NamedTuple):
@@ -70,7 +73,7 @@ def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict
                 bodies = _bodies(block)
                 if b'"$' in block:
                     _decode_values(bodies)
-                good = [body for body in bodies if _is_metric(body)]
+                good = bodies if _are_metrics(bodies) else [body for body in bodies if _is_metric(body)]
                 if len(good) < len(bodies):
                     bad += [n_seen + place for place, body in enumerate(bodies, 1) if not _is_metric(body)]
                 n_seen += len(bodies)
@@ -133,6 +136,14 @@ def _decode_values(bodies: Iterable[Any]) -> None:
                 body["values"] = codec.decode(body.get("values"))
             except (ValueError, TypeError, AttributeError, RecursionError):
                 body["values"] = None
+
+
+def _are_metrics(bodies: Sequence[Any]) -> bool:
+    """Whether all of them are, see `_is_metric`: told in one go, of what is written as `log_metrics` does."""
+    try:
+        return {dict} >= {*map(type, bodies), *map(type, map(_VALUES, bodies))} and all(map(_STEP_AND_TIME, bodies))
+    except (LookupError, TypeError):
+        return False
 
 
 def _is_metric(body: Any) -> bool:

@@ -107,9 +107,7 @@ class StateTable(NamedTuple):
 
     def last(self, job_id: int) -> Attempt:
         """The last attempt of a job; number 0 and PENDING when there is none. See `last_real`."""
-        attempts = [Attempt(JobId(job_id), *attempt) for attempt in self.attempts.get(JobId(job_id), {}).items()]
-        last = last_real(sorted(attempts)) if len(attempts) > 1 else attempts[0] if attempts else None
-        last = last or Attempt(JobId(job_id), 0, State.PENDING)
+        last = Attempt(JobId(job_id), *_last_of(self.attempts.get(JobId(job_id), {})))
         return last._replace(state=State.QUEUED) if job_id in self.queued else last
 
     def next_number(self, job_id: int) -> int:
@@ -128,7 +126,14 @@ class StateTable(NamedTuple):
         return max((number for number, state in numbers.items() if state in ENDED_WELL), default=None)
 
     def state(self, job_id: int) -> State:
-        return self.last(job_id).state
+        """The state of the last attempt of a job: see `last`."""
+        if self.queued and job_id in self.queued:
+            return State.QUEUED
+        numbers = self.attempts.get(JobId(job_id), {})
+        if len(numbers) == 1:  # as it is of most, and many ask
+            (state,) = numbers.values()
+            return state
+        return _last_of(numbers)[1]
 
     def __repr__(self) -> str:
         from collections import Counter
@@ -136,6 +141,14 @@ class StateTable(NamedTuple):
         found = Counter(self.state(job_id) for job_id in {*self.attempts, *self.queued})
         counts = ", ".join(f"{found[state]} {state}" for state in State if found[state])
         return f"StateTable({counts or 'no job has begun'})"
+
+
+def _last_of(numbers: Mapping[int, State]) -> tuple[int, State]:
+    """Of the attempts of a job, the number and the state of the last one: see `StateTable.last`."""
+    if len(numbers) == 1:
+        return next(iter(numbers.items()))
+    last = last_real(Attempt(JobId(0), *attempt) for attempt in sorted(numbers.items()))
+    return (0, State.PENDING) if last is None else (last.number, last.state)
 
 
 def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
@@ -204,10 +217,9 @@ class States:
     def _names(self) -> tuple[list[str], list[str]]:
         """The names in the folder, and the hidden ones: files that are being made, or were left half done."""
         try:
-            names: tuple[list[str], list[str]] = [], []
-            for name in os.listdir(self._path):
-                names[name[0] == "."].append(name)
-            return names
+            names = os.listdir(self._path)
+            hidden = [name for name in names if name[0] == "."]
+            return [name for name in names if name[0] != "."] if hidden else names, hidden
         except FileNotFoundError:
             return [], []
         except OSError as error:  # nothing is known then, and PENDING would be a lie
@@ -216,7 +228,8 @@ class States:
     def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> dict[tuple[JobId, int], Mapping[str, Any]]:
         """Who runs what is RUNNING; what has ended without a word is no more."""
         runners: dict[tuple[JobId, int], Mapping[str, Any]] = {}
-        for job_id, numbers in found.items():
+        for job_id in [job_id for job_id, numbers in found.items() if State.RUNNING in numbers.values()]:
+            numbers = found[job_id]
             for number, state in numbers.items():
                 if state is not State.RUNNING:
                     continue
