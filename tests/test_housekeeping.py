@@ -24,7 +24,7 @@ from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.moving import move, moved_script
 from experiment_manager.store.files import is_temporary, temporary_name
 from experiment_manager.store.launches import create_launch, driven, read_launch, read_order
-from experiment_manager.store.layout import Folder
+from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.processes import this_process
@@ -231,6 +231,55 @@ def test_who_has_seen_an_experiment_does_not_make_it_anew(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError):
         States(old).claim(1, {})
     assert not (tmp_path / "train").exists()
+
+
+def test_who_waited_while_it_was_moved_makes_nothing_anew(tmp_path: Path) -> None:
+    """Whoever waits to plan an experiment that somebody else moves away is told so, and leaves nothing in the old
+    place: no empty folder is moved on, and no job runs a second time there."""
+    calls: list[Callable[[Experiment], object]] = [
+        lambda experiment: experiment.move(tmp_path / "third"),
+        lambda experiment: experiment.clean(),
+        lambda experiment: experiment.run(lambda *_: 1, rerun="always"),
+    ]
+    for number, call in enumerate(calls):
+        place = tmp_path / str(number)
+        experiment = made(place)
+        with planning(experiment.folder):
+            ended = while_it_waits(partial(call, experiment), lambda: (place / "train").rename(place / "new"))  # noqa: B023
+        assert "was moved away" in ended()
+        assert {"new"} == {*os.listdir(place)}
+    assert not (tmp_path / "third").exists()
+
+
+def while_it_waits(call: Callable[[], object], act: Callable[[], object]) -> Callable[[], str]:
+    """Acts as soon as a process of its own, which makes the call, has opened the lock of those who plan; returns what
+    gives the error of the call."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        seen = list[int]()
+
+        def look(event: str, arguments: tuple[object, ...]) -> None:
+            if event == "open" and str(arguments[0]).endswith(".planning.lock") and not seen:
+                seen.append(os.write(write, b"."))
+
+        try:
+            sys.addaudithook(look)
+            call()
+        except FolderError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    assert b"." == os.read(read, 1)
+    act()
+
+    def ended() -> str:
+        with open(read, encoding="utf-8") as said:
+            os.waitpid(pid, 0)
+            return said.read()
+
+    return ended
 
 
 def test_a_pickled_runner_goes_along(tmp_path: Path) -> None:

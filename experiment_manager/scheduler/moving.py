@@ -39,7 +39,9 @@ def move(folder: Folder, to: str) -> Folder:
     folder.require()
     found = Move(folder, places[os.path.isdir(to) and not places[0].is_experiment()])
     _require_way(found)
+    folder.was_there = True
     with planning(folder):
+        folder.require()  # somebody else may have moved it while we waited
         clear_leftovers(folder)
         require_idle(folder, _WHAT)
         relocate(found, partial(_mend_scripts, found), lambda place: require_none_begun(place, _WHAT))

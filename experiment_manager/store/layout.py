@@ -335,6 +335,8 @@ def _lock(folder: Folder) -> "tuple[list[str], Lock]":
 
     for last in (*[False] * (_LOCK_TRIES - 1), True):
         made: list[str] = []
+        if folder.was_there and not os.path.isdir(folder.path):
+            raise FolderError(f"{folder.path} was moved away, or removed, meanwhile; name the place where it is now")
         try:
             _make_folder(folder.path, made)
             return made, Lock(_lock_path(folder), wait_s=LOCK_WAIT_S)
