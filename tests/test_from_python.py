@@ -78,15 +78,18 @@ def test_what_is_defined_runs_here(here: Program) -> None:
 
 
 def test_scripts_have_the_options_of_the_launcher(here: Program) -> None:
-    """Options reach the scripts, and what the sweep says of ending jobs early reaches the launch, too."""
+    """Options reach the scripts, also those of a file of one's own that stands for that launcher, and what the sweep
+    says of ending jobs early reaches the launch, too."""
+    (here.home / "conf/hydra/launcher").mkdir(parents=True)
+    (here.home / "conf/hydra/launcher/own.yaml").write_text("defaults: [slurm_script]\nmem_gb: 3\n")
     pruner = ("hydra.sweeper.pruner=asha", "hydra.sweeper.metric=loss", "hydra.sweeper.direction=minimize")
-    experiment = defined(here, "seed=1,2,3", *pruner)
+    experiment = defined(here, "seed=1,2,3", "hydra/launcher=own", *pruner)
     launched = experiment.launch(
         "slurm_script", Path("train.py"), timeout_min=17, array_parallelism=2, partition="long"
     )
     (script,) = launched.scripts
     text = Path(script).read_text()
-    for option in ("--array=0-2%2", "--time=00:17:00", "--partition=long", "--job-name=train"):
+    for option in ("--mem=3G", "--array=0-2%2", "--time=00:17:00", "--partition=long", "--job-name=train"):
         assert option in text
     assert launched.launch is not None
     assert ("slurm_script", "loss") == (launched.launch.record["launcher"], launched.launch.record["pruner"]["metric"])
