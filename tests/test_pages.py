@@ -38,7 +38,7 @@ def test_each_page_can_be_followed_alone(page: str, after_the_first_sweep: Path,
     assert n_commands > 0 or needs_cluster(page)
 
 
-GENERATED = {DOCS / "reference" / f"{name}.md" for name in ("commands", "options", "python")}
+GENERATED = {DOCS / "reference" / f"{name}.md" for name in ("commands", "json", "options", "python")}
 """What `make docs` writes, of what the programs say."""
 
 
