@@ -63,7 +63,7 @@ def test_methods_are_in_order_and_told_apart() -> None:
         pair.improvement.value,
     )
     assert pair.permutation_p == pair.permutation_adjusted == 2 / math.comb(2 * RUNS, RUNS)
-    assert ("Comparison(reward: algorithm=TD3 > algorithm=DDPG)", ()) == (repr(found), found.notes)
+    assert ("Comparison(reward: algorithm=TD3, algorithm=DDPG, by iqm)", ()) == (repr(found), found.notes)
 
 
 def test_what_is_smallest_may_be_best() -> None:

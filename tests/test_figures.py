@@ -66,7 +66,7 @@ def test_figures_name_methods_and_metrics(swept: Experiment, tmp_path: Path) -> 
     assert "share of runs above τ" in texts(path)
     swept.plot("intervals", path)
     assert "algorithm=TD3 lr=0.1" in texts(path)
-    assert "iqm of reward" in texts(path)
+    assert "IQM of reward" in texts(path)
 
 
 def test_curves_end_where_a_run_ends(swept: Experiment, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_sensitivity_has_a_line_for_each_setting_of_the_others(swept: Experime
     found = texts(path)
     assert ["algorithm=TD3", "algorithm=DDPG"] == [text for text in found if text.startswith("algorithm=")]
     assert "lr" in found
-    assert "iqm of reward" in found
+    assert "IQM of reward" in found
 
 
 @pytest.mark.parametrize(

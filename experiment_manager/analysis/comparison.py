@@ -81,7 +81,7 @@ class Comparison(NamedTuple):
         return len(self.task_labels)
 
     def __repr__(self) -> str:
-        return f"Comparison({self.metric}: {' > '.join(method.label for method in self.methods)})"
+        return f"Comparison({self.metric}: {', '.join(method.label for method in self.methods)}, by iqm)"
 
     def _repr_html_(self) -> str:
         from experiment_manager.model import html

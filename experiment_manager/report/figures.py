@@ -119,8 +119,11 @@ def _labels(found: ScoreTable) -> list[str]:
 
 
 def _looks(methods: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Of each method: its label, how its line looks, and its marker."""
-    for place, label in enumerate(methods):
+    """Of each method: its label, how its line looks, and its marker, by the order of the labels: figures of the same
+    methods show each of them alike, whichever is the best."""
+    order = sorted(methods)
+    for label in methods:
+        place = order.index(label)
         line = {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _DASHES[place % len(_DASHES)]}
         yield label, line, _MARKERS[place % len(_MARKERS)]
 
@@ -132,12 +135,13 @@ def _intervals(figure: "Figure", found: ScoreTable) -> None:
     for name, panel in zip(names, panels, strict=True):
         for place, (_, line, marker) in enumerate(_looks(_labels(found))):
             value, low, high = aggregate(name, found.methods[place].scores)
-            panel.hlines(-place, low, high, color=line["color"], linestyles=line["linestyle"])
+            panel.hlines(-place, low, high, color=line["color"])
+            panel.plot([low, high], [-place, -place], "|", color=line["color"])
             panel.plot(value, -place, marker, color=line["color"])
         shown = _labels(found) if panel is panels[0] else [""] * len(found.methods)
         panel.set_yticks([-place for place in range(len(found.methods))], shown)
         panel.set_ylim(-len(found.methods) + 0.5, 0.5)
-        panel.set_xlabel(f"{name} of {found.metric}")
+        panel.set_xlabel(f"{'IQM' if name == 'iqm' else name} of {found.metric}")
 
 
 def _profile(figure: "Figure", found: ScoreTable) -> None:
@@ -222,7 +226,7 @@ def _sensitivity(figure: "Figure", found: ScoreTable, x: str) -> None:
     if min(values) > 0.0 and max(values) > _LOGARITHMIC * min(values):
         panel.set_xscale("log")
     panel.set_xlabel(x)
-    panel.set_ylabel(f"iqm of {found.metric}")
+    panel.set_ylabel(f"IQM of {found.metric}")
     if len(lines) > 1:
         panel.legend()
 
