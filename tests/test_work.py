@@ -137,7 +137,7 @@ def test_no_job_begins_that_could_not_end(home: Program) -> None:
 def test_a_job_that_runs_too_long(home: Program) -> None:
     """It is told to end, and the next one runs."""
     define(home, {"waits": True}, {})
-    done = home.tool("work", "--runner", "runner.py", "--job-timeout-min", "0.01", "--jobs", "2")
+    done = home.tool("work", "--runner", "runner.py", "--job-timeout-min", "0.1", "--jobs", "2")
     assert (1, ["0.1.TIMEOUT", "1.1.COMPLETED"]) == (done.returncode, home.states())
 
 
