@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,15 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiment_manager import Experiment, current_job
 from experiment_manager.analysis.export.runs import Mark, run_of
 from experiment_manager.errors import FilterError, FolderError, JobRefused, OptionsError, UnknownJob
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.moving import move, moved_script
+from experiment_manager.scheduler.submission import place_in
 from experiment_manager.store.files import is_temporary, temporary_name
 from experiment_manager.store.launches import create_launch, driven, read_launch, read_order
 from experiment_manager.store.layout import Folder, planning
@@ -289,6 +293,16 @@ def test_a_pickled_runner_goes_along(tmp_path: Path) -> None:
     experiment.move(tmp_path / "new")
     done = experiment.run(rerun="always", where="1")
     assert [State.COMPLETED] == [one.state for one in done.ran]
+
+
+@pytest.mark.hypothesis
+@given(name=st.text("ab '\"$\\é,]-", min_size=1, max_size=6), as_words=st.sampled_from([shlex.join, json.dumps]))
+def test_a_script_tells_its_own_place_or_none(name: str, as_words: Callable[[list[str]], str]) -> None:
+    """Whatever an experiment is called, a script is never taken for one of another."""
+    line = as_words(["run", "--experiment-path", f"/a {name}", "--experiment-name", name, "--launch", "1"])
+    assert place_in(f"#!/bin/sh\n{line} &\n") in (f"/a {name}/{name}", None)
+    line = as_words(["run", "--experiment-path", "/a", "--experiment-name", name, "--launch", "1"])
+    assert place_in(line) in (f"/a/{name}", None)
 
 
 def test_scripts_name_the_new_place() -> None:

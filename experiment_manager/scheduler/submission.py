@@ -51,11 +51,12 @@ N_LETTERS: Final = 8
 """By so many letters at its end a name of arrays is told from all others."""
 
 _GAP: Final = r"""["',\s]+"""
-_WORD: Final = r"""[^"'$\s]+"""
+_WORD: Final = r"""[^"'$\\\s]+"""
 PLACE: Final = re.compile(
     rf"(--experiment-path{_GAP})(?P<path>{_WORD})({_GAP}--experiment-name{_GAP})(?P<name>{_WORD})"
 )
 """Where a script says whose jobs it runs, as words of a shell or as texts in JSON; not where words need quotes."""
+_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -399,21 +400,25 @@ def place_in(script: str) -> str | None:
     >>> place_in('["run", "--experiment-path", "/a", "--experiment-name", "c"]')
     '/a/c'
     """
-    import shlex  # which tasks, that import this, do without
-
-    found = PLACE.search(script)
-    if found is not None:
-        return os.path.join(found["path"], found["name"])
-    for line in script.splitlines():
-        try:
-            words = shlex.split(line) if "--experiment-path" in line and not line.startswith("#") else []
-        except ValueError:  # somebody has edited it
-            continue
+    for words in _words_in(script):
         values = dict(pairwise(words))
         path, name = values.get("--experiment-path"), values.get("--experiment-name")
         if path and name:
             return os.path.join(path, name)
     return None
+
+
+def _words_in(script: str) -> Iterator[list[str]]:
+    """The words of each line, as a shell has them; then all texts, as JSON has them."""
+    import json  # which tasks, that import this, may do without
+    import shlex
+
+    for line in script.splitlines():
+        if "--experiment-path" in line and not line.startswith("#"):
+            with suppress(ValueError):  # somebody has edited it
+                yield shlex.split(line)
+    with suppress(ValueError):
+        yield [json.loads(text) for text in _TEXT.findall(script)]
 
 
 def _turns_up(
