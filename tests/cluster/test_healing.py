@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.sweeps import Sweep, slurm
-from tests.conftest import Program
+from tests.conftest import Program, wait_until
 
 PROGRAM = """
 import hydra
@@ -41,6 +41,12 @@ def test_up_to_four_times_the_memory(cluster_program: Program) -> None:
     assert why == list(sweep.told("status")["healed"])
     numbers = [path.parent.name for path in sweep.experiment.glob("launches/*/launch.json")]
     names = [array["name"] for number in numbers for array in sweep.launch(number)["slurm"]["arrays"]]
-    tasks = slurm("sacct", "-X", "-n", "-P", "-D", "--name", ",".join(names), "-o", "JobID").split()
-    assert sum(map(len, expected)) == len(tasks) == len(set(tasks))
+
+    def of_accounting() -> list[str]:
+        return slurm("sacct", "-X", "-n", "-P", "-D", "--name", ",".join(names), "-o", "JobID").split()
+
+    n_tasks = sum(map(len, expected))
+    wait_until(lambda: len(of_accounting()) >= n_tasks)  # it hears of the last ones a moment later
+    tasks = of_accounting()
+    assert n_tasks == len(tasks) == len(set(tasks))
     assert [] == sweep.told("heal")["healed"]
