@@ -121,7 +121,7 @@ def test_all_jobs_are_cancelled(jobs: Jobs) -> None:
 
 def test_no_job_that_could_not_end(jobs: Jobs) -> None:
     """A worker takes no job that would need longer than the time that is left, as the longest that it has seen did."""
-    jobs.make({"seconds": 1.0}, {}, workers=1, limit_s=3.0).submit()
+    jobs.make({"seconds": 3.0}, {}, workers=1, limit_s=6.0).submit()
     jobs.wait_for("COMPLETED", "PENDING")
     jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
     assert {0: "COMPLETED", 1: "PENDING"} == jobs.states()
