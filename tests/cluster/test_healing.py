@@ -20,6 +20,7 @@ main()
 RULE = "{mem_gb: x2, max: 1}"
 
 
+@pytest.mark.heavy  # the page about it, which test_pages.py types, has one job that needs four times as much
 def test_up_to_four_times_the_memory(cluster_program: Program) -> None:
     """Of a sweep whose jobs need up to four times the memory that was asked for, each has run as often as it took, with
     twice as much each time; the others once; nothing was submitted twice, and who heals then finds nothing."""
