@@ -9,6 +9,7 @@ import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, overload
 
 from hydra.core.config_loader import ConfigLoader
@@ -42,7 +43,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import ENDED_WELL, Attempt, Job, Launch, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.healing import heal_quietly
+from experiment_manager.scheduler.healing import has_rule, heal_quietly
 from experiment_manager.scheduler.reconcile import wait_for
 from experiment_manager.scheduler.scripts import (
     Arrangement,
@@ -364,7 +365,8 @@ class ByScheduler:
         texts = handed.texts(ids)
         how = f"cancel them with `experiment-manager cancel {handed.shown}`"
         with _told_when_interrupted(f"the jobs {format_ids(ids)} go on without this program; {how}"):
-            wait_for(handed.folder, handed.launch, texts, heal=lambda: heal_quietly(handed.folder, handed.launch))
+            heal = partial(heal_quietly, handed.folder) if has_rule(handed.launch) else None
+            wait_for(handed.folder, handed.launch, texts, heal=heal)
 
 
 @contextmanager

@@ -106,11 +106,13 @@ def heal(folder: Folder, *, is_alone: bool = True) -> Healing:
     return Healing(tuple(healed), _by_text(found.decision.given_up), _by_text(left), refused)
 
 
-def heal_quietly(folder: Folder, launch: Launch) -> None:
-    """The same for whoever waits for the jobs of a launch, if it has a rule for any; why it cannot be done, people are
-    told once."""
-    if not _options_of(launch):
-        return
+def has_rule(launch: Launch) -> bool:
+    """Whether the launch has a rule for any of its jobs."""
+    return bool(_options_of(launch))
+
+
+def heal_quietly(folder: Folder) -> None:
+    """The same for whoever waits for jobs; why it cannot be done, people are told once."""
     try:
         refused = list(heal(folder).refused.values())
     except ExperimentManagerError as error:

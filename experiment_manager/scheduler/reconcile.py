@@ -290,12 +290,12 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
 
 
 def wait_for(
-    folder: Folder, launch: Launch, texts: Mapping[int, str], *, heal: Callable[[], None] = lambda: None
+    folder: Folder, launch: Launch, texts: Mapping[int, str], *, heal: Callable[[], None] | None = None
 ) -> None:
     """Every job of the launch has ended for good; `texts` are what people are told about each.
 
     A job that a scheduler is going to start again has not ended, and only the scheduler knows; `heal` is called before
-    it is asked, and may submit others again.
+    it is asked, and may submit others again: an end that it has not seen is not for good.
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
@@ -305,12 +305,14 @@ def wait_for(
         while waiting:
             time.sleep(LOOK_S)
             asks = time.monotonic() >= ask_at
-            if asks:
+            seen = States(folder).table() if asks and heal is not None else None
+            if seen is not None and heal is not None:
                 heal()
             table = reconciled(folder) if asks else States(folder).table()
             for job_id in sorted(waiting):
                 is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
-                if is_left or _has_ended(table, job_id, planned[job_id], is_truth=asks):
+                is_news = seen is not None and seen.attempts.get(JobId(job_id)) != table.attempts.get(JobId(job_id))
+                if is_left or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news):
                     waiting.discard(job_id)
                     _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
             if asks:
