@@ -263,6 +263,11 @@ class Experiment:
         self.folder.require()
         write_selection(self.folder, self._drafts.known_ids(allowed_ids), how)
 
+    def _chosen(self, where: Any) -> "tuple[list[int], StateTable]":
+        """The ids of the jobs that pass, and the states by which they do."""
+        table = self.states()
+        return [int(job.id) for job in self._select(where, lambda: table).jobs], table
+
     def get_filtered_ids(self) -> list[int]:
         """The ids that may run. Raises FilterError when none were chosen yet."""
         return read_selection(self.folder)
@@ -415,8 +420,7 @@ class Experiment:
         """The jobs that wait or run, of those that pass a filter, were told to end; returns their ids."""
         from experiment_manager.scheduler.cancel import cancel
 
-        table = self.states()
-        return cancel(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
+        return cancel(self.folder, *self._chosen(where))
 
     def hold(self, where: Any = None) -> "Held":
         """Of the jobs that pass a filter, those that neither run nor are done are held: no sweep, worker, launcher or
@@ -427,8 +431,7 @@ class Experiment:
         from experiment_manager.scheduler.holding import hold
 
         self.folder.require()
-        table = self.states()
-        return hold(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
+        return hold(self.folder, *self._chosen(where))
 
     def release(self, where: Any = None) -> list[int]:
         """The jobs that pass a filter may begin; returns the ids of those that were held: `experiment-manager release`.
@@ -436,8 +439,7 @@ class Experiment:
         from experiment_manager.scheduler.holding import release
 
         self.folder.require()
-        table = self.states()
-        return release(self.folder, [int(job.id) for job in self._select(where, lambda: table).jobs], table)
+        return release(self.folder, *self._chosen(where))
 
     def remove(self, where: Any = None, *, files: bool = False, undo: bool = False) -> list[int]:
         """The jobs that pass a filter, which were a mistake, are in no grid, table or count any more; returns their
@@ -455,9 +457,7 @@ class Experiment:
             return bring_back(self.folder, None if where is None else ids_in(where))
         if where is None:
             raise FilterError("name the jobs that are to be removed, as 3,7")
-        table = self.states()
-        ids = [int(job.id) for job in self._select(where, lambda: table).jobs]
-        return remove(self.folder, ids, table, with_files=files)
+        return remove(self.folder, *self._chosen(where), with_files=files)
 
     def resubmit(self, where: Any = None, *, state: str | None = None, **options: Any) -> "Resubmitted":
         """Jobs that ended badly run again, with the same ids and configurations: `plan_resubmission`, carried out.
@@ -755,11 +755,11 @@ class Experiment:
         **how: Any,
     ) -> "tuple[dict[str, Rows[ResultRow]], How]":
         """The rows that are compared, by experiment, and how; the arguments are those of `compare`."""
-        from experiment_manager.analysis.results import known_goal
+        from experiment_manager.analysis.results import goal_of
         from experiment_manager.analysis.scores import How
 
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
-        goal = goal or known_goal(self.folder, how.get("metric")) or "max"
+        goal = goal or goal_of(self.folder, how.get("metric"))
         return rows, How(goal=goal, is_common=common, **how)
 
     def _logged(self, others: Sequence["Experiment"]) -> "Logged":
@@ -881,7 +881,7 @@ class Experiment:
         that pass this filter are in it. Raises ExperimentManagerError for unknown names, and without the
         extra `report`; FilterError when no job passes.
         """
-        from experiment_manager.analysis.results import known_goal
+        from experiment_manager.analysis.results import goal_of
         from experiment_manager.model import filters
         from experiment_manager.report.page import write_report
 
@@ -891,7 +891,7 @@ class Experiment:
             everything = list(self.iter_jobs())
             filters.require_some(jobs, dropped, everything, self.folder.path)
             only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
-        goal = goal or known_goal(self.folder, metric) or "max"
+        goal = goal or goal_of(self.folder, metric)
         return write_report(
             self.folder, jobs, table, path,
             average_over=average_over, group_by=group_by, metric=metric, goal=goal, tasks=tasks, only=only,

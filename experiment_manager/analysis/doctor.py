@@ -19,6 +19,7 @@ from experiment_manager.scheduler.reconcile import active_tasks, reconciled
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.files import is_leftover
 from experiment_manager.store.launches import (
+    PLACES,
     launch_numbers,
     planned_attempts,
     read_launch,
@@ -42,7 +43,6 @@ _LEAST_FILES: Final = 1000
 _SKEW_S: Final = 5.0
 _RESERVE: Final = re.compile(r"\.(?:result|attempt)\.([1-9]\d*)\.json\.reserve")
 _REQUEST: Final = re.compile(r"\.(0|[1-9]\d*)\.([1-9]\d*)\.cancel")
-_SHARED: Final = ("", "conf", "code", "tasks", "generations", "states", "launches")
 _MAY_KEEP: Final = (State.RUNNING, State.LOST)  # what is LOST is recorded, and its space freed, by whoever acts
 _BESIDE_SQLITE: Final = ("-wal", "-shm", "-journal")
 
@@ -272,7 +272,7 @@ def _leftovers(seen: _Seen) -> Iterator[Finding]:
     """What killed processes have left."""
     folder, left = seen.folder, list[str]()
     launches = [f"launches/{number}" for number in unsettled_numbers(folder)]
-    for place in (*_SHARED, *launches):
+    for place in (*PLACES, *launches):
         with suppress(FileNotFoundError):
             names = os.listdir(folder.join(place))
             left += [os.path.join(place, name) for name in names if _is_left(seen, place, name)]

@@ -147,6 +147,11 @@ def known_goal(folder: Folder, metric: str | None) -> str | None:
     return _GOALS.get(pruner.get("direction")) if metric in (None, pruner.get("metric")) else None
 
 
+def goal_of(folder: Folder, metric: str | None) -> str:
+    """The same; `max` where nothing says so."""
+    return known_goal(folder, metric) or "max"
+
+
 def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:
     """The warnings about the results that count, and the jobs that each is true of."""
     found: dict[str, list[int]] = defaultdict(list)

@@ -15,6 +15,7 @@ from experiment_manager.analysis.tables import (
     Row,
     check_goal,
     chosen_metric,
+    exact_text,
     group_key,
     repeating,
     require_variables,
@@ -179,7 +180,7 @@ def _chosen_variables(rows: Sequence[Row], how: How, *, are_several: bool) -> tu
             f"{why}; name what only repeats a job with --over, as --over fold; the "
             f"variables are {', '.join(names) or 'none'}"
         )
-    varying = [name for name in names if len({_key(row["variables"].get(name)) for row in rows}) > 1]
+    varying = [name for name in names if len({exact_text(row["variables"].get(name)) for row in rows}) > 1]
     by = without(varying, (*over, *how.tasks)) if how.by is None else tuple(how.by)
     if are_several and EXPERIMENT not in (*by, *how.tasks):
         by = (EXPERIMENT, *by)
@@ -251,7 +252,7 @@ def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: S
 
 def _mixed(one: _Cell, other: _Cell, chosen: Sequence[str], over: Sequence[str]) -> str:
     names = [name for name in {**one.variables, **other.variables} if name not in chosen]
-    differ = [name for name in names if _key(one.variables.get(name)) != _key(other.variables.get(name))]
+    differ = [name for name in names if exact_text(one.variables.get(name)) != exact_text(other.variables.get(name))]
     same = settings_text(_of(one.variables, over))
     jobs = f"jobs {one.job} and {other.job} {_place(one)}"
     if not differ:
@@ -260,10 +261,6 @@ def _mixed(one: _Cell, other: _Cell, chosen: Sequence[str], over: Sequence[str])
         f"{jobs}would be the same run, {same}, and differ in {', '.join(differ)}; name that in "
         "--by or --tasks, in --over where it repeats a job, too, or choose one value with --where"
     )
-
-
-def _key(value: Any) -> str:
-    return codec.canonical(codec.encode(value))
 
 
 def _of(variables: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -70,6 +70,11 @@ class Trouble(NamedTuple):
     def __repr__(self) -> str:
         return f"Trouble({len(self.ids)} {self.state}: {one_line(self.reason)} ({which(self.ids)}))"
 
+    @property
+    def words(self) -> str:
+        """For people: `2 jobs FAILED: ValueError: too large (jobs 3-4)`."""
+        return f"{counted(len(self.ids))} {self.state}: {one_line(self.reason)} ({which(self.ids)})"
+
 
 class SearchStatus(NamedTuple):
     """How a search stands: of its `n_trials`, how many are proposed, how many of those have ended, failed, or were
@@ -128,34 +133,36 @@ class Status(NamedTuple):
         selected = no_filter if self.n_selected is None else f"{self.n_selected} {verb} the filter"
         return f"{self.path}: {counted(sum(self.counts.values()))}, {selected}"
 
+    @property
+    def count_rows(self) -> list[dict[str, Any]]:
+        """A row for each state that some job is in, for people."""
+        return [
+            {"state": str(state), "count": count, "jobs": shortened(format_ids(self.ids[state]))}
+            for state, count in self.counts.items()
+        ]
+
+    @property
+    def waits(self) -> tuple[Trouble, ...]:
+        """The QUEUED jobs, by what they wait for."""
+        return tuple(Trouble(State.QUEUED, reason, ids) for reason, ids in self.waiting.items())
+
     def __repr__(self) -> str:
         outlook = "" if self.estimate is None else f"; done in {self.estimate.text}"
         n_more = len(self.troubles) - 1
         more = f", and {n_more} more reason{'s' if n_more > 1 else ''}" if n_more > 0 else ""
-        trouble = f"; {_trouble_text(self.troubles[0])}{more}" if self.troubles else ""
+        trouble = f"; {self.troubles[0].words}{more}" if self.troubles else ""
         return one_line(f"{self.headline}: {counts_text(self.counts)}{outlook}{trouble}")
 
     def _repr_html_(self) -> str:
         from experiment_manager.model import html
 
-        counts = [
-            {"state": str(state), "count": count, "jobs": shortened(format_ids(self.ids[state]))}
-            for state, count in self.counts.items()
-        ]
         groups = [html.flat(row, ("variables", "states")) for row in self.groups]
         live = [html.flat({**row, "nan": ", ".join(row["nan"] or ())}, ("variables", "metrics")) for row in self.live]
-        said = [
-            f"{counted(len(ids))} QUEUED: {one_line(reason)} ({which(ids)})" for reason, ids in self.waiting.items()
-        ]
-        said += [_trouble_text(trouble) for trouble in (*self.troubles, *self.warnings)]
+        said = [trouble.words for trouble in (*self.waits, *self.troubles, *self.warnings)]
         if self.estimate is not None:
             said.insert(0, f"done in {self.estimate.text}")
-        tables = [html.table(rows) for rows in (groups or counts, live) if rows]
+        tables = [html.table(rows) for rows in (groups or self.count_rows, live) if rows]
         return html.block(html.sentence(self.headline), *tables, *map(html.sentence, said))
-
-
-def _trouble_text(trouble: Trouble) -> str:
-    return f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({which(trouble.ids)})"
 
 
 def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
@@ -192,7 +199,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         waiting[table.queued[JobId(job_id)].reason].append(job_id)
     if by_state[State.PENDING]:
         troubles |= _left_by_workers(folder, by_state[State.PENDING])
-    selected = selected_ids(folder)
+    selected, removed = selected_ids(folder), read_removed(folder)
     ordered: dict[str, tuple[int, ...]] = {state: tuple(by_state[state]) for state in State if by_state[state]}
     return Status(
         path=folder.path,
@@ -210,8 +217,8 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         ),
         tags=read_tags(folder),
         note=read_note(folder),
-        held=tuple(sorted(read_held(folder) - read_removed(folder))),
-        removed=tuple(sorted(read_removed(folder))),
+        held=tuple(sorted(read_held(folder) - removed)),
+        removed=tuple(sorted(removed)),
         **outlook(folder, table)._asdict(),
     )
 

@@ -174,10 +174,11 @@ def changed_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """Those of the columns in which flat rows differ, and `job`; all of them where there are no two rows to differ."""
     if len(rows) < 2:
         return list(columns)
-    return [name for name in columns if name == "job" or len({_exact(row.get(name)) for row in rows}) > 1]
+    return [name for name in columns if name == "job" or len({exact_text(row.get(name)) for row in rows}) > 1]
 
 
-def _exact(value: Any) -> str:
+def exact_text(value: Any) -> str:
+    """A text that values have in common which are the same: 1, 1.0 and True are three."""
     return codec.canonical(codec.encode(value))
 
 
@@ -304,7 +305,7 @@ def chosen_metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, s
 
 def group_key(row: Row, by: Iterable[str]) -> str:
     """A text that rows of one group have in common: 1, 1.0 and True are three values."""
-    return codec.canonical(codec.encode([row["variables"].get(name) for name in by]))
+    return exact_text([row["variables"].get(name) for name in by])
 
 
 def _values(members: Sequence[Row], source: str) -> dict[str, list[float]]:

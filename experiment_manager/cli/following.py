@@ -1,7 +1,6 @@
 """The verbs for the days after a sweep: work, script, submit, cancel, resubmit, heal; logs, diff, archive."""
 
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -219,9 +218,7 @@ def cancel(
 ) -> None:
     """End jobs that wait or run: all of the experiment, or those that are named."""
     experiment = Experiment.at(folder)
-    named = [",".join(ids)] if ids else []
-    rules = [*named, *([f"state:{state}"] if state else []), *(where or [])]
-    cancelled = experiment.cancel(rules or None)
+    cancelled = experiment.cancel(terminal.rules_of(ids, where, state))
     if json:
         terminal.print_answer({"jobs": cancelled})
     elif cancelled:
@@ -319,8 +316,7 @@ def resubmit(
         return
     if not json:
         terminal.say(_described(experiment, planned, settings=[*(set_ or []), *settings]))
-    if not yes and not (sys.stdin.isatty() and typer.confirm("Go on?")):
-        raise JobRefused("nothing was done; add --yes to do it")
+    terminal.require_yes("Go on?", "nothing was done", is_given=yes)
     with _stopped_by_signals():
         done = experiment.carry_out(planned)
     if json:

@@ -1,6 +1,5 @@
 """The verbs that keep experiments in order: move, clean, tag, note, hold, release, remove, doctor."""
 
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +10,9 @@ from experiment_manager.analysis.cleaning import Cleaning
 from experiment_manager.analysis.doctor import examine, lines, summary
 from experiment_manager.cli import completion, terminal
 from experiment_manager.cli.terminal import Folder, Json, Where
-from experiment_manager.errors import JobRefused, OptionsError
+from experiment_manager.errors import OptionsError
 from experiment_manager.experiment import Experiment
-from experiment_manager.model.ids import format_ids, looks_like_ids, shortened, which
+from experiment_manager.model.ids import format_ids, looks_like_ids, shortened
 from experiment_manager.scheduler.moving import move as move_experiment
 from experiment_manager.store import layout
 from experiment_manager.store.tags import read_tags
@@ -77,8 +76,7 @@ def clean(
         for line in _cleaning_lines(found):
             terminal.say(line)
     if found.found and not dry_run:
-        if not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?")):
-            raise JobRefused("nothing was removed; add --yes to do it")
+        terminal.require_yes("Remove them?", "nothing was removed", is_given=yes)
         found = experiment.clean(where, **how)
         if not json:
             terminal.say(f"{size_text(found.n_bytes)} freed in {found.path}")
@@ -124,11 +122,11 @@ def tag(
     experiment = Experiment.at(folder)
     ids = [word for word in words or () if looks_like_ids(word)]
     tags = [word for word in words or () if word not in ids]
-    rules = [*([",".join(ids)] if ids else []), *(where or [])]
+    rules = terminal.rules_of(ids, where)
     if (rules or remove) and not tags:
         raise OptionsError("name a tag, too, as in `experiment-manager tag FOLDER 0-3,7 baseline`")
     if tags:
-        found = experiment.tag(*tags, where=rules or None, remove=remove)
+        found = experiment.tag(*tags, where=rules, remove=remove)
         if rules and not found and not json:
             terminal.say(f"no job of {experiment.folder.path} passes; nothing was tagged")
             return
@@ -138,8 +136,7 @@ def tag(
         terminal.print_answer({"tags": list(all_tags.own), "tagged": tagged})
         return
     lines = [f"tags: {', '.join(all_tags.own)}"] if all_tags.own else []
-    lines += [f"tagged {name}: {which(jobs)}" for name, jobs in all_tags.by_tag.items()]
-    for line in lines or [f"nothing in {experiment.folder.path} is tagged"]:
+    for line in [*lines, *all_tags.words] or [f"nothing in {experiment.folder.path} is tagged"]:
         terminal.say(line)
 
 
@@ -171,7 +168,7 @@ Ids = Annotated[
 def hold(folder: Folder, ids: Ids = None, where: Where = None, json: Json = False) -> None:
     """Keep jobs from beginning until they are released: all that have not begun, or those that are named."""
     experiment = Experiment.at(folder)
-    held = experiment.hold(_named(ids, where) or ["state:PENDING,QUEUED"])
+    held = experiment.hold(terminal.rules_of(ids, where) or ["state:PENDING,QUEUED"])
     if json:
         terminal.print_answer({"jobs": list(held.ids), "running": list(held.running)})
         return
@@ -192,7 +189,7 @@ def _verb(ids: Collection[int]) -> str:
 def release(folder: Folder, ids: Ids = None, where: Where = None, json: Json = False) -> None:
     """Let jobs begin that were held: all of them, or those that are named."""
     experiment = Experiment.at(folder)
-    released = experiment.release(_named(ids, where))
+    released = experiment.release(terminal.rules_of(ids, where))
     if json:
         terminal.print_answer({"jobs": released})
     elif released:
@@ -215,7 +212,7 @@ def remove(
     place = experiment.folder.path
     if undo and where:
         raise OptionsError("--undo takes ids, and no --where: what was removed passes no filter")
-    rules = _named(ids, where)
+    rules = terminal.rules_of(ids, where)
     if not undo:
         if rules is None:
             raise OptionsError("name the jobs that are to be removed, as in `experiment-manager remove FOLDER 12-15`")
@@ -223,8 +220,8 @@ def remove(
         if not json:
             more = ", with what they have left" if files else "; what they have left stays in jobs/"
             terminal.say(f"{counted(len(found))} of {place}: {shortened(format_ids(found)) or 'none'}{more}")
-        if found and not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?")):
-            raise JobRefused("nothing was removed; add --yes to do it")
+        if found:
+            terminal.require_yes("Remove them?", "nothing was removed", is_given=yes)
     done = experiment.remove(",".join(ids) if undo and ids else rules, files=files, undo=undo)
     if json:
         terminal.print_answer({"jobs": done})
@@ -232,10 +229,6 @@ def remove(
         terminal.say(f"{counted(len(done))} of {place} brought back{f': {format_ids(done)}' if done else ''}")
     elif done:
         terminal.say(f"{noun(len(done))} {format_ids(done)} of {place} removed; --undo brings back what was removed")
-
-
-def _named(ids: list[str] | None, where: list[str] | None) -> list[str] | None:
-    return [*([",".join(ids)] if ids else []), *(where or [])] or None
 
 
 def doctor(folder: Folder, json: Json = False) -> None:

@@ -269,11 +269,7 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         more = "`|\xa0less\xa0-S` shows all"
         lines += terminal.row_lines(rows, width=width, optional=states, more=more, exact=exact)
     else:
-        counts = [
-            {"state": str(state), "count": count, "jobs": shortened(format_ids(found.ids[state]))}
-            for state, count in found.counts.items()
-        ]
-        lines += terminal.row_lines(counts, width=width)
+        lines += terminal.row_lines(found.count_rows, width=width)
     live = found.live[:most_live]
     if live:
         fits: dict[str, Any] = {"optional": ("elapsed", "left", "last", "reason"), "minor": ("node", "attempt")}
@@ -286,7 +282,7 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
         lines.append(f"... and {n_unread + len(found.live) - len(live)} more that run; --all shows every job")
     elif len(live) < len(found.live):
         lines.append(f"... and {len(found.live) - len(live)} more, for which there is no room here")
-    lines += [f"tagged {tag}: {which(ids)}" for tag, ids in found.tags.by_tag.items()]
+    lines += found.tags.words
     lines += _kept_back(found, folder)
     if found.pruned:
         lines.append("pruned at " + ", ".join(f"{where}: {len(jobs)}" for where, jobs in found.pruned.items()))
@@ -343,10 +339,8 @@ def _attention(found: Status, folder: Path) -> Iterator[str]:
         yield f"{counted(len(ids))} to be submitted again, by {heal}: {one_line(reason)} ({which(ids)})"
     for reason, ids in found.given_up.items():
         yield f"{counted(len(ids))} not submitted again: {one_line(reason)} ({which(ids)})"
-    for reason, waiting in found.waiting.items():
-        yield f"{counted(len(waiting))} QUEUED: {one_line(reason)} ({which(waiting)})"
-    for trouble in found.troubles[:_MOST_TROUBLES]:
-        yield f"{counted(len(trouble.ids))} {trouble.state}: {one_line(trouble.reason)} ({which(trouble.ids)})"
+    for trouble in (*found.waits, *found.troubles[:_MOST_TROUBLES]):
+        yield trouble.words
     if len(found.troubles) > _MOST_TROUBLES:
         yield f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all"
     yield from sentences({warning.reason: warning.ids for warning in found.warnings})

@@ -10,7 +10,7 @@ import typer
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
-from experiment_manager.analysis.results import known_goal
+from experiment_manager.analysis.results import goal_of, known_goal
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     TEXT_FORMATS,
@@ -164,7 +164,7 @@ def _best(
 ) -> Best:
     """The best rows, or the best of the groups that jobs make which agree in the variables `by`."""
     ranked = rows if by is None else aggregate(rows, by, ["mean"])
-    return best(ranked, count, metric=metric, goal=goal or known_goal(experiment.folder, metric) or "max")
+    return best(ranked, count, metric=metric, goal=goal or goal_of(experiment.folder, metric))
 
 
 def _check_together(

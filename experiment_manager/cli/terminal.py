@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_type_hi
 import typer
 
 from experiment_manager.cli import completion
+from experiment_manager.errors import JobRefused
 from experiment_manager.model import codec
 from experiment_manager.text import cell_text, say_json, stream_of, value_text
 from experiment_manager.text import say as _say
@@ -97,6 +98,18 @@ class Chosen(NamedTuple):
 
         experiment = Experiment.at(self.folder)
         return experiment, experiment.rules(self.where, selected=self.selected)
+
+
+def rules_of(ids: Sequence[str] | None, where: Sequence[str] | None, state: str | None = None) -> list[str] | None:
+    """The rules that jobs are to pass which are named by ids and filters; None where nothing is named."""
+    named = [",".join(ids)] if ids else []
+    return [*named, *([f"state:{state}"] if state else []), *(where or [])] or None
+
+
+def require_yes(question: str, refusal: str, *, is_given: bool) -> None:
+    """Raise JobRefused unless somebody agrees: by `--yes`, which `is_given`, or at a terminal."""
+    if not is_given and not (sys.stdin.isatty() and typer.confirm(question)):
+        raise JobRefused(f"{refusal}; add --yes to do it")
 
 
 def say(text: str) -> None:

@@ -19,7 +19,7 @@ from experiment_manager.execution import current_job
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.resources import gpus_of, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, pass_on
-from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
+from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.store import processes, reserve
@@ -403,8 +403,11 @@ class _Supervision:
         return Outcome(status, is_to_requeue, is_to_heal=not is_to_requeue and self._has_rule_for(state))
 
     def _has_rule_for(self, state: State) -> bool:
-        rule = {State.OUT_OF_MEMORY: "on_oom", State.TIMEOUT: "on_timeout"}.get(state)
-        return rule is not None and self._child.options.get(rule) is not None
+        if state not in ENDED_BADLY:
+            return False
+        from experiment_manager.model.healing import rule_for  # of the few that end so
+
+        return rule_for(state, self._child.options) is not None
 
     def _why_pruned(self) -> str | None:
         if self._child.pruner is None:

@@ -24,7 +24,6 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from experiment_manager.analysis.results import result_warnings, sentences
 from experiment_manager.analysis.status import counts_text
 from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.execution.command import quoted
@@ -47,6 +46,7 @@ from experiment_manager.hydra.sweeper import (
     checked_options,
     keep_configuration,
     passing,
+    tell_of_results,
     tell_of_settings,
 )
 from experiment_manager.model import html, policy
@@ -155,15 +155,8 @@ def launch(folder: Folder, launcher: str, task: Task | None, options: Mapping[st
         tell(f"{folder.path}: {counted(len(ids))} to run by {launcher}")
         done = ours.hand_over(handed, ids, "launching again")
     if ours.waits:
-        _tell_of_results(folder, ids)
+        tell_of_results(folder, ids, reconciled(folder))
     return Launched(handed.launch, tuple(ids), done.ran, done.scripts, done.submitted)
-
-
-def _tell_of_results(folder: Folder, ids: Sequence[int]) -> None:
-    table = reconciled(folder)
-    completed = [job_id for job_id in ids if table.state(job_id) is State.COMPLETED]
-    for line in sentences(result_warnings(folder, completed, table)):
-        tell(line)
 
 
 class _Program(NamedTuple):

@@ -6,7 +6,7 @@ A sweep ends with 0 when every job that it ran has completed, with 1 when one ha
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import update_wrapper
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ from experiment_manager.store.files import appearing
 from experiment_manager.store.launches import driven
 from experiment_manager.store.layout import Folder, is_refused, trouble_to_plan, trouble_to_write, unwritable, writing
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.states import States
+from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import counted, say, settings_text, tell
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
@@ -262,13 +262,18 @@ def passing(plan: Plan, n_new: int) -> str:
     return f"{plan.folder.path}: {counted(len(plan.ids))} {verb}{dropped}{new}"
 
 
+def tell_of_results(folder: Folder, ids: Iterable[int], table: StateTable) -> None:
+    """People know what of the results of those jobs that have completed could not be stored, or is NaN."""
+    completed = [job_id for job_id in ids if table.state(job_id) is State.COMPLETED]
+    for line in sentences(result_warnings(folder, completed, table)):
+        tell(line)
+
+
 def _conclude(plan: Plan) -> None:
     """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
     table = reconciled(plan.folder)
     ended = {job_id: table.state(job_id) for job_id in plan.to_run}
-    completed = [job_id for job_id, state in ended.items() if state is State.COMPLETED]
-    for line in sentences(result_warnings(plan.folder, completed, table)):
-        tell(line)
+    tell_of_results(plan.folder, plan.to_run, table)
     bad = [job_id for job_id, state in ended.items() if state not in ENDED_WELL]
     if not bad:
         return

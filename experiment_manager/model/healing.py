@@ -122,6 +122,11 @@ class GivenUp(NamedTuple):
     reason: str
 
 
+def rule_for(state: State, options: Mapping[str, Any]) -> str | None:
+    """The rule that these options have for an attempt that has ended so; None where they have none."""
+    return next((name for name, meant in RULES.items() if meant is state and options.get(name) is not None), None)
+
+
 def next_try(state: State, options: Mapping[str, Any], retries: int) -> Retry | GivenUp | None:
     """What becomes of a job whose last attempt has ended so, under these options of its launch, after so many retries
     in a row; None where no rule is for that.
@@ -134,8 +139,8 @@ def next_try(state: State, options: Mapping[str, Any], retries: int) -> Retry | 
     >>> next_try(State.OUT_OF_MEMORY, {**options, "mem_gb": 256}, 3).reason
     'it had mem_gb=256, the max of on_oom'
     """
-    name = next((name for name, meant in RULES.items() if meant is state), None)
-    if name is None or options.get(name) is None:
+    name = rule_for(state, options)
+    if name is None:
         return None
     option, factor, most = _raised(options[name])
     was = _number(options.get(option))

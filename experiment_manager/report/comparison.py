@@ -10,9 +10,8 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.analysis.comparison import aggregate, improvement, paired, profiles
 from experiment_manager.analysis.inference import AGGREGATES, Interval
 from experiment_manager.analysis.scores import How, ScoreTable, score_table
-from experiment_manager.analysis.tables import Row, group_key, repeating, without
+from experiment_manager.analysis.tables import Row, exact_text, group_key, repeating, without
 from experiment_manager.errors import ExperimentManagerError
-from experiment_manager.model import codec
 
 MOST_COMPARED: Final = 8
 
@@ -53,7 +52,7 @@ def compared(
         return None
     chosen = set(there[:MOST_COMPARED])
     members = [row for row in rows if group_key(row, names) in chosen]
-    varying = [name for name in names if len({_key(row, name) for row in members}) > 1]
+    varying = [name for name in names if len({exact_text(row["variables"].get(name)) for row in members}) > 1]
     try:
         table = score_table(
             {"": members},
@@ -63,10 +62,6 @@ def compared(
         return Compared(trouble=str(error))
     of_job = {row["job"]: group_key(row, names) for row in members}
     return _of(table, [there.index(of_job[method.jobs[0][0]]) for method in table.methods], len(there) - len(chosen))
-
-
-def _key(row: Row, name: str) -> str:
-    return codec.canonical(codec.encode(row["variables"].get(name)))
 
 
 def _scaled(tasks: Sequence[str]) -> str:

@@ -181,7 +181,7 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
     for title, panel in zip([*together, *found.task_labels], panels, strict=True):
         panel.set_title(title)
         panel.set_xlabel("step" if is_by_step else "order of logging")
-    panels[0].set_ylabel(f"iqm of {found.metric}")
+    panels[0].set_ylabel(f"IQM of {found.metric}")
     panels[0].legend()
 
 

@@ -127,7 +127,8 @@ def remove(folder: Folder, ids: Iterable[int], table: StateTable, *, with_files:
             "and later ones rest on them; leave them out of tables with --where"
         )
     set_removed(folder, removed, are_removed=True)
-    begun = [job_id for job_id in removed if States(folder).table().state(job_id) is State.RUNNING]
+    after = States(folder).table()
+    begun = [job_id for job_id in removed if after.state(job_id) is State.RUNNING]
     if begun:
         set_removed(folder, removed, are_removed=False)
         raise JobRefused(f"nothing was removed: {noun(len(begun))} {format_ids(begun)} of {folder.path} begin just now")
@@ -143,7 +144,8 @@ def bring_back(folder: Folder, ids: Collection[int] | None) -> list[int]:
     """Of these jobs, or of all, those that were removed are there again; returns their ids. Raises JobRefused, with
     nothing done, for those whose files are gone."""
     found = sorted(read_removed(folder) if ids is None else read_removed(folder).intersection(ids))
-    gone = [job_id for job_id in found if job_id in read_emptied(folder) and not os.path.isdir(folder.job(job_id))]
+    emptied = read_emptied(folder).intersection(found)
+    gone = [job_id for job_id in sorted(emptied) if not os.path.isdir(folder.job(JobId(job_id)))]
     if gone and any(States(folder).attempts(job_id) for job_id in gone):
         raise JobRefused(
             f"{noun(len(gone))} {format_ids(gone)} of {folder.path} cannot be brought back: the files were removed, "

@@ -9,7 +9,7 @@ from typing import Final
 
 from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.scheduler.idle import require_idle, require_none_begun
-from experiment_manager.scheduler.submission import PLACE, launched_arrays, place_in, script_paths
+from experiment_manager.scheduler.submission import launched_arrays, place_in, script_paths
 from experiment_manager.store.documents import content
 from experiment_manager.store.files import appearing, below
 from experiment_manager.store.launches import clear_leftovers, read_launch, unsettled_numbers
@@ -20,6 +20,12 @@ from experiment_manager.text import as_word, tell
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_@+=:,./-]+")
 _WHAT: Final = "moved"
+_GAP: Final = r"""["',\s]+"""
+_WORD: Final = r"""[^"'$\\\s]+"""
+_PLACE: Final = re.compile(
+    rf"(--experiment-path{_GAP})(?P<path>{_WORD})({_GAP}--experiment-name{_GAP})(?P<name>{_WORD})"
+)
+"""Where a script says whose jobs it runs, as words of a shell or as texts in JSON; not where words need quotes."""
 
 
 def move(folder: Folder, to: str) -> Folder:
@@ -121,4 +127,4 @@ def moved_script(text: str, old: Folder, new: Folder) -> str:
         is_old = os.path.join(found["path"], found["name"]) == old.path
         return f"{found[1]}{new.parent}{found[3]}{new.name}" if is_old else found[0]
 
-    return re.sub(rf"{re.escape(old.path)}(?![\w@+=:,.-])", new.path, PLACE.sub(placed, text))
+    return re.sub(rf"{re.escape(old.path)}(?![\w@+=:,.-])", new.path, _PLACE.sub(placed, text))

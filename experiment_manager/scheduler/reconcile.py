@@ -305,8 +305,9 @@ def wait_for(
         while waiting:
             time.sleep(LOOK_S)
             asks = time.monotonic() >= ask_at
-            seen = States(folder).table() if asks and heal is not None else None
-            if seen is not None and heal is not None:
+            seen = None
+            if asks and heal is not None:
+                seen = States(folder).table()
                 heal()
             table = reconciled(folder) if asks else States(folder).table()
             for job_id in sorted(waiting):

@@ -50,13 +50,9 @@ _LONGEST_SLUG: Final = 40
 N_LETTERS: Final = 8
 """By so many letters at its end a name of arrays is told from all others."""
 
-_GAP: Final = r"""["',\s]+"""
-_WORD: Final = r"""[^"'$\\\s]+"""
-PLACE: Final = re.compile(
-    rf"(--experiment-path{_GAP})(?P<path>{_WORD})({_GAP}--experiment-name{_GAP})(?P<name>{_WORD})"
-)
-"""Where a script says whose jobs it runs, as words of a shell or as texts in JSON; not where words need quotes."""
-_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_TEXT: Final = r'"(?:[^"\\]|\\.)*"'
+"""A text as JSON has it; not compiled, since tasks import this."""
+
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -418,7 +414,7 @@ def _words_in(script: str) -> Iterator[list[str]]:
             with suppress(ValueError):  # somebody has edited it
                 yield shlex.split(line)
     with suppress(ValueError):
-        yield [json.loads(text) for text in _TEXT.findall(script)]
+        yield [json.loads(text) for text in re.findall(_TEXT, script)]
 
 
 def _turns_up(

@@ -152,9 +152,8 @@ class JobDrafts:
 
     def ids(self) -> list[int]:
         """The ids of all jobs, in order."""
-        removed = read_removed(self._folder)
         if not self._is_on_top():
-            return sorted(self._drafts.keys() - removed)
+            return sorted(self._drafts.keys() - read_removed(self._folder))
         return [*self._saved_ids(), *self._new]
 
     def _saved_ids(self) -> Sequence[int]:

@@ -5,14 +5,11 @@ removed/7     job 7 was a mistake: no grid, table or count has it. Its id, and i
 removed/7.files   what it had left was removed, too
 """
 
-import os
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from typing import Final
 
-from experiment_manager.errors import FolderError, JobRefused
-from experiment_manager.store.files import leave_empty
-from experiment_manager.store.layout import Folder, writing
+from experiment_manager.errors import JobRefused
+from experiment_manager.store.layout import Folder, marks_in, set_marks
 from experiment_manager.text import as_word, counted, tell
 
 _FILES: Final = ".files"
@@ -20,55 +17,33 @@ _FILES: Final = ".files"
 
 def read_held(folder: Folder) -> frozenset[int]:
     """The jobs that are held. Raises FolderError where nobody can tell."""
-    return frozenset(int(name) for name in _names(folder.held) if name.isdecimal())
+    return frozenset(int(name) for name in marks_in(folder.held) if name.isdecimal())
 
 
 def read_removed(folder: Folder) -> frozenset[int]:
     """The jobs that were removed. Raises FolderError where nobody can tell."""
-    return frozenset(int(name) for name in _names(folder.removed) if name.isdecimal())
+    return frozenset(int(name) for name in marks_in(folder.removed) if name.isdecimal())
 
 
 def read_emptied(folder: Folder) -> frozenset[int]:
     """Those of the removed jobs whose files were removed, too. Raises FolderError where nobody can tell."""
-    found = (name.removesuffix(_FILES) for name in _names(folder.removed) if name.endswith(_FILES))
+    found = (name.removesuffix(_FILES) for name in marks_in(folder.removed) if name.endswith(_FILES))
     return frozenset(int(name) for name in found if name.isdecimal())
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except FileNotFoundError:
-        return []
-    except OSError as error:  # nothing is known then, and to begin a job would be a mistake
-        raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def set_held(folder: Folder, ids: Iterable[int], *, are_held: bool) -> None:
     """The jobs are held, or are not. Raises FolderError."""
-    _set(folder, folder.held, map(str, ids), are_there=are_held)
+    set_marks(folder, folder.held, map(str, ids), are_there=are_held)
 
 
 def set_removed(folder: Folder, ids: Iterable[int], *, are_removed: bool) -> None:
     """The jobs are removed, or are not. Raises FolderError."""
-    _set(folder, folder.removed, map(str, ids), are_there=are_removed)
+    set_marks(folder, folder.removed, map(str, ids), are_there=are_removed)
 
 
 def note_emptied(folder: Folder, ids: Iterable[int]) -> None:
     """The files of these removed jobs are removed, or about to be. Raises FolderError."""
-    _set(folder, folder.removed, (f"{job_id}{_FILES}" for job_id in ids), are_there=True)
-
-
-def _set(folder: Folder, place: str, names: Iterable[str], *, are_there: bool) -> None:
-    with writing(folder.path):
-        if are_there:
-            folder.make(place)
-        for name in names:
-            path = os.path.join(place, name)
-            if are_there:
-                leave_empty(path)
-                continue
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+    set_marks(folder, folder.removed, (f"{job_id}{_FILES}" for job_id in ids), are_there=True)
 
 
 def why_not_begun(folder: Folder, ids: Collection[int]) -> str | None:

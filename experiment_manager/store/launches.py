@@ -63,7 +63,7 @@ SETTLED: Final = "settled"
 _PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
 _DRIVER: Final = "driver.json"
 _WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS, _DRIVER)
-_PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches")
+PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches")
 """The folders that all jobs share."""
 
 
@@ -138,12 +138,15 @@ class Driver(NamedTuple):
 
 def drivers(folder: Folder) -> list[Driver]:
     """Whoever may still begin jobs that wait for no scheduler; not those that have certainly ended."""
-    found = []
+    return [driver for driver in _drivers(folder) if not is_gone(driver.process)]
+
+
+def _drivers(folder: Folder) -> Iterator[Driver]:
+    """Those that are written down, also where they have ended."""
     for number in _names(folder):
         path = folder.join("launches", number, _DRIVER)
-        if os.path.lexists(path) and not is_gone(process := read_optional(path, ANCHOR)):
-            found.append(Driver(number, path, process))
-    return found
+        if os.path.lexists(path):
+            yield Driver(number, path, read_optional(path, ANCHOR))
 
 
 def _numbered(folder: Folder, temporary: str) -> str:
@@ -180,17 +183,16 @@ def clear_leftovers(folder: Folder) -> None:
     """No leftover is in the folders that all jobs share, and no launch that never got its record. To be used inside
     `folder.planning`; never raises."""
     clock = FileClock(folder.path)
-    for place in _PLACES:
+    for place in PLACES:
         clear_leftovers_in(folder.join(place) if place else folder.path, clock)
     with suppress(OSError):
         for number in unsettled_numbers(folder):
             place = folder.join("launches", number)
             clear_leftovers_in(place, clock)
             _clear_unrecorded(place, clock)
-        for number in _names(folder):
-            path = folder.join("launches", number, _DRIVER)
-            if os.path.lexists(path) and is_gone(read_optional(path, ANCHOR)):
-                discard(path)
+        for driver in _drivers(folder):
+            if is_gone(driver.process):
+                discard(driver.path)
 
 
 def _clear_unrecorded(place: str, clock: FileClock) -> None:

@@ -16,12 +16,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from experiment_manager.errors import FolderError
-from experiment_manager.store.files import below
+from experiment_manager.store.files import below, leave_empty
 from experiment_manager.text import as_word
 
 if TYPE_CHECKING:
@@ -237,6 +237,31 @@ class Folder:
             f"{self.path} is no experiment: it has no manifest.sqlite; {way_out} (`experiment-manager list` shows "
             "those below a folder)"
         )
+
+
+def marks_in(place: str) -> list[str]:
+    """The names of the empty files in a folder by which people mark jobs; none where it is not there. Raises
+    FolderError: nothing is known then, and to begin a job would be a mistake."""
+    try:
+        return os.listdir(place)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FolderError(f"{place} cannot be read: {error.strerror or error}") from error
+
+
+def set_marks(folder: Folder, place: str, names: Iterable[str], *, are_there: bool) -> None:
+    """The empty files of these names are in a folder of the experiment, or are not. Raises FolderError."""
+    with writing(folder.path):
+        if are_there:
+            folder.make(place)
+        for name in names:
+            path = os.path.join(place, name)
+            if are_there:
+                leave_empty(path)
+                continue
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def _nearest(path: str) -> str | None:

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from experiment_manager.errors import FolderError, OptionsError
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appending, leave_empty
-from experiment_manager.store.layout import Folder, writing
+from experiment_manager.store.files import appending
+from experiment_manager.store.layout import Folder, marks_in, set_marks, writing
 
 _EXPERIMENT: Final = "experiment"
 _TAG: Final = re.compile(r"[^\W\d_][\w.+=@-]*")
@@ -42,6 +42,13 @@ class Tags(NamedTuple):
                 found[tag].append(job_id)
         return {tag: tuple(found[tag]) for tag in sorted(found)}
 
+    @property
+    def words(self) -> list[str]:
+        """A line for each tag of jobs, for people."""
+        from experiment_manager.model.ids import which
+
+        return [f"tagged {tag}: {which(ids)}" for tag, ids in self.by_tag.items()]
+
 
 def check_tag(tag: str) -> None:
     """Raise OptionsError, which says why, unless `tag` can be one.
@@ -57,14 +64,8 @@ def check_tag(tag: str) -> None:
 
 def read_tags(folder: Folder) -> Tags:
     """All tags there are, by one listing. Raises FolderError."""
-    try:
-        names = os.listdir(folder.tags)
-    except FileNotFoundError:
-        return Tags()
-    except OSError as error:
-        raise FolderError(f"{folder.tags} cannot be read: {error.strerror or error}") from error
     own, jobs = list[str](), dict[int, list[str]]()
-    for name in sorted(names):
+    for name in sorted(marks_in(folder.tags)):
         match = _NAME.fullmatch(name)
         if match is not None:
             (own if match[1] is None else jobs.setdefault(int(match[1]), [])).append(match[2])
@@ -76,17 +77,9 @@ def set_tags(folder: Folder, tags: Collection[str], ids: Iterable[int] | None, *
     that cannot be a tag, FolderError."""
     for tag in tags:
         check_tag(tag)
-    with writing(folder.path):
-        if are_there:
-            folder.make(folder.tags)
-        for subject in [_EXPERIMENT] if ids is None else ids:
-            for tag in tags:
-                path = os.path.join(folder.tags, f"{subject}.{tag}")
-                if are_there:
-                    leave_empty(path)
-                    continue
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+    subjects = [_EXPERIMENT] if ids is None else list(ids)
+    names = (f"{subject}.{tag}" for subject in subjects for tag in tags)
+    set_marks(folder, folder.tags, names, are_there=are_there)
 
 
 def read_note(folder: Folder, job_id: int | None = None) -> str | None:
