@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from experiment_manager import Experiment
 from experiment_manager.errors import Overtaken
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.layout import Folder, planning
@@ -70,6 +71,19 @@ def test_a_link_stands_for_a_lock(
         Lock(path, wait_s=0)
     assert {"lock", "lock.held"} == set(os.listdir(tmp_path))
     assert 1 == capfd.readouterr().err.count("without locks")
+
+
+def test_nobody_plans_over_what_bears_no_name_yet(tmp_path: Path) -> None:
+    """A planner that was planning on nothing, while another one has published the first manifest and is about to give
+    it its name, plans again: it does not publish the second one, without the jobs of the first."""
+    experiment = Experiment(["x"], "train", tmp_path)
+    experiment.add_job({"x": 0}, {"x": 0})
+    experiment.save()
+    os.unlink(experiment.folder.manifest)
+    with pytest.raises(Overtaken), editing(experiment.folder, 0) as editor:
+        editor.add_job(job(0))
+    with Manifest(experiment.folder) as manifest:
+        assert ([0], 1) == (manifest.ids(), manifest.generation)
 
 
 @pytest.mark.parametrize("locks", [NOT_HERE.format(number=errno.ENOSYS), KNOWN_HERE_ALONE], ids=["none", "alone"])

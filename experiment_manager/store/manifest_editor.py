@@ -279,8 +279,11 @@ def editing(folder: Folder, base: int | None = None) -> Iterator[ManifestEditor]
     Raises Overtaken, with nothing written, when the manifest is not, or no more, of the generation `base`. To be used
     inside `folder.planning`, and there in what `until_published` calls.
     """
-    base = newest(folder) if base is None else base
-    number = max([base, *_published(folder)]) + 1
+    published = _published(folder)  # first: whatever is published from now on is newer, or bears our number
+    current = newest(folder)
+    if base not in (None, current):
+        raise _overtaken(folder)
+    base, number = current, max([current, *published]) + 1
     temporary = temporary_name(folder.manifest)
     is_first = not is_there(folder.manifest)
     try:
