@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from experiment_manager.analysis.inference import Interval
     from experiment_manager.analysis.status import SearchStatus, Status, Trouble
     from experiment_manager.errors import ExperimentManagerError
-    from experiment_manager.execution.current_job import CurrentJob, current_job
+    from experiment_manager.execution.current_job import CurrentJob, UpstreamJob, current_job
     from experiment_manager.execution.pool import JobEnd
     from experiment_manager.execution.resubmit import Resubmission, Resubmitted
     from experiment_manager.execution.work import Worked
@@ -90,6 +90,7 @@ _HOME = {
     "Submitted": "scheduler.submission",
     "Tags": "store.tags",
     "Trouble": "analysis.status",
+    "UpstreamJob": "execution.current_job",
     "Usage": "analysis.efficiency",
     "Waiting": "store.states",
     "Worked": "execution.work",
@@ -143,6 +144,7 @@ __all__ = [
     "Submitted",
     "Tags",
     "Trouble",
+    "UpstreamJob",
     "Usage",
     "Waiting",
     "Worked",

@@ -126,7 +126,8 @@ def test_slurm_schema_is_the_record() -> None:
     from experiment_manager.scheduler.slurm.options import valid_options
 
     ours = slurm_node("Launcher")
-    assert {*valid_options(), "_target_", "experiment_name", "experiment_path", "snapshot", "join"} == set(ours)
+    own = {"_target_", "experiment_name", "experiment_path", "snapshot", "join", "after"}
+    assert {*valid_options(), *own} == set(ours)
     for theirs in dataclasses.fields(SlurmQueueConf):
         if theirs.name != "_target_" and theirs.default is not dataclasses.MISSING:
             assert theirs.default == ours[theirs.name], theirs.name

@@ -47,6 +47,7 @@ class Child(NamedTuple):
     variables: Mapping[str, str]  # of the environment, by which the program finds its modules
     limit_s: float | None = None  # how long an attempt may run, by its launch
     pruner: Mapping[str, Any] | None = None  # what tells it to end early
+    upstream: Mapping[str, Any] | None = None  # what has to have completed before it begins, see `model.stages`
     only: int | None = None  # the one number that its attempt may have: others may take the job at the same time
 
     @property
@@ -144,6 +145,7 @@ def prepare(
         variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),
         limit_s=None if order is None or is_fake else order.limit_s,
         pruner=None if order is None or is_fake else order.pruner,
+        upstream=None if order is None or is_fake else order.upstream,
     )
 
 

@@ -64,6 +64,39 @@ _NAMES: Final = (
 """Every variable by which processes of one program know and find each other; compiled for those who ask."""
 
 
+class UpstreamJob:
+    """A job of another experiment that the current one comes after (`hydra.launcher.after`), and that has completed.
+
+    `variables` are what makes it another than its neighbours, `directory` is where it has left its files, and `attempt`
+    the number of the attempt that completed.
+    """
+
+    def __init__(self, folder: Folder, job: Job, attempt: int) -> None:
+        self._folder, self._job = folder, job
+        self.id: int = job.id
+        self.variables: Mapping[str, Any] = job.variables
+        self.attempt = attempt
+
+    def __repr__(self) -> str:
+        return f"UpstreamJob({self.id} of {self._folder.path!r}: {dict(self.variables)})"
+
+    @property
+    def directory(self) -> "Path":
+        """Hydra's output directory of the job, the same in every attempt."""
+        from pathlib import Path
+
+        from experiment_manager.execution.command import place_of
+
+        return Path(place_of(self._folder, self._job).directory)
+
+    @cached_property
+    def result(self) -> Any:
+        """What the job has returned; None where that was nothing."""
+        from experiment_manager.store.results import read_result
+
+        return read_result(self._folder, self.id, self.attempt).value
+
+
 class CurrentJob:
     """The job that this process runs; `id` is None outside of an experiment."""
 
@@ -121,6 +154,26 @@ class CurrentJob:
     def variables(self) -> Mapping[str, Any]:
         """What makes this job another than its neighbours; empty outside of an experiment."""
         return {} if self._point is None else self._point.variables
+
+    @cached_property
+    def upstream(self) -> "tuple[UpstreamJob, ...]":
+        """The jobs of another experiment that this one comes after (`hydra.launcher.after`), by their ids; none where
+        it comes after none. `[trained] = current_job().upstream` where it is one."""
+        if self._folder is None or self.id is None:
+            return ()
+        from experiment_manager.model import stages
+        from experiment_manager.store.launches import kept_upstream
+        from experiment_manager.store.manifest import Manifest
+        from experiment_manager.store.states import States
+
+        kept = kept_upstream(self._folder, [self.id]).get("upstream")
+        if kept is None:
+            return ()
+        other = Folder.at(kept["experiment"])
+        ids = stages.upstream(stages.by_job(kept)[self.id], self.id)
+        table = States(other).table()
+        with Manifest(other) as manifest:
+            return tuple(UpstreamJob(other, manifest.job(one), table.completed(one) or 0) for one in ids)
 
     @cached_property
     def _point(self) -> Job | None:

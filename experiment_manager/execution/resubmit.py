@@ -16,7 +16,14 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
 from experiment_manager.scheduler.submission import Submitted, submit
 from experiment_manager.store.holds import not_held, why_not_begun
-from experiment_manager.store.launches import clear_leftovers, create_launch, driven, kept_pruner, last_launch
+from experiment_manager.store.launches import (
+    clear_leftovers,
+    create_launch,
+    driven,
+    kept_pruner,
+    kept_upstream,
+    last_launch,
+)
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
@@ -174,6 +181,7 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
         "resubmits": format_ids(planned.ids),
         **({} if planned.pruner is None else {"pruner": planned.pruner}),
     }
+    about |= kept_upstream(folder, planned.ids)
     with planning(folder):
         clear_leftovers(folder)
         table = reconciled(folder, is_to_act=True)

@@ -68,6 +68,7 @@ class Outcome(NamedTuple):
     is_to_requeue: bool = False  # the scheduler is to start the task again: the job made room for the time limit
     is_to_heal: bool = False  # the job died for want of what its launch gives more of, see `model.healing`
     was_overtaken: bool = False  # somebody else has recorded another end of the attempt, and may run the job again
+    has_begun: bool = True  # false: what the job comes after has not completed
 
 
 Start = Callable[[Child, int], int]
@@ -153,6 +154,10 @@ class _Supervision:
             reason = "stopped while an earlier run of the task was given time to end"
             self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
             return self._incomplete()
+        if self._child.upstream is not None and (why_not := self._why_not(self._child.upstream)) is not None:
+            self.reason = why_not
+            self._publish(self._stopped or State.CANCELLED, {"reason": why_not, "start": started, "end": time.time()})
+            return self._incomplete()._replace(has_begun=False)
         try:
             self._pid = self._begin(self._child, self._number)
         except OSError as error:
@@ -170,9 +175,31 @@ class _Supervision:
         meanwhile."""
         fenced_at = self._states.fenced_at(self._child.job_id, self._number - 1)
         while fenced_at is not None and (left := fenced_at + 2 * OWNERSHIP_POLL_S - time.time()) > 0:
-            if any(number not in WARNINGS for number in self._heard.wait(left)):
-                self._stopped = self._why_stopped().state
+            if not self._is_left_alone(left):
                 return False
+        return True
+
+    def _why_not(self, order: Mapping[str, Any]) -> str | None:
+        """Why the job does not begin, by what it comes after; None: that has completed. Where a scheduler has waited
+        for the end of that, what is seen of it may be old, and is looked at again."""
+        from experiment_manager.model.stages import not_completed
+        from experiment_manager.store import upstream  # of the few jobs that come after others
+
+        is_own_task = self._task is not None and self._child.scheduler is not None and self._child.only is None
+        try:
+            patience_s = upstream.SETTLES_S if is_own_task else 0.0
+            found = upstream.settled(order, self._child.job_id, self._is_left_alone, patience_s)
+        except (OSError, FolderError) as error:
+            return f"what it comes after cannot be looked at: {error}"
+        if found is None:
+            return "stopped while it waited for what it comes after"
+        return found.never or (not_completed(found.waits_for, str(order["experiment"])) if found.waits_for else None)
+
+    def _is_left_alone(self, seconds: float) -> bool:
+        """Waits so long; false once we are told to end."""
+        if any(number not in WARNINGS for number in self._heard.wait(seconds)):
+            self._stopped = self._why_stopped().state
+            return False
         return True
 
     def _file(self, kind: str) -> str:

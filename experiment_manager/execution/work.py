@@ -47,6 +47,7 @@ from experiment_manager.store.launches import (
     create_launch,
     driven,
     kept_pruner,
+    kept_upstream,
     last_launch,
     planned_attempts,
     read_launch,
@@ -227,7 +228,7 @@ def _launched(
         about = {"launcher": BY_HAND, "runner": words, "options": options, **terms.limit}
         if search_from is not None:
             about["search_from"] = search_from
-        return create_launch(folder, attempts, {**about, **kept_pruner(folder)})
+        return create_launch(folder, attempts, {**about, **kept_pruner(folder), **kept_upstream(folder, to_run)})
 
 
 def last_runner(folder: Folder, configured: Configured | None) -> list[str] | None:

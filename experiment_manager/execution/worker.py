@@ -44,6 +44,7 @@ from experiment_manager.text import one_line, tell
 
 if TYPE_CHECKING:
     from experiment_manager.execution.search import SearchJobs
+    from experiment_manager.scheduler.upstream import Upstreams
 
 BY_HAND: Final = "work"
 """The launcher of launches whose jobs a LocalWorker runs; also the verb that makes them."""
@@ -78,6 +79,12 @@ class Candidate(NamedTuple):
     launch: str  # that it is of: the worker's own, or one that has joined it
 
 
+PAUSE: Final = Candidate(-1, 0, "")
+"""No job: all that are left wait for jobs of other experiments, and are to be tried again after a moment."""
+
+_PAUSE_S: Final = 1.0
+
+
 class Candidates:
     """The jobs that one worker may take, in the order in which it is to try them; each is named once."""
 
@@ -101,6 +108,7 @@ class Candidates:
         self._launch, self._joined = launch, joined
         self._named: set[Candidate] = set()
         self._others: list[Candidates] = []
+        self._put_off: list[Candidate] = []
 
     def __iter__(self) -> "Iterator[Candidate | None]":
         """None stands for a job that is to be asked for, by `propose`, before the next step."""
@@ -114,6 +122,10 @@ class Candidates:
                 self._others += new
                 for others in new:
                     yield from others
+            while self._put_off:
+                again, self._put_off = self._put_off, []
+                yield PAUSE
+                yield from (one for one in again if not self._states.is_claimed(one.job_id, one.number))
             if self.search is None or self.search.is_over:
                 break
             yield None
@@ -131,6 +143,10 @@ class Candidates:
         one = Candidate(job_id, 1, self._launch)
         self._named.add(one)
         return one
+
+    def put_off(self, one: Candidate) -> None:
+        """A job waits for others, and is named again when the rest has been."""
+        self._put_off.append(one)
 
     def leave(self, one: Candidate) -> None:
         """A job was not taken: one that is held may be, once it is released."""
@@ -291,6 +307,7 @@ class Lane:
         self._has_permit = permits is None
         self._beginning = beginning
         self._orders = Orders(folder)
+        self._upstreams: Upstreams | None = None
         self._n_failed: int | None = 0  # None: a job has done well here
 
     def run(
@@ -320,6 +337,12 @@ class Lane:
                 return outcome._replace(is_to_requeue=goes_on())
             if found is None and not self._may_take():
                 return outcome
+            if found is PAUSE:
+                heard.wait(_PAUSE_S)
+                continue
+            if found is not None and self._waits(found):
+                self._candidates.put_off(found)
+                continue
             try:
                 one = self._candidates.propose() if found is None else found
             except ExperimentManagerError as error:
@@ -346,9 +369,24 @@ class Lane:
             self._left.note(seconds)
             self._note(one, seconds, refused)
             outcome = Outcome(outcome.status or ended.status, ended.is_to_requeue)
-            if ended.is_to_requeue or ended.was_overtaken or self._only_fails(ended.status, seconds):
+            is_broken = ended.has_begun and self._only_fails(ended.status, seconds)
+            if ended.is_to_requeue or ended.was_overtaken or is_broken:
                 return outcome
         return outcome
+
+    def _waits(self, one: Candidate) -> bool:
+        """Whether a job comes after others that have not ended. What cannot be looked at, its supervisor tells of."""
+        order = self._orders.of(one.launch, one.job_id)
+        if order is None or order.upstream is None:
+            return False
+        if self._upstreams is None:
+            from experiment_manager.scheduler.upstream import Upstreams  # of the few launches that come after others
+
+            self._upstreams = Upstreams()
+        try:
+            return bool(self._upstreams.standing(order.upstream, one.job_id).waits_for)
+        except (OSError, ExperimentManagerError):
+            return False
 
     def _only_fails(self, status: int, seconds: float) -> bool:
         """Whether nothing has come of all the jobs so far: where the machine or the program is broken, the whole list

@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.plan import Asked, Change, Kind, Plan, plan, uncollected
-from experiment_manager.model import codec
+from experiment_manager.model import codec, stages
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
-from experiment_manager.model.ids import format_ids
+from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import JobId
 from experiment_manager.scheduler.protocol import Options as SchedulerOptions
 from experiment_manager.scheduler.scripts import Arrangement, place_of_array
@@ -115,6 +115,10 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
     yield f"launcher: {name}{_text(options)}"
     if planned.arrangement is not None:
         yield from _arrays(planned.folder, planned.arrangement, options)
+    if planned.asked.after is not None and planned.upstream is not None and planned.to_run:
+        first = planned.to_run[0]
+        ids = stages.upstream(stages.by_job(planned.upstream)[first], first)
+        yield f"after: {planned.asked.after.words}: job {first} after {which(ids)}"
     if (pruner := planned.asked.options.pruning) is not None:
         usual = {name: value for name, value in pruner._field_defaults.items() if name not in _ALWAYS_TOLD}
         set_options = {

@@ -55,8 +55,9 @@ from experiment_manager.model.ids import which
 from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch, Recipe, State, launcher_of
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import Submitted
+from experiment_manager.scheduler.upstream import pairs
 from experiment_manager.store.holds import not_held
-from experiment_manager.store.launches import clear_leftovers, create_launch, driven, kept_pruner
+from experiment_manager.store.launches import clear_leftovers, create_launch, driven, kept_pruner, kept_upstream
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.manifest_editor import editing, until_published
@@ -226,7 +227,10 @@ class _Launching(NamedTuple):
                 for job in jobs:
                     editor.renew_recipe(job._replace(recipe=numbers[_number(job, folder)]))
         attempts = (Attempt(JobId(i), table.next_number(i), State.PENDING) for i in to_run)
-        record = {**self.about, **self.pruner, **about_code(code), **about_arrays(arrangement)}
+        upstream = kept_upstream(folder, to_run)
+        if self.ours.after is not None:
+            upstream = {"upstream": pairs(folder, self.ours.after, {int(job.id): job.variables for job in jobs})}
+        record = {**self.about, **self.pruner, **upstream, **about_code(code), **about_arrays(arrangement)}
         return Handed(folder, create_launch(folder, attempts, record), arrangement), to_run
 
     def _recipes(self, manifest: Manifest, jobs: Sequence[Job]) -> dict[int, Recipe]:

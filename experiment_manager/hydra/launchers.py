@@ -38,7 +38,7 @@ from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import add_batch
 from experiment_manager.hydra.compose import Composer, as_written
 from experiment_manager.hydra.entry import passing_interpreter
-from experiment_manager.model import codec
+from experiment_manager.model import codec, stages
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import ENDED_WELL, Attempt, Job, Launch, State
@@ -65,6 +65,7 @@ from experiment_manager.store.results import read_result
 from experiment_manager.store.states import States
 from experiment_manager.text import counted, hold_numbers, settings_text, tell, tell_once
 
+_WHERE: Final = "hydra.launcher."
 _UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
 STOPPED: Final = "stopped; the same command goes on with what has not completed"
 _ENOUGH: Final = 8
@@ -186,11 +187,13 @@ class Here:
         gpus_per_job: float | None,
         *,
         job_timeout_min: float | None,
+        after: Any = None,
         copies_code: bool,
     ) -> None:
         check_n_jobs(n_jobs)
         check_start_method(start_method)
         check_gpus_per_job(gpus_per_job)
+        self.after = stages.checked(_plain(after), where=_WHERE)
         self.kept = kept_limit(job_timeout_min, where="hydra.launcher.")
         self.copies_code, self._gpus_per_job = copies_code, gpus_per_job
         self._n_jobs, self._forkserver = n_jobs, ForkServer() if start_method == "forkserver" else None
@@ -198,6 +201,7 @@ class Here:
     def for_search(self, n_jobs: int | None) -> int:
         """How many trials of a search run at a time, of the `n_jobs` that the search asks for. Raises OptionsError for
         what a search cannot do."""
+        refuse_after(self.after, "a search proposes its jobs while they run")
         if self._forkserver is not None:
             raise OptionsError("hydra.launcher.start_method=forkserver forks no trials of a search here; leave it out")
         here = self._n_jobs if self._n_jobs > 0 else available_cpus()
@@ -275,10 +279,8 @@ class ByScheduler:
     kept: Mapping[str, Any] = {}
 
     def __init__(self, written: Mapping[str, Any], *, scheduler: str, submits: bool) -> None:
-        plain = {
-            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-            for key, value in written.items()
-        }
+        plain = {key: _plain(value) for key, value in written.items()}
+        self.after = stages.checked(plain.pop("after", None), where=_WHERE)
         self.copies_code, self._joins = (_flag(plain, name) for name in ("snapshot", "join"))
         self._scheduler = schedulers.named(scheduler)
         self._options = self._scheduler.options(plain, where="hydra.launcher")
@@ -292,6 +294,7 @@ class ByScheduler:
     def for_search(self, n_jobs: int | None) -> int:
         """How many trials of a search run at a time: `hydra.launcher.workers` runs them, or as many workers as the
         search asks for by its `n_jobs`. Raises OptionsError for what a search cannot do."""
+        refuse_after(self.after, "a search proposes its jobs while they run")
         given = {"join": self._joins, "wait": self.waits, "resources_from": self._options.resources_from}
         for name, value in given.items():
             if value:
@@ -379,6 +382,16 @@ def _told_when_interrupted(what: str) -> Iterator[None]:
         raise Interrupted(signal.SIGINT, []) from None
 
 
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def refuse_after(after: stages.After | None, why: str) -> None:
+    """Raise OptionsError where jobs are to come after others, and cannot."""
+    if after is not None:
+        raise OptionsError(f"{_WHERE}after={after.experiment} is for hydra/sweeper=experiment: {why}; leave it out")
+
+
 def _flag(options: dict[str, Any], name: str) -> bool:
     """An option that is none of the scheduler's, taken out of the others. Raises OptionsError."""
     value = options.pop(name)
@@ -430,6 +443,7 @@ def launch_batch(launcher: Any, batch: Sequence[Sequence[str]], first_number: in
     if launcher.batches is None:
         ours = prepared_to_wait(launcher)
         with told_to_the_user():
+            refuse_after(ours.after, "another sweeper proposes its jobs while others run")
             folder = Folder(launcher.experiment_path, launcher.experiment_name)
             launcher.batches = Batches(
                 launcher.hydra_context.config_loader, launcher.config, launcher.task_function, folder, ours

@@ -28,8 +28,10 @@ from experiment_manager.model.configurations import Configured
 from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep
 from experiment_manager.model.grid import Grid, Point, repeating, zipped
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
+from experiment_manager.model.stages import After
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
+from experiment_manager.scheduler.upstream import pairs
 from experiment_manager.store.code import CodeCopy, read_code
 from experiment_manager.store.files import is_there
 from experiment_manager.store.holds import not_held, not_removed
@@ -56,6 +58,7 @@ class Asked(NamedTuple):
     factored: Factored
     arrange: Arrange | None  # for launchers that hand jobs to a scheduler
     copies_code: bool
+    after: After | None = None  # what the jobs come after
 
 
 def asked(
@@ -66,6 +69,7 @@ def asked(
     arrange: Arrange | None = None,
     *,
     copies_code: bool = False,
+    after: After | None = None,
 ) -> Asked:
     """What the options and arguments of a sweep ask for. Raises ExperimentManagerError."""
     folder = Folder(options.experiment_path, options.experiment_name, is_only_read=options.dry_run)
@@ -75,7 +79,7 @@ def asked(
     grid = swept_grid(composer, options, arguments)
     if options.pruning is not None:
         require_variables(options.pruning.group_by, grid.names())
-    return Asked(folder, composer, options, task, rules, grid, Factored(composer, grid), arrange, copies_code)
+    return Asked(folder, composer, options, task, rules, grid, Factored(composer, grid), arrange, copies_code, after)
 
 
 def swept_grid(composer: Composer, options: Options, arguments: Sequence[str]) -> Grid:
@@ -233,6 +237,7 @@ class Plan(NamedTuple):
     kept: Mapping[int, Mapping[str, Any]]  # what interpolations stand for that rules have read, by job
     to_run: Sequence[int]
     arrangement: Arrangement | None  # the job arrays of what a scheduler is to run
+    upstream: Mapping[str, Any] | None = None  # what those that run come after, as the record of the launch keeps it
 
     @property
     def folder(self) -> Folder:
@@ -296,7 +301,11 @@ def plan(asked: Asked) -> Plan:
     arrangement = None
     if asked.arrange is not None and to_run:
         arrangement = asked.arrange(folder, to_run, _configurations(numbered, factored, to_run))
-    return Plan(asked, known, table, numbered, ids, dropped, kept, to_run, arrangement)
+    upstream = None
+    if asked.after is not None:
+        wanted = frozenset(to_run)
+        upstream = pairs(folder, asked.after, {i: point.variables for i, point in numbered if i in wanted})
+    return Plan(asked, known, table, numbered, ids, dropped, kept, to_run, arrangement, upstream)
 
 
 @contextmanager

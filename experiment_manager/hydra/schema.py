@@ -263,6 +263,7 @@ class LocalPoolConf:
         None  # 0.5, 1, 2; null: the visible ones over the jobs that run at once; 0: all for all
     )
     job_timeout_min: float | None = None  # how long a job may run, in minutes
+    after: Any = None  # each job begins when those of another experiment have completed: its folder
     snapshot: bool = False  # jobs run from a copy of the code as it is now
     experiment_name: str = "${hydra.job.name}"  # with other sweepers than ours, which name no experiment
     experiment_path: str = "experiments"  # where that folder lies, for those
@@ -296,6 +297,7 @@ def slurm_node(launcher: str) -> dict[str, Any]:
         "experiment_path": "experiments",
         "snapshot": False,  # jobs run from a copy of the code as it is now
         "join": False,  # workers that are there already run the jobs, too, and nothing is submitted
+        "after": None,  # each job begins when those of another experiment have completed: its folder
     }
     unset = SlurmOptions()
     options = {name: getattr(unset, name) or None for name in valid_options()}

@@ -116,7 +116,8 @@ class Sweep:
     def _wanted(self, options: Options, arguments: Sequence[str], ours: Here | ByScheduler | None) -> Asked:
         arrange = None if ours is None else ours.arrange
         copies_code = ours is not None and ours.copies_code
-        return asked(self._composer, options, arguments, self._task, arrange, copies_code=copies_code)
+        after = None if ours is None else ours.after
+        return asked(self._composer, options, arguments, self._task, arrange, copies_code=copies_code, after=after)
 
     def _tell(self, options: Options, arguments: Sequence[str], ours: Here | ByScheduler | None) -> None:
         """People know what the sweep would do. Raises what it would be refused with before it runs anything."""

@@ -41,7 +41,7 @@ from experiment_manager.store.submissions import Submission
 from experiment_manager.text import counted, one_line, skipped, tell_once
 
 _MORTAL: Final = frozenset(RULES.values())
-_KEPT: Final = ("launcher", "launcher_file", "runner", "cwd", "pruner", "options", "overrides", "code")
+_KEPT: Final = ("launcher", "launcher_file", "runner", "cwd", "pruner", "upstream", "options", "overrides", "code")
 """What a launch that heals has from the one that it heals, beside the options."""
 
 

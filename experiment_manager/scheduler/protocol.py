@@ -11,7 +11,7 @@ commands, is to be imported where it is used.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import OptionsError, SchedulerError
 from experiment_manager.model.records import State, Task, task_name
@@ -136,9 +136,22 @@ class Options(Protocol):
     def workers(self) -> int | None: ...
 
 
-Send = Callable[[str, str | None], str]
-"""Submits a script, to begin when the array of the second id has ended (None: at once); returns the id of the array.
-Raises SchedulerError, or FolderError where it has not got as far as the scheduler."""
+class Dependency(NamedTuple):
+    """What has to be before the tasks of a script begin; nothing, where both are empty."""
+
+    ended: tuple[str, ...] = ()
+    """These have ended, well or not: whole arrays by their ids (`12`), and tasks of arrays (`12_7`)."""
+
+    matching: tuple[str, ...] = ()
+    """For each task, the one of its own index in these arrays has ended well; a task for which that cannot be any more
+    is cancelled. For schedulers that can, see `Scheduler.matches_tasks`."""
+
+
+NOTHING: Final = Dependency()
+
+Send = Callable[[str, Dependency], str]
+"""Submits a script, to begin when that is so; returns the id of the array. Raises SchedulerError, or FolderError where
+it has not got as far as the scheduler."""
 
 
 class Scheduler(ABC):
@@ -158,6 +171,9 @@ class Scheduler(ABC):
 
     rank_variable: ClassVar[str] = ""
     """In the environment of a rank, which one it is."""
+
+    matches_tasks: ClassVar[bool] = False
+    """Whether a task can wait for the task of its own index in another array, see `Dependency.matching`."""
 
     size_variables: ClassVar[tuple[str, ...]] = ()
     """There, too, how many ranks there are; the first that is set counts."""
@@ -231,7 +247,7 @@ class Scheduler(ABC):
         return True
 
     @abstractmethod
-    def submit(self, script: str, after: str | None = None) -> str:
+    def submit(self, script: str, after: Dependency = NOTHING) -> str:
         """The script is submitted, once; returns the id of the array. An error that is doubtful may have submitted."""
 
     def sender(self, options: Any) -> Send | None:

@@ -32,7 +32,7 @@ from experiment_manager.scheduler.submission import (
 )
 from experiment_manager.store.files import appearing, make_executable
 from experiment_manager.store.holds import not_held
-from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, of_scheduler
+from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, kept_upstream, of_scheduler
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.pass_filter import read_selection
@@ -325,7 +325,8 @@ def write(
                 "others pass, or run them again with rerun=always"
             )
         words = runner_of(folder, ids, runner, configured)
-        about = {"launcher": f"{scheduler.name}_script", "runner": words, **kept_pruner(folder)}
+        about = {"launcher": f"{scheduler.name}_script", "runner": words}
+        about |= {**kept_pruner(folder), **kept_upstream(folder, ids)}
         return write_jobs(folder, scheduler, options, ids, table, about)
 
 

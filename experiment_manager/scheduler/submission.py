@@ -26,7 +26,7 @@ from experiment_manager.model.ids import format_ids, parse_ids
 from experiment_manager.model.records import JobId, Launch
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Scheduler, Send
+from experiment_manager.scheduler.protocol import Dependency, Phase, QueueRow, Run, Scheduler, Send
 from experiment_manager.store.documents import content
 from experiment_manager.store.files import appearing, clear_leftovers_in
 from experiment_manager.store.holds import why_not_begun
@@ -122,7 +122,9 @@ def submit(
                 submission.note_id(array.name, slurm_id, submitted, scheduler.name, scheduler.cluster())
             is_new = slurm_id is None
             if slurm_id is None:
-                after = None if array.after is None else done[array.after].slurm_id
+                after = _dependency(folder, launch, scheduler, array)
+                if array.after is not None:
+                    after = after._replace(ended=(done[array.after].slurm_id, *after.ended))
                 slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
             done.append(Submitted(array.name, slurm_id, script, is_new, is_edited))
     return done
@@ -322,6 +324,15 @@ def _of_workers(
     return found
 
 
+def _dependency(folder: Folder, launch: Launch, scheduler: Scheduler, array: LaunchedArray) -> Dependency:
+    """What an array waits for, of another experiment."""
+    if launch.record.get("upstream") is None:
+        return Dependency()
+    from experiment_manager.scheduler.upstream import OwnTask, dependency
+
+    return dependency(folder, launch, scheduler, [OwnTask(*one) for one in array.tasks()])
+
+
 def _refuse_kept_back(folder: Folder, launch: Launch, array: LaunchedArray) -> None:
     """Raise JobRefused where an array that is to be submitted has jobs that are held, or were removed."""
     if why_not := why_not_begun(folder, array.jobs):
@@ -338,7 +349,7 @@ def _send(
     array: LaunchedArray,
     submission: Submission,
     script: str,
-    after: str | None,
+    after: Dependency,
     send: Send | None,
 ) -> str:
     _require_here(folder, script)

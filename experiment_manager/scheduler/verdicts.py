@@ -101,6 +101,7 @@ class Disk(NamedTuple):
     end: Callable[[int, int], Mapping[str, Any]]
     end_in_log: Callable[[str], State | None]  # by the name of a task: how its log says that it was ended
     last_words: Callable[[str], str]  # the last line in it that is not the scheduler's
+    why_not: Callable[[int], str | None] = lambda _: None  # why a job cannot begin, by what it comes after
 
 
 def verdicts(
@@ -268,7 +269,8 @@ class _Decision:
         On SLURM a task that is cancelled out of a pending array leaves no trace (measured); nothing else does that
         where there is a history.
         """
-        state, reason = State.CANCELLED, f"taken out of the array {array.name} before it began"
+        state = State.CANCELLED
+        reason = self._disk.why_not(job_id) or f"taken out of the array {array.name} before it began"
         if not report.has_history:
             state, reason = State.LOST, f"it had not begun, and {self._forgotten(report)}"
         is_to_ask = report.is_history_silent  # it may know better when it answers
@@ -289,6 +291,8 @@ class _Decision:
     def _ended_before_it_began(self, job_id: JobId, run: Run, end: State) -> None:
         """The task ended before the job began."""
         state, record = self._unbegun(run, end)
+        if state is State.CANCELLED and (why_not := self._disk.why_not(job_id)):
+            record["reason"] = f"{why_not} ({record['reason']})"
         about = {"slurm_task": run.task, **({"node": run.node} if run.node else {})}
         self._found.append(NeverBegan(job_id, self._free_number(job_id), state, record, about))
 

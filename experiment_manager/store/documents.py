@@ -92,7 +92,7 @@ PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
 TASK: Final = Kind("task of a scheduler", _is_task)
 NAME: Final = Kind("name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value != "")
 
-LAUNCH_FORMAT: Final = 4  # of records that need it: see `launches.needed_format`
+LAUNCH_FORMAT: Final = 5  # of records that need it: see `launches.needed_format`
 SUBMISSION_FORMAT: Final = 1
 END_FORMAT: Final = 2  # of records that need it: see `endings.needed_format`
 RESULT_FORMAT: Final = 1
@@ -147,6 +147,7 @@ LAUNCH: Final[Shape] = {
     "slurm": TABLE,
     "pruner": TABLE,
     "heals": TABLE,
+    "upstream": TABLE,
 }
 ARRAY: Final[Shape] = {
     "name": TEXT,

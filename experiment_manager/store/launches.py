@@ -272,6 +272,35 @@ def pruning_launch(folder: Folder) -> Launch | None:
     return None
 
 
+def kept_upstream(folder: Folder, ids: Iterable[int]) -> dict[str, Any]:
+    """What the record of one launch more of these jobs keeps of the jobs that they come after, as the newest launch of
+    each says: nothing where none does. Raises UnreadableLaunch."""
+    from experiment_manager.model import stages
+
+    left, found = set(ids), dict[str, dict[int, tuple[int, ...]]]()
+    for number in reversed(launch_numbers(folder)):
+        if not left:
+            break
+        try:
+            launch = read_launch(folder, number)
+        except UnreadableLaunch:
+            raise
+        except JobRefused:  # it has no record: nothing was ever handed over
+            continue
+        mine = left & planned_attempts(launch).keys()
+        left -= mine
+        if (kept := launch.record.get("upstream")) is not None:
+            orders = stages.by_job(kept)
+            pairs = {job_id: stages.upstream(orders[job_id], job_id) for job_id in mine & orders.keys()}
+            found.setdefault(str(kept["experiment"]), {}).update(pairs)
+    if len(found) > 1:
+        raise JobRefused(
+            f"these jobs of {folder.path} come after jobs of {' and of '.join(sorted(found))}; name those of one of "
+            "them alone"
+        )
+    return {} if not any(found.values()) else {"upstream": stages.kept(*found.popitem())}
+
+
 def planned_attempts(launch: Launch) -> dict[int, int]:
     """The number of the first attempt that a launch planned, for each of its jobs."""
     return planned(launch.record)
@@ -291,6 +320,7 @@ _SINCE: Final = {
     **dict.fromkeys(("job_timeout_min", "workers", "joins"), 2),
     **dict.fromkeys(("pruner", "search_from"), 3),
     **dict.fromkeys(("on_oom", "on_timeout", "exclude_after", "heals"), 4),
+    "upstream": 5,
 }
 """What a launch, an array or its options may say, and the first format of which a reader knows it; all else is of 1."""
 
@@ -330,6 +360,7 @@ class Order(NamedTuple):
     other_scheduler: str | None = None  # the name of the scheduler, where it is not SLURM
     job_timeout_min: float | None = None  # where no scheduler runs it, whose options say so otherwise
     pruner: Mapping[str, Any] | None = None  # what tells jobs to end early, see `model.pruning`
+    upstream: Mapping[str, Any] | None = None  # which jobs of another experiment it comes after, see `model.stages`
 
     @property
     def scheduler(self) -> str | None:
@@ -346,7 +377,7 @@ class Order(NamedTuple):
     def body(self) -> dict[str, Any]:
         """The order as it is kept: without what older versions do not know, where it says nothing of that."""
         kept = self._asdict()
-        for name in ("job_timeout_min", "pruner"):
+        for name in ("job_timeout_min", "pruner", "upstream"):
             if kept[name] is None:
                 del kept[name]
         return kept
@@ -523,10 +554,17 @@ def _order(body: Any) -> Order:
     """Raises TypeError for what is no order."""
     order = Order(**body)
     is_one = isinstance(order.attempt, int) and isinstance(order.cwd, str)
-    is_one = is_one and isinstance(order.job_timeout_min, float | int | None) and isinstance(order.pruner, dict | None)
+    is_one = is_one and isinstance(order.job_timeout_min, float | int | None)
+    is_one = is_one and isinstance(order.pruner, dict | None) and isinstance(order.upstream, dict | None)
     if not (is_one and isinstance(order.options, dict | None) and isinstance(order.runner, list | None)):
         raise TypeError(f"this is no order: {body}")
     return order
+
+
+def _upstream(record: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    from experiment_manager.model import stages  # for the few launches that come after others
+
+    return stages.by_job(record)
 
 
 def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
@@ -536,18 +574,21 @@ def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
     arrays = (of_scheduler(record) or {}).get("arrays", ())
     array_of = {job_id: place for place, array in enumerate(arrays) for job_id in parse_ids(array["jobs"])}
     options = [array["options"] for array in arrays]
-    texts: dict[tuple[int, int | None], str] = {}
+    upstream = {} if record.get("upstream") is None else _upstream(record["upstream"])
+    texts: dict[tuple[int, int | None, str | None], str] = {}
     first = last = -2
     before = ""
     for job_id, attempt in sorted(planned(record).items()):
-        place = array_of.get(job_id)
-        text = texts.get((attempt, place))
+        place, after = array_of.get(job_id), upstream.get(job_id)
+        key = (attempt, place, None if after is None else str(after))
+        text = texts.get(key)
         if text is None:
             own = None if place is None else options[place]
             other = record.get("scheduler") if place is not None and record.get("scheduler") != "slurm" else None
             limit = record.get("job_timeout_min") if place is None else None
-            order = Order(attempt, own, record.get("runner") or None, record["cwd"], other, limit, record.get("pruner"))
-            text = texts[attempt, place] = json.dumps(order.body, ensure_ascii=False)
+            runner, pruner = record.get("runner") or None, record.get("pruner")
+            order = Order(attempt, own, runner, record["cwd"], other, limit, pruner, after)
+            text = texts[key] = json.dumps(order.body, ensure_ascii=False)
         if job_id != last + 1 or text != before:
             if before:
                 yield first, last, before

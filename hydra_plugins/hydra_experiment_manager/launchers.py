@@ -22,6 +22,7 @@ class LocalPoolLauncher(Launcher):
         start_method: str,
         gpus_per_job: float | None,
         job_timeout_min: float | None,
+        after: Any,
         snapshot: bool,
         experiment_name: str,
         experiment_path: str,
@@ -30,7 +31,7 @@ class LocalPoolLauncher(Launcher):
         super().__init__()
         self.others = others
         self.n_jobs, self.start_method, self.gpus_per_job, self.snapshot = n_jobs, start_method, gpus_per_job, snapshot
-        self.job_timeout_min = job_timeout_min
+        self.job_timeout_min, self.after = job_timeout_min, after
         self.experiment_name, self.experiment_path = experiment_name, experiment_path
         self.batches: Any = None
 
@@ -46,6 +47,7 @@ class LocalPoolLauncher(Launcher):
         return Here(
             *(self.n_jobs, self.start_method, self.gpus_per_job),
             job_timeout_min=self.job_timeout_min,
+            after=self.after,
             copies_code=self.snapshot,
         )
 

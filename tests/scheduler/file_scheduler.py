@@ -27,7 +27,7 @@ from experiment_manager.model.healing import checked_rule
 from experiment_manager.model.ids import RangeSet, parse_ids
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import Phase, Place, QueueRow, Run, Scheduler, Stop
+from experiment_manager.scheduler.protocol import NOTHING, Dependency, Phase, Place, QueueRow, Run, Scheduler, Stop
 from experiment_manager.store.files import write_json
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class FileScheduler(Scheduler):
             raise SchedulerError("no answer from the queue", words="no answer")
         return faults
 
-    def submit(self, script: str, after: str | None = None) -> str:
+    def submit(self, script: str, after: Dependency = NOTHING) -> str:
         faults = self.faults()
         if words := faults.get("refuses"):
             raise SchedulerError(f"refused: {words}", words=words)
@@ -124,7 +124,7 @@ class FileScheduler(Scheduler):
         number = next(number for number in range(1, 10**6) if self._made(self.root / str(number)))
         write_json(
             str(self.root / str(number) / "array.json"),
-            {**about, "user": getpass.getuser(), "after": after, "cwd": os.getcwd()},
+            {**about, "user": getpass.getuser(), "after": after.ended, "cwd": os.getcwd()},
         )
         environ = {name: value for name, value in os.environ.items() if not name.startswith("EXPERIMENT_MANAGER_")}
         subprocess.Popen(
@@ -328,10 +328,12 @@ class Runner:
     def _may_begin(self) -> bool:
         if (self.path.parent / "hold").exists():
             return False
-        before = self.about["after"] and self.path.parent / self.about["after"]
-        if not before:
-            return True
-        tasks = indices_of(json.loads((before / "array.json").read_text()))
+        return all(map(self._has_ended, self.about["after"]))
+
+    def _has_ended(self, name: str) -> bool:
+        array, _, index = name.partition("_")
+        before = self.path.parent / array
+        tasks = [int(index)] if index else indices_of(json.loads((before / "array.json").read_text()))
         ended = {int(path.name.split(".")[0]) for path in before.glob("*.json") if path.name != "array.json"
                  and json.loads(path.read_text())["end"] is not None}  # fmt: skip
         return ended >= set(tasks)

@@ -17,7 +17,7 @@ from experiment_manager.errors import OptionsError, SchedulerError
 from experiment_manager.model.ids import RangeSet
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import Phase, Place, QueueRow, Run, Scheduler, Stop
+from experiment_manager.scheduler.protocol import NOTHING, Dependency, Phase, Place, QueueRow, Run, Scheduler, Stop
 
 ROOT = "TABLE_SCHEDULER_ROOT"
 SCHEMA = (
@@ -69,14 +69,14 @@ class TableScheduler(Scheduler):
         with queue_of(os.environ[ROOT]):
             pass
 
-    def submit(self, script: str, after: str | None = None) -> str:
+    def submit(self, script: str, after: Dependency = NOTHING) -> str:
         about = json.loads(Path(script).read_text())
         with queue_of(os.environ[ROOT]) as queue:
             array = queue.execute("INSERT INTO arrays DEFAULT VALUES").lastrowid
             for index in about["jobs"]:
                 row = (array, int(index), about["name"], getpass.getuser())
                 queue.execute("INSERT INTO tasks (array, place, name, user) VALUES (?, ?, ?, ?)", row)
-        command = [sys.executable, __file__, os.environ[ROOT], str(array), script, after or ""]
+        command = [sys.executable, __file__, os.environ[ROOT], str(array), script, *after.ended]
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
         return str(array)
 
@@ -114,13 +114,13 @@ class TableScheduler(Scheduler):
             return queue.execute("SELECT 1 FROM tasks WHERE array = ? AND place = ?", row).fetchone() is None
 
 
-def run_array(root: str, array: str, script: str, after: str) -> None:
+def run_array(root: str, array: str, script: str, *after: str) -> None:
     about = json.loads(Path(script).read_text())
     running: dict[int, subprocess.Popen[bytes]] = {}
     while True:
         with queue_of(root) as queue:
             rows = queue.execute("SELECT place, word, is_wanted FROM tasks WHERE array = ?", (array,)).fetchall()
-            is_due = not queue.execute("SELECT 1 FROM tasks WHERE array = ?", (after,)).fetchone()
+            left = {str(one) for row in queue.execute("SELECT array, array || '_' || place FROM tasks") for one in row}
             for place, word, is_wanted in rows:
                 process = running.get(place)
                 if process is not None and process.poll() is None:
@@ -130,7 +130,7 @@ def run_array(root: str, array: str, script: str, after: str) -> None:
                 elif process is not None or not is_wanted:
                     running.pop(place, None)
                     queue.execute("DELETE FROM tasks WHERE array = ? AND place = ?", (array, place))
-                elif len(running) < about["most"] and is_due:
+                elif len(running) < about["most"] and left.isdisjoint(after):
                     running[place] = begin(about, array, place)
                     row = ("running", time.time(), array, place)
                     queue.execute("UPDATE tasks SET word = ?, start = ? WHERE array = ? AND place = ?", row)

@@ -17,7 +17,7 @@ from typing import Final
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.scheduler.arrays import USUAL_LIMITS
-from experiment_manager.scheduler.protocol import QueueRow, Run
+from experiment_manager.scheduler.protocol import Dependency, QueueRow, Run
 from experiment_manager.scheduler.slurm.parse import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
@@ -325,9 +325,17 @@ def targets(tasks: Iterable[tuple[str, int]]) -> list[str]:
     return [f"{array}_[{format_ids(indices)}]" for array, indices in arrays.items()]
 
 
-def after(array: str | None) -> list[str]:
-    """The arguments with which sbatch lets a job wait for the end of an array; none for None."""
-    return [] if array is None else [f"--dependency=afterany:{array}"]
+def after(dependency: Dependency) -> list[str]:
+    """The arguments with which sbatch lets an array wait. A task whose match has failed would wait for ever, unless
+    SLURM is told to cancel it.
+
+    >>> after(Dependency()), after(Dependency(ended=("12", "13_4"), matching=("14",)))
+    ([], ['--dependency=afterany:12:13_4,aftercorr:14', '--kill-on-invalid-dep=yes'])
+    """
+    kinds = {"afterany": dependency.ended, "aftercorr": dependency.matching}
+    waits = [":".join([kind, *tasks]) for kind, tasks in kinds.items() if tasks]
+    cancelled = ["--kill-on-invalid-dep=yes"] if dependency.matching else []
+    return [f"--dependency={','.join(waits)}", *cancelled] if waits else []
 
 
 def max_array_size() -> int:

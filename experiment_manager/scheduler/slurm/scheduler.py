@@ -10,7 +10,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.model.records import State, Task, task_name
-from experiment_manager.scheduler.protocol import Limits, Place, QueueRow, Run, Scheduler, Send, Share, Stop
+from experiment_manager.scheduler.protocol import (
+    NOTHING,
+    Dependency,
+    Limits,
+    Place,
+    QueueRow,
+    Run,
+    Scheduler,
+    Send,
+    Share,
+    Stop,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -45,6 +56,7 @@ class Slurm(Scheduler):
     name = "slurm"
     label = "SLURM"
     submit_command = "sbatch"
+    matches_tasks = True
     rank_variable = "SLURM_PROCID"
     size_variables = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
     rank_names = r"SLURM_(PROCID|LOCALID|NODEID|GTIDS|NTASKS|NPROCS|TASK_PID|STEPID|STEP_\w+)|SLURM_SRUN_COMM_\w+"
@@ -169,7 +181,7 @@ class Slurm(Scheduler):
         hint = "unset SLURM_CLUSTERS" if other is None else f"set SLURM_CLUSTERS={other}"
         return f"{other or here} has the jobs, and {asked or here} is asked; {hint}"
 
-    def submit(self, script: str, after: str | None = None) -> str:
+    def submit(self, script: str, after: Dependency = NOTHING) -> str:
         from experiment_manager.scheduler.slurm import client
 
         return client.sbatch(script, *client.after(after))
