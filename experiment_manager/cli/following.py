@@ -150,7 +150,7 @@ def script(
         return
     for path in paths:
         terminal.say(path)
-    terminal.say(how_to_submit(experiment.folder, paths))
+    terminal.say(how_to_submit(experiment.folder, newest_launch(experiment.folder), paths))
 
 
 def settings_of(items: Sequence[str]) -> dict[str, Any]:
@@ -480,5 +480,5 @@ def _tell(experiment: Experiment, done: Resubmitted) -> None:
     launch = f" (launch {done.launch.number})" if done.launch is not None else ""
     for array in done.submitted:
         terminal.say(f"submitted as SLURM job {array.slurm_id}{launch}")
-    if done.scripts:
-        terminal.say(how_to_submit(experiment.folder, done.scripts))
+    if done.scripts and done.launch is not None:
+        terminal.say(how_to_submit(experiment.folder, done.launch, done.scripts))

@@ -338,7 +338,7 @@ class ByScheduler:
         with _told_when_interrupted(_UNPLANNED):
             paths = write_scripts(handed.folder, handed.launch, handed.arrangement, is_newest=not self._submits)
         if not self._submits:
-            how = how_to_submit(handed.folder, paths, self._scheduler)
+            how = how_to_submit(handed.folder, handed.launch, paths)
             tell(f"{how}  ({counted(len(ids))}; nothing is submitted yet)")
             return Handover(scripts=tuple(paths))
         done = self._submit(handed)

@@ -278,13 +278,17 @@ def _write(path: str, text: str) -> None:
         make_executable(temporary)
 
 
-def how_to_submit(folder: Folder, paths: Sequence[str], scheduler: Scheduler | None = None) -> str:
-    """The lines that people paste."""
-    shown = shlex.quote(os.path.relpath(folder.path))
-    scheduler = scheduler or schedulers.of(newest_launch(folder))
-    if len(paths) == 1 and scheduler is not None and scheduler.submit_command:
-        return f"submit with: {scheduler.submit_command} {shlex.quote(os.path.relpath(paths[0]))}"
-    return f"{len(paths)} scripts; submit all of them with: experiment-manager submit {shown}"
+def how_to_submit(folder: Folder, launch: Launch, paths: Sequence[str]) -> str:
+    """The lines that people paste, to submit the scripts of a launch."""
+    ours = f"experiment-manager submit {shlex.quote(os.path.relpath(folder.path))}"
+    scheduler = schedulers.of(launch)
+    if len(paths) != 1:
+        return f"{len(paths)} scripts; submit all of them with: {ours}"
+    if launch.record.get("upstream") is not None:
+        return f"submit with: {ours}, which lets them wait for what they come after"
+    if scheduler is None or not scheduler.submit_command:
+        return f"submit with: {ours}"
+    return f"submit with: {scheduler.submit_command} {shlex.quote(os.path.relpath(paths[0]))}"
 
 
 class Written(NamedTuple):
