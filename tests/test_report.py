@@ -20,6 +20,7 @@ from experiment_manager.execution.study import Proposer
 from experiment_manager.model import codec
 from experiment_manager.model.records import State
 from experiment_manager.model.search import Proposal
+from experiment_manager.report import contents
 from experiment_manager.report import curves as learning_curves
 from experiment_manager.store.launches import create_launch
 from experiment_manager.store.results import write_result
@@ -638,6 +639,33 @@ def test_two_jobs_are_compared_by_a_click(sizes: Study, opened: "Callable[..., P
     assert ["job 4", "job 2"] == page.locator("#pair-table thead th[scope=col]").all_inner_texts()
     page.locator("#pair button").click()
     assert "" == page.inner_text("#pair")
+
+
+def test_a_click_shows_the_end_of_the_log_of_a_job(
+    tmp_path: Path, opened: "Callable[..., Page]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the table, also from an address; with a link to the file where the page lies beside it. Of many long logs,
+    those of jobs that failed come first, and what is left out is said."""
+    study = Study(tmp_path, ["seed"])
+    study.job({"seed": 1}, log="all is well\n")
+    study.job({"seed": 2}, state=State.FAILED, reason="no", log=f"{HOSTILE}\n\x1b[31mdiverged\x1b[0m\n")
+    study.job({"seed": 3})
+    path = study.report()
+    page = opened(path)
+    page.locator("#table button.choose").nth(1).click()
+    assert f"{HOSTILE}\ndiverged" == page.inner_text("#pair pre")
+    assert "jobs/1/stderr.1.log" == page.get_attribute("#pair a", "href")
+    assert (Path(path).parent / "jobs/1/stderr.1.log").is_file()
+    page.evaluate("location.hash = '#view?jobs=2'")
+    page.wait_for_function("document.querySelector('#pair').innerText.includes('Job 2: it has printed nothing.')")
+    monkeypatch.setattr(contents, "MOST_OF_LOGS", 10)
+    elsewhere = opened(study.report(path=tmp_path / "elsewhere.html"))
+    elsewhere.locator("#table button.choose").nth(1).click()
+    assert 0 == elsewhere.locator("#pair a").count()
+    elsewhere.locator("#table button.choose").nth(0).click()
+    said = elsewhere.inner_text("#pair")
+    assert "Job 0: the end of its log is not on this page; experiment-manager logs shows it." in said
+    assert "diverged" in said
 
 
 def test_figures_and_their_data_are_saved(tmp_path: Path, opened: "Callable[..., Page]") -> None:

@@ -28,7 +28,7 @@ from experiment_manager.model import codec
 from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
-from experiment_manager.model.records import Job, Launch, State
+from experiment_manager.model.records import ENDED_BADLY, Job, Launch, State
 from experiment_manager.report.comparison import Compared, compared
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
 from experiment_manager.report.search import SearchFigures, search_figures
@@ -47,6 +47,9 @@ _LONGEST_CELL: Final = 200
 _EXACT: Final = 2**53
 MOST_FAILURES: Final = 30
 MOST_LAUNCHES: Final = 100
+MOST_OF_LOGS: Final = 2_000_000
+"""Characters of the ends of logs, of all jobs together."""
+
 _LONGEST_LINE: Final = 500
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -102,6 +105,14 @@ class Failure(NamedTuple):
     ids: str
     job: int
     log: str  # its path
+    lines: tuple[str, ...]
+
+
+class LogEnd(NamedTuple):
+    """The end of the log of a job's last attempt."""
+
+    job: int
+    path: str  # below the folder of the experiment
     lines: tuple[str, ...]
 
 
@@ -161,6 +172,8 @@ class Contents(NamedTuple):
     rows: Sequence[Sequence[Any]]
     failures: Sequence[Failure]
     n_failures: int
+    logs: Sequence[LogEnd]
+    n_logs_left_out: int  # more would make the page too large
     launches: Sequence[Handed]
     n_launches: int
     tags: tuple[str, ...]
@@ -185,6 +198,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
     first = [metric] if metric is not None and metric in logged else []
     shown_launches, n_launches = _launches(folder)
     columns, cells = _table(folder, rows, names)
+    logs, n_logs_left_out = _logs(folder, jobs, table)
     return Contents(
         path=folder.path,
         name=folder.name,
@@ -217,6 +231,8 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         rows=cells,
         failures=_failures(folder, found.troubles, table),
         n_failures=len(found.troubles),
+        logs=logs,
+        n_logs_left_out=n_logs_left_out,
         launches=shown_launches,
         n_launches=n_launches,
         tags=found.tags.own,
@@ -369,6 +385,21 @@ def _failures(folder: Folder, troubles: Sequence[Trouble], table: StateTable) ->
         ids = format_ids(trouble.ids)
         found.append(Failure(str(trouble.state), trouble.reason, len(trouble.ids), ids, job_id, log, tuple(lines)))
     return found
+
+
+def _logs(folder: Folder, jobs: Sequence[Job], table: StateTable) -> tuple[list[LogEnd], int]:
+    """The ends of the logs of jobs, those that ended badly first, and how many jobs are left out."""
+    begun = [table.last(job.id) for job in jobs]
+    begun = [last for last in begun if last.number]
+    found, left = list[LogEnd](), MOST_OF_LOGS
+    for place, last in enumerate(sorted(begun, key=lambda last: (last.state not in ENDED_BADLY, last.job_id))):
+        if left <= 0:
+            return found, len(begun) - place
+        path, lines = _end_of_log(folder, last.job_id, last.number)
+        if path:
+            found.append(LogEnd(last.job_id, path, tuple(lines)))
+            left -= sum(map(len, lines))
+    return found, 0
 
 
 def _end_of_log(folder: Folder, job_id: int, attempt: int) -> tuple[str, list[str]]:

@@ -70,7 +70,7 @@ function showRows() {
       const shown = made("td", place ? shownCell(cell) : "", attributes);
       if (!place) {
         const isChosen = view.pair.includes(String(cell));
-        const button = made("button", shownCell(cell), { type: "button", class: "choose", title: "compare with another job", "aria-pressed": String(isChosen) });
+        const button = made("button", shownCell(cell), { type: "button", class: "choose", title: "the end of its log; compare it with another job", "aria-pressed": String(isChosen) });
         button.addEventListener("click", () => choose(cell));
         shown.append(button);
       }

@@ -51,13 +51,13 @@ def require_extra() -> None:
         ) from error
 
 
-def render(contents: "Contents") -> str:
-    """The whole HTML file."""
+def render(contents: "Contents", *, is_beside: bool = False) -> str:
+    """The whole HTML file. `is_beside` as in `_data`."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    data = in_script(_data(contents))
+    data = in_script(_data(contents, is_beside=is_beside))
     scripts = {"plotly": get_plotlyjs(), "page": "".join(map(_source, _SCRIPTS))}
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(_source("page.html"))
@@ -93,11 +93,15 @@ def in_script(value: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _data(contents: "Contents") -> dict[str, Any]:
-    """The data that the page's own script shows: the table of jobs, and what Plotly draws."""
+def _data(contents: "Contents", *, is_beside: bool) -> dict[str, Any]:
+    """The data that the page's own script shows: the table of jobs with the ends of their logs, and what Plotly draws;
+    `is_beside`: the page lies in the folder of the experiment, so that it can link its files."""
     return {
         "columns": [[column.kind, column.name, column.is_number] for column in contents.columns],
         "rows": contents.rows,
+        "logs": {log.job: [log.path, "\n".join(log.lines)] for log in contents.logs},
+        "logsLeftOut": contents.n_logs_left_out,
+        "isBeside": is_beside,
         "groups": [group.label for group in contents.drawn],
         "metrics": [
             {
@@ -148,7 +152,7 @@ def write_report(
     require_extra()
     target = os.path.abspath(folder.report if path is None else os.fspath(path))
     choice = Choice(average_over, group_by, metric, goal, only, tasks)
-    html = render(collect(folder, jobs, table, choice))
+    html = render(collect(folder, jobs, table, choice), is_beside=os.path.dirname(target) == folder.path)
     clear_leftovers_beside(target)
     with writing(target), appearing(target) as temporary, open(temporary, "x", encoding="utf-8") as file:
         file.write(html)

@@ -54,7 +54,7 @@ function readView() {
   if (["sort", "filter", "state", "rows", "page", "jobs"].some((name) => asked.has(name))) byId("jobs").scrollIntoView();
 }
 
-// ---- two jobs, side by side: a click on their ids
+// ---- a job and the end of its log, two jobs side by side: a click on their ids
 
 const rowOf = (id) => data.rows.find((row) => String(row[0]) === String(id));
 
@@ -68,7 +68,8 @@ function showPair() {
   const rows = view.pair.map(rowOf);
   const [one, other] = rows;
   if (!other) {
-    byId("pair").replaceChildren(...(one ? [made("p", `job ${one[0]} is chosen; click on another one to compare them`, { class: "quiet" })] : []));
+    if (!one) { byId("pair").replaceChildren(); return; }
+    byId("pair").replaceChildren(endOfLog(one), made("p", `job ${one[0]} is chosen; click on another one to compare them`, { class: "quiet" }), closing());
     return;
   }
   const differing = data.columns.flatMap((column, at) => (at && one[at] !== other[at] ? [[column, at]] : []));
@@ -85,9 +86,28 @@ function showPair() {
   table.tHead.append(heads);
   table.tBodies[0].append(...lines);
   const same = data.columns.length - 1 - differing.length;
-  const close = made("button", "close", { type: "button" });
-  close.addEventListener("click", () => { view.pair = []; showRows(); });
-  byId("pair").replaceChildren(table, made("p", `${same} columns are the same. `, { class: "quiet" }), close);
+  byId("pair").replaceChildren(table, made("p", `${same} columns are the same. `, { class: "quiet" }), ...rows.map(endOfLog), closing());
+}
+
+function closing() {
+  const button = made("button", "close", { type: "button" });
+  button.addEventListener("click", () => { view.pair = []; showRows(); });
+  return button;
+}
+
+function endOfLog(row) {
+  const [path, text] = data.logs[row[0]] ?? [null, ""];
+  const found = made("div", "", { class: "log" });
+  if (path === null) {
+    const isLeftOut = data.logsLeftOut > 0 && row[data.columns.findIndex(([, name]) => name === "attempt")] !== null;
+    const rest = isLeftOut ? "the end of its log is not on this page; experiment-manager logs shows it" : "it has printed nothing";
+    found.append(made("p", `Job ${row[0]}: ${rest}.`, { class: "quiet" }));
+    return found;
+  }
+  const title = made("p", `Job ${row[0]}, the end of `, { class: "quiet" });
+  title.append(data.isBeside ? made("a", path, { href: path.split("/").map(encodeURIComponent).join("/") }) : path, ":");
+  found.append(title, made("pre", text));
+  return found;
 }
 
 // ---- figures and their data, as files
