@@ -72,6 +72,16 @@ def test_what_was_asked_used_and_wasted(experiment: Experiment) -> None:
     assert "lost is all that attempts held" in said(found)
 
 
+def test_gpus_that_were_idle(experiment: Experiment) -> None:
+    """How busy GPUs were is told of those attempts that were looked at; of the others it is said that nobody knows."""
+    ran(experiment, range(6), {**ASKED, "gpus_per_node": 2}, gpu_s=1800.0, peak_gpu_memory_bytes=GB)
+    ran(experiment, range(6, 12), {**ASKED, "gpus_per_node": 2})
+    (used,) = (found := experiment.efficiency()).groups
+    assert (2, 0.5, 0.25, GB) == (used.asked_gpus, used.used_gpus, used.gpu_share, used.used_gpu_memory_bytes)
+    assert (24, 9) == (used.hours.gpu, used.unused.gpu)
+    assert "how busy the GPUs of 6 attempts were is not known" in said(found)
+
+
 def test_groups_that_differ(experiment: Experiment) -> None:
     """The variable by which use differs is named, and each of its groups has options of its own; one that only repeats
     jobs is none."""
@@ -112,7 +122,7 @@ def test_a_part_of_a_task(experiment: Experiment) -> None:
     assert (Hours(12, 6, 24), {"mem_gb": 5.0}) == (used.hours, used.options)
     assert "looked at every few seconds" in said(found)
     assert "what workers held while they had none is not in them" in said(found)
-    assert "how busy GPUs were is not recorded" in said(found)
+    assert "how busy the GPUs of 12 attempts were is not known" in said(found)
 
 
 def test_what_nobody_has_recorded(experiment: Experiment) -> None:

@@ -62,12 +62,15 @@ class Usage(NamedTuple):
     used_cpus: float | None  # on average
     cpu_share: float | None
     asked_gpus: float | None
+    used_gpus: float | None  # that were busy, on average
+    gpu_share: float | None
+    used_gpu_memory_bytes: float | None  # of the job that used most, on all its GPUs
     limit_s: float | None
     used_s: float | None  # the longest
     median_s: float | None
     time_share: float | None
     hours: Hours  # held by all attempts; where no processors were asked for, those that they used
-    unused: Hours  # held by attempts that ended well, and not used; of GPUs nobody knows
+    unused: Hours  # held by attempts that ended well, and not used
     lost: Hours  # held by attempts that ended badly
     options: Mapping[str, Any]  # of a launcher, which would have been enough; None takes one away
 
@@ -102,6 +105,8 @@ class _Attempt(NamedTuple):
     asked: Share
     seconds: float | None
     cpu_s: float | None
+    gpu_s: float | None  # for which it kept GPUs busy, all together
+    gpu_memory_bytes: float | None
     memory_bytes: float | None
     memory_from: str | None  # how it is known: counted in a `cgroup`, or from `samples`; None: earlier versions
     has_ranks: bool
@@ -126,7 +131,10 @@ class _Attempt(NamedTuple):
             cpu = max(0.0, self.asked.cpus * self.seconds - self.cpu_s) / 3600
         if self.asked.memory_bytes is not None and self.memory_bytes is not None:
             memory = _in(self, max(0.0, self.asked.memory_bytes - self.memory_bytes) / _GB)
-        return Hours(cpu, None, memory)
+        gpu = None
+        if self.asked.gpus and self.seconds is not None and self.gpu_s is not None:
+            gpu = max(0.0, self.asked.gpus * self.seconds - self.gpu_s) / 3600
+        return Hours(cpu, gpu, memory)
 
 
 def efficiency(folder: Folder, jobs: Iterable[Job], table: StateTable, by: Sequence[str] = ()) -> Efficiency:
@@ -169,6 +177,8 @@ def _attempt(folder: Folder, states: States, orders: Orders, job: Job, number: i
         asked=asked,
         seconds=None if start is None or ended is None else max(0.0, ended - start),
         cpu_s=None if has_ranks else number_in(end, "cpu_s"),
+        gpu_s=None if has_ranks else number_in(end, "gpu_s"),
+        gpu_memory_bytes=None if has_ranks else number_in(end, "peak_gpu_memory_bytes"),
         memory_bytes=None if has_ranks else memory,
         memory_from=end.get("peak_memory_from"),
         has_ranks=has_ranks,
@@ -222,6 +232,9 @@ def _usage(attempts: Sequence[_Attempt], by: Sequence[str], table: StateTable) -
         used_cpus=_share((cpu_s, took, 1.0) for cpu_s, took in with_cpu),
         cpu_share=_share((_cores(one), one.asked.cpus, one.seconds) for one in well),
         asked_gpus=_largest(attempt.asked.gpus for attempt in attempts),
+        used_gpus=_share((one.gpu_s, one.seconds, 1.0) for one in timed),
+        gpu_share=_share((_rate(one, one.gpu_s), one.asked.gpus or None, one.seconds) for one in well),
+        used_gpu_memory_bytes=_largest(attempt.gpu_memory_bytes for attempt in well),
         limit_s=_largest(attempt.asked.limit_s for attempt in attempts),
         used_s=max(seconds, default=None),
         median_s=median(seconds) if seconds else None,
@@ -267,9 +280,11 @@ def _need(used: Sequence[float | None], margin: float, *, is_open: bool) -> floa
 
 def _cores(attempt: _Attempt) -> float | None:
     """The processors that it kept busy on average."""
-    if attempt.cpu_s is None or not attempt.seconds:
-        return None
-    return attempt.cpu_s / attempt.seconds
+    return _rate(attempt, attempt.cpu_s)
+
+
+def _rate(attempt: _Attempt, seconds: float | None) -> float | None:
+    return None if seconds is None or not attempt.seconds else seconds / attempt.seconds
 
 
 def _in(attempt: _Attempt, amount: float | None) -> float | None:
@@ -315,8 +330,13 @@ def _notes(
     yield from _about_memory([attempt for attempt in attempts if attempt.memory_bytes is not None])
     if any(attempt.order is not None and (attempt.order.options or {}).get("workers") for attempt in attempts):
         yield "hours are of jobs: what workers held while they had none is not in them"
-    if any(attempt.asked.gpus for attempt in attempts):
-        yield "how busy GPUs were is not recorded: GPU-hours are those that jobs held"
+    if n := sum(bool(one.asked.gpus) and one.gpu_s is None and not one.has_ranks for one in attempts):
+        yield (
+            f"how busy the GPUs of {_attempts_text(n)} were is not known: that takes NVIDIA's GPUs, and "
+            "pip install 'hydra-experiment-manager[gpu]' where the jobs run"
+        )
+    if any(attempt.gpu_s is not None for attempt in attempts):
+        yield "a GPU counts as busy while anything runs on it, however little of it that takes; that is a sample"
     if any(group.ended_badly for group in groups):
         yield "lost is all that attempts held that ended badly; a job that goes on from a checkpoint has lost less"
     if all(attempt.order is None or attempt.order.scheduler is None for attempt in attempts):

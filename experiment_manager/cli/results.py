@@ -372,8 +372,16 @@ def _usage_row(group: Usage) -> dict[str, Any]:
         "memory": _of(_gigabytes(group.used_memory_bytes), _gigabytes(group.asked_memory_bytes), group.memory_share),
         "processors": _of(_short(group.used_cpus), _short(group.asked_cpus), group.cpu_share),
         "time": _of(terminal.duration(group.used_s), terminal.duration(group.limit_s), group.time_share),
-        **({"GPUs": _short(group.asked_gpus)} if group.asked_gpus else {}),
+        **({"GPUs": gpus} if (gpus := _gpus(group)) else {}),
+        **({"GPU memory": memory} if (memory := _gigabytes(group.used_gpu_memory_bytes)) else {}),
     }
+
+
+def _gpus(group: Usage) -> str | None:
+    """`0.9 of 1 (90 %)`; None where none were asked for, and none were used."""
+    if not group.asked_gpus and not group.used_gpus:
+        return None
+    return _of(_short(group.used_gpus), _short(group.asked_gpus), group.gpu_share)
 
 
 def _waste_lines(group: Usage) -> list[str]:

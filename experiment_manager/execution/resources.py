@@ -140,6 +140,11 @@ class GpuDealer:
         return f"{count} GPU{'s' if count > 1 else ''}: {each}"
 
 
+def may_have_gpus(environ: Mapping[str, str]) -> bool:
+    """Whether it is worth asking how busy GPUs are: NVIDIA's driver is here, or somebody has dealt out its GPUs."""
+    return bool(environ.get("CUDA_VISIBLE_DEVICES")) or os.path.exists("/dev/nvidiactl")
+
+
 def gpus_of(environ: Mapping[str, str]) -> dict[str, str]:
     """What a process is told of its GPUs, for a record; nothing where it is told nothing.
 

@@ -10,14 +10,14 @@ command line: every task of a sweep pays for what is imported here.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import FolderError
 from experiment_manager.execution import current_job
 from experiment_manager.execution.child import Child, exit_status_of, start
-from experiment_manager.execution.resources import gpus_of, memory_of, oom_kills, peak_of_step
+from experiment_manager.execution.resources import gpus_of, may_have_gpus, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, pass_on
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
@@ -29,6 +29,9 @@ from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
 from experiment_manager.store.states import States
 from experiment_manager.text import one_line, say, tell
+
+if TYPE_CHECKING:
+    from experiment_manager.execution.gpu_use import GpuUse
 
 Answer = TypeVar("Answer")
 
@@ -126,6 +129,7 @@ class _Supervision:
         self._was_missing = False  # the name of our state, when it was looked for last
         self._has_told = False  # that the name could not be looked for
         self._memory = 0
+        self._gpus: GpuUse | None = None  # looked at with the memory, where there are any
         self._kill_at: float | None = None
         self._limit_at = float("inf")
         self._is_over_limit = False
@@ -207,8 +211,9 @@ class _Supervision:
 
     def _wait(self) -> tuple[int, Any]:
         poll_at = time.monotonic() + OWNERSHIP_POLL_S
-        began = time.monotonic()
-        sample_at = float("inf") if self._counted_memory() is not None else began + FIRST_SAMPLE_S
+        began = sampled = time.monotonic()
+        is_counted, has_gpus = self._counted_memory() is not None, may_have_gpus(os.environ)
+        sample_at = float("inf") if is_counted and not has_gpus else began + FIRST_SAMPLE_S
         while True:
             pid, status, usage = os.wait4(self._pid, os.WNOHANG)
             if pid:
@@ -224,10 +229,21 @@ class _Supervision:
             if now >= self._limit_at:
                 self._end_at_limit()
             if now >= sample_at:
-                self._memory = max(self._memory, memory_of(processes.running(self._is_ours)))
+                ours = list(processes.running(self._is_ours))
+                self._memory = self._memory if is_counted else max(self._memory, memory_of(ours))
+                if has_gpus:
+                    self._look_at_gpus(ours, now - sampled)
+                sampled = now
                 sample_at = now + min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * (now - began)), OWNERSHIP_POLL_S)
             if now >= poll_at:
                 poll_at = now + self._look()
+
+    def _look_at_gpus(self, pids: Collection[int], seconds: float) -> None:
+        if self._gpus is None:
+            from experiment_manager.execution.gpu_use import GpuUse  # when the job runs already
+
+            self._gpus = GpuUse()
+        self._gpus.look(pids, seconds)
 
     def _look(self) -> float:
         """Ends the job when its attempt has been ended by somebody else, or when somebody has asked for its end;
@@ -418,6 +434,7 @@ class _Supervision:
             "end": time.time(),
             **self._peak_memory(usage.ru_maxrss * 1024),
             "cpu_s": usage.ru_utime + usage.ru_stime,
+            **({} if self._gpus is None else self._gpus.record(time.time() - started)),
             **({"ask_scheduler": True} if state is State.CANCELLED and self._is_scheduler_to_be_asked() else {}),
             **({"requeued": True} if is_to_requeue else {}),
         }
