@@ -53,6 +53,7 @@ def reasons(program: Program) -> dict[int, str]:
         (["algorithm=DDPG,TD3", "seed=2", AFTER], {0: [3], 1: [2]}),  # ids differ, variables are the same
         (["algorithm=DDPG", "tau=1", AFTER], {0: [1, 3]}),
         (["tau=1", AFTER_ALL], {0: [0, 1, 2, 3]}),
+        (["algorithm=TD3", "seed=2.0", AFTER], {0: [2]}),  # the same number
     ],
 )
 def test_jobs_come_after_those_that_match(
@@ -112,6 +113,25 @@ def test_what_can_never_begin_is_cancelled(program: Program) -> None:
 
 
 @pytest.mark.usefixtures("light")
+def test_what_is_about_to_run_again_is_waited_for(program: Program, tmp_path: Path) -> None:
+    """A job that failed, and that a sweep which lives is about to begin once more, is no reason to give up."""
+    swept = ["how=well,unless-again", "seed=1,2", "hydra.sweeper.zip=[[seed,how]]", "hydra.launcher.n_jobs=1"]
+    assert 1 == program.sweep(*swept).returncode
+    release = tmp_path / "release"
+    again = program.start("train.py", "-m", *swept, "hydra.sweeper.rerun=always", RELEASE=str(release))
+    wait_until(lambda: "0.2.RUNNING" in program.states())
+    after = evaluating(program)
+    second = after.start("evaluate.py", "-m", "seed=2", AFTER)
+    assert "waiting for 1 job of experiments/train" in "".join(second.stderr.readline() for _ in range(2))  # type: ignore[union-attr]
+    assert ["1.1.FAILED"] == [name for name in program.states() if name.startswith("1.")]
+    release.touch()
+    for process in (again, second):
+        _, said = process.communicate(timeout=60)
+        assert 0 == process.returncode, said
+    assert {0: [1]} == found(after)
+
+
+@pytest.mark.usefixtures("light")
 def test_nobody_waits_for_what_nobody_runs(program: Program) -> None:
     """Jobs that are defined, and neither run nor wait, are not waited for."""
     assert 0 == program.sweep("seed=1,2", "hydra/launcher=slurm_script").returncode
@@ -128,6 +148,10 @@ def test_a_script_that_begins_too_early_runs_nothing(program_after: ProgramAfter
     assert "submit with: experiment-manager submit experiments/evaluate, which lets them wait" in done.stderr
     states = program.experiment / "states"
     (states / "1.1.COMPLETED").rename(states / "1.1.TIMEOUT")
+    by_hand = after.tool("run", "1")
+    assert 2 == by_hand.returncode
+    assert f"job 1 of {after.experiment} is not begun: job 1 of {program.experiment}, which" in by_hand.stderr
+    assert [] == after.states()
     for job_id, status in ((0, 0), (1, policy.INCOMPLETE)):
         words = ["--experiment-path", str(after.experiment.parent), "--experiment-name", "evaluate"]
         words += ["--launch", "0001", "--job-id", str(job_id)]
@@ -172,9 +196,8 @@ def test_python_launches_what_comes_after(program_after: ProgramAfter, monkeypat
     assert {0: [1]} == found(program)
     launch = json.loads((program.experiment / "launches/0001/launch.json").read_text())
     assert 5 == launch["format"]
-    assert {"experiment": str(program.home / "experiments/train"), "offsets": {"1": "0"}, "groups": {}} == launch[
-        "upstream"
-    ]
+    place = {"experiment": str(program.home / "experiments/train"), "relative": "../train"}
+    assert {**place, "offsets": {"1": "0"}, "groups": {}} == launch["upstream"]
 
 
 def test_outside_of_an_experiment_nothing_comes_before() -> None:

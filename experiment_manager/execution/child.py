@@ -14,7 +14,7 @@ from experiment_manager.model.records import Job, Recipe
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
-from experiment_manager.store.launches import Orders
+from experiment_manager.store.launches import Orders, kept_upstream
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.text import tell
@@ -127,6 +127,8 @@ def prepare(
         here = order.cwd if order.options is not None else here  # scripts can be submitted from anywhere
     elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))
+    elif not is_fake:
+        _refuse_too_early(folder, job_id)
     options = (order.options if order is not None else None) or {}
     arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner, may_compose=may_compose)
     if not is_fake:
@@ -181,6 +183,19 @@ def _program(
     if runner is not None:
         return command.runner_command(folder, point, runner)
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
+
+
+def _refuse_too_early(folder: Folder, job_id: int) -> None:
+    """Raise JobRefused where a job that somebody starts by hand comes after others that have not completed."""
+    kept = kept_upstream(folder, [job_id]).get("upstream")
+    if kept is None:
+        return
+    from experiment_manager.model.stages import by_job  # for the few jobs that come after others
+    from experiment_manager.store.upstream import settled
+
+    found = settled(folder, by_job(kept)[job_id], job_id, lambda _: True, 0.0)
+    if found is not None and found.why_not is not None:
+        raise JobRefused(f"job {job_id} of {folder.path} is not begun: {found.why_not}")
 
 
 def _passes(folder: Folder, job_id: int) -> bool:

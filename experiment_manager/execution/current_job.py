@@ -158,20 +158,27 @@ class CurrentJob:
     @cached_property
     def upstream(self) -> "tuple[UpstreamJob, ...]":
         """The jobs of another experiment that this one comes after (`hydra.launcher.after`), by their ids; none where
-        it comes after none. `[trained] = current_job().upstream` where it is one."""
+        it comes after none. `[trained] = current_job().upstream` where it is one. Raises JobRefused where one of them
+        has never completed; FolderError where their experiment is not there any more."""
         if self._folder is None or self.id is None:
             return ()
         from experiment_manager.model import stages
-        from experiment_manager.store.launches import kept_upstream
+        from experiment_manager.store.launches import kept_upstream, read_order
         from experiment_manager.store.manifest import Manifest
         from experiment_manager.store.states import States
+        from experiment_manager.store.upstream import located
 
-        kept = kept_upstream(self._folder, [self.id]).get("upstream")
-        if kept is None:
+        launch = States(self._folder).record(self.id, self.attempt).get("launch")
+        order = None if launch is None else read_order(self._folder, launch, self.id)
+        upstream = None if order is None else order.upstream
+        if launch is None and (kept := kept_upstream(self._folder, [self.id]).get("upstream")) is not None:
+            upstream = stages.by_job(kept)[self.id]
+        if upstream is None:
             return ()
-        other = Folder.at(kept["experiment"])
-        ids = stages.upstream(stages.by_job(kept)[self.id], self.id)
+        other, ids = located(self._folder, upstream), stages.upstream(upstream, self.id)
         table = States(other).table()
+        if missing := [one for one in ids if table.completed(one) is None]:
+            raise JobRefused(stages.not_completed(missing, other.path))
         with Manifest(other) as manifest:
             return tuple(UpstreamJob(other, manifest.job(one), table.completed(one) or 0) for one in ids)
 

@@ -6,10 +6,10 @@ Whoever runs a job asks now and then: what is seen stands for all the time since
 
 import os
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 _MICROSECONDS: Final = 1e6
-_CANNOT_TELL: Final = (AttributeError, OSError, ValueError)
 
 
 class GpuUse:
@@ -17,16 +17,24 @@ class GpuUse:
 
     def __init__(self) -> None:
         self._nvml, self._devices = _devices()
-        self._busy_s = self._seen_s = 0.0
+        self._busy_s = self._seen_s = self._unseen_s = 0.0
         self._peak = 0
 
+    @property
+    def can_tell(self) -> bool:
+        """Whether it is worth looking again."""
+        return self._nvml is not None
+
     def look(self, pids: Collection[int], seconds: float) -> None:
-        """What the processes of the job do now stands for so many seconds. What cannot be told once, is not told."""
+        """What the processes of the job do now stands for so many seconds. Raises nothing: no job ends by this."""
         if self._nvml is None:
             return
         try:
             busy, memory = self._now(frozenset(pids), seconds)
-        except (*_CANNOT_TELL, self._nvml.NVMLError):
+        except ProcessLookupError:
+            self._unseen_s += seconds
+            return
+        except Exception:  # of a binding, and a driver, that are none of ours
             self._nvml = None
             return
         self._busy_s += busy * seconds
@@ -36,19 +44,21 @@ class GpuUse:
     def record(self, seconds: float) -> dict[str, Any]:
         """Of a job that has run for so long: `gpu_s`, the seconds that it kept GPUs busy, all together, and the most
         memory that it had on them. Nothing where nobody could tell."""
-        if self._nvml is None or not self._seen_s:
+        if self._nvml is None or self._seen_s <= self._unseen_s:
             return {}
         return {"gpu_s": self._busy_s / self._seen_s * seconds, "peak_gpu_memory_bytes": self._peak}
 
     def _now(self, pids: frozenset[int], seconds: float) -> tuple[float, int]:
-        """How many GPUs they keep busy, and the memory that they have there, in bytes. Raises OSError where NVML knows
-        processes by other numbers than we do, as in a container."""
+        """How many GPUs they keep busy, and the memory that they have there, in bytes. Raises ProcessLookupError where
+        NVML names a process that is not here: it knows them by other numbers than we do, as in a container, or this one
+        has just ended."""
         busy, memory = 0.0, 0
         for device in self._devices:
             there = self._nvml.nvmlDeviceGetComputeRunningProcesses(device)
             others = [process.pid for process in there if process.pid not in pids]
-            if any(not os.path.exists(f"/proc/{pid}") for pid in others):
-                raise ProcessLookupError
+            for pid in others:
+                with suppress(PermissionError):  # it is here, and somebody else's
+                    os.kill(pid, 0)
             if len(others) == len(there):
                 continue
             memory += sum(process.usedGpuMemory or 0 for process in there if process.pid in pids)
@@ -77,12 +87,10 @@ def _devices() -> tuple[Any, list[Any]]:
     """NVIDIA's own binding, and the GPUs that a process here may open; None where one of both is not there."""
     try:
         import pynvml
-    except ImportError:
-        return None, []
-    try:
+
         pynvml.nvmlInit()
         return pynvml, [*_handles(pynvml, range(pynvml.nvmlDeviceGetCount()))]
-    except pynvml.NVMLError:
+    except Exception:  # as in `GpuUse.look`
         return None, []
 
 

@@ -22,13 +22,13 @@ from experiment_manager.model.records import ENDED_WELL, Launch, State
 from experiment_manager.scheduler.upstream import Upstreams
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
-from experiment_manager.store.launches import Orders
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
 from experiment_manager.text import JobLines, as_word, counted, tell_once
 
 _POLL_S: Final = 0.02
-_UPSTREAM_S: Final = 1.0
+_UPSTREAM_S: Final = 0.5
+_MOST_LOOKED_AT: Final = 500
 _LOOK_AHEAD_S: Final = 2.0
 """How often the progress bar tells anew when all jobs will have ended."""
 
@@ -145,8 +145,7 @@ class Pool:
         self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
         self._gpus_per_job = gpus_per_job
         self._states = States(folder)
-        self._upstreams = Upstreams() if launch.record.get("upstream") is not None else None
-        self._orders = Orders(folder)
+        self._upstreams = Upstreams(folder) if launch.record.get("upstream") is not None else None
         self._has_told_of_upstream = False
         self._next_at = 0.0  # when it is looked again for a job that may begin, where none might
 
@@ -173,11 +172,11 @@ class Pool:
                         running.remove(task)
                         dealer.take_back(task.gpus)
                     while waiting and len(running) < self.n_jobs and interrupts.first is None:
-                        if not self._can_begin(lines) or (job_id := self._next(waiting, lines)) is None:
+                        if not self._can_begin(lines) or (gpus := dealer.deal()) is None:
                             break
-                        if (gpus := dealer.deal()) is None:
+                        if (job_id := self._next(waiting, lines)) is None:
+                            dealer.take_back(gpus)
                             break
-                        waiting.remove(job_id)
                         try:
                             running.append(self._start(job_id, gpus, dealer.environment(gpus)))
                         except OSError as error:  # no memory, no process, no room on the disk
@@ -217,29 +216,24 @@ class Pool:
             lines.say(f"every job starts its own interpreter, as with hydra.launcher.start_method=spawn: {why_not}")
         return not self._forkserver.is_importing
 
-    def _next(self, waiting: Sequence[int], lines: JobLines) -> int | None:
-        """The first job that waits for no job of another experiment; None: all do, and people are told, once."""
+    def _next(self, waiting: "deque[int]", lines: JobLines) -> int | None:
+        """A job that waits for no job of another experiment, which is taken out of the others; None: there is none as
+        far as was looked, and people are told, once. Of many, a part is looked at at a time: signals come first."""
         if self._upstreams is None:
-            return waiting[0]
+            return waiting.popleft()
         if time.monotonic() < self._next_at:
             return None
         left = set[int]()
-        for job_id in waiting:
-            order = self._orders.of(self._launch.number, job_id)
-            if order is None or order.upstream is None:
-                return job_id
-            try:
-                found = self._upstreams.standing(order.upstream, job_id).waits_for
-            except (OSError, FolderError):  # the job's supervisor tells of it
-                return job_id
-            if not found:
-                return job_id
+        for _ in range(min(len(waiting), _MOST_LOOKED_AT)):
+            if not (found := self._upstreams.waits_for(self._launch.number, waiting[0])):
+                return waiting.popleft()
             left.update(found)
+            waiting.rotate(-1)
+        self._next_at = time.monotonic() + _UPSTREAM_S
         if not self._has_told_of_upstream:
             self._has_told_of_upstream = True
             where = as_word(os.path.relpath(str(self._launch.record["upstream"]["experiment"])))
             lines.say(f"waiting for {counted(len(left))} of {where} to complete (hydra.launcher.after)")
-        self._next_at = time.monotonic() + _UPSTREAM_S
         return None
 
     def _pause(self) -> None:

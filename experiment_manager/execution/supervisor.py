@@ -186,18 +186,16 @@ class _Supervision:
     def _why_not(self, order: Mapping[str, Any]) -> str | None:
         """Why the job does not begin, by what it comes after; None: that has completed. Where a scheduler has waited
         for the end of that, what is seen of it may be old, and is looked at again."""
-        from experiment_manager.model.stages import not_completed
         from experiment_manager.store import upstream  # of the few jobs that come after others
 
         is_own_task = self._task is not None and self._child.scheduler is not None and self._child.only is None
         try:
             patience_s = upstream.SETTLES_S if is_own_task else 0.0
-            found = upstream.settled(order, self._child.job_id, self._is_left_alone, patience_s)
-        except (OSError, FolderError) as error:
-            return f"what it comes after cannot be looked at: {error}"
-        if found is None:
-            return "stopped while it waited for what it comes after"
-        return found.never or (not_completed(found.waits_for, str(order["experiment"])) if found.waits_for else None)
+            child = self._child
+            found = upstream.settled(child.folder, order, child.job_id, self._is_left_alone, patience_s)
+        except upstream.UNKNOWN as error:
+            return one_line(f"what it comes after cannot be looked at: {error}")
+        return "stopped while it waited for what it comes after" if found is None else found.why_not
 
     def _is_left_alone(self, seconds: float) -> bool:
         """Waits so long; false once we are told to end."""
@@ -231,19 +229,21 @@ class _Supervision:
             if now >= sample_at:
                 ours = list(processes.running(self._is_ours))
                 self._memory = self._memory if is_counted else max(self._memory, memory_of(ours))
-                if has_gpus:
-                    self._look_at_gpus(ours, now - sampled)
+                has_gpus = has_gpus and self._look_at_gpus(ours, now - sampled)
                 sampled = now
-                sample_at = now + min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * (now - began)), OWNERSHIP_POLL_S)
+                pause = min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * (now - began)), OWNERSHIP_POLL_S)
+                sample_at = float("inf") if is_counted and not has_gpus else now + pause
             if now >= poll_at:
                 poll_at = now + self._look()
 
-    def _look_at_gpus(self, pids: Collection[int], seconds: float) -> None:
+    def _look_at_gpus(self, pids: Collection[int], seconds: float) -> bool:
+        """Whether it is worth looking again."""
         if self._gpus is None:
             from experiment_manager.execution.gpu_use import GpuUse  # when the job runs already
 
             self._gpus = GpuUse()
         self._gpus.look(pids, seconds)
+        return self._gpus.can_tell
 
     def _look(self) -> float:
         """Ends the job when its attempt has been ended by somebody else, or when somebody has asked for its end;

@@ -122,10 +122,12 @@ class Candidates:
                 self._others += new
                 for others in new:
                     yield from others
-            while self._put_off:
+            if self._put_off:
                 again, self._put_off = self._put_off, []
                 yield PAUSE
-                yield from (one for one in again if not self._states.is_claimed(one.job_id, one.number))
+                yield from again
+                yield from self._all_left()
+                continue
             if self.search is None or self.search.is_over:
                 break
             yield None
@@ -308,6 +310,7 @@ class Lane:
         self._beginning = beginning
         self._orders = Orders(folder)
         self._upstreams: Upstreams | None = None
+        self._comes_after: dict[str, bool] = {}  # by launch, whether its jobs come after others
         self._n_failed: int | None = 0  # None: a job has done well here
 
     def run(
@@ -340,10 +343,10 @@ class Lane:
             if found is PAUSE:
                 heard.wait(_PAUSE_S)
                 continue
-            if found is not None and self._waits(found):
-                self._candidates.put_off(found)
-                continue
             try:
+                if found is not None and self._waits(found):
+                    self._candidates.put_off(found)
+                    continue
                 one = self._candidates.propose() if found is None else found
             except ExperimentManagerError as error:
                 tell(f"error: {error}")
@@ -375,18 +378,20 @@ class Lane:
         return outcome
 
     def _waits(self, one: Candidate) -> bool:
-        """Whether a job comes after others that have not ended. What cannot be looked at, its supervisor tells of."""
-        order = self._orders.of(one.launch, one.job_id)
-        if order is None or order.upstream is None:
+        """Whether a job comes after others that have not ended."""
+        if one.launch not in self._comes_after:
+            try:
+                record = read_launch(self._folder, one.launch).record
+                self._comes_after[one.launch] = record.get("upstream") is not None
+            except ExperimentManagerError:  # whoever prepares the job tells of it
+                return False
+        if not self._comes_after[one.launch]:
             return False
         if self._upstreams is None:
             from experiment_manager.scheduler.upstream import Upstreams  # of the few launches that come after others
 
-            self._upstreams = Upstreams()
-        try:
-            return bool(self._upstreams.standing(order.upstream, one.job_id).waits_for)
-        except (OSError, ExperimentManagerError):
-            return False
+            self._upstreams = Upstreams(self._folder)
+        return bool(self._upstreams.waits_for(one.launch, one.job_id))
 
     def _only_fails(self, status: int, seconds: float) -> bool:
         """Whether nothing has come of all the jobs so far: where the machine or the program is broken, the whole list

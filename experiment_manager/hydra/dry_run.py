@@ -115,7 +115,7 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
     yield f"launcher: {name}{_text(options)}"
     if planned.arrangement is not None:
         yield from _arrays(planned.folder, planned.arrangement, options)
-    if planned.asked.after is not None and planned.upstream is not None and planned.to_run:
+    if planned.asked.after is not None and planned.upstream is not None:
         first = planned.to_run[0]
         ids = stages.upstream(stages.by_job(planned.upstream)[first], first)
         yield f"after: {planned.asked.after.words}: job {first} after {which(ids)}"

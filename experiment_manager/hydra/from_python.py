@@ -145,7 +145,8 @@ def launch(folder: Folder, launcher: str, task: Task | None, options: Mapping[st
         ours: Here | ByScheduler = _prepared(loader, config, launcher)
         with uncollected(), planning(folder):
             clear_leftovers(folder)
-            write = _Launching(folder, ours, program, about(config, ours), _pruner(config, folder), rerun)
+            pruner = _pruner(config, folder)
+            write = _Launching(folder, ours, program, about(config, ours), pruner, rerun, "after" in options)
             made = until_published(folder, write.write)
     if made is None:
         tell(f"{folder.path}: nothing to run")
@@ -204,6 +205,7 @@ class _Launching(NamedTuple):
     about: Mapping[str, Any]
     pruner: Mapping[str, Any]
     rerun: str
+    is_after_chosen: bool  # by whoever launches; else jobs come after what they came after before
 
     def write(self, generation: int) -> tuple[Handed, list[int]] | None:
         """The launch is on disk; None where no job is to run. Raises Overtaken, and ExperimentManagerError."""
@@ -227,8 +229,8 @@ class _Launching(NamedTuple):
                 for job in jobs:
                     editor.renew_recipe(job._replace(recipe=numbers[_number(job, folder)]))
         attempts = (Attempt(JobId(i), table.next_number(i), State.PENDING) for i in to_run)
-        upstream = kept_upstream(folder, to_run)
-        if self.ours.after is not None:
+        upstream = {} if self.is_after_chosen else kept_upstream(folder, to_run)
+        if not upstream and self.ours.after is not None:
             upstream = {"upstream": pairs(folder, self.ours.after, {int(job.id): job.variables for job in jobs})}
         record = {**self.about, **self.pruner, **upstream, **about_code(code), **about_arrays(arrangement)}
         return Handed(folder, create_launch(folder, attempts, record), arrangement), to_run

@@ -302,7 +302,7 @@ def plan(asked: Asked) -> Plan:
     if asked.arrange is not None and to_run:
         arrangement = asked.arrange(folder, to_run, _configurations(numbered, factored, to_run))
     upstream = None
-    if asked.after is not None:
+    if asked.after is not None and to_run:
         wanted = frozenset(to_run)
         upstream = pairs(folder, asked.after, {i: point.variables for i, point in numbered if i in wanted})
     return Plan(asked, known, table, numbered, ids, dropped, kept, to_run, arrangement, upstream)

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import JobRefused, OptionsError
+from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.model import codec
+from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids, parse_ids
 from experiment_manager.model.records import ENDED, State
 from experiment_manager.text import as_word, noun, settings_text
@@ -71,20 +72,24 @@ def paired(
         raise JobRefused(f"{where} has no job that others could come after; sweep there first")
     if after.jobs == ALL:
         return dict.fromkeys(own, tuple(sorted(theirs)))
-    names = [set[str]().union(*found.values()) for found in (own, theirs)]
-    shared = sorted(names[0] & names[1])
-    if own and not shared:
+    names = set[str]().union(*theirs.values())
+    shared = {job_id: tuple(sorted(names.intersection(variables))) for job_id, variables in own.items()}
+    if not all(shared.values()):
         raise JobRefused(
-            f"these jobs share no variable with those of {where}, which has {', '.join(sorted(names[1])) or 'none'}; "
+            f"these jobs share no variable with those of {where}, which has {', '.join(sorted(names)) or 'none'}; "
             f"sweep one of them here, too, or let each job come after all of them with "
             f"hydra.launcher.after='{{experiment: {where}, jobs: all}}'"
         )
-    found: dict[str, list[int]] = {}
-    for job_id, variables in sorted(theirs.items()):
-        found.setdefault(_key(variables, shared), []).append(job_id)
-    pairs = {job_id: tuple(found.get(_key(variables, shared), ())) for job_id, variables in own.items()}
+    found: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for those in set(shared.values()):
+        for job_id, variables in sorted(theirs.items()):
+            found.setdefault((those, _key(variables, those)), []).append(job_id)
+    pairs = {
+        job_id: tuple(found.get((shared[job_id], _key(variables, shared[job_id])), ()))
+        for job_id, variables in own.items()
+    }
     if lost := [job_id for job_id, ids in pairs.items() if not ids]:
-        named = "; ".join(settings_text(_values(own[job_id], shared)) for job_id in lost[:_MOST_NAMED])
+        named = "; ".join(settings_text(_values(own[job_id], shared[job_id])) for job_id in lost[:_MOST_NAMED])
         more = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
         raise JobRefused(f"{where} has no job with {named}{more}; sweep it there first, or drop it here by a filter")
     return pairs
@@ -95,17 +100,20 @@ def _values(variables: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
 
 
 def _key(variables: Mapping[str, Any], names: Iterable[str]) -> str:
-    return codec.canonical(codec.encode(_values(variables, names)))
+    """Equal for equal values, also where one was typed as 1 and the other as 1.0."""
+    values = {name: as_float(v) if is_number(v) else v for name, v in _values(variables, names).items()}
+    return codec.canonical(codec.encode(values))
 
 
-def kept(experiment: str, pairs: Mapping[int, Sequence[int]]) -> dict[str, Any]:
-    """What the record of a launch keeps of the upstream of its jobs, in the folder `experiment`; see `upstream`.
+def kept(experiment: str, relative: str, pairs: Mapping[int, Sequence[int]]) -> dict[str, Any]:
+    """What the record of a launch keeps of the upstream of its jobs, in the folder `experiment`, which lies at
+    `relative` from that of the launch; see `upstream`.
 
     `offsets` has the jobs that come after one, by what their ids differ; `groups` those that come after several, by
     these.
 
-    >>> kept("/train", {3: (0,), 4: (1,), 7: (0, 1), 8: (0, 1)})
-    {'experiment': '/train', 'offsets': {'-3': '3-4'}, 'groups': {'0-1': '7-8'}}
+    >>> kept("/train", "../train", {3: (0,), 4: (1,), 7: (0, 1), 8: (0, 1)})
+    {'experiment': '/train', 'relative': '../train', 'offsets': {'-3': '3-4'}, 'groups': {'0-1': '7-8'}}
     """
     offsets: dict[str, list[int]] = {}
     groups: dict[str, list[int]] = {}
@@ -115,18 +123,29 @@ def kept(experiment: str, pairs: Mapping[int, Sequence[int]]) -> dict[str, Any]:
         else:
             groups.setdefault(format_ids(ids), []).append(job_id)
     texts = ({key: format_ids(ids) for key, ids in found.items()} for found in (offsets, groups))
-    return {"experiment": experiment, **dict(zip(("offsets", "groups"), texts, strict=True))}
+    return {"experiment": experiment, "relative": relative, **dict(zip(("offsets", "groups"), texts, strict=True))}
+
+
+def trouble(record: Any) -> str | None:
+    """The fault in what the record of a launch keeps of that; None: there is none."""
+    try:
+        orders = by_job(record)
+        for job_id in orders:
+            upstream(orders[job_id], job_id)
+    except (ExperimentManagerError, AttributeError, LookupError, TypeError, ValueError):
+        return "its upstream is none"
+    return None
 
 
 def by_job(record: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     """What a job's order says of its upstream, from what the record of its launch keeps: see `upstream`. Raises
     ValueError, TypeError or LookupError for a record that was edited."""
     found: dict[int, dict[str, Any]] = {}
-    experiment = str(record["experiment"])
+    place = {"experiment": str(record["experiment"]), "relative": str(record["relative"])}
     orders = [({"offset": int(offset)}, ids) for offset, ids in record["offsets"].items()]
     orders += [({"jobs": group}, ids) for group, ids in record["groups"].items()]
     for own, ids in orders:
-        order = {"experiment": experiment, **own}
+        order = {**place, **own}
         found.update((job_id, order) for job_id in parse_ids(ids))
     return found
 
@@ -145,10 +164,12 @@ class Standing(NamedTuple):
 
     waits_for: tuple[int, ...] = ()  # those that have not ended
     never: str | None = None  # why it cannot begin, for people; None: it may, now or later
+    path: str = ""  # of their experiment
 
     @property
-    def is_ready(self) -> bool:
-        return not self.waits_for and self.never is None
+    def why_not(self) -> str | None:
+        """Why it does not begin now, for people; None: it may."""
+        return self.never or (not_completed(self.waits_for, self.path) if self.waits_for else None)
 
 
 def standing(states: Mapping[int, State], path: str) -> Standing:
@@ -166,7 +187,7 @@ def standing(states: Mapping[int, State], path: str) -> Standing:
     }
     if bad:
         return Standing(never=why_never(bad, path))
-    return Standing(tuple(job_id for job_id, state in states.items() if state is not State.COMPLETED))
+    return Standing(tuple(job_id for job_id, state in states.items() if state is not State.COMPLETED), path=path)
 
 
 def not_completed(ids: Sequence[int], path: str) -> str:

@@ -47,6 +47,7 @@ _LONGEST_CELL: Final = 200
 _EXACT: Final = 2**53
 MOST_FAILURES: Final = 30
 MOST_LAUNCHES: Final = 100
+MOST_LOGS: Final = 10_000
 MOST_OF_LOGS: Final = 2_000_000
 """Characters of the ends of logs, of all jobs together."""
 
@@ -393,7 +394,7 @@ def _logs(folder: Folder, jobs: Sequence[Job], table: StateTable) -> tuple[list[
     begun = [last for last in begun if last.number]
     found, left = list[LogEnd](), MOST_OF_LOGS
     for place, last in enumerate(sorted(begun, key=lambda last: (last.state not in ENDED_BADLY, last.job_id))):
-        if left <= 0:
+        if left <= 0 or place == MOST_LOGS:
             return found, len(begun) - place
         path, lines = _end_of_log(folder, last.job_id, last.number)
         if path:

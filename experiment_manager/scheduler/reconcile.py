@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import FolderError, SchedulerError
+from experiment_manager.errors import SchedulerError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED, ENDED_WELL, JobId, Launch, State, task_name
 from experiment_manager.scheduler import schedulers
@@ -48,6 +48,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.proposals import who_stopped
 from experiment_manager.store.states import States, StateTable, Waiting
+from experiment_manager.store.upstream import UNKNOWN, Reasons
 from experiment_manager.text import JobLines, as_word, noun, tell
 
 _End = Callable[[int, int], Mapping[str, Any]]
@@ -131,21 +132,17 @@ def _disk(folder: Folder, states: States, table: StateTable, opened: OpenLaunch,
         end=end,
         end_in_log=lambda task: schedulers.named(opened.scheduler).end_in_log(log(task)),
         last_words=lambda task: schedulers.named(opened.scheduler).last_words(log(task)),
-        why_not=partial(_why_not, folder, opened.launch),
+        why_not=partial(_why_not, folder, opened.launch, Reasons(folder)),
     )
 
 
-def _why_not(folder: Folder, launch: Launch, job_id: int) -> str | None:
+def _why_not(folder: Folder, launch: Launch, reasons: Reasons, job_id: int) -> str | None:
     """Why a job of a launch cannot begin, by what it comes after; None: nothing is known against it."""
     if launch.record.get("upstream") is None:
         return None
-    from experiment_manager.store import upstream  # of the few launches that come after others
-
-    order = read_order(folder, launch.number, job_id)
-    if order is None or order.upstream is None:
-        return None
-    with suppress(OSError, FolderError):
-        return upstream.why_not(order.upstream, job_id)
+    with suppress(*UNKNOWN):
+        order = read_order(folder, launch.number, job_id)
+        return None if order is None or order.upstream is None else reasons.why_not(order.upstream, job_id)
     return None
 
 

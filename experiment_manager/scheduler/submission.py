@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, SchedulerError, UnreadableLaunch
 from experiment_manager.model.ids import format_ids, parse_ids
@@ -35,6 +35,9 @@ from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.states import States, scheduler_in, task_in
 from experiment_manager.store.submissions import Submission
 from experiment_manager.text import as_word, tell, tell_once
+
+if TYPE_CHECKING:
+    from experiment_manager.scheduler.upstream import Before
 
 SETTLES_S: Final = 10.0
 """How long a scheduler may take to know a job whose submission seemed to fail (SLURM's accounting: 0.2 to 0.85 s
@@ -107,6 +110,7 @@ def submit(
             folder, scheduler, launch, [array for array in arrays if submission.array_id(array.name) is None]
         )
         done: list[Submitted] = []
+        before: Before | None = None
         if launch.record.get("joins") is not None:
             return _of_workers(folder, launch, arrays, submission, there)
         for array in arrays:
@@ -122,7 +126,9 @@ def submit(
                 submission.note_id(array.name, slurm_id, submitted, scheduler.name, scheduler.cluster())
             is_new = slurm_id is None
             if slurm_id is None:
-                after = _dependency(folder, launch, scheduler, array)
+                if launch.record.get("upstream") is not None:
+                    before = before or _before(folder, launch, scheduler)
+                after = Dependency() if before is None else before.of(list(array.tasks()))
                 if array.after is not None:
                     after = after._replace(ended=(done[array.after].slurm_id, *after.ended))
                 slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
@@ -324,13 +330,10 @@ def _of_workers(
     return found
 
 
-def _dependency(folder: Folder, launch: Launch, scheduler: Scheduler, array: LaunchedArray) -> Dependency:
-    """What an array waits for, of another experiment."""
-    if launch.record.get("upstream") is None:
-        return Dependency()
-    from experiment_manager.scheduler.upstream import OwnTask, dependency
+def _before(folder: Folder, launch: Launch, scheduler: Scheduler) -> "Before":
+    from experiment_manager.scheduler.upstream import Before  # which asks what this has submitted
 
-    return dependency(folder, launch, scheduler, [OwnTask(*one) for one in array.tasks()])
+    return Before(folder, launch, scheduler)
 
 
 def _refuse_kept_back(folder: Folder, launch: Launch, array: LaunchedArray) -> None:

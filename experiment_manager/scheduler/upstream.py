@@ -1,7 +1,7 @@
 """Jobs that come after jobs of another experiment, their upstream: which these are, what they have come to, and what of
 that a scheduler can wait for.
 
-launches/0001/launch.json    "upstream": {"experiment", "offsets", "groups"}    see `model.stages`
+launches/0001/launch.json    "upstream": {"experiment", "relative", "offsets", "groups"}    see `model.stages`
 
 Who comes after whom is decided once, when a launch is planned, and kept in it: the other experiment may grow meanwhile.
 Whether a job may begin, its upstream's states tell, and each job looks for itself before it begins (`store.upstream`).
@@ -11,7 +11,7 @@ That a scheduler waits keeps jobs from looking too early, and nodes from waiting
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused
@@ -19,19 +19,28 @@ from experiment_manager.model import stages
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import UNFINISHED, Launch, State, task_name
 from experiment_manager.model.stages import After, Standing
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Dependency, Scheduler
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, reconciled
+from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.holds import read_removed
-from experiment_manager.store.launches import Orders, drivers
+from experiment_manager.store.launches import Orders, drivers, launch_numbers, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import has_selection, read_selection
 from experiment_manager.store.states import States, StateTable
+from experiment_manager.store.submissions import Submission
+from experiment_manager.store.upstream import LOOK_S, UNKNOWN, located
 from experiment_manager.text import as_word, noun
 
-_LOOK_S: Final = 1.0
 _ASK_FIRST_S: Final = 2.0
 _ASK_AT_MOST_EVERY_S: Final = 30.0
+_SUBMITS_S: Final = 60.0
+"""How long after its launch a job may not be submitted yet."""
+
+_LOOKS: Final = 3
+"""So often it is looked whether a job that is not in the queue has ended just now."""
+
 _MOST_TASKS: Final = 50
 """So many tasks are named to a scheduler; of more, their whole arrays."""
 
@@ -57,30 +66,34 @@ def pairs(folder: Folder, after: After, own: Mapping[int, Mapping[str, Any]]) ->
             for job in manifest.jobs()
             if job.id not in removed and (job.id in passing or job.id in done)
         }
-    return stages.kept(other.path, stages.paired(own, theirs, after))
+    return stages.kept(other.path, os.path.relpath(other.path, folder.path), stages.paired(own, theirs, after))
 
 
 class Upstreams:
-    """What the jobs have come to that others come after, looked at again by and by; for whoever begins many jobs."""
+    """What the jobs have come to that those of a launch come after, looked at again by and by; for whoever begins many
+    jobs, of launches of one experiment."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Folder) -> None:
+        self._folder, self._orders = folder, Orders(folder)
         self._looks: dict[str, _Look] = {}
 
-    def standing(self, order: Mapping[str, Any], job_id: int) -> Standing:
-        """Whether a job may begin, by what its order says of its upstream; the answer may be a moment old. One that
-        waits for what nobody is going to run cannot. That it cannot is said only where schedulers were asked: they
-        start some jobs again. Raises FolderError, OSError."""
-        ids, path = stages.upstream(order, job_id), str(order["experiment"])
-        look = self._looks.setdefault(path, _Look(Folder.at(path)))
-        table, is_truth = look.table()
-        states = {one: table.state(one) for one in ids}
-        found = stages.standing(states, path)
-        if not is_truth:
-            return found if found.never is None else Standing(waits_for=ids)
-        idle = [one for one in found.waits_for if states[one] in (State.PENDING, State.FAKE)]
-        if idle and not look.is_driven():
-            return Standing(never=stages.not_completed(idle, path))
-        return found
+    def waits_for(self, launch: str, job_id: int) -> tuple[int, ...]:
+        """The jobs that a job has to wait for; none where it may begin, where it never can, and where that cannot be
+        found out: then its supervisor tells. The answer may be a moment old.
+
+        One that waits for what nobody is about to run never can, and neither can one after what has failed: that is so
+        only where schedulers, which start some jobs again, were asked, and nobody else is about to do so.
+        """
+        try:
+            order = self._orders.of(launch, job_id)
+            if order is None or order.upstream is None:
+                return ()
+            key = str(order.upstream["experiment"])
+            if key not in self._looks:
+                self._looks[key] = _Look(located(self._folder, order.upstream))
+            return self._looks[key].standing(stages.upstream(order.upstream, job_id)).waits_for
+        except UNKNOWN:
+            return ()
 
 
 class _Look:
@@ -88,83 +101,147 @@ class _Look:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._table: StateTable | None = None
-        self._is_truth = False
+        self._table = StateTable({}, ())
+        self._known: dict[tuple[int, ...], Standing] = {}  # of the table that was read last
         self._look_at = self._ask_at = 0.0
         self._pause = _ASK_FIRST_S
 
-    def table(self) -> tuple[StateTable, bool]:
-        """And whether schedulers were asked for it."""
-        now = time.monotonic()
-        if self._table is None or now >= self._look_at:
-            self._folder.require()
-            self._is_truth = now >= self._ask_at
-            self._table = reconciled(self._folder) if self._is_truth else States(self._folder).table()
-            self._look_at = time.monotonic() + _LOOK_S
-            if self._is_truth:
-                self._ask_at = time.monotonic() + self._pause
-                if self._table.queued or self._table.confirmed:  # otherwise no scheduler has been asked
-                    self._pause = min(1.5 * self._pause, _ASK_AT_MOST_EVERY_S)
-        return self._table, self._is_truth
+    def standing(self, ids: tuple[int, ...]) -> Standing:
+        if time.monotonic() >= self._look_at:
+            self._table = States(self._folder).table()
+            self._look_at = time.monotonic() + LOOK_S
+            self._known = {}
+        if ids not in self._known:
+            self._known[ids] = self._standing(ids)
+        return self._known[ids]
 
-    def is_driven(self) -> bool:
-        """Whether some process may still begin jobs of it, which wait for no scheduler."""
-        return bool(drivers(self._folder))
+    def _standing(self, ids: tuple[int, ...]) -> Standing:
+        found = self._of(ids, self._table)
+        is_running = all(self._table.state(one) is State.RUNNING for one in found.waits_for)
+        if found.never is None and is_running:
+            return found
+        table = self._truth()
+        if table is None:  # not yet: schedulers are asked seldom
+            return Standing(waits_for=ids)
+        found = self._of(ids, table)
+        due = _due(self._folder, table)
+        if found.never is not None:
+            return Standing(waits_for=ids) if any(one in due for one in ids) else found
+        idle = [one for one in found.waits_for if table.state(one) in (State.PENDING, State.FAKE) and one not in due]
+        return Standing(never=stages.not_completed(idle, self._folder.path)) if idle else found
 
+    def _of(self, ids: tuple[int, ...], table: StateTable) -> Standing:
+        return stages.standing({one: table.state(one) for one in ids}, self._folder.path)
 
-class OwnTask(NamedTuple):
-    """A task that is to be submitted, and its jobs."""
-
-    array_index: int
-    jobs: Sequence[int]
-
-
-def dependency(folder: Folder, launch: Launch, scheduler: Scheduler, tasks: Sequence[OwnTask]) -> Dependency:
-    """What a scheduler is to wait for before these tasks of a launch begin. Raises JobRefused where it has not, and so
-    cannot wait for, what their jobs come after; SchedulerError."""
-    kept = launch.record.get("upstream")
-    if kept is None:
-        return Dependency()
-    other = Folder.at(str(kept["experiment"]))
-    other.require()
-    orders = Orders(folder)
-    upstream = {}
-    for _, jobs in tasks:
-        for job_id in jobs:
-            order = orders.of(launch.number, job_id)
-            if order is not None and order.upstream is not None:
-                upstream[job_id] = stages.upstream(order.upstream, job_id)
-    table = reconciled(other)
-    left = {one for ids in upstream.values() for one in ids if table.state(one) in UNFINISHED}
-    if not left:
-        return Dependency()
-    there: dict[int, list[ActiveTask]] = defaultdict(list)
-    for task, jobs in active_tasks(other, table, is_needed=False).items():
-        if task.scheduler == scheduler.name:
-            for job_id in left.intersection(jobs):
-                there[job_id].append(task)
-    if unseen := sorted(left - there.keys()):
-        raise JobRefused(
-            f"launch {launch.number} of {folder.path} is not submitted: {scheduler.label} has no task of "
-            f"{noun(len(unseen))} {format_ids(unseen)} of {as_word(other.path)}, which its jobs come after; submit "
-            f"{'it' if len(unseen) == 1 else 'them'} first, then `experiment-manager submit {as_word(folder.path)}`"
-        )
-    if scheduler.matches_tasks and (array := _matching(tasks, upstream, there)) is not None:
-        return Dependency(matching=(array,))
-    waited = sorted({(one.array, one.array_index) for found in there.values() for one in found})
-    names = [task_name(*one) for one in waited]
-    return Dependency(ended=tuple(names if len(names) <= _MOST_TASKS else dict.fromkeys(array for array, _ in waited)))
-
-
-def _matching(
-    tasks: Sequence[OwnTask], upstream: Mapping[int, Sequence[int]], there: Mapping[int, Sequence[ActiveTask]]
-) -> str | None:
-    """The array in which each of these tasks waits for the task of its own index, and for no other; None: there is
-    none."""
-    arrays = set()
-    for index, jobs in tasks:
-        found = {one for job_id in jobs for before in upstream.get(job_id, ()) for one in there.get(before, ())}
-        if len(found) != 1 or any(one.array_index != index or one.is_worker for one in found):
+    def _truth(self) -> StateTable | None:
+        """The states with schedulers asked; None where they were a moment ago."""
+        if time.monotonic() < self._ask_at:
             return None
-        arrays |= {one.array for one in found}
-    return arrays.pop() if len(arrays) == 1 else None
+        self._table = table = reconciled(self._folder)
+        if table.queued or table.confirmed:  # otherwise none has been asked, and files are cheap
+            self._ask_at = time.monotonic() + self._pause
+            self._pause = min(1.5 * self._pause, _ASK_AT_MOST_EVERY_S)
+        return table
+
+
+def _due(folder: Folder, table: StateTable) -> frozenset[int]:
+    """The jobs that somebody is about to begin, once more or for the first time: what a process that lives has planned
+    and not begun, and what was launched a moment ago and is not submitted yet."""
+    found = set[int]()
+    for launch in _launches_under_way(folder):
+        planned = planned_attempts(launch)
+        found.update(job_id for job_id, number in planned.items() if number >= table.next_number(job_id))
+    return frozenset(found)
+
+
+def _launches_under_way(folder: Folder) -> Iterator[Launch]:
+    driven = {driver.launch for driver in drivers(folder)}
+    newest = launch_numbers(folder)[-_LOOKS:]
+    for number in sorted(driven.union(newest)):
+        launch = read_launch(folder, number)
+        if number in driven:
+            yield launch
+        elif schedulers.of(launch) is not None and time.time() - float(launch.record["time"]) < _SUBMITS_S:
+            submission = Submission(folder, launch, is_to_act=False)
+            if any(submission.array_id(array.name) is None for array in launched_arrays(launch)):
+                yield launch
+
+
+class Before:
+    """What a scheduler is to wait for before the arrays of a launch begin, asked once for all of them."""
+
+    def __init__(self, folder: Folder, launch: Launch, scheduler: Scheduler) -> None:
+        """Raises JobRefused where the scheduler has not, and so cannot wait for, what the jobs come after;
+        SchedulerError."""
+        self._scheduler = scheduler
+        orders = stages.by_job(launch.record["upstream"])
+        other = located(folder, launch.record["upstream"])
+        self._upstream = {one: stages.upstream(orders[one], one) for one in planned_attempts(launch).keys() & orders}
+        wanted = {one for ids in self._upstream.values() for one in ids}
+        for look in range(_LOOKS):
+            if look:
+                time.sleep(LOOK_S)
+            table = reconciled(other)
+            left = {one for one in wanted if table.state(one) in UNFINISHED}
+            self._tasks = self._there(other, table, left)
+            if not (unseen := sorted(left - self._tasks.keys())):
+                return
+        raise JobRefused(_not_submitted(folder, launch, scheduler, other, table, unseen))
+
+    def _there(self, other: Folder, table: StateTable, left: set[int]) -> dict[int, list["_Task"]]:
+        """The tasks of the scheduler that have those of the jobs."""
+        found: dict[int, list[_Task]] = defaultdict(list)
+        for task, jobs in active_tasks(other, table, is_needed=False).items() if left else ():
+            if task.scheduler == self._scheduler.name:
+                for job_id in left.intersection(jobs):
+                    found[job_id].append(_Task(task, is_shared=task.is_worker or len(jobs) > 1))
+        return found
+
+    def of(self, tasks: Sequence[tuple[int, Sequence[int]]]) -> Dependency:
+        """What the tasks of one array wait for, given by their index, each with its jobs."""
+        waited = {
+            found.task for _, jobs in tasks for job in jobs for one in self._upstream.get(job, ())
+            for found in self._tasks.get(one, ())
+        }  # fmt: skip
+        if not waited:
+            return Dependency()
+        if self._scheduler.matches_tasks and (array := self._matching(tasks)) is not None:
+            return Dependency(matching=(array,))
+        named = sorted((one.array, one.array_index) for one in waited)
+        if len(named) > _MOST_TASKS:
+            return Dependency(ended=tuple(dict.fromkeys(array for array, _ in named)))
+        return Dependency(ended=tuple(task_name(*one) for one in named))
+
+    def _matching(self, tasks: Sequence[tuple[int, Sequence[int]]]) -> str | None:
+        """The array in which each of these tasks waits for the task of its own index, which has one job as it has, and
+        for no other; None: there is none."""
+        arrays = set()
+        for index, jobs in tasks:
+            before = [] if len(jobs) != 1 else [self._tasks.get(one, []) for one in self._upstream.get(jobs[0], ())]
+            if len(before) != 1 or len(before[0]) != 1:
+                return None
+            (one,) = before[0]
+            if one.is_shared or one.task.array_index != index:
+                return None
+            arrays.add(one.task.array)
+        return arrays.pop() if len(arrays) == 1 else None
+
+
+class _Task(NamedTuple):
+    task: ActiveTask
+    is_shared: bool  # by several jobs: how it ends is not how each of them does
+
+
+def _not_submitted(
+    folder: Folder, launch: Launch, scheduler: Scheduler, other: Folder, table: StateTable, unseen: Sequence[int]
+) -> str:
+    """The sentence for a launch whose upstream, these jobs of another experiment, is nothing that a scheduler has."""
+    again = f"`experiment-manager submit {as_word(folder.path)}`"
+    running = [job_id for job_id in unseen if table.state(job_id) is State.RUNNING]
+    them = "it" if len(unseen) == 1 else "them"
+    way_out = f"wait for {them}, then {again}" if running == list(unseen) else f"submit {them} first, then {again}"
+    how = f"run{'s' if len(unseen) == 1 else ''} outside of" if running == list(unseen) else "did not reach"
+    return (
+        f"launch {launch.number} of {folder.path} is not submitted: {noun(len(unseen))} {format_ids(unseen)} of "
+        f"{as_word(other.path)}, which its jobs come after, {how} {scheduler.label}; {way_out}"
+    )

@@ -241,14 +241,19 @@ def read_launch(folder: Folder, number: str) -> Launch:
 
 def last_launch(folder: Folder) -> Launch | None:
     """The newest launch; None when there is none. Raises UnreadableLaunch."""
+    return next(_newest_first(folder), None)
+
+
+def _newest_first(folder: Folder) -> Iterator[Launch]:
+    """The launches there are. Raises UnreadableLaunch: an older one is another one."""
     for number in reversed(launch_numbers(folder)):
         try:
-            return read_launch(folder, number)
-        except UnreadableLaunch:  # an older one is another one
+            launch = read_launch(folder, number)
+        except UnreadableLaunch:
             raise
         except JobRefused:  # it has no record: nothing was ever handed over
             continue
-    return None
+        yield launch
 
 
 def kept_pruner(folder: Folder) -> dict[str, Any]:
@@ -260,45 +265,36 @@ def kept_pruner(folder: Folder) -> dict[str, Any]:
 
 def pruning_launch(folder: Folder) -> Launch | None:
     """The newest launch, but for those that ran jobs again, if its jobs are pruned. Raises UnreadableLaunch."""
-    for number in reversed(launch_numbers(folder)):
-        try:
-            launch = read_launch(folder, number)
-        except UnreadableLaunch:
-            raise
-        except JobRefused:  # it has no record: nothing was ever handed over
-            continue
-        if "resubmits" not in launch.record:
-            return launch if launch.record.get("pruner") is not None else None
-    return None
+    launch = next((launch for launch in _newest_first(folder) if "resubmits" not in launch.record), None)
+    return launch if launch is not None and launch.record.get("pruner") is not None else None
 
 
 def kept_upstream(folder: Folder, ids: Iterable[int]) -> dict[str, Any]:
     """What the record of one launch more of these jobs keeps of the jobs that they come after, as the newest launch of
-    each says: nothing where none does. Raises UnreadableLaunch."""
+    each says: nothing where none does. Raises UnreadableLaunch; JobRefused for jobs that come after several
+    experiments."""
     from experiment_manager.model import stages
 
-    left, found = set(ids), dict[str, dict[int, tuple[int, ...]]]()
-    for number in reversed(launch_numbers(folder)):
-        if not left:
-            break
-        try:
-            launch = read_launch(folder, number)
-        except UnreadableLaunch:
-            raise
-        except JobRefused:  # it has no record: nothing was ever handed over
-            continue
+    left, places = set(ids), dict[str, tuple[str, str]]()
+    found: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
+    for launch in _newest_first(folder):
         mine = left & planned_attempts(launch).keys()
         left -= mine
-        if (kept := launch.record.get("upstream")) is not None:
+        kept = launch.record.get("upstream") if mine else None
+        if kept is not None:
             orders = stages.by_job(kept)
-            pairs = {job_id: stages.upstream(orders[job_id], job_id) for job_id in mine & orders.keys()}
-            found.setdefault(str(kept["experiment"]), {}).update(pairs)
-    if len(found) > 1:
+            place = os.path.realpath(kept["experiment"])
+            places.setdefault(place, (str(kept["experiment"]), str(kept["relative"])))
+            found[place].update({job_id: stages.upstream(orders[job_id], job_id) for job_id in mine & orders.keys()})
+        if not left:
+            break
+    pairs = {place: own for place, own in found.items() if own}
+    if len(pairs) > 1:
         raise JobRefused(
-            f"these jobs of {folder.path} come after jobs of {' and of '.join(sorted(found))}; name those of one of "
+            f"these jobs of {folder.path} come after jobs of {' and of '.join(sorted(pairs))}; name those of one of "
             "them alone"
         )
-    return {} if not any(found.values()) else {"upstream": stages.kept(*found.popitem())}
+    return {} if not pairs else {"upstream": stages.kept(*places[next(iter(pairs))], next(iter(pairs.values())))}
 
 
 def planned_attempts(launch: Launch) -> dict[int, int]:
@@ -459,7 +455,7 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
         raise UnreadableLaunch(str(error), is_newer=True) from error
     except UnreadableRecord as error:
         raise UnreadableLaunch(f"{path} cannot be read ({error.why})") from error
-    if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record):
+    if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record) or _wrong_upstream(record):
         raise UnreadableLaunch(f"{path} is damaged ({wrong}); restore it, or move its folder away")
     return record if record.get("search_from") is None else _with_proposed(folder, number, record)
 
@@ -528,6 +524,15 @@ def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
     return wrong
 
 
+def _wrong_upstream(record: Mapping[str, Any]) -> str | None:
+    """The fault in what a record says of the jobs of another experiment; None: there is none."""
+    if record.get("upstream") is None:
+        return None
+    from experiment_manager.model import stages
+
+    return stages.trouble(record["upstream"])
+
+
 def planned(record: Mapping[str, Any]) -> dict[int, int]:
     """The number of the first attempt that a launch planned, for each of its jobs."""
     from experiment_manager.model.ids import parse_ids
@@ -561,12 +566,6 @@ def _order(body: Any) -> Order:
     return order
 
 
-def _upstream(record: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    from experiment_manager.model import stages  # for the few launches that come after others
-
-    return stages.by_job(record)
-
-
 def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
     """First and last of neighbouring jobs, ascending, and what the record says of all of them."""
     from experiment_manager.model.ids import parse_ids
@@ -574,13 +573,17 @@ def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
     arrays = (of_scheduler(record) or {}).get("arrays", ())
     array_of = {job_id: place for place, array in enumerate(arrays) for job_id in parse_ids(array["jobs"])}
     options = [array["options"] for array in arrays]
-    upstream = {} if record.get("upstream") is None else _upstream(record["upstream"])
-    texts: dict[tuple[int, int | None, str | None], str] = {}
+    upstream: dict[int, dict[str, Any]] = {}
+    if record.get("upstream") is not None:
+        from experiment_manager.model import stages  # for the few launches that come after others
+
+        upstream = stages.by_job(record["upstream"])
+    texts: dict[tuple[int, int | None, int], str] = {}
     first = last = -2
     before = ""
     for job_id, attempt in sorted(planned(record).items()):
         place, after = array_of.get(job_id), upstream.get(job_id)
-        key = (attempt, place, None if after is None else str(after))
+        key = (attempt, place, id(after))  # jobs with the same upstream share it
         text = texts.get(key)
         if text is None:
             own = None if place is None else options[place]

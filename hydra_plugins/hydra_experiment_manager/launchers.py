@@ -22,10 +22,10 @@ class LocalPoolLauncher(Launcher):
         start_method: str,
         gpus_per_job: float | None,
         job_timeout_min: float | None,
-        after: Any,
         snapshot: bool,
         experiment_name: str,
         experiment_path: str,
+        after: Any = None,
         **others: Any,
     ) -> None:
         super().__init__()

@@ -1,0 +1,159 @@
+"""Jobs that a scheduler runs, and that come after jobs of another experiment which it runs, too."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager.errors import JobRefused
+from experiment_manager.model import stages
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler import scripts
+from experiment_manager.scheduler.protocol import Dependency
+from experiment_manager.scheduler.submission import launched_arrays, newest_launch
+from experiment_manager.scheduler.upstream import Before
+from experiment_manager.store.launches import create_launch, kept_upstream
+from experiment_manager.store.upstream import Reasons, located
+from experiment_manager.testing import Jobs
+from tests.scheduler.file_scheduler import FileScheduler
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Jobs:
+    """The other experiment."""
+    return Jobs(FileScheduler(), tmp_path / "first", {}, 180.0)
+
+
+Pairs = Mapping[int, Sequence[int]]
+
+
+def come_after(monkeypatch: pytest.MonkeyPatch, jobs: Jobs, first: Jobs, pairs: Pairs) -> None:
+    """What is written next comes after these jobs, as a sweep says it."""
+    place, own = first.experiment.folder.path, jobs.experiment.folder.path
+    kept = {"upstream": stages.kept(place, os.path.relpath(place, own), pairs)}
+    monkeypatch.setattr(scripts, "kept_upstream", lambda *_: kept)
+
+
+def waited_for(array: str) -> list[str]:
+    """What the scheduler was told to wait for."""
+    found: list[str] = json.loads((FileScheduler().root / array / "array.json").read_text())["after"]
+    return found
+
+
+def test_tasks_wait_for_those_of_another_experiment(jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler is told of the tasks; what begins after one that failed is CANCELLED, and says why, the rest runs.
+    What has completed is not waited for."""
+    first.make({}, {"seconds": 180.0}, {"seconds": 180.0, "fails": True}).submit()
+    first.wait_until(lambda: first.states()[0] == "COMPLETED" and first.has_begun(1) and first.has_begun(2))
+    come_after(monkeypatch, jobs, first, {0: (0,), 1: (1,), 2: (2,)})
+    (array,) = jobs.make({}, {}, {}).submit()
+    (of_first,) = first.submit()
+    assert [f"{of_first.slurm_id}_1", f"{of_first.slurm_id}_2"] == waited_for(array.slurm_id)
+    assert {0: "QUEUED", 1: "QUEUED", 2: "QUEUED"} == jobs.states()
+    first.end(1)
+    first.end(2)
+    jobs.wait_for("COMPLETED", "COMPLETED", "CANCELLED")
+    (trouble,) = jobs.experiment.status().troubles
+    assert f"job 2 of {first.experiment.folder.path}, which it comes after, is FAILED" == trouble.reason
+
+
+def test_workers_take_what_may_begin(jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers wait for all that any of their jobs comes after, and then look job by job."""
+    first.make({"seconds": 180.0}, {"seconds": 180.0, "fails": True}, workers=1).submit()
+    first.wait_until(lambda: first.has_begun(0))
+    come_after(monkeypatch, jobs, first, {0: (0, 1), 1: (0,)})
+    (array,) = jobs.make({}, {}, workers=2).submit()
+    (of_first,) = first.submit()
+    assert [f"{of_first.slurm_id}_0"] == waited_for(array.slurm_id)
+    first.end(0)
+    first.wait_until(lambda: first.has_begun(1))
+    first.end(1)
+    jobs.wait_for("CANCELLED", "COMPLETED")
+
+
+def test_what_a_scheduler_does_not_have_is_not_waited_for(
+    jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is submitted before what it comes after is; then the same goes on."""
+    first.make({}, {})
+    come_after(monkeypatch, jobs, first, {0: (0, 1)})
+    jobs.make({})
+    sentence = r"launch 0001 of .* is not submitted: jobs 0-1 of .*, which its jobs come after, did not reach the file"
+    with pytest.raises(JobRefused, match=sentence):
+        jobs.submit()
+    assert {0: "PENDING"} == jobs.states()
+    first.submit()
+    jobs.submit()
+    jobs.wait_for("COMPLETED")
+
+
+class Matching(FileScheduler):
+    """One that says that it can match tasks."""
+
+    matches_tasks = True
+
+
+@pytest.mark.parametrize(
+    ("options", "pairs", "is_matching"),
+    [
+        ({}, {0: (0,), 1: (1,)}, True),
+        ({}, {0: (1,), 1: (0,)}, False),
+        ({}, {0: (0, 1), 1: (1,)}, False),
+        ({"pack": 2}, {0: (0,), 1: (1,)}, False),  # how a task of several jobs ends is not how each of them does
+    ],
+)
+def test_tasks_match_where_each_waits_for_one_job(
+    jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch, options: Any, pairs: Pairs, is_matching: bool
+) -> None:
+    """Of the same index, and alone in its task; else all are waited for."""
+    first.make({"seconds": 180.0}, {"seconds": 180.0}, **options).submit()
+    first.wait_until(lambda: first.has_begun(0) and first.has_begun(1))
+    come_after(monkeypatch, jobs, first, pairs)
+    jobs.make({}, {}, **options)
+    launch = newest_launch(jobs.experiment.folder)
+    (array,) = launched_arrays(launch)
+    found = Before(jobs.experiment.folder, launch, Matching()).of(list(array.tasks()))
+    (of_first,) = first.submit()
+    assert is_matching == (found == Dependency(matching=(of_first.slurm_id,)))
+    assert is_matching == (not found.ended)
+    first.end(0)
+    first.end(1)
+
+
+def launched(jobs: Jobs, other: Path, pairs: Pairs) -> None:
+    """A launch of those jobs, which come after those of another experiment."""
+    attempts = (Attempt(JobId(job_id), 1, State.PENDING) for job_id in pairs)
+    place = os.path.relpath(other, jobs.experiment.folder.path)
+    create_launch(jobs.experiment.folder, attempts, {"upstream": stages.kept(str(other), place, pairs)})
+
+
+def test_what_comes_after_what_is_kept_by_job(jobs: Jobs, tmp_path: Path) -> None:
+    """The newest launch of each job counts; jobs that come after several experiments are not launched together."""
+    folder = jobs.experiment.folder
+    launched(jobs, tmp_path / "a", {0: (0,), 1: (1,)})
+    launched(jobs, tmp_path / "b", {2: (0, 1)})
+    launched(jobs, tmp_path / "b", {1: (5,)})
+    assert str(tmp_path / "a") == kept_upstream(folder, [0])["upstream"]["experiment"]
+    assert {"0-1": "2"} == kept_upstream(folder, [1, 2])["upstream"]["groups"]
+    assert {"4": "1"} == kept_upstream(folder, [1, 2])["upstream"]["offsets"]
+    assert {} == kept_upstream(folder, [7])
+    with pytest.raises(JobRefused, match=r"come after jobs of .*/a and of .*/b; name those of one of them alone"):
+        kept_upstream(folder, [0, 2])
+    record = tmp_path / "home/jobs/launches/0003/launch.json"
+    record.write_text(record.read_text().replace('"offsets"', '"offset"'))
+    with pytest.raises(JobRefused, match=r"launch.json is damaged \(its upstream is none\); restore it, or move"):
+        kept_upstream(folder, [0])
+
+
+def test_both_are_found_again_where_they_were_moved_together(first: Jobs, tmp_path: Path) -> None:
+    """By where they lie from each other; where one was moved alone, a sentence tells what to do."""
+    first.make({})
+    order = {"experiment": str(tmp_path / "gone/first/jobs"), "relative": "../../first/jobs", "offset": 0}
+    folder = Jobs(FileScheduler(), tmp_path / "second", {}, 180.0).experiment.folder
+    assert first.experiment.folder.path == located(folder, order).path
+    assert Reasons(folder).why_not(order, 0) is None
+    with pytest.raises(Exception, match=r"is no experiment any more; where it was moved, sweep again with hydra"):
+        located(folder, {**order, "relative": "../nothing"})
