@@ -59,6 +59,15 @@ def test_console_script_is_the_module(program: Program) -> None:
     assert done.stdout == program.python("-m", "experiment_manager", "--help").stdout
 
 
+def test_status_names_what_the_filter_has_dropped(swept: Program) -> None:
+    """Of the jobs that have not begun: those that no sweep is going to run as things are."""
+    assert "outside of the pass filter" not in swept.tool("status").stdout
+    assert 0 == swept.sweep("seed=7,8", "hydra.sweeper.pass_filter={seed: 7}").returncode
+    (job,) = swept.told("status")["dropped"]
+    said = swept.tool("status").stdout
+    assert f"1 job PENDING is outside of the pass filter (job {job})" in said
+
+
 def test_status_groups_what_went_wrong(swept: Program) -> None:
     """Counts first, then equal failures together with the ids, and how to see more."""
     done = swept.tool("status")

@@ -124,6 +124,7 @@ class Status(NamedTuple):
     note: str | None = None  # of the experiment
     held: tuple[int, ...] = ()  # jobs that are not to begin
     removed: tuple[int, ...] = ()  # jobs that are not among the others any more
+    dropped: tuple[int, ...] = ()  # PENDING jobs that the pass filter has dropped
 
     @property
     def headline(self) -> str:
@@ -219,6 +220,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         note=read_note(folder),
         held=tuple(sorted(read_held(folder) - removed)),
         removed=tuple(sorted(removed)),
+        dropped=() if selected is None else tuple(job for job in by_state[State.PENDING] if job not in selected),
         **outlook(folder, table)._asdict(),
     )
 

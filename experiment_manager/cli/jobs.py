@@ -236,6 +236,7 @@ def _plain(found: Status) -> dict[str, Any]:
         **({} if found.note is None else {"note": found.note}),
         **({"held": list(found.held)} if found.held else {}),
         **({"removed": list(found.removed)} if found.removed else {}),
+        **({"dropped": list(found.dropped)} if found.dropped else {}),
         **{name: {text: list(ids) for text, ids in jobs.items()} for name, jobs in _healing(found) if jobs},
     }
 
@@ -326,6 +327,9 @@ def _kept_back(found: Status, folder: Path) -> Iterator[str]:
         verb = "is" if len(found.held) == 1 else "are"
         release = f"experiment-manager release {shlex.quote(str(folder))}"
         yield f"{counted(len(found.held))} {verb} held ({which(found.held)}); `{release}` lets all begin"
+    if found.dropped:
+        verb = "is" if len(found.dropped) == 1 else "are"
+        yield f"{counted(len(found.dropped))} PENDING {verb} outside of the pass filter ({which(found.dropped)})"
     if found.removed:
         yield f"{counted(len(found.removed))} removed, and not counted ({which(found.removed)})"
 

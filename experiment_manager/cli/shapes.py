@@ -58,6 +58,7 @@ class StatusAnswer(TypedDict):
     note: NotRequired[str]
     held: NotRequired[list[int]]
     removed: NotRequired[list[int]]
+    dropped: NotRequired[list[int]]  # PENDING, and outside of the pass filter
     healed: NotRequired[dict[str, list[int]]]
     to_heal: NotRequired[dict[str, list[int]]]
     given_up: NotRequired[dict[str, list[int]]]
