@@ -62,6 +62,38 @@ def test_a_sweep_that_runs_here_does_what_its_dry_run_told(program: Program) -> 
     assert yaml.safe_load((program.experiment / "jobs/4/.hydra/config.yaml").read_text()) == configuration_in(printed)
 
 
+def test_a_search_does_what_its_dry_run_told(program: Program) -> None:
+    """The space, the first trials with their values, and the first configuration; then, what is left of it."""
+    pytest.importorskip("optuna")
+    arguments = (
+        *("hydra/sweeper=experiment_optuna", "hydra.sweeper.sampler.seed=3", "hydra.sweeper.n_trials=2"),
+        *("hydra.launcher.n_jobs=2", "tau=tag(log,interval(0.01,1))", "algorithm=choice(TD3,DDPG)", "seed=2"),
+    )
+    printed = dry_run(program, *arguments)
+    assert not program.experiment.parent.exists()
+    head = f"dry run of {program.experiment}: a new search of 2 trials, minimize by tpe"
+    space = [
+        "  tau        0.01 to 1, on a logarithmic scale",
+        "  algorithm  one of TD3, DDPG",
+        "  seed=2, in all trials",
+    ]
+    assert [head, *space, "to begin: 2, 0-1"] == printed.splitlines()[:5]
+
+    done = program.sweep(*arguments, LIGHT="1")
+    assert 0 == done.returncode, done.stderr
+    told = [line.split() for line in printed.splitlines()[5:7]]
+    rows = [(row["job"], row["variables"]) for row in program.told("jobs")]
+    assert told == [[str(job), *(f"{name}={value}" for name, value in own.items())] for job, own in rows]
+    configuration = program.told("show", "0")["configuration"]
+    assert configuration == configuration_in(printed)
+    more = dry_run(program, *arguments, "hydra.sweeper.n_trials=3")
+    assert "going on with a search of 3 trials" in more
+    assert "trials: 2 proposed before, 0 of them to run again\nto begin: 1, 2\n" in more
+    other = program.sweep(*arguments, DRY, "tau=interval(0.5,1)")
+    assert 2 == other.returncode
+    assert "has another search: " in other.stderr
+
+
 def test_scripts_are_those_that_the_dry_run_told(program_after: ProgramAfter) -> None:
     """As many scripts, each with the array text, the throttle, the options that were told, and the lines for SLURM, for
     what a grown sweep adds and runs; an option that another one bounds is told as it holds."""

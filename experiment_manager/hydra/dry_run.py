@@ -4,7 +4,7 @@ Nothing is written: no folder is made, no lock is taken, and what is found out a
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,9 +25,13 @@ from experiment_manager.store.launches import next_number
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import counted, one_line, settings_text
 
+if TYPE_CHECKING:
+    from experiment_manager.model.pruning import Pruner
+
 MOST_SHOWN: Final = 5
 """Jobs that are named with their variables."""
 
+NOTHING_DONE: Final = "nothing is written, and nothing runs (hydra.sweeper.dry_run)"
 _MISSING: Final = "???"
 _INTERPOLATES: Final = "${"
 _ALWAYS_TOLD: Final = ("min_steps", "reduction_factor")  # of a pruner
@@ -111,30 +115,44 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
         yield f"  {change.job_id}  {settings_text(change.point.variables)}".rstrip()
     if len(planned.to_run) > len(found.first):
         yield f"  ... and {len(planned.to_run) - len(found.first)} more"
-    options = _options(launcher) if planned.arrangement is None else _in_force(planned.arrangement)
-    yield f"launcher: {name}{_text(options)}"
-    if planned.arrangement is not None:
-        yield from _arrays(planned.folder, planned.arrangement, options)
+    yield from launcher_lines(planned.folder, launcher, name, planned.arrangement)
     if planned.asked.after is not None and planned.upstream is not None:
         first = planned.to_run[0]
         ids = stages.upstream(stages.by_job(planned.upstream)[first], first)
         yield f"after: {planned.asked.after.words}: job {first} after {which(ids)}"
-    if (pruner := planned.asked.options.pruning) is not None:
-        usual = {name: value for name, value in pruner._field_defaults.items() if name not in _ALWAYS_TOLD}
-        set_options = {
-            name: value for name, value in pruner._asdict().items() if name not in usual or value != usual[name]
-        }
-        del set_options["name"], set_options["rungs"]
-        yield f"pruner: {pruner.name}{_text(set_options)}"
+    yield from pruner_lines(planned.asked.options.pruning)
     if found.code is not None:
         yield f"snapshot: {len(found.code.files)} files of {found.code.code.root}"
     if found.first:
         change = found.first[0]
         assert change.configured is not None
-        yield f"configuration of job {change.job_id}:"
-        as_written = codec.yaml_text(codec.decode(change.configured.encoded))  # interpolations may stand for secrets
-        yield from (f"  {line}" for line in as_written.splitlines())
-    yield "nothing is written, and nothing runs (hydra.sweeper.dry_run)"
+        yield from configuration_lines(change.job_id, change.configured)
+    yield NOTHING_DONE
+
+
+def launcher_lines(folder: Folder, launcher: DictConfig, name: str, arrangement: Arrangement | None) -> Iterator[str]:
+    """What would run the jobs: the launcher of that name with its options, and the arrays of what a scheduler runs."""
+    options = _options(launcher) if arrangement is None else _in_force(arrangement)
+    yield f"launcher: {name}{_text(options)}"
+    if arrangement is not None:
+        yield from _arrays(folder, arrangement, options)
+
+
+def pruner_lines(pruner: "Pruner | None") -> Iterator[str]:
+    """What would end jobs early, if anything would."""
+    if pruner is None:
+        return
+    usual = {name: value for name, value in pruner._field_defaults.items() if name not in _ALWAYS_TOLD}
+    options = {name: value for name, value in pruner._asdict().items() if name not in usual or value != usual[name]}
+    del options["name"], options["rungs"]
+    yield f"pruner: {pruner.name}{_text(options)}"
+
+
+def configuration_lines(job_id: JobId, configured: Configured) -> Iterator[str]:
+    """The configuration of a job as it is written: interpolations may stand for secrets."""
+    yield f"configuration of job {job_id}:"
+    as_written = codec.yaml_text(codec.decode(configured.encoded))
+    yield from (f"  {line}" for line in as_written.splitlines())
 
 
 def warnings(found: DryRun) -> Iterator[str]:

@@ -84,8 +84,7 @@ class Options(NamedTuple):
         ):
             if value not in allowed:
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
-        if not isinstance(self.dry_run, bool):
-            raise ExperimentManagerError(f"hydra.sweeper.dry_run={self.dry_run} is neither true nor false")
+        _check_dry_run(self.dry_run)
         if self.sample is not None and self.sample < 1:
             raise ExperimentManagerError(f"hydra.sweeper.sample={self.sample} selects nothing; use 1 or more, or null")
         if self.repeat is not None and (isinstance(self.repeat, bool) or self.repeat < 1):
@@ -100,6 +99,11 @@ class Options(NamedTuple):
                     f"hydra.sweeper.blocks has {block!r}; a block is a mapping with the keys params and zip"
                 )
         return self
+
+
+def _check_dry_run(value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ExperimentManagerError(f"hydra.sweeper.dry_run={value} is neither true nor false")
 
 
 @dataclass
@@ -127,6 +131,7 @@ class SearchConf:
     study_name: str | None = None  # not needed, either
     rerun: str = "failed"  # of the jobs that have ended: failed, never, always
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
+    dry_run: bool = False  # tell what the search would do, and do nothing
 
 
 class SearchOptions(NamedTuple):
@@ -148,6 +153,7 @@ class SearchOptions(NamedTuple):
     study_name: str | None
     rerun: str
     on_drift: str
+    dry_run: bool
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -203,6 +209,7 @@ class SearchOptions(NamedTuple):
         ):
             if value not in allowed:
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
+        _check_dry_run(self.dry_run)
         _ = self.metrics, self.pruning
         if self.n_trials < 1:
             raise ExperimentManagerError(f"hydra.sweeper.n_trials={self.n_trials} tries nothing; use 1 or more")

@@ -8,10 +8,11 @@ anything is written.
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
 
 from experiment_manager.errors import ConfigurationChanged, JobRefused, OptionsError
 from experiment_manager.execution.search import unproposed
@@ -32,6 +33,13 @@ from experiment_manager.execution.study import (
 )
 from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.dry_run import (
+    MOST_SHOWN,
+    NOTHING_DONE,
+    configuration_lines,
+    launcher_lines,
+    pruner_lines,
+)
 from experiment_manager.hydra.launchers import STOPPED, ByScheduler, Handed, Here, Returns, about, told_to_the_user
 from experiment_manager.hydra.plan import Freezing, Known, freezing, refuse_other_tasks
 from experiment_manager.hydra.schema import SearchOptions, require_known
@@ -40,18 +48,20 @@ from experiment_manager.hydra.sweeper import Sweep, keep_configuration, plain_op
 from experiment_manager.model import codec, policy
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
+from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.model.search import Proposal, Search
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import clear_leftovers, create_launch, driven
-from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.layout import Folder, planning, trouble_to_plan, trouble_to_write
 from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.manifest_editor import editing, until_published
 from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.proposals import go_on, who_stopped
-from experiment_manager.text import counted, settings_text, tell
+from experiment_manager.store.states import StateTable
+from experiment_manager.text import counted, say, settings_text, tell
 
 _NEEDED_BY: Final = "hydra/sweeper=experiment_optuna"
 
@@ -86,7 +96,11 @@ class SearchSweep(Sweep):
     def _run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         private_names.tell_of_missing()
         with told_to_the_user():
-            asked = self._asked(_options(written), arguments)
+            options = _options(written)
+            asked = self._asked(options, arguments)
+            if options.dry_run:
+                self._tell_of_plan(asked)
+                return []
             done = commit_search(asked, about(self._config, asked.ours))
         self._tell_of_settings(asked.folder)
         for line in _unused(asked.options):
@@ -106,6 +120,17 @@ class SearchSweep(Sweep):
         with Manifest(asked.folder) as manifest:
             ids = [proposal.job_id for proposal in manifest.proposals()]
         return [Returns(asked.folder, ids, self._config)]
+
+    def _tell_of_plan(self, asked: Asked) -> None:
+        """People know what the search would do. Raises what it would be refused with before it runs anything."""
+        refusal = trouble_to_plan(asked.folder)
+        planned = _plan(asked)
+        self._tell_of_settings(asked.folder)
+        launcher = self._config.hydra.launcher, str(self._config.hydra.runtime.choices.get("hydra/launcher"))
+        for line in _told(asked, planned, *launcher):
+            say(line)
+        if refusal := refusal or trouble_to_write(asked.folder):
+            raise refusal
 
     def _asked(self, options: SearchOptions, arguments: Sequence[str]) -> Asked:
         """Raises ExperimentManagerError for what cannot be meant."""
@@ -136,7 +161,7 @@ class SearchSweep(Sweep):
                 )
             options = options._replace(n_trials=min(options.n_trials, n_of_grid(space.dimensions)))
         return Asked(
-            folder=Folder(options.experiment_path, options.experiment_name),
+            folder=Folder(options.experiment_path, options.experiment_name, is_only_read=options.dry_run),
             composer=self._composer,
             options=options,
             task=self._task,
@@ -179,7 +204,26 @@ def commit_search(asked: Asked, about: Mapping[str, Any]) -> Committed:
         return until_published(asked.folder, lambda _: _commit(asked, about))
 
 
-def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
+class Planned(NamedTuple):
+    """What is going to be done for a search, decided from what is on disk now."""
+
+    known: Known
+    table: StateTable
+    search: Search
+    is_new: bool
+    drawn: Sequence[Proposal]  # the first trials of a new search
+    composed: Sequence[Configured]  # their configurations
+    ids: Sequence[int]  # of the trials that were proposed before
+    to_run: Sequence[int]  # those of them that run again
+
+    def configuration(self, job_id: int) -> Any:
+        """Resolved. Raises KeyError for a trial that is none of the first of a new search."""
+        by_id = {one.job_id: configured for one, configured in zip(self.drawn, self.composed, strict=True)}
+        return resolved(by_id[JobId(job_id)].encoded)
+
+
+def _plan(asked: Asked) -> Planned:
+    """Raises ExperimentManagerError, and Hydra's own errors, for what cannot be done; nothing is written."""
     folder, known = asked.folder, Known(asked.folder)
     before = _before(folder)
     table = reconciled(folder, is_to_act=True)
@@ -191,8 +235,43 @@ def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
         _refuse_changed(asked, known, there[0].proposal)
     ids = [trial.proposal.job_id for trial in there]
     to_run = policy.to_run({job_id: table.state(job_id) for job_id in ids}, ids, asked.options.rerun)
-    to_run = not_held(folder, to_run)
     refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
+    return Planned(known, table, search, before is None, drawn, composed, ids, not_held(folder, to_run))
+
+
+def _told(asked: Asked, planned: Planned, launcher: DictConfig, name: str) -> Iterator[str]:
+    """The lines of a dry run."""
+    search, n_there = planned.search, len(planned.ids)
+    how = "a new search" if planned.is_new else "going on with a search"
+    yield f"dry run of {asked.folder.path}: {how} of {search.n_trials} trials, {_goal(search)}"
+    width = max(len(dimension.key) for dimension in search.dimensions)
+    yield from (f"  {dimension.key:{width}}  {dimension.words}" for dimension in search.dimensions)
+    for choice in search.fixed:
+        yield f"  {choice.text}, in all trials"
+    if not planned.is_new:
+        yield f"trials: {n_there} proposed before, {len(planned.to_run)} of them to run again"
+    n_new = min(asked.n_at_a_time - len(planned.to_run), search.n_trials - n_there)
+    new = [search.job_id(n_there + place) or 0 for place in range(max(0, n_new))]
+    to_run = [*planned.to_run, *new]
+    yield f"to begin: {len(to_run)}" + (f", {format_ids(sorted(to_run))}" if to_run else "")
+    for one in planned.drawn[:MOST_SHOWN]:
+        yield f"  {one.job_id}  {settings_text(codec.decode(one.variables))}"
+    if planned.drawn and asked.seed is None:
+        yield "  (others, when it begins: hydra.sweeper.sampler.seed is not set)"
+    arrangement = None
+    if asked.ours.arrange is not None and to_run:
+        arrangement = asked.ours.arrange(asked.folder, to_run, planned.configuration)
+    yield from launcher_lines(asked.folder, launcher, name, arrangement)
+    yield from pruner_lines(asked.options.pruning)
+    if planned.drawn:
+        yield from configuration_lines(JobId(planned.drawn[0].job_id), planned.composed[0])
+    yield NOTHING_DONE
+
+
+def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
+    folder = asked.folder
+    known, table, search, is_new, drawn, composed, ids, again = planned = _plan(asked)
+    to_run = list(again)
     frozen = freezing(asked.composer, folder, asked.task, asked.options.on_drift, copies_code=asked.ours.copies_code)
     with editing(folder, known.generation) as editor:
         frozen.write(folder)
@@ -208,11 +287,8 @@ def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
     to_run += _more(folder, asked.n_at_a_time - len(to_run))
     write_selection(folder, [*ids, *(one for one in to_run if one not in ids)], "a search", has_proposals=True)
     if not to_run:
-        return Committed(search, None, None, [], before is None)
-    arrangement = None
-    if asked.ours.arrange is not None:
-        by_id = {one.job_id: configured for one, configured in zip(drawn, composed, strict=True)}
-        arrangement = asked.ours.arrange(folder, to_run, lambda job_id: resolved(by_id[job_id].encoded))
+        return Committed(search, None, None, [], is_new)
+    arrangement = None if asked.ours.arrange is None else asked.ours.arrange(folder, to_run, planned.configuration)
     record = {
         **about,
         **_about_code(frozen),
@@ -222,7 +298,7 @@ def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
         **asked.ours.about_search(asked.n_at_a_time),
     }
     attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in sorted(to_run))
-    return Committed(search, create_launch(folder, attempts, record), arrangement, sorted(to_run), before is None)
+    return Committed(search, create_launch(folder, attempts, record), arrangement, sorted(to_run), is_new)
 
 
 def _before(folder: Folder) -> Search | None:
@@ -318,9 +394,14 @@ def _summary(asked: Asked, done: Committed) -> str:
     """`experiments/train: a search of 20 trials, minimize by tpe; 2 of them begin, 18 are proposed as these end`."""
     search, n_left = done.search, unproposed(asked.folder)
     n_trials = f"{search.n_trials} trial{'' if search.n_trials == 1 else 's'}"
-    what = f"a search of {n_trials}, {','.join(search.directions)} by {search.sampler['name']}"
+    what = f"a search of {n_trials}, {_goal(search)}"
     text = f"{asked.folder.path}: {what}; {len(done.ids)} to run"
     return f"{text}, {n_left} are proposed as others end" if n_left and done.launch is not None else text
+
+
+def _goal(search: Search) -> str:
+    """`minimize by tpe`."""
+    return f"{','.join(search.directions)} by {search.sampler['name']}"
 
 
 def _conclude(folder: Folder) -> None:

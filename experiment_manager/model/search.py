@@ -42,6 +42,20 @@ class Dimension(NamedTuple):
         return cls(**{**body, "choices": tuple(Choice(*choice) for choice in body["choices"])})
 
     @property
+    def words(self) -> str:
+        """The values that it may have, for people.
+
+        >>> Dimension("lr", FLOAT, low=0.001, high=0.1, log=True).words
+        '0.001 to 0.1, on a logarithmic scale'
+        >>> Dimension("width", INT, low=1, high=9, step=2).words
+        '1 to 9 by 2'
+        """
+        if self.kind == CATEGORICAL:
+            return "one of " + ", ".join(choice.text.partition("=")[2] for choice in self.choices)
+        step = f" by {self.step:g}" if self.step is not None else ", whole numbers" if self.kind == INT else ""
+        return f"{self.low:g} to {self.high:g}{step}{', on a logarithmic scale' if self.log else ''}"
+
+    @property
     def labels(self) -> list[Any]:
         """What stands for each choice in an Optuna study: the values where they are plain, and told apart by `==`, else
         their overrides."""
