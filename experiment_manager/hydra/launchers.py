@@ -44,7 +44,7 @@ from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import ENDED_WELL, Attempt, Job, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.healing import has_rule, heal_quietly
-from experiment_manager.scheduler.reconcile import wait_for
+from experiment_manager.scheduler.reconcile import wait_for, wait_until_idle
 from experiment_manager.scheduler.scripts import (
     Arrangement,
     Joined,
@@ -295,7 +295,7 @@ class ByScheduler:
         """How many trials of a search run at a time: `hydra.launcher.workers` runs them, or as many workers as the
         search asks for by its `n_jobs`. Raises OptionsError for what a search cannot do."""
         refuse_after(self.after, "a search proposes its jobs while they run")
-        given = {"join": self._joins, "wait": self.waits, "resources_from": self._options.resources_from}
+        given = {"join": self._joins, "resources_from": self._options.resources_from}
         for name, value in given.items():
             if value:
                 raise OptionsError(
@@ -365,11 +365,20 @@ class ByScheduler:
         return done
 
     def _wait(self, handed: Handed, ids: Sequence[int]) -> None:
+        if handed.launch.record.get("search_from") is not None:  # it has more jobs than are known yet
+            tell("waiting until no trial waits or runs any more (hydra.launcher.wait)")
+            with _told_when_interrupted(f"the search goes on without this program; end it with `{_stop(handed)}`"):
+                wait_until_idle(handed.folder)
+            return
         texts = handed.texts(ids)
         how = f"cancel them with `experiment-manager cancel {handed.shown}`"
         with _told_when_interrupted(f"the jobs {format_ids(ids)} go on without this program; {how}"):
             heal = partial(heal_quietly, handed.folder) if has_rule(handed.launch) else None
             wait_for(handed.folder, handed.launch, texts, heal=heal)
+
+
+def _stop(handed: Handed) -> str:
+    return f"experiment-manager search {handed.shown} --stop"
 
 
 @contextmanager

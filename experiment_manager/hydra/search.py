@@ -114,7 +114,7 @@ class SearchSweep(Sweep):
                     asked.ours.run_search(handed, n_at_a_time=asked.n_at_a_time, most=_most(asked.folder, done))
                 else:
                     asked.ours.run(handed, done.ids)
-        if isinstance(asked.ours, Here):
+        if asked.ours.waits:
             with told_to_the_user():
                 _conclude(asked.folder)
         with Manifest(asked.folder) as manifest:

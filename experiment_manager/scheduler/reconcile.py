@@ -43,7 +43,7 @@ from experiment_manager.scheduler.verdicts import (
 )
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_end, read_optional
-from experiment_manager.store.launches import SETTLED, planned_attempts, read_order, settle, user_name
+from experiment_manager.store.launches import SETTLED, drivers, planned_attempts, read_order, settle, user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.proposals import who_stopped
@@ -55,7 +55,7 @@ _End = Callable[[int, int], Mapping[str, Any]]
 """Reads how an attempt ended, by its job and number."""
 LOOK_S: Final = 0.5
 _PROPOSES_S: Final = 5.0
-"""How long a worker may take from one trial of a search to the next."""
+"""How long nobody is asked whether the workers of a search are still there, which may be proposing a trial."""
 _SUBMITS_S: Final = 30.0
 """How long a supervisor may take to submit its job again."""
 ASK_FIRST_S: Final = 2.0
@@ -347,7 +347,7 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
         else:
             quiet_since = quiet_since or time.monotonic()
         may_go_on = quiet_since is not None and time.monotonic() - quiet_since < _SUBMITS_S and is_due(table)
-        if quiet_since is not None and not may_go_on and not _may_propose(folder, quiet_since):
+        if quiet_since is not None and not may_go_on and not _may_propose(folder, table, quiet_since):
             _tell_of_stuck(folder, table)
             return table
         if quiet_since is not None:
@@ -357,12 +357,19 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
         pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
 
 
-def _may_propose(folder: Folder, quiet_since: float) -> bool:
-    """Whether a worker that has just ended a trial of a search may be about to begin the next one."""
-    if time.monotonic() - quiet_since > _PROPOSES_S or who_stopped(folder) is not None:
+def _may_propose(folder: Folder, table: StateTable, quiet_since: float) -> bool:
+    """Whether a worker that has just ended a trial of a search may be about to begin the next one: as long as it is
+    there, however long it takes to propose that."""
+    if who_stopped(folder) is not None:
         return False
     with Manifest(folder) as manifest:
-        return manifest.has_unproposed()
+        if not manifest.has_unproposed():
+            return False
+    if time.monotonic() - quiet_since <= _PROPOSES_S or drivers(folder):
+        return True
+    with suppress(SchedulerError):
+        return any(task.is_worker for task in active_tasks(folder, table, is_needed=False))
+    return False
 
 
 def _tell_of_stuck(folder: Folder, table: StateTable) -> None:

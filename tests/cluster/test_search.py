@@ -78,6 +78,18 @@ def idle_share(experiment: Experiment) -> float:
     return 1 - busy / allocated
 
 
+def test_a_search_is_waited_for(cluster_program: Program) -> None:
+    """With `wait` the command returns when all trials have ended, and tells the best."""
+    done = cluster_program.sweep(
+        *("hydra/sweeper=experiment_optuna", "hydra.sweeper.n_trials=3", "tau=interval(0,10)"),
+        *("hydra/launcher=slurm_submitit", "hydra.launcher.workers=2", "hydra.launcher.wait=true"),
+        LIGHT="1",
+    )
+    assert 0 == done.returncode, done.stderr
+    assert "best of 3: " in done.stderr.splitlines()[-1], done.stderr
+    assert ["0.1.COMPLETED", "1.1.COMPLETED", "2.1.COMPLETED"] == Program.states(cluster_program)
+
+
 def test_half_of_the_workers_are_killed(program: Program) -> None:
     """The search ends all the same: each trial completes once, none is lost, and no process is left."""
     experiment = search(searching(program, 0.5), 12, 4)
