@@ -86,6 +86,29 @@ def test_nobody_plans_over_what_bears_no_name_yet(tmp_path: Path) -> None:
         assert ([0], 1) == (manifest.ids(), manifest.generation)
 
 
+def test_a_slow_planner_puts_nothing_older_in_the_place_of_what_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has published, and is slow to name it, finds that others have gone on from it."""
+    folder = Folder(tmp_path, "train")
+    publish = os.link
+
+    def plan(number: int) -> None:
+        with editing(folder) as editor:
+            editor.add_job(job(number))
+
+    def linked(source: str, target: str) -> None:
+        publish(source, target)
+        if target.endswith("generations/1"):
+            plan(1)  # another one, on what has just been published
+
+    os.makedirs(folder.path)
+    monkeypatch.setattr(os, "link", linked)
+    plan(0)
+    with Manifest(folder) as manifest:
+        assert ([0, 1], 2) == (manifest.ids(), manifest.generation)
+
+
 @pytest.mark.parametrize("locks", [NOT_HERE.format(number=errno.ENOSYS), KNOWN_HERE_ALONE], ids=["none", "alone"])
 def test_no_planner_loses_what_another_one_wrote(tmp_path: Path, locks: str) -> None:
     """Without locks, or with one that nobody else sees, all that several planners add at once is in the manifest, each

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 
 from experiment_manager import Experiment
 from experiment_manager.analysis.results import known_goal
-from experiment_manager.errors import FilterError, GridError, OptionsError
+from experiment_manager.errors import FilterError, FolderError, GridError, OptionsError
 from experiment_manager.execution import study
 from experiment_manager.execution.study import Proposer, Trial, check_sampler, proposed, require_optuna
 from experiment_manager.hydra.compose import Composer
@@ -327,6 +327,20 @@ def test_whoever_asks_at_the_same_time_gets_another_trial(tmp_path: Path) -> Non
     for proposal in proposals:
         assert proposal == proposed(found, trials, proposal.job_id, proposal.launch)
         trials.append(Trial(proposal, State.PENDING, None))
+
+
+def test_an_id_that_a_search_has_reserved_is_nobody_elses(tmp_path: Path) -> None:
+    """A program that has read the experiment before, and saves its own jobs after, is told to read it again."""
+    experiment = Experiment(["x"], "train", tmp_path)
+    experiment.add_job({"x": 0}, {"x": 0})
+    experiment.save()
+    slow = Experiment.load("train", tmp_path)
+    slow.add_job({"x": 1}, {"x": 1})
+    beginning(tmp_path, search(1, 3))
+    with pytest.raises(FolderError, match=r"somebody else has added jobs 1 to .* meanwhile; run this again"):
+        slow.save()
+    with Manifest(experiment.folder) as manifest:
+        assert [0] == manifest.ids()
 
 
 def test_what_was_proposed_is_a_job_of_the_manifest_and_taken_up_when_that_is_written(tmp_path: Path) -> None:

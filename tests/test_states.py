@@ -14,6 +14,8 @@ import pytest
 from experiment_manager.errors import JobRefused
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State
 from experiment_manager.store import processes
+from experiment_manager.store.endings import Endings
+from experiment_manager.store.holds import set_held
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
 from tests.conftest import clean_env, wait_until
@@ -278,6 +280,67 @@ def test_anchor_without_pid_is_left_alone(tmp_path: Path, states: States) -> Non
     record = {key: value for key, value in processes.this_process().items() if key != "pid"}
     (tmp_path / "train/states/7.1").write_text(json.dumps(record))
     assert State.RUNNING is states.table(reconcile=True).state(7)
+
+
+def test_attempt_that_was_ended_before_it_was_running_does_not_begin(
+    tmp_path: Path, states: States, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was cut off between its anchor and its first state finds that it was ended, and has one state."""
+    begin = Endings.begin
+
+    def meanwhile(endings: Endings, job_id: int, attempt: int, kept: Any) -> None:
+        monkeypatch.setattr(Endings, "begin", begin)
+        assert State.NODE_FAIL is States(endings._folder).lose(job_id, attempt, State.NODE_FAIL, {"reason": "gone"})
+        begin(endings, job_id, attempt, kept)
+
+    monkeypatch.setattr(Endings, "begin", meanwhile)
+    with pytest.raises(JobRefused, match="attempt 1 of job 7 was ended as NODE_FAIL just as it began"):
+        states.claim(7, {})
+    assert ["7.1", "7.1.NODE_FAIL"] == names(tmp_path)
+    assert 2 == states.claim(7, {})
+
+
+def test_attempt_that_begins_while_it_is_ended_has_one_state(
+    tmp_path: Path, states: States, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has got its first state after that was looked for, whoever ends it takes that away again: its supervisor
+    finds that out, as every other that was ended elsewhere."""
+    put(tmp_path, "7.1")
+
+    def late(*_: Any) -> State:
+        monkeypatch.undo()
+        os.link(tmp_path / "train/states/7.1", tmp_path / "train/states/7.1.RUNNING")
+        return State.RUNNING
+
+    monkeypatch.setattr(States, "state", late)
+    assert State.LOST is states.end(7, 1, State.LOST)
+    assert ["7.1", "7.1.LOST"] == names(tmp_path)
+    assert not states.is_running(7, 1)
+
+
+def test_what_is_held_just_as_it_begins_does_not_begin(
+    tmp_path: Path, states: States, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds a job looks whether it has begun, and whoever begins it looks once more whether it is held."""
+    keep = Endings.keep
+
+    def meanwhile(endings: Endings, job_id: int, start: float) -> Any:
+        set_held(endings._folder, [job_id], are_held=True)
+        return keep(endings, job_id, start)
+
+    monkeypatch.setattr(Endings, "keep", meanwhile)
+    with pytest.raises(JobRefused, match="it was held, or removed, just as it began"):
+        states.claim(7, {})
+    assert ["7.1", "7.1.CANCELLED"] == names(tmp_path)
+
+
+def test_whoever_may_still_run_is_waited_for_by_all_that_follow(states: States) -> None:
+    """An attempt that was ended elsewhere may run until it looks, also where another one has come and gone since."""
+    for number, fenced in ((1, {"fenced_at": 5.0}), (2, {}), (3, {})):
+        assert number == states.claim(7, {})
+        states.finish(7, number, State.LOST, {"reason": "gone", **fenced})
+    assert (None, 5.0) == (states.fenced_at(7, 3), states.fenced_before(7, 4))
+    assert states.fenced_before(7, 1) is None
 
 
 def test_anchor_without_state_runs_while_its_process_lives(tmp_path: Path, states: States) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, NoReturn
 
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, UnknownJob
 from experiment_manager.execution import command, current_job
 from experiment_manager.execution.signals import waiting
 from experiment_manager.model.records import Job, Recipe
@@ -113,10 +113,15 @@ def prepare(
     `runner` are the words of a command that runs jobs which were written in Python; a launch may name one, too. Whoever
     prepares many jobs keeps `orders`.
     """
-    with Manifest(folder) as manifest:
-        point = manifest.job(job_id)
-        recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
-        may_compose = manifest.may_propose(job_id)
+    try:
+        point, recipe, may_compose = _known(folder, job_id)
+    except UnknownJob:
+        from experiment_manager.store.manifest_editor import (
+            newest,
+        )  # a slow planner may have put an older one in its place
+
+        newest(folder)
+        point, recipe, may_compose = _known(folder, job_id)
     order, here = None, os.getcwd()
     if launch is not None:
         order = (orders or Orders(folder)).of(launch, job_id)
@@ -149,6 +154,14 @@ def prepare(
         pruner=None if order is None or is_fake else order.pruner,
         upstream=None if order is None or is_fake else order.upstream,
     )
+
+
+def _known(folder: Folder, job_id: int) -> tuple[Job, Recipe | None, bool]:
+    """What the manifest says of a job, and whether a search may still propose it. Raises UnknownJob."""
+    with Manifest(folder) as manifest:
+        point = manifest.job(job_id)
+        recipe = manifest.recipe(point.recipe) if point.recipe is not None else None
+        return point, recipe, manifest.may_propose(job_id)
 
 
 def _program(

@@ -177,7 +177,7 @@ class _Supervision:
     def _earlier_run_has_noticed(self) -> bool:
         """Waits as long as a supervisor on another node may take to see that its attempt was ended. False: told to stop
         meanwhile."""
-        fenced_at = self._states.fenced_at(self._child.job_id, self._number - 1)
+        fenced_at = self._states.fenced_before(self._child.job_id, self._number)
         while fenced_at is not None and (left := fenced_at + 2 * OWNERSHIP_POLL_S - time.time()) > 0:
             if not self._is_left_alone(left):
                 return False

@@ -90,7 +90,10 @@ def heal(folder: Folder, *, is_alone: bool = True) -> Healing:
         launches = [*found.unfinished[: None if is_alone else 1]]
         for launch in launches:
             _complete(folder, launch)
-        launches += [_write(folder, found.launches[group.launch], group) for group in found.decision.groups]
+        written = [_write(folder, found.launches[group.launch], group) for group in found.decision.groups]
+        if written:  # somebody else, whom no lock has kept out, may have written the same
+            stands = {launch.number for launch in _survey(folder, table, is_asked=is_alone).unfinished}
+            launches += [launch for launch in written if launch.number in stands]
     healed, refused = [], dict[str, str]()
     for launch in launches:
         submitted: Sequence[Submitted] = ()

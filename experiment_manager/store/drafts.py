@@ -129,8 +129,8 @@ class JobDrafts:
 
         if self._has_manifest():
             with Manifest(self._folder) as manifest:
-                base, taken = manifest.generation, set(self._new).intersection(manifest.ids())
-            if taken:
+                base, next_id = manifest.generation, manifest.next_id  # also after what a search has reserved
+            if taken := [job_id for job_id in self._new if job_id < next_id]:
                 from experiment_manager.model.ids import format_ids
 
                 raise FolderError(

@@ -392,24 +392,37 @@ def _publish(folder: Folder, temporary: str, number: int) -> None:
             raise
     else:
         sync(folder.generations)
-    _replace(folder, temporary)
-    newest(folder)  # somebody may have gone on from what we published before it bore its name
+    if newest(folder) < number:  # else somebody has named it, or gone on from it: nothing older takes the place of that
+        _replace(folder, temporary)
     _retire(folder, number)
 
 
 def _name(folder: Folder, number: int) -> bool:
     """The manifest is what was published as that generation; false when it is no more whole, or was damaged."""
-    temporary = temporary_name(folder.manifest)
-    try:
-        os.link(os.path.join(folder.generations, str(number)), temporary)
-        if _generation(folder, temporary) != number:
+    published = os.path.join(folder.generations, str(number))
+    while _is_whole(published):
+        temporary = temporary_name(folder.manifest)
+        try:
+            os.link(published, temporary)
+            if _generation(folder, temporary) != number:
+                return False
+            _replace(folder, temporary)
+            return True
+        except FileNotFoundError:  # it is as old as what it is a name of: somebody may have taken it for a leftover
+            continue
+        except ManifestError:
             return False
-        _replace(folder, temporary)
-    except (FileNotFoundError, ManifestError):
+        finally:
+            discard(temporary)  # it is still there, too, where both names are of one file
+    return False
+
+
+def _is_whole(published: str) -> bool:
+    """Whether a generation was not retired since."""
+    try:
+        return os.path.getsize(published) > 0
+    except FileNotFoundError:
         return False
-    finally:
-        discard(temporary)  # it is still there, too, where both names are of one file
-    return True
 
 
 def _replace(folder: Folder, temporary: str) -> None:

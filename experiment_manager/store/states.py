@@ -38,6 +38,9 @@ from experiment_manager.text import as_word, skipped, tell
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
 _STATE_OF: Final = {str(state): state for state in _STORED}
+_MOST_FENCED: Final = 20
+"""So many attempts cannot be made before whoever was cut off has looked."""
+
 _GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
 
 
@@ -355,6 +358,8 @@ class States:
                 except FileExistsError:  # somebody was faster: look again at what is there now
                     if not os.path.samefile(temporary, self._name(job_id, number)):  # a server's answer can get lost
                         continue
+                if not about.get("fake") and self.is_kept_back(job_id):  # an anchor counts as RUNNING for who does so
+                    self._refuse_begun(job_id, number, "it was held, or removed, just as it began")
                 self._begin(job_id, number, kept)
                 return number
         finally:
@@ -363,15 +368,30 @@ class States:
 
     def _begin(self, job_id: int, attempt: int, kept: Mapping[str, str | None]) -> None:
         """An attempt that is ours is RUNNING, with the space that was kept for it. Raises OSError when it cannot be."""
+        anchor, running = self._name(job_id, attempt), self._name(job_id, attempt, State.RUNNING)
         try:
             self._endings.begin(job_id, attempt, kept)
-            os.link(self._name(job_id, attempt), self._name(job_id, attempt, State.RUNNING))
+            try:
+                os.link(anchor, running)
+            except FileExistsError:
+                if not os.path.samefile(anchor, running):  # the answer to our first try was lost on its way
+                    raise
         except OSError as error:
             with suppress(OSError):
                 reason = f"could not be begun: {error.strerror or error}"
                 self._endings.write(job_id, attempt, State.FAILED, {"reason": reason})
                 self.end(job_id, attempt, State.FAILED)
             raise
+
+        if (ended := self.state(job_id, attempt)) is not State.RUNNING:  # who has done so looks for our name, too
+            discard(running)
+            raise JobRefused(f"attempt {attempt} of job {job_id} was ended as {ended} just as it began; others go on")
+
+    def _refuse_begun(self, job_id: int, attempt: int, reason: str) -> None:
+        """An attempt that is ours does not begin. Raises JobRefused."""
+        self._endings.write(job_id, attempt, State.CANCELLED, {"reason": reason})
+        self.end(job_id, attempt, State.CANCELLED)
+        raise JobRefused(f"attempt {attempt} of job {job_id} of {self._folder.path} is not begun: {reason}")
 
     def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
         """Our attempt was told to stop, or warned; see `Endings.found`."""
@@ -453,6 +473,7 @@ class States:
                 os.link(self._name(job_id, attempt), ended)  # it died between its anchor and its first state
             except FileExistsError:
                 return None
+            discard(running)  # or it had not died, and goes on: it looks for our name, as we do for its own
         return state
 
     def finish(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> bool:
@@ -515,6 +536,11 @@ class States:
             with suppress(OSError):
                 return os.stat(path).st_mtime
             return None
+
+    def fenced_before(self, job_id: int, attempt: int) -> float | None:
+        """When an attempt before this one was ended that something may still run elsewhere: the last such moment."""
+        earlier = range(max(1, attempt - _MOST_FENCED), attempt)
+        return max(filter(None, (self.fenced_at(job_id, number) for number in earlier)), default=None)
 
     def is_running(self, job_id: int, attempt: int) -> bool:
         """False once somebody else has ended this attempt."""

@@ -1,5 +1,6 @@
 """Jobs that died for want of memory or time are submitted again with more, each once, whoever heals and is killed."""
 
+import fcntl
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from experiment_manager.cli.main import main
 from experiment_manager.errors import OptionsError
 from experiment_manager.execution.resubmit import Resubmitted
 from experiment_manager.model.records import State
+from experiment_manager.scheduler import healing
 from experiment_manager.scheduler.healing import heal
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.launches import read_launch
@@ -109,6 +111,27 @@ def test_two_at_the_same_time(jobs: Jobs, capsys: pytest.CaptureFixture[str]) ->
     jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED")
     assert {0: ["OUT_OF_MEMORY", "COMPLETED"], 1: ["OUT_OF_MEMORY", "COMPLETED"], 2: ["COMPLETED"]} == jobs.attempts()
     assert 3 == len(arrays())
+
+
+def test_two_write_at_the_same_moment(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom no lock keeps out, the files do: of two launches for one death, one is submitted."""
+    begun(jobs, LONG, **OOM)
+    refused_to_its_supervisor(jobs)
+    folder, write = jobs.experiment.folder, healing._write
+    shutil.rmtree(folder.join("launches", "0002"))
+
+    def meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(healing, "_write", write)
+        assert [(0,)] == [one.jobs for one in heal(folder).healed]
+        return write(*given)
+
+    monkeypatch.setattr(healing, "_write", meanwhile)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    assert () == heal(folder).healed
+    assert [["0"], ["0"]] == arrays()
+    jobs.wait_until(lambda: jobs.has_begun(0, 2))
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")
 
 
 @pytest.mark.parametrize("where", ["before its scripts", "after it was accepted"])
