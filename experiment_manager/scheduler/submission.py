@@ -355,11 +355,12 @@ def _send(
     after: Dependency,
     send: Send | None,
 ) -> str:
-    _require_here(folder, script)
+    _, kept = script_paths(folder, launch, array)  # that at the top may be another one any moment
+    _require_here(folder, kept)
     survives_us = 0.0 if send is None else scheduler.order_s  # the scheduler's own order ends with us
     submission.note(array.name, doubtful_until=time.time() + survives_us + SETTLES_S)
     try:
-        slurm_id = (send or scheduler.submit)(script, after)
+        slurm_id = (send or scheduler.submit)(kept, after)
     except FolderError:
         submission.note(array.name)
         raise

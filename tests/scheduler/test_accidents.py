@@ -9,9 +9,10 @@ import pytest
 
 from experiment_manager.errors import SchedulerError
 from experiment_manager.model.records import State
-from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Phase
+from experiment_manager.scheduler import schedulers, submission
+from experiment_manager.scheduler.protocol import Dependency, Phase
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.submission import newest_launch
 from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.testing import Jobs
@@ -39,6 +40,30 @@ def test_killed_while_submitting(jobs: Jobs) -> None:
     left.touch()
     jobs.submit()
     assert (False, True) == (left.exists(), Path(record).exists())
+
+
+def test_another_script_takes_the_place_of_the_one_that_is_submitted(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is submitted is the copy of the launch: at the top of the experiment somebody may write another one."""
+    jobs.make({}, {})
+    here, sent = submission._require_here, list[str]()
+
+    def meanwhile(*given: Any) -> None:
+        monkeypatch.setattr(submission, "_require_here", here)
+        here(*given)
+        jobs.make()
+
+    monkeypatch.setattr(submission, "_require_here", meanwhile)
+
+    def send(script: str, after: Dependency) -> str:
+        sent.append(script)
+        return FileScheduler().submit(script, after)
+
+    submission.submit(jobs.experiment.folder, newest_launch(jobs.experiment.folder), send=send)
+    assert "0002" == newest_launch(jobs.experiment.folder).number
+    assert [jobs.experiment.folder.join("launches/0001/slurm_scripts.sh")] == sent
+    jobs.wait_for("COMPLETED", "COMPLETED")
 
 
 def test_accepted_and_not_answered(jobs: Jobs) -> None:
