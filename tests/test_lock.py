@@ -16,11 +16,12 @@ import pytest
 from experiment_manager import Experiment
 from experiment_manager.errors import Overtaken
 from experiment_manager.model.records import Job, JobId
+from experiment_manager.store import lock
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.lock import Busy, Lock
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import editing, until_published
-from experiment_manager.store.processes import this_process
+from experiment_manager.store.processes import is_gone, this_process
 from tests.conftest import clean_env
 
 NOT_HERE = "import fcntl\ndef flock(*given): raise OSError({number}, 'no locks')\nfcntl.flock = flock\n"
@@ -71,6 +72,24 @@ def test_a_link_stands_for_a_lock(
         Lock(path, wait_s=0)
     assert {"lock", "lock.held"} == set(os.listdir(tmp_path))
     assert 1 == capfd.readouterr().err.count("without locks")
+
+
+def test_a_link_that_somebody_has_made_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two find that who had the lock is gone, and one of them has it already when the other takes the old one away."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no locks")))
+    path, held = str(tmp_path / "lock"), tmp_path / "lock.held"
+    held.write_text(json.dumps({**this_process(), "pid": 4194305}))
+
+    def meanwhile(*_: object) -> bool | None:
+        monkeypatch.setattr(lock, "is_gone", is_gone)
+        held.unlink()
+        held.write_text(json.dumps(this_process()))
+        return True
+
+    monkeypatch.setattr(lock, "is_gone", meanwhile)
+    with pytest.raises(Busy, match=rf"process {os.getpid()} on "):
+        Lock(path, wait_s=0)
+    assert json.loads(held.read_text()) == this_process()
 
 
 def test_nobody_plans_over_what_bears_no_name_yet(tmp_path: Path) -> None:

@@ -118,20 +118,22 @@ def submit(
             if slurm_id is None and array.name not in there and array.n_workers is None:
                 _refuse_kept_back(folder, launch, array)
             script, is_edited = _script(folder, launch, array, is_needed=slurm_id is None)
-            if slurm_id is None and (
-                array.name in there or _turns_up(folder, scheduler, launch, array, submission, there)
-            ):
-                slurm_id = there[array.name]
-                submitted = float(launch.record["time"])
-                submission.note_id(array.name, slurm_id, submitted, scheduler.name, scheduler.cluster())
-            is_new = slurm_id is None
-            if slurm_id is None:
+            is_new = False
+            while slurm_id is None:
+                if array.name in there or _turns_up(folder, scheduler, launch, array, submission, there):
+                    slurm_id = there[array.name]
+                    submitted = float(launch.record["time"])
+                    submission.note_id(array.name, slurm_id, submitted, scheduler.name, scheduler.cluster())
+                    break
                 if launch.record.get("upstream") is not None:
                     before = before or _before(folder, launch, scheduler)
                 after = Dependency() if before is None else before.of(list(array.tasks()))
                 if array.after is not None:
                     after = after._replace(ended=(done[array.after].slurm_id, *after.ended))
-                slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
+                if is_new := submission.claim(array.name, _doubtful_until(scheduler, send)):
+                    slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
+                else:  # somebody else does so, or has just done so
+                    slurm_id = submission.array_id(array.name)
             done.append(Submitted(array.name, slurm_id, script, is_new, is_edited))
     return done
 
@@ -356,17 +358,22 @@ def _send(
     send: Send | None,
 ) -> str:
     _, kept = script_paths(folder, launch, array)  # that at the top may be another one any moment
-    _require_here(folder, kept)
-    survives_us = 0.0 if send is None else scheduler.order_s  # the scheduler's own order ends with us
-    submission.note(array.name, doubtful_until=time.time() + survives_us + SETTLES_S)
     try:
+        _require_here(folder, kept)
+    except FolderError:
+        submission.withdraw(array.name)
+        raise
+    try:
+        submission.note(array.name, doubtful_until=_doubtful_until(scheduler, send))
         slurm_id = (send or scheduler.submit)(kept, after)
     except FolderError:
         submission.note(array.name)
+        submission.withdraw(array.name)
         raise
     except SchedulerError as error:
         if not error.is_doubtful:
             submission.note(array.name)
+            submission.withdraw(array.name)
             raise _about(script, error) from error
         until = time.time() + SETTLES_S
         submission.note(array.name, doubtful_until=until)
@@ -382,7 +389,14 @@ def _send(
             ) from error
         slurm_id = found
     submission.note_id(array.name, slurm_id, time.time(), scheduler.name, scheduler.cluster())
+    submission.withdraw(array.name)
     return slurm_id
+
+
+def _doubtful_until(scheduler: Scheduler, send: Send | None) -> float:
+    """Until when a submission that begins now may turn up, whatever becomes of us: the scheduler's own order ends with
+    us."""
+    return time.time() + (0.0 if send is None else scheduler.order_s) + SETTLES_S
 
 
 def _require_here(folder: Folder, script: str) -> None:

@@ -36,7 +36,7 @@ class Lock:
     def __init__(self, path: str, *, wait_s: float) -> None:
         self.path = path
         self._handle: int | None = None
-        self._linked: tuple[int, int] | None = None
+        self._linked: tuple[int, int, int] | None = None
         deadline = time.monotonic() + wait_s
         try:
             self._handle = _flocked(path, deadline)
@@ -53,7 +53,7 @@ class Lock:
         if self._handle is not None:
             _close(self._handle)
             self._handle = None
-        if self._linked is not None and self._linked == _identity(_held(self.path)):
+        if self._linked is not None and self._linked == identity(_held(self.path)):
             discard(_held(self.path))
         self._linked = None
 
@@ -91,7 +91,7 @@ def _flocked(path: str, deadline: float) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             about = os.fstat(handle)
-            if (about.st_dev, about.st_ino) == _identity(path):
+            if _identity_of(about) == identity(path):
                 return handle
         except BlockingIOError:
             pass
@@ -102,7 +102,7 @@ def _flocked(path: str, deadline: float) -> int:
         _wait(deadline, "another process")
 
 
-def _linked(path: str, deadline: float) -> tuple[int, int]:
+def _linked(path: str, deadline: float) -> tuple[int, int, int]:
     """The identity of the link at `path`, which is ours. One whose holder has certainly ended is taken away."""
     mine = temporary_name(path)
     with open(mine, "x", encoding="utf-8") as file:
@@ -112,34 +112,39 @@ def _linked(path: str, deadline: float) -> tuple[int, int]:
             try:
                 os.link(mine, path)
             except FileExistsError:
+                seen = identity(path)  # before it is read: what somebody has put there meanwhile is another one
                 holder = read_optional(path, ANCHOR)
                 if is_gone(holder):
-                    _take_away(path, _identity(path))
+                    take_away(path, seen)
                     continue
                 _wait(deadline, f"process {holder.get('pid')} on {holder.get('host')}, as {path} says,")
             else:
-                about = os.stat(mine)
-                return about.st_dev, about.st_ino
+                return _identity_of(os.stat(mine))
     finally:
         discard(mine)
 
 
-def _take_away(path: str, stale: tuple[int, int] | None) -> None:
+def take_away(path: str, stale: tuple[int, int, int] | None) -> None:
     """The link that was seen is gone; one that somebody has made meanwhile is laid back."""
     aside = temporary_name(path)
     with suppress(OSError):
         os.rename(path, aside)
-        if _identity(aside) != stale:
+        if identity(aside) != stale:
             os.link(aside, path)
     discard(aside)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str) -> tuple[int, int, int] | None:
+    """By what one file is told from another that bears its name later; None where there is none."""
     try:
-        about = os.lstat(path)
+        return _identity_of(os.lstat(path))
     except OSError:
         return None
-    return about.st_dev, about.st_ino
+
+
+def _identity_of(about: os.stat_result) -> tuple[int, int, int]:
+    """The number of a file that was removed is given to the next one, which is written later."""
+    return about.st_dev, about.st_ino, about.st_mtime_ns
 
 
 def _wait(deadline: float, holder: str) -> None:

@@ -2,11 +2,13 @@
 
 launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}},
                                  with "cluster", where it is not the usual one
+launches/0001/train-x7.try       who submits that array just now, and until when that may turn up
 launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand
 launches/0001/seen_arrays.json   the ids of the arrays that these are tasks of
 """
 
 import os
+import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -14,10 +16,20 @@ from typing import Any, TypeVar
 from experiment_manager.errors import NewerRecord, UnreadableLaunch, UnreadableRecord
 from experiment_manager.model.ids import format_ids, parse_ids
 from experiment_manager.model.records import Launch
-from experiment_manager.store.documents import IDS, SUBMISSION, SUBMISSION_FORMAT, SUBMITTED, read_object, trouble
-from experiment_manager.store.files import clear_leftovers_beside, write_json
+from experiment_manager.store.documents import (
+    IDS,
+    NUMBER,
+    SUBMISSION,
+    SUBMISSION_FORMAT,
+    SUBMITTED,
+    read_object,
+    read_optional,
+    trouble,
+)
+from experiment_manager.store.files import clear_leftovers_beside, discard, temporary_name, write_json
 from experiment_manager.store.launches import SETTLED
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.lock import identity, take_away
 from experiment_manager.text import skipped
 
 Item = TypeVar("Item")
@@ -31,6 +43,7 @@ class Submission:
     """
 
     def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
+        self._folder, self._launch = folder, launch
         self._path = folder.join("launches", launch.number, "submission.json")
         self._arrays: dict[str, dict[str, Any]] = {}
         try:
@@ -72,6 +85,43 @@ class Submission:
         """Until when an array may still turn up that somebody began to submit without telling how it went; None when
         nobody did."""
         return self._arrays.get(name, {}).get("doubtful_until")
+
+    def claim(self, name: str, until: float) -> bool:
+        """Whether this try to submit an array, which may turn up until then, is ours: false where somebody else, whom
+        no lock has kept out, does so, or has done so since this was read. What he has told is known then. Raises
+        OSError, UnreadableLaunch."""
+        path, mine = self._try(name), temporary_name(self._path)
+        write_json(mine, {"until": until}, for_good=False)
+        try:
+            while True:
+                try:
+                    os.link(mine, path)
+                    break
+                except FileExistsError:
+                    seen = identity(path)
+                    other = read_optional(path, {"until": NUMBER}).get("until")
+                    if seen is not None and (other is None or other > time.time()):
+                        self._arrays.setdefault(name, {}).setdefault("doubtful_until", other or until)
+                        return False
+                    if seen is not None:  # whoever began it was killed, and it did not turn up in time
+                        take_away(path, seen)
+        finally:
+            discard(mine)
+        now = Submission(self._folder, self._launch)
+        if now._arrays == self._arrays:
+            return True
+        self._arrays = now._arrays
+        if self.array_id(name) is None:
+            return True
+        self.withdraw(name)
+        return False
+
+    def withdraw(self, name: str) -> None:
+        """Our try to submit an array is over: it is known how it went."""
+        discard(self._try(name))
+
+    def _try(self, name: str) -> str:
+        return os.path.join(os.path.dirname(self._path), f"{name}.try")
 
     def note(self, name: str, **about: Any) -> None:
         """The record of one array is `about`, on disk for good; nothing at all: it was not submitted."""

@@ -1,7 +1,11 @@
 """What people are told, and what runs, when a scheduler refuses, stalls, forgets, repeats itself or loses jobs."""
 
+import fcntl
 import os
+import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,42 @@ def test_killed_while_submitting(jobs: Jobs) -> None:
     left.touch()
     jobs.submit()
     assert (False, True) == (left.exists(), Path(record).exists())
+
+
+def test_two_submit_where_no_lock_keeps_one_out(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second sees that somebody is at it, waits, and finds what he has submitted; who was killed at it is
+    waited for no longer than it may turn up."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    jobs.make({}, {})
+    folder, launch = jobs.experiment.folder, newest_launch(jobs.experiment.folder)
+    is_sending, has_seen = threading.Event(), threading.Event()
+    turns_up = submission._turns_up
+
+    def send(script: str, after: Dependency) -> str:
+        is_sending.set()
+        assert has_seen.wait(60)
+        return FileScheduler().submit(script, after)
+
+    def seen(*given: Any) -> bool:
+        if threading.current_thread() is threading.main_thread() and given[4].doubtful_until(given[3].name):
+            has_seen.set()
+        return turns_up(*given)
+
+    monkeypatch.setattr(submission, "_turns_up", seen)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(submission.submit, folder, launch, send=send)
+        assert is_sending.wait(60)
+        (one,) = submission.submit(folder, launch)
+        (other,) = first.result(60)
+    assert (one.slurm_id, False, True) == (other.slurm_id, one.is_new, other.is_new)
+    assert 1 == len(FileScheduler()._arrays())
+    assert not list(Path(folder.join("launches", "0001")).glob("*.try"))
+    Path(folder.join("launches", "0001", "submission.json")).unlink()
+    shutil.rmtree(FileScheduler().root / one.slurm_id)
+    name = one.name
+    Path(folder.join("launches", "0001", f"{name}.try")).write_text('{"until": 1.0}')
+    (again,) = submission.submit(folder, launch)
+    assert again.is_new
 
 
 def test_another_script_takes_the_place_of_the_one_that_is_submitted(
