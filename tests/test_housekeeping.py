@@ -24,8 +24,10 @@ from experiment_manager import Experiment, current_job
 from experiment_manager.analysis.export.runs import Mark, run_of
 from experiment_manager.errors import FilterError, FolderError, JobRefused, OptionsError, UnknownJob
 from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.moving import move, moved_script
-from experiment_manager.scheduler.submission import place_in
+from experiment_manager.scheduler.slurm.options import as_mapping, make
+from experiment_manager.scheduler.submission import place_in, records
 from experiment_manager.store.files import is_temporary, temporary_name
 from experiment_manager.store.launches import create_launch, driven, read_launch, read_order
 from experiment_manager.store.layout import Folder, planning
@@ -493,6 +495,20 @@ def test_what_somebody_is_about_to_run_is_left_alone(tmp_path: Path) -> None:
         assert experiment.clean(state="failed", checkpoints=["*"], dry_run=True).found
         assert experiment.move(tmp_path / "new")
         assert not (tmp_path / "new/launches/0001/driver.json").exists()
+
+
+def test_what_a_script_is_about_to_run_is_left_alone(tmp_path: Path) -> None:
+    """A job that failed, and that somebody is going to submit again, or has just submitted, keeps its checkpoints."""
+    experiment = tried_twice(tmp_path)
+    folder, checkpoints = experiment.folder, ["*.pt"]
+    assert experiment.clean(state="failed", checkpoints=checkpoints, dry_run=True).found
+    number = experiment.states().next_number(2)
+    written = records(arrays([(make({"name": "x"}, where="test"), [2])]), "x", as_mapping)
+    create_launch(folder, [Attempt(JobId(2), number, State.PENDING)], {"slurm": {"options": {}, "arrays": written}})
+    assert () == experiment.clean(state="failed", checkpoints=checkpoints).found
+    assert Path(folder.job(2), "model.pt").exists()
+    States(folder).finish(2, States(folder).claim(2, {}), State.FAILED, {"reason": "again"})
+    assert experiment.clean(state="failed", checkpoints=checkpoints).found
 
 
 def test_an_experiment_in_another_one_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.files import remove_tree, space_below, space_of, temporary_name
+from experiment_manager.store.files import is_there, remove_tree, space_below, space_of, temporary_name
 from experiment_manager.store.launches import (
     SETTLED,
     clear_leftovers,
@@ -143,7 +143,7 @@ class What(NamedTuple):
 def plan_cleaning(folder: Folder, jobs: Iterable[Job], table: StateTable, what: What) -> Cleaning:
     """What can be removed; nothing is, and what is behind links is named."""
     driven_now = drivers(folder)
-    waiting = _waiting(folder, [driver.launch for driver in driven_now], table)
+    waiting = _waiting(folder, [driver.launch for driver in driven_now], table) | _handed_over(folder, table)
     ids = [job.id for job in jobs if table.state(job.id) not in _BUSY and job.id not in waiting]
     if what.states is not None:
         ids = [job_id for job_id in ids if table.state(job_id) in what.states]
@@ -174,6 +174,21 @@ def _waiting(folder: Folder, numbers: Iterable[str], table: StateTable) -> froze
     return frozenset(found)
 
 
+def _handed_over(folder: Folder, table: StateTable) -> frozenset[int]:
+    """The jobs that scripts are to begin, once more or for the first time: they wait for a person, or for a scheduler
+    that does not tell of them yet. Raises JobRefused where a launch cannot be read."""
+    found = set[int]()
+    for number in launch_numbers(folder):
+        if is_there(folder.join("launches", number, SETTLED)):
+            continue
+        try:
+            planned = planned_attempts(read_launch(folder, number))
+        except UnreadableLaunch as error:
+            raise JobRefused(f"{error}; nothing is removed while its jobs may begin") from error
+        found.update(job_id for job_id, attempt in planned.items() if attempt >= table.next_number(job_id))
+    return frozenset(found)
+
+
 def _is_ours(place: str) -> bool:
     """Whether a folder is no link; of one, people are told: what is there may be that of other experiments, too."""
     is_link = os.path.islink(place)
@@ -190,14 +205,14 @@ def clean(folder: Folder, jobs: Sequence[Job], what: What) -> Cleaning:
         clear_leftovers(folder)
         table = reconciled(folder, is_to_act=True)
         planned = plan_cleaning(folder, jobs, table, what)
-        states, unchanged = States(folder), dict[int, bool]()
+        states = States(folder)
         with writing(folder.path):
             for one in followed(planned.found, len(planned.found), "removing"):
-                job_id = one.job_id
-                if job_id is not None and job_id not in unchanged:
-                    now = {attempt.number: attempt.state for attempt in states.attempts(job_id)}
-                    unchanged[job_id] = now == table.attempts.get(JobId(job_id), {})
-                if (job_id is None or unchanged[job_id]) and _is_removed(folder, one.path):
+                if one.job_id is not None:
+                    now = {attempt.number: attempt.state for attempt in states.attempts(one.job_id)}
+                    if now != table.attempts.get(JobId(one.job_id), {}):
+                        continue
+                if _is_removed(folder, one.path):
                     done.append(one)
     return planned._replace(found=tuple(done))
 
