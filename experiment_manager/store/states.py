@@ -38,6 +38,7 @@ from experiment_manager.text import as_word, skipped, tell
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
 _STATE_OF: Final = {str(state): state for state in _STORED}
+_NAMES_AT_BEGINNING: Final = 3
 _MOST_FENCED: Final = 20
 """So many attempts cannot be made before whoever was cut off has looked."""
 
@@ -383,7 +384,9 @@ class States:
                 self.end(job_id, attempt, State.FAILED)
             raise
 
-        if (ended := self.state(job_id, attempt)) is not State.RUNNING:  # who has done so looks for our name, too
+        n_names = os.stat(anchor).st_nlink  # the anchor, what it was linked from, and RUNNING
+        ended = State.RUNNING if n_names == _NAMES_AT_BEGINNING else self.state(job_id, attempt)
+        if ended is not State.RUNNING:  # who has done so looks for our name, too
             discard(running)
             raise JobRefused(f"attempt {attempt} of job {job_id} was ended as {ended} just as it began; others go on")
 

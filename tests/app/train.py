@@ -113,6 +113,8 @@ def main(cfg: Any) -> Any:
     if cfg.deaf:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+    if cfg.stoppable:
+        job.should_stop()  # before anybody is told that it may be stopped
     if cfg.started:
         Path(cfg.started, f"{job.id}.{os.getpid()}").touch()
     if cfg.steps:
