@@ -143,7 +143,11 @@ def test_status_of_the_job_survives_what_comes_after(tmp_path: Path, status: int
 LISTENER = """
 import os, pathlib, signal, sys, time
 signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"warned\\n"))  # print may not be called inside of itself
-signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"told\\n"), sys.exit(5)))
+def end(*_):
+    os.write(1, b"told\\n")
+    pathlib.Path(os.environ["EXPERIMENT_MANAGER_STATUS_FILE"]).write_text("5 \\n")  # which `wait` of bash can lose
+    sys.exit(5)
+signal.signal(signal.SIGTERM, end)
 pathlib.Path("ready").touch()
 while True:
     time.sleep(0.05)
