@@ -25,7 +25,7 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.files import is_there, remove_tree, space_below, space_of, temporary_name
+from experiment_manager.store.files import remove_tree, space_below, space_of, temporary_name
 from experiment_manager.store.launches import (
     SETTLED,
     clear_leftovers,
@@ -33,6 +33,7 @@ from experiment_manager.store.launches import (
     launch_numbers,
     planned_attempts,
     read_launch,
+    unsettled_numbers,
 )
 from experiment_manager.store.layout import MANIFEST, Folder, planning, writing
 from experiment_manager.store.manifest import Manifest
@@ -178,9 +179,7 @@ def _handed_over(folder: Folder, table: StateTable) -> frozenset[int]:
     """The jobs that scripts are to begin, once more or for the first time: they wait for a person, or for a scheduler
     that does not tell of them yet. Raises JobRefused where a launch cannot be read."""
     found = set[int]()
-    for number in launch_numbers(folder):
-        if is_there(folder.join("launches", number, SETTLED)):
-            continue
+    for number in launch_numbers(folder, unsettled_numbers(folder)):
         try:
             planned = planned_attempts(read_launch(folder, number))
         except UnreadableLaunch as error:

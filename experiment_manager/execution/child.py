@@ -116,11 +116,9 @@ def prepare(
     try:
         point, recipe, may_compose = _known(folder, job_id)
     except UnknownJob:
-        from experiment_manager.store.manifest_editor import (
-            newest,
-        )  # a slow planner may have put an older one in its place
+        from experiment_manager.store.manifest_editor import newest  # which few jobs need
 
-        newest(folder)
+        newest(folder)  # a slow planner may have put an older one in its place
         point, recipe, may_compose = _known(folder, job_id)
     order, here = None, os.getcwd()
     if launch is not None:

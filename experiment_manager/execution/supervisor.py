@@ -155,13 +155,10 @@ class _Supervision:
 
     def _run(self, started: float) -> Outcome:
         if not self._earlier_run_has_noticed():
-            reason = "stopped while an earlier run of the task was given time to end"
-            self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
-            return self._incomplete()
+            return self._unbegun("stopped while an earlier run of the task was given time to end", started)
         if self._child.upstream is not None and (why_not := self._why_not(self._child.upstream)) is not None:
             self.reason = why_not
-            self._publish(self._stopped or State.CANCELLED, {"reason": why_not, "start": started, "end": time.time()})
-            return self._incomplete()._replace(has_begun=False)
+            return self._unbegun(why_not, started)._replace(has_begun=False)
         try:
             self._pid = self._begin(self._child, self._number)
         except OSError as error:
@@ -173,6 +170,11 @@ class _Supervision:
         status, usage = self._wait()
         self._end_stragglers()
         return self._record(os.waitstatus_to_exitcode(status), usage, started)
+
+    def _unbegun(self, reason: str, started: float) -> Outcome:
+        """The attempt has ended, and its program was never started."""
+        self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
+        return self._incomplete()
 
     def _earlier_run_has_noticed(self) -> bool:
         """Waits as long as a supervisor on another node may take to see that its attempt was ended. False: told to stop

@@ -310,7 +310,6 @@ class Lane:
         self._beginning = beginning
         self._orders = Orders(folder)
         self._upstreams: Upstreams | None = None
-        self._comes_after: dict[str, bool] = {}  # by launch, whether its jobs come after others
         self._n_failed: int | None = 0  # None: a job has done well here
 
     def run(
@@ -379,13 +378,11 @@ class Lane:
 
     def _waits(self, one: Candidate) -> bool:
         """Whether a job comes after others that have not ended."""
-        if one.launch not in self._comes_after:
-            try:
-                record = read_launch(self._folder, one.launch).record
-                self._comes_after[one.launch] = record.get("upstream") is not None
-            except ExperimentManagerError:  # whoever prepares the job tells of it
-                return False
-        if not self._comes_after[one.launch]:
+        try:
+            order = self._orders.of(one.launch, one.job_id)  # which is kept for whoever prepares the job
+        except ExperimentManagerError:  # he tells of it
+            return False
+        if order is None or order.upstream is None:
             return False
         if self._upstreams is None:
             from experiment_manager.scheduler.upstream import Upstreams  # of the few launches that come after others
