@@ -30,10 +30,13 @@ from experiment_manager.hydra.plan import Known
 from experiment_manager.hydra.search_space import read_space
 from experiment_manager.model.records import Entry, Recipe, State
 from experiment_manager.model.search import CATEGORICAL, FLOAT, INT, Choice, Dimension, Proposal, Search
+from experiment_manager.scheduler import reconcile
+from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import editing
 from experiment_manager.store.proposals import leave_configuration, publish
+from experiment_manager.store.states import StateTable
 from tests.conftest import APP, Program, ProgramAfter, files_below, unpack, wait_until
 
 SEARCH = ("hydra/sweeper=experiment_optuna", "hydra.sweeper.sampler.seed=1", "hydra.launcher.n_jobs=2")
@@ -376,6 +379,29 @@ def test_a_proposal_is_published_once(tmp_path: Path) -> None:
     before = files_below(Path(folder.proposals))
     assert not publish(folder, one._replace(launch="0002"))
     assert before == files_below(Path(folder.proposals))
+
+
+def test_the_last_trial_that_begins_while_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits does not leave with states that are older than the last proposal."""
+    folder, looks = beginning(tmp_path, search(0, 1, max_failure_rate=1.0)), list[StateTable]()
+
+    def runs() -> None:
+        one = Proposer(folder, "0001").next()
+        assert isinstance(one, Proposal)
+        Path(folder.states).mkdir(exist_ok=True)
+        for name in (f"{one.job_id}.1", f"{one.job_id}.1.COMPLETED"):
+            Path(folder.states, name).touch()
+
+    def slow(*about: Any) -> StateTable:
+        looks.append(reconciled(*about))
+        if len(looks) == 1:
+            runs()
+        return looks[-1]
+
+    runs()
+    monkeypatch.setattr(reconcile, "reconciled", slow)
+    table = reconcile.wait_until_idle(folder)
+    assert {0, 1} == table.attempts.keys()
 
 
 def test_an_optuna_that_is_too_old_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,14 +158,15 @@ class _Applied:
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
         self._paused: dict[JobId, str] = {}
         self.has_news = False
-        """Whether a scheduler was asked, and has said anything of a job: then its state may be another one by now."""
+        """Whether a scheduler was asked about jobs that may be in another state by now than before it answered."""
 
     def apply(self, opened: OpenLaunch, found: LaunchVerdicts, *, was_asked: bool) -> None:
         is_open = found.is_open
         for verdict in found.verdicts:
             is_kept = self._apply(opened, verdict)
             is_open = is_open or not is_kept
-        self.has_news = self.has_news or (was_asked and bool(found.verdicts))
+        has_workers = any(array.n_workers is not None for array in opened.arrays)  # they may have run others and ended
+        self.has_news = self.has_news or (was_asked and (has_workers or bool(found.verdicts)))
         if not was_asked or self._folder.is_only_read:
             return
         path = self._folder.join("launches", opened.launch.number, SETTLED)
@@ -340,6 +341,7 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
     pause = LOOK_S
     quiet_since: float | None = None
     while True:
+        may_grow = _may_grow(folder)  # before the states are read: the last trial may begin meanwhile
         table = reconciled(folder)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
         if is_busy or not all(waiting.is_stuck for waiting in table.queued.values()):
@@ -347,7 +349,8 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
         else:
             quiet_since = quiet_since or time.monotonic()
         may_go_on = quiet_since is not None and time.monotonic() - quiet_since < _SUBMITS_S and is_due(table)
-        if quiet_since is not None and not may_go_on and not _may_propose(folder, table, quiet_since):
+        may_propose = quiet_since is not None and may_grow and _may_propose(folder, table, quiet_since)
+        if quiet_since is not None and not may_go_on and not may_propose:
             _tell_of_stuck(folder, table)
             return table
         if quiet_since is not None:
@@ -357,14 +360,17 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
         pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
 
 
-def _may_propose(folder: Folder, table: StateTable, quiet_since: float) -> bool:
-    """Whether a worker that has just ended a trial of a search may be about to begin the next one: as long as it is
-    there, however long it takes to propose that."""
+def _may_grow(folder: Folder) -> bool:
+    """Whether a search has trials that nobody has proposed yet, and goes on."""
     if who_stopped(folder) is not None:
         return False
     with Manifest(folder) as manifest:
-        if not manifest.has_unproposed():
-            return False
+        return manifest.has_unproposed()
+
+
+def _may_propose(folder: Folder, table: StateTable, quiet_since: float) -> bool:
+    """Whether a worker that has just ended a trial of a search may be about to begin the next one: as long as it is
+    there, however long it takes to propose that."""
     if time.monotonic() - quiet_since <= _PROPOSES_S or drivers(folder):
         return True
     with suppress(SchedulerError):

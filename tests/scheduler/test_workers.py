@@ -6,11 +6,13 @@ import signal
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler import query, reconcile
 from experiment_manager.scheduler.arrays import USUAL_LIMITS, arrays
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import hand_to_workers, join
@@ -55,6 +57,20 @@ def test_what_waits_is_queued(jobs: Jobs) -> None:
         jobs.wait_until(lambda job_id=job_id, attempt=attempt: jobs.has_begun(job_id, attempt))  # type: ignore[misc]
         jobs.end(job_id)
     jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED")
+
+
+def test_workers_that_end_while_the_queue_is_asked(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they have run since the states were read is not taken for left."""
+    (held := FileScheduler().root / "hold").touch()
+    jobs.make({}, {}, workers=1).submit()
+
+    def late(*about: Any) -> query.Answer:
+        held.unlink()
+        jobs.wait_until(lambda: FileScheduler().queue([]) == [])
+        return query.ask(*about)
+
+    monkeypatch.setattr(reconcile, "ask", late)
+    assert {0: "COMPLETED", 1: "COMPLETED"} == jobs.states()
 
 
 def test_a_worker_that_dies(jobs: Jobs) -> None:
