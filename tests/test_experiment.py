@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from experiment_manager.errors import (
     UnknownJob,
     UnstorableValue,
 )
+from experiment_manager.store.states import States
 from tests.conftest import clean_env, files_below
 from tests.test_comparison import rows as compared_rows
 from tests.test_comparison import usual
@@ -114,6 +116,16 @@ def test_nothing_runs_before_a_filter_was_saved(saved: Experiment) -> None:
     """Which jobs may run has to be said first, and the sentence says how."""
     with pytest.raises(FilterError, match="save_pass_filter"):
         saved.run_id(0, lambda *_: None)
+
+
+def test_an_attempt_here_waits_for_one_that_may_still_run(saved: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a supervisor on another node may not have seen yet that its attempt was ended, as under a supervisor."""
+    monkeypatch.setattr("experiment_manager.store.states.OWNERSHIP_POLL_S", 0.2)
+    saved.save_pass_filter([0])
+    earlier = States(saved.folder)
+    earlier.claim(0, {})
+    earlier.finish(0, 1, State.NODE_FAIL, {"fenced_at": (fenced_at := time.time())})
+    assert 0.4 <= saved.run_id(0, lambda *_: time.time()) - fenced_at
 
 
 def test_runner_that_raises_is_failed_and_raises(saved: Experiment) -> None:

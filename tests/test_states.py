@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from experiment_manager.store import processes
 from experiment_manager.store.endings import Endings
 from experiment_manager.store.holds import set_held
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.states import States
+from experiment_manager.store.states import OWNERSHIP_POLL_S, States
 from tests.conftest import clean_env, wait_until
 
 CLAIMER = """
@@ -341,6 +342,16 @@ def test_whoever_may_still_run_is_waited_for_by_all_that_follow(states: States) 
         states.finish(7, number, State.LOST, {"reason": "gone", **fenced})
     assert (None, 5.0) == (states.fenced_at(7, 3), states.fenced_before(7, 4))
     assert states.fenced_before(7, 1) is None
+    waited: list[float] = []
+    assert states.wait_for_earlier(7, 4, lambda _: False)  # that was long ago
+    states.finish(7, states.claim(7, {}), State.LOST, {"fenced_at": time.time()})
+
+    def ends(seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    assert not states.wait_for_earlier(7, 5, ends)
+    assert 0 < waited[0] <= 2 * OWNERSHIP_POLL_S
 
 
 def test_anchor_without_state_runs_while_its_process_lives(tmp_path: Path, states: States) -> None:

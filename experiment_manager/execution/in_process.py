@@ -79,6 +79,8 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     os.environ.pop(current_job.PRUNER_VARIABLE, None)
     os.environ.update(variables)
     try:
+        if not is_fake:
+            states.wait_for_earlier(job_id, number, _goes_on_after)
         made = InProcess(folder, job_id, number, is_fake=is_fake)
         with current_job.claimed(), _error_kept(folder, job_id, number):
             yield made
@@ -109,6 +111,11 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         processes.unmark(mark)
         record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
         asked_again(lambda: states.finish(job_id, number, state, record), tell)
+
+
+def _goes_on_after(seconds: float) -> bool:
+    time.sleep(seconds)  # Ctrl-C ends it
+    return True
 
 
 def print_job(job_id: int, variables: object, configuration: object) -> None:

@@ -27,16 +27,13 @@ from experiment_manager.store.documents import END, ERROR, last_line, read_end, 
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
-from experiment_manager.store.states import States
+from experiment_manager.store.states import OWNERSHIP_POLL_S, States
 from experiment_manager.text import one_line, say, tell
 
 if TYPE_CHECKING:
     from experiment_manager.execution.gpu_use import GpuUse
 
 Answer = TypeVar("Answer")
-
-OWNERSHIP_POLL_S: Final = 10.0
-"""How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
 
 FIRST_SAMPLE_S: Final = 1.0
 """When the memory of a job is first looked at that the kernel does not count by itself, and how soon again at least."""
@@ -154,7 +151,7 @@ class _Supervision:
             raise
 
     def _run(self, started: float) -> Outcome:
-        if not self._earlier_run_has_noticed():
+        if not self._states.wait_for_earlier(self._child.job_id, self._number, self._is_left_alone):
             return self._unbegun("stopped while an earlier run of the task was given time to end", started)
         if self._child.upstream is not None and (why_not := self._why_not(self._child.upstream)) is not None:
             self.reason = why_not
@@ -175,15 +172,6 @@ class _Supervision:
         """The attempt has ended, and its program was never started."""
         self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
         return self._incomplete()
-
-    def _earlier_run_has_noticed(self) -> bool:
-        """Waits as long as a supervisor on another node may take to see that its attempt was ended. False: told to stop
-        meanwhile."""
-        fenced_at = self._states.fenced_before(self._child.job_id, self._number)
-        while fenced_at is not None and (left := fenced_at + 2 * OWNERSHIP_POLL_S - time.time()) > 0:
-            if not self._is_left_alone(left):
-                return False
-        return True
 
     def _why_not(self, order: Mapping[str, Any]) -> str | None:
         """Why the job does not begin, by what it comes after; None: that has completed. Where a scheduler has waited

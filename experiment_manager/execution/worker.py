@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from experiment_manager.errors import ExperimentManagerError, JobRefused, UnknownJob
 from experiment_manager.execution.child import Child, own_temporary_folder, prepare, start
 from experiment_manager.execution.signals import Heard
-from experiment_manager.execution.supervisor import OWNERSHIP_POLL_S, Outcome, Start, supervise
+from experiment_manager.execution.supervisor import Outcome, Start, supervise
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Attempt, State, Task
 from experiment_manager.scheduler import schedulers
@@ -39,7 +39,7 @@ from experiment_manager.store.launches import (
     read_launch,
 )
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.states import States, StateTable, is_to_be_asked_about, task_in
+from experiment_manager.store.states import OWNERSHIP_POLL_S, States, StateTable, is_to_be_asked_about, task_in
 from experiment_manager.text import one_line, tell
 
 if TYPE_CHECKING:

@@ -39,6 +39,9 @@ _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
 _STATE_OF: Final = {str(state): state for state in _STORED}
 _NAMES_AT_BEGINNING: Final = 3
+OWNERSHIP_POLL_S: Final = 10.0
+"""How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
+
 _MOST_FENCED: Final = 20
 """So many attempts cannot be made before whoever was cut off has looked."""
 
@@ -544,6 +547,15 @@ class States:
         """When an attempt before this one was ended that something may still run elsewhere: the last such moment."""
         earlier = range(max(1, attempt - _MOST_FENCED), attempt)
         return max(filter(None, (self.fenced_at(job_id, number) for number in earlier)), default=None)
+
+    def wait_for_earlier(self, job_id: int, attempt: int, wait: Callable[[float], bool]) -> bool:
+        """Waits as long as a supervisor on another node may take to see that its attempt of the job, before this one,
+        was ended. `wait` gets seconds, and tells whether the attempt still goes on then; returns whether it does."""
+        fenced_at = self.fenced_before(job_id, attempt)
+        while fenced_at is not None and (left := fenced_at + 2 * OWNERSHIP_POLL_S - time.time()) > 0:
+            if not wait(left):
+                return False
+        return True
 
     def is_running(self, job_id: int, attempt: int) -> bool:
         """False once somebody else has ended this attempt."""
