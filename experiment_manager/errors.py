@@ -54,7 +54,11 @@ class Unwritten(FolderError, OSError):
 
 
 class ManifestError(ExperimentManagerError):
-    """The manifest is damaged, or a newer version of this package wrote it."""
+    """The manifest is damaged, a newer version of this package wrote it, or it cannot be read now."""
+
+
+class DamagedManifest(ManifestError):
+    """What is there is no whole manifest, and never will be."""
 
 
 class UnknownJob(ExperimentManagerError, ValueError):

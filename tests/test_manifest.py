@@ -1,5 +1,6 @@
 """The manifest as a file on a real disk: nothing is lost, nothing moves, nothing half-written is ever read."""
 
+import errno
 import os
 import random
 import shutil
@@ -8,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from experiment_manager.errors import FolderError, ManifestError, UnknownJob
 from experiment_manager.model import codec
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
+from experiment_manager.store import documents
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
 from experiment_manager.store.manifest_editor import editing
@@ -86,6 +88,17 @@ def read_names_and_all(folder: Folder) -> None:
     with Manifest(folder) as manifest:
         assert manifest.variables
         assert [{"x": 0}, {"x": 1}] == [manifest.configuration(manifest.job(number).id) for number in (0, 1)]
+
+
+def failing(error: OSError) -> Callable[[str], Any]:
+    """Opens the manifest itself, and fails for every other file."""
+
+    def opened(path: str) -> Any:
+        if os.path.basename(path) == "manifest.sqlite":
+            return documents.opened(path)
+        raise error
+
+    return opened
 
 
 def edit_by_hand(folder: Folder, statement: str) -> None:
@@ -414,6 +427,47 @@ def test_killed_editing_leaves_the_old_manifest(tmp_path: Path) -> None:
     assert {0: {"x": 0}} == read_all(folder)
     add(folder, {1: {"x": 1}})
     assert {0: {"x": 0}, 1: {"x": 1}} == read_all(folder)
+
+
+def unnamed(folder: Folder, changed: Callable[[bytes], bytes] = bytes) -> bytes:
+    """The manifest, whose planner has published the next generation, changed so, and was killed before it was named."""
+    add(folder, {0: {"x": 0}})
+    first = Path(folder.manifest).read_bytes()
+    add(folder, {1: {"x": 1}})
+    for path in (Path(folder.generations, "2"), Path(folder.manifest)):
+        content = first if path.name == "manifest.sqlite" else changed(path.read_bytes())
+        path.unlink()
+        path.write_bytes(content)
+    return first
+
+
+def of_newer_version(content: bytes) -> bytes:
+    return content[:60] + (FORMAT + 1).to_bytes(4, "big") + content[64:]  # where SQLite keeps user_version
+
+
+def test_what_cannot_be_seen_now_is_not_planned_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newest generation that a newer version has published, or that the disk does not give, keeps others from
+    planning; one that is damaged never had its name, and nobody has heard of it."""
+    newer = Folder(tmp_path, "newer")
+    before = unnamed(newer, of_newer_version)
+    with pytest.raises(ManifestError, match="newer version"):
+        add(newer, {2: {"x": 2}})
+    assert before == Path(newer.manifest).read_bytes()
+
+    folder = Folder(tmp_path, "train")
+    before = unnamed(folder)
+    with monkeypatch.context() as errs:
+        errs.setattr("experiment_manager.store.manifest.opened", failing(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(ManifestError, match="Input/output error"):
+            add(folder, {2: {"x": 2}})
+    assert before == Path(folder.manifest).read_bytes()
+    add(folder, {2: {"x": 2}})
+    assert {number: {"x": number} for number in range(3)} == read_all(folder)
+
+    damaged = Folder(tmp_path, "damaged")
+    unnamed(damaged, lambda _: b"no manifest")
+    add(damaged, {2: {"x": 2}})
+    assert {0: {"x": 0}, 2: {"x": 2}} == read_all(damaged)
 
 
 def test_readers_during_replacements(tmp_path: Path) -> None:

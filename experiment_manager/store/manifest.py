@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from experiment_manager.errors import ManifestError, UnknownJob
+from experiment_manager.errors import DamagedManifest, ManifestError, UnknownJob
 from experiment_manager.model import codec
 from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.documents import opened
@@ -67,7 +67,7 @@ class Manifest:
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             (application,) = connection.execute("PRAGMA application_id").fetchone()
         if application != APPLICATION_ID:
-            raise ManifestError(f"{self._path} is damaged, or no manifest: restore it from a backup")
+            raise DamagedManifest(f"{self._path} is damaged, or no manifest: restore it from a backup")
         if found > FORMAT:
             raise ManifestError(
                 f"{self._path} was written by a newer version of Experiment Manager (format {found}, this one reads "
@@ -89,7 +89,7 @@ class Manifest:
                 raise ManifestError(f"{self._path} cannot be read ({error}); {sentence}") from error
             if isinstance(error, OSError):
                 raise ManifestError(f"{self._path} cannot be read: {error.strerror or error}") from error
-            raise ManifestError(f"{self._path} is damaged ({error}); restore it from a backup") from error
+            raise DamagedManifest(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def close(self) -> None:
         self._connection.close()

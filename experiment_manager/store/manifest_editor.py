@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from experiment_manager.errors import ManifestError, Overtaken
+from experiment_manager.errors import DamagedManifest, Overtaken
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.grid import Point
@@ -360,8 +360,9 @@ def _published(folder: Folder) -> list[int]:
 
 
 def _generation(folder: Folder, path: str) -> int | None:
-    """The generation of a manifest; None where there is none. Raises ManifestError for what is damaged."""
-    if not os.path.exists(path):
+    """The generation of a manifest; None where there is none. Raises ManifestError, and FolderError, where nobody can
+    tell."""
+    if not is_there(path):
         return None
     with Manifest(folder, path) as manifest:
         return manifest.generation
@@ -398,7 +399,8 @@ def _publish(folder: Folder, temporary: str, number: int) -> None:
 
 
 def _name(folder: Folder, number: int) -> bool:
-    """The manifest is what was published as that generation; false when it is no more whole, or was damaged."""
+    """The manifest is what was published as that generation; false when it is no more whole, or was damaged. Raises
+    ManifestError, and OSError, where that cannot be seen now: nobody plans as if it had never been."""
     published = os.path.join(folder.generations, str(number))
     while _is_whole(published):
         temporary = temporary_name(folder.manifest)
@@ -410,7 +412,7 @@ def _name(folder: Folder, number: int) -> bool:
             return True
         except FileNotFoundError:  # it is as old as what it is a name of: somebody may have taken it for a leftover
             continue
-        except ManifestError:
+        except DamagedManifest:
             return False
         finally:
             discard(temporary)  # it is still there, too, where both names are of one file
