@@ -12,12 +12,17 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.execution import current_job as module
+from experiment_manager.execution import pruning
 from experiment_manager.execution.current_job import CurrentJob
+from experiment_manager.execution.study import Proposer
 from experiment_manager.model.pruning import Pruner, checked
+from experiment_manager.model.search import CATEGORICAL, Dimension
+from experiment_manager.model.search import Choice as OneOf
 from experiment_manager.report.contents import Choice, collect
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.rungs import last_rungs, rung_values, values_by_attempt, why_pruned
 from tests.conftest import Program
+from tests.test_search import beginning, search
 
 CURVE = """
 import sys
@@ -243,6 +248,37 @@ def test_rungs_that_a_job_jumps_over(folder: Folder) -> None:
     assert ["4", "8"] == sorted(os.listdir(os.path.join(folder.rungs, rule.rungs)))
     assert job.should_stop()
     assert "at step 9 its loss is nan; it is NaN" == why_pruned(folder, 0, 1) == job.pruned
+
+
+def test_the_jobs_of_a_trial_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rung the means of trials are compared, and when a job is told to end, so are the others of its trial, also
+    one that has come to no rung yet; but not one that runs again, or when the first one does."""
+    seeds = Dimension("seed", CATEGORICAL, choices=tuple(OneOf(f"seed={seed}", seed) for seed in (1, 2, 3)))
+    folder = beginning(tmp_path, search(0, 5, averaged=(seeds,)))
+    proposer = Proposer(folder, "0001")
+    assert list(range(6)) == [proposer.next().job_id for _ in range(6)]  # type: ignore[union-attr]
+    monkeypatch.setattr(pruning, "_LOOKS_EVERY_S", 0.0)
+    rule = pruner(reduction_factor=2)._replace(average_over=("seed",))
+    jobs = [attempt_of(folder, job_id, rule) for job_id in range(6)]
+    assert not logs(jobs[0], 4.0)
+    assert not logs(jobs[3], 1.0)
+    jobs[1].log_metrics(step=1, loss=0.0)
+    assert not logs(jobs[0], 4.0, first=2)  # the other one has not asked yet
+    assert jobs[1].should_stop()
+    why = "at step 1 its loss is 0, 2 in the mean of 2 jobs; 1 of the 2 there are better, and the best one goes on"
+    assert why == jobs[1].pruned
+    assert logs(jobs[0], 4.0, first=3)
+    assert logs(jobs[2], 0.0, first=0)
+    assert "another job of its trial was told to end" == jobs[0].pruned == jobs[2].pruned
+    assert not logs(jobs[3], 1.0, first=2)
+
+    Path(folder.states).mkdir()
+    for name in ("0.1", "0.1.PRUNED"):
+        Path(folder.states, name).touch()
+    assert not logs(attempt_of(folder, 0, rule, attempt=2, since=2), 0.0, first=0)
+    assert logs(attempt_of(folder, 2, rule), 0.0, first=0)
+    Path(folder.states, "1.2").touch()
+    assert not logs(attempt_of(folder, 2, rule), 0.0, first=0)
 
 
 def test_a_job_without_patience(folder: Folder) -> None:

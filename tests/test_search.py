@@ -256,6 +256,61 @@ def test_several_objectives(sampler: str) -> None:
     assert study.made_study(found, trials).best_trials
 
 
+SEEDS = Dimension("seed", CATEGORICAL, choices=tuple(Choice(f"seed={seed}", seed) for seed in (1, 2)))
+NETS = Dimension("net", CATEGORICAL, choices=(Choice("net=a", "a"), Choice("net=b", "b")))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid", "qmc"])
+def test_a_trial_of_several_jobs(sampler: str) -> None:
+    """They have each of the values that are averaged over, and share what is drawn once, by the means of others."""
+    found = search(
+        3, 30, sampler=sampler, averaged=(SEEDS, NETS), pass_filter=None if sampler != "tpe" else "lr < 0.05"
+    )
+    found = found._replace(dimensions=GRID) if sampler == "grid" else found
+    assert (28, 7, 4) == (found.n_slots, found.n_trials, found.jobs_per_trial)
+    assert Search.read(json.loads(json.dumps(found.body))) == found
+    jobs = simulated(found, 27, at_a_time=5)
+    assert [one.proposal for one in jobs] == [one.proposal for one in simulated(found, 27, at_a_time=5)]
+    variables = [dict(one.proposal.variables) for one in jobs]  # type: ignore[call-overload]
+    own = [(one.pop("seed"), one.pop("net")) for one in variables]
+    assert own == ([(1, "a"), (1, "b"), (2, "a"), (2, "b")] * 7)[:27]
+    drawn = [json.dumps(one) for one in variables]
+    assert [len(set(drawn[first : first + 4])) for first in range(0, 27, 4)] == [1] * 7
+    assert 7 == len(set(drawn))
+    trials = study.together(found, jobs)
+    states = [trial.state for trial in trials]
+    assert [State.COMPLETED] * 5 + [State.RUNNING] * 2 == states
+    made = study.made_study(found, trials)
+    assert [3, 7, 11] == [trial.user_attrs["job"] for trial in made.trials[:3]]
+    assert [3, 4, 5, 6] == made.trials[0].user_attrs["jobs"]
+
+
+def of_two(*jobs: tuple[State, float | None], **more: Any) -> Trial:
+    """The trial that has these two jobs, or the first of them."""
+    found = search(0, 1, averaged=(SEEDS,))
+    made = list[Trial]()
+    for job_id, (state, value) in enumerate(jobs):
+        one = proposed(found, made, job_id, "")
+        made.append(Trial(one, state, None if value is None else (value,), **(more if job_id else {})))
+    (trial,) = study.together(found, made)
+    return trial
+
+
+def test_what_becomes_of_a_trial_of_several_jobs() -> None:
+    """Its value is their mean when all have ended well; one that fails, or is pruned, decides; rungs are means."""
+    done, runs = (State.COMPLETED, 1.0), (State.RUNNING, None)
+    assert (State.COMPLETED, (2.0,)) == of_two(done, (State.COMPLETED, 3.0))[1:3]
+    assert (State.PENDING, None) == of_two(done)[1:3]
+    assert (State.RUNNING, None) == of_two(done, runs)[1:3]
+    assert (State.PRUNED, None) == of_two(runs, (State.PRUNED, None))[1:3]
+    assert (State.LOST, None) == of_two(done, (State.LOST, None))[1:3]
+    failed = of_two(done, (State.FAILED, None))
+    assert (State.FAILED, True, 1) == (failed.state, failed.has_failed, failed.job_to_show)
+    silent = of_two(done, (State.COMPLETED, None), trouble="it returned NaN")
+    assert (True, "it returned NaN", None) == (silent.has_failed, silent.trouble, silent.values)
+    assert {1: 0.5, 2: 4.0} == of_two(done, runs, rungs={1: 0.5, 2: 4.0}).rungs
+
+
 WORD = """defaults:
   - _self_
   - override hydra/sweeper: optuna
@@ -440,6 +495,39 @@ def test_a_search_runs_each_trial_once_and_the_same_command_goes_on(program_afte
     assert {"seed": 1} == values(program)[5]
 
 
+def test_a_search_by_the_means_over_seeds(program: Program) -> None:
+    """Each trial has a job for each seed, all are told of as trials of that many, and the same command goes on."""
+    options = (*SEARCH, "hydra.sweeper.average_over=[seed]", "seed=1,3", "tau=interval(0,1)")
+    plan = program.sweep(*options, "hydra.sweeper.n_trials=2", "hydra.sweeper.dry_run=true")
+    assert "a new search of 2 trials of 2 jobs each, minimize by tpe" in plan.stdout, plan.stderr
+    assert "seed  each one of 1, 3, whose mean counts" in plan.stdout
+    done = program.sweep(*options, "hydra.sweeper.n_trials=2")
+    assert 0 == done.returncode, done.stderr
+    assert (
+        "a search of 2 trials of 2 jobs each, minimize by tpe; 2 jobs to run, 2 are proposed as others" in done.stderr
+    )
+    assert "best of 2: 3 by jobs 0-1 (tau=" in done.stderr
+    again = program.sweep(*options, "hydra.sweeper.n_trials=3")
+    assert (0, [f"{job}.1.COMPLETED" for job in range(6)]) == (again.returncode, program.states()), again.stderr
+    assert [(1, 0), (3, 0), (1, 1), (3, 1), (1, 2), (3, 2)] == [
+        (one["seed"], list(dict.fromkeys(other["tau"] for other in values(program).values())).index(one["tau"]))
+        for one in values(program).values()
+    ]
+    made = Experiment.at(program.experiment).study()
+    assert [3.0] * 3 == [trial.value for trial in made.trials]
+    told = program.told("search")
+    assert (3, 3, 3, 2, 0) == tuple(
+        told[name] for name in ("n_trials", "n_proposed", "n_ended", "jobs_per_trial", "best_job")
+    )
+    assert "search: 3 of 3 trials have ended; best 3 by jobs 0-1" in program.tool("status").stdout
+    other = program.sweep(*SEARCH, "seed=1,3", "tau=interval(0,1)")
+    assert "seed was choice(1, 3), averaged and is choice(1, 3)" in other.stderr
+    assert "0 of 4 trials" not in program.tool("search", "--more", "1").stdout
+    assert 2 == Experiment.at(program.experiment).status().search.jobs_per_trial  # type: ignore[union-attr]
+    assert 0 == program.tool("work").returncode
+    assert [f"{job}.1.COMPLETED" for job in range(8)] == program.states()
+
+
 def test_a_search_that_is_another_one_is_refused(program_after: ProgramAfter) -> None:
     """One folder has one search: people are told in what the other is another one."""
     program = program_after(*FOUR)
@@ -469,6 +557,24 @@ def test_a_search_that_is_another_one_is_refused(program_after: ProgramAfter) ->
         (["hydra/launcher=slurm_script", *SPACE], "hydra.launcher.workers=8"),
         (["hydra/launcher=joblib", *SPACE], "hydra/launcher=joblib runs a list of jobs, and a search has none"),
         (["seed=1"], "the search has nothing to vary"),
+        (["hydra.sweeper.average_over=[seed]", "seed=1,2"], "the search has nothing to vary"),
+        (
+            ["hydra.sweeper.average_over=[sed]", *SPACE],
+            "has sed, which the search does not vary (it varies seed, algorithm)",
+        ),
+        (["hydra.sweeper.average_over=seed", *SPACE], "has no list of values, which hydra.sweeper.average_over goes"),
+        (["hydra.sweeper.average_over=[1]", *SPACE], "hydra.sweeper.average_over=[1] is no list of variables"),
+        (
+            [
+                *("hydra.sweeper.average_over=[algorithm]", "hydra.sweeper.metric=loss"),
+                *("hydra.sweeper.pruner={name: asha, group_by: [algorithm]}", *SPACE),
+            ],
+            "hydra.sweeper.pruner groups by the same variable; leave one of them out",
+        ),
+        (
+            ["hydra.sweeper.metric=loss", "hydra.sweeper.pruner={name: asha, group_by: [task]}", *SPACE],
+            "'task' is no variable; the variables are seed, algorithm",
+        ),
         (["sed=interval(0, 1)"], "sed"),
     ],
 )

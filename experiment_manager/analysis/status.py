@@ -78,7 +78,9 @@ class Trouble(NamedTuple):
 
 class SearchStatus(NamedTuple):
     """How a search stands: of its `n_trials`, how many are proposed, how many of those have ended, failed, or were
-    pruned, and the best value so far; None where there is none, or there are several objectives."""
+    pruned, and the best value so far; None where there is none, or there are several objectives. A trial has
+    `jobs_per_trial` jobs, of consecutive ids, the first of which is `best_job` for the best one; `n_jobs_left` are not
+    proposed yet."""
 
     n_trials: int
     n_proposed: int
@@ -89,6 +91,8 @@ class SearchStatus(NamedTuple):
     best: float | None
     best_job: int | None
     why_over: str | None  # why nothing more is proposed though trials are left
+    jobs_per_trial: int = 1  # more where values are averaged
+    n_jobs_left: int = 0
 
     def __repr__(self) -> str:
         return f"SearchStatus({self.n_ended} of {self.n_trials} have ended, best {self.best})"
@@ -283,7 +287,7 @@ def live_status(
     return found._replace(
         live=tuple(live_rows(folder, jobs, table)),
         groups=tuple(groups),
-        estimate=_estimate(folder, found, table, 0 if search is None else search.n_trials - search.n_proposed),
+        estimate=_estimate(folder, found, table, 0 if search is None else search.n_jobs_left),
         search=search,
     )
 
@@ -312,7 +316,9 @@ def search_status(folder: Folder, table: StateTable) -> SearchStatus | None:
         direction=search.directions,
         best=None if best is None or best.values is None else best.values[0],
         best_job=None if best is None else best.proposal.job_id,
-        why_over=why_over(folder, search, trials) if len(trials) < search.n_trials else None,
+        why_over=why_over(folder, search, trials) if history.n_proposed < search.n_slots else None,
+        jobs_per_trial=search.jobs_per_trial,
+        n_jobs_left=search.n_slots - history.n_proposed,
     )
 
 

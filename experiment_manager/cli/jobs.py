@@ -297,16 +297,21 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
 def of_search(found: SearchStatus, *, is_running: bool) -> str:
     """How a search stands, for people; `is_running`: some job of the experiment waits or runs.
 
-    >>> of_search(SearchStatus(200, 65, 57, 1, 3, ("minimize",), 0.0123, 41, None), is_running=True)
+    >>> of_search(SearchStatus(200, 65, 57, 1, 3, ("minimize",), 0.0123, 41, None, n_jobs_left=135), is_running=True)
     'search: 57 of 200 trials have ended (3 pruned, 1 failed), 135 are not proposed yet; best 0.0123 by job 41'
     """
     parts = [f"{count} {word}" for count, word in ((found.n_pruned, "pruned"), (found.n_failed, "failed")) if count]
     of_these = f" ({', '.join(parts)})" if parts else ""
     n_left = found.n_trials - found.n_proposed
     left = f", {n_left} are not proposed yet" if n_left else ""
-    best = "" if found.best is None else f"; best {found.best:.6g} by job {found.best_job}"
+    if found.n_jobs_left and not n_left:
+        verb = "is" if found.n_jobs_left == 1 else "are"
+        left = f", {counted(found.n_jobs_left)} of the last one {verb} not proposed yet"
+    best = ""
+    if found.best is not None and found.best_job is not None:
+        best = f"; best {found.best:.6g} by {which(range(found.best_job, found.best_job + found.jobs_per_trial))}"
     over = "" if found.why_over is None else f"; nothing more is proposed: {found.why_over}"
-    if n_left and not is_running and found.why_over is None:
+    if found.n_jobs_left and not is_running and found.why_over is None:
         over = "; no trial runs: the same sweep, or `experiment-manager work`, goes on"
     return f"search: {found.n_ended} of {found.n_trials} trials have ended{of_these}{left}{best}{over}"
 

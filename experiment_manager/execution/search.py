@@ -125,7 +125,7 @@ def add_trials(folder: Folder, count: int) -> int:
     def add(base: int) -> int:
         with Manifest(folder) as manifest:
             first, search = manifest.next_id, _required(folder, manifest)
-        search = search._replace(ranges=(*search.ranges, (first, first + count - 1)))
+        search = search._replace(ranges=(*search.ranges, (first, first + count * search.jobs_per_trial - 1)))
         with editing(folder, base) as editor:
             editor.set_search(search)
         return search.n_trials
@@ -158,7 +158,7 @@ def no_search(folder: Folder) -> str:
 
 
 def first_unproposed(folder: Folder) -> int | None:
-    """The id of the next trial that the search proposes; None where there is no search, or it proposes nothing more."""
+    """The id of the next job that the search proposes; None where there is no search, or it proposes nothing more."""
     if who_stopped(folder) is not None:
         return None
     with Manifest(folder) as manifest:
@@ -166,6 +166,6 @@ def first_unproposed(folder: Folder) -> int | None:
 
 
 def unproposed(folder: Folder) -> int:
-    """How many trials of the search nobody has proposed yet."""
+    """How many jobs of the search nobody has proposed yet."""
     with Manifest(folder) as manifest:
         return manifest.n_unproposed()

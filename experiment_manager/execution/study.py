@@ -59,6 +59,9 @@ _MOST_DRAWN: Final = 100
 """So many proposals in a row are drawn that do not pass a filter."""
 
 _FAILURES: Final = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.TIMEOUT})
+_UNDER_WAY: Final = (State.RUNNING, State.QUEUED, State.PENDING)
+"""What a trial is of whose jobs some are, the first of these first."""
+
 _MAY_GO_ON: Final = frozenset({State.PENDING, State.QUEUED, State.RUNNING, State.PREEMPTED, State.FAKE})
 
 
@@ -92,18 +95,58 @@ def _version(package: str) -> str | None:
 
 
 class Trial(NamedTuple):
-    """What is known of a job of a search."""
+    """What is known of a job of a search, or of all jobs of a trial together; the proposal is that of the first."""
 
     proposal: Proposal
     state: State
     values: tuple[float, ...] | None  # by objective; None: it has not ended well
     trouble: str | None = None  # why what it returned is no value
     rungs: Mapping[float, float] = MappingProxyType({})  # its values at the steps at which it was compared
+    culprit: int | None = None  # the job that has not ended well, of several
 
     @property
     def has_failed(self) -> bool:
         """Whether it ended by a fault of its own."""
         return self.trouble is not None or self.state in _FAILURES
+
+    @property
+    def job_to_show(self) -> int:
+        """The job that tells why it did not end well."""
+        return self.proposal.job_id if self.culprit is None else self.culprit
+
+
+def together(search: Search, jobs: Sequence[Trial]) -> list[Trial]:
+    """The trials that these jobs, by their slots, are of: where values are averaged, each has several."""
+    count = search.jobs_per_trial
+    if count == 1:
+        return list(jobs)
+    return [_together(jobs[first : first + count], count) for first in range(0, len(jobs), count)]
+
+
+def _together(jobs: Sequence[Trial], count: int) -> Trial:
+    """A trial has failed as soon as one of its jobs has, likewise pruned, and has ended well when all have."""
+    first = jobs[0]._replace(rungs=_mean_rungs(jobs), values=None)
+    for job in jobs:
+        if job.has_failed:
+            return first._replace(state=job.state, trouble=job.trouble, culprit=job.proposal.job_id)
+    states = {job.state for job in jobs} | ({State.PENDING} if len(jobs) < count else set())
+    if State.PRUNED in states:
+        return first._replace(state=State.PRUNED)
+    if states == {State.COMPLETED}:
+        values = zip(*(job.values or () for job in jobs), strict=True)
+        return first._replace(state=State.COMPLETED, values=tuple(sum(one) / count for one in values))
+    state = next((state for state in _UNDER_WAY if state in states), None)
+    if state is not None:
+        return first._replace(state=state)
+    bad = next(job for job in jobs if job.state is not State.COMPLETED)
+    return first._replace(state=bad.state, culprit=bad.proposal.job_id)
+
+
+def _mean_rungs(jobs: Sequence[Trial]) -> Mapping[float, float]:
+    """The means of those that have come to a rung."""
+    steps = sorted({step for job in jobs for step in job.rungs})
+    found = {step: [job.rungs[step] for job in jobs if step in job.rungs] for step in steps}
+    return {step: sum(values) / len(values) for step, values in found.items()}
 
 
 class History:
@@ -121,7 +164,7 @@ class History:
             search = manifest.search
             if search is None:
                 raise JobRefused(no_search(self._folder))
-            for slot in range(len(self._proposals), search.n_trials):
+            for slot in range(len(self._proposals), search.n_slots):
                 found = manifest.proposal(search.job_id(slot) or 0)
                 if found is None:
                     break
@@ -129,7 +172,12 @@ class History:
         return search
 
     def read(self, table: StateTable | None = None) -> list[Trial]:
-        """The trials as they are now, by their slots."""
+        """The trials as they are now, in the order in which they were proposed."""
+        jobs = self.jobs(table)
+        return together(self.search, jobs)
+
+    def jobs(self, table: StateTable | None = None) -> list[Trial]:
+        """The same of each job by itself, by their slots."""
         self.search = self._read_proposals()
         table = States(self._folder).table() if table is None else table
         trials = [self._trial(one, table) for one in self._proposals]
@@ -142,6 +190,7 @@ class History:
 
     @property
     def n_proposed(self) -> int:
+        """How many jobs are proposed."""
         return len(self._proposals)
 
     def _trial(self, proposal: Proposal, table: StateTable) -> Trial:
@@ -196,7 +245,8 @@ def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
     from optuna.trial import create_trial
 
     folder.require()
-    table, found, n_completed = States(folder).table(), list[dict[str, Any]](), 0
+    table, found, n_completed = States(folder).table(), list[_Known](), 0
+    averaged = {dimension.key for dimension in search.averaged}
     distributions = {dimension.key: _distribution(dimension) for dimension in search.dimensions}
     with Manifest(folder) as manifest:
         jobs = list(manifest.jobs())
@@ -212,13 +262,37 @@ def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
         params = {key: label[0] for key, label in drawn.items() if label is not None}
         with suppress(TypeError, ValueError):  # it is outside of the space
             create_trial(values=list(values), params=params, distributions=distributions)
-            found.append({"params": params, "values": list(values)})
+            rest = {name: value for name, value in job.variables.items() if name not in averaged}
+            found.append(_Known(codec.dumps(codec.encode(rest)), params, values))
     if not found:
         raise OptionsError(
             f"hydra.sweeper.warm_start: none of the {n_completed} jobs of {folder.path} that have completed lies in "
             "the space of this search; it needs the same variables, and results"
         )
-    return tuple(found)
+    if search.averaged:
+        found = _means(found)
+    return tuple({"params": one.params, "values": list(one.values)} for one in found)
+
+
+class _Known(NamedTuple):
+    """What a job has found."""
+
+    trial: str  # which jobs have in common whose values are averaged
+    params: dict[str, Any]
+    values: tuple[float, ...]
+
+
+def _means(found: Sequence[_Known]) -> list[_Known]:
+    """Those of one trial are one, with the mean of their values."""
+    trials: dict[str, list[_Known]] = {}
+    for one in found:
+        trials.setdefault(one.trial, []).append(one)
+    return [
+        jobs[0]._replace(
+            values=tuple(sum(ones) / len(ones) for ones in zip(*(one.values for one in jobs), strict=True))
+        )
+        for jobs in trials.values()
+    ]
 
 
 def objectives(returned: Any, count: int) -> tuple[tuple[float, ...] | None, str | None]:
@@ -257,23 +331,23 @@ class Proposer:
         self._folder, self._launch, self._history = folder, launch, History(folder)
 
     def next(self) -> Proposal | Nothing:
-        """A trial that is proposed now, and that anybody may run. Raises ExperimentManagerError."""
+        """A job that is proposed now, and that anybody may run. Raises ExperimentManagerError."""
         deadline = None
         while True:
-            trials = self._history.read()
-            search, slot = self._history.search, len(trials)
+            jobs = self._history.jobs()
+            search, slot = self._history.search, len(jobs)
             job_id = search.job_id(slot)
             if job_id is None:
                 return Nothing(f"all {search.n_trials} trials are proposed", is_complete=True)
-            if (why_not := why_over(self._folder, search, trials)) is not None:
+            if (why_not := why_over(self._folder, search, together(search, jobs))) is not None:
                 return Nothing(why_not)
             try:
-                proposal = proposed(search, trials, job_id, self._launch)
+                proposal = proposed(search, jobs, job_id, self._launch)
             except FilterError as error:
                 return Nothing(str(error))
             if publish(self._folder, proposal):
                 return proposal
-            if self._history.read() and self._history.n_proposed > slot:
+            if self._history.jobs() and self._history.n_proposed > slot:
                 deadline = None
                 continue
             deadline = deadline or time.monotonic() + _LINKED_S
@@ -306,17 +380,19 @@ def too_many_failures(search: Search, trials: Sequence[Trial]) -> str | None:
     if not failed or len(failed) <= search.max_failure_rate * n_ended:
         return None
     first = failed[0]
-    why = f"job {first.proposal.job_id}: {first.trouble or first.state}"
+    why = f"job {first.job_to_show}: {first.trouble or first.state}"
     return (
         f"{len(failed)} of {n_ended} trials that have ended have failed ({why}), more than "
         f"hydra.sweeper.max_failure_rate={search.max_failure_rate} allows"
     )
 
 
-def proposed(search: Search, trials: Sequence[Trial], job_id: int, launch: str) -> Proposal:
-    """The proposal of the next trial, as the sampler draws it: the same for the same trials before. Raises FilterError
-    where nothing that it draws passes the filter."""
-    rules = filters.parse(search.pass_filter)
+def proposed(search: Search, jobs: Sequence[Trial], job_id: int, launch: str) -> Proposal:
+    """The proposal of the next job, whose trial the sampler draws: the same for the same jobs before, by their slots.
+    Raises FilterError where nothing that it draws passes the filter."""
+    if place := search.place(job_id):  # it has what was drawn for the first job of its trial
+        return Proposal.made(search, job_id, launch, jobs[-place].proposal.values, {})
+    rules, trials = filters.parse(search.pass_filter), together(search, jobs)
     with _quiet():
         study = made_study(search, trials)
         for turn in range(_MOST_DRAWN if rules else 1):  # what was dropped stays in it as if it ran, and is shunned
@@ -334,10 +410,14 @@ def proposed(search: Search, trials: Sequence[Trial], job_id: int, launch: str) 
 
 
 def _passes(rules: Sequence[filters.Rule], search: Search, proposal: Proposal) -> bool:
-    variables = codec.decode(proposal.variables)
-    job = Job(JobId(proposal.job_id), proposal.identity, variables, proposal.overrides, None, None)
-    facts = Facts(frozenset(search.names), (proposal.job_id,), lambda _: None, lambda _: State.PENDING)
-    return bool(filters.apply(rules, [job], facts).jobs)
+    """Whether all jobs of its trial do, of which this is the first."""
+    ids = range(proposal.job_id, proposal.job_id + search.jobs_per_trial)
+    made = [Proposal.made(search, job_id, "", proposal.values, {}) for job_id in ids]
+    jobs = [
+        Job(JobId(one.job_id), one.identity, codec.decode(one.variables), one.overrides, None, None) for one in made
+    ]
+    facts = Facts(frozenset(search.names), tuple(ids), lambda _: None, lambda _: State.PENDING)
+    return len(filters.apply(rules, jobs, facts).jobs) == len(jobs)
 
 
 def check_filter(written: Any, sampler: str) -> None:
@@ -357,7 +437,8 @@ def check_filter(written: Any, sampler: str) -> None:
 
 
 def made_study(search: Search, trials: Sequence[Trial]) -> "optuna.Study":
-    """A study in memory that holds these trials; user attribute `job` is the id of each, `state` what it is here."""
+    """A study in memory that holds these trials; user attribute `job` is the id of each, or of its first job, `state`
+    what it is here."""
     import optuna
 
     directions: Any = list(search.directions)
@@ -383,7 +464,9 @@ def _frozen(search: Search, trial: Trial) -> "optuna.trial.FrozenTrial":
         state = TrialState.PRUNED
     elif trial.values is None:
         state = TrialState.RUNNING if trial.state in _MAY_GO_ON else TrialState.FAIL
-    about = {"job": trial.proposal.job_id, "state": str(trial.state)}
+    about: dict[str, Any] = {"job": trial.proposal.job_id, "state": str(trial.state)}
+    if search.averaged:
+        about["jobs"] = [trial.proposal.job_id + place for place in range(search.jobs_per_trial)]
     return create_trial(
         state=state,
         values=None if trial.values is None else list(trial.values),

@@ -122,7 +122,8 @@ class SearchConf:
     )
     pruner: Any = None  # ends trials early that do worse than others, as of hydra/sweeper=experiment
     n_trials: int = 20  # of the whole search, however often the command is repeated
-    n_jobs: int | None = None  # trials at a time; null: as many as the launcher says
+    n_jobs: int | None = None  # jobs at a time; null: as many as the launcher says
+    average_over: Any = None  # variables, as [seed]: a trial has a job for each of their values, and counts by the mean
     pass_filter: Any = None  # of variables: what does not pass it is drawn again
     warm_start: str | None = None  # the folder of an experiment whose results it begins with
     max_failure_rate: float = 0.0  # nothing more is proposed when more of the trials that have ended have failed
@@ -145,6 +146,7 @@ class SearchOptions(NamedTuple):
     pruner: Any
     n_trials: int
     n_jobs: int | None
+    average_over: Any
     pass_filter: Any
     warm_start: str | None
     max_failure_rate: float
@@ -195,7 +197,28 @@ class SearchOptions(NamedTuple):
 
         if len(self.directions) > 1:
             raise OptionsError("hydra.sweeper.pruner compares trials by one metric; leave it out of several objectives")
-        return pruning.checked(self.pruner, self.metric, self.directions[0], where="hydra.sweeper.")
+        found = pruning.checked(self.pruner, self.metric, self.directions[0], where="hydra.sweeper.")
+        if (
+            found is not None
+            and self.averaged
+            and (found.patience is not None or set(found.group_by) & {*self.averaged})
+        ):
+            raise OptionsError(
+                "hydra.sweeper.average_over has the means of trials compared, and hydra.sweeper.pruner "
+                + ("patient looks at each job alone" if found.patience is not None else "groups by the same variable")
+                + "; leave one of them out"
+            )
+        return found
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The names of the variables over whose values trials are averaged. Raises OptionsError."""
+        names = [self.average_over] if isinstance(self.average_over, str) else self.average_over
+        if names is None:
+            return ()
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) and name for name in names):
+            raise OptionsError(f"hydra.sweeper.average_over={names} is no list of variables, such as [seed]")
+        return tuple(dict.fromkeys(names))
 
     def check(self) -> "SearchOptions":
         """The same options. Raises ExperimentManagerError naming the one that is wrong."""
@@ -210,7 +233,7 @@ class SearchOptions(NamedTuple):
             if value not in allowed:
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
         _check_dry_run(self.dry_run)
-        _ = self.metrics, self.pruning
+        _ = self.metrics, self.averaged, self.pruning
         if self.n_trials < 1:
             raise ExperimentManagerError(f"hydra.sweeper.n_trials={self.n_trials} tries nothing; use 1 or more")
         if self.n_jobs is not None and self.n_jobs < 1:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
+from experiment_manager.analysis.tables import require_variables
 from experiment_manager.errors import ConfigurationChanged, JobRefused, OptionsError
 from experiment_manager.execution.search import unproposed
 from experiment_manager.execution.study import (
@@ -48,7 +49,7 @@ from experiment_manager.hydra.sweeper import Sweep, keep_configuration, plain_op
 from experiment_manager.model import codec, policy
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
-from experiment_manager.model.ids import format_ids
+from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.model.search import Proposal, Search
 from experiment_manager.scheduler.reconcile import reconciled
@@ -144,7 +145,11 @@ class SearchSweep(Sweep):
                 "slurm_submitit"
             )
         require_optuna(needed_by=_NEEDED_BY)
-        space = read_space(self._composer, options.params, arguments)
+        averaged = [self._composer.aliases.get(name, name) for name in options.averaged]
+        space = read_space(self._composer, options.params, arguments, averaged)
+        if options.pruning is not None:
+            keys = [*space.fixed_keys, *(one.key for one in (*space.dimensions, *space.averaged))]
+            require_variables(options.pruning.group_by, keys)
         sampler = dict(options.sampler)
         target, seed = str(sampler.pop("_target_", "")), sampler.pop("seed", None)
         if seed is not None and not isinstance(seed, int):
@@ -227,13 +232,13 @@ def _plan(asked: Asked) -> Planned:
     folder, known = asked.folder, Known(asked.folder)
     before = _before(folder)
     table = reconciled(folder, is_to_act=True)
-    there = [] if before is None else History(folder).read(table)
+    there = [] if before is None else History(folder).jobs(table)
     search = _search(asked, known, before)
     drawn = _first(search, asked.n_at_a_time) if before is None else []
     composed = [Configured(ConfigTemplate(asked.composer.configuration(one.overrides))) for one in drawn]
     if there:
         _refuse_changed(asked, known, there[0].proposal)
-    ids = [trial.proposal.job_id for trial in there]
+    ids = [job.proposal.job_id for job in there]
     to_run = policy.to_run({job_id: table.state(job_id) for job_id in ids}, ids, asked.options.rerun)
     refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
     return Planned(known, table, search, before is None, drawn, composed, ids, not_held(folder, to_run))
@@ -243,14 +248,17 @@ def _told(asked: Asked, planned: Planned, launcher: DictConfig, name: str) -> It
     """The lines of a dry run."""
     search, n_there = planned.search, len(planned.ids)
     how = "a new search" if planned.is_new else "going on with a search"
-    yield f"dry run of {asked.folder.path}: {how} of {search.n_trials} trials, {_goal(search)}"
-    width = max(len(dimension.key) for dimension in search.dimensions)
+    yield f"dry run of {asked.folder.path}: {how} of {_size(search)}, {_goal(search)}"
+    width = max(len(dimension.key) for dimension in (*search.dimensions, *search.averaged))
     yield from (f"  {dimension.key:{width}}  {dimension.words}" for dimension in search.dimensions)
+    for dimension in search.averaged:
+        yield f"  {dimension.key:{width}}  each {dimension.words}, whose mean counts"
     for choice in search.fixed:
         yield f"  {choice.text}, in all trials"
     if not planned.is_new:
-        yield f"trials: {n_there} proposed before, {len(planned.to_run)} of them to run again"
-    n_new = min(asked.n_at_a_time - len(planned.to_run), search.n_trials - n_there)
+        what = "jobs" if search.averaged else "trials"
+        yield f"{what}: {n_there} proposed before, {len(planned.to_run)} of them to run again"
+    n_new = min(asked.n_at_a_time - len(planned.to_run), search.n_slots - n_there)
     new = [search.job_id(n_there + place) or 0 for place in range(max(0, n_new))]
     to_run = [*planned.to_run, *new]
     yield f"to begin: {len(to_run)}" + (f", {format_ids(sorted(to_run))}" if to_run else "")
@@ -311,9 +319,10 @@ def _before(folder: Folder) -> Search | None:
 def _search(asked: Asked, known: Known, before: Search | None) -> Search:
     """The search that is asked for: a new one, or the one that is there, with more trials perhaps. Raises JobRefused
     where another one is there."""
-    n_trials = asked.options.n_trials
+    n_trials, pruner = asked.options.n_trials, asked.options.pruning
+    averaged = tuple(dimension.key for dimension in asked.space.averaged)
     found = Search(
-        ranges=((known.next_id, known.next_id + n_trials - 1),),
+        ranges=(),
         **asked.space._asdict(),
         directions=asked.options.directions,
         metrics=asked.options.metrics,
@@ -323,11 +332,13 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
         recipe=0,
         config_name=asked.composer.config_name,
         pass_filter=asked.options.pass_filter,
-        pruner=None if (pruner := asked.options.pruning) is None else pruner._asdict(),
+        pruner=None if pruner is None else pruner._replace(average_over=averaged)._asdict(),
     )
+    found = found._replace(ranges=((known.next_id, known.next_id + n_trials * found.jobs_per_trial - 1),))
     if before is None and asked.options.warm_start is not None:
         warm = known_from(Folder.at(asked.options.warm_start), found)
-        tell(f"it begins with what {counted(len(warm))} of {asked.options.warm_start} have found")
+        what = f"the jobs at {len(warm)} points" if found.averaged else counted(len(warm))
+        tell(f"it begins with what {what} of {asked.options.warm_start} have found")
         return found._replace(warm=warm)
     if before is None:
         return found
@@ -341,17 +352,18 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
         )
     ranges = before.ranges
     if n_trials > before.n_trials:
-        ranges = (*ranges, (known.next_id, known.next_id + n_trials - before.n_trials - 1))
+        n_more = (n_trials - before.n_trials) * before.jobs_per_trial
+        ranges = (*ranges, (known.next_id, known.next_id + n_more - 1))
     return before._replace(ranges=ranges, max_failure_rate=found.max_failure_rate, pruner=found.pruner)
 
 
 def _first(search: Search, count: int) -> list[Proposal]:
-    """The first trials of a new search, which nobody else can propose yet."""
-    trials: list[Trial] = []
-    while len(trials) < min(count, search.n_trials):
-        found = proposed(search, trials, search.job_id(len(trials)) or 0, "")
-        trials.append(Trial(found, State.PENDING, None))
-    return [trial.proposal for trial in trials]
+    """The first jobs of a new search, which nobody else can propose yet."""
+    jobs: list[Trial] = []
+    while len(jobs) < min(count, search.n_slots):
+        found = proposed(search, jobs, search.job_id(len(jobs)) or 0, "")
+        jobs.append(Trial(found, State.PENDING, None))
+    return [job.proposal for job in jobs]
 
 
 def _refuse_changed(asked: Asked, known: Known, first: Proposal) -> None:
@@ -364,7 +376,7 @@ def _refuse_changed(asked: Asked, known: Known, first: Proposal) -> None:
 
 
 def _more(folder: Folder, count: int) -> list[int]:
-    """So many more trials are proposed, as far as the search goes."""
+    """So many more jobs are proposed, as far as the search goes."""
     found: list[int] = []
     proposer = Proposer(folder, "")
     while len(found) < count:
@@ -393,10 +405,16 @@ def _most(folder: Folder, done: Committed) -> int:
 def _summary(asked: Asked, done: Committed) -> str:
     """`experiments/train: a search of 20 trials, minimize by tpe; 2 of them begin, 18 are proposed as these end`."""
     search, n_left = done.search, unproposed(asked.folder)
-    n_trials = f"{search.n_trials} trial{'' if search.n_trials == 1 else 's'}"
-    what = f"a search of {n_trials}, {_goal(search)}"
-    text = f"{asked.folder.path}: {what}; {len(done.ids)} to run"
+    what = f"a search of {_size(search)}, {_goal(search)}"
+    n_now = counted(len(done.ids)) if search.averaged else len(done.ids)
+    text = f"{asked.folder.path}: {what}; {n_now} to run"
     return f"{text}, {n_left} are proposed as others end" if n_left and done.launch is not None else text
+
+
+def _size(search: Search) -> str:
+    """`20 trials of 3 jobs each`."""
+    trials = f"{search.n_trials} trial{'' if search.n_trials == 1 else 's'}"
+    return f"{trials} of {counted(search.jobs_per_trial)} each" if search.averaged else trials
 
 
 def _goal(search: Search) -> str:
@@ -424,9 +442,9 @@ def _conclude(folder: Folder) -> None:
     if why is None and not n_left and not left:
         return
     counts = ", ".join(f"{count} {state}" for state, count in Counter(str(trial.state) for trial in trials).items())
-    bad = [one for one in trials if one.has_failed] or left
+    bad = [one for one in trials if one.has_failed] or [one for one in left if one.state is not State.PENDING]
     shown = shlex.quote(os.path.relpath(folder.path))
-    first = f"`experiment-manager show {shown} {bad[0].proposal.job_id}`" if bad else ""
+    first = f"`experiment-manager show {shown} {bad[0].job_to_show}`" if bad else ""
     about = f", and {first} tells why the first one did not end well" if bad else ""
     tell(
         f"{len(trials)} of {search.n_trials} trials are proposed ({counts or 'none'}){f'; {why}' if why else ''}; "
@@ -441,5 +459,7 @@ def _best_lines(search: Search, trials: Sequence[Trial]) -> list[str]:
     if best is None or best.values is None:
         n_objectives = len(search.directions)
         return [f"{n_ended} of {len(trials)} trials have values of {n_objectives} objectives"] if n_ended else []
-    text = settings_text(codec.decode(best.proposal.variables))
-    return [f"best of {n_ended}: {best.values[0]:.6g} by job {best.proposal.job_id} ({text})"]
+    averaged = {dimension.key for dimension in search.averaged}
+    drawn = {key: value for key, value in codec.decode(best.proposal.variables).items() if key not in averaged}
+    jobs = range(best.proposal.job_id, best.proposal.job_id + search.jobs_per_trial)
+    return [f"best of {n_ended}: {best.values[0]:.6g} by {which(jobs)} ({settings_text(drawn)})"]

@@ -4,7 +4,7 @@ lr: tag(log, interval(1e-5, 1e-1))     width: int(interval(16, 256))
 depth: range(1, 5)                     algorithm: choice(TD3, DDPG)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
@@ -25,30 +25,48 @@ class Space(NamedTuple):
     dimensions: tuple[Dimension, ...]
     fixed: tuple[Choice, ...]
     fixed_keys: tuple[str, ...]
+    averaged: tuple[Dimension, ...] = ()
 
 
-def read_space(composer: Composer, params: Mapping[str, Any], arguments: Iterable[str]) -> Space:
+def read_space(
+    composer: Composer, params: Mapping[str, Any], arguments: Iterable[str], average_over: Collection[str] = ()
+) -> Space:
     """The space of these parameters; the command line wins over them. Raises GridError, and Hydra's own errors."""
     found: dict[str, Dimension | Setting] = {}
     for override, prefix in composer.parsed(params, arguments):
-        one = _read(composer, override, prefix)
+        one = _read(composer, override, prefix, average_over)
         found.pop(one.key, None)
         found[one.key] = one
-    dimensions = tuple(one for one in found.values() if isinstance(one, Dimension))
+    varied = [one for one in found.values() if isinstance(one, Dimension)]
+    for name in average_over:
+        if not isinstance(found.get(name), Dimension):
+            raise GridError(
+                f"hydra.sweeper.average_over has {name}, which the search does not vary (it varies "
+                f"{', '.join(one.key for one in varied) or 'nothing'}); write {name}=1,2,3 on the command line or in "
+                "hydra.sweeper.params"
+            )
+    dimensions = tuple(one for one in varied if one.key not in average_over)
     settings = [one for one in found.values() if isinstance(one, Setting)]
     if not dimensions:
         raise GridError(
             "the search has nothing to vary; write an interval, a range or a choice, as lr='tag(log, interval(1e-5, "
             "1e-1))', on the command line or in hydra.sweeper.params"
         )
-    return Space(dimensions, tuple(map(_choice, settings)), tuple(setting.key for setting in settings))
+    averaged = tuple(one for one in varied if one.key in average_over)
+    return Space(dimensions, tuple(map(_choice, settings)), tuple(setting.key for setting in settings), averaged)
 
 
-def _read(composer: Composer, override: Override, prefix: str) -> Dimension | Setting:
+def _read(composer: Composer, override: Override, prefix: str, average_over: Collection[str]) -> Dimension | Setting:
     value: Any = None if override.is_delete() else override.value()
+    is_averaged = name_of(override) in average_over
     if isinstance(value, IntervalSweep):
+        if is_averaged:
+            raise GridError(
+                f"'{override.input_line}' has no list of values, which hydra.sweeper.average_over goes through; write "
+                "a range or a choice"
+            )
         return _interval(override, value, prefix)
-    if isinstance(value, RangeSweep) and not value.shuffle:
+    if isinstance(value, RangeSweep) and not value.shuffle and not is_averaged:
         return _range(override, value, prefix)
     axis = composer.axis(override, prefix)
     if not override.is_sweep_override():

@@ -42,6 +42,7 @@ class Pruner(NamedTuple):
     min_jobs: int = 5  # of median: so many others have to be at a rung
     patience: float | None = None  # of patient: for so many steps a job may do no better than before
     group_by: tuple[str, ...] = ()  # variables: jobs are compared with those that agree in them
+    average_over: tuple[str, ...] = ()  # variables: those that agree in all others are one trial, and end together
     rungs: str = ""  # stands for what makes values at rungs comparable
 
     def step_of(self, rung: int) -> float:
@@ -97,7 +98,8 @@ class Pruner(NamedTuple):
 
     def why_to_end(self, job_id: int, rung: int, values: Mapping[int, float]) -> str | None:
         """Why a job whose value at a rung is among `values`, those of the jobs that are there, is told to end; None: it
-        goes on. A view that lacks some of the others decides as it would have a moment earlier."""
+        goes on. A view that lacks some of the others decides as it would have a moment earlier. Trials of several jobs
+        are compared likewise, by the mean of each and any number that is its own."""
         own = values[job_id]
         if math.isnan(own):
             return "it is NaN"
@@ -187,7 +189,7 @@ def read(written: Mapping[str, Any]) -> Pruner | None:
     """The pruner in the record of a launch, as `_asdict` gives it; None where it is none of ours."""
     try:
         found = Pruner(**{name: written[name] for name in Pruner._fields if name in written})
-        return found._replace(group_by=tuple(found.group_by))
+        return found._replace(group_by=tuple(found.group_by), average_over=tuple(found.average_over))
     except TypeError:
         return None
 

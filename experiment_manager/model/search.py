@@ -1,9 +1,12 @@
-"""A search: the space that values are drawn from, and the ids that its trials get, which nobody else does. Pure.
+"""A search: the space that values are drawn from, and the ids that its jobs get, which nobody else does. Pure.
 
-A trial is a job. Its slot is its place among the trials of the search, from 0 on; the ids of the slots are reserved
-before any of them is proposed, so that nobody has to agree upon them later.
+A trial is a job, or, where values are averaged over variables such as a seed, one job for each choice of those: they
+share what was drawn, and the mean of what they find is the value of the trial. The slot of a job is its place among the
+jobs of the search, from 0 on, those of one trial after each other; the ids of the slots are reserved before any of them
+is proposed, so that nobody has to agree upon them later.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -115,6 +118,7 @@ class Search(NamedTuple):
     pruner: Mapping[str, Any] | None = None  # what ends trials early, see `model.pruning`
     pass_filter: Any = None  # of variables, as it was written: what does not pass is drawn again
     warm: tuple[Mapping[str, Any], ...] = ()  # what others have found: `params` and `values`
+    averaged: tuple[Dimension, ...] = ()  # a trial has a job for each choice of these, and their mean is its value
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> "Search":
@@ -127,6 +131,7 @@ class Search(NamedTuple):
                 "fixed": tuple(Choice(*choice) for choice in body["fixed"]),
                 "metrics": tuple((name, take) for name, take in body["metrics"]),
                 "warm": tuple(body.get("warm", ())),
+                "averaged": tuple(map(Dimension.read, body.get("averaged", ()))),
                 **{name: tuple(body[name]) for name in ("fixed_keys", "directions")},
             }
         )
@@ -134,11 +139,21 @@ class Search(NamedTuple):
     @property
     def body(self) -> dict[str, Any]:
         """The search as JSON has it."""
-        return {**self._asdict(), "dimensions": [dimension._asdict() for dimension in self.dimensions]}
+        described = {name: [one._asdict() for one in getattr(self, name)] for name in ("dimensions", "averaged")}
+        return {**self._asdict(), **described}
+
+    @property
+    def n_slots(self) -> int:
+        """How many jobs the search has."""
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    @property
+    def jobs_per_trial(self) -> int:
+        return math.prod(len(dimension.choices) for dimension in self.averaged)
 
     @property
     def n_trials(self) -> int:
-        return sum(last - first + 1 for first, last in self.ranges)
+        return self.n_slots // self.jobs_per_trial
 
     def __contains__(self, job_id: object) -> bool:
         """Whether an id belongs to this search, proposed or not."""
@@ -153,7 +168,7 @@ class Search(NamedTuple):
         """The id of a slot; None where there are not so many.
 
         >>> search = Search(((3, 4), (9, 9)), (), (), (), (), (), {}, 0, 0.0, 1, None)
-        >>> [search.job_id(slot) for slot in range(4)], search.n_trials, 4 in search, 5 in search
+        >>> [search.job_id(slot) for slot in range(4)], search.n_slots, 4 in search, 5 in search
         ([3, 4, 9, None], 3, True, False)
         """
         for first, last in self.ranges:
@@ -162,19 +177,38 @@ class Search(NamedTuple):
             slot -= last - first + 1
         return None
 
-    def settings(self, values: Mapping[str, Any]) -> tuple[Setting, ...]:
-        """The settings of the trial with these values, by the keys of the dimensions."""
+    def place(self, job_id: int) -> int:
+        """Which of the jobs of its trial a job is. Raises ValueError for none of the search.
+
+        >>> seeds = Dimension("seed", CATEGORICAL, choices=(Choice("seed=1", 1), Choice("seed=2", 2)))
+        >>> search = Search(((3, 4), (9, 12)), (), (), (), (), (), {}, 0, 0.0, 1, None, averaged=(seeds,))
+        >>> [search.place(job_id) for job_id in (3, 4, 9, 12)], search.n_trials
+        ([0, 1, 0, 1], 3)
+        """
+        before = 0
+        for first, last in self.ranges:
+            if first <= job_id <= last:
+                return (before + job_id - first) % self.jobs_per_trial
+            before += last - first + 1
+        raise ValueError(job_id)
+
+    def settings(self, values: Mapping[str, Any], place: int = 0) -> tuple[Setting, ...]:
+        """The settings of the job at a place in the trial with these values, by the keys of the dimensions."""
         shared = (
             Setting(key, choice.text, codec.decode(choice.value), choice.is_ordered, not key.startswith("~"))
             for key, choice in zip(self.fixed_keys, self.fixed, strict=True)
         )
-        return (*shared, *(dimension.setting(values[dimension.key]) for dimension in self.dimensions))
+        own = []
+        for dimension in reversed(self.averaged):  # the last one changes first
+            place, choice = divmod(place, len(dimension.choices))
+            own.append(dimension.setting(dimension.labels[choice]))
+        return (*shared, *(dimension.setting(values[dimension.key]) for dimension in self.dimensions), *reversed(own))
 
     @property
     def names(self) -> list[str]:
         """The names of the variables."""
         fixed = (key for key in self.fixed_keys if not key.startswith("~"))
-        return [*fixed, *(dimension.key for dimension in self.dimensions)]
+        return [*fixed, *(dimension.key for dimension in (*self.dimensions, *self.averaged))]
 
     def differences(self, other: "Search") -> list[str]:
         """In what another search is another one, for people: none where it goes on with this one."""
@@ -197,7 +231,8 @@ class Search(NamedTuple):
 
     def _space(self) -> dict[str, str]:
         fixed = {key: choice.text for key, choice in zip(self.fixed_keys, self.fixed, strict=True)}
-        return {**fixed, **{dimension.key: describe(dimension) for dimension in self.dimensions}}
+        averaged = {dimension.key: f"{describe(dimension)}, averaged" for dimension in self.averaged}
+        return {**fixed, **{dimension.key: describe(dimension) for dimension in self.dimensions}, **averaged}
 
 
 def _shown(value: Any) -> str:
@@ -221,7 +256,7 @@ def describe(dimension: Dimension) -> str:
 
 
 class Proposal(NamedTuple):
-    """A trial that was proposed, and what the study of whoever asks next has to know of it."""
+    """A job that was proposed, and what the study of whoever asks next has to know of it."""
 
     job_id: int
     launch: str  # under which it was proposed; the sweep's own are of none yet, and have ""
@@ -236,8 +271,8 @@ class Proposal(NamedTuple):
     def made(
         cls, search: Search, job_id: int, launch: str, values: Mapping[str, Any], attributes: Mapping[str, Any]
     ) -> "Proposal":
-        """The proposal of a trial with these values. Raises UnstorableValue."""
-        settings = search.settings(values)
+        """The proposal of a job of a trial with these values. Raises UnstorableValue."""
+        settings = search.settings(values, search.place(job_id))
         return cls(
             job_id=job_id,
             launch=launch,

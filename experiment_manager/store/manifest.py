@@ -226,17 +226,17 @@ class Manifest:
             yield found
 
     def n_unproposed(self) -> int:
-        """How many trials of the search nobody has proposed yet; reads all that were."""
-        return 0 if self.search is None else self.search.n_trials - sum(1 for _ in self.proposals())
+        """How many jobs of the search nobody has proposed yet; reads all that were."""
+        return 0 if self.search is None else self.search.n_slots - sum(1 for _ in self.proposals())
 
     def next_unproposed(self) -> JobId | None:
-        """The id that the next trial gets; None: there is none. Reads all that were proposed."""
-        found = None if self.search is None else self.search.job_id(self.search.n_trials - self.n_unproposed())
+        """The id that the next job gets; None: there is none. Reads all that were proposed."""
+        found = None if self.search is None else self.search.job_id(self.search.n_slots - self.n_unproposed())
         return None if found is None else JobId(found)
 
     def has_unproposed(self) -> bool:
-        """Whether a trial of the search is left that nobody has proposed yet: the last one is asked for."""
-        last = None if self.search is None else self.search.job_id(self.search.n_trials - 1)
+        """Whether a job of the search is left that nobody has proposed yet: the last one is asked for."""
+        last = None if self.search is None else self.search.job_id(self.search.n_slots - 1)
         return last is not None and self.proposal(last) is None
 
     def _proposed_since(self) -> list[int]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from experiment_manager.errors import DamagedManifest, Overtaken
+from experiment_manager.errors import DamagedManifest, ManifestError, Overtaken
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.grid import Point
@@ -406,14 +406,21 @@ def _name(folder: Folder, number: int) -> bool:
         temporary = temporary_name(folder.manifest)
         try:
             os.link(published, temporary)
-            if _generation(folder, temporary) != number:
+            found = _generation(folder, temporary)
+            if found is None:  # it is as old as what it is a name of: somebody may have taken it for a leftover
+                continue
+            if found != number:
                 return False
             _replace(folder, temporary)
             return True
-        except FileNotFoundError:  # it is as old as what it is a name of: somebody may have taken it for a leftover
+        except FileNotFoundError:
             continue
         except DamagedManifest:
             return False
+        except ManifestError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                continue
+            raise ManifestError(str(error).replace(temporary, published)) from error
         finally:
             discard(temporary)  # it is still there, too, where both names are of one file
     return False

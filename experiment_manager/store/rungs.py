@@ -2,6 +2,9 @@
 
     rungs/4f1c09ab/9000/7.1.0.25    attempt 1 of job 7 was at 0.25 when it came to the rung at step 9000; an empty file
     rungs/4f1c09ab/9000/8.1.0.5~92e0a1b7    the same of a job that is compared with those of its group alone
+    rungs/4f1c09ab/9000/10.1.0.5~~9         the same of a job of the trial of several that job 9 is the first of, and
+                                            that counts by their mean
+    rungs/4f1c09ab/ended~9~10.1             attempt 1 of job 10 of that trial was told to end, and so are its other jobs
     jobs/7/pruned.1.json            why that attempt was told to end; not there any more if it has gone on all the same
 
 The first folder stands for what makes values comparable, see `Pruner.rungs`: all launches that mean the same share it.
@@ -9,42 +12,101 @@ Names are made and never changed or removed, so a listing that is behind lacks s
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.store.documents import TEXT, Shape, read_optional
 from experiment_manager.store.files import discard, leave_empty, write_json
 from experiment_manager.store.layout import Folder
 
 _MARK: Final[Shape] = {"reason": TEXT}
+_ENDED: Final = "ended"
+
+
+class Comparable(NamedTuple):
+    """Whom a job is compared with."""
+
+    group: str = ""  # those of the same one; "": those that have none
+    trial: str = ""  # the first job of its trial: it counts together with the others; "": by itself
 
 
 def leave_value(
-    folder: Folder, rungs: str, step: float, job_id: int, attempt: int, value: float, *, group: str | None = None
+    folder: Folder, rungs: str, step: float, job_id: int, attempt: int, value: float, whom: Comparable
 ) -> None:
-    """The attempt has left its value at the rung of that step, for those of its group. Raises OSError."""
+    """The attempt has left its value at the rung of that step, for those that it is compared with. Raises OSError."""
     place = _place(folder, rungs, step)
     folder.make(place)
-    leave_empty(os.path.join(place, f"{job_id}.{attempt}.{value!r}" + (f"~{group}" if group else "")))
+    leave_empty(os.path.join(place, f"{job_id}.{attempt}.{value!r}{_suffix(whom)}"))
 
 
-def values_by_attempt(
-    folder: Folder, rungs: str, step: float, *, group: str | None = None
-) -> dict[int, dict[int, float]]:
-    """The values at a rung: of each job by the attempts that have left one; those of one group, or None: all. Raises
-    OSError."""
-    found: dict[int, dict[int, float]] = {}
+def _suffix(whom: Comparable) -> str:
+    """
+    >>> [_suffix(Comparable(*names)) for names in ((), ("g",), ("", "t"), ("g", "t"))]
+    ['', '~g', '~~t', '~g~t']
+    """
+    return "~".join(("", *whom)).rstrip("~")
+
+
+class Left(NamedTuple):
+    """A value at a rung, and who has left it."""
+
+    job_id: int
+    attempt: int
+    value: float
+    whom: Comparable
+
+
+def values_left(folder: Folder, rungs: str, step: float) -> Iterator[Left]:
+    """All values at a rung. Raises OSError."""
     for name in _names(_place(folder, rungs, step)):
-        name, _, own_group = name.partition("~")
-        if group not in (None, own_group):
-            continue
+        name, *whom = name.split("~")
         job_id, _, rest = name.partition(".")
         attempt, _, value = rest.partition(".")
-        if job_id.isdecimal() and attempt.isdecimal():
+        if job_id.isdecimal() and attempt.isdecimal() and len(whom) <= len(Comparable._fields):
             with suppress(ValueError):  # of a name that is none of ours
-                found.setdefault(int(job_id), {}).setdefault(int(attempt), float(value))
+                yield Left(int(job_id), int(attempt), float(value), Comparable(*whom))
+
+
+def values_by_attempt(folder: Folder, rungs: str, step: float) -> dict[int, dict[int, float]]:
+    """The values at a rung: of each job by the attempts that have left one. Raises OSError."""
+    return by_attempt(values_left(folder, rungs, step))
+
+
+def by_attempt(values: Iterable[Left]) -> dict[int, dict[int, float]]:
+    """Of each job by the attempts that have left one."""
+    found: dict[int, dict[int, float]] = {}
+    for left in values:
+        found.setdefault(left.job_id, {}).setdefault(left.attempt, left.value)
     return found
+
+
+def end_trial(folder: Folder, rungs: str, trial: str, job_id: int, attempt: int) -> None:
+    """The other jobs of a trial are to end, since this attempt was told to. Raises OSError."""
+    place = os.path.join(folder.rungs, rungs)
+    folder.make(place)
+    leave_empty(_mark(folder, rungs, trial, job_id, attempt))
+
+
+def go_on_with_trial(folder: Folder, rungs: str, trial: str, job_id: int, attempt: int) -> None:
+    """They are not any more, on account of this attempt, which has gone on."""
+    discard(_mark(folder, rungs, trial, job_id, attempt))
+
+
+def who_ended_trial(folder: Folder, rungs: str, trial: str) -> list[tuple[int, int]]:
+    """The attempts, each with its job, that were told to end, and the other jobs of their trial with them. Raises
+    OSError."""
+    found = []
+    for name in _names(os.path.join(folder.rungs, rungs)):
+        word, *rest = name.split("~")
+        job_id, _, attempt = rest[-1].partition(".") if rest else ("", "", "")
+        if [word, *rest[:-1]] == [_ENDED, trial] and job_id.isdecimal() and attempt.isdecimal():
+            found.append((int(job_id), int(attempt)))
+    return found
+
+
+def _mark(folder: Folder, rungs: str, trial: str, job_id: int, attempt: int) -> str:
+    return os.path.join(folder.rungs, rungs, f"{_ENDED}~{trial}~{job_id}.{attempt}")
 
 
 def newest(values: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
