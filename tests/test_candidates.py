@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager.execution.worker import Candidate, Candidates
+from experiment_manager.execution.worker import PAUSE, Candidate, Candidates
 from experiment_manager.store.states import States
 from tests.conftest import examples
 
@@ -57,6 +57,30 @@ def end_of_longest_first(seconds: Sequence[float], n_workers: int) -> float:
     for length in sorted(seconds, reverse=True):
         heapq.heapreplace(free, free[0] + length)
     return max(free)
+
+
+def test_a_job_that_is_held_is_not_asked_for_without_end() -> None:
+    """A listing may not show for a while that it is: it is named again after a pause each time, and others go on."""
+
+    class Stale(Table):
+        is_held = True
+
+        def is_kept_back(self, job_id: int) -> bool:
+            return self.is_held and job_id == 1
+
+    table = Stale(3)
+    candidates = Candidates(cast(States, table), "0001", dict(table.left), 0, 1)
+    named = []
+    for one in candidates:
+        named.append("pause" if one is PAUSE else one and one.job_id)
+        if one is None or one is PAUSE:
+            continue
+        if table.is_kept_back(one.job_id):
+            candidates.leave(one)
+            table.is_held = len(named) < 6
+        else:
+            del table.left[one.job_id]
+    assert [0, 1, 2, "pause", 1, "pause", 1, "pause", 1] == named
 
 
 @examples(50)

@@ -22,16 +22,24 @@ from hydra.types import RunMode
 
 from experiment_manager import Experiment
 from experiment_manager.analysis.results import known_goal
-from experiment_manager.errors import FilterError, FolderError, GridError, OptionsError
+from experiment_manager.errors import (
+    FilterError,
+    FolderError,
+    GridError,
+    OptionsError,
+    UnknownJob,
+)
+from experiment_manager.execution import proposer as proposer_program
 from experiment_manager.execution import study
 from experiment_manager.execution.study import Proposer, Trial, check_sampler, proposed, require_optuna
 from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.plan import Known
 from experiment_manager.hydra.search_space import read_space
-from experiment_manager.model.records import Entry, Recipe, State
+from experiment_manager.model.records import Attempt, Entry, JobId, Recipe, State
 from experiment_manager.model.search import CATEGORICAL, FLOAT, INT, Choice, Dimension, Proposal, Search
 from experiment_manager.scheduler import reconcile
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import editing
@@ -271,7 +279,7 @@ def test_a_trial_of_several_jobs(sampler: str) -> None:
     assert Search.read(json.loads(json.dumps(found.body))) == found
     jobs = simulated(found, 27, at_a_time=5)
     assert [one.proposal for one in jobs] == [one.proposal for one in simulated(found, 27, at_a_time=5)]
-    variables = [dict(one.proposal.variables) for one in jobs]  # type: ignore[call-overload]
+    variables = [dict(one.proposal.variables) for one in jobs]
     own = [(one.pop("seed"), one.pop("net")) for one in variables]
     assert own == ([(1, "a"), (1, "b"), (2, "a"), (2, "b")] * 7)[:27]
     drawn = [json.dumps(one) for one in variables]
@@ -426,6 +434,63 @@ def test_what_was_proposed_is_a_job_of_the_manifest_and_taken_up_when_that_is_wr
     assert before == seen()
 
 
+def completed(folder: Folder, job_id: int) -> None:
+    """The job has completed, as the names tell; its result is not there."""
+    Path(folder.states).mkdir(exist_ok=True)
+    for name in (f"{job_id}.1", f"{job_id}.1.COMPLETED"):
+        Path(folder.states, name).touch()
+
+
+def test_a_result_that_is_not_seen_yet_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system may show it a minute later than that the trial has ended: until then it counts as running."""
+    folder = beginning(tmp_path, search(0, 9))
+    proposer = Proposer(folder, "0001")
+    assert isinstance(proposer.next(), Proposal)
+    completed(folder, 0)
+    assert isinstance(proposer.next(), Proposal)
+    monkeypatch.setattr(study, "SEEN_S", 0.0)
+    found = Proposer(folder, "0001").next()
+    assert isinstance(found, study.Nothing)
+    assert "1 of 1 trials that have ended have failed (job 0: it returned null" in found.why
+
+
+def test_trials_that_run_again_are_no_failures(tmp_path: Path) -> None:
+    """Whoever goes on with a search that has come to its end by failures, begins as many as may run at a time."""
+    folder = beginning(tmp_path, search(0, 9))
+    assert isinstance(Proposer(folder, "").next(), Proposal)
+    Path(folder.states).mkdir()
+    for name in ("0.1", "0.1.FAILED"):
+        Path(folder.states, name).touch()
+    assert isinstance(Proposer(folder, "").next(), study.Nothing)
+    assert isinstance(Proposer(folder, "", again=[0]).next(), Proposal)
+    launch = create_launch(folder, [Attempt(JobId(0), 2, State.PENDING)], {"launcher": "work", "search_from": 2})
+    assert isinstance(Proposer(folder, launch.number).next(), Proposal)
+    for name in ("0.2", "0.2.FAILED"):
+        Path(folder.states, name).touch()
+    assert isinstance(Proposer(folder, launch.number).next(), study.Nothing)
+
+
+def test_a_proposer_that_could_not_begin_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it met when it was started may be hours ago when it is asked."""
+    Experiment(["x"], "train", tmp_path).save()
+
+    def asked() -> Iterator[str]:
+        beginning(tmp_path, search(0, 9))
+        yield "\n"
+
+    monkeypatch.setattr(sys, "stdin", asked())
+    proposer_program.main(str(tmp_path / "train"), "0001")
+    assert {"job": 0} == json.loads(capfd.readouterr().out)
+
+
+def test_a_recipe_of_a_newer_manifest_is_asked_for_again(tmp_path: Path) -> None:
+    """It is no damage that an older manifest does not have it."""
+    with Manifest(beginning(tmp_path, search(0, 9))) as manifest, pytest.raises(UnknownJob, match="of recipe 2 run"):
+        manifest.recipe(2)
+
+
 def test_a_proposal_is_published_once(tmp_path: Path) -> None:
     """The first one that has the name of a slot keeps it."""
     folder = beginning(tmp_path, search(0, 9))
@@ -443,9 +508,7 @@ def test_the_last_trial_that_begins_while_somebody_looks(tmp_path: Path, monkeyp
     def runs() -> None:
         one = Proposer(folder, "0001").next()
         assert isinstance(one, Proposal)
-        Path(folder.states).mkdir(exist_ok=True)
-        for name in (f"{one.job_id}.1", f"{one.job_id}.1.COMPLETED"):
-            Path(folder.states, name).touch()
+        completed(folder, one.job_id)
 
     def slow(*about: Any) -> StateTable:
         looks.append(reconciled(*about))

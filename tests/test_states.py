@@ -1,12 +1,14 @@
 """States in file names: claimed once, ended once, never lost, whoever races or dies."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +354,49 @@ def test_whoever_may_still_run_is_waited_for_by_all_that_follow(states: States) 
 
     assert not states.wait_for_earlier(7, 5, ends)
     assert 0 < waited[0] <= 2 * OWNERSHIP_POLL_S
+
+
+@pytest.fixture
+def ended_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempt 1 of job 7, whose process is gone, was ended elsewhere a moment ago, which nothing here shows yet."""
+    put(tmp_path, "7.1", record=dead())
+    anchor = tmp_path / "train/states/7.1"
+    os.link(anchor, f"{anchor}.COMPLETED")
+    real_open, real_scandir = os.open, os.scandir
+
+    def opens(path: Any, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith(".COMPLETED"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return real_open(path, *arguments, **more)
+
+    @contextmanager
+    def lists(path: Any) -> Iterator[Iterator[Any]]:
+        with real_scandir(path) as entries:
+            yield (entry for entry in entries if not entry.name.endswith(".COMPLETED"))
+
+    monkeypatch.setattr(os, "open", opens)
+    monkeypatch.setattr(os, "scandir", lists)
+    monkeypatch.setattr("experiment_manager.store.states._PATIENCE_S", 0.1)
+
+
+@pytest.mark.usefixtures("ended_unseen")
+def test_an_end_that_is_not_seen_yet(tmp_path: Path, states: States) -> None:
+    """Where a file system shows what is old, nobody ends the attempt a second time, and nobody runs the job again."""
+    with pytest.raises(JobRefused, match="job 7 is not run again: attempt 1 was ended by somebody else"):
+        states.claim(7, {})
+    assert State.RUNNING is states.lose(7, 1)
+    assert ["7.1", "7.1.COMPLETED"] == names(tmp_path)
+
+
+def test_an_anchor_that_is_not_seen_yet(tmp_path: Path, states: States, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody runs the job beside whoever has made it."""
+    monkeypatch.setattr("experiment_manager.store.states._PATIENCE_S", 0.1)
+    put(tmp_path, "7.1", "7.1.RUNNING")
+    monkeypatch.setattr("experiment_manager.store.states._opens", lambda _: False)
+    for only, why in ((1, "job 7 was taken by somebody else"), (None, "cannot be seen here: the file system shows")):
+        with pytest.raises(JobRefused, match=why):
+            states.claim(7, {}, only=only)
+    assert ["7.1", "7.1.RUNNING"] == names(tmp_path)
 
 
 def test_anchor_without_state_runs_while_its_process_lives(tmp_path: Path, states: States) -> None:

@@ -24,19 +24,24 @@ def _answer(proposer: Proposer) -> dict[str, Any]:
     return found._asdict() if isinstance(found, Nothing) else {"job": found.job_id}
 
 
-def main(experiment: str, launch: str) -> None:
-    """Answers until standard input ends."""
-    proposer: Proposer | None = None
-    answer: dict[str, Any] = {}
+def _begun(experiment: str, launch: str) -> tuple[Proposer | None, dict[str, Any]]:
+    """What proposes; or None, and the answer that says why there is none."""
     try:
         require_optuna(needed_by="a search")
         import optuna
         import optuna.samplers  # noqa: F401
 
-        proposer = Proposer(Folder.at(experiment), launch)
+        return Proposer(Folder.at(experiment), launch), {}
     except ExperimentManagerError as error:
-        answer = {"error": str(error)}
+        return None, {"error": str(error)}
+
+
+def main(experiment: str, launch: str) -> None:
+    """Answers until standard input ends."""
+    proposer, answer = _begun(experiment, launch)
     for _ in sys.stdin:
+        if proposer is None:  # what kept it from beginning may be hours ago
+            proposer, answer = _begun(experiment, launch)
         if proposer is not None:
             answer = _answer(proposer)
         os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")  # for a program, and no text for people

@@ -8,28 +8,36 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from experiment_manager.errors import FilterError, GridError, JobRefused, OptionsError, ResultError
+from experiment_manager.errors import (
+    ExperimentManagerError,
+    FilterError,
+    GridError,
+    JobRefused,
+    OptionsError,
+    ResultError,
+)
 from experiment_manager.execution.search import no_search
 from experiment_manager.model import codec, filters, pruning
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.facts import Facts
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.search import CATEGORICAL, INT, LAST, MAXIMIZE, Dimension, Proposal, Search, describe
-from experiment_manager.store.documents import END, read_optional
+from experiment_manager.store.documents import END, opened, read_optional
+from experiment_manager.store.launches import planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import read_metrics
 from experiment_manager.store.proposals import publish, who_stopped
 from experiment_manager.store.results import read_result
 from experiment_manager.store.rungs import rung_values
-from experiment_manager.store.states import States, StateTable
+from experiment_manager.store.states import SEEN_S, States, StateTable
 from experiment_manager.text import value_text
 
 if TYPE_CHECKING:
@@ -52,8 +60,8 @@ _GONE: Final = {"consider_prior": True, "consider_magic_clip": True, "consider_e
 _CHOICES_IN_SEQUENCES: Final = 5
 """The first version of Optuna whose sequences have choices in them."""
 
-_LINKED_S: Final = 60.0
-"""How long a proposal of somebody else may be taken, and not be seen yet, as a network file system may have it."""
+_LINKED_S: Final = 3 * SEEN_S
+"""How long a proposal of somebody else may be taken, and not be seen yet."""
 
 _MOST_DRAWN: Final = 100
 """So many proposals in a row are drawn that do not pass a filter."""
@@ -152,8 +160,10 @@ def _mean_rungs(jobs: Sequence[Trial]) -> Mapping[float, float]:
 class History:
     """The trials of a search, read from disk again and again: each result once."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, *, patience_s: float = 0.0) -> None:
+        """For so many seconds a trial whose result cannot be opened counts as one that runs."""
+        self._folder, self._patience_s = folder, patience_s
+        self._missed: dict[tuple[int, int], float] = {}  # when results were first not there
         self._proposals: list[Proposal] = []
         self._values: dict[tuple[int, int], tuple[tuple[float, ...] | None, str | None]] = {}
         self.search = self._read_proposals()
@@ -193,6 +203,11 @@ class History:
         """How many jobs are proposed."""
         return len(self._proposals)
 
+    def look(self) -> int:
+        """How many jobs are proposed by now."""
+        self.search = self._read_proposals()
+        return self.n_proposed
+
     def _trial(self, proposal: Proposal, table: StateTable) -> Trial:
         completed = table.completed(proposal.job_id)
         if completed is None:
@@ -200,8 +215,19 @@ class History:
             return Trial(proposal, self._without_time(last.number, last.state, proposal.job_id), None)
         key = (proposal.job_id, completed)
         if key not in self._values:
+            if not self._is_seen(*key):
+                return Trial(proposal, State.RUNNING, None)
             self._values[key] = values_of(self._folder, self.search, *key)
         return Trial(proposal, State.COMPLETED, *self._values[key])
+
+    def _is_seen(self, job_id: int, attempt: int) -> bool:
+        """Whether a result can be opened, or has not been for too long."""
+        try:
+            opened(self._folder.of_attempt(job_id, attempt, "result")).close()
+        except OSError:
+            now = time.monotonic()
+            return now - self._missed.setdefault((job_id, attempt), now) >= self._patience_s
+        return True
 
     def _without_time(self, number: int, state: State, job_id: int) -> State:
         """PREEMPTED for what made room for the time limit of its task, and goes on."""
@@ -326,15 +352,18 @@ class Nothing(NamedTuple):
 class Proposer:
     """Proposes the trials of a search, one by one; others do so at the same time, wherever they are."""
 
-    def __init__(self, folder: Folder, launch: str) -> None:
-        """Raises JobRefused where there is no search."""
-        self._folder, self._launch, self._history = folder, launch, History(folder)
+    def __init__(self, folder: Folder, launch: str, *, again: Collection[int] = ()) -> None:
+        """The jobs of `again` are going to run again, whatever became of them, and so are those of the launch until
+        they begin. Raises JobRefused where there is no search."""
+        self._folder, self._launch, self._history = folder, launch, History(folder, patience_s=SEEN_S)
+        self._again = dict.fromkeys(again, math.inf)  # the number of the attempt that each is to have
+        with suppress(ExperimentManagerError):  # whoever works for it tells
+            self._again |= planned_attempts(read_launch(folder, launch)) if launch else {}
 
     def next(self) -> Proposal | Nothing:
         """A job that is proposed now, and that anybody may run. Raises ExperimentManagerError."""
-        deadline = None
         while True:
-            jobs = self._history.jobs()
+            jobs = self._jobs()
             search, slot = self._history.search, len(jobs)
             job_id = search.job_id(slot)
             if job_id is None:
@@ -347,10 +376,22 @@ class Proposer:
                 return Nothing(str(error))
             if publish(self._folder, proposal):
                 return proposal
-            if self._history.jobs() and self._history.n_proposed > slot:
-                deadline = None
-                continue
-            deadline = deadline or time.monotonic() + _LINKED_S
+            self._wait_to_see(slot, job_id)
+
+    def _jobs(self) -> list[Trial]:
+        """Those that are going to run again count as not begun."""
+        table = States(self._folder).table()
+        return [
+            Trial(job.proposal, State.PENDING, None)
+            if table.last(job.proposal.job_id).number < self._again.get(job.proposal.job_id, 0)
+            else job
+            for job in self._history.jobs(table)
+        ]
+
+    def _wait_to_see(self, slot: int, job_id: int) -> None:
+        """The proposal of a slot, which somebody has made, is seen here, too. Raises JobRefused."""
+        deadline = time.monotonic() + _LINKED_S
+        while self._history.look() <= slot:
             if time.monotonic() > deadline:
                 raise JobRefused(f"{self._folder.proposals}: job {job_id} is proposed, and its file cannot be read")
             time.sleep(0.1)

@@ -107,6 +107,7 @@ class Candidates:
         self._place, self._n_places = place, n_places
         self._launch, self._joined = launch, joined
         self._named: set[Candidate] = set()
+        self._kept_back: set[Candidate] = set()  # those of them that were found to be held, or removed
         self._others: list[Candidates] = []
         self._put_off: list[Candidate] = []
 
@@ -154,6 +155,7 @@ class Candidates:
         """A job was not taken: one that is held may be, once it is released."""
         if self._states.is_kept_back(one.job_id):
             self._named.discard(one)
+            self._kept_back.add(one)
 
     def has_left(self) -> bool:
         """Whether there is a job that nobody has taken yet."""
@@ -189,6 +191,8 @@ class Candidates:
                 misses += 1
                 continue
             misses = 0
+            if one in self._kept_back:  # a listing may not show for a while that it is
+                yield PAUSE
             yield one
 
 
@@ -594,7 +598,7 @@ class LocalWorker:
         self._planned = dict([*planned[first:], *planned[:first]])
         most = options.get("max_jobs") or n_there
         self.n_lanes = max(1, min(options["n_jobs"], n_there, most))
-        self._permits = Permits(most) if most < n_there else None
+        self._permits = Permits(most) if options.get("max_jobs") else None  # a search may grow
         self._pid, self._end_with_us = os.getpid(), processes.dying_with_us(signal.SIGTERM)
 
     @property

@@ -8,7 +8,7 @@ anything is written.
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from hydra.core.utils import JobReturn
@@ -292,7 +292,7 @@ def _commit(asked: Asked, about: Mapping[str, Any]) -> Committed:
         editor.renew_trials(to_run, recipe)
     go_on(folder)
     to_run += [one.job_id for one in drawn]
-    to_run += _more(folder, asked.n_at_a_time - len(to_run))
+    to_run += _more(folder, asked.n_at_a_time - len(to_run), again)
     write_selection(folder, [*ids, *(one for one in to_run if one not in ids)], "a search", has_proposals=True)
     if not to_run:
         return Committed(search, None, None, [], is_new)
@@ -375,10 +375,10 @@ def _refuse_changed(asked: Asked, known: Known, first: Proposal) -> None:
         raise ConfigurationChanged(changed_configuration(asked.folder, first.job_id, encoded, way_out))
 
 
-def _more(folder: Folder, count: int) -> list[int]:
-    """So many more jobs are proposed, as far as the search goes."""
+def _more(folder: Folder, count: int, again: Collection[int]) -> list[int]:
+    """So many more jobs are proposed, as far as the search goes; those of `again` run again."""
     found: list[int] = []
-    proposer = Proposer(folder, "")
+    proposer = Proposer(folder, "", again=again)
     while len(found) < count:
         one = proposer.next()
         if not isinstance(one, Proposal):

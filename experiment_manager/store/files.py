@@ -309,6 +309,19 @@ def log_file(path: str) -> Iterator[int]:
             os.close(handle)
 
 
+def linked(temporary: str, path: str) -> bool:
+    """The file has that name, too; false where another one has it, also one that cannot be seen here yet, as a network
+    file system may have it for a minute. True where the answer to an earlier try was lost. Raises OSError."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        try:
+            return os.path.samefile(temporary, path)
+        except FileNotFoundError:
+            return False
+    return True
+
+
 def leave_empty(path: str) -> None:
     """There is a regular file of that name, whatever is in it. Raises OSError."""
     os.close(appending(path))

@@ -63,7 +63,7 @@ SETTLED: Final = "settled"
 _PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
 _DRIVER: Final = "driver.json"
 _WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS, _DRIVER)
-PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches")
+PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches", "proposals")
 """The folders that all jobs share."""
 
 

@@ -425,7 +425,8 @@ def _make_folder(path: str, made: list[str], within: str | None = None) -> None:
         try:
             os.mkdir(path)
         except FileExistsError:
-            if not os.path.isdir(path) and (within is None or path == last):  # else the next one says what is wrong
+            is_other = os.path.lexists(path) and not os.path.isdir(path)  # one that others made may not be seen yet
+            if is_other and (within is None or path == last):  # else the next one says what is wrong
                 raise
         else:
             made.insert(0, path)

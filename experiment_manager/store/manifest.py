@@ -301,9 +301,12 @@ class Manifest:
             return {key: codec.decode(codec.loads(value)) for key, value in rows}
 
     def recipe(self, number: int) -> Recipe:
+        """Raises UnknownJob where there is none, as in an older manifest than that which whoever names it has read."""
         with self._damage_named():
-            (body,) = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
-            return _recipe(json.loads(body))
+            row = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
+            if row is not None:
+                return _recipe(json.loads(row[0]))
+        raise UnknownJob(f"{self._path} does not say how jobs of recipe {number} run; a newer one does: repeat")
 
 
 def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:

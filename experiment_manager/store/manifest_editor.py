@@ -26,6 +26,7 @@ from experiment_manager.store.files import (
     appearing,
     discard,
     is_there,
+    linked,
     make_read_only,
     private_database,
     sync,
@@ -384,10 +385,8 @@ def _publish(folder: Folder, temporary: str, number: int) -> None:
     folder.make(folder.generations)
     published = os.path.join(folder.generations, str(number))
     try:
-        os.link(temporary, published)
-    except FileExistsError as error:
-        if not os.path.samefile(temporary, published):  # else the answer to our first try was lost on its way
-            raise _overtaken(folder) from error
+        if not linked(temporary, published):
+            raise _overtaken(folder)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

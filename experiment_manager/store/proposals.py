@@ -16,7 +16,7 @@ from experiment_manager.errors import UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.model.search import Proposal
 from experiment_manager.store.documents import CONFIGURATION, PROPOSAL, PROPOSAL_FORMAT, STOPPED, read_object
-from experiment_manager.store.files import discard, is_there, json_text, sync, temporary_name
+from experiment_manager.store.files import discard, json_text, linked, sync, temporary_name
 from experiment_manager.store.layout import Folder
 
 _ENDING: Final = ".json"
@@ -62,10 +62,10 @@ def go_on(folder: Folder) -> None:
 
 def who_stopped(folder: Folder) -> str | None:
     """Who has stopped the search, and None where nobody has."""
-    if not is_there(_stop_path(folder)):
-        return None
     try:
         found = read_object(_stop_path(folder), STOPPED)
+    except (FileNotFoundError, NotADirectoryError):  # asked with open(): the search may have gone on a moment ago
+        return None
     except (OSError, UnreadableRecord):
         return "somebody"
     return f"{found.get('by') or 'somebody'} on {found.get('host') or 'some machine'}"
@@ -105,10 +105,8 @@ def _link(path: str, body: Mapping[str, Any]) -> bool:
         with open(temporary, "x", encoding="utf-8") as file:
             file.write(json_text(body))
         sync(temporary)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return os.path.samefile(temporary, path)  # true where the answer to our own link was lost on its way
+        if not linked(temporary, path):
+            return False
         sync(os.path.dirname(path))
     finally:
         discard(temporary)

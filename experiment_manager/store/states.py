@@ -7,6 +7,7 @@ A number is claimed by linking a complete file to the anchor, which only one pro
 that others rename meanwhile, so an attempt that seems to have no state is asked again name by name.
 """
 
+import errno
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from experiment_manager.store.files import (
     clear_leftovers_in,
     discard,
     is_leftover,
+    linked,
     sync,
     temporary_name,
 )
@@ -42,6 +44,13 @@ _NAMES_AT_BEGINNING: Final = 3
 OWNERSHIP_POLL_S: Final = 10.0
 """How often a supervisor looks whether its attempt has been ended by somebody else, as a run that came after it."""
 
+SEEN_S: Final = 60.0
+"""For so long a network file system may not show what was done elsewhere."""
+
+_PATIENCE_S: Final = 10.0
+"""For so long who is to run a job waits for that; then it is not run, which is no harm."""
+
+_LOOK_S: Final = 0.2
 _MOST_FENCED: Final = 20
 """So many attempts cannot be made before whoever was cut off has looked."""
 
@@ -357,11 +366,11 @@ class States:
                 if only not in (None, number):
                     raise JobRefused(f"job {job_id} was taken by somebody else: it has had attempt {number - 1}")
                 kept = kept or self._endings.keep(job_id, record["start"])
-                try:
-                    os.link(temporary, self._name(job_id, number))
-                except FileExistsError:  # somebody was faster: look again at what is there now
-                    if not os.path.samefile(temporary, self._name(job_id, number)):  # a server's answer can get lost
-                        continue
+                if not linked(temporary, self._name(job_id, number)):  # somebody was faster
+                    if only is not None:
+                        raise JobRefused(f"job {job_id} was taken by somebody else: attempt {number} is theirs")
+                    self._wait_to_see(job_id, number)
+                    continue
                 if not about.get("fake") and self.is_kept_back(job_id):  # an anchor counts as RUNNING for who does so
                     self._refuse_begun(job_id, number, "it was held, or removed, just as it began")
                 self._begin(job_id, number, kept)
@@ -375,11 +384,8 @@ class States:
         anchor, running = self._name(job_id, attempt), self._name(job_id, attempt, State.RUNNING)
         try:
             self._endings.begin(job_id, attempt, kept)
-            try:
-                os.link(anchor, running)
-            except FileExistsError:
-                if not os.path.samefile(anchor, running):  # the answer to our first try was lost on its way
-                    raise
+            if not linked(anchor, running):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), running)
         except OSError as error:
             with suppress(OSError):
                 reason = f"could not be begun: {error.strerror or error}"
@@ -392,6 +398,29 @@ class States:
         if ended is not State.RUNNING:  # who has done so looks for our name, too
             discard(running)
             raise JobRefused(f"attempt {attempt} of job {job_id} was ended as {ended} just as it began; others go on")
+
+    def _wait_to_see(self, job_id: int, attempt: int) -> None:
+        """The anchor of the attempt, which somebody has made, is seen here, too. Raises JobRefused."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self.is_claimed(job_id, attempt):
+            if time.monotonic() > deadline:
+                raise JobRefused(
+                    f"attempt {attempt} of job {job_id} was begun elsewhere, and {self._name(job_id, attempt)} cannot "
+                    "be seen here: the file system shows what is old; run the job again later"
+                )
+            time.sleep(_LOOK_S)
+
+    def _wait_for_end(self, job_id: int, attempt: int) -> State:
+        """How an attempt has ended, which was ended by us, or by others a moment ago. Raises JobRefused."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while (state := self.state(job_id, attempt)) is State.RUNNING:
+            if time.monotonic() > deadline:
+                raise JobRefused(
+                    f"job {job_id} is not run again: attempt {attempt} was ended by somebody else, and how cannot be "
+                    "seen here: the file system shows what is old; run the job again later"
+                )
+            time.sleep(_LOOK_S)
+        return state
 
     def _refuse_begun(self, job_id: int, attempt: int, reason: str) -> None:
         """An attempt that is ours does not begin. Raises JobRefused."""
@@ -410,7 +439,7 @@ class States:
         last = attempts[-1]
         if last.state is State.RUNNING:
             self._clear_the_way(job_id, last.number, about)
-            attempts[-1] = last = last._replace(state=self.state(job_id, last.number))
+            attempts[-1] = last = last._replace(state=self._wait_for_end(job_id, last.number))
             if last.state in ENDED_WELL:
                 raise AlreadyCompleted(
                     f"job {job_id} turns out to be {last.state.lower()}: attempt {last.number} had left its result "
@@ -473,7 +502,7 @@ class States:
         try:
             os.rename(running, ended)
         except FileNotFoundError:
-            if self.state(job_id, attempt) is not State.RUNNING:
+            if self.state(job_id, attempt) is not State.RUNNING or self._has_unseen_name(job_id, attempt):
                 return None
             try:
                 os.link(self._name(job_id, attempt), ended)  # it died between its anchor and its first state
@@ -481,6 +510,19 @@ class States:
                 return None
             discard(running)  # or it had not died, and goes on: it looks for our name, as we do for its own
         return state
+
+    def _has_unseen_name(self, job_id: int, attempt: int) -> bool:
+        """Whether the file of an anchor has a name more than a listing shows: that of its end, which was made elsewhere
+        a moment ago. An anchor that is opened tells how many there are."""
+        try:
+            with open(self._name(job_id, attempt), "rb") as file:
+                about = os.fstat(file.fileno())
+            own, seen = f"{job_id}.{attempt}", set[str]()
+            with os.scandir(self._path) as entries:
+                seen.update(entry.name for entry in entries if entry.inode() == about.st_ino)
+        except OSError:
+            return False
+        return own in seen and about.st_nlink > len(seen)  # else a listing does not tell which file is which
 
     def finish(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> bool:
         """Our attempt has ended, and `attempt.N.json` tells how; false when somebody else had ended it before.
@@ -552,7 +594,11 @@ class States:
         """Waits as long as a supervisor on another node may take to see that its attempt of the job, before this one,
         was ended. `wait` gets seconds, and tells whether the attempt still goes on then; returns whether it does."""
         fenced_at = self.fenced_before(job_id, attempt)
-        while fenced_at is not None and (left := fenced_at + 2 * OWNERSHIP_POLL_S - time.time()) > 0:
+        most_s = 2 * OWNERSHIP_POLL_S
+        if fenced_at is None:
+            return True
+        deadline = time.monotonic() + min(most_s, fenced_at + most_s - time.time())  # clocks may disagree
+        while (left := deadline - time.monotonic()) > 0:
             if not wait(left):
                 return False
         return True
