@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-paper demo-search docs recording test faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
+.PHONY: demo demo-paper demo-search docs recording test test-heavy faults fuzz check bench bench-quick versions versions-oldest versions-newest format test-cluster cluster-up cluster-down clean venv
 .DELETE_ON_ERROR:
 
 venv: $(STAMP)
@@ -59,6 +59,9 @@ fuzz: $(STAMP)  ## the property tests with twenty times as many examples, others
 
 test-cluster: $(if $(SLURM),,$(STAMP))  ## all on the cluster, also what takes minutes (heavy); SLURM=24.11: on another version
 	$(if $(SLURM),tests/cluster/debian.sh $(SLURM) ,$(BIN)/)python -m pytest -m 'heavy or not heavy' tests/cluster
+
+test-heavy: $(STAMP)  ## what takes minutes without a cluster: other programs in environments of their own, long simulations
+	$(BIN)/python -m pytest -n 2 -m heavy --ignore=tests/cluster tests
 
 check: $(STAMP)  ## lint, format, types, layers; the other rules are tests
 	$(BIN)/ruff check .

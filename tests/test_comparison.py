@@ -3,12 +3,14 @@
 import json
 import math
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiment_manager import current_job
 from experiment_manager.analysis.comparison import compare
 from experiment_manager.analysis.scores import EXPERIMENT, How
 from experiment_manager.analysis.tables import Row
@@ -168,6 +170,55 @@ def test_no_seed_and_nothing_completed() -> None:
     found = [row(job, {"loss": job}, lr=job, fold=job % 2) for job in range(4)]
     assert "no variable is called seed or repeat; name what only repeats a job with --over" in refusal(found)
     assert "no job has left a number to compare" in refusal(rows(lambda *_: "text"))
+
+
+def half(algorithm: str, seed: int) -> dict[str, float]:
+    """What a job leaves of which half log a loss."""
+    if algorithm == "TD3":
+        current_job().log_metrics(1, loss=0.5 + seed)
+    return {"reward": float(seed)}
+
+
+@pytest.mark.parametrize(
+    ("said", "names", "leaves", "words"),
+    [
+        ("there is one method, and nothing to compare it with", ("TD3",), lambda _, seed: {"reward": seed}, ()),
+        ("no variable is called seed or repeat", ("TD3", "DDPG"), lambda _, seed: {"reward": seed}, ("fold",)),
+        ("scores are missing: algorithm=DDPG has no seed=4", ("TD3", "DDPG"), lambda *_: {"reward": 1}, ("unequal",)),
+        ("one run is there for all methods", ("TD3", "DDPG"), lambda *_: {"reward": 1}, ("one",)),
+        ("COMPLETED with nan as its reward", ("TD3", "DDPG"), lambda _, seed: {"reward": seed or math.nan}, ()),
+        ("scores are missing: jobs 0,5 FAILED", ("TD3", "DDPG"), lambda _, seed: {"reward": 1 / seed}, ()),
+        ("loss", ("TD3", "DDPG"), half, ("--metric", "loss")),
+        ("'lr' is no variable; the variables are algorithm, seed", ("TD3", "DDPG"), half, ("--over", "lr")),
+    ],
+)
+def test_bad_input_is_a_sentence_and_2(
+    tmp_path: Path,
+    said: str,
+    names: Sequence[str],
+    leaves: Callable[[str, int], dict[str, float]],
+    words: Sequence[str],
+) -> None:
+    """Of `compare` in all its forms, and of `plot`, which leaves no half figure."""
+    repeats = "fold" if "fold" in words else "seed"
+    experiment = Experiment(["algorithm", repeats], "train", str(tmp_path))
+    for name in names:
+        seeds = 1 if "one" in words else RUNS - 1 if "unequal" in words and name == "DDPG" else RUNS
+        for seed in range(seeds):
+            experiment.add_job({"algorithm": name, repeats: seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(experiment.get_all_ids())
+    for job in experiment.iter_jobs():
+        with suppress(ZeroDivisionError):
+            experiment.run_id(job.id, lambda _, of, __: leaves(of["algorithm"], of[repeats]))
+    options = [word for word in words if word not in ("fold", "one", "unequal")]
+    for verb in (("compare",), ("compare", "--json"), ("compare", "--format", "latex"), ("plot", "--kind", "curves")):
+        done = Program(tmp_path).python("-m", "experiment_manager", *verb, str(experiment.folder.path), *options)
+        assert (2, "") == (done.returncode, done.stdout), done.stdout
+        assert done.stderr.startswith("error: "), done.stderr
+        assert said in done.stderr
+        assert 1 == len(done.stderr.splitlines()), done.stderr
+    assert ["train"] == [path.name for path in tmp_path.iterdir()]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

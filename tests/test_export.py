@@ -5,8 +5,12 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -287,9 +291,9 @@ runs = [json.load(open(path)) for path in marks]
 print(json.dumps(sorted(run["run"] for run in runs if run["project"] == "train")))
 """,
     "mlflow": """
-import json
+import json, sys
 from mlflow import MlflowClient
-client = MlflowClient("sqlite:///out")
+client = MlflowClient(sys.argv[1])
 runs = client.search_runs([client.get_experiment_by_name("train").experiment_id])
 assert all(len(client.get_metric_history(run.info.run_id, "loss")) == 5 for run in runs)
 assert {"lr", "net.layers", "net.act", "warmup"} == set(runs[0].data.params)
@@ -304,20 +308,23 @@ print(json.dumps(sorted(run.name for run in Api().runs("train"))))
 }
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("to", COUNT)
-def test_the_other_programs_take_an_export_twice(to: str, tmp_path: Path) -> None:
-    """In an environment that has the library: one run for each job, after an export that was killed and two whole ones,
-    beside those of another project; read back by the library itself."""
+def python_with(to: str, tmp_path: Path) -> str:
+    """A Python that has the library to export to, in an environment of its own."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python = str(venv / "bin/python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[{to}]"], check=True)
+    return python
+
+
+def check_twice(python: str, to: str, out: str, tmp_path: Path, *, is_kept: Callable[[], object]) -> None:
+    """One run for each job, after an export that was killed once `is_kept` is true and two whole ones, beside those of
+    another project; read back by the library itself."""
     experiment = study(tmp_path)
-    call = [python, "-m", "experiment_manager", "export", experiment.folder.path, "--to", to, "--out", "out"]
+    call = [python, "-m", "experiment_manager", "export", experiment.folder.path, "--to", to, "--out", out]
     options: dict[str, Any] = {"cwd": tmp_path, "env": clean_env(), "stdout": subprocess.PIPE, "text": True}
     killed = subprocess.Popen(call, **options)
-    wait_until((tmp_path / "out").exists)
+    wait_until(is_kept, 120)
     killed.kill()
     killed.communicate()
     first, _, second = (
@@ -326,5 +333,43 @@ def test_the_other_programs_take_an_export_twice(to: str, tmp_path: Path) -> Non
     )
     assert [0, 1, 2] == sorted([*first["written"], *first["present"]])
     assert ([], [0, 1, 2]) == (second["written"], second["present"])
-    counted = subprocess.run([python, "-c", COUNT[to]], check=True, **options).stdout
+    where = out if out.startswith("http") else "sqlite:///out"
+    counted = subprocess.run([python, "-c", COUNT[to], where], check=True, **options).stdout
     assert ["train.0.1", "train.1.1", "train.2.1"] == json.loads(counted.splitlines()[-1])
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("to", COUNT)
+def test_the_other_programs_take_an_export_twice(to: str, tmp_path: Path) -> None:
+    """Into files here."""
+    check_twice(python_with(to, tmp_path), to, "out", tmp_path, is_kept=(tmp_path / "out").exists)
+
+
+@pytest.mark.heavy
+def test_a_server_of_mlflow_takes_an_export_twice(tmp_path: Path) -> None:
+    """Over HTTP, as people share one."""
+    python = python_with("mlflow", tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", "sqlite:///server.db", "--workers", "1"]
+    log = tmp_path / "server.log"
+    with log.open("wb") as said:
+        command = [str(Path(python).parent / "mlflow"), "server", *words]
+        server = subprocess.Popen(
+            command, cwd=tmp_path, env=clean_env(), stdout=said, stderr=said, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}"
+
+    def answers(path: str) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{address}{path}", timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    try:
+        wait_until(lambda: answers("/health"), 120)
+        of_ours = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=train"
+        check_twice(python, "mlflow", address, tmp_path, is_kept=lambda: answers(of_ours))
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()

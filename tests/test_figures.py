@@ -1,5 +1,6 @@
 """`plot`: figures of comparisons, as files that stay the same and say what they should."""
 
+import itertools
 import math
 import re
 import shutil
@@ -13,7 +14,7 @@ from experiment_manager import current_job
 from experiment_manager.analysis import inference
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
-from experiment_manager.report.figures import KINDS
+from experiment_manager.report.figures import KINDS, _looks
 from tests.conftest import Program
 
 SVG_TEXT = re.compile(r"<text[^>]*>([^<]*)</text>")
@@ -67,6 +68,18 @@ def test_figures_name_methods_and_metrics(swept: Experiment, tmp_path: Path) -> 
     swept.plot("intervals", path)
     assert "algorithm=TD3 lr=0.1" in texts(path)
     assert "IQM of reward" in texts(path)
+
+
+def test_methods_are_told_apart() -> None:
+    """No two of many look alike, and in a print in grey no two neighbours of the first eight are of one lightness."""
+    looks = list(_looks([f"{place:02}" for place in range(64)]))
+    assert 64 == len({(line["color"], str(line["linestyle"]), marker) for _, line, marker in looks})
+    assert 8 == len({str(line["linestyle"]) for _, line, _ in looks[:8]}) == len({marker for *_, marker in looks[:8]})
+    greys = [
+        sum(share * int(line["color"][at : at + 2], 16) for share, at in ((0.299, 1), (0.587, 3), (0.114, 5))) / 255
+        for _, line, _ in looks[:8]
+    ]
+    assert all(abs(one - other) > 0.1 for one, other in itertools.pairwise(greys)), greys
 
 
 def test_curves_end_where_a_run_ends(swept: Experiment, tmp_path: Path) -> None:

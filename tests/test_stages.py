@@ -17,6 +17,10 @@ from train import end_as_told
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg):
     upstream = current_job().upstream
+    for job in upstream:
+        assert list(job.directory.glob("result.*.json"))
+        gain = {"TD3": 1.5, "DDPG": 0.5}[job.variables.get("algorithm", "TD3")]
+        assert job.result == job.variables.get("seed", 1) * gain
     end_as_told(cfg.text)
     return {"after": [job.id for job in upstream], "results": [job.result for job in upstream]}
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS: Final = ("pdf", "svg", "png")
-_COLOURS: Final = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#999933")
-"""After Okabe and Ito: people who see colours differently tell them apart; neighbours differ in lightness, too."""
+_COLOURS: Final = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#882255")
+"""After Okabe and Ito, the last one after Tol: people who see colours differently tell them apart; neighbours differ in
+lightness, too."""
 _DASHES: Final[tuple[Any, ...]] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)), (0, (3, 3)))
 _MARKERS: Final = "osD^vXP*"
 _STYLE: Final[Mapping[str, Any]] = {
@@ -124,8 +125,9 @@ def _looks(methods: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], str]]:
     order = sorted(methods)
     for label in methods:
         place = order.index(label)
-        line = {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _DASHES[place % len(_DASHES)]}
-        yield label, line, _MARKERS[place % len(_MARKERS)]
+        turned = place + place // len(_COLOURS)  # the ninth has the colour of the first, and another dash and marker
+        line = {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _DASHES[turned % len(_DASHES)]}
+        yield label, line, _MARKERS[turned % len(_MARKERS)]
 
 
 def _intervals(figure: "Figure", found: ScoreTable) -> None:

@@ -38,13 +38,15 @@ main()
 """
 
 WORKERS = """
-import multiprocessing, re, time
+import multiprocessing, re, resource, time
 from pathlib import Path
 import hydra
 
-def take(pipe):
+def take(pipe, spins_s):
     kept = bytearray(b"x") * (150 * 2**20)
     pipe.send(None)
+    while time.process_time() < spins_s:
+        pass
     pipe.recv()
 
 def used(pid):
@@ -54,7 +56,7 @@ def used(pid):
 def main(cfg):
     began = time.monotonic()
     pipes = [multiprocessing.Pipe() for _ in range(4)]
-    workers = [multiprocessing.Process(target=take, args=(there,)) for _, there in pipes]
+    workers = [multiprocessing.Process(target=take, args=(there, cfg.spins_s)) for _, there in pipes]
     for each in workers:
         each.start()
     for here, _ in pipes:
@@ -65,7 +67,8 @@ def main(cfg):
     for (here, _), each in zip(pipes, workers):
         here.send(None)
         each.join()
-    return {"bytes": truth}
+    used_s = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {"bytes": truth, "cpu_s": sum(one.ru_utime + one.ru_stime for one in used_s)}
 
 main()
 """
@@ -90,13 +93,16 @@ def test_peak_of_all_processes(cluster_program: Program) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("lasts_s", "options", "source"),
-    [("0", (), "cgroup"), ("5,6", ("hydra.launcher.workers=1", "hydra.launcher.pack=2"), "samples")],
+    [
+        ("0", ("+spins_s=3",), "cgroup"),
+        ("5,6", ("+spins_s=0", "hydra.launcher.workers=1", "hydra.launcher.pack=2"), "samples"),
+    ],
 )
 def test_efficiency_of_four_worker_processes(
     cluster_program: Program, lasts_s: str, options: tuple[str, ...], source: str
 ) -> None:
-    """The memory that jobs with four worker processes are said to have used is within a tenth of what they had, also
-    where the kernel counts the jobs of one task together."""
+    """The memory that jobs with four worker processes are said to have used, and the processor time of one that keeps
+    them busy, is within a tenth of what they had, also where the kernel counts the jobs of one task together."""
     if "task/cgroup" not in slurm("scontrol", "show", "config"):
         pytest.skip("this cluster has no task/cgroup, which makes a memory cgroup for each step")
     sweep = Sweep(cluster_program, "memory")
@@ -108,5 +114,8 @@ def test_efficiency_of_four_worker_processes(
     (used,) = sweep.told("efficiency")["groups"]
     assert [source] * len(truths) == [sweep.record(job)["peak_memory_from"] for job in range(len(truths))]
     assert pytest.approx(max(truths), rel=0.1) == used["used_memory_bytes"]
+    if source == "cgroup":
+        (cpu_s,) = [row["result"]["cpu_s"] for row in sweep.told("results")]
+        assert pytest.approx(cpu_s, rel=0.1) == used["used_cpus"] * used["used_s"]
     assert pytest.approx(truths, rel=0.1) == [sweep.record(job)["peak_memory_bytes"] for job in range(len(truths))]
     assert 4 * 2**30 / len(truths) == used["asked_memory_bytes"]
