@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ from experiment_manager.errors import (
     UnknownJob,
     UnstorableValue,
 )
-from experiment_manager.store.states import States
+from experiment_manager.model.records import Attempt, JobId
+from experiment_manager.scheduler import reconcile
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.store.launches import create_launch, driven
+from experiment_manager.store.states import States, StateTable
 from tests.conftest import clean_env, files_below
 from tests.test_comparison import rows as compared_rows
 from tests.test_comparison import usual
@@ -116,6 +121,29 @@ def test_nothing_runs_before_a_filter_was_saved(saved: Experiment) -> None:
     """Which jobs may run has to be said first, and the sentence says how."""
     with pytest.raises(FilterError, match="save_pass_filter"):
         saved.run_id(0, lambda *_: None)
+
+
+def test_who_waits_does_not_leave_between_two_jobs_of_a_pool(
+    saved: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing runs for a moment, and the process that runs the jobs is still there."""
+    saved.save_pass_filter([0, 1])
+    launch = create_launch(saved.folder, (Attempt(JobId(job), 1, State.PENDING) for job in (0, 1)), {})
+    looks = list[StateTable]()
+    with ExitStack() as pool:
+        pool.enter_context(driven(saved.folder, launch))
+
+        def look(*about: Any) -> StateTable:
+            looks.append(reconciled(*about))
+            if len(looks) < 3:
+                saved.run_id(len(looks) - 1, lambda *_: None)
+            if len(looks) == 2:
+                pool.close()
+            return looks[-1]
+
+        monkeypatch.setattr(reconcile, "reconciled", look)
+        assert {"COMPLETED": 2, "PENDING": 4} == saved.status(wait=True).counts
+    assert 3 == len(looks)
 
 
 def test_an_attempt_here_waits_for_one_that_may_still_run(saved: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -356,6 +356,20 @@ def test_whoever_may_still_run_is_waited_for_by_all_that_follow(states: States) 
     assert 0 < waited[0] <= 2 * OWNERSHIP_POLL_S
 
 
+def test_an_end_that_is_recorded_counts(tmp_path: Path, states: States) -> None:
+    """Its supervisor was killed before its name told, or has renamed it where nobody here sees that yet: whoever finds
+    it gone tells what it has recorded, and keeps that."""
+    put(tmp_path, "7.1", "7.1.RUNNING", record=dead())
+    record = tmp_path / "train/jobs/7/attempt.1.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"state": "TIMEOUT", "requeued": true, "reason": "at its limit", "format": 1}')
+    assert State.TIMEOUT is states.table(reconcile=True).state(7)
+    assert {"state": "TIMEOUT", "requeued": True, "reason": "at its limit", "format": 1} == json.loads(
+        record.read_text()
+    )
+    assert ["7.1", "7.1.TIMEOUT"] == names(tmp_path)
+
+
 @pytest.fixture
 def ended_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempt 1 of job 7, whose process is gone, was ended elsewhere a moment ago, which nothing here shows yet."""

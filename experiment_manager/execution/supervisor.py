@@ -479,7 +479,7 @@ class _Supervision:
 
     def _is_scheduler_to_be_asked(self) -> bool:
         """Whether the scheduler may know better why the job was told to end."""
-        return self._task is not None and not self._was_warned_by_hand
+        return self._task is not None and not self._was_warned_by_hand and self._asked is None
 
     def _rank(self, found: Mapping[bytes, bytes]) -> bytes | None:
         rank: bytes | None = self._scheduler.rank(found) if self._scheduler is not None else None

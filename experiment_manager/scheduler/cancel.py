@@ -60,11 +60,20 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
     handed_to = {job_id: task.scheduler for task, mine in tasks.items() for job_id in mine}
-    _settle(folder, unbegun, handed_to)
+    _settle(folder, {job_id: unbegun[job_id] for job_id in unbegun if job_id in handed_to}, handed_to)
+    after = States(folder).table()
+    unseen = [
+        job for job, number in unbegun.items() if job not in handed_to and after.last(JobId(job)).number == number
+    ]
     if unreached:
         raise JobRefused(
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
             f"ours reaches {', '.join(sorted(set(unreached.values())))}; end it there"
+        )
+    if unseen:
+        raise JobRefused(
+            f"{noun(len(unseen))} {format_ids(sorted(unseen))} cannot be told to end: no queue that is seen from here "
+            "has a task of theirs now; repeat in a moment, or where they were submitted"
         )
     return sorted(by_scheduler | notified | (by_worker - begun))
 
@@ -155,7 +164,7 @@ def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str
             number = waiting.pop(job_id)
             if table.last(JobId(job_id)).number == number:  # else it has begun, or somebody has recorded it
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
-                about = {"scheduler": handed_to[job_id]} if job_id in handed_to else {}
+                about = {"scheduler": handed_to[job_id]}
                 States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)
         time.sleep(_LOOK_S if waiting else 0)
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import SchedulerError
+from experiment_manager.errors import SchedulerError, UnreadableLaunch
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED, ENDED_WELL, JobId, Launch, State, task_name
 from experiment_manager.scheduler import schedulers
@@ -43,7 +43,15 @@ from experiment_manager.scheduler.verdicts import (
 )
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_end, read_optional
-from experiment_manager.store.launches import SETTLED, drivers, planned_attempts, read_order, settle, user_name
+from experiment_manager.store.launches import (
+    SETTLED,
+    drivers,
+    planned_attempts,
+    read_launch,
+    read_order,
+    settle,
+    user_name,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.proposals import who_stopped
@@ -341,14 +349,20 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
     pause = LOOK_S
     quiet_since: float | None = None
     while True:
-        may_grow = _may_grow(folder)  # before the states are read: the last trial may begin meanwhile
+        may_grow, pools = (
+            _may_grow(folder),
+            _pools(folder),
+        )  # before the states are read: the last job may begin meanwhile
         table = reconciled(folder)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
         if is_busy or not all(waiting.is_stuck for waiting in table.queued.values()):
             quiet_since = None
         else:
             quiet_since = quiet_since or time.monotonic()
-        may_go_on = quiet_since is not None and time.monotonic() - quiet_since < _SUBMITS_S and is_due(table)
+        is_soon = quiet_since is not None and time.monotonic() - quiet_since < _SUBMITS_S
+        may_go_on = (is_soon and is_due(table)) or any(
+            (is_soon or pool.is_surely_there) and pool.has_left(table) for pool in pools
+        )
         may_propose = quiet_since is not None and may_grow and _may_propose(folder, table, quiet_since)
         if quiet_since is not None and not may_go_on and not may_propose:
             _tell_of_stuck(folder, table)
@@ -358,6 +372,27 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
             continue
         time.sleep(pause)
         pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
+
+
+class _Pool(NamedTuple):
+    """A process that runs the jobs of a launch, without a scheduler."""
+
+    planned: Mapping[int, int]
+    is_surely_there: bool  # else it may be, on another machine
+
+    def has_left(self, table: StateTable) -> bool:
+        """Whether it is about to begin a job."""
+        return any(number >= table.next_number(job_id) for job_id, number in self.planned.items())
+
+
+def _pools(folder: Folder) -> list[_Pool]:
+    found = []
+    for driver in drivers(folder):
+        with suppress(UnreadableLaunch):
+            launch = read_launch(folder, driver.launch)
+            if schedulers.of(launch) is None:
+                found.append(_Pool(planned_attempts(launch), driver.is_surely_there))
+    return found
 
 
 def _may_grow(folder: Folder) -> bool:

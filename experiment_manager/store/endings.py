@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.model.records import State
+from experiment_manager.model.records import ENDED, State
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import (
     END,
@@ -142,6 +142,18 @@ class Endings:
         if is_newer(result, RESULT):  # the package was updated meanwhile: the job has left what the newer one reads
             return {"result": _OF_NEWER_FORMAT, **result}, None
         return (result, None) if isinstance(result, dict) and "result" in result else ({}, f"{trouble}: it is damaged")
+
+    def told(self, job_id: int, attempt: int) -> Ending | None:
+        """How an attempt has ended as somebody has recorded it, whatever its name in `states/` says yet, or shows here;
+        None: nobody has. Raises NewerRecord."""
+        record = read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
+        try:
+            state = State(record.get("state"))
+        except ValueError:
+            return None
+        if state not in ENDED:
+            return None
+        return Ending(state, {key: record[key] for key in record if key not in ("state", "format")})
 
     def found(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> Ending | None:
         """How an attempt ended that nothing runs any more and that left a complete result; None for any other.

@@ -275,7 +275,8 @@ class States:
 
     def _lose(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any] = _GONE) -> State:
         about = self.record(job_id, attempt)
-        state, record = self._endings.found(job_id, attempt, about) or (state, record)
+        told = self._endings.told(job_id, attempt)  # by its supervisor, which has ended it, or was killed just then
+        state, record = told or self._endings.found(job_id, attempt, about) or (state, record)
         if about.get("fake"):
             state = State.FAKE
         if not self.may_write():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.errors import SchedulerError
+from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers, submission
 from experiment_manager.scheduler.protocol import Dependency, Phase
@@ -208,6 +208,20 @@ def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> No
         jobs.cancel(0)
     assert [False] == [array.is_new for array in jobs.submit()]
     wrong(**there)
+    assert [0] == jobs.cancel(0)
+    assert {0: "CANCELLED"} == jobs.states()
+
+
+def test_what_waits_and_is_not_seen_is_not_called_cancelled(jobs: Jobs) -> None:
+    """A task that the queue does not show, and that nobody has told to end, begins later."""
+    (FileScheduler().root / "hold").touch()
+    jobs.make({}).submit()
+    wrong(forgets=[about["name"] for _, about in FileScheduler()._arrays()])
+    assert {0: "QUEUED"} == jobs.states()
+    with pytest.raises(JobRefused, match="job 0 cannot be told to end: no queue that is seen from here has a task"):
+        jobs.cancel(0)
+    assert {0: "QUEUED"} == jobs.states()
+    wrong()
     assert [0] == jobs.cancel(0)
     assert {0: "CANCELLED"} == jobs.states()
 

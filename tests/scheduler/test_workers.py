@@ -126,6 +126,20 @@ def test_single_jobs_are_cancelled(jobs: Jobs) -> None:
     assert not jobs.has_begun(1)
 
 
+def test_what_people_have_cancelled_stays_so_when_its_worker_is_preempted(jobs: Jobs) -> None:
+    """Why it was told to end is known: no later end of its worker's task tells otherwise, and it is not taken again."""
+    jobs.make(LONG, LONG, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert [0] == jobs.cancel(0)
+    jobs.wait_until(lambda: jobs.has_begun(1))
+    order(jobs, 1, "PREEMPTED")
+    jobs.wait_until(lambda: jobs.has_begun(1, 2))
+    assert {0: "CANCELLED", 1: "RUNNING"} == jobs.states()
+    jobs.end(1)
+    jobs.wait_for("CANCELLED", "COMPLETED")
+    assert {0: ["CANCELLED"], 1: ["PREEMPTED", "COMPLETED"]} == jobs.attempts()
+
+
 def test_all_jobs_are_cancelled(jobs: Jobs) -> None:
     """With their last jobs the workers end, too."""
     jobs.make(LONG, LONG, LONG, workers=2).submit()
