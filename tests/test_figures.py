@@ -82,6 +82,21 @@ def test_methods_are_told_apart() -> None:
     assert all(abs(one - other) > 0.1 for one, other in itertools.pairwise(greys)), greys
 
 
+def test_dollars_are_no_formula(tmp_path: Path) -> None:
+    """Names and values of people are drawn as they are written."""
+    experiment = Experiment(["name", "seed"], "train", str(tmp_path))
+    for name, seed in ((name, seed) for name in (r"$\frac$", "a$_b$c") for seed in range(2)):
+        experiment.add_job({"name": name, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(experiment.get_all_ids())
+    for job in experiment.iter_jobs():
+        experiment.run_id(job.id, lambda _, of, __: current_job().log_metrics(1, **{"$x$": 1}) or {"$x$": of["seed"]})
+    for kind in ("intervals", "profile", "curves"):
+        experiment.plot(kind, tmp_path / f"{kind}.svg", metric="$x$")
+        found = "".join(texts(tmp_path / f"{kind}.svg"))
+        assert all(name in found for name in (r"$\frac$", "a$_b$c", "$x$")), found
+
+
 def test_curves_end_where_a_run_ends(swept: Experiment, tmp_path: Path) -> None:
     """A curve goes as far as all runs of its method have come; tasks have a panel for all, and one each."""
     path = tmp_path / "curves.svg"

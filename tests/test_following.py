@@ -553,6 +553,7 @@ def test_results_with_a_mistake(mixed: Program) -> None:
     for arguments, said in (
         (("--sort", "loss2"), "'loss2' is no column; the columns are job, state, attempt, seed, how, result, loss\n"),
         (("--format", "xls"), "'xls' is no format; there are table, csv, json, markdown, latex, parquet"),
+        (("--format", "json", "--safe"), "--safe goes with --format csv"),
         (("--format", "parquet"), "parquet is not for a terminal; name a file with --out"),
         (("--format", "csv", "--out", "x.csv"), "--out is for parquet; write > x.csv for csv"),
         (("--metric", "loss"), "--metric is for --best, with how many are to be shown"),

@@ -112,8 +112,15 @@ def test_what_is_allowed_is_offered_too(study: Experiment) -> None:
         assert not is_error, texts
         texts, is_error = await call("run", folder="study", job=1, runner="runner.py")
         assert (True, True) == (is_error, "outside the pass filter" in " ".join(texts))
+        for said, refused in (
+            ("no function is called", call("filter", folder="study", rules=["{_target_: os.mkdir, path: made}"])),
+            ("../report.html is not below", call("report", folder="study", out="../report.html")),
+            ("../elsewhere is not below", call("move", folder="study", to="../elsewhere")),
+        ):
+            texts, is_error = await refused
+            assert (True, True) == (is_error, said in " ".join(texts)), texts
 
-    talking(study, what, "--allow", "run,filter")
+    talking(study, what, "--allow", "run,filter,report,move")
     assert {"COMPLETED": 2, "PENDING": 2} == dict(study.counts())
 
 

@@ -138,7 +138,7 @@ def statuses(folder: Folder) -> list[int]:
 )
 @pytest.mark.parametrize(
     ("instead", "why"),
-    [(os.mkdir, "Is a directory"), (os.mkfifo, "Not a regular file"), (endless, "Not a regular file")],
+    [(os.mkdir, "Is a directory"), (os.mkfifo, "Not a regular file"), (endless, "A link, which is not followed")],
 )
 def test_something_else_in_place_of_a_file(
     ended: Folder,

@@ -20,7 +20,7 @@ from experiment_manager.model.rows import GroupRow
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.metrics import course
 from experiment_manager.store.states import StateTable
-from experiment_manager.text import skipped, stream_of
+from experiment_manager.text import harmless, skipped, stream_of
 
 if TYPE_CHECKING:
     import pandas
@@ -502,12 +502,23 @@ def _latex_text(text: str) -> str:
     return " ".join("".join([*typeset, rest]).split())
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows on standard output, with a line of names; lists and mappings as JSON."""
-    writer = csv.writer(stream_of(sys.stdout), lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row.get(name)) for name in columns])
+def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, is_safe: bool = False) -> None:
+    """Rows on standard output, with a line of names; lists and mappings as JSON. `is_safe`: no text of a cell is a
+    formula to a spreadsheet."""
+    stream = stream_of(sys.stdout)
+    write = csv.writer(stream, lineterminator="\n").writerow
+    is_shown = stream.isatty()
+    for cells in (columns, *([_cell(row.get(name)) for name in columns] for row in rows)):
+        texts = [_no_formula(cell) for cell in cells] if is_safe else cells
+        write([harmless(text) if is_shown and isinstance(text, str) else text for text in texts])
+
+
+def _no_formula(cell: Any) -> Any:
+    """
+    >>> _no_formula("=1+1"), _no_formula("-x"), _no_formula(-1.5), _no_formula("a=b")
+    ("'=1+1", "'-x", -1.5, 'a=b')
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_BEGINS_FORMULA) else cell
 
 
 def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str) -> None:
@@ -526,6 +537,9 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], pat
     except ImportError as error:
         raise NotInstalled("pyarrow", "analysis") from error
 
+
+_BEGINS_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of one, as OWASP lists them under CSV injection."""
 
 FILE_FORMATS: Final[Mapping[str, Callable[[Sequence[Mapping[str, Any]], Sequence[str], str], None]]] = {
     "parquet": write_parquet,

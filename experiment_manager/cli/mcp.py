@@ -42,7 +42,7 @@ _FOR_TERMINALS: Final = frozenset(
 )
 """Options that are not for agents: an answer is JSON, nobody is asked, and nothing is waited for."""
 
-_FOLDERS: Final = ("folder", "folders")
+_FOLDERS: Final = ("folder", "folders", "out")
 _KINDS: Final[Mapping[Any, str]] = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 _MOST_CHARACTERS: Final = 100_000
 """Of an answer: an agent reads all of it."""
@@ -126,14 +126,14 @@ class Tool(NamedTuple):
         options, places = list(self.fixed), list[str]()
         for name, one in known.items():
             value = arguments.get(name)
-            if one.name in _FOLDERS and value is not None:
+            if (one.name in _FOLDERS or (self.verb, one.name) == ("move", "to")) and value is not None:
                 value = [_below(root, item) for item in (value if isinstance(value, list) else [value])]
             (places if one.option is None else options).extend(one.words(value))
         return [self.verb, *options, "--", *places]
 
 
 def _below(root: str, path: Any) -> str:
-    """The path of a folder below the root. Raises OptionsError for one elsewhere."""
+    """The path of a folder, or file, below the root. Raises OptionsError for one elsewhere."""
     found = os.path.join(root, str(path))
     if os.path.commonpath([os.path.realpath(root), os.path.realpath(found)]) != os.path.realpath(root):
         raise OptionsError(f"{path} is not below {root}; only experiments there are spoken of")
@@ -247,12 +247,11 @@ async def _called(
         words = tools[name].words(arguments, root)
     except OptionsError as error:
         return [str(error)], True
-    safe = {} if not tools[name].only_reads else {NO_FUNCTIONS: "1"}
     done = await run_process(
         [sys.executable, "-P", "-m", "experiment_manager", *words],
         check=False,
         cwd=root,
-        env={**os.environ, **safe},
+        env={**os.environ, NO_FUNCTIONS: "1"},  # an agent may have read of them in a log
         stdin=None,
         input=b"",
     )

@@ -110,6 +110,9 @@ def results(
     sort: Sort = None,
     format_: Format = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
+    safe: Annotated[
+        bool, typer.Option("--safe", help="With --format csv: no text is a formula to a spreadsheet.")
+    ] = False,
     missing: Annotated[
         bool,
         typer.Option(
@@ -127,6 +130,8 @@ def results(
         _name_missing(experiment.missing_ids(rules), is_json=json or format_ == "json")
         return
     kind = _format(format_, out, is_json=json)
+    if safe and kind != "csv":
+        raise ExperimentManagerError("--safe goes with --format csv")
     flat_only = {"--columns": columns, "--only-changed": only_changed or None, "--precision": precision}
     _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, best_=best_, by=(metric, goal))
     rows: Sequence[Mapping[str, Any]] = experiment.result_rows(rules, pruned=pruned)
@@ -151,7 +156,7 @@ def results(
         _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
         _say_what_is_shown(found, n_all, [name for name in chosen if name not in shown])
     else:
-        _write(flat, shown, kind, out, digits=precision)
+        _write(flat, shown, kind, out, digits=precision, is_safe=safe)
 
 
 def _best(
@@ -490,12 +495,18 @@ _PRINTED: Final = ("table", "csv", "json", *TEXT_FORMATS)
 
 
 def _write(
-    flat: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str, out: Path | None, *, digits: int | None
+    flat: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    kind: str,
+    out: Path | None,
+    *,
+    digits: int | None,
+    is_safe: bool,
 ) -> None:
     if kind == "json":
         terminal.print_json(flat)
     elif kind == "csv":
-        write_csv(flat, columns)
+        write_csv(flat, columns, is_safe=is_safe)
     elif kind in TEXT_FORMATS:
         more = {} if digits is None else {"digits": max(digits, terminal.DIGITS)}
         for line in TEXT_FORMATS[kind](flat, columns, **more):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from experiment_manager.errors import FreezeError
+from experiment_manager.errors import FreezeError, JobRefused
 from experiment_manager.model.records import Entry, Job, Recipe, Source
 from experiment_manager.store.layout import Folder
 
@@ -24,6 +24,7 @@ PICKLED_RUNNER: Final = ("-P", "-m", "experiment_manager.execution.pickled_runne
 PLACED_BY_US: Final = ("hydra.searchpath", "hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Overrides of Hydra's own configuration that a job gets from us, whatever the sweep said."""
 
+_MOST_DIGITS: Final = 18
 _PLACE: Final = ("hydra.job.num", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir")
 """The last overrides, in this order, of a job that does not write into its folder of the experiment."""
 
@@ -75,6 +76,8 @@ def place_of(folder: Folder, job: Job) -> Place:
     if not has_own_place(job):
         return Place(job.id, folder.join("jobs"), str(job.id), folder.job(job.id))
     number, *texts = (override.partition("=")[2] for override in job.overrides[-len(_PLACE) :])
+    if not number.isdecimal() or len(number) > _MOST_DIGITS:
+        raise JobRefused(f"job {job.id} of {folder.path} has {number!r} as its number among the jobs of its sweeper")
     return Place(int(number), *map(_unquoted, texts))
 
 

@@ -110,7 +110,7 @@ class _Budget:
                 f"the configuration, at {path}, has more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of "
                 "them, too much to be copied; keep data out of the config folders"
             )
-        with opened(path) as file:
+        with opened(path, follows=True) as file:
             return file.read()
 
 
@@ -148,7 +148,7 @@ def _small(directory: str, names: Iterable[str], limit: _Limit, *, tells: bool) 
             if size > LARGEST_BESIDE_BYTES or n_bytes + size > limit.bytes or len(taken) == limit.files:
                 left.append(path)
                 continue
-            with opened(path) as file:
+            with opened(path, follows=True) as file:
                 taken.append(_File(relative, file.read()))
             n_bytes += size
         except OSError:

@@ -92,10 +92,19 @@ def draw(kind: str, found: ScoreTable, path: str, *, logged: Logged, x: str | No
             _profile(figure, found)
         else:
             _intervals(figure, found)
+        _write_as_it_is(figure)
         about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[ending]
         figure.savefig(image, format=ending, metadata=about)
     with writing(path), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:
         file.write(image.getbuffer())
+
+
+def _write_as_it_is(figure: "Figure") -> None:
+    """Names and values of people are no formulas, whatever dollars are in them."""
+    for panel in figure.axes:
+        legend = panel.get_legend()
+        for text in (panel.title, panel.xaxis.label, panel.yaxis.label, *(legend.get_texts() if legend else ())):
+            text.set_parse_math(False)
 
 
 def _panels(figure: "Figure", count: int, *, height: float = _HEIGHT) -> list["Axes"]:
@@ -141,7 +150,7 @@ def _intervals(figure: "Figure", found: ScoreTable) -> None:
             panel.plot([low, high], [-place, -place], "|", color=line["color"])
             panel.plot(value, -place, marker, color=line["color"])
         shown = _labels(found) if panel is panels[0] else [""] * len(found.methods)
-        panel.set_yticks([-place for place in range(len(found.methods))], shown)
+        panel.set_yticks([-place for place in range(len(found.methods))], shown, parse_math=False)
         panel.set_ylim(-len(found.methods) + 0.5, 0.5)
         panel.set_xlabel(f"{'IQM' if name == 'iqm' else name} of {found.metric}")
 

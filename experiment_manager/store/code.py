@@ -43,6 +43,9 @@ OURS: Final = ("experiment_manager", "hydra_plugins")
 LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
 
 _GIT_LIMIT_S: Final = 60.0
+_RUNS_NOTHING: Final = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+"""Of the programs that the configuration of a repository can name, which may be anybody's."""
+
 _NEVER_LINKED: Final = frozenset({".git", "__pycache__"})
 _SILENT: Final = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
 _OF_ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
@@ -387,7 +390,7 @@ def _ask_git(*arguments: str, cwd: str | None = None, limit_s: float = 5.0) -> b
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
     try:
         done = subprocess.run(
-            ["git", *arguments],
+            ["git", *_RUNS_NOTHING, *arguments],
             cwd=cwd,
             env={**inherited, **_SILENT},
             stdin=subprocess.DEVNULL,

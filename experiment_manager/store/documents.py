@@ -32,6 +32,7 @@ MOST_IDS: Final = 10_000_000
 _END_BYTES: Final = 65536
 _LATEST: Final = 1e11  # in seconds since the epoch: no clock is that late
 _MOST_DIGITS: Final = 9
+_LARGEST: Final = 2**63  # of a whole number: of bytes, too
 
 
 class Kind(NamedTuple):
@@ -54,9 +55,13 @@ def _is_of_ids(value: Any) -> bool:
 
 
 def _is_plan(value: Any) -> bool:
-    return isinstance(value, dict) and all(key.isascii() and key.isdigit() for key in value) and all(
-        map(_is_of_ids, value.values())
-    )  # fmt: skip
+    return isinstance(value, dict) and all(
+        key.isascii() and key.isdigit() and len(key) <= _MOST_DIGITS for key in value
+    ) and all(map(_is_of_ids, value.values()))  # fmt: skip
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and not (isinstance(value, int) and abs(value) > _LARGEST)
 
 
 TEXT: Final = Kind("text", lambda value: isinstance(value, str))
@@ -76,7 +81,7 @@ def _is_task(value: Any) -> bool:
     )
 
 
-NUMBER: Final = Kind("number", is_number)
+NUMBER: Final = Kind("number", _is_finite)
 WHOLE: Final = Kind("whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 COUNT: Final = Kind("number from 1 on", lambda value: WHOLE.fits(value) and value >= 1)
 MOMENT: Final = Kind("time", lambda value: is_number(value) and abs(value) < _LATEST)  # NaN is none
@@ -90,7 +95,9 @@ STATE: Final = Kind("state", lambda value: isinstance(value, str) and value in f
 IDS: Final = Kind("text of job ids such as 0-3,7", _is_of_ids)
 PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
 TASK: Final = Kind("task of a scheduler", _is_task)
-NAME: Final = Kind("name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value != "")
+NAME: Final = Kind(
+    "name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value not in ("", ".", "..")
+)
 
 LAUNCH_FORMAT: Final = 5  # of records that need it: see `launches.needed_format`
 SUBMISSION_FORMAT: Final = 1
@@ -173,9 +180,17 @@ CONFIGURATION: Final[Shape] = {"fingerprint": TEXT, "configuration": TABLE}
 SELECTION: Final[Shape] = {"format": _format(SELECTION_FORMAT), "jobs": LIST, "proposals": FLAG}
 
 
-def opened(path: str) -> IO[bytes]:
-    """A regular file, open for reading. Raises OSError, for a pipe or a device, too, and waits for none of them."""
-    handle = regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), path)
+def opened(path: str, *, follows: bool = False) -> IO[bytes]:
+    """A regular file, open for reading. Raises OSError, for a pipe or a device, too, and waits for none of them; and
+    for a link, which could lead anywhere, unless it `follows` those."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | (0 if follows else os.O_NOFOLLOW)
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ELOOP or follows:
+            raise
+        raise OSError(errno.ELOOP, "A link, which is not followed", path) from error
+    handle = regular(handle, path)
     return os.fdopen(handle, "rb", buffering=0)  # there may be thousands
 
 

@@ -184,10 +184,13 @@ def clear_leftovers(folder: Folder) -> None:
     `folder.planning`; never raises."""
     clock = FileClock(folder.path)
     for place in PLACES:
-        clear_leftovers_in(folder.join(place) if place else folder.path, clock)
+        if not place or not os.path.islink(folder.join(place)):
+            clear_leftovers_in(folder.join(place) if place else folder.path, clock)
     with suppress(OSError):
         for number in unsettled_numbers(folder):
             place = folder.join("launches", number)
+            if os.path.islink(place):  # of somebody else's: it leads anywhere
+                continue
             clear_leftovers_in(place, clock)
             _clear_unrecorded(place, clock)
         for driver in _drivers(folder):

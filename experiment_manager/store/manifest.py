@@ -290,7 +290,9 @@ class Manifest:
 
     def configuration(self, job_id: int) -> Any:
         """All parameters of a job; None when it has no configuration yet."""
-        return codec.decode(self.encoded_configuration(job_id))
+        encoded = self.encoded_configuration(job_id)
+        with self._damage_named():
+            return codec.decode(encoded)
 
     def kept(self, job_id: int) -> dict[str, Any]:
         """The values of interpolations in a job's configuration, by their dotted keys, as far as they were kept."""

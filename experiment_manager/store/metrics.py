@@ -65,7 +65,7 @@ def last_logged(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | N
 
 def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict[str, Any]]]:
     """The lines of a file of metrics, block by block, with their values decoded. It is opened once."""
-    n_seen, bad = 0, list[int]()
+    n_seen = n_bad = first_bad = 0
     tell = tell or (lambda _: None)
     try:
         with opened(path) as file:
@@ -75,15 +75,16 @@ def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict
                     _decode_values(bodies)
                 good = bodies if _are_metrics(bodies) else [body for body in bodies if _is_metric(body)]
                 if len(good) < len(bodies):
-                    bad += [n_seen + place for place, body in enumerate(bodies, 1) if not _is_metric(body)]
+                    first = next(place for place, body in enumerate(bodies, 1) if not _is_metric(body))
+                    first_bad, n_bad = first_bad or n_seen + first, n_bad + len(bodies) - len(good)
                 n_seen += len(bodies)
                 yield good
     except FileNotFoundError:
         return
     except OSError as error:
         tell(f"{path} cannot be read: {error.strerror or error}")
-    if bad:
-        lines = f"line {bad[0]}" if len(bad) == 1 else f"{len(bad)} lines, the first of them line {bad[0]},"
+    if n_bad:
+        lines = f"line {first_bad}" if n_bad == 1 else f"{n_bad} lines, the first of them line {first_bad},"
         tell(f"{lines} of {path}: not what log_metrics writes")
 
 

@@ -12,6 +12,7 @@ Nothing here knows whether a job runs; what follows a link, out of the experimen
 
 import errno
 import os
+import re
 import shutil
 import stat
 import time
@@ -21,7 +22,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError, FolderError, UnreadableRecord
-from experiment_manager.store.documents import LIST, MOMENT, TEXT, opened, read_object, read_optional, trouble
+from experiment_manager.store.documents import LIST, MOMENT, TEXT, Kind, opened, read_object, read_optional, trouble
 from experiment_manager.store.files import (
     discard,
     give_name,
@@ -36,9 +37,10 @@ from experiment_manager.store.launches import user_name
 from experiment_manager.store.layout import MANIFEST, Folder
 from experiment_manager.text import as_word, followed, size_text, tell
 
-_MOVING: Final = dict.fromkeys(("from", "to", "token"), TEXT)
+_TOKEN: Final = Kind("token of twelve digits", lambda value: bool(re.fullmatch("[0-9a-f]{12}", str(value))))
+_MOVING: Final = {**dict.fromkeys(("from", "to"), TEXT), "token": _TOKEN}
 _MOVED: Final = {"moves": LIST}
-_MOVE: Final = {**dict.fromkeys(("from", "to", "user", "token", "source", "copy"), TEXT), "time": MOMENT}
+_MOVE: Final = {**dict.fromkeys(("from", "to", "user", "source", "copy"), TEXT), "token": _TOKEN, "time": MOMENT}
 _PIECE: Final = 1 << 20
 _MOST_NAME_BYTES: Final = 150  # of the name of an experiment, which may have 200, in a hidden name
 

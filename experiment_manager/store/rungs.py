@@ -11,6 +11,7 @@ The first folder stands for what makes values comparable, see `Pruner.rungs`: al
 Names are made and never changed or removed, so a listing that is behind lacks some and has no wrong one.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -142,7 +143,7 @@ def rung_steps(folder: Folder, rungs: str) -> list[float]:
     for name in _names(os.path.join(folder.rungs, rungs)):
         with suppress(ValueError):
             found.append(float(name))
-    return sorted(found)
+    return sorted(filter(math.isfinite, found))
 
 
 def _place(folder: Folder, rungs: str, step: float) -> str:
