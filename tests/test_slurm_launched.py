@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,25 @@ def test_submission_survives_the_process(folder: Folder) -> None:
     last = Submission(folder, launch)
     assert ("12", None, 6.0) == (last.array_id(one), last.doubtful_until(one), last.submitted(one))
     assert (None, 7.0) == (last.array_id(two), last.doubtful_until(two))
+
+
+def test_two_who_submit_without_a_lock(folder: Folder) -> None:
+    """What one of them has told of an array, the other one keeps who has read the record before; and a try of a process
+    that lives is nobody else's until it can turn up no more, however soon that would be were the process gone."""
+    launch = launch_of(folder, [0, 1, 2, 3], size=2)
+    one, two = (part.name for part in launched_arrays(launch))
+    first, slow = Submission(folder, launch), Submission(folder, launch)
+    first.note_id(two, "12", 6.0, "slurm", None)
+    slow.note_id(one, "11", 5.0, "slurm", None)
+    last = Submission(folder, launch)
+    assert ("11", "12") == (last.array_id(one), last.array_id(two))
+
+    assert last.claim("c", time.time() + 60, time.time() - 1)
+    assert not Submission(folder, launch).claim("c", time.time() + 60, time.time() - 1)
+    path = Path(folder.join("launches", launch.number, "c.try"))
+    ended = {**json.loads(path.read_text())["process"], "started_ticks": 1}
+    path.write_text(json.dumps({"until": time.time() + 60, "until_if_gone": 1.0, "process": ended}))
+    assert Submission(folder, launch).claim("c", time.time() + 60, time.time() - 1)
 
 
 def test_a_refused_array_leaves_no_note(folder: Folder) -> None:

@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 BY_HAND: Final = "work"
 """The launcher of launches whose jobs a LocalWorker runs; also the verb that makes them."""
 
-MAX_RETRIES: Final = 1
-"""How often a job is taken again whose worker has died, where the launch does not say."""
-
 _LONGER: Final = 1.5
 """A job may need so many times what the longest one took that the worker has seen end."""
 
@@ -538,8 +535,7 @@ class Worker:
         joined: Callable[[], Sequence[Candidates]] = tuple,
         search: "SearchJobs | None" = None,
     ) -> Candidates:
-        retries = self._options.get("max_retries")
-        again = Again(self.folder, launch, planned, self._here, MAX_RETRIES if retries is None else retries)
+        again = Again(self.folder, launch, planned, self._here, self._array.max_retries)
         n_places = (self._array.n_workers or 1) * self.n_lanes
         states = States(self.folder)
         return Candidates(states, launch, planned, place, n_places, again, joined=joined, search=search)

@@ -130,7 +130,8 @@ def submit(
                 after = Dependency() if before is None else before.of(list(array.tasks()))
                 if array.after is not None:
                     after = after._replace(ended=(done[array.after].slurm_id, *after.ended))
-                if is_new := submission.claim(array.name, _doubtful_until(scheduler, send)):
+                until_if_gone = _doubtful_until(scheduler, send)
+                if is_new := submission.claim(array.name, time.time() + scheduler.order_s + SETTLES_S, until_if_gone):
                     slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
                 else:  # somebody else does so, or has just done so
                     slurm_id = submission.array_id(array.name)
@@ -153,6 +154,10 @@ def test_only(folder: Folder, launch: Launch) -> list[tuple[str, str]]:
     return answers
 
 
+MAX_RETRIES: Final = 1
+"""How often workers take a job again that died with its worker, where people say nothing."""
+
+
 class LaunchedArray(NamedTuple):
     """One job array of a launch, as its record has it."""
 
@@ -163,6 +168,7 @@ class LaunchedArray(NamedTuple):
     is_indexed_by_job: bool
     after: int | None
     n_workers: int | None = None  # so many tasks, each of which may run any of the jobs
+    max_retries: int = MAX_RETRIES  # so often one of them takes a job again whose worker has died
 
     @property
     def indices(self) -> Sequence[int]:
@@ -221,9 +227,15 @@ def launched_arrays(launch: Launch) -> list[LaunchedArray]:
             is_indexed_by_job=record["indexed"] == "job",
             after=record["after"],
             n_workers=record.get("workers"),
+            max_retries=_max_retries(record.get("options") or {}),
         )
         for record in (of_scheduler(launch.record) or {}).get("arrays", ())
     ]
+
+
+def _max_retries(options: Mapping[str, Any]) -> int:
+    found = options.get("max_retries")
+    return found if isinstance(found, int) else MAX_RETRIES
 
 
 def script_paths(folder: Folder, launch: Launch, array: LaunchedArray) -> tuple[str, str]:

@@ -20,6 +20,7 @@ CATCHES_UP_S: Final = 60.0
 """How long after a submission a scheduler's history may know nothing of a task yet (0.2 to 4.4 s measured on SLURM)."""
 
 _LAST_KNOWN: Final = "as last known"
+_DIED: Final = (State.LOST, State.NODE_FAIL)
 _MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED, State.LOST)
 """A scheduler may start such a job again, or know better what became of it: its record tells."""
 
@@ -179,7 +180,11 @@ class _Decision:
             task = task_in(anchor)
             if last.state is State.RUNNING:
                 index = -1 if task is None or task.array_index is None else task.array_index
+                n_before = len(self._found)
                 self._counts_as_running(array, index, job_id, last.number, report)
+                has_died = any(isinstance(one, Ended) and one.state in _DIED for one in self._found[n_before:])
+                if has_died and waits is not None and self._has_retries(array, last):
+                    self._found.append(Waits(job_id, waits))
             elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
                 self._ended_under_a_worker(array, task.array_index, job_id, last, report, waits)
 
@@ -214,13 +219,21 @@ class _Decision:
         report: ArrayReport | None,
         waits: str | None,
     ) -> None:
-        """QUEUED when a worker is going to take it again: its own, or, where that has not died, any."""
+        """QUEUED when a worker is going to take it again: its own, or any, also one whose worker has died, as often as
+        they do so."""
         end = self._disk.end(job_id, last.number)
-        is_for_all = last.state is not State.NODE_FAIL or (report is not None and report.active(index) is not None)
-        if waits is not None and comes_back(last.state, end) and is_for_all:
+        is_of_all = last.state is not State.NODE_FAIL or (report is not None and report.active(index) is not None)
+        is_taken = last.state in _DIED and self._has_retries(array, last)
+        if waits is not None and (is_taken or (comes_back(last.state, end) and is_of_all)):
             self._found.append(Waits(job_id, waits))
         if is_to_be_asked_about(end):
             self._amend(array, index, job_id, last.number, end, report)
+
+    def _has_retries(self, array: LaunchedArray, last: Attempt) -> bool:
+        """Whether another worker takes the job again, whose last attempt has died with its own."""
+        planned, attempts = self._launch.planned[last.job_id], self._disk.table.attempts[last.job_id]
+        before = (state for number, state in attempts.items() if planned <= number < last.number)
+        return sum(state in _DIED for state in before) < array.max_retries
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""

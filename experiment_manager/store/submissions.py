@@ -2,7 +2,7 @@
 
 launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}},
                                  with "cluster", where it is not the usual one
-launches/0001/train-x7.try       who submits that array just now, and until when that may turn up
+launches/0001/train-x7.try       who submits that array just now, and until when it may turn up
 launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand
 launches/0001/seen_arrays.json   the ids of the arrays that these are tasks of
 """
@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from experiment_manager.errors import NewerRecord, UnreadableLaunch, UnreadableRecord
 from experiment_manager.model.ids import format_ids, parse_ids
@@ -22,6 +22,7 @@ from experiment_manager.store.documents import (
     SUBMISSION,
     SUBMISSION_FORMAT,
     SUBMITTED,
+    TABLE,
     read_object,
     read_optional,
     trouble,
@@ -30,9 +31,12 @@ from experiment_manager.store.files import clear_leftovers_beside, discard, temp
 from experiment_manager.store.launches import SETTLED
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.lock import identity, take_away
+from experiment_manager.store.processes import is_gone, this_process
 from experiment_manager.text import skipped
 
 Item = TypeVar("Item")
+
+_TRY: Final = {**dict.fromkeys(("until", "until_if_gone"), NUMBER), "process": TABLE}
 
 
 class Submission:
@@ -86,12 +90,13 @@ class Submission:
         nobody did."""
         return self._arrays.get(name, {}).get("doubtful_until")
 
-    def claim(self, name: str, until: float) -> bool:
+    def claim(self, name: str, until: float, until_if_gone: float) -> bool:
         """Whether this try to submit an array, which may turn up until then, is ours: false where somebody else, whom
-        no lock has kept out, does so, or has done so since this was read. What he has told is known then. Raises
-        OSError, UnreadableLaunch."""
+        no lock has kept out, does so, or has done so since this was read. What he has told is known then. Where this
+        process has ended it turns up sooner, or never. Raises OSError, UnreadableLaunch."""
         path, mine = self._try(name), temporary_name(self._path)
-        write_json(mine, {"until": until}, for_good=False)
+        about = {"until": until, "until_if_gone": until_if_gone, "process": this_process()}
+        write_json(mine, about, for_good=False)
         try:
             while True:
                 try:
@@ -99,7 +104,7 @@ class Submission:
                     break
                 except FileExistsError:
                     seen = identity(path)
-                    other = read_optional(path, {"until": NUMBER}).get("until")
+                    other = _until(path)
                     if seen is not None and (other is None or other > time.time()):
                         self._arrays.setdefault(name, {}).setdefault("doubtful_until", other or until)
                         return False
@@ -124,13 +129,24 @@ class Submission:
         return os.path.join(os.path.dirname(self._path), f"{name}.try")
 
     def note(self, name: str, **about: Any) -> None:
-        """The record of one array is `about`, on disk for good; nothing at all: it was not submitted."""
+        """The record of one array is `about`, on disk for good; nothing at all: it was not submitted. What others, whom
+        no lock has kept out, have told of other arrays since this was read stays."""
+        with suppress(UnreadableLaunch):
+            self._arrays = {**self._arrays, **Submission(self._folder, self._launch)._arrays}
         self._arrays[name] = about
         if not about:
             del self._arrays[name]
         write_json(self._path, {"format": SUBMISSION_FORMAT, "arrays": self._arrays})
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(os.path.dirname(self._path), SETTLED))
+
+
+def _until(path: str) -> float | None:
+    """Until when the array may turn up that somebody submits; None where he does not tell."""
+    found = read_optional(path, _TRY)
+    gone = is_gone(found.get("process") or {})
+    until: float | None = found.get("until_if_gone" if gone is True and "until_if_gone" in found else "until")
+    return until
 
 
 class Sightings:
