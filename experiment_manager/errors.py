@@ -4,7 +4,8 @@
     ├── FolderError                   no experiment there, not writable, a name that cannot be a folder
     │   ├── Overtaken                 somebody else has planned the same experiment meanwhile
     │   └── Unwritten                 what a job has left, or how it ended, cannot be written
-    ├── ManifestError                 damaged, or written by a newer version
+    ├── ManifestError                 damaged, written by a newer version, or not to be read now
+    │   └── DamagedManifest           what is there is no whole one
     ├── UnknownJob                    a job id that the experiment does not have
     ├── DuplicateJob                  these variables are there already
     ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with

@@ -90,7 +90,12 @@ def test_dollars_are_no_formula(tmp_path: Path) -> None:
     experiment.save()
     experiment.save_pass_filter(experiment.get_all_ids())
     for job in experiment.iter_jobs():
-        experiment.run_id(job.id, lambda _, of, __: current_job().log_metrics(1, **{"$x$": 1}) or {"$x$": of["seed"]})
+
+        def run(_: int, of: dict[str, Any], __: object) -> dict[str, Any]:
+            current_job().log_metrics({"$x$": 1}, step=1)
+            return {"$x$": of["seed"]}
+
+        experiment.run_id(job.id, run)
     for kind in ("intervals", "profile", "curves"):
         experiment.plot(kind, tmp_path / f"{kind}.svg", metric="$x$")
         found = "".join(texts(tmp_path / f"{kind}.svg"))

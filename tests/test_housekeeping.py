@@ -698,7 +698,7 @@ def test_what_is_odd_is_named(tmp_path: Path) -> None:
     Path(folder.job(2)).symlink_to(tmp_path / "nowhere")
     write_selection(folder, [0, 77], None)
     shutil.copy(folder.manifest, folder.join("generations", "2"))
-    Path(folder.moving).write_text(json.dumps({"from": folder.path, "to": "/away", "token": "0"}))
+    Path(folder.moving).write_text(json.dumps({"from": folder.path, "to": "/away", "token": "0" * 12}))
     create_launch(folder, [Attempt(JobId(0), 1, State.PENDING)], {"time": time.time() + 60})
     Path(folder.manifest + "-wal").touch()
     os.utime(folder.launches, (time.time() + 100,) * 2)

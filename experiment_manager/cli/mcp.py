@@ -7,6 +7,7 @@ ends anything is for those verbs alone that were allowed by name. Only experimen
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ import typer
 
 from experiment_manager import __version__
 from experiment_manager.errors import ExperimentManagerError, NotInstalled, OptionsError
-from experiment_manager.model.filters import NO_FUNCTIONS
 from experiment_manager.model.policy import PARTIAL
+from experiment_manager.model.records import NO_FUNCTIONS
 from experiment_manager.text import names_in
 
 _READING: Final[Mapping[str, frozenset[str]]] = {
@@ -43,6 +44,9 @@ _FOR_TERMINALS: Final = frozenset(
 """Options that are not for agents: an answer is JSON, nobody is asked, and nothing is waited for."""
 
 _FOLDERS: Final = ("folder", "folders", "out")
+_ADDRESS: Final = re.compile(r"[\w+-]+:|databricks\Z")
+"""Of a server to export to."""
+
 _KINDS: Final[Mapping[Any, str]] = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 _MOST_CHARACTERS: Final = 100_000
 """Of an answer: an agent reads all of it."""
@@ -126,7 +130,8 @@ class Tool(NamedTuple):
         options, places = list(self.fixed), list[str]()
         for name, one in known.items():
             value = arguments.get(name)
-            if (one.name in _FOLDERS or (self.verb, one.name) == ("move", "to")) and value is not None:
+            is_place = one.name in _FOLDERS or (self.verb, one.name) == ("move", "to")
+            if is_place and value is not None and not (self.verb == "export" and _ADDRESS.match(str(value))):
                 value = [_below(root, item) for item in (value if isinstance(value, list) else [value])]
             (places if one.option is None else options).extend(one.words(value))
         return [self.verb, *options, "--", *places]

@@ -96,6 +96,9 @@ Format = Annotated[
 ]
 
 
+Safe = Annotated[bool, typer.Option("--safe", help="With --format csv: no text is a formula to a spreadsheet.")]
+
+
 @with_fields
 def results(
     of_jobs: Chosen,
@@ -110,9 +113,7 @@ def results(
     sort: Sort = None,
     format_: Format = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
-    safe: Annotated[
-        bool, typer.Option("--safe", help="With --format csv: no text is a formula to a spreadsheet.")
-    ] = False,
+    safe: Safe = False,
     missing: Annotated[
         bool,
         typer.Option(

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from experiment_manager.errors import JobRefused, UnknownJob
 from experiment_manager.execution import command, current_job
 from experiment_manager.execution.signals import waiting
-from experiment_manager.model.records import Job, Recipe
+from experiment_manager.model.records import NO_FUNCTIONS, Job, Recipe
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
@@ -82,7 +82,8 @@ class Child(NamedTuple):
             else current_job.without_ranks(ours)
         )
         own = current_job.environment(self.folder, self.job_id, attempt, pruner=self.pruner, since=self.planned)
-        kept.pop(current_job.PRUNER_VARIABLE, None)
+        for name in (current_job.PRUNER_VARIABLE, NO_FUNCTIONS):
+            kept.pop(name, None)
         return {**kept, **self._for_submitit(attempt), **own, "PYTHONUNBUFFERED": "1", **self.variables}
 
     def _for_submitit(self, attempt: int) -> dict[str, str]:

@@ -79,8 +79,7 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     os.environ.pop(current_job.PRUNER_VARIABLE, None)
     os.environ.update(variables)
     try:
-        if not is_fake:
-            states.wait_for_earlier(job_id, number, _goes_on_after)
+        start = time.time() if is_fake else _after_earlier(states, job_id, number)
         made = InProcess(folder, job_id, number, is_fake=is_fake)
         with current_job.claimed(), _error_kept(folder, job_id, number):
             yield made
@@ -113,9 +112,15 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         asked_again(lambda: states.finish(job_id, number, state, record), tell)
 
 
-def _goes_on_after(seconds: float) -> bool:
-    time.sleep(seconds)  # Ctrl-C ends it
-    return True
+def _after_earlier(states: States, job_id: int, attempt: int) -> float:
+    """The time, once no earlier attempt runs any more on a node that was lost."""
+
+    def goes_on(seconds: float) -> bool:
+        time.sleep(seconds)  # Ctrl-C ends it
+        return True
+
+    states.wait_for_earlier(job_id, attempt, goes_on)
+    return time.time()
 
 
 def print_job(job_id: int, variables: object, configuration: object) -> None:

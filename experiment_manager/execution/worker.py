@@ -534,8 +534,11 @@ class Worker:
         place: int,
         joined: Callable[[], Sequence[Candidates]] = tuple,
         search: "SearchJobs | None" = None,
+        *,
+        max_retries: int | None = None,
     ) -> Candidates:
-        again = Again(self.folder, launch, planned, self._here, self._array.max_retries)
+        most = self._array.max_retries if max_retries is None else max_retries
+        again = Again(self.folder, launch, planned, self._here, most)
         n_places = (self._array.n_workers or 1) * self.n_lanes
         states = States(self.folder)
         return Candidates(states, launch, planned, place, n_places, again, joined=joined, search=search)
@@ -557,7 +560,7 @@ class Worker:
             if mine and launch.record.get("joins") == self.launch:
                 planned = planned_attempts(launch)
                 jobs = {job_id: planned[job_id] for array in mine for job_id in array.jobs}
-                found.append(self._candidates(number, jobs, place))
+                found.append(self._candidates(number, jobs, place, max_retries=mine[0].max_retries))
         return found
 
     def _goes_on(self, candidates: Candidates) -> bool:

@@ -433,7 +433,7 @@ def _conclude(folder: Folder) -> None:
     if (who := who_stopped(folder)) is not None:
         tell(f"{who} has stopped the search; the same command goes on")
         return
-    why, n_left = too_many_failures(search, trials), search.n_trials - len(trials)
+    why, n_left = too_many_failures(search, trials), search.n_slots - history.n_proposed
     elsewhere = [one for one in trials if one.state in (State.RUNNING, State.QUEUED)]
     if elsewhere:
         tell(f"{len(elsewhere)} of the trials are still run by others; `experiment-manager status` follows them")

@@ -27,7 +27,7 @@ from experiment_manager.errors import FilterError
 from experiment_manager.model.expressions import Expression
 from experiment_manager.model.facts import NOTHING, Facts, Unanswered, is_under_a_root, unknown_name
 from experiment_manager.model.ids import RangeSet, format_ids, looks_like_ids, parse_ids, shortened, which
-from experiment_manager.model.records import Job, JobId, State
+from experiment_manager.model.records import NO_FUNCTIONS, Job, JobId, State
 from experiment_manager.text import described, one_line
 
 
@@ -398,9 +398,6 @@ def _parse_mapping(written: Mapping[str, Any]) -> Rule:
     return Call(path, lambda variables: function(variables, **arguments))
 
 
-NO_FUNCTIONS: Final = "EXPERIMENT_MANAGER_NO_FUNCTIONS"
-"""A variable of the environment in whose presence no filter calls a function: it may do anything."""
-
 _SHORT_STATES: Final = {"OOM": "OUT_OF_MEMORY"}
 _SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
 
@@ -429,8 +426,7 @@ def locate(path: str, names: Iterable[str] = (), *, is_meant: bool = False) -> C
     """
     if NO_FUNCTIONS in os.environ:
         raise FilterError(
-            f"the filter {path!r} is no variable, and no function is called for whoever only reads; name variables, "
-            "ids or states"
+            f"the filter {path!r} is no variable, and no function is called for an agent; name variables, ids or states"
         )
     module_name, _, function_name = path.rpartition(".")
     added = "" not in sys.path and os.getcwd() not in sys.path

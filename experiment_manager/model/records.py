@@ -11,6 +11,9 @@ from typing import Any, Final, NamedTuple, NewType
 JobId = NewType("JobId", int)
 """The number of a job: given once, never changed, never reused. Not a position."""
 
+NO_FUNCTIONS: Final = "EXPERIMENT_MANAGER_NO_FUNCTIONS"
+"""A variable of the environment in whose presence no filter calls a function: it may do anything."""
+
 
 class State(StrEnum):
     """The state of an attempt. SLURM's names, and QUEUED, LOST, PRUNED and FAKE, which are ours."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import SchedulerError, UnreadableLaunch
+from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED, ENDED_WELL, JobId, Launch, State, task_name
 from experiment_manager.scheduler import schedulers
@@ -359,15 +359,16 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
             quiet_since = None
         else:
             quiet_since = quiet_since or time.monotonic()
-        is_soon = quiet_since is not None and time.monotonic() - quiet_since < _SUBMITS_S
+        quiet_s = -1.0 if quiet_since is None else time.monotonic() - quiet_since
+        is_soon = 0 <= quiet_s < _SUBMITS_S
         may_go_on = (is_soon and is_due(table)) or any(
-            (is_soon or pool.is_surely_there) and pool.has_left(table) for pool in pools
+            (0 <= quiet_s < _PROPOSES_S or pool.is_surely_there) and pool.has_left(table) for pool in pools
         )
         may_propose = quiet_since is not None and may_grow and _may_propose(folder, table, quiet_since)
         if quiet_since is not None and not may_go_on and not may_propose:
             _tell_of_stuck(folder, table)
             return table
-        if quiet_since is not None:
+        if is_soon:
             time.sleep(LOOK_S)
             continue
         time.sleep(pause)
@@ -388,7 +389,7 @@ class _Pool(NamedTuple):
 def _pools(folder: Folder) -> list[_Pool]:
     found = []
     for driver in drivers(folder):
-        with suppress(UnreadableLaunch):
+        with suppress(JobRefused):  # one that cannot be read, or is not there
             launch = read_launch(folder, driver.launch)
             if schedulers.of(launch) is None:
                 found.append(_Pool(planned_attempts(launch), driver.is_surely_there))

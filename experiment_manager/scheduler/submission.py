@@ -393,6 +393,7 @@ def _send(
         with suppress(SchedulerError):  # what was said first is what counts
             found = _wait_for(folder, scheduler, launch, array, until)
         if found is None:
+            submission.withdraw(array.name)  # what is in doubt is noted
             raise SchedulerError(
                 f"{error}. Whether {array.name} was submitted is not known yet; type `experiment-manager submit` again "
                 "later: it looks first, and submits nothing twice",

@@ -148,7 +148,7 @@ class Endings:
         None: nobody has. Raises NewerRecord."""
         record = read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
         try:
-            state = State(record.get("state"))
+            state = State(str(record.get("state")))
         except ValueError:
             return None
         if state not in ENDED:

@@ -88,14 +88,19 @@ class FileClock:
     def __init__(self, place: str) -> None:
         self._place, self._time = place, 0.0
 
-    def age_s(self, path: str) -> float:
-        """How long ago a file was written; raises OSError."""
+    @property
+    def time(self) -> float:
+        """When it was asked first; raises OSError."""
         if not self._time:
             probe = temporary_name(os.path.join(self._place, "clock"))
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             self._time = os.stat(probe).st_mtime
             os.unlink(probe)
-        return self._time - os.lstat(path).st_mtime
+        return self._time
+
+    def age_s(self, path: str) -> float:
+        """How long ago a file was written; raises OSError."""
+        return self.time - os.lstat(path).st_mtime
 
 
 def clear_leftovers_in(place: str, clock: FileClock | None = None) -> None:

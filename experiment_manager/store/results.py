@@ -184,6 +184,7 @@ def json_saver(path: str, results: Any) -> None:
 
 def json_loader(path: str) -> Any:
     """The value that `json_saver` wrote, or that any other JSON file holds."""
+    path = os.path.realpath(path) if os.path.islink(path) else path  # of people's own
     return codec.decode(read_json(path, MOST_RESULT_BYTES))
 
 
@@ -199,7 +200,7 @@ def numpy_loader(path: str) -> Any:
     """The array that `numpy_saver` wrote."""
     import numpy
 
-    with opened(path) as file:
+    with opened(path, follows=True) as file:
         return numpy.load(file)
 
 

@@ -25,6 +25,7 @@ from experiment_manager.store.documents import ANCHOR, END, read_optional
 from experiment_manager.store.endings import Endings, withdraw
 from experiment_manager.store.files import (
     SHORTLY_S,
+    FileClock,
     asked_again,
     clear_leftovers_in,
     discard,
@@ -439,8 +440,9 @@ class States:
             return 1
         last = attempts[-1]
         if last.state is State.RUNNING:
-            self._clear_the_way(job_id, last.number, about)
-            attempts[-1] = last = last._replace(state=self._wait_for_end(job_id, last.number))
+            ended = self._clear_the_way(job_id, last.number, about)
+            state = self._wait_for_end(job_id, last.number) if ended is State.RUNNING else ended
+            attempts[-1] = last = last._replace(state=state)
             if last.state in ENDED_WELL:
                 raise AlreadyCompleted(
                     f"job {job_id} turns out to be {last.state.lower()}: attempt {last.number} had left its result "
@@ -468,20 +470,20 @@ class States:
                 "planned, and is left alone; the next sweep or `experiment-manager resubmit` runs it again"
             )
 
-    def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
-        """A RUNNING attempt that nothing runs any more has ended. Raises JobRefused when it is alive, or may be."""
+    def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> State:
+        """A RUNNING attempt that nothing runs any more has ended; returns how, RUNNING where others have ended it and
+        that cannot be seen yet. Raises JobRefused when it is alive, or may be."""
         record = self.record(job_id, attempt)
         gone = processes.is_gone(record)
         task = task_in(record)
         if task is not None and task.is_earlier_run_of(task_in(about)):
             reason = "its task was started again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}
-            self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, {"reason": reason, "ask_scheduler": True, **fenced})
-            return
+            record = {"reason": reason, "ask_scheduler": True, **fenced}
+            return self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, record)
         ended = _unrecorded_end(record)
         if ended is not None or gone or (gone is None and task is not None and self._has_ended(task)):
-            self._lose_to_go_on(job_id, attempt, ended or State.LOST, _GONE)
-            return
+            return self._lose_to_go_on(job_id, attempt, ended or State.LOST, _GONE)
         running = self._name(job_id, attempt, State.RUNNING)
         way_out = "" if gone is False else f"; if nothing runs it there, rename {as_word(running)} to end in .LOST"
         raise JobRefused(
@@ -489,11 +491,11 @@ class States:
             f"{record.get('host')}{way_out}"
         )
 
-    def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
+    def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> State:
         """As `lose`, for whoever is to run the job again. Raises JobRefused where only a newer version can tell how the
         attempt ended."""
         try:
-            self._lose(job_id, attempt, state, record)
+            return self._lose(job_id, attempt, state, record)
         except NewerRecord as error:
             raise JobRefused(f"job {job_id} is not run again, since it may have completed: {error}") from error
 
@@ -518,6 +520,8 @@ class States:
         try:
             with open(self._name(job_id, attempt), "rb") as file:
                 about = os.fstat(file.fileno())
+            if FileClock(self._path).time - about.st_ctime > SEEN_S:  # a copy of hard links has names elsewhere
+                return False
             own, seen = f"{job_id}.{attempt}", set[str]()
             with os.scandir(self._path) as entries:
                 seen.update(entry.name for entry in entries if entry.inode() == about.st_ino)
@@ -598,7 +602,8 @@ class States:
         most_s = 2 * OWNERSHIP_POLL_S
         if fenced_at is None:
             return True
-        deadline = time.monotonic() + min(most_s, fenced_at + most_s - time.time())  # clocks may disagree
+        left = min(most_s, fenced_at + most_s - time.time())  # at most, were clocks to disagree
+        deadline = time.monotonic() + left
         while (left := deadline - time.monotonic()) > 0:
             if not wait(left):
                 return False

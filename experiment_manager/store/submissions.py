@@ -106,7 +106,7 @@ class Submission:
                     seen = identity(path)
                     other = _until(path)
                     if seen is not None and (other is None or other > time.time()):
-                        self._arrays.setdefault(name, {}).setdefault("doubtful_until", other or until)
+                        self._arrays.setdefault(name, {})["doubtful_until"] = other or until
                         return False
                     if seen is not None:  # whoever began it was killed, and it did not turn up in time
                         take_away(path, seen)
@@ -132,7 +132,7 @@ class Submission:
         """The record of one array is `about`, on disk for good; nothing at all: it was not submitted. What others, whom
         no lock has kept out, have told of other arrays since this was read stays."""
         with suppress(UnreadableLaunch):
-            self._arrays = {**self._arrays, **Submission(self._folder, self._launch)._arrays}
+            self._arrays = Submission(self._folder, self._launch)._arrays
         self._arrays[name] = about
         if not about:
             del self._arrays[name]
