@@ -1,8 +1,9 @@
 """A sweep of 200 jobs of 50 ms, two at a time, from its start to its end.
 
-It shows what a job costs besides its work. The pool gives each job a process of its own, with Hydra imported in it; so
-does submitit_local, which has no limit of its own and gets batches of two. joblib's workers import once, run one job
-after the other and record nothing. `xargs` is what processes cost at least.
+It shows what a job costs besides its work. The pool gives each job a process of its own, with Hydra imported in it, or
+forked from one that has imported it. submitit_local gives each one such a process, too; it has no limit of its own and
+gets batches of two. joblib's workers import once, run one job after the other and record nothing. `xargs` is what
+processes cost at least.
 """
 
 import shutil
@@ -16,6 +17,7 @@ from benchmarks.table import Line, absent, is_installed
 from benchmarks.timing import take_turns, timed
 
 N_AT_ONCE = 2
+METHODS = ("spawn", "forkserver")
 JOBLIB, SUBMITIT = "hydra-joblib-launcher", "hydra-submitit-launcher"
 PEERS = {
     JOBLIB: ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={N_AT_ONCE}"],
@@ -27,24 +29,30 @@ def lines(place: Place) -> Iterator[Line]:
     n_jobs = place.size(200, 4)
     program = place.fresh("pool")
     shutil.copy(PROGRAMS / "sleeper.py", program)
-    contestants: dict[str, Callable[[], float]] = {"ours": lambda: _ours(place, program, n_jobs)}
+    contestants: dict[str, Callable[[], float]] = {
+        method: partial(_ours, place, program, n_jobs, method) for method in METHODS
+    }
     for peer in filter(is_installed, PEERS):
         contestants[peer] = partial(_theirs, place, program, n_jobs, PEERS[peer])
     contestants["xargs"] = lambda: _by_hand(place, program, n_jobs)
     took = take_turns(contestants, rounds=place.rounds, warm_up=False)
-    what = f"{n_jobs} jobs of 50 ms, {N_AT_ONCE} at a time, `local_pool`"
-    for peer in PEERS:
-        if peer not in took:
-            yield absent(what, peer)
-            continue
-        options = " ".join(PEERS[peer])
-        yield Line(what=what, ours=took["ours"], peer=f"{peer}: `{options}`", theirs=took[peer])
     by_hand = f"plain `python sleeper.py` by `xargs -P {N_AT_ONCE}`"
-    yield Line(what=what, ours=took["ours"], peer=by_hand, theirs=took["xargs"])
+    for method in METHODS:
+        what = f"{n_jobs} jobs of 50 ms, {N_AT_ONCE} at a time, `local_pool`, `start_method={method}`"
+        for peer in PEERS:
+            if peer not in took:
+                yield absent(what, peer)
+                continue
+            options = " ".join(PEERS[peer])
+            yield Line(what=what, ours=took[method], peer=f"{peer}: `{options}`", theirs=took[peer])
+        yield Line(what=what, ours=took[method], peer=by_hand, theirs=took["xargs"])
 
 
-def _ours(place: Place, program: Path, n_jobs: int) -> float:
-    launcher = ("hydra/launcher=local_pool", f"hydra.launcher.n_jobs={N_AT_ONCE}")
+def _ours(place: Place, program: Path, n_jobs: int, method: str) -> float:
+    launcher = (
+        *("hydra/launcher=local_pool", f"hydra.launcher.n_jobs={N_AT_ONCE}"),
+        f"hydra.launcher.start_method={method}",
+    )
     where = f"hydra.sweeper.experiment_path={in_hydra(place.fresh('ours'))}"
     sweep = ("hydra/sweeper=experiment", *launcher, where, f"+job=range({n_jobs})")
     return place.python("sleeper.py", "-m", *sweep, cwd=program).seconds
