@@ -55,12 +55,16 @@ def _ours(place: Place, program: Path, n_jobs: int, method: str) -> float:
     )
     where = f"hydra.sweeper.experiment_path={in_hydra(place.fresh('ours'))}"
     sweep = ("hydra/sweeper=experiment", *launcher, where, f"+job=range({n_jobs})")
-    return place.python("sleeper.py", "-m", *sweep, cwd=program).seconds
+    return place.python(
+        "sleeper.py", "-m", *sweep, cwd=program, PYTHONPATH=""
+    ).seconds  # no plugin of the program's own
 
 
 def _theirs(place: Place, program: Path, n_jobs: int, options: list[str]) -> float:
     where = f"hydra.sweep.dir={in_hydra(place.fresh('theirs'))}"
-    return place.python("sleeper.py", "-m", *options, where, f"+job=range({n_jobs})", cwd=program).seconds
+    return place.python(
+        "sleeper.py", "-m", *options, where, f"+job=range({n_jobs})", cwd=program, PYTHONPATH=""
+    ).seconds
 
 
 def _by_hand(place: Place, program: Path, n_jobs: int) -> float:
