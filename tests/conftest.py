@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 APP = ROOT / "tests/app"
 COMMAND_LINE = CommandLine()
 FUZZ = int(os.environ.get("EXPERIMENT_MANAGER_FUZZ", "0"))
+_OF_SLURM = ("sbatch", "srun", "salloc", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr", "sstat")
 FRESH_VERSION_BASE = VersionBase.instance().version_base  # before any module is collected
 
 
@@ -166,6 +167,31 @@ def _version_base_of_hydra() -> None:
     """Each module begins with the `version_base` of a fresh process, which decides where Hydra's jobs work: tests set
     it, and so does every program that is imported, as while its tests are collected."""
     VersionBase.instance().version_base = FRESH_VERSION_BASE
+
+
+@pytest.fixture(scope="session")
+def _path_without_slurm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What PATH is, but for SLURM's commands: a folder that has some gives way to one of links to all others in it."""
+    folders = []
+    for folder in map(Path, os.environ["PATH"].split(os.pathsep)):
+        if not any((folder / command).exists() for command in _OF_SLURM):
+            folders.append(str(folder))
+            continue
+        links = tmp_path_factory.mktemp("commands")
+        for command in folder.iterdir():
+            if command.name not in _OF_SLURM:
+                (links / command.name).symlink_to(command)
+        folders.append(str(links))
+    return os.pathsep.join(folders)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_slurm(_path_without_slurm: str) -> Iterator[None]:
+    """SLURM is where tests ask for it: whether there is a cluster, and the limits that tests of one give it meanwhile,
+    change nothing for others; a cluster that is down would have each of them wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", _path_without_slurm)
+        yield
 
 
 @pytest.fixture

@@ -37,8 +37,12 @@ def test_a_script_for_another_cluster_is_refused(tmp_path: Path, monkeypatch: py
     script = tmp_path / "slurm_scripts.sh"
     script.write_text("#!/bin/bash\n#SBATCH --clusters=other\n")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    client._own_cluster.cache_clear()
+    client._own_name.cache_clear()
     try:
+        with pytest.MonkeyPatch.context() as while_down:
+            while_down.setenv("PATH", "/nowhere")  # what is not told now may be told in a moment
+            with pytest.raises(SlurmError, match="for the cluster other, and another one is asked"):
+                client.sbatch(str(script))
         with pytest.raises(SlurmError, match=r"for the cluster other, and here is asked.*set SLURM_CLUSTERS=other"):
             client.sbatch(str(script))
         assert "sbatch" not in (tmp_path / "said").read_text()
@@ -50,7 +54,7 @@ def test_a_script_for_another_cluster_is_refused(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("SLURM_CLUSTERS", "here")
         assert client.named_cluster() is None
     finally:
-        client._own_cluster.cache_clear()
+        client._own_name.cache_clear()
 
 
 def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ processes cost at least.
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -55,16 +55,18 @@ def _ours(place: Place, program: Path, n_jobs: int, method: str) -> float:
     )
     where = f"hydra.sweeper.experiment_path={in_hydra(place.fresh('ours'))}"
     sweep = ("hydra/sweeper=experiment", *launcher, where, f"+job=range({n_jobs})")
-    return place.python(
-        "sleeper.py", "-m", *sweep, cwd=program, PYTHONPATH=""
-    ).seconds  # no plugin of the program's own
+    return _swept(place, program, sweep)
 
 
 def _theirs(place: Place, program: Path, n_jobs: int, options: list[str]) -> float:
     where = f"hydra.sweep.dir={in_hydra(place.fresh('theirs'))}"
-    return place.python(
-        "sleeper.py", "-m", *options, where, f"+job=range({n_jobs})", cwd=program, PYTHONPATH=""
-    ).seconds
+    return _swept(place, program, [*options, where, f"+job=range({n_jobs})"])
+
+
+def _swept(place: Place, program: Path, arguments: Sequence[str]) -> float:
+    """How long the program takes, without the plugin of the benchmarks: one that belongs to a program turns the fork
+    server off."""
+    return place.python("sleeper.py", "-m", *arguments, cwd=program, PYTHONPATH="").seconds
 
 
 def _by_hand(place: Place, program: Path, n_jobs: int) -> float:

@@ -184,7 +184,7 @@ def _handed_over(folder: Folder, table: StateTable) -> frozenset[int]:
             planned = planned_attempts(read_launch(folder, number))
         except UnreadableLaunch as error:
             raise JobRefused(f"{error}; nothing is removed while its jobs may begin") from error
-        found.update(job_id for job_id, attempt in planned.items() if attempt >= table.next_number(job_id))
+        found.update(table.not_begun(planned))
     return frozenset(found)
 
 

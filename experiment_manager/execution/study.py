@@ -272,7 +272,6 @@ def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
 
     folder.require()
     table, found, n_completed = States(folder).table(), list[_Known](), 0
-    averaged = {dimension.key for dimension in search.averaged}
     distributions = {dimension.key: _distribution(dimension) for dimension in search.dimensions}
     with Manifest(folder) as manifest:
         jobs = list(manifest.jobs())
@@ -288,7 +287,7 @@ def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
         params = {key: label[0] for key, label in drawn.items() if label is not None}
         with suppress(TypeError, ValueError):  # it is outside of the space
             create_trial(values=list(values), params=params, distributions=distributions)
-            rest = {name: value for name, value in job.variables.items() if name not in averaged}
+            rest = {name: value for name, value in job.variables.items() if name not in search.averaged_keys}
             found.append(_Known(codec.dumps(codec.encode(rest)), params, values))
     if not found:
         raise OptionsError(
@@ -452,7 +451,7 @@ def proposed(search: Search, jobs: Sequence[Trial], job_id: int, launch: str) ->
 
 def _passes(rules: Sequence[filters.Rule], search: Search, proposal: Proposal) -> bool:
     """Whether all jobs of its trial do, of which this is the first."""
-    ids = range(proposal.job_id, proposal.job_id + search.jobs_per_trial)
+    ids = search.trial(proposal.job_id)
     made = [Proposal.made(search, job_id, "", proposal.values, {}) for job_id in ids]
     jobs = [
         Job(JobId(one.job_id), one.identity, codec.decode(one.variables), one.overrides, None, None) for one in made
@@ -507,7 +506,7 @@ def _frozen(search: Search, trial: Trial) -> "optuna.trial.FrozenTrial":
         state = TrialState.RUNNING if trial.state in _MAY_GO_ON else TrialState.FAIL
     about: dict[str, Any] = {"job": trial.proposal.job_id, "state": str(trial.state)}
     if search.averaged:
-        about["jobs"] = [trial.proposal.job_id + place for place in range(search.jobs_per_trial)]
+        about["jobs"] = list(search.trial(trial.proposal.job_id))
     return create_trial(
         state=state,
         values=None if trial.values is None else list(trial.values),

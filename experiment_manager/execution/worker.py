@@ -26,7 +26,7 @@ from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler
-from experiment_manager.scheduler.submission import LaunchedArray, launched_arrays
+from experiment_manager.scheduler.submission import LaunchedArray, has_retries, launched_arrays
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.launches import (
@@ -245,17 +245,13 @@ class Again:
     def _may_be_taken(self, table: StateTable, last: Attempt, *, is_own: bool) -> bool:
         """Whether its end was none of the job's own doing; `is_own`: an earlier run of this task had it in hand."""
         if last.state in _DIED:
-            return is_own or self._has_retries(table, last)
+            attempts, planned = table.attempts[last.job_id], self._planned[last.job_id]
+            return is_own or has_retries(attempts, planned, last.number, self._max_retries)
         if last.state is State.TIMEOUT:
             return bool(self._end(last).get("requeued"))  # it made room for the time limit of its worker
         if last.state is State.CANCELLED:
             return is_own and is_to_be_asked_about(self._end(last))  # nobody could be asked why it was told to end
         return last.state is State.PREEMPTED
-
-    def _has_retries(self, table: StateTable, last: Attempt) -> bool:
-        planned = self._planned[last.job_id]
-        since = (state for number, state in table.attempts[last.job_id].items() if number >= planned)
-        return sum(state in _DIED for state in since) <= self._max_retries
 
     def _end(self, last: Attempt) -> Mapping[str, Any]:
         return read_optional(self._folder.of_attempt(last.job_id, last.number, "attempt"), END)

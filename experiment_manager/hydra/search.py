@@ -320,7 +320,6 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
     """The search that is asked for: a new one, or the one that is there, with more trials perhaps. Raises JobRefused
     where another one is there."""
     n_trials, pruner = asked.options.n_trials, asked.options.pruning
-    averaged = tuple(dimension.key for dimension in asked.space.averaged)
     found = Search(
         ranges=(),
         **asked.space._asdict(),
@@ -332,9 +331,11 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
         recipe=0,
         config_name=asked.composer.config_name,
         pass_filter=asked.options.pass_filter,
-        pruner=None if pruner is None else pruner._replace(average_over=averaged)._asdict(),
     )
-    found = found._replace(ranges=((known.next_id, known.next_id + n_trials * found.jobs_per_trial - 1),))
+    found = found._replace(
+        ranges=((known.next_id, known.next_id + n_trials * found.jobs_per_trial - 1),),
+        pruner=None if pruner is None else pruner._replace(average_over=found.averaged_keys)._asdict(),
+    )
     if before is None and asked.options.warm_start is not None:
         warm = known_from(Folder.at(asked.options.warm_start), found)
         what = f"the jobs at {len(warm)} points" if found.averaged else counted(len(warm))
@@ -459,7 +460,7 @@ def _best_lines(search: Search, trials: Sequence[Trial]) -> list[str]:
     if best is None or best.values is None:
         n_objectives = len(search.directions)
         return [f"{n_ended} of {len(trials)} trials have values of {n_objectives} objectives"] if n_ended else []
-    averaged = {dimension.key for dimension in search.averaged}
-    drawn = {key: value for key, value in codec.decode(best.proposal.variables).items() if key not in averaged}
-    jobs = range(best.proposal.job_id, best.proposal.job_id + search.jobs_per_trial)
-    return [f"best of {n_ended}: {best.values[0]:.6g} by {which(jobs)} ({settings_text(drawn)})"]
+    variables = codec.decode(best.proposal.variables)
+    drawn = {key: value for key, value in variables.items() if key not in search.averaged_keys}
+    jobs = which(search.trial(best.proposal.job_id))
+    return [f"best of {n_ended}: {best.values[0]:.6g} by {jobs} ({settings_text(drawn)})"]

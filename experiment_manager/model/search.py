@@ -192,6 +192,14 @@ class Search(NamedTuple):
             before += last - first + 1
         raise ValueError(job_id)
 
+    def trial(self, first: int) -> range:
+        """The ids of the jobs of the trial whose first one has that id."""
+        return range(first, first + self.jobs_per_trial)
+
+    @property
+    def averaged_keys(self) -> tuple[str, ...]:
+        return tuple(dimension.key for dimension in self.averaged)
+
     def settings(self, values: Mapping[str, Any], place: int = 0) -> tuple[Setting, ...]:
         """The settings of the job at a place in the trial with these values, by the keys of the dimensions."""
         shared = (

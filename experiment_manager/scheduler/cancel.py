@@ -60,17 +60,13 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
     handed_to = {job_id: task.scheduler for task, mine in tasks.items() for job_id in mine}
-    _settle(folder, {job_id: unbegun[job_id] for job_id in unbegun if job_id in handed_to}, handed_to)
-    after = States(folder).table()
-    unseen = [
-        job for job, number in unbegun.items() if job not in handed_to and after.last(JobId(job)).number == number
-    ]
+    _settle(folder, {job_id: unbegun[job_id] for job_id in handed_to.keys() & unbegun.keys()}, handed_to)
     if unreached:
         raise JobRefused(
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
             f"ours reaches {', '.join(sorted(set(unreached.values())))}; end it there"
         )
-    if unseen:
+    if unseen := _still_waiting(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - handed_to.keys()}):
         raise JobRefused(
             f"{noun(len(unseen))} {format_ids(sorted(unseen))} cannot be told to end: no queue that is seen from here "
             "has a task of theirs now; repeat in a moment, or where they were submitted"
@@ -151,6 +147,12 @@ def _refuse_shared(
                 f"jobs {format_ids(mine)} share {task} with {format_ids(others)}, which would end, too; "
                 "cancel all of them"
             )
+
+
+def _still_waiting(folder: Folder, unbegun: Mapping[int, int]) -> list[int]:
+    """Those of the jobs, each with the number of its last attempt, that have not begun since."""
+    table = States(folder).table() if unbegun else None
+    return [job for job, number in unbegun.items() if table is not None and table.last(job).number == number]
 
 
 def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str]) -> None:

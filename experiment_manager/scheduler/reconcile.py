@@ -349,28 +349,26 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
     pause = LOOK_S
     quiet_since: float | None = None
     while True:
-        may_grow, pools = (
-            _may_grow(folder),
-            _pools(folder),
-        )  # before the states are read: the last job may begin meanwhile
+        # before the states are read: the last job may begin meanwhile
+        may_grow, pools = _may_grow(folder), _pools(folder)
         table = reconciled(folder)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
         if is_busy or not all(waiting.is_stuck for waiting in table.queued.values()):
             quiet_since = None
         else:
             quiet_since = quiet_since or time.monotonic()
-        quiet_s = -1.0 if quiet_since is None else time.monotonic() - quiet_since
-        is_soon = 0 <= quiet_s < _SUBMITS_S
-        may_go_on = (is_soon and is_due(table)) or any(
-            (0 <= quiet_s < _PROPOSES_S or pool.is_surely_there) and pool.has_left(table) for pool in pools
-        )
-        may_propose = quiet_since is not None and may_grow and _may_propose(folder, table, quiet_since)
-        if quiet_since is not None and not may_go_on and not may_propose:
-            _tell_of_stuck(folder, table)
-            return table
-        if is_soon:
-            time.sleep(LOOK_S)
-            continue
+            quiet_s = time.monotonic() - quiet_since
+            may_go_on = (
+                (quiet_s < _SUBMITS_S and is_due(table))
+                or any(pool.may_begin(table, quiet_s) for pool in pools)
+                or (may_grow and _may_propose(folder, table, quiet_s))
+            )
+            if not may_go_on:
+                _tell_of_stuck(folder, table)
+                return table
+            if quiet_s < _SUBMITS_S:
+                time.sleep(LOOK_S)
+                continue
         time.sleep(pause)
         pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
 
@@ -381,9 +379,9 @@ class _Pool(NamedTuple):
     planned: Mapping[int, int]
     is_surely_there: bool  # else it may be, on another machine
 
-    def has_left(self, table: StateTable) -> bool:
-        """Whether it is about to begin a job."""
-        return any(number >= table.next_number(job_id) for job_id, number in self.planned.items())
+    def may_begin(self, table: StateTable, quiet_s: float) -> bool:
+        """Whether it may be about to begin a job, where nothing has run for so long."""
+        return (self.is_surely_there or quiet_s < _PROPOSES_S) and any(table.not_begun(self.planned))
 
 
 def _pools(folder: Folder) -> list[_Pool]:
@@ -404,10 +402,10 @@ def _may_grow(folder: Folder) -> bool:
         return manifest.has_unproposed()
 
 
-def _may_propose(folder: Folder, table: StateTable, quiet_since: float) -> bool:
+def _may_propose(folder: Folder, table: StateTable, quiet_s: float) -> bool:
     """Whether a worker that has just ended a trial of a search may be about to begin the next one: as long as it is
     there, however long it takes to propose that."""
-    if time.monotonic() - quiet_since <= _PROPOSES_S or drivers(folder):
+    if quiet_s <= _PROPOSES_S or drivers(folder):
         return True
     with suppress(SchedulerError):
         return any(task.is_worker for task in active_tasks(folder, table, is_needed=False))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, SchedulerError, UnreadableLaunch
 from experiment_manager.model.ids import format_ids, parse_ids
-from experiment_manager.model.records import JobId, Launch
+from experiment_manager.model.records import JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Dependency, Phase, QueueRow, Run, Scheduler, Send
@@ -38,6 +38,9 @@ from experiment_manager.text import as_word, tell, tell_once
 
 if TYPE_CHECKING:
     from experiment_manager.scheduler.upstream import Before
+
+MAX_RETRIES: Final = 1
+"""How often workers take a job again that died with its worker, where people say nothing."""
 
 SETTLES_S: Final = 10.0
 """How long a scheduler may take to know a job whose submission seemed to fail (SLURM's accounting: 0.2 to 0.85 s
@@ -154,10 +157,6 @@ def test_only(folder: Folder, launch: Launch) -> list[tuple[str, str]]:
     return answers
 
 
-MAX_RETRIES: Final = 1
-"""How often workers take a job again that died with its worker, where people say nothing."""
-
-
 class LaunchedArray(NamedTuple):
     """One job array of a launch, as its record has it."""
 
@@ -236,6 +235,17 @@ def launched_arrays(launch: Launch) -> list[LaunchedArray]:
 def _max_retries(options: Mapping[str, Any]) -> int:
     found = options.get("max_retries")
     return found if isinstance(found, int) else MAX_RETRIES
+
+
+def has_retries(attempts: Mapping[int, State], planned: int, last: int, most: int) -> bool:
+    """Whether workers take a job again whose `last` attempt has died with its worker: of the attempts since the
+    `planned` one so many have done so at most, also those before it that still count as RUNNING.
+
+    >>> [has_retries({1: State.LOST, 2: State.NODE_FAIL, 3: State.RUNNING}, 2, 3, most) for most in (0, 1, 2)]
+    [False, False, True]
+    """
+    before = (state for number, state in attempts.items() if planned <= number < last)
+    return sum(state in (State.RUNNING, State.LOST, State.NODE_FAIL) for state in before) < most
 
 
 def script_paths(folder: Folder, launch: Launch, array: LaunchedArray) -> tuple[str, str]:

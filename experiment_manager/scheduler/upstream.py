@@ -149,8 +149,7 @@ def _due(folder: Folder, table: StateTable) -> frozenset[int]:
     and not begun, and what was launched a moment ago and is not submitted yet."""
     found = set[int]()
     for launch in _launches_under_way(folder):
-        planned = planned_attempts(launch)
-        found.update(job_id for job_id, number in planned.items() if number >= table.next_number(job_id))
+        found.update(table.not_begun(planned_attempts(launch)))
     return frozenset(found)
 
 

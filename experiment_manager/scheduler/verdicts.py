@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.query import ArrayReport
-from experiment_manager.scheduler.submission import LaunchedArray
+from experiment_manager.scheduler.submission import LaunchedArray, has_retries
 from experiment_manager.store.states import StateTable, is_to_be_asked_about, scheduler_in, task_in
 
 CATCHES_UP_S: Final = 60.0
@@ -231,9 +231,8 @@ class _Decision:
 
     def _has_retries(self, array: LaunchedArray, last: Attempt) -> bool:
         """Whether another worker takes the job again, whose last attempt has died with its own."""
-        planned, attempts = self._launch.planned[last.job_id], self._disk.table.attempts[last.job_id]
-        before = (state for number, state in attempts.items() if planned <= number < last.number)
-        return sum(state in _DIED for state in before) < array.max_retries
+        attempts, planned = self._disk.table.attempts[last.job_id], self._launch.planned[last.job_id]
+        return has_retries(attempts, planned, last.number, array.max_retries)
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""

@@ -60,7 +60,7 @@ def _is_plan(value: Any) -> bool:
     ) and all(map(_is_of_ids, value.values()))  # fmt: skip
 
 
-def _is_finite(value: Any) -> bool:
+def _is_in_range(value: Any) -> bool:
     return is_number(value) and not (isinstance(value, int) and abs(value) > _LARGEST)
 
 
@@ -81,7 +81,7 @@ def _is_task(value: Any) -> bool:
     )
 
 
-NUMBER: Final = Kind("number", _is_finite)
+NUMBER: Final = Kind("number", _is_in_range)
 WHOLE: Final = Kind("whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 COUNT: Final = Kind("number from 1 on", lambda value: WHOLE.fits(value) and value >= 1)
 MOMENT: Final = Kind("time", lambda value: is_number(value) and abs(value) < _LATEST)  # NaN is none

@@ -35,6 +35,8 @@ _UNTOLD: Final = {"type": "OSError", "message": "what it left could not be writt
 _SINCE: Final = {State.PRUNED: 2}
 """The states that not every version knows, and the first format of which a reader knows it; all others are of 1."""
 
+_ENDED_WORDS: Final = frozenset(map(str, ENDED))
+
 LOOKS: Final = "looks_for_requests"
 """In an anchor: every how many seconds the process looks."""
 
@@ -143,29 +145,21 @@ class Endings:
             return {"result": _OF_NEWER_FORMAT, **result}, None
         return (result, None) if isinstance(result, dict) and "result" in result else ({}, f"{trouble}: it is damaged")
 
-    def told(self, job_id: int, attempt: int) -> Ending | None:
-        """How an attempt has ended as somebody has recorded it, whatever its name in `states/` says yet, or shows here;
-        None: nobody has. Raises NewerRecord."""
-        record = read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
-        try:
-            state = State(str(record.get("state")))
-        except ValueError:
-            return None
-        if state not in ENDED:
-            return None
-        return Ending(state, {key: record[key] for key in record if key not in ("state", "format")})
-
     def found(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> Ending | None:
-        """How an attempt ended that nothing runs any more and that left a complete result; None for any other.
+        """How an attempt ended that nothing runs any more: as it is recorded, by a supervisor that was killed before
+        its name told, or has renamed it where nobody here sees that yet; else by the complete result that it left; None
+        for any other.
 
-        Nobody knows its exit status, and nobody needs to: its task had returned. `about` is what its anchor tells.
-        Raises NewerRecord where a newer version has recorded how it ended, or what it has left.
+        Of that nobody knows the exit status, and nobody needs to: its task had returned. `about` is what its anchor
+        tells. Raises NewerRecord where a newer version has recorded how it ended, or what it has left.
         """
         from experiment_manager.model.policy import left_result  # those who begin do not wait for it
         from experiment_manager.store.rungs import why_pruned
 
         path = self._folder.of_attempt(job_id, attempt, "result")
-        read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
+        told = read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
+        if (word := told.get("state")) in _ENDED_WORDS:
+            return Ending(State(word), {key: told[key] for key in told if key not in ("state", "format")})
         result = read_optional(path, RESULT, most=MOST_RESULT_BYTES, refuses_newer=True)
         noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"))
         pruned = why_pruned(self._folder, job_id, attempt) if result else None

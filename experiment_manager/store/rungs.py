@@ -8,7 +8,7 @@
     jobs/7/pruned.1.json            why that attempt was told to end; not there any more if it has gone on all the same
 
 The first folder stands for what makes values comparable, see `Pruner.rungs`: all launches that mean the same share it.
-Names are made and never changed or removed, so a listing that is behind lacks some and has no wrong one.
+Names of values are made and never changed or removed, so a listing that is behind lacks some and has no wrong one.
 """
 
 import math

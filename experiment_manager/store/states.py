@@ -13,8 +13,9 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -130,6 +131,10 @@ class StateTable(NamedTuple):
     def next_number(self, job_id: int) -> int:
         """The number that the next attempt of a job gets."""
         return max(self.attempts.get(JobId(job_id), {}), default=0) + 1
+
+    def not_begun(self, planned: Mapping[int, int]) -> Iterator[JobId]:
+        """Those of the jobs of which the attempt has not begun whose number is planned for each."""
+        return (JobId(job_id) for job_id, number in planned.items() if number >= self.next_number(job_id))
 
     def completed(self, job_id: int) -> int | None:
         """The number of the newest attempt that completed; None when there is none."""
@@ -276,8 +281,7 @@ class States:
 
     def _lose(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any] = _GONE) -> State:
         about = self.record(job_id, attempt)
-        told = self._endings.told(job_id, attempt)  # by its supervisor, which has ended it, or was killed just then
-        state, record = told or self._endings.found(job_id, attempt, about) or (state, record)
+        state, record = self._endings.found(job_id, attempt, about) or (state, record)
         if about.get("fake"):
             state = State.FAKE
         if not self.may_write():
@@ -371,7 +375,8 @@ class States:
                 if not linked(temporary, self._name(job_id, number)):  # somebody was faster
                     if only is not None:
                         raise JobRefused(f"job {job_id} was taken by somebody else: attempt {number} is theirs")
-                    self._wait_to_see(job_id, number)
+                    what = f"attempt {number} of job {job_id} was begun elsewhere, and {self._name(job_id, number)}"
+                    _wait_to_see(partial(self.is_claimed, job_id, number), what)
                     continue
                 if not about.get("fake") and self.is_kept_back(job_id):  # an anchor counts as RUNNING for who does so
                     self._refuse_begun(job_id, number, "it was held, or removed, just as it began")
@@ -401,29 +406,6 @@ class States:
             discard(running)
             raise JobRefused(f"attempt {attempt} of job {job_id} was ended as {ended} just as it began; others go on")
 
-    def _wait_to_see(self, job_id: int, attempt: int) -> None:
-        """The anchor of the attempt, which somebody has made, is seen here, too. Raises JobRefused."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while not self.is_claimed(job_id, attempt):
-            if time.monotonic() > deadline:
-                raise JobRefused(
-                    f"attempt {attempt} of job {job_id} was begun elsewhere, and {self._name(job_id, attempt)} cannot "
-                    "be seen here: the file system shows what is old; run the job again later"
-                )
-            time.sleep(_LOOK_S)
-
-    def _wait_for_end(self, job_id: int, attempt: int) -> State:
-        """How an attempt has ended, which was ended by us, or by others a moment ago. Raises JobRefused."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while (state := self.state(job_id, attempt)) is State.RUNNING:
-            if time.monotonic() > deadline:
-                raise JobRefused(
-                    f"job {job_id} is not run again: attempt {attempt} was ended by somebody else, and how cannot be "
-                    "seen here: the file system shows what is old; run the job again later"
-                )
-            time.sleep(_LOOK_S)
-        return state
-
     def _refuse_begun(self, job_id: int, attempt: int, reason: str) -> None:
         """An attempt that is ours does not begin. Raises JobRefused."""
         self._endings.write(job_id, attempt, State.CANCELLED, {"reason": reason})
@@ -441,8 +423,11 @@ class States:
         last = attempts[-1]
         if last.state is State.RUNNING:
             ended = self._clear_the_way(job_id, last.number, about)
-            state = self._wait_for_end(job_id, last.number) if ended is State.RUNNING else ended
-            attempts[-1] = last = last._replace(state=state)
+            if ended is State.RUNNING:
+                what = f"job {job_id} is not run again: attempt {last.number} was ended by somebody else, and how"
+                _wait_to_see(lambda: self.state(job_id, last.number) is not State.RUNNING, what)
+                ended = self.state(job_id, last.number)
+            attempts[-1] = last = last._replace(state=ended)
             if last.state in ENDED_WELL:
                 raise AlreadyCompleted(
                     f"job {job_id} turns out to be {last.state.lower()}: attempt {last.number} had left its result "
@@ -622,6 +607,15 @@ def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
     if "unbegun" in record:
         return State(record["unbegun"])
     return State.LOST if scheduler_in(record) is None and processes.is_gone(record) is True else None
+
+
+def _wait_to_see(is_seen: Callable[[], bool], what: str) -> None:
+    """What somebody else has done is seen here, too. Raises JobRefused, where a file system does not show it."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not is_seen():
+        if time.monotonic() > deadline:
+            raise JobRefused(f"{what} cannot be seen here: the file system shows what is old; run the job again later")
+        time.sleep(_LOOK_S)
 
 
 def _opens(path: str) -> bool:

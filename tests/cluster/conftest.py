@@ -83,6 +83,11 @@ def _cluster() -> Cluster:
     return Cluster(own=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_slurm() -> None:
+    """SLURM is what these tests are about: its commands stay where they are, unlike in all other tests."""
+
+
 @pytest.fixture(autouse=True)
 def _one_test_on_the_cluster(cluster: Cluster) -> Iterator[None]:
     """One test of all sessions on this machine has the cluster; jobs that it leaves are cancelled, daemons mended."""

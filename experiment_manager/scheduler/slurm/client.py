@@ -346,13 +346,18 @@ def max_array_size() -> int:
         return USUAL_LIMITS.array_size
 
 
-@cache
 def _own_cluster() -> str | None:
-    env = {name: value for name, value in os.environ.items() if name != "SLURM_CLUSTERS"}
+    """The name of the cluster that is here; None while it does not answer, which is asked anew each time."""
     with suppress(SlurmError):
-        said = _run(("scontrol", "show", "config"), seconds=_SMALL_QUESTION_S, env={**env, **_ASKED_WITH}).stdout
-        return parse_config(said).get("ClusterName")
+        return _own_name()
     return None
+
+
+@cache
+def _own_name() -> str | None:
+    env = {name: value for name, value in os.environ.items() if name != "SLURM_CLUSTERS"}
+    said = _run(("scontrol", "show", "config"), seconds=_SMALL_QUESTION_S, env={**env, **_ASKED_WITH}).stdout
+    return parse_config(said).get("ClusterName")
 
 
 @cache
