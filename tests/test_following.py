@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import sys
 import tarfile
 import time
 from datetime import datetime
@@ -530,6 +531,67 @@ def test_means_have_intervals_and_counts(scored: Experiment, capsys: pytest.Capt
     assert list(td3)[:5] == ["algorithm", "count", "score mean", "score low", "score high"]
 
 
+def test_groups_in_a_table_for_a_paper(
+    scored: Experiment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mean and how sure it is are one cell, and the best is in bold, with what no test tells from it, in the metric
+    that counts; what that means is told beside the table."""
+    where = ["results", scored.folder.path, "--group-by", "algorithm", "--aggregate", "mean,ci"]
+    best = ["--metric", "score", "--goal", "max"]
+    chosen = ["--columns", "algorithm,count,score*,steps mean"]
+    assert 0 == main([*where, *chosen, *best, "--format", "markdown"])
+    told = capsys.readouterr()
+    assert [
+        "| algorithm | count | score | steps mean |",
+        "| --- | ---: | --- | ---: |",
+        "| TD3 | 4 | **4.7 ± 8.6** | 1.235e+05 |",
+        "| DDPG | 4 | **7 ± 11** | 1.235e+05 |",
+    ] == told.out.splitlines()
+    assert "±: where the mean lies with a confidence of 95 % (Student's t)" in told.err
+    assert "bold: the best score (max), and what Welch's test at 5 %, adjusted after Holm, does not tell" in told.err
+    assert 0 == main([*where[:-1], "mean,std", *chosen, *best, "--format", "latex", "--precision", "3", "--best", "1"])
+    told = capsys.readouterr()
+    assert r"DDPG & 4 & \textbf{\boldmath 7 $\pm$ 7.06} & 123000 \\" in told.out
+    assert "±: the standard deviation of the sample" in told.err
+    assert 0 == main([*where, "--metric", "loss", "--goal", "min", "--format", "markdown", "--where", "0-5,7"])
+    line = capsys.readouterr().out.splitlines()[2:]
+    assert [True, True] == ["**" in one for one in line]
+    for more, why_not in (
+        ([*best, "--where", "seed == 0"], "not all groups have two finite values of score"),
+        ([], "say what is best with --metric and --goal"),
+    ):
+        assert 0 == main([*where, *more, "--format", "markdown"])
+        told = capsys.readouterr()
+        assert "**" not in told.out
+        assert f"nothing is in bold: {why_not}" in told.err
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert 0 == main([*where, *chosen, *best, "--format", "markdown"])
+    told = capsys.readouterr()
+    assert "| TD3 | 4 | 4.7 ± 8.6 | 1.235e+05 |" in told.out
+    assert "nothing is in bold: a test needs numpy" in told.err
+
+
+def test_groups_in_a_table_whose_variables_are_called_like_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variable stays what it is, whatever it is called, and huge values end in no traceback."""
+    experiment = Experiment(["score std", "seed"], "odd", tmp_path)
+    for job_id in range(4):
+        experiment.add_job({"score std": job_id % 2, "seed": job_id // 2}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+    for job_id in range(4):
+        experiment.run_id(job_id, lambda *_, job_id=job_id: {"score": (1 + job_id) * 1e80, "count": job_id})
+    where = ["results", experiment.folder.path, "--group-by", "score std", "--aggregate", "mean"]
+    assert 0 == main([*where, "--format", "markdown", "--metric", "count", "--goal", "max"])
+    assert [
+        "| score std | count | score mean | count mean |",
+        "| ---: | ---: | ---: | ---: |",
+        "| 0 | 2 | 2e+80 | **1** |",
+        "| 1 | 2 | 3e+80 | **2** |",
+    ] == capsys.readouterr().out.splitlines()
+
+
 def test_columns_that_differ_and_digits(scored: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
     """--only-changed leaves out what is the same in all rows that are shown, and says so; --precision rounds values,
     and no variable, in every format."""
@@ -557,6 +619,9 @@ def test_results_with_a_mistake(mixed: Program) -> None:
         (("--format", "parquet"), "parquet is not for a terminal; name a file with --out"),
         (("--format", "csv", "--out", "x.csv"), "--out is for parquet; write > x.csv for csv"),
         (("--metric", "loss"), "--metric is for --best, with how many are to be shown"),
+        (("--metric", "loss", "--format", "latex"), "--metric is for --best, with how many are to be shown"),
+        (("--group-by", "how", "--metric", "lost", "--format", "latex"), "no job has left a number called 'lost'"),
+        (("--group-by", "how", "--goal", "most", "--format", "latex"), "the goal is max or min, not 'most'"),
         (("--best", "2", "--metric", "lost"), "no job has left a number called 'lost'; there are result"),
         (("--best", "2", "--goal", "most"), "the goal is max or min, not 'most'"),
         (("--json", "--only-changed"), "--json prints whole rows; --only-changed goes with --format json"),

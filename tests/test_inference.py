@@ -1,6 +1,7 @@
 """Aggregates, intervals and tests of scores, beside those of rliable 1.2 and SciPy (tests/oracle/record.py)."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,16 @@ def test_answers_are_what_rliable_says_today(tmp_path: Path) -> None:
     for name, expected in ANSWERS.items():
         for key in expected:
             assert exactly(np.array(expected[key])) == np.array(again[name][key])
+
+
+def test_what_no_test_tells_from_the_best() -> None:
+    """The best of groups of values, and those that Welch's test leaves beside it: none where some cannot be tested."""
+    groups = [[1.0, 1.1, 0.9], [5.0, 5.1, 4.9], [5.05, 5.2, 4.95, 4.9]]
+    assert ({1, 2}, {0}) == (inference.like_the_best(groups, "max"), inference.like_the_best(groups, "min"))
+    assert {1} == inference.like_the_best([[1.0, 1.0], [2.0, 2.0]], "max")
+    assert {0, 1} == inference.like_the_best([[2.0, 2.0], [2.0, 2.0]], "max")
+    assert {1} == inference.like_the_best([[value * 1e300 for value in values] for values in groups[:2]], "max")
+    assert {1} == inference.like_the_best([[value * 1e-300 for value in values] for values in groups[:2]], "max")
+    for others in ([2.0], [], [math.nan, 2.0], [math.inf, 2.0]):
+        assert set() == inference.like_the_best([*groups, others], "max")
+    assert set() == inference.like_the_best([], "max")

@@ -151,7 +151,7 @@ def welch(one: "Scores", other: "Scores") -> Welch:
     difference, square = float(mean(one) - mean(other)), sum(part for part, _ in parts)
     if square == 0.0:
         return Welch(difference, 0.0, math.inf, 1.0 if difference == 0.0 else 0.0)
-    degrees = square**2 / sum(part**2 / n for part, n in parts)
+    degrees = 1.0 / sum((part / square) ** 2 / n for part, n in parts)
     return Welch(difference, math.sqrt(square), degrees, student(difference / math.sqrt(square), degrees))
 
 
@@ -193,6 +193,21 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, values[place] * (len(values) - rank)))
         adjusted[place] = largest
     return adjusted
+
+
+def like_the_best(groups: Sequence[Sequence[float]], goal: str) -> set[int]:
+    """The places of the group of values with the best mean, and of those that Welch's test, adjusted after Holm, does
+    not tell from it at 5 %; none where a group has fewer than two values, or one that is not finite."""
+    import numpy as np
+
+    if any(len(values) < 2 or not all(map(math.isfinite, values)) for values in groups) or not groups:
+        return set()
+    largest = max(abs(value) for values in groups for value in values) or 1.0  # squares of it may be too large
+    scores = [(np.array(values, dtype=float) / largest)[:, None] for values in groups]
+    best = (max if goal == "max" else min)(range(len(scores)), key=lambda place: float(mean(scores[place])))
+    others = [place for place in range(len(scores)) if place != best]
+    p = holm([welch(scores[best], scores[place]).p for place in others])
+    return {best, *(place for place, adjusted in zip(others, p, strict=True) if adjusted >= 1.0 - CONFIDENCE)}
 
 
 def runs_needed(one: "Scores", other: "Scores") -> int | None:

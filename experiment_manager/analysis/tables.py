@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from experiment_manager.analysis.inference import around_mean
+from experiment_manager.analysis.inference import around_mean, like_the_best
 from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model import codec
 from experiment_manager.model.grid import REPEAT
@@ -237,11 +237,7 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     """
     require_variables(by, _variables(rows))
     how = aggregates_in(how)
-    source = "result" if any(row["result"] for row in rows) else "metrics"
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["state"] in ENDED_WELL:
-            groups[group_key(row, by)].append(row)
+    source, groups = _source(rows), _groups(rows, by)
     values = [_values(members, source) for members in groups.values()]
     aggregated = [_aggregated(members, by, how, found) for members, found in zip(groups.values(), values, strict=True)]
     partial = [
@@ -252,6 +248,56 @@ def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mea
     for row, found in zip(aggregated, values, strict=True):
         row |= {"counts": {field: len(found.get(field, ())) for field in partial}} if partial else {}
     return aggregated
+
+
+class BestGroups(NamedTuple):
+    """The groups of the best mean, and those that no test tells from it, by their `group_key`, and by what they are the
+    best; or `why_not` that is told."""
+
+    keys: Collection[str]
+    metric: str
+    goal: str | None
+    why_not: str | None = None
+
+
+def best_groups(rows: Sequence[Row], by: Sequence[str], *, metric: str | None, goal: str | None) -> BestGroups | None:
+    """Which of the groups of `aggregate` are the best in a metric, by default the first that they have, see
+    `like_the_best`; None where they have none. Raises ExperimentManagerError for one that they lack."""
+    if goal is not None:
+        check_goal(goal)
+    source = _source(rows)
+    groups = {key: _values(members, source) for key, members in _groups(rows, by).items()}
+    fields = list(dict.fromkeys(field for values in groups.values() for field in values))
+    if metric is not None and metric not in fields:
+        raise ExperimentManagerError(
+            f"no job has left a number called {metric!r}; there are {', '.join(fields) or 'none yet'}"
+        )
+    name = metric or next(iter(fields), None)
+    if name is None:
+        return None
+    if goal is None:
+        return BestGroups((), name, goal, "say what is best with --metric and --goal")
+    values = [[codec.as_float(value) for value in found.get(name, ())] for found in groups.values()]
+    try:
+        places = like_the_best(values, goal)
+    except ImportError:
+        return BestGroups((), name, goal, f"a test needs numpy; {NotInstalled('numpy', 'analysis')}")
+    keys = list(groups)
+    lacking = f"not all groups have two finite values of {name}, or more, that could be tested"
+    return BestGroups({keys[place] for place in places}, name, goal, None if places else lacking)
+
+
+def _source(rows: Sequence[Row]) -> str:
+    return "result" if any(row["result"] for row in rows) else "metrics"
+
+
+def _groups(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of jobs that ended well, by their `group_key`."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["state"] in ENDED_WELL:
+            groups[group_key(row, by)].append(row)
+    return groups
 
 
 def _variables(rows: Iterable[Row]) -> list[str]:
@@ -416,6 +462,60 @@ def _metrics_head(job_id: int, variables: Mapping[str, Any], attempt: int) -> di
     return {"job": int(job_id), **named, "attempt": attempt}
 
 
+class WithErrors(NamedTuple):
+    """A table in which a mean and how sure it is are one cell, `0.18 ± 0.15`, under the name of the field; `errors` are
+    what stands after ±: `ci`, `std`."""
+
+    rows: list[dict[str, Any]]
+    columns: list[str]
+    errors: Sequence[str]
+
+
+def with_errors(rows: Sequence[Row], columns: Sequence[str], by: Collection[str], digits: int | None) -> WithErrors:
+    """Flat rows of groups, with the columns that are shown, as papers show them. Errors have two digits, and means as
+    many places behind the point, or both so many `digits` as are asked for."""
+    there, joined, kinds = set(columns).difference(by), dict[str, str](), dict[str, str]()
+    for field in (name.removesuffix(" mean") for name in columns if name.endswith(" mean") and name not in by):
+        ends, deviation = {f"{field} low", f"{field} high"}, {f"{field} std"}
+        if field in (*by, "count") or not (ends <= there or deviation <= there):
+            continue
+        kinds[field] = "ci" if ends <= there else "std"
+        joined |= dict.fromkeys([f"{field} mean", *(ends if ends <= there else deviation)], field)
+    named = list(dict.fromkeys(joined.get(name, name) for name in columns))
+
+    def cell(row: Row, name: str) -> Any:
+        if name not in kinds:
+            return row.get(name)
+        value, error = row.get(f"{name} mean"), row.get(f"{name} {'high' if kinds[name] == 'ci' else 'std'}")
+        if value is None or error is None:  # one value tells nothing of how sure it is
+            return value
+        return _plus_minus(value, error - value if kinds[name] == "ci" else error, digits)
+
+    return WithErrors([{name: cell(row, name) for name in named} for row in rows], named, sorted(set(kinds.values())))
+
+
+def _plus_minus(value: float, error: float, digits: int | None) -> str:
+    """
+    >>> _plus_minus(0.175, 0.15235, None), _plus_minus(-1482.31, 213.4, None), _plus_minus(1.5e12, 2.345e10, None)
+    ('0.17 ± 0.15', '-1482 ± 213', '1.5e+12 ± 2.3e+10')
+    >>> _plus_minus(0.175, 0.15235, 3), _plus_minus(2.0, 0.0, None), _plus_minus(-0.001, 9.96, None)
+    ('0.175 ± 0.152', '2 ± 0', '0 ± 10')
+    """
+    if digits is not None:
+        return f"{value:.{digits}g} ± {error:.{digits}g}"
+    error = float(f"{error:.{_ERROR_DIGITS}g}") if abs(error) < _HUNDRED else error
+    if error and math.isfinite(error) and _SMALLEST <= abs(error) and abs(value) + abs(error) < _LARGEST:
+        behind = max(0, _ERROR_DIGITS - 1 - math.floor(math.log10(abs(error))))
+        return f"{round(value, behind) + 0.0:.{behind}f} ± {error:.{behind}f}"
+    return f"{value:.{_DIGITS}g} ± {error:.{_ERROR_DIGITS}g}"
+
+
+_ERROR_DIGITS: Final = 2
+_HUNDRED, _SMALLEST, _LARGEST = 100.0, 1e-5, 1e6
+"""An error from a hundred on has all of its digits before the point; numbers beyond the others are written with a
+power of ten."""
+
+
 def markdown(
     rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = (), *, digits: int = _DIGITS
 ) -> Iterator[str]:
@@ -480,6 +580,7 @@ _LATEX: Final = {
     "^": "\\textasciicircum{}",
     "<": "\\textless{}",
     ">": "\\textgreater{}",
+    "±": "$\\pm$",
     **{letter: f"\\{letter}" for letter in "&%$#_"},
 }
 _NUMBER: Final = re.compile(r"(?<![\w.-])(-?\d+(?:\.\d+)?)(?:e([+-]\d+))?(?![\w.-])")

@@ -3,7 +3,7 @@ what they used; export, which hands them to programs that track experiments; and
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 
@@ -15,17 +15,21 @@ from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     TEXT_FORMATS,
     Best,
+    BestGroups,
     aggregate,
     aggregates_in,
     best,
+    best_groups,
     changed_columns,
     chosen_columns,
     columns_of,
     flat_aggregate,
     flat_results,
+    group_key,
     only_columns,
     order,
     rounded,
+    with_errors,
     write_csv,
 )
 from experiment_manager.cli import completion, terminal
@@ -56,6 +60,8 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: experiment-manager efficiency experiments/train --group-by algorithm")(efficiency)
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
+
+_Row = Mapping[str, Any]
 
 GroupBy = Annotated[
     str | None,
@@ -129,27 +135,27 @@ def results(
     experiment, rules = of_jobs.read()
     if missing:
         _name_missing(experiment.missing_ids(rules), is_json=json or format_ == "json")
-        return
-    kind = _format(format_, out, is_json=json)
-    if safe and kind != "csv":
-        raise ExperimentManagerError("--safe goes with --format csv")
+    kind = _format(format_, out, is_json=json, is_safe=safe)
     flat_only = {"--columns": columns, "--only-changed": only_changed or None, "--precision": precision}
-    _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, best_=best_, by=(metric, goal))
-    rows: Sequence[Mapping[str, Any]] = experiment.result_rows(rules, pruned=pruned)
+    of_best = (None, None) if best_ or (kind in TEXT_FORMATS and group_by) else (metric, goal)
+    _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, unused=of_best)
+    jobs = experiment.result_rows(rules, pruned=pruned)
     by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
-    found = None if best_ is None else _best(experiment, rows, by, best_, metric, goal)
-    if by is not None:
-        rows = aggregate(rows, by, wanted)
+    found = None if best_ is None else _best(experiment, jobs, by, best_, metric, goal)
+    rows: Sequence[_Row] = jobs if by is None else aggregate(jobs, by, wanted)
     n_all, rows = len(rows), rows if found is None else [rows[place] for place in found.places]
-    flat = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
-    if sort is not None:
-        places = order(flat, sort)
-        rows, flat = [rows[place] for place in places], [flat[place] for place in places]
+    flat: Sequence[_Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
+    rows, flat = (rows, flat) if sort is None else _in_order(rows, flat, order(flat, sort))
     if json:
         terminal.print_answer(rows)
         return
     there = columns_of(flat) or (experiment.result_columns() if by is None else [*by, "count"])
     chosen = chosen_columns(there, None if columns is None else names_in(columns))
+    strong: Set[tuple[int, str]] = set()
+    if kind in TEXT_FORMATS and by is not None:
+        leading = best_groups(jobs, by, metric=metric, goal=goal or known_goal(experiment.folder, metric))
+        flat, chosen, errors = with_errors(flat, chosen, by, precision)
+        strong = _in_bold(rows, chosen, by, leading, errors)
     shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)
     flat = flat if shown == there else only_columns(flat, shown)
     flat = flat if precision is None else rounded(flat, precision, but=heads)
@@ -157,7 +163,39 @@ def results(
         _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
         _say_what_is_shown(found, n_all, [name for name in chosen if name not in shown])
     else:
-        _write(flat, shown, kind, out, digits=precision, is_safe=safe)
+        _write(flat, shown, kind, out, digits=precision, is_safe=safe, strong=strong)
+
+
+def _in_order(rows: Sequence[_Row], flat: Sequence[_Row], places: Sequence[int]) -> tuple[list[_Row], list[_Row]]:
+    return [rows[place] for place in places], [flat[place] for place in places]
+
+
+def _in_bold(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    by: Sequence[str],
+    leading: BestGroups | None,
+    errors: Sequence[str],
+) -> set[tuple[int, str]]:
+    """The cells of a table of groups that are in bold; what that means, and what stands after ±, is told."""
+    for kind in errors:
+        tell(f"±: {_ERRORS[kind]}")
+    names = () if leading is None else (f"{leading.metric} mean", leading.metric)
+    name = next((name for name in names if name in columns and name not in (*by, "count")), None)
+    if leading is None or name is None:
+        return set()
+    if leading.why_not is not None:
+        tell(f"nothing is in bold: {leading.why_not}")
+    else:
+        tell(f"bold: the best {leading.metric} ({leading.goal}), and what {_TEST} does not tell from it")
+    return {(place, name) for place, row in enumerate(rows) if group_key(row, by) in leading.keys}
+
+
+_ERRORS: Final = {
+    "ci": "where the mean lies with a confidence of 95 % (Student's t)",
+    "std": "the standard deviation of the sample; --aggregate mean,ci has an interval of the mean",
+}
+_TEST: Final = "Welch's test at 5 %, adjusted after Holm,"
 
 
 def _best(
@@ -180,18 +218,18 @@ def _check_together(
     is_json: bool,
     how: str | None,
     group_by: str | None,
-    best_: int | None,
-    by: tuple[str | None, str | None],
+    unused: tuple[str | None, str | None],
 ) -> None:
-    """Raise ExperimentManagerError for options that do not go together."""
+    """Raise ExperimentManagerError for options that do not go together; `unused` are a metric and a goal that nothing
+    is to be the best by."""
     asked = next((option for option, value in flat_only.items() if value is not None), None)
     if is_json and asked is not None:
         raise ExperimentManagerError(f"--json prints whole rows; {asked} goes with --format json, which is flat")
     if how is not None and group_by is None:
         there_are = ", ".join(experiment.variables) or "none"
         raise ExperimentManagerError(f"--aggregate is for --group-by, with names of variables; there are {there_are}")
-    if best_ is None and by != (None, None):
-        option = "--metric" if by[0] is not None else "--goal"
+    if unused != (None, None):
+        option = "--metric" if unused[0] is not None else "--goal"
         raise ExperimentManagerError(f"{option} is for --best, with how many are to be shown; --sort sorts all")
 
 
@@ -503,6 +541,7 @@ def _write(
     *,
     digits: int | None,
     is_safe: bool,
+    strong: Set[tuple[int, str]],
 ) -> None:
     if kind == "json":
         terminal.print_json(flat)
@@ -510,7 +549,7 @@ def _write(
         write_csv(flat, columns, is_safe=is_safe)
     elif kind in TEXT_FORMATS:
         more = {} if digits is None else {"digits": max(digits, terminal.DIGITS)}
-        for line in TEXT_FORMATS[kind](flat, columns, **more):
+        for line in TEXT_FORMATS[kind](flat, columns, strong, **more):
             terminal.say(line)
     else:
         FILE_FORMATS[kind](flat, columns, str(out))
@@ -530,7 +569,7 @@ def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     return {"job", "state", "attempt", "count", *(name for row in rows for name in row["variables"])}
 
 
-def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:
+def _format(named: str | None, out: Path | None, *, is_json: bool, is_safe: bool) -> str:
     kind = named or ("json" if is_json else "parquet" if out is not None else "table")
     formats = (*_PRINTED, *FILE_FORMATS)
     if kind not in formats:
@@ -539,18 +578,19 @@ def _format(named: str | None, out: Path | None, *, is_json: bool) -> str:
         raise ExperimentManagerError(f"{kind} is not for a terminal; name a file with --out")
     if kind not in FILE_FORMATS and out is not None:
         raise ExperimentManagerError(f"--out is for {', '.join(FILE_FORMATS)}; write > {out} for {kind}")
+    if is_safe and kind != "csv":
+        raise ExperimentManagerError("--safe goes with --format csv")
     return kind
 
 
-def _name_missing(ids: list[int], *, is_json: bool) -> None:
+def _name_missing(ids: list[int], *, is_json: bool) -> NoReturn:
     if is_json:
         terminal.print_answer({"jobs": ids})
     elif ids:
         terminal.say(format_ids(ids))
     else:
         tell("every job that may run has completed")
-    if ids:
-        raise typer.Exit(1)
+    raise typer.Exit(1 if ids else 0)
 
 
 def _names(text: str | None) -> list[str] | None:
