@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.states import States, task_in
 from tests.cluster.sweeps import Sweep, queue
 from tests.cluster.test_workers import n_completed, workers_of
-from tests.conftest import Program, wait_until
+from tests.conftest import Program, clean_env, wait_until
 
 VALUE = """
     random.seed(repr(cfg.tau))
@@ -125,3 +127,36 @@ def test_workers_hardly_wait(program: Program) -> None:
     print(f"idle {100 * share:.1f} % of the time, best {best:.2g}")
     assert share < 0.05
     assert best < 0.01
+
+
+@pytest.mark.heavy
+def test_batches_wait_for_their_slowest(program: Program, tmp_path: Path) -> None:
+    """What the workers of `test_workers_hardly_wait` save: the same trials by hydra-optuna-sweeper, eight at a time,
+    which waits for all eight before it proposes more, leave more than a quarter of eight tasks' time unused."""
+    times = tmp_path / "times"
+    times.mkdir()
+    searching(program, 4.0)
+    program.edit("    random.seed(repr(cfg.tau))\n", f"    random.seed(repr(cfg.tau))\n{NOTED}", "train.py")
+    done = subprocess.run(
+        [
+            *(sys.executable, "train.py", "-m", "hydra/sweeper=optuna", "hydra/launcher=submitit_slurm"),
+            *("hydra.sweeper.n_trials=64", "hydra.sweeper.n_jobs=8", "hydra.sweeper.direction=minimize"),
+            *("tau=interval(0,10)", "hydra.launcher.timeout_min=10", "hydra.launcher.cpus_per_task=1"),
+        ],
+        cwd=program.home, env=clean_env(TIMES=str(times)), capture_output=True, text=True, timeout=1200, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stderr[-2000:]
+    spans = [tuple(map(float, path.read_text().split())) for path in times.iterdir()]
+    assert 64 == len(spans)
+    wall = max(end for _, end in spans) - min(start for start, _ in spans)
+    share = 1 - sum(end - start for start, end in spans) / (8 * wall)
+    print(f"idle {100 * share:.1f} % of the time of eight tasks, {wall:.0f} s")
+    assert share > 0.25
+
+
+NOTED = """
+    import atexit
+    started = time.time()
+    place = Path(os.environ["TIMES"]) / f"{os.uname().nodename}-{os.getpid()}-{started}"
+    atexit.register(lambda: place.write_text(f"{started} {time.time()}"))
+"""
