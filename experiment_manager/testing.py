@@ -24,8 +24,9 @@ from experiment_manager.experiment import Experiment
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.cancel import cancel
-from experiment_manager.scheduler.protocol import Options, Phase, Run, Scheduler
+from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.reconcile import active_tasks, reconciled
+from experiment_manager.scheduler.records import Options, Phase, Run
 from experiment_manager.scheduler.submission import Submitted, newest_launch, submit
 from experiment_manager.store.states import task_in
 

@@ -9,7 +9,7 @@ import pytest
 from experiment_manager import Efficiency, Experiment, ExperimentManagerError, Hours
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
-from experiment_manager.scheduler.protocol import Share
+from experiment_manager.scheduler.records import Share
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.scheduler.submission import records

@@ -29,9 +29,10 @@ from experiment_manager.scheduler.moving import move, moved_script
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submission import place_in, records
 from experiment_manager.store.files import is_temporary, temporary_name
-from experiment_manager.store.launches import create_launch, driven, read_launch, read_order
+from experiment_manager.store.launches import create_launch, driven, read_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.orders import read_order
 from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.processes import this_process
 from experiment_manager.store.relocation import Move, relocate

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from experiment_manager.errors import JobRefused
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
-from experiment_manager.scheduler.protocol import Limits
+from experiment_manager.scheduler.records import Limits
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.submission import records
 from experiment_manager.store.documents import LAUNCH_FORMAT
-from experiment_manager.store.launches import Order, Orders, create_launch, planned_attempts, read_launch, read_order
+from experiment_manager.store.launches import create_launch, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.orders import Order, Orders, read_order
 from tests.conftest import examples
 
 HOSTILE = "what?#%41 'ü'\n"

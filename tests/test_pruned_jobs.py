@@ -12,7 +12,7 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.execution import current_job as module
-from experiment_manager.execution import pruning
+from experiment_manager.execution import environment, pruning
 from experiment_manager.execution.current_job import CurrentJob
 from experiment_manager.execution.study import Proposer
 from experiment_manager.model.pruning import Pruner, checked
@@ -202,8 +202,8 @@ def pruner(name: str = "asha", direction: str = "minimize", take: str = "last", 
 def attempt_of(folder: Folder, job_id: int, rule: Pruner, *, attempt: int = 1, since: int = 1) -> CurrentJob:
     """The job in its attempt, as its launch says whose first attempt of it is `since`."""
     os.makedirs(folder.job(job_id), exist_ok=True)
-    told = module.environment(folder, job_id, attempt, pruner=rule._asdict(), since=since)
-    return CurrentJob(folder, job_id, attempt, told[module.PRUNER_VARIABLE])
+    told = environment.of_attempt(folder, job_id, attempt, pruner=rule._asdict(), since=since)
+    return CurrentJob(folder, job_id, attempt, told[environment.PRUNER_VARIABLE])
 
 
 def logs(job: CurrentJob, *losses: float, first: int = 1) -> bool:

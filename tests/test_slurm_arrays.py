@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.scheduler.arrays import USUAL_LIMITS, Array, arrays
-from experiment_manager.scheduler.protocol import Limits
+from experiment_manager.scheduler.records import Limits
 from experiment_manager.scheduler.slurm.options import SlurmOptions, make
 
 ids = st.lists(st.integers(0, 5000), unique=True, min_size=1, max_size=300)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from experiment_manager.errors import SlurmError
+from experiment_manager.model.records import Task
 from experiment_manager.scheduler.slurm import client
+from experiment_manager.scheduler.slurm.scheduler import Slurm
 
 
 @pytest.mark.parametrize("ahead_s", [0, 600, 100_000])
@@ -37,24 +39,23 @@ def test_a_script_for_another_cluster_is_refused(tmp_path: Path, monkeypatch: py
     script = tmp_path / "slurm_scripts.sh"
     script.write_text("#!/bin/bash\n#SBATCH --clusters=other\n")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    client._own_name.cache_clear()
+    forget_cluster()
     try:
         with pytest.MonkeyPatch.context() as while_down:
             while_down.setenv("PATH", "/nowhere")  # what is not told now may be told in a moment
             with pytest.raises(SlurmError, match="for the cluster other, and another one is asked"):
                 client.sbatch(str(script))
+        client._told_config.cache_clear()  # a minute later
         with pytest.raises(SlurmError, match=r"for the cluster other, and here is asked.*set SLURM_CLUSTERS=other"):
             client.sbatch(str(script))
         assert "sbatch" not in (tmp_path / "said").read_text()
-        assert client.named_cluster() is None
+        assert frozenset({"here"}) == client.asked_clusters()
         monkeypatch.setenv("SLURM_CLUSTERS", "other")
-        assert ("12", "other") == (client.sbatch(str(script)), client.named_cluster())
+        assert ("12", frozenset({"other"})) == (client.sbatch(str(script)), client.asked_clusters())
         client.sacct(["name"], 0.0)
         assert "sacct -M other -a" in (tmp_path / "said").read_text()
-        monkeypatch.setenv("SLURM_CLUSTERS", "here")
-        assert client.named_cluster() is None
     finally:
-        client._own_name.cache_clear()
+        forget_cluster()
 
 
 def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:
@@ -66,3 +67,73 @@ def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:
     environ = {f"SBATCH_{name}": "mine" for name in (*names, "ACCOUNT", "QOS", "GPUS_PER_NODE")}
     left = client.submission_environment({**environ, "HOME": "/h"}, str(script))
     assert {"SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_GPUS_PER_NODE", "HOME"} == left.keys()
+
+
+def test_a_task_of_another_cluster_has_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that has never heard of a task tells that one of its own has ended, and nothing of another cluster's;
+    within a job the environment tells which cluster is asked, and nobody is."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        "#!/bin/sh\n[ $1 = show ] && echo ClusterName = here ||\n"
+        "{ echo slurm_load_jobs error: Invalid job id specified >&2; exit 1; }\n"
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    forget_cluster()
+    try:
+        for cluster, has_ended in (("here", True), ("other", False), (None, True)):
+            assert has_ended is Slurm().has_ended(Task("slurm", "12", cluster=cluster))
+        assert "here" == Slurm().cluster()
+        for asked in ([], [None], ["here"], ["here", "other"]):
+            assert Slurm().why_unasked(asked) is None
+        said = Slurm().why_unasked(["other"])
+        assert said is not None
+        assert "the cluster other has the jobs, and here is asked; ask on a login node of other" in said
+        for named, one in (("Other", "other"), ("other,here", None), ("all", None)):
+            monkeypatch.setenv("SLURM_CLUSTERS", named)
+            assert Slurm().why_unasked(["other"]) is None
+            assert one == Slurm().cluster()
+        monkeypatch.setenv("SLURM_CLUSTERS", "other")
+        assert "the cluster that is here has the jobs" in str(Slurm().why_unasked([None]))
+        monkeypatch.delenv("SLURM_CLUSTERS")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setenv("SLURM_CLUSTER_NAME", "other")
+        assert "here" == Slurm().cluster()  # in a shell of `salloc -M other`, whose commands ask what is here
+        monkeypatch.setenv("SLURMD_NODENAME", "n1")
+        assert "other" == Slurm().cluster()
+    finally:
+        forget_cluster()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SLURM_CLUSTERS", "here,other", "SLURM_CLUSTERS=here,other names several clusters.*name one of them"),
+        ("SLURM_CLUSTERS", "all", "SLURM_CLUSTERS=all names several clusters"),
+        ("SBATCH_CLUSTERS", "other", "the script is for the cluster other, and here is asked.*SLURM_CLUSTERS=other"),
+    ],
+)
+def test_it_is_known_which_cluster_gets_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    """Where the environment leaves that open, or says otherwise to sbatch than to squeue, nothing is submitted."""
+    for command, words in (("scontrol", "ClusterName = here"), ("sbatch", "12")):
+        (tmp_path / command).write_text(f"#!/bin/sh\necho '{words}'\n")
+        (tmp_path / command).chmod(0o755)
+    script = tmp_path / "slurm_scripts.sh"
+    script.write_text("#!/bin/bash\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    forget_cluster()
+    try:
+        assert "12" == client.sbatch(str(script))
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SlurmError, match=said):
+            client.sbatch(str(script))
+    finally:
+        forget_cluster()
+
+
+def forget_cluster() -> None:
+    """The cluster that is here is asked for its name again."""
+    client._own_name.cache_clear()
+    client._told_config.cache_clear()

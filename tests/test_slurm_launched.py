@@ -13,7 +13,7 @@ from experiment_manager.errors import UnreadableLaunch
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler.arrays import arrays
-from experiment_manager.scheduler.protocol import Limits
+from experiment_manager.scheduler.records import Limits
 from experiment_manager.scheduler.scripts import Arrangement, write_scripts
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.slurm.scheduler import Slurm

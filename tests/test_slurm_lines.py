@@ -11,7 +11,7 @@ import pytest
 
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task
-from experiment_manager.scheduler.protocol import Phase
+from experiment_manager.scheduler.records import Phase
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.scheduler.slurm.parse import parse_config, parse_sacct, parse_squeue, words_in_log
 from experiment_manager.scheduler.slurm.scheduler import Slurm

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from experiment_manager.model.ids import RangeSet
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.protocol import Run
+from experiment_manager.scheduler.records import Run
 from experiment_manager.scheduler.slurm.parse import (
     final_state,
     is_active,

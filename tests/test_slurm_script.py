@@ -18,7 +18,7 @@ import pytest
 
 from experiment_manager.errors import OptionsError
 from experiment_manager.scheduler.arrays import Array, arrays
-from experiment_manager.scheduler.protocol import Limits, Place
+from experiment_manager.scheduler.records import Limits, Place
 from experiment_manager.scheduler.slurm.options import make
 from experiment_manager.scheduler.slurm.script import log_pattern, render, warning_s
 from tests.conftest import wait_until

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager.execution import current_job
+from experiment_manager.execution import environment
 from experiment_manager.execution.run import Call, parser, plain_call
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.records import Attempt, JobId, State
@@ -186,9 +186,7 @@ def test_nothing_is_left_of_a_job_whose_supervisor_was_killed(held: Program) -> 
     supervisor.kill()
     supervisor.communicate(timeout=60)
     assert processes.is_alive(left)
-    other = held.start(
-        "-c", "import time; time.sleep(600)", **current_job.environment(Folder.at(held.experiment), 0, 9)
-    )
+    other = held.start("-c", "import time; time.sleep(600)", **environment.of_attempt(Folder.at(held.experiment), 0, 9))
     assert {"LOST": 1} == held.told("status")["counts"]
     wait_until(lambda: not processes.is_alive(left))
     assert other.poll() is None

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from experiment_manager.model.ids import RangeSet
 from experiment_manager.model.records import ENDED, JobId, State, Task
-from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.query import ArrayReport, reports
+from experiment_manager.scheduler.records import Phase, QueueRow, Run
 from experiment_manager.scheduler.slurm.parse import final_state, is_active, phase
 from experiment_manager.scheduler.submission import LaunchedArray
 from experiment_manager.scheduler.verdicts import (
@@ -74,10 +74,10 @@ class World:
         task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1)
         if (job_id, number) in self.unbegun:
             return {"launch": launch, "scheduler": "slurm", "unbegun": "LOST"}
-        return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, "task": task._asdict()}
+        return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, **task.record()}
 
     def decided(self, now: float = NOW) -> LaunchVerdicts:
-        found: Mapping[str, ArrayReport] | None = None
+        found: Mapping[str, ArrayReport] = {}
         if self.rows is not None:
             is_silent = self.is_history_silent and self.runs is None
             found = reports([NAME], self.rows, self.runs, is_history_silent=is_silent)

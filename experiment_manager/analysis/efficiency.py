@@ -13,11 +13,11 @@ from experiment_manager.analysis.tables import group_key, repeating, require_var
 from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.model.records import ENDED, ENDED_BADLY, ENDED_WELL, Job, JobId, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Share
+from experiment_manager.scheduler.records import Share
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import number_in
-from experiment_manager.store.launches import Order, Orders
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.orders import Order, Orders
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import counted, skipped
 

@@ -29,17 +29,11 @@ from experiment_manager.store.documents import END, read_optional, read_what_is_
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import is_there, number_in
 from experiment_manager.store.holds import read_held, read_removed
-from experiment_manager.store.launches import (
-    Order,
-    launch_numbers,
-    of_scheduler,
-    planned_attempts,
-    read_launch,
-    read_order,
-)
+from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import last_logged
+from experiment_manager.store.orders import Order, read_order
 from experiment_manager.store.processes import is_gone
 from experiment_manager.store.rungs import last_rungs, step_text
 from experiment_manager.store.states import States, StateTable, node_of

@@ -8,15 +8,15 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, NoReturn
 
 from experiment_manager.errors import JobRefused, UnknownJob
-from experiment_manager.execution import command, current_job
+from experiment_manager.execution import command, environment
 from experiment_manager.execution.signals import waiting
 from experiment_manager.model.records import NO_FUNCTIONS, Job, Recipe
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.files import log_file
-from experiment_manager.store.launches import Orders, kept_upstream
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
+from experiment_manager.store.orders import Orders
 from experiment_manager.text import tell
 
 _STDERR: Final = 2
@@ -77,12 +77,12 @@ class Child(NamedTuple):
     def environment(self, attempt: int, ours: Mapping[str, str]) -> dict[str, str]:
         """The environment of an attempt, made from ours: it has none of the ranks that we may have."""
         kept = (
-            current_job.environment_of_a_task(ours, is_alone=not self.has_ranks)
+            environment.of_a_task(ours, is_alone=not self.has_ranks)
             if self.scheduler is not None
-            else current_job.without_ranks(ours)
+            else environment.without_ranks(ours)
         )
-        own = current_job.environment(self.folder, self.job_id, attempt, pruner=self.pruner, since=self.planned)
-        for name in (current_job.PRUNER_VARIABLE, NO_FUNCTIONS):
+        own = environment.of_attempt(self.folder, self.job_id, attempt, pruner=self.pruner, since=self.planned)
+        for name in (environment.PRUNER_VARIABLE, NO_FUNCTIONS):
             kept.pop(name, None)
         return {**kept, **self._for_submitit(attempt), **own, "PYTHONUNBUFFERED": "1", **self.variables}
 
@@ -199,6 +199,8 @@ def _program(
 
 def _refuse_too_early(folder: Folder, job_id: int) -> None:
     """Raise JobRefused where a job that somebody starts by hand comes after others that have not completed."""
+    from experiment_manager.store.launches import kept_upstream
+
     kept = kept_upstream(folder, [job_id]).get("upstream")
     if kept is None:
         return

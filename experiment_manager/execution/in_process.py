@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from experiment_manager.execution import current_job
+from experiment_manager.execution import current_job, environment
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.endings import bear_mark
 from experiment_manager.store.files import asked_again
-from experiment_manager.store.launches import read_order
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.orders import read_order
 from experiment_manager.store.results import json_saver, save_file, write_error, write_result
 from experiment_manager.store.rungs import unmark_pruned
 from experiment_manager.store.states import States
@@ -74,9 +74,9 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
             unmark_pruned(folder, job_id, number)  # somebody may have removed `states/` to start anew
     start, state, reason = time.time(), State.FAILED, None
     pruner = None if order is None or is_fake else order.pruner
-    variables = current_job.environment(folder, job_id, number, pruner=pruner, since=order and order.attempt)
-    before = {name: os.environ.get(name) for name in (*variables, current_job.PRUNER_VARIABLE)}
-    os.environ.pop(current_job.PRUNER_VARIABLE, None)
+    variables = environment.of_attempt(folder, job_id, number, pruner=pruner, since=order and order.attempt)
+    before = {name: os.environ.get(name) for name in (*variables, environment.PRUNER_VARIABLE)}
+    os.environ.pop(environment.PRUNER_VARIABLE, None)
     os.environ.update(variables)
     try:
         start = time.time() if is_fake else _after_earlier(states, job_id, number)

@@ -49,7 +49,7 @@ class Pruning:
     """One attempt, compared with others."""
 
     def __init__(self, folder: Folder, job_id: int, attempt: int, written: str) -> None:
-        """`written` is what the supervisor says of the pruner, see `current_job.environment`."""
+        """`written` is what the supervisor says of the pruner, see `environment.of_attempt`."""
         about = json.loads(written)
         pruner = read(about)
         assert pruner is not None

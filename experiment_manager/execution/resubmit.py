@@ -11,8 +11,9 @@ from experiment_manager.execution.worker import BY_HAND
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, UNFINISHED, Attempt, Job, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Options, Scheduler
+from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.records import Options
 from experiment_manager.scheduler.scripts import Configured, options_of, overridden, runner_of, write_jobs
 from experiment_manager.scheduler.submission import Submitted, submit
 from experiment_manager.store.holds import not_held, why_not_begun

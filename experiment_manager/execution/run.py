@@ -238,7 +238,7 @@ def _remove_empty_log(folder: Folder) -> None:
 def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
     if len(ids) == 1:
         return _run(folder, ids[0], call)
-    from experiment_manager.store.launches import read_order
+    from experiment_manager.store.orders import read_order
 
     failed = _failed_before(folder, ids)
     jobs = [i for i in ids if i not in failed]

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import FolderError
-from experiment_manager.execution import current_job
+from experiment_manager.execution import environment
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.resources import gpus_of, may_have_gpus, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, pass_on
@@ -334,7 +334,7 @@ class _Supervision:
         """Whether a process is the job's; what starts its ranks is not, they bear what we have told it."""
         if not self._child.has_ranks:
             return in_session(pid, self._pid)
-        own = current_job.environment(self._child.folder, self._child.job_id, self._number)
+        own = environment.of_attempt(self._child.folder, self._child.job_id, self._number)
         found = processes.environment(pid)
         is_rank = self._rank(found) is not None and not in_session(pid, self._pid)
         return is_rank and all(found.get(os.fsencode(name)) == os.fsencode(value) for name, value in own.items())

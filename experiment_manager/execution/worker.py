@@ -30,7 +30,6 @@ from experiment_manager.scheduler.submission import LaunchedArray, has_retries, 
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.launches import (
-    Orders,
     launch_numbers,
     newest_restart,
     note_restart,
@@ -39,6 +38,7 @@ from experiment_manager.store.launches import (
     read_launch,
 )
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.orders import Orders
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States, StateTable, is_to_be_asked_about, task_in
 from experiment_manager.text import one_line, tell
 

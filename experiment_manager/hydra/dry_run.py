@@ -17,7 +17,7 @@ from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import JobId
-from experiment_manager.scheduler.protocol import Options as SchedulerOptions
+from experiment_manager.scheduler.records import Options as SchedulerOptions
 from experiment_manager.scheduler.scripts import Arrangement, place_of_array
 from experiment_manager.scheduler.submission import N_LETTERS, script_name
 from experiment_manager.store.code import CodeCopy

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiment_manager.errors import ExperimentManagerError, OptionsError
-from experiment_manager.execution import current_job
+from experiment_manager.execution import environment
 from experiment_manager.execution.command import Place, place_of
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.pool import (
@@ -138,7 +138,7 @@ def require_may_launch() -> None:
             f"this process is job {os.environ[JOB_VARIABLE]} of an experiment and must not start a sweep of its "
             f"own; unset {JOB_VARIABLE} for the inner program if you mean it"
         )
-    if rank := current_job.one_of_several(os.environ):
+    if rank := environment.one_of_several(os.environ):
         raise ExperimentManagerError(
             f"this process is {rank}, and each of them would sweep; start the sweep once, without torchrun, srun "
             "or mpirun, and let each job start its processes; where it is alone all the same, unset these variables"
@@ -148,8 +148,8 @@ def require_may_launch() -> None:
 @contextmanager
 def without_rank() -> Iterator[None]:
     """Inside, this process has no rank: then nothing that it starts has that of somebody else."""
-    dropped = {name: value for name, value in os.environ.items() if current_job.is_of_ranks(name)}
-    if meant := sorted(name for name in dropped if not current_job.is_of_a_scheduler(name)):
+    dropped = {name: value for name, value in os.environ.items() if environment.is_of_ranks(name)}
+    if meant := sorted(name for name in dropped if not environment.is_of_a_scheduler(name)):
         tell_once(f"jobs do not get {', '.join(meant)} from here: each of them is a program of its own")
     for name in dropped:
         del os.environ[name]

@@ -200,6 +200,7 @@ class Task(NamedTuple):
     restart: int = 0  # how often the scheduler had started the task before
     node: str | None = None
     user: str | None = None
+    cluster: str | None = None  # of several, the one that runs it; None: it is not known
 
     @property
     def name(self) -> str:
@@ -211,6 +212,14 @@ class Task(NamedTuple):
             return self.id
         return task_name(self.array, self.array_index)
 
+    def record(self) -> dict[str, Any]:
+        """What the anchor of an attempt keeps of it; its cluster beside it, where older versions pass over it."""
+        about = self._asdict()
+        cluster = about.pop("cluster")
+        return {"task": about, **({} if cluster is None else {"cluster": cluster})}
+
     def is_earlier_run_of(self, later: "Task | None") -> bool:
         """Whether the scheduler has started the same task again since."""
-        return later is not None and self.name == later.name and self.restart < later.restart
+        if later is None or (self.cluster and later.cluster and self.cluster != later.cluster):
+            return False
+        return self.name == later.name and self.restart < later.restart

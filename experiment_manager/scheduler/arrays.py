@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import OptionsError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.scheduler.protocol import Limits, Options
+from experiment_manager.scheduler.records import Limits, Options
 
 USUAL_LIMITS: Final = Limits(array_size=1001, text=4000)
 """Of SLURM where nothing is configured (https://slurm.schedmd.com/slurm.conf.html): the text may have 4,096 bytes."""

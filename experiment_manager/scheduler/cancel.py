@@ -48,7 +48,7 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     tasks: dict[ActiveTask, list[int]] = {}
     by_worker: set[int] = set()
     if wanted:
-        there = active_tasks(folder, table, is_needed=bool(unbegun or elsewhere))
+        there = active_tasks(folder, table, of=unbegun.keys() | elsewhere, is_needed=bool(unbegun or elsewhere))
         tasks = {task: mine for task, jobs in there.items() if (mine := [job for job in jobs if job in wanted])}
         by_worker = {job for task, mine in tasks.items() if _goes_on(table, task, there[task], wanted) for job in mine}
         tasks = {task: mine for task, mine in tasks.items() if by_worker.isdisjoint(mine)}
@@ -174,7 +174,7 @@ def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str
 def _gone(folder: Folder, waiting: Iterable[int]) -> list[int]:
     """Those of the jobs that no scheduler has in a task any more; none while one does not answer."""
     try:
-        tasks = active_tasks(folder, States(folder).table(), is_needed=False)
+        tasks = active_tasks(folder, States(folder).table(), of=set(waiting), is_needed=False)
     except SchedulerError:
         return []
     there = {job_id for jobs in tasks.values() for job_id in jobs}

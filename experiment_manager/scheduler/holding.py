@@ -82,7 +82,7 @@ def _tasks_of(folder: Folder, waiting: Sequence[int], table: StateTable) -> _Tas
     """The tasks that have any of these jobs, which wait for a scheduler."""
     if not waiting:
         return {}
-    there = active_tasks(folder, table)
+    there = active_tasks(folder, table, of=waiting)
     return {task: jobs for task, jobs in there.items() if not set(jobs).isdisjoint(waiting)}
 
 

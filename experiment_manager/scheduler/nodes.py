@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from experiment_manager.model.healing import AT_ITS_START_S, Beginning, bad_nodes
 from experiment_manager.model.records import ENDED_WELL, JobId, State
-from experiment_manager.scheduler.protocol import Options, Scheduler
+from experiment_manager.scheduler.protocol import Scheduler
+from experiment_manager.scheduler.records import Options
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, node_of, scheduler_in

@@ -8,78 +8,19 @@ Every task of a sweep imports this, and the class of its scheduler: what is need
 commands, is to be imported where it is used.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from experiment_manager.errors import OptionsError, SchedulerError
-from experiment_manager.model.records import State, Task, task_name
+from experiment_manager.model.records import State, Task
 
 if TYPE_CHECKING:
-    from experiment_manager.model.ids import RangeSet
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
     from experiment_manager.scheduler.arrays import Array
-
-
-class Phase(StrEnum):
-    """How far a task in the queue has come."""
-
-    WAITING = "waiting"  # no node has been given to it, or it was taken away again
-    RUNNING = "running"
-    PAUSED = "paused"  # it holds its nodes, and does not run until it is let go on
-    ENDING = "ending"  # it holds nodes and does not run: it is being ended, cleared up
-    ENDED = "ended"  # the queue still shows how
-
-
-class Share(NamedTuple):
-    """What one job has of its task: by what was asked for, or as much as it needs. None is what nobody knows."""
-
-    cpus: float | None = None
-    gpus: float | None = None
-    memory_bytes: float | None = None
-    limit_s: float | None = None  # how long it may run
-
-
-class QueueRow(NamedTuple):
-    """One row of the queue: a task, or the tasks of an array that have not been split off yet."""
-
-    name: str  # of the array
-    array: str  # the scheduler's id of the array
-    indices: "RangeSet | None"  # None: no array, and none of ours
-    phase: Phase
-    end: State | None  # what it has come to, for what has ENDED
-    word: str  # the scheduler's own for that
-    reason: str  # why it waits, in the scheduler's words
-    start: float | None  # epoch seconds; an estimate while it waits
-    user: str
-    node: str = ""
-    script: str = ""  # the path that it was submitted with, as far as that is told
-
-    def names_task(self, index: int) -> str:
-        """How the scheduler's commands name one of its tasks: `12_7`."""
-        return task_name(self.array, index)
-
-
-class Run(NamedTuple):
-    """One run of one task, as the scheduler's history has it; runs of a task are in the order in which they were."""
-
-    name: str  # of the array
-    array: str  # the scheduler's id of the array
-    array_index: int | None  # of the task; None for what stands for several
-    waiting: "RangeSet | None"  # the tasks that have not been split off, which this stands for; None: it is one task
-    end: State | None  # None: it has not ended, as far as is known
-    word: str
-    exit_code: int = 0
-    signal: int = 0
-    start: float | None = None
-    end_time: float | None = None
-    node: str = ""
-    why: str = ""  # what the scheduler's codes mean in words, where they are not plain
-
-    @property
-    def task(self) -> str:
-        """How the scheduler's commands name it: `12_7`; the id alone where it is not known which task that was."""
-        return self.array if self.array_index is None else task_name(self.array, self.array_index)
+    from experiment_manager.scheduler.records import Dependency, Limits, Options, Place, QueueRow, Run, Send, Share
 
 
 class Stop(NamedTuple):
@@ -89,69 +30,10 @@ class Stop(NamedTuple):
     kill_wait_s: float | None
 
 
-class Limits(NamedTuple):
-    """What an array may be."""
-
-    array_size: int  # one more than the largest index
-    text: int  # the longest text that names its tasks, in bytes
-
-
-class Place(NamedTuple):
-    """Where an array belongs: all of it is written into the script, which needs nothing else."""
-
-    experiment_path: str
-    experiment_name: str
-    launch: str
-    job_name: str  # the token by which the scheduler's records are found again
-    logs: str  # the folder of the logs of tasks, which hold what was said before and after the job
-    python: str
-    part: int = 1  # this is array `part` of `n_parts`
-    n_parts: int = 1
-
-    def command(self, array: "Array") -> list[str]:
-        """The words that run a task of the array; one more has to follow, of `Array.words`."""
-        words = [self.python, "-P", "-m", "experiment_manager", "run", "--experiment-path", self.experiment_path]
-        words += ["--experiment-name", self.experiment_name, "--launch", self.launch]
-        return [*words, "--job-id"] if array.n_workers is None else [*words, "--array", self.job_name, "--worker"]
-
-
 def require_line(name: str, text: str) -> None:
     """Raise OptionsError unless a line of a script can hold `text`."""
     if any(letter < " " or letter == "\x7f" for letter in text):
         raise OptionsError(f"{name} {text!r} holds a line break or another control character; choose another folder")
-
-
-class Options(Protocol):
-    """The checked options of jobs, of which these are common to all schedulers. Equal options are equal records."""
-
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def pack(self) -> int | None: ...
-    @property
-    def array_parallelism(self) -> int | None: ...
-    @property
-    def resources_from(self) -> str | None: ...
-    @property
-    def workers(self) -> int | None: ...
-
-
-class Dependency(NamedTuple):
-    """What has to be before the tasks of a script begin; nothing, where both are empty."""
-
-    ended: tuple[str, ...] = ()
-    """These have ended, well or not: whole arrays by their ids (`12`), and tasks of arrays (`12_7`)."""
-
-    matching: tuple[str, ...] = ()
-    """For each task, the one of its own index in these arrays has ended well; a task for which that cannot be any more
-    is cancelled. For schedulers that can, see `Scheduler.matches_tasks`."""
-
-
-NOTHING: Final = Dependency()
-
-Send = Callable[[str, Dependency], str]
-"""Submits a script, to begin when that is so; returns the id of the array. Raises SchedulerError, or FolderError where
-it has not got as far as the scheduler."""
 
 
 class Scheduler(ABC):
@@ -192,10 +74,10 @@ class Scheduler(ABC):
         """The options that are set, ready for JSON; `options` takes them back."""
 
     @abstractmethod
-    def script(self, array: "Array", place: Place) -> str:
+    def script(self, array: Array, place: Place) -> str:
         """The text of the script that runs an array."""
 
-    def head(self, array: "Array", place: Place) -> list[str]:
+    def head(self, array: Array, place: Place) -> list[str]:
         """The lines of that script by which it asks for what it needs; none where it has no such lines."""
         return []
 
@@ -204,6 +86,8 @@ class Scheduler(ABC):
         return self.kept(options)
 
     def limits(self) -> Limits:
+        from experiment_manager.scheduler.records import Limits
+
         return Limits(array_size=2**31 - 1, text=4000)
 
     def n_tasks(self, options: Mapping[str, Any]) -> int:
@@ -217,6 +101,8 @@ class Scheduler(ABC):
 
     def share(self, options: Mapping[str, Any]) -> Share:
         """What a job with these options has asked for, all its processes together."""
+        from experiment_manager.scheduler.records import Share
+
         return Share()
 
     def fitting(self, need: Share, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,12 +117,17 @@ class Scheduler(ABC):
         """Raise SchedulerError unless the scheduler can be reached from this machine."""
 
     def cluster(self) -> str | None:
-        """The cluster, of several, that people have named for whatever is submitted and asked now; None: the one that
-        is here."""
+        """The name of the cluster, of several, that gets what is submitted here and now; None where there is one alone,
+        or it does not tell its name."""
+        return None
+
+    def asked(self) -> frozenset[str] | None:
+        """The names of the clusters that are asked here and now; None where they do not tell."""
         return None
 
     def why_unasked(self, clusters: Collection[str | None]) -> str | None:
-        """Why nothing is asked now about what these clusters have, as `cluster` named them; None: they are asked."""
+        """Why nothing is asked now about what these clusters have, as `cluster` has named them, or their tasks
+        (`Task.cluster`): none of them is asked. None: one of them is, or that is not known."""
         return None
 
     def is_available(self) -> bool:
@@ -247,7 +138,7 @@ class Scheduler(ABC):
         return True
 
     @abstractmethod
-    def submit(self, script: str, after: Dependency = NOTHING) -> str:
+    def submit(self, script: str, after: Dependency) -> str:
         """The script is submitted, once; returns the id of the array. An error that is doubtful may have submitted."""
 
     def sender(self, options: Any) -> Send | None:

@@ -6,7 +6,7 @@ only, or show the new one as a part of the whole array that waits (measured on S
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from types import MappingProxyType
@@ -21,7 +21,8 @@ from experiment_manager.errors import (
 )
 from experiment_manager.model.records import JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Phase, QueueRow, Run, Scheduler
+from experiment_manager.scheduler.protocol import Scheduler
+from experiment_manager.scheduler.records import Phase, QueueRow, Run
 from experiment_manager.scheduler.submission import (
     ArrayNames,
     LaunchedArray,
@@ -174,7 +175,7 @@ class OpenLaunch(NamedTuple):
     submission: Submission
     sightings: Sightings
     scripts: Sequence[str]  # the paths that they may be submitted by
-    running: Mapping[str, str]  # the names of arrays that have running jobs, by their ids
+    running: Mapping[str, Sequence[Task]]  # the tasks that have told that they run a job, by the name of their array
 
     @property
     def names(self) -> list[str]:
@@ -182,10 +183,33 @@ class OpenLaunch(NamedTuple):
 
     @property
     def ids(self) -> dict[str, str]:
-        """The names of arrays by the scheduler's ids, as far as these are known."""
-        seen = {array: name for name in self.names for array in self.sightings.ids(name)}
-        submitted = {self.submission.array_id(name): name for name in self.names}
-        return {**self.running, **seen, **{array: name for array, name in submitted.items() if array is not None}}
+        """The names of arrays by the scheduler's ids, as far as these are known, and surely of a cluster that is asked:
+        another one has other jobs with the same ids."""
+        asked = schedulers.named(self.scheduler).asked() if any(map(self.is_partial, self.names)) else None
+        found: dict[str, str] = {}
+        for name in self.names:
+            is_partial, submitted = self.is_partial(name), self.submission.array_id(name)
+            tasks = self.running.get(name, ())
+            here = [
+                task for task in tasks if not is_partial or (task.cluster is not None and task.cluster in (asked or ()))
+            ]
+            found |= {task.array or task.id: name for task in here}
+            found |= {} if is_partial else dict.fromkeys(self.sightings.ids(name), name)
+            found |= {} if is_partial or submitted is None else {submitted: name}
+        return found
+
+    def clusters(self, name: str) -> set[str | None]:
+        """The clusters that have, or had, tasks of the array of that name; None: one that has not told its name."""
+        found = {*self.sightings.clusters(name), *(task.cluster for task in self.running.get(name, ()))}
+        found.add(self.submission.cluster(name))
+        known = set[str | None](found - {None})
+        return known or ({None} if self.submission.array_id(name) is not None else set())
+
+    def is_partial(self, name: str) -> bool:
+        """Whether clusters that are not asked here and now may have tasks of the array: that none is seen tells nothing
+        then."""
+        named = self.clusters(name) - {None}
+        return bool(named) and not named <= (schedulers.named(self.scheduler).asked() or frozenset())
 
 
 class Answer(NamedTuple):
@@ -194,16 +218,16 @@ class Answer(NamedTuple):
     names: frozenset[str]
     users: frozenset[str]
     reports: Mapping[str, ArrayReport]  # by name of the array; those that nobody could be asked about are not there
+    unasked: Mapping[str, str] = {}  # by name of the array: why it was not asked about
 
     def covers(self, launches: Iterable[OpenLaunch], users: Iterable[str]) -> bool:
         """Whether all of these were asked about."""
         wanted = {name for opened in launches for name in opened.names}
         return self.names.issuperset(wanted) and self.users.issuperset(users)
 
-    def about(self, opened: OpenLaunch) -> dict[str, ArrayReport] | None:
-        """What is said about the arrays of a launch; None where its scheduler could not be asked."""
-        found = {name: self.reports[name] for name in opened.names if name in self.reports}
-        return found if len(found) == len(opened.arrays) else None
+    def about(self, opened: OpenLaunch) -> dict[str, ArrayReport]:
+        """What is said about those arrays of a launch that its scheduler could be asked about."""
+        return {name: self.reports[name] for name in opened.names if name in self.reports}
 
 
 def asked_by_id(opened: OpenLaunch, said: Mapping[str, ArrayReport], names: Iterable[str]) -> Mapping[str, ArrayReport]:
@@ -282,8 +306,8 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
                 submission = Submission(folder, launch, is_to_act=is_to_act)
                 sightings = Sightings(folder, launch, is_to_act=is_to_act)
                 scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
-                ids = _ids_of(arrays, running.get(number, {}))
-                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings, scripts, ids)
+                tasks = _tasks_of(arrays, running.get(number, {}))
+                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings, scripts, tasks)
             else:
                 settle(folder, number)  # no scheduler runs it: its record has been read for the last time
         except UnreadableLaunch as error:
@@ -299,35 +323,35 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
             continue
 
 
-def _ids_of(arrays: Sequence[LaunchedArray], running: Mapping[JobId, Task]) -> dict[str, str]:
-    """The names of the arrays that have running jobs, by the ids that their tasks have found."""
-    found: dict[str, str] = {}
-    for array in arrays if running else ():
-        of_array = set(array.jobs) & running.keys()
-        found |= {running[JobId(job_id)].array or running[JobId(job_id)].id: array.name for job_id in of_array}
-    return found
+def _tasks_of(arrays: Sequence[LaunchedArray], running: Mapping[JobId, Task]) -> dict[str, list[Task]]:
+    """The tasks that run jobs of each array, by its name."""
+    if not running:
+        return {}
+    return {array.name: [running[JobId(job_id)] for job_id in set(array.jobs) & running.keys()] for array in arrays}
 
 
 def ask(launches: Sequence[OpenLaunch], users: Iterable[str]) -> Answer:
     """What schedulers say about these launches, each asked once; says on standard error when one cannot be asked."""
     asked = frozenset(users)
     found: dict[str, ArrayReport] = {}
+    unasked: dict[str, str] = {}
     for name in sorted({opened.scheduler for opened in launches}):
-        found |= _ask_one(name, [opened for opened in launches if opened.scheduler == name], asked)
-    return Answer(frozenset(name for opened in launches for name in opened.names), asked, found)
+        mine = [opened for opened in launches if opened.scheduler == name]
+        with suppress(OptionsError):  # which is told of where it is asked
+            unasked |= {array: words for opened in mine for array, words in why_unasked(name, opened).items()}
+        found |= _ask_one(name, mine, asked, unasked)
+    return Answer(frozenset(name for opened in launches for name in opened.names), asked, found, unasked)
 
 
-def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -> dict[str, ArrayReport]:
-    names = [array for opened in launches for array in opened.names]
+def _ask_one(
+    name: str, launches: Sequence[OpenLaunch], users: frozenset[str], unasked: Collection[str]
+) -> dict[str, ArrayReport]:
+    names = [array for opened in launches for array in opened.names if array not in unasked]
     try:
         scheduler = schedulers.named(name)
         if not scheduler.is_available():
             return {}
-        for words in filter(None, [why_unasked(scheduler, opened) for opened in launches]):
-            tell(f"{words}. What it runs is shown as it was last known")
-        launches = [opened for opened in launches if why_unasked(scheduler, opened) is None]
-        names = [array for opened in launches for array in opened.names]
-        if not launches:
+        if not names:
             return {}
         known = names_known(scheduler, launches)
         rows = known.rows(scheduler.queue(users))
@@ -342,18 +366,25 @@ def _ask_one(name: str, launches: Sequence[OpenLaunch], users: frozenset[str]) -
     return reports(names, rows, None if runs is None else known.runs(runs), is_history_silent=is_silent)
 
 
-def why_unasked(scheduler: Scheduler, opened: OpenLaunch) -> str | None:
-    """Why a scheduler is not asked about a launch of its now, as where another cluster has the jobs; None: it is."""
-    why = scheduler.why_unasked(opened.submission.clusters())
-    return why and f"launch {opened.launch.number}: {why}"
+def why_unasked(name: str, opened: OpenLaunch) -> dict[str, str]:
+    """The arrays of a launch that the scheduler of that name is not asked about now, by their names, each with why:
+    another cluster has the jobs. Raises OptionsError."""
+    scheduler = schedulers.named(name)
+    if not scheduler.is_available():
+        return {}
+    found = {array: scheduler.why_unasked(opened.clusters(array)) for array in opened.names}
+    return {array: f"launch {opened.launch.number}: {why}" for array, why in found.items() if why is not None}
 
 
 def names_known(scheduler: Scheduler, launches: Iterable[OpenLaunch]) -> ArrayNames:
     """By which names the arrays of these launches of a scheduler are known."""
-    mine = [opened for opened in launches if opened.scheduler == scheduler.name]
-    names = [name for opened in mine for name in opened.names]
-    scripts = [path for opened in mine for path in opened.scripts]
-    return ArrayNames(scheduler, scripts, names, {key: name for opened in mine for key, name in opened.ids.items()})
+    names, scripts, ids = list[str](), list[str](), dict[str, str]()
+    for opened in launches:
+        if opened.scheduler == scheduler.name:
+            names += opened.names
+            scripts += opened.scripts
+            ids |= opened.ids
+    return ArrayNames(scheduler, scripts, names, ids)
 
 
 def ask_about(folders: Iterable[Folder]) -> Answer:

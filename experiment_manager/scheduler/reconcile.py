@@ -8,18 +8,18 @@ scheduler seldom.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import ENDED, ENDED_WELL, JobId, Launch, State, task_name
+from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, Launch, State, task_name
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Phase
 from experiment_manager.scheduler.query import (
     Answer,
+    ArrayReport,
     OpenLaunch,
     ask,
     asked_by_id,
@@ -28,6 +28,7 @@ from experiment_manager.scheduler.query import (
     running_records,
     why_unasked,
 )
+from experiment_manager.scheduler.records import Phase
 from experiment_manager.scheduler.verdicts import (
     Amended,
     Disk,
@@ -43,21 +44,14 @@ from experiment_manager.scheduler.verdicts import (
 )
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_end, read_optional
-from experiment_manager.store.launches import (
-    SETTLED,
-    drivers,
-    planned_attempts,
-    read_launch,
-    read_order,
-    settle,
-    user_name,
-)
+from experiment_manager.store.launches import SETTLED, drivers, planned_attempts, read_launch, settle, user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.orders import read_order
 from experiment_manager.store.proposals import who_stopped
 from experiment_manager.store.states import States, StateTable, Waiting
 from experiment_manager.store.upstream import UNKNOWN, Reasons
-from experiment_manager.text import JobLines, as_word, noun, tell
+from experiment_manager.text import JobLines, as_word, noun, tell, tell_once
 
 _End = Callable[[int, int], Mapping[str, Any]]
 """Reads how an attempt ended, by its job and number."""
@@ -104,20 +98,33 @@ def _decided(
 ) -> tuple[LaunchVerdicts, bool]:
     """The verdicts about a launch, and whether its scheduler was asked."""
     reports = answer.about(opened)
-    if reports is not None:
-        by_hand = [name for name in opened.names if opened.submission.array_id(name) is None]
-        opened.sightings.add(
-            {name: reports[name].indices() for name in by_hand}, {name: reports[name].ids for name in by_hand}
-        )
+    _note_seen(opened, reports)
     launch, disk = _tracked(opened), _disk(folder, states, table, opened, end)
     found = verdicts(launch, disk, reports, time.time())
-    if found.absent and reports is not None:  # absence alone tells nothing of what may still begin
+    if found.absent:  # absence alone tells nothing of what may still begin
         found = verdicts(launch, disk, asked_by_id(opened, reports, found.absent), time.time())
-    return found, reports is not None
+    unasked = [answer.unasked[name] for name in opened.names if name in answer.unasked]
+    for words in dict.fromkeys(unasked if found.is_open else ()):
+        tell_once(f"{words}. What it runs is shown as it was last known", f"{words} {folder.path}")
+    return found, bool(reports or unasked)
+
+
+def _note_seen(opened: OpenLaunch, reports: Mapping[str, ArrayReport]) -> None:
+    """What is seen of scripts that somebody has submitted by hand is kept, and on which cluster, where the submission
+    does not tell that."""
+    seen = {name: report for name, report in reports.items() if report.ids}
+    by_hand = {name: report for name, report in seen.items() if opened.submission.array_id(name) is None}
+    where = {name for name in seen if opened.submission.cluster(name) is None}
+    if where or by_hand:
+        opened.sightings.add(
+            {name: report.indices() for name, report in by_hand.items()},
+            {name: report.ids for name, report in by_hand.items()},
+            dict.fromkeys(where, schedulers.named(opened.scheduler).cluster()),
+        )
 
 
 def _tracked(opened: OpenLaunch) -> TrackedLaunch:
-    submission = opened.submission
+    submission, partial = opened.submission, frozenset(filter(opened.is_partial, opened.names))
     return TrackedLaunch(
         number=opened.launch.number,
         label=schedulers.label_of(opened.scheduler),
@@ -127,6 +134,8 @@ def _tracked(opened: OpenLaunch) -> TrackedLaunch:
         seen=opened.sightings.has,
         has_id=frozenset(opened.ids.values()),
         is_ours=os.geteuid() == 0 or opened.launch.record["user"] == user_name(),
+        partial=partial,
+        asked=schedulers.named(opened.scheduler).asked() if partial else None,
     )
 
 
@@ -278,12 +287,14 @@ class ActiveTask(NamedTuple):
         return f"{schedulers.label_of(self.scheduler)} task {task_name(self.array, self.array_index)}"
 
 
-def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -> dict[ActiveTask, Sequence[int]]:
+def active_tasks(
+    folder: Folder, table: StateTable, *, of: Collection[int] | None = None, is_needed: bool = True
+) -> dict[ActiveTask, Sequence[int]]:
     """The tasks that schedulers have, waiting or running, each with its jobs.
 
     A script that was submitted twice has two tasks for each job; a worker has all jobs that it may take, but for those
     that have ended. Raises SchedulerError where one cannot be asked; with `is_needed` false, one that this machine does
-    not reach is left out.
+    not reach is left out. What another cluster has is left out where none of the jobs `of` which it is asked is there.
     """
     launches, users = open_launches(folder, running_records(States(folder), table))
     found: dict[ActiveTask, Sequence[int]] = {}
@@ -291,9 +302,9 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
         scheduler = schedulers.named(name)
         if not is_needed and not scheduler.is_available():
             continue
-        for words in filter(None, [why_unasked(scheduler, opened) for opened in launches if opened.scheduler == name]):
-            raise SchedulerError(words, words=words)
-        arrays = [array for opened in launches if opened.scheduler == name for array in opened.arrays]
+        mine = [opened for opened in launches if opened.scheduler == name]
+        _require_asked(table, mine, of)
+        arrays = [array for opened in mine for array in opened.arrays]
         tasks = {array.name: dict(array.tasks()) for array in arrays if array.n_workers is None}
         of_workers: dict[str, list[int]] = {}  # by the name of their array, which launches that have joined it share
         for array in arrays:
@@ -309,6 +320,22 @@ def active_tasks(folder: Folder, table: StateTable, *, is_needed: bool = True) -
                 elif row.name in tasks:
                     found[ActiveTask(name, row.array, index)] = tasks[row.name].get(index, ())
     return found
+
+
+def _require_asked(table: StateTable, launches: Iterable[OpenLaunch], of: Collection[int] | None) -> None:
+    """Raise SchedulerError where another cluster may have a task of any of the jobs; None: of whatever jobs."""
+    for opened in launches:
+        unasked = why_unasked(opened.scheduler, opened)
+        for array in opened.arrays if unasked else ():
+            jobs = set(array.jobs) if of is None else set(array.jobs).intersection(of)
+            if array.name in unasked and any(_may_be_there(table.last(JobId(job)), opened) for job in jobs):
+                raise SchedulerError(unasked[array.name], words=unasked[array.name])
+
+
+def _may_be_there(last: Attempt, opened: OpenLaunch) -> bool:
+    """Whether a scheduler may have the job of a launch, by its last attempt."""
+    is_over = last.state in ENDED and last.state not in (State.PREEMPTED, State.NODE_FAIL)
+    return last.number < opened.planned[last.job_id] or not is_over
 
 
 def wait_for(
@@ -408,7 +435,7 @@ def _may_propose(folder: Folder, table: StateTable, quiet_s: float) -> bool:
     if quiet_s <= _PROPOSES_S or drivers(folder):
         return True
     with suppress(SchedulerError):
-        return any(task.is_worker for task in active_tasks(folder, table, is_needed=False))
+        return any(task.is_worker for task in active_tasks(folder, table, of=(), is_needed=False))
     return False
 
 

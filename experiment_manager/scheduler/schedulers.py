@@ -29,7 +29,13 @@ def named(name: str) -> Scheduler:
     from importlib.metadata import entry_points
 
     for found in entry_points(group=ENTRY_POINTS, name=name):
-        scheduler: Scheduler = found.load()()
+        try:
+            scheduler: Scheduler = found.load()()
+        except (ImportError, AttributeError, TypeError) as error:
+            raise OptionsError(
+                f"the scheduler {name!r} cannot be loaded ({type(error).__name__}: {error}); upgrade, or remove, the "
+                "package that brings it"
+            ) from error
         return scheduler
     raise OptionsError(
         f"there is no scheduler {name!r} here; install the package that brings it, as an entry point of {ENTRY_POINTS}"
@@ -52,7 +58,7 @@ def current_task(environ: Mapping[str, str] = os.environ) -> Task | None:
 def recorded() -> dict[str, Any]:
     """What the anchor of an attempt keeps of the task that this process runs in; empty outside of all schedulers."""
     task = current_task()
-    return {} if task is None else {"task": task._asdict()}
+    return {} if task is None else task.record()
 
 
 def has_ended(task: Task) -> bool:

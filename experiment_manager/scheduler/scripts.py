@@ -19,9 +19,10 @@ from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array, arrays, of_workers
 from experiment_manager.scheduler.nodes import elsewhere, nodes_left_out
-from experiment_manager.scheduler.protocol import Options, Place, Scheduler, require_line
+from experiment_manager.scheduler.protocol import Scheduler, require_line
 from experiment_manager.scheduler.query import ask, open_launches
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.records import Options, Place
 from experiment_manager.scheduler.submission import (
     keep_edited,
     launched_arrays,
@@ -99,7 +100,7 @@ def join(folder: Folder, scheduler: Scheduler, ids: Sequence[int]) -> Arrangemen
     mine = [opened for opened in launches if opened.scheduler == scheduler.name]
     answer = ask(mine, users)
     for opened in reversed(mine):
-        reports = answer.about(opened) or {}
+        reports = answer.about(opened)
         for array, kept in zip(opened.arrays, of_scheduler(opened.launch.record)["arrays"], strict=True):
             report = reports.get(array.name)
             if array.n_workers is None or report is None:

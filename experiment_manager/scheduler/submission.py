@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, SchedulerError, UnreadableLaunch
 from experiment_manager.model.ids import format_ids, parse_ids
-from experiment_manager.model.records import JobId, Launch, State
+from experiment_manager.model.records import JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import Dependency, Phase, QueueRow, Run, Scheduler, Send
+from experiment_manager.scheduler.protocol import Scheduler
+from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Run, Send
 from experiment_manager.store.documents import content
 from experiment_manager.store.files import appearing, clear_leftovers_in
 from experiment_manager.store.holds import why_not_begun
 from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.states import States, scheduler_in, task_in
-from experiment_manager.store.submissions import Submission
+from experiment_manager.store.submissions import Sightings, Submission
 from experiment_manager.text import as_word, tell, tell_once
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ def submit(
     arrays = launched_arrays(launch)
     with _alone(folder, launch, wait_s), writing(folder.path):
         submission = Submission(folder, launch)
-        there = _look_up(
-            folder, scheduler, launch, [array for array in arrays if submission.array_id(array.name) is None]
-        )
+        unsubmitted = [array for array in arrays if submission.array_id(array.name) is None]
+        _refuse_elsewhere(folder, scheduler, launch, unsubmitted, submission)
+        there = _look_up(folder, scheduler, launch, unsubmitted)
         done: list[Submitted] = []
         before: Before | None = None
         if launch.record.get("joins") is not None:
@@ -385,8 +386,9 @@ def _send(
     except FolderError:
         submission.withdraw(array.name)
         raise
+    cluster = scheduler.cluster()
     try:
-        submission.note(array.name, doubtful_until=_doubtful_until(scheduler, send))
+        submission.note_doubt(array.name, _doubtful_until(scheduler, send), cluster)
         slurm_id = (send or scheduler.submit)(kept, after)
     except FolderError:
         submission.note(array.name)
@@ -398,7 +400,7 @@ def _send(
             submission.withdraw(array.name)
             raise _about(script, error) from error
         until = time.time() + SETTLES_S
-        submission.note(array.name, doubtful_until=until)
+        submission.note_doubt(array.name, until, cluster)
         found = None
         with suppress(SchedulerError):  # what was said first is what counts
             found = _wait_for(folder, scheduler, launch, array, until)
@@ -411,7 +413,7 @@ def _send(
                 is_doubtful=True,
             ) from error
         slurm_id = found
-    submission.note_id(array.name, slurm_id, time.time(), scheduler.name, scheduler.cluster())
+    submission.note_id(array.name, slurm_id, time.time(), scheduler.name, cluster)
     submission.withdraw(array.name)
     return slurm_id
 
@@ -543,18 +545,35 @@ def _look_up(folder: Folder, scheduler: Scheduler, launch: Launch, arrays: Seque
     return {name: found[name] for name in names if name in found}
 
 
+def _refuse_elsewhere(
+    folder: Folder, scheduler: Scheduler, launch: Launch, arrays: Sequence[LaunchedArray], submission: Submission
+) -> None:
+    """Raise JobRefused where another cluster than the one that is asked may have an array already."""
+    if not arrays:
+        return
+    sightings, begun = Sightings(folder, launch), _begun(folder, launch, arrays)
+    for array in arrays:
+        told = {submission.cluster(array.name), *(task.cluster for task in begun.get(array.name, ()))}
+        if words := scheduler.why_unasked({*sightings.clusters(array.name), *(told - {None})}):
+            raise JobRefused(f"launch {launch.number} of {folder.path} is not submitted here: {words}")
+
+
 def _by_anchors(folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray]) -> dict[str, str]:
     """The ids of the arrays, by name, whose tasks have begun a job of theirs."""
-    states, planned, found = States(folder), planned_attempts(launch), dict[str, str]()
+    return {name: tasks[0].array or tasks[0].id for name, tasks in _begun(folder, launch, arrays).items()}
+
+
+def _begun(folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray]) -> dict[str, list[Task]]:
+    """Tasks that have begun jobs of the arrays, by the names of these: all that ran the first job that was begun."""
+    states, planned, found = States(folder), planned_attempts(launch), dict[str, list[Task]]()
     attempts = states.table().attempts
     for array in arrays:
         for job_id in map(JobId, array.jobs):
             since = [number for number in attempts.get(job_id, ()) if number >= planned[job_id]]
             records = [states.record(job_id, number) for number in since]
             ours = [record for record in records if record.get("launch") == launch.number and scheduler_in(record)]
-            tasks = map(task_in, ours)
-            if ids := [task.array or task.id for task in tasks if task is not None]:
-                found[array.name] = ids[0]
+            if tasks := [task for record in ours if (task := task_in(record)) is not None]:
+                found[array.name] = tasks
                 break
     return found
 

@@ -20,13 +20,15 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import UNFINISHED, Launch, State, task_name
 from experiment_manager.model.stages import After, Standing
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.protocol import Dependency, Scheduler
+from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, reconciled
+from experiment_manager.scheduler.records import Dependency
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.holds import read_removed
-from experiment_manager.store.launches import Orders, drivers, launch_numbers, planned_attempts, read_launch
+from experiment_manager.store.launches import drivers, launch_numbers, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.orders import Orders
 from experiment_manager.store.pass_filter import has_selection, read_selection
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.store.submissions import Submission
@@ -190,7 +192,7 @@ class Before:
     def _there(self, other: Folder, table: StateTable, left: set[int]) -> dict[int, list["_Task"]]:
         """The tasks of the scheduler that have those of the jobs."""
         found: dict[int, list[_Task]] = defaultdict(list)
-        for task, jobs in active_tasks(other, table, is_needed=False).items() if left else ():
+        for task, jobs in active_tasks(other, table, of=left, is_needed=False).items() if left else ():
             if task.scheduler == self._scheduler.name:
                 for job_id in left.intersection(jobs):
                     found[job_id].append(_Task(task, is_shared=task.is_worker or len(jobs) > 1))

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, State, Task
-from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
 from experiment_manager.scheduler.query import ArrayReport
+from experiment_manager.scheduler.records import Phase, QueueRow, Run
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries
 from experiment_manager.store.states import StateTable, is_to_be_asked_about, scheduler_in, task_in
 
@@ -92,6 +92,8 @@ class TrackedLaunch(NamedTuple):
     seen: Callable[[str, int], bool]  # whether a task, by name and index, was seen at the scheduler
     is_ours: bool  # whether the scheduler would surely tell us of its jobs: a cluster may show people only their own
     has_id: frozenset[str] = frozenset()  # the names of the arrays that the scheduler can be asked for by their ids
+    partial: frozenset[str] = frozenset()  # of those that others, who are not asked, may have tasks of
+    asked: frozenset[str] | None = None  # the clusters that are asked, where they have told their names
 
 
 class Disk(NamedTuple):
@@ -105,12 +107,16 @@ class Disk(NamedTuple):
     why_not: Callable[[int], str | None] = lambda _: None  # why a job cannot begin, by what it comes after
 
 
-def verdicts(
-    launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport] | None, now: float
-) -> LaunchVerdicts:
-    """What became of the jobs of a launch. `reports` is what its scheduler says about its arrays; None: it could not be
-    asked. `now` is in seconds since the epoch."""
+def verdicts(launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport], now: float) -> LaunchVerdicts:
+    """What became of the jobs of a launch. `reports` is what its scheduler says about those of its arrays that it could
+    be asked about. `now` is in seconds since the epoch."""
     return _Decision(launch, disk, reports, now).made()
+
+
+def _active(array: LaunchedArray, report: ArrayReport | None) -> list[QueueRow]:
+    """The rows of the tasks of an array that have not ended."""
+    rows = [] if report is None else [report.active(index) for index in array.indices]
+    return [row for row in rows if row is not None]
 
 
 def _of_workers(rows: Sequence[QueueRow]) -> str:
@@ -137,9 +143,7 @@ def may_come_back(last: Attempt, end: Callable[[int, int], Mapping[str, Any]]) -
 
 
 class _Decision:
-    def __init__(
-        self, launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport] | None, now: float
-    ) -> None:
+    def __init__(self, launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport], now: float) -> None:
         self._launch, self._disk, self._reports, self._now = launch, disk, reports, now
         self._found: list[Verdict] = []
         self._is_open = False
@@ -147,7 +151,7 @@ class _Decision:
 
     def made(self) -> LaunchVerdicts:
         for array in self._launch.arrays:
-            report = self._reports[array.name] if self._reports is not None else None
+            report = self._reports.get(array.name)
             if array.n_workers is not None:
                 self._decide_of_workers(array, report)
                 continue
@@ -190,7 +194,8 @@ class _Decision:
 
     def _waits_for_workers(self, array: LaunchedArray, report: ArrayReport | None) -> str | None:
         """Why jobs that have not begun wait for the workers of an array; None: there is none that could take them."""
-        rows = [] if report is None else [row for index in array.indices if (row := report.active(index)) is not None]
+        report = self._seen_of(array, report)
+        rows = _active(array, report)
         if rows:
             self._is_open = True
             return _of_workers(rows)
@@ -204,6 +209,23 @@ class _Decision:
             self._is_open = True
             return "submitted"
         return None
+
+    def _seen_of(
+        self, array: LaunchedArray, report: ArrayReport | None, index: int | None = None
+    ) -> ArrayReport | None:
+        """The report; None where others, who are not asked, may have the task, or any one, and it tells of none that
+        waits or runs."""
+        if report is None or array.name not in self._launch.partial:
+            return report
+        is_seen = report.active(index) is not None if index is not None else bool(_active(array, report))
+        return report if is_seen else None
+
+    def _is_elsewhere(self, array: LaunchedArray, anchor: Mapping[str, Any]) -> bool:
+        """Whether an attempt is, or may be, of a cluster that is not asked."""
+        if array.name not in self._launch.partial:
+            return False
+        cluster = anchor.get("cluster")
+        return cluster is None or cluster not in (self._launch.asked or ())
 
     def _may_turn_up(self, array: LaunchedArray, report: ArrayReport) -> bool:
         """Whether a scheduler that has just been told of the workers does not know them yet."""
@@ -236,6 +258,7 @@ class _Decision:
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""
+        report = self._seen_of(array, report, index)
         submitted = self._submitted_at(array, index)
         active = report.active(index) if report is not None else None
         run = report.last_run(index) if report is not None else None
@@ -331,7 +354,7 @@ class _Decision:
             self._is_open = self._is_open or (report is not None and report.active(index) is not None)
             return
         self._is_open = True
-        if report is None:
+        if report is None or self._is_elsewhere(array, anchor):
             self._found.append(Runs(job_id, _LAST_KNOWN))
             return
         task = task_in(anchor)
@@ -383,6 +406,7 @@ class _Decision:
         self, array: LaunchedArray, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None
     ) -> None:
         """QUEUED when it is going to run again; CANCELLED and NODE_FAIL may turn out to be something else."""
+        report = self._seen_of(array, report, index)
         active = report.active(index) if report is not None else None
         if active is None and last.state not in _MAY_COME_BACK:
             return  # nothing more is to be said of it, and its record need not be read
@@ -416,7 +440,8 @@ class _Decision:
     ) -> None:
         """The scheduler knows better, or no better; while it does not say, it is to be asked again."""
         anchor, was = self._disk.anchor(job_id, number), self._disk.table.attempts[job_id][number]
-        answer = self._better(index, anchor, report) if report is not None else None
+        is_told = report is not None and not self._is_elsewhere(array, anchor)
+        answer = self._better(index, anchor, report) if report is not None and is_told else None
         if answer is None:
             self._is_open = True
             if was is State.LOST and report is not None and report.has_history:

@@ -69,7 +69,7 @@ FLAG: Final = Kind("true or false", lambda value: isinstance(value, bool))
 
 
 def _is_task(value: Any) -> bool:
-    if not isinstance(value, dict) or set(value) != set(Task._fields):
+    if not isinstance(value, dict) or {*value, "cluster"} != set(Task._fields):
         return False
     texts = all(isinstance(value[name], str) for name in ("scheduler", "id"))
     maybe = all(value[name] is None or isinstance(value[name], str) for name in ("array", "node", "user"))
@@ -116,6 +116,7 @@ Shape = Mapping[str, Kind]
 
 ANCHOR: Final[Shape] = {
     **dict.fromkeys(("host", "boot", "namespace", "launch", "scheduler", "slurm_task", "gpus", "node"), TEXT),
+    "cluster": TEXT,
     **dict.fromkeys(("slurm_job_id", "slurm_array_job_id"), TEXT),
     **dict.fromkeys(("slurmd_nodename", "slurm_job_user"), TEXT),
     **dict.fromkeys(("job", "pid", "started_ticks"), WHOLE),

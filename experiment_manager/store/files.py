@@ -78,7 +78,7 @@ def is_leftover(name: str, age_s: float) -> bool:
 
 def is_temporary(name: str) -> bool:
     """Whether a file or folder of that name is a temporary one, of whomever and of whatever age."""
-    return name[0] == "." and re.fullmatch(_TEMPORARY, name) is not None
+    return name[0] == "." and ".tmp" in name and re.fullmatch(_TEMPORARY, name) is not None  # most need no compiler
 
 
 class FileClock:

@@ -1,26 +1,17 @@
 """Launches: the record of each handing-over of jobs, `launches/0001/launch.json`, written before anything runs.
 
 launches/0001/launch.json      the record, for people, and for those who want all of it
-launches/0001/orders.sqlite    the same by job, for the tasks, of which there may be a hundred thousand
-
-    orders  id, body           attempt, options, runner, cwd: what jobs have in common (JSON, see Order)
-    jobs    first, last, body  the jobs from `first` to `last` have that order
-
-The index is written once, before the record, and never changed. Without it, the record is asked. Both bear the same
-number of a format.
-
+launches/0001/orders.sqlite    the same by job, see `orders`
 launches/0001/driver.json      which process runs its jobs one after the other, for as long as it does: between two of
                                them no state tells that more will begin. It appears with the launch.
 """
 
-import json
 import os
-import sqlite3
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, NewerRecord, UnreadableLaunch, UnreadableRecord
@@ -29,11 +20,9 @@ from experiment_manager.store.documents import (
     ANCHOR,
     ARRAY,
     LAUNCH,
-    LAUNCH_FORMAT,
     LIST,
     TABLE,
     WHOLE,
-    opened,
     read_json,
     read_optional,
     refuse_newer,
@@ -41,19 +30,17 @@ from experiment_manager.store.documents import (
 )
 from experiment_manager.store.files import (
     FileClock,
-    appearing,
     clear_leftovers_in,
-    database_uri,
     discard,
     give_name,
     is_leftover,
     leave_empty,
-    private_database,
     sync,
     temporary_name,
     write_json,
 )
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.orders import write_orders
 from experiment_manager.store.processes import is_gone, this_process
 
 _RECORD: Final = "launch.json"
@@ -336,116 +323,6 @@ def needed_format(record: Mapping[str, Any]) -> int:
     return max((_SINCE[name] for name in said & _SINCE.keys()), default=1)
 
 
-_ANY_LATER: Final = 2**62
-"""The last id of those that a search may still propose: how many there will be, nobody knows yet."""
-
-_SCHEMA: Final = (
-    "CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
-    "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
-)
-_FIND: Final = """
-SELECT jobs.first, jobs.last, orders.body FROM jobs LEFT JOIN orders ON orders.id = jobs.body
-WHERE jobs.first <= ? ORDER BY jobs.first DESC LIMIT 1
-"""
-
-
-class Order(NamedTuple):
-    """How a launch wants a job to be run."""
-
-    attempt: int  # the number of the job's first attempt in this launch
-    options: Mapping[str, Any] | None  # the scheduler's; None where none runs it
-    runner: list[str] | None  # the words of a command that runs jobs which were written in Python
-    cwd: str  # where the launch was made
-    other_scheduler: str | None = None  # the name of the scheduler, where it is not SLURM
-    job_timeout_min: float | None = None  # where no scheduler runs it, whose options say so otherwise
-    pruner: Mapping[str, Any] | None = None  # what tells jobs to end early, see `model.pruning`
-    upstream: Mapping[str, Any] | None = None  # which jobs of another experiment it comes after, see `model.stages`
-
-    @property
-    def scheduler(self) -> str | None:
-        """The name of the scheduler that runs the job; None where none does."""
-        return None if self.options is None else self.other_scheduler or "slurm"
-
-    @property
-    def limit_s(self) -> float | None:
-        """How long an attempt may run; None: as long as whoever runs it lets it."""
-        minutes = self.job_timeout_min if self.options is None else self.options.get("job_timeout_min")
-        return None if minutes is None else 60.0 * minutes
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The order as it is kept: without what older versions do not know, where it says nothing of that."""
-        kept = self._asdict()
-        for name in ("job_timeout_min", "pruner", "upstream"):
-            if kept[name] is None:
-                del kept[name]
-        return kept
-
-
-def write_orders(path: str, record: Mapping[str, Any]) -> None:
-    """The index of the record of a launch is in that file, on disk for good."""
-    numbers: dict[str, int] = {}
-    rows = [(first, last, numbers.setdefault(body, len(numbers) + 1)) for first, last, body in _ranges(record)]
-    with appearing(path) as temporary, private_database(temporary, page_bytes=1024) as connection:
-        for statement in (f"PRAGMA user_version = {record['format']}", *_SCHEMA):
-            connection.execute(statement)
-        connection.executemany("INSERT INTO orders VALUES (?, ?)", [(number, body) for body, number in numbers.items()])
-        connection.executemany("INSERT INTO jobs VALUES (?, ?, ?)", rows)
-
-
-def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
-    """The order that the launch of that number has for a job; None: the job is not in this launch.
-
-    Reads a few pages of the index, however many jobs there are. Raises JobRefused when there is no such launch, or its
-    files are damaged.
-    """
-    return Orders(folder).of(number, job_id)
-
-
-class Orders:
-    """The orders of an experiment's launches, for whoever asks about many jobs: neighbours have one, and a launch never
-    changes, so the order that was read last is kept."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self._kept = _Kept("", range(0), None)
-
-    def of(self, number: str, job_id: int) -> Order | None:
-        """As `read_order`."""
-        if number != self._kept.launch or job_id not in self._kept.jobs:
-            self._kept = _read_order(self._folder, number, job_id)
-        return self._kept.order
-
-
-class _Kept(NamedTuple):
-    """An order, and the jobs that have it: none where it is None."""
-
-    launch: str
-    jobs: range
-    order: Order | None
-
-
-def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
-    path = folder.join("launches", number, "orders.sqlite")
-    if not os.path.exists(path):
-        return _slowly(folder, number, job_id)
-    try:
-        opened(path).close()  # SQLite would wait for a pipe
-        with closing(sqlite3.connect(database_uri(path), uri=True)) as connection:
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            is_known = found <= LAUNCH_FORMAT
-            row = connection.execute(_FIND, (job_id,)).fetchone() if is_known and 0 <= job_id < 2**63 else None
-        kept = _Kept(number, range(0), None)
-        if row is not None and job_id <= int(row[1]):
-            kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), _order(json.loads(row[2])))
-    except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
-        why = f"{path} cannot be read ({error}); remove it: launch.json beside it says the same"
-        raise UnreadableLaunch(why) from error
-    if not is_known:
-        raise UnreadableLaunch(str(NewerRecord(path, found, LAUNCH_FORMAT)), is_newer=True)
-    return kept
-
-
 def read_record(folder: Folder, number: str) -> dict[str, Any]:
     """The record of the launch of that number. Raises JobRefused when there is none; UnreadableLaunch."""
     path = folder.join("launches", number, "launch.json")
@@ -541,70 +418,3 @@ def planned(record: Mapping[str, Any]) -> dict[int, int]:
     from experiment_manager.model.ids import parse_ids
 
     return {job_id: int(first) for first, ids in record["jobs"].items() for job_id in parse_ids(ids)}
-
-
-def _slowly(folder: Folder, number: str, job_id: int) -> _Kept:
-    """The same from the record, as for launches that were made before there was an index."""
-    record = read_record(folder, number)
-    try:
-        for first, last, body in _ranges(record):
-            if first <= job_id <= last:
-                return _Kept(number, range(first, last + 1), _order(json.loads(body)))
-        return _Kept(number, range(0), None)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        path = folder.join("launches", number, "launch.json")
-        raise JobRefused(
-            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or move its folder away"
-        ) from error
-
-
-def _order(body: Any) -> Order:
-    """Raises TypeError for what is no order."""
-    order = Order(**body)
-    is_one = isinstance(order.attempt, int) and isinstance(order.cwd, str)
-    is_one = is_one and isinstance(order.job_timeout_min, float | int | None)
-    is_one = is_one and isinstance(order.pruner, dict | None) and isinstance(order.upstream, dict | None)
-    if not (is_one and isinstance(order.options, dict | None) and isinstance(order.runner, list | None)):
-        raise TypeError(f"this is no order: {body}")
-    return order
-
-
-def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int, str]]:
-    """First and last of neighbouring jobs, ascending, and what the record says of all of them."""
-    from experiment_manager.model.ids import parse_ids
-
-    arrays = (of_scheduler(record) or {}).get("arrays", ())
-    array_of = {job_id: place for place, array in enumerate(arrays) for job_id in parse_ids(array["jobs"])}
-    options = [array["options"] for array in arrays]
-    upstream: dict[int, dict[str, Any]] = {}
-    if record.get("upstream") is not None:
-        from experiment_manager.model import stages  # for the few launches that come after others
-
-        upstream = stages.by_job(record["upstream"])
-    texts: dict[tuple[int, int | None, int], str] = {}
-    first = last = -2
-    before = ""
-    for job_id, attempt in sorted(planned(record).items()):
-        place, after = array_of.get(job_id), upstream.get(job_id)
-        key = (attempt, place, id(after))  # jobs with the same upstream share it
-        text = texts.get(key)
-        if text is None:
-            own = None if place is None else options[place]
-            other = record.get("scheduler") if place is not None and record.get("scheduler") != "slurm" else None
-            limit = record.get("job_timeout_min") if place is None else None
-            runner, pruner = record.get("runner") or None, record.get("pruner")
-            order = Order(attempt, own, runner, record["cwd"], other, limit, pruner, after)
-            text = texts[key] = json.dumps(order.body, ensure_ascii=False)
-        if job_id != last + 1 or text != before:
-            if before:
-                yield first, last, before
-            first, before = job_id, text
-        last = job_id
-    if before:
-        yield first, last, before
-    if record.get("search_from") is not None:  # whatever is proposed runs as all others do
-        own = options[0] if options else None
-        other = record.get("scheduler") if options and record.get("scheduler") != "slurm" else None
-        limit = record.get("job_timeout_min") if own is None else None
-        order = Order(1, own, None, record["cwd"], other, limit, record.get("pruner"))
-        yield record["search_from"], _ANY_LATER, json.dumps(order.body, ensure_ascii=False)

@@ -66,7 +66,7 @@ def task_in(record: Mapping[str, Any]) -> Task | None:
     '12_7'
     """
     if "task" in record:
-        return Task(**record["task"])
+        return Task(**record["task"], cluster=record.get("cluster"))
     if "slurm_job_id" not in record:
         return None
     index = record.get("slurm_array_task_id")

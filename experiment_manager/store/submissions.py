@@ -1,10 +1,11 @@
 """What is known of the arrays of a launch outside of its experiment: which were submitted, and which were seen.
 
 launches/0001/submission.json    "arrays": {name: {"doubtful_until": time} or {"slurm_id": "123", "submitted": time}},
-                                 with "cluster", where it is not the usual one
+                                 with the "cluster" that has it, where it has told its name
 launches/0001/train-x7.try       who submits that array just now, and until when it may turn up
 launches/0001/seen.json          the tasks that SLURM was seen to have of scripts which somebody submitted by hand
 launches/0001/seen_arrays.json   the ids of the arrays that these are tasks of
+launches/0001/seen_clusters.json the names of the clusters that arrays were seen on
 """
 
 import os
@@ -71,15 +72,19 @@ class Submission:
         about = self._arrays.get(name, {})
         return next((str(value) for key, value in about.items() if key.endswith("_id")), None)
 
-    def clusters(self) -> set[str | None]:
-        """The clusters that have the arrays that were submitted, as `Scheduler.cluster` names them."""
-        return {about.get("cluster") for name, about in self._arrays.items() if self.array_id(name) is not None}
+    def cluster(self, name: str) -> str | None:
+        """The cluster that has an array that was submitted, as `Scheduler.cluster` has named it."""
+        return self._arrays.get(name, {}).get("cluster")
 
     def note_id(self, name: str, array_id: str, submitted: float, scheduler: str, cluster: str | None) -> None:
         """An array was submitted, then, and got that id from the scheduler of that name; `cluster` is the one that has
-        it, None: the usual one."""
+        it, as far as that is known."""
         about = {f"{scheduler}_id": array_id, "submitted": submitted}
         self.note(name, **about, **({} if cluster is None else {"cluster": cluster}))
+
+    def note_doubt(self, name: str, until: float, cluster: str | None) -> None:
+        """An array is about to be submitted, to that cluster, and may turn up until then."""
+        self.note(name, doubtful_until=until, **({} if cluster is None else {"cluster": cluster}))
 
     def submitted(self, name: str) -> float:
         """When an array was submitted, in seconds since the epoch; 0 where that is not known."""
@@ -150,23 +155,26 @@ def _until(path: str) -> float | None:
 
 
 class Sightings:
-    """`seen.json` and `seen_arrays.json` of a launch: the indices that were seen, by the name of their array, and the
-    ids of those arrays. What cannot be read is named, and stays as it is; where something is going to be handed over,
-    it raises UnreadableLaunch."""
+    """What was seen of the arrays of a launch, by their names: the indices of their tasks, their ids, and the clusters
+    that they were on. What cannot be read is named, and stays as it is; where something is going to be handed over, it
+    raises UnreadableLaunch."""
 
     def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
         self._path = folder.join("launches", launch.number, "seen.json")
         self._ids_path = folder.join("launches", launch.number, "seen_arrays.json")
+        self._clusters_path = folder.join("launches", launch.number, "seen_clusters.json")
         self._seen: dict[str, set[int]] = {}
         self._ids: dict[str, set[str]] = {}
+        self._clusters: dict[str, set[str]] = {}
         self._is_known = True
         self._is_only_read = folder.is_only_read
         try:
+            self._clusters = _read_texts(self._clusters_path)
             body = read_object(self._path, {})
             if wrong := trouble(body, dict.fromkeys(body, IDS), required=list(body)):
                 raise UnreadableRecord(self._path, wrong)
             self._seen = {name: set(parse_ids(text)) for name, text in body.items()}
-            self._ids = self._read_ids()
+            self._ids = _read_texts(self._ids_path)
         except FileNotFoundError:
             return
         except UnreadableRecord as error:
@@ -175,16 +183,6 @@ class Sightings:
             self._is_known = False
             skipped(str(error))
 
-    def _read_ids(self) -> dict[str, set[str]]:
-        try:
-            body = read_object(self._ids_path, {})
-        except FileNotFoundError:  # written by an older version, which went by names alone
-            return {}
-        for ids in body.values():
-            if not isinstance(ids, list) or not all(isinstance(array, str) for array in ids):
-                raise UnreadableRecord(self._ids_path, "it does not map names to lists of ids")
-        return {name: set(ids) for name, ids in body.items()}
-
     def has(self, name: str, index: int) -> bool:
         return index in self._seen.get(name, ())
 
@@ -192,9 +190,21 @@ class Sightings:
         """The scheduler's ids of the arrays of this name that were seen."""
         return self._ids.get(name, ())
 
-    def add(self, found: Mapping[str, Iterable[int]], ids: Mapping[str, Iterable[str]]) -> None:
-        """These tasks and arrays were seen now; the files change only when some are new."""
-        if _grow(self._ids, ids):  # before the tasks: of what is known to be submitted it is known, too, as what
+    def clusters(self, name: str) -> Collection[str]:
+        """The clusters that arrays of this name were seen on, as far as they have told their names."""
+        return self._clusters.get(name, ())
+
+    def add(
+        self,
+        found: Mapping[str, Iterable[int]],
+        ids: Mapping[str, Iterable[str]],
+        clusters: Mapping[str, str | None],
+    ) -> None:
+        """These tasks and arrays were seen now, on these clusters; the files change only when some are new."""
+        where = {name: [cluster] for name, cluster in clusters.items() if cluster is not None}
+        if _grow(self._clusters, where):  # before the tasks: of what is known to be submitted it is known, too, where
+            self._write(self._clusters_path, {name: sorted(known) for name, known in self._clusters.items()})
+        if _grow(self._ids, ids):  # and as what
             self._write(self._ids_path, {name: sorted(known) for name, known in self._ids.items()})
         if _grow(self._seen, found):
             self._write(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items()})
@@ -204,6 +214,17 @@ class Sightings:
             clear_leftovers_beside(path)
             with suppress(OSError):  # somebody else's folder
                 write_json(path, body)
+
+
+def _read_texts(path: str) -> dict[str, set[str]]:
+    try:
+        body = read_object(path, {})
+    except FileNotFoundError:  # of an older version, which did not tell
+        return {}
+    for texts in body.values():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UnreadableRecord(path, "it does not map names to lists of texts")
+    return {name: set(texts) for name, texts in body.items()}
 
 
 def _grow(known: dict[str, set[Item]], found: Mapping[str, Iterable[Item]]) -> bool:

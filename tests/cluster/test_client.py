@@ -9,7 +9,7 @@ import pytest
 
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
+from experiment_manager.scheduler.records import Phase, QueueRow, Run
 from experiment_manager.scheduler.slurm import client
 from tests.conftest import wait_until
 

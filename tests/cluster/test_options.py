@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.scheduler.arrays import arrays
-from experiment_manager.scheduler.protocol import Place
+from experiment_manager.scheduler.records import Place
 from experiment_manager.scheduler.slurm.options import make
 from experiment_manager.scheduler.slurm.script import render
 

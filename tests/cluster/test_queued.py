@@ -101,7 +101,8 @@ def test_packed_and_superseded(program: Program) -> None:
 
 
 def test_slurm_is_asked_once(program: Program, tmp_path: Path) -> None:
-    """`status` asks squeue once and sacct once for all launches and arrays, and nobody when all has been said."""
+    """`status` asks squeue once and sacct once for all launches and arrays, and which cluster that is, and nobody when
+    all has been said."""
     path, calls = counting_path(tmp_path / "counting")
     sweep = Sweep(program)
     resources = ("hydra.launcher.resources_from=res", "+res.cpus_per_task=1,2")
@@ -112,7 +113,7 @@ def test_slurm_is_asked_once(program: Program, tmp_path: Path) -> None:
     assert 6 == len(arrays)
     assert ["0001", "0002", "0003"] == sweep.launches()
     assert dict.fromkeys(range(6), "QUEUED") == sweep.status(PATH=path)
-    assert ["sacct", "squeue"] == sorted(calls.read_text().split())
+    assert ["sacct", "scontrol", "squeue"] == sorted(calls.read_text().split())  # the second one tells who is asked
     slurm("scancel", *arrays)
     sweep.until(dict.fromkeys(range(6), "CANCELLED"), through=["QUEUED"])
     calls.write_text("")
@@ -130,7 +131,7 @@ def test_slurm_is_asked_once_about_all_experiments(program: Program, tmp_path: P
         ids.append(sweep.submit())
     done = program.python("-m", "experiment_manager", "list", "experiments", "--json", PATH=path)
     assert [{"QUEUED": 2}] * 3 == [row["counts"] for row in json.loads(done.stdout)]
-    assert ["sacct", "squeue"] == sorted(calls.read_text().split())
+    assert ["sacct", "scontrol", "squeue"] == sorted(calls.read_text().split())  # the second one tells who is asked
     slurm("scancel", *ids)
     for sweep in sweeps:
         sweep.until(dict.fromkeys(range(2), "CANCELLED"), through=["QUEUED"])

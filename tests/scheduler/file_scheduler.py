@@ -27,7 +27,8 @@ from experiment_manager.model.healing import checked_rule
 from experiment_manager.model.ids import RangeSet, parse_ids
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import NOTHING, Dependency, Phase, Place, QueueRow, Run, Scheduler, Stop
+from experiment_manager.scheduler.protocol import Scheduler, Stop
+from experiment_manager.scheduler.records import NOTHING, Dependency, Phase, Place, QueueRow, Run
 from experiment_manager.store.files import write_json
 
 if TYPE_CHECKING:
@@ -104,8 +105,13 @@ class FileScheduler(Scheduler):
         found: str | None = self.faults().get("cluster")
         return found
 
+    def asked(self) -> frozenset[str]:
+        return frozenset({self.cluster() or "here"})
+
     def why_unasked(self, clusters: Collection[str | None]) -> str | None:
-        return None if set(clusters) <= {self.cluster()} else f"{self.cluster()} is asked, {clusters} has the jobs"
+        names = {cluster or "here" for cluster in clusters}
+        is_asked = not names or not names.isdisjoint(self.asked())
+        return None if is_asked else f"{self.cluster()} is asked, {clusters} has the jobs"
 
     def _answer(self) -> dict[str, Any]:
         self.require()
@@ -242,7 +248,8 @@ class FileScheduler(Scheduler):
         if "FILE_TASK" not in environ:
             return None
         array, index, restart = environ["FILE_TASK"].split(":")
-        return Task("file", f"{array}.{index}", array, int(index), int(restart), node_of(environ), getpass.getuser())
+        here = node_of(environ), getpass.getuser(), self.cluster()
+        return Task("file", f"{array}.{index}", array, int(index), int(restart), *here)
 
     def why_stopped(self, task: Task) -> Stop:
         if self.faults().get("breaks_inside"):

@@ -17,7 +17,8 @@ from experiment_manager.errors import OptionsError, SchedulerError
 from experiment_manager.model.ids import RangeSet
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import NOTHING, Dependency, Phase, Place, QueueRow, Run, Scheduler, Stop
+from experiment_manager.scheduler.protocol import Scheduler, Stop
+from experiment_manager.scheduler.records import NOTHING, Dependency, Phase, Place, QueueRow, Run
 
 ROOT = "TABLE_SCHEDULER_ROOT"
 SCHEMA = (

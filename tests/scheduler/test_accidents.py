@@ -1,6 +1,7 @@
 """What people are told, and what runs, when a scheduler refuses, stalls, forgets, repeats itself or loses jobs."""
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -14,8 +15,9 @@ import pytest
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers, submission
-from experiment_manager.scheduler.protocol import Dependency, Phase
+from experiment_manager.scheduler.idle import require_idle
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.records import Dependency, Phase
 from experiment_manager.scheduler.submission import newest_launch
 from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
@@ -210,6 +212,104 @@ def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> No
     wrong(**there)
     assert [0] == jobs.cancel(0)
     assert {0: "CANCELLED"} == jobs.states()
+
+
+def test_by_hand_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
+    """What somebody has submitted there without us is known to be there from when it was seen in its queue, or has
+    begun: it waits and runs on, and people are told."""
+    jobs.seconds = 40
+    jobs.make({"seconds": 180.0}, {"seconds": 180.0}, array_parallelism=1)
+    hold = FileScheduler().root / "hold"
+    hold.touch()
+    wrong(cluster="other")
+    script = jobs.experiment.folder.join("slurm_scripts.sh")
+    name = json.loads(Path(script).read_text())["name"]
+    FileScheduler().submit(script)
+    assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
+    wrong(forgets=[name])
+    assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
+    assert "launch 0001: None is asked, {'other'} has the jobs" in capfd.readouterr().err
+    wrong(cluster="other")
+    hold.unlink()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    for path in Path(jobs.experiment.folder.join("launches", "0001")).glob("seen*.json"):
+        path.unlink()
+    wrong(forgets=[name])
+    assert "RUNNING" == jobs.states()[0]
+    with pytest.raises(SchedulerError, match="has the jobs"):
+        jobs.cancel(0)
+    wrong(cluster="other")
+    assert [0, 1] == jobs.cancel(0, 1)
+    jobs.wait_for("CANCELLED", "CANCELLED")
+
+
+def test_a_cluster_that_has_told_its_name_later(jobs: Jobs) -> None:
+    """What was submitted while the cluster did not tell its name is known to be there from when it was seen there."""
+    (FileScheduler().root / "hold").touch()
+    jobs.make({}).submit()
+    submitted_long_ago(Path(jobs.experiment.folder.path))
+    wrong(cluster="here")
+    assert {0: "QUEUED"} == jobs.states()
+    wrong(cluster="other", forgets=[about["name"] for _, about in FileScheduler()._arrays()])
+    assert {0: "QUEUED"} == jobs.states()
+
+
+def test_on_two_clusters_by_hand(jobs: Jobs) -> None:
+    """A script that somebody has submitted to one cluster, taken back, and submitted to another one is followed there;
+    what has not begun waits as long as the first one may still have it, and may not be submitted to either by us."""
+    jobs.seconds = 40
+    jobs.make({"seconds": 180.0}, {"seconds": 180.0}, array_parallelism=1)
+    hold, script = FileScheduler().root / "hold", jobs.experiment.folder.join("slurm_scripts.sh")
+    hold.touch()
+    wrong(cluster="other")
+    FileScheduler().submit(script)
+    assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
+    FileScheduler().cancel([("1", 0), ("1", 1)])
+    wrong(cluster="third")
+    with pytest.raises(JobRefused, match=r"launch 0001 of .* is not submitted here: third is asked, {'other'} has"):
+        jobs.submit()
+    wrong(cluster="here")
+    hold.unlink()
+    FileScheduler().submit(script)
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert {0: "RUNNING", 1: "QUEUED"} == jobs.states()
+    assert [1] == jobs.cancel(1)
+    FileScheduler().order("2", 0, "NODE_FAIL")
+    jobs.wait_until(lambda: "NODE_FAIL" == jobs.attempts()[0][0], lambda: str(jobs.attempts()))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_has_ended_on_another_cluster_is_over(
+    jobs: Jobs, capfd: pytest.CaptureFixture[str], *, fails: bool
+) -> None:
+    """Nobody is asked, or told, about jobs that have ended there, and they keep nobody from anything here."""
+    wrong(cluster="other")
+    jobs.make({"fails": fails}).submit()
+    jobs.wait_until(lambda: jobs.states()[0] in ("COMPLETED", "FAILED"))
+    folder = jobs.experiment.folder
+    for path in Path(folder.join("launches", "0001")).glob("settled"):
+        path.unlink()
+    there = [about["name"] for _, about in FileScheduler()._arrays()]
+    wrong(cluster="here", forgets=there)
+    capfd.readouterr()
+    assert {0: "FAILED" if fails else "COMPLETED"} == jobs.states()
+    assert "" == capfd.readouterr().err
+    assert Path(folder.join("launches", "0001", "settled")).exists()
+    require_idle(folder, "moved")
+
+
+def test_one_cluster_does_not_keep_another_from_its_work(jobs: Jobs) -> None:
+    """What is on the cluster that is asked is followed and cancelled there, whatever else is on another one."""
+    (FileScheduler().root / "hold").touch()
+    wrong(cluster="other")
+    jobs.make({}).submit()
+    there = [about["name"] for _, about in FileScheduler()._arrays()]
+    wrong(cluster="here", forgets=there)
+    jobs.experiment.add_job({"number": 1}, {"seconds": 0.0, "fails": False})
+    jobs.make().submit()
+    assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
+    assert [1] == jobs.cancel(1)
+    assert {0: "QUEUED", 1: "CANCELLED"} == jobs.states()
 
 
 def test_what_waits_and_is_not_seen_is_not_called_cancelled(jobs: Jobs) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.scheduler import schedulers, scripts
-from experiment_manager.scheduler.protocol import Options
+from experiment_manager.scheduler.records import Options
 from experiment_manager.scheduler.submission import submit
 from experiment_manager.store.layout import Folder
 from experiment_manager.testing import Jobs

@@ -12,7 +12,7 @@ from experiment_manager.errors import JobRefused
 from experiment_manager.model import stages
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler import scripts
-from experiment_manager.scheduler.protocol import Dependency
+from experiment_manager.scheduler.records import Dependency
 from experiment_manager.scheduler.submission import launched_arrays, newest_launch
 from experiment_manager.scheduler.upstream import Before
 from experiment_manager.store.launches import create_launch, kept_upstream

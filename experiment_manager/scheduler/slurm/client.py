@@ -9,15 +9,14 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Final
 
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.scheduler.arrays import USUAL_LIMITS
-from experiment_manager.scheduler.protocol import Dependency, QueueRow, Run
+from experiment_manager.scheduler.records import Dependency, QueueRow, Run
 from experiment_manager.scheduler.slurm.parse import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
@@ -161,24 +160,46 @@ def _text(script: str) -> str:
         return ""
 
 
-def named_cluster() -> str | None:
-    """The cluster that SLURM_CLUSTERS names, by which SLURM's commands submit to it and ask it; None where it names the
-    one that is here, or none."""
-    named = os.environ.get("SLURM_CLUSTERS")
-    return None if not named or named == _own_cluster() else named
+def asked_clusters() -> frozenset[str] | None:
+    """The clusters that SLURM's commands ask: those that SLURM_CLUSTERS names, or else the one that is here. None where
+    that does not tell its name, or all are meant."""
+    named = frozenset(name.strip().lower() for name in os.environ.get("SLURM_CLUSTERS", "").split(",") if name.strip())
+    if named:
+        return None if "all" in named else named
+    own = own_cluster()
+    return None if own is None else frozenset({own})
+
+
+def why_unasked(clusters: Collection[str | None]) -> str | None:
+    """Why SLURM is not asked about what these clusters have: see `Scheduler.why_unasked`."""
+    recorded = sorted(cluster for cluster in clusters if cluster is not None)
+    asked = asked_clusters() if recorded or (clusters and os.environ.get("SLURM_CLUSTERS")) else None
+    if asked is None or not asked.isdisjoint(recorded):
+        return None
+    names = ", ".join(sorted(asked))
+    if recorded:
+        hint = f"ask on a login node of {recorded[0]}, or set SLURM_CLUSTERS={recorded[0]}"
+        return f"the cluster {' or '.join(recorded)} has the jobs, and {names} is asked; {hint}"
+    if own_cluster() in asked:
+        return None
+    return f"the cluster that is here has the jobs, and {names} is asked; unset SLURM_CLUSTERS"  # an older record
 
 
 def require_followed(script: str) -> None:
     """Raise SlurmError where a script is for another cluster than the one that is asked: its jobs would be looked for,
     and not found, here."""
-    found = _CLUSTERS.findall(_text(script))
-    if not found:
-        return
-    asked = os.environ.get("SLURM_CLUSTERS") or _own_cluster()
-    if found[-1] != asked:
-        words = f"the script is for the cluster {found[-1]}, and {asked or 'another one'} is asked here"
-        hint = f"set SLURM_CLUSTERS={found[-1]}, for this command and for all that follow the jobs"
-        raise SlurmError(f"{words}, which would not find its jobs; {hint}", words=words)
+    found = _CLUSTERS.findall(_text(script)) or [os.environ.get("SBATCH_CLUSTERS", "")]
+    named = os.environ.get("SLURM_CLUSTERS", "").lower()
+    if found[-1]:
+        asked = asked_clusters()
+        if asked != frozenset({found[-1].lower()}):
+            there = "another one" if asked is None else ", ".join(sorted(asked))
+            words = f"the script is for the cluster {found[-1]}, and {there} is asked here"
+            hint = f"set SLURM_CLUSTERS={found[-1]}, for this command and for all that follow the jobs"
+            raise SlurmError(f"{words}, which would not find its jobs; {hint}", words=words)
+    elif "," in named or named.strip() == "all":
+        words = f"SLURM_CLUSTERS={named} names several clusters, and which one gets the jobs would not be known"
+        raise SlurmError(f"{words}; name one of them", words=words)
 
 
 def is_available() -> bool:
@@ -346,18 +367,28 @@ def max_array_size() -> int:
         return USUAL_LIMITS.array_size
 
 
-def _own_cluster() -> str | None:
-    """The name of the cluster that is here; None while it does not answer, which is asked anew each time."""
-    with suppress(SlurmError):
+def own_cluster() -> str | None:
+    """The name of the cluster that is here; None while it does not tell, when it is asked again after a minute."""
+    if "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" in os.environ and "SLURM_CLUSTER_NAME" in os.environ:
+        return os.environ["SLURM_CLUSTER_NAME"].lower()  # on its nodes, unlike in a shell of salloc, this is it
+    try:
         return _own_name()
-    return None
+    except (SlurmError, KeyError):
+        return None
 
 
 @cache
-def _own_name() -> str | None:
+def _own_name() -> str:
+    return parse_config(_told_config(time.monotonic() // 60))["ClusterName"].lower()
+
+
+@lru_cache(maxsize=1)
+def _told_config(_minute: float) -> str:
     env = {name: value for name, value in os.environ.items() if name != "SLURM_CLUSTERS"}
-    said = _run(("scontrol", "show", "config"), seconds=_SMALL_QUESTION_S, env={**env, **_ASKED_WITH}).stdout
-    return parse_config(said).get("ClusterName")
+    try:
+        return _run(("scontrol", "show", "config"), seconds=_SMALL_QUESTION_S, env={**env, **_ASKED_WITH}).stdout
+    except SlurmError:
+        return ""
 
 
 @cache

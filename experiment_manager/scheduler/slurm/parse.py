@@ -10,7 +10,7 @@ from typing import Final
 
 from experiment_manager.model.ids import RangeSet
 from experiment_manager.model.records import State
-from experiment_manager.scheduler.protocol import Phase, QueueRow, Run
+from experiment_manager.scheduler.records import Phase, QueueRow, Run
 
 SQUEUE_FORMAT: Final = "%F|%K|%A|%T|%r|%S|%l|%N|%u|%j|%o"
 """The columns that `parse_squeue` reads. The name and the script are last because they may hold anything."""

@@ -4,29 +4,21 @@ Every task imports this, and pays for it, so the modules beside it, for whoever 
 they are used. A job with several tasks is started by `srun`, with one log per rank.
 """
 
+from __future__ import annotations
+
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.model.records import State, Task, task_name
-from experiment_manager.scheduler.protocol import (
-    NOTHING,
-    Dependency,
-    Limits,
-    Place,
-    QueueRow,
-    Run,
-    Scheduler,
-    Send,
-    Share,
-    Stop,
-)
+from experiment_manager.scheduler.protocol import Scheduler, Stop
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from experiment_manager.scheduler.arrays import Array
+    from experiment_manager.scheduler.records import Dependency, Limits, Place, QueueRow, Run, Send, Share
     from experiment_manager.scheduler.slurm.options import SlurmOptions
 
 _ANSWER_LIMIT_S: Final = 5.0
@@ -61,7 +53,7 @@ class Slurm(Scheduler):
     size_variables = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
     rank_names = r"SLURM_(PROCID|LOCALID|NODEID|GTIDS|NTASKS|NPROCS|TASK_PID|STEPID|STEP_\w+)|SLURM_SRUN_COMM_\w+"
 
-    def options(self, values: Mapping[str, Any], *, where: str) -> "SlurmOptions":
+    def options(self, values: Mapping[str, Any], *, where: str) -> SlurmOptions:
         from experiment_manager.scheduler.slurm.options import make
 
         return make(values, where=where)
@@ -71,12 +63,12 @@ class Slurm(Scheduler):
 
         return as_mapping(options)
 
-    def script(self, array: "Array", place: Place) -> str:
+    def script(self, array: Array, place: Place) -> str:
         from experiment_manager.scheduler.slurm.script import render
 
         return render(array, place)
 
-    def head(self, array: "Array", place: Place) -> list[str]:
+    def head(self, array: Array, place: Place) -> list[str]:
         from experiment_manager.scheduler.slurm.script import head
 
         return head(array, place)
@@ -119,11 +111,14 @@ class Slurm(Scheduler):
         """Of packed jobs, each has its part of the task. A process has one processor where nothing is said of it, as in
         SLURM; what `additional_parameters` may say is not known.
 
+        >>> from experiment_manager.scheduler.records import Share
         >>> Slurm().share({"mem_gb": 8, "cpus_per_task": 4, "timeout_min": 60, "pack": 2})
         Share(cpus=2.0, gpus=0.0, memory_bytes=4294967296.0, limit_s=3600)
         >>> Slurm().share({"mem_per_cpu": "2G", "cpus_per_task": 4, "workers": 8, "timeout_min": 60}).limit_s is None
         True
         """
+        from experiment_manager.scheduler.records import Share
+
         more = options.get("additional_parameters") or {}
         n_nodes, n_tasks, pack = options.get("nodes") or 1, self.n_tasks(options), options.get("pack") or 1
         named = re.findall(r"(?:^|,)(?:gres[/:])?gpu(?::[^,:]+)?(?::([0-9]+))?(?=,|$|\()", options.get("gres") or "")
@@ -141,6 +136,7 @@ class Slurm(Scheduler):
         """Memory in gigabytes, time in minutes, whole processors, each rounded up. The time of a worker says nothing of
         its jobs, and where a job has several tasks, or nodes, nobody knows what one of them takes.
 
+        >>> from experiment_manager.scheduler.records import Share
         >>> Slurm().fitting(Share(cpus=1.2, memory_bytes=5.1 * 2**30, limit_s=2000.0), {})
         {'mem_gb': 5.5, 'cpus_per_task': 2, 'timeout_min': 35}
         >>> Slurm().fitting(Share(memory_bytes=2.0**30), {"mem_per_cpu": "4G", "pack": 4})
@@ -171,22 +167,25 @@ class Slurm(Scheduler):
     def cluster(self) -> str | None:
         from experiment_manager.scheduler.slurm import client
 
-        return client.named_cluster()
+        asked = client.asked_clusters()
+        return next(iter(asked)) if asked is not None and len(asked) == 1 else None
+
+    def asked(self) -> frozenset[str] | None:
+        from experiment_manager.scheduler.slurm import client
+
+        return client.asked_clusters()
 
     def why_unasked(self, clusters: Collection[str | None]) -> str | None:
-        asked, here = (self.cluster() if clusters else None), "the cluster that is here"
-        other = next((cluster for cluster in clusters if cluster != asked), asked)
-        if other == asked:
-            return None
-        hint = "unset SLURM_CLUSTERS" if other is None else f"set SLURM_CLUSTERS={other}"
-        return f"{other or here} has the jobs, and {asked or here} is asked; {hint}"
+        from experiment_manager.scheduler.slurm import client
 
-    def submit(self, script: str, after: Dependency = NOTHING) -> str:
+        return client.why_unasked(clusters)
+
+    def submit(self, script: str, after: Dependency) -> str:
         from experiment_manager.scheduler.slurm import client
 
         return client.sbatch(script, *client.after(after))
 
-    def sender(self, options: "SlurmOptions") -> Send | None:
+    def sender(self, options: SlurmOptions) -> Send | None:
         from experiment_manager.scheduler.slurm.through_submitit import send_with
 
         return send_with(options.submitit_folder or "")
@@ -271,6 +270,7 @@ class Slurm(Scheduler):
             restart=int(restart) if restart.isdecimal() else 0,  # SLURM sets no count the first time
             node=environ.get("SLURMD_NODENAME"),
             user=environ.get("SLURM_JOB_USER"),
+            cluster=environ.get("SLURM_CLUSTER_NAME", "").lower() or None,
         )
 
     def why_stopped(self, task: Task) -> Stop:
@@ -305,7 +305,10 @@ class Slurm(Scheduler):
         return parse_time(fields.get("EndTime", ""))
 
     def has_ended(self, task: Task) -> bool:
-        """Whether SLURM says that this run has ended, or that it has forgotten it; false when it is silent."""
+        """Whether SLURM says that this run has ended, or that it has forgotten it; false when it is silent, and of what
+        another cluster runs than the one that is asked."""
+        if task.cluster is not None and task.cluster not in (self.asked() or ()):
+            return False
         try:
             done = _scontrol("-o", "show", "job", task.name)
         except OSError:
@@ -393,7 +396,7 @@ def _ask(*arguments: str) -> str:
         return ""
 
 
-def _scontrol(*arguments: str, seconds: float = _ANSWER_LIMIT_S) -> "subprocess.CompletedProcess[str]":
+def _scontrol(*arguments: str, seconds: float = _ANSWER_LIMIT_S) -> subprocess.CompletedProcess[str]:
     """Raises OSError when it does not answer."""
     import subprocess  # only here: jobs import this module, too, and ask nothing
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from experiment_manager.model.ids import format_ids
 from experiment_manager.scheduler.arrays import Array
-from experiment_manager.scheduler.protocol import Place, require_line
+from experiment_manager.scheduler.protocol import require_line
+from experiment_manager.scheduler.records import Place
 from experiment_manager.scheduler.slurm.options import SlurmOptions, megabytes, memory_text, time_text
 
 _PASSED_ON: Final = ("partition", "account", "qos", "constraint", "exclude", "gres", "comment", "mem_per_cpu")

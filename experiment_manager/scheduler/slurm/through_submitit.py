@@ -16,7 +16,7 @@ from typing import Any, Final
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from experiment_manager.scheduler.protocol import Send
+from experiment_manager.scheduler.records import Send
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.store.documents import content
 from experiment_manager.store.layout import writing
