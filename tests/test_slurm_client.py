@@ -108,7 +108,7 @@ def test_a_task_of_another_cluster_has_not_ended(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("SLURM_CLUSTERS", "here,other", "SLURM_CLUSTERS=here,other names several clusters.*name one of them"),
+        ("SLURM_CLUSTERS", "here,Other", "SLURM_CLUSTERS=here,Other names several clusters.*name one of them"),
         ("SLURM_CLUSTERS", "all", "SLURM_CLUSTERS=all names several clusters"),
         ("SBATCH_CLUSTERS", "other", "the script is for the cluster other, and here is asked.*SLURM_CLUSTERS=other"),
     ],
@@ -129,6 +129,10 @@ def test_it_is_known_which_cluster_gets_a_script(
         monkeypatch.setenv(name, value)
         with pytest.raises(SlurmError, match=said):
             client.sbatch(str(script))
+        if name == "SLURM_CLUSTERS":
+            for order in (client.scancel, client.hold, client.release):
+                with pytest.raises(SlurmError, match=said):
+                    order(["12_[0]"])
     finally:
         forget_cluster()
 

@@ -260,11 +260,12 @@ class BestGroups(NamedTuple):
     why_not: str | None = None
 
 
-def best_groups(rows: Sequence[Row], by: Sequence[str], *, metric: str | None, goal: str | None) -> BestGroups | None:
+def best_groups(
+    rows: Sequence[Row], by: Sequence[str], *, metric: str | None, goal_of: Callable[[str], str | None]
+) -> BestGroups | None:
     """Which of the groups of `aggregate` are the best in a metric, by default the first that they have, see
-    `like_the_best`; None where they have none. Raises ExperimentManagerError for one that they lack."""
-    if goal is not None:
-        check_goal(goal)
+    `like_the_best`; None where they have none. `goal_of` a metric is max, min, or not known. Raises
+    ExperimentManagerError for a metric that they lack."""
     source = _source(rows)
     groups = {key: _values(members, source) for key, members in _groups(rows, by).items()}
     fields = list(dict.fromkeys(field for values in groups.values() for field in values))
@@ -275,8 +276,9 @@ def best_groups(rows: Sequence[Row], by: Sequence[str], *, metric: str | None, g
     name = metric or next(iter(fields), None)
     if name is None:
         return None
-    if goal is None:
+    if (goal := goal_of(name)) is None:
         return BestGroups((), name, goal, "say what is best with --metric and --goal")
+    check_goal(goal)
     values = [[codec.as_float(value) for value in found.get(name, ())] for found in groups.values()]
     try:
         places = like_the_best(values, goal)

@@ -153,7 +153,7 @@ def results(
     chosen = chosen_columns(there, None if columns is None else names_in(columns))
     strong: Set[tuple[int, str]] = set()
     if kind in TEXT_FORMATS and by is not None:
-        leading = best_groups(jobs, by, metric=metric, goal=goal or known_goal(experiment.folder, metric))
+        leading = best_groups(jobs, by, metric=metric, goal_of=lambda name: goal or known_goal(experiment.folder, name))
         flat, chosen, errors = with_errors(flat, chosen, by, precision)
         strong = _in_bold(rows, chosen, by, leading, errors)
     shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)

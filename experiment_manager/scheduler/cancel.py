@@ -11,7 +11,7 @@ from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks
+from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, may_be_elsewhere
 from experiment_manager.store import processes
 from experiment_manager.store.endings import LOOKS, ask_to_end, mark_of, withdraw
 from experiment_manager.store.files import number_in
@@ -60,12 +60,17 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
     handed_to = {job_id: task.scheduler for task, mine in tasks.items() for job_id in mine}
-    _settle(folder, {job_id: unbegun[job_id] for job_id in handed_to.keys() & unbegun.keys()}, handed_to)
+    others = may_be_elsewhere(folder, table, unbegun.keys() | elsewhere) if wanted else {}
+    settled = handed_to.keys() & unbegun.keys() - others.keys()
+    _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, handed_to)
     if unreached:
         raise JobRefused(
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
             f"ours reaches {', '.join(sorted(set(unreached.values())))}; end it there"
         )
+    if others:
+        words = "; ".join(dict.fromkeys(others.values()))
+        raise JobRefused(f"{noun(len(others))} {format_ids(sorted(others))} may go on: {words}; cancel there, too")
     if unseen := _still_waiting(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - handed_to.keys()}):
         raise JobRefused(
             f"{noun(len(unseen))} {format_ids(sorted(unseen))} cannot be told to end: no queue that is seen from here "

@@ -198,7 +198,7 @@ def _survey(folder: Folder, table: StateTable, *, is_asked: bool, is_to_act: boo
             submission = Submission(folder, launch, is_to_act=is_to_act)
             is_known = [submission.array_id(array.name) is not None for array in launched_arrays(launch)]
             has_begun = any(is_known)
-            unfinished += [] if all(is_known) else [launch]
+            unfinished += [] if all(is_known) or _may_be_elsewhere(launch, submission) else [launch]
         attempts = planned_attempts(launch)
         if has_begun or kept_back.isdisjoint(attempts):  # nothing is submitted that has a job which is not to begin
             planned.append(Planned(launch.number, attempts, is_healing, has_begun))
@@ -238,7 +238,7 @@ def _deaths(folder: Folder, table: StateTable, launches: Mapping[str, Launch], *
         anchor = states.record(job_id, last.number)
         number = str(anchor.get("launch"))
         asked = options[number].get(job_id) if number in options else None
-        if scheduler_in(anchor) is None or asked is None:
+        if scheduler_in(anchor) is None or asked is None or _is_elsewhere(anchor):
             continue
         if not is_asked and comes_back(last.state, _end(folder, job_id, last.number)):
             continue
@@ -246,6 +246,19 @@ def _deaths(folder: Folder, table: StateTable, launches: Mapping[str, Launch], *
         retries = kept if isinstance(kept, int) else 0
         found.append(Death(job_id, last.state, table.next_number(job_id), number, *asked, retries))
     return found
+
+
+def _is_elsewhere(anchor: Mapping[str, Any]) -> bool:
+    """Whether an attempt was of another cluster than the one to which we submit: its options are for that one."""
+    name, cluster = scheduler_in(anchor), anchor.get("cluster")
+    return name is not None and cluster is not None and cluster not in (schedulers.named(name).asked() or ())
+
+
+def _may_be_elsewhere(launch: Launch, submission: Submission) -> bool:
+    """Whether somebody has begun to submit a launch to another cluster."""
+    scheduler = schedulers.of(launch)
+    told = frozenset[str]().union(*(submission.clusters(array.name) for array in launched_arrays(launch)))
+    return bool(told) and scheduler is not None and not told <= (scheduler.asked() or frozenset())
 
 
 def _end(folder: Folder, job_id: int, number: int) -> Mapping[str, Any]:

@@ -123,7 +123,8 @@ class Scheduler(ABC):
 
     def asked(self) -> frozenset[str] | None:
         """The names of the clusters that are asked here and now; None where they do not tell."""
-        return None
+        name = self.cluster()
+        return None if name is None else frozenset({name})
 
     def why_unasked(self, clusters: Collection[str | None]) -> str | None:
         """Why nothing is asked now about what these clusters have, as `cluster` has named them, or their tasks

@@ -168,6 +168,7 @@ def reports(
 class OpenLaunch(NamedTuple):
     """A launch whose jobs a scheduler may still have to say something about."""
 
+    folder: Folder
     launch: Launch
     scheduler: str
     arrays: Sequence[LaunchedArray]
@@ -182,34 +183,49 @@ class OpenLaunch(NamedTuple):
         return [array.name for array in self.arrays]
 
     @property
+    def asked(self) -> frozenset[str] | None:
+        """The clusters that are asked here and now; None where that is not known."""
+        try:
+            return schedulers.named(self.scheduler).asked()
+        except (OptionsError, SchedulerError):  # which is told of where the question is asked
+            return None
+
+    @property
     def ids(self) -> dict[str, str]:
-        """The names of arrays by the scheduler's ids, as far as these are known, and surely of a cluster that is asked:
-        another one has other jobs with the same ids."""
-        asked = schedulers.named(self.scheduler).asked() if any(map(self.is_partial, self.names)) else None
-        found: dict[str, str] = {}
+        """The names of arrays by the scheduler's ids, as far as these are known, and surely of the cluster that is
+        asked: another one has other jobs with the same ids."""
+        found, asked = dict[str, str](), self.asked
         for name in self.names:
-            is_partial, submitted = self.is_partial(name), self.submission.array_id(name)
-            tasks = self.running.get(name, ())
-            here = [
-                task for task in tasks if not is_partial or (task.cluster is not None and task.cluster in (asked or ()))
-            ]
-            found |= {task.array or task.id: name for task in here}
-            found |= {} if is_partial else dict.fromkeys(self.sightings.ids(name), name)
-            found |= {} if is_partial or submitted is None else {submitted: name}
-        return found
+            tasks, submitted = self.running.get(name, ()), self.submission.array_id(name)
+            if not self.is_partial(name, asked):
+                found |= {task.array or task.id: name for task in tasks} | dict.fromkeys(self.sightings.ids(name), name)
+                found |= {} if submitted is None else {submitted: name}
+            elif asked is not None:
+                found |= {task.array or task.id: name for task in tasks if task.cluster in asked}
+        return {} if asked is not None and len(asked) > 1 else found
 
-    def clusters(self, name: str) -> set[str | None]:
-        """The clusters that have, or had, tasks of the array of that name; None: one that has not told its name."""
-        found = {*self.sightings.clusters(name), *(task.cluster for task in self.running.get(name, ()))}
-        found.add(self.submission.cluster(name))
-        known = set[str | None](found - {None})
-        return known or ({None} if self.submission.array_id(name) is not None else set())
+    def clusters(self, name: str) -> frozenset[str]:
+        """The clusters that have, or had, tasks of the array of that name, as far as they have told their names."""
+        tasks = self.running.get(name, ())
+        return self.submission.clusters(name).union(
+            self.sightings.clusters(name), (task.cluster for task in tasks if task.cluster is not None)
+        )
 
-    def is_partial(self, name: str) -> bool:
-        """Whether clusters that are not asked here and now may have tasks of the array: that none is seen tells nothing
-        then."""
-        named = self.clusters(name) - {None}
-        return bool(named) and not named <= (schedulers.named(self.scheduler).asked() or frozenset())
+    def usual(self, name: str) -> Sequence[None]:
+        """That whichever cluster was here has the array, as older versions have noted it."""
+        return () if self.submission.array_id(name) is None else (None,)
+
+    def is_partial(self, name: str, asked: frozenset[str] | None) -> bool:
+        """Whether clusters that are not asked may have tasks of the array: that none is seen tells nothing then."""
+        return not self.clusters(name) <= (asked or frozenset())
+
+    def why_partial(self, asked: frozenset[str] | None) -> str | None:
+        """What people are told where that is so of an array."""
+        others = sorted({one for name in self.names for one in self.clusters(name)}.difference(asked or ()))
+        if not others:
+            return None
+        which = "it is not known which cluster is asked" if asked is None else f"{', '.join(sorted(asked))} is asked"
+        return f"launch {self.launch.number} of {self.folder.path}: {' or '.join(others)} may have its jobs, and {which}"
 
 
 class Answer(NamedTuple):
@@ -307,7 +323,8 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
                 sightings = Sightings(folder, launch, is_to_act=is_to_act)
                 scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
                 tasks = _tasks_of(arrays, running.get(number, {}))
-                yield OpenLaunch(launch, name, arrays, planned_attempts(launch), submission, sightings, scripts, tasks)
+                planned = planned_attempts(launch)
+                yield OpenLaunch(folder, launch, name, arrays, planned, submission, sightings, scripts, tasks)
             else:
                 settle(folder, number)  # no scheduler runs it: its record has been read for the last time
         except UnreadableLaunch as error:
@@ -337,8 +354,7 @@ def ask(launches: Sequence[OpenLaunch], users: Iterable[str]) -> Answer:
     unasked: dict[str, str] = {}
     for name in sorted({opened.scheduler for opened in launches}):
         mine = [opened for opened in launches if opened.scheduler == name]
-        with suppress(OptionsError):  # which is told of where it is asked
-            unasked |= {array: words for opened in mine for array, words in why_unasked(name, opened).items()}
+        unasked |= {array: words for opened in mine for array, words in why_unasked(opened).items()}
         found |= _ask_one(name, mine, asked, unasked)
     return Answer(frozenset(name for opened in launches for name in opened.names), asked, found, unasked)
 
@@ -366,14 +382,16 @@ def _ask_one(
     return reports(names, rows, None if runs is None else known.runs(runs), is_history_silent=is_silent)
 
 
-def why_unasked(name: str, opened: OpenLaunch) -> dict[str, str]:
-    """The arrays of a launch that the scheduler of that name is not asked about now, by their names, each with why:
-    another cluster has the jobs. Raises OptionsError."""
-    scheduler = schedulers.named(name)
-    if not scheduler.is_available():
+def why_unasked(opened: OpenLaunch) -> dict[str, str]:
+    """The arrays of a launch that its scheduler is not asked about now, by their names, each with why: another cluster
+    has the jobs."""
+    try:
+        scheduler = schedulers.named(opened.scheduler)
+        found = {array: scheduler.why_unasked(opened.clusters(array) or opened.usual(array)) for array in opened.names}
+    except (OptionsError, SchedulerError):  # which is told of where the question is asked
         return {}
-    found = {array: scheduler.why_unasked(opened.clusters(array)) for array in opened.names}
-    return {array: f"launch {opened.launch.number}: {why}" for array, why in found.items() if why is not None}
+    where = f"launch {opened.launch.number} of {opened.folder.path}"
+    return {array: f"{where}: {why}" for array, why in found.items() if why is not None}
 
 
 def names_known(scheduler: Scheduler, launches: Iterable[OpenLaunch]) -> ArrayNames:

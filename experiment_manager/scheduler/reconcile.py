@@ -86,7 +86,7 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
     decided = [(opened, *_decided(folder, states, before, opened, answer, end)) for opened in launches]
     applied = _Applied(folder, states, before, end)
     for opened, found, was_asked in decided:
-        applied.apply(opened, found, was_asked=was_asked)
+        applied.apply(opened, found, was_asked=was_asked, is_elsewhere=not answer.unasked.keys().isdisjoint(opened.names))
     after = before
     if applied.has_news:  # it took some time, and is believed about jobs as they are now
         after = states.table(reconcile=True)
@@ -103,10 +103,12 @@ def _decided(
     found = verdicts(launch, disk, reports, time.time())
     if found.absent:  # absence alone tells nothing of what may still begin
         found = verdicts(launch, disk, asked_by_id(opened, reports, found.absent), time.time())
-    unasked = [answer.unasked[name] for name in opened.names if name in answer.unasked]
-    for words in dict.fromkeys(unasked if found.is_open else ()):
-        tell_once(f"{words}. What it runs is shown as it was last known", f"{words} {folder.path}")
-    return found, bool(reports or unasked)
+    why = dict.fromkeys(answer.unasked[name] for name in opened.names if name in answer.unasked)
+    if not why and launch.partial and (partly := opened.why_partial(launch.asked)) is not None:
+        why = {partly: None}
+    for words in why if found.is_open else ():
+        tell_once(f"{words}. What is not seen is shown as it was last known")
+    return found, bool(reports)
 
 
 def _note_seen(opened: OpenLaunch, reports: Mapping[str, ArrayReport]) -> None:
@@ -114,17 +116,19 @@ def _note_seen(opened: OpenLaunch, reports: Mapping[str, ArrayReport]) -> None:
     does not tell that."""
     seen = {name: report for name, report in reports.items() if report.ids}
     by_hand = {name: report for name, report in seen.items() if opened.submission.array_id(name) is None}
-    where = {name for name in seen if opened.submission.cluster(name) is None}
-    if where or by_hand:
+    unknown = [name for name in seen if not opened.submission.clusters(name)]
+    if unknown or by_hand:
+        asked = opened.asked or frozenset()
+        cluster = next(iter(asked)) if len(asked) == 1 else None
         opened.sightings.add(
             {name: report.indices() for name, report in by_hand.items()},
             {name: report.ids for name, report in by_hand.items()},
-            dict.fromkeys(where, schedulers.named(opened.scheduler).cluster()),
+            dict.fromkeys(unknown, cluster),
         )
 
 
 def _tracked(opened: OpenLaunch) -> TrackedLaunch:
-    submission, partial = opened.submission, frozenset(filter(opened.is_partial, opened.names))
+    submission, asked = opened.submission, opened.asked
     return TrackedLaunch(
         number=opened.launch.number,
         label=schedulers.label_of(opened.scheduler),
@@ -134,8 +138,8 @@ def _tracked(opened: OpenLaunch) -> TrackedLaunch:
         seen=opened.sightings.has,
         has_id=frozenset(opened.ids.values()),
         is_ours=os.geteuid() == 0 or opened.launch.record["user"] == user_name(),
-        partial=partial,
-        asked=schedulers.named(opened.scheduler).asked() if partial else None,
+        partial=frozenset(name for name in opened.names if opened.is_partial(name, asked)),
+        asked=asked,
     )
 
 
@@ -177,18 +181,18 @@ class _Applied:
         self.has_news = False
         """Whether a scheduler was asked about jobs that may be in another state by now than before it answered."""
 
-    def apply(self, opened: OpenLaunch, found: LaunchVerdicts, *, was_asked: bool) -> None:
+    def apply(self, opened: OpenLaunch, found: LaunchVerdicts, *, was_asked: bool, is_elsewhere: bool) -> None:
         is_open = found.is_open
         for verdict in found.verdicts:
             is_kept = self._apply(opened, verdict)
             is_open = is_open or not is_kept
         has_workers = any(array.n_workers is not None for array in opened.arrays)  # they may have run others and ended
         self.has_news = self.has_news or (was_asked and (has_workers or bool(found.verdicts)))
-        if not was_asked or self._folder.is_only_read:
+        if not (was_asked or is_elsewhere) or self._folder.is_only_read:
             return
         path = self._folder.join("launches", opened.launch.number, SETTLED)
         with suppress(OSError):  # somebody else's folder: it will be asked about again
-            if is_open and os.path.exists(path):
+            if is_open and os.path.exists(path) and was_asked:
                 os.unlink(path)
             elif not is_open and not os.path.exists(path):
                 settle(self._folder, opened.launch.number)
@@ -323,13 +327,30 @@ def active_tasks(
 
 
 def _require_asked(table: StateTable, launches: Iterable[OpenLaunch], of: Collection[int] | None) -> None:
-    """Raise SchedulerError where another cluster may have a task of any of the jobs; None: of whatever jobs."""
+    """Raise SchedulerError where another cluster has any of the jobs, or may have it; None: of whatever jobs."""
     for opened in launches:
-        unasked = why_unasked(opened.scheduler, opened)
+        unasked = why_unasked(opened)
         for array in opened.arrays if unasked else ():
             jobs = set(array.jobs) if of is None else set(array.jobs).intersection(of)
             if array.name in unasked and any(_may_be_there(table.last(JobId(job)), opened) for job in jobs):
                 raise SchedulerError(unasked[array.name], words=unasked[array.name])
+
+
+def may_be_elsewhere(folder: Folder, table: StateTable, ids: Collection[int]) -> dict[int, str]:
+    """Those of the jobs that a cluster may have which is not asked, though another one that may have them is, each with
+    what people are told."""
+    found: dict[int, str] = {}
+    records = running_records(States(folder), table)
+    for opened in open_launches(folder, records)[0]:
+        asked = opened.asked
+        for array in opened.arrays:
+            if not opened.is_partial(array.name, asked):
+                continue
+            for job in set(array.jobs).intersection(ids):
+                is_here = asked is not None and records.get(JobId(job), {}).get("cluster") in asked
+                if not is_here and _may_be_there(table.last(JobId(job)), opened):
+                    found[job] = str(opened.why_partial(asked))
+    return found
 
 
 def _may_be_there(last: Attempt, opened: OpenLaunch) -> bool:

@@ -260,7 +260,9 @@ def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:
     with writing(folder.path):
         submission = Submission(folder, launch)
         submitted = float(launch.record["time"])
-        submission.note_id(joined.name, joined.slurm_id, submitted, scheduler.name, scheduler.cluster())
+        clusters = Submission(folder, read_launch(folder, joined.launch)).clusters(joined.name)
+        cluster = next(iter(clusters), scheduler.cluster())
+        submission.note_id(joined.name, joined.slurm_id, submitted, scheduler.name, cluster)
 
 
 def _tell_of_fewer(arrangement: Arrangement) -> None:

@@ -111,6 +111,7 @@ def submit(
     with _alone(folder, launch, wait_s), writing(folder.path):
         submission = Submission(folder, launch)
         unsubmitted = [array for array in arrays if submission.array_id(array.name) is None]
+        cluster = scheduler.cluster() if unsubmitted else None  # before anything is submitted: it may take a while
         _refuse_elsewhere(folder, scheduler, launch, unsubmitted, submission)
         there = _look_up(folder, scheduler, launch, unsubmitted)
         done: list[Submitted] = []
@@ -127,7 +128,7 @@ def submit(
                 if array.name in there or _turns_up(folder, scheduler, launch, array, submission, there):
                     slurm_id = there[array.name]
                     submitted = float(launch.record["time"])
-                    submission.note_id(array.name, slurm_id, submitted, scheduler.name, scheduler.cluster())
+                    submission.note_id(array.name, slurm_id, submitted, scheduler.name, cluster)
                     break
                 if launch.record.get("upstream") is not None:
                     before = before or _before(folder, launch, scheduler)
@@ -551,11 +552,17 @@ def _refuse_elsewhere(
     """Raise JobRefused where another cluster than the one that is asked may have an array already."""
     if not arrays:
         return
-    sightings, begun = Sightings(folder, launch), _begun(folder, launch, arrays)
+    sightings, begun, asked = Sightings(folder, launch), _begun(folder, launch, arrays), scheduler.asked()
     for array in arrays:
-        told = {submission.cluster(array.name), *(task.cluster for task in begun.get(array.name, ()))}
-        if words := scheduler.why_unasked({*sightings.clusters(array.name), *(told - {None})}):
-            raise JobRefused(f"launch {launch.number} of {folder.path} is not submitted here: {words}")
+        told = (task.cluster for task in begun.get(array.name, ()) if task.cluster is not None)
+        known = submission.clusters(array.name).union(sightings.clusters(array.name), told)
+        if not known <= (asked or frozenset()):
+            others = " or ".join(sorted(known.difference(asked or ())))
+            here = "it is not known which cluster is asked" if asked is None else f"{', '.join(sorted(asked))} is asked"
+            raise JobRefused(
+                f"launch {launch.number} of {folder.path} is not submitted here: {others} may have its jobs, and {here}; "
+                f"submit it there, or write scripts of what is to run here with `experiment-manager script`"
+            )
 
 
 def _by_anchors(folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray]) -> dict[str, str]:

@@ -69,7 +69,7 @@ FLAG: Final = Kind("true or false", lambda value: isinstance(value, bool))
 
 
 def _is_task(value: Any) -> bool:
-    if not isinstance(value, dict) or {*value, "cluster"} != set(Task._fields):
+    if not isinstance(value, dict) or "cluster" in value or {*value, "cluster"} != set(Task._fields):
         return False
     texts = all(isinstance(value[name], str) for name in ("scheduler", "id"))
     maybe = all(value[name] is None or isinstance(value[name], str) for name in ("array", "node", "user"))

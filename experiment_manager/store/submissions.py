@@ -72,9 +72,11 @@ class Submission:
         about = self._arrays.get(name, {})
         return next((str(value) for key, value in about.items() if key.endswith("_id")), None)
 
-    def cluster(self, name: str) -> str | None:
-        """The cluster that has an array that was submitted, as `Scheduler.cluster` has named it."""
-        return self._arrays.get(name, {}).get("cluster")
+    def clusters(self, name: str) -> frozenset[str]:
+        """The clusters that may have an array that was submitted, or may turn up, as `Scheduler.cluster` has named
+        them; more than one where an older version has noted what people had named."""
+        told = str(self._arrays.get(name, {}).get("cluster") or "")
+        return frozenset(part.strip().lower() for part in told.split(",") if part.strip())
 
     def note_id(self, name: str, array_id: str, submitted: float, scheduler: str, cluster: str | None) -> None:
         """An array was submitted, then, and got that id from the scheduler of that name; `cluster` is the one that has

@@ -205,7 +205,7 @@ def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> No
     submitted_long_ago(Path(jobs.experiment.folder.path))
     wrong(forgets=[about["name"] for _, about in FileScheduler()._arrays()])  # here nobody has heard of it
     assert {0: "QUEUED"} == jobs.states()
-    assert "launch 0001: None is asked, {'other'} has the jobs" in capfd.readouterr().err
+    assert ": None is asked, frozenset({'other'}) has the jobs" in capfd.readouterr().err
     with pytest.raises(SchedulerError, match="has the jobs"):
         jobs.cancel(0)
     assert [False] == [array.is_new for array in jobs.submit()]
@@ -228,7 +228,7 @@ def test_by_hand_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str
     assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
     wrong(forgets=[name])
     assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
-    assert "launch 0001: None is asked, {'other'} has the jobs" in capfd.readouterr().err
+    assert ": None is asked, frozenset({'other'}) has the jobs" in capfd.readouterr().err
     wrong(cluster="other")
     hold.unlink()
     jobs.wait_until(lambda: jobs.has_begun(0))
@@ -254,9 +254,10 @@ def test_a_cluster_that_has_told_its_name_later(jobs: Jobs) -> None:
     assert {0: "QUEUED"} == jobs.states()
 
 
-def test_on_two_clusters_by_hand(jobs: Jobs) -> None:
+def test_on_two_clusters_by_hand(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
     """A script that somebody has submitted to one cluster, taken back, and submitted to another one is followed there;
-    what has not begun waits as long as the first one may still have it, and may not be submitted to either by us."""
+    what has not begun waits as long as the first one may still have it, which people are told, and is not submitted to
+    either by us. Whoever knows better says so."""
     jobs.seconds = 40
     jobs.make({"seconds": 180.0}, {"seconds": 180.0}, array_parallelism=1)
     hold, script = FileScheduler().root / "hold", jobs.experiment.folder.join("slurm_scripts.sh")
@@ -266,16 +267,24 @@ def test_on_two_clusters_by_hand(jobs: Jobs) -> None:
     assert {0: "QUEUED", 1: "QUEUED"} == jobs.states()
     FileScheduler().cancel([("1", 0), ("1", 1)])
     wrong(cluster="third")
-    with pytest.raises(JobRefused, match=r"launch 0001 of .* is not submitted here: third is asked, {'other'} has"):
+    with pytest.raises(JobRefused, match=r"0001 of .* is not submitted here: other may have its jobs, and third is"):
         jobs.submit()
     wrong(cluster="here")
     hold.unlink()
     FileScheduler().submit(script)
     jobs.wait_until(lambda: jobs.has_begun(0))
     assert {0: "RUNNING", 1: "QUEUED"} == jobs.states()
-    assert [1] == jobs.cancel(1)
+    assert "other may have its jobs, and here is asked. What is not seen is shown as" in capfd.readouterr().err
+    with pytest.raises(JobRefused, match=r"job 1 may go on: launch 0001 of .*: other may have its jobs, and here is"):
+        jobs.cancel(1)
+    assert {0: "RUNNING", 1: "QUEUED"} == jobs.states()
     FileScheduler().order("2", 0, "NODE_FAIL")
     jobs.wait_until(lambda: "NODE_FAIL" == jobs.attempts()[0][0], lambda: str(jobs.attempts()))
+    launch = Path(jobs.experiment.folder.join("launches", "0001"))
+    FileScheduler().cancel([("2", 0)])
+    (launch / "settled").touch()  # somebody knows that neither has it any more
+    assert "PENDING" == jobs.states()[1]
+    assert (launch / "settled").exists()
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -189,7 +189,6 @@ def require_followed(script: str) -> None:
     """Raise SlurmError where a script is for another cluster than the one that is asked: its jobs would be looked for,
     and not found, here."""
     found = _CLUSTERS.findall(_text(script)) or [os.environ.get("SBATCH_CLUSTERS", "")]
-    named = os.environ.get("SLURM_CLUSTERS", "").lower()
     if found[-1]:
         asked = asked_clusters()
         if asked != frozenset({found[-1].lower()}):
@@ -197,8 +196,15 @@ def require_followed(script: str) -> None:
             words = f"the script is for the cluster {found[-1]}, and {there} is asked here"
             hint = f"set SLURM_CLUSTERS={found[-1]}, for this command and for all that follow the jobs"
             raise SlurmError(f"{words}, which would not find its jobs; {hint}", words=words)
-    elif "," in named or named.strip() == "all":
-        words = f"SLURM_CLUSTERS={named} names several clusters, and which one gets the jobs would not be known"
+    else:
+        require_one_cluster()
+
+
+def require_one_cluster() -> None:
+    """Raise SlurmError where SLURM_CLUSTERS names several clusters, to which an order would go, or to any of them."""
+    named = os.environ.get("SLURM_CLUSTERS", "")
+    if "," in named or named.strip().lower() == "all":
+        words = f"SLURM_CLUSTERS={named} names several clusters, each of which has jobs with the same ids"
         raise SlurmError(f"{words}; name one of them", words=words)
 
 
@@ -308,6 +314,7 @@ def scancel(targets: Sequence[str]) -> None:
 
     Raises SlurmError with scancel's words. One target that cannot be read makes SLURM leave all of its call alone.
     """
+    require_one_cluster()
     refusals: list[SlurmError] = []
     for batch in _batches(targets, most=_MAX_TARGETS, most_bytes=_MAX_TARGET_BYTES):
         try:
@@ -330,6 +337,7 @@ def release(tasks: Iterable[str]) -> None:
 
 
 def _order_each(word: str, tasks: Iterable[str]) -> None:
+    require_one_cluster()
     for batch in _batches(list(tasks), most=_MAX_TARGETS, most_bytes=_MAX_TARGET_BYTES):
         _ask("scontrol", word, ",".join(batch))
 

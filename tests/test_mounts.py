@@ -1,0 +1,163 @@
+"""Two nodes that share one file system, which each of them sees some seconds late and without the other's locks: FUSE
+mounts with caches, in namespaces of their own, as two hosts. The clock of the second one is five minutes ahead."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from experiment_manager import Experiment
+from tests.conftest import APP, Program, clean_env, wait_until
+from tests.test_work import RUNNER
+
+pytestmark = pytest.mark.heavy
+
+LATE_S = 3.0
+"""So long a node believes what it has seen: NFS does so for 3 to 60 s (acregmin, acregmax)."""
+CLOCK = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+ENTER = 'mount --make-rprivate / && mount --bind "$1" "$2" && hostname "$3" && shift 3 && exec "$@"'
+
+
+class Node:
+    """A host of its own, which sees the shared folder through its own mount."""
+
+    def __init__(self, name: str, mount: Path, shared: Path, home: Path, **env: str) -> None:
+        self._name, self._mount, self._shared, self._home, self._env = name, mount, shared, home, env
+
+    def start(self, *arguments: str | Path, **env: str) -> "subprocess.Popen[str]":
+        """Python begins to run there."""
+        enter = ("unshare", "--mount", "--uts", "--", "sh", "-c", ENTER, "node", self._mount, self._shared, self._name)
+        return subprocess.Popen(
+            [*enter, sys.executable, *arguments],
+            cwd=self._home,
+            env=clean_env(**self._env, **env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """The folder that all nodes see, and where the server keeps it."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "shared").mkdir()
+    return tmp_path / "shared"
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, shared: Path) -> Iterator[list[Node]]:
+    """Two of them; the test is skipped where there can be none."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("only root can mount file systems, and only where there is FUSE")
+    install()
+    if shutil.which("bindfs") is None or not os.path.exists(CLOCK):
+        pytest.skip("no bindfs, or no libfaketime: root on Debian gets both by itself")
+    (tmp_path / "home").mkdir()
+    late = ",".join(f"{what}_timeout={LATE_S}" for what in ("attr", "entry", "negative"))
+    ahead = {"LD_PRELOAD": CLOCK, "FAKETIME": "+300", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+    servers, found = [], []
+    for name, env in (("node1", {}), ("node2", ahead)):
+        mount = tmp_path / name
+        mount.mkdir()
+        servers.append(subprocess.Popen(["bindfs", "-f", "-o", late, tmp_path / "server", mount]))
+        found.append(Node(name, mount, shared, tmp_path / "home", **env))
+    try:
+        for name in ("node1", "node2"):
+            wait_until(lambda name=name: os.path.ismount(tmp_path / name))  # type: ignore[misc]
+        yield found
+    finally:
+        for name in ("node1", "node2"):
+            subprocess.run(["umount", tmp_path / name], check=False)
+        for server in servers:
+            server.wait(30)
+
+
+def install() -> None:
+    """Debian's packages are there, where root can have them."""
+    if shutil.which("apt-get") is None:
+        return
+    with FileLock(Path(tempfile.gettempdir()) / "experiment-manager-mounts.lock", timeout=600):
+        if shutil.which("bindfs") is None or not os.path.exists(CLOCK):
+            wanted = "apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 bindfs libfaketime"
+            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            line = f"{wanted} || (apt-get update -q && {wanted})"
+            subprocess.run(["sh", "-c", line], env=env, capture_output=True, timeout=300, check=False)
+
+
+def ended(processes: Sequence["subprocess.Popen[str]"]) -> list[tuple[int, str, str]]:
+    """How each has ended, and what it said: sentences, and no traceback."""
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert "Traceback" not in err, err
+        found.append((process.returncode, out, err))
+    return found
+
+
+def test_two_nodes_share_all_jobs(nodes: list[Node], shared: Path, tmp_path: Path) -> None:
+    """Each job runs once, on one of them, and both learn of all ends."""
+    (tmp_path / "home/runner.py").write_text(RUNNER)
+    experiment = Experiment(["number"], "train", tmp_path / "server")
+    for number in range(40):
+        experiment.add_job({"number": number}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(40))
+    words = ("-m", "experiment_manager", "work", shared / "train", "--runner", "runner.py", "--jobs", "2", "--json")
+    told = [json.loads(out)["jobs"] for _, out, _ in ended([node.start(*words) for node in nodes])]
+    assert all(told)
+    begun = [int(line.split()[0]) for line in (tmp_path / "home/begun").read_text().splitlines()]
+    assert dict.fromkeys(range(40), 1) == Counter(begun)
+    assert {"COMPLETED": 40} == Experiment.at(tmp_path / "server/train").counts()
+    assert {("COMPLETED", 1)} == {(end["state"], end["attempt"]) for ends in told for end in ends}
+
+
+def test_two_nodes_search(nodes: list[Node], shared: Path, tmp_path: Path) -> None:
+    """Workers on both propose and run trials: no id is given twice, each trial runs once, and the best is found."""
+    shutil.copytree(APP, tmp_path / "home", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    program = Program(tmp_path / "home")
+    done = program.sweep(
+        *("hydra/sweeper=experiment_optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=1"),
+        *("seed=interval(0,10)", f"hydra.sweeper.experiment_path={tmp_path / 'server'}"),
+        LIGHT="1",
+    )
+    assert 0 == done.returncode, done.stderr
+    where = tmp_path / "server/train"
+    assert 0 == program.python("-m", "experiment_manager", "search", str(where), "--more", "38").returncode
+    words = ("-m", "experiment_manager", "work", shared / "train", "--jobs", "2")
+    ended([node.start(*words, LIGHT="1") for node in nodes])
+    experiment = Experiment.at(where)
+    assert list(range(40)) == experiment.get_all_ids()
+    assert {"COMPLETED": 40} == experiment.counts()
+    states = sorted(name for name in os.listdir(where / "states") if name.count(".") == 2)
+    assert sorted(f"{job_id}.1.COMPLETED" for job_id in range(40)) == states
+    values = [trial.params["seed"] for trial in experiment.study().trials]
+    assert 40 == len(set(values))
+    assert experiment.study().best_value < 1.0
+    hosts = {json.loads((where / f"states/{job_id}.1").read_text())["host"] for job_id in range(2, 40)}
+    assert {"node1", "node2"} == hosts
+
+
+def test_two_nodes_sweep_at_once(nodes: list[Node], shared: Path, tmp_path: Path) -> None:
+    """Two grids are planned at the same time, by processes that no lock keeps apart: each is planned, or refused in a
+    sentence; typed again, both are there, each configuration has one id, and what had an id keeps it."""
+    shutil.copytree(APP, tmp_path / "home", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    more = ("hydra/launcher=slurm_script", f"hydra.sweeper.experiment_path={shared}")
+    grids = ("seed=1,2,3,4", "seed=3,4,5,6")
+    told = ended([node.start("train.py", "-m", grid, *more) for node, grid in zip(nodes, grids, strict=True)])
+    assert {0} <= {status for status, *_ in told} <= {0, 2}, told
+    first = {job.id: job.variables for job in Experiment.at(tmp_path / "server/train").jobs()}
+    for node, grid in zip(nodes, grids, strict=True):
+        ((status, _, said),) = ended([node.start("train.py", "-m", grid, *more)])
+        assert 0 == status, said
+    last = {job.id: job.variables for job in Experiment.at(tmp_path / "server/train").jobs()}
+    assert first.items() <= last.items()
+    assert [1, 2, 3, 4, 5, 6] == sorted(variables["seed"] for variables in last.values())
