@@ -63,7 +63,7 @@ def nodes(tmp_path: Path, shared: Path) -> Iterator[list[Node]]:
         pytest.skip("no bindfs, or no libfaketime: root on Debian gets both by itself")
     (tmp_path / "home").mkdir()
     late = ",".join(f"{what}_timeout={LATE_S}" for what in ("attr", "entry", "negative"))
-    ahead = {"LD_PRELOAD": CLOCK, "FAKETIME": "+300", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+    ahead = {"LD_PRELOAD": CLOCK, "FAKETIME": "+300", "NO_FAKE_STAT": "1"}
     servers, found = [], []
     for name, env in (("node1", {}), ("node2", ahead)):
         mount = tmp_path / name
@@ -101,6 +101,28 @@ def ended(processes: Sequence["subprocess.Popen[str]"]) -> list[tuple[int, str, 
         assert "Traceback" not in err, err
         found.append((process.returncode, out, err))
     return found
+
+
+LOOKS = """
+import os, pathlib, sys, time
+shared, other = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+assert not (shared / "new").exists()
+(other / "new").touch()
+started = time.monotonic()
+while not (shared / "new").exists():
+    time.sleep(0.05)
+print(time.monotonic() - started, time.time() - os.stat(shared / "new").st_mtime, os.uname().nodename)
+"""
+
+
+def test_the_nodes_see_what_is_late(nodes: list[Node], shared: Path, tmp_path: Path) -> None:
+    """A node that has looked for a name in vain believes so for a while, and the second one's clock is ahead."""
+    ((status, told, said),) = ended([nodes[1].start("-c", LOOKS, shared, tmp_path / "server")])
+    assert 0 == status, said
+    late_s, ahead_s, name = told.split()
+    assert LATE_S / 2 < float(late_s) < 10 * LATE_S
+    assert 295 < float(ahead_s) < 305 + float(late_s)
+    assert "node2" == name
 
 
 def test_two_nodes_share_all_jobs(nodes: list[Node], shared: Path, tmp_path: Path) -> None:
@@ -154,10 +176,10 @@ def test_two_nodes_sweep_at_once(nodes: list[Node], shared: Path, tmp_path: Path
     grids = ("seed=1,2,3,4", "seed=3,4,5,6")
     told = ended([node.start("train.py", "-m", grid, *more) for node, grid in zip(nodes, grids, strict=True)])
     assert {0} <= {status for status, *_ in told} <= {0, 2}, told
-    first = {job.id: job.variables for job in Experiment.at(tmp_path / "server/train").jobs()}
+    first = {row["job"]: row["variables"] for row in Experiment.at(tmp_path / "server/train").jobs()}
     for node, grid in zip(nodes, grids, strict=True):
         ((status, _, said),) = ended([node.start("train.py", "-m", grid, *more)])
         assert 0 == status, said
-    last = {job.id: job.variables for job in Experiment.at(tmp_path / "server/train").jobs()}
+    last = {row["job"]: row["variables"] for row in Experiment.at(tmp_path / "server/train").jobs()}
     assert first.items() <= last.items()
     assert [1, 2, 3, 4, 5, 6] == sorted(variables["seed"] for variables in last.values())
