@@ -225,7 +225,9 @@ class OpenLaunch(NamedTuple):
         if not others:
             return None
         which = "it is not known which cluster is asked" if asked is None else f"{', '.join(sorted(asked))} is asked"
-        return f"launch {self.launch.number} of {self.folder.path}: {' or '.join(others)} may have its jobs, and {which}"
+        return (
+            f"launch {self.launch.number} of {self.folder.path}: {' or '.join(others)} may have its jobs, and {which}"
+        )
 
 
 class Answer(NamedTuple):

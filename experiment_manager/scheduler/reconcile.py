@@ -86,7 +86,9 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
     decided = [(opened, *_decided(folder, states, before, opened, answer, end)) for opened in launches]
     applied = _Applied(folder, states, before, end)
     for opened, found, was_asked in decided:
-        applied.apply(opened, found, was_asked=was_asked, is_elsewhere=not answer.unasked.keys().isdisjoint(opened.names))
+        applied.apply(
+            opened, found, was_asked=was_asked, is_elsewhere=not answer.unasked.keys().isdisjoint(opened.names)
+        )
     after = before
     if applied.has_news:  # it took some time, and is believed about jobs as they are now
         after = states.table(reconcile=True)

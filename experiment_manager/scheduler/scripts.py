@@ -33,7 +33,14 @@ from experiment_manager.scheduler.submission import (
 )
 from experiment_manager.store.files import appearing, make_executable
 from experiment_manager.store.holds import not_held
-from experiment_manager.store.launches import clear_leftovers, create_launch, kept_pruner, kept_upstream, of_scheduler
+from experiment_manager.store.launches import (
+    clear_leftovers,
+    create_launch,
+    kept_pruner,
+    kept_upstream,
+    of_scheduler,
+    read_launch,
+)
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.pass_filter import read_selection

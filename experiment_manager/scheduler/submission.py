@@ -560,8 +560,8 @@ def _refuse_elsewhere(
             others = " or ".join(sorted(known.difference(asked or ())))
             here = "it is not known which cluster is asked" if asked is None else f"{', '.join(sorted(asked))} is asked"
             raise JobRefused(
-                f"launch {launch.number} of {folder.path} is not submitted here: {others} may have its jobs, and {here}; "
-                f"submit it there, or write scripts of what is to run here with `experiment-manager script`"
+                f"launch {launch.number} of {folder.path} is not submitted here: {others} may have its jobs, "
+                f"and {here}; submit it there, or write scripts of what is to run here with `experiment-manager script`"
             )
 
 

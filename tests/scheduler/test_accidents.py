@@ -281,7 +281,8 @@ def test_on_two_clusters_by_hand(jobs: Jobs, capfd: pytest.CaptureFixture[str]) 
     FileScheduler().order("2", 0, "NODE_FAIL")
     jobs.wait_until(lambda: "NODE_FAIL" == jobs.attempts()[0][0], lambda: str(jobs.attempts()))
     launch = Path(jobs.experiment.folder.join("launches", "0001"))
-    FileScheduler().cancel([("2", 0)])
+    FileScheduler().cancel([("2", 0), ("2", 1)])
+    jobs.wait_until(lambda: not FileScheduler().queue([]) and "RUNNING" not in jobs.states().values())
     (launch / "settled").touch()  # somebody knows that neither has it any more
     assert "PENDING" == jobs.states()[1]
     assert (launch / "settled").exists()
