@@ -237,10 +237,10 @@ def best_by_one(seed: int, n_trials: int) -> float:
 
 @pytest.mark.heavy
 def test_eight_workers_find_what_one_process_finds() -> None:
-    """Over 20 seeds, the logarithms of the best values after 100 trials differ in the mean by less than two standard
+    """Over 20 seeds, the logarithms of the best values after 200 trials differ in the mean by less than two standard
     errors of that difference, or the workers do better."""
-    by_workers = [math.log10(best_by_workers(seed, 100, 8)) for seed in range(20)]
-    by_one = [math.log10(best_by_one(seed, 100)) for seed in range(20)]
+    by_workers = [math.log10(best_by_workers(seed, 200, 8)) for seed in range(20)]
+    by_one = [math.log10(best_by_one(seed, 200)) for seed in range(20)]
     worse = statistics.mean(by_workers) - statistics.mean(by_one)
     error = math.sqrt((statistics.variance(by_workers) + statistics.variance(by_one)) / 20)
     print(f"workers {statistics.mean(by_workers):.2f}, one process {statistics.mean(by_one):.2f}, error {error:.2f}")

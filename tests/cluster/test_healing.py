@@ -68,7 +68,7 @@ def test_a_time_limit_that_is_too_short(cluster_program: Program) -> None:
     jobs = ("+mb=1", "+lasts_s=0,100", "hydra/sweeper=experiment", "hydra/launcher=slurm_submitit")
     done = sweep.run("-m", *jobs, *options, script="healing.py")
     assert 0 == done.returncode, done.stderr
-    assert 0 == sweep.tool("status", "--wait").returncode
+    sweep.until({0: "COMPLETED", 1: "COMPLETED"}, seconds=400)
     attempts = [sweep.told("show", str(job))["attempts"] for job in range(2)]
     assert [["COMPLETED"], ["TIMEOUT", "COMPLETED"]] == [[one["state"] for one in of_job] for of_job in attempts]
     assert "TIMEOUT with timeout_min=1, now timeout_min=3 (on_timeout, retry 1)" == attempts[1][1]["healing"]
