@@ -6,16 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from experiment_manager import Experiment
 from tests.conftest import APP, Program, clean_env, wait_until
+from tests.debian import install
 from tests.test_work import RUNNER
 
 pytestmark = pytest.mark.heavy
@@ -58,7 +57,8 @@ def nodes(tmp_path: Path, shared: Path) -> Iterator[list[Node]]:
     """Two of them; the test is skipped where there can be none."""
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("only root can mount file systems, and only where there is FUSE")
-    install()
+    if shutil.which("bindfs") is None or not os.path.exists(CLOCK):
+        install("bindfs", "libfaketime")
     if shutil.which("bindfs") is None or not os.path.exists(CLOCK):
         pytest.skip("no bindfs, or no libfaketime: root on Debian gets both by itself")
     (tmp_path / "home").mkdir()
@@ -79,18 +79,6 @@ def nodes(tmp_path: Path, shared: Path) -> Iterator[list[Node]]:
             subprocess.run(["umount", tmp_path / name], check=False)
         for server in servers:
             server.wait(30)
-
-
-def install() -> None:
-    """Debian's packages are there, where root can have them."""
-    if shutil.which("apt-get") is None:
-        return
-    with FileLock(Path(tempfile.gettempdir()) / "experiment-manager-mounts.lock", timeout=600):
-        if shutil.which("bindfs") is None or not os.path.exists(CLOCK):
-            wanted = "apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 bindfs libfaketime"
-            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            line = f"{wanted} || (apt-get update -q && {wanted})"
-            subprocess.run(["sh", "-c", line], env=env, capture_output=True, timeout=300, check=False)
 
 
 def ended(processes: Sequence["subprocess.Popen[str]"]) -> list[tuple[int, str, str]]:

@@ -18,10 +18,8 @@ def test_accounting_is_asked_from_before_the_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int
 ) -> None:
     """Clocks disagree: accounting is asked from a while before the launch on, and never from a moment to come."""
-    sacct, said = tmp_path / "sacct", tmp_path / "said"
-    sacct.write_text(f'#!/bin/sh\necho "$@" > {said}\n')
-    sacct.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    said = tmp_path / "said"
+    commands(tmp_path, monkeypatch, sacct=f'echo "$@" > {said}')
     now = time.time()
     assert [] == client.sacct(["name"], now + ahead_s)
     words = said.read_text().split()
@@ -33,12 +31,10 @@ def test_a_script_for_another_cluster_is_refused(tmp_path: Path, monkeypatch: py
     """A script that names another cluster than the one that is asked is not submitted, since its jobs could not be
     followed; with SLURM_CLUSTERS all commands go there, accounting among them, and the submission tells where."""
     said = {"scontrol": "ClusterName = here", "sbatch": "12;other", "sacct": ""}
-    for name, words in said.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/said\necho '{words}'\n")
-        (tmp_path / name).chmod(0o755)
+    lines = {name: f"echo {name} $* >> {tmp_path}/said; echo '{words}'" for name, words in said.items()}
+    commands(tmp_path, monkeypatch, **lines)
     script = tmp_path / "slurm_scripts.sh"
     script.write_text("#!/bin/bash\n#SBATCH --clusters=other\n")
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     forget_cluster()
     try:
         with pytest.MonkeyPatch.context() as while_down:
@@ -72,13 +68,8 @@ def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:
 def test_a_task_of_another_cluster_has_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that has never heard of a task tells that one of its own has ended, and nothing of another cluster's;
     within a job the environment tells which cluster is asked, and nobody is."""
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(
-        "#!/bin/sh\n[ $1 = show ] && echo ClusterName = here ||\n"
-        "{ echo slurm_load_jobs error: Invalid job id specified >&2; exit 1; }\n"
-    )
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    gone = "{ echo slurm_load_jobs error: Invalid job id specified >&2; exit 1; }"
+    commands(tmp_path, monkeypatch, scontrol=f"[ $1 = show ] && echo ClusterName = here || {gone}")
     forget_cluster()
     try:
         for cluster, has_ended in (("here", True), ("other", False), (None, True)):
@@ -117,12 +108,9 @@ def test_it_is_known_which_cluster_gets_a_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
 ) -> None:
     """Where the environment leaves that open, or says otherwise to sbatch than to squeue, nothing is submitted."""
-    for command, words in (("scontrol", "ClusterName = here"), ("sbatch", "12")):
-        (tmp_path / command).write_text(f"#!/bin/sh\necho '{words}'\n")
-        (tmp_path / command).chmod(0o755)
+    commands(tmp_path, monkeypatch, scontrol="echo ClusterName = here", sbatch="echo 12")
     script = tmp_path / "slurm_scripts.sh"
     script.write_text("#!/bin/bash\n")
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     forget_cluster()
     try:
         assert "12" == client.sbatch(str(script))
@@ -141,3 +129,11 @@ def forget_cluster() -> None:
     """The cluster that is here is asked for its name again."""
     client._own_name.cache_clear()
     client._told_config.cache_clear()
+
+
+def commands(place: Path, monkeypatch: pytest.MonkeyPatch, **lines: str) -> None:
+    """Programs that stand for SLURM's commands are on the path, each a line of a shell."""
+    for name, line in lines.items():
+        (place / name).write_text(f"#!/bin/sh\n{line}\n")
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")

@@ -270,9 +270,7 @@ def best_groups(
     groups = {key: _values(members, source) for key, members in _groups(rows, by).items()}
     fields = list(dict.fromkeys(field for values in groups.values() for field in values))
     if metric is not None and metric not in fields:
-        raise ExperimentManagerError(
-            f"no job has left a number called {metric!r}; there are {', '.join(fields) or 'none yet'}"
-        )
+        raise _no_number(metric, fields)
     name = metric or next(iter(fields), None)
     if name is None:
         return None
@@ -346,9 +344,13 @@ def chosen_metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, s
         if asked in names:
             return source, asked
     if asked is not None:
-        there_are = ", ".join(dict.fromkeys(numeric["result"] + numeric["metrics"])) or "none yet"
-        raise ExperimentManagerError(f"no job has left a number called {asked!r}; there are {there_are}")
+        raise _no_number(asked, dict.fromkeys(numeric["result"] + numeric["metrics"]))
     return None, None
+
+
+def _no_number(name: str, there: Iterable[str]) -> ExperimentManagerError:
+    there_are = ", ".join(there) or "none yet"
+    return ExperimentManagerError(f"no job has left a number called {name!r}; there are {there_are}")
 
 
 def group_key(row: Row, by: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from experiment_manager.analysis.tables import (
     TEXT_FORMATS,
     Best,
     BestGroups,
+    Row,
     aggregate,
     aggregates_in,
     best,
@@ -60,8 +61,6 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: experiment-manager efficiency experiments/train --group-by algorithm")(efficiency)
     app.command(epilog="Example: experiment-manager report experiments/train --metric loss --goal min")(report)
 
-
-_Row = Mapping[str, Any]
 
 GroupBy = Annotated[
     str | None,
@@ -142,9 +141,9 @@ def results(
     jobs = experiment.result_rows(rules, pruned=pruned)
     by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
     found = None if best_ is None else _best(experiment, jobs, by, best_, metric, goal)
-    rows: Sequence[_Row] = jobs if by is None else aggregate(jobs, by, wanted)
+    rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted)
     n_all, rows = len(rows), rows if found is None else [rows[place] for place in found.places]
-    flat: Sequence[_Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
+    flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
     rows, flat = (rows, flat) if sort is None else _in_order(rows, flat, order(flat, sort))
     if json:
         terminal.print_answer(rows)
@@ -166,12 +165,12 @@ def results(
         _write(flat, shown, kind, out, digits=precision, is_safe=safe, strong=strong)
 
 
-def _in_order(rows: Sequence[_Row], flat: Sequence[_Row], places: Sequence[int]) -> tuple[list[_Row], list[_Row]]:
+def _in_order(rows: Sequence[Row], flat: Sequence[Row], places: Sequence[int]) -> tuple[list[Row], list[Row]]:
     return [rows[place] for place in places], [flat[place] for place in places]
 
 
 def _in_bold(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     columns: Sequence[str],
     by: Sequence[str],
     leading: BestGroups | None,

@@ -156,8 +156,10 @@ def _refuse_shared(
 
 def _still_waiting(folder: Folder, unbegun: Mapping[int, int]) -> list[int]:
     """Those of the jobs, each with the number of its last attempt, that have not begun since."""
-    table = States(folder).table() if unbegun else None
-    return [job for job, number in unbegun.items() if table is not None and table.last(job).number == number]
+    if not unbegun:
+        return []
+    table = States(folder).table()
+    return [job for job, number in unbegun.items() if table.last(JobId(job)).number == number]
 
 
 def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str]) -> None:

@@ -20,6 +20,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.nodes import elsewhere, nodes_left_out
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.records import not_asked
 from experiment_manager.scheduler.scripts import arranged, arranged_again, write_scripts
 from experiment_manager.scheduler.submission import Submitted, launched_arrays, script_paths, submit
 from experiment_manager.scheduler.verdicts import comes_back
@@ -251,14 +252,14 @@ def _deaths(folder: Folder, table: StateTable, launches: Mapping[str, Launch], *
 def _is_elsewhere(anchor: Mapping[str, Any]) -> bool:
     """Whether an attempt was of another cluster than the one to which we submit: its options are for that one."""
     name, cluster = scheduler_in(anchor), anchor.get("cluster")
-    return name is not None and cluster is not None and cluster not in (schedulers.named(name).asked() or ())
+    return name is not None and cluster is not None and bool(not_asked({cluster}, schedulers.named(name).asked()))
 
 
 def _may_be_elsewhere(launch: Launch, submission: Submission) -> bool:
     """Whether somebody has begun to submit a launch to another cluster."""
     scheduler = schedulers.of(launch)
     told = frozenset[str]().union(*(submission.clusters(array.name) for array in launched_arrays(launch)))
-    return bool(told) and scheduler is not None and not told <= (scheduler.asked() or frozenset())
+    return bool(told) and scheduler is not None and bool(not_asked(told, scheduler.asked()))
 
 
 def _end(folder: Folder, job_id: int, number: int) -> Mapping[str, Any]:

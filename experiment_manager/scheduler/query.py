@@ -22,7 +22,7 @@ from experiment_manager.errors import (
 from experiment_manager.model.records import JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler
-from experiment_manager.scheduler.records import Phase, QueueRow, Run
+from experiment_manager.scheduler.records import Phase, QueueRow, Run, not_asked, who_is_asked
 from experiment_manager.scheduler.submission import (
     ArrayNames,
     LaunchedArray,
@@ -217,17 +217,15 @@ class OpenLaunch(NamedTuple):
 
     def is_partial(self, name: str, asked: frozenset[str] | None) -> bool:
         """Whether clusters that are not asked may have tasks of the array: that none is seen tells nothing then."""
-        return not self.clusters(name) <= (asked or frozenset())
+        return bool(not_asked(self.clusters(name), asked))
 
     def why_partial(self, asked: frozenset[str] | None) -> str | None:
         """What people are told where that is so of an array."""
-        others = sorted({one for name in self.names for one in self.clusters(name)}.difference(asked or ()))
+        others = sorted(not_asked({one for name in self.names for one in self.clusters(name)}, asked))
         if not others:
             return None
-        which = "it is not known which cluster is asked" if asked is None else f"{', '.join(sorted(asked))} is asked"
-        return (
-            f"launch {self.launch.number} of {self.folder.path}: {' or '.join(others)} may have its jobs, and {which}"
-        )
+        where = f"launch {self.launch.number} of {self.folder.path}"
+        return f"{where}: {' or '.join(others)} may have its jobs, and {who_is_asked(asked)}"
 
 
 class Answer(NamedTuple):

@@ -1,7 +1,7 @@
 """What a scheduler is told, and what it tells: the place and the options of an array, what it waits for, the rows of a
 queue and the runs of a history. No task needs any of it to begin its job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -130,3 +130,20 @@ NOTHING: Final = Dependency()
 Send = Callable[[str, Dependency], str]
 """Submits a script, to begin when that is so; returns the id of the array. Raises SchedulerError, or FolderError where
 it has not got as far as the scheduler."""
+
+
+def not_asked(clusters: Collection[str], asked: Collection[str] | None) -> frozenset[str]:
+    """Those of the clusters that are not asked; all of them where it is not known which are (None).
+
+    >>> sorted(not_asked({"a", "b"}, {"b", "c"})), sorted(not_asked({"a", "b"}, None))
+    (['a'], ['a', 'b'])
+    """
+    return frozenset(clusters).difference(asked or ())
+
+
+def who_is_asked(asked: Collection[str] | None) -> str:
+    """
+    >>> who_is_asked({"a"}), who_is_asked(None)
+    ('a is asked', 'it is not known which cluster is asked')
+    """
+    return "it is not known which cluster is asked" if asked is None else f"{', '.join(sorted(asked))} is asked"

@@ -27,7 +27,7 @@ from experiment_manager.model.records import JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler
-from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Run, Send
+from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Run, Send, not_asked, who_is_asked
 from experiment_manager.store.documents import content
 from experiment_manager.store.files import appearing, clear_leftovers_in
 from experiment_manager.store.holds import why_not_begun
@@ -556,12 +556,11 @@ def _refuse_elsewhere(
     for array in arrays:
         told = (task.cluster for task in begun.get(array.name, ()) if task.cluster is not None)
         known = submission.clusters(array.name).union(sightings.clusters(array.name), told)
-        if not known <= (asked or frozenset()):
-            others = " or ".join(sorted(known.difference(asked or ())))
-            here = "it is not known which cluster is asked" if asked is None else f"{', '.join(sorted(asked))} is asked"
+        if others := " or ".join(sorted(not_asked(known, asked))):
             raise JobRefused(
-                f"launch {launch.number} of {folder.path} is not submitted here: {others} may have its jobs, "
-                f"and {here}; submit it there, or write scripts of what is to run here with `experiment-manager script`"
+                f"launch {launch.number} of {folder.path} is not submitted here: {others} may have its jobs, and "
+                f"{who_is_asked(asked)}; submit it there, or write scripts of what is to run here with "
+                "`experiment-manager script`"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.scheduler.query import ArrayReport
-from experiment_manager.scheduler.records import Phase, QueueRow, Run
+from experiment_manager.scheduler.records import Phase, QueueRow, Run, not_asked
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries
 from experiment_manager.store.states import StateTable, is_to_be_asked_about, scheduler_in, task_in
 
@@ -225,7 +225,7 @@ class _Decision:
         if array.name not in self._launch.partial:
             return False
         cluster = anchor.get("cluster")
-        return cluster is None or cluster not in (self._launch.asked or ())
+        return cluster is None or bool(not_asked({cluster}, self._launch.asked))
 
     def _may_turn_up(self, array: LaunchedArray, report: ArrayReport) -> bool:
         """Whether a scheduler that has just been told of the workers does not know them yet."""

@@ -33,7 +33,7 @@ from experiment_manager.store.launches import SETTLED
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.lock import identity, take_away
 from experiment_manager.store.processes import is_gone, this_process
-from experiment_manager.text import skipped
+from experiment_manager.text import names_in, skipped
 
 Item = TypeVar("Item")
 
@@ -75,8 +75,7 @@ class Submission:
     def clusters(self, name: str) -> frozenset[str]:
         """The clusters that may have an array that was submitted, or may turn up, as `Scheduler.cluster` has named
         them; more than one where an older version has noted what people had named."""
-        told = str(self._arrays.get(name, {}).get("cluster") or "")
-        return frozenset(part.strip().lower() for part in told.split(",") if part.strip())
+        return frozenset(names_in(str(self._arrays.get(name, {}).get("cluster") or "").lower()))
 
     def note_id(self, name: str, array_id: str, submitted: float, scheduler: str, cluster: str | None) -> None:
         """An array was submitted, then, and got that id from the scheduler of that name; `cluster` is the one that has

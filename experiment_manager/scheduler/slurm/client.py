@@ -27,6 +27,7 @@ from experiment_manager.scheduler.slurm.parse import (
 )
 from experiment_manager.store.documents import content
 from experiment_manager.store.processes import dying_with_us
+from experiment_manager.text import names_in
 
 ORDER_S: Final = 60.0
 """How long an `sbatch` may take before it is ended."""
@@ -163,11 +164,14 @@ def _text(script: str) -> str:
 def asked_clusters() -> frozenset[str] | None:
     """The clusters that SLURM's commands ask: those that SLURM_CLUSTERS names, or else the one that is here. None where
     that does not tell its name, or all are meant."""
-    named = frozenset(name.strip().lower() for name in os.environ.get("SLURM_CLUSTERS", "").split(",") if name.strip())
-    if named:
+    if named := _named_clusters():
         return None if "all" in named else named
     own = own_cluster()
     return None if own is None else frozenset({own})
+
+
+def _named_clusters() -> frozenset[str]:
+    return frozenset(names_in(os.environ.get("SLURM_CLUSTERS", "").lower()))
 
 
 def why_unasked(clusters: Collection[str | None]) -> str | None:
@@ -202,9 +206,10 @@ def require_followed(script: str) -> None:
 
 def require_one_cluster() -> None:
     """Raise SlurmError where SLURM_CLUSTERS names several clusters, to which an order would go, or to any of them."""
-    named = os.environ.get("SLURM_CLUSTERS", "")
-    if "," in named or named.strip().lower() == "all":
-        words = f"SLURM_CLUSTERS={named} names several clusters, each of which has jobs with the same ids"
+    named = _named_clusters()
+    if len(named) > 1 or "all" in named:
+        told = f"SLURM_CLUSTERS={os.environ['SLURM_CLUSTERS']}"
+        words = f"{told} names several clusters, each of which has jobs with the same ids"
         raise SlurmError(f"{words}; name one of them", words=words)
 
 
@@ -387,22 +392,30 @@ def own_cluster() -> str | None:
 
 @cache
 def _own_name() -> str:
-    return parse_config(_told_config(time.monotonic() // 60))["ClusterName"].lower()
-
-
-@lru_cache(maxsize=1)
-def _told_config(_minute: float) -> str:
-    env = {name: value for name, value in os.environ.items() if name != "SLURM_CLUSTERS"}
-    try:
-        return _run(("scontrol", "show", "config"), seconds=_SMALL_QUESTION_S, env={**env, **_ASKED_WITH}).stdout
-    except SlurmError:
-        return ""
+    return _config(None)["ClusterName"].lower()
 
 
 @cache
 def _max_array_size() -> int:
-    settings = parse_config(_ask("scontrol", "show", "config", seconds=_SMALL_QUESTION_S))
-    return int(settings["MaxArraySize"])
+    return int(_config(os.environ.get("SLURM_CLUSTERS"))["MaxArraySize"])
+
+
+def _config(clusters: str | None) -> Mapping[str, str]:
+    """The settings of these clusters, as SLURM_CLUSTERS names them, None: of the one that is here; empty where they are
+    not told, which is believed for a minute."""
+    return _told_config(clusters or None, time.monotonic() // 60)
+
+
+@lru_cache
+def _told_config(clusters: str | None, _minute: float) -> Mapping[str, str]:
+    left_out = (*_CHANGE_ANSWERS, "SLURM_CLUSTERS")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    env |= {} if clusters is None else {"SLURM_CLUSTERS": clusters}
+    try:
+        said = _run(("scontrol", "show", "config"), seconds=_SMALL_QUESTION_S, env={**env, **_ASKED_WITH}).stdout
+    except SlurmError:
+        return {}
+    return parse_config(said)
 
 
 def advice(words: str) -> str:
