@@ -6,13 +6,16 @@ see, and never what becomes of jobs. All that this package prints is printed her
 the supervisor of every task tells things, too.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TypeVar
+
+from experiment_manager.typing_names import Any, Final, TypeVar
 
 MOST_CHARACTERS: Final = 200
 """Of a line that tells what a job, a configuration or somebody's code said; the rest stays where it was found."""
@@ -464,7 +467,7 @@ class JobLines:
         self._is_told_ahead = False
 
     @contextmanager
-    def showing(self) -> Iterator["JobLines"]:
+    def showing(self) -> Iterator[JobLines]:
         """The bar is there inside, on a terminal and in a notebook."""
         if on_terminal():
             with suppress(Exception):

@@ -545,7 +545,7 @@ def _opened_until_the_start(place: Path, n_jobs: int) -> list[str]:
         "import json, sys\n"
         "from experiment_manager.execution.run import main\n"
         "ours = {'experiment_manager.model.policy', 'experiment_manager.model.ids'}\n"
-        "seen, late = [], {'argparse', 'ctypes', 'secrets', 'shlex', 'shutil', 'subprocess', *ours}\n"
+        "seen, late = [], {'argparse', 'ctypes', 'secrets', 'shlex', 'shutil', 'subprocess', 'typing', *ours}\n"
         "def look(what, given):\n"
         "    if what in ('open', 'sqlite3.connect', 'os.listdir', 'os.scandir'):\n"
         "        seen.append(str(given[0]))\n"

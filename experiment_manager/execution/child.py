@@ -1,11 +1,12 @@
 """The child of a supervisor: which command runs a job, and how it is started."""
 
+from __future__ import annotations
+
 import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple, NoReturn
 
 from experiment_manager.errors import JobRefused, UnknownJob
 from experiment_manager.execution import command, environment
@@ -18,6 +19,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.orders import Orders
 from experiment_manager.text import tell
+from experiment_manager.typing_names import Any, Final, NamedTuple, NoReturn
 
 _STDERR: Final = 2
 

@@ -6,15 +6,17 @@ People can paste it. The job's overrides go in verbatim, one argument each; valu
 grammar wants it (https://hydra.cc/docs/advanced/override_grammar/basic/).
 """
 
+from __future__ import annotations
+
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
 
 from experiment_manager.errors import FreezeError, JobRefused
 from experiment_manager.model.records import Entry, Job, Recipe, Source
 from experiment_manager.store.layout import Folder
+from experiment_manager.typing_names import Final, NamedTuple
 
 _SPECIAL_IN_DOUBLE_QUOTES: Final = frozenset('"$`\\!')
 

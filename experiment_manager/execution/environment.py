@@ -5,14 +5,16 @@ each its rank in the environment. A rank that was there before would let jobs of
 their results to themselves.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final
 
 from experiment_manager.scheduler.schedulers import BUILT_IN
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.processes import ATTEMPT_VARIABLE, FOLDER_VARIABLE, JOB_VARIABLE
+from experiment_manager.typing_names import Any, Final
 
 PRUNER_VARIABLE: Final = "EXPERIMENT_MANAGER_PRUNER"
 _LAUNCHERS: Final = (

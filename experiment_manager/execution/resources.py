@@ -6,13 +6,15 @@ open the GPUs. How much memory the processes of a job used, and how many of our 
 it, the kernel tells. Linux; elsewhere nothing is known of memory.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.scheduler import schedulers
+from experiment_manager.typing_names import Final, NamedTuple
 
 GPUS_PER_JOB: Final = "gpus_per_job"
 

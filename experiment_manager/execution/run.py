@@ -5,12 +5,13 @@ A task of a scheduler that runs several jobs has a supervisor for each, in a pro
 this: what few calls need is imported where it is used.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.execution import resources
@@ -23,6 +24,7 @@ from experiment_manager.store import processes
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, task_in
 from experiment_manager.text import as_word, flush, settle, tell, tell_once, tell_traceback
+from experiment_manager.typing_names import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     import argparse
@@ -91,7 +93,7 @@ def plain_call(argv: Sequence[str]) -> Call | None:
     return Call(experiment_path=path, experiment_name=name, job_id=_ids(ids), launch=launch, runner=runner)
 
 
-def parser() -> "argparse.ArgumentParser":
+def parser() -> argparse.ArgumentParser:
     """What reads any call, and says what is wrong with it."""
     import argparse
 
@@ -282,7 +284,7 @@ def _work(folder: Folder, call: Call) -> Outcome:
     return warm_worker.run(worker)
 
 
-def run_lanes(worker: "Worker | LocalWorker") -> Outcome:
+def run_lanes(worker: Worker | LocalWorker) -> Outcome:
     """A worker has run jobs from this process, which has to be its own."""
     try:
         if worker.n_lanes == 1 and not worker.gpus_per_job:

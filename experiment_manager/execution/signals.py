@@ -1,11 +1,14 @@
 """Signals: heard without losing one, and passed on only to processes that expect them. Knows no job and no SLURM."""
 
+from __future__ import annotations
+
 import os
 import select
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+
+from experiment_manager.typing_names import Final
 
 WARNINGS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
 """The end is near: the time limit, or a preemption with time to prepare for it."""

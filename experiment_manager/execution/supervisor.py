@@ -7,12 +7,13 @@ records how the child ended, and exits with the child's status. It imports neith
 command line: every task of a sweep pays for what is imported here.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from experiment_manager.errors import FolderError
 from experiment_manager.execution import environment
@@ -29,6 +30,7 @@ from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
 from experiment_manager.text import one_line, say, tell
+from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from experiment_manager.execution.gpu_use import GpuUse

@@ -9,6 +9,8 @@ the process that plans and in the process that runs, so that equal texts mean eq
               {"$dict": [[key, value], ..]}  for mappings with other keys, or with a key that starts with `$`
 """
 
+from __future__ import annotations
+
 import json
 import math
 import sys
@@ -16,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, Flag
 from functools import cache
 from os import PathLike, fsdecode
-from typing import Any, Final, TypeGuard
 
 from experiment_manager.errors import UnstorableValue
+from experiment_manager.typing_names import Any, Final, TypeGuard
 
 Encoded = Any
 """A value that `json.dumps` takes as it is and gives back unchanged."""

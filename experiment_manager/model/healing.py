@@ -5,13 +5,15 @@ A rule is an option of a launch: `on_oom: {mem_gb: x1.5, max: 256}`. What a laun
 all that heal the same attempt of a job, one stands, and whoever looks finds the same one.
 """
 
+from __future__ import annotations
+
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import OptionsError
 from experiment_manager.model.records import State
+from experiment_manager.typing_names import Any, Final, NamedTuple
 
 RULES: Final = {"on_oom": State.OUT_OF_MEMORY, "on_timeout": State.TIMEOUT}
 """The options that hold a rule, and the state of the attempts that each is for."""

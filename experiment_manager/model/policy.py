@@ -1,10 +1,12 @@
 """Decisions, made from what is known: pure functions that the sweeper, the supervisor and the tests call."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import OptionsError
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, State
+from experiment_manager.typing_names import Any, Final, NamedTuple
 
 RERUN: Final = ("failed", "never", "always")
 ON_CHANGE: Final = ("error", "new")

@@ -4,9 +4,12 @@ The records are `NamedTuple`s and not dataclasses because every SLURM task start
 `dataclasses` (and `inspect` behind it) alone costs about as much as that of `sqlite3` and `subprocess` together.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, NewType
+
+from experiment_manager.typing_names import Any, Final, NamedTuple, NewType
 
 JobId = NewType("JobId", int)
 """The number of a job: given once, never changed, never reused. Not a position."""
@@ -218,7 +221,7 @@ class Task(NamedTuple):
         cluster = about.pop("cluster")
         return {"task": about, **({} if cluster is None else {"cluster": cluster})}
 
-    def is_earlier_run_of(self, later: "Task | None") -> bool:
+    def is_earlier_run_of(self, later: Task | None) -> bool:
         """Whether the scheduler has started the same task again since."""
         if later is None or (self.cluster and later.cluster and self.cluster != later.cluster):
             return False

@@ -11,10 +11,10 @@ commands, is to be imported where it is used.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from experiment_manager.errors import OptionsError, SchedulerError
 from experiment_manager.model.records import State, Task
+from experiment_manager.typing_names import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,14 +1,16 @@
 """Which schedulers there are, by name: SLURM, and those that installed packages bring."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final
 
 from experiment_manager.errors import OptionsError
 from experiment_manager.model.records import Launch, Task
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.slurm.scheduler import Slurm
+from experiment_manager.typing_names import Any, Final
 
 VARIABLE: Final = "EXPERIMENT_MANAGER_SCHEDULER"
 """In the environment of its tasks, the name of a scheduler that is not SLURM; its scripts set it."""

@@ -8,17 +8,19 @@ A kind of record has a number, its format, which goes up when older versions mus
 number is of the first format. Nothing is read of a record whose format is newer than ours: see NewerRecord.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, Final, NamedTuple
 
 from experiment_manager.errors import NewerRecord, UnreadableRecord
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.records import State, Task
 from experiment_manager.store.files import SHORTLY_S, asked_again, regular
 from experiment_manager.text import one_line, skipped
+from experiment_manager.typing_names import IO, Any, Final, NamedTuple
 
 MOST_BYTES: Final = 1 << 26
 """Of a record of ours; 100,000 jobs in single ranges take a megabyte."""

@@ -8,11 +8,12 @@ Only a supervisor looks for a request, and says so in its anchor. It is for the 
 no later one whose attempt bears the same number.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.records import ENDED, State
 from experiment_manager.store import processes, reserve
@@ -28,6 +29,7 @@ from experiment_manager.store.documents import (
 from experiment_manager.store.files import asked_again, clear_leftovers_in, discard, is_temporary, write_json
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import tell_once
+from experiment_manager.typing_names import Any, Final, NamedTuple
 
 _UNWRITTEN: Final = "how it ended could not be written: the disk was full, or had failed"
 _OF_NEWER_FORMAT: Final = "of a newer format"

@@ -2,6 +2,8 @@
 knows what the files mean.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -11,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from experiment_manager.errors import FolderError
 from experiment_manager.model.codec import is_number
 from experiment_manager.store.processes import is_alive, this_process
+from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     import sqlite3
@@ -170,7 +172,7 @@ def give_name(folder: str, path: str) -> None:
 
 
 @contextmanager
-def private_database(path: str, *, page_bytes: int = 4096) -> Iterator["sqlite3.Connection"]:
+def private_database(path: str, *, page_bytes: int = 4096) -> Iterator[sqlite3.Connection]:
     """Yields a connection to a database that nobody else knows yet, in a transaction that is committed at the end.
 
     It takes no locks, which not every file system has, and no journal: it is thrown away when anything fails. What the

@@ -5,12 +5,14 @@ removed/7     job 7 was a mistake: no grid, table or count has it. Its id, and i
 removed/7.files   what it had left was removed, too
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
 
 from experiment_manager.errors import JobRefused
 from experiment_manager.store.layout import Folder, marks_in, set_marks
 from experiment_manager.text import as_word, counted, tell
+from experiment_manager.typing_names import Final
 
 _FILES: Final = ".files"
 

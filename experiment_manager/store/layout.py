@@ -12,17 +12,19 @@
 This module names files, checks that a name can be one, and takes the lock under which experiments are planned.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
 
 from experiment_manager.errors import FolderError
 from experiment_manager.store.files import below, leave_empty
 from experiment_manager.text import as_word
+from experiment_manager.typing_names import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from experiment_manager.store.lock import Lock
@@ -85,7 +87,7 @@ class Folder:
         self.is_only_read, self.was_there = is_only_read, False
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> "Folder":
+    def at(cls, path: str | os.PathLike[str]) -> Folder:
         """The folder of an experiment by its own path, as commands get it."""
         whole = os.path.abspath(os.fspath(path))
         return cls(os.path.dirname(whole), os.path.basename(whole))
@@ -354,7 +356,7 @@ def planning(folder: Folder) -> Iterator[None]:
     lock.release()
 
 
-def _lock(folder: Folder) -> "tuple[list[str], Lock]":
+def _lock(folder: Folder) -> tuple[list[str], Lock]:
     """The folders that were made, and the lock, held. A planner that fails may take the folder away under us: again."""
     from experiment_manager.store.lock import Busy, Lock
 

@@ -18,13 +18,14 @@ who reads a manifest sees them, too. One with a search is of the second format, 
 are.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.errors import DamagedManifest, ManifestError, UnknownJob
 from experiment_manager.model import codec
@@ -32,6 +33,7 @@ from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, So
 from experiment_manager.store.documents import opened
 from experiment_manager.store.files import database_uri
 from experiment_manager.store.layout import Folder
+from experiment_manager.typing_names import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from experiment_manager.model.search import Proposal, Search
@@ -94,7 +96,7 @@ class Manifest:
     def close(self) -> None:
         self._connection.close()
 
-    def __enter__(self) -> "Manifest":
+    def __enter__(self) -> Manifest:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,7 +192,7 @@ class Manifest:
             yield from self._connection.execute("SELECT id, identity, fingerprint, recipe FROM jobs ORDER BY id")
 
     @cached_property
-    def search(self) -> "Search | None":
+    def search(self) -> Search | None:
         """The search of this experiment; None: there is none."""
         if self._format < FORMAT_OF_SEARCHES:
             return None
@@ -204,7 +206,7 @@ class Manifest:
         """Whether the id of a job is reserved for the search."""
         return self._format >= FORMAT_OF_SEARCHES and self.search is not None and job_id in self.search
 
-    def proposal(self, job_id: int) -> "Proposal | None":
+    def proposal(self, job_id: int) -> Proposal | None:
         """What the search has proposed as that job; None: nothing yet. Raises UnreadableRecord."""
         if not self.may_propose(job_id):
             return None
@@ -217,7 +219,7 @@ class Manifest:
                 return Proposal.read(job_id, json.loads(row[0]))
         return read_proposal(self._folder, job_id)
 
-    def proposals(self) -> "Iterator[Proposal]":
+    def proposals(self) -> Iterator[Proposal]:
         """What the search has proposed so far, in the order of the slots: none was left out."""
         for job_id in self.search.ids() if self.search is not None else ():
             found = self.proposal(job_id)

@@ -9,17 +9,19 @@ The index is written once, before the record, and never changed. Without it, the
 number of a format.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, NewerRecord, UnreadableLaunch
 from experiment_manager.store.documents import LAUNCH_FORMAT, opened
 from experiment_manager.store.files import appearing, database_uri, private_database
 from experiment_manager.store.layout import Folder
+from experiment_manager.typing_names import Any, Final, NamedTuple
 
 _ANY_LATER: Final = 2**62
 """The last id of those that a search may still propose: how many there will be, nobody knows yet."""

@@ -4,13 +4,16 @@ Records of processes lie in folders that others may write to. A record is believ
 signal is to be sent: see `tell`.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final, TypeGuard
+
+from experiment_manager.typing_names import Any, Final, TypeGuard
 
 _PR_SET_PDEATHSIG: Final = 1
 _MOST_PID: Final = 2**31 - 1

@@ -7,13 +7,14 @@ To overwrite a file and to rename it needs no space. A reserve holds JSON from t
 nothing more can be written at all. Where no space could be kept, everything works as without it.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
 
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import (
@@ -25,6 +26,7 @@ from experiment_manager.store.files import (
     temporary_name,
     write_json,
 )
+from experiment_manager.typing_names import Any, Final
 
 RESERVE_BYTES: Final = 8192
 

@@ -7,6 +7,8 @@ A number is claimed by linking a complete file to the anchor, which only one pro
 that others rename meanwhile, so an attempt that seems to have no state is asked again name by name.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -17,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, NewerRecord, Unwritten
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
@@ -38,6 +39,7 @@ from experiment_manager.store.files import (
 from experiment_manager.store.holds import read_held, read_removed, why_not_begun
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import as_word, skipped, tell
+from experiment_manager.typing_names import Any, Final, NamedTuple
 
 _NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))

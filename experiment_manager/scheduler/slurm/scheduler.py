@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.model.records import State, Task, task_name
 from experiment_manager.scheduler.protocol import Scheduler, Stop
+from experiment_manager.typing_names import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import subprocess
