@@ -12,7 +12,7 @@ import typer
 
 import experiment_manager
 from experiment_manager.cli import shapes
-from experiment_manager.cli.main import app
+from experiment_manager.cli.main import program
 from experiment_manager.execution.run import parser as parser_of_run
 from experiment_manager.hydra import schema
 from experiment_manager.scheduler.slurm.options import FIELDS
@@ -33,7 +33,7 @@ def commands() -> Iterator[str]:
     yield "# Commands"
     yield ""
     yield "A mistake is one sentence and exit status 2. What people read is aligned for them; `--json` is for scripts."
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(program())
     for name, command in sorted(group.commands.items()):
         yield from ("", f"## {name}", "")
         if name == "run":

@@ -6,6 +6,9 @@ import sys
 
 from experiment_manager import text
 
+_MANY = 100_000
+"""So many new objects before Python looks for garbage among them."""
+
 
 def main() -> None:
     text.protect()
@@ -17,9 +20,14 @@ def main() -> None:
         status = run(sys.argv[2:])
         text.settle()
         os._exit(status)  # a signal during the interpreter's own shutdown would change the status (measured)
+    gc.disable()
     from experiment_manager.cli.main import main as command_line
 
-    sys.exit(text.exit_status(command_line(sys.argv[1:])))
+    gc.enable()
+    gc.set_threshold(_MANY)  # what is read of 100,000 jobs is in use, and to look for garbage in it takes a tenth
+    status = text.exit_status(command_line(sys.argv[1:]))
+    gc.disable()  # all of it is garbage now
+    sys.exit(status)
 
 
 if __name__ == "__main__":

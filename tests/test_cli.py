@@ -11,12 +11,13 @@ import pytest
 import typer
 
 from experiment_manager import Experiment
-from experiment_manager.cli.main import SHORT, app, main
+from experiment_manager.cli import main as command_line
+from experiment_manager.cli.main import main, program
 from experiment_manager.cli.results import Compared
 from experiment_manager.cli.terminal import Chosen
 from experiment_manager.model.records import State
 from experiment_manager.store.states import States
-from tests.conftest import Prepared, Program
+from tests.conftest import Prepared, Program, clean_env
 
 pytestmark = pytest.mark.xdist_group("cli")  # what is prepared for several tests is prepared once
 VERBS = ["run", "search", "status", "jobs", "results", "show", "filter", "list", "script", "submit", "cancel"]
@@ -40,7 +41,7 @@ def swept(prepared: Prepared) -> Program:
 def test_there_are_no_other_verbs() -> None:
     """This list of verbs is complete."""
     assert set(VERBS) == {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+        command.name or command.callback.__name__ for command in program().registered_commands if command.callback
     }
 
 
@@ -325,16 +326,31 @@ def test_mistyped_calls_are_answered_in_one_sentence(
 
 def test_list_of_verbs_fits_a_terminal() -> None:
     """Each verb is explained in a line of 80 columns, in a whole sentence."""
-    for verb, sentence in SHORT.items():
+    for verb, sentence in [each for verbs in command_line.VERBS.values() for each in verbs.items()]:
         assert (True, True) == (len(f"  {verb:10}  {sentence}") < 80, sentence.endswith(".")), verb
 
 
 def test_what_verbs_have_in_common_is_declared_once() -> None:
     """compare and plot take the same things in the same words; whatever shows chosen jobs has the options to choose."""
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(program())
     taken = {verb: {one.name: one for one in command.params} for verb, command in group.commands.items()}
     for name in Compared._fields:
         one, other = (taken[verb][name] for verb in ("compare", "plot"))
         assert (one.opts, one.help, one.default) == (other.opts, other.help, other.default)
     for verb in ("results", "jobs", "report", "export", "efficiency"):
         assert {*Chosen._fields} <= taken[verb].keys(), verb
+
+
+def test_a_verb_imports_what_it_needs() -> None:
+    """Each verb is in the module that is told, and asking for one imports no other module of verbs."""
+    every = {one.name or one.callback.__name__: one for one in program().registered_commands if one.callback}
+    for home, verbs in command_line.VERBS.items():
+        for verb in verbs:
+            assert f"experiment_manager.cli.{home}" == getattr(every[verb].callback, "__module__", None)
+    script = (
+        "import sys\nfrom experiment_manager.cli import main as command_line\n"
+        "assert 2 == command_line.main(['status', '/nowhere/at/all'])\n"
+        "print(sorted(home for home in command_line.VERBS if f'experiment_manager.cli.{home}' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=clean_env(), capture_output=True, text=True, check=True)
+    assert "['jobs']\n" == done.stdout

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import experiment_manager
 from experiment_manager import Experiment
-from experiment_manager.cli.main import app
+from experiment_manager.cli.main import program
 
 GLOSSARY = (Path(__file__).parent.parent / "docs/glossary.md").read_text()
 WORDS = GLOSSARY.partition("\n## ")[0]
@@ -20,7 +20,7 @@ def spans(column: int) -> set[str]:
 def test_every_public_name_is_in_the_glossary() -> None:
     """What the package offers, and each command, has its line."""
     assert set(experiment_manager.__all__) <= spans(3)
-    verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs = {command.name or command.callback.__name__ for command in program().registered_commands if command.callback}
     assert verbs <= {span.split()[0] for span in spans(2)}
 
 

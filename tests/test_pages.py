@@ -75,10 +75,10 @@ def test_every_page_is_in_the_index() -> None:
 
 def test_the_overview_names_every_command() -> None:
     """The table has every verb and no other, and each state has its row."""
-    from experiment_manager.cli.main import app
+    from experiment_manager.cli.main import program
     from experiment_manager.model.records import State
 
-    verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs = {command.name or command.callback.__name__ for command in program().registered_commands if command.callback}
     assert verbs == set(re.findall(r"^\| `(\w+) FOLDER", OVERVIEW, re.MULTILINE))
     states = re.findall(r"^\| ([A-Z_]+) \|", (DOCS / "reference/states.md").read_text(), re.MULTILINE)
     assert list(State) == states

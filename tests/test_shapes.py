@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from experiment_manager import Experiment, Submitted
 from experiment_manager.analysis.status import SearchStatus
-from experiment_manager.cli.main import app, main
+from experiment_manager.cli.main import main, program
 from experiment_manager.cli.shapes import NOT_FINITE, SHAPES, schema
 from experiment_manager.cli.terminal import print_answer
 from tests.conftest import in_shape
@@ -18,7 +18,7 @@ from tests.conftest import in_shape
 
 def test_every_verb_with_json_has_a_shape() -> None:
     """No verb has `--json` without a schema, and each schema is one."""
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(program())
     speaking = {name for name, command in group.commands.items() if any("--json" in one.opts for one in command.params)}
     assert speaking == set(SHAPES)
     for verb in SHAPES:

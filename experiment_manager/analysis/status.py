@@ -171,28 +171,24 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
     the record of the newest launch, those of all launches where some job has run again or died for want of memory or
     time, and none besides.
     """
-    by_state: dict[State, list[int]] = defaultdict(list)
+    by_state = table.by_state(ids)
     troubles: dict[tuple[State, str], list[int]] = defaultdict(list)
-    for job_id in ids:
-        state = table.state(job_id)
-        known = by_state[state]
-        known.append(job_id)
-        if state not in _ASKED:
-            continue
-        last = table.last(job_id)
+    n_asked = Counter[State]()
+    for last in map(table.last, sorted(job_id for state in _ASKED for job_id in by_state.get(state, ()))):
+        n_asked[last.state] += 1
         if last.state in ENDED_BADLY:
-            is_asked = len(known) <= MOST_REASONS
-            reason = _reason(folder, job_id, last.number) if is_asked else _UNREAD
-            troubles[last.state, reason].append(job_id)
-        elif last.state is State.RUNNING and last.job_id in table.paused:
-            troubles[last.state, table.paused[last.job_id]].append(job_id)
-        elif last.state is State.RUNNING and last.job_id not in table.confirmed:
+            is_asked = n_asked[last.state] <= MOST_REASONS
+            reason = _reason(folder, last.job_id, last.number) if is_asked else _UNREAD
+            troubles[last.state, reason].append(last.job_id)
+        elif last.job_id in table.paused:
+            troubles[last.state, table.paused[last.job_id]].append(last.job_id)
+        elif last.job_id not in table.confirmed:
             record = table.runners.get((last.job_id, last.number), {})
             if is_gone(record) is None:
                 name = folder.join("states", "JOB.ATTEMPT.RUNNING")
                 host = record.get("host")
                 hint = f"on {host}, which cannot be asked from here; if it is gone, mv {as_word(name)} to .LOST"
-                troubles[last.state, hint].append(job_id)
+                troubles[last.state, hint].append(last.job_id)
     waiting: dict[str, list[int]] = defaultdict(list)
     for job_id in by_state[State.QUEUED]:
         waiting[table.queued[JobId(job_id)].reason].append(job_id)

@@ -2,24 +2,88 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
 
 import experiment_manager
-from experiment_manager.cli import completion, following, housekeeping, jobs, mcp, results, terminal
+from experiment_manager.cli import completion, terminal
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.policy import PARTIAL, REFUSED
 from experiment_manager.store.layout import is_refused, unwritable
 from experiment_manager.text import all_skipped, tell
 
-app = typer.Typer(
-    name="experiment-manager",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+VERBS: Final[Mapping[str, Mapping[str, str]]] = {
+    "jobs": {
+        "status": "Tell how the jobs stand, and what went wrong.",
+        "jobs": "List the jobs with their variables and states.",
+        "show": "Show everything about one job.",
+        "filter": "Choose the jobs that may run.",
+        "list": "List the experiments below a folder.",
+    },
+    "results": {
+        "results": "Show what jobs returned, and their last metrics.",
+        "compare": "Tell which method is better, with intervals and tests.",
+        "plot": "Draw a comparison for a paper.",
+        "export": "Hand jobs to W&B, MLflow, TensorBoard or Trackio.",
+        "efficiency": "Tell what jobs asked for, used and wasted.",
+        "report": "Write one HTML page about all there is.",
+    },
+    "following": {
+        "work": "Run jobs here, beside others who do so elsewhere.",
+        "search": "Tell how a search stands, go on with it, or stop it.",
+        "script": "Write the array scripts of jobs that are to run.",
+        "submit": "Submit the array scripts of a launch, each once.",
+        "cancel": "End jobs that wait or run.",
+        "logs": "Print what a job has printed.",
+        "resubmit": "Run jobs again that ended badly.",
+        "heal": "Submit again, with more, what died for want of memory or time.",
+        "diff": "Show two jobs side by side, and what tells them apart.",
+        "archive": "Pack an experiment into one file.",
+    },
+    "housekeeping": {
+        "move": "Move or rename an experiment.",
+        "clean": "Free space: remove what nothing reads any more.",
+        "tag": "Mark jobs, or the experiment, with words.",
+        "note": "Write a line about a job, or about the experiment.",
+        "hold": "Keep jobs from beginning until they are released.",
+        "release": "Let jobs begin that were held.",
+        "remove": "Take jobs that were a mistake out of all tables.",
+        "doctor": "Tell what is odd about an experiment, and what to do.",
+    },
+    "mcp": {
+        "mcp": "Offer the commands to agents, as tools.",
+    },
+}
+"""The module of each verb, and what it does, in a line of the list of verbs; its own help says more."""
+
+_RUN: Final = "Run one job here."
+
+
+def program(verb: str | None = None) -> typer.Typer:
+    """The program, with all its verbs; of a verb that there is, only it and those of its module: importing the others
+    takes as long as many a verb itself."""
+    app = typer.Typer(
+        name="experiment-manager",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(top)
+    homes = [home for home, verbs in VERBS.items() if verb in verbs]
+    for home in homes or VERBS:
+        import_module(f"experiment_manager.cli.{home}").register(app)
+    app.command(
+        cls=completion.RunCommand,
+        epilog="Example: experiment-manager run experiments/train 7",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    )(run)
+    lines = {"run": _RUN, **{one: line for verbs in VERBS.values() for one, line in verbs.items()}}
+    for command in app.registered_commands:
+        command.short_help = lines[str(command.name or getattr(command.callback, "__name__", ""))]
+    return app
 
 
 def _version(is_asked: bool) -> None:
@@ -28,7 +92,6 @@ def _version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def top(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -37,8 +100,11 @@ def top(
     """Define, filter, run and follow many experiments. An experiment is a folder, such as experiments/train."""
 
 
-for verbs in (jobs, results, following, housekeeping, mcp):
-    verbs.register(app)
+def run(context: typer.Context) -> None:
+    """Run one job here; `run --help` tells more."""
+    from experiment_manager.execution.run import main as run_main
+
+    raise typer.Exit(run_main(context.args))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +118,9 @@ def main(argv: Sequence[str]) -> int:
     status = 0
     all_skipped()
     try:
-        left = app(args=list(argv), prog_name="experiment-manager", standalone_mode=False)
+        left = program(argv[0] if argv else None)(
+            args=list(argv), prog_name="experiment-manager", standalone_mode=False
+        )
         status = left if isinstance(left, int) else 0
     except completion.usage_error() as error:
         return _refused_call(error)
@@ -89,54 +157,3 @@ def _refused_call(error: Any) -> int:
         words = f"{command}: {text[:1].lower()}{text[1:]}"
     tell(f"error: {words}{'' if words.endswith('?') else ';'} {hint}")
     return REFUSED
-
-
-@app.command(
-    cls=completion.RunCommand,
-    epilog="Example: experiment-manager run experiments/train 7",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)
-def run(context: typer.Context) -> None:
-    """Run one job here; `run --help` tells more."""
-    from experiment_manager.execution.run import main as run_main
-
-    raise typer.Exit(run_main(context.args))
-
-
-SHORT: Final[Mapping[str, str]] = {
-    "archive": "Pack an experiment into one file.",
-    "cancel": "End jobs that wait or run.",
-    "clean": "Free space: remove what nothing reads any more.",
-    "compare": "Tell which method is better, with intervals and tests.",
-    "diff": "Show two jobs side by side, and what tells them apart.",
-    "doctor": "Tell what is odd about an experiment, and what to do.",
-    "efficiency": "Tell what jobs asked for, used and wasted.",
-    "export": "Hand jobs to W&B, MLflow, TensorBoard or Trackio.",
-    "filter": "Choose the jobs that may run.",
-    "heal": "Submit again, with more, what died for want of memory or time.",
-    "hold": "Keep jobs from beginning until they are released.",
-    "jobs": "List the jobs with their variables and states.",
-    "list": "List the experiments below a folder.",
-    "logs": "Print what a job has printed.",
-    "mcp": "Offer the commands to agents, as tools.",
-    "move": "Move or rename an experiment.",
-    "note": "Write a line about a job, or about the experiment.",
-    "plot": "Draw a comparison for a paper.",
-    "release": "Let jobs begin that were held.",
-    "remove": "Take jobs that were a mistake out of all tables.",
-    "report": "Write one HTML page about all there is.",
-    "results": "Show what jobs returned, and their last metrics.",
-    "resubmit": "Run jobs again that ended badly.",
-    "run": "Run one job here.",
-    "script": "Write the array scripts of jobs that are to run.",
-    "search": "Tell how a search stands, go on with it, or stop it.",
-    "show": "Show everything about one job.",
-    "status": "Tell how the jobs stand, and what went wrong.",
-    "submit": "Submit the array scripts of a launch, each once.",
-    "tag": "Mark jobs, or the experiment, with words.",
-    "work": "Run jobs here, beside others who do so elsewhere.",
-}
-"""What each verb does, in a line of the list of verbs; its own help says more."""
-
-for verb in app.registered_commands:
-    verb.short_help = SHORT[str(verb.name or getattr(verb.callback, "__name__", ""))]

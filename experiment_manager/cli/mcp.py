@@ -65,7 +65,9 @@ def register(app: typer.Typer) -> None:
         """Offer the verbs to agents, as tools of the Model Context Protocol: what reads, unless more is allowed."""
         if not folder.is_dir():
             raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
-        serve(tools_of(app, names_in(allow or "")), folder)
+        from experiment_manager.cli.main import program
+
+        serve(tools_of(program(), names_in(allow or "")), folder)
 
 
 class Parameter(NamedTuple):

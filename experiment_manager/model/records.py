@@ -21,6 +21,8 @@ NO_FUNCTIONS: Final = "EXPERIMENT_MANAGER_NO_FUNCTIONS"
 class State(StrEnum):
     """The state of an attempt. SLURM's names, and QUEUED, LOST, PRUNED and FAKE, which are ours."""
 
+    __hash__ = str.__hash__  # that of an enumeration is Python, and `status` looks some hundred thousand up
+
     PENDING = "PENDING"  # not handed over yet
     QUEUED = "QUEUED"  # SLURM has it, it has not begun
     RUNNING = "RUNNING"

@@ -42,6 +42,8 @@ from experiment_manager.store.submissions import Submission
 from experiment_manager.text import counted, one_line, skipped, tell_once
 
 _MORTAL: Final = frozenset(RULES.values())
+_Options = dict[int, tuple[str, Mapping[str, Any]]]
+"""The name of its array, and its options, of each job of a launch that has a rule for some; of another one: none."""
 _KEPT: Final = ("launcher", "launcher_file", "runner", "cwd", "pruner", "upstream", "options", "overrides", "code")
 """What a launch that heals has from the one that it heals, beside the options."""
 
@@ -191,10 +193,14 @@ class _Survey(NamedTuple):
 def _survey(folder: Folder, table: StateTable, *, is_asked: bool, is_to_act: bool = True) -> _Survey:
     """What the files tell of healing. Raises UnreadableLaunch where something is going to be submitted."""
     launches = _launches(folder, is_to_act=is_to_act)
+    healing = frozenset(launch.number for launch in launches.values() if "heals" in launch.record)
+    options = {number: own for number, launch in launches.items() if (own := _options_of(launch))}
+    if not healing and not options:
+        return _Survey(launches, healing, [], frozenset(), Decision((), {}, {}))
     kept_back = read_held(folder) | read_removed(folder)
     planned, unfinished = [], []
     for launch in launches.values():
-        is_healing, has_begun = "heals" in launch.record, True
+        is_healing, has_begun = launch.number in healing, True
         if is_healing:
             submission = Submission(folder, launch, is_to_act=is_to_act)
             is_known = [submission.array_id(array.name) is not None for array in launched_arrays(launch)]
@@ -207,8 +213,7 @@ def _survey(folder: Folder, table: StateTable, *, is_asked: bool, is_to_act: boo
     begun = {one.number for one in planned if one.has_begun}
     stands = [launch for launch in unfinished if launch.number in begun | found.standing]
     void = frozenset(launch.number for launch in unfinished) - {launch.number for launch in stands}
-    deaths = _deaths(folder, table, launches, is_asked=is_asked)
-    healing = frozenset(launch.number for launch in launches.values() if "heals" in launch.record)
+    deaths = _deaths(folder, table, launches, options, is_asked=is_asked)
     decision = decide([one for one in deaths if one.job_id not in kept_back], found)
     return _Survey(launches, healing, stands, void, decision)
 
@@ -227,12 +232,18 @@ def _launches(folder: Folder, *, is_to_act: bool) -> dict[str, Launch]:
     return found
 
 
-def _deaths(folder: Folder, table: StateTable, launches: Mapping[str, Launch], *, is_asked: bool) -> list[Death]:
-    """The jobs that have died so, and that a scheduler has run. `is_asked`: it was asked which of them it starts again
-    itself."""
+def _deaths(
+    folder: Folder,
+    table: StateTable,
+    launches: Mapping[str, Launch],
+    options: Mapping[str, _Options],
+    *,
+    is_asked: bool,
+) -> list[Death]:
+    """The jobs that have died so, and that a scheduler has run, under these options of their launches. `is_asked`: it
+    was asked which of them it starts again itself."""
     states, found = States(folder), []
-    options = {number: own for number, launch in launches.items() if (own := _options_of(launch))}
-    for job_id in table.attempts if options else ():
+    for job_id in table.attempts:
         last = table.last(job_id)
         if last.state not in _MORTAL:
             continue
@@ -266,9 +277,8 @@ def _end(folder: Folder, job_id: int, number: int) -> Mapping[str, Any]:
     return read_optional(folder.of_attempt(job_id, number, "attempt"), END)
 
 
-def _options_of(launch: Launch) -> dict[int, tuple[str, Mapping[str, Any]]]:
-    """The name of its array, and its options, of each job of a launch that has a rule for some."""
-    found: dict[int, tuple[str, Mapping[str, Any]]] = {}
+def _options_of(launch: Launch) -> _Options:
+    found: _Options = {}
     for array in (of_scheduler(launch.record) or {}).get("arrays", ()):
         options = (array.get("options") or {}).items()
         own = {name: value for name, value in options if name not in RULES or is_rule(value)}

@@ -150,6 +150,7 @@ class _Decision:
         self._absent: set[str] = set()
 
     def made(self) -> LaunchVerdicts:
+        over = self._disk.table.are_over(self._launch.planned)
         for array in self._launch.arrays:
             report = self._reports.get(array.name)
             if array.n_workers is not None:
@@ -157,7 +158,8 @@ class _Decision:
                 continue
             for index, jobs in array.tasks():
                 for job_id in jobs:
-                    self._decide(array, index, JobId(job_id), report)
+                    if job_id not in over:
+                        self._decide(array, index, JobId(job_id), report)
         return LaunchVerdicts(self._found, self._is_open, frozenset(self._absent))
 
     def _decide(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:

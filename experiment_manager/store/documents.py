@@ -305,7 +305,7 @@ def trouble(body: Any, shape: Shape, required: Sequence[str] = ()) -> str | None
         if body.get(name) is None:
             return f"it has no {name!r}"
     for name, kind in shape.items():
-        if not _fits(body.get(name), kind):
+        if name in body and not _fits(body[name], kind):
             return f"its {name!r} is no {kind.words}"
     return None
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,7 +40,6 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.text import as_word, skipped, tell
 from experiment_manager.typing_names import Any, Final, NamedTuple
 
-_NAME: Final = r"(0|[1-9][0-9]*)\.([1-9][0-9]*)(?:\.([A-Z_]+))?\Z"
 _STORED: Final = (State.RUNNING, *sorted(ENDED))
 _STATE_OF: Final = {str(state): state for state in _STORED}
 _NAMES_AT_BEGINNING: Final = 3
@@ -138,6 +136,30 @@ class StateTable(NamedTuple):
         """Those of the jobs of which the attempt has not begun whose number is planned for each."""
         return (JobId(job_id) for job_id, number in planned.items() if number >= self.next_number(job_id))
 
+    def by_state(self, ids: Iterable[int]) -> defaultdict[State, list[int]]:
+        """The jobs by the state of the last attempt of each, in their order: see `state`."""
+        found = defaultdict[State, list[int]](list)
+        for job_id in ids:
+            numbers = self.attempts.get(JobId(job_id))
+            if numbers is not None and len(numbers) == 1 and job_id not in self.queued:  # as of most
+                (state,) = numbers.values()
+            else:
+                state = self.state(job_id)
+            found[state].append(job_id)
+        return found
+
+    def are_over(self, planned: Mapping[int, int]) -> set[int]:
+        """Those of the jobs whose only attempt is the one planned for each, or a later one, and has ended well, as of
+        most: nobody need do anything with them any more."""
+        over = set()
+        for job_id, first in planned.items():
+            numbers = self.attempts.get(JobId(job_id), {})
+            if len(numbers) == 1:
+                ((number, state),) = numbers.items()
+                if state in ENDED_WELL and number >= first:
+                    over.add(job_id)
+        return over
+
     def completed(self, job_id: int) -> int | None:
         """The number of the newest attempt that completed; None when there is none."""
         numbers = self.attempts.get(JobId(job_id), {})
@@ -153,11 +175,7 @@ class StateTable(NamedTuple):
         """The state of the last attempt of a job: see `last`."""
         if self.queued and job_id in self.queued:
             return State.QUEUED
-        numbers = self.attempts.get(JobId(job_id), {})
-        if len(numbers) == 1:  # as it is of most, and many ask
-            (state,) = numbers.values()
-            return state
-        return _last_of(numbers)[1]
+        return _last_of(self.attempts.get(JobId(job_id), {}))[1]
 
     def __repr__(self) -> str:
         from collections import Counter
@@ -184,6 +202,46 @@ def last_real(attempts: Iterable[Attempt]) -> Attempt | None:
     return last
 
 
+def _attempts_in(names: Iterable[str]) -> tuple[dict[JobId, Mapping[int, State]], list[tuple[JobId, int]], set[str]]:
+    """The attempts whose names tell a state, by job; those that may be RUNNING; and the other names: anchors without a
+    state, and what is not ours."""
+    once = {state: {1: state} for state in _STORED}  # one for all jobs that have begun once, as most: small, and fast
+    found: dict[JobId, Mapping[int, State]] = {}
+    running, others, told = [], set(), set()
+    for name in names:
+        anchor, _, word = name.rpartition(".")
+        state = _STATE_OF.get(word)
+        attempt = None if state is None else _attempt_of(anchor)
+        if state is None or attempt is None:
+            others.add(name)
+            continue
+        told.add(anchor)
+        job_id, number = attempt
+        if state is State.RUNNING:
+            running.append(attempt)
+        numbers = found.get(job_id)
+        if numbers is None:
+            found[job_id] = once[state] if number == 1 else {number: state}
+        elif numbers.get(number) in (None, State.RUNNING):  # seen under two names: the later one counts
+            found[job_id] = {**numbers, number: state}
+    return found, running, others - told
+
+
+def _attempt_of(anchor: str) -> tuple[JobId, int] | None:
+    """The job and the number of the attempt with an anchor of this name; None: it is none.
+
+    >>> _attempt_of("7.1"), _attempt_of("07.1"), _attempt_of("7.0"), _attempt_of("-7.1"), _attempt_of("7")
+    ((7, 1), None, None, None, None)
+    """
+    job, _, attempt = anchor.partition(".")
+    try:
+        job_id, number = int(job), int(attempt)
+    except ValueError:
+        return None
+    is_as_we_write_it = job_id >= 0 and number > 0 and f"{job_id}.{number}" == anchor
+    return (JobId(job_id), number) if is_as_we_write_it else None
+
+
 class States:
     """The files in `states/` of one experiment."""
 
@@ -207,31 +265,21 @@ class States:
             raise FolderError(f"{error.filename or self._path} cannot be read: {error.strerror or error}") from error
 
     def _read(self, *, reconcile: bool) -> StateTable:
-        found: dict[JobId, dict[int, State]] = defaultdict(dict)
-        foreign = []
-        anchored = []
-        read_name = re.compile(_NAME).match
         names, hidden = self._names()
         if reconcile:
             self._clear_leftovers(hidden)
-        for name in names:
-            match = read_name(name)
-            if match is None:
+        found, running, others = _attempts_in(names)
+        foreign = []
+        for name in others:
+            attempt = _attempt_of(name)
+            if attempt is None:
                 foreign.append(name)
                 continue
-            job, attempt, word = match.groups()
-            job_id, number = JobId(int(job)), int(attempt)
-            state = _STATE_OF.get(word)
-            if word is None:
-                anchored.append((job_id, number))
-            elif state is None:
-                foreign.append(name)
-            elif found[job_id].get(number) in (None, State.RUNNING):  # seen under two names: the later one counts
-                found[job_id][number] = state
-        for job_id, number in anchored:
-            if number not in found[job_id]:
-                found[job_id][number] = self.state(job_id, number)
-        return StateTable(dict(found), tuple(sorted(foreign)), runners=self._reconcile(found) if reconcile else {})
+            job_id, number = attempt
+            found[job_id] = {**found.get(job_id, {}), number: self.state(job_id, number)}
+            running.append(attempt)
+        runners = self._reconcile(found, running) if reconcile else {}
+        return StateTable(found, tuple(sorted(foreign)), runners=runners)
 
     def _clear_leftovers(self, hidden: Iterable[str]) -> None:
         """What killed processes of this machine have left in the folder is gone: of them, no planner need ever come."""
@@ -249,20 +297,20 @@ class States:
         except OSError as error:  # nothing is known then, and PENDING would be a lie
             raise FolderError(f"{self._path} cannot be read: {error.strerror or error}") from error
 
-    def _reconcile(self, found: Mapping[JobId, dict[int, State]]) -> dict[tuple[JobId, int], Mapping[str, Any]]:
-        """Who runs what is RUNNING; what has ended without a word is no more."""
+    def _reconcile(
+        self, found: dict[JobId, Mapping[int, State]], running: Iterable[tuple[JobId, int]]
+    ) -> dict[tuple[JobId, int], Mapping[str, Any]]:
+        """Who runs what is RUNNING, of those attempts; what has ended without a word is no more."""
         runners: dict[tuple[JobId, int], Mapping[str, Any]] = {}
-        for job_id in [job_id for job_id, numbers in found.items() if State.RUNNING in numbers.values()]:
-            numbers = found[job_id]
-            for number, state in numbers.items():
-                if state is not State.RUNNING:
-                    continue
-                record = self.record(job_id, number)
-                ended = _unrecorded_end(record)
-                if ended is not None:
-                    numbers[number] = self.lose(job_id, number, ended)
-                if numbers[number] is State.RUNNING:
-                    runners[job_id, number] = record
+        for job_id, number in sorted(running):
+            if found[job_id][number] is not State.RUNNING:
+                continue
+            record = self.record(job_id, number)
+            ended = _unrecorded_end(record)
+            if ended is not None:
+                found[job_id] = {**found[job_id], number: self.lose(job_id, number, ended)}
+            if found[job_id][number] is State.RUNNING:
+                runners[job_id, number] = record
         return runners
 
     def settled(self, job_id: int) -> Attempt:
