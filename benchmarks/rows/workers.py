@@ -121,7 +121,7 @@ def _ours(place: Place, n_jobs: int) -> float:
 def _by_hand(place: Place, n_jobs: int) -> float:
     folder = _defined(place, n_jobs)
     words = ("-P", "-m", "experiment_manager", "work", folder / "it", "--jobs", str(N_WORKERS))
-    seconds = timed([sys.executable, *words], cwd=folder, env=environment()).seconds
+    seconds = place.python(*words, cwd=folder, PYTHONPATH="").seconds
     _check_completed(folder / "it", n_jobs)
     return seconds
 
