@@ -5,20 +5,22 @@ python -m experiment_manager.execution.pickled_runner <file>
 
 import os
 import pickle
+import stat
 import sys
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from experiment_manager.errors import JobRefused
 from experiment_manager.execution import current_job
 from experiment_manager.execution.command import PICKLED_RUNNER
 from experiment_manager.execution.in_process import attempting
+from experiment_manager.model.policy import REFUSED
 from experiment_manager.store.documents import opened
 from experiment_manager.store.files import appearing
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.text import described
+from experiment_manager.text import described, tell
 
 
 class Pickled(NamedTuple):
@@ -62,13 +64,29 @@ def words_for(folder: Folder, runner: Pickled) -> list[str]:
     return [sys.executable, *PICKLED_RUNNER, folder.join(runner.path)]
 
 
+def trusted(path: str) -> IO[bytes]:
+    """A pickle, open to be loaded, which may run anything. Ends the program with a sentence where it is somebody else's
+    word: where neither we nor root have it, or every user of the machine may write to it. Raises OSError."""
+    file = opened(path)
+    about = os.fstat(file.fileno())
+    if about.st_uid not in (os.geteuid(), 0):
+        why = "is another user's, and to load it may run anything: run the script that made it yourself"
+    elif about.st_mode & stat.S_IWOTH:
+        why = f"may be written to by every user of this machine, and to load it may run anything: `chmod o-w {path}`"
+    else:
+        return file
+    file.close()
+    tell(f"error: {path} {why}")
+    raise SystemExit(REFUSED)
+
+
 def main(path: str) -> None:
     """The job of this process has run: the function was called with its id, its variables and its configuration."""
     current = current_job.current_job()
     folder, job_id = current.experiment, current.required_id
     with Manifest(folder) as manifest:
         variables, configuration = dict(manifest.job(job_id).variables), manifest.configuration(job_id)
-    with attempting(folder, job_id) as attempt, opened(path) as file:
+    with attempting(folder, job_id) as attempt, trusted(path) as file:
         paths = pickle.load(file)
         sys.path[:] = [*paths, *(place for place in sys.path if place not in paths)]
         attempt.leave(pickle.load(file)(job_id, variables, configuration))

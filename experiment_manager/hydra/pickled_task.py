@@ -13,8 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager.errors import FreezeError
-from experiment_manager.execution.pickled_runner import Pickled
-from experiment_manager.store.documents import opened
+from experiment_manager.execution.pickled_runner import Pickled, trusted
 
 _OF_HYDRA: Final = ("now", "hydra", "hydra_override_dirname", "python_version")
 """Resolvers that Hydra registers, here as there."""
@@ -93,7 +92,7 @@ def main(argv: list[str]) -> None:
     from hydra.core.config_store import ConfigStore
 
     path, *arguments = argv
-    with opened(path) as file:
+    with trusted(path) as file:
         sys.path += [place for place in pickle.load(file) if place not in sys.path]
         task, repository, version_base, *more = pickle.load(file)  # older ones have no more
     resolvers, allowed = more if len(more) == 2 else (*more, None) if more else ({}, None)

@@ -29,6 +29,7 @@ from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import ENDED_BADLY, Job, Launch, State
+from experiment_manager.model.secrets import masked_settings
 from experiment_manager.report.comparison import Compared, compared
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
 from experiment_manager.report.search import SearchFigures, search_figures
@@ -184,6 +185,7 @@ class Contents(NamedTuple):
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
     check_goal(choice.goal)
+    jobs = [job._replace(variables=masked_settings(job.variables)) for job in jobs]  # the page is for others to read
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
     rows = result_rows(folder, jobs, table, logbook.last)

@@ -29,7 +29,7 @@ from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Run, Send, not_asked, who_is_asked
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appearing, clear_leftovers_in
+from experiment_manager.store.files import anybody_may_write, appearing, clear_leftovers_in
 from experiment_manager.store.holds import why_not_begun
 from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
@@ -108,6 +108,7 @@ def submit(
     scheduler = _scheduler(launch)
     scheduler.require()
     arrays = launched_arrays(launch)
+    _refuse_what_anybody_writes(folder, launch, arrays)
     with _alone(folder, launch, wait_s), writing(folder.path):
         submission = Submission(folder, launch)
         unsubmitted = [array for array in arrays if submission.array_id(array.name) is None]
@@ -360,6 +361,22 @@ def _before(folder: Folder, launch: Launch, scheduler: Scheduler) -> "Before":
     from experiment_manager.scheduler.upstream import Before  # which asks what this has submitted
 
     return Before(folder, launch, scheduler)
+
+
+def _refuse_what_anybody_writes(folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray]) -> None:
+    """Raise JobRefused where every user of the machine may change what is going to be run in our name."""
+    scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
+    places = (folder.path, folder.manifest, folder.launches, folder.join("launches", launch.number), *scripts)
+    for path in places:
+        try:
+            is_open = anybody_may_write(path)
+        except OSError as error:
+            raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
+        if is_open:
+            raise JobRefused(
+                f"launch {launch.number} of {folder.path} is not submitted: every user of this machine may write to "
+                f"{path}, and so run programs in your name; `chmod -R o-w {as_word(folder.path)}` mends it"
+            )
 
 
 def _refuse_kept_back(folder: Folder, launch: Launch, array: LaunchedArray) -> None:

@@ -282,6 +282,17 @@ def make_executable(path: str) -> None:
     os.chmod(path, mode | (mode & 0o444) >> 2)
 
 
+def anybody_may_write(path: str) -> bool:
+    """Whether every user of the machine may change the file, or replace what is in the folder: not only its owner, and
+    the group that shares it. False where there is nothing. Raises OSError where that cannot be told."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    is_sticky_folder = stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)  # where nobody replaces what is another's
+    return bool(mode & stat.S_IWOTH) and not is_sticky_folder
+
+
 def regular(handle: int, path: str) -> int:
     """The handle, which is of a regular file. Of anything else it is closed, and this raises OSError."""
     kind = os.fstat(handle).st_mode

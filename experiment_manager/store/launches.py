@@ -60,6 +60,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
     One that no scheduler runs is driven by this process: see `driven`.
     """
     from experiment_manager.model.ids import format_ids  # a task makes no launch, and pays for no import
+    from experiment_manager.model.secrets import masked_words
     from experiment_manager.store import code
 
     ids_by_attempt: dict[str, list[int]] = defaultdict(list)
@@ -70,10 +71,11 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         "user": user_name(),
         "host": os.uname().nodename,
         "cwd": os.getcwd(),
-        "argv": sys.orig_argv,
+        "argv": masked_words(sys.orig_argv),
         **code.commit(about.get("cwd")),
         "python": ".".join(map(str, sys.version_info[:3])),
         **about,
+        **({"overrides": masked_words(about["overrides"])} if about.get("overrides") else {}),
         "jobs": {number: format_ids(ids) for number, ids in ids_by_attempt.items()},
     }
     record = {"format": needed_format(said), **said}
