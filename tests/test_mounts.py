@@ -4,8 +4,10 @@ mounts with caches, in namespaces of their own, as two hosts. The clock of the s
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,11 +27,33 @@ CLOCK = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 ENTER = 'mount --make-rprivate / && mount --bind "$1" "$2" && hostname "$3" && shift 3 && exec "$@"'
 
 
-class Node:
-    """A host of its own, which sees the shared folder through its own mount."""
+AWAY_S = 30.0
+"""So long the server does not answer: a hard mount of NFS waits, as this does."""
 
-    def __init__(self, name: str, mount: Path, shared: Path, home: Path, **env: str) -> None:
+WAITS = """
+import sys, time
+from pathlib import Path
+from experiment_manager import Experiment
+
+def runner(job_id, variables, configuration):
+    Path(sys.argv[0]).with_name(f"begun.{job_id}").touch(exist_ok=False)
+    while not Path(sys.argv[0]).with_name("go").exists():
+        time.sleep(0.02)
+    return variables["number"]
+
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+Experiment.load(words["--experiment-name"], words["--experiment-path"]).run_id(int(words["--job-id"]), runner)
+"""
+
+
+class Node:
+    """A host of its own, which sees the shared folder through its own mount, which `server` serves."""
+
+    def __init__(
+        self, name: str, mount: Path, shared: Path, home: Path, server: "subprocess.Popen[bytes]", **env: str
+    ) -> None:
         self._name, self._mount, self._shared, self._home, self._env = name, mount, shared, home, env
+        self.server = server
 
     def start(self, *arguments: str | Path, **env: str) -> "subprocess.Popen[str]":
         """Python begins to run there."""
@@ -69,12 +93,14 @@ def nodes(tmp_path: Path, shared: Path) -> Iterator[list[Node]]:
         mount = tmp_path / name
         mount.mkdir()
         servers.append(subprocess.Popen(["bindfs", "-f", "-o", late, tmp_path / "server", mount]))
-        found.append(Node(name, mount, shared, tmp_path / "home", **env))
+        found.append(Node(name, mount, shared, tmp_path / "home", servers[-1], **env))
     try:
         for name in ("node1", "node2"):
             wait_until(lambda name=name: os.path.ismount(tmp_path / name))  # type: ignore[misc]
         yield found
     finally:
+        for server in servers:
+            server.send_signal(signal.SIGCONT)
         for name in ("node1", "node2"):
             subprocess.run(["umount", tmp_path / name], check=False)
         for server in servers:
@@ -171,3 +197,38 @@ def test_two_nodes_sweep_at_once(nodes: list[Node], shared: Path, tmp_path: Path
     last = {row["job"]: row["variables"] for row in Experiment.at(tmp_path / "server/train").jobs()}
     assert first.items() <= last.items()
     assert [1, 2, 3, 4, 5, 6] == sorted(variables["seed"] for variables in last.values())
+
+
+@pytest.mark.parametrize("when", ["before their ends", "while some begin"])
+def test_a_server_goes_away(nodes: list[Node], shared: Path, tmp_path: Path, when: str) -> None:
+    """The server of a node answers nothing for half a minute, while jobs end there, or begin: when it is back, each job
+    has run once, has its end and its result, and no process stays."""
+    (tmp_path / "home/runner.py").write_text(WAITS)
+    experiment = Experiment(["number"], "train", tmp_path / "server")
+    for number in range(8):
+        experiment.add_job({"number": number}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(8))
+    words = ("-m", "experiment_manager", "work", shared / "train", "--runner", "runner.py", "--jobs", "4")
+    worker = nodes[0].start(*words)
+    begun = tmp_path / "home"
+    wait_until(lambda: len(list(begun.glob("begun.*"))) == 4)
+    is_early = when == "while some begin"
+    if is_early:
+        (begun / "go").touch()
+        wait_until(lambda: len(list(begun.glob("begun.*"))) > 4)
+    nodes[0].server.send_signal(signal.SIGSTOP)
+    (begun / "go").touch()
+    away = time.monotonic()
+    other = nodes[1].start("-m", "experiment_manager", "status", shared / "train")
+    ((status, told, _),) = ended([other])
+    assert (0, True) == (status, "8 jobs" in told)
+    wait_until(lambda: time.monotonic() - away > AWAY_S, 2 * AWAY_S)
+    assert worker.poll() is None
+    nodes[0].server.send_signal(signal.SIGCONT)
+    ((status, _, said),) = ended([worker])
+    assert 0 == status, said
+    found = Experiment.at(tmp_path / "server/train")
+    assert {"COMPLETED": 8} == found.counts()
+    assert {1} == {row["attempt"] for row in found.jobs()}
+    assert list(range(8)) == [row["result"]["result"] for row in found.result_rows()]

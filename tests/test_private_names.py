@@ -109,7 +109,8 @@ def foreign_names(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names = [*module, *(alias.name for alias in node.names)]
-            yield from (name for name in names if any(part.startswith("_") for part in name.split(".")))
+            private = [part for name in names for part in name.split(".") if part.startswith("_")]
+            yield from (part for part in private if part != "__future__")
         elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
             if node.attr not in own | OF_PYTHON:
                 yield node.attr

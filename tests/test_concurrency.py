@@ -1,0 +1,223 @@
+"""Many processes at one experiment at the same moment: nothing is lost, nothing runs twice, no id moves."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiment_manager import Experiment
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.model.records import JobId
+from tests.conftest import Program, clean_env, examples, wait_until
+from tests.test_work import RUNNER
+
+N_SUPERVISORS = 200
+N_SWEEPS = 10
+GRIDS = ("seed=1,2,3,4,5,6", "seed=4,5,6,7,8,9")
+
+
+@pytest.mark.heavy
+def test_two_hundred_supervisors_end_at_once(tmp_path: Path) -> None:
+    """Jobs that all end at the same moment, each with a supervisor of its own: each has run once and has its end and
+    its result, and nothing half written stays."""
+    (tmp_path / "runner.py").write_text(RUNNER)
+    experiment = Experiment(["number"], "train", tmp_path)
+    for number in range(N_SUPERVISORS):
+        experiment.add_job({"number": number}, {"waits": True})
+    experiment.save()
+    experiment.save_pass_filter(range(N_SUPERVISORS))
+    words = (sys.executable, "-P", "-m", "experiment_manager", "run", str(tmp_path / "train"))
+    running = [
+        subprocess.Popen([*words, str(number), "--runner", "runner.py"], cwd=tmp_path, env=clean_env(), stderr=-1)
+        for number in range(N_SUPERVISORS)
+    ]
+    try:
+        wait_until(lambda: {"RUNNING": N_SUPERVISORS} == Experiment.at(tmp_path / "train").counts(), 300)
+        begun = tmp_path / "begun"
+        wait_until(lambda: begun.exists() and N_SUPERVISORS == len(begun.read_text().splitlines()), 300)
+    finally:
+        (tmp_path / "go").touch()
+    said = [process.communicate(timeout=300)[1].decode() for process in running]
+    assert {0} == {process.returncode for process in running}
+    assert "Traceback" not in "".join(said)
+    assert dict.fromkeys(range(N_SUPERVISORS), 1) == Counter(_begun(tmp_path))
+    found = Experiment.at(tmp_path / "train")
+    assert {"COMPLETED": N_SUPERVISORS} == found.counts()
+    assert [{"gpus": ""}] * N_SUPERVISORS == [row["result"] for row in found.result_rows()]
+    hidden = [path for path in (tmp_path / "train").rglob(".*") if path.is_file() and path.name != ".planning.lock"]
+    assert [] == hidden
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("launcher", ["slurm_script", "local_pool"])
+def test_ten_sweeps_at_once(program: Program, launcher: str) -> None:
+    """Two grids that overlap, five times each at the same moment, while others read: each sweep is done, is refused
+    in a sentence, or tells which jobs another one runs; each configuration has one id, which never moves, and where
+    jobs run each runs once."""
+    done = program.home / "done"
+    sweeps = [
+        program.start("train.py", "-m", GRIDS[place % 2], f"hydra/launcher={launcher}", LIGHT="1")
+        for place in range(N_SWEEPS)
+    ]
+    looks = "import json, os, sys\nfrom experiment_manager.cli.main import main\n"
+    loop = f"{looks}while not os.path.exists({str(done)!r}):\n    assert main(sys.argv[1:]) in (0, 2), sys.argv\n"
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", loop, *words], cwd=program.home, env=clean_env(), stdout=-3, stderr=-1, text=True
+        )
+        for words in (["status", "experiments/train"], ["jobs", "experiments/train"], ["results", "experiments/train"])
+    ]
+    told = [sweep.communicate(timeout=300) for sweep in sweeps]
+    done.touch()
+    for reader in readers:
+        (_, said), status = reader.communicate(timeout=60), reader.returncode
+        assert (0, False) == (status, "Traceback" in said), said
+    some_run_elsewhere = {1} if launcher == "local_pool" else set[int]()
+    assert {sweep.returncode for sweep in sweeps} <= {0, 2} | some_run_elsewhere, told
+    assert 0 in {sweep.returncode for sweep in sweeps}
+    assert "Traceback" not in str(told)
+    assert 0 == program.sweep(GRIDS[0], f"hydra/launcher={launcher}", LIGHT="1").returncode
+    assert 0 == program.sweep(GRIDS[1], f"hydra/launcher={launcher}", LIGHT="1").returncode
+    rows = Experiment.at(program.experiment).jobs()
+    assert list(range(9)) == [row["job"] for row in rows]
+    assert list(range(1, 10)) == sorted(row["variables"]["seed"] for row in rows)
+    if launcher == "local_pool":
+        assert {"COMPLETED": 9} == Experiment.at(program.experiment).counts()
+        assert {1} == {row["attempt"] for row in rows}
+
+
+def _begun(home: Path) -> Iterator[int]:
+    return (int(line.split()[0]) for line in (home / "begun").read_text().splitlines())
+
+
+# ---------------------------------------------------------------- any calls at the same moment
+
+SEEDS = st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True)
+CALLS = st.one_of(
+    st.tuples(st.just("grow"), SEEDS),
+    st.tuples(st.just("choose"), SEEDS),
+    st.tuples(st.just("run"), st.integers(0, 7)),
+    st.tuples(st.just("fail"), st.integers(0, 7)),
+    st.tuples(st.just("read"), st.none()),
+)
+TOGETHER = st.lists(st.lists(CALLS, min_size=2, max_size=5), min_size=1, max_size=4)
+
+
+def call(path: str, what: str, about: Any) -> tuple[str, Any]:
+    """What one process does, and what came of it; what is refused is refused in a sentence."""
+    try:
+        return what, _CALLS[what](Path(path), about)
+    except ExperimentManagerError as error:
+        return "refused", str(error)
+
+
+def _grow(path: Path, seeds: list[int]) -> None:
+    experiment = Experiment.at(path) if path.exists() else Experiment(["seed"], path.name, path.parent)
+    for seed in seeds:
+        if not experiment.get_ids({"seed": seed}):
+            experiment.add_job({"seed": seed}, {})
+    experiment.save()
+
+
+def _choose(path: Path, seeds: list[int]) -> None:
+    experiment = Experiment.at(path)
+    experiment.save_pass_filter([job for seed in seeds for job in experiment.get_ids({"seed": seed})])
+
+
+def _run(path: Path, job_id: int) -> None:
+    Experiment.at(path).run_id(job_id, lambda number, *_: _note(path, number))
+
+
+def _fail(path: Path, job_id: int) -> str:
+    def runner(number: int, *_: Any) -> None:
+        _note(path, number)
+        raise KeyError("as it was asked to")
+
+    with pytest.raises((KeyError, ExperimentManagerError)) as found:
+        Experiment.at(path).run_id(job_id, runner)
+    if isinstance(found.value, ExperimentManagerError):
+        raise found.value
+    return "failed"
+
+
+def _note(path: Path, job_id: int) -> int:
+    with open(path.with_name("begun"), "a") as file:
+        file.write(f"{job_id}\n")
+    return job_id
+
+
+def _read(path: Path, _: None) -> dict[str, int]:
+    experiment = Experiment.at(path)
+    return {str(row["variables"]["seed"]): row["job"] for row in experiment.jobs()}
+
+
+_CALLS: dict[str, Callable[[Path, Any], Any]] = {
+    "grow": _grow,
+    "choose": _choose,
+    "run": _run,
+    "fail": _fail,
+    "read": _read,
+}
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Five, each of its own."""
+    with ProcessPoolExecutor(5, mp_context=get_context("spawn")) as found:
+        yield found
+
+
+@pytest.mark.hypothesis
+@given(batches=TOGETHER)
+@examples(12)
+def test_any_calls_at_the_same_moment(
+    batches: list[list[tuple[str, Any]]],
+    processes: ProcessPoolExecutor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Whatever two to five processes do at the same time, and after that: no id moves or is lost, each attempt has one
+    end, what was begun is there, what has completed has its result, and nobody is told anything else."""
+    home = tmp_path_factory.mktemp("together")
+    path, known = home / "e", dict[str, int]()
+    for batch in batches:
+        asked = [processes.submit(call, str(path), what, about) for what, about in batch]
+        answers = [one.result(60) for one in asked]
+        if not path.exists():
+            assert {"refused"} >= {what for what, _ in answers}
+            continue
+        read = _read(path, None) if (path / "manifest.sqlite").exists() else {}
+        assert known.items() <= read.items()
+        assert all(seen.items() <= read.items() for what, seen in answers if what == "read")
+        assert len(set(read.values())) == len(read)
+        known = read
+    if known:
+        _check_attempts(path, home / "begun")
+    shutil.rmtree(home)
+
+
+def _check_attempts(path: Path, begun: Path) -> None:
+    experiment = Experiment.at(path)
+    table = experiment.states()
+    assert () == table.foreign
+    names = os.listdir(path / "states") if (path / "states").exists() else []
+    n_attempts = Counter(int(name.split(".")[0]) for name in names if name.count(".") == 1)
+    n_begun = Counter(map(int, begun.read_text().split())) if begun.exists() else Counter[int]()
+    assert n_attempts == n_begun
+    assert sum(n_attempts.values()) == sum(name.count(".") == 2 for name in names)
+    for job_id in n_attempts:
+        states = [str(state) for state in table.attempts[JobId(job_id)].values()]
+        assert {"COMPLETED", "FAILED"} >= set(states)
+        assert states.count("COMPLETED") <= 1
+        if "COMPLETED" in states:
+            assert json.loads((path / f"jobs/{job_id}/result.{states.index('COMPLETED') + 1}.json").read_text())
