@@ -253,6 +253,7 @@ class Experiment:
 
         jobs = list(self.iter_jobs())
         known = facts(self.folder, jobs, self._drafts.resolved, table)
+        known = known._replace(names=known.names.union(self.variables))  # also before there is any job
         return filters.apply(filters.parse(pass_filter), jobs, known)
 
     def save_pass_filter(self, allowed_ids: Iterable[int], how: Any = None) -> None:

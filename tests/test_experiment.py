@@ -549,3 +549,11 @@ def test_adding_costs_the_same_for_the_first_and_the_last(tmp_path: Path) -> Non
         experiment.add_job({"seed": seed}, {"seed": seed, "tau": 0.005})
         sys.setprofile(None)
     assert calls[10] == calls[20_000] > 0
+
+
+def test_a_filter_names_variables_before_there_are_jobs(tmp_path: Path) -> None:
+    """The variables that were declared are known, so that one may ask before adding each job whether it is there."""
+    experiment = Experiment(["seed"], "e", tmp_path)
+    assert [] == experiment.get_ids({"seed": 0}) == experiment.get_ids("seed < 3")
+    with pytest.raises(FilterError, match="names 'sede', which is no variable; the variables are seed"):
+        experiment.get_ids({"sede": 0})
