@@ -52,10 +52,12 @@ test: $(STAMP)  ## everything that is tested, on real processes, files and, wher
 
 faults: $(STAMP)  ## every fault at every call of every scenario, and a table: make faults MINUTES=60 SCENARIOS=sweep FAULTS=kill
 	$(BIN)/python -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
-	    $(if $(FAULTS),--faults $(FAULTS)) $(if $(RESULTS),--results $(RESULTS))
+	    $(if $(FAULTS),--faults $(FAULTS)) $(if $(RESULTS),--results $(RESULTS)) $(if $(EACH_KIND),--each-kind)
 
-fuzz: $(STAMP)  ## the property tests with twenty times as many examples, others in each call; what they find is printed
+fuzz: $(STAMP)  ## property tests with twenty times as many examples, others in each call; readers with libFuzzer: SECONDS=60 each
 	EXPERIMENT_MANAGER_FUZZ=20 $(BIN)/python -m pytest -n 2 --dist loadgroup -m hypothesis
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS))
 
 test-cluster: $(if $(SLURM),,$(STAMP))  ## all on the cluster, also what takes minutes (heavy); SLURM=24.11: on another version
 	$(if $(SLURM),tests/cluster/debian.sh $(SLURM) ,$(BIN)/)python -m pytest -m 'heavy or not heavy' tests/cluster

@@ -27,13 +27,19 @@ else:
         def __class_getitem__(cls, _):
             return cls
 
-    IO = Any = ClassVar = Final = NoReturn = TypeGuard = _Unseen
+    Any = object
+    IO = ClassVar = Final = NoReturn = TypeGuard = _Unseen
 
     def TypeVar(_name):  # noqa: N802, named as in typing
         return _Unseen
 
-    def NewType(_name, supertype):  # noqa: N802
-        return supertype
+    def NewType(name, supertype):  # noqa: N802
+        def same(value):
+            return value
+
+        same.__name__ = same.__qualname__ = name
+        same.__supertype__ = supertype
+        return same
 
     class _MakesNamedTuples(type):
         """A class of this kind is what `collections.namedtuple` makes of its annotations, and has its methods."""
@@ -41,10 +47,11 @@ else:
         def __new__(cls, name, bases, body):
             if not bases:
                 return super().__new__(cls, name, bases, body)
-            fields = body["__annotations__"]
+            fields = body.get("__annotations__", {})
             made = namedtuple(
                 name, fields, defaults=[body[field] for field in fields if field in body], module=body["__module__"]
             )
+            made.__new__.__annotations__ = dict(fields)
             for key, value in body.items():
                 if key not in fields:
                     setattr(made, key, value)

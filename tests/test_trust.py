@@ -1,17 +1,30 @@
 """What is written down for others to read has no secrets in it, and what others may have written is not loaded."""
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager import Experiment
-from experiment_manager.model.secrets import MASK, masked, masked_words
+from experiment_manager import Experiment, State
+from experiment_manager.errors import JobRefused
+from experiment_manager.execution.pickled_runner import trusted
+from experiment_manager.model.secrets import MASK, Masks, masked, masked_words
+from experiment_manager.store.files import TRUSTS_ANYBODY
 from tests.conftest import Program, examples, files_below
 
 SECRET = "q7Xk29fLmPz81RtyWv45"
+NAMES = st.sampled_from(
+    ["password", "--api_key", "hub.token", "a://me", "x", "export SECRET", "{passwd", "credentials"]
+)
+JOINTS = st.sampled_from(["=", ": ", "'=", "", ":", "@", " "])
+VALUES = st.sampled_from(
+    [SECRET, "abc", f"'{SECRET}'", f"[{SECRET},x]", "${oc.env:A}", "$A", f"{SECRET}@host", "", "***"]
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +38,12 @@ SECRET = "q7Xk29fLmPz81RtyWv45"
         (f"note=ghp_{SECRET}{SECRET}",),
         (f"data=https://me:{SECRET}@example.org/data",),
         (f"data=s3://{SECRET}@bucket/data",),
+        (f"data=s3://me:p@{SECRET}@bucket/data",),
+        (f"hydra.launcher.setup=[export WANDB_API_KEY={SECRET},module load x]",),
+        (f"+hub={{password: {SECRET}, user: me}}",),
+        (f"api_keys=[{SECRET},{SECRET}]",),
+        (f"openaiApiKey='{SECRET}'",),
+        (f"python train.py --api-key={SECRET} seed=1",),
     ],
 )
 def test_a_secret_in_a_command_line_is_masked(words: tuple[str, ...]) -> None:
@@ -38,6 +57,7 @@ def test_a_secret_in_a_command_line_is_masked(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "word",
     [
+        *("data.key=wikitext-103-raw-v1", "metric.key=val/accuracy_top1", "attention.key=low_rank_proj_64"),
         *("eos_token=</s>", "max_tokens=2048", "tokenizer=gpt2-medium-2024-01", "key=value", "+keys=[a,b]"),
         *("wandb.api_key=${oc.env:WANDB_API_KEY}", "password=$PASSWORD", "data=https://example.org/a@b", "secret="),
         *("name=a-long-name-with-1-number-in-it", "attention.key=64", "--seed", "-m", "seed=1,2", "me@example.org"),
@@ -49,7 +69,7 @@ def test_what_is_no_secret_stays(word: str) -> None:
 
 
 @pytest.mark.hypothesis
-@given(words=st.lists(st.text(max_size=40), max_size=5))
+@given(words=st.lists(st.text(max_size=20) | st.builds("{}{}{}".format, NAMES, JOINTS, VALUES), max_size=5))
 @examples(200)
 def test_masking_takes_any_words(words: list[str]) -> None:
     """Each word stays one, and what is masked stays as it is when it is masked again."""
@@ -76,24 +96,61 @@ def test_a_sweep_writes_no_secret_down_beside_its_configurations(program: Progra
     assert {"manifest.sqlite", "1", "multirun.yaml"} == {Path(name).name for name in told}  # 1: of `generations`
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o666])
-def test_a_pickle_that_anybody_may_write_is_not_loaded(tmp_path: Path, mode: int) -> None:
-    """A function that travels as a pickle runs where only its owner and group may write it; else the job has failed,
-    and the reason is a sentence."""
-    experiment = Experiment(["seed"], "e", tmp_path)
-    for seed in range(2):
+def test_what_a_report_masks_stays_apart(program: Program) -> None:
+    """Two values that are masked are two groups, and no name of a dataset is masked."""
+    names = ("data.key=wikitext-103-raw-v1,wikitext-2-raw-v1", "image_key=rgb_agentview_256")
+    masks = Masks()
+    for one in names:
+        name, _, values = one.partition("=")
+        assert [{name: value} for value in values.split(",")] == [
+            masks.settings({name: value}) for value in values.split(",")
+        ]
+    places = ["s3://ada:x@host/data", "s3://bob:y@host/data", "s3://ada:x@host/data"]
+    shown = [masks.settings({"place": place})["place"] for place in places]
+    assert (shown[0], 2) == (shown[2], len(set(shown)))
+    done = program.sweep("seed=1,2", f"+hub.password={SECRET},{SECRET}2", "hydra/launcher=slurm_script", LIGHT="1")
+    assert 0 == done.returncode, done.stderr
+    assert 0 == program.tool("report", "--out", str(program.home / "report.html")).returncode
+    page = (program.home / "report.html").read_text()
+    assert SECRET not in page
+    assert '"hub.password=***","hub.password=***2"' in page
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that others can come to, other than those of the tests."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+def test_a_pickle_that_anybody_may_write_is_not_loaded(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that travels as a pickle runs where only its owner and group may write it; else no job begins, and
+    one that has begun has failed, both with a sentence."""
+    experiment = Experiment(["seed"], "e", reachable)
+    for seed in range(4):
         experiment.add_job({"seed": seed}, {})
     experiment.save()
-    experiment.save_pass_filter([0, 1])
+    experiment.save_pass_filter(range(4))
 
     def runner(*_: object) -> int:
         return 7
 
     experiment.run(runner, where="0")
-    (pickle,) = (tmp_path / "e/tasks").iterdir()
-    pickle.chmod(mode)
+    (pickle,) = (reachable / "e/tasks").iterdir()
+    pickle.chmod(0o666)
+    with pytest.raises(JobRefused, match=rf"every user of this machine may write to {pickle}, and to load it may run"):
+        experiment.run(runner, where="1")
+    with pytest.raises(SystemExit, match="2"):
+        trusted(str(pickle))
+    assert [State.COMPLETED, State.PENDING] == [experiment.states().state(job_id) for job_id in (0, 1)]
+    monkeypatch.setenv(TRUSTS_ANYBODY, "1")
     experiment.run(runner, where="1")
-    assert ("COMPLETED" if mode == 0o644 else "FAILED") == experiment.states().state(1)
-    log = (tmp_path / "e/jobs/1/stderr.1.log").read_text()
-    assert "Traceback" not in log
-    assert ("to load it may run anything" in log) == (mode == 0o666)
+    monkeypatch.delenv(TRUSTS_ANYBODY)
+    reachable.chmod(0o700)
+    experiment.run(runner, where="2")
+    reachable.chmod(0o755)
+    pickle.chmod(0o664)
+    experiment.run(runner, where="3")
+    assert {"COMPLETED": 4} == experiment.counts()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from experiment_manager import typing_names
+from experiment_manager import Job, typing_names
 from tests.conftest import clean_env
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +87,10 @@ def test_a_named_tuple_of_ours_is_one_of_typing() -> None:
     for name in ("_fields", "_field_defaults", "__doc__", "__module__", "__match_args__"):
         assert getattr(Ours, name) == getattr(Theirs, name)
     assert [*Ours.__annotations__] == [*Theirs.__annotations__]
+    told = [str(inspect.signature(kind)) for kind in (Ours, Theirs)]
+    assert "(place: 'int', word: 'str | None' = None)" == told[0]
+    assert typing.get_type_hints(Ours) == typing.get_type_hints(Theirs)
+    assert typing.get_type_hints(Job)["variables"] == Mapping[str, object]
     for wrong in ((), (1, "a", 2)):
         messages = []
         for kind in (Ours, Theirs):

@@ -5,7 +5,6 @@ python -m experiment_manager.execution.pickled_runner <file>
 
 import os
 import pickle
-import stat
 import sys
 from collections.abc import Callable
 from hashlib import blake2b
@@ -17,7 +16,7 @@ from experiment_manager.execution.command import PICKLED_RUNNER
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import appearing
+from experiment_manager.store.files import anybody_may_write, appearing, how_to_close
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.text import described, tell
@@ -35,12 +34,14 @@ class Pickled(NamedTuple):
         return cls(os.path.join("tasks", f"{blake2b(data, digest_size=8).hexdigest()}.pkl"), data)
 
     def write(self, folder: Folder) -> None:
-        """The pickle is in the folder; the same one is stored once."""
+        """The pickle is in the folder; the same one is stored once. Raises JobRefused where no job would load it."""
         path = folder.join(self.path)
         if not os.path.exists(path):
             folder.make(os.path.dirname(path))
             with appearing(path) as temporary, open(temporary, "xb") as file:
                 file.write(self.data)
+        if anybody_may_write(path):
+            raise JobRefused(_refusal(path))
 
 
 def pickled_runner(runner: Callable[[int, dict[str, Any], Any], Any]) -> Pickled:
@@ -65,19 +66,16 @@ def words_for(folder: Folder, runner: Pickled) -> list[str]:
 
 
 def trusted(path: str) -> IO[bytes]:
-    """A pickle, open to be loaded, which may run anything. Ends the program with a sentence where it is somebody else's
-    word: where neither we nor root have it, or every user of the machine may write to it. Raises OSError."""
-    file = opened(path)
-    about = os.fstat(file.fileno())
-    if about.st_uid not in (os.geteuid(), 0):
-        why = "is another user's, and to load it may run anything: run the script that made it yourself"
-    elif about.st_mode & stat.S_IWOTH:
-        why = f"may be written to by every user of this machine, and to load it may run anything: `chmod o-w {path}`"
-    else:
-        return file
-    file.close()
-    tell(f"error: {path} {why}")
-    raise SystemExit(REFUSED)
+    """A pickle, open to be loaded, which may run anything. Ends the program with a sentence where every user of the
+    machine may write to it. Raises OSError."""
+    if anybody_may_write(path):
+        tell(f"error: {_refusal(path)}")
+        raise SystemExit(REFUSED)
+    return opened(path)
+
+
+def _refusal(path: str) -> str:
+    return f"every user of this machine may write to {path}, and to load it may run anything; {how_to_close(path)}"
 
 
 def main(path: str) -> None:

@@ -1,5 +1,5 @@
-"""What looks like a secret among words that are written down for others to read: a password in a command line, a token
-in an address. It is told by the name that it is given, by how it begins, or by its place in an address.
+"""What looks like a secret in texts that are written down for others to read: a password in a command line, a token
+in an address. It is told by its name, by how it begins, or by its place in an address.
 
 Values that a job needs are kept as they are: they are its configuration. Where that has a secret in it,
 `${oc.env:NAME}` in its place keeps the secret in the environment.
@@ -14,23 +14,22 @@ from experiment_manager.typing_names import Any, Final
 
 MASK: Final = "***"
 
-_ALWAYS: Final = re.compile(
-    r"(?:.*[._-])?(?:password|passwd|passphrase|secret|credentials?|(?:api|access|secret|private|auth)[_-]?key)\Z",
-    re.IGNORECASE,
-)
-_WHERE_RANDOM: Final = re.compile(r"(?:.*[._-])?(?:token|key|pat|auth)\Z", re.IGNORECASE)
-"""Names that people who train language models use for other things, too: `eos_token`, `key`."""
+_VALUE: Final = r"""(?P<value>\$\{[^}]*\}|'[^']*'|"[^"]*"|\[[^\]]*\]|[^\s,}\]'"]+)"""
+_NAME: Final = r"(?:password|passwd|passphrase|secret|credential|(?:api|access|secret|private|auth)[_-]?key)s?"
+_NAMED: Final = re.compile(rf"""(?P<name>{_NAME}["']?\s*[=:]\s*){_VALUE}""", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"""(?P<name>(?<![a-z0-9])token["']?\s*[=:]\s*["']?)(?P<value>[\w-]{20,})""", re.IGNORECASE)
+"""Those who train language models have other tokens, too; only what looks random is one of these."""
 
-_RANDOM: Final = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9+/=_.~-]{16,}\Z")
 _KNOWN: Final = re.compile(
     r"\b(?:gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{15,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16})"
 )
 """How those of GitHub, GitLab, Hugging Face, OpenAI, Slack and AWS begin."""
 
-_IN_ADDRESS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_SETTING: Final = re.compile(r"([+~-]*[\w./@:-]+?)=(.*)\Z", re.DOTALL)
-_OPTION: Final = re.compile(r"--?([A-Za-z][\w-]*)\Z")
+_IN_ADDRESS: Final = re.compile(r"(?<=://)[^/\s]+(?=@)")
+_REFERENCE: Final = re.compile(r"""['"]?(?:\$\{.*\}|\$\w+|\*\*\*)['"]?\Z""", re.DOTALL)
+_SETTING: Final = re.compile(rf"(?P<name>[^\s=]*{_NAME}=)(?P<value>.+)\Z", re.IGNORECASE | re.DOTALL)
+_OPTION: Final = re.compile(rf"--?(?:[\w-]*[_-])?{_NAME}\Z", re.IGNORECASE)
 
 
 def masked(text: str) -> str:
@@ -38,47 +37,64 @@ def masked(text: str) -> str:
 
     >>> masked("git+https://me:s3cret@example.org/repository"), masked("pull hf_abcdefghijklmnopqrstuv now")
     ('git+https://***@example.org/repository', 'pull *** now')
+    >>> masked("export WANDB_API_KEY=abc"), masked("+hub={password: abc, user: me}"), masked("eos_token=</s>")
+    ('export WANDB_API_KEY=***', '+hub={password: ***, user: me}', 'eos_token=</s>')
     """
+    for pattern in (_NAMED, _TOKEN):
+        text = pattern.sub(_without_value, text)
     return _KNOWN.sub(MASK, _IN_ADDRESS.sub(MASK, text))
 
 
 def masked_words(words: Iterable[str]) -> list[str]:
-    """The words of a command line, likewise, and with `***` for a value whose name says that it is a secret.
+    """The words of a command line, likewise, and with `***` for one that follows an option whose name says so.
 
-    >>> masked_words(["train.py", "-m", "+wandb.api_key=abc", "eos_token=</s>", "--password", "abc", "seed=1,2"])
-    ['train.py', '-m', '+wandb.api_key=***', 'eos_token=</s>', '--password', '***', 'seed=1,2']
+    >>> masked_words(["train.py", "-m", "+wandb.api_key=abc", "--password", "abc", "seed=1,2"])
+    ['train.py', '-m', '+wandb.api_key=***', '--password', '***', 'seed=1,2']
     """
     found = list[str]()
-    name = ""  # of the option before
+    is_next_one = False
     for word in map(str, words):
         setting = _SETTING.match(word)
-        if setting is not None and _is_secret(setting[1], setting[2]):
-            found.append(f"{setting[1]}={MASK}")
-        elif name and _is_secret(name, word):
-            found.append(MASK)
+        if setting is not None and not _REFERENCE.match(setting["value"]):
+            found.append(f"{setting['name']}{MASK}")
         else:
-            found.append(masked(word))
-        option = _OPTION.match(word)
-        name = "" if option is None else option[1]
+            found.append(MASK if is_next_one and not _REFERENCE.match(word) else masked(word))
+        is_next_one = bool(_OPTION.match(word))
     return found
 
 
-def masked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by their names, likewise; those that are no texts stay.
+class Masks:
+    """Masks of settings that stay as different from each other as the settings were: `***`, then `***2`, `***3`."""
 
-    >>> masked_settings({"hub.password": "abc", "seed": 1, "data": "https://me:abc@example.org"})
-    {'hub.password': '***', 'seed': 1, 'data': 'https://***@example.org'}
-    """
-    return {
-        name: value if not isinstance(value, str) else MASK if _is_secret(name, value) else masked(value)
-        for name, value in settings.items()
-    }
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+
+    def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by their names; those that are no texts stay.
+
+        >>> masks = Masks()
+        >>> masks.settings({"hub.password": "abc", "seed": 1}), masks.settings({"hub.password": "two words"})
+        ({'hub.password': '***', 'seed': 1}, {'hub.password': '***2'})
+        """
+        return {name: self._of(name, value) if isinstance(value, str) else value for name, value in settings.items()}
+
+    def _of(self, name: str, value: str) -> str:
+        whole = masked(f"{name}={value}")
+        if whole == f"{name}={value}":
+            return value
+        shown = MASK if whole.startswith(f"{name}={MASK}") else whole[len(name) + 1 :]
+        if value not in self._shown:
+            others = {*self._shown.values()}
+            numbered = (shown, *(f"{shown}{number}" for number in range(2, len(others) + 3)))
+            self._shown[value] = next(text for text in numbered if text not in others)
+        return self._shown[value]
 
 
-def _is_secret(name: str, value: str) -> bool:
-    """Whether a value of that name is one; `${...}` tells where one is, and is none."""
-    value = value.strip("'\"")
-    if not value or value.startswith(("${", "$")):
-        return False
-    name = name.lstrip("+~-")
-    return bool(_ALWAYS.match(name)) or bool(_WHERE_RANDOM.match(name) and _RANDOM.match(value))
+def _without_value(match: re.Match[str]) -> str:
+    """What the name says, and a mask for the value, unless that only tells where the secret is."""
+    value = match["value"]
+    is_random = match.re is _NAMED or (re.search(r"[0-9].*[0-9]", value) and re.search(r"[A-Za-z]", value))
+    if _REFERENCE.match(value) or not is_random:
+        return match[0]
+    quote = value[0] if value[0] in "'\"" else ""
+    return f"{match['name']}{quote}{MASK}{quote}"

@@ -29,7 +29,7 @@ from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import ENDED_BADLY, Job, Launch, State
-from experiment_manager.model.secrets import masked_settings
+from experiment_manager.model.secrets import Masks, masked_words
 from experiment_manager.report.comparison import Compared, compared
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
 from experiment_manager.report.search import SearchFigures, search_figures
@@ -182,10 +182,16 @@ class Contents(NamedTuple):
     note: tuple[str, ...]  # its lines
 
 
+def _without_secrets(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs for a page that others read."""
+    masks = Masks()
+    return [job._replace(variables=masks.settings(job.variables)) for job in jobs]
+
+
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
     check_goal(choice.goal)
-    jobs = [job._replace(variables=masked_settings(job.variables)) for job in jobs]  # the page is for others to read
+    jobs = _without_secrets(jobs)
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
     rows = result_rows(folder, jobs, table, logbook.last)
@@ -465,5 +471,5 @@ def _command_line(argv: Sequence[Any]) -> str:
     >>> _command_line(["/usr/bin/python3", "train.py", "-m", "note=two words"])
     "python3 train.py -m 'note=two words'"
     """
-    words = [str(word) for word in argv]
+    words = masked_words(argv)
     return shlex.join([os.path.basename(words[0]), *words[1:]]) if words else ""

@@ -29,7 +29,7 @@ from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Run, Send, not_asked, who_is_asked
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import anybody_may_write, appearing, clear_leftovers_in
+from experiment_manager.store.files import anybody_may_write, appearing, clear_leftovers_in, how_to_close
 from experiment_manager.store.holds import why_not_begun
 from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
@@ -108,10 +108,11 @@ def submit(
     scheduler = _scheduler(launch)
     scheduler.require()
     arrays = launched_arrays(launch)
-    _refuse_what_anybody_writes(folder, launch, arrays)
     with _alone(folder, launch, wait_s), writing(folder.path):
         submission = Submission(folder, launch)
         unsubmitted = [array for array in arrays if submission.array_id(array.name) is None]
+        if launch.record.get("joins") is None:
+            _refuse_what_anybody_writes(folder, launch, unsubmitted)
         cluster = scheduler.cluster() if unsubmitted else None  # before anything is submitted: it may take a while
         _refuse_elsewhere(folder, scheduler, launch, unsubmitted, submission)
         there = _look_up(folder, scheduler, launch, unsubmitted)
@@ -364,10 +365,12 @@ def _before(folder: Folder, launch: Launch, scheduler: Scheduler) -> "Before":
 
 
 def _refuse_what_anybody_writes(folder: Folder, launch: Launch, arrays: Sequence[LaunchedArray]) -> None:
-    """Raise JobRefused where every user of the machine may change what is going to be run in our name."""
+    """Raise JobRefused where every user of the machine may change what these arrays are going to run in our name."""
+    if not arrays:
+        return
     scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
-    places = (folder.path, folder.manifest, folder.launches, folder.join("launches", launch.number), *scripts)
-    for path in places:
+    below = [folder.join(name) for name in ("launches", f"launches/{launch.number}", "conf", "code", "tasks")]
+    for path in (folder.path, folder.manifest, *below, *scripts):
         try:
             is_open = anybody_may_write(path)
         except OSError as error:
@@ -375,7 +378,7 @@ def _refuse_what_anybody_writes(folder: Folder, launch: Launch, arrays: Sequence
         if is_open:
             raise JobRefused(
                 f"launch {launch.number} of {folder.path} is not submitted: every user of this machine may write to "
-                f"{path}, and so run programs in your name; `chmod -R o-w {as_word(folder.path)}` mends it"
+                f"{path}, and so run programs in your name; {how_to_close(folder.path)}"
             )
 
 

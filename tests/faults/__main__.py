@@ -48,9 +48,9 @@ def _begin(place: str, library: str) -> None:
     Finalize(None, _ours.end, exitpriority=1)
 
 
-def _count(name: str) -> tuple[dict[str, list[int]], list[Row]]:
-    """The calls at which each fault can happen in a scenario, in the order in which they are tried; and what is wrong
-    with it without a fault."""
+def _count(name: str) -> tuple[dict[str, tuple[list[int], int]], list[Row]]:
+    """The calls at which each fault can happen in a scenario, in the order in which they are tried, and of how many
+    kinds they are; and what is wrong with it without a fault."""
     assert _ours is not None
     found = _ours.baseline(name)
     return {fault: kinds_first(found.points(FAULTS[fault])) for fault in FAULTS}, [
@@ -100,8 +100,9 @@ def table(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> str:
     return "\n".join(lines)
 
 
-def summary(rows: Sequence[Row], points: Mapping[Pair, Sequence[int]]) -> str:
-    """A line for each scenario, a column for each kind of fault: what was tried of how many, and violations, if any."""
+def summary(rows: Sequence[Row], points: Mapping[Pair, Sequence[int]], kinds: Mapping[Pair, int]) -> str:
+    """A line for each scenario, a column for each kind of fault: what was tried of how many calls, and of how many
+    kinds of calls, each with each fault; and violations, if any."""
     lines = [f"| scenario | {' | '.join(KINDS)} |", f"|---|{'---:|' * len(KINDS)}"]
     for name in dict.fromkeys(pair.scenario for pair in points):
         cells = []
@@ -109,9 +110,17 @@ def summary(rows: Sequence[Row], points: Mapping[Pair, Sequence[int]]) -> str:
             n_calls = sum(len(points.get(Pair(name, fault), ())) for fault in faults)
             found = [row for row in rows if row["scenario"] == name and row["fault"] in faults]
             broken = sum(bool(row["violations"]) for row in found)
-            cells.append(f"{len(found)} of {n_calls}" + (f", **{broken} broken**" if broken else "") if n_calls else "")
+            tried = {(row["fault"], row["at"]) for row in found}
+            of_kinds = [(fault, at) for fault in faults for at in _one_of_each(Pair(name, fault), points, kinds)]
+            n_kinds = f"{len(tried.intersection(of_kinds))} of {len(of_kinds)} kinds"
+            said = f"{len(found)} of {n_calls}, {n_kinds}" + (f", **{broken} broken**" if broken else "")
+            cells.append(said if n_calls else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _one_of_each(pair: Pair, points: Mapping[Pair, Sequence[int]], kinds: Mapping[Pair, int]) -> Sequence[int]:
+    return points.get(pair, ())[: kinds.get(pair, 0)]
 
 
 def not_tried(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> dict[Pair, list[int]]:
@@ -128,6 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--results", type=Path, default=Path("faults.jsonl"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--each-kind", action="store_true", help="one call of each kind alone, with each fault")
     parser.add_argument("--one", nargs=3, metavar=("SCENARIO", "FAULT", "CALL"))
     asked = parser.parse_args()
     for name in ("scenarios", "faults"):
@@ -202,17 +212,20 @@ def main() -> int:
 
 
 def _run(pool: ProcessPoolExecutor, asked: argparse.Namespace, until: float) -> int:
-    points: dict[Pair, list[int]] = {}
+    points, kinds = dict[Pair, list[int]](), dict[Pair, int]()
     for name, (calls, wrong) in zip(asked.scenarios, pool.map(_count, asked.scenarios), strict=True):
-        points.update({Pair(name, fault): calls[fault] for fault in asked.faults if calls[fault]})
+        for fault in asked.faults:
+            if calls[fault][0]:
+                points[Pair(name, fault)], kinds[Pair(name, fault)] = calls[fault]
         for violation in wrong:
             print(f"{name} without a fault: {violation['promise']}: {violation['evidence']}", file=sys.stderr)
     lines = asked.results.read_text().splitlines() if asked.results.exists() else []
     earlier = [row for row in map(json.loads, lines) if Pair(row["scenario"], row["fault"]) in points]
     missing = {(pair, at) for pair, calls in not_tried(earlier, points).items() for at in calls}
-    tasks = [task for task in interleaved(points) if task in missing]
+    first = {(pair, at) for pair in points for at in _one_of_each(pair, points, kinds)}
+    tasks = [task for task in interleaved(points) if task in missing and (not asked.each_kind or task in first)]
     rows = [*earlier, *_try_all(pool, tasks, until, asked.results, asked.workers)]
-    print(f"\n{table(rows, points)}\n\n{summary(rows, points)}\n")
+    print(f"\n{table(rows, points)}\n\n{summary(rows, points, kinds)}\n")
     left = not_tried(rows, points)
     n_left, n_all = sum(map(len, left.values())), sum(map(len, points.values()))
     broken = sum(bool(row["violations"]) for row in rows)

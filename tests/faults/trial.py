@@ -196,15 +196,16 @@ def said_wrongly(done: Done, fault: Fault, *, is_of_job: bool = False) -> list[V
     return wrong
 
 
-def kinds_first(events: list[Event]) -> list[int]:
-    """The numbers of the calls, counted from 1: first one of each kind, then the second of each, and so on."""
+def kinds_first(events: list[Event]) -> tuple[list[int], int]:
+    """The numbers of the calls, counted from 1: first one of each kind, then the second of each, and so on; and how
+    many kinds there are."""
     seen: collections.Counter[tuple[str, str]] = collections.Counter()
     ranked = []
     for number, event in enumerate(events, start=1):
         kind = event.call, _kind(event.path)
         seen[kind] += 1
         ranked.append((seen[kind], number))
-    return [number for _, number in sorted(ranked)]
+    return [number for _, number in sorted(ranked)], len(seen)
 
 
 def _kind(path: str) -> str:

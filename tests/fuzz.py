@@ -1,0 +1,282 @@
+"""`make fuzz`: what reads texts and files of others is given bytes that libFuzzer makes of real ones, for some time.
+
+    python -m tests.fuzz --seconds 60                 every reader for a minute, and a table
+    python -m tests.fuzz --seconds 600 filter squeue  two of them for ten
+
+Whatever they are given, they answer, or raise an error of ours, within ten seconds and 2 GB. What breaks that is kept
+in `build/fuzz`, in a folder of the reader; what was tried before is gone on from.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+ROOT: Final = Path(__file__).parent.parent
+LINES: Final = ROOT / "tests/slurm_lines"
+MOST_S, MOST_MB, MOST_BYTES = 10, 2048, 8192
+
+Reader = Callable[[bytes], object]
+
+
+class Target(NamedTuple):
+    """What makes a reader in the process that fuzzes, and texts for it to begin with."""
+
+    reader: Callable[[Path], Reader]
+    seeds: Sequence[bytes]
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
+def _filter(_: Path) -> Reader:
+    from experiment_manager.model import filters
+    from experiment_manager.model.facts import Facts
+    from experiment_manager.model.records import Job, JobId, State
+
+    jobs = [Job(JobId(seed), "", {"seed": seed, "algorithm": "TD3"}, (), "", None) for seed in range(3)]
+    known = Facts(frozenset({"seed", "algorithm"}), range(3), lambda job: job.variables, lambda _: State.FAILED)
+
+    def read(data: bytes) -> object:
+        text = _text(data)
+        if "." in text and all(part.isidentifier() for part in text.strip().split(".")):
+            return None  # the path of a function, which is asked to be called
+        return filters.apply(filters.parse(text), jobs, known)
+
+    return read
+
+
+def _slurm(name: str) -> Callable[[Path], Reader]:
+    def reader(_: Path) -> Reader:
+        from experiment_manager.scheduler.slurm import parse
+
+        found: Reader = {
+            "squeue": lambda data: [row.indices and list(row.indices)[:9] for row in parse.parse_squeue(_text(data))],
+            "sacct": lambda data: [parse.final_state(run.word) for run in parse.parse_sacct(_text(data))],
+            "scontrol": lambda data: parse.parse_config(_text(data)),
+            "log": lambda data: (parse.words_in_log(_text(data)), parse.without_daemons(_text(data))),
+        }[name]
+        return found
+
+    return reader
+
+
+def _ids(_: Path) -> Reader:
+    from experiment_manager.model.ids import format_ids, parse_ids
+
+    def read(data: bytes) -> object:
+        found = parse_ids(_text(data))
+        if len(found.ranges) < 100 and all(len(one) < 100 for one in found.ranges):
+            assert list(found) == list(parse_ids(format_ids(found)))
+        return found
+
+    return read
+
+
+def _names(_: Path) -> Reader:
+    from experiment_manager.store import states
+
+    return lambda data: states._attempts_in(_text(data).split("\n"))
+
+
+def _words(_: Path) -> Reader:
+    from experiment_manager.model.secrets import masked_words
+
+    def read(data: bytes) -> object:
+        found = masked_words(_text(data).split("\0"))
+        assert found == masked_words(found)
+        return found
+
+    return read
+
+
+def _records(place: Path) -> Reader:
+    from experiment_manager.model import healing, stages
+    from experiment_manager.store import documents as docs
+
+    path = str(place / "record.json")
+    shapes = [docs.ANCHOR, docs.END, docs.ERROR, docs.RESULT, docs.LAUNCH, docs.SUBMISSION, docs.PROPOSAL]
+
+    def read(data: bytes) -> object:
+        Path(path).write_bytes(data)
+        found = [docs.read_optional(path, shape, lambda _: None) for shape in [*shapes, docs.SELECTION, docs.ARRAY]]
+        return stages.trouble(found[0]), healing.is_rule(found[4].get("heals")), docs.last_line(path)
+
+    return read
+
+
+def _result(place: Path) -> Reader:
+    from experiment_manager.store.layout import Folder
+    from experiment_manager.store.results import read_result
+
+    folder = Folder(str(place), "e")
+    path = Path(folder.of_attempt(0, 1, "result"))
+    path.parent.mkdir(parents=True)
+
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        return read_result(folder, 0, 1)
+
+    return read
+
+
+def _metrics(place: Path) -> Reader:
+    from experiment_manager.store.layout import Folder
+    from experiment_manager.store.metrics import last_logged, last_values, read_metrics
+
+    folder = Folder(str(place), "e")
+    path = Path(folder.of_attempt(0, 1, "metrics"))
+    path.parent.mkdir(parents=True)
+
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        found = list(read_metrics(folder, 0, 1, lambda _: None))
+        last = last_values(folder, 0, 1, lambda _: None)
+        assert last.keys() == {name for one in found for name in one.values}
+        return last_logged(folder, 0, 1)
+
+    return read
+
+
+def _manifest(place: Path) -> Reader:
+    from experiment_manager.store.layout import Folder
+    from experiment_manager.store.manifest import Manifest
+
+    folder = Folder(str(place), "e")
+    path = Path(folder.manifest)
+    path.parent.mkdir(parents=True)
+
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        with Manifest(folder) as manifest:
+            return manifest.variables, manifest.ids(), list(manifest.jobs()), manifest.next_id, manifest.search
+
+    return read
+
+
+def _filter_file(place: Path) -> Reader:
+    from experiment_manager.store.layout import Folder
+    from experiment_manager.store.pass_filter import read_selection
+
+    folder = Folder(str(place), "e")
+    path = Path(folder.pass_filter)
+    path.parent.mkdir(parents=True)
+
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        return read_selection(folder)
+
+    return read
+
+
+def _small_manifest() -> bytes:
+    from experiment_manager import Experiment
+
+    with tempfile.TemporaryDirectory() as place:
+        experiment = Experiment(["seed"], "e", place)
+        for seed in range(3):
+            experiment.add_job({"seed": seed}, {"lr": 0.1, "layers": [64, 64]})
+        experiment.save()
+        return Path(experiment.folder.manifest).read_bytes()
+
+
+def targets() -> dict[str, Target]:
+    """Each reader by its name."""
+    printed = [path.read_bytes()[:MOST_BYTES] for path in sorted(LINES.glob("*.txt"))]
+    queue = b"57|0-2,6,8-9%4|57|PENDING|JobHeldUser|N/A|1:00:00||root|em|x y|/home/a/s.sh\n"
+    runs = b"72_[0-1%1]|72|CANCELLED by 0|0:0|None|1795374939|None assigned|em-preempt\n64.0|64.0|OUT_OF_MEMORY|0:125\n"
+    logged = b'{"step": 1, "time": 1.7e9, "values": {"loss": 0.1, "$": ["float", "nan"]}}\n' * 2
+    record = b'{"format": 1, "state": "FAILED", "job": 1, "task": {"id": "1"}, "time": 1.0, "jobs": {"1": "0-3"}}'
+    result = b'{"format": 1, "result": {"$": ["tuple", [1, 2]]}, "refused": {"model": "too large"}, "told": false}'
+    written = [
+        b"seed < 3 and algorithm == 'TD3'",
+        b"{seed: [1, 2]}",
+        b"state:FAILED,oom",
+        b"sample:2",
+        b"seed in (1, 2)",
+    ]
+    return {
+        "filter": Target(_filter, [*written, b"not (seed ** 2 > 1) or algorithm.startswith('T')", b"tag:a", b"0-3,7"]),
+        "ids": Target(_ids, [b"0-3,7", b"1, 2-9"]),
+        "squeue": Target(_slurm("squeue"), [queue, *printed]),
+        "sacct": Target(_slurm("sacct"), [runs, *printed]),
+        "scontrol": Target(_slurm("scontrol"), [b"ClusterName = a\nMaxArraySize = 1001\n", *printed]),
+        "log": Target(_slurm("log"), printed),
+        "states": Target(_names, [b"7.1\n7.1.COMPLETED\n8.1\n8.1.RUNNING\nnotes.txt"]),
+        "words": Target(_words, [b"train.py\0-m\0+wandb.api_key=abc\0--password\0x\0a://b:c@d"]),
+        "record": Target(_records, [record]),
+        "result": Target(_result, [result]),
+        "metrics": Target(_metrics, [logged]),
+        "manifest": Target(_manifest, [_small_manifest()]),
+        "pass filter": Target(_filter_file, [b'{"format": 1, "jobs": [[0, 3]], "how": "seed < 3"}']),
+    }
+
+
+def _fuzz(name: str, seconds: int, corpus: Path, artifacts: Path) -> None:
+    """This process tries one reader, until the time is over or something breaks."""
+    import atheris
+
+    with atheris.instrument_imports(include=["experiment_manager", "simpleeval"]):
+        place = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        read = targets()[name].reader(place)
+    from experiment_manager.errors import ExperimentManagerError
+
+    def try_it(data: bytes) -> None:
+        with suppress(ExperimentManagerError):
+            read(data)
+
+    limits = (f"-max_total_time={seconds}", f"-timeout={MOST_S}", f"-rss_limit_mb={MOST_MB}", f"-max_len={MOST_BYTES}")
+    atheris.Setup(["fuzz", *limits, f"-artifact_prefix={artifacts}/", str(corpus)], try_it)
+    try:
+        atheris.Fuzz()
+    finally:
+        shutil.rmtree(place)
+
+
+def main() -> int:
+    """Every reader for so long; 1 where one has broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="READER", help="only these")
+    parser.add_argument("--seconds", type=int, default=60, help="for each of them")
+    parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    known = targets()
+    if unknown := set(options.targets) - known.keys():
+        parser.error(f"no reader is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    n_broken = 0
+    for name in options.targets or known:
+        home = ROOT / "build/fuzz" / name.replace(" ", "-")
+        corpus, artifacts = home / "tried", home / "broken"
+        for folder in (corpus, artifacts):
+            folder.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(known[name].seeds):
+            (corpus / f"seed{number}").write_bytes(seed)
+        if options.in_this_process:
+            _fuzz(name, options.seconds, corpus, artifacts)
+            return 0
+        command = [sys.executable, "-m", "tests.fuzz", "--in-this-process", "--seconds", str(options.seconds), name]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+        n_broken += _tell(name, done)
+    return int(n_broken > 0)
+
+
+def _tell(name: str, done: "subprocess.CompletedProcess[Any]") -> bool:
+    tried = re.findall(r"^#(\d+)", done.stderr, re.MULTILINE)
+    seen = re.findall(r"cov: (\d+)", done.stderr)
+    line = f"{name:12} {int(tried[-1]) if tried else 0:>10,} inputs, {seen[-1] if seen else 0} branches"
+    print(f"{line}: {'nothing broken' if done.returncode == 0 else 'BROKEN'}", flush=True)
+    if done.returncode:
+        print(done.stderr[-3000:], flush=True)
+    return done.returncode != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
