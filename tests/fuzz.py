@@ -98,6 +98,27 @@ def _words(_: Path) -> Reader:
     return read
 
 
+def _settings(_: Path) -> Reader:
+    from experiment_manager.cli.following import settings_of
+
+    return lambda data: settings_of(_text(data).split("\0"))
+
+
+def _configuration(_: Path) -> Reader:
+    import json
+
+    from experiment_manager.model import codec, facts
+
+    def read(data: bytes) -> object:
+        try:
+            encoded = codec.encode(json.loads(data))
+        except (ValueError, RecursionError):
+            return None
+        return facts.resolved(encoded), codec.readable(encoded), codec.as_json(codec.decode(encoded))
+
+    return read
+
+
 def _records(place: Path) -> Reader:
     from experiment_manager.model import healing, stages
     from experiment_manager.store import documents as docs
@@ -212,6 +233,10 @@ def targets() -> dict[str, Target]:
         "log": Target(_slurm("log"), printed),
         "states": Target(_names, [b"7.1\n7.1.COMPLETED\n8.1\n8.1.RUNNING\nnotes.txt"]),
         "words": Target(_words, [b"train.py\0-m\0+wandb.api_key=abc\0--password\0x\0a://b:c@d"]),
+        "settings": Target(_settings, [b"mem_gb=64\0exclude=[n1,n2]\0requeue=true\0a={b: 1}"]),
+        "configuration": Target(
+            _configuration, [b'{"a": "${b}", "b": [1, {"c": "${oc.env:X,1}"}], "$": ["float", "nan"]}']
+        ),
         "record": Target(_records, [record]),
         "result": Target(_result, [result]),
         "metrics": Target(_metrics, [logged]),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.errors import FilterError
-from experiment_manager.model import facts, filters
+from experiment_manager.model import codec, facts, filters
 from experiment_manager.model.facts import Facts
 from experiment_manager.model.ids import parse_ids
 from experiment_manager.model.records import Job, JobId, State
@@ -248,7 +248,9 @@ def test_no_expression(text: str) -> None:
     assert repr(text.strip())[1:-1] in refusal(text)
 
 
-@pytest.mark.parametrize("text", ["{algorithm: TD3", "[1, 2", "{a: b: c}", "{a: [}", "[\t{]"])
+@pytest.mark.parametrize(
+    "text", ["{algorithm: TD3", "[1, 2", "{a: b: c}", "{a: [}", "[\t{]", "{~}", "{null: 1}", "{[1]: 2}"]
+)
 def test_no_yaml(text: str) -> None:
     """Text that starts as a mapping or a list and is none is refused and quoted."""
     assert repr(text) in refusal(text)
@@ -671,3 +673,14 @@ def test_question_about_an_interpolation_that_cannot_be_resolved_is_refused(writ
     said = refusal(written, {"x": 1}, configurations=UNRESOLVED)
     assert "cfg.m, which is ${mul:${x},10} and cannot be resolved here (no resolver mul)" in said
     assert [0] == passing("cfg.size == 3 and cfg.nn[1].w == 2", {"x": 1}, configurations=UNRESOLVED)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [{None: 1, "a": "${x}"}, {(1, 2): 1, "a": "${x}"}, {"a": "${"}, {"a": "${x}", "b": {None: {"c": "${a}"}}}],
+)
+def test_a_configuration_that_omegaconf_cannot_hold_is_seen_as_it_is(configuration: Any) -> None:
+    """Jobs that were defined in Python may have any keys and texts; nothing in these is an interpolation."""
+    encoded = codec.encode(configuration)
+    assert codec.decode(encoded) == configuration
+    assert facts.resolved(encoded) == configuration

@@ -23,8 +23,9 @@ import pytest
 from experiment_manager import Experiment
 from experiment_manager.analysis import logs
 from experiment_manager.analysis.tables import aggregate, order
+from experiment_manager.cli.following import settings_of
 from experiment_manager.cli.main import main
-from experiment_manager.errors import ExperimentManagerError, JobRefused
+from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
 from tests.conftest import Prepared, Program, ProgramAfter, files_below, in_shape, unpack, wait_until
@@ -763,3 +764,13 @@ def test_watching_on_a_terminal(program: Program, tmp_path: Path) -> None:
     assert "\x1b[?1049h" in text  # the alternate screen, and back
     assert "RUNNING" in text[: text.index("\x1b[?1049l")]
     assert re.search(r"COMPLETED +2", text[text.index("\x1b[?1049l") :])
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "{1: [", "{? {a: 1} : 2}", "[2024-13-45]", "[!!python/object:os.system x]", "[" * 3000]
+)
+def test_a_setting_that_is_no_yaml_is_refused(text: str) -> None:
+    """A value that begins as a list or a mapping and is none is refused in one sentence that names the option."""
+    with pytest.raises(OptionsError, match=r"has a value that is no YAML \(.*\); write mem_gb=") as refused:
+        settings_of([f"mem_gb={text}"])
+    assert len(str(refused.value)) < 700

@@ -27,7 +27,7 @@ from experiment_manager.scheduler.healing import sentences
 from experiment_manager.scheduler.scripts import how_to_submit
 from experiment_manager.scheduler.submission import newest_launch, test_only
 from experiment_manager.store.launches import planned_attempts
-from experiment_manager.text import LogText, as_word, counted, noun, settings_text, tell
+from experiment_manager.text import LogText, as_word, counted, noun, one_line, settings_text, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -164,7 +164,13 @@ def settings_of(items: Sequence[str]) -> dict[str, Any]:
             raise OptionsError(f"{item!r} is no setting of an option; write mem_gb=64")
         if not text:
             raise OptionsError(f"{item!r} has no value; write {name}=null to take the option away")
-        value = yaml.safe_load(text) if text[:1] in "[{" or text in ("null", "true", "false") else text
+        try:
+            value = yaml.safe_load(text) if text[:1] in "[{" or text in ("null", "true", "false") else text
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            why = one_line(str(getattr(error, "problem", None) or error))
+            raise OptionsError(
+                f"{one_line(item)!r} has a value that is no YAML ({why}); write {name}=[a, b]"
+            ) from error
         found[name] = value
     return found
 

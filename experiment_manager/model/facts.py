@@ -126,6 +126,7 @@ def resolved(
     if "${" not in codec.dumps(encoded) or not isinstance(plain, dict):
         return plain
     from omegaconf import OmegaConf  # which takes longer to import than most commands need
+    from omegaconf.errors import OmegaConfBaseException
 
     def item(config: Any, key: Any, written: Any, way: tuple[str, ...]) -> Any:
         if isinstance(written, dict | list):
@@ -149,7 +150,11 @@ def resolved(
             return [item(config, place, inner, (*way, str(place))) for place, inner in enumerate(written)]
         return written
 
-    return nested(OmegaConf.create(plain), plain)
+    try:
+        config = OmegaConf.create(plain)
+    except OmegaConfBaseException:  # a key, or a text with `${`, that is none of its: so nothing in it is resolved
+        return plain
+    return nested(config, plain)
 
 
 def _reason(error: Exception) -> str:

@@ -369,11 +369,12 @@ def _read_yaml(text: str) -> Any:
     """A mapping or list as people write it on a command line, numbers such as 1e-3 read as Hydra reads them."""
     import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         return OmegaConf.to_container(OmegaConf.create(text))
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        problem = one_line(str(getattr(error, "problem", None) or getattr(error, "msg", None) or error))
         raise FilterError(
             f"the filter {text!r} is no YAML ({problem}); write {{algorithm: TD3, seed: [1, 2]}}"
         ) from error
