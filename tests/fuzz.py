@@ -10,7 +10,6 @@ in `build/fuzz`, in a folder of the reader; what was tried before is gone on fro
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -250,8 +249,7 @@ def _fuzz(name: str, seconds: int, corpus: Path, artifacts: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["experiment_manager", "simpleeval"]):
-        place = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-        read = targets()[name].reader(place)
+        read = targets()[name].reader(Path(os.environ["TMPDIR"]))
     from experiment_manager.errors import ExperimentManagerError
 
     def try_it(data: bytes) -> None:
@@ -260,10 +258,12 @@ def _fuzz(name: str, seconds: int, corpus: Path, artifacts: Path) -> None:
 
     limits = (f"-max_total_time={seconds}", f"-timeout={MOST_S}", f"-rss_limit_mb={MOST_MB}", f"-max_len={MOST_BYTES}")
     atheris.Setup(["fuzz", *limits, f"-artifact_prefix={artifacts}/", str(corpus)], try_it)
-    try:
-        atheris.Fuzz()
-    finally:
-        shutil.rmtree(place)
+    atheris.Fuzz()  # which never returns
+
+
+def _folders(name: str) -> tuple[Path, Path]:
+    home = ROOT / "build/fuzz" / name.replace(" ", "-")
+    return home / "tried", home / "broken"
 
 
 def main() -> int:
@@ -273,22 +273,25 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for each of them")
     parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.in_this_process:
+        _fuzz(options.targets[0], options.seconds, *_folders(options.targets[0]))
+        return 0
     known = targets()
     if unknown := set(options.targets) - known.keys():
         parser.error(f"no reader is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     n_broken = 0
     for name in options.targets or known:
-        home = ROOT / "build/fuzz" / name.replace(" ", "-")
-        corpus, artifacts = home / "tried", home / "broken"
-        for folder in (corpus, artifacts):
+        tried, broken = _folders(name)
+        for folder in (tried, broken):
             folder.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(known[name].seeds):
-            (corpus / f"seed{number}").write_bytes(seed)
-        if options.in_this_process:
-            _fuzz(name, options.seconds, corpus, artifacts)
-            return 0
+            (tried / f"seed{number}").write_bytes(seed)
         command = [sys.executable, "-m", "tests.fuzz", "--in-this-process", "--seconds", str(options.seconds), name]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
+            env = {**os.environ, "TMPDIR": place}
+            done = subprocess.run(
+                command, cwd=ROOT, env=env, capture_output=True, text=True, errors="replace", check=False
+            )
         n_broken += _tell(name, done)
     return int(n_broken > 0)
 
