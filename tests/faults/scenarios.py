@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 PROGRAM: Final = Path(__file__).parent / "program"
+"""Copied beside the folder in which commands are typed, as a project of its own: a snapshot has these files alone."""
+
 FOLDER: Final = "experiments/app"
 Words = tuple[str, ...]
 
@@ -26,7 +28,7 @@ class Scenario(NamedTuple):
 
 def sweep(*words: str) -> Words:
     """A multirun of the program."""
-    return (str(PROGRAM / "app.py"), "-m", *words)
+    return ("../program/app.py", "-m", *words)
 
 
 def verb(name: str, *words: str) -> Words:
@@ -51,7 +53,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "resubmit": Scenario(verb("resubmit", "--yes"), (_FAILING,)),
     "run": Scenario(verb("run", "0"), (_SCRIPT,)),
     "work": Scenario(verb("work", "--jobs", "2"), (sweep("x=1,2,3", "hydra/launcher=slurm_script"),)),
-    "python": Scenario((str(PROGRAM / "python_jobs.py"),)),
+    "python": Scenario(("../program/python_jobs.py",)),
     "basic": Scenario(sweep("x=1,2", "hydra/launcher=basic")),
     "joblib": Scenario(sweep("x=1,2", "hydra/launcher=joblib", _POOL)),
     "foreign-sweeper": Scenario(

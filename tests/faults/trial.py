@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from tests.faults import slurm_stand_in as slurm
 from tests.faults.injector import FAULTS, Done, Event, Fault, Injector
 from tests.faults.observation import OnDisk, Told, Violation, is_sentence, on_disk, other_verbs, told, truths_on_disk
-from tests.faults.scenarios import SCENARIOS, Scenario, environment
+from tests.faults.scenarios import PROGRAM, SCENARIOS, Scenario, environment
 
 MOST_AGAIN: Final = 3
 """How often a command is typed again at most until it ends well."""
@@ -60,6 +60,7 @@ class Laboratory:
     def __init__(self, place: Path, library: Path) -> None:
         self._place, self._home, self._runs = place, place / "home", place / "runs"
         self._home.mkdir(parents=True)
+        _copy_project(place / "program")
         slurm.install(place / "bin")
         self._injector = Injector(library, place, self._home)
         self._baselines: dict[str, Baseline] = {}
@@ -211,7 +212,16 @@ def kinds_first(events: list[Event]) -> tuple[list[int], int]:
 def _kind(path: str) -> str:
     """A path without what differs from job to job and from run to run."""
     path = re.sub(r"[0-9a-f]{8}-\d+-\d+-[0-9a-f]{16}", "T", path)
-    return re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", path))
+    path = re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", path))
+    return re.sub(r"/(conf|code)/([^/]+)/.+", r"/\1/\2/...", path)  # copies of any files
+
+
+def _copy_project(target: Path) -> None:
+    """The program in a repository of its own."""
+    shutil.copytree(PROGRAM, target, ignore=shutil.ignore_patterns("__pycache__"))
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "--quiet"), ("add", "."), (*author, "commit", "--quiet", "--message=program")):
+        subprocess.run(["git", *words], cwd=target, check=True)
 
 
 def _copy(source: Path, target: Path) -> None:
