@@ -55,10 +55,12 @@ def masked_words(words: Iterable[str]) -> list[str]:
     is_next_one = False
     for word in map(str, words):
         setting = _SETTING.match(word)
-        if setting is not None and not _REFERENCE.match(setting["value"]):
+        if is_next_one and not _REFERENCE.match(word):
+            found.append(MASK)
+        elif setting is not None and not _REFERENCE.match(setting["value"]):
             found.append(f"{setting['name']}{MASK}")
         else:
-            found.append(MASK if is_next_one and not _REFERENCE.match(word) else masked(word))
+            found.append(masked(word))
         is_next_one = bool(_OPTION.match(word))
     return found
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 PROGRAM: Final = Path(__file__).parent / "program"
-"""Copied beside the folder in which commands are typed, as a project of its own: a snapshot has these files alone."""
+"""Copied as a project of its own, of which PLACE stands for the folder: a snapshot has these files alone."""
+
+PLACE: Final = "PROGRAM"
 
 FOLDER: Final = "experiments/app"
 Words = tuple[str, ...]
@@ -23,12 +25,13 @@ class Scenario(NamedTuple):
     is_only_read: bool = False  # whether what it prints is what it is for
     is_submitted: bool = False  # whether jobs wait for the scheduler afterwards
     is_done_once: bool = False  # whether it refuses to do again what was done
+    is_of_others: bool = False  # whether a library of others starts the jobs, whose words are its own
     makes_new_jobs: bool = False  # each time that it is typed, as Hydra's sweeper, whose words are Hydra's, too
 
 
 def sweep(*words: str) -> Words:
     """A multirun of the program."""
-    return ("../program/app.py", "-m", *words)
+    return (f"{PLACE}/app.py", "-m", *words)
 
 
 def verb(name: str, *words: str) -> Words:
@@ -53,9 +56,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "resubmit": Scenario(verb("resubmit", "--yes"), (_FAILING,)),
     "run": Scenario(verb("run", "0"), (_SCRIPT,)),
     "work": Scenario(verb("work", "--jobs", "2"), (sweep("x=1,2,3", "hydra/launcher=slurm_script"),)),
-    "python": Scenario(("../program/python_jobs.py",)),
-    "basic": Scenario(sweep("x=1,2", "hydra/launcher=basic")),
-    "joblib": Scenario(sweep("x=1,2", "hydra/launcher=joblib", _POOL)),
+    "python": Scenario((f"{PLACE}/python_jobs.py",)),
+    "basic": Scenario(sweep("x=1,2", "hydra/launcher=basic"), is_of_others=True),
+    "joblib": Scenario(sweep("x=1,2", "hydra/launcher=joblib", _POOL), is_of_others=True),
     "foreign-sweeper": Scenario(
         sweep("x=1,2", "hydra/sweeper=basic", _POOL, "hydra.sweep.dir=${oc.env:FAULTS_SWEEPS}"), makes_new_jobs=True
     ),
