@@ -13,18 +13,14 @@ from hypothesis import strategies as st
 from experiment_manager import Experiment, State
 from experiment_manager.errors import JobRefused
 from experiment_manager.execution.pickled_runner import trusted
-from experiment_manager.model.secrets import MASK, Masks, masked, masked_words
+from experiment_manager.model.secrets import MASK, Masks, masked_words
 from experiment_manager.store.files import TRUSTS_ANYBODY
 from tests.conftest import Program, examples, files_below
 
 SECRET = "q7Xk29fLmPz81RtyWv45"
-NAMES = st.sampled_from(
-    ["password", "--api_key", "hub.token", "a://me", "x", "export SECRET", "{passwd", "credentials"]
-)
-JOINTS = st.sampled_from(["=", ": ", "'=", "", ":", "@", " "])
-VALUES = st.sampled_from(
-    [SECRET, "abc", f"'{SECRET}'", f"[{SECRET},x]", "${oc.env:A}", "$A", f"{SECRET}@host", "", "***"]
-)
+NAMES = st.sampled_from(["password", "--api_key", "hub.secret", "export SECRET", "{passwd", "credentials"])
+JOINTS = st.sampled_from(["=", ": ", "'=", ":", " = ", '": '])
+VALUES = st.sampled_from([SECRET, f"'{SECRET}'", f"[{SECRET},x]", "${oc.env:A}", "$A", f"{SECRET}@host", "", "***"])
 
 
 @pytest.mark.parametrize(
@@ -69,14 +65,13 @@ def test_what_is_no_secret_stays(word: str) -> None:
 
 
 @pytest.mark.hypothesis
-@given(words=st.lists(st.text(max_size=20) | st.builds("{}{}{}".format, NAMES, JOINTS, VALUES), max_size=5))
+@given(words=st.lists(st.text(max_size=20) | st.builds("{}{}{}{}".format, st.text(max_size=9), NAMES, JOINTS, VALUES)))
 @examples(200)
 def test_masking_takes_any_words(words: list[str]) -> None:
-    """Each word stays one, and what is masked stays as it is when it is masked again."""
+    """Each word stays one, and whatever stands before its name, no secret is left in it."""
     found = masked_words(words)
     assert len(words) == len(found)
-    assert found == masked_words(found)
-    assert all(masked(one) == one for one in found)
+    assert SECRET not in " ".join(found)
 
 
 def test_a_sweep_writes_no_secret_down_beside_its_configurations(program: Program) -> None:

@@ -20,7 +20,7 @@ ALL_VERBS_EVERY: Final = 4
 """After every fourth call all verbs are asked, after the others those that tell of each job: jobs, results, status."""
 
 OURS: Final = "/experiment_manager/"
-"""In a traceback that has a line of ours."""
+"""In the last line of a traceback where it is ours that has failed."""
 
 _STATUSES: Final = (0, 1, 2, 3)
 
@@ -93,7 +93,7 @@ class Laboratory:
         before = on_disk(self._home, self._runs)
         done = self._injector.run(self._words(scenario.command), self._env(), fault, at)
         wrong = [] if scenario.makes_new_jobs else said_wrongly(done, fault, is_of_job=name == "run")
-        if scenario.is_of_others and OURS not in done.err + done.out:
+        if scenario.is_of_others and OURS not in _last_frame(done.err + done.out):
             wrong = [one for one in wrong if one.promise != "a message is a sentence"]
         if scenario.is_only_read and done.status == 0 and done.out != usual.done.out:
             wrong.append(Violation("every verb tells the truth", f"it printed {done.out[-600:]}"))
@@ -203,6 +203,10 @@ def said_wrongly(done: Done, fault: Fault, *, is_of_job: bool = False) -> list[V
     elif not fault.is_kill and done.status == 2 and not is_sentence(done.err):
         wrong.append(Violation("a message is a sentence", done.err[-600:]))
     return wrong
+
+
+def _last_frame(text: str) -> str:
+    return "".join(re.findall(r'^ +File "([^"]+)"', text, re.MULTILINE)[-1:])
 
 
 def kinds_first(events: list[Event]) -> tuple[list[int], int]:
