@@ -12,12 +12,20 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from experiment_manager.analysis import crate
 from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.execution.command import has_own_place, place_of
-from experiment_manager.store.files import appearing, below, clear_leftovers_beside, is_temporary, is_there
+from experiment_manager.store.files import (
+    appearing,
+    below,
+    clear_leftovers_beside,
+    discard,
+    is_temporary,
+    is_there,
+)
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import StateTable
@@ -57,7 +65,7 @@ def archive(
     if is_crate:
         crate.require_library()
     clear_leftovers_beside(path)
-    with writing(path), appearing(path) as temporary, tarfile.open(temporary, "x:gz", compresslevel=6) as file:
+    with writing(path), _new(path) as temporary, tarfile.open(temporary, "x:gz", compresslevel=6) as file:
         packing = _Packing(folder, file, logs=logs, everything=everything)
         names = list(packing.names())
         for name in followed(names, len(names), "archiving"):
@@ -71,6 +79,18 @@ def archive(
         tell(f"code: {packing.n_data_links} links to data outside of the experiment are not in {path}")
     _name_what_lies_elsewhere(folder)
     return packing.n_files
+
+
+@contextmanager
+def _new(path: str) -> Iterator[str]:
+    """As `appearing`, of a file that was not there: nor is it where the disk refuses it in the end, after it has its
+    name, so that the same command can be repeated."""
+    try:
+        with appearing(path) as temporary:
+            yield temporary
+    except OSError:
+        discard(path)
+        raise
 
 
 def _name_what_lies_elsewhere(folder: Folder) -> None:

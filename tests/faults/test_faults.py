@@ -1,6 +1,7 @@
 """A fixed slice of `make faults`: one fault of each kind, where it hurts, and what injects them."""
 
 import errno
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,7 @@ SLICE = (
     ("script", "kill", "rename", "launches"),
     ("submit", "kill", "rename", "submission.json"),
     ("run", "short", "write", "result"),
+    ("archive", "enospc-once", "fsync", "/home$"),  # of the folder, when the file has its name already
 )
 
 
@@ -36,7 +38,7 @@ def test_a_promise_holds_whatever_fails(
 ) -> None:
     """Of a slice of all faults: nothing is lost, nothing runs twice, no state lies, and messages are sentences."""
     calls = laboratory.baseline(scenario).points(FAULTS[fault])
-    at = next(number for number, event in enumerate(calls, 1) if event.call == call and path in event.path)
+    at = next(number for number, event in enumerate(calls, 1) if event.call == call and re.search(path, event.path))
     tried = laboratory.run(scenario, fault, at)
     assert () == tried.violations
     assert tried.fired is not None
