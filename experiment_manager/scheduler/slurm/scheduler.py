@@ -314,8 +314,10 @@ class Slurm(Scheduler):
         except OSError:
             return False
         if done.returncode:
-            # of an array that has other tasks still, a task that was forgotten is told of elsewhere, and otherwise
-            return "Invalid job id" in done.stderr or f"Job {task.name} not found" in done.stdout
+            # of an array that has other tasks still, a task that was forgotten is "not found": on standard output by
+            # 22.05, and on standard error by 26.05
+            said = f"{done.stdout}\n{done.stderr}"
+            return "Invalid job id" in said or f"Job {task.name} not found" in said
         restarts = re.search(r"\bRestarts=(\d+)", done.stdout)
         has_restarted = restarts is not None and int(restarts[1]) > task.restart
         return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", done.stdout) is not None
