@@ -128,68 +128,51 @@ def _records(place: Path) -> Reader:
     return read
 
 
-def _result(place: Path) -> Reader:
-    from experiment_manager.store.layout import Folder
+def _of_file(name: Callable[[Any], str], read: Callable[[Any], object]) -> Callable[[Path], Reader]:
+    """What reads one file of an experiment: `name` tells which, `read` reads it."""
+
+    def reader(place: Path) -> Reader:
+        from experiment_manager.store.layout import Folder
+
+        folder = Folder(str(place), "e")
+        path = Path(name(folder))
+        path.parent.mkdir(parents=True)
+
+        def written_and_read(data: bytes) -> object:
+            path.write_bytes(data)
+            return read(folder)
+
+        return written_and_read
+
+    return reader
+
+
+def _result(folder: Any) -> object:
     from experiment_manager.store.results import read_result
 
-    folder = Folder(str(place), "e")
-    path = Path(folder.of_attempt(0, 1, "result"))
-    path.parent.mkdir(parents=True)
-
-    def read(data: bytes) -> object:
-        path.write_bytes(data)
-        return read_result(folder, 0, 1)
-
-    return read
+    return read_result(folder, 0, 1)
 
 
-def _metrics(place: Path) -> Reader:
-    from experiment_manager.store.layout import Folder
+def _metrics(folder: Any) -> object:
     from experiment_manager.store.metrics import last_logged, last_values, read_metrics
 
-    folder = Folder(str(place), "e")
-    path = Path(folder.of_attempt(0, 1, "metrics"))
-    path.parent.mkdir(parents=True)
-
-    def read(data: bytes) -> object:
-        path.write_bytes(data)
-        found = list(read_metrics(folder, 0, 1, lambda _: None))
-        last = last_values(folder, 0, 1, lambda _: None)
-        assert last.keys() == {name for one in found for name in one.values}
-        return last_logged(folder, 0, 1)
-
-    return read
+    found = list(read_metrics(folder, 0, 1, lambda _: None))
+    last = last_values(folder, 0, 1, lambda _: None)
+    assert last.keys() == {name for one in found for name in one.values}
+    return last_logged(folder, 0, 1)
 
 
-def _manifest(place: Path) -> Reader:
-    from experiment_manager.store.layout import Folder
+def _manifest(folder: Any) -> object:
     from experiment_manager.store.manifest import Manifest
 
-    folder = Folder(str(place), "e")
-    path = Path(folder.manifest)
-    path.parent.mkdir(parents=True)
-
-    def read(data: bytes) -> object:
-        path.write_bytes(data)
-        with Manifest(folder) as manifest:
-            return manifest.variables, manifest.ids(), list(manifest.jobs()), manifest.next_id, manifest.search
-
-    return read
+    with Manifest(folder) as manifest:
+        return manifest.variables, manifest.ids(), list(manifest.jobs()), manifest.next_id, manifest.search
 
 
-def _filter_file(place: Path) -> Reader:
-    from experiment_manager.store.layout import Folder
+def _selection(folder: Any) -> object:
     from experiment_manager.store.pass_filter import read_selection
 
-    folder = Folder(str(place), "e")
-    path = Path(folder.pass_filter)
-    path.parent.mkdir(parents=True)
-
-    def read(data: bytes) -> object:
-        path.write_bytes(data)
-        return read_selection(folder)
-
-    return read
+    return read_selection(folder)
 
 
 def _small_manifest() -> bytes:
@@ -232,10 +215,12 @@ def targets() -> dict[str, Target]:
             _configuration, [b'{"a": "${b}", "b": [1, {"c": "${oc.env:X,1}"}], "$": ["float", "nan"]}']
         ),
         "record": Target(_records, [record]),
-        "result": Target(_result, [result]),
-        "metrics": Target(_metrics, [logged]),
-        "manifest": Target(_manifest, [_small_manifest()]),
-        "pass filter": Target(_filter_file, [b'{"format": 1, "jobs": [[0, 3]], "how": "seed < 3"}']),
+        "result": Target(_of_file(lambda e: e.of_attempt(0, 1, "result"), _result), [result]),
+        "metrics": Target(_of_file(lambda e: e.of_attempt(0, 1, "metrics"), _metrics), [logged]),
+        "manifest": Target(_of_file(lambda e: e.manifest, _manifest), [_small_manifest()]),
+        "pass filter": Target(
+            _of_file(lambda e: e.pass_filter, _selection), [b'{"format": 1, "jobs": [[0, 3]], "how": "seed < 3"}']
+        ),
     }
 
 
@@ -244,12 +229,16 @@ def _fuzz(name: str, seconds: int, corpus: Path, artifacts: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["experiment_manager", "simpleeval"]):
-        read = targets()[name].reader(Path(os.environ["TMPDIR"]))
-    from experiment_manager.errors import ExperimentManagerError
+        target = targets()[name]
+        read = target.reader(Path(os.environ["TMPDIR"]))
+        from experiment_manager.errors import ExperimentManagerError
 
-    def try_it(data: bytes) -> None:
-        with suppress(ExperimentManagerError):
-            read(data)
+        def try_it(data: bytes) -> None:
+            with suppress(ExperimentManagerError):
+                read(data)
+
+        for seed in target.seeds:  # imports what it needs
+            try_it(seed)
 
     limits = (f"-max_total_time={seconds}", f"-timeout={MOST_S}", f"-rss_limit_mb={MOST_MB}", f"-max_len={MOST_BYTES}")
     atheris.Setup(["fuzz", *limits, f"-artifact_prefix={artifacts}/", str(corpus)], try_it)
