@@ -60,7 +60,8 @@ def test_every_way_to_end_with_lines_after_the_job(program: Program) -> None:
     states = {job: state for job, (state, _, _) in enumerate(ways.values())}
     sweep.until(states, through=["QUEUED", "RUNNING"])
     expected = [(f"{task}_{job}", state, code) for job, (state, code, _) in enumerate(ways.values())]
-    assert expected == sacct_state(task, rows=len(ways))
+    told = [(name, state, code.replace("139:", "11:")) for name, state, code in sacct_state(task, rows=len(ways))]
+    assert expected == told  # of the status 139 of a shell, SLURM 22.05 shows 11, and 26.05 all of it
     assert {job: why for job, (_, _, why) in enumerate(ways.values()) if why} == sweep.looked()[1]
     ranks.until({0: "OUT_OF_MEMORY", 1: "COMPLETED"}, through=["QUEUED", "RUNNING"])
     assert ["FAILED", "COMPLETED"] == [state for _, state, _ in sacct_state(ranks.slurm_id, rows=2)]
