@@ -1,6 +1,7 @@
 """What people do after a sweep was started: read logs, run failed jobs again, compare two jobs, take results away."""
 
 import csv
+import errno
 import gzip
 import io
 import itertools
@@ -21,7 +22,7 @@ import pandas
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.analysis import logs
+from experiment_manager.analysis import archive, logs
 from experiment_manager.analysis.tables import aggregate, order
 from experiment_manager.cli.following import settings_of
 from experiment_manager.cli.main import main
@@ -420,6 +421,22 @@ def test_archive_follows_only_links_that_their_maker_could_follow(mixed: Program
     there = Experiment.at(tmp_path / "elsewhere/train")
     assert rows == there.result_rows()
     assert Path("result.1.json") == (tmp_path / "elsewhere/train/jobs/0/last.pt").readlink()
+
+
+def test_an_archive_that_fails_takes_no_other_ones(tmp_path: Path) -> None:
+    """Who runs out of space leaves the file that somebody else has given the same name meanwhile."""
+    path = tmp_path / "a.tar.gz"
+
+    def fail() -> None:
+        with archive._new(str(path)) as temporary:
+            Path(temporary).touch()
+            path.write_text("theirs")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert "theirs" == path.read_text()
+    assert [path] == list(tmp_path.iterdir())
 
 
 def test_archive_replaces_nothing(mixed: Program, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from experiment_manager.analysis import crate
@@ -84,12 +84,16 @@ def archive(
 @contextmanager
 def _new(path: str) -> Iterator[str]:
     """As `appearing`, of a file that was not there: nor is it where the disk refuses it in the end, after it has its
-    name, so that the same command can be repeated."""
+    name, so that the same command can be repeated. What somebody else has put there meanwhile stays."""
+    made = None
     try:
         with appearing(path) as temporary:
             yield temporary
+            made = os.stat(temporary)
     except OSError:
-        discard(path)
+        with suppress(FileNotFoundError):
+            if made is not None and os.path.samestat(made, os.lstat(path)):
+                discard(path)
         raise
 
 
