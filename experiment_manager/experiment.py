@@ -14,7 +14,7 @@ from experiment_manager.errors import ExperimentManagerError, FilterError, JobRe
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.model import codec
 from experiment_manager.store.drafts import JobDrafts
-from experiment_manager.store.files import space_below
+from experiment_manager.store.files import is_there, space_below
 from experiment_manager.store.launches import clear_leftovers
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
@@ -188,7 +188,7 @@ class Experiment:
     @property
     def slurm_config(self) -> "SLURM | None":
         """The options of SLURM jobs, as they were set or saved; None when there are none. Raises OptionsError."""
-        if self._slurm is None and os.path.exists(self.folder.slurm_config):
+        if self._slurm is None and is_there(self.folder.slurm_config):
             from experiment_manager.scheduler.slurm.configuration import SLURM
 
             self._slurm = SLURM.load(self.folder.slurm_config)

@@ -1,13 +1,17 @@
 """The folder of an experiment: which names it can bear, and the lock under which it is planned."""
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from experiment_manager.errors import FolderError
+from experiment_manager import SLURM, Experiment
+from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.store.layout import Folder, check_name, planning
 from tests.conftest import clean_env, wait_until
 
@@ -216,3 +220,63 @@ def test_path_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(FolderError), planning(Folder(tmp_path, "file")):
         raise AssertionError("planning has begun")
     assert ["file"] == os.listdir(tmp_path)
+
+
+def erring(monkeypatch: pytest.MonkeyPatch, name: str, *, most: int) -> list[str]:
+    """So many calls of `os.stat` and its like for files of that name fail as on a network file system whose server has
+    forgotten them; returns the list of those that did."""
+    failed: list[str] = []
+
+    def of(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, str) and os.path.basename(path) == name and len(failed) < most:
+                failed.append(path)
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+            return function(path, *arguments, **options)
+
+        return call
+
+    for function in ("stat", "lstat", "listdir", "open"):
+        monkeypatch.setattr(os, function, of(getattr(os, function)))
+    return failed
+
+
+QUESTIONS: dict[str, tuple[str, Callable[[Experiment], object]]] = {
+    "whether it is an experiment": ("manifest.sqlite", lambda experiment: experiment.folder.is_experiment()),
+    "what the manifest says": (
+        "manifest.sqlite",
+        lambda experiment: Experiment.at(experiment.folder.path).get_all_ids(),
+    ),
+    "what has run": ("states", lambda experiment: experiment.status().counts),
+    "what is held": ("held", lambda experiment: experiment.status().held),
+    "what was removed": ("removed", lambda experiment: experiment.status().removed),
+    "what was saved": ("kept.json", lambda experiment: experiment.are_all_results_present("kept.json")),
+    "the options of jobs": ("slurm_config.json", lambda experiment: experiment.slurm_config is not None),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that errs once is asked again, and of one that errs for ever nothing is concluded."""
+    experiment = Experiment(["seed"], "e", str(tmp_path))
+    experiment.add_job({"seed": 1}, {"seed": 1})
+    experiment.save()
+    for folder in ("held", "removed"):
+        os.makedirs(experiment.folder.join(folder), exist_ok=True)
+    experiment.save_results(0, "kept.json", experiment.json_saver, {"a": 1})
+    experiment.set_slurm_config(SLURM(job_runner=["true"]))
+    experiment.save()
+    of_file, ask = QUESTIONS[name]
+    expected = ask(Experiment.at(experiment.folder.path))
+    with monkeypatch.context() as patch:
+        failed = erring(patch, of_file, most=1)
+        found = ask(Experiment.at(experiment.folder.path))
+        assert failed
+    assert str(found) == str(expected)
+    with monkeypatch.context() as patch:
+        erring(patch, of_file, most=1_000_000)
+        patch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.1")
+        with pytest.raises(ExperimentManagerError, match="cannot be read"):
+            ask(Experiment.at(experiment.folder.path))

@@ -25,7 +25,7 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.files import remove_tree, space_below, space_of, temporary_name
+from experiment_manager.store.files import is_there, remove_tree, space_below, space_of, temporary_name
 from experiment_manager.store.launches import (
     SETTLED,
     clear_leftovers,
@@ -371,7 +371,7 @@ def _launches(folder: Folder, table: StateTable) -> Iterator[Found]:
 
 def _has_ended(folder: Folder, number: str, planned: Mapping[int, int], table: StateTable) -> bool:
     """Whether every job that a launch was to run has begun and ended, and no scheduler has more to say of it."""
-    if not os.path.exists(folder.join("launches", number, SETTLED)):
+    if not is_there(folder.join("launches", number, SETTLED)):
         return False
     return all(
         table.next_number(job_id) > first and table.state(job_id) not in _BUSY for job_id, first in planned.items()

@@ -201,7 +201,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         counts=Counts({state: len(ids) for state, ids in ordered.items()}),
         ids=ordered,
         n_selected=None if selected is None else len(selected),
-        has_filter=os.path.lexists(folder.pass_filter),
+        has_filter=is_there(folder.pass_filter),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
         pruned=_pruned(folder, by_state[State.PRUNED]),
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),

@@ -14,7 +14,7 @@ from experiment_manager.execution.signals import waiting
 from experiment_manager.model.records import NO_FUNCTIONS, Job, Recipe
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
-from experiment_manager.store.files import log_file
+from experiment_manager.store.files import is_folder, log_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.orders import Orders
@@ -188,7 +188,7 @@ def _program(
     if recipe is not None:
         if not recipe.has_program:
             raise JobRefused(without_program(point.id, folder))
-        if recipe.code is not None and not os.path.isdir(folder.join(recipe.code.path)):
+        if recipe.code is not None and not is_folder(folder.join(recipe.code.path)):
             raise JobRefused(
                 f"{where} runs from the snapshot {folder.join(recipe.code.path)}, which is not there; the same sweep "
                 "makes a new one"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from experiment_manager.errors import FreezeError, JobRefused
 from experiment_manager.model.records import Entry, Job, Recipe, Source
+from experiment_manager.store.files import is_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import Final, NamedTuple
 
@@ -144,7 +145,7 @@ def runner_here(folder: Folder, runner: Sequence[str] | None) -> list[str] | Non
         return None
     *words, last = runner
     pickle = folder.join("tasks", os.path.basename(last))
-    is_ours = tuple(words[1:]) == PICKLED_RUNNER and os.path.isfile(pickle)
+    is_ours = tuple(words[1:]) == PICKLED_RUNNER and is_file(pickle)
     return [*words, pickle if is_ours else last]
 
 
@@ -154,7 +155,7 @@ def missing_file(runner: Sequence[str]) -> str | None:
     if python != sys.executable or not words:
         return None
     path = words[-1] if words[:-1] == [*PICKLED_RUNNER] else words[0]
-    return None if path.startswith("-") or os.path.isfile(path) else path
+    return None if path.startswith("-") or is_file(path) else path
 
 
 def pasteable(arguments: Iterable[str], cwd: str, variables: Mapping[str, str] | None = None) -> str:

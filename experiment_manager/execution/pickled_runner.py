@@ -16,7 +16,7 @@ from experiment_manager.execution.command import PICKLED_RUNNER
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import anybody_may_write, appearing, how_to_close
+from experiment_manager.store.files import anybody_may_write, appearing, how_to_close, is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.text import described, tell
@@ -36,7 +36,7 @@ class Pickled(NamedTuple):
     def write(self, folder: Folder) -> None:
         """The pickle is in the folder; the same one is stored once. Raises JobRefused where no job would load it."""
         path = folder.join(self.path)
-        if not os.path.exists(path):
+        if not is_there(path):
             folder.make(os.path.dirname(path))
             with appearing(path) as temporary, open(temporary, "xb") as file:
                 file.write(self.data)

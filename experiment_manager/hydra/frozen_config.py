@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from experiment_manager.errors import FreezeError
 from experiment_manager.model.records import Source
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import appearing_folder, sync
+from experiment_manager.store.files import appearing_folder, is_folder, sync
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import tell_once
 
@@ -63,7 +63,7 @@ class Copies(NamedTuple):
 
     def write(self, folder: Folder) -> None:
         """The copies are in the folder."""
-        if self.trees and not os.path.isdir(folder.join("conf", self.key)):
+        if self.trees and not is_folder(folder.join("conf", self.key)):
             folder.make(folder.join("conf"))
             _publish(folder.join("conf", self.key), self.trees)
 

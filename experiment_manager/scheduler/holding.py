@@ -1,7 +1,6 @@
 """Jobs are held and released: what has not begun is not begun by any of ours, and what waits at a scheduler is held
 there, too. And jobs are removed that were a mistake."""
 
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED_WELL, JobId, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks
-from experiment_manager.store.files import remove_tree
+from experiment_manager.store.files import is_folder, remove_tree
 from experiment_manager.store.holds import (
     note_emptied,
     read_emptied,
@@ -145,7 +144,7 @@ def bring_back(folder: Folder, ids: Collection[int] | None) -> list[int]:
     nothing done, for those whose files are gone."""
     found = sorted(read_removed(folder) if ids is None else read_removed(folder).intersection(ids))
     emptied = read_emptied(folder).intersection(found)
-    gone = [job_id for job_id in sorted(emptied) if not os.path.isdir(folder.job(JobId(job_id)))]
+    gone = [job_id for job_id in sorted(emptied) if not is_folder(folder.job(JobId(job_id)))]
     if gone and any(States(folder).attempts(job_id) for job_id in gone):
         raise JobRefused(
             f"{noun(len(gone))} {format_ids(gone)} of {folder.path} cannot be brought back: the files were removed, "

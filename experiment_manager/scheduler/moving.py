@@ -11,7 +11,7 @@ from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.scheduler.idle import require_idle, require_none_begun
 from experiment_manager.scheduler.submission import launched_arrays, place_in, script_paths
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appearing, below
+from experiment_manager.store.files import appearing, below, is_folder, is_there
 from experiment_manager.store.launches import clear_leftovers, read_launch, unsettled_numbers
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.relocation import Move, finish, is_done, relocate
@@ -43,7 +43,7 @@ def move(folder: Folder, to: str) -> Folder:
                 finish(done, partial(_mend_scripts, done))
             return place
     folder.require()
-    found = Move(folder, places[os.path.isdir(to) and not places[0].is_experiment()])
+    found = Move(folder, places[is_folder(to) and not places[0].is_experiment()])
     _require_way(found)
     folder.was_there = True
     with planning(folder):
@@ -60,11 +60,11 @@ def _require_way(found: Move) -> None:
     if os.path.islink(old.path):
         real = os.path.realpath(old.path)
         raise FolderError(f"{old.path} is a link to {real}; move that, and lay the link anew")
-    if not os.path.isdir(new.parent):
+    if not is_folder(new.parent):
         raise FolderError(f"{new.parent} is no folder; make it, or choose another place")
     if below(os.path.realpath(old.path), new.path) is not None:
         raise FolderError(f"{new.path} lies in {old.path} itself; choose another place")
-    if os.path.lexists(new.path) and not new.is_experiment() and not _is_empty(new.path):
+    if is_there(new.path) and not new.is_experiment() and not _is_empty(new.path):
         raise FolderError(f"{new.path} is there already; choose another name, or move it away")
     for place in {old.parent, new.parent, old.path}:
         if not os.access(place, os.W_OK | os.X_OK):

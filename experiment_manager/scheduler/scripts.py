@@ -31,7 +31,7 @@ from experiment_manager.scheduler.submission import (
     script_paths,
     stale_scripts,
 )
-from experiment_manager.store.files import appearing, make_executable
+from experiment_manager.store.files import appearing, is_file, make_executable
 from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import (
     clear_leftovers,
@@ -418,7 +418,7 @@ def _script(folder: Folder, runner: str) -> str:
     for place in places:
         for name in (runner, f"{runner}.py"):
             path = os.path.join(place, name)
-            if os.path.isfile(path):
+            if is_file(path):
                 return os.path.abspath(path)
     where = f"neither in {places[0]} nor in {places[1]}" if len(places) > 1 else f"not in {places[0]}"
     raise OptionsError(f"the runner {runner} is {where}; name a script")

@@ -244,13 +244,31 @@ def is_there(path: str) -> bool:
 
     A file system that errs is asked again for a moment; FolderError when it cannot tell. `os.path.exists` says False.
     """
+    return _found(os.lstat, path) is not None
+
+
+def is_file(path: str) -> bool:
+    """Whether that is a file, or a link to one. Raises FolderError as `is_there`; `os.path.isfile` says False."""
+    found = _found(os.stat, path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_folder(path: str) -> bool:
+    """Whether that is a folder, or a link to one. Raises FolderError as `is_there`; `os.path.isdir` says False."""
+    found = _found(os.stat, path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def _found(look: Callable[[str], os.stat_result], path: str) -> os.stat_result | None:
+    """What is there; None: nothing is, as the file system says. Raises FolderError where it cannot say."""
     try:
-        asked_again(lambda: os.lstat(path), most_s=SHORTLY_S)
+        return asked_again(lambda: look(path), most_s=SHORTLY_S)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
     except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself leads to nothing
+            return None
         raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
-    return True
 
 
 def database_uri(path: str) -> str:

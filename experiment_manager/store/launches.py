@@ -34,6 +34,7 @@ from experiment_manager.store.files import (
     discard,
     give_name,
     is_leftover,
+    is_there,
     leave_empty,
     sync,
     temporary_name,
@@ -134,7 +135,7 @@ def _drivers(folder: Folder) -> Iterator[Driver]:
     """Those that are written down, also where they have ended."""
     for number in _names(folder):
         path = folder.join("launches", number, _DRIVER)
-        if os.path.lexists(path):
+        if is_there(path):
             yield Driver(number, path, read_optional(path, ANCHOR))
 
 
@@ -165,7 +166,7 @@ def next_number(folder: Folder) -> str:
 
 def unsettled_numbers(folder: Folder) -> list[str]:
     """The numbers of those of which SLURM may still have to say something, and what was never finished."""
-    return [name for name in _names(folder) if not os.path.exists(folder.join("launches", name, SETTLED))]
+    return [name for name in _names(folder) if not is_there(folder.join("launches", name, SETTLED))]
 
 
 def clear_leftovers(folder: Folder) -> None:
@@ -175,7 +176,7 @@ def clear_leftovers(folder: Folder) -> None:
     for place in PLACES:
         if not place or not os.path.islink(folder.join(place)):
             clear_leftovers_in(folder.join(place) if place else folder.path, clock)
-    with suppress(OSError):
+    with suppress(OSError, FolderError):
         for number in unsettled_numbers(folder):
             place = folder.join("launches", number)
             if os.path.islink(place):  # of somebody else's: it leads anywhere
@@ -189,8 +190,8 @@ def clear_leftovers(folder: Folder) -> None:
 
 def _clear_unrecorded(place: str, clock: FileClock) -> None:
     """A launch that never got a record is gone; it gets its name only with its record now, but did not always."""
-    with suppress(OSError):
-        if not os.path.exists(os.path.join(place, _RECORD)) and is_leftover(".launch.0.tmp", clock.age_s(place)):
+    with suppress(OSError, FolderError):
+        if not is_there(os.path.join(place, _RECORD)) and is_leftover(".launch.0.tmp", clock.age_s(place)):
             for name in _WRITTEN_BEFORE_THE_RECORD:
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(place, name))

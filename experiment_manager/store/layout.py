@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from experiment_manager.errors import FolderError
-from experiment_manager.store.files import below, leave_empty
+from experiment_manager.store.files import SHORTLY_S, asked_again, below, is_file, is_folder, is_there, leave_empty
 from experiment_manager.text import as_word
 from experiment_manager.typing_names import TYPE_CHECKING, Final
 
@@ -225,7 +225,7 @@ class Folder:
             place = os.path.dirname(place)
 
     def is_experiment(self) -> bool:
-        return os.path.isfile(self.manifest) or os.path.isfile(self.original_config)
+        return is_file(self.manifest) or is_file(self.original_config)
 
     def require(self) -> None:
         """Raise FolderError unless an experiment is here; it names the one that was probably meant."""
@@ -245,7 +245,7 @@ def marks_in(place: str) -> list[str]:
     """The names of the empty files in a folder by which people mark jobs; none where it is not there. Raises
     FolderError: nothing is known then, and to begin a job would be a mistake."""
     try:
-        return os.listdir(place)
+        return asked_again(lambda: os.listdir(place), most_s=SHORTLY_S)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -362,7 +362,7 @@ def _lock(folder: Folder) -> tuple[list[str], Lock]:
 
     for last in (*[False] * (_LOCK_TRIES - 1), True):
         made: list[str] = []
-        if folder.was_there and not os.path.isdir(folder.path):
+        if folder.was_there and not is_folder(folder.path):
             raise FolderError(f"{folder.path} was moved away, or removed, meanwhile; name the place where it is now")
         try:
             _make_folder(folder.path, made)
@@ -383,19 +383,19 @@ def trouble_to_plan(folder: Folder) -> FolderError | None:
     """The error that `planning` would raise at once because the folder cannot be made or locked, as far as that can be
     told without trying; None: there is none."""
     place = folder.path
-    while not os.path.lexists(place):
+    while not is_there(place):
         place = os.path.dirname(place)
-    if not os.path.isdir(place):
+    if not is_folder(place):
         return _unplannable(folder, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)))
     lock = _lock_path(folder)
-    refused = _refused(lock, os.R_OK | os.W_OK) if os.path.lexists(lock) else _refused(place, os.W_OK | os.X_OK)
+    refused = _refused(lock, os.R_OK | os.W_OK) if is_there(lock) else _refused(place, os.W_OK | os.X_OK)
     return None if refused is None else _unplannable(folder, refused)
 
 
 def trouble_to_write(folder: Folder) -> FolderError | None:
     """The error that `planning` would raise as soon as something is to be written, as far as that can be told without
     trying; None: there is none."""
-    refused = _refused(folder.path, os.W_OK | os.X_OK) if os.path.isdir(folder.path) else None
+    refused = _refused(folder.path, os.W_OK | os.X_OK) if is_folder(folder.path) else None
     return None if refused is None else FolderError(unwritable(folder.path, refused))
 
 

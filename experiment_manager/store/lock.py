@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from experiment_manager.store.documents import ANCHOR, opened, read_optional
-from experiment_manager.store.files import discard, temporary_name
+from experiment_manager.store.files import discard, is_there, temporary_name
 from experiment_manager.store.processes import is_gone, this_process
 from experiment_manager.text import tell_once
 
@@ -60,7 +60,7 @@ class Lock:
 
 def left_by(path: str) -> str | None:
     """Who has left a link that stands for the lock of a path, and does not run here: in words; None: nobody has."""
-    if not os.path.lexists(_held(path)):
+    if not is_there(_held(path)):
         return None
     holder = read_optional(_held(path), ANCHOR)
     gone = is_gone(holder)

@@ -20,10 +20,11 @@ are.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -31,12 +32,14 @@ from experiment_manager.errors import DamagedManifest, ManifestError, UnknownJob
 from experiment_manager.model import codec
 from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import database_uri
+from experiment_manager.store.files import ANSWERS, SHORTLY_S, asked_again, database_uri
 from experiment_manager.store.layout import Folder
-from experiment_manager.typing_names import TYPE_CHECKING, Any, Final
+from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from experiment_manager.model.search import Proposal, Search
+
+Answer = TypeVar("Answer")
 
 FORMAT: Final = 2
 FORMAT_OF_SEARCHES: Final = 2
@@ -63,11 +66,7 @@ class Manifest:
         folder.was_there = folder.was_there or path is None
 
     def _open(self) -> sqlite3.Connection:
-        with self._damage_named():
-            opened(self._path).close()  # SQLite would wait for a pipe
-            connection = sqlite3.connect(database_uri(self._path), uri=True)
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
+        connection, found, application = self._again(self._connected)
         if application != APPLICATION_ID:
             raise DamagedManifest(f"{self._path} is damaged, or no manifest: restore it from a backup")
         if found > FORMAT:
@@ -78,6 +77,28 @@ class Manifest:
         self._format = int(found)
         return connection
 
+    def _connected(self) -> tuple[sqlite3.Connection, int, int]:
+        """A connection, the format of what it leads to, and whose it is."""
+        opened(self._path).close()  # SQLite would wait for a pipe
+        connection = sqlite3.connect(database_uri(self._path), uri=True)
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        return connection, found, application
+
+    def _again(self, read: Callable[[], Answer]) -> Answer:
+        """What `read` returns; of a file system that errs it is asked again for a moment. Raises ManifestError."""
+
+        def ask() -> Answer:
+            try:
+                return read()
+            except sqlite3.OperationalError as error:
+                if not _is_of_the_disk(error):
+                    raise
+                raise OSError(errno.EIO, str(error), self._path) from error
+
+        with self._damage_named():
+            return asked_again(ask, most_s=SHORTLY_S)
+
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
         try:
@@ -86,9 +107,10 @@ class Manifest:
             if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
                 sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
                 raise ManifestError(f"{self._path} {sentence}") from error
-            if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):
+            if _is_of_the_disk(error):
                 sentence = "the disk or its server has a fault: look there, and repeat"
-                raise ManifestError(f"{self._path} cannot be read ({error}); {sentence}") from error
+                said = error.strerror if isinstance(error, OSError) else error
+                raise ManifestError(f"{self._path} cannot be read ({said}); {sentence}") from error
             if isinstance(error, OSError):
                 raise ManifestError(f"{self._path} cannot be read: {error.strerror or error}") from error
             raise DamagedManifest(f"{self._path} is damaged ({error}); restore it from a backup") from error
@@ -145,8 +167,8 @@ class Manifest:
 
     def job(self, job_id: int) -> Job:
         """One job by one indexed read, or that of a file. Raises UnknownJob."""
+        row = self._again(lambda: self._row(_JOB + " WHERE id = ?", job_id))
         with self._damage_named():
-            row = self._row(_JOB + " WHERE id = ?", job_id)
             job = None if row is None else _job(row)
         if job is None and self.may_propose(job_id):
             job = self._proposed(job_id)
@@ -306,11 +328,18 @@ class Manifest:
 
     def recipe(self, number: int) -> Recipe:
         """Raises UnknownJob where there is none, as in an older manifest than that which whoever names it has read."""
+        row = self._again(lambda: self._row("SELECT body FROM recipes WHERE id = ?", number))
         with self._damage_named():
-            row = self._connection.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
             if row is not None:
                 return _recipe(json.loads(row[0]))
         raise UnknownJob(f"{self._path} does not say how jobs of recipe {number} run; a newer one does: repeat")
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Whether the file could not be reached, of which nothing follows for what is in it."""
+    if isinstance(error, OSError):
+        return error.errno not in ANSWERS
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
 
 
 def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:

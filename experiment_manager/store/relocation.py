@@ -27,6 +27,7 @@ from experiment_manager.store.files import (
     discard,
     give_name,
     is_leftover,
+    is_there,
     remove_tree,
     sync,
     sync_all,
@@ -95,7 +96,7 @@ def unfinished_move(folder: Folder) -> dict[str, Any]:
 
 def is_done(move: Move) -> bool:
     """Whether the experiment has come to its new place, so that at most some rest of the move is left."""
-    if os.path.lexists(move.old.path) or not move.new.is_experiment():
+    if is_there(move.old.path) or not move.new.is_experiment():
         return False
     return move.is_of(unfinished_move(move.new)) or move.is_of(last_move(move.new))
 

@@ -20,7 +20,7 @@ from experiment_manager.errors import FolderError, ResultError, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT_FORMAT, opened, read_json, read_object
-from experiment_manager.store.files import PATIENCE_S, appearing, leave_empty, write_json
+from experiment_manager.store.files import PATIENCE_S, appearing, is_file, is_there, leave_empty, write_json
 from experiment_manager.store.layout import Folder, unwritable, writing
 from experiment_manager.text import described, message_of, one_line, tell
 
@@ -142,7 +142,7 @@ def save_job_file(folder: Folder, job_id: int, filename: str, saver: Saver, resu
 def load_job_file(folder: Folder, job_id: int, filename: str, loader: Loader) -> Any:
     """The value that was saved under that name, also by the original library. Raises ResultError where it is not."""
     for path in (_path(folder, job_id, filename), _original_path(folder, job_id, filename)):
-        if os.path.exists(path):
+        if is_file(path):
             return loader(path)
     raise ResultError(f"job {job_id} of {folder.path} has no result {filename!r}; it has not run, or saved no such")
 
@@ -150,8 +150,7 @@ def load_job_file(folder: Folder, job_id: int, filename: str, loader: Loader) ->
 def have_job_file(folder: Folder, ids: Iterable[int], filename: str) -> bool:
     """Whether each of these jobs has saved a file of that name."""
     return all(
-        os.path.exists(os.path.join(folder.job(job_id), filename))
-        or os.path.exists(_original_path(folder, job_id, filename))
+        is_file(os.path.join(folder.job(job_id), filename)) or is_file(_original_path(folder, job_id, filename))
         for job_id in ids
     )
 
@@ -160,7 +159,7 @@ def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:
     """`saver` has written the file, whole; a saver that adds an ending of its own finds its file under `path` all the
     same. Raises ResultError when the file is there and `override` is false, FolderError when the disk does not keep it;
     what the saver raises goes on."""
-    if os.path.exists(path) and not override:
+    if not override and is_there(path):
         raise ResultError(f"{path} is there already; pass override=True to replace it, or choose another name")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     saved = False

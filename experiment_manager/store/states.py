@@ -289,7 +289,7 @@ class States:
     def _names(self) -> tuple[list[str], list[str]]:
         """The names in the folder, and the hidden ones: files that are being made, or were left half done."""
         try:
-            names = os.listdir(self._path)
+            names = asked_again(lambda: os.listdir(self._path), most_s=SHORTLY_S)
             hidden = [name for name in names if name[0] == "."]
             return [name for name in names if name[0] != "."] if hidden else names, hidden
         except FileNotFoundError:
