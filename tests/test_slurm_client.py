@@ -2,8 +2,10 @@
 
 import datetime
 import os
+import pwd
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,6 +94,37 @@ def test_a_task_of_another_cluster_has_not_ended(tmp_path: Path, monkeypatch: py
         assert "here" == Slurm().cluster()  # in a shell of `salloc -M other`, whose commands ask what is here
         monkeypatch.setenv("SLURMD_NODENAME", "n1")
         assert "other" == Slurm().cluster()
+    finally:
+        forget_cluster()
+
+
+@pytest.mark.parametrize(
+    ("user", "private", "is_told"),
+    [
+        ("bob", "PrivateData = jobs,usage", True),
+        ("alice", "PrivateData = jobs,usage", False),
+        (None, "PrivateData = jobs", False),
+        ("alice", "PrivateData = none", True),
+        ("alice", "PrivateData = accounts,nodes", True),
+        ("alice", None, False),
+    ],
+)
+def test_what_is_private_has_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str | None, private: str | None, is_told: bool
+) -> None:
+    """SLURM has never heard of a job that it may not show us: only of our own, or where all are shown, and to root, is
+    that the word that a task has ended."""
+    gone = "{ echo slurm_load_jobs error: Invalid job id specified >&2; exit 1; }"
+    settings = "exit 1" if private is None else f"echo ClusterName = here; echo {private}"
+    commands(tmp_path, monkeypatch, scontrol=f"[ $2 = job ] || [ $3 = job ] && {gone}; {settings}")
+    forget_cluster()
+    try:
+        with monkeypatch.context() as as_bob:
+            as_bob.setattr(os, "geteuid", lambda: 10_001)
+            as_bob.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name={10_001: "bob"}[uid]))
+            assert (is_told, not is_told) == (Slurm().has_ended(Task("slurm", "12", user=user)), Slurm().may_hide(user))
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        assert Slurm().has_ended(Task("slurm", "12", user=user))
     finally:
         forget_cluster()
 

@@ -3,6 +3,7 @@
 `tests/cluster/record.py` has played it and noted the lines; what became of each job is known, and the same everywhere.
 """
 
+import getpass
 import os
 import re
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_what_a_task_is_told_while_it_is_ended(
 ) -> None:
     """A task that gets TERM asks scontrol why, and how long it may still take; somebody else, whether it has ended."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    here = Task("slurm", "1")
+    here = Task("slurm", "1", user=getpass.getuser())
     for name, has_ended in (("limit", False), ("cancelled", False), ("preempted", True)):
         a_scontrol(tmp_path, of(lines, f"scontrol -o show job {name},"), of(lines, "scontrol show config"))
         assert (ENDS[name], 5.0) == Slurm().why_stopped(here), name

@@ -71,7 +71,7 @@ class World:
 
     def anchor(self, job_id: int, number: int) -> Mapping[str, Any]:
         launch = self.launch_of.get((job_id, number), LAUNCH)
-        task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1)
+        task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1, user="alice")
         if (job_id, number) in self.unbegun:
             return {"launch": launch, "scheduler": "slurm", "unbegun": "LOST"}
         return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, **task.record()}
@@ -310,6 +310,21 @@ def test_absence_alone_ends_nothing(runs: list[Run] | None) -> None:
     final = verdicts(world.launch, world.disk(), {NAME: reports([NAME], [], runs)[NAME].as_final()}, NOW)
     assert not final.absent
     assert {JobId(0), JobId(2), JobId(3)} == {found.job_id for found in final.verdicts if isinstance(found, NeverBegan)}
+
+
+def test_what_may_be_hidden_runs_as_last_known() -> None:
+    """A task that the scheduler may not show us has not ended because it is not seen; what its log tells counts."""
+    world = World({0: {1: State.RUNNING}}, rows=[], runs=None, submitted=None)
+    assert [("Ended", State.LOST)] == states_of(world)
+    world.launch = world.launch._replace(may_hide=lambda user: user == "alice")
+    assert [("Runs", "as last known")] == states_of(world)
+    world.runs = []
+    assert [("Runs", "as last known")] == states_of(world)
+    world.runs, world.log = None, "DUE TO TIME LIMIT"
+    assert [("Ended", State.TIMEOUT)] == states_of(world)
+    world.attempts, world.log = {0: {1: State.CANCELLED}}, ""
+    world.ends[0, 1] = {"state": "CANCELLED", "ask_scheduler": True}
+    assert ([], True) == (states_of(world), world.decided().is_open)
 
 
 def test_the_history_is_given_time() -> None:

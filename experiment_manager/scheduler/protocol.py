@@ -220,6 +220,11 @@ class Scheduler(ABC):
     def has_ended(self, task: Task) -> bool:
         """Whether the scheduler says that this run of a task has ended, or was forgotten; false when it is silent."""
 
+    def may_hide(self, user: str | None) -> bool:
+        """Whether this machine may not be told of that user's tasks (None: it is not known whose they are): then it
+        says nothing that none of them is told of."""
+        return False
+
     def requeue(self, task: Task) -> str | None:
         """The task will be started again when it ends; else why not, in words."""
         return f"{self.label} starts no task again"

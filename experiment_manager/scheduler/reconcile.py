@@ -142,6 +142,7 @@ def _tracked(opened: OpenLaunch) -> TrackedLaunch:
         is_ours=os.geteuid() == 0 or opened.launch.record["user"] == user_name(),
         partial=frozenset(name for name in opened.names if opened.is_partial(name, asked)),
         asked=asked,
+        may_hide=lambda user: schedulers.named(opened.scheduler).may_hide(user),
     )
 
 

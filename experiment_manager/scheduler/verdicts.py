@@ -94,6 +94,7 @@ class TrackedLaunch(NamedTuple):
     has_id: frozenset[str] = frozenset()  # the names of the arrays that the scheduler can be asked for by their ids
     partial: frozenset[str] = frozenset()  # of those that others, who are not asked, may have tasks of
     asked: frozenset[str] | None = None  # the clusters that are asked, where they have told their names
+    may_hide: Callable[[str | None], bool] = lambda _: False  # see `Scheduler.may_hide`
 
 
 class Disk(NamedTuple):
@@ -372,6 +373,8 @@ class _Decision:
         if active is None and is_unknown and self._is_only_absent(array, report):
             return
         if end is None and active is None:
+            if self._launch.may_hide(task and task.user):
+                self._found.append(Runs(job_id, _LAST_KNOWN))
             return  # the history has not caught up
         is_back = active is not None and (end is None or end[0] is State.LOST)  # more than nobody knows
         put_back = (State.NODE_FAIL, f"{self._launch.label} has put its task back into the queue")
@@ -391,6 +394,8 @@ class _Decision:
             return None
         if run is None:
             found = self._disk.end_in_log(str(task and task.name))
+            if found is None and self._launch.may_hide(task and task.user):
+                return None  # that it is not seen tells nothing
             words = f"{self._launch.label} says {found} in the task's log"
             return (found, words) if found else (State.LOST, self._forgotten(report))
         if run.end is State.OUT_OF_MEMORY or self._is_over_memory(run, task):

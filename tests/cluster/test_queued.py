@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,34 @@ def test_seen_by_others(alices_program: ProgramOf) -> None:
     assert before == files_below(experiment)
     assert {"FAILED": [0], "QUEUED": [1, 2]} == alices_program.told("status")["jobs"]
     assert before != files_below(experiment)
+
+
+def test_looked_after_by_others(alices_program: ProgramOf) -> None:
+    """Where SLURM shows people only their own jobs, somebody else who may write to an experiment leaves running what
+    runs on nodes that nobody can ask, though SLURM has never heard of it."""
+    need_own_cluster()
+    experiment = alices_program.experiment
+    alices_program.home.parent.chmod(0o755)
+    done = alices_program.sweep("seed=0", "sleep=60", "hydra/launcher=slurm_submitit")
+    assert 0 == done.returncode, done.stderr
+    wait_until((experiment / "jobs/0/metrics.1.jsonl").exists)
+    anchor = experiment / "states/0.1"
+    about = json.loads(anchor.read_text())
+    anchor.write_text(json.dumps({**about, "host": "elsewhere", "boot": "another"}))
+    subprocess.run(["chmod", "-R", "a+rwX", experiment], check=True)
+    asks = (
+        "import json, sys; from experiment_manager.store.states import task_in; from experiment_manager.scheduler "
+        "import schedulers; print(schedulers.has_ended(task_in(json.load(open(sys.argv[1])))))"
+    )
+
+    def as_nobody(*words: str) -> str:
+        done = python_as_user("nobody", *words, cwd=Path("/"))
+        assert 0 == done.returncode, done.stderr
+        return done.stdout
+
+    with reconfigured(extra=["PrivateData=jobs"], accounting=False):
+        assert {"RUNNING": [0]} == json.loads(
+            as_nobody("-m", "experiment_manager", "status", str(experiment), "--json")
+        )["jobs"]
+        assert "False\n" == as_nobody("-c", asks, str(anchor))
+        assert [experiment / "states/0.1.RUNNING"] == list(experiment.glob("states/0.1.*"))

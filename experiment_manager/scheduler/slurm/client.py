@@ -5,6 +5,7 @@ seconds (the one form that knows no time zone), and array indices in full.
 """
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -398,6 +399,23 @@ def _own_name() -> str:
 @cache
 def _max_array_size() -> int:
     return int(_config(os.environ.get("SLURM_CLUSTERS"))["MaxArraySize"])
+
+
+def may_hide_jobs_of(user: str | None) -> bool:
+    """Whether SLURM may not show us the jobs of a user (None: of somebody): not our own, where jobs are private, or it
+    is not told whether they are."""
+    own = os.geteuid()
+    if own == 0 or _is_named(own, user):
+        return False
+    settings = _config(os.environ.get("SLURM_CLUSTERS"))
+    return not settings or "jobs" in names_in(settings.get("PrivateData", "").lower())
+
+
+def _is_named(uid: int, user: str | None) -> bool:
+    try:
+        return user in (pwd.getpwuid(uid).pw_name, str(uid))
+    except KeyError:  # as in containers
+        return user == str(uid)
 
 
 def _config(clusters: str | None) -> Mapping[str, str]:

@@ -317,10 +317,18 @@ class Slurm(Scheduler):
             # of an array that has other tasks still, a task that was forgotten is "not found": on standard output by
             # 22.05, and on standard error by 26.05
             said = f"{done.stdout}\n{done.stderr}"
-            return "Invalid job id" in said or f"Job {task.name} not found" in said
+            is_absent = "Invalid job id" in said or f"Job {task.name} not found" in said
+            return is_absent and not self.may_hide(task.user)
         restarts = re.search(r"\bRestarts=(\d+)", done.stdout)
         has_restarted = restarts is not None and int(restarts[1]) > task.restart
         return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", done.stdout) is not None
+
+    def may_hide(self, user: str | None) -> bool:
+        """With `PrivateData=jobs` SLURM says of a job of somebody else what it says of one that it has forgotten,
+        "Invalid job id specified" (measured on 22.05)."""
+        from experiment_manager.scheduler.slurm import client
+
+        return client.may_hide_jobs_of(user)
 
     def requeue(self, task: Task) -> str | None:
         """SLURM will start this task again; else why it will not, in its words."""
