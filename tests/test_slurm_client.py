@@ -3,6 +3,7 @@
 import datetime
 import os
 import pwd
+import shlex
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ import pytest
 
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import Task
+from experiment_manager.scheduler.records import NOTHING
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.scheduler.slurm.scheduler import Slurm
+from experiment_manager.scheduler.slurm.through_submitit import send_with
 
 
 @pytest.mark.parametrize("ahead_s", [0, 600, 100_000])
@@ -54,6 +57,37 @@ def test_a_script_for_another_cluster_is_refused(tmp_path: Path, monkeypatch: py
         assert "sacct -M other -a" in (tmp_path / "said").read_text()
     finally:
         forget_cluster()
+
+
+@pytest.mark.parametrize("way", ["our own", "submitit"])
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["12"], "12"),
+        (["your budget is", "1000 hours", "12"], "12"),
+        (["12", "12"], "12"),
+        (["12", "5000"], None),
+        (["5000", "12"], None),
+        (["welcome"], None),
+    ],
+)
+def test_an_id_among_other_numbers_is_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, said: list[str], expected: str | None
+) -> None:
+    """Where a program of the site, which calls sbatch, prints numbers of its own, no id is guessed: what may have been
+    submitted is looked for by its name."""
+    words = said if way == "our own" else [f"Submitted batch job {word}" if word.isdigit() else word for word in said]
+    sbatch = f"printf '%s\\n' {shlex.join(words)}"
+    commands(tmp_path, monkeypatch, scontrol="echo ClusterName = here", sbatch=sbatch, srun="")
+    script = tmp_path / "slurm_scripts.sh"
+    script.write_text("#!/bin/bash\n")
+    send = client.sbatch if way == "our own" else lambda path: send_with(f"{tmp_path}/%j")(path, NOTHING)
+    if expected is not None:
+        assert expected == send(str(script))
+        return
+    with pytest.raises(SlurmError, match="has not said which id the job got") as caught:
+        send(str(script))
+    assert caught.value.is_doubtful
 
 
 def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:

@@ -233,15 +233,15 @@ def sbatch(script: str, *arguments: str, seconds: float = ORDER_S) -> str:
     require_followed(script)
     command = ["sbatch", "--parsable", *arguments, script]
     done = _run(command, seconds=seconds, env=submission_environment(os.environ, script), is_order=True)
-    ids = re.findall(r"^(\d+)(?:;\S*)?\s*$", done.stdout, re.MULTILINE)
-    if not ids:
+    ids = set(re.findall(r"^(\d+)(?:;\S*)?\s*$", done.stdout, re.MULTILINE))
+    if len(ids) != 1:  # none, or a program of the site, which calls SLURM's, prints numbers of its own
         said = _cleaned(done.stdout + done.stderr) or "nothing"
         raise SlurmError(
             f"sbatch has not said which id the job got, it said: {said}; look for it with squeue",
             words=said,
             is_doubtful=True,
         )
-    return str(ids[-1])
+    return str(ids.pop())
 
 
 def test_only(script: str, *arguments: str) -> str:

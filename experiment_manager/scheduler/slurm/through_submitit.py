@@ -7,6 +7,7 @@ the node no code of submitit runs, so what its signal handler does when SLURM re
 
 import io
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -59,6 +60,15 @@ class ScriptExecutor(SlurmExecutor):
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         self._handed_over = submission_file_path  # in the end a link to the file that is kept
         return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, str(submission_file_path)]
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        """The one id in what `sbatch` printed. Submitit takes the first, which may be one of a program of the site."""
+        text = string if isinstance(string, str) else string.decode(errors="replace")
+        ids = set(re.findall(r"^Submitted batch job (\d+)", text, re.MULTILINE) or re.findall(r"job (\d+)", text))
+        if len(ids) != 1:
+            raise FailedSubmissionError(f"sbatch has not said which id the job got, it said: {text}")
+        return str(ids.pop())
 
 
 def send_with(folder: str) -> Send:
