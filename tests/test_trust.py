@@ -14,8 +14,8 @@ from experiment_manager import Experiment, State
 from experiment_manager.errors import JobRefused
 from experiment_manager.execution.pickled_runner import trusted
 from experiment_manager.model.secrets import MASK, Masks, masked_words
-from experiment_manager.store.files import TRUSTS_ANYBODY
-from tests.conftest import Program, examples, files_below
+from experiment_manager.store.trust import TRUSTS_ANYBODY, open_to_anybody
+from tests.conftest import APP, Program, examples, files_below
 
 SECRET = "q7Xk29fLmPz81RtyWv45"
 NAMES = st.sampled_from(["password", "--api_key", "hub.secret", "export SECRET", "{passwd", "credentials"])
@@ -120,6 +120,67 @@ def reachable() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+@pytest.mark.parametrize(
+    ("opened", "found"),
+    [
+        ({}, None),
+        ({"a/b/file": 0o666}, "a/b/file"),
+        ({"a/b": 0o777}, "a/b"),
+        ({"a": 0o757}, "a"),
+        ({"a": 0o777, "a/b": 0o700}, "a"),
+        ({"a": 0o1777}, None),
+        ({"a": 0o750, "a/b": 0o777, "a/b/file": 0o666}, None),
+        ({"a": 0o775, "a/b/file": 0o664}, None),
+        ({"elsewhere": 0o777}, "elsewhere"),
+        ({"elsewhere/file": 0o666}, "elsewhere/file"),
+    ],
+)
+def test_open_is_what_anybody_may_put_something_else_in_place_of(
+    reachable: Path, opened: dict[str, int], found: str | None
+) -> None:
+    """Whoever may write to a folder replaces all that is below it, by whichever link it was reached; but in a sticky
+    folder only what is their own, and below a folder that they cannot come to nothing."""
+    (reachable / "a/b").mkdir(parents=True)
+    (reachable / "elsewhere").mkdir()
+    for name in ("a/b/file", "elsewhere/file"):
+        (reachable / name).touch()
+    (reachable / "a/b/link").symlink_to("../../elsewhere/file")
+    for name, mode in opened.items():
+        (reachable / name).chmod(mode)
+    asked = "a/b/link" if any(name.startswith("elsewhere") for name in opened) else "a/b/file"
+    assert (None if found is None else str(reachable / found)) == open_to_anybody(str(reachable / asked))
+    assert (str(reachable / "a") if found == "a" else None) == open_to_anybody(str(reachable / "a/no/such"))
+
+
+@pytest.mark.parametrize("place", ["", "experiments", "experiments/train", "experiments/train/manifest.sqlite"])
+def test_no_job_begins_here_that_anybody_may_change(reachable: Path, place: str) -> None:
+    """A sweep on local_pool, `work`, `resubmit` and `run` by hand begin no job of an experiment that every user may
+    write to, or replace by another, and say what to mend; nothing is written then."""
+    shutil.copytree(APP, reachable / "home", ignore=shutil.ignore_patterns("__pycache__"))
+    program = Program(reachable / "home")
+    assert 1 == program.sweep("seed=1", "how=well,raise", LIGHT="1").returncode
+    program.tool("filter", "0-1")
+    opened = program.home / place
+    mode = opened.stat().st_mode
+    opened.chmod(mode | 0o002)
+    before = files_below(program.experiment)
+    for done in (
+        program.sweep("seed=3", "how=well", LIGHT="1"),
+        program.tool("work", "--rerun", "always", LIGHT="1"),
+        program.tool("resubmit", "--launcher", "local_pool", "--yes", LIGHT="1"),
+        program.tool("run", "1", LIGHT="1"),
+    ):
+        assert 2 == done.returncode, done.stderr
+        assert f"no job of {program.experiment} is begun" in done.stderr
+        assert f"every user of this machine may write to {opened}, " in done.stderr
+        assert f"`chmod {'' if 'train' not in place else '-R '}o-w " in done.stderr
+        assert before == files_below(program.experiment)
+    assert 0 == program.tool("run", "1", "--fake").returncode
+    opened.chmod(mode)
+    assert 0 != program.tool("run", "1", LIGHT="1").returncode
+    assert program.states()[-1].startswith("1.")
+
+
 def test_a_pickle_that_anybody_may_write_is_not_loaded(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that travels as a pickle runs where only its owner and group may write it; else no job begins, and
     one that has begun has failed, both with a sentence."""
@@ -140,12 +201,17 @@ def test_a_pickle_that_anybody_may_write_is_not_loaded(reachable: Path, monkeypa
     with pytest.raises(SystemExit, match="2"):
         trusted(str(pickle))
     assert [State.COMPLETED, State.PENDING] == [experiment.states().state(job_id) for job_id in (0, 1)]
+    pickle.chmod(0o644)
+    pickle.parent.chmod(0o777)
+    with pytest.raises(SystemExit, match="2"):
+        trusted(str(pickle))
     monkeypatch.setenv(TRUSTS_ANYBODY, "1")
     experiment.run(runner, where="1")
     monkeypatch.delenv(TRUSTS_ANYBODY)
     reachable.chmod(0o700)
     experiment.run(runner, where="2")
     reachable.chmod(0o755)
+    pickle.parent.chmod(0o755)
     pickle.chmod(0o664)
     experiment.run(runner, where="3")
     assert {"COMPLETED": 4} == experiment.counts()

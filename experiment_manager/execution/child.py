@@ -134,7 +134,7 @@ def prepare(
     elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))
     elif not is_fake:
-        _refuse_too_early(folder, job_id)
+        _refuse_by_hand(folder, job_id)
     options = (order.options if order is not None else None) or {}
     arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner, may_compose=may_compose)
     if not is_fake:
@@ -199,10 +199,13 @@ def _program(
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
 
 
-def _refuse_too_early(folder: Folder, job_id: int) -> None:
-    """Raise JobRefused where a job that somebody starts by hand comes after others that have not completed."""
+def _refuse_by_hand(folder: Folder, job_id: int) -> None:
+    """Raise JobRefused where a job that somebody starts by hand could be a program of anybody's, or comes after others
+    that have not completed."""
     from experiment_manager.store.launches import kept_upstream
+    from experiment_manager.store.trust import refuse_to_begin_what_anybody_writes
 
+    refuse_to_begin_what_anybody_writes(folder)
     kept = kept_upstream(folder, [job_id]).get("upstream")
     if kept is None:
         return

@@ -16,9 +16,10 @@ from experiment_manager.execution.command import PICKLED_RUNNER
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import anybody_may_write, appearing, how_to_close, is_there
+from experiment_manager.store.files import appearing, is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.trust import how_to_close, open_to_anybody
 from experiment_manager.text import described, tell
 
 
@@ -40,8 +41,8 @@ class Pickled(NamedTuple):
             folder.make(os.path.dirname(path))
             with appearing(path) as temporary, open(temporary, "xb") as file:
                 file.write(self.data)
-        if anybody_may_write(path):
-            raise JobRefused(_refusal(path))
+        if (found := open_to_anybody(path)) is not None:
+            raise JobRefused(_refusal(path, found))
 
 
 def pickled_runner(runner: Callable[[int, dict[str, Any], Any], Any]) -> Pickled:
@@ -68,14 +69,15 @@ def words_for(folder: Folder, runner: Pickled) -> list[str]:
 def trusted(path: str) -> IO[bytes]:
     """A pickle, open to be loaded, which may run anything. Ends the program with a sentence where every user of the
     machine may write to it. Raises OSError."""
-    if anybody_may_write(path):
-        tell(f"error: {_refusal(path)}")
+    if (found := open_to_anybody(path)) is not None:
+        tell(f"error: {_refusal(path, found)}")
         raise SystemExit(REFUSED)
     return opened(path)
 
 
-def _refusal(path: str) -> str:
-    return f"every user of this machine may write to {path}, and to load it may run anything; {how_to_close(path)}"
+def _refusal(path: str, found: str) -> str:
+    what = "to load it" if found == path else f"to load {path}"
+    return f"every user of this machine may write to {found}, and {what} may run anything; {how_to_close(found)}"
 
 
 def main(path: str) -> None:

@@ -32,6 +32,7 @@ from experiment_manager.store.launches import clear_leftovers, create_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest_editor import ManifestEditor, editing, until_published
 from experiment_manager.store.pass_filter import write_selection
+from experiment_manager.store.trust import refuse_to_begin_what_anybody_writes
 
 
 class Committed(NamedTuple):
@@ -52,6 +53,8 @@ def commit_sweep(asked: Asked, about: Mapping[str, Any]) -> Committed:
 def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
     """The plan is on disk. Raises Overtaken when somebody else has published another manifest than it was made for."""
     folder, n_new, is_changed = planned.folder, 0, False
+    if planned.to_run and planned.arrangement is None:
+        refuse_to_begin_what_anybody_writes(folder)
     with editing(folder, planned.known.generation) as editor:
         recipe = editor.next_recipe()  # as long as nobody knows whether it is one that is there
         for change in planned.changes():

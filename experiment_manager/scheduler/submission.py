@@ -29,12 +29,13 @@ from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Run, Send, not_asked, who_is_asked
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import anybody_may_write, appearing, clear_leftovers_in, how_to_close
+from experiment_manager.store.files import appearing, clear_leftovers_in
 from experiment_manager.store.holds import why_not_begun
 from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.states import States, scheduler_in, task_in
 from experiment_manager.store.submissions import Sightings, Submission
+from experiment_manager.store.trust import refuse_what_anybody_writes
 from experiment_manager.text import as_word, tell, tell_once
 
 if TYPE_CHECKING:
@@ -369,17 +370,8 @@ def _refuse_what_anybody_writes(folder: Folder, launch: Launch, arrays: Sequence
     if not arrays:
         return
     scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
-    below = [folder.join(name) for name in ("launches", f"launches/{launch.number}", "conf", "code", "tasks")]
-    for path in (folder.path, folder.manifest, *below, *scripts):
-        try:
-            is_open = anybody_may_write(path)
-        except OSError as error:
-            raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
-        if is_open:
-            raise JobRefused(
-                f"launch {launch.number} of {folder.path} is not submitted: every user of this machine may write to "
-                f"{path}, and so run programs in your name; {how_to_close(folder.path)}"
-            )
+    own = folder.join("launches", launch.number)
+    refuse_what_anybody_writes(folder, f"launch {launch.number} of {folder.path} is not submitted", (own, *scripts))
 
 
 def _refuse_kept_back(folder: Folder, launch: Launch, array: LaunchedArray) -> None:

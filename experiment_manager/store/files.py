@@ -17,7 +17,6 @@ from functools import cache
 from experiment_manager.errors import FolderError
 from experiment_manager.model.codec import is_number
 from experiment_manager.store.processes import is_alive, this_process
-from experiment_manager.text import as_word
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -38,9 +37,6 @@ Answer = TypeVar("Answer")
 
 PATIENCE_S: Final = 300.0
 """How long a job waits for a file system that errs, before what it has computed is lost."""
-
-TRUSTS_ANYBODY: Final = "EXPERIMENT_MANAGER_TRUSTS_ANYBODY"
-"""A variable of the environment in whose presence it does not matter who may write to what is run."""
 
 SHORTLY_S: Final = 2.0
 """How long people wait for a file system that errs."""
@@ -302,35 +298,6 @@ def make_executable(path: str) -> None:
     """Whoever may read the file may run it."""
     mode = os.stat(path).st_mode & 0o777
     os.chmod(path, mode | (mode & 0o444) >> 2)
-
-
-def anybody_may_write(path: str) -> bool:
-    """Whether every user of the machine may change the file, or replace what is in the folder: not only its owner, and
-    the group that shares it. False where there is nothing, below a folder that is closed to others, and where somebody
-    has said by TRUSTS_ANYBODY that it does not matter. Raises OSError where that cannot be told."""
-    if os.environ.get(TRUSTS_ANYBODY):
-        return False
-    try:
-        mode = asked_again(lambda: os.stat(path), most_s=SHORTLY_S).st_mode
-    except FileNotFoundError:
-        return False
-    is_sticky_folder = stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)  # where nobody replaces what is another's
-    if not mode & stat.S_IWOTH or is_sticky_folder:
-        return False
-    place = os.path.realpath(path)
-    while (above := os.path.dirname(place)) != place:
-        if not os.stat(above).st_mode & stat.S_IXOTH:
-            return False
-        place = above
-    return True
-
-
-def how_to_close(path: str) -> str:
-    """What keeps others from writing to a file, or to a folder with all that is in it, for people."""
-    return (
-        f"`chmod -R o-w {as_word(path)}` mends it, and where modes cannot be changed, or all users are trusted, "
-        f"{TRUSTS_ANYBODY}=1"
-    )
 
 
 def regular(handle: int, path: str) -> int:

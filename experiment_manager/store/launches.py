@@ -58,12 +58,16 @@ PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
     """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job.
 
-    One that no scheduler runs is driven by this process: see `driven`.
+    One that no scheduler runs is driven by this process: see `driven`. Raises JobRefused where every user of the
+    machine may change what it would run; what a scheduler is to run is asked about when it is submitted.
     """
     from experiment_manager.model.ids import format_ids  # a task makes no launch, and pays for no import
     from experiment_manager.model.secrets import masked_words
     from experiment_manager.store import code
+    from experiment_manager.store.trust import refuse_to_begin_what_anybody_writes
 
+    if of_scheduler(about) is None:
+        refuse_to_begin_what_anybody_writes(folder)
     ids_by_attempt: dict[str, list[int]] = defaultdict(list)
     for attempt in jobs:
         ids_by_attempt[str(attempt.number)].append(attempt.job_id)

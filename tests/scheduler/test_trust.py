@@ -9,7 +9,7 @@ import pytest
 
 from experiment_manager.errors import JobRefused
 from experiment_manager.scheduler.submission import launched_arrays, newest_launch, script_paths
-from experiment_manager.store.files import TRUSTS_ANYBODY
+from experiment_manager.store.trust import TRUSTS_ANYBODY
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler
 
@@ -23,7 +23,10 @@ def jobs() -> Iterator[Jobs]:
     shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("place", ["experiment", "manifest", "launches", "launch", "script", "kept script", "code"])
+PLACES = ("above", "experiment", "manifest", "launches", "launch", "script", "kept script", "code")
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_submitted_that_anybody_may_write(jobs: Jobs, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever another user could put a program of theirs, the submission is refused, and the sentence says how to mend
     it; a folder that a group shares is none of these, nor one that others cannot come to, and what was submitted is
@@ -33,13 +36,15 @@ def test_nothing_is_submitted_that_anybody_may_write(jobs: Jobs, place: str, mon
     launch = newest_launch(folder)
     top, kept = script_paths(folder, launch, launched_arrays(launch)[0])
     names = {"launches": folder.launches, "launch": folder.join("launches", launch.number), "kept script": kept}
-    names |= {"experiment": folder.path, "manifest": folder.manifest, "script": top, "code": folder.join("code")}
+    names |= {"above": folder.parent, "experiment": folder.path, "manifest": folder.manifest}
+    names |= {"script": top, "code": folder.join("code")}
     path = Path(names[place])
     if place == "code":
         path.mkdir()
     mode = path.stat().st_mode
     path.chmod(mode | 0o002)
-    said = rf"every user of this machine may write to {path}, .*chmod -R o-w {folder.path}.*{TRUSTS_ANYBODY}=1"
+    mends = f"chmod o-w {path}" if place == "above" else f"chmod -R o-w {folder.path}"
+    said = rf"every user of this machine may write to {path}, .*`{mends}`.*{TRUSTS_ANYBODY}=1"
     with pytest.raises(JobRefused, match=said):
         jobs.submit()
     assert [] == list(FileScheduler()._arrays())
