@@ -250,20 +250,21 @@ def asked_by_id(opened: OpenLaunch, said: Mapping[str, ArrayReport], names: Iter
     """What a scheduler has said about the arrays of a launch, and now says about those of these names, as it is asked
     for them by their ids; of those that it does not answer about, what it has said."""
     scheduler, since = schedulers.named(opened.scheduler), float(opened.launch.record["time"])
-    found, ids = dict(said), opened.ids
+    found, ids, known = dict(said), opened.ids, names_known(scheduler, [opened])
     for name in names:
-        arrays = [array for array, known in ids.items() if known == name]
+        arrays = [array for array, its in ids.items() if its == name]
         try:
             queues = [scheduler.queue_of(array) for array in arrays]
         except SchedulerError:  # it has answered the question about all: what waits there goes on waiting
             continue
-        rows = [row for queue in queues for row in queue or ()]
+        rows = [row for row in known.rows(row for queue in queues for row in queue or ()) if row.name == name]
         if None in queues:
             found[name] = said[name].as_final()
         elif said[name].is_history_silent:
             found[name] = ArrayReport(rows, None, is_by_id=True, is_history_silent=True)
         else:
             runs, is_silent = _asked(scheduler, lambda: _history_of(scheduler, arrays, since))  # noqa: B023 - at once
+            runs = None if runs is None else [run for run in known.runs(runs) if run.name == name]
             found[name] = ArrayReport(rows, runs, is_by_id=True, is_history_silent=is_silent)
     return found
 

@@ -262,8 +262,8 @@ class ArrayNames:
     """By which of our names the arrays of a scheduler are known, whatever they are called there: people, their
     environment (`SBATCH_JOB_NAME`) and sites rename jobs.
 
-    An array of which we know the id is known by that; one that was submitted with a script of ours, by the name that
-    stands in it.
+    An array that was submitted with a script of ours is known by the name that stands in it; one of which we know the
+    id, by that, unless the scheduler tells that it has another script: ids begin again, and may be noted wrongly.
     """
 
     def __init__(
@@ -275,6 +275,7 @@ class ArrayNames:
     ) -> None:
         """`ids` has the names of arrays by the scheduler's ids, as far as these are known."""
         self._scheduler, self._names, self._ids = scheduler, frozenset(names), dict(ids)
+        self._looked_at = set[str]()
         self._scripts = {os.path.realpath(script) for script in scripts}
         self._script_names = {os.path.basename(script) for script in self._scripts}
 
@@ -289,10 +290,14 @@ class ArrayNames:
         ]
 
     def _name(self, row: QueueRow) -> str:
-        if row.array not in self._ids and self._has_our_script(row):
-            text = self._scheduler.script_of(row.array) or ""
-            found = (name for name in re.findall(r"[\w-]+", text) if name in self._names)
-            self._ids[row.array] = next(found, row.name)
+        if row.array not in self._looked_at and (row.array in self._ids or self._has_our_script(row)):
+            self._looked_at.add(row.array)
+            text = self._scheduler.script_of(row.array)
+            found = [name for name in re.findall(r"[\w-]+", text or "") if name in self._names]
+            if found:
+                self._ids[row.array] = found[0]
+            elif text is not None:
+                self._ids.pop(row.array, None)
         return self._ids.get(row.array, row.name)
 
     def _has_our_script(self, row: QueueRow) -> bool:

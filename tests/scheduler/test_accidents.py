@@ -1,11 +1,13 @@
 """What people are told, and what runs, when a scheduler refuses, stalls, forgets, repeats itself or loses jobs."""
 
 import fcntl
+import getpass
 import json
 import os
 import shutil
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from experiment_manager.scheduler import schedulers, submission
 from experiment_manager.scheduler.idle import require_idle
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.records import Dependency, Phase
-from experiment_manager.scheduler.submission import newest_launch
+from experiment_manager.scheduler.submission import launched_arrays, newest_launch
 from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.submissions import Submission
 from experiment_manager.testing import Jobs
 from tests.conftest import submitted_long_ago
 from tests.scheduler.file_scheduler import FileScheduler, begun, order, wrong
@@ -149,6 +152,25 @@ def test_renamed(jobs: Jobs, *, by_hand: bool, has_history: bool) -> None:
     order(jobs, 0, "NODE_FAIL")
     jobs.wait_until(lambda: jobs.attempts()[0][0] == "NODE_FAIL", lambda: str(jobs.attempts()))
     assert ["CANCELLED"] == jobs.attempts()[1]
+
+
+@pytest.mark.parametrize("has_history", [True, False])
+def test_an_id_that_somebody_else_has(jobs: Jobs, *, has_history: bool) -> None:
+    """An array with an id of ours that has another name and another script is none of ours, since ids begin again, and
+    may be noted wrongly: it is not taken for our jobs, and not cancelled."""
+    jobs.make({}, {})
+    folder, launch = jobs.experiment.folder, newest_launch(jobs.experiment.folder)
+    theirs = FileScheduler().root / "77"
+    theirs.mkdir()
+    about = {"name": "theirs", "script": "/theirs.sh", "text": "theirs", "tasks": "0-1", "user": getpass.getuser()}
+    (theirs / "array.json").write_text(json.dumps({**about, "jobs": {}}))
+    (theirs / "0.0.json").write_text(json.dumps({"word": "RUNNING", "start": 1.0, "end": None}))
+    wrong(no_history=not has_history)
+    Submission(folder, launch).note_id(launched_arrays(launch)[0].name, "77", time.time() - 1000.0, "file", None)
+    state = "CANCELLED" if has_history else "LOST"
+    assert {0: state, 1: state} == jobs.states()
+    assert [] == jobs.cancel(0)
+    assert ["0.0.json", "array.json"] == sorted(path.name for path in theirs.iterdir())
 
 
 def test_a_history_that_does_not_answer(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
