@@ -12,7 +12,7 @@ import pytest
 
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import Task
-from experiment_manager.scheduler.records import NOTHING
+from experiment_manager.scheduler.records import NOTHING, Dependency
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.scheduler.slurm.through_submitit import send_with
@@ -88,6 +88,18 @@ def test_an_id_among_other_numbers_is_in_doubt(
     with pytest.raises(SlurmError, match="has not said which id the job got") as caught:
         send(str(script))
     assert caught.value.is_doubtful
+
+
+def test_submitit_hands_over_the_script_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its path an array is known that a plugin has renamed and of which no id was noted; submitit keeps a copy."""
+    said = f"echo $* > {tmp_path}/said; echo Submitted batch job 12"
+    commands(tmp_path, monkeypatch, scontrol="echo ClusterName = here", sbatch=said, srun="")
+    script = tmp_path / "slurm_scripts.sh"
+    script.write_text("#!/bin/bash\n")
+    assert "12" == send_with(f"{tmp_path}/of-submitit/%j")(str(script), Dependency(ended=("7",)))
+    assert f"--dependency=afterany:7 {script}\n" == (tmp_path / "said").read_text()
+    assert ["#!/bin/bash\n"] == [path.read_text() for path in (tmp_path / "of-submitit").rglob("*_submission.sh")]
+    assert not [path for path in (tmp_path / "of-submitit").rglob("*") if path.is_symlink()]
 
 
 def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:

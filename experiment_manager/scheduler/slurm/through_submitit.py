@@ -1,5 +1,5 @@
 """Submission through submitit: its executor writes the submission file, calls `sbatch` and makes the job; the script
-is ours, the same that `slurm_script` writes.
+is ours, the same that `slurm_script` writes, and is what `sbatch` is given.
 
 Nothing is pickled. What a task needs is on disk before `sbatch` is called: the manifest, the launch and the script. On
 the node no code of submitit runs, so what its signal handler does when SLURM requeues a job cannot touch our states.
@@ -59,7 +59,8 @@ class ScriptExecutor(SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         self._handed_over = submission_file_path  # in the end a link to the file that is kept
-        return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, str(submission_file_path)]
+        # the same text under the path by which the array is known, whatever it is called there
+        return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, self._script]
 
     @staticmethod
     def _get_job_id_from_submission_command(string: bytes | str) -> str:
