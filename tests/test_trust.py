@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager import Experiment, State
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import FilterError, JobRefused
 from experiment_manager.execution.pickled_runner import trusted
 from experiment_manager.model.secrets import MASK, Masks, masked_words
-from experiment_manager.store.trust import TRUSTS_ANYBODY, open_to_anybody
+from experiment_manager.trust import TRUSTS_ANYBODY, open_to_anybody
 from tests.conftest import APP, Program, examples, files_below
 
 SECRET = "q7Xk29fLmPz81RtyWv45"
@@ -179,6 +180,41 @@ def test_no_job_begins_here_that_anybody_may_change(reachable: Path, place: str)
     opened.chmod(mode)
     assert 0 != program.tool("run", "1", LIGHT="1").returncode
     assert program.states()[-1].startswith("1.")
+
+
+def test_no_module_is_imported_from_a_folder_that_anybody_may_add_to(
+    reachable: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a function that travels as a pickle nor a filter finds a module where every user may put one, a sticky
+    folder among them, and both say why; the same function finds it where only its owner may."""
+    place = reachable / "modules"
+    place.mkdir()
+    (place / "its_module.py").write_text("def passes(variables):\n    return True\n")
+    experiment = Experiment(["seed"], "e", reachable)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+
+    def runner(*_: object) -> bool:
+        import its_module  # type: ignore[import-not-found]
+
+        return bool(its_module.passes({}))
+
+    for mode, state in ((0o1777, "FAILED"), (0o755, "COMPLETED")):
+        place.chmod(mode)
+        experiment.run(runner)
+        assert {state: 1} == experiment.counts()
+    assert "no module is imported from" in b"".join(experiment.log(0, 1, stderr=True)).decode()
+    monkeypatch.setattr(sys, "path", sys.path[:-1])
+    monkeypatch.chdir(place)
+    place.chmod(0o1777)
+    with pytest.raises(FilterError, match="No module named 'its_module'"):
+        experiment.get_ids("its_module.passes")
+    said = f"no module is imported from {place}: every user of this machine may write to {place}"
+    assert said in capfd.readouterr().err
+    place.chmod(0o755)
+    assert [0] == experiment.get_ids("its_module.passes")
 
 
 def test_a_pickle_that_anybody_may_write_is_not_loaded(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:

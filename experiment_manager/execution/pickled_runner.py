@@ -19,8 +19,8 @@ from experiment_manager.store.documents import opened
 from experiment_manager.store.files import appearing, is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.trust import how_to_close, open_to_anybody
 from experiment_manager.text import described, tell
+from experiment_manager.trust import how_to_close, open_to_anybody, trusted_places
 
 
 class Pickled(NamedTuple):
@@ -87,7 +87,7 @@ def main(path: str) -> None:
     with Manifest(folder) as manifest:
         variables, configuration = dict(manifest.job(job_id).variables), manifest.configuration(job_id)
     with attempting(folder, job_id) as attempt, trusted(path) as file:
-        paths = pickle.load(file)
+        paths = trusted_places(pickle.load(file))
         sys.path[:] = [*paths, *(place for place in sys.path if place not in paths)]
         attempt.leave(pickle.load(file)(job_id, variables, configuration))
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from experiment_manager.errors import FreezeError
 from experiment_manager.execution.pickled_runner import Pickled, trusted
+from experiment_manager.trust import trusted_places
 
 _OF_HYDRA: Final = ("now", "hydra", "hydra_override_dirname", "python_version")
 """Resolvers that Hydra registers, here as there."""
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> None:
 
     path, *arguments = argv
     with trusted(path) as file:
-        sys.path += [place for place in pickle.load(file) if place not in sys.path]
+        sys.path += trusted_places(place for place in pickle.load(file) if place not in sys.path)
         task, repository, version_base, *more = pickle.load(file)  # older ones have no more
     resolvers, allowed = more if len(more) == 2 else (*more, None) if more else ({}, None)
     _register(resolvers)

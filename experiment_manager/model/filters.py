@@ -29,6 +29,7 @@ from experiment_manager.model.facts import NOTHING, Facts, Unanswered, is_under_
 from experiment_manager.model.ids import RangeSet, format_ids, looks_like_ids, parse_ids, shortened, which
 from experiment_manager.model.records import NO_FUNCTIONS, Job, JobId, State
 from experiment_manager.text import described, one_line
+from experiment_manager.trust import trusted_places
 
 
 class Rule(Protocol):
@@ -430,9 +431,10 @@ def locate(path: str, names: Iterable[str] = (), *, is_meant: bool = False) -> C
             f"the filter {path!r} is no variable, and no function is called for an agent; name variables, ids or states"
         )
     module_name, _, function_name = path.rpartition(".")
-    added = "" not in sys.path and os.getcwd() not in sys.path
+    here = os.getcwd()
+    added = "" not in sys.path and here not in sys.path and bool(trusted_places([here]))
     if added:
-        sys.path.insert(0, os.getcwd())  # a module beside the script, as `python script.py` would find it
+        sys.path.insert(0, here)  # a module beside the script, as `python script.py` would find it
     try:
         if not is_meant and module_name not in sys.modules:
             _refuse_script(path, module_name, function_name)
@@ -446,7 +448,7 @@ def locate(path: str, names: Iterable[str] = (), *, is_meant: bool = False) -> C
         ) from error
     finally:
         if added:
-            sys.path.remove(os.getcwd())
+            sys.path.remove(here)
     if not callable(found):
         raise FilterError(f"the filter {path!r} names a {type(found).__name__}, not a function of the variables")
     return found  # type: ignore[no-any-return]

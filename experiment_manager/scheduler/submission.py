@@ -375,8 +375,8 @@ def _refuse_what_anybody_writes(folder: Folder, launch: Launch, arrays: Sequence
     if not arrays:
         return
     scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
-    own = folder.join("launches", launch.number)
-    refuse_what_anybody_writes(folder, f"launch {launch.number} of {folder.path} is not submitted", (own, *scripts))
+    own = folder.join("launches", launch.number), folder.join(launch.record.get("code") or "code")
+    refuse_what_anybody_writes(folder, f"launch {launch.number} of {folder.path} is not submitted", (*own, *scripts))
 
 
 def _refuse_kept_back(folder: Folder, launch: Launch, array: LaunchedArray) -> None:

@@ -67,7 +67,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
     from experiment_manager.store.trust import refuse_to_begin_what_anybody_writes
 
     if of_scheduler(about) is None:
-        refuse_to_begin_what_anybody_writes(folder)
+        refuse_to_begin_what_anybody_writes(folder, about.get("code"))
     ids_by_attempt: dict[str, list[int]] = defaultdict(list)
     for attempt in jobs:
         ids_by_attempt[str(attempt.number)].append(attempt.job_id)

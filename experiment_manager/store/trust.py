@@ -1,90 +1,20 @@
-"""Trust: what every user of the machine may change is not run in one's own name.
-
-The owner of a file is trusted, and the group that shares it; so is everybody where TRUSTS_ANYBODY is set.
-"""
+"""Experiments that every user of the machine may change are not run: they could be programs of anybody's."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.store.files import SHORTLY_S, asked_again
 from experiment_manager.store.layout import Folder
-from experiment_manager.text import as_word
-from experiment_manager.typing_names import Final
-
-TRUSTS_ANYBODY: Final = "EXPERIMENT_MANAGER_TRUSTS_ANYBODY"
-"""A variable of the environment in whose presence it does not matter who may write to what is run."""
-
-_MOST_LINKS: Final = 40  # as Linux follows on the way to a file
+from experiment_manager.trust import how_to_close, open_to_anybody
 
 
-def open_to_anybody(path: str) -> str | None:
-    """What every user of the machine may change so that something else is found at `path`: the file, its folder, or a
-    folder above it, also one that a link on the way is in or leads to. None: there is nothing of the kind.
-
-    In a sticky folder, such as /tmp, nobody replaces what is another's; nobody comes below a folder that is closed to
-    others; and nothing counts where TRUSTS_ANYBODY is set. Raises OSError where it cannot be told.
-    """
-    if os.environ.get(TRUSTS_ANYBODY):
-        return None
-    return next(filter(None, map(_open_on, _ways(path))), None)
-
-
-def _ways(path: str) -> Iterator[str]:
-    """The path as it is written, and as it is with one more link on it followed, until there is none left."""
-    way = os.path.abspath(path)
-    for _ in range(_MOST_LINKS):
-        yield way
-        link = next(filter(os.path.islink, _from_the_top(way)), None)
-        if link is None:
-            return
-        way = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) + way[len(link) :]
-
-
-def _open_on(way: str) -> str | None:
-    """The first on the way from the top that every user may change."""
-    for place in _from_the_top(way):
-        try:
-            mode = asked_again(lambda place=place: os.lstat(place), most_s=SHORTLY_S).st_mode  # type: ignore[misc]
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if stat.S_ISLNK(mode):  # what is behind it is on the next way
-            return None
-        if not stat.S_ISDIR(mode):
-            return place if mode & stat.S_IWOTH else None
-        if not mode & stat.S_IXOTH:
-            return None
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            return place
-    return None
-
-
-def _from_the_top(path: str) -> Iterator[str]:
-    """The folders above an absolute path, the root first, and the path itself.
-
-    >>> list(_from_the_top("/scratch/ada"))
-    ['/', '/scratch', '/scratch/ada']
-    """
-    above = os.path.dirname(path)
-    if above != path:
-        yield from _from_the_top(above)
-    yield path
-
-
-def how_to_close(found: str, within: str | None = None) -> str:
-    """What keeps others from changing what `open_to_anybody` has found, for people; where it is `within` a folder, they
-    are kept from all that is in there."""
-    is_within = within is not None and f"{found}/".startswith(f"{within}/")
-    place = f"-R o-w {as_word(within or '')}" if is_within else f"o-w {as_word(found)}"
-    return f"`chmod {place}` mends it, and where modes cannot be changed, or all users are trusted, {TRUSTS_ANYBODY}=1"
-
-
-def refuse_to_begin_what_anybody_writes(folder: Folder) -> None:
-    """Raise JobRefused where every user of the machine may change what tells how jobs of an experiment run here."""
-    refuse_what_anybody_writes(folder, f"no job of {folder.path} is begun")
+def refuse_to_begin_what_anybody_writes(folder: Folder, code: str | None = None) -> None:
+    """Raise JobRefused where every user of the machine may change what tells how jobs of an experiment run here, or the
+    copy of their `code`."""
+    paths = () if code is None else (folder.join(code),)
+    refuse_what_anybody_writes(folder, f"no job of {folder.path} is begun", paths)
 
 
 def refuse_what_anybody_writes(folder: Folder, what: str, paths: Iterable[str] = ()) -> None:
@@ -93,7 +23,7 @@ def refuse_what_anybody_writes(folder: Folder, what: str, paths: Iterable[str] =
     below = [folder.join(name) for name in ("launches", "conf", "code", "tasks")]
     for path in (folder.path, folder.manifest, *below, *paths):
         try:
-            found = open_to_anybody(path)
+            found = asked_again(lambda path=path: open_to_anybody(path), most_s=SHORTLY_S)  # type: ignore[misc]
         except OSError as error:
             raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
         if found is not None:

@@ -9,8 +9,8 @@ import pytest
 
 from experiment_manager.errors import JobRefused
 from experiment_manager.scheduler.submission import launched_arrays, newest_launch, script_paths
-from experiment_manager.store.trust import TRUSTS_ANYBODY
 from experiment_manager.testing import Jobs
+from experiment_manager.trust import TRUSTS_ANYBODY
 from tests.scheduler.file_scheduler import FileScheduler
 
 

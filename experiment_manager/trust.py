@@ -1,0 +1,98 @@
+"""Trust: what every user of the machine may change is not run in one's own name.
+
+The owner of a file is trusted, and the group that shares it; so is everybody where TRUSTS_ANYBODY is set. Who may
+change what is told by the modes of files and folders alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+
+from experiment_manager.text import as_word, tell_once
+from experiment_manager.typing_names import Final
+
+TRUSTS_ANYBODY: Final = "EXPERIMENT_MANAGER_TRUSTS_ANYBODY"
+"""A variable of the environment in whose presence it does not matter who may write to what is run."""
+
+_MOST_LINKS: Final = 40  # as Linux follows on the way to a file
+
+
+def open_to_anybody(path: str, *, is_searched: bool = False) -> str | None:
+    """What every user of the machine may change so that something else is found at `path`: the file, its folder, or a
+    folder above it, also one that a link on the way is in or leads to. None: there is nothing of the kind.
+
+    In a sticky folder, such as /tmp, nobody replaces what is another's, but anybody may add something, which counts for
+    a folder that `is_searched`. Nobody comes below a folder that is closed to others, and nothing counts where
+    TRUSTS_ANYBODY is set. Raises OSError where it cannot be told.
+    """
+    if os.environ.get(TRUSTS_ANYBODY):
+        return None
+    return next(filter(None, (_open_on(way, is_searched=is_searched) for way in _ways(path))), None)
+
+
+def _ways(path: str) -> Iterator[str]:
+    """The path as it is written, and as it is with one more link on it followed, until there is none left."""
+    way = os.path.abspath(path)
+    for _ in range(_MOST_LINKS):
+        yield way
+        link = next(filter(os.path.islink, _from_the_top(way)), None)
+        if link is None:
+            return
+        way = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) + way[len(link) :]
+
+
+def _open_on(way: str, *, is_searched: bool) -> str | None:
+    """The first on the way from the top that every user may change."""
+    for place in _from_the_top(way):
+        try:
+            mode = os.lstat(place).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(mode):  # what is behind it is on the next way
+            return None
+        if not stat.S_ISDIR(mode):
+            return place if mode & stat.S_IWOTH else None
+        if not mode & stat.S_IXOTH:
+            return None
+        if mode & stat.S_IWOTH and (not mode & stat.S_ISVTX or (is_searched and place == way)):
+            return place
+    return None
+
+
+def _from_the_top(path: str) -> Iterator[str]:
+    """The folders above an absolute path, the root first, and the path itself.
+
+    >>> list(_from_the_top("/scratch/ada"))
+    ['/', '/scratch', '/scratch/ada']
+    """
+    above = os.path.dirname(path)
+    if above != path:
+        yield from _from_the_top(above)
+    yield path
+
+
+def how_to_close(found: str, within: str | None = None) -> str:
+    """What keeps others from changing what `open_to_anybody` has found, for people; where it is `within` a folder, they
+    are kept from all that is in there."""
+    is_within = within is not None and f"{found}/".startswith(f"{within}/")
+    place = f"-R o-w {as_word(within or '')}" if is_within else f"o-w {as_word(found)}"
+    return f"`chmod {place}` mends it, and where modes cannot be changed, or all users are trusted, {TRUSTS_ANYBODY}=1"
+
+
+def trusted_places(places: Iterable[str]) -> list[str]:
+    """Of the folders in which Python is going to look for modules, those to which not every user of the machine may add
+    one. People are told of the others, once."""
+    return [place for place in places if _is_trusted(place)]
+
+
+def _is_trusted(place: str) -> bool:
+    try:
+        found = open_to_anybody(place, is_searched=True)
+    except OSError:  # nor can anything be imported from it
+        return True
+    if found is not None:
+        who = f"every user of this machine may write to {found}"
+        tell_once(f"no module is imported from {place}: {who}; {how_to_close(found)}")
+    return found is None
