@@ -347,3 +347,18 @@ JOB_STATE_CODES = (
 def test_every_word_of_the_manual_has_a_phase(word: str) -> None:
     """Each of SLURM's words is a phase, and it has an end exactly where the phase is that of something that ended."""
     assert (phase(word) is Phase.ENDED) == (final_state(word) is not None and word != "REQUEUED")
+
+
+WAITING = (
+    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+    "POWER_UP_NODE",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("word", [*JOB_STATE_CODES, "SOMETHING_NEW"])
+def test_only_what_waits_has_been_put_back(word: str) -> None:
+    """An attempt that counts as RUNNING is ended where SLURM says that its task waits, or has ended, and under no other
+    word, one of which we have never heard among them."""
+    decided = World({0: {1: State.RUNNING}}, rows=[row(0, word)], runs=[], submitted=None).decided()
+    has_ended = any(isinstance(found, Ended) for found in decided.verdicts)
+    assert has_ended == (word in WAITING or (final_state(word) is not None and word != "REQUEUED"))

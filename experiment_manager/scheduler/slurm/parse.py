@@ -34,7 +34,18 @@ _ENDS: Final = {
     "RECONFIG_FAIL": State.FAILED,
 }
 _PAUSED: Final = frozenset({"SUSPENDED", "STOPPED"})
-_HOLDS_NODES: Final = frozenset({"COMPLETING", "SIGNALING", "RESIZING", "STAGE_OUT"})
+_WAITING: Final = frozenset(
+    {
+        "PENDING",
+        "CONFIGURING",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESV_DEL_HOLD",
+        "SPECIAL_EXIT",
+        "POWER_UP_NODE",
+    }
+)
 _NOT_STARTED: Final = "53"
 """The signal that accounting tells of a task whose output could not be set up: nothing was started, or signalled."""
 _NOT_STARTED_WORDS: Final = (
@@ -218,7 +229,7 @@ def is_active(state: str) -> bool:
 
 
 def phase(word: str) -> Phase:
-    """How far a job has come of which squeue says this word.
+    """How far a job has come of which squeue says this word. Under one that we do not know it holds what it has.
 
     >>> phase("REQUEUE_HOLD"), phase("COMPLETING"), phase("TIMEOUT")
     (<Phase.WAITING: 'waiting'>, <Phase.ENDING: 'ending'>, <Phase.ENDED: 'ended'>)
@@ -228,7 +239,7 @@ def phase(word: str) -> Phase:
         return Phase.ENDED
     if word in _PAUSED:
         return Phase.PAUSED
-    return Phase.RUNNING if word == "RUNNING" else Phase.ENDING if word in _HOLDS_NODES else Phase.WAITING
+    return Phase.RUNNING if word == "RUNNING" else Phase.WAITING if word in _WAITING else Phase.ENDING
 
 
 def is_refused(row: QueueRow) -> bool:
