@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from experiment_manager.model import codec
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.store import documents
+from experiment_manager.store.files import MOST_ROW_BYTES
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
 from experiment_manager.store.manifest_editor import editing
@@ -368,6 +370,43 @@ def test_damage_inside_a_good_database_is_named(tmp_path: Path, statement: str) 
     with pytest.raises(ManifestError) as refused:
         read_names_and_all(folder)
     assert folder.manifest in str(refused.value)
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i id, '' identity FROM n"
+VIEW = f"CREATE VIEW jobs AS {ENDLESS}".replace("'", "''")
+HOSTILE = {
+    "a view that never ends": f"ALTER TABLE jobs RENAME TO mine; CREATE VIEW jobs AS {ENDLESS}",
+    "another view": "CREATE VIEW other AS SELECT 1",
+    "a trigger": "CREATE TRIGGER other AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END",
+    "a module's table": "CREATE VIRTUAL TABLE other USING fts5(text)",
+    "a view that says it is a table": f"""
+        PRAGMA writable_schema = ON; DELETE FROM sqlite_master WHERE name = 'jobs';
+        INSERT INTO sqlite_master VALUES ('table', 'jobs', 'jobs', 2, '{VIEW}')""",
+    "a row of 64 MiB": f"UPDATE jobs SET changes = zeroblob({MOST_ROW_BYTES + 1})",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_manifest_that_takes_all_time_or_memory_is_refused(tmp_path: Path, kind: str) -> None:
+    """What computes rows, or holds more than a configuration may have, is damage: nothing of it is read, and it is not
+    planned over."""
+    folder = Folder(tmp_path, "train")
+    add(folder, {0: {"x": 0}, 1: {"x": 1}})
+    os.chmod(folder.manifest, 0o644)
+    with closing(sqlite3.connect(folder.manifest)) as connection:
+        connection.executescript(HOSTILE[kind])
+    with pytest.raises(ManifestError, match=f"{folder.manifest} is damaged"):
+        read_names_and_all(folder)
+
+
+def test_a_configuration_that_nobody_could_read_is_refused(tmp_path: Path) -> None:
+    """No manifest is published with a row that its readers refuse; the sentence says what to do instead."""
+    folder = Folder(tmp_path, "train")
+    add(folder, {0: {"x": 0}})
+    with pytest.raises(ManifestError, match="64 MiB at most; let its configuration name a file"):
+        add(folder, {1: {"x": "y" * MOST_ROW_BYTES}})
+    assert {0: {"x": 0}} == read_all(folder)
+    assert {"manifest.sqlite", "generations"} == set(os.listdir(folder.path)) - {".planning.lock"}
 
 
 def test_newer_format_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ DAMAGE = {
     "more than an order has": """UPDATE orders SET body = json_set(body, '$.more', 1)""",
     "no orders": "DELETE FROM orders",
     "no table": "DROP TABLE jobs",
+    "a view": "CREATE VIEW other AS SELECT 1",
     "an end that is no number": "UPDATE jobs SET last = 'x'",
 }
 
@@ -134,7 +135,7 @@ def test_damage_is_refused_in_a_sentence(tmp_path: Path, kind: str) -> None:
     """Whatever is wrong with the index: one sentence, the file, and the way out, which works."""
     folder = launched(tmp_path, dict.fromkeys(range(0, 6000, 2), 1))
     path, how = index_of(folder), DAMAGE[kind]
-    if how.startswith(("UPDATE", "DELETE", "DROP")):
+    if how.startswith(("UPDATE", "DELETE", "DROP", "CREATE")):
         with closing(sqlite3.connect(path)) as connection:
             connection.execute(how)
             connection.commit()

@@ -43,6 +43,13 @@ SHORTLY_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 10.0
 _REFUSED_BY_DISK: Final = (("SQLITE_FULL", errno.ENOSPC), ("SQLITE_IOERR", errno.EIO), ("SQLITE_CANTOPEN", errno.EIO))
+MOST_ROW_BYTES: Final = 1 << 26
+"""Of a row of a database of ours, of which the longest holds a configuration."""
+
+_FOREIGN: Final = """
+SELECT type, name FROM sqlite_master
+WHERE NOT (sql IS NULL OR sql LIKE 'CREATE TABLE %' OR sql LIKE 'CREATE INDEX %' OR sql LIKE 'CREATE UNIQUE INDEX %')
+"""
 _MOST_NAME_BYTES: Final = 180  # of a file name, which may have 255, with all that a temporary name adds
 _LEFT_ALONE_S: Final = 86_400.0
 _TEMPORARY: Final = r"\..+\.(?:([0-9a-f]{8}-[0-9]+)-)?([0-9]+)(?:-[0-9a-f]{16})?\.tmp(?:\.\w+)?"
@@ -184,6 +191,7 @@ def private_database(path: str, *, page_bytes: int = 4096) -> Iterator[sqlite3.C
     try:
         uri = f"file:{_quoted(path)}?mode=rwc&nolock=1"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            _bound(connection)
             connection.executescript(
                 f"PRAGMA page_size = {page_bytes}; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             )
@@ -274,6 +282,30 @@ def database_uri(path: str) -> str:
     'file:/x/what%3F%23.sqlite?mode=ro&immutable=1'
     """
     return f"file:{_quoted(path)}?mode=ro&immutable=1"
+
+
+def finished_database(path: str) -> sqlite3.Connection:
+    """A connection that reads a finished file, which anybody may have written: it has tables, and nothing that computes
+    rows, and no row is longer than MOST_ROW_BYTES. Raises sqlite3.Error."""
+    import sqlite3
+
+    connection = sqlite3.connect(database_uri(path), uri=True)
+    try:
+        _bound(connection)
+        if (found := connection.execute(_FOREIGN).fetchone()) is not None:
+            raise sqlite3.DatabaseError(f"it has a {found[0]}, {found[1]}, which none of ours has")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _bound(connection: sqlite3.Connection) -> None:
+    """What a file says cannot take all memory, nor call what is not harmless."""
+    from sqlite3 import SQLITE_LIMIT_LENGTH
+
+    connection.setlimit(SQLITE_LIMIT_LENGTH, MOST_ROW_BYTES)
+    connection.execute("PRAGMA trusted_schema = OFF")
 
 
 def _quoted(path: str) -> str:

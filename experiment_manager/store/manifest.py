@@ -32,7 +32,7 @@ from experiment_manager.errors import DamagedManifest, ManifestError, UnknownJob
 from experiment_manager.model import codec
 from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import ANSWERS, SHORTLY_S, asked_again, database_uri
+from experiment_manager.store.files import ANSWERS, SHORTLY_S, asked_again, finished_database
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -80,7 +80,7 @@ class Manifest:
     def _connected(self) -> tuple[sqlite3.Connection, int, int]:
         """A connection, the format of what it leads to, and whose it is."""
         opened(self._path).close()  # SQLite would wait for a pipe
-        connection = sqlite3.connect(database_uri(self._path), uri=True)
+        connection = finished_database(self._path)
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         return connection, found, application

@@ -23,6 +23,7 @@ from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Job, Recipe
 from experiment_manager.store.files import (
+    MOST_ROW_BYTES,
     appearing,
     discard,
     is_there,
@@ -306,6 +307,11 @@ def editing(folder: Folder, base: int | None = None) -> Iterator[ManifestEditor]
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('generation', ?)", (str(number),))
         if is_new:
             _publish(folder, temporary, number)
+    except sqlite3.DataError as error:
+        raise ManifestError(
+            f"a job is not kept in {folder.manifest}: {error}, of {MOST_ROW_BYTES >> 20} MiB at most; let its "
+            "configuration name a file that has the rest"
+        ) from error
     finally:
         discard(temporary)
 

@@ -19,7 +19,7 @@ from contextlib import closing
 
 from experiment_manager.errors import JobRefused, NewerRecord, UnreadableLaunch
 from experiment_manager.store.documents import LAUNCH_FORMAT, opened
-from experiment_manager.store.files import appearing, database_uri, private_database
+from experiment_manager.store.files import appearing, finished_database, private_database
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import Any, Final, NamedTuple
 
@@ -118,7 +118,7 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
         return _slowly(folder, number, job_id)
     try:
         opened(path).close()  # SQLite would wait for a pipe
-        with closing(sqlite3.connect(database_uri(path), uri=True)) as connection:
+        with closing(finished_database(path)) as connection:
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             is_known = found <= LAUNCH_FORMAT
             row = connection.execute(_FIND, (job_id,)).fetchone() if is_known and 0 <= job_id < 2**63 else None
