@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiment_manager.errors import SlurmError
-from experiment_manager.model.records import Task
+from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.records import NOTHING, Dependency
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.scheduler.slurm.scheduler import Slurm
@@ -142,6 +142,54 @@ def test_a_task_of_another_cluster_has_not_ended(tmp_path: Path, monkeypatch: py
         assert "other" == Slurm().cluster()
     finally:
         forget_cluster()
+
+
+@pytest.mark.parametrize("ahead_s", [0, 3600, -3600])
+def test_the_end_of_a_task_is_told_by_our_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int) -> None:
+    """The controller ends a task by its own clock, and tells its time with its settings; when it does not, its clock
+    counts as ours."""
+    config = f"echo Configuration data as of $(($(date +%s) + {ahead_s}))"
+    job = f"echo JobId=12 TimeLimit=01:00:00 EndTime=$(($(date +%s) + {ahead_s} + 60))"
+    commands(tmp_path, monkeypatch, scontrol=f"[ $1 = show ] && {{ {config}; exit; }}; {job}")
+    ends_at = Slurm().ends_at(Task("slurm", "12"))
+    assert ends_at is not None
+    assert 55 < ends_at - time.time() < 65
+    commands(tmp_path, monkeypatch, scontrol=f"[ $1 = show ] && exit 1; {job}")
+    ends_at = Slurm().ends_at(Task("slurm", "12"))
+    assert ends_at is not None
+    assert ahead_s + 55 < ends_at - time.time() < ahead_s + 65
+
+
+def test_people_have_settings_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task asks for times as seconds, and what becomes of it of its own cluster, whatever it has inherited; what
+    becomes of others, of the cluster that is asked by all commands."""
+    asked = tmp_path / "asked"
+    job = "JobId=12 PreemptTime=9 StartTime=10 Restarts=0 JobName=Restarts=1 Comment=Reason=TimeLimit"
+    line = f"echo $SLURM_TIME_FORMAT $TZ $LC_ALL $SCONTROL_ALL $SLURM_CLUSTERS >> {asked}; echo {job}"
+    commands(tmp_path, monkeypatch, scontrol=line)
+    for name, value in (("SLURM_TIME_FORMAT", "relative"), ("TZ", "Europe/Berlin"), ("SCONTROL_ALL", "1"),
+                        ("SLURM_CLUSTERS", "other"), ("SLURM_JOB_ID", "12"), ("SLURMD_NODENAME", "n1")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    here = Task("slurm", "12")
+    assert not Slurm().is_being_preempted(here)
+    assert State.CANCELLED is Slurm().why_stopped(here._replace(restart=1)).state
+    assert Slurm().requeue(here) is None
+    assert {"%s UTC0 C"} == set(asked.read_text().splitlines())
+    assert not Slurm().has_ended(here)
+    assert "%s UTC0 C other" == asked.read_text().splitlines()[-1]
+
+
+def test_a_part_of_a_heterogeneous_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM tells of all parts of a heterogeneous job at once: a task is judged by its own (as 22.05 prints them)."""
+    parts = (
+        "JobId=11565 HetJobId=11565 HetJobOffset=0 JobName=het.sh JobState=RUNNING Reason=None Requeue=1 Restarts=0",
+        "JobId=11566 HetJobId=11565 HetJobOffset=1 JobName=het.sh JobState=TIMEOUT Reason=TimeLimit Restarts=2",
+    )
+    commands(tmp_path, monkeypatch, scontrol=f"printf '%s\\n' {shlex.join(parts)}")
+    leader, other = Task("slurm", "11565"), Task("slurm", "11566")
+    assert (False, True) == (Slurm().has_ended(leader), Slurm().has_ended(other))
+    assert (State.CANCELLED, State.TIMEOUT) == (Slurm().why_stopped(leader).state, Slurm().why_stopped(other).state)
+    assert not Slurm().has_ended(Task("slurm", "3"))
 
 
 @pytest.mark.parametrize(

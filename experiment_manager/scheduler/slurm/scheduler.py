@@ -7,7 +7,9 @@ they are used. A job with several tasks is started by `srun`, with one log per r
 from __future__ import annotations
 
 import math
+import os
 import re
+import time
 
 from experiment_manager.model.records import State, Task, task_name
 from experiment_manager.scheduler.protocol import Scheduler, Stop
@@ -279,7 +281,7 @@ class Slurm(Scheduler):
         `Reason=TimeLimit` is a timeout; more restarts than ours: preempted, or requeued by somebody (measured on
         22.05).
         """
-        fields = _fields("show", "job", task.name)
+        fields = _fields(task)
         state = State.CANCELLED
         if fields.get("Reason") == "TimeLimit" or fields.get("JobState") == "TIMEOUT":
             state = State.TIMEOUT
@@ -292,17 +294,26 @@ class Slurm(Scheduler):
 
     def is_being_preempted(self, task: Task) -> bool:
         """Whether SLURM has announced that it will take this task's node for another one, and has not done it yet."""
-        fields = _fields("show", "job", task.name)
-        announced, started = fields.get("PreemptTime", "None"), fields.get("StartTime", "")
-        return announced != "None" and announced >= started and int(fields.get("Restarts", 0)) == task.restart
+        from experiment_manager.scheduler.slurm.parse import parse_time
+
+        fields = _fields(task)
+        announced, started = parse_time(fields.get("PreemptTime", "")), parse_time(fields.get("StartTime", ""))
+        is_of_this_run = announced is not None and announced >= (started or 0.0)
+        return is_of_this_run and int(fields.get("Restarts", 0)) == task.restart
 
     def ends_at(self, task: Task) -> float | None:
-        fields = _fields("show", "job", task.name)
+        """By our own clock: that of the controller, which ends the task, may be ahead of it, or behind."""
+        fields = _fields(task)
         if fields.get("TimeLimit") == "UNLIMITED":
             return float("inf")
         from experiment_manager.scheduler.slurm.parse import parse_time
 
-        return parse_time(fields.get("EndTime", ""))
+        found = parse_time(fields.get("EndTime", ""))
+        if found is None:
+            return None
+        told = re.match(r"Configuration data as of (\S+)", _ask("show", "config"))  # that is: now (measured on 22.05)
+        theirs, ours = parse_time(told[1]) if told else None, time.time()
+        return found if theirs is None else found - (theirs - ours)
 
     def has_ended(self, task: Task) -> bool:
         """Whether SLURM says that this run has ended, or that it has forgotten it; false when it is silent, and of what
@@ -310,7 +321,7 @@ class Slurm(Scheduler):
         if task.cluster is not None and task.cluster not in (self.asked() or ()):
             return False
         try:
-            done = _scontrol("-o", "show", "job", task.name)
+            done = _scontrol("-o", "show", "job", task.name, asks_own=False)
         except OSError:
             return False
         if done.returncode:
@@ -319,9 +330,10 @@ class Slurm(Scheduler):
             said = f"{done.stdout}\n{done.stderr}"
             is_absent = "Invalid job id" in said or f"Job {task.name} not found" in said
             return is_absent and not self.may_hide(task.user)
-        restarts = re.search(r"\bRestarts=(\d+)", done.stdout)
+        told = _record(done.stdout, task)
+        restarts = re.search(r"\bRestarts=(\d+)", told)
         has_restarted = restarts is not None and int(restarts[1]) > task.restart
-        return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", done.stdout) is not None
+        return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", told) is not None
 
     def may_hide(self, user: str | None) -> bool:
         """With `PrivateData=jobs` SLURM says of a job of somebody else what it says of one that it has forgotten,
@@ -395,8 +407,21 @@ class Slurm(Scheduler):
         return None if found is None else found[0]
 
 
-def _fields(*arguments: str) -> dict[str, str]:
-    return dict(re.findall(r"(\w+)=(\S+)", _ask("-o", *arguments)))
+def _fields(task: Task) -> dict[str, str]:
+    """What SLURM tells of our task; where a name or a comment looks like a field, the field itself, which is first."""
+    told = _record(_ask("-o", "show", "job", task.name), task)
+    return dict(reversed(re.findall(r"(\w+)=(\S+)", told)))
+
+
+def _record(said: str, task: Task) -> str:
+    """Of the jobs that SLURM tells of, the one that is the task's own: of a heterogeneous job it tells all parts.
+
+    >>> _record("JobId=7 HetJobOffset=0 A=1\\nJobId=8 HetJobOffset=1 A=2\\n", Task("slurm", "8"))
+    'JobId=8 HetJobOffset=1 A=2\\n'
+    """
+    found = [part for part in re.split(r"(?m)^(?=JobId=)", said) if part.strip()]
+    own = [part for part in found if part.startswith(f"JobId={task.id} ")]
+    return own[0] if own else found[0] if len(found) == 1 else ""
 
 
 def _ask(*arguments: str) -> str:
@@ -406,13 +431,20 @@ def _ask(*arguments: str) -> str:
         return ""
 
 
-def _scontrol(*arguments: str, seconds: float = _ANSWER_LIMIT_S) -> subprocess.CompletedProcess[str]:
-    """Raises OSError when it does not answer."""
+def _scontrol(
+    *arguments: str, seconds: float = _ANSWER_LIMIT_S, asks_own: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Times are told as epoch seconds, see `client`. With `asks_own`, a process on a node asks the cluster that this is
+    of, whatever SLURM_CLUSTERS it has inherited. Raises OSError when it does not answer."""
     import subprocess  # only here: jobs import this module, too, and ask nothing
 
+    is_on_node = "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" in os.environ
+    left_out = ("SCONTROL_", *(("SLURM_CLUSTERS",) if asks_own and is_on_node else ()))
+    env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     try:
         return subprocess.run(
             ["scontrol", *arguments],
+            env={**env, "LC_ALL": "C", "TZ": "UTC0", "SLURM_TIME_FORMAT": "%s"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
