@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager.model.ids import RangeSet
-from experiment_manager.model.records import ENDED, JobId, State, Task
+from experiment_manager.model.records import ENDED, TO_START_AGAIN, JobId, State, Task
 from experiment_manager.scheduler.query import ArrayReport, reports
 from experiment_manager.scheduler.records import Phase, QueueRow, Run
 from experiment_manager.scheduler.slurm.parse import final_state, is_active, phase
@@ -165,7 +165,9 @@ def test_what_is_recorded_as_ended_stays(world: World) -> None:
         if isinstance(verdict, NeverBegan | Ended):
             assert world.attempts.get(verdict.job_id, {}).get(verdict.number, State.RUNNING) is State.RUNNING
         if isinstance(verdict, Amended):
-            assert world.ends[verdict.job_id, verdict.number].get("ask_scheduler")
+            before = world.ends[verdict.job_id, verdict.number]
+            is_same = before.get("requeued") and before["state"] is verdict.state is State.TIMEOUT
+            assert before.get("ask_scheduler") or is_same
 
 
 @given(worlds())
@@ -310,6 +312,24 @@ def test_absence_alone_ends_nothing(runs: list[Run] | None) -> None:
     final = verdicts(world.launch, world.disk(), {NAME: reports([NAME], [], runs)[NAME].as_final()}, NOW)
     assert not final.absent
     assert {JobId(0), JobId(2), JobId(3)} == {found.job_id for found in final.verdicts if isinstance(found, NeverBegan)}
+
+
+@pytest.mark.parametrize("runs", [[], None, [run(0, "COMPLETED")], [run(0, "REQUEUED")]])
+def test_what_was_not_started_again_stays_ended(runs: list[Run] | None) -> None:
+    """A job that left at its time limit, and was to be started again, is TIMEOUT for good where the scheduler has no
+    task of it, as where it has refused that: its record says so. Absence alone is believed of what was asked by id."""
+    end = {"state": State.TIMEOUT, "reason": f"it left{TO_START_AGAIN}", "requeued": True, "end": NOW - 9, "x": 1}
+    about: dict[str, Any] = {"ends": {(0, 1): end}, "runs": runs, "submitted": None}
+    attempts: Attempts = {0: {1: State.TIMEOUT}}
+    assert [("Waits", "BeginTime")] == states_of(World(attempts, rows=[row(0, "PENDING", reason="BeginTime")], **about))
+    assert [("Waits", "as last known")] == states_of(World(attempts, **about))
+    for_good = {"reason": "it left; SLURM has not started it again", "end": NOW - 9, "x": 1}
+    amended = Amended(JobId(0), 1, State.TIMEOUT, for_good)
+    assert [amended] == World(attempts, rows=[], **about).decided().verdicts
+    by_name = World(attempts, rows=[], has_id=True, **about).decided()
+    is_told = runs == [run(0, "COMPLETED")]
+    assert ([amended] if is_told else []) == by_name.verdicts
+    assert is_told == (not by_name.absent)
 
 
 def test_what_may_be_hidden_runs_as_last_known() -> None:

@@ -10,7 +10,7 @@ what they were. What the scheduler has no more, while its history does not answe
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, State, Task
+from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, Attempt, JobId, State, Task
 from experiment_manager.scheduler.query import ArrayReport
 from experiment_manager.scheduler.records import Phase, QueueRow, Run, not_asked
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries
@@ -62,7 +62,7 @@ class Ended(NamedTuple):
 
 
 class Amended(NamedTuple):
-    """The scheduler knows better how an attempt ended, and was to be asked."""
+    """The scheduler knows better how an attempt ended, and was to be asked, or has not started it again."""
 
     job_id: JobId
     number: int
@@ -430,8 +430,29 @@ class _Decision:
                 self._waits(job_id, active, index, active.word.lower())
         elif report is None and returns and self._is_of_this_launch(job_id, last.number):
             self._waits_unseen(job_id, _LAST_KNOWN)
+        elif report is not None and returns and last.state is State.TIMEOUT:
+            self._stays_ended(array, index, last, end, report)
         if is_to_be_asked_about(end) and self._is_of_this_launch(job_id, last.number):
             self._amend(array, index, job_id, last.number, end, report)
+
+    def _stays_ended(
+        self, array: LaunchedArray, index: int, last: Attempt, end: Mapping[str, Any], report: ArrayReport
+    ) -> None:
+        """A job that was to be started again, and of which the scheduler has no task any more, is not: its supervisor
+        could not tell, since it had to end first."""
+        anchor = self._disk.anchor(last.job_id, last.number)
+        task = task_in(anchor)
+        if not self._is_of_this_launch(last.job_id, last.number) or self._launch.may_hide(task and task.user):
+            return
+        said = self._end_of(index, anchor, report) if report.has_history else None
+        is_told = said is not None and said[0] not in (State.PREEMPTED, State.NODE_FAIL)
+        if not is_told and self._is_only_absent(array, report):
+            self._is_open = True
+            return
+        reason = str(end.get("reason") or "it left at its warning").removesuffix(TO_START_AGAIN)
+        kept = {key: value for key, value in end.items() if key not in ("requeued", "state")}
+        words = {"reason": f"{reason}; {self._launch.label} has not started it again"}
+        self._found.append(Amended(last.job_id, last.number, State.TIMEOUT, {**kept, **words}))
 
     def _is_of_this_launch(self, job_id: JobId, number: int) -> bool:
         return self._disk.anchor(job_id, number).get("launch") == self._launch.number
