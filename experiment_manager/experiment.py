@@ -14,7 +14,7 @@ from experiment_manager.errors import ExperimentManagerError, FilterError, JobRe
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.model import codec
 from experiment_manager.store.drafts import JobDrafts
-from experiment_manager.store.files import is_there, space_below
+from experiment_manager.store.files import below, is_there, space_below
 from experiment_manager.store.launches import clear_leftovers
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
@@ -1052,17 +1052,20 @@ def _by_name(experiments: Sequence[Experiment]) -> dict[str, Experiment]:
 
 
 def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
-    """All experiments below a folder, by path: `experiment-manager list`. Links are followed, as to a scratch disk.
+    """All experiments below a folder, by path: `experiment-manager list`. Links are followed, as to a scratch disk,
+    where whoever made one owns what it leads to, and it does not lead back up.
 
-    One that is damaged is named on standard error and left out.
+    One that is damaged, and a link that is not followed, is named on standard error and left out.
     """
     found, seen = [], set()
+    start = os.path.realpath(path)
     for place, folders, files in os.walk(os.path.abspath(path), onerror=_skip, followlinks=True):
         real = os.path.realpath(place)
         if real in seen or "manifest.sqlite" in files:
             folders.clear()
         else:
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            shown = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = [name for name in shown if _is_looked_into(os.path.join(place, name), start)]
         if "manifest.sqlite" in files and real not in seen:
             try:
                 found.append(Experiment.at(place))
@@ -1072,6 +1075,23 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
                 skipped(f"{place}: {described(error)}")
         seen.add(real)
     return found
+
+
+def _is_looked_into(path: str, start: str) -> bool:
+    """Whether experiments are looked for in a folder below `start`: nobody is led through the machine by links of
+    others."""
+    if not os.path.islink(path):
+        return True
+    try:
+        is_theirs = os.stat(path).st_uid == os.lstat(path).st_uid
+    except OSError as error:
+        _skip(error)
+        return False
+    if not is_theirs:
+        skipped(f"{path} is a link to what is not of the user who made it; name that folder itself")
+    elif is_above := bool(below(os.path.realpath(path), start)):
+        skipped(f"{path} is a link to a folder in which {start} itself lies")
+    return is_theirs and not is_above
 
 
 def _skip(error: OSError) -> None:

@@ -1,5 +1,6 @@
 """What is damaged, foreign or not ours to read is named and left out; the rest is shown, no command falls over it."""
 
+import json
 import math
 import os
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
 from experiment_manager.model.records import State
+from experiment_manager.store.documents import MOST_IDS, MOST_TABLE_BYTES, PLAN, Kind, are_of_ids
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_values, read_metrics
-from experiment_manager.store.results import write_result
+from experiment_manager.store.results import read_result, write_result
 from experiment_manager.store.states import States
 from tests.conftest import clean_env
 
@@ -330,3 +332,46 @@ except ValueError as error:
     assert "[2, 2, 2, 2, 2, 2, 2, 3, 3]" == statuses
     assert "the filter '0-99999999999' names job 1, which is not there; there are jobs 0" == refusal
     assert f"skipped: {ended.join('launches', '0001', 'launch.json')} is damaged" in done.stderr
+
+
+def test_list_is_not_led_through_the_machine(
+    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A link is followed where whoever made it owns what it leads to; one that leads back up, or to what is another's,
+    is named."""
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "mine").symlink_to(folder.path)
+    (start / "up").symlink_to("/")
+    (start / "loop").symlink_to(".")
+    refused = [f"{start}/up is a link to a folder in which {start} itself lies"]
+    if os.geteuid() == 0:
+        (start / "theirs").symlink_to(tmp_path)
+        os.lchown(start / "theirs", 65534, 65534)
+        refused.insert(0, f"{start}/theirs is a link to what is not of the user who made it; name that folder itself")
+    assert 3 == main(["list", str(start), "--json"])
+    said = capsys.readouterr()
+    assert 1 == said.out.count(f'"path": "{start}/mine"'), said.out
+    assert [f"skipped: {one}" for one in refused] == said.err.splitlines()
+
+
+def test_what_is_huge_takes_no_memory(ended: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An anchor or a result of others that is longer than any of ours is named, and not read; the result of one job can
+    still be asked for by itself."""
+    text = "y" * MOST_TABLE_BYTES
+    Path(ended.of_attempt(0, 2, "result")).write_text(json.dumps({"format": 1, "result": text}))
+    os.truncate(ended.join("states", "0.1"), 100 << 30)
+    assert 3 == main(["results", ended.path])
+    assert f"no record is longer than {MOST_TABLE_BYTES}" in capsys.readouterr().err
+    assert text == read_result(ended, 0, 2).value
+    assert 3 == main(["archive", ended.path, "--out", str(tmp_path / "it.tar.gz")])
+    assert f"{ended.path}/states/0.1 cannot be read: Of {100 << 30} bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [PLAN, None])
+def test_a_record_names_no_more_jobs_than_there_may_be(shape: Kind | None) -> None:
+    """However they are spread over the attempts, arrays or tasks of a record."""
+    most = f"0-{MOST_IDS - 1}"
+    for more, fits in (("", True), ("7", False), (most, False), ("0-99999999999999999999", False), (7, False)):
+        ids = {"1": most, "2": more}
+        assert fits == (are_of_ids(ids.values()) if shape is None else shape.fits(ids))

@@ -18,6 +18,7 @@ from typing import Final
 from experiment_manager.analysis import crate
 from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.execution.command import has_own_place, place_of
+from experiment_manager.store.documents import content
 from experiment_manager.store.files import (
     appearing,
     below,
@@ -230,21 +231,20 @@ class _Packing:
     def add_state(self, attempt: str, state: str) -> None:
         """An attempt's anchor and its state: by what was seen, since the name on disk may change meanwhile."""
         try:
-            with _opened(self._folder.join("states", attempt)) as anchor:
-                content = anchor.read()
+            body = content(self._folder.join("states", attempt))
         except FileNotFoundError:
             return
         except OSError as error:
             self._leave_out(f"states/{attempt}", f"cannot be read: {error.strerror}")
-            content = _UNKNOWN
+            body = _UNKNOWN
         for name in (attempt, f"{attempt}.{state}"):
-            self.add_bytes(f"states/{name}", content)
+            self.add_bytes(f"states/{name}", body)
 
-    def add_bytes(self, name: str, content: bytes) -> None:
-        """A file with that content."""
+    def add_bytes(self, name: str, body: bytes) -> None:
+        """A file with that in it."""
         entry = tarfile.TarInfo(os.path.join(self._folder.name, name))
-        entry.size, entry.mode, entry.mtime = len(content), 0o644, int(os.stat(self._folder.path).st_mtime)
-        self._file.addfile(entry, io.BytesIO(content))
+        entry.size, entry.mode, entry.mtime = len(body), 0o644, int(os.stat(self._folder.path).st_mtime)
+        self._file.addfile(entry, io.BytesIO(body))
         self._count(name)
 
     def _leave_out(self, name: str, why: str) -> None:

@@ -17,6 +17,7 @@ from experiment_manager.model.ids import which
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.rows import ResultRow
+from experiment_manager.store.documents import MOST_TABLE_BYTES
 from experiment_manager.store.launches import kept_pruner, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -105,7 +106,7 @@ def returned(folder: Folder, job_id: JobId, table: StateTable) -> Any:
     """The value of the newest attempt that completed; None where there is nothing, or it cannot be read."""
     attempt = table.completed(job_id)
     try:
-        return None if attempt is None else read_result(folder, job_id, attempt).value
+        return None if attempt is None else read_result(folder, job_id, attempt, MOST_TABLE_BYTES).value
     except ResultError as error:
         skipped(str(error))
         return None
@@ -121,7 +122,7 @@ def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[di
     if attempt is None:
         return {}, {}
     try:
-        result, refused = read_result(folder, job_id, attempt)
+        result, refused = read_result(folder, job_id, attempt, MOST_TABLE_BYTES)
     except ResultError as error:
         skipped(str(error))
         return {}, {}
@@ -160,7 +161,7 @@ def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> 
             found[_UNREAD].append(job_id)
             continue
         try:
-            value, refused = read_result(folder, job_id, attempt)
+            value, refused = read_result(folder, job_id, attempt, MOST_TABLE_BYTES)
         except ResultError as error:
             skipped(str(error))
             continue

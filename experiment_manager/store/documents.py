@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from experiment_manager.errors import NewerRecord, UnreadableRecord
 from experiment_manager.model.codec import is_number
@@ -28,8 +28,11 @@ MOST_BYTES: Final = 1 << 26
 MOST_RESULT_BYTES: Final = 1 << 30
 """Of what jobs have left, and of the files of the original library."""
 
+MOST_TABLE_BYTES: Final = 1 << 27
+"""Of a result in a table, where there are many: in memory it takes up to twenty times as much."""
+
 MOST_IDS: Final = 10_000_000
-"""That a record may name; more of them are no jobs of anybody."""
+"""That a record may name in all; more of them are no jobs of anybody."""
 
 _END_BYTES: Final = 65536
 _LATEST: Final = 1e11  # in seconds since the epoch: no clock is that late
@@ -45,21 +48,25 @@ class Kind(NamedTuple):
     newest: int = 0  # of a format: the newest one that we read
 
 
-def _is_of_ids(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
+def are_of_ids(values: Iterable[Any]) -> bool:
+    """Whether each value is a text of job ids, and no more are named in all than there may be."""
     from experiment_manager.model.ids import parse_ids  # every task imports this module, and few have ids to read
 
-    try:
-        return len(parse_ids(value)) <= MOST_IDS
-    except ValueError:
-        return False
+    left = MOST_IDS
+    for value in values:
+        try:
+            left -= len(parse_ids(value)) if isinstance(value, str) else MOST_IDS + 1
+        except (ValueError, OverflowError):  # of more ids than Python counts
+            return False
+        if left < 0:
+            return False
+    return True
 
 
 def _is_plan(value: Any) -> bool:
     return isinstance(value, dict) and all(
         key.isascii() and key.isdigit() and len(key) <= _MOST_DIGITS for key in value
-    ) and all(map(_is_of_ids, value.values()))  # fmt: skip
+    ) and are_of_ids(value.values())  # fmt: skip
 
 
 def _is_in_range(value: Any) -> bool:
@@ -94,7 +101,7 @@ DIGITS: Final = Kind(
     "text of digits", lambda value: isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS
 )
 STATE: Final = Kind("state", lambda value: isinstance(value, str) and value in frozenset(State))
-IDS: Final = Kind("text of job ids such as 0-3,7", _is_of_ids)
+IDS: Final = Kind("text of job ids such as 0-3,7", lambda value: are_of_ids([value]))
 PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
 TASK: Final = Kind("task of a scheduler", _is_task)
 NAME: Final = Kind(

@@ -21,8 +21,10 @@ from experiment_manager.store.documents import (
     ARRAY,
     LAUNCH,
     LIST,
+    MOST_IDS,
     TABLE,
     WHOLE,
+    are_of_ids,
     read_json,
     read_optional,
     refuse_newer,
@@ -408,6 +410,8 @@ def _wrong_arrays(record: Mapping[str, Any]) -> str | None:
         wrong = wrong or trouble(array, ARRAY, required)
         if not wrong and not 0 <= (array.get("after") or 0) <= place:
             wrong = "an array comes after one that is none of its launch"
+    if not wrong and not are_of_ids(array["jobs"] for array in kept["arrays"]):
+        wrong = f"its arrays name more than {MOST_IDS} jobs"
     return wrong
 
 

@@ -87,11 +87,12 @@ class Result(NamedTuple):
     refused: Mapping[str, str] = MappingProxyType({})
 
 
-def read_result(folder: Folder, job_id: int, attempt: int) -> Result:
-    """The result of an attempt; an empty one when it left none. Raises ResultError for a file that is not readable."""
+def read_result(folder: Folder, job_id: int, attempt: int, most: int = MOST_RESULT_BYTES) -> Result:
+    """The result of an attempt; an empty one when it left none. Raises ResultError for a file that is not readable, or
+    has more than `most` bytes."""
     path = folder.of_attempt(job_id, attempt, "result")
     try:
-        body = read_object(path, RESULT, most=MOST_RESULT_BYTES)
+        body = read_object(path, RESULT, most=most)
         refused = {str(name): str(why) for name, why in (body.get("refused") or {}).items()}
         return Result(codec.decode(body["result"]), refused)
     except FileNotFoundError:

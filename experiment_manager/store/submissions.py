@@ -19,11 +19,13 @@ from experiment_manager.model.ids import format_ids, parse_ids
 from experiment_manager.model.records import Launch
 from experiment_manager.store.documents import (
     IDS,
+    MOST_IDS,
     NUMBER,
     SUBMISSION,
     SUBMISSION_FORMAT,
     SUBMITTED,
     TABLE,
+    are_of_ids,
     read_object,
     read_optional,
     trouble,
@@ -172,8 +174,9 @@ class Sightings:
         try:
             self._clusters = _read_texts(self._clusters_path)
             body = read_object(self._path, {})
-            if wrong := trouble(body, dict.fromkeys(body, IDS), required=list(body)):
-                raise UnreadableRecord(self._path, wrong)
+            wrong = trouble(body, dict.fromkeys(body, IDS), required=list(body))
+            if wrong or not are_of_ids(body.values()):
+                raise UnreadableRecord(self._path, wrong or f"it names more than {MOST_IDS} tasks")
             self._seen = {name: set(parse_ids(text)) for name, text in body.items()}
             self._ids = _read_texts(self._ids_path)
         except FileNotFoundError:
