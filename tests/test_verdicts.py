@@ -15,6 +15,7 @@ from experiment_manager.scheduler.slurm.parse import final_state, is_active, pha
 from experiment_manager.scheduler.submission import LaunchedArray
 from experiment_manager.scheduler.verdicts import (
     CATCHES_UP_S,
+    MAY_BE_BEHIND_S,
     Amended,
     Disk,
     Ended,
@@ -345,6 +346,36 @@ def test_what_may_be_hidden_runs_as_last_known() -> None:
     world.attempts, world.log = {0: {1: State.CANCELLED}}, ""
     world.ends[0, 1] = {"state": "CANCELLED", "ask_scheduler": True}
     assert ([], True) == (states_of(world), world.decided().is_open)
+
+
+def test_a_history_that_is_behind_may_know_better() -> None:
+    """A task that is unknown to the queue, and whose whole array is unknown to the history, is CANCELLED until the
+    history tells more, within a day of the submission; a single one that it does not know was taken out."""
+    known = World({}, rows=[], runs=[run(1, "RUNNING", end_time=None)], submitted=NOW - 1000)
+    assert [None] * 3 == [found.record.get("ask_scheduler") for found in ends_of(known)]
+    world = World({}, rows=[], runs=[], submitted=NOW - 1000)
+    assert [(State.CANCELLED, True)] * N_JOBS == [
+        (found.state, found.record["ask_scheduler"]) for found in ends_of(world)
+    ]
+    assert world.decided().is_open
+    world.apply(world.decided())
+    assert ([], True) == (ends_of(world), world.decided().is_open)
+    world.runs = [run(0, "FAILED", exit_code=127), run(1, "CANCELLED"), run(2, "COMPLETED")]
+    world.apply(world.decided())
+    states = {job: numbers[1] for job, numbers in world.attempts.items()}
+    assert {0: State.FAILED, 1: State.CANCELLED, 2: State.LOST, 3: State.CANCELLED} == states
+    assert "SLURM: FAILED, exit code 127 on n1 before the job began" == world.ends[0, 1]["reason"]
+    later = world.decided(NOW + MAY_BE_BEHIND_S)
+    world.apply(later)
+    assert (False, [3]) == (later.is_open, [found.job_id for found in later.verdicts])
+    assert (State.CANCELLED, None) == (world.attempts[3][1], world.ends[3, 1].get("ask_scheduler"))
+    assert [None] * N_JOBS == [
+        found.record.get("ask_scheduler") for found in ends_of(World({}, rows=[], runs=[], submitted=NOW - 90_000))
+    ]
+
+
+def ends_of(world: World) -> list[NeverBegan | Ended | Amended]:
+    return [found for found in world.decided().verdicts if isinstance(found, NeverBegan | Ended | Amended)]
 
 
 def test_the_history_is_given_time() -> None:

@@ -82,6 +82,11 @@ class ArrayReport:
         found.is_by_id = True
         return found
 
+    @property
+    def is_in_history(self) -> bool:
+        """Whether the history knows any task of the array."""
+        return bool(self._arrays)
+
     def knows_anything(self) -> bool:
         return bool(self._arrays or self._rows_of_one or self._rows_of_many)
 

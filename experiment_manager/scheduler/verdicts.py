@@ -19,6 +19,9 @@ from experiment_manager.store.states import StateTable, is_to_be_asked_about, sc
 CATCHES_UP_S: Final = 60.0
 """How long after a submission a scheduler's history may know nothing of a task yet (0.2 to 4.4 s measured on SLURM)."""
 
+MAY_BE_BEHIND_S: Final = 86_400.0
+"""How long after a submission a history that knows no task of the array may turn out to have been behind."""
+
 _LAST_KNOWN: Final = "as last known"
 _DIED: Final = (State.LOST, State.NODE_FAIL)
 _MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED, State.LOST)
@@ -277,7 +280,7 @@ class _Decision:
         elif run is not None or self._now - submitted < CATCHES_UP_S or self._is_only_absent(array, report):
             self._waits_unseen(job_id, "submitted")
         else:
-            self._vanished(array, job_id, report)
+            self._vanished(array, job_id, submitted, report)
 
     def _is_only_absent(self, array: LaunchedArray, report: ArrayReport) -> bool:
         """Whether nothing is known of a task because the scheduler was asked for the names of arrays, or for people,
@@ -301,17 +304,18 @@ class _Decision:
         self._is_open = True
         self._found.append(Waits(job_id, reason))
 
-    def _vanished(self, array: LaunchedArray, job_id: JobId, report: ArrayReport) -> None:
+    def _vanished(self, array: LaunchedArray, job_id: JobId, submitted: float, report: ArrayReport) -> None:
         """Neither the queue nor the history knows a task that was submitted.
 
         On SLURM a task that is cancelled out of a pending array leaves no trace (measured); nothing else does that
-        where there is a history.
+        where there is a history, unless that is behind: then it does not know any task of the array.
         """
         state = State.CANCELLED
         reason = self._disk.why_not(job_id) or f"taken out of the array {array.name} before it began"
         if not report.has_history:
             state, reason = State.LOST, f"it had not begun, and {self._forgotten(report)}"
-        is_to_ask = report.is_history_silent  # it may know better when it answers
+        is_behind = report.has_history and not report.is_in_history and self._now - submitted < MAY_BE_BEHIND_S
+        is_to_ask = report.is_history_silent or is_behind  # it may know better when it answers
         self._is_open = self._is_open or is_to_ask
         record = {"reason": reason, **({"ask_scheduler": True} if is_to_ask else {})}
         self._found.append(NeverBegan(job_id, self._free_number(job_id), state, record))
@@ -470,17 +474,27 @@ class _Decision:
         anchor, was = self._disk.anchor(job_id, number), self._disk.table.attempts[job_id][number]
         is_told = report is not None and not self._is_elsewhere(array, anchor)
         answer = self._better(index, anchor, report) if report is not None and is_told else None
-        if answer is None:
+        is_unbegun = "unbegun" in anchor
+        if answer is None and self._may_tell_later(array, index, was, report, is_unbegun=is_unbegun):
             self._is_open = True
-            if was is State.LOST and report is not None and report.has_history:
-                self._is_only_absent(array, report)
             return
+        answer = answer or (was, {})
         state, about = answer
         kept = {key: value for key, value in end.items() if key not in ("ask_scheduler", "ask_slurm", "state")}
         is_no_better = state is State.FAILED and (was is not State.LOST or array.n_workers is not None)
-        if state is State.LOST or is_no_better:  # the scheduler knows no better than the supervisor
+        if (state is State.LOST or is_no_better) and not is_unbegun:  # it knows no better than the supervisor
             state, about = was, {}
         self._found.append(Amended(job_id, number, state, {**kept, **about}))
+
+    def _may_tell_later(
+        self, array: LaunchedArray, index: int, was: State, report: ArrayReport | None, *, is_unbegun: bool
+    ) -> bool:
+        """Whether the scheduler, which says nothing of an attempt, may do so when it is asked otherwise, or later."""
+        if report is None or not report.has_history:
+            return True
+        if (was is State.LOST or is_unbegun) and self._is_only_absent(array, report):
+            return True
+        return not is_unbegun or self._now - (self._submitted_at(array, index) or 0.0) < MAY_BE_BEHIND_S
 
     def _better(
         self, index: int, anchor: Mapping[str, Any], report: ArrayReport
