@@ -1,6 +1,7 @@
 """The pass filter in all its forms: the same jobs whether it was written in Python, in YAML or on a command line."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -406,8 +407,41 @@ def test_expression_cannot_escape(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "f'{seed:>9999999999}' == 'x'",
+        "f'{seed}' == '1'",
+        "'%9999999999d' % 1 == 'x'",
+        "b'%9999999999d' % 1 == 'x'",
+        "str([[1] * 1000] * 100) == 'x'",
+        "1 == [[1] * 100000] * 100000",
+        "1 == ([[1] * 999] * 999, 1)",
+        "1001 * 'a' == 'x'",
+        "3999999 ** 3999999 > 1",
+        "(2 ** 99999) * (2 ** 99999) > 1",
+        "(" + " * ".join(["2 ** 50000"] * 99) + ") > 1",
+        "-2 ** 100001 < 1",
+        "str(cfg) == 'x'",
+        "str(seed=1)",
+        "1 == [[seed for seed in 'a' * 999] for seed in 'a' * 999]",
+        "len({seed: seed for seed in 'a' * 999}) > 1",
+        "{a: &a [1,1], b: &b [*a,*a], c: &c [*b,*b], d: [*c,*c]}",
+        "[&a seed < 3, *a]",
+    ],
+)
+def test_nothing_that_is_written_takes_ages_or_memory(text: str) -> None:
+    """A few words that stand for gigabytes, or for hours, are refused within a second, in one sentence."""
+    start = time.process_time()
+    said = refusal(text, {"algorithm": "TD3", "seed": 1}, configurations={0: {"nn": [1]}})
+    assert time.process_time() - start < 1
+    assert (1, True) == (len(said.splitlines()), text in said)
+
+
+@pytest.mark.parametrize(
     ("text", "ids"),
     [
+        ("(1, 1) == (1,) * 2 and 2 ** 0.5 > 1.4 and 2 ** 64 > 1 and 7.5 % 2 == 1.5", list(range(12))),
+        ("str(seed) == '2' and 'ab' * 2 == 'abab'", [2, 3, 8, 9]),
         ("algorithm.startswith('T')", TD3),
         ("algorithm.lower() == 'td3'", TD3),
         ("'3' in algorithm", TD3),

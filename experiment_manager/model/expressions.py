@@ -2,7 +2,7 @@
 
 simpleeval parses, restricts and evaluates; what is ours is that a dotted name such as `model.width` is one variable,
 that a variable which this job does not have is None, and that `cfg`, `result` and `metric` are read only when they are
-named.
+named. And what an expression makes is small: no operator takes ages, or all memory.
 """
 
 import ast
@@ -18,7 +18,52 @@ from experiment_manager.model.facts import NOTHING, ROOTS, Facts, Unanswered, Un
 from experiment_manager.model.records import Job
 
 VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
-_FUNCTIONS: Final = {"int": int, "float": float, "str": str, "len": len, "abs": abs, "min": min, "max": max}
+_MOST_BITS: Final = 100_000  # of a whole number that an expression computes
+_MOST_REPEATED: Final = 1000  # letters of a text, or items of a list
+
+
+def _text(value: Any = "") -> str:
+    if not isinstance(value, str | int | float | Unresolved | None):
+        raise TypeError(f"str() takes a text or a number, and no {type(value).__name__}")
+    return str(value)
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > _MOST_BITS:
+        raise simpleeval.NumberTooHigh("a power of whole numbers is too large")
+    return base**exponent
+
+
+def _product(one: Any, other: Any) -> Any:
+    """As Python's; what is repeated is short, and a list has no lists in it."""
+    if isinstance(one, int) and isinstance(other, int) and one.bit_length() + other.bit_length() > _MOST_BITS:
+        raise simpleeval.NumberTooHigh("the product of two numbers is too large")
+    for items, times in ((one, other), (other, one)):
+        if not hasattr(items, "__len__") or not isinstance(times, int):
+            continue
+        if len(items) * times > _MOST_REPEATED:
+            raise simpleeval.IterableTooLong(
+                f"no text, and no list, of more than {_MOST_REPEATED} is made by repeating"
+            )
+        if not isinstance(items, str) and any(hasattr(item, "__len__") and not isinstance(item, str) for item in items):
+            raise simpleeval.IterableTooLong("no list with lists in it is repeated")
+    return one * other
+
+
+def _remainder(one: Any, other: Any) -> Any:
+    if isinstance(one, str | bytes):  # it would be formatted
+        raise TypeError("a text has no remainder")
+    return one % other
+
+
+_FUNCTIONS: Final = {"int": int, "float": float, "str": _text, "len": len, "abs": abs, "min": min, "max": max}
+_OPERATORS: Final = {
+    **simpleeval.DEFAULT_OPERATORS,
+    ast.Pow: _power,
+    ast.Mult: _product,
+    ast.Mod: _remainder,
+}
+_NO_NODES: Final = ("JoinedStr", "FormattedValue", "ListComp", "GeneratorExp", "DictComp", "SetComp")
 _ABSENT: Final = object()
 _SIMPLE: Final = frozenset({bool, int, float, str, type(None), type(_ABSENT)})
 _MOST_ANSWERS: Final = 100_000
@@ -31,7 +76,10 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
     """One expression, parsed once, asked for many jobs. Raises FilterError when it is no expression."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(functions={**_FUNCTIONS})
+        super().__init__(operators=_OPERATORS)
+        self.functions = _FUNCTIONS
+        for name in _NO_NODES:  # of these, a few words make as much as one likes
+            self.nodes.pop(getattr(ast, name), None)
         self._text = text
         self._job: Job
         self._facts: Facts

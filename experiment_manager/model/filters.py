@@ -373,6 +373,8 @@ def _read_yaml(text: str) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
+        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("an alias (*) stands for what is written elsewhere, which may be anything; write it out")
         return OmegaConf.to_container(OmegaConf.create(text))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         problem = one_line(str(getattr(error, "problem", None) or getattr(error, "msg", None) or error))
