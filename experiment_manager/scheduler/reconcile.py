@@ -60,6 +60,9 @@ _PROPOSES_S: Final = 5.0
 """How long nobody is asked whether the workers of a search are still there, which may be proposing a trial."""
 _SUBMITS_S: Final = 30.0
 """How long a supervisor may take to submit its job again."""
+_STUCK_S: Final = 30.0
+"""How long nothing that is left begins by itself before whoever waits for it leaves: a scheduler may be about to cancel
+it, as SLURM does after DependencyNeverSatisfied."""
 ASK_FIRST_S: Final = 2.0
 ASK_AT_MOST_EVERY_S: Final = 30.0
 
@@ -203,7 +206,8 @@ class _Applied:
     def _apply(self, opened: OpenLaunch, verdict: Verdict) -> bool:
         """The verdict holds; returns false where it could not be recorded."""
         if isinstance(verdict, Waits):
-            is_stuck = verdict.task is not None and schedulers.named(opened.scheduler).never_begins(verdict.reason)
+            never_begins = schedulers.named(opened.scheduler).never_begins
+            is_stuck = bool(verdict.waits_for) and all(map(never_begins, verdict.waits_for))
             self._queued[verdict.job_id] = Waiting(verdict.reason, verdict.task, is_stuck)
         elif isinstance(verdict, Runs):
             self._running[verdict.job_id] = Waiting(verdict.word, verdict.task)
@@ -368,10 +372,12 @@ def wait_for(
     """Every job of the launch has ended for good; `texts` are what people are told about each.
 
     A job that a scheduler is going to start again has not ended, and only the scheduler knows; `heal` is called before
-    it is asked, and may submit others again: an end that it has not seen is not for good.
+    it is asked, and may submit others again: an end that it has not seen is not for good. Also when none that is left
+    will begin by itself: people are told.
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
+    stuck_since: float | None = None
     started, pause = time.monotonic(), ASK_FIRST_S
     ask_at = started + pause
     with JobLines(len(waiting)).showing() as lines:
@@ -392,6 +398,16 @@ def wait_for(
             if asks:
                 pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
                 ask_at = time.monotonic() + pause
+                is_stuck = bool(waiting) and all(_is_stuck(table, job_id) for job_id in waiting)
+                stuck_since = (stuck_since or time.monotonic()) if is_stuck else None
+                if stuck_since is not None and time.monotonic() - stuck_since >= _STUCK_S:
+                    _tell_of_stuck(folder, table, waiting)
+                    return
+
+
+def _is_stuck(table: StateTable, job_id: int) -> bool:
+    waiting = table.queued.get(JobId(job_id))
+    return waiting is not None and waiting.is_stuck
 
 
 def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
@@ -415,7 +431,7 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
                 or (may_grow and _may_propose(folder, table, quiet_s))
             )
             if not may_go_on:
-                _tell_of_stuck(folder, table)
+                _tell_of_stuck(folder, table, table.queued)
                 return table
             if quiet_s < _SUBMITS_S:
                 time.sleep(LOOK_S)
@@ -463,10 +479,10 @@ def _may_propose(folder: Folder, table: StateTable, quiet_s: float) -> bool:
     return False
 
 
-def _tell_of_stuck(folder: Folder, table: StateTable) -> None:
-    jobs: dict[str, list[JobId]] = {}
-    for job_id, waiting in table.queued.items():
-        jobs.setdefault(waiting.reason, []).append(job_id)
+def _tell_of_stuck(folder: Folder, table: StateTable, ids: Iterable[int]) -> None:
+    jobs: dict[str, list[int]] = {}
+    for job_id in ids:
+        jobs.setdefault(table.queued[JobId(job_id)].reason, []).append(job_id)
     for reason, ids in jobs.items():
         tell(
             f"{noun(len(ids))} {format_ids(sorted(ids))} will not begin unless somebody does something about it "

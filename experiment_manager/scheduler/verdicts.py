@@ -33,7 +33,10 @@ class Waits(NamedTuple):
 
     job_id: JobId
     reason: str  # the scheduler's word, as far as there is one
-    task: str | None = None  # as its commands name it: 12_7; None: it was not seen there
+    task: str | None = (
+        None  # as its commands name it: 12_7; None: it was not seen there, or is any worker's
+    )
+    waits_for: tuple[str, ...] = ()  # the scheduler's words of all tasks that may begin it; none where one runs
 
 
 class Runs(NamedTuple):
@@ -123,16 +126,26 @@ def _active(array: LaunchedArray, report: ArrayReport | None) -> list[QueueRow]:
     return [row for row in rows if row is not None]
 
 
-def _of_workers(rows: Sequence[QueueRow]) -> str:
+class _Workers(NamedTuple):
+    """Workers that may take jobs: what people are told of them, and why they wait, where none runs."""
+
+    words: str
+    waits_for: tuple[str, ...] = ()
+
+    def wait(self, job_id: JobId) -> Waits:
+        return Waits(job_id, self.words, waits_for=self.waits_for)
+
+
+def _of_workers(rows: Sequence[QueueRow]) -> _Workers:
     """What the queue tells of workers: `3 workers run, 5 wait (Priority)`."""
     reasons = [row.reason for row in rows if row.phase is Phase.WAITING]
     n_running = len(rows) - len(reasons)
     runs = f"{n_running} {'worker runs' if n_running == 1 else 'workers run'}"
     if not reasons:
-        return runs
+        return _Workers(runs)
     waits = f"{len(reasons)}{'' if n_running else ' worker' if len(reasons) == 1 else ' workers'} wait"
     waits += f"{'s' if len(reasons) == 1 else ''} ({reasons[0]})"
-    return f"{runs}, {waits}" if n_running else waits
+    return _Workers(f"{runs}, {waits}") if n_running else _Workers(waits, tuple(dict.fromkeys(reasons)))
 
 
 def comes_back(state: State, end: Mapping[str, Any]) -> bool:
@@ -182,7 +195,7 @@ class _Decision:
             last = self._disk.table.last(job_id)
             if last.number < self._launch.planned[job_id]:
                 if waits is not None:
-                    self._found.append(Waits(job_id, waits))
+                    self._found.append(waits.wait(job_id))
                 continue
             if last.state not in (State.RUNNING, *_MAY_COME_BACK):
                 continue
@@ -194,11 +207,11 @@ class _Decision:
                 self._counts_as_running(array, index, job_id, last.number, report)
                 has_died = any(isinstance(one, Ended) and one.state in _DIED for one in self._found[n_before:])
                 if has_died and waits is not None and self._has_retries(array, last):
-                    self._found.append(Waits(job_id, waits))
+                    self._found.append(waits.wait(job_id))
             elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
                 self._ended_under_a_worker(array, task.array_index, job_id, last, report, waits)
 
-    def _waits_for_workers(self, array: LaunchedArray, report: ArrayReport | None) -> str | None:
+    def _waits_for_workers(self, array: LaunchedArray, report: ArrayReport | None) -> _Workers | None:
         """Why jobs that have not begun wait for the workers of an array; None: there is none that could take them."""
         report = self._seen_of(array, report)
         rows = _active(array, report)
@@ -210,10 +223,10 @@ class _Decision:
             return None
         if report is None or not (report.knows_anything() or self._launch.is_ours):
             self._is_open = True
-            return _LAST_KNOWN
+            return _Workers(_LAST_KNOWN)
         if self._is_only_absent(array, report) or self._may_turn_up(array, report):
             self._is_open = True
-            return "submitted"
+            return _Workers("submitted")
         return None
 
     def _seen_of(
@@ -245,7 +258,7 @@ class _Decision:
         job_id: JobId,
         last: Attempt,
         report: ArrayReport | None,
-        waits: str | None,
+        waits: _Workers | None,
     ) -> None:
         """QUEUED when a worker is going to take it again: its own, or any, also one whose worker has died, as often as
         they do so."""
@@ -253,7 +266,7 @@ class _Decision:
         is_of_all = last.state is not State.NODE_FAIL or (report is not None and report.active(index) is not None)
         is_taken = last.state in _DIED and self._has_retries(array, last)
         if waits is not None and (is_taken or (comes_back(last.state, end) and is_of_all)):
-            self._found.append(Waits(job_id, waits))
+            self._found.append(waits.wait(job_id))
         if is_to_be_asked_about(end):
             self._amend(array, index, job_id, last.number, end, report)
 
@@ -298,7 +311,7 @@ class _Decision:
 
     def _waits(self, job_id: JobId, row: QueueRow, index: int, reason: str) -> None:
         self._is_open = True
-        self._found.append(Waits(job_id, reason, row.names_task(index)))
+        self._found.append(Waits(job_id, reason, row.names_task(index), (reason,)))
 
     def _waits_unseen(self, job_id: JobId, reason: str) -> None:
         self._is_open = True

@@ -16,7 +16,7 @@ import pytest
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.records import State
-from experiment_manager.scheduler import schedulers, submission
+from experiment_manager.scheduler import reconcile, schedulers, submission
 from experiment_manager.scheduler.idle import require_idle
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.records import Dependency, Phase
@@ -214,6 +214,24 @@ def test_waiting_for_what_never_begins(jobs: Jobs, capfd: pytest.CaptureFixture[
     jobs.end(0)
     assert {State.COMPLETED: 1, State.QUEUED: 1} == jobs.experiment.status(wait=True).counts
     said = "job 1 will not begin unless somebody does something about it (an administrator holds it)"
+    assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}], ids=["tasks", "workers"])
+def test_the_jobs_of_a_launch_never_begin(
+    jobs: Jobs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Whoever waits for a launch, or for all, is told where what is left of it will not begin, and waits no more; also
+    where the jobs wait for workers, none of which runs."""
+    monkeypatch.setattr(reconcile, "_STUCK_S", 1.0)
+    (FileScheduler().root / "hold").touch()
+    wrong(holds_for="an administrator holds it")
+    jobs.make({}, {}, **options).submit()
+    reconcile.wait_for(jobs.experiment.folder, newest_launch(jobs.experiment.folder), {})
+    told = "2 workers wait (an administrator holds it)" if options else "an administrator holds it"
+    said = f"jobs 0-1 will not begin unless somebody does something about it ({told})"
+    assert said in capfd.readouterr().err
+    assert {State.QUEUED: 2} == jobs.experiment.status(wait=True).counts
     assert said in capfd.readouterr().err
 
 
