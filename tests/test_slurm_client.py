@@ -144,6 +144,26 @@ def test_a_task_of_another_cluster_has_not_ended(tmp_path: Path, monkeypatch: py
         forget_cluster()
 
 
+STUCK = (
+    "BadConstraints", "DependencyNeverSatisfied", "JobHeldAdmin", "JobHoldMaxRequeue", "launch failed requeued held",
+    "ReservationDeleted", "InvalidAccount", "InvalidQOS", "PartitionTimeLimit", "AssocMaxCpuPerJobLimit",
+    "AssocMaxWallDurationPerJobLimit", "QOSMaxNodePerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxGRESPerJob",
+)  # fmt: skip
+BEGIN_LATER = (
+    "Priority", "Resources", "None", "BeginTime", "Dependency", "JobHeldUser", "JobArrayTaskLimit", "PartitionDown",
+    "ReqNodeNotAvail", "AssocMaxJobsLimit", "AssocGrpCpuLimit", "QOSMaxJobsPerUserLimit", "QOSMaxCpuPerUserLimit",
+    "QOSGrpNodeLimit", "Reservation", "Licenses",
+)  # fmt: skip
+"""Some by themselves, others when whoever holds them lets them go."""
+
+
+@pytest.mark.parametrize("reason", [*STUCK, *BEGIN_LATER])
+def test_what_never_begins_by_itself(reason: str) -> None:
+    """A job that asks for what one job may not have, or for what is gone, is not waited for; one that waits for others
+    to end, or that its user holds, is."""
+    assert (reason in STUCK) == Slurm().never_begins(reason)
+
+
 @pytest.mark.parametrize("ahead_s", [0, 3600, -3600])
 def test_the_end_of_a_task_is_told_by_our_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int) -> None:
     """The controller ends a task by its own clock, and tells its time with its settings; when it does not, its clock

@@ -33,9 +33,7 @@ class Waits(NamedTuple):
 
     job_id: JobId
     reason: str  # the scheduler's word, as far as there is one
-    task: str | None = (
-        None  # as its commands name it: 12_7; None: it was not seen there, or is any worker's
-    )
+    task: str | None = None  # as its commands name it: 12_7; None: it was not seen there, or is any worker's
     waits_for: tuple[str, ...] = ()  # the scheduler's words of all tasks that may begin it; none where one runs
 
 

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 _ANSWER_LIMIT_S: Final = 5.0
 _ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
 _ENDED: Final = "COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY"
-_STUCK: Final = frozenset(
-    {"BadConstraints", "DependencyNeverSatisfied", "JobHeldAdmin", "JobHoldMaxRequeue", "launch_failed_requeued_held"}
+_STUCK: Final = (
+    "BadConstraints|DependencyNeverSatisfied|JobHeldAdmin|JobHoldMaxRequeue|launch_failed_requeued_held"
+    "|ReservationDeleted|InvalidAccount|InvalidQOS|PartitionTimeLimit"
+    r"|(?:Assoc|QOS)Max\w*PerJob\w*"  # of one job alone, which nobody else's end makes smaller
 )
 _FAILURE: Final = r"(?m)^srun: error: (\S+: tasks? [\d,-]+: (?!Terminated).+)$"
 _OUT_OF_MEMORY_WORDS: Final = ("Out Of Memory", "oom-kill", "oom_kill")
@@ -222,8 +224,10 @@ class Slurm(Scheduler):
 
         >>> Slurm().never_begins("DependencyNeverSatisfied"), Slurm().never_begins("Priority")
         (True, False)
+        >>> Slurm().never_begins("QOSMaxWallDurationPerJobLimit"), Slurm().never_begins("QOSMaxJobsPerUserLimit")
+        (True, False)
         """
-        return reason.replace(" ", "_") in _STUCK
+        return re.fullmatch(_STUCK, reason.replace(" ", "_")) is not None
 
     def script_of(self, array: str) -> str | None:
         from experiment_manager.scheduler.slurm import client
