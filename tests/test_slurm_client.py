@@ -164,6 +164,15 @@ def test_what_never_begins_by_itself(reason: str) -> None:
     assert (reason in STUCK) == Slurm().never_begins(reason)
 
 
+def test_whatever_people_can_do_something_about_has_a_way_out() -> None:
+    """What waits for somebody to do something says what; what begins by itself, when nodes are free, says nothing."""
+    begins = {"Priority", "Resources", "None", "BeginTime", "Dependency"}
+    assert begins == {reason for reason in (*STUCK, *BEGIN_LATER) if not Slurm().way_out(reason)}
+    assert "lower timeout_min" in Slurm().way_out("QOSMaxWallDurationPerJobLimit")
+    assert "more than one job may have" in Slurm().way_out("AssocMaxCpuPerJobLimit")
+    assert "when others have ended" in Slurm().way_out("QOSMaxCpuPerUserLimit")
+
+
 @pytest.mark.parametrize("ahead_s", [0, 3600, -3600])
 def test_the_end_of_a_task_is_told_by_our_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int) -> None:
     """The controller ends a task by its own clock, and tells its time with its settings; when it does not, its clock

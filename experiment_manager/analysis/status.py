@@ -123,6 +123,7 @@ class Status(NamedTuple):
     held: tuple[int, ...] = ()  # jobs that are not to begin
     removed: tuple[int, ...] = ()  # jobs that are not among the others any more
     dropped: tuple[int, ...] = ()  # PENDING jobs that the pass filter has dropped
+    ways_out: Mapping[str, str] = MappingProxyType({})  # by a reason in `waiting`, what people can do about it
 
     @property
     def headline(self) -> str:
@@ -190,8 +191,12 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
                 hint = f"on {host}, which cannot be asked from here; if it is gone, mv {as_word(name)} to .LOST"
                 troubles[last.state, hint].append(last.job_id)
     waiting: dict[str, list[int]] = defaultdict(list)
+    ways_out: dict[str, str] = {}
     for job_id in by_state[State.QUEUED]:
-        waiting[table.queued[JobId(job_id)].reason].append(job_id)
+        reason = table.queued[JobId(job_id)].reason
+        waiting[reason].append(job_id)
+        if way_out := table.queued[JobId(job_id)].way_out:
+            ways_out[reason] = way_out
     if by_state[State.PENDING]:
         troubles |= _left_by_workers(folder, by_state[State.PENDING])
     selected, removed = selected_ids(folder), read_removed(folder)
@@ -203,6 +208,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         n_selected=None if selected is None else len(selected),
         has_filter=is_there(folder.pass_filter),
         waiting={reason: tuple(ids) for reason, ids in waiting.items()},
+        ways_out=ways_out,
         pruned=_pruned(folder, by_state[State.PRUNED]),
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
         foreign=(*(f"states/{name}" for name in table.foreign), *_foreign_in_jobs(folder, table)),

@@ -348,7 +348,10 @@ def _attention(found: Status, folder: Path) -> Iterator[str]:
         yield f"{counted(len(ids))} to be submitted again, by {heal}: {one_line(reason)} ({which(ids)})"
     for reason, ids in found.given_up.items():
         yield f"{counted(len(ids))} not submitted again: {one_line(reason)} ({which(ids)})"
-    for trouble in (*found.waits, *found.troubles[:_MOST_TROUBLES]):
+    for wait in found.waits:
+        way_out = found.ways_out.get(wait.reason)
+        yield f"{wait.words}; {way_out}" if way_out else wait.words
+    for trouble in found.troubles[:_MOST_TROUBLES]:
         yield trouble.words
     if len(found.troubles) > _MOST_TROUBLES:
         yield f"... and {len(found.troubles) - _MOST_TROUBLES} reasons more; --json has them all"

@@ -173,6 +173,10 @@ class Scheduler(ABC):
         """Whether a task that waits for this reason waits until somebody does something about it."""
         return False
 
+    def way_out(self, reason: str) -> str:
+        """What people can do about a task that waits for this reason; empty where they need not, or nobody knows."""
+        return ""
+
     def script_of(self, array: str) -> str | None:
         """The text of the script that an array was submitted with; None where that is not told."""
         return None

@@ -184,6 +184,7 @@ class _Applied:
         self._confirmed: set[JobId] = set()
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
         self._paused: dict[JobId, str] = {}
+        self._known: dict[tuple[str, tuple[str, ...]], tuple[bool, str]] = {}  # what is true of what waits for words
         self.has_news = False
         """Whether a scheduler was asked about jobs that may be in another state by now than before it answered."""
 
@@ -206,9 +207,7 @@ class _Applied:
     def _apply(self, opened: OpenLaunch, verdict: Verdict) -> bool:
         """The verdict holds; returns false where it could not be recorded."""
         if isinstance(verdict, Waits):
-            never_begins = schedulers.named(opened.scheduler).never_begins
-            is_stuck = bool(verdict.waits_for) and all(map(never_begins, verdict.waits_for))
-            self._queued[verdict.job_id] = Waiting(verdict.reason, verdict.task, is_stuck)
+            self._queued[verdict.job_id] = self._waiting(opened.scheduler, verdict)
         elif isinstance(verdict, Runs):
             self._running[verdict.job_id] = Waiting(verdict.word, verdict.task)
             if verdict.is_paused:
@@ -221,6 +220,15 @@ class _Applied:
         else:
             return self._amend(verdict)
         return True
+
+    def _waiting(self, scheduler: str, verdict: Waits) -> Waiting:
+        """Thousands may wait for one reason."""
+        key = scheduler, verdict.waits_for
+        if verdict.waits_for and key not in self._known:
+            asked = schedulers.named(scheduler)
+            is_stuck = all(map(asked.never_begins, verdict.waits_for))
+            self._known[key] = is_stuck, "; ".join(filter(None, dict.fromkeys(map(asked.way_out, verdict.waits_for))))
+        return Waiting(verdict.reason, verdict.task, *self._known.get(key, ()))
 
     def _record_unbegun(self, opened: OpenLaunch, verdict: NeverBegan) -> bool:
         job_id, number, state, record, _ = verdict

@@ -105,6 +105,7 @@ class Waiting(NamedTuple):
     reason: str  # the scheduler's word
     task: str | None = None  # as the scheduler's commands name it: 12_7
     is_stuck: bool = False  # the scheduler will not start it by itself
+    way_out: str = ""  # what people can do about it, where they need to
 
 
 class StateTable(NamedTuple):

@@ -188,6 +188,9 @@ class FileScheduler(Scheduler):
     def never_begins(self, reason: str) -> bool:
         return reason != "Priority"
 
+    def way_out(self, reason: str) -> str:
+        return "ask them to let it go" if self.never_begins(reason) else ""
+
     def queue_of(self, array: str) -> Sequence[QueueRow]:
         return [row for row in self.queue(()) if row.array == array]
 

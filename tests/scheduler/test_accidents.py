@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from experiment_manager.cli.main import main
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import reconcile, schedulers, submission
@@ -233,6 +234,11 @@ def test_the_jobs_of_a_launch_never_begin(
     assert said in capfd.readouterr().err
     assert {State.QUEUED: 2} == jobs.experiment.status(wait=True).counts
     assert said in capfd.readouterr().err
+    assert 0 == main(["status", jobs.experiment.folder.path])
+    assert f"2 jobs QUEUED: {told} (jobs 0-1); ask them to let it go" in " ".join(capfd.readouterr().out.split())
+    wrong(holds_for="Priority")
+    assert 0 == main(["status", jobs.experiment.folder.path])
+    assert "(jobs 0-1); ask" not in capfd.readouterr().out
 
 
 def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,47 @@ REFUSALS: Final = (
 )
 """What SLURM refuses with, and the way out; the first row that fits counts. %p: partitions, %i: the largest index."""
 
+_ANOTHER: Final = "cancel it, and submit it with another one, see"
+_LESS: Final = "cancel it, and submit it with less, see"
+_LET_GO: Final = "`experiment-manager release` or `scontrol release` lets it begin"
+_SHARED: Final = "you, or all of your account or QOS, have as much as you may: it begins when others have ended"
+
+REASONS: Final = (
+    (r"JobHeldUser", _LET_GO),
+    (r"JobHeldAdmin", "an administrator holds it, and alone can let it begin: ask why"),
+    (r"DependencyNeverSatisfied", "what it comes after has not ended well: cancel it, and submit it again after that"),
+    (r"BadConstraints|PartitionConfig", f"no node is as it asks: {_LESS} sinfo"),
+    (r"JobHoldMaxRequeue", f"it was started again too often; {_LET_GO} once more"),
+    (r"launch.failed.requeued.held", f"it could not be started on its node: tell the administrators; {_LET_GO} again"),
+    (r"ReservationDeleted", f"its reservation is gone: {_ANOTHER} scontrol show reservation"),
+    (r"Reservation", "it begins with its reservation: scontrol show reservation"),
+    (r"InvalidAccount", f"its account is not valid: {_ANOTHER} {_LIST_YOURS}"),
+    (r"InvalidQOS", f"its QOS is not valid: {_ANOTHER} {_LIST_YOURS}"),
+    (r"PartitionTimeLimit|(Assoc|QOS)Max\w*Wall", "cancel it, and submit it with a lower timeout_min, see sinfo"),
+    (r"PartitionNodeLimit", "cancel it, and submit it with as many nodes as the partition lets, see sinfo"),
+    (r"PartitionDown|PartitionInactive", f"its partition begins nothing now: wait, or {_ANOTHER} sinfo"),
+    (r"(Assoc|QOS)Max\w*PerJob", f"it asks for more than one job may have: {_LESS} {_LIST_YOURS}"),
+    (r"QOSMin|QOSNotAllowed|QOSUsageThreshold", f"its QOS does not let it begin: {_ANOTHER} {_LIST_YOURS}"),
+    (r"(Assoc|QOS)(Grp|Max)|AssociationJobLimit|MaxJobsPer", _SHARED),
+    (r"AccountNotAllowed", f"its account may not use the partition: {_ANOTHER} {_LIST_YOURS}"),
+    (r"JobArrayTaskLimit", "array_parallelism lets no more run at a time"),
+    (
+        r"ReqNodeNotAvail|NodeDown|Nodes_required",
+        "nodes that it needs are down, or kept for others: sinfo -R",
+    ),
+    (r"Licenses", "all licenses are in use: scontrol show licenses"),
+)
+"""Reasons to wait about which people can do something, and the way out; the first row that fits counts."""
+
+
+def way_out(reason: str) -> str:
+    """What people can do about a job that waits for this; empty where it begins by itself, or we do not know.
+
+    >>> way_out("ReservationDeleted"), way_out("Priority")
+    ('its reservation is gone: cancel it, and submit it with another one, see scontrol show reservation', '')
+    """
+    return next((way for pattern, way in REASONS if re.match(pattern, reason)), "")
+
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a submitted job inherits of an environment: nothing that tells it that it is another job.

@@ -229,6 +229,11 @@ class Slurm(Scheduler):
         """
         return re.fullmatch(_STUCK, reason.replace(" ", "_")) is not None
 
+    def way_out(self, reason: str) -> str:
+        from experiment_manager.scheduler.slurm import client
+
+        return client.way_out(reason)
+
     def script_of(self, array: str) -> str | None:
         from experiment_manager.scheduler.slurm import client
 
