@@ -56,6 +56,20 @@ def test_a_run_that_accounting_has_lost() -> None:
     assert told("", RESTARTED).run("880", 0, 7, 1795379749.5) is None
 
 
+def test_the_last_run_of_what_is_gone() -> None:
+    """Where SLURM was asked for the array itself and has the task no more, the last run is the one that is meant, also
+    where the clock of its node is ahead; what was taken back has run again since."""
+    ends = RESTARTED + "880_0|880|FAILED|9:0|1795379750|1795379752|n1|em\n"
+    ahead = 1795379752.0 + 600
+    assert told("", ends).run("880", 0, 7, ahead) is None
+    run = told("", ends).as_final().run("880", 0, 7, ahead)
+    assert run is not None
+    assert 9 == run.exit_code
+    assert told("", RESTARTED).as_final().run("880", 0, 7, ahead) is None
+    runs = "880|0|880|RUNNING|None|1795379751|1:00:00|n1|root|em|/h/s.sh\n"
+    assert told(runs, ends).as_final().run("880", 0, 7, ahead) is None
+
+
 def test_a_row_of_the_bare_id_is_of_one_task() -> None:
     """For a moment accounting calls a task that was requeued by the id of its array alone: which task is not known."""
     row = "880|880|REQUEUED|0:0|1795379747|1795379747|n1|em\n"

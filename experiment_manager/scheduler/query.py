@@ -117,9 +117,18 @@ class ArrayReport:
         if restart < len(runs) and runs[restart].end is not None:
             return runs[restart]
         ended = self._ended(index, array)
-        if ended is None and restart >= len(runs) > 0 and (runs[-1].end_time or 0.0) > since:
-            return runs[-1]  # the history has lost a run: one that ended before this one began is not it
+        if ended is None and restart >= len(runs) > 0 and self._is_last(runs[-1], index, since):
+            return runs[-1]  # the history has lost a run
         return ended
+
+    def _is_last(self, run: Run, index: int, since: float) -> bool:
+        """Whether a run in the history is that of an attempt that began at `since`: one that ended before is not, by a
+        clock that may be another one. Where the scheduler was asked for the array itself and has the task no more, the
+        last run is, unless the task was taken back then: another run has followed."""
+        if (run.end_time or 0.0) > since:
+            return True
+        is_gone = self.is_by_id and self.active(index, run.array) is None
+        return is_gone and run.end not in (None, State.PREEMPTED)
 
     def _rows(self, index: int, array: str | None) -> list[QueueRow]:
         rows = [
