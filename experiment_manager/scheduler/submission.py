@@ -140,11 +140,28 @@ def submit(
                     after = after._replace(ended=(done[array.after].slurm_id, *after.ended))
                 until_if_gone = _doubtful_until(scheduler, send)
                 if is_new := submission.claim(array.name, time.time() + scheduler.order_s + SETTLES_S, until_if_gone):
-                    slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
+                    with _told_what_is_submitted(folder, launch, done, len(arrays)):
+                        slurm_id = _send(folder, scheduler, launch, array, submission, script, after, send)
                 else:  # somebody else does so, or has just done so
                     slurm_id = submission.array_id(array.name)
             done.append(Submitted(array.name, slurm_id, script, is_new, is_edited))
     return done
+
+
+@contextmanager
+def _told_what_is_submitted(folder: Folder, launch: Launch, done: Sequence[Submitted], n_arrays: int) -> Iterator[None]:
+    """A scheduler's error inside says what was submitted before, and how to go on."""
+    try:
+        yield
+    except SchedulerError as error:
+        if not done:
+            raise
+        ids = ", ".join(array.slurm_id for array in done)
+        message = (
+            f"{error}. {len(done)} of {n_arrays} arrays of launch {launch.number} are submitted ({ids}); "
+            f"`experiment-manager submit {as_word(folder.path)} --launch {launch.number}` goes on with the rest"
+        )
+        raise SchedulerError(message, words=error.words, is_doubtful=error.is_doubtful) from error
 
 
 def test_only(folder: Folder, launch: Launch) -> list[tuple[str, str]]:

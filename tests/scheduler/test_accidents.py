@@ -20,7 +20,7 @@ from experiment_manager.model.records import State
 from experiment_manager.scheduler import reconcile, schedulers, submission
 from experiment_manager.scheduler.idle import require_idle
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.scheduler.records import Dependency, Phase
+from experiment_manager.scheduler.records import Dependency, Limits, Phase
 from experiment_manager.scheduler.submission import launched_arrays, newest_launch
 from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
@@ -40,6 +40,25 @@ def test_refused(jobs: Jobs) -> None:
     wrong()
     jobs.submit()
     jobs.wait_for("COMPLETED")
+
+
+def test_refused_after_the_first(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a scheduler refuses a later array of a launch, people are told that those before it are submitted, and that
+    the same command goes on with the rest, which it does."""
+    monkeypatch.setattr(FileScheduler, "limits", lambda _: Limits(array_size=2, text=4000))
+    jobs.make({}, {}, {}, {})
+    folder, launch = jobs.experiment.folder, newest_launch(jobs.experiment.folder)
+
+    def send(script: str, after: Dependency) -> str:
+        wrong(refuses="no more today") if script.endswith("_2.sh") else None
+        return FileScheduler().submit(script, after)
+
+    said = r"slurm_scripts_2.sh: refused: no more today. 1 of 2 arrays of launch 0001 are submitted \(1\); .*submit "
+    with pytest.raises(SchedulerError, match=said + f"{folder.path} --launch 0001` goes on with the rest"):
+        submission.submit(folder, launch, send=send)
+    wrong()
+    assert [("1", False), ("2", True)] == [(array.slurm_id, array.is_new) for array in jobs.submit()]
+    jobs.wait_for(*["COMPLETED"] * 4)
 
 
 def test_killed_while_submitting(jobs: Jobs) -> None:
