@@ -219,11 +219,52 @@ def test_longest_delay_of_the_signal() -> None:
         ({"wrap": "a 'b"}, 'wrap: "a \'b" cannot be split into words (No closing quotation); write a list of words'),
         ({"mem_gb": 4, "mem_per_cpu": "1G"}, "SLURM takes only one of mem_gb and mem_per_cpu"),
         ({"cpus_per_task": 4, "cpus_per_gpu": 1}, "SLURM takes only one of cpus_per_task and cpus_per_gpu"),
+        ({"gres": "gpu:a100:2", "gpus_per_node": 1}, "SLURM takes only one of gpus_per_node and gres"),
+        ({"gres": "disk:1,gpu", "gpus_per_node": 1}, "SLURM takes only one of gpus_per_node and gres"),
+        (
+            {"gpus_per_node": 1, "additional_parameters": {"gres": "gres/gpu:1"}},
+            "SLURM takes only one of gpus_per_node and gres in additional_parameters",
+        ),
+        (
+            {"mem_gb": 4, "additional_parameters": {"mem-per-cpu": "1G"}},
+            "SLURM takes only one of mem_gb and mem-per-cpu in additional_parameters",
+        ),
+        (
+            {"mem_per_cpu": "1G", "additional_parameters": {"mem": "4G"}},
+            "SLURM takes only one of mem in additional_parameters and mem_per_cpu",
+        ),
+        (
+            {"cpus_per_task": 4, "additional_parameters": {"cpus_per_gpu": 4}},
+            "SLURM takes only one of cpus_per_task and cpus-per-gpu in additional_parameters",
+        ),
+        (
+            {"max_requeues": 0, "additional_parameters": {"requeue": True}},
+            "SLURM takes only one of requeue in additional_parameters and max_requeues=0",
+        ),
+        (
+            {"max_num_timeout": 3, "additional_parameters": {"no-requeue": True}},
+            "SLURM takes only one of max_num_timeout=3 and no-requeue in additional_parameters",
+        ),
     ],
 )
 def test_values_that_cannot_be_meant(values: dict[str, Any], sentence: str) -> None:
     """A value of a wrong kind, or that SLURM would refuse, is refused with the option's name and the value."""
     assert f"hydra.launcher: {sentence}" in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gres": "gpu:1", "gpus_per_node": 0},
+        {"gres": "disk:1,gpumem:4", "gpus_per_node": 1},
+        {"max_requeues": 2, "additional_parameters": {"requeue": True}},
+        {"max_requeues": 0, "max_num_timeout": 3, "additional_parameters": {"no-requeue": True}},
+        {"max_num_timeout": 0, "additional_parameters": {"no-requeue": True, "mem": "4G", "gres": "gpu:1"}},
+    ],
+)
+def test_values_that_go_together(values: dict[str, Any]) -> None:
+    """What says nothing else of one thing, or nothing, is taken."""
+    assert make(values, where="test")
 
 
 @pytest.mark.parametrize("letter", ["\n", "\r", "\0", "\ud800"])

@@ -39,7 +39,7 @@ EVERYTHING: Mapping[str, Any] = {
     "comment": "it's #1; $(date)",
     "constraint": "a100&ib",
     "exclude": "n[1-3]",
-    "gres": "gpu:a100:1",
+    "gres": "disk:1",
     "account": "lab 7",
     "signal_delay_s": 300,
     "array_parallelism": 2,

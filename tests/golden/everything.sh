@@ -14,7 +14,7 @@
 #SBATCH --qos=high
 #SBATCH --constraint='a100&ib'
 #SBATCH --exclude='n[1-3]'
-#SBATCH --gres=gpu:a100:1
+#SBATCH --gres=disk:1
 #SBATCH --comment='it'"'"'s #1; $(date)'
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue

@@ -351,8 +351,15 @@ RUNNERS: Final = ("python_runner", "job_runner")
 
 _SBATCH_NAME: Final = {"timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks-per-node"}  # else: with dashes
 
-_ONE_OF: Final = (("mem_gb", "mem_per_cpu", "mem_per_gpu"), ("cpus_per_task", "cpus_per_gpu"))
-"""`sbatch` refuses two of a group: "--mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive"."""
+_ONE_OF: Final = (
+    ("mem", "mem-per-cpu", "mem-per-gpu"),
+    ("cpus-per-task", "cpus-per-gpu"),
+    ("gpus-per-node", "gres"),
+    ("requeue", "no-requeue"),
+)
+"""`sbatch` refuses two of a group: "--mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive"; those about GPUs
+on 26.05, not on 22.05; and of the last pair it takes the last one."""
+_GPU: Final = r"(?:^|,)\s*(?:gres[/:])?gpu(?=[:,(]|$)"
 
 
 def valid_options() -> tuple[str, ...]:
@@ -395,10 +402,7 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
             raise OptionsError(_unknown(called, where, names))
         if value is not None:
             checked[name] = checked_value(name, (called, value), where)
-    for group in _ONE_OF:
-        both = [name for name in group if name in checked]
-        if len(both) > 1:
-            raise OptionsError(f"{where}: SLURM takes only one of {' and '.join(both)}; leave out, or set to null, one")
+    _check_exclusive(checked, where)
     if checked.get("gpus_per_job") is not None and checked.get("pack", 1) == 1:
         raise OptionsError(
             f"{where}: gpus_per_job divides the GPUs of a task among jobs that are packed into it, and pack is not "
@@ -426,6 +430,24 @@ def record(given: Mapping[Any, tuple[Any, Any]], *, where: str, names: Sequence[
         if written in checked.get("additional_parameters", ()):
             raise OptionsError(f"{where}: {name} is in additional_parameters, too, as {written!r}; write it once")
     return SlurmOptions(**checked)
+
+
+def _check_exclusive(checked: Mapping[str, Any], where: str) -> None:
+    """Raise OptionsError for options that say of one thing something else, also in `additional_parameters`."""
+    more: Mapping[str, Any] = checked.get("additional_parameters", {})
+    given = {name: f"{name} in additional_parameters" for name in more}
+    given |= {_SBATCH_NAME.get(name, name.replace("_", "-")): name for name in checked if name in FIELDS}
+    if not checked.get("gpus_per_node") and "gpus-per-node" not in more:
+        given.pop("gpus-per-node", None)
+    if not re.search(_GPU, str(checked.get("gres") or more.get("gres", ""))):
+        given.pop("gres", None)
+    name = "max_requeues" if checked.get("max_requeues") is not None else "max_num_timeout"
+    if checked.get(name) or name == "max_requeues":
+        given["requeue" if checked[name] else "no-requeue"] = f"{name}={checked[name]}"
+    for group in _ONE_OF:
+        both = [given[name] for name in group if name in given]
+        if len(both) > 1:
+            raise OptionsError(f"{where}: SLURM takes only one of {' and '.join(both)}; leave out, or set to null, one")
 
 
 def _check_rules(checked: Mapping[str, Any], rules: Sequence[str], where: str) -> None:
