@@ -1,6 +1,7 @@
 """The manifest as a file on a real disk: nothing is lost, nothing moves, nothing half-written is ever read."""
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from experiment_manager.errors import FolderError, ManifestError, UnknownJob
 from experiment_manager.model import codec
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
+from experiment_manager.model.search import INT, MINIMIZE, Dimension, Search
 from experiment_manager.store import documents
 from experiment_manager.store.files import MOST_ROW_BYTES
 from experiment_manager.store.layout import Folder, planning
@@ -101,6 +103,9 @@ def failing(error: OSError) -> Callable[[str], Any]:
         raise error
 
     return opened
+
+
+DEEP = '{"a":' * 300 + "1" + "}" * 300
 
 
 def edit_by_hand(folder: Folder, statement: str) -> None:
@@ -359,6 +364,20 @@ def test_other_database_is_no_manifest(tmp_path: Path) -> None:
         'UPDATE jobs SET changes = \'[[["gone", "x"], 1]]\'',
         "UPDATE meta SET value = '['",
         "UPDATE jobs SET variables = CAST(x'80ff' AS TEXT)",
+        "UPDATE jobs SET variables = '[1]'",
+        """UPDATE jobs SET variables = '{"$dict": [[1, 2]]}'""",
+        """UPDATE jobs SET variables = '{"$tuple": 3}'""",
+        """UPDATE jobs SET variables = '{"seed": "\\ud800"}'""",
+        f"UPDATE jobs SET variables = '{DEEP}'",
+        f"UPDATE bases SET body = '{DEEP}'",
+        "UPDATE jobs SET overrides = '[1]'",
+        """UPDATE jobs SET overrides = '"seed"'""",
+        "UPDATE jobs SET identity = x'33'",
+        "UPDATE jobs SET fingerprint = x'33'",
+        "UPDATE jobs SET recipe = 'x'",
+        "UPDATE jobs SET id = -1 WHERE id = 0",
+        "UPDATE meta SET value = '[1]'",
+        """UPDATE meta SET value = '"seed"'""",
     ],
 )
 def test_damage_inside_a_good_database_is_named(tmp_path: Path, statement: str) -> None:
@@ -370,6 +389,61 @@ def test_damage_inside_a_good_database_is_named(tmp_path: Path, statement: str) 
     with pytest.raises(ManifestError) as refused:
         read_names_and_all(folder)
     assert folder.manifest in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"ranges": [["a", "b"]]}',
+        '{"directions": ["up"]}',
+        '{"fixed": [[1, 2]]}',
+        '{"dimensions": [{"key": "x", "kind": "float", "choices": []}]}',
+        '{"dimensions": [{"key": "x", "kind": "categorical", "choices": []}]}',
+        '{"dimensions": [{"key": "x", "kind": "categorical", "choices": [[1, 2]]}]}',
+        '{"warm": [1]}',
+        '{"sampler": []}',
+        '{"seed": "x"}',
+        "[]",
+    ],
+)
+def test_a_search_of_another_shape_is_damage(tmp_path: Path, body: str) -> None:
+    """Whatever stands in the place of a search, readers name the manifest."""
+    folder = Folder(tmp_path, "train")
+    add(folder, {0: {"x": 0}, 1: {"x": 1}})
+    dimension = Dimension("x", INT, low=0, high=9)
+    good = Search(((2, 9),), (dimension,), (), (), (MINIMIZE,), (), {"name": "tpe"}, 0, 0.5, 1, None)
+    with planning(folder), editing(folder) as editor:
+        editor.set_search(good)
+    with Manifest(folder) as manifest:
+        assert (good, 10) == (manifest.search, manifest.next_id)
+    found = json.loads(body)
+    edit_by_hand(folder, f"UPDATE searches SET body = '{json.dumps({**good.body, **found} if found else found)}'")
+    with Manifest(folder) as manifest, pytest.raises(ManifestError, match=f"{folder.manifest} is damaged"):
+        manifest.ids()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"entry": []},
+        {"entry": {"cwd": None}},
+        {"sources": [["a"]]},
+        {"task": 3},
+        {"now": 1},
+        {"code": {"path": 1}},
+        {"x": 1},
+    ],
+)
+def test_a_recipe_of_another_shape_is_damage(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Whatever stands in the place of a recipe, readers name the manifest."""
+    folder = Folder(tmp_path, "train")
+    with planning(folder), editing(folder) as editor:
+        number = editor.add_recipe(RECIPE)
+    with Manifest(folder) as manifest:
+        assert RECIPE == manifest.recipe(number)
+    edit_by_hand(folder, f"UPDATE recipes SET body = json_patch(body, '{json.dumps(changed)}')")
+    with Manifest(folder) as manifest, pytest.raises(ManifestError, match=f"{folder.manifest} is damaged"):
+        manifest.recipe(number)
 
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i id, '' identity FROM n"

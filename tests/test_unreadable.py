@@ -375,3 +375,19 @@ def test_a_record_names_no_more_jobs_than_there_may_be(shape: Kind | None) -> No
     for more, fits in (("", True), ("7", False), (most, False), ("0-99999999999999999999", False), (7, False)):
         ids = {"1": most, "2": more}
         assert fits == (are_of_ids(ids.values()) if shape is None else shape.fits(ids))
+
+
+@pytest.mark.parametrize("place", ["result", "error", "attempt", "anchor", "metrics", "launch"])
+@pytest.mark.parametrize(
+    "value", ["[" * 320 + "]" * 320, '{"a":' * 470 + "1" + "}" * 470, "[" * 100_000, '"\\ud800"'], ids=range(4)
+)
+def test_what_is_too_deep_or_no_unicode_ends_no_command(ended: Folder, place: str, value: str) -> None:
+    """Wherever it stands in a record, it is named, and all verbs that read tell the rest; the report is written."""
+    os.makedirs(ended.join("launches", "0001"))
+    paths = {kind: ended.of_attempt(0, 2, kind) for kind in ("result", "error", "attempt", "metrics")}
+    paths |= {"anchor": ended.join("states", "0.2"), "launch": ended.join("launches", "0001", "launch.json")}
+    start = {"metrics": '{"step": 1, "time": 1, "values": ', "launch": '{"jobs": {"1": "0"}, "time": 1, "x": '}
+    Path(paths[place]).write_text(f"""{start.get(place, '{"result": ')}{value}{"}" * (1 + (place == "metrics"))}\n""")
+    found = {*statuses(ended)}
+    assert ({0, 3}, True) == (found | {0, 3}, 3 in found or place == "error")  # of a job that completed it is not read
+    assert "seed" in Path(ended.report).read_text(encoding="utf-8")

@@ -130,6 +130,9 @@ def main(argv: Sequence[str]) -> int:
     except ExperimentManagerError as error:
         tell(f"error: {error}")
         return REFUSED
+    except RecursionError:  # of what others have written: no record of ours is so deep
+        tell("error: what was to be told is nested too deeply; `experiment-manager doctor FOLDER` tells what is odd")
+        return REFUSED
     except OSError as error:
         if not is_refused(error):
             raise

@@ -35,6 +35,9 @@ _IN_ORDER: Final = json.JSONEncoder(**_FORM)
 _BY_KEY: Final = json.JSONEncoder(**_FORM, sort_keys=True)
 _MOST_BITS: Final = 14_000
 _LARGE: Final = 1 << 64
+MOST_LEVELS: Final = 200
+"""Of lists and mappings in one another: who goes through a value makes up to four calls for each, of Python's 1000."""
+_LEVELS_OF_RECORDS: Final = 10  # around a value, more than there are
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
@@ -67,9 +70,13 @@ def encode(value: Any, where: str = "") -> Encoded:
     Raises UnstorableValue naming the place, as `nn.activation`, for anything else.
     """
     try:
-        return _encode(value, where)
+        encoded = _encode(value, where)
+        is_too_deep = has_many_levels(encoded, MOST_LEVELS - _LEVELS_OF_RECORDS)
     except RecursionError:
+        is_too_deep = True
+    if is_too_deep:
         raise UnstorableValue(f"{where or 'the value'} holds itself, or is nested too deeply to be stored") from None
+    return encoded
 
 
 def _encode(value: Any, where: str) -> Encoded:
@@ -353,9 +360,46 @@ def dumps(encoded: Encoded) -> str:
     return _IN_ORDER.encode(encoded)
 
 
-def loads(text: str) -> Encoded:
-    """The tagged form back from its text."""
-    return json.loads(text)
+def loads(text: str | bytes) -> Encoded:
+    """The value that a JSON text stands for, such as a tagged form; whatever it is, it can be gone through and written.
+
+    Raises ValueError for what is no JSON, is nested too deeply, or has text that is not valid Unicode.
+    """
+    text = text.decode(json.detect_encoding(text)) if isinstance(text, bytes) else text
+    try:
+        found = json.loads(text)
+        if "\\" in text and ("\\ud" in text or "\\uD" in text) and not _is_unicode(found):
+            raise ValueError("a text in it is not valid Unicode")
+        may_be_deep = len(text) > 2 * MOST_LEVELS and text.count("[") + text.count("{") > MOST_LEVELS
+        is_too_deep = may_be_deep and has_many_levels(found)
+    except RecursionError:
+        is_too_deep = True
+    if is_too_deep:
+        raise ValueError("it is nested too deeply") from None
+    return found
+
+
+def _is_unicode(found: Encoded) -> bool:
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def has_many_levels(encoded: Encoded, most: int = MOST_LEVELS) -> bool:
+    """Whether there are more than `most` of lists and mappings in one another."""
+    level = [encoded] if isinstance(encoded, dict | list) else []
+    for _ in range(most):
+        if not level:
+            return False
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def canonical(encoded: Encoded) -> str:

@@ -152,7 +152,7 @@ def resolved(
 
     try:
         config = OmegaConf.create(plain)
-    except OmegaConfBaseException:  # a key, or a text with `${`, that is none of its: so nothing in it is resolved
+    except (OmegaConfBaseException, RecursionError):  # a key, or a text with `${`, that is none of its, or too deep
         return plain
     return nested(config, plain)
 

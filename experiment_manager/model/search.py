@@ -17,6 +17,8 @@ FLOAT, INT, CATEGORICAL = "float", "int", "categorical"
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
 DIRECTIONS: Final = (MINIMIZE, MAXIMIZE)
 LAST, BEST = "last", "best"
+_ANY_LATER: Final = 2**62
+"""An id that no job has."""
 
 
 class Choice(NamedTuple):
@@ -25,6 +27,15 @@ class Choice(NamedTuple):
     text: str
     value: codec.Encoded
     is_ordered: bool = False  # see grid.Setting
+
+    @classmethod
+    def read(cls, body: Sequence[Any]) -> "Choice":
+        """From the list that JSON makes of one. Raises TypeError for what is none."""
+        found = cls(*body)
+        if not isinstance(body, list) or not isinstance(found.text, str) or not isinstance(found.is_ordered, bool):
+            raise TypeError(f"{body!r:.40} is no choice of a search")
+        codec.decode(found.value)
+        return found
 
 
 class Dimension(NamedTuple):
@@ -41,8 +52,15 @@ class Dimension(NamedTuple):
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> "Dimension":
-        """From what `_asdict` has given, once it was JSON."""
-        return cls(**{**body, "choices": tuple(Choice(*choice) for choice in body["choices"])})
+        """From what `_asdict` has given, once it was JSON. Raises TypeError, or another error, for what is none."""
+        found = cls(**{**body, "choices": tuple(map(Choice.read, body["choices"]))})
+        numbers = (found.low, found.high, found.step)
+        is_one = found.kind in (FLOAT, INT, CATEGORICAL) and isinstance(found.log, bool)
+        is_one = is_one and all(isinstance(text, str) for text in (found.key, found.prefix))
+        is_one = is_one and all(codec.is_number(number) for number in numbers if number is not None)
+        if not is_one or (None in numbers[:2] if found.kind != CATEGORICAL else not found.choices):
+            raise TypeError(f"{found.key!r:.40} is no dimension of a search")
+        return found
 
     @property
     def words(self) -> str:
@@ -122,19 +140,33 @@ class Search(NamedTuple):
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> "Search":
-        """From what `body` has given, once it was JSON."""
-        return cls(
+        """From what `body` has given, once it was JSON. Raises TypeError, or another error, for what is no search."""
+        found = cls(
             **{
                 **body,
                 "ranges": tuple((first, last) for first, last in body["ranges"]),
                 "dimensions": tuple(map(Dimension.read, body["dimensions"])),
-                "fixed": tuple(Choice(*choice) for choice in body["fixed"]),
+                "fixed": tuple(map(Choice.read, body["fixed"])),
                 "metrics": tuple((name, take) for name, take in body["metrics"]),
                 "warm": tuple(body.get("warm", ())),
                 "averaged": tuple(map(Dimension.read, body.get("averaged", ()))),
                 **{name: tuple(body[name]) for name in ("fixed_keys", "directions")},
             }
         )
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise TypeError where a field is not what it has to be."""
+        numbers = [number for pair in self.ranges for number in pair] + [self.seed, self.recipe]
+        texts = [*self.fixed_keys, *(text for pair in self.metrics for text in pair)]
+        is_one = all(type(number) is int for number in numbers) and all(isinstance(text, str) for text in texts)
+        is_one = is_one and all(0 <= first <= last < _ANY_LATER for first, last in self.ranges)
+        is_one = is_one and len(self.fixed) == len(self.fixed_keys) and {*self.directions} <= {*DIRECTIONS}
+        is_one = is_one and isinstance(self.config_name, str | None) and codec.is_number(self.max_failure_rate)
+        is_one = is_one and isinstance(self.sampler, Mapping) and isinstance(self.pruner, Mapping | None)
+        if not is_one or not all(isinstance(one, Mapping) for one in self.warm) or not self.ranges:
+            raise TypeError("this is no search")
 
     @property
     def body(self) -> dict[str, Any]:

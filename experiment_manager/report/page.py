@@ -154,6 +154,6 @@ def write_report(
     choice = Choice(average_over, group_by, metric, goal, only, tasks)
     html = render(collect(folder, jobs, table, choice), is_beside=os.path.dirname(target) == folder.path)
     clear_leftovers_beside(target)
-    with writing(target), appearing(target) as temporary, open(temporary, "x", encoding="utf-8") as file:
-        file.write(html)
+    with writing(target), appearing(target) as temporary, open(temporary, "xb") as file:
+        file.write(html.encode(errors="replace"))  # names of files need not be Unicode
     return target

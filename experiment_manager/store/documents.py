@@ -11,12 +11,11 @@ number is of the first format. Nothing is read of a record whose format is newer
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from experiment_manager.errors import NewerRecord, UnreadableRecord
-from experiment_manager.model.codec import is_number
+from experiment_manager.model.codec import is_number, loads
 from experiment_manager.model.records import State, Task
 from experiment_manager.store.files import SHORTLY_S, asked_again, regular
 from experiment_manager.text import one_line, skipped
@@ -77,6 +76,12 @@ TEXT: Final = Kind("text", lambda value: isinstance(value, str))
 FLAG: Final = Kind("true or false", lambda value: isinstance(value, bool))
 
 
+def _are_sources(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(source, list) and [type(item) for item in source] == [str, str, bool] for source in value
+    )
+
+
 def _is_task(value: Any) -> bool:
     if not isinstance(value, dict) or "cluster" in value or {*value, "cluster"} != set(Task._fields):
         return False
@@ -103,6 +108,7 @@ DIGITS: Final = Kind(
 STATE: Final = Kind("state", lambda value: isinstance(value, str) and value in frozenset(State))
 IDS: Final = Kind("text of job ids such as 0-3,7", lambda value: are_of_ids([value]))
 PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
+SOURCES: Final = Kind("list of places of YAML files", _are_sources)
 TASK: Final = Kind("task of a scheduler", _is_task)
 NAME: Final = Kind(
     "name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value not in ("", ".", "..")
@@ -185,6 +191,17 @@ PROPOSAL: Final[Shape] = {
     "recipe": WHOLE,
     "overrides": WORDS,
 }
+ENTRY: Final[Shape] = {
+    **dict.fromkeys(("python", "cwd"), TEXT),
+    **dict.fromkeys(("flags", "target", "app_arguments"), WORDS),
+}
+CODE: Final[Shape] = {**dict.fromkeys(("path", "root", "cwd", "script"), TEXT), "imports": WORDS}
+RECIPE: Final[Shape] = {
+    **dict.fromkeys(("config_name", "job_name", "task", "on_drift", "task_pickle"), TEXT),
+    **dict.fromkeys(("entry", "now", "code"), TABLE),
+    "sources": LIST,
+    "hydra_overrides": WORDS,
+}
 STOPPED: Final[Shape] = {**dict.fromkeys(("by", "host"), TEXT), "time": MOMENT}
 CONFIGURATION: Final[Shape] = {"fingerprint": TEXT, "configuration": TABLE}
 SELECTION: Final[Shape] = {"format": _format(SELECTION_FORMAT), "jobs": LIST, "proposals": FLAG}
@@ -214,10 +231,7 @@ def content(path: str, most: int = MOST_BYTES) -> bytes:
 
 def load(path: str, most: int = MOST_BYTES) -> Any:
     """The value in a JSON file. Raises OSError, or ValueError when it is no JSON."""
-    try:
-        return json.loads(content(path, most))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    return loads(content(path, most))
 
 
 def read_json(path: str, most: int = MOST_BYTES) -> Any:

@@ -21,17 +21,27 @@ are.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from types import NoneType
 
-from experiment_manager.errors import DamagedManifest, ManifestError, UnknownJob
+from experiment_manager.errors import DamagedManifest, ManifestError, UnknownJob, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
-from experiment_manager.store.documents import opened
+from experiment_manager.store.documents import (
+    CODE,
+    ENTRY,
+    PROPOSAL,
+    RECIPE,
+    SOURCES,
+    WORDS,
+    Kind,
+    opened,
+    trouble,
+)
 from experiment_manager.store.files import ANSWERS, SHORTLY_S, asked_again, finished_database
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
@@ -129,7 +139,7 @@ class Manifest:
         """The names of the variables, in the order in which they came."""
         with self._damage_named():
             row = self._connection.execute("SELECT value FROM meta WHERE key = 'variables'").fetchone()
-            return () if row is None else tuple(json.loads(row[0]))
+            return () if row is None else tuple(_of(codec.loads(row[0]), WORDS))
 
     @property
     def generation(self) -> int:
@@ -154,6 +164,8 @@ class Manifest:
     def ids(self) -> list[JobId]:
         with self._damage_named():
             found: list[JobId] = [job_id for (job_id,) in self._connection.execute("SELECT id FROM jobs ORDER BY id")]
+            if not {*map(type, found)} <= {int} or (found and found[0] < 0):
+                raise TypeError("an id is no number from 0 on")
         since = self._proposed_since()
         return sorted([*found, *map(JobId, since)]) if since else found
 
@@ -211,7 +223,10 @@ class Manifest:
             yield from ((job.id, job.identity, job.fingerprint, job.recipe) for job in self.jobs())
             return
         with self._damage_named():
-            yield from self._connection.execute("SELECT id, identity, fingerprint, recipe FROM jobs ORDER BY id")
+            for row in self._connection.execute("SELECT id, identity, fingerprint, recipe FROM jobs ORDER BY id"):
+                if not _is_of_a_job(*row):
+                    raise TypeError(f"job {row[0]!r:.40} is none")
+                yield row
 
     @cached_property
     def search(self) -> Search | None:
@@ -222,7 +237,7 @@ class Manifest:
 
         with self._damage_named():
             row = self._connection.execute("SELECT body FROM searches").fetchone()
-            return None if row is None else Search.read(json.loads(row[0]))
+            return None if row is None else Search.read(codec.loads(row[0]))
 
     def may_propose(self, job_id: int) -> bool:
         """Whether the id of a job is reserved for the search."""
@@ -238,7 +253,10 @@ class Manifest:
         with self._damage_named():
             row = self._row("SELECT body FROM trials WHERE job = ?", job_id)
             if row is not None:
-                return Proposal.read(job_id, json.loads(row[0]))
+                body = codec.loads(row[0])
+                if wrong := trouble(body, PROPOSAL, required=[name for name in PROPOSAL if name != "format"]):
+                    raise ValueError(wrong)
+                return Proposal.read(job_id, body)
         return read_proposal(self._folder, job_id)
 
     def proposals(self) -> Iterator[Proposal]:
@@ -279,7 +297,10 @@ class Manifest:
         found = read_proposal(self._folder, job_id)
         if found is None:
             return None
-        variables = codec.decode(found.variables)
+        try:
+            variables = _variables(codec.decode(found.variables))
+        except _DAMAGE as error:
+            raise UnreadableRecord(self._folder.join("proposals", f"{job_id}.json"), f"{error}") from error
         return Job(JobId(job_id), found.identity, variables, found.overrides, None, found.recipe)
 
     def _as_it_ran(self, job: Job) -> Job:
@@ -331,7 +352,7 @@ class Manifest:
         row = self._again(lambda: self._row("SELECT body FROM recipes WHERE id = ?", number))
         with self._damage_named():
             if row is not None:
-                return _recipe(json.loads(row[0]))
+                return _recipe(codec.loads(row[0]))
         raise UnknownJob(f"{self._path} does not say how jobs of recipe {number} run; a newer one does: repeat")
 
 
@@ -380,24 +401,46 @@ def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, w
 
 
 def _job(row: tuple[Any, ...]) -> Job:
+    """Raises TypeError, or ValueError, for what is no job."""
     number, identity, variables, overrides, fingerprint, recipe = row
-    return Job(
-        JobId(number),
-        identity,
-        codec.decode(codec.loads(variables)),
-        tuple(json.loads(overrides)),
-        fingerprint,
-        recipe,
-    )
+    if not _is_of_a_job(number, identity, fingerprint, recipe):
+        raise TypeError(f"job {number!r:.40} is none")
+    named, words = _variables(codec.decode(codec.loads(variables))), tuple(_of(codec.loads(overrides), WORDS))
+    return Job(JobId(number), identity, named, words, fingerprint, recipe)
 
 
-def _recipe(body: Mapping[str, Any]) -> Recipe:
+def _is_of_a_job(number: Any, identity: Any, fingerprint: Any, recipe: Any) -> bool:
+    is_named = type(number) is int and number >= 0 and type(identity) is str
+    return is_named and type(fingerprint) in (str, NoneType) and type(recipe) in (int, NoneType)
+
+
+def _variables(found: Any) -> Mapping[str, Any]:
+    """Raises TypeError for what are no variables."""
+    if type(found) is not dict or not {*map(type, found)} <= {str}:
+        raise TypeError("its variables are no mapping of names")
+    return found
+
+
+def _of(found: Any, kind: Kind) -> Any:
+    """What was found is of that kind. Raises TypeError."""
+    if not kind.fits(found):
+        raise TypeError(f"{found!r:.40} is no {kind.words}")
+    return found
+
+
+def _recipe(body: Any) -> Recipe:
+    """Raises TypeError, or ValueError, for what is no recipe."""
+    required = [name for name in RECIPE if name not in ("config_name", "task_pickle", "code")]
+    if wrong := trouble(body, RECIPE, required) or trouble(body["entry"], ENTRY, list(ENTRY)):
+        raise ValueError(wrong)
     code = body.get("code")
+    if code is not None and (wrong := trouble(code, CODE, ["path", "root", "imports"])):
+        raise ValueError(wrong)
     return Recipe(
         **{
             **body,
             "entry": Entry(**_with_tuples(body["entry"])),
-            "sources": tuple(Source(*source) for source in body["sources"]),
+            "sources": tuple(Source(*source) for source in _of(body["sources"], SOURCES)),
             "hydra_overrides": tuple(body["hydra_overrides"]),
             "code": None if code is None else Code(**_with_tuples(code)),
         }

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from experiment_manager.errors import JobRefused, NewerRecord, UnreadableLaunch
+from experiment_manager.model.codec import loads
 from experiment_manager.store.documents import LAUNCH_FORMAT, opened
 from experiment_manager.store.files import appearing, finished_database, private_database
 from experiment_manager.store.layout import Folder
@@ -124,7 +125,7 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
             row = connection.execute(_FIND, (job_id,)).fetchone() if is_known and 0 <= job_id < 2**63 else None
         kept = _Kept(number, range(0), None)
         if row is not None and job_id <= int(row[1]):
-            kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), _order(json.loads(row[2])))
+            kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), _order(loads(row[2])))
     except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
         why = f"{path} cannot be read ({error}); remove it: launch.json beside it says the same"
         raise UnreadableLaunch(why) from error
