@@ -37,11 +37,11 @@ QUEUE = {
     "throttled": (Phase.WAITING, None, [0, 2, 4, 6, 8], "BeginTime"),
     "never": (Phase.WAITING, None, None, "DependencyNeverSatisfied"),
     "partly": (Phase.WAITING, None, [0, 1, 4, 5], "JobHeldUser"),
-    "good": (Phase.ENDED, State.COMPLETED, None, "None"),
+    "good": (Phase.ENDED, State.COMPLETED, None, ""),
     "failed": (Phase.ENDED, State.FAILED, None, "NonZeroExitCode"),
     "memory": (Phase.ENDED, State.OUT_OF_MEMORY, None, "OutOfMemory"),
     "limit": (Phase.ENDED, State.TIMEOUT, None, "TimeLimit"),
-    "cancelled": (Phase.ENDED, State.CANCELLED, None, "None"),
+    "cancelled": (Phase.ENDED, State.CANCELLED, None, ""),
 }
 
 
@@ -53,6 +53,12 @@ def test_the_queue(lines: dict[str, str]) -> None:
         held = None if row.indices is None else list(row.indices)
         assert (phase, end, indices, reason) == (row.phase, row.end, held, row.reason), name
     assert {"root"} == {row.user for row in rows.values()}
+
+
+def test_no_reason_is_none() -> None:
+    """Of a job of which SLURM says no reason, people are told how far it has come."""
+    (row,) = parse_squeue("12|7|19|CONFIGURING|None|1795662906|1:00:00|n1|root|e-abc|/e/slurm_scripts.sh\n")
+    assert ("", "configuring") == (row.reason, row.waits_for)
 
 
 HISTORY = {

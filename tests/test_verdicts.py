@@ -104,7 +104,7 @@ class World:
                 self.unbegun.add((verdict.job_id, verdict.number))
 
 
-def row(index: int, word: str, *, reason: str = "None", start: float | None = None, array: str = ARRAY) -> QueueRow:
+def row(index: int, word: str, *, reason: str = "", start: float | None = None, array: str = ARRAY) -> QueueRow:
     end = None if is_active(word) else final_state(word)
     return QueueRow(NAME, array, RangeSet([range(index, index + 1)]), phase(word), end, word, reason, start, "alice")
 
@@ -283,7 +283,8 @@ CASES: list[tuple[str, World, list[tuple[str, Any]]]] = [
      World({0: {1: State.RUNNING}}, rows=[], runs=[run(0, "COMPLETED")], submitted=None), [("Ended", State.LOST)]),
     ("preempted, and will start again",
      World({0: {1: State.PREEMPTED}}, ends={(0, 1): {"end": NOW - 50}}, rows=[row(0, "REQUEUED")], submitted=None),
-     [("Waits", "None")]),
+     [("Waits", "requeued")]),
+    ("its node is made ready", World({}, rows=[row(0, "CONFIGURING")], submitted=None), [("Waits", "configuring")]),
     ("cancelled, in truth by the limit",
      World({0: {1: State.CANCELLED}}, ends={(0, 1): {"state": "CANCELLED", "ask_scheduler": True}}, rows=[],
            runs=[run(0, "TIMEOUT")], submitted=None), [("Amended", State.TIMEOUT)]),

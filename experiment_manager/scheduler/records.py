@@ -40,11 +40,16 @@ class QueueRow(NamedTuple):
     phase: Phase
     end: State | None  # what it has come to, for what has ENDED
     word: str  # the scheduler's own for that
-    reason: str  # why it waits, in the scheduler's words
+    reason: str  # why it waits, in the scheduler's words; empty where it does not say
     start: float | None  # epoch seconds; an estimate while it waits
     user: str
     node: str = ""
     script: str = ""  # the path that it was submitted with, as far as that is told
+
+    @property
+    def waits_for(self) -> str:
+        """Why it waits; where the scheduler does not say, its word for that."""
+        return self.reason or self.word.lower()
 
     def names_task(self, index: int) -> str:
         """How the scheduler's commands name one of its tasks: `12_7`."""

@@ -136,7 +136,7 @@ class _Workers(NamedTuple):
 
 def _of_workers(rows: Sequence[QueueRow]) -> _Workers:
     """What the queue tells of workers: `3 workers run, 5 wait (Priority)`."""
-    reasons = [row.reason for row in rows if row.phase is Phase.WAITING]
+    reasons = [row.waits_for for row in rows if row.phase is Phase.WAITING]
     n_running = len(rows) - len(reasons)
     runs = f"{n_running} {'worker runs' if n_running == 1 else 'workers run'}"
     if not reasons:
@@ -281,7 +281,7 @@ class _Decision:
         run = report.last_run(index) if report is not None else None
         if active is not None:
             starts = active.word.lower() if active.phase is Phase.PAUSED else "starting"
-            self._waits(job_id, active, index, active.reason if active.phase is Phase.WAITING else starts)
+            self._waits(job_id, active, index, active.waits_for if active.phase is Phase.WAITING else starts)
         elif run is not None and run.end is not None:
             self._ended_before_it_began(job_id, run, run.end)
         elif submitted is None:
@@ -398,7 +398,7 @@ class _Decision:
         about = {"reason": reason, **({"ask_scheduler": True} if is_to_ask else {})}
         self._found.append(Ended(job_id, number, state, about))
         if active is not None and array.n_workers is None:
-            self._waits(job_id, active, index, active.reason)
+            self._waits(job_id, active, index, active.waits_for)
 
     def _end_of(self, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> tuple[State, str] | None:
         """How the scheduler says that a run of a task ended; None while it does not say."""
@@ -438,7 +438,7 @@ class _Decision:
             self._is_open = True
             starts_again = active.start is not None and active.start > float(end.get("end") or 0)
             if active.phase is Phase.WAITING:
-                self._waits(job_id, active, index, active.reason)
+                self._waits(job_id, active, index, active.waits_for)
             elif active.phase is Phase.RUNNING and starts_again:
                 self._waits(job_id, active, index, "starting again")
             elif returns:  # it has not been put back yet

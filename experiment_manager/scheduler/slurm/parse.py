@@ -97,7 +97,7 @@ def parse_squeue(text: str) -> list[QueueRow]:
                 phase=phase(word),
                 end=None if is_active(word) else final_state(word),
                 word=word,
-                reason=reason,
+                reason="" if reason == "None" else reason,
                 start=parse_time(start),
                 user=user,
                 node=nodes,
