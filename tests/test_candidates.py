@@ -1,6 +1,8 @@
 """Which jobs a worker may take, and in which order: workers of one launch, in simulated time."""
 
+import errno
 import heapq
+import os
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiment_manager.errors import FolderError
 from experiment_manager.execution.worker import PAUSE, Candidate, Candidates
 from experiment_manager.store.states import States
 from tests.conftest import examples
@@ -81,6 +84,49 @@ def test_a_job_that_is_held_is_not_asked_for_without_end() -> None:
         else:
             del table.left[one.job_id]
     assert [0, 1, 2, "pause", 1, "pause", 1, "pause", 1] == named
+
+
+def test_a_job_that_nobody_has_taken_is_tried_again() -> None:
+    """Its last attempt was not over yet where it was refused, as some others saw it: a few times, with pauses."""
+    table = Table(2)
+    candidates = Candidates(cast(States, table), "0001", dict(table.left), 0, 1)
+    table.is_kept_back = lambda _: False  # type: ignore[attr-defined]
+    named = []
+    for one in candidates:
+        named.append("pause" if one is PAUSE else one and one.job_id)
+        if one is not None and one is not PAUSE and (one.job_id == 1 or len(named) > 4):
+            del table.left[one.job_id]
+        elif one is not None and one is not PAUSE:
+            candidates.leave(one)
+    assert [0, 1, "pause", 0, "pause", 0] == named
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_file_system_that_errs_between_jobs_is_asked_again(number: int) -> None:
+    """A worker goes on when it answers."""
+    error = OSError(number, os.strerror(number))
+
+    class Errs(Table):
+        n_errors = 2
+
+        def unclaimed(self, planned: Mapping[int, int]) -> list[int]:
+            if self.n_errors > 0:
+                self.n_errors -= 1
+                raise FolderError("states cannot be read") from error
+            return super().unclaimed(planned)
+
+        def is_claimed(self, job_id: int, number: int) -> bool:
+            if self.n_errors > 0:
+                self.n_errors -= 1
+                raise error
+            return super().is_claimed(job_id, number)
+
+    table = Errs(3)
+    (worker,) = table.workers(1)
+    for one in worker:
+        table.n_errors = 2
+        del table.left[one.job_id]
+    assert not table.left
 
 
 @examples(50)

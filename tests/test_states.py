@@ -337,7 +337,7 @@ def test_what_is_held_just_as_it_begins_does_not_begin(
     assert ["7.1", "7.1.CANCELLED"] == names(tmp_path)
 
 
-def test_whoever_may_still_run_is_waited_for_by_all_that_follow(states: States) -> None:
+def test_whoever_may_still_run_is_waited_for_by_all_that_follow(tmp_path: Path, states: States) -> None:
     """An attempt that was ended elsewhere may run until it looks, also where another one has come and gone since."""
     for number, fenced in ((1, {"fenced_at": 5.0}), (2, {}), (3, {})):
         assert number == states.claim(7, {})
@@ -345,6 +345,8 @@ def test_whoever_may_still_run_is_waited_for_by_all_that_follow(states: States) 
     assert (None, 5.0) == (states.fenced_at(7, 3), states.fenced_before(7, 4))
     assert states.fenced_before(7, 1) is None
     waited: list[float] = []
+    assert not states.wait_for_earlier(7, 4, lambda _: False)  # long ago by his clock alone
+    os.utime(tmp_path / "train/jobs/7/attempt.1.json", (5.0, 5.0))
     assert states.wait_for_earlier(7, 4, lambda _: False)  # that was long ago
     states.finish(7, states.claim(7, {}), State.LOST, {"fenced_at": time.time()})
 

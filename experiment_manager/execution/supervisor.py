@@ -62,6 +62,9 @@ WARNED_EARLY_S: Final = 90.0
 STRAGGLERS_S: Final = 2.0
 """How long processes that the job has left behind may take to end."""
 
+_DIES_WITHIN_S: Final = 1.0
+"""How long the kernel may take to end what was killed, before nobody waits for it."""
+
 
 class Outcome(NamedTuple):
     """What a supervisor leaves to whoever called it."""
@@ -135,6 +138,7 @@ class _Supervision:
         self._stragglers_s = STRAGGLERS_S
         self._oom_kills = oom_kills()
         self._pid = 0
+        self._others: frozenset[int] = frozenset()  # our children that are not of the job
         self.reason: str | None = None
         self._unreadable: str | None = None
         self._is_decided = False
@@ -158,6 +162,8 @@ class _Supervision:
         if self._child.upstream is not None and (why_not := self._why_not(self._child.upstream)) is not None:
             self.reason = why_not
             return self._unbegun(why_not, started)._replace(has_begun=False)
+        processes.adopt_orphans()
+        self._others = frozenset(processes.children(os.getpid()))
         try:
             self._pid = self._begin(self._child, self._number)
         except OSError as error:
@@ -172,7 +178,10 @@ class _Supervision:
 
     def _unbegun(self, reason: str, started: float) -> Outcome:
         """The attempt has ended, and its program was never started."""
-        self._publish(self._stopped or State.CANCELLED, {"reason": reason, "start": started, "end": time.time()})
+        state = self._stopped or State.CANCELLED
+        is_to_ask = self._stopped is State.CANCELLED and self._is_scheduler_to_be_asked()
+        told = {"ask_scheduler": True} if is_to_ask else {}
+        self._publish(state, {"reason": reason, "start": started, "end": time.time(), **told})
         return self._incomplete()
 
     def _why_not(self, order: Mapping[str, Any]) -> str | None:
@@ -204,10 +213,14 @@ class _Supervision:
         began = sampled = time.monotonic()
         is_counted, has_gpus = self._counted_memory() is not None, may_have_gpus(os.environ)
         sample_at = float("inf") if is_counted and not has_gpus else began + FIRST_SAMPLE_S
+        is_later = False
         while True:
             pid, status, usage = os.wait4(self._pid, os.WNOHANG)
             if pid:
                 return status, usage
+            if is_later:
+                self._orphans()  # none of them stays a zombie
+            is_later = True
             until = min(poll_at, sample_at, self._kill_at or poll_at, self._limit_at) - time.monotonic()
             for number in self._heard.wait(min(until, WARNING_POLL_S) if self._undelivered else until):
                 self._pass_on(number)
@@ -257,6 +270,11 @@ class _Supervision:
         if is_there or not self._was_missing:
             self._was_missing = not is_there
             return SECOND_LOOK_S if self._was_missing else OWNERSHIP_POLL_S
+        if not os.path.isdir(self._child.folder.states):  # nobody has ended this attempt: all of it is out of sight
+            if not self._has_told:
+                self._has_told = True
+                self._tell(f"{self._child.folder.states} is not there, and the job goes on")
+            return OWNERSHIP_POLL_S
         self._fenced = True
         self._kill(signal.SIGKILL)
         return OWNERSHIP_POLL_S
@@ -370,12 +388,32 @@ class _Supervision:
         return True
 
     def _end_stragglers(self) -> None:
-        """What the job has left behind in its session is told to end, and killed when it does not."""
-        deadline = time.monotonic() + self._stragglers_s
-        self._kill(signal.SIGTERM)
-        while time.monotonic() < deadline and self._kill(0):
-            time.sleep(0.02)
-        self._kill(signal.SIGKILL)
+        """What the job has left behind is told to end, and killed when it does not: its session, and whatever else it
+        has started, also in sessions of their own, as a launcher starts its ranks."""
+        if not self._kill(signal.SIGTERM) and not self._orphans():
+            return
+        for number, seconds in ((signal.SIGTERM, self._stragglers_s), (signal.SIGKILL, _DIES_WITHIN_S)):
+            deadline, told = time.monotonic() + seconds, set[int]()
+            self._kill(number)
+            while (left := self._orphans()) or self._kill(0):
+                for pid in set(left) - told:
+                    pass_on(pid, number)
+                told.update(left)
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.02)
+
+    def _orphans(self) -> list[int]:
+        """What processes of the job, which have ended, have started, and what that has: they are ours now. What has
+        ended of them is no more."""
+        found = [pid for pid in processes.children(os.getpid()) if pid != self._pid and pid not in self._others]
+        alive = []
+        for pid in found:
+            with suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+            alive.append(pid)
+        return [one for pid in alive for one in (pid, *processes.descendants(pid))]
 
     def _record_unstarted(self, error: OSError, started: float) -> Outcome:
         culprit, cwd = self._child.arguments[0], self._child.cwd
@@ -417,6 +455,8 @@ class _Supervision:
             state, is_to_requeue = State.PREEMPTED, True  # it would have been started again, had it stayed
         elif is_of_scheduler and self._is_limit_far():
             state, self._was_warned_by_hand = State.PREEMPTED if is_to_requeue else State.CANCELLED, True
+        if state in _STARTED_AGAIN and self._is_asked_to_end():  # what people have cancelled, nobody starts again
+            state, is_to_requeue = State.CANCELLED, False
         self.reason = pruned if state is State.PRUNED else self._reason(state, returncode, is_to_requeue)
         record = {
             "reason": self.reason,
@@ -437,6 +477,12 @@ class _Supervision:
         is_dry = state is State.FAKE
         status = policy.exit_status(returncode) or (0 if is_dry else policy.INCOMPLETE)
         return Outcome(status, is_to_requeue, is_to_heal=not is_to_requeue and self._has_rule_for(state))
+
+    def _is_asked_to_end(self) -> bool:
+        """Whether somebody has asked for the end since we looked last."""
+        with suppress(OSError, FolderError):
+            self._asked = self._asked or asked_to_end(self._child.folder, self._child.job_id, self._number)
+        return self._asked is not None
 
     def _has_rule_for(self, state: State) -> bool:
         if state not in ENDED_BADLY:
@@ -569,6 +615,9 @@ class _Supervision:
         why = f"its last line on stderr: {last}" if last else full
         return one_line(f"exit code {returncode}" + (f"; {why}" if why else ""))
 
+
+_STARTED_AGAIN: Final = (State.PREEMPTED, State.TIMEOUT, State.NODE_FAIL, State.CANCELLED)
+"""Ends after which a scheduler, or a worker, may start the job again."""
 
 _BY_HAND: Final = "it left when somebody warned it, long before its time limit"
 _REASONS: Final = {

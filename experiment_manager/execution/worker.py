@@ -10,15 +10,17 @@ next listing is shorter.
 """
 
 import json
+import math
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from experiment_manager.errors import ExperimentManagerError, JobRefused, UnknownJob
+from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, UnknownJob
 from experiment_manager.execution.child import Child, own_temporary_folder, prepare, start
 from experiment_manager.execution.signals import Heard
 from experiment_manager.execution.supervisor import Outcome, Start, supervise
@@ -29,6 +31,7 @@ from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries, launched_arrays
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
+from experiment_manager.store.files import ANSWERS, asked_again
 from experiment_manager.store.launches import (
     launch_numbers,
     newest_restart,
@@ -45,6 +48,8 @@ from experiment_manager.text import one_line, tell
 if TYPE_CHECKING:
     from experiment_manager.execution.search import SearchJobs
     from experiment_manager.scheduler.upstream import Upstreams
+
+Answer = TypeVar("Answer")
 
 BY_HAND: Final = "work"
 """The launcher of launches whose jobs a LocalWorker runs; also the verb that makes them."""
@@ -81,6 +86,12 @@ PAUSE: Final = Candidate(-1, 0, "")
 
 _PAUSE_S: Final = 1.0
 
+_ASKS_AGAIN_S: Final = 10.0
+"""How soon a scheduler is asked again for the end of a worker that it did not tell."""
+
+_MOST_TRIES: Final = 3
+"""So often a job is tried that nobody has taken and that was refused all the same: who ran it last was not over."""
+
 
 class Candidates:
     """The jobs that one worker may take, in the order in which it is to try them; each is named once."""
@@ -107,19 +118,25 @@ class Candidates:
         self._kept_back: set[Candidate] = set()  # those of them that were found to be held, or removed
         self._others: list[Candidates] = []
         self._put_off: list[Candidate] = []
+        self._tries: Counter[Candidate] = Counter()  # how often those were refused that nobody has taken
 
     def __iter__(self) -> "Iterator[Candidate | None]":
         """None stands for a job that is to be asked for, by `propose`, before the next step."""
-        if self._again is not None:
-            yield from self._untaken(self._again.of_earlier_runs())
+        yield from self._of_earlier_runs()
         own = list(self._planned.items())[self._place :: self._n_places]
         yield from self._untaken(Candidate(*one, self._launch) for one in own)
         yield from self._all_left()
         while True:
-            while new := self._joined():
-                self._others += new
+            while new := self._joined_since():
                 for others in new:
                     yield from others
+            n_left = 0
+            for candidates in (self, *self._others) if self._others else ():  # while we ran others, some have ended
+                for one in candidates._all_left():
+                    n_left += 1
+                    yield one
+            if n_left:
+                continue
             if self._put_off:
                 again, self._put_off = self._put_off, []
                 yield PAUSE
@@ -149,19 +166,44 @@ class Candidates:
         self._put_off.append(one)
 
     def leave(self, one: Candidate) -> None:
-        """A job was not taken: one that is held may be, once it is released."""
+        """A job was not taken: one that is held may be, once it is released, and one that nobody else has taken, when
+        all see that its last attempt is over."""
         if self._states.is_kept_back(one.job_id):
-            self._named.discard(one)
-            self._kept_back.add(one)
+            for candidates in (self, *self._others):
+                candidates._named.discard(one)  # whichever of them has named it
+                candidates._kept_back.add(one)
+        elif self._tries[one] < _MOST_TRIES and not self._is_claimed(one):
+            self._tries[one] += 1
+            self.put_off(one)
 
     def has_left(self) -> bool:
         """Whether there is a job that nobody has taken yet."""
-        self._others += self._joined()
+        self._joined_since()
         if self.search is not None:
             if self.search.has_left():
                 return True
             self._planned.update(self.search.planned())
-        return bool(self._states.unclaimed(self._planned)) or any(others.has_left() for others in self._others)
+        return bool(self._unclaimed()) or any(others.has_left() for others in self._others)
+
+    def _of_earlier_runs(self) -> Iterator[Candidate]:
+        """What this worker had in hand when it was started again: also jobs of launches that had joined it."""
+        if self._again is None or not self._again.is_restarted:
+            return
+        self._joined_since()
+        for candidates in (self, *self._others):
+            if candidates._again is not None:
+                yield from candidates._untaken(candidates._again.of_earlier_runs())
+
+    def _joined_since(self) -> "Sequence[Candidates]":
+        new = _patiently(self._joined)
+        self._others += new
+        return new
+
+    def _is_claimed(self, one: Candidate) -> bool:
+        return _patiently(lambda: self._states.is_claimed(one.job_id, one.number))
+
+    def _unclaimed(self) -> list[int]:
+        return _patiently(lambda: self._states.unclaimed(self._planned))
 
     def _all_left(self) -> Iterator[Candidate]:
         while left := self._left():
@@ -170,7 +212,7 @@ class Candidates:
 
     def _left(self) -> list[Candidate]:
         numbers = self._planned
-        unclaimed = (Candidate(one, numbers[one], self._launch) for one in self._states.unclaimed(numbers))
+        unclaimed = (Candidate(one, numbers[one], self._launch) for one in self._unclaimed())
         left = [one for one in unclaimed if one not in self._named]
         if not left and self._again is not None:
             left = [one for one in self._again.of_ended_workers() if one not in self._named]
@@ -184,7 +226,7 @@ class Candidates:
             if one in self._named:
                 continue
             self._named.add(one)  # also what others have taken: a number is never free again
-            if self._states.is_claimed(one.job_id, one.number):
+            if self._is_claimed(one):
                 misses += 1
                 continue
             misses = 0
@@ -203,9 +245,14 @@ class Again:
         self._here, self._max_retries = here, max_retries
         self._states = States(folder)
 
+    @property
+    def is_restarted(self) -> bool:
+        """Whether the task of this worker was put back into the queue."""
+        return self._here is not None and bool(self._here.restart)
+
     def of_earlier_runs(self) -> list[Candidate]:
-        """What this worker had in hand when its task was put back into the queue."""
-        if self._here is None or not self._here.restart:
+        """What this worker had in hand then."""
+        if not self.is_restarted:
             return []
         return self._found(lambda _, task: task is not None and task.is_earlier_run_of(self._here))
 
@@ -218,7 +265,9 @@ class Again:
                 return True
             if task is None:
                 return False
-            if self._here is not None and task.name == self._here.name:  # an earlier run of it has been found before
+            if task.is_earlier_run_of(self._here):
+                return True
+            if self._here is not None and task.name == self._here.name:
                 return processes.is_gone(self._states.record(last.job_id, last.number)) is True
             if task not in asked:
                 asked[task] = schedulers.has_ended(task)
@@ -227,7 +276,7 @@ class Again:
         return self._found(has_ended)
 
     def _found(self, is_meant: Callable[[Attempt, Task | None], bool]) -> list[Candidate]:
-        table = self._states.table()
+        table = _patiently(self._states.table)
         found = []
         for job_id, planned in self._planned.items():
             last = table.last(job_id)
@@ -263,20 +312,24 @@ class TimeLeft:
     def __init__(
         self, ends_at: Callable[[], float | None], job_limit_s: float | None, *, ends_first_at: float | None = None
     ) -> None:
-        """`ends_at` tells when the worker has to end, in seconds since the epoch; None: never. `job_limit_s` is how
-        long a job may take at most, where that is known. No job begins after `ends_first_at`."""
+        """`ends_at` tells when the worker has to end, in seconds since the epoch, infinite: never; None: that cannot be
+        known now. `job_limit_s` is how long a job may take at most, where that is known. No job begins after
+        `ends_first_at`."""
         self._ends_at, self._job_limit_s = ends_at, job_limit_s
         self._longest = 0.0
         self._end = ends_first_at
-        self._is_asked = False
+        self._ask_at = 0.0  # what was not known is asked again
 
     def is_enough(self) -> bool:
         """It is for the first job, of which nothing is known: whoever wants no such job gives the limit."""
         need = self._longest * _LONGER if self._job_limit_s is None else self._job_limit_s
         if not need and self._end is None:
             return True
-        if not self._is_asked or (self._end is not None and time.time() + need > self._end):
-            self._end, self._is_asked = self._ends_at(), True  # people give more time to what runs
+        is_over = self._end is not None and time.time() + need > self._end  # people give more time to what runs
+        if is_over or time.monotonic() >= self._ask_at:
+            found = self._ends_at()
+            self._end = self._end if found is None else found
+            self._ask_at = time.monotonic() + (_ASKS_AGAIN_S if found is None else math.inf)
         return self._end is None or time.time() + need <= self._end
 
     def note(self, seconds: float) -> None:
@@ -351,7 +404,7 @@ class Lane:
                 continue
             started, refused = time.monotonic(), None
             try:
-                child = prepare(self._folder, one.job_id, launch=one.launch, is_fake=False, orders=self._orders)
+                child = self._prepared(one)
                 if not self._may_take():
                     return outcome
                 ended = self._run(child._replace(only=one.number), heard, begin)
@@ -372,6 +425,15 @@ class Lane:
             if ended.is_to_requeue or ended.was_overtaken or is_broken:
                 return outcome
         return outcome
+
+    def _prepared(self, one: Candidate) -> Child:
+        """The child for a job. Raises JobRefused, too, where what it comes after cannot be looked at from here: others
+        may see it, and leave the job alone no more than we take it."""
+        if self._upstreams is not None and self._upstreams.trouble is not None:
+            raise JobRefused(f"job {one.job_id} of {self._folder.path} is not begun: {self._upstreams.trouble}")
+        return _patiently(
+            lambda: prepare(self._folder, one.job_id, launch=one.launch, is_fake=False, orders=self._orders)
+        )
 
     def _waits(self, one: Candidate) -> bool:
         """Whether a job comes after others that have not ended."""
@@ -514,7 +576,9 @@ class Worker:
         limit_min = self._options.get("job_timeout_min")
         left = TimeLeft(self._ends_at, None if limit_min is None else limit_min * 60)
         is_alone = self.n_lanes == 1
-        runs = Runs(self.folder, self.launch, f"{self._array.name}_{self._index}", self._here)
+        # of this submission alone: people may submit a script again
+        name = f"{self._array.name}_{self._index}" if self._here is None else self._here.name
+        runs = Runs(self.folder, self.launch, name, self._here)
         jobs = Lane(
             *(self.folder, candidates, left),
             is_alone=is_alone,
@@ -614,9 +678,28 @@ class LocalWorker:
         return jobs.run()
 
     def _ends_at(self) -> float | None:
-        until = self._options.get("until")
         of_task = _end_of_task(schedulers.current(), schedulers.current_task())  # of an allocation that we are in
-        return min((end for end in (until, of_task) if end is not None), default=None)
+        return None if of_task is None else min(of_task, self._options.get("until") or math.inf)
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """The answer; a file system that errs between two jobs is asked again as long as one that errs under a job. Raises
+    FolderError where it goes on, and whatever else `ask` raises."""
+
+    def again() -> Answer:
+        try:
+            return ask()
+        except ExperimentManagerError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno not in ANSWERS:
+                raise cause from error
+            raise
+
+    try:
+        return asked_again(again, tell)
+    except OSError as error:
+        where = f"{error.filename} " if error.filename else ""
+        raise FolderError(f"{where}cannot be read: {error.strerror or error}") from error
 
 
 def _search_jobs(folder: Folder, launch: str) -> "SearchJobs":
@@ -651,7 +734,7 @@ def _tell_of_refused(_one: Candidate, _seconds: float, error: ExperimentManagerE
 
 
 def _end_of_task(scheduler: Scheduler | None, task: Task | None) -> float | None:
-    return None if scheduler is None or task is None else scheduler.ends_at(task)
+    return math.inf if scheduler is None or task is None else scheduler.ends_at(task)
 
 
 def _array_of_workers(arrays: Sequence[LaunchedArray], name: str, index: int, where: str) -> LaunchedArray:

@@ -54,6 +54,8 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
         tasks = {task: mine for task, mine in tasks.items() if by_worker.isdisjoint(mine)}
         _refuse_shared(table, there, tasks)
         running |= _taken_from_workers(folder, by_worker, unbegun)
+        ending = {job for task, mine in tasks.items() if task.is_worker for job in mine}
+        _taken_from_workers(folder, ending & unbegun.keys(), unbegun)  # what runs there may take long to end
     for name in sorted({task.scheduler for task in tasks}):
         schedulers.named(name).cancel((task.array, task.array_index) for task in tasks if task.scheduler == name)
     by_scheduler = {job_id for mine in tasks.values() for job_id in mine}
@@ -101,7 +103,8 @@ def _taken_from_workers(
         else:
             number = states.attempts(job_id)[-1].number
         record = states.record(job_id, number)
-        if "unbegun" not in record and states.is_running(job_id, number):  # a worker may have been faster
+        # a worker may have been faster: its anchor alone counts, the name of its state follows
+        if "unbegun" not in record and states.state(job_id, number) is State.RUNNING:
             running[job_id] = number, record
     return running
 
@@ -122,7 +125,7 @@ def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -
         if looks_s is None:
             unreached[job_id] = one_line(f"process {record.get('pid')} on {record.get('host')}")
             continue
-        if not States(folder).is_running(job_id, number):  # it has ended meanwhile, and looks no more
+        if States(folder).state(job_id, number) is not State.RUNNING:  # it has ended meanwhile, and looks no more
             withdraw(folder, job_id, number)
             continue
         asked[f"on {record.get('host')} to end; it looks every {looks_s:g} s"].append(job_id)

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, SchedulerError
@@ -49,7 +49,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.orders import read_order
 from experiment_manager.store.proposals import who_stopped
-from experiment_manager.store.states import States, StateTable, Waiting
+from experiment_manager.store.states import States, StateTable, Waiting, scheduler_in, task_in
 from experiment_manager.store.upstream import UNKNOWN, Reasons
 from experiment_manager.text import JobLines, as_word, noun, tell, tell_once
 
@@ -76,7 +76,7 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
     cannot be read: see `open_launches`; NewerRecord where one cannot tell how an attempt ended.
     """
     states = States(folder)
-    before = states.table(reconcile=True)
+    before = _without_ended_allocations(states, states.table(reconcile=True))
     launches, users = open_launches(folder, running_records(states, before), is_to_act=is_to_act)
     if not launches:
         return before
@@ -96,6 +96,22 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
     if applied.has_news:  # it took some time, and is believed about jobs as they are now
         after = states.table(reconcile=True)
     return applied.table(after)
+
+
+def _without_ended_allocations(states: States, table: StateTable) -> StateTable:
+    """The table, in which what ran by hand inside of a task, as under `salloc`, on a machine that cannot be asked from
+    here, is RUNNING no more where its scheduler says that the task has ended. Each task is asked about once."""
+    has_ended = cache(schedulers.has_ended)
+    found: dict[tuple[JobId, int], State] = {}
+    for (job_id, number), record in table.runners.items():
+        task = task_in(record)
+        if task is None or scheduler_in(record) is not None or processes.is_gone(record) is not None:
+            continue
+        if has_ended(task):
+            reason = f"its task {task.name} has ended, and it has recorded no end"
+            fenced = {"reason": reason, "fenced_at": time.time()}  # on a lost node it may run on
+            found[job_id, number] = states.lose(job_id, number, State.LOST, fenced)
+    return _with(table, found)
 
 
 def _decided(

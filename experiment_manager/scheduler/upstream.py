@@ -33,7 +33,7 @@ from experiment_manager.store.pass_filter import has_selection, read_selection
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.store.submissions import Submission
 from experiment_manager.store.upstream import LOOK_S, UNKNOWN, located
-from experiment_manager.text import as_word, noun
+from experiment_manager.text import as_word, noun, one_line
 
 _ASK_FIRST_S: Final = 2.0
 _ASK_AT_MOST_EVERY_S: Final = 30.0
@@ -78,14 +78,17 @@ class Upstreams:
     def __init__(self, folder: Folder) -> None:
         self._folder, self._orders = folder, Orders(folder)
         self._looks: dict[str, _Look] = {}
+        self.trouble: str | None = None
+        """Why nothing could be found out when it was asked last; None: it could."""
 
     def waits_for(self, launch: str, job_id: int) -> tuple[int, ...]:
         """The jobs that a job has to wait for; none where it may begin, where it never can, and where that cannot be
-        found out: then its supervisor tells. The answer may be a moment old.
+        found out: then `trouble` says why. The answer may be a moment old.
 
         One that waits for what nobody is about to run never can, and neither can one after what has failed: that is so
         only where schedulers, which start some jobs again, were asked, and nobody else is about to do so.
         """
+        self.trouble = None
         try:
             order = self._orders.of(launch, job_id)
             if order is None or order.upstream is None:
@@ -94,7 +97,8 @@ class Upstreams:
             if key not in self._looks:
                 self._looks[key] = _Look(located(self._folder, order.upstream))
             return self._looks[key].standing(stages.upstream(order.upstream, job_id)).waits_for
-        except UNKNOWN:
+        except UNKNOWN as error:
+            self.trouble = one_line(f"what job {job_id} comes after cannot be looked at here: {error}")
             return ()
 
 

@@ -206,10 +206,11 @@ def ask_to_end(folder: Folder, job_id: int, attempt: int, *, record: Mapping[str
     write_json(_path(folder, job_id, attempt), asked)
 
 
-def asked_to_end(folder: Folder, job_id: int, attempt: int) -> str | None:
-    """Who has asked this process to end the attempt, in words; None when nobody has, or another process was meant."""
+def asked_to_end(folder: Folder, job_id: int, attempt: int, record: Mapping[str, Any] | None = None) -> str | None:
+    """Who has asked the process of that record, or this one, to end the attempt, in words; None when nobody has, or
+    another process was meant."""
     asked = read_optional(_path(folder, job_id, attempt), REQUEST, lambda _: None)
-    if not asked or asked.get("process") != _identity(processes.this_process()):
+    if not asked or asked.get("process") != _identity(record or processes.this_process()):
         return None
     return f"{asked.get('by')} on {asked.get('host')}"
 

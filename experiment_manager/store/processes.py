@@ -16,6 +16,7 @@ from functools import cache
 from experiment_manager.typing_names import Any, Final, TypeGuard
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _MOST_PID: Final = 2**31 - 1
 
 IDENTITY: Final = ("host", "boot", "namespace", "pid", "started_ticks")
@@ -161,6 +162,31 @@ def running(is_meant: Callable[[int], bool]) -> list[int]:
     except OSError:
         return []
     return [pid for pid in pids if is_meant(pid)]
+
+
+def adopt_orphans() -> None:
+    """What children of ours start becomes our child when its parent ends, and not one of the machine's first process;
+    on Linux."""
+    prctl = _in_c("prctl")
+    if prctl is not None and sys.platform == "linux":
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process; empty where the system does not tell them."""
+    found: list[int] = []
+    with suppress(OSError, ValueError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, (_read(f"/proc/{pid}/task/{thread}/children") or "").split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Its children, and theirs, and so on."""
+    found = children(pid)
+    for child in found:  # which grows
+        found += children(child)
+    return found
 
 
 def environment(pid: int) -> dict[bytes, bytes]:

@@ -23,7 +23,7 @@ from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError,
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.store import processes
 from experiment_manager.store.documents import ANCHOR, END, read_optional
-from experiment_manager.store.endings import Endings, withdraw
+from experiment_manager.store.endings import Ending, Endings, asked_to_end, withdraw
 from experiment_manager.store.files import (
     SHORTLY_S,
     FileClock,
@@ -55,6 +55,9 @@ _PATIENCE_S: Final = 10.0
 _LOOK_S: Final = 0.2
 _MOST_FENCED: Final = 20
 """So many attempts cannot be made before whoever was cut off has looked."""
+
+_OF_NO_DOING: Final = frozenset({State.LOST, State.NODE_FAIL, State.PREEMPTED})
+"""How an attempt ends by no doing of its own, nor of people."""
 
 _GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
 
@@ -332,7 +335,11 @@ class States:
 
     def _lose(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any] = _GONE) -> State:
         about = self.record(job_id, attempt)
-        state, record = self._endings.found(job_id, attempt, about) or (state, record)
+        found = self._endings.found(job_id, attempt, about)
+        if found is None and state in _OF_NO_DOING and (by := asked_to_end(self._folder, job_id, attempt, about)):
+            kept = {key: record[key] for key in record if key != "ask_scheduler"}
+            found = Ending(State.CANCELLED, {**kept, "reason": f"cancelled by {by}: {record.get('reason')}"})
+        state, record = found or (state, record)
         if about.get("fake"):
             state = State.FAKE
         if not self.may_write():
@@ -519,7 +526,9 @@ class States:
             return self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, record)
         ended = _unrecorded_end(record)
         if ended is not None or gone or (gone is None and task is not None and self._has_ended(task)):
-            return self._lose_to_go_on(job_id, attempt, ended or State.LOST, _GONE)
+            is_sure = gone or ended is not None  # a node that its scheduler has lost may run on
+            fenced = {} if is_sure else {"fenced_at": time.time()}
+            return self._lose_to_go_on(job_id, attempt, ended or State.LOST, {**_GONE, **fenced})
         running = self._name(job_id, attempt, State.RUNNING)
         way_out = "" if gone is False else f"; if nothing runs it there, rename {as_word(running)} to end in .LOST"
         raise JobRefused(
@@ -529,11 +538,15 @@ class States:
 
     def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> State:
         """As `lose`, for whoever is to run the job again. Raises JobRefused where only a newer version can tell how the
-        attempt ended."""
+        attempt ended, and where its end cannot be recorded: whoever may still run it would not learn of it."""
         try:
-            return self._lose(job_id, attempt, state, record)
+            found = self._lose(job_id, attempt, state, record)
         except NewerRecord as error:
             raise JobRefused(f"job {job_id} is not run again, since it may have completed: {error}") from error
+        if found is not State.RUNNING and self.is_running(job_id, attempt):
+            running = self._name(job_id, attempt, State.RUNNING)
+            raise JobRefused(f"job {job_id} is not run again: {running} cannot be renamed; see who may write to it")
+        return found
 
     def end(self, job_id: int, attempt: int, state: State) -> State | None:
         """RUNNING is renamed to `state`, which is returned; None when the attempt is no longer ours to end."""
@@ -628,18 +641,32 @@ class States:
 
     def fenced_before(self, job_id: int, attempt: int) -> float | None:
         """When an attempt before this one was ended that something may still run elsewhere: the last such moment."""
+        return max(self._fences(job_id, attempt).values(), default=None)
+
+    def _fences(self, job_id: int, attempt: int) -> dict[int, float]:
         earlier = range(max(1, attempt - _MOST_FENCED), attempt)
-        return max(filter(None, (self.fenced_at(job_id, number) for number in earlier)), default=None)
+        found = {number: self.fenced_at(job_id, number) for number in earlier}
+        return {number: fenced_at for number, fenced_at in found.items() if fenced_at is not None}
+
+    def _fenced_since_s(self, job_id: int, attempt: int) -> float | None:
+        """The seconds since that moment, by whichever clock says less: ours and that of whoever has ended the attempt
+        may disagree, and the file system has dated his record. None: there is none."""
+        fences = self._fences(job_id, attempt)
+        clock, ages = FileClock(self._folder.job(job_id)), list[float]()
+        for number, fenced_at in fences.items():
+            ages.append(time.time() - fenced_at)
+            with suppress(OSError):
+                ages.append(clock.age_s(self._folder.of_attempt(job_id, number, "attempt")))
+        return max(0.0, min(ages)) if ages else None
 
     def wait_for_earlier(self, job_id: int, attempt: int, wait: Callable[[float], bool]) -> bool:
         """Waits as long as a supervisor on another node may take to see that its attempt of the job, before this one,
         was ended. `wait` gets seconds, and tells whether the attempt still goes on then; returns whether it does."""
-        fenced_at = self.fenced_before(job_id, attempt)
         most_s = 2 * OWNERSHIP_POLL_S
-        if fenced_at is None:
+        fenced_s = self._fenced_since_s(job_id, attempt)
+        if fenced_s is None:
             return True
-        left = min(most_s, fenced_at + most_s - time.time())  # at most, were clocks to disagree
-        deadline = time.monotonic() + left
+        deadline = time.monotonic() + most_s - fenced_s
         while (left := deadline - time.monotonic()) > 0:
             if not wait(left):
                 return False

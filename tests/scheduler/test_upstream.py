@@ -74,6 +74,25 @@ def test_workers_take_what_may_begin(jobs: Jobs, first: Jobs, monkeypatch: pytes
     jobs.wait_for("CANCELLED", "COMPLETED")
 
 
+def test_what_cannot_be_looked_at_cancels_nothing(jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker on a node that does not see the other experiment leaves the jobs to those that do."""
+    first.make(*[{}] * 12).submit()
+    first.wait_for(*["COMPLETED"] * 12)
+    come_after(monkeypatch, jobs, first, {number: (number,) for number in range(12)})
+    (FileScheduler().root / "hold").touch()
+    (array,) = jobs.make(*[{}] * 12, workers=1).submit()
+    place = Path(first.experiment.folder.path)
+    os.rename(place, place.with_name("away"))
+    (FileScheduler().root / "hold").unlink()
+    jobs.wait_for(*["PENDING"] * 12)
+    assert not jobs.attempts()
+    log = Path(jobs.experiment.folder.launches, "0001", f"{array.slurm_id}_0.log").read_text()
+    assert f"job 0 of {jobs.experiment.folder.path} is not begun: what job 0 comes after cannot be looked at" in log
+    os.rename(place.with_name("away"), place)
+    jobs.scheduler.submit(array.script, Dependency())
+    jobs.wait_for(*["COMPLETED"] * 12)
+
+
 def test_what_a_scheduler_does_not_have_is_not_waited_for(
     jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

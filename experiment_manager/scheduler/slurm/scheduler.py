@@ -342,6 +342,8 @@ class Slurm(Scheduler):
         told = _record(done.stdout, task)
         restarts = re.search(r"\bRestarts=(\d+)", told)
         has_restarted = restarts is not None and int(restarts[1]) > task.restart
+        if has_restarted and "JobState=COMPLETING" in told:
+            return False  # the next run counts from the order on; this one has KillWait to save what it has
         return has_restarted or re.search(rf"\bJobState=({_ENDED})\b", told) is not None
 
     def may_hide(self, user: str | None) -> bool:

@@ -1,0 +1,256 @@
+"""What is left when a worker, a job, or what it looks at ends out of turn: no job goes on beside its next attempt, and
+what people have cancelled stays so."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager.errors import JobRefused
+from experiment_manager.execution.worker import TimeLeft
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.scheduler.cancel import cancel
+from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.scripts import hand_to_workers, join
+from experiment_manager.store import processes
+from experiment_manager.store.launches import create_launch, read_launch
+from experiment_manager.store.states import States
+from experiment_manager.testing import Jobs
+from tests.scheduler.file_scheduler import FileScheduler, order
+
+LONG = {"seconds": 180.0}
+
+LEAVES = """
+import subprocess, sys, time
+from pathlib import Path
+from experiment_manager import Experiment, current_job
+
+STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(90)"
+
+def run(job_id, variables, configuration):
+    child = subprocess.Popen([sys.executable, "-c", STAYS], stdout=subprocess.PIPE, start_new_session=True)
+    child.stdout.readline()
+    Path(current_job().directory, "child").write_text(str(child.pid))
+    Path(current_job().directory, f"began.{current_job().attempt}").touch()
+    time.sleep(configuration["seconds"])
+
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+Experiment.load(words["--experiment-name"], words["--experiment-path"]).run_id(int(words["--job-id"]), run)
+"""
+
+
+def child_of(jobs: Jobs, job_id: int) -> int:
+    return int(Path(jobs.experiment.folder.job(JobId(job_id)), "child").read_text())
+
+
+def is_there(pid: int) -> bool:
+    return processes.is_alive(pid) and processes._start_ticks(pid) is not None
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_what_a_job_leaves_in_another_session_ends_before_the_next_begins(jobs: Jobs, is_cancelled: bool) -> None:
+    """As the ranks that a launcher has started: they hold the GPU that the next job of the worker gets."""
+    Path(jobs.experiment.folder.parent, "runner.py").write_text(LEAVES)
+    jobs.make(LONG if is_cancelled else {}, LONG, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    if is_cancelled:
+        assert is_there(child_of(jobs, 0))
+        assert [0] == jobs.cancel(0)
+    jobs.wait_until(lambda: jobs.anchor(1))
+    assert not is_there(child_of(jobs, 0))
+    assert [["CANCELLED"] if is_cancelled else ["COMPLETED"]] == [jobs.attempts()[0]]
+
+
+@pytest.mark.parametrize("how", ["preempted", "killed"])
+def test_what_was_cancelled_is_not_taken_again(jobs: Jobs, how: str) -> None:
+    """Also where its worker ends before the job has looked for the request."""
+    jobs.make(LONG, LONG, LONG, workers=2).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0) and jobs.has_begun(1))
+    assert [0] == jobs.cancel(0)
+    if how == "preempted":
+        order(jobs, 0, "PREEMPTED")
+    else:
+        os.kill(jobs.anchor(0)["pid"], signal.SIGKILL)
+        jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
+    jobs.end(1)
+    jobs.wait_until(lambda: jobs.has_begun(2))
+    jobs.end(2)
+    jobs.wait_for("CANCELLED", "COMPLETED", "COMPLETED")
+    jobs.wait_until(lambda: not FileScheduler().queue(()))
+    assert {0: ["CANCELLED"], 1: ["COMPLETED"], 2: ["COMPLETED"]} == jobs.attempts()
+
+
+def test_all_that_waits_is_cancelled_at_once(jobs: Jobs) -> None:
+    """However long the job takes to end that its worker runs."""
+    jobs.make(LONG, LONG, LONG, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    os.kill(jobs.anchor(0)["pid"], signal.SIGSTOP)  # it would take for ever
+    try:
+        assert [0, 1, 2] == jobs.cancel(0, 1, 2)
+        assert ["CANCELLED", "CANCELLED"] == [jobs.states()[1], jobs.states()[2]]
+    finally:
+        os.kill(jobs.anchor(0)["pid"], signal.SIGCONT)
+    jobs.wait_for("CANCELLED", "CANCELLED", "CANCELLED")
+
+
+def test_a_job_between_its_anchor_and_its_state_is_cancelled(jobs: Jobs) -> None:
+    """Whoever has linked the anchor has begun, though no name says RUNNING yet."""
+    jobs.make(LONG, LONG, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    folder, name = jobs.experiment.folder, Path(jobs.experiment.folder.states, "0.1.RUNNING")
+    table = reconciled(folder)
+    os.kill(jobs.anchor(0)["pid"], signal.SIGSTOP)
+    name.unlink()
+    try:
+        assert [0] == cancel(folder, [0], table)
+        os.link(name.with_suffix(""), name)
+    finally:
+        os.kill(jobs.anchor(0)["pid"], signal.SIGCONT)
+    jobs.wait_until(lambda: jobs.states()[0] == "CANCELLED")
+
+
+def test_a_node_that_its_scheduler_has_lost_may_run_on(jobs: Jobs) -> None:
+    """Whoever takes a job because the scheduler says that its task has ended leaves it as long as it takes to look."""
+    jobs.make(LONG, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    folder, anchor = jobs.experiment.folder, Path(jobs.experiment.folder.states, "0.1")
+    os.kill(jobs.anchor(0)["pid"], signal.SIGSTOP)
+    record = anchor.read_text().replace(f'"host": "{os.uname().nodename}"', '"host": "elsewhere"')
+    anchor.write_text(record)  # as a second machine sees it
+    states = States(folder, lambda _: True)
+    number = states.claim(0, {"launch": "0001"}, only=2)
+    assert 2 == number
+    assert states.fenced_at(0, 1) is not None
+
+
+def test_what_cannot_be_ended_is_not_run_again(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the name of an attempt that is over cannot be changed, whoever may still run it would not learn of it."""
+    jobs.make({})
+    states = States(jobs.experiment.folder, lambda _: True)
+    states.claim(0, {})
+    anchor = Path(jobs.experiment.folder.states, "0.1")
+    anchor.write_text(anchor.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fails)
+        with pytest.raises(JobRefused, match=r"cannot be renamed"):
+            states.claim(0, {})
+    assert ["0.1", "0.1.RUNNING"] == sorted(
+        name for name in os.listdir(jobs.experiment.folder.states) if name[0] != "."
+    )
+    assert 2 == states.claim(0, {})
+
+
+def test_what_runs_inside_of_an_allocation_ends_with_it(jobs: Jobs, tmp_path: Path) -> None:
+    """As `work` under `salloc` on a node that dies: its scheduler is asked about the allocation."""
+    jobs.make(LONG, workers=1)
+    other = Jobs(FileScheduler(), tmp_path / "allocation", {}, 180.0).make(LONG)
+    other.submit()
+    other.wait_until(lambda: other.has_begun(0))
+    task = other.task(0)
+    states = States(jobs.experiment.folder)
+    states.claim(0, {"task": other.anchor(0)["task"]})
+    anchor = Path(jobs.experiment.folder.states, "0.1")
+    anchor.write_text(anchor.read_text().replace(f'"host": "{os.uname().nodename}"', '"host": "elsewhere"'))
+    assert "RUNNING" == jobs.states()[0]
+    order(other, 0, "NODE_FAIL")
+    jobs.wait_until(lambda: FileScheduler().has_ended(task))
+    assert "LOST" == jobs.states()[0]
+    assert states.fenced_at(0, 1) is not None
+
+
+def test_a_worker_goes_back_to_what_others_have_left(jobs: Jobs) -> None:
+    """While it ran what had joined, another one has died with a job of the first launch."""
+    folder = jobs.make(LONG, LONG, workers=2).experiment.folder
+    jobs.submit()
+    jobs.wait_until(lambda: jobs.has_begun(0) and jobs.has_begun(1))
+    jobs.experiment.add_job({"number": 2}, {"seconds": 180.0, "fails": False})
+    jobs.experiment.save()
+    arrangement = join(folder, jobs.scheduler, [2])
+    about = {"runner": read_launch(folder, "0001").record["runner"], **arrangement.record}
+    launch = create_launch(folder, [Attempt(JobId(2), 1, State.PENDING)], about)
+    assert arrangement.joined is not None
+    hand_to_workers(folder, launch, arrangement.joined)
+    jobs.end(1)
+    jobs.wait_until(lambda: jobs.has_begun(2))
+    os.kill(jobs.anchor(0)["pid"], signal.SIGKILL)
+    jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
+    jobs.end(2)
+    jobs.wait_until(lambda: jobs.has_begun(0, 2))
+    jobs.end(0)
+    jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED")
+    assert {0: ["LOST", "COMPLETED"], 1: ["COMPLETED"], 2: ["COMPLETED"]} == jobs.attempts()
+
+
+def test_a_script_that_is_submitted_again_has_workers_of_its_own(jobs: Jobs) -> None:
+    """One that was started again before is no newer run of them."""
+    jobs.make(LONG, LONG, workers=1, limit_s=20.0)
+    (first,) = jobs.submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    order(jobs, 0, "PREEMPTED")
+    jobs.wait_until(lambda: jobs.has_begun(0, 2))
+    order(jobs, 0, "CANCELLED", 2)
+    jobs.wait_until(lambda: not FileScheduler().queue(()))
+    assert {0: "CANCELLED", 1: "PENDING"} == jobs.states()
+    number = FileScheduler().submit(first.script)
+    jobs.wait_until(lambda: jobs.has_begun(1))
+    assert number == jobs.task(1).array
+    (told,) = Path(jobs.experiment.folder.launches, "0001").glob("*.restart.json")
+    assert first.slurm_id == told.name[0] != number
+    jobs.end(1)
+    jobs.wait_for("CANCELLED", "COMPLETED")
+
+
+def test_a_limit_that_was_not_told_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that did not answer once may know the end of a worker all the same."""
+    now = 1_000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    answers: list[float | None] = [None, None, 1_040.0]
+    left = TimeLeft(lambda: answers.pop(0), job_limit_s=25.0)
+    assert left.is_enough()  # nobody knows
+    now = 1_005.0
+    assert left.is_enough()
+    assert 2 == len(answers)  # it was not asked at once
+    now = 1_010.0
+    assert left.is_enough()
+    now = 1_020.0
+    assert not left.is_enough()
+    assert not answers
+
+
+VANISHES = """
+import sys
+from experiment_manager.execution import supervisor
+supervisor.OWNERSHIP_POLL_S = supervisor.SECOND_LOOK_S = 0.1
+from experiment_manager.execution.run import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_folder_that_is_out_of_sight_ends_no_job(jobs: Jobs) -> None:
+    """As a mount that is gone for a while: nobody has ended the attempt."""
+    jobs.make(LONG)
+    folder = Path(jobs.experiment.folder.path)
+    place = ["--experiment-path", str(folder.parent), "--experiment-name", folder.name, "--job-id", "0"]
+    command = [sys.executable, "-c", VANISHES, *place, "--runner", str(folder.parent / "runner.py")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        jobs.wait_until(lambda: jobs.has_begun(0))
+        os.rename(folder / "states", folder / "away")
+        said = ""
+        while "is not there, and the job goes on" not in said:
+            said += process.stderr.readline()
+            assert process.poll() is None, said
+        os.rename(folder / "away", folder / "states")
+        jobs.end(0)
+        assert 0 == process.wait(60)
+    assert "COMPLETED" == jobs.states()[0]
