@@ -124,12 +124,13 @@ $EXTRA
 CONF
 }
 
-# SLURM can be told to listen on one address only, which then is the one of the machine's name. Where that is not the
-# loopback, as in most containers, nobody would hear us there, so the daemons listen everywhere, guarded by munge.
+# SLURM can be told to listen on one address only, which then is the one of the machine's name. Where that is not the one
+# by which the daemons are asked, as in most containers, and as 127.0.1.1 on Debian, nobody would hear us there, so they
+# listen everywhere, guarded by munge.
 listening_line() { # listening_line PARAMETERS
     local address
     address=$(getent ahostsv4 "$(uname -n)" | head -n 1) || true
-    [[ $address != 127.* ]] || echo "CommunicationParameters=$1"
+    [[ ${address%% *} != 127.0.0.1 ]] || echo "CommunicationParameters=$1"
 }
 
 scheduler_parameters() {

@@ -14,7 +14,7 @@ from tests.cluster.conftest import (
     start_slurmd,
     wait_for_queue_to_drain,
 )
-from tests.conftest import Program, clean_env, wait_until
+from tests.conftest import ROOT, Program, clean_env, wait_until
 
 
 def sbatch(folder: Path, *options: str, command: str = "true") -> "subprocess.CompletedProcess[str]":
@@ -46,6 +46,20 @@ def test_gpus_are_counted(tmp_path: Path) -> None:
     job = sbatch(tmp_path, "--array=7", "--gpus-per-node=2", command="echo $CUDA_VISIBLE_DEVICES").stdout.strip()
     wait_for_queue_to_drain(job)
     assert "0,1\n" == (tmp_path / "7.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [("127.0.0.1", "CommunicationParameters=NoInAddrAny\n"), ("127.0.1.1", ""), ("127.0.0.11", ""), ("10.0.0.1", "")],
+)
+def test_what_the_daemons_listen_on(address: str, line: str) -> None:
+    """They listen on the address of the machine's name alone only where they are asked by that: Debian gives a machine
+    127.0.1.1."""
+    shell = 'getent() { echo "$ADDRESS STREAM here"; }; . tests/cluster/configuration.sh; listening_line NoInAddrAny'
+    done = subprocess.run(
+        ["bash", "-euc", shell], cwd=ROOT, env=clean_env(ADDRESS=address), capture_output=True, text=True, check=True
+    )
+    assert line == done.stdout
 
 
 def test_settings_change_and_come_back(tmp_path: Path) -> None:
