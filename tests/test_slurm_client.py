@@ -113,6 +113,30 @@ def test_the_script_counts_and_not_the_environment(tmp_path: Path) -> None:
     assert {"SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_GPUS_PER_NODE", "HOME"} == left.keys()
 
 
+@pytest.mark.parametrize(
+    ("line", "gone"),
+    [
+        ("--time=1 -p long --qos high", {"TIMELIMIT", "PARTITION", "QOS"}),
+        ("--comment='it --time=1' -A lab  # --qos=low", {"COMMENT", "ACCOUNT"}),
+        ("--comment=it's -plong", {"COMMENT", "PARTITION"}),
+        ("-c 4", {"CPUS_PER_TASK", "CPUS_PER_GPU"}),
+        ("--cpus-per-gpu=4", {"CPUS_PER_TASK", "CPUS_PER_GPU"}),
+        ("--gpus-per-node=1", {"GPUS", "GPUS_PER_NODE", "GPUS_PER_SOCKET", "GPUS_PER_TASK", "GRES"}),
+    ],
+)
+def test_what_a_line_of_a_script_says_counts(tmp_path: Path, line: str, gone: set[str]) -> None:
+    """Of a line with several options each counts, and of options that say the same otherwise none of the environment;
+    what stands in quotes, or behind a #, is none."""
+    script = tmp_path / "slurm_scripts.sh"
+    script.write_text(f"#!/bin/bash\n#SBATCH {line}\n")
+    names = {
+        *("TIMELIMIT", "PARTITION", "QOS", "COMMENT", "ACCOUNT", "CPUS_PER_TASK", "CPUS_PER_GPU"),
+        *("GPUS", "GPUS_PER_NODE", "GPUS_PER_SOCKET", "GPUS_PER_TASK", "GRES"),
+    }
+    environ = {f"SBATCH_{name}": "mine" for name in names}
+    assert {f"SBATCH_{name}" for name in names - gone} == client.submission_environment(environ, str(script)).keys()
+
+
 def test_a_task_of_another_cluster_has_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that has never heard of a task tells that one of its own has ended, and nothing of another cluster's;
     within a job the environment tells which cluster is asked, and nobody is."""

@@ -7,6 +7,7 @@ seconds (the one form that knows no time zone), and array indices in full.
 import os
 import pwd
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -46,7 +47,8 @@ _OF_THE_CLUSTER: Final = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})
 _IDENTIFY: Final = ("array", "error", "export", "input", "job-name", "open-mode", "output", "signal", "wait")
 _EXCLUSIVE: Final = (
     frozenset({"mem", "mem-per-cpu", "mem-per-gpu"}),
-    frozenset({"gpus", "gpus-per-node", "gpus-per-task", "gres"}),
+    frozenset({"cpus-per-task", "cpus-per-gpu"}),
+    frozenset({"gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task", "gres"}),
     frozenset({"requeue", "no-requeue"}),
 )
 """Options of which one may be set, or that say of the same thing something else."""
@@ -58,7 +60,9 @@ _SHORT: Final = {
     "G": "gpus",
     "M": "clusters",
     "J": "job-name",
+    "N": "nodes",
     "a": "array",
+    "c": "cpus-per-task",
     "e": "error",
     "i": "input",
     "o": "output",
@@ -191,9 +195,17 @@ def submission_environment(environ: Mapping[str, str], script: str) -> dict[str,
 
 
 def _options_in(script: str) -> set[str]:
-    """The options that the lines of a script set, by their long names."""
-    found = re.findall(r"^#SBATCH\s+(?:--([a-z-]+)|-([a-zA-Z]))", _text(script), re.MULTILINE)
-    return {long or _SHORT.get(short, short) for long, short in found}
+    """The options that the lines of a script set, by their long names; a line may have several."""
+    words = (word for line in re.findall(r"(?m)^#SBATCH\s+(.*)", _text(script)) for word in _words(line))
+    found = filter(None, (re.match(r"--([a-z-]+)|-([a-zA-Z])", word) for word in words))
+    return {match[1] or _SHORT.get(match[2], match[2]) for match in found}
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:  # somebody has edited it
+        return line.split()
 
 
 def _text(script: str) -> str:
