@@ -264,6 +264,11 @@ STEP = "slurmstepd-n1: error: *** STEP 106.0 ON n1 CANCELLED AT 2026-11-22T19:16
             State.OUT_OF_MEMORY,  # without cgroups
             f"slurmstepd-n1: error: StepId=9.batch exceeded memory limit (4 > 1), being killed\n{EXCEEDED}\n{JOB} ***",
         ),
+        *(
+            (State.TIMEOUT, f"[2026-11-27T03:40:00{zone}] error: *** JOB 9 ON n1 CANCELLED AT x DUE TO TIME LIMIT ***")
+            for zone in ("", ".123", "Z", "+01:00", ".123456-0330")
+        ),
+        (None, "[2026-11-26T02:21:48.013+01:00] error: CUDA out of memory\n"),
         (None, "[2026-11-26T02:21:48.013] error: CUDA out of memory\n"),  # a program that logs as SLURM 26.05 does
         (None, f"{STEP} ***\ndone\n"),  # a step that the job ended itself
         (None, "the user's own words: JOB 62 ON n1 CANCELLED AT noon, Out Of Memory, oom-kill\n"),

@@ -61,7 +61,8 @@ _CAUSES: Final = {
 _RANGE: Final = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?\Z")
 _SETTING: Final = re.compile(r"(\S+)\s*= ?(.*)")
 _DAEMON: Final = r"(?:slurmstepd|slurmd|srun)\S*: (?:error: )?"
-_UNNAMED: Final = r"\[\d{4}-\d\d-\d\dT[\d:.]+\] error: "  # since 26.05; programs may begin their own lines so
+_ZONE: Final = r"(?:Z|[+-]\d\d:?\d\d)?"  # where LogTimeFormat is rfc3339 or rfc5424
+_UNNAMED: Final = rf"\[\d{{4}}-\d\d-\d\dT[\d:.]+{_ZONE}\] error: "  # since 26.05; programs may begin their own lines so
 _OVER_MEMORY: Final = (
     r"(?:Step\S*(?: \S+)? exceeded|Exceeded (?:job|step)) memory limit"  # OverMemoryKill, without cgroups
 )
