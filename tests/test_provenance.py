@@ -53,6 +53,31 @@ def test_commit_and_what_differs_from_it(tracked: Program) -> None:
 
 
 @pytest.mark.usefixtures("light")
+def test_a_patch_has_no_secrets_and_still_applies(tracked: Program) -> None:
+    """An added line has *** where a secret was, which is told; the patch has as many lines as ever, and whatever was
+    there before, binary or not, is as it was."""
+    secret, before = "q7Xk29fLmPz81RtyWv45", "password: 'of the commit'\n"
+    file = tracked.home / "notes.yaml"
+    file.write_text(f"a: 1\n{before}")
+    git(tracked.home, "add", "notes.yaml")
+    git(tracked.home, "commit", "-q", "-m", "second")
+    mine = f"api_key: '{secret}'\n++ hf_{secret}{secret}\nat: https://me:{secret}@host/\nkeep: [password, ü]\n"
+    file.write_text(f"{mine}a: 2\n{before}")
+    (tracked.home / "data.bin").write_bytes(bytes(range(256)) * 9)
+    git(tracked.home, "add", "data.bin")
+    done = tracked.sweep("seed=1")
+    said = "code.patch, which keeps your changes, has *** for what looks like a secret in 3 lines"
+    assert (0, True) == (done.returncode, said in done.stderr)
+    patch = tracked.experiment / "launches/0001/code.patch"
+    assert secret not in patch.read_text()
+    git(tracked.home, "stash", "-q")
+    subprocess.run(["git", "apply", str(patch)], cwd=tracked.home.parent, check=True)
+    masked = "api_key: '***'\n++ ***\nat: https://***@host/\nkeep: [password, ü]\n"
+    assert f"{masked}a: 2\n{before}" == file.read_text()
+    assert bytes(range(256)) * 9 == (tracked.home / "data.bin").read_bytes()
+
+
+@pytest.mark.usefixtures("light")
 def test_no_repository_no_commit(program: Program) -> None:
     """Outside of a repository there is nothing to tell, and the launch goes on."""
     program.sweep("seed=1", GIT_CEILING_DIRECTORIES=str(program.home.parent))

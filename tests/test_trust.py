@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from experiment_manager import Experiment, State
 from experiment_manager.errors import FilterError, JobRefused
 from experiment_manager.execution.pickled_runner import trusted
-from experiment_manager.model.secrets import MASK, Masks, masked_words
+from experiment_manager.model.secrets import MASK, Masks, masked_patch, masked_words
 from experiment_manager.trust import TRUSTS_ANYBODY, open_to_anybody
 from tests.conftest import APP, Program, examples, files_below
 
@@ -63,6 +63,46 @@ def test_a_secret_in_a_command_line_is_masked(words: tuple[str, ...]) -> None:
 def test_what_is_no_secret_stays(word: str) -> None:
     """The words of people who train language models, and what only says where a secret is."""
     assert [word, "7"] == masked_words([word, "7"])
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (f'+password = "{SECRET}"', '+password = "***"'),
+        (f'+password: str = "{SECRET}"', '+password: str = "***"'),
+        (f"+os.environ['WANDB_API_KEY'] = '{SECRET}'", "+os.environ['WANDB_API_KEY'] = '***'"),
+        (f'+    {{"api_key": "{SECRET}", "a": "b"}}', '+    {"api_key": "***", "a": "b"}'),
+        (f"+git clone https://me:{SECRET}@host/x", "+git clone https://***@host/x"),
+        (f"+ghp_{SECRET}{SECRET}", "+***"),
+        ("+password = ask()", None),
+        ("+password = f'{a}'", None),
+        ("+password = '$PASSWORD'", None),
+        ("+api_key: ${oc.env:KEY}", None),
+        ("+url = f'https://{user}:{word}@host'", None),
+        ("+tokens = 'abc'", None),
+        (f"-password = '{SECRET}'", None),
+        (f" password = '{SECRET}'", None),
+        (f"password = '{SECRET}'", None),
+    ],
+)
+def test_a_patch_is_masked_where_it_adds_a_secret(line: str, shown: str | None) -> None:
+    """Only in the lines that a hunk adds, and where the text shows that it is one: the rest of the code stays code."""
+    head = "diff --git a/x b/x\n--- a/x\n+++ b/x\n"
+    ends = "" if line[0] in "+- " else f"{line}\n"  # of a binary patch, or whatever is in no hunk
+    old, new = int(line[0] in "- "), int(line[0] in "+ ")
+    patch = f"{head}@@ -1,{1 + old} +1,{1 + new} @@ def f\n a\n{'' if ends else line + chr(10)}{ends}"
+    expected = patch if shown is None else patch.replace(line, shown)
+    assert (expected.encode(), int(shown is not None)) == masked_patch(patch.encode())
+
+
+def test_options_with_a_secret_are_warned_of(program: Program) -> None:
+    """A launcher's options are kept as they are, since jobs need them: people are told what to write instead."""
+    options = f"hydra.launcher.setup=['export WANDB_API_KEY={SECRET}']"
+    done = program.sweep("seed=1", "hydra/launcher=slurm_script", options)
+    assert 0 == done.returncode, done.stderr
+    assert "warning: hydra.launcher.setup has what looks like a secret" in done.stderr
+    done = program.sweep("seed=1", "hydra/launcher=slurm_script", "hydra.launcher.setup=['export WANDB_API_KEY=$MINE']")
+    assert "looks like a secret" not in done.stderr
 
 
 @pytest.mark.hypothesis

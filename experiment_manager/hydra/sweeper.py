@@ -37,6 +37,7 @@ from experiment_manager.hydra.launchers import (
 from experiment_manager.hydra.plan import Asked, Plan, asked
 from experiment_manager.hydra.schema import Options, require_known, slurm_node
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, State, launcher_of
+from experiment_manager.model.secrets import masked
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import appearing
@@ -187,12 +188,22 @@ def tell_of_settings(composer: Composer, config: DictConfig, directories: Mappin
             f"warning: hydra.launcher.{shown[0]} reads ${{oc.env:...}}, whose value is written into the scripts "
             "and launch.json; write $NAME there instead, which the shell of the job reads"
         )
+    for key in _with_secrets(launcher):
+        tell(
+            f"warning: hydra.launcher.{key} has what looks like a secret, and stands in launch.json and in the "
+            "scripts; write $NAME there instead, which the shell of the job reads"
+        )
     for overrides in dict.fromkeys(composer.unused.values()):
         keys = [key for key, first in composer.unused.items() if first == overrides]
         tell(
             f"{', '.join(keys)}, set in what {overrides} chooses, is not used: a sweep's settings are read before "
             "it chooses anything; set them in the program's own YAML or on the command line"
         )
+
+
+def _with_secrets(launcher: Mapping[str, Any]) -> list[str]:
+    """The options that show by themselves that they have a secret in them: they are needed as they are."""
+    return [key for key, value in launcher.items() if masked(f"{key}={value}") != f"{key}={value}"]
 
 
 def _replaced(composer: Composer, launcher: Mapping[str, Any]) -> str | None:

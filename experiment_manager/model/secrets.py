@@ -27,6 +27,13 @@ _KNOWN: Final = re.compile(
 """How those of GitHub, GitLab, Hugging Face, OpenAI, Slack and AWS begin."""
 
 _IN_ADDRESS: Final = re.compile(r"(?<=://)[^/\s]+(?=@)")
+_HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_LOGIN: Final = re.compile(r"(?<=://)[^/\s:@{}$'\"]*:[^/\s@{}$'\"]+(?=@)")
+_QUOTED: Final = re.compile(
+    rf"""(?P<name>{_NAME}["']?\]?\s*(?::\s*[\w.|\[\] ]+=|[=:])\s*)"""
+    r"""(?P<quote>["'])(?P<value>(?:(?!(?P=quote))[^\\{}])+)(?P=quote)""",
+    re.IGNORECASE,
+)
 _REFERENCE: Final = re.compile(r"""['"]?(?:\$\{.*\}|\$\w+|\*\*\*)['"]?\Z""", re.DOTALL)
 _SETTING: Final = re.compile(rf"(?P<name>[^\s=]*{_NAME}=)(?P<value>.+)\Z", re.IGNORECASE | re.DOTALL)
 _OPTION: Final = re.compile(rf"--?(?:[\w-]*[_-])?{_NAME}\Z", re.IGNORECASE)
@@ -65,6 +72,26 @@ def masked_words(words: Iterable[str]) -> list[str]:
     return found
 
 
+def masked_patch(patch: bytes) -> tuple[bytes, int]:
+    """What `git diff` has printed, with `***` for secrets in added lines, and in how many; `git apply` takes it.
+
+    Code has names and calls where a command line has values: here a secret is what begins as one, what stands in an
+    address with a name before it, and a text in quotes behind the name of one.
+    """
+    lines, n_masked, old, new = patch.decode("latin-1").split("\n"), 0, 0, 0
+    for place, line in enumerate(lines):
+        if not old and not new:
+            hunk = _HUNK.match(line)
+            old, new = (int(hunk[1] or 1), int(hunk[2] or 1)) if hunk else (0, 0)
+            continue
+        old, new = old - line.startswith(("-", " ")), new - line.startswith(("+", " "))
+        if line.startswith("+"):
+            shown = _QUOTED.sub(_without_quoted, _LOGIN.sub(MASK, _KNOWN.sub(MASK, line)))
+            n_masked += shown != line
+            lines[place] = shown
+    return "\n".join(lines).encode("latin-1"), n_masked
+
+
 class Masks:
     """Masks of settings that stay as different from each other as the settings were: `***`, then `***2`, `***3`."""
 
@@ -90,6 +117,11 @@ class Masks:
             numbered = (shown, *(f"{shown}{number}" for number in range(2, len(others) + 3)))
             self._shown[value] = next(text for text in numbered if text not in others)
         return self._shown[value]
+
+
+def _without_quoted(match: re.Match[str]) -> str:
+    quote, value = match["quote"], match["value"]
+    return match[0] if _REFERENCE.match(value) else f"{match['name']}{quote}{MASK}{quote}"
 
 
 def _without_value(match: re.Match[str]) -> str:

@@ -63,11 +63,17 @@ def commit(cwd: str | None = None) -> dict[str, Any]:
 
 
 def write_patch(path: str, cwd: str | None = None) -> None:
-    """The file holds what differs from the commit around a folder, in tracked files, as `git apply` takes it; no file
-    where git cannot tell, or where that is larger than MOST_BYTES."""
+    """The file holds what differs from the commit around a folder, in tracked files, as `git apply` takes it, and `***`
+    for secrets; no file where git cannot tell, or where that is larger than MOST_BYTES."""
+    from experiment_manager.model.secrets import masked_patch  # few processes write one
+
     patch = _ask_git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD", cwd=cwd)
     if patch is None or not 0 < len(patch) <= MOST_BYTES:
         return
+    patch, n_masked = masked_patch(patch)
+    if n_masked:
+        lines = "a line" if n_masked == 1 else f"{n_masked} lines"
+        tell(f"{os.path.basename(path)}, which keeps your changes, has *** for what looks like a secret in {lines}")
     with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:
         file.write(patch)
 
