@@ -25,11 +25,13 @@ def open_to_anybody(path: str, *, is_searched: bool = False) -> str | None:
 
     In a sticky folder, such as /tmp, nobody replaces what is another's, but anybody may add something, which counts for
     a folder that `is_searched`. Nobody comes below a folder that is closed to others, and nothing counts where
-    TRUSTS_ANYBODY is set. Raises OSError where it cannot be told.
+    TRUSTS_ANYBODY is set, nor where a file system keeps no modes, as a drive of Windows does not. Raises OSError where
+    it cannot be told.
     """
     if os.environ.get(TRUSTS_ANYBODY):
         return None
-    return next(filter(None, (_open_on(way, is_searched=is_searched) for way in _ways(path))), None)
+    found = next(filter(None, (_open_on(way, is_searched=is_searched) for way in _ways(path))), None)
+    return found if found is None or _keeps_modes(found, path) else None
 
 
 def _ways(path: str) -> Iterator[str]:
@@ -59,6 +61,23 @@ def _open_on(way: str, *, is_searched: bool) -> str | None:
         if mode & stat.S_IWOTH and (not mode & stat.S_ISVTX or (is_searched and place == way)):
             return place
     return None
+
+
+def _keeps_modes(found: str, path: str) -> bool:
+    """Whether the mode of what was found on the way to `path` tells who may change it: it does unless a file that we
+    make for ourselves alone, on the same file system, is open to all, too."""
+    place = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+    probe = os.path.join(place, f".modes.{os.getpid()}-{os.urandom(8).hex()}.tmp")
+    try:
+        if os.stat(place).st_dev != os.lstat(found).st_dev:
+            return True
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    except OSError:  # it is not ours to write to
+        return True
+    try:
+        return not os.lstat(probe).st_mode & stat.S_IWOTH
+    finally:
+        os.unlink(probe)
 
 
 def _from_the_top(path: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from experiment_manager import Experiment
+from experiment_manager.trust import open_to_anybody
 from tests.conftest import APP, Program, clean_env, wait_until
 from tests.debian import install
 from tests.test_work import RUNNER
@@ -77,14 +79,19 @@ def shared(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nodes(tmp_path: Path, shared: Path) -> Iterator[list[Node]]:
-    """Two of them; the test is skipped where there can be none."""
+def _fuse() -> None:
+    """What the tests need is there; else they are skipped."""
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("only root can mount file systems, and only where there is FUSE")
     if shutil.which("bindfs") is None or not os.path.exists(CLOCK):
         install("bindfs", "libfaketime")
     if shutil.which("bindfs") is None or not os.path.exists(CLOCK):
         pytest.skip("no bindfs, or no libfaketime: root on Debian gets both by itself")
+
+
+@pytest.fixture
+def nodes(_fuse: None, tmp_path: Path, shared: Path) -> Iterator[list[Node]]:
+    """Two of them."""
     (tmp_path / "home").mkdir()
     late = ",".join(f"{what}_timeout={LATE_S}" for what in ("attr", "entry", "negative"))
     ahead = {"LD_PRELOAD": CLOCK, "FAKETIME": "+300", "NO_FAKE_STAT": "1"}
@@ -232,3 +239,25 @@ def test_a_server_goes_away(nodes: list[Node], shared: Path, tmp_path: Path, whe
     assert {"COMPLETED": 8} == found.counts()
     assert {1} == {row["attempt"] for row in found.jobs()}
     assert list(range(8)) == [row["result"]["result"] for row in found.result_rows()]
+
+
+@pytest.mark.usefixtures("_fuse")
+def test_modes_tell_nothing_where_a_file_system_keeps_none() -> None:
+    """On a drive of Windows all is open to all, whatever its owner wants; that is no reason to run nothing there."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        for folder in ("server", "drive"):
+            (place / folder).mkdir()
+        (place / "server/file").touch()
+        server = subprocess.Popen(["bindfs", "-f", "-p", "0777", "--chmod-ignore", place / "server", place / "drive"])
+        try:
+            wait_until(lambda: os.path.ismount(place / "drive"))
+            assert 0o777 == (place / "drive/file").stat().st_mode & 0o777
+            assert [None, None] == [open_to_anybody(str(place / "drive" / one)) for one in ("", "file")]
+        finally:
+            subprocess.run(["umount", place / "drive"], check=False)
+            server.wait(30)
+        assert ["file"] == os.listdir(place / "server")
+        (place / "server").chmod(0o777)
+        assert str(place / "server") == open_to_anybody(str(place / "server/file"))
