@@ -421,7 +421,7 @@ class Experiment:
         """The jobs that wait or run, of those that pass a filter, were told to end; returns their ids."""
         from experiment_manager.scheduler.cancel import cancel
 
-        return cancel(self.folder, *self._chosen(where))
+        return cancel(self.folder, *self._chosen(where), are_all=where is None)
 
     def hold(self, where: Any = None) -> "Held":
         """Of the jobs that pass a filter, those that neither run nor are done are held: no sweep, worker, launcher or

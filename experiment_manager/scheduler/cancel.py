@@ -11,7 +11,7 @@ from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import JobId, State
 from experiment_manager.scheduler import schedulers
-from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, may_be_elsewhere
+from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, may_be_elsewhere, may_grow
 from experiment_manager.store import processes
 from experiment_manager.store.endings import LOOKS, ask_to_end, mark_of, withdraw
 from experiment_manager.store.files import number_in
@@ -24,10 +24,11 @@ _ACTS_WITHIN_S: Final = 10.0
 _LOOK_S: Final = 0.2
 
 
-def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
+def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bool = False) -> list[int]:
     """Of these jobs those that wait or run were told to end; returns their ids. What had not begun is CANCELLED now.
 
-    What runs on another machine, or as another user, is asked through the folder, and people are told so. Raises
+    `are_all`: of a search nothing goes on, either; else its workers do, with what nobody has proposed yet. What runs on
+    another machine, or as another user, is asked through the folder, and people are told so. Raises
     JobRefused, with nothing done, for jobs that share a task with others that go on; SchedulerError. JobRefused, too,
     for what nothing of ours reaches, when the others have been told.
     """
@@ -50,7 +51,9 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     if wanted:
         there = active_tasks(folder, table, of=unbegun.keys() | elsewhere, is_needed=bool(unbegun or elsewhere))
         tasks = {task: mine for task, jobs in there.items() if (mine := [job for job in jobs if job in wanted])}
-        by_worker = {job for task, mine in tasks.items() if _goes_on(table, task, there[task], wanted) for job in mine}
+        grows = not are_all and any(task.is_worker for task in tasks) and may_grow(folder)
+        left = {task for task in tasks if task.is_worker and (grows or _has_others(table, there[task], wanted))}
+        by_worker = {job for task in left for job in tasks[task]}
         tasks = {task: mine for task, mine in tasks.items() if by_worker.isdisjoint(mine)}
         _refuse_shared(table, there, tasks)
         running |= _taken_from_workers(folder, by_worker, unbegun)
@@ -81,11 +84,9 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable) -> list[int]:
     return sorted(by_scheduler | notified | (by_worker - begun))
 
 
-def _goes_on(table: StateTable, task: ActiveTask, jobs: Sequence[int], wanted: Collection[int]) -> bool:
-    """Whether a task is a worker that has other jobs to run."""
-    return task.is_worker and any(
-        table.state(job) in (State.QUEUED, State.RUNNING) for job in jobs if job not in wanted
-    )
+def _has_others(table: StateTable, jobs: Sequence[int], wanted: Collection[int]) -> bool:
+    """Whether other jobs are left for a worker that may run these."""
+    return any(table.state(job) in (State.QUEUED, State.RUNNING) for job in jobs if job not in wanted)
 
 
 def _taken_from_workers(

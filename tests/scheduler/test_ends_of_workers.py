@@ -98,6 +98,25 @@ def test_all_that_waits_is_cancelled_at_once(jobs: Jobs) -> None:
     jobs.wait_for("CANCELLED", "CANCELLED", "CANCELLED")
 
 
+def test_the_worker_of_a_search_goes_on(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has trials that are no jobs yet, unless all is cancelled."""
+    monkeypatch.setattr("experiment_manager.scheduler.cancel.may_grow", lambda _: True)
+    jobs.make(LONG, workers=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert [0] == jobs.cancel(0)
+    jobs.wait_for("CANCELLED")
+    jobs.wait_until(lambda: FileScheduler().has_ended(jobs.task(0)))
+    (run,) = FileScheduler()._runs(str(jobs.task(0).array), 0)
+    assert "CANCELLED" != run["word"]  # it has found nothing more by itself
+    all_of = Jobs(FileScheduler(), tmp_path / "all", {}, jobs.seconds).make(LONG, LONG, workers=1)
+    all_of.submit()
+    all_of.wait_until(lambda: all_of.has_begun(0))
+    assert [0, 1] == all_of.experiment.cancel()
+    all_of.wait_for("CANCELLED", "CANCELLED")
+    (run,) = FileScheduler()._runs(str(all_of.task(0).array), 0)
+    assert "CANCELLED" == run["word"]
+
+
 def test_a_job_between_its_anchor_and_its_state_is_cancelled(jobs: Jobs) -> None:
     """Whoever has linked the anchor has begun, though no name says RUNNING yet."""
     jobs.make(LONG, LONG, workers=1).submit()
