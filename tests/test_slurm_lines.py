@@ -43,16 +43,25 @@ QUEUE = {
     "limit": (Phase.ENDED, State.TIMEOUT, None, "TimeLimit"),
     "cancelled": (Phase.ENDED, State.CANCELLED, None, ""),
 }
+QUEUE_SINCE = {  # of versions that have played the whole scene
+    "held-by-root": (Phase.WAITING, None, [0, 1], "JobHeldAdmin"),
+    "requeued-and-held": (Phase.WAITING, None, None, "job requeued in held state"),
+    "suspended": (Phase.PAUSED, None, None, ""),
+}
+WHOLE = ("22.05", "26.05")
 
 
 def test_the_queue(lines: dict[str, str]) -> None:
     """squeue tells of each job how far it has come, which tasks it still means, and why it waits or has ended."""
     rows = {row.name: row for row in parse_squeue(of(lines, "squeue"))}
-    for name, (phase, end, indices, reason) in QUEUE.items():
+    is_whole = of(lines, "sinfo -V").split()[-1].startswith(WHOLE)
+    for name, (phase, end, indices, reason) in {**QUEUE, **(QUEUE_SINCE if is_whole else {})}.items():
         row = rows[name]
         held = None if row.indices is None else list(row.indices)
         assert (phase, end, indices, reason) == (row.phase, row.end, held, row.reason), name
     assert {"root"} == {row.user for row in rows.values()}
+    needs_help = {name for name, row in rows.items() if row.phase is Phase.WAITING and Slurm().way_out(row.reason)}
+    assert {"never", "partly", *({"held-by-root", "requeued-and-held"} if is_whole else ())} == needs_help
 
 
 def test_no_reason_is_none() -> None:
@@ -133,6 +142,11 @@ def test_what_a_task_is_told_while_it_is_ended(
     for where in ("1", "2"):  # where 22.05 and where 26.05 say so, while other tasks of the array are there
         (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho 'Job 12_7 not found' >&{where}\nexit 1\n")
         assert Slurm().has_ended(here._replace(array="12", array_index=7))
+    if told := lines.get("scontrol -o show job partly"):
+        a_scontrol(tmp_path, told, status=1)
+        job, _, index = told.split()[1].partition("_")
+        assert Slurm().has_ended(here._replace(array=job, array_index=int(index)))
+        assert not Slurm().has_ended(here._replace(array=job, array_index=7))
     a_scontrol(tmp_path, of(lines, "scontrol requeue"), status=1)
     assert "Job is pending execution" in str(Slurm().requeue(here))
 

@@ -37,6 +37,9 @@ JOBS = {  # by the name: the options, and the script
     "partly": (["--array=0-5", "--hold"], "true"),
     "throttled": (["--array=0-8:2%2", "--begin=now+1hour"], "true"),
     "never": (["--dependency=afterok:{failed}"], "true"),
+    "held-by-root": (["--array=0-1", "--begin=now+1hour"], "true"),
+    "requeued-and-held": ([], "exec sleep 100"),
+    "suspended": ([], "exec sleep 100"),
 }
 REFUSED = (
     "--partition=nosuch",
@@ -92,8 +95,11 @@ class Recorder:
             self.ids[name] = self.run(*common, *words, f"{name}.sh").strip()
 
     def disturb(self) -> None:
-        for name in ("limit", "cancelled", "requeued", "preempted"):
+        for name in ("limit", "cancelled", "requeued", "preempted", "requeued-and-held", "suspended"):
             self.until(name, "RUNNING")
+        self.run("scontrol", "hold", self.ids["held-by-root"])
+        self.run("scontrol", "requeuehold", self.ids["requeued-and-held"])
+        self.run("scontrol", "suspend", self.ids["suspended"])
         self.run("scontrol", "update", f"jobid={self.ids['limit']}", "endtime=now+1")
         self.run("scancel", self.ids["cancelled"])
         self.run("scancel", f"{self.ids['partly']}_[2-3]")
@@ -102,6 +108,7 @@ class Recorder:
         self.until("preempted", "PENDING")
         for name in ("failed", "killed", "memory", "memory-srun", "limit", "cancelled"):
             self.until(name, "FAILED", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED")
+        self.until("requeued-and-held", "PENDING", "REQUEUE_HOLD")
 
     def ask(self) -> None:
         self.asked("squeue", "-h", "--me", "-t", "all", "-o", SQUEUE_FORMAT)
@@ -120,6 +127,10 @@ class Recorder:
         read = [line for line in settings if line.startswith(("Configuration", "KillWait", "MaxArraySize"))]
         self.note("scontrol show config", "\n".join(read))
         self.asked("scontrol", "-o", "show", "job", "9999999")
+        self.note(
+            "scontrol -o show job partly",
+            self.run("scontrol", "-o", "show", "job", f"{self.ids['partly']}_2", check=False),
+        )
         self.note("scontrol requeue partly", self.run("scontrol", "requeue", f"{self.ids['partly']}_4", check=False))
         for name in ("limit", "cancelled", "preempted"):
             self.note(f"scontrol -o show job {name}, as it is ended", (self.folder / f"asked.{name}").read_text())

@@ -132,7 +132,7 @@ _LET_GO: Final = "`experiment-manager release` or `scontrol release` lets it beg
 _SHARED: Final = "you, or all of your account or QOS, have as much as you may: it begins when others have ended"
 
 REASONS: Final = (
-    (r"JobHeldUser", _LET_GO),
+    (r"JobHeldUser|job requeued in held state", _LET_GO),
     (r"JobHeldAdmin", "an administrator holds it, and alone can let it begin: ask why"),
     (r"DependencyNeverSatisfied", "what it comes after has not ended well: cancel it, and submit it again after that"),
     (r"BadConstraints|PartitionConfig", f"no node is as it asks: {_LESS} sinfo"),
