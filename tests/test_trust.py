@@ -144,12 +144,13 @@ def test_what_a_report_masks_stays_apart(program: Program) -> None:
     places = ["s3://ada:x@host/data", "s3://bob:y@host/data", "s3://ada:x@host/data"]
     shown = [masks.settings({"place": place})["place"] for place in places]
     assert (shown[0], 2) == (shown[2], len(set(shown)))
-    done = program.sweep("seed=1,2", f"+hub.password={SECRET},{SECRET}2", "hydra/launcher=slurm_script", LIGHT="1")
+    swept = f"+hub.password={SECRET},{SECRET}2", f"+login={{api_keys: [{SECRET}], user: me}},null"
+    done = program.sweep("seed=1,2", *swept, "hydra/launcher=slurm_script", LIGHT="1")
     assert 0 == done.returncode, done.stderr
     assert 0 == program.tool("report", "--out", str(program.home / "report.html")).returncode
     page = (program.home / "report.html").read_text()
     assert SECRET not in page
-    assert '"hub.password=***","hub.password=***2"' in page
+    assert all(f"hub.password={mask} login=" in page for mask in ("***", "***2"))
 
 
 @pytest.fixture

@@ -13,7 +13,17 @@ import pytest
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
 from experiment_manager.model.records import State
-from experiment_manager.store.documents import MOST_IDS, MOST_TABLE_BYTES, PLAN, Kind, are_of_ids
+from experiment_manager.store.documents import (
+    DIGITS,
+    MOST_IDS,
+    MOST_TABLE_BYTES,
+    NAME,
+    NUMBERED,
+    PLAN,
+    TASK,
+    Kind,
+    are_of_ids,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_values, read_metrics
 from experiment_manager.store.results import read_result, write_result
@@ -391,3 +401,39 @@ def test_what_is_too_deep_or_no_unicode_ends_no_command(ended: Folder, place: st
     found = {*statuses(ended)}
     assert ({0, 3}, True) == (found | {0, 3}, 3 in found or place == "error")  # of a job that completed it is not read
     assert "seed" in Path(ended.report).read_text(encoding="utf-8")
+
+
+def test_no_record_leads_out_of_the_folder(ended: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """The launch of an attempt is a number: a path in its place is named, and nothing is read there."""
+    outside = Path(ended.parent) / "outside"
+    outside.mkdir()
+    (outside / "launch.json").write_text(json.dumps({"jobs": {"1": "0"}, "git_commit": "of another", "cwd": "/"}))
+    Path(ended.join("states", "0.2")).write_text(json.dumps({"launch": "../../outside"}))
+    os.makedirs(ended.launches)
+    statuses(ended)
+    said = capsys.readouterr()
+    assert "of another" not in said.out + Path(ended.report).read_text()
+    assert f"skipped: {ended.states}/0.2 cannot be read: its 'launch' is no text of digits" in said.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (NAME, ["train-x1", "a b"], ["../x", "a/b", "", ".", "..", "a\0b", 3]),
+        (NUMBERED, ["12", "12_7", "12_[0-3]", "7.server", ""], ["--user=ada", "-t", "12 --me", "1\n2", "1\0", 12]),
+        (DIGITS, ["0001"], ["../1", "-1", "", "1" * 20, 1]),
+    ],
+)
+def test_what_becomes_a_path_or_a_word_of_a_command(kind: Kind, good: list[object], bad: list[object]) -> None:
+    """A name leads out of no folder, and an id that the commands of a scheduler are given is none of their options."""
+    assert [[True] * len(good), [False] * len(bad)] == [[kind.fits(one) for one in some] for some in (good, bad)]
+    task = {
+        "scheduler": "slurm",
+        "id": "1",
+        "array": None,
+        "array_index": None,
+        "restart": 0,
+        "node": None,
+        "user": None,
+    }
+    assert [True, False, False] == [TASK.fits({**task, **more}) for more in ({}, {"id": "--me"}, {"array": "-t"})]

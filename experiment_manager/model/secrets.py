@@ -99,13 +99,25 @@ class Masks:
         self._shown: dict[str, str] = {}
 
     def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The values by their names; those that are no texts stay.
+        """The values by their names, with what is in them; those that are no texts stay.
 
         >>> masks = Masks()
         >>> masks.settings({"hub.password": "abc", "seed": 1}), masks.settings({"hub.password": "two words"})
         ({'hub.password': '***', 'seed': 1}, {'hub.password': '***2'})
+        >>> masks.settings({"hub": {"password": "abc", "user": "me"}, "api_keys": [["x"]]})
+        {'hub': {'password': '***', 'user': 'me'}, 'api_keys': [['***3']]}
         """
-        return {name: self._of(name, value) if isinstance(value, str) else value for name, value in settings.items()}
+        return {name: self._shown_of(name, value) for name, value in settings.items()}
+
+    def _shown_of(self, name: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._of(name, value)
+        if isinstance(value, Mapping):
+            is_secret = masked(f"{name}=x") != f"{name}=x"  # so is all that is in it
+            return {key: self._shown_of(name if is_secret else f"{name}.{key}", item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)([self._shown_of(name, item) for item in value])
+        return value
 
     def _of(self, name: str, value: str) -> str:
         whole = masked(f"{name}={value}")

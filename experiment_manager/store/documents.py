@@ -76,6 +76,15 @@ TEXT: Final = Kind("text", lambda value: isinstance(value, str))
 FLAG: Final = Kind("true or false", lambda value: isinstance(value, bool))
 
 
+def _is_name(value: Any) -> bool:
+    is_one = isinstance(value, str) and "\0" not in value
+    return is_one and os.path.basename(value) == value and value not in ("", ".", "..")
+
+
+def _is_numbered(value: Any) -> bool:
+    return isinstance(value, str) and value[:1] != "-" and value.isprintable() and " " not in value
+
+
 def _are_sources(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(source, list) and [type(item) for item in source] == [str, str, bool] for source in value
@@ -85,8 +94,9 @@ def _are_sources(value: Any) -> bool:
 def _is_task(value: Any) -> bool:
     if not isinstance(value, dict) or "cluster" in value or {*value, "cluster"} != set(Task._fields):
         return False
-    texts = all(isinstance(value[name], str) for name in ("scheduler", "id"))
-    maybe = all(value[name] is None or isinstance(value[name], str) for name in ("array", "node", "user"))
+    texts = isinstance(value["scheduler"], str) and NUMBERED.fits(value["id"])
+    maybe = all(value[name] is None or isinstance(value[name], str) for name in ("node", "user"))
+    maybe = maybe and (value["array"] is None or NUMBERED.fits(value["array"]))
     return (
         texts
         and maybe
@@ -105,14 +115,13 @@ WORDS: Final = Kind("list of texts", lambda value: isinstance(value, list) and a
 DIGITS: Final = Kind(
     "text of digits", lambda value: isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS
 )
+NUMBERED: Final = Kind("id of a scheduler", _is_numbered)  # which its commands are given as a word, and no option
 STATE: Final = Kind("state", lambda value: isinstance(value, str) and value in frozenset(State))
 IDS: Final = Kind("text of job ids such as 0-3,7", lambda value: are_of_ids([value]))
 PLAN: Final = Kind("mapping of attempts to job ids", _is_plan)
 SOURCES: Final = Kind("list of places of YAML files", _are_sources)
 TASK: Final = Kind("task of a scheduler", _is_task)
-NAME: Final = Kind(
-    "name of a file", lambda value: isinstance(value, str) and os.path.basename(value) == value not in ("", ".", "..")
-)
+NAME: Final = Kind("name of a file", _is_name)
 
 LAUNCH_FORMAT: Final = 5  # of records that need it: see `launches.needed_format`
 SUBMISSION_FORMAT: Final = 1
@@ -130,7 +139,8 @@ Shape = Mapping[str, Kind]
 """The fields of a record, as far as we ask for them. None stands for a field that is not there."""
 
 ANCHOR: Final[Shape] = {
-    **dict.fromkeys(("host", "boot", "namespace", "launch", "scheduler", "slurm_task", "gpus", "node"), TEXT),
+    **dict.fromkeys(("host", "boot", "namespace", "scheduler", "slurm_task", "gpus", "node"), TEXT),
+    "launch": DIGITS,
     "cluster": TEXT,
     **dict.fromkeys(("slurm_job_id", "slurm_array_job_id"), TEXT),
     **dict.fromkeys(("slurmd_nodename", "slurm_job_user"), TEXT),
@@ -159,7 +169,8 @@ RESULT: Final[Shape] = {"format": _format(RESULT_FORMAT), "refused": TABLE, "tol
 LAUNCH: Final[Shape] = {
     "format": _format(LAUNCH_FORMAT),
     **dict.fromkeys(("user", "host", "cwd", "launcher", "scheduler", "code", "python"), TEXT),
-    **dict.fromkeys(("git_commit", "joins"), TEXT),
+    "git_commit": TEXT,
+    "joins": DIGITS,
     **dict.fromkeys(("argv", "overrides", "runner"), WORDS),
     "time": MOMENT,
     "job_timeout_min": NUMBER,
@@ -173,7 +184,7 @@ LAUNCH: Final[Shape] = {
     "upstream": TABLE,
 }
 ARRAY: Final[Shape] = {
-    "name": TEXT,
+    "name": NAME,
     "script": NAME,
     "jobs": IDS,
     "pack": COUNT,
@@ -183,7 +194,7 @@ ARRAY: Final[Shape] = {
     "options": TABLE,
 }
 SUBMISSION: Final[Shape] = {"format": _format(SUBMISSION_FORMAT), "arrays": TABLE}
-SUBMITTED: Final[Shape] = {"slurm_id": TEXT, "submitted": MOMENT, "doubtful_until": MOMENT, "cluster": TEXT}
+SUBMITTED: Final[Shape] = {"slurm_id": NUMBERED, "submitted": MOMENT, "doubtful_until": MOMENT, "cluster": TEXT}
 PROPOSAL: Final[Shape] = {
     "format": _format(PROPOSAL_FORMAT),
     **dict.fromkeys(("launch", "identity"), TEXT),

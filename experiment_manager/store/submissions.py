@@ -21,6 +21,7 @@ from experiment_manager.store.documents import (
     IDS,
     MOST_IDS,
     NUMBER,
+    NUMBERED,
     SUBMISSION,
     SUBMISSION_FORMAT,
     SUBMITTED,
@@ -55,7 +56,7 @@ class Submission:
         self._arrays: dict[str, dict[str, Any]] = {}
         try:
             arrays = read_object(self._path, SUBMISSION, required=["arrays"])["arrays"]
-            wrong = next(filter(None, (trouble(array, SUBMITTED) for array in arrays.values())), None)
+            wrong = next(filter(None, map(_trouble, arrays.values())), None)
             if wrong is not None:
                 raise UnreadableRecord(self._path, wrong)
             self._arrays = arrays
@@ -147,6 +148,12 @@ class Submission:
         write_json(self._path, {"format": SUBMISSION_FORMAT, "arrays": self._arrays})
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(os.path.dirname(self._path), SETTLED))
+
+
+def _trouble(array: Any) -> str | None:
+    """The fault in what is noted of an array, whichever scheduler has it; None: there is none."""
+    ids = {} if not isinstance(array, dict) else {name: NUMBERED for name in array if name.endswith("_id")}
+    return trouble(array, {**SUBMITTED, **ids})
 
 
 def _until(path: str) -> float | None:
