@@ -6,7 +6,7 @@ Files that have to be skipped are named on standard error; nothing else is print
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from types import MappingProxyType
@@ -20,12 +20,12 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.estimate import ENOUGH, SAMPLE, Estimate, estimate
 from experiment_manager.model.ids import format_ids, shortened, which
-from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Counts, Job, JobId, State
+from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Counts, Job, JobId, Launch, State, task_name
 from experiment_manager.model.rows import GroupRow, LiveRow
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.healing import outlook
-from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.documents import END, read_optional, read_what_is_there
+from experiment_manager.scheduler.submission import LaunchedArray, launched_arrays
+from experiment_manager.store.documents import END, read_end, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import is_there, number_in
 from experiment_manager.store.holds import read_held, read_removed
@@ -48,6 +48,7 @@ SILENT_AFTER_S: Final = 15 * 60.0
 """A job that has printed and logged nothing for so long is marked in `status`."""
 
 _MOST_LISTED: Final = 10_000
+_MOST_LOGS: Final = 20  # of workers, which say the same where a machine is broken
 _ASKED: Final = frozenset({*ENDED_BADLY, State.RUNNING})
 
 _UNREAD: Final = f"beyond the first {MOST_REASONS} of them it is not looked why; `status --all` tells of each"
@@ -259,9 +260,29 @@ def _left_by_workers(folder: Folder, pending: Iterable[int]) -> dict[tuple[State
         if left:
             others = "the same sweep, or `submit --workers`, starts others"
             why = f"the workers of launch {number} have ended; {others}, and {here} runs them here"
+            ids = {array: {submission.array_id(array.name), *sightings.ids(array.name)} - {None} for array in arrays}
+            why += _last_words(folder, launch, ids)
             found[State.PENDING, why] = sorted(left)
             unexplained -= left
     return found
+
+
+def _last_words(folder: Folder, launch: Launch, ids: Mapping[LaunchedArray, Collection[str | None]]) -> str:
+    """What one of the workers has said last, of the first that have said anything; empty: none has. A machine on which
+    no job can begin tells of it there alone. `ids` are those of the arrays at their scheduler."""
+    scheduler = schedulers.of(launch)
+    tasks = (
+        task_name(str(array_id), index)
+        for array, found in ids.items()
+        for array_id in sorted(map(str, found))
+        for index in array.indices[:_MOST_LOGS]
+    )
+    for task in tasks if scheduler is not None else ():
+        with suppress(OSError):
+            log = read_end(folder.join("launches", launch.number, f"{task}.log")).decode(errors="replace")
+            if scheduler is not None and (words := scheduler.last_words(log)):
+                return one_line(f"; {task} has said last: {words}")
+    return ""
 
 
 def live_status(

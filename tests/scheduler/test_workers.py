@@ -165,6 +165,8 @@ def test_a_broken_machine_does_not_use_up_the_jobs(jobs: Jobs) -> None:
     jobs.wait_for(*["FAILED"] * 10, "PENDING", "PENDING")
     said = Path(folder.join("launches", "0001", f"{array.slurm_id}_0.log")).read_text()
     assert "the first 10 jobs here have failed within seconds, all of them" in said
+    (left,) = [trouble for trouble in jobs.experiment.status().troubles if trouble.state is State.PENDING]
+    assert f"{array.slurm_id}_0 has said last: the first 10 jobs here have failed" in left.reason
 
 
 def test_jobs_join_workers_that_run(jobs: Jobs) -> None:
