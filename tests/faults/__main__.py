@@ -5,15 +5,18 @@
 
 Every scenario and fault first meets one call of each kind, then the second of each, and so on: where the time is over
 before all of them were tried, what was tried is spread evenly, and what was not is named. A run with the same file of
-results goes on where the earlier one ended.
+results goes on where the earlier one ended, as long as neither the package nor the harness has changed since: what was
+tried of other code is tried again.
 """
 
 import argparse
 import collections
+import hashlib
 import json
 import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,12 +24,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.ids import format_ids
 from tests.faults.injector import FAULTS, KINDS, NoCompiler, compiled
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.trial import Laboratory, kinds_first
+
+PROJECT: Final = Path(__file__).parent.parent.parent
+_TRIED: Final = ("experiment_manager", "hydra_plugins", "tests/faults")
+"""What decides whether a trial says something of another one: the package, and what is asked of it."""
 
 _ours: Laboratory | None = None  # of a process that tries
 
@@ -40,6 +47,26 @@ class Pair(NamedTuple):
 
 Row = Mapping[str, Any]
 Task = tuple[Pair, int]
+
+
+def code_of(project: Path) -> str:
+    """What is tried: the commit, and a hash of the files as they lie there, whether they are committed or not."""
+    found = hashlib.sha256()
+    for path in sorted(path for name in _TRIED for path in (project / name).rglob("*") if path.is_file()):
+        if path.suffix != ".pyc":
+            found.update(f"{path.relative_to(project)} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    asked = ["git", "-C", str(project), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
+    return f"{commit}, files {found.hexdigest()[:16]}"
+
+
+def of_this_code(rows: Iterable[Row], code: str) -> list[Row]:
+    """Those of the rows that tell of the same files, whatever commit they were of.
+
+    >>> of_this_code([{"code": "1a2b, files 77"}, {"code": "1a2b, files 78"}, {}], "3c4d, files 77")
+    [{'code': '1a2b, files 77'}]
+    """
+    return [row for row in rows if row.get("code", "").partition(", ")[2] == code.partition(", ")[2]]
 
 
 def _begin(place: str, library: str) -> None:
@@ -175,19 +202,23 @@ class _Progress:
         print(f"\r\033[K{said}: {task}" if is_terminal else said, end="" if is_terminal else "\n", file=sys.stderr)
 
 
-def _try_all(pool: ProcessPoolExecutor, tasks: Sequence[Task], until: float, results: Path, workers: int) -> list[Row]:
+def _try_all(
+    pool: ProcessPoolExecutor, tasks: Sequence[Task], until: float, code: str, asked: argparse.Namespace
+) -> list[Row]:
     rows: list[Row] = []
     pending: set[Future[Row]] = set()
     left, progress = iter(tasks), _Progress(len(tasks))
-    with results.open("a") as file:
+    with asked.results.open("a") as file:
         while True:
-            while len(pending) < 2 * workers and time.monotonic() < until and (task := next(left, None)) is not None:
+            while (
+                len(pending) < 2 * asked.workers and time.monotonic() < until and (task := next(left, None)) is not None
+            ):
                 pending.add(pool.submit(_try, task))
             if not pending:
                 return rows
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                row = future.result()
+                row = {**future.result(), "code": code}
                 rows.append(row)
                 file.write(json.dumps(row) + "\n")
             file.flush()
@@ -219,17 +250,26 @@ def _run(pool: ProcessPoolExecutor, asked: argparse.Namespace, until: float) -> 
                 points[Pair(name, fault)], kinds[Pair(name, fault)] = calls[fault]
         for violation in wrong:
             print(f"{name} without a fault: {violation['promise']}: {violation['evidence']}", file=sys.stderr)
+    code = code_of(PROJECT)
     lines = asked.results.read_text().splitlines() if asked.results.exists() else []
-    earlier = [row for row in map(json.loads, lines) if Pair(row["scenario"], row["fault"]) in points]
+    ours = of_this_code(map(json.loads, lines), code)
+    if len(ours) < len(lines):
+        print(
+            f"{len(lines) - len(ours)} lines of {asked.results} are of other code, and count for nothing",
+            file=sys.stderr,
+        )
+    earlier = [row for row in ours if Pair(row["scenario"], row["fault"]) in points]
     missing = {(pair, at) for pair, calls in not_tried(earlier, points).items() for at in calls}
     first = {(pair, at) for pair in points for at in _one_of_each(pair, points, kinds)}
     tasks = [task for task in interleaved(points) if task in missing and (not asked.each_kind or task in first)]
-    rows = [*earlier, *_try_all(pool, tasks, until, asked.results, asked.workers)]
+    rows = [*earlier, *_try_all(pool, tasks, until, code, asked)]
     print(f"\n{table(rows, points)}\n\n{summary(rows, points, kinds)}\n")
     left = not_tried(rows, points)
     n_left, n_all = sum(map(len, left.values())), sum(map(len, points.values()))
     broken = sum(bool(row["violations"]) for row in rows)
-    print(f"{n_all - n_left} of {n_all} faults tried, {broken} with violations; all of it is in {asked.results}")
+    print(
+        f"{n_all - n_left} of {n_all} faults tried, {broken} with violations; all of it is in {asked.results} ({code})"
+    )
     for name in dict.fromkeys(pair.scenario for pair in left):
         missed = [f"{pair.fault} {format_ids(left[pair])}" for pair in left if pair.scenario == name]
         print(f"not tried of {name}, calls by fault: {'; '.join(missed)}")

@@ -3,9 +3,11 @@
 import errno
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.faults.__main__ import code_of, of_this_code
 from tests.faults.injector import FAULTS, Event, NoCompiler, compiled
 from tests.faults.trial import Laboratory, kinds_first
 
@@ -43,6 +45,17 @@ def test_a_promise_holds_whatever_fails(
     assert () == tried.violations
     assert tried.fired is not None
     assert tried.fired.startswith(call)
+
+
+def test_what_was_tried_of_other_code_counts_for_nothing(tmp_path: Path) -> None:
+    """A file of results is gone on with while the package and the harness are the same, committed or not."""
+    module = tmp_path / "experiment_manager/store/states.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("x = 1\n")
+    before = {"scenario": "run", "code": code_of(tmp_path)}
+    assert [before] == of_this_code([before, {"scenario": "run"}], code_of(tmp_path))
+    module.write_text("x = 2\n")
+    assert [] == of_this_code([before], code_of(tmp_path))
 
 
 def test_calls_are_tried_by_kind_first() -> None:
