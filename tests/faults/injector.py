@@ -44,6 +44,16 @@ class Fault(NamedTuple):
     def is_kill(self) -> bool:
         return self.mode.startswith("kill")
 
+    @property
+    def is_error_once(self) -> bool:
+        """Whether it is over when the call is made again."""
+        return self.mode == "fail" and not self.is_from_then_on
+
+    @property
+    def is_of_reads(self) -> bool:
+        """Whether it keeps something from being seen that is there."""
+        return set(self.kinds) <= {"R", "S"}
+
 
 FAULTS: Final[Mapping[str, Fault]] = {
     "kill": Fault("kill", "WP"),
@@ -63,6 +73,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "read-eio-once": Fault("fail", "R", errno.EIO),
     "read-eio": Fault("fail", "R", errno.EIO, is_from_then_on=True),
     "read-estale-once": Fault("fail", "RS", errno.ESTALE),
+    "read-estale": Fault("fail", "RS", errno.ESTALE, is_from_then_on=True),
     "fork-once": Fault("fail", "P", errno.EAGAIN, ("fork",)),
     "fork": Fault("fail", "P", errno.EAGAIN, ("fork",), is_from_then_on=True),
 }
@@ -70,7 +81,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "kills": ("kill", "kill-all", "kill-main"),
     "full disks": ("enospc-once", "enospc", "edquot", "short"),
     "failing writes": ("eio-once", "eio", "erofs", "eacces", "eintr-once", "close-once", "enolck"),
-    "failing reads": ("read-eio-once", "read-eio", "read-estale-once"),
+    "failing reads": ("read-eio-once", "read-eio", "read-estale-once", "read-estale"),
     "failing forks": ("fork-once", "fork"),
 }
 EVERYTHING: Final = Fault("count", "WRSLP")

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tests.faults.injector import Done
-from tests.faults.scenarios import FOLDER, verb
+from tests.faults.scenarios import FOLDER, MOVED, verb
 
 _STATE: Final = re.compile(r"(\d+)\.(\d+)(?:\.([A-Z_]+))?\Z")
 _ENDED: Final = frozenset(
     {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL", "LOST", "PRUNED", "FAKE"}
 )
+_UNTRUE: Final = re.compile(r"is no experiment|is not there|there is no|has no")
+"""What nobody can say of what could not be looked at."""
+_OF_JOBS: Final = re.compile(r"(attempt|error)\.\d+\.json|.*\.log")
 
 
 class Violation(NamedTuple):
@@ -31,20 +34,29 @@ class Violation(NamedTuple):
 class OnDisk(NamedTuple):
     """The files of an experiment, read without the product."""
 
+    folder: str
     has_manifest: bool
-    variables: Mapping[int, str]  # of each job, with its fingerprint
+    variables: Mapping[int, tuple[str, str | None]]  # of each job, with its fingerprint, once it has one
+    search: str | None  # what makes it this one: its ids, and its seed
+    held: frozenset[int]
+    removed: frozenset[int]
     attempts: Mapping[tuple[int, int], frozenset[str]]  # the names of each: "" for its anchor
     results: Mapping[tuple[int, int], Any]  # what the attempt has left, None where that is no JSON
     records: frozenset[tuple[int, int]]
     frozen: Mapping[str, str]  # the files of frozen configurations, and their hashes
     hidden: frozenset[str]  # files that a write has left half done
     runs: Mapping[tuple[int, int], int]  # how often the task function was called
+    returned: frozenset[tuple[int, int]]  # the attempts whose task function came to its end
+    said: str  # what jobs have left in words: their errors, and what they have printed
     troubles: tuple[Violation, ...]
 
 
 def on_disk(home: Path, runs: Path) -> OnDisk:
     """The experiment as it lies there."""
-    folder, troubles = home / FOLDER, list[Violation]()
+    found = [name for name in (FOLDER, MOVED) if (home / name / "manifest.sqlite").exists()]
+    troubles = [Violation("there is one experiment", f"{found}")] if len(found) > 1 else []
+    name = found[0] if found else FOLDER
+    folder = home / name
     attempts = collections.defaultdict(set)
     for path in _files(folder / "states"):
         if match := _STATE.match(path.name):
@@ -61,16 +73,24 @@ def on_disk(home: Path, runs: Path) -> OnDisk:
                 results[key] = body
             else:
                 records.add(key)
-    variables = _variables(folder / "manifest.sqlite", troubles)
+    variables, search = _manifest(folder / "manifest.sqlite", troubles)
     return OnDisk(
-        has_manifest=variables is not None,
-        variables=variables or {},
+        folder=name,
+        has_manifest=bool(found),
+        variables={**_proposed(folder / "proposals"), **variables},
+        search=search,
+        held=_marked(folder / "held"),
+        removed=_marked(folder / "removed"),
         attempts={key: frozenset(names) for key, names in attempts.items()},
         results=results,
         records=frozenset(records),
         frozen={str(path.relative_to(folder)): _hash(path) for path in _files(folder / "conf") if not _is_hidden(path)},
         hidden=frozenset(str(path.relative_to(home)) for path in _files(home) if _is_hidden(path)),
         runs=_runs(runs),
+        returned=_returned(runs),
+        said="\n".join(
+            path.read_text(errors="replace") for path in _files(folder / "jobs") if _OF_JOBS.fullmatch(path.name)
+        ),
         troubles=tuple(troubles),
     )
 
@@ -88,23 +108,51 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _variables(manifest: Path, troubles: list[Violation]) -> dict[int, str] | None:
-    if not manifest.exists():
-        return None
+def _marked(folder: Path) -> frozenset[int]:
+    return frozenset(int(path.name) for path in _files(folder) if path.name.isdecimal())
+
+
+def _proposed(folder: Path) -> dict[int, tuple[str, str | None]]:
+    """The jobs that a search has proposed, as the manifest will have them."""
+    found = [path for path in _files(folder) if path.stem.isdecimal() and path.suffix == ".json"]
+    return {int(path.stem): (_text(json.loads(path.read_text())["variables"]), None) for path in found}
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _manifest(path: Path, troubles: list[Violation]) -> tuple[dict[int, tuple[str, str | None]], str | None]:
+    """The jobs of a manifest, and its search."""
+    if not path.exists():
+        return {}, None
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{manifest}?mode=ro&immutable=1", uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
             if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
                 troubles.append(Violation("the manifest opens", "integrity_check"))
             rows = connection.execute("SELECT id, variables, fingerprint FROM jobs").fetchall()
+            is_one = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'searches'").fetchone()
+            searches = connection.execute("SELECT body FROM searches").fetchall() if is_one else []
     except sqlite3.Error as error:
         troubles.append(Violation("the manifest opens", str(error)))
-        return {}
-    return {job: f"{variables} {fingerprint}" for job, variables, fingerprint in rows}
+        return {}, None
+    bodies = [json.loads(body) for (body,) in searches]
+    search = "; ".join(f"ids {body['ranges']}, seed {body['seed']}" for body in bodies)
+    return {job: (variables, fingerprint) for job, variables, fingerprint in rows}, search or None
 
 
 def _runs(path: Path) -> dict[tuple[int, int], int]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return collections.Counter((int(job), int(attempt)) for job, attempt, _ in (line.split() for line in lines))
+    return collections.Counter((job, attempt) for job, attempt, what in _noted(path) if what != "returns")
+
+
+def _returned(path: Path) -> frozenset[tuple[int, int]]:
+    return frozenset((job, attempt) for job, attempt, what in _noted(path) if what == "returns")
+
+
+def _noted(path: Path) -> Iterator[tuple[int, int, str]]:
+    for line in path.read_text().splitlines() if path.exists() else []:
+        job, attempt, what = line.split()
+        yield int(job), int(attempt), what
 
 
 def truths_on_disk(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
@@ -117,7 +165,8 @@ def truths_on_disk(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
         if "" not in names or len(states) > 1 or (states and "RUNNING" in names):
             yield Violation("each attempt has one anchor and one end", f"{key}: {sorted(names)}")
         result = now.results.get(key)
-        if "COMPLETED" in names and (not isinstance(result, dict) or (result.get("result") or {}).get("score") is None):
+        is_whole = isinstance(result, dict) and (result.get("result") or {}).get("score") is not None
+        if "COMPLETED" in names and not is_whole and key[0] not in now.removed:
             yield Violation("COMPLETED implies a whole result", f"{key}: {result}")
         if "COMPLETED" in names and now.runs.get(key) != 1:
             yield Violation("the task function ran as often as attempts say", f"{key} ran {now.runs.get(key, 0)} times")
@@ -135,8 +184,12 @@ def _not_kept(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
     """What was there and is not, or is another."""
     if earlier is None:
         return
-    if moved := dict(earlier.variables.items() - now.variables.items()):
-        yield Violation("ids and variables do not move", f"{moved}, and now {now.variables}")
+    for job, (variables, fingerprint) in earlier.variables.items():
+        there = now.variables.get(job)
+        if there is None or there[0] != variables or fingerprint not in (None, there[1]):
+            yield Violation("ids and variables do not move", f"job {job}: {variables} {fingerprint}, and now {there}")
+    if earlier.search not in (None, now.search):
+        yield Violation("a search stays the one that it is", f"{earlier.search}, and now {now.search}")
     if changed := dict(earlier.frozen.items() - now.frozen.items()):
         yield Violation("frozen configurations do not change", f"{changed}")
     for key, names in earlier.attempts.items():
@@ -145,7 +198,7 @@ def _not_kept(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
             yield Violation(
                 "an end does not change", f"{key}: {sorted(names)}, then {sorted(now.attempts.get(key, ()))}"
             )
-        if "COMPLETED" in names and earlier.results.get(key) != now.results.get(key):
+        if "COMPLETED" in names and earlier.results.get(key) != now.results.get(key) and key[0] not in now.removed:
             yield Violation("a finished result stays", f"{key}")
 
 
@@ -161,6 +214,8 @@ class Told(NamedTuple):
     states: Mapping[int, str]
     results: Mapping[int, Any]
     selected: frozenset[int]
+    held: frozenset[int]
+    removed: frozenset[int]
 
 
 def told(look: Look, disk: OnDisk, *, waits: bool) -> tuple[Told | None, list[Violation]]:
@@ -176,8 +231,12 @@ def told(look: Look, disk: OnDisk, *, waits: bool) -> tuple[Told | None, list[Vi
         {job["job"]: job["state"] for job in jobs},
         {row["job"]: (row["result"] or {}).get("score") for row in rows},
         frozenset(job["job"] for job in jobs if job["selected"]),
+        frozenset(status.get("held", ())),
+        frozenset(status.get("removed", ())),
     )
-    if set(found.states) != set(disk.variables):
+    if (found.held, found.removed) != (disk.held, disk.removed):
+        wrong.append(Violation("every verb tells the truth", f"held {found.held}, removed {found.removed}"))
+    if set(found.states) != set(disk.variables) - disk.removed:
         wrong.append(Violation("every verb tells the truth", f"jobs tells {sorted(found.states)}"))
     by_status = {job: state for state, ids in status["jobs"].items() for job in ids}
     if by_status != found.states:
@@ -193,7 +252,7 @@ def told(look: Look, disk: OnDisk, *, waits: bool) -> tuple[Told | None, list[Vi
 
 
 def _json(look: Look, wrong: list[Violation], disk: OnDisk, name: str) -> Any:
-    done = look(verb(name, "--json"))
+    done = look(verb(name, "--json", folder=disk.folder))
     if done.status == 0 and not done.err.strip():
         return json.loads(done.out)
     if not disk.has_manifest and done.status == 2 and is_sentence(done.err):
@@ -206,14 +265,25 @@ def other_verbs(look: Look, disk: OnDisk) -> Iterator[Violation]:
     """Of the other verbs, those that fail."""
     if not disk.has_manifest:
         return
-    calls = [verb("status"), verb("results"), verb("jobs"), verb("report", "--out", "seen.html")]
-    calls += [verb("archive", "--all", "--out", "seen.tar.gz"), ("-m", "experiment_manager", "list", "experiments")]
-    calls += [verb("show", "0"), verb("filter")] if disk.variables else []
-    for words in calls:
+    asked = [("status",), ("results",), ("jobs",), ("report", "--out", "seen.html")]
+    asked += [("archive", "--all", "--out", "seen.tar.gz"), ("filter",)]
+    asked += [("show", str(job)) for job in sorted(set(disk.variables) - disk.removed)[:1]]
+    calls = [verb(*words, folder=disk.folder) for words in asked if words != ("filter",) or disk.variables]
+    for words in [*calls, ("-m", "experiment_manager", "list", "experiments")]:
         done = look(words)
         is_partly = done.status == 3 and "skipped: " in done.err  # and says of what: a foreign sweep lies elsewhere
         if (done.status != 0 and not is_partly) or "Traceback" in done.err:
             yield Violation("every verb answers", f"{words[2]} ended with {done.status}: {done.err[-400:]}")
+
+
+def untruths(said: str, usual: str) -> list[str]:
+    """The lines that say of something that it is not there, in words that are not said where all can be seen.
+
+    >>> untruths("error: /x is no experiment", "error: /x has no jobs")
+    ['error: /x is no experiment']
+    """
+    known = set(_UNTRUE.findall(usual))
+    return [line for line in said.splitlines() if set(_UNTRUE.findall(line)) - known]
 
 
 def is_sentence(said: str) -> bool:

@@ -12,6 +12,7 @@ PROGRAM: Final = Path(__file__).parent / "program"
 PLACE: Final = "PROGRAM"
 
 FOLDER: Final = "experiments/app"
+MOVED: Final = "experiments/moved"
 Words = tuple[str, ...]
 
 
@@ -24,6 +25,7 @@ class Scenario(NamedTuple):
     does_run: bool = True  # whether 0 says that all of its jobs have ended
     is_only_read: bool = False  # whether what it prints is what it is for
     is_submitted: bool = False  # whether jobs wait for the scheduler afterwards
+    waits_before: bool = False  # whether what was submitted waits still, when the command is typed
     is_done_once: bool = False  # whether it refuses to do again what was done
     is_of_others: bool = False  # whether a library of others starts the jobs, whose words are its own
     makes_new_jobs: bool = False  # each time that it is typed, as Hydra's sweeper, whose words are Hydra's, too
@@ -34,24 +36,33 @@ def sweep(*words: str) -> Words:
     return (f"{PLACE}/app.py", "-m", *words)
 
 
-def verb(name: str, *words: str) -> Words:
+def verb(name: str, *words: str, folder: str = FOLDER) -> Words:
     """A command about the experiment."""
-    return ("-m", "experiment_manager", name, FOLDER, *words)
+    return ("-m", "experiment_manager", name, folder, *words)
 
 
 _POOL: Final = "hydra.launcher.n_jobs=2"
 _ONE: Final = sweep("x=1", _POOL)
 _FAILING: Final = sweep("x=1,9", _POOL)
 _SCRIPT: Final = sweep("x=1", "hydra/launcher=slurm_script")
+_TWO_TO_RUN: Final = sweep("x=1,2", "hydra/launcher=slurm_script")
 _FAILED_ON_SLURM: Final = (sweep("x=9", "hydra/launcher=slurm_script"), verb("submit"))
 _RULE: Final = ("hydra.launcher.mem_gb=1", "hydra.launcher.on_oom={mem_gb: x2, max: 4}")
 _OUT_OF_MEMORY: Final = (sweep("x=1,8", "hydra/launcher=slurm_script", *_RULE), verb("submit"))
+_SEARCH: Final = sweep(
+    *("hydra/sweeper=experiment_optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.metric=score", "x=range(1,1000)"),
+    "hydra.launcher.n_jobs=1",
+)
+_SEEDED: Final = (*_SEARCH, "hydra.sweeper.sampler.seed=1")
+_ONE_OF_TWO: Final = ("--where", "x == 1")
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     "sweep": Scenario(sweep("x=1,2", _POOL)),
     "forkserver": Scenario(sweep("x=1,2", _POOL, "hydra.launcher.start_method=forkserver")),
     "snapshot": Scenario(sweep("x=1", _POOL, "hydra.launcher.snapshot=true")),
     "grow": Scenario(sweep("x=1,2", _POOL), (_ONE,)),
+    "search": Scenario(_SEEDED),
+    "search-again": Scenario(_SEARCH, (_SEEDED,)),  # a second search would have a seed of its own, and other trials
     "retry": Scenario(_FAILING, (_FAILING,)),
     "resubmit": Scenario(verb("resubmit", "--yes"), (_FAILING,)),
     "run": Scenario(verb("run", "0"), (_SCRIPT,)),
@@ -71,6 +82,12 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "submit-again": Scenario(
         verb("submit"), (*_FAILED_ON_SLURM, verb("resubmit", "--yes")), does_run=False, is_submitted=True
     ),
+    "cancel": Scenario(verb("cancel"), (_SCRIPT, verb("submit")), does_run=False, waits_before=True),
+    "hold": Scenario(verb("hold", *_ONE_OF_TWO), (_TWO_TO_RUN,), does_run=False),
+    "release": Scenario(verb("release", *_ONE_OF_TWO), (_TWO_TO_RUN, verb("hold")), does_run=False),
+    "remove": Scenario(verb("remove", "--files", "--yes", *_ONE_OF_TWO), (_FAILING,), does_run=False),
+    "bring-back": Scenario(verb("remove", "--undo"), (_FAILING, verb("remove", "0", "--yes")), does_run=False),
+    "move": Scenario(verb("move", MOVED), (_FAILING,), does_run=False),
     "clean": Scenario(verb("clean", "--yes"), (_FAILING, _FAILING), does_run=False),
     "heal": Scenario(verb("heal"), _OUT_OF_MEMORY, does_run=False, is_submitted=True),
     "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False, is_done_once=True),

@@ -4,6 +4,7 @@ This file is the program behind the names of SLURM's commands (see `install`), a
 FAULTS_SLURM names its folder: jobs/7 is a job array, jobs/7.ended how its tasks ended.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -97,6 +98,8 @@ def _sbatch(place: Path, words: list[str]) -> None:
         except FileExistsError:
             continue
         break
+    with contextlib.suppress(OSError):
+        mine.unlink()  # whoever is killed here has submitted, and told nobody
     print(number if "--parsable" in words else f"Submitted batch job {number}")
 
 

@@ -30,6 +30,9 @@ SLICE = (
     ("script", "kill", "rename", "launches"),
     ("submit", "kill", "rename", "submission.json"),
     ("run", "short", "write", "result"),
+    ("run", "eio-once", "fsync", r"/\.result"),  # while a job leaves what it has computed
+    ("run", "read-estale-once", "stat", "manifest"),  # which is there
+    ("submit", "kill", "unlink", "slurm/jobs"),  # of sbatch, when it has submitted
     ("archive", "enospc-once", "fsync", "/home$"),  # of the folder, when the file has its name already
 )
 

@@ -6,12 +6,23 @@ import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tests.faults import slurm_stand_in as slurm
 from tests.faults.injector import FAULTS, Done, Event, Fault, Injector
-from tests.faults.observation import OnDisk, Told, Violation, is_sentence, on_disk, other_verbs, told, truths_on_disk
+from tests.faults.observation import (
+    OnDisk,
+    Told,
+    Violation,
+    is_sentence,
+    on_disk,
+    other_verbs,
+    told,
+    truths_on_disk,
+    untruths,
+)
 from tests.faults.scenarios import PLACE, PROGRAM, SCENARIOS, Scenario, environment
 
 MOST_AGAIN: Final = 3
@@ -96,6 +107,11 @@ class Laboratory:
         wrong = [] if scenario.makes_new_jobs else said_wrongly(done, fault, is_of_job=name == "run")
         if scenario.is_of_others and OURS not in _last_frame(done.err + done.out):
             wrong = [one for one in wrong if one.promise != "a message is a sentence"]
+        after = on_disk(self._home, self._runs)
+        if fault.is_of_reads:
+            usually = f"{usual.done.out}\n{usual.done.err}\n{usual.disk.said}"
+            lies = untruths(f"{done.out}\n{done.err}\n{after.said}", usually)
+            wrong += [Violation("what cannot be looked at is not called absent", line[-600:]) for line in lies]
         if scenario.is_only_read and done.status == 0 and done.out != usual.done.out:
             wrong.append(Violation("every verb tells the truth", f"it printed {done.out[-600:]}"))
         disk, first, seen = self._observe(scenario, before, with_all_verbs=at % ALL_VERBS_EVERY == 1)
@@ -104,6 +120,8 @@ class Laboratory:
             wrong.append(Violation("exit status 0 means that all is done", f"{first.states}: {done.err[-400:]}"))
         again = () if scenario.is_done_once and done.status == 0 else self._again(scenario, usual, wrong)
         wrong += self._in_the_end(scenario, usual, disk)
+        if fault.is_error_once:
+            wrong += self._lost(after.returned - before.returned)
         return Trial(name, fault_name, at, done.fired, done.status, done.err[-800:], again, tuple(wrong))
 
     def _env(self, **more: str) -> dict[str, str]:
@@ -119,7 +137,9 @@ class Laboratory:
         self, scenario: Scenario, earlier: OnDisk | None, *, with_all_verbs: bool = False
     ) -> tuple[OnDisk, Told | None, list[Violation]]:
         wrong = list(truths_on_disk(on_disk(self._home, self._runs), earlier))
-        found, lies = told(self._look, on_disk(self._home, self._runs), waits=scenario.is_submitted)
+        found, lies = told(
+            self._look, on_disk(self._home, self._runs), waits=scenario.is_submitted or scenario.waits_before
+        )
         disk = on_disk(self._home, self._runs)
         wrong += lies
         wrong += truths_on_disk(disk, earlier)
@@ -176,6 +196,16 @@ class Laboratory:
                 wrong.append(Violation("what was submitted runs", f"{done.states}"))
         return wrong
 
+    def _lost(self, returned: Set[tuple[int, int]]) -> list[Violation]:
+        """Of attempts whose task function came to its end, those that have not ended well."""
+        names = on_disk(self._home, self._runs).attempts
+        ended = {key: sorted(names.get(key, ())) for key in sorted(returned)}
+        return [
+            Violation("one error does not cost what a job has returned", f"{key}: {found}")
+            for key, found in ended.items()
+            if "COMPLETED" not in found
+        ]
+
     def _restore(self, name: str) -> None:
         """The folder is as it is before the scenario's command."""
         kept = self._place / "before" / name
@@ -186,7 +216,8 @@ class Laboratory:
                 done = self._injector.run(self._words(words), self._env(NINE_FAILS="1"))
                 if done.status not in (0, 1):
                     raise RuntimeError(f"{words} ended with {done.status}: {done.err}")
-                slurm.run_tasks(self._home / "slurm", self._env(NINE_FAILS="1"), self._home)
+                if not SCENARIOS[name].waits_before:
+                    slurm.run_tasks(self._home / "slurm", self._env(NINE_FAILS="1"), self._home)
             kept.mkdir(parents=True)
             _copy(self._home, kept / "home")
             if self._runs.exists():

@@ -1,5 +1,5 @@
-"""Notes that it runs, outside of everything that is made to fail; `NINE_FAILS`: fails for x=9, and for x=8 dies with
-its supervisor, as where the kernel ends all of a task for memory."""
+"""Notes that it runs, and that it returns, outside of everything that is made to fail; `NINE_FAILS`: fails for x=9, and
+for x=8 dies with its supervisor, as where the kernel ends all of a task for memory."""
 
 import os
 import signal
@@ -10,18 +10,23 @@ from omegaconf import DictConfig
 from experiment_manager import current_job
 
 
+def note(line: str) -> None:
+    handle = os.open(os.environ["FAULTS_RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.write(handle, f"{line}\n".encode())
+    os.close(handle)
+
+
 @hydra.main(version_base=None, config_path="conf", config_name="app")
 def main(cfg: DictConfig) -> dict[str, int]:
     job = current_job()
-    handle = os.open(os.environ["FAULTS_RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    os.write(handle, f"{job.id} {job.attempt} {cfg.x}\n".encode())
-    os.close(handle)
+    note(f"{job.id} {job.attempt} {cfg.x}")
     if cfg.x == 9 and os.environ.get("NINE_FAILS"):
         raise ValueError("nine")
     if cfg.x == 8 and os.environ.get("NINE_FAILS"):
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
     job.log_metrics(step=0, loss=cfg.x * 10)
+    note(f"{job.id} {job.attempt} returns")
     return {"score": cfg.x * 10}
 
 

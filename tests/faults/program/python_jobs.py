@@ -7,11 +7,16 @@ from experiment_manager import Experiment, current_job
 from experiment_manager.errors import ExperimentManagerError
 
 
-def runner(job_id: int, variables: dict[str, int], configuration: dict[str, int]) -> dict[str, int]:
+def note(line: str) -> None:
     handle = os.open(os.environ["FAULTS_RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    os.write(handle, f"{job_id} {current_job().attempt} {variables['x']}\n".encode())
+    os.write(handle, f"{line}\n".encode())
     os.close(handle)
+
+
+def runner(job_id: int, variables: dict[str, int], configuration: dict[str, int]) -> dict[str, int]:
+    note(f"{job_id} {current_job().attempt} {variables['x']}")
     experiment.save_results(job_id, "big.json", Experiment.json_saver, [configuration["x"]] * 1000, override=True)
+    note(f"{job_id} {current_job().attempt} returns")
     return {"score": variables["x"] * 10}
 
 
