@@ -74,6 +74,37 @@ def test_a_link_stands_for_a_lock(
     assert 1 == capfd.readouterr().err.count("without locks")
 
 
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_what_the_file_system_does_not_tell_is_no_other_planner(
+    tmp_path: Path, has_locks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that errs once is asked again; of one that errs for ever nobody is told that another process plans."""
+    path, look, failed = str(tmp_path / "lock"), os.lstat, list[object]()
+    if not has_locks:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no locks")))
+        held = Lock(path, wait_s=0)
+
+    def stale(place: object) -> os.stat_result:
+        if len(failed) < most:
+            failed.append(place)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), place)
+        return look(place)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "lstat", stale)
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.5")
+    most = 1
+    if has_locks:
+        Lock(path, wait_s=0).release()
+    else:
+        held.release()
+        assert ["lock"] == os.listdir(tmp_path)
+        Lock(path, wait_s=0)
+    assert failed
+    most = 1_000_000
+    with pytest.raises(OSError, match="Stale"):
+        Lock(path, wait_s=0)
+
+
 def test_a_link_that_somebody_has_made_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two find that who had the lock is gone, and one of them has it already when the other takes the old one away."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no locks")))

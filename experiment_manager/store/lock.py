@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from experiment_manager.store.documents import ANCHOR, opened, read_optional
-from experiment_manager.store.files import discard, is_there, temporary_name
+from experiment_manager.store.files import SHORTLY_S, asked_again, discard, is_there, temporary_name
 from experiment_manager.store.processes import is_gone, this_process
 from experiment_manager.text import tell_once
 
@@ -53,7 +53,7 @@ class Lock:
         if self._handle is not None:
             _close(self._handle)
             self._handle = None
-        if self._linked is not None and self._linked == identity(_held(self.path)):
+        if self._linked is not None and _is_certainly(_held(self.path), self._linked):
             discard(_held(self.path))
         self._linked = None
 
@@ -129,17 +129,25 @@ def take_away(path: str, stale: tuple[int, int, int] | None) -> None:
     aside = temporary_name(path)
     with suppress(OSError):
         os.rename(path, aside)
-        if identity(aside) != stale:
+        if stale is None or not _is_certainly(aside, stale):
             os.link(aside, path)
     discard(aside)
 
 
 def identity(path: str) -> tuple[int, int, int] | None:
-    """By what one file is told from another that bears its name later; None where there is none."""
+    """By what one file is told from another that bears its name later; None where there is none. Raises OSError where
+    the file system, which is asked again for a moment, does not tell."""
     try:
-        return _identity_of(os.lstat(path))
-    except OSError:
+        return _identity_of(asked_again(lambda: os.lstat(path), most_s=SHORTLY_S))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _is_certainly(path: str, about: tuple[int, int, int]) -> bool:
+    try:
+        return identity(path) == about
+    except OSError:
+        return False
 
 
 def _identity_of(about: os.stat_result) -> tuple[int, int, int]:
