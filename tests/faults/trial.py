@@ -111,7 +111,7 @@ class Laboratory:
         if fault.is_of_reads:
             usually = f"{usual.done.out}\n{usual.done.err}\n{usual.disk.said}"
             lies = untruths(f"{done.out}\n{done.err}\n{after.said}", usually)
-            wrong += [Violation("what cannot be looked at is not called absent", line[-600:]) for line in lies]
+            wrong += [Violation("nothing is said of what cannot be looked at", line[-600:]) for line in lies]
         if scenario.is_only_read and done.status == 0 and done.out != usual.done.out:
             wrong.append(Violation("every verb tells the truth", f"it printed {done.out[-600:]}"))
         disk, first, seen = self._observe(scenario, before, with_all_verbs=at % ALL_VERBS_EVERY == 1)
