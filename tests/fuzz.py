@@ -10,11 +10,13 @@ in `build/fuzz`, in a folder of the reader; what was tried before is gone on fro
 import argparse
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -163,10 +165,20 @@ def _metrics(folder: Any) -> object:
 
 
 def _manifest(folder: Any) -> object:
+    from experiment_manager.errors import ExperimentManagerError
     from experiment_manager.store.manifest import Manifest
 
     with Manifest(folder) as manifest:
-        return manifest.variables, manifest.ids(), list(manifest.jobs()), manifest.next_id, manifest.search
+        asked: list[Callable[[], object]] = [
+            lambda: (manifest.variables, manifest.generation, manifest.quick_check(), len(manifest), manifest.ids()),
+            lambda: (list(manifest.jobs()), list(manifest.index()), manifest.next_id, manifest.job(1)),
+            lambda: (manifest.configuration(1), manifest.configuration(2), manifest.kept(1), manifest.recipe(1)),
+            lambda: (manifest.search, manifest.n_unproposed(), list(islice(manifest.proposals(), 9))),
+        ]
+        for one in asked:
+            with suppress(ExperimentManagerError):
+                one()
+    return None
 
 
 def _selection(folder: Any) -> object:
@@ -175,15 +187,40 @@ def _selection(folder: Any) -> object:
     return read_selection(folder)
 
 
-def _small_manifest() -> bytes:
+def _small_manifests() -> list[bytes]:
+    """One of a few jobs, and the same with a search and a recipe."""
     from experiment_manager import Experiment
+    from experiment_manager.model.records import Entry, Recipe, Source
+    from experiment_manager.model.search import CATEGORICAL, INT, MINIMIZE, Choice, Dimension, Proposal, Search
+    from experiment_manager.store.layout import planning
+    from experiment_manager.store.manifest_editor import editing
 
+    entry = Entry("/bin/python", (), ("train.py",), (), "/a")
+    recipe = Recipe(entry, "config", (Source("main", "conf/a", True),), (), "train", "train.py:main", "warn", {})
+    space = (Dimension("n", INT, low=1, high=9), Dimension("a", CATEGORICAL, choices=(Choice("a=1", 1),)))
+    search = Search(((3, 9),), space, (), (), (MINIMIZE,), (), {"name": "tpe"}, 0, 0.5, 1, "config")
     with tempfile.TemporaryDirectory() as place:
         experiment = Experiment(["seed"], "e", place)
         for seed in range(3):
-            experiment.add_job({"seed": seed}, {"lr": 0.1, "layers": [64, 64]})
+            experiment.add_job({"seed": seed}, {"lr": 0.1, "layers": [64, 64 + seed]})
         experiment.save()
-        return Path(experiment.folder.manifest).read_bytes()
+        folder = experiment.folder
+        found = [Path(folder.manifest).read_bytes()]
+        with planning(folder), editing(folder) as editor:
+            editor.add_recipe(recipe)
+            editor.keep({1: {"lr": 0.1}})
+            editor.set_search(search)
+            editor.add_trial(Proposal.made(search, 3, "", {"n": 2, "a": 1}, {}), None)
+        return [_in_small_pages(data, place) for data in (*found, Path(folder.manifest).read_bytes())]
+
+
+def _in_small_pages(data: bytes, place: str) -> bytes:
+    """The same database in a third of the bytes: what is longer than an input would be cut, and SQLite reads none."""
+    path = Path(place, "small.sqlite")
+    path.write_bytes(data)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA page_size = 512; VACUUM")
+    return path.read_bytes()
 
 
 def targets() -> dict[str, Target]:
@@ -217,7 +254,7 @@ def targets() -> dict[str, Target]:
         "record": Target(_records, [record]),
         "result": Target(_of_file(lambda e: e.of_attempt(0, 1, "result"), _result), [result]),
         "metrics": Target(_of_file(lambda e: e.of_attempt(0, 1, "metrics"), _metrics), [logged]),
-        "manifest": Target(_of_file(lambda e: e.manifest, _manifest), [_small_manifest()]),
+        "manifest": Target(_of_file(lambda e: e.manifest, _manifest), _small_manifests()),
         "pass filter": Target(
             _of_file(lambda e: e.pass_filter, _selection), [b'{"format": 1, "jobs": [[0, 3]], "how": "seed < 3"}']
         ),
@@ -263,6 +300,8 @@ def main() -> int:
     known = targets()
     if unknown := set(options.targets) - known.keys():
         parser.error(f"no reader is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    for name, target in known.items():
+        assert max(map(len, target.seeds)) <= MOST_BYTES, f"a seed of {name} would be cut"
     n_broken = 0
     for name in options.targets or known:
         tried, broken = _folders(name)

@@ -483,6 +483,24 @@ def test_a_configuration_that_nobody_could_read_is_refused(tmp_path: Path) -> No
     assert {"manifest.sqlite", "generations"} == set(os.listdir(folder.path)) - {".planning.lock"}
 
 
+def test_too_little_memory_is_no_damage(tmp_path: Path) -> None:
+    """What a manifest needs more memory for than there is, is said in a sentence, and not called damaged."""
+    folder = Folder(tmp_path, "train")
+    add(folder, {0: {"x": "y" * (MOST_ROW_BYTES - 1000)}})
+    text = f"""
+from resource import RLIMIT_AS, setrlimit
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
+with Manifest(Folder({str(tmp_path)!r}, "train")) as manifest:
+    used = int(open("/proc/self/statm").read().split()[0]) * 4096
+    setrlimit(RLIMIT_AS, (used + (32 << 20), -1))
+    manifest.configuration(0)
+"""
+    done = subprocess.run([sys.executable, "-c", text], env=clean_env(), capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said.endswith(f"ManifestError: {folder.manifest} cannot be read: it needs more memory than there is"), said
+
+
 def test_newer_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
     """A manifest of a newer version is not read and not rewritten; the sentence says to upgrade."""
     folder = Folder(tmp_path, "train")

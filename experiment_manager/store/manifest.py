@@ -59,7 +59,7 @@ _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FR
 
 
 _DAMAGE: Final = (
-    *(sqlite3.DatabaseError, OSError),
+    *(sqlite3.DatabaseError, OSError, MemoryError),
     *(ValueError, TypeError, LookupError, AttributeError, RecursionError),  # JSON of another shape
 )
 
@@ -123,6 +123,8 @@ class Manifest:
                 raise ManifestError(f"{self._path} cannot be read ({said}); {sentence}") from error
             if isinstance(error, OSError):
                 raise ManifestError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            if isinstance(error, MemoryError):  # which damage can ask for, too
+                raise ManifestError(f"{self._path} cannot be read: it needs more memory than there is") from error
             raise DamagedManifest(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def close(self) -> None:
@@ -152,8 +154,8 @@ class Manifest:
         """What SQLite finds wrong with the file; None: nothing. Reads all of it."""
         try:
             (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
-            return str(error)
+        except (sqlite3.DatabaseError, MemoryError) as error:
+            return str(error) or "it needs more memory than there is"
         return None if found == "ok" else str(found).partition("\n")[0]
 
     def __len__(self) -> int:

@@ -126,9 +126,10 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
         kept = _Kept(number, range(0), None)
         if row is not None and job_id <= int(row[1]):
             kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), _order(loads(row[2])))
-    except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
-        why = f"{path} cannot be read ({error}); remove it: launch.json beside it says the same"
-        raise UnreadableLaunch(why) from error
+    except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
+        why = str(error) or type(error).__name__
+        way_out = "remove it: launch.json beside it says the same"
+        raise UnreadableLaunch(f"{path} cannot be read ({why}); {way_out}") from error
     if not is_known:
         raise UnreadableLaunch(str(NewerRecord(path, found, LAUNCH_FORMAT)), is_newer=True)
     return kept
