@@ -7,9 +7,9 @@
     report       a report that is older than what it tells of
 
 What is never removed: whatever a job that runs or waits uses; the last attempt of a job, and the one with which it was
-done; metrics of earlier attempts that belong to the course of a job which went on from a checkpoint (`metrics.course`);
-how each attempt ended; and anything behind a link. Each file goes by itself, or a folder after it was renamed, so that
-what is left at any moment is an experiment, and what is half removed is gone when somebody plans it next.
+done; metrics of earlier attempts of which something was not logged again (`metrics.not_logged_again`); how each attempt
+ended; and anything behind a link. Each file goes by itself, or a folder after it was renamed, so that what is left at
+any moment is an experiment, and what is half removed is gone when somebody plans it next.
 """
 
 import os
@@ -37,7 +37,7 @@ from experiment_manager.store.launches import (
 )
 from experiment_manager.store.layout import MANIFEST, Folder, planning, writing
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.metrics import course
+from experiment_manager.store.metrics import not_logged_again
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import followed, size_text, skipped
 
@@ -256,11 +256,11 @@ def _of_job(folder: Folder, job_id: int, table: StateTable, what: What) -> Itera
     top = _entries(place)
     if "attempts" in what.kinds and len(table.attempts.get(JobId(job_id), {})) > 1:
         kept, troubles = kept_attempts(table, job_id), list[str]()
-        in_course = {number for number, _ in course(folder, table, job_id, troubles.append)}
+        logged = not_logged_again(folder, table, job_id, troubles.append)
         if troubles:  # what cannot be read may well be read later
-            in_course = set(table.attempts[JobId(job_id)])
+            logged = frozenset(table.attempts[JobId(job_id)])
         for entry in top:
-            if _is_of_earlier(entry.name, kept, in_course) and entry.is_file(follow_symlinks=False):
+            if _is_of_earlier(entry.name, kept, logged) and entry.is_file(follow_symlinks=False):
                 yield _file("attempts", entry, job_id)
     if "checkpoints" in what.kinds and (what.states is not None or table.state(job_id) in ENDED_WELL):
         ours = [entry for entry in top if not _OURS.fullmatch(entry.name)]
@@ -278,11 +278,11 @@ def kept_attempts(table: StateTable, job_id: int) -> frozenset[int]:
     return frozenset(number for number in numbers if number is not None)
 
 
-def _is_of_earlier(name: str, kept: Collection[int], in_course: Collection[int]) -> bool:
+def _is_of_earlier(name: str, kept: Collection[int], logged: Collection[int]) -> bool:
     match = _OF_ATTEMPT.fullmatch(name)
     if match is None or int(match[2]) in kept:
         return False
-    return match[1] != "metrics" or int(match[2]) not in in_course
+    return match[1] != "metrics" or int(match[2]) not in logged
 
 
 def _checkpoints(

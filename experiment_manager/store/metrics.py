@@ -3,7 +3,8 @@
 jobs/7/metrics.1.jsonl  one line a call of log_metrics: {"step", "time", "values"}
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import IO, Any, Final, NamedTuple
 
@@ -165,26 +166,84 @@ def course(
     read: Read | None = None,
 ) -> list[tuple[int, list[Metric]]]:
     """Attempts of a job in order, with the metrics that count: those of the last attempt that has any, and before it,
-    where that one went on from a checkpoint, the steps of earlier attempts that it did not take again.
+    where that one went on from a checkpoint, what it did not log again of each metric.
 
     Of a job that was begun anew only the last attempt counts. For `tell` see `read_metrics`; `read` is for those who
     have read an attempt already.
     """
-    states = table.attempts.get(JobId(job_id), {})
     found: list[tuple[int, list[Metric]]] = []
-    for number in sorted((number for number in states if states[number] is not State.FAKE), reverse=True):
-        metrics = list(read_metrics(folder, job_id, number, tell)) if read is None else read(number)
-        if found:
-            metrics = _earlier([metric for _, later in found for metric in later], metrics)
-        if metrics:
+    for number, metrics, is_replaced in _from_the_last(folder, table, job_id, tell, read):
+        if metrics and not is_replaced:
             found.insert(0, (number, metrics))
     return found
 
 
-def _earlier(later: Sequence[Metric], before: Iterable[Metric]) -> list[Metric]:
-    """The metrics of `before` at steps below all those of `later`; none where steps are missing."""
-    steps = [metric.step for metric in later if is_number(metric.step)]
-    if len(steps) < len(later):
-        return []
-    first = min(steps)
-    return [metric for metric in before if is_number(metric.step) and metric.step < first]
+def not_logged_again(
+    folder: Folder,
+    table: StateTable,
+    job_id: int,
+    tell: Callable[[str], None] | None = None,
+    read: Read | None = None,
+) -> frozenset[int]:
+    """The attempts of a job that have logged something which no later one has logged again: those of its course, and
+    others where it was begun anew. For `tell` and `read` see `course`."""
+    return frozenset(number for number, metrics, _ in _from_the_last(folder, table, job_id, tell, read) if metrics)
+
+
+def _from_the_last(
+    folder: Folder, table: StateTable, job_id: int, tell: Callable[[str], None] | None, read: Read | None
+) -> Iterator[tuple[int, list[Metric], bool]]:
+    """The attempts of a job, the last one first, with the metrics that no later attempt has logged again, and whether
+    those have begun anew all that it did. None of this depends on attempts all of whose metrics were logged again."""
+    states = table.attempts.get(JobId(job_id), {})
+    later: dict[str, float] = {}
+    for number in sorted((number for number in states if states[number] is not State.FAKE), reverse=True):
+        metrics = list(read_metrics(folder, job_id, number, tell)) if read is None else read(number)
+        steps = _steps(metrics)
+        yield number, _before(later, metrics) if later else metrics, _began_anew(later, steps)
+        for name, (least, _) in steps.items():
+            later[name] = min(least, later.get(name, math.inf))
+
+
+def _step(metric: Metric) -> float | None:
+    """Where a value belongs in the course of a job; None for one that does not tell it."""
+    return metric.step if is_number(metric.step) and metric.step == metric.step else None
+
+
+def _steps(metrics: Iterable[Metric]) -> dict[str, tuple[float, float]]:
+    """The least and the largest step of each metric; infinity and minus infinity of one that has none."""
+    found: dict[str, tuple[float, float]] = {}
+    for metric in metrics:
+        step = _step(metric)
+        for name in metric.values:
+            least, largest = found.setdefault(name, (math.inf, -math.inf))
+            if step is not None and not least <= step <= largest:
+                found[name] = min(least, step), max(largest, step)
+    return found
+
+
+def _began_anew(later: Mapping[str, float], steps: Mapping[str, tuple[float, float]]) -> bool:
+    """Whether the metrics that can tell it begin where they had begun: those that an attempt has logged at several
+    steps, and a later one again. Of what is logged once, as the number of parameters, nobody knows."""
+    telling = [
+        later[name] <= least
+        for name, (least, largest) in steps.items()
+        if least < largest and later.get(name, math.inf) < math.inf
+    ]
+    return bool(telling) and all(telling)
+
+
+def _before(later: Mapping[str, float], metrics: Iterable[Metric]) -> list[Metric]:
+    """What was not logged again: of each metric the values below the first step of `later`, of one that had no steps
+    then all that have some, and of one that is not in it all."""
+    left = []
+    for metric in metrics:
+        step = _step(metric)
+        values = {
+            name: value
+            for name, value in metric.values.items()
+            if name not in later or (step is not None and step < later[name])
+        }
+        if values:
+            left.append(metric if len(values) == len(metric.values) else metric._replace(values=values))
+    return left

@@ -1,0 +1,114 @@
+"""The course of a job through its attempts, which curves, frames, exports and `clean` go by."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiment_manager import Experiment, current_job
+from experiment_manager.model.records import JobId, State
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.metrics import Metric, course, not_logged_again
+from experiment_manager.store.states import StateTable
+
+Line = tuple[float | None, dict[str, Any]]
+"""A step, and what was logged at it."""
+
+
+def attempted(experiment: Experiment, *attempts: Sequence[Line]) -> None:
+    """Job 0 has logged this, attempt by attempt, of which all but the last one failed."""
+    for number, lines in enumerate(attempts, start=1):
+
+        def runner(*_: Any, lines: Sequence[Line] = lines, number: int = number) -> None:
+            for step, values in lines:
+                current_job().log_metrics(values, step=step)
+            if number < len(attempts):
+                raise ValueError("the node went down")
+
+        with suppress(ValueError):
+            experiment.run_id(0, runner)
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Experiment:
+    experiment = Experiment(["seed"], "train", tmp_path)
+    experiment.add_job({"seed": 1}, {"seed": 1})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    return experiment
+
+
+def steps(first: int, last: int, **more: Any) -> list[Line]:
+    return [(step, {"loss": 1 / step, **more}) for step in range(first, last)]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [[(None, {"test_acc": 0.9})], [(3, {"epoch_val": 0.5})], [(None, {"loss": 0.1})], [(float("nan"), {"acc": 1})]],
+)
+def test_what_a_later_attempt_did_not_log_again_counts(one: Experiment, end: Sequence[Line]) -> None:
+    """Whatever an attempt that went on logs besides, without a step or by another counter, each metric keeps its steps
+    before the first one at which it was logged again; `clean` removes nothing of it."""
+    attempted(one, steps(1, 6), [*steps(4, 9), *end])
+    before = one.metrics()
+    of_loss = before[(before.metric == "loss") & before.step.notna()]
+    assert [*range(1, 9)] == [int(step) for step in of_loss.step]
+    assert [1, 1, 1, 2, 2, 2, 2, 2] == list(of_loss.attempt)
+    one.clean()
+    assert before.to_csv() == one.metrics().to_csv()
+
+
+def test_a_job_begun_anew_has_nothing_of_before(one: Experiment) -> None:
+    """An attempt that begins where an earlier one had begun has no course before it, also of metrics that it did not
+    come to; but what nobody has logged again stays on the disk."""
+    attempted(one, [*steps(1, 6), (None, {"test_acc": 0.1})], steps(1, 3))
+    assert [("loss", 2)] * 2 == list(one.metrics()[["metric", "attempt"]].itertuples(index=False, name=None))
+    one.clean()
+    assert os.path.exists(one.folder.of_attempt(0, 1, "metrics"))
+    attempted(one, steps(1, 4))
+    one.clean()
+    assert not os.path.exists(one.folder.of_attempt(0, 2, "metrics"))
+
+
+def test_two_attempts_that_went_on_from_the_same_checkpoint(one: Experiment) -> None:
+    """The second of them takes the place of the first, and of nothing before; what is logged once at each start, as a
+    number of parameters, tells nothing of where an attempt began."""
+    start: Line = (0, {"n_parameters": 7})
+    attempted(one, [start, *steps(1, 6)], [start, *steps(5, 8)], [start, *steps(5, 7)])
+    frame = one.metrics()
+    found = frame[frame.metric == "loss"][["attempt", "step"]].itertuples(index=False, name=None)
+    assert [(1, 1), (1, 2), (1, 3), (1, 4), (3, 5), (3, 6)] == list(found)
+    attempted(one, [start])
+    assert {1, 3} == set(one.metrics().query("metric == 'loss'").attempt)
+
+
+_VALUES = st.dictionaries(st.sampled_from("abc"), st.just(0), min_size=1)
+_LINES = st.lists(st.tuples(st.none() | st.integers(0, 5), _VALUES), max_size=6)
+
+
+@pytest.mark.hypothesis
+@given(attempts=st.lists(_LINES, min_size=1, max_size=4))
+def test_what_is_removed_changes_no_course(attempts: Sequence[Sequence[Line]]) -> None:
+    """Of whatever attempts, those that can be removed are not in the course of the job, and without them it is the
+    same; the last attempt that has logged anything is in it as it is."""
+    logged = {
+        number: [Metric(step, 0.0, values) for step, values in lines] for number, lines in enumerate(attempts, start=1)
+    }
+
+    def found(there: Mapping[int, Sequence[Metric]]) -> list[tuple[int, list[Metric]]]:
+        return course(FOLDER, table, 0, read=lambda number: list(there.get(number, ())))
+
+    table = StateTable({JobId(0): dict.fromkeys(logged, State.FAILED)}, ())
+    whole = found(logged)
+    kept = not_logged_again(FOLDER, table, 0, read=lambda number: logged[number])
+    assert {number for number, _ in whole} <= kept
+    assert whole == found({number: logged[number] for number in kept})
+    assert [metrics for metrics in logged.values() if metrics][-1:] == [metrics for _, metrics in whole][-1:]
+
+
+FOLDER = Folder("/nowhere", "train")
