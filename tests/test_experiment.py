@@ -1,6 +1,8 @@
 """The Python interface: what the first users of the library wrote still works, and what they could not do does."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +27,7 @@ from experiment_manager.errors import (
     UnknownJob,
     UnstorableValue,
 )
+from experiment_manager.execution import environment, in_process
 from experiment_manager.model.records import Attempt, JobId
 from experiment_manager.scheduler import reconcile
 from experiment_manager.scheduler.reconcile import reconciled
@@ -557,3 +560,56 @@ def test_a_filter_names_variables_before_there_are_jobs(tmp_path: Path) -> None:
     assert [] == experiment.get_ids({"seed": 0}) == experiment.get_ids("seed < 3")
     with pytest.raises(FilterError, match="names 'sede', which is no variable; the variables are seed"):
         experiment.get_ids({"sede": 0})
+
+
+def test_a_job_inside_of_a_job_is_another_one(tmp_path: Path) -> None:
+    """Whatever their numbers: what is logged goes to the job that runs, and the outer one goes on."""
+    experiments = [Experiment(["seed"], name, tmp_path) for name in ("outer", "inner")]
+    for experiment in experiments:
+        for seed in (1, 2):
+            experiment.add_job({"seed": seed}, {})
+        experiment.save()
+        experiment.save_pass_filter([0, 1])
+    outer, inner = experiments
+
+    def fold(job_id: int, *_: Any) -> str:
+        current_job().log_metrics(step=1, of_fold=float(job_id))
+        return str(current_job().directory)
+
+    def whole(*_: Any) -> list[Any]:
+        job = current_job()
+        found = [inner.run_id(number, fold) for number in (0, 1)]
+        job.log_metrics(step=1, of_whole=1.0)
+        assert current_job() is job
+        return found
+
+    assert [inner.folder.job(JobId(number)) for number in (0, 1)] == outer.run_id(0, whole)
+    for experiment, number, name in ((outer, 0, "of_whole"), (inner, 0, "of_fold"), (inner, 1, "of_fold")):
+        (line,) = Path(experiment.folder.job(JobId(number)), "metrics.1.jsonl").read_text().splitlines()
+        assert name in line
+
+
+@pytest.mark.parametrize(("where", "state"), [("claim", "CANCELLED"), ("result", "COMPLETED"), ("end", "COMPLETED")])
+def test_ctrl_c_leaves_no_attempt_half_recorded(
+    saved: Experiment, monkeypatch: pytest.MonkeyPatch, where: str, state: str
+) -> None:
+    """Whenever it comes: what was returned counts, and nothing stays RUNNING."""
+    saved.save_pass_filter([0])
+    owner, name = {
+        "claim": (environment, "of_attempt"),
+        "result": (in_process, "write_result"),
+        "end": (States, "finish"),
+    }[where]
+    before = getattr(owner, name)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return before(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            saved.run_id(0, lambda *_: 7)
+    assert state == States(saved.folder).table().state(0)
+    if state == "COMPLETED":
+        assert 7 == json.loads(Path(saved.folder.job(JobId(0)), "result.1.json").read_text())["result"]

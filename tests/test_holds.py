@@ -1,12 +1,15 @@
 """Jobs that are held, and jobs that were a mistake: nobody of ours begins them, and nothing is lost."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import FolderError, JobRefused
+from experiment_manager.model.records import JobId
 from experiment_manager.store.states import States
 from tests.conftest import Program, ProgramAfter, in_shape
 
@@ -99,6 +102,42 @@ def test_removed_jobs_stay_away(program_after: ProgramAfter) -> None:
     assert (2, True) == (refused.returncode, "1 job was removed: 1" in refused.stderr), refused.stderr
     assert {"jobs": [1]} == program.told("remove", "--undo")
     assert before[1] == program.told("results")[1]
+
+
+def test_files_of_a_removed_job_go_all_at_once(
+    four: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted, the job is brought back with all of them, or not at all; a linked folder goes, not what it leads
+    to."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o500)
+    Path(four.folder.job(JobId(1))).symlink_to(elsewhere)
+    assert [1] == four.remove([1], files=True)
+    assert 0o500 == elsewhere.stat().st_mode & 0o777
+    assert not os.path.lexists(four.folder.job(JobId(1)))
+    unlink = os.unlink
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        unlink(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            four.remove([0], files=True)
+    with pytest.raises(JobRefused, match=r"job 0 of .*four cannot be brought back: the files were removed"):
+        four.remove([0], undo=True)
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    four.run_id(2, lambda *_: 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refused)
+        with pytest.raises(FolderError):
+            four.remove([2], files=True)
+    assert [2] == four.remove([2], undo=True)
+    assert '"result": 2' in Path(four.folder.job(JobId(2)), "result.1.json").read_text()
 
 
 def test_files_of_removed_jobs(four: Experiment) -> None:

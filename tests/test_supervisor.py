@@ -606,3 +606,56 @@ def test_moved_project_can_be_swept_again(program: Program) -> None:
     done = program.sweep("how=unless-again", "hydra.sweeper.experiment_path=../kept")
     assert done.returncode == 0, done.stderr
     assert ["0.1.FAILED", "0.2.FAILED", "0.3.COMPLETED"] == program.states()
+
+
+OTHERS_DIE = """
+import itertools, sys
+from experiment_manager.execution import supervisor
+counts = itertools.count()
+supervisor.oom_kills = lambda: next(counts)  # the kernel has killed a process of another job meanwhile
+from experiment_manager.execution.run import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+HOW_IT_ENDS = """
+import os, signal, sys, time
+from pathlib import Path
+from experiment_manager import Experiment, current_job
+
+def run(job_id, variables, configuration):
+    Path(current_job().directory, "began").touch()
+    if variables["how"] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if variables["how"] == "sleeps":
+        time.sleep(60)
+    raise ValueError(variables["how"])
+
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+Experiment.load(words["--experiment-name"], words["--experiment-path"]).run_id(int(words["--job-id"]), run)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "state"),
+    [
+        ("killed", "OUT_OF_MEMORY"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed", "OUT_OF_MEMORY"),
+        ("no such optimizer", "FAILED"),
+        ("sleeps", "CANCELLED"),
+    ],
+)
+def test_what_others_die_of_in_the_same_memory_is_not_taken_for_ones_own(tmp_path: Path, how: str, state: str) -> None:
+    """The kernel counts the processes that it kills for all jobs of a pool together: each job tells by its own end
+    whether it was one of them, and what people have ended was none."""
+    experiment = Experiment(["how"], "e", tmp_path)
+    experiment.add_job({"how": how}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    (tmp_path / "runner.py").write_text(HOW_IT_ENDS)
+    words = ["run", str(tmp_path / "e"), "0", "--runner", str(tmp_path / "runner.py")]
+    process = subprocess.Popen([sys.executable, "-c", OTHERS_DIE, *words[1:]], env=clean_env(), stderr=subprocess.PIPE)
+    if how == "sleeps":
+        wait_until(lambda: (tmp_path / "e/jobs/0/began").exists())
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert {state: 1} == experiment.status().counts

@@ -25,7 +25,7 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.files import is_there, remove_tree, space_below, space_of, temporary_name
+from experiment_manager.store.files import is_there, put_aside, remove_tree, space_below, space_of
 from experiment_manager.store.launches import (
     SETTLED,
     clear_leftovers,
@@ -220,7 +220,7 @@ def _is_removed(folder: Folder, path: str) -> bool:
     """It is gone; false, and people are told, where that is not ours to do. Raises OSError."""
     try:
         if os.path.isdir(path) and not os.path.islink(path):
-            remove_tree(_put_aside(folder, path))
+            remove_tree(put_aside(path, folder.path))
         else:
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -228,18 +228,6 @@ def _is_removed(folder: Folder, path: str) -> bool:
         skipped(f"{path} cannot be removed: {error.strerror}; ask whose it is")
         return False
     return True
-
-
-def _put_aside(folder: Folder, path: str) -> str:
-    """A folder has a hidden name: half of a copy must not be taken for a whole one. It lies where leftovers are looked
-    for, if that can be. Raises OSError."""
-    try:
-        aside = temporary_name(folder.join(os.path.basename(path)))
-        os.rename(path, aside)
-    except OSError:  # a mounted one, or one that is protected
-        aside = temporary_name(path)
-        os.rename(path, aside)
-    return aside
 
 
 # ---------------------------------------------------------------- of jobs

@@ -293,20 +293,35 @@ def not_kept(job_id: int) -> str:
 
 
 _current: CurrentJob | None = None
+_told: tuple[str | None, ...] = ()
+"""What the environment told of it."""
 
 
 def current_job() -> CurrentJob:
     """The job that this process runs. The same object at every call, so that `should_stop` hears every signal."""
-    global _current
-    folder, job_id = os.environ.get(FOLDER_VARIABLE), os.environ.get(JOB_VARIABLE)
-    attempt = int(os.environ.get(ATTEMPT_VARIABLE, "1"))
-    here = (int(job_id), attempt) if folder and job_id else (None, 1)
-    if _current is None or (_current.id, _current.attempt) != here:
-        if _current is None and folder and job_id:
+    global _current, _told
+    told = tuple(map(os.environ.get, (FOLDER_VARIABLE, JOB_VARIABLE, ATTEMPT_VARIABLE, PRUNER_VARIABLE)))
+    if _current is None or _told != told:
+        folder, job_id, attempt, pruner = told
+        if not (folder and job_id):
+            _current, _told = CurrentJob(None, None, 1, pruner), told
+            return _current
+        if _current is None:
             atexit.register(_ignore_signals)
-        pruner = os.environ.get(PRUNER_VARIABLE)
-        _current = CurrentJob(Folder.at(folder) if folder and job_id else None, here[0], here[1], pruner)
+        _current, _told = CurrentJob(Folder.at(folder), int(job_id), int(attempt or "1"), pruner), told
     return _current
+
+
+@contextmanager
+def another() -> Iterator[None]:
+    """Inside, this process runs another job, of whatever experiment; then it goes on with the one before, which has
+    heard what it has heard."""
+    global _current, _told
+    before = _current, _told
+    try:
+        yield
+    finally:
+        _current, _told = before if before[0] is not None else (_current, _told)
 
 
 def was_asked() -> bool:

@@ -6,11 +6,12 @@ Under a supervisor the attempt is the supervisor's, and only the result is left 
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from experiment_manager.execution import current_job, environment
+from experiment_manager.execution.signals import uninterruptible
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
@@ -30,7 +31,7 @@ class InProcess:
 
     def __init__(self, folder: Folder, job_id: int, number: int, *, is_fake: bool) -> None:
         self._folder, self._job_id, self.number, self._is_fake = folder, job_id, number, is_fake
-        self.has_left_early = False
+        self.has_left = self.has_left_early = False
         self.pruned: str | None = None  # why, if it was
 
     def leave(self, value: Any) -> None:
@@ -42,7 +43,9 @@ class InProcess:
             if value is not None:
                 tell(current_job.not_kept(self._job_id))
         else:
-            write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake, told=told)
+            with uninterruptible():
+                write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake, told=told)
+                self.has_left = True
 
 
 def is_current(folder: Folder, job_id: int) -> bool:
@@ -63,6 +66,16 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         with _error_kept(folder, job_id, attempt):
             yield InProcess(folder, job_id, attempt, is_fake=is_fake)
         return
+    with current_job.another(), ExitStack() as uninterrupted:
+        uninterrupted.enter_context(uninterruptible())
+        yield from _claimed(folder, job_id, launch, uninterrupted, is_fake=is_fake)
+
+
+def _claimed(
+    folder: Folder, job_id: int, launch: str | None, uninterrupted: ExitStack, *, is_fake: bool
+) -> Iterator[InProcess]:
+    """As `attempting`: an attempt that this process claims. What is `uninterrupted` is let go once its end would be
+    recorded."""
     states = States(folder, schedulers.has_ended)
     order = None if launch is None else read_order(folder, launch, job_id)
     with writing(folder.path):
@@ -78,9 +91,10 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     before = {name: os.environ.get(name) for name in (*variables, environment.PRUNER_VARIABLE)}
     os.environ.pop(environment.PRUNER_VARIABLE, None)
     os.environ.update(variables)
+    made = InProcess(folder, job_id, number, is_fake=is_fake)
     try:
+        uninterrupted.close()
         start = time.time() if is_fake else _after_earlier(states, job_id, number)
-        made = InProcess(folder, job_id, number, is_fake=is_fake)
         with current_job.claimed(), _error_kept(folder, job_id, number):
             yield made
         state = State.COMPLETED
@@ -90,6 +104,8 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
             state, reason = State.CANCELLED, "told to stop, and left without a result"
     except KeyboardInterrupt:
         state, reason = State.CANCELLED, "stopped by a signal"
+        if made.has_left and not made.has_left_early:  # it has returned: what it has computed counts
+            state, reason = State.COMPLETED if made.pruned is None else State.PRUNED, made.pruned
         raise
     except SystemExit as leaving:
         state, reason = State.FAILED, f"exit code {leaving.code}"
@@ -109,7 +125,12 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         state = State.FAKE if is_fake else state
         processes.unmark(mark)
         record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
-        asked_again(lambda: states.finish(job_id, number, state, record), tell)
+        asked_again(lambda: _finish(states, job_id, number, state, record), tell)
+
+
+def _finish(states: States, job_id: int, number: int, state: State, record: Mapping[str, Any]) -> None:
+    with uninterruptible():
+        states.finish(job_id, number, state, record)
 
 
 def _after_earlier(states: States, job_id: int, attempt: int) -> float:

@@ -17,6 +17,7 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.codec import as_float, digest, encode, is_number
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import ENDED_WELL
+from experiment_manager.store.holds import read_removed
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.rungs import (
@@ -138,7 +139,8 @@ class Pruning:
         """The job has left its value at a rung that it had not come to in this launch, and is compared."""
         pruner = self._pruner
         step_of_rung, whom = pruner.step_of(rung), self._whom
-        there = list(values_left(self._folder, pruner.rungs, step_of_rung))
+        removed = read_removed(self._folder)  # what was a mistake is compared with nothing
+        there = [left for left in values_left(self._folder, pruner.rungs, step_of_rung) if left.job_id not in removed]
         if pruner.group_by:
             there = [left for left in there if left.whom.group == whom.group]
         before = by_attempt(there).get(self._job_id, {})

@@ -77,6 +77,16 @@ def waiting() -> Iterator[Callable[[], None]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def uninterruptible() -> Iterator[None]:
+    """Inside, Ctrl-C waits, for what takes a moment and must not be half done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def hear_interrupts() -> None:
     """Runs in a supervisor's process before it starts: a shell's `&` has INT ignored, by which we tell it to end."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

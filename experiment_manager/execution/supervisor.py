@@ -10,6 +10,7 @@ command line: every task of a sweep pays for what is imported here.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -138,6 +139,7 @@ class _Supervision:
         self._stragglers_s = STRAGGLERS_S
         self._oom_kills = oom_kills()
         self._pid = 0
+        self._has_killed = False  # by KILL, before its end was known
         self._others: frozenset[int] = frozenset()  # our children that are not of the job
         self.reason: str | None = None
         self._unreadable: str | None = None
@@ -173,7 +175,9 @@ class _Supervision:
         from experiment_manager.model import policy  # noqa: F401 - at the end somebody may have replaced the package
 
         status, usage = self._wait()
+        has_killed = self._has_killed
         self._end_stragglers()
+        self._has_killed = has_killed
         return self._record(os.waitstatus_to_exitcode(status), usage, started)
 
     def _unbegun(self, reason: str, started: float) -> Outcome:
@@ -381,6 +385,7 @@ class _Supervision:
 
     def _kill(self, number: int) -> bool:
         """The whole session of the job gets a signal; false when nothing is left of it."""
+        self._has_killed = self._has_killed or number == signal.SIGKILL
         try:
             os.killpg(self._pid, number)
         except (ProcessLookupError, PermissionError):
@@ -441,7 +446,7 @@ class _Supervision:
             has_result=policy.left_result(result, was_stopped=self._stopped is not None),
             stopped=self._stopped,
             was_warned=self._warned,
-            out_of_memory=returncode != 0 and self._was_out_of_memory(),  # what ended well is not asked about
+            out_of_memory=returncode != 0 and self._was_out_of_memory(returncode),  # what ended well is not asked about
             needs_result=self._child.needs_result,
             has_trouble=self._unreadable is not None
             or (not result and bool(read_optional(self._file("error"), ERROR))),
@@ -506,12 +511,16 @@ class _Supervision:
         most = max(largest, self._memory, counted or 0)
         return {"peak_memory_bytes": most, "peak_memory_from": "samples" if counted is None else "cgroup"}
 
+    @property
+    def _has_own_task(self) -> bool:
+        """Whether no other job runs beside it in the same task."""
+        return self._child.scheduler is not None and self._child.options.get("pack", 1) == 1
+
     def _counted_memory(self) -> int | None:
         """The peak that the kernel has counted for the task, where the job has that for itself; None elsewhere."""
         is_alone = (
-            self._child.scheduler is not None
+            self._has_own_task
             and not self._child.has_ranks
-            and self._child.options.get("pack", 1) == 1
             and self._child.options.get("workers") is None  # its other jobs count there, too
         )
         return peak_of_step() if is_alone else None
@@ -536,12 +545,24 @@ class _Supervision:
     def _ranks(self, pids: Iterable[int]) -> set[bytes | None]:
         return {self._rank(processes.environment(pid)) for pid in pids}
 
-    def _was_out_of_memory(self) -> bool:
+    def _was_out_of_memory(self, returncode: int) -> bool:
         """The kernel counted a kill in our memory cgroup; ranks have cgroups of their own, and the error log tells."""
         if self._child.has_ranks:
             return self._ask(lambda scheduler, _: scheduler.tells_out_of_memory(self._error_log()), False)
         after = oom_kills()
-        return self._oom_kills is not None and after is not None and after > self._oom_kills
+        if self._oom_kills is None or after is None or after <= self._oom_kills:
+            return False
+        is_killed = returncode == -signal.SIGKILL and not self._has_killed
+        if self._stopped is not None:  # it was told to end, whatever one of its processes had died of before
+            return is_killed
+        return self._has_own_task or is_killed or self._tells_of_a_kill(returncode)
+
+    def _tells_of_a_kill(self, returncode: int) -> bool:
+        """Whether a job that shares its memory with others ended as one does of which the kernel has killed a process:
+        the count is of them all."""
+        error = read_optional(self._file("error"), ERROR)
+        said = f"{error.get('type')}: {error.get('message')}" if error else last_line(self._file("stderr")) or ""
+        return returncode == 128 + signal.SIGKILL or re.search(_KILLED, said, re.IGNORECASE) is not None
 
     def _first_failure(self) -> str | None:
         if not self._child.has_ranks:
@@ -615,6 +636,9 @@ class _Supervision:
         why = f"its last line on stderr: {last}" if last else full
         return one_line(f"exit code {returncode}" + (f"; {why}" if why else ""))
 
+
+_KILLED: Final = r"killed|sigkill|out of memory|memoryerror|cannot allocate"
+"""What jobs say of which the kernel has killed a process for memory, or refused it some."""
 
 _STARTED_AGAIN: Final = (State.PREEMPTED, State.TIMEOUT, State.NODE_FAIL, State.CANCELLED)
 """Ends after which a scheduler, or a worker, may start the job again."""

@@ -2,6 +2,7 @@
 there, too. And jobs are removed that were a mistake."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from experiment_manager.errors import JobRefused, SchedulerError
@@ -9,7 +10,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED_WELL, JobId, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks
-from experiment_manager.store.files import is_folder, remove_tree
+from experiment_manager.store.files import is_folder, put_aside, remove_tree
 from experiment_manager.store.holds import (
     note_emptied,
     read_emptied,
@@ -132,11 +133,16 @@ def remove(folder: Folder, ids: Iterable[int], table: StateTable, *, with_files:
         set_removed(folder, removed, are_removed=False)
         raise JobRefused(f"nothing was removed: {noun(len(begun))} {format_ids(begun)} of {folder.path} begin just now")
     if with_files:
-        note_emptied(folder, removed)
-        with writing(folder.path):
-            for job_id in removed:
-                remove_tree(folder.job(JobId(job_id)))
+        for job_id in removed:
+            _empty(folder, job_id)
     return removed
+
+
+def _empty(folder: Folder, job_id: int) -> None:
+    """The files of a removed job are gone: all of them at once, whenever this is interrupted. Raises FolderError."""
+    note_emptied(folder, [job_id])
+    with writing(folder.path), suppress(FileNotFoundError):
+        remove_tree(put_aside(folder.job(JobId(job_id)), folder.path))
 
 
 def bring_back(folder: Folder, ids: Collection[int] | None) -> list[int]:

@@ -396,11 +396,26 @@ def remove_tree(path: str) -> None:
 
     if not os.path.lexists(path):
         return
+    if os.path.islink(path):
+        os.unlink(path)
+        return
     for place, _, _ in os.walk(path):
         mode = stat.S_IMODE(os.lstat(place).st_mode)
         if mode & 0o700 != 0o700:
             os.chmod(place, mode | 0o700)
     rmtree(path)
+
+
+def put_aside(path: str, place: str) -> str:
+    """A folder has a hidden name, which is returned, and is to be removed: half of one must not be taken for a whole
+    one. It lies in `place`, where leftovers are looked for, if that can be. Raises OSError."""
+    try:
+        aside = temporary_name(os.path.join(place, os.path.basename(path)))
+        os.rename(path, aside)
+    except OSError:  # a mounted one, or one that is protected
+        aside = temporary_name(path)
+        os.rename(path, aside)
+    return aside
 
 
 def space_of(about: os.stat_result) -> int:
