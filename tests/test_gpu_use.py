@@ -93,16 +93,18 @@ def test_what_is_seen_of_gpus(tmp_path: Path, gpus: Any, record: tuple[float, in
 JOB = """
 import json, os, time
 from pathlib import Path
+
+told = Path(os.environ["FAKE_NVML"])  # before what takes long to import: a supervisor looks after a second
+part = told.with_name(f"{os.getpid()}")
+part.write_text(json.dumps([{"busy": 50, "processes": [[os.getpid(), 2**30]]}]))
+part.replace(told)
+
 import hydra
 from experiment_manager import current_job
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg):
-    told = Path(os.environ["FAKE_NVML"])
-    part = told.with_name(f"{os.getpid()}")
-    part.write_text(json.dumps([{"busy": 50, "processes": [[os.getpid(), 2**30]]}]))
-    part.replace(told)
-    until = time.monotonic() + 1.6  # the first look is after a second
+    until = time.monotonic() + 1.6
     while time.monotonic() < until:
         time.sleep(0.02)
     return 1
