@@ -30,6 +30,8 @@
 Those that the first interface of the library promised as `ValueError` are one, too.
 """
 
+LOOK_AT_THE_DISK = "the disk or its server has a fault: look there, and repeat"
+
 
 class ExperimentManagerError(Exception):
     """A sentence that says what is wrong, where, and the way out."""
@@ -104,11 +106,20 @@ class ConfigurationDrifted(ExperimentManagerError):
 
 
 class UnreadableRecord(ExperimentManagerError, ValueError):
-    """A record of ours is there and cannot be read; `why`, without the path."""
+    """A record of ours is there and cannot be read; `why`, without the path. `is_out_of_reach`: a disk or its server
+    has a fault, of which nothing follows for what is in the record."""
 
-    def __init__(self, path: str, why: str) -> None:
+    def __init__(self, path: str, why: str, *, is_out_of_reach: bool = False) -> None:
         super().__init__(f"{path} cannot be read: {why}")
-        self.path, self.why = path, why
+        self.path, self.why, self.is_out_of_reach = path, why, is_out_of_reach
+
+    def with_way_out(self, of_damage: str) -> str:
+        """The sentence with what can be done: `of_damage`, unless nobody knows whether there is any.
+
+        >>> UnreadableRecord("/a.json", "Stale file handle", is_out_of_reach=True).with_way_out("remove it")
+        '/a.json cannot be read: Stale file handle; the disk or its server has a fault: look there, and repeat'
+        """
+        return f"{self}; {LOOK_AT_THE_DISK if self.is_out_of_reach else of_damage}"
 
 
 class NewerRecord(UnreadableRecord):

@@ -12,7 +12,12 @@ import pytest
 
 from experiment_manager import SLURM, Experiment
 from experiment_manager.errors import ExperimentManagerError, FolderError
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.store.launches import create_launch, read_launch
 from experiment_manager.store.layout import Folder, check_name, planning
+from experiment_manager.store.pass_filter import read_selection
+from experiment_manager.store.relocation import unfinished_move
+from experiment_manager.store.submissions import Submission
 from tests.conftest import clean_env, wait_until
 
 PLANNER = """
@@ -280,3 +285,29 @@ def test_what_cannot_be_looked_at_is_not_taken_for_absent(
         patch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.1")
         with pytest.raises(ExperimentManagerError, match="cannot be read"):
             ask(Experiment.at(experiment.folder.path))
+
+
+RECORDS: dict[str, Callable[[Folder], object]] = {
+    "pass_filter.json": read_selection,
+    ".moving.json": unfinished_move,
+    "submission.json": lambda folder: Submission(folder, read_launch(folder, "0001")),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_nobody_is_told_to_replace_what_a_disk_does_not_show(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a record that is damaged people are told what to do with it; where the disk errs, to look there."""
+    folder = Folder(tmp_path, "e")
+    create_launch(folder, [Attempt(JobId(0), 1, State.PENDING)], {})
+    path = folder.join("launches", "0001", name) if name == "submission.json" else folder.join(name)
+    Path(path).write_text("{")
+    with pytest.raises(ExperimentManagerError, match=r"cannot be read: .*(remove it|save the pass filter again)"):
+        RECORDS[name](folder)
+    erring(monkeypatch, name, most=1_000_000)
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.1")
+    with pytest.raises(ExperimentManagerError) as refused:
+        RECORDS[name](folder)
+    stale = f"{path} cannot be read: Stale file handle; the disk or its server has a fault: look there, and repeat"
+    assert stale == str(refused.value)

@@ -1,6 +1,8 @@
 """What a launch says about one job: found without reading the rest, the same with and without the index."""
 
+import errno
 import json
+import os
 import random
 import sqlite3
 from contextlib import closing
@@ -148,6 +150,21 @@ def test_damage_is_refused_in_a_sentence(tmp_path: Path, kind: str) -> None:
     found = read_order(folder, "0001", 4)
     assert found is not None
     assert 1 == found.attempt
+
+
+def test_an_index_that_a_disk_does_not_show_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record beside it says the same, and nobody is told to remove a file that is whole."""
+    folder = launched(tmp_path, {0: 2})
+    expected, stale = read_order(folder, "0001", 0), os.strerror(errno.ESTALE)
+
+    def erring(path: str, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("orders.sqlite"):
+            raise OSError(errno.ESTALE, stale, path)
+        return actual(path, *arguments, **options)
+
+    actual = os.open
+    monkeypatch.setattr(os, "open", erring)
+    assert expected == read_order(folder, "0001", 0)
 
 
 def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from experiment_manager.errors import NewerRecord, UnreadableRecord
 from experiment_manager.model.codec import is_number, loads
 from experiment_manager.model.records import State, Task
-from experiment_manager.store.files import SHORTLY_S, asked_again, regular
+from experiment_manager.store.files import SHORTLY_S, asked_again, is_of_the_disk, regular
 from experiment_manager.text import one_line, skipped
 from experiment_manager.typing_names import IO, Any, Final, NamedTuple
 
@@ -252,7 +252,8 @@ def read_json(path: str, most: int = MOST_BYTES) -> Any:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UnreadableRecord(path, error.strerror or str(error)) from error
+        why = error.strerror or str(error)
+        raise UnreadableRecord(path, why, is_out_of_reach=is_of_the_disk(error)) from error
     except ValueError as error:
         raise UnreadableRecord(path, one_line(str(error))) from error
 

@@ -243,6 +243,13 @@ def asked_again(
         time.sleep(pause)
 
 
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether a file, or a database, could not be reached, of which nothing follows for what is in it."""
+    if isinstance(error, OSError):
+        return error.errno not in ANSWERS
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
+
+
 def is_there(path: str) -> bool:
     """Whether something bears that name: what cannot be looked at is never taken for what is not there.
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from experiment_manager.errors import FolderError
+from experiment_manager.errors import LOOK_AT_THE_DISK, FolderError
 from experiment_manager.store.files import SHORTLY_S, asked_again, below, is_file, is_folder, is_there, leave_empty
 from experiment_manager.text import as_word
 from experiment_manager.typing_names import TYPE_CHECKING, Final
@@ -37,15 +37,14 @@ MANIFEST: Final = "manifest.sqlite"
 """By this file in it a folder is known to be an experiment."""
 
 _NO_ROOM: Final = "make room there, or choose another folder, and repeat"
-_DISK: Final = "the disk or its server has a fault: look there, and repeat"
 _REFUSALS: Final = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOSYS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG}
 )
 _WAYS_OUT: Final = {
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,
-    errno.EIO: _DISK,
-    errno.ESTALE: _DISK,
+    errno.EIO: LOOK_AT_THE_DISK,
+    errno.ESTALE: LOOK_AT_THE_DISK,
     errno.EROFS: "it may only be read: mount it to be written, or choose another folder",
 }
 

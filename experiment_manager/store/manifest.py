@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from types import NoneType
 
-from experiment_manager.errors import DamagedManifest, ManifestError, UnknownJob, UnreadableRecord
+from experiment_manager.errors import LOOK_AT_THE_DISK, DamagedManifest, ManifestError, UnknownJob, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.model.records import Code, Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.documents import (
@@ -42,7 +42,7 @@ from experiment_manager.store.documents import (
     opened,
     trouble,
 )
-from experiment_manager.store.files import ANSWERS, SHORTLY_S, asked_again, finished_database
+from experiment_manager.store.files import SHORTLY_S, asked_again, finished_database, is_of_the_disk
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -102,7 +102,7 @@ class Manifest:
             try:
                 return read()
             except sqlite3.OperationalError as error:
-                if not _is_of_the_disk(error):
+                if not is_of_the_disk(error):
                     raise
                 raise OSError(errno.EIO, str(error), self._path) from error
 
@@ -117,10 +117,9 @@ class Manifest:
             if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
                 sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
                 raise ManifestError(f"{self._path} {sentence}") from error
-            if _is_of_the_disk(error):
-                sentence = "the disk or its server has a fault: look there, and repeat"
+            if is_of_the_disk(error):
                 said = error.strerror if isinstance(error, OSError) else error
-                raise ManifestError(f"{self._path} cannot be read ({said}); {sentence}") from error
+                raise ManifestError(f"{self._path} cannot be read ({said}); {LOOK_AT_THE_DISK}") from error
             if isinstance(error, OSError):
                 raise ManifestError(f"{self._path} cannot be read: {error.strerror or error}") from error
             if isinstance(error, MemoryError):  # which damage can ask for, too
@@ -356,13 +355,6 @@ class Manifest:
             if row is not None:
                 return _recipe(codec.loads(row[0]))
         raise UnknownJob(f"{self._path} does not say how jobs of recipe {number} run; a newer one does: repeat")
-
-
-def _is_of_the_disk(error: BaseException) -> bool:
-    """Whether the file could not be reached, of which nothing follows for what is in it."""
-    if isinstance(error, OSError):
-        return error.errno not in ANSWERS
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
 
 
 def unknown_job(job_id: object, known: Sequence[int], where: str) -> str:

@@ -20,7 +20,7 @@ from contextlib import closing
 from experiment_manager.errors import JobRefused, NewerRecord, UnreadableLaunch
 from experiment_manager.model.codec import loads
 from experiment_manager.store.documents import LAUNCH_FORMAT, opened
-from experiment_manager.store.files import appearing, finished_database, private_database
+from experiment_manager.store.files import appearing, finished_database, is_of_the_disk, private_database
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import Any, Final, NamedTuple
 
@@ -127,6 +127,8 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
         if row is not None and job_id <= int(row[1]):
             kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), _order(loads(row[2])))
     except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
+        if is_of_the_disk(error):
+            return _slowly(folder, number, job_id)  # launch.json is asked again, if it cannot be reached either
         why = str(error) or type(error).__name__
         way_out = "remove it: launch.json beside it says the same"
         raise UnreadableLaunch(f"{path} cannot be read ({why}); {way_out}") from error

@@ -53,7 +53,7 @@ def _read_selection(folder: Folder) -> list[int]:
     except NewerRecord as error:
         raise FilterError(str(error)) from error
     except UnreadableRecord as error:
-        raise FilterError(f"{error}; save the pass filter again") from error
+        raise FilterError(error.with_way_out("save the pass filter again")) from error
     if any(kind is not int for kind in set(map(type, jobs))):  # there may be a million
         raise FilterError(
             f"{folder.pass_filter} holds something else than a list of job ids; save the pass filter again"

@@ -91,7 +91,7 @@ def unfinished_move(folder: Folder) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except UnreadableRecord as error:
-        raise FolderError(f"{error}; remove it, and repeat") from error
+        raise FolderError(error.with_way_out("remove it, and repeat")) from error
 
 
 def is_done(move: Move) -> bool:

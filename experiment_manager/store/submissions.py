@@ -67,7 +67,7 @@ class Submission:
                 raise UnreadableLaunch(str(error), is_newer=True) from error
             if is_to_act:
                 hint = "if it is damaged, remove it: what was submitted is found by its name"
-                raise UnreadableLaunch(f"{error}; {hint}") from error
+                raise UnreadableLaunch(error.with_way_out(hint)) from error
             skipped(str(error))
 
     def array_id(self, name: str) -> str | None:
