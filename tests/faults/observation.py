@@ -19,8 +19,11 @@ _STATE: Final = re.compile(r"(\d+)\.(\d+)(?:\.([A-Z_]+))?\Z")
 _ENDED: Final = frozenset(
     {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL", "LOST", "PRUNED", "FAKE"}
 )
-_UNTRUE: Final = re.compile(r"is no experiment|is not there|there is no|has no|another process")
-"""What nobody can say of what could not be looked at: that it is absent, or that somebody else has it."""
+_UNTRUE: Final = re.compile(
+    r"is no experiment|is not there|there is no|has no|another process|is damaged|remove it|restore it|save .* again"
+)
+"""What nobody can say of what could not be looked at: that it is absent, or damaged, or that somebody else has it; and
+what nobody should do then."""
 _OF_JOBS: Final = re.compile(r"(attempt|error)\.\d+\.json|.*\.log")
 
 
