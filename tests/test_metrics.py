@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager import Experiment, current_job
+from experiment_manager.analysis.export.runs import run_of
 from experiment_manager.model.records import JobId, State
+from experiment_manager.report.curves import Logbook
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import Metric, course, not_logged_again
 from experiment_manager.store.states import StateTable
@@ -85,6 +87,35 @@ def test_two_attempts_that_went_on_from_the_same_checkpoint(one: Experiment) -> 
     assert [(1, 1), (1, 2), (1, 3), (1, 4), (3, 5), (3, 6)] == list(found)
     attempted(one, [start])
     assert {1, 3} == set(one.metrics().query("metric == 'loss'").attempt)
+
+
+def test_a_job_that_had_nothing_left_to_log_has_its_last_metrics(one: Experiment) -> None:
+    """Rows, filters and reports go by the whole course of a job, also where its last attempt has logged nothing, or one
+    metric alone."""
+    attempted(one, steps(1, 6, acc=0.5), [], [(9, {"acc": 0.7})])
+    (row,) = one.result_rows()
+    assert {"loss": 0.2, "acc": 0.7} == row["metrics"]
+    assert [0] == one.get_ids("metric.loss == 0.2")
+    assert row["metrics"] == Logbook(one.folder, one.states()).last(0)
+
+
+@pytest.mark.parametrize("is_anew", [True, False])
+def test_a_row_is_of_one_attempt(one: Experiment, is_anew: bool) -> None:
+    """Of a job that had completed before it failed, the result and the metrics are those with which it completed."""
+
+    def runner(*_: Any) -> float:
+        is_first = not current_job().resumed
+        current_job().log_metrics(step=2 if is_first or is_anew else 3, loss=0.1 if is_first else 99)
+        return 0.9 / is_first
+
+    one.run_id(0, runner)
+    with pytest.raises(ZeroDivisionError):
+        one.run_id(0, runner)
+    (row,) = one.result_rows()
+    assert ("FAILED", {"result": 0.9}, {"loss": 0.1}) == (row["state"], row["result"], row["metrics"])
+    assert {"loss": 0.1} == Logbook(one.folder, one.states()).last(0)
+    run = run_of(one.folder, one.job(0), one.states(), None)
+    assert ("train.0.2", "FAILED", {}) == (run.name, run.state, run.summary)
 
 
 _VALUES = st.dictionaries(st.sampled_from("abc"), st.just(0), min_size=1)

@@ -36,7 +36,7 @@ from experiment_manager.hydra.compose import Composer
 from experiment_manager.hydra.plan import Known
 from experiment_manager.hydra.search_space import read_space
 from experiment_manager.model.records import Attempt, Entry, JobId, Recipe, State
-from experiment_manager.model.search import CATEGORICAL, FLOAT, INT, Choice, Dimension, Proposal, Search
+from experiment_manager.model.search import CATEGORICAL, FLOAT, INT, LAST, Choice, Dimension, Proposal, Search
 from experiment_manager.scheduler import reconcile
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.launches import create_launch
@@ -452,6 +452,25 @@ def test_a_result_that_is_not_seen_yet_is_no_failure(tmp_path: Path, monkeypatch
     found = Proposer(folder, "0001").next()
     assert isinstance(found, study.Nothing)
     assert "1 of 1 trials that have ended have failed (job 0: it returned null" in found.why
+
+
+def test_a_trial_that_went_on_has_the_values_of_its_whole_course(tmp_path: Path) -> None:
+    """Its last value, and its best one, are those of all attempts of its course, whatever the last one has logged."""
+    found = search(0, 9, metrics=(("loss", "best"), ("acc", LAST)), directions=("minimize", "maximize"))
+    folder = beginning(tmp_path, found)
+    attempts = [[(step, abs(step - 3), step / 10) for step in range(1, 6)], [(5, 9, 0.7)]]
+    for number, lines in enumerate(attempts, start=1):
+        os.makedirs(folder.job(0), exist_ok=True)
+        Path(folder.of_attempt(0, number, "metrics")).write_text(
+            "".join(
+                json.dumps({"step": step, "time": 1.0, "values": {"loss": loss, "acc": acc}}) + "\n"
+                for step, loss, acc in lines
+            )
+        )
+    states = {1: State.PREEMPTED, 2: State.COMPLETED, 3: State.COMPLETED}
+    for until, expected in ((2, (0.0, 0.7)), (3, (0.0, 0.7))):
+        table = StateTable({JobId(0): {number: states[number] for number in range(1, until + 1)}}, ())
+        assert (expected, None) == study.values_of(folder, found, table, 0, until)
 
 
 def test_trials_that_run_again_are_no_failures(tmp_path: Path) -> None:

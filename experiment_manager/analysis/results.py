@@ -21,7 +21,7 @@ from experiment_manager.store.documents import MOST_TABLE_BYTES
 from experiment_manager.store.launches import kept_pruner, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.metrics import last_values
+from experiment_manager.store.metrics import last_of_course
 from experiment_manager.store.results import read_result
 from experiment_manager.store.rungs import rung_steps, step_text
 from experiment_manager.store.states import StateTable
@@ -69,15 +69,14 @@ def result_rows(
 
     `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
     attempt that completed, or was pruned where the job is PRUNED; empty where there is none. `metrics` has the last
-    value of each metric of the last attempt. `refused` maps the fields that could not be stored to the reasons. `last`
-    tells the metrics of those who read them anyhow. `tags` are there where a job has some.
+    value of each metric through the course of the job up to that attempt, or to the last one. `refused` maps the fields
+    that could not be stored to the reasons. `last` tells the metrics of those who read them anyhow. `tags` are there
+    where a job has some.
     """
     rows, tags = list[ResultRow](), read_tags(folder)
     for job in jobs:
         metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
-        is_pruned = table.state(job.id) is State.PRUNED
-        attempt = table.done(job.id) if is_pruned else table.completed(job.id)
-        result, refused = _result_fields(folder, job.id, attempt)
+        result, refused = result_fields(folder, job.id, counted_attempt(job.id, table))
         rows.append(
             {
                 **job_head(job, table),
@@ -112,12 +111,19 @@ def returned(folder: Folder, job_id: JobId, table: StateTable) -> Any:
         return None
 
 
+def counted_attempt(job_id: int, table: StateTable) -> int | None:
+    """The attempt whose values are those of a job: the newest one that completed, or was pruned where the job is
+    PRUNED; None where there is none, and its metrics are those of the last one."""
+    is_pruned = table.state(job_id) is State.PRUNED
+    return table.done(job_id) if is_pruned else table.completed(job_id)
+
+
 def last_metrics(folder: Folder, job_id: JobId, table: StateTable) -> dict[str, Any]:
-    """The last value of each metric that the last attempt has logged."""
-    return last_values(folder, job_id, table.last(job_id).number, skipped)
+    """The last value of each metric that a job has logged by the attempt that counts."""
+    return last_of_course(folder, table, job_id, skipped, until=counted_attempt(job_id, table))
 
 
-def _result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dict[str, Any], dict[str, str]]:
+def result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dict[str, Any], dict[str, str]]:
     """The fields of a result, where what is not stored says so in its place; and why it is not."""
     if attempt is None:
         return {}, {}

@@ -33,7 +33,7 @@ from experiment_manager.store.documents import END, opened, read_optional
 from experiment_manager.store.launches import planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.metrics import read_metrics
+from experiment_manager.store.metrics import Metric, course
 from experiment_manager.store.proposals import publish, who_stopped
 from experiment_manager.store.results import read_result
 from experiment_manager.store.rungs import rung_values
@@ -217,7 +217,7 @@ class History:
         if key not in self._values:
             if not self._is_seen(*key):
                 return Trial(proposal, State.RUNNING, None)
-            self._values[key] = values_of(self._folder, self.search, *key)
+            self._values[key] = values_of(self._folder, self.search, table, *key)
         return Trial(proposal, State.COMPLETED, *self._values[key])
 
     def _is_seen(self, job_id: int, attempt: int) -> bool:
@@ -237,7 +237,9 @@ class History:
         return State.PREEMPTED if end.get("requeued") else state
 
 
-def values_of(folder: Folder, search: Search, job_id: int, attempt: int) -> tuple[tuple[float, ...] | None, str | None]:
+def values_of(
+    folder: Folder, search: Search, table: StateTable, job_id: int, attempt: int
+) -> tuple[tuple[float, ...] | None, str | None]:
     """The values that an attempt which has completed has for the objectives of a search, or why it has none."""
     try:
         result = read_result(folder, job_id, attempt).value
@@ -246,18 +248,18 @@ def values_of(folder: Folder, search: Search, job_id: int, attempt: int) -> tupl
     if not search.metrics:
         return objectives(result, len(search.directions))
     asked = list(zip(search.metrics, search.directions, strict=True))
-    values = [_metric(folder, result, job_id, attempt, name, take, way) for (name, take), way in asked]
+    fields = result if isinstance(result, Mapping) else {}
+    attempts = () if all(name in fields for (name, _), _ in asked) else course(folder, table, job_id, until=attempt)
+    logged = [metric for _, metrics in attempts for metric in metrics]
+    values = [fields[name] if name in fields else _metric(logged, name, take, way) for (name, take), way in asked]
     missing = [name for ((name, _), _), value in zip(asked, values, strict=True) if value is None]
     if missing:
         return None, f"neither its result nor what it has logged has {', '.join(missing)}"
     return objectives(values[0] if len(values) == 1 else values, len(values))
 
 
-def _metric(folder: Folder, result: Any, job_id: int, attempt: int, name: str, take: str, direction: str) -> Any:
-    """A field of the result, else what was logged by that name; None: there is none."""
-    if isinstance(result, Mapping) and name in result:
-        return result[name]
-    logged = read_metrics(folder, job_id, attempt)
+def _metric(logged: Sequence[Metric], name: str, take: str, direction: str) -> Any:
+    """What a job has logged by that name, the last or the best of it; None: there is none."""
     values = [metric.values[name] for metric in logged if name in metric.values]
     numbers = [value for value in values if is_number(value) and not math.isnan(value)]
     if take == LAST or not numbers:
@@ -280,7 +282,7 @@ def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
         if attempt is None:
             continue
         n_completed += 1
-        values, _ = values_of(folder, search, job.id, attempt)
+        values, _ = values_of(folder, search, table, job.id, attempt)
         drawn = {dimension.key: dimension.label_of(job.variables.get(dimension.key)) for dimension in search.dimensions}
         if values is None or None in drawn.values():
             continue

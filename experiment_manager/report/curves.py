@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.analysis.results import counted_attempt
 from experiment_manager.analysis.series import Series, sampled, series_of, thinned
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.metrics import Metric, course, read_metrics
+from experiment_manager.store.metrics import Metric, course, last_of_course, read_metrics
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import skipped
 
@@ -127,23 +128,21 @@ class Logbook:
         self._n_kept = 0
 
     def last(self, job_id: int) -> dict[str, Any]:
-        """The last value of each metric that the last attempt has logged."""
+        """The last value of each metric that a job has logged by the attempt that counts: see `counted_attempt`."""
         read: dict[int, list[Metric]] = {}
 
         def reading(number: int) -> list[Metric]:
-            read[number] = list(read_metrics(self._folder, job_id, number, skipped))
+            if number not in read:
+                read[number] = list(read_metrics(self._folder, job_id, number, skipped))
             return read[number]
 
         logged = _flat(course(self._folder, self._table, job_id, read=reading))
-        number = self._table.last(job_id).number
         size = sum(len(values) for _, values in logged)
         if self._n_kept + size <= MOST_KEPT:
             self._n_kept += size
             self._kept[job_id] = logged
-        last: dict[str, Any] = {}
-        for metric in read[number] if number in read else reading(number):
-            last |= metric.values
-        return last
+        until = counted_attempt(job_id, self._table)
+        return last_of_course(self._folder, self._table, job_id, read=reading, until=until)
 
     def course(self, job_id: int) -> list[Logged]:
         """Steps and values of all attempts that count, in order."""

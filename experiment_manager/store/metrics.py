@@ -164,15 +164,18 @@ def course(
     job_id: int,
     tell: Callable[[str], None] | None = None,
     read: Read | None = None,
+    *,
+    until: int | None = None,
 ) -> list[tuple[int, list[Metric]]]:
     """Attempts of a job in order, with the metrics that count: those of the last attempt that has any, and before it,
     where that one went on from a checkpoint, what it did not log again of each metric.
 
-    Of a job that was begun anew only the last attempt counts. For `tell` see `read_metrics`; `read` is for those who
-    have read an attempt already.
+    Of a job that was begun anew only the last attempt counts. With `until`, it is as it was after that attempt. For
+    `tell` see `read_metrics`; `read` is for those who have read an attempt already.
     """
     found: list[tuple[int, list[Metric]]] = []
-    for number, metrics, is_replaced in _from_the_last(folder, table, job_id, tell, read):
+    numbers = _numbers(table, job_id, until)
+    for number, metrics, is_replaced in _from_the_last(folder, numbers, job_id, tell, read):
         if metrics and not is_replaced:
             found.insert(0, (number, metrics))
     return found
@@ -187,17 +190,47 @@ def not_logged_again(
 ) -> frozenset[int]:
     """The attempts of a job that have logged something which no later one has logged again: those of its course, and
     others where it was begun anew. For `tell` and `read` see `course`."""
-    return frozenset(number for number, metrics, _ in _from_the_last(folder, table, job_id, tell, read) if metrics)
+    from_the_last = _from_the_last(folder, _numbers(table, job_id), job_id, tell, read)
+    return frozenset(number for number, metrics, _ in from_the_last if metrics)
+
+
+def last_of_course(
+    folder: Folder,
+    table: StateTable,
+    job_id: int,
+    tell: Callable[[str], None] | None = None,
+    read: Read | None = None,
+    *,
+    until: int | None = None,
+) -> dict[str, Any]:
+    """The last value of each metric over the course of a job, by its name; see `course`. Of a job that has one attempt
+    it is read as fast as can be."""
+    numbers = _numbers(table, job_id, until)
+    if len(numbers) == 1 and read is None:
+        return last_values(folder, job_id, numbers[0], tell)
+    last: dict[str, Any] = {}
+    for _, metrics in course(folder, table, job_id, tell, read, until=until):
+        for metric in metrics:
+            last |= metric.values
+    return last
+
+
+def _numbers(table: StateTable, job_id: int, until: int | None = None) -> list[int]:
+    """The attempts of a job that were no dry passes, up to one of them, the last one first."""
+    states = table.attempts.get(JobId(job_id), {})
+    return sorted(
+        (number for number in states if states[number] is not State.FAKE and (until is None or number <= until)),
+        reverse=True,
+    )
 
 
 def _from_the_last(
-    folder: Folder, table: StateTable, job_id: int, tell: Callable[[str], None] | None, read: Read | None
+    folder: Folder, numbers: Iterable[int], job_id: int, tell: Callable[[str], None] | None, read: Read | None
 ) -> Iterator[tuple[int, list[Metric], bool]]:
-    """The attempts of a job, the last one first, with the metrics that no later attempt has logged again, and whether
+    """These attempts of a job, the last one first, with the metrics that no later attempt has logged again, and whether
     those have begun anew all that it did. None of this depends on attempts all of whose metrics were logged again."""
-    states = table.attempts.get(JobId(job_id), {})
     later: dict[str, float] = {}
-    for number in sorted((number for number in states if states[number] is not State.FAKE), reverse=True):
+    for number in numbers:
         metrics = list(read_metrics(folder, job_id, number, tell)) if read is None else read(number)
         steps = _steps(metrics)
         yield number, _before(later, metrics) if later else metrics, _began_anew(later, steps)

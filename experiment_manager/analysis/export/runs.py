@@ -1,6 +1,7 @@
 """The runs of an experiment as programs that track experiments take them: flat parameters, numbers by step, a summary.
 
-A run is the last attempt of a job, once that has ended; its metrics are the course of the job through all attempts.
+A run is the last attempt of a job, once that has ended, with what that attempt has returned; its metrics are the course
+of the job through all attempts.
 """
 
 import json
@@ -9,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.analysis.results import result_rows
+from experiment_manager.analysis.results import result_fields
 from experiment_manager.model import codec
 from experiment_manager.model.ids import which
-from experiment_manager.model.records import ENDED, Job, State
+from experiment_manager.model.records import ENDED, ENDED_WELL, Job, State
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import number_in
 from experiment_manager.store.layout import Folder
@@ -103,7 +104,7 @@ def run_of(folder: Folder, job: Job, table: StateTable, configuration: Any) -> R
     anchor = states.record(job.id, last.number)
     end = read_optional(folder.of_attempt(job.id, last.number, "attempt"), END)
     start = number_in(anchor, "start") or number_in(end, "start") or 0.0
-    (row,) = result_rows(folder, [job], table, lambda _: {})
+    result, _ = result_fields(folder, job.id, last.number if last.state in ENDED_WELL else None)
     reason = end.get("reason")
     known: dict[str, Any] = {
         "state": str(last.state),
@@ -111,7 +112,7 @@ def run_of(folder: Folder, job: Job, table: StateTable, configuration: Any) -> R
         "start": start,
         "end": max(start, number_in(end, "end") or start),
         "parameters": {**flat(configuration or {}), **flat(job.variables)},
-        "summary": flat(row["result"]),
+        "summary": flat(result),
     }
     numbers = sorted(table.attempts[job.id])
     if len(numbers) > 1:  # what is not exported may be gone the next time
