@@ -722,11 +722,11 @@ class Experiment:
         A method is what jobs have in common in the variables `by`, by default in all that vary and are not named
         otherwise; with `others`, in the experiment that they are of, too. `over` are the variables that only repeat a
         job, by default those called seed, and `tasks` those whose values are tasks that every run has a score on.
-        `metric` is a field of the results or a last metric, by default the first number there is, and its `goal` max or
-        min, by default as the search or the pruner says, else max. `normalize="range"` puts the scores of each task
-        between 0 and 1. With `common`, runs that some method lacks are left out; otherwise they are refused, as is what
-        has not completed. With `curves`, a method has its interquartile mean by step, over all tasks, where its jobs
-        have logged the metric.
+        `metric` is a field of the results or a last metric, by default that of the search or of the pruner, else the
+        first number there is, and its `goal` max or min, by default as these say, else max. `normalize="range"` puts
+        the scores of each task between 0 and 1. With `common`, runs that some method lacks are left out; otherwise they
+        are refused, as is what has not completed. With `curves`, a method has its interquartile mean by step, over all
+        tasks, where its jobs have logged the metric.
 
         Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
         compared, and where NumPy is not installed.
@@ -756,12 +756,11 @@ class Experiment:
         **how: Any,
     ) -> "tuple[dict[str, Rows[ResultRow]], How]":
         """The rows that are compared, by experiment, and how; the arguments are those of `compare`."""
-        from experiment_manager.analysis.results import goal_of
+        from experiment_manager.analysis.results import known_goals
         from experiment_manager.analysis.scores import How
 
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
-        goal = goal or goal_of(self.folder, how.get("metric"))
-        return rows, How(goal=goal, is_common=common, **how)
+        return rows, How(goal=goal, goals=known_goals(self.folder), is_common=common, **how)
 
     def _logged(self, others: Sequence["Experiment"]) -> "Logged":
         """Reads what jobs of this experiment, or of others, too, have logged."""
@@ -877,12 +876,11 @@ class Experiment:
         It is `report.html` in the experiment's folder, unless `path` says otherwise. `average_over` are the variables
         that only repeat a job (by default those called seed), and `group_by` those that make a group (by default all
         others). `metric` decides which group is best, as its `goal`, max or min, says: a field of the results or a
-        metric, by default the first number there is; the goal as the search or the pruner says, else max. Groups are
-        compared, where something repeats their jobs, on the values of the variables in `tasks`. With `where` only jobs
-        that pass this filter are in it. Raises ExperimentManagerError for unknown names, and without the
-        extra `report`; FilterError when no job passes.
+        metric, by default that of the search or of the pruner, else the first number there is; the goal as these say,
+        else max, which is told on standard error. Groups are compared, where something repeats their jobs, on the
+        values of the variables in `tasks`. With `where` only jobs that pass this filter are in it. Raises
+        ExperimentManagerError for unknown names, and without the extra `report`; FilterError when no job passes.
         """
-        from experiment_manager.analysis.results import goal_of
         from experiment_manager.model import filters
         from experiment_manager.report.page import write_report
 
@@ -892,7 +890,6 @@ class Experiment:
             everything = list(self.iter_jobs())
             filters.require_some(jobs, dropped, everything, self.folder.path)
             only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
-        goal = goal or goal_of(self.folder, metric)
         return write_report(
             self.folder, jobs, table, path,
             average_over=average_over, group_by=group_by, metric=metric, goal=goal, tasks=tasks, only=only,

@@ -428,6 +428,7 @@ def test_report_of_some_jobs(tmp_path: Path, opened: "Callable[..., Page]", caps
     study.experiment.save_pass_filter([1])
     out = tmp_path / "some.html"
     command = ["report", study.experiment.folder.path, "--selected", "--out", str(out)]
+    assert capsys.readouterr().err.startswith("the largest result counts as the best;")
     assert (0, 0) == (main(command), main([*command, "--goal", "max"]))
     assert [
         "the largest result counts as the best; --goal min takes the smallest"

@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from experiment_manager import Experiment
-from experiment_manager.analysis.results import known_goal
+from experiment_manager.analysis.results import known_goals
 from experiment_manager.errors import (
     FilterError,
     FolderError,
@@ -699,7 +699,7 @@ def test_a_search_is_given_more_trials_stopped_and_helped(program_after: Program
     assert "had been stopped before" in program.tool("search", "--stop").stdout
     assert "nothing to run" in program.tool("work").stdout
     experiment = Experiment.at(program.experiment)
-    assert ("min", None) == (known_goal(experiment.folder, None), known_goal(experiment.folder, "other"))
+    assert {"result": "min"} == known_goals(experiment.folder)
     assert 0 == program.tool("archive", "--out", "train.tar.gz").returncode
     unpack(program.home / "train.tar.gz", program.home / "elsewhere")
     study = Experiment.at(program.home / "elsewhere/train").study()

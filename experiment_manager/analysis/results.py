@@ -137,26 +137,24 @@ def result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dic
     return {**named, **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
 
 
-def known_goal(folder: Folder, metric: str | None) -> str | None:
-    """Whether the best is the largest value or the smallest, `max` or `min`, as the search or the pruner of an
-    experiment says of a metric; None: of its results. None where nothing says so."""
+def known_goals(folder: Folder) -> dict[str, str]:
+    """Of which metrics the search and the pruner of an experiment say whether the best is the largest value or the
+    smallest, `max` or `min`; that of the search first. What its jobs return as a number is called `result`."""
+    found = dict[str, str]()
     with Manifest(folder) as manifest:
         search = manifest.search
     if search is not None and len(search.directions) == 1:
-        names = [name for name, _ in search.metrics]
-        if metric in (None, _ONLY, *names):
-            return _GOALS[search.directions[0]]
+        names = [name for name, _ in search.metrics] or [_ONLY]
+        found[names[0]] = _GOALS[search.directions[0]]
     try:
         pruner = kept_pruner(folder).get("pruner") or {}
     except UnreadableLaunch as error:
         skipped(str(error))
         pruner = {}
-    return _GOALS.get(pruner.get("direction")) if metric in (None, pruner.get("metric")) else None
-
-
-def goal_of(folder: Folder, metric: str | None) -> str:
-    """The same; `max` where nothing says so."""
-    return known_goal(folder, metric) or "max"
+    name, goal = pruner.get("metric"), _GOALS.get(pruner.get("direction"))
+    if isinstance(name, str) and goal is not None:
+        found.setdefault(name, goal)
+    return found
 
 
 def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.analysis.inference import interquartile_mean
 from experiment_manager.analysis.tables import (
+    NO_GOALS,
     Row,
     check_goal,
     chosen_metric,
@@ -47,9 +48,10 @@ class How(NamedTuple):
     over: Sequence[str] | None = None
     tasks: Sequence[str] = ()
     metric: str | None = None
-    goal: str = "max"
+    goal: str | None = None  # None: as `goals` say of the metric, else max
     normalize: str = "none"
     is_common: bool = False  # of runs that some method lacks, none counts
+    goals: Mapping[str, str] = NO_GOALS  # of the metrics that are taken before others
 
 
 class _Cell(NamedTuple):
@@ -101,22 +103,23 @@ def score_table(experiments: Mapping[str, Sequence[Row]], how: How) -> ScoreTabl
         there_are = ", ".join(NORMALIZATIONS)
         raise ExperimentManagerError(f"normalize is one of {there_are}, not {how.normalize!r}")
     by, over = _chosen_variables(rows, how, are_several=len(experiments) > 1)
-    source, metric = chosen_metric(rows, how.metric)
+    source, metric = chosen_metric(rows, how.metric, how.goals)
     if source is None or metric is None:
         raise ExperimentManagerError(
             "no job has left a number to compare: none has completed with one; `experiment-manager status` tells how "
             "they stand, and a job leaves what it returns, or logs with current_job().log_metrics"
         )
+    goal = how.goal or how.goals.get(metric, "max")
     cells = _cells(rows, by, over, how.tasks, lambda row: _scored(row, source, metric))
     runs = _runs(cells, by, over, how.tasks, is_common=how.is_common)
     raw = {key: _matrix(of_tasks, runs) for key, of_tasks in cells.items()}
     least, width = _scale(list(raw.values()), how.normalize)
     methods = [_method(cells[key], runs, by, (scores - least) / width) for key, scores in raw.items()]
-    methods.sort(key=lambda method: -oriented(float(interquartile_mean(method.scores)), how.goal))
+    methods.sort(key=lambda method: -oriented(float(interquartile_mean(method.scores)), goal))
     task_labels = _task_labels(next(iter(cells.values())), how.tasks)
     return ScoreTable(
         metric,
-        how.goal,
+        goal,
         over,
         tuple(how.tasks),
         task_labels,

@@ -9,24 +9,28 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.analysis.inference import around_mean, like_the_best
 from experiment_manager.errors import ExperimentManagerError, NotInstalled
 from experiment_manager.model import codec
 from experiment_manager.model.grid import REPEAT
+from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_WELL, Job, State
 from experiment_manager.model.rows import GroupRow
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.metrics import course
 from experiment_manager.store.states import StateTable
-from experiment_manager.text import harmless, skipped, stream_of
+from experiment_manager.text import counted, harmless, skipped, stream_of
 
 if TYPE_CHECKING:
     import pandas
 
 
 Row = Mapping[str, Any]
+NO_GOALS: Final[Mapping[str, str]] = MappingProxyType({})
+"""Of no metric is known whether the best is `max` or `min`."""
 _DIGITS: Final = 4
 """How many digits of a number a paper or a note shows."""
 
@@ -199,20 +203,47 @@ class Best(NamedTuple):
     places: list[int]
     metric: str
     goal: str
+    note: str | None = None  # which rows were left out, or what is odd about those that are compared
 
 
-def best(rows: Sequence[Row], count: int, *, metric: str | None, goal: str) -> Best:
-    """The best rows, not flat, of jobs, or of groups, which are compared by their means: those with a number of the
-    metric, by default of the first that there is. Raises ExperimentManagerError where no row has such a number."""
+def best(
+    rows: Sequence[Row], count: int, *, metric: str | None, goal: str | None, goals: Mapping[str, str] = NO_GOALS
+) -> Best:
+    """The best rows, not flat, of jobs that have ended well, or of groups, which are compared by their means: those
+    with a number of the metric, see `chosen_metric`. Where no job with such a number has ended well, all are compared,
+    and the note says so. Raises ExperimentManagerError where no row has such a number."""
     check_goal(goal)
     numbers = [row if "result" in row else {"result": row["mean"], "metrics": {}} for row in rows]
-    source, name = chosen_metric(numbers, metric)
+    well = [place for place, row in enumerate(rows) if row.get("state") is None or row["state"] in ENDED_WELL]
+    well = [place for place in well if metric is None or _has_number(numbers[place], metric)]
+    source, name = chosen_metric([numbers[place] for place in well], metric if well else None, goals)
+    is_any_well = source is not None
+    if not is_any_well:
+        source, name = chosen_metric(numbers, metric, goals)
     if source is None or name is None:
         raise ExperimentManagerError("no job has left a number yet by which the best could be known")
+    goal = goal or goals.get(name, "max")
     found = {place: row[source].get(name) for place, row in enumerate(numbers)}
     there = [place for place, value in found.items() if codec.is_number(value) and value == value]
+    others = [rows[place]["job"] for place in there if place not in set(well)]
+    if is_any_well:
+        there = [place for place in there if place in set(well)]
     there.sort(key=lambda place: found[place], reverse=goal == "max")
-    return Best(there[:count], name, goal)
+    return Best(there[:count], name, goal, _of_others(others, are_left_out=is_any_well))
+
+
+def _of_others(ids: Collection[int], *, are_left_out: bool) -> str | None:
+    """What to say of jobs that have a number, and have not ended well."""
+    if not ids:
+        return None
+    if not are_left_out:
+        return "no job has ended well: the best is of what they have left until now"
+    verbs = ("is", "has") if len(ids) == 1 else ("are", "have")
+    return f"{counted(len(ids))} {verbs[0]} left out, which {verbs[1]} not ended well ({which(ids)})"
+
+
+def _has_number(row: Row, name: str) -> bool:
+    return any(codec.is_number(row[source].get(name)) for source in ("result", "metrics"))
 
 
 def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
@@ -261,20 +292,25 @@ class BestGroups(NamedTuple):
 
 
 def best_groups(
-    rows: Sequence[Row], by: Sequence[str], *, metric: str | None, goal_of: Callable[[str], str | None]
+    rows: Sequence[Row],
+    by: Sequence[str],
+    *,
+    metric: str | None,
+    goal: str | None,
+    goals: Mapping[str, str] = NO_GOALS,
 ) -> BestGroups | None:
-    """Which of the groups of `aggregate` are the best in a metric, by default the first that they have, see
-    `like_the_best`; None where they have none. `goal_of` a metric is max, min, or not known. Raises
-    ExperimentManagerError for a metric that they lack."""
+    """Which of the groups of `aggregate` are the best in a metric, by default the first of `goals` that they have, or
+    the first at all, see `like_the_best`; None where they have none. Raises ExperimentManagerError for a metric that
+    they lack."""
     source = _source(rows)
     groups = {key: _values(members, source) for key, members in _groups(rows, by).items()}
     fields = list(dict.fromkeys(field for values in groups.values() for field in values))
     if metric is not None and metric not in fields:
         raise _no_number(metric, fields)
-    name = metric or next(iter(fields), None)
+    name = metric or next((name for name in (*goals, *fields) if name in fields), None)
     if name is None:
         return None
-    if (goal := goal_of(name)) is None:
+    if (goal := goal or goals.get(name)) is None:
         return BestGroups((), name, goal, "say what is best with --metric and --goal")
     check_goal(goal)
     values = [[codec.as_float(value) for value in found.get(name, ())] for found in groups.values()]
@@ -322,15 +358,18 @@ def without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in others)
 
 
-def check_goal(goal: str) -> None:
-    """Raise ExperimentManagerError unless the best is the largest or the smallest."""
-    if goal not in ("max", "min"):
+def check_goal(goal: str | None) -> None:
+    """Raise ExperimentManagerError unless the best is the largest or the smallest, as far as that is said."""
+    if goal not in (None, "max", "min"):
         raise ExperimentManagerError(f"the goal is max or min, not {goal!r}")
 
 
-def chosen_metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, str | None]:
+def chosen_metric(
+    rows: Sequence[Row], asked: str | None, goals: Mapping[str, str] = NO_GOALS
+) -> tuple[str | None, str | None]:
     """Where the number that counts comes from, `result` or `metrics`, and its name: a field of the results before a
-    last metric. By default the first there is, or (None, None). Raises ExperimentManagerError where no job has left it.
+    last metric. By default the first of those whose goals are known, as of a search, else the first there is, or
+    (None, None). Raises ExperimentManagerError where no job has left it.
     """
     numeric = {
         source: list(
@@ -338,11 +377,13 @@ def chosen_metric(rows: Sequence[Row], asked: str | None) -> tuple[str | None, s
         )
         for source in ("result", "metrics")
     }
+    own = next((name for name in goals if any(name in names for names in numeric.values())), None)
+    wanted = own if asked is None else asked
     for source, names in numeric.items():
-        if names and asked is None:
+        if names and wanted is None:
             return source, names[0]
-        if asked in names:
-            return source, asked
+        if wanted in names:
+            return source, wanted
     if asked is not None:
         raise _no_number(asked, dict.fromkeys(numeric["result"] + numeric["metrics"]))
     return None, None

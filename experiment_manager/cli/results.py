@@ -10,7 +10,7 @@ import typer
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
-from experiment_manager.analysis.results import goal_of, known_goal
+from experiment_manager.analysis.results import known_goals
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     TEXT_FORMATS,
@@ -83,7 +83,7 @@ Decisive = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.metric,
-        help="What decides which is best. Default: the first number among the results.",
+        help="What decides which is best. Default: what a search or a pruner goes by, else the first number.",
     ),
 ]
 OnlyChanged = Annotated[
@@ -152,7 +152,7 @@ def results(
     chosen = chosen_columns(there, None if columns is None else names_in(columns))
     strong: Set[tuple[int, str]] = set()
     if kind in TEXT_FORMATS and by is not None:
-        leading = best_groups(jobs, by, metric=metric, goal_of=lambda name: goal or known_goal(experiment.folder, name))
+        leading = best_groups(jobs, by, metric=metric, goal=goal, goals=known_goals(experiment.folder))
         flat, chosen, errors = with_errors(flat, chosen, by, precision)
         strong = _in_bold(rows, chosen, by, leading, errors)
     shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)
@@ -205,9 +205,13 @@ def _best(
     metric: str | None,
     goal: str | None,
 ) -> Best:
-    """The best rows, or the best of the groups that jobs make which agree in the variables `by`."""
+    """The best rows, or the best of the groups that jobs make which agree in the variables `by`; what is to be said of
+    the choice is told."""
     ranked = rows if by is None else aggregate(rows, by, ["mean"])
-    return best(ranked, count, metric=metric, goal=goal or goal_of(experiment.folder, metric))
+    found = best(ranked, count, metric=metric, goal=goal, goals=known_goals(experiment.folder))
+    if found.note is not None:
+        tell(found.note)
+    return found
 
 
 def _check_together(
@@ -260,7 +264,8 @@ class Compared(NamedTuple):
     metric: Annotated[
         str | None,
         typer.Option(
-            autocompletion=completion.metric, help="What is compared. Default: the first number among the results."
+            autocompletion=completion.metric,
+            help="What is compared. Default: what a search or a pruner goes by, else the first number.",
         ),
     ] = None
     goal: Goal = None
@@ -495,8 +500,6 @@ def report(
         goal=goal,
         tasks=_names(tasks) or (),
     )
-    if goal is None and known_goal(experiment.folder, metric) is None:
-        tell(f"the largest {metric or 'result'} counts as the best; --goal min takes the smallest")
     if json:
         terminal.print_answer({"report": path})
     else:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.jobs import tail
-from experiment_manager.analysis.results import result_rows
+from experiment_manager.analysis.results import known_goals, result_rows
 from experiment_manager.analysis.status import Trouble, status
 from experiment_manager.analysis.tables import (
     Row,
@@ -62,7 +62,7 @@ class Choice(NamedTuple):
     average_over: Sequence[str] | None = None
     group_by: Sequence[str] | None = None
     metric: str | None = None
-    goal: str = "max"
+    goal: str | None = None
     only: str = ""  # which jobs the report is of, where it is not of all
     tasks: Sequence[str] = ()
 
@@ -159,7 +159,7 @@ class Contents(NamedTuple):
     n_selected: int | None
     metric: str | None
     source: str | None  # of the metric: result, or last metric
-    goal: str
+    goal: str | None  # None: nobody has said it of this metric, and the largest is best
     grouped_by: tuple[str, ...]
     averaged: tuple[str, ...]
     n_groups: int
@@ -190,18 +190,17 @@ def _without_secrets(jobs: Sequence[Job]) -> list[Job]:
 
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
-    check_goal(choice.goal)
     jobs = _without_secrets(jobs)
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
     rows = result_rows(folder, jobs, table, logbook.last)
-    source, metric = chosen_metric(rows, choice.metric)
+    source, metric, goal = _decisive(folder, rows, choice)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
     averaged = repeating(names) if choice.average_over is None else _known(choice.average_over, names)
     by = _known(choice.group_by, names) if choice.group_by is not None else without(names, averaged)
     averaged = without(names, by)
     groups = _groups(rows, by, source, metric)
-    ranked = _ranked(groups, choice.goal)
+    ranked = _ranked(groups, goal or "max")
     drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
     logged = tuple(dict.fromkeys(name for row in rows for name, value in row["metrics"].items() if is_number(value)))
     first = [metric] if metric is not None and metric in logged else []
@@ -217,7 +216,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         n_selected=found.n_selected,
         metric=metric,
         source=source,
-        goal=choice.goal,
+        goal=goal,
         grouped_by=by,
         averaged=averaged,
         n_groups=len(groups),
@@ -230,7 +229,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
             over=averaged,
             tasks=_known(choice.tasks, names),
             metric=metric,
-            goal=choice.goal,
+            goal=goal or "max",
         ),
         drawn=drawn,
         learning=learn(logbook, [group.ids for group in drawn], [*first, *without(logged, first)]),
@@ -247,6 +246,14 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         tags=found.tags.own,
         note=tuple((found.note or "").splitlines()),
     )
+
+
+def _decisive(folder: Folder, rows: Sequence[Row], choice: Choice) -> tuple[str | None, str | None, str | None]:
+    """Where the metric comes from that decides what is best, its name, and its goal, as far as that is known."""
+    check_goal(choice.goal)
+    goals = known_goals(folder)
+    source, metric = chosen_metric(rows, choice.metric, goals)
+    return source, metric, choice.goal or goals.get(metric or "")
 
 
 def _pruning(folder: Folder, jobs: Sequence[Job], table: StateTable) -> Pruning | None:

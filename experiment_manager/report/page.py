@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import experiment_manager
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.records import ENDED_BADLY, State
+from experiment_manager.text import tell
 
 if TYPE_CHECKING:
     from experiment_manager.report.contents import Contents
@@ -135,7 +136,7 @@ def write_report(
     average_over: Sequence[str] | None,
     group_by: Sequence[str] | None,
     metric: str | None,
-    goal: str,
+    goal: str | None,
     tasks: Sequence[str] = (),
     only: str = "",
 ) -> str:
@@ -152,7 +153,10 @@ def write_report(
     require_extra()
     target = os.path.abspath(folder.report if path is None else os.fspath(path))
     choice = Choice(average_over, group_by, metric, goal, only, tasks)
-    html = render(collect(folder, jobs, table, choice), is_beside=os.path.dirname(target) == folder.path)
+    contents = collect(folder, jobs, table, choice)
+    if contents.metric is not None and contents.goal is None:
+        tell(f"the largest {contents.metric} counts as the best; --goal min takes the smallest")
+    html = render(contents, is_beside=os.path.dirname(target) == folder.path)
     clear_leftovers_beside(target)
     with writing(target), appearing(target) as temporary, open(temporary, "xb") as file:
         file.write(html.encode(errors="replace"))  # names of files need not be Unicode

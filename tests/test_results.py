@@ -1,0 +1,82 @@
+"""Which jobs are the best: by what, and of which jobs."""
+
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment_manager import Experiment, current_job
+from experiment_manager.cli.main import main
+from experiment_manager.model.pruning import checked
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.store.launches import create_launch, driven
+
+
+@pytest.fixture
+def pruned_by_loss(tmp_path: Path) -> Experiment:
+    """Jobs that return acc and loss, both larger for a smaller lr; a pruner compared them by loss, to minimize."""
+    experiment = Experiment(["lr", "seed"], "train", tmp_path)
+    for lr in (1, 2):
+        for seed in range(2):
+            experiment.add_job({"lr": lr, "seed": seed}, {"lr": lr})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+    for job_id in range(4):
+        experiment.run_id(job_id, lambda _, values, __: dict.fromkeys(("acc", "loss"), 1 / values["lr"]))
+    pruner = checked({"name": "asha", "min_steps": 10}, "loss", "minimize")
+    assert pruner is not None
+    with driven(experiment.folder, create_launch(experiment.folder, [ATTEMPT], {"pruner": pruner._asdict()})):
+        pass
+    return experiment
+
+
+ATTEMPT = Attempt(JobId(0), 1, State.PENDING)
+
+
+@pytest.mark.parametrize(("metric", "goal", "lr"), [(None, "min", 2), ("loss", "min", 2), ("acc", "max", 1)])
+def test_a_metric_is_ranked_by_its_own_goal(
+    pruned_by_loss: Experiment, capsys: pytest.CaptureFixture[str], metric: str | None, goal: str, lr: int
+) -> None:
+    """What decides is what the pruner goes by, unless another metric is named, to which its goal does not apply: the
+    same for the best jobs and groups, a comparison, and a report."""
+    words = [] if metric is None else ["--metric", metric]
+    for more in ([], ["--group-by", "lr"]):
+        assert 0 == main(["results", pruned_by_loss.folder.path, "--best", "1", "--format", "json", *more, *words])
+        assert [lr] == [row["lr"] for row in json.loads(capsys.readouterr().out)]
+    found = pruned_by_loss.compare(metric=metric)
+    assert (metric or "loss", goal, f"lr={lr}") == (found.metric, found.goal, found.methods[0].label)
+    page = " ".join(Path(pruned_by_loss.report(metric=metric)).read_text().split())
+    assert re.search(rf"{found.metric}<.{{0,40}} the {'largest' if goal == 'max' else 'smallest'} is best", page)
+    assert ([] if metric != "acc" else ["the largest acc counts as the best; --goal min takes the smallest"]) == (
+        capsys.readouterr().err.splitlines()
+    )
+
+
+def logs_regret(_: int, variables: dict[str, Any], __: Any) -> None:
+    current_job().log_metrics(step=1, regret=variables["lr"])
+    if variables["lr"] < 2:
+        raise ValueError("diverged")
+
+
+def test_the_best_has_ended_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that failed early has logged the smallest regret, and is none of the best; what is left out is told, and
+    so it is where no job has ended well, and those that have not are compared."""
+    experiment = Experiment(["lr"], "train", tmp_path)
+    for lr in (0, 1, 2, 3):
+        experiment.add_job({"lr": lr}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+    words = ["results", experiment.folder.path, "--best", "1", "--goal", "min", "--format", "json"]
+    for jobs, best, told in (
+        ([0, 1], 0, "no job has ended well: the best is of what they have left until now"),
+        ([2, 3], 2, "2 jobs are left out, which have not ended well (jobs 0-1)"),
+    ):
+        for job_id in jobs:
+            with suppress(ValueError):
+                experiment.run_id(job_id, logs_regret)
+        assert 0 == main(words)
+        out, err = capsys.readouterr()
+        assert ([best], [told]) == ([row["job"] for row in json.loads(out)], err.splitlines())
