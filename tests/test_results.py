@@ -80,3 +80,35 @@ def test_the_best_has_ended_well(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert 0 == main(words)
         out, err = capsys.readouterr()
         assert ([best], [told]) == ([row["job"] for row in json.loads(out)], err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "column"),
+    [
+        (["results", "--group-by"], "count", "count"),
+        (["results", "--format", "csv", "--group-by"], "count", "count"),
+        (["results", "--format", "latex", "--group-by"], "count", "count"),
+        (["status", "--group-by"], "count", "count"),
+        (["status", "--group-by"], "COMPLETED", "COMPLETED"),
+        (["efficiency", "--group-by"], "memory", "jobs"),
+        (["compare", "--by"], "mean", "mean"),
+        (["compare", "--format", "markdown", "--by"], "iqm", "iqm"),
+    ],
+)
+def test_a_variable_that_is_called_like_a_column_keeps_its_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str], name: str, column: str
+) -> None:
+    """In every table of groups: it is prefixed, as in a table of jobs, and the column has what it always has."""
+    experiment = Experiment([name, "seed"], "train", tmp_path)
+    for value in (710, 720):
+        for seed in range(2):
+            experiment.add_job({name: value, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+    for job_id in range(4):
+        experiment.run_id(job_id, lambda job_id, *_: job_id)
+    word, *options = verb
+    assert 0 == main([word, experiment.folder.path, *options, name])
+    out = capsys.readouterr().out
+    assert re.search(rf"\bvariables\.{name}\b.*\b{column}\b", out)
+    assert ["710", "720"] == sorted(re.findall(r"^\W*(7[12]0)\b.*\d", out, re.MULTILINE))

@@ -18,7 +18,7 @@ from experiment_manager.model import codec
 from experiment_manager.model.grid import REPEAT
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import ENDED_WELL, Job, State
-from experiment_manager.model.rows import GroupRow
+from experiment_manager.model.rows import GroupRow, named_apart
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.metrics import course
 from experiment_manager.store.states import StateTable
@@ -248,7 +248,7 @@ def _has_number(row: Row, name: str) -> bool:
 
 def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
     """`algorithm, count, result mean, result std` for one group; and `result count` where the jobs are more."""
-    spread = {**row["variables"], "count": row["count"]}
+    spread = {**named_apart(row["variables"], ["count"]), "count": row["count"]}
     names = [name for name in how if name != "count"]
     counts = row.get("counts", {})
     for field in dict.fromkeys([*(field for name in names for field in row[name]), *counts]):
@@ -503,8 +503,7 @@ def metrics_frame(
 def _metrics_head(job_id: int, variables: Mapping[str, Any], attempt: int) -> dict[str, Any]:
     """The cells that all rows of a job share; a variable whose name is taken is prefixed, as `variables.step`."""
     taken = ("job", "attempt", "step", "time", "metric", "value")
-    named = {f"variables.{name}" if name in taken else name: value for name, value in variables.items()}
-    return {"job": int(job_id), **named, "attempt": attempt}
+    return {"job": int(job_id), **named_apart(variables, taken), "attempt": attempt}
 
 
 class WithErrors(NamedTuple):

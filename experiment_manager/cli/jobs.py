@@ -23,6 +23,7 @@ from experiment_manager.model import codec, filters
 from experiment_manager.model.estimate import Estimate, hours_text
 from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, State
+from experiment_manager.model.rows import named_apart
 from experiment_manager.text import (
     as_word,
     counted,
@@ -264,9 +265,12 @@ def _lines(found: Status, folder: Path, width: int | None, most_live: int | None
     between = [] if width is None else [""]
     lines = [found.headline, *_marked(found.tags.own, found.note), *between]
     if found.groups:
-        rows = [{**row["variables"], "count": row["count"], **row["states"]} for row in found.groups]
         states = list(found.groups[0]["states"])
-        exact = list(found.groups[0]["variables"])
+        named = [named_apart(row["variables"], ["count", *states]) for row in found.groups]
+        rows = [
+            {**names, "count": row["count"], **row["states"]} for names, row in zip(named, found.groups, strict=True)
+        ]
+        exact = list(named[0])
         more = "`|\xa0less\xa0-S` shows all"
         lines += terminal.row_lines(rows, width=width, optional=states, more=more, exact=exact)
     else:

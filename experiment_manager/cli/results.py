@@ -1,7 +1,7 @@
 """The verbs for what jobs have left: results, as a table or a file; compare, which is better, and plot; efficiency,
 what they used; export, which hands them to programs that track experiments; and report, a page of all there is."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
@@ -38,6 +38,7 @@ from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Chosen, Columns, Js
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
+from experiment_manager.model.rows import named_apart
 from experiment_manager.text import counted, names_in, settings_text, tell
 
 Goal = Annotated[
@@ -148,12 +149,12 @@ def results(
     if json:
         terminal.print_answer(rows)
         return
-    there = columns_of(flat) or (experiment.result_columns() if by is None else [*by, "count"])
+    there = columns_of(flat) or (experiment.result_columns() if by is None else [*_shown(by, ["count"]), "count"])
     chosen = chosen_columns(there, None if columns is None else names_in(columns))
     strong: Set[tuple[int, str]] = set()
     if kind in TEXT_FORMATS and by is not None:
         leading = best_groups(jobs, by, metric=metric, goal=goal, goals=known_goals(experiment.folder))
-        flat, chosen, errors = with_errors(flat, chosen, by, precision)
+        flat, chosen, errors = with_errors(flat, chosen, _shown(by, ["count"]), precision)
         strong = _in_bold(rows, chosen, by, leading, errors)
     shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)
     flat = flat if shown == there else only_columns(flat, shown)
@@ -340,7 +341,7 @@ def _print_for_paper(found: Comparison, kind: str) -> None:
     strong = {
         (place, name)
         for place, method in enumerate(found.methods)
-        for name in set(rows[place]) - set(method.variables)
+        for name in set(rows[place]) - set(_head(method))
         if method.label not in apart
     }
     for line in TEXT_FORMATS[kind](rows, columns_of(rows), strong):
@@ -369,11 +370,16 @@ def _method_row(method: Method) -> dict[str, Any]:
     found = {"iqm": method.iqm, "mean": method.mean}
     if len(method.scores[0]) > 1:
         found["median"] = method.median  # over tasks: of one task it is the mean
-    return {**method.variables, **{name: _interval_text(interval) for name, interval in found.items()}}
+    return {**_head(method), **{name: _interval_text(interval) for name, interval in found.items()}}
+
+
+def _head(method: Method) -> dict[str, Any]:
+    """The cells that tell which method it is."""
+    return named_apart(method.variables, ("iqm", "mean", "median"))
 
 
 def _heads_of(found: Comparison) -> set[str]:
-    return {name for method in found.methods for name in method.variables}
+    return {name for method in found.methods for name in _head(method)}
 
 
 def _interval_text(interval: Interval) -> str:
@@ -403,7 +409,7 @@ def efficiency(chosen: Chosen, group_by: GroupBy = None, json: Json = False) -> 
         terminal.print_answer(_plain(found))
         return
     if found.groups:
-        terminal.print_rows([_usage_row(group) for group in found.groups], exact=set(by))
+        terminal.print_rows([_usage_row(group) for group in found.groups], exact=set(_shown(by, _OF_USAGE)))
     for group in found.groups:
         for line in _waste_lines(group):
             terminal.say(line)
@@ -411,10 +417,13 @@ def efficiency(chosen: Chosen, group_by: GroupBy = None, json: Json = False) -> 
         terminal.say(note)
 
 
+_OF_USAGE: Final = ("jobs", "attempts", "memory", "processors", "time", "GPUs", "GPU memory")
+
+
 def _usage_row(group: Usage) -> dict[str, Any]:
     """What the job used that used most, of what was asked for; shares are of all jobs together."""
     return {
-        **group.variables,
+        **named_apart(group.variables, _OF_USAGE),
         "jobs": group.n_jobs,
         "attempts": group.n_attempts,
         "memory": _of(_gigabytes(group.used_memory_bytes), _gigabytes(group.asked_memory_bytes), group.memory_share),
@@ -568,7 +577,13 @@ def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chos
 
 def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """The columns that tell what a row is of: a job with its state and its variables, or a group."""
-    return {"job", "state", "attempt", "count", *(name for row in rows for name in row["variables"])}
+    names = {name for row in rows for name in row["variables"]}
+    return {"job", "state", "attempt", "count", *names, *_shown(names, names)}
+
+
+def _shown(names: Iterable[str], taken: Collection[str]) -> list[str]:
+    """What the columns of some variables are called, in a table with columns of its own."""
+    return list(named_apart(dict.fromkeys(names), taken))
 
 
 def _format(named: str | None, out: Path | None, *, is_json: bool, is_safe: bool) -> str:

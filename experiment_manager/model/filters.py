@@ -67,8 +67,9 @@ class Selection(NamedTuple):
 
     def _repr_html_(self) -> str:
         from experiment_manager.model import html
+        from experiment_manager.model.rows import named_apart
 
-        jobs = [{"job": int(job.id), **job.variables} for job in self.jobs[: html.MOST_ROWS]]
+        jobs = [{"job": int(job.id), **named_apart(job.variables, ["job"])} for job in self.jobs[: html.MOST_ROWS]]
         seen = self.dropped[0].seen if self.dropped else len(self.jobs)
         rules = [
             {"rule": step.rule, "seen": step.seen, "dropped": len(step.ids), "jobs": shortened(format_ids(step.ids))}

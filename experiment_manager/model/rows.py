@@ -2,12 +2,22 @@
 return, and `--json` prints. They are ordinary dictionaries, and type checkers know their keys.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any, NotRequired, SupportsIndex, TypedDict, TypeVar, overload
 
 from experiment_manager.text import one_line
 
 _Row = TypeVar("_Row")
 _NESTED = ("variables", "result", "metrics", "states")
+
+
+def named_apart(variables: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """The variables as cells of a row that has columns of its own: one whose name is taken there is prefixed.
+
+    >>> named_apart({"lr": 0.1, "count": 3}, ["count"])
+    {'lr': 0.1, 'variables.count': 3}
+    """
+    return {f"variables.{name}" if name in taken else name: value for name, value in variables.items()}
 
 
 class JobHead(TypedDict):
