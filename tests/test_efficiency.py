@@ -72,6 +72,37 @@ def test_what_was_asked_used_and_wasted(experiment: Experiment) -> None:
     assert "lost is all that attempts held" in said(found)
 
 
+def logged(experiment: Experiment, job: int, attempt: int, *steps: int) -> None:
+    path = Path(experiment.folder.of_attempt(job, attempt, "metrics"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f'{{"step": {step}, "time": 1.0, "values": {{"loss": 0.5}}}}\n' for step in steps))
+
+
+@pytest.mark.parametrize(
+    ("state", "first", "second", "limit_min"),
+    [
+        (State.TIMEOUT, (), (), 105),
+        (State.PREEMPTED, (1, 2), (3, 4), 105),
+        (State.FAILED, (1, 2), (3, 4), 105),
+        (State.TIMEOUT, (1, 2), (1, 2), 15),
+        (State.FAILED, (), (), 15),
+    ],
+)
+def test_a_job_that_went_on_needs_the_time_of_all_its_attempts(
+    experiment: Experiment, state: State, first: tuple[int, ...], second: tuple[int, ...], limit_min: int
+) -> None:
+    """A limit is suggested in which it would have come to its end at once; what was begun anew does not count."""
+    ran(experiment, range(12), ASKED, state, peak_memory_bytes=3 * GB)
+    ran(experiment, range(12), ASKED, end=1e9 + 600, cpu_s=600.0)
+    for job in range(12):
+        for attempt, steps in ((1, first), (2, second)):
+            if steps:
+                logged(experiment, job, attempt, *steps)
+    (used,) = (found := experiment.efficiency()).groups
+    assert (limit_min, 4 if limit_min > 15 else 1.5) == (used.options["timeout_min"], used.options["mem_gb"])
+    assert ("12 jobs went on from earlier attempts" in said(found)) is (limit_min > 15)
+
+
 def test_gpus_that_were_idle(experiment: Experiment) -> None:
     """How busy GPUs were is told of those attempts that were looked at; of the others it is said that nobody knows."""
     ran(experiment, range(6), {**ASKED, "gpus_per_node": 2}, gpu_s=1800.0, peak_gpu_memory_bytes=GB)

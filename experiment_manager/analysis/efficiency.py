@@ -15,8 +15,9 @@ from experiment_manager.model.records import ENDED, ENDED_BADLY, ENDED_WELL, Job
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.records import Share
 from experiment_manager.store.documents import END, read_optional
-from experiment_manager.store.files import number_in
+from experiment_manager.store.files import is_there, number_in
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.metrics import course
 from experiment_manager.store.orders import Order, Orders
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import counted, skipped
@@ -31,6 +32,8 @@ _DIFFERENT: Final = 1.5
 _LEAST_BYTES, _LEAST_S = 2**28, 300.0
 _MOST_VALUES: Final = 12
 _GB: Final = 2**30
+_STOPPED: Final = (State.TIMEOUT, State.PREEMPTED)
+"""How attempts end from which the next one mostly goes on."""
 
 
 class Hours(NamedTuple):
@@ -110,6 +113,14 @@ class _Attempt(NamedTuple):
     memory_bytes: float | None
     memory_from: str | None  # how it is known: counted in a `cgroup`, or from `samples`; None: earlier versions
     has_ranks: bool
+    before: tuple["_Attempt", ...] = ()  # of one that ended well: those that it went on from
+
+    @property
+    def whole_s(self) -> float | None:
+        """How long the job took, with what it went on from."""
+        took = [one.seconds for one in (*self.before, self)]
+        known = [seconds for seconds in took if seconds is not None]
+        return sum(known) if len(known) == len(took) else None
 
     @property
     def ended_well(self) -> bool:
@@ -140,7 +151,8 @@ class _Attempt(NamedTuple):
 def efficiency(folder: Folder, jobs: Iterable[Job], table: StateTable, by: Sequence[str] = ()) -> Efficiency:
     """What these jobs asked for and used, for each combination of the variables in `by`, or in all.
 
-    Opens two files for each attempt that has ended. Raises ExperimentManagerError for an unknown variable.
+    Opens two files for each attempt that has ended, and the metrics of jobs that took several. Raises
+    ExperimentManagerError for an unknown variable.
     """
     jobs = list(jobs)
     names = list(dict.fromkeys(name for job in jobs for name in job.variables))
@@ -156,9 +168,28 @@ def efficiency(folder: Folder, jobs: Iterable[Job], table: StateTable, by: Seque
 def _attempts(folder: Folder, jobs: Iterable[Job], table: StateTable) -> Iterator[_Attempt]:
     states, orders = States(folder), Orders(folder)
     for job in jobs:
-        for number, state in sorted(table.attempts.get(JobId(job.id), {}).items()):
-            if state in ENDED and state is not State.FAKE:
-                yield _attempt(folder, states, orders, job, number, state)
+        numbers = sorted(table.attempts.get(JobId(job.id), {}).items())
+        found = [
+            _attempt(folder, states, orders, job, number, state)
+            for number, state in numbers
+            if state in ENDED and state is not State.FAKE
+        ]
+        for place, one in enumerate(found):
+            yield one._replace(before=_before(folder, table, one, found[:place])) if one.ended_well else one
+
+
+def _before(folder: Folder, table: StateTable, last: _Attempt, earlier: Sequence[_Attempt]) -> tuple[_Attempt, ...]:
+    """Those of the earlier attempts that an attempt went on from: as their metrics tell, or else those that were
+    stopped, and did not fail."""
+    if not earlier:
+        return ()
+    in_course = {number for number, _ in course(folder, table, last.job.id, skipped, until=last.number)}
+    return tuple(
+        one
+        for one in earlier
+        if one.number in in_course
+        or (one.state in _STOPPED and not is_there(folder.of_attempt(one.job.id, one.number, "metrics")))
+    )
 
 
 def _attempt(folder: Folder, states: States, orders: Orders, job: Job, number: int, state: State) -> _Attempt:
@@ -256,8 +287,10 @@ def _fitting(attempts: Sequence[_Attempt], table: StateTable) -> dict[str, Any]:
     if len({attempt.job.id for attempt in well}) < ENOUGH:
         return {}
     states = {table.state(attempt.job.id) for attempt in attempts}
-    memory = _need([one.memory_bytes for one in well], MEMORY_MARGIN, is_open=State.OUT_OF_MEMORY in states)
-    limit_s = _need([one.seconds for one in well], TIME_MARGIN, is_open=State.TIMEOUT in states)
+    peaks = [_largest(one.memory_bytes for one in (*last.before, last)) for last in well]
+    memory = _need(peaks, MEMORY_MARGIN, is_open=State.OUT_OF_MEMORY in states)
+    is_open = State.TIMEOUT in states or any(one.whole_s is None for one in well)
+    limit_s = _need([one.whole_s for one in well], TIME_MARGIN, is_open=is_open)
     cpus = _need([_cores(one) for one in well], CPU_MARGIN, is_open=False)
     need = Share(cpus=cpus, memory_bytes=memory, limit_s=limit_s)
     order = max(attempts, key=lambda one: (len(one.launch), one.launch)).order
@@ -341,6 +374,8 @@ def _notes(
         yield "lost is all that attempts held that ended badly; a job that goes on from a checkpoint has lost less"
     if all(attempt.order is None or attempt.order.scheduler is None for attempt in attempts):
         yield "no scheduler ran them, so nothing was asked for; options are those of a launcher of SLURM"
+    if n := len({one.job.id for one in attempts if one.before}):
+        yield f"{counted(n)} went on from earlier attempts: options are for all of these together, in one attempt"
     yield from _about_options(attempts, groups, table)
 
 
