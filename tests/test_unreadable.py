@@ -90,6 +90,19 @@ def test_metrics_in_blocks(folder: Folder) -> None:
     assert {"loss": 19_999} == last_values(folder, 0, 1)
 
 
+def test_metrics_with_holes(folder: Folder) -> None:
+    """What no disk holds is not read, however long a file says that it is; what comes after it is."""
+    path = Path(folder.of_attempt(0, 1, "metrics"))
+    with path.open("wb") as file:
+        file.write(FIRST.encode())
+        file.seek(200 << 30)
+        file.write(f"\n{LAST}".encode())
+        file.truncate(400 << 30)
+    told: list[str] = []
+    assert [1, 2] == [metric.step for metric in read_metrics(folder, 0, 1, told.append)]
+    assert [f"line 2 of {path}: not what log_metrics writes"] == told
+
+
 def test_metrics_that_cannot_be_opened(folder: Folder) -> None:
     """They are as good as none, and their file is named."""
     path = Path(folder.of_attempt(0, 1, "metrics"))

@@ -18,7 +18,7 @@ from typing import Final
 from experiment_manager.analysis import crate
 from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.execution.command import has_own_place, place_of
-from experiment_manager.store.documents import content
+from experiment_manager.store.documents import MOST_RESULT_BYTES, content
 from experiment_manager.store.files import (
     appearing,
     below,
@@ -220,6 +220,10 @@ class _Packing:
             self._leave_out(name, f"cannot be read: {error.strerror}")
             return
         with file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes > MOST_RESULT_BYTES and not self._everything and not name.endswith(".log"):
+                self._leave_out(name, f"has {n_bytes} bytes, which no record has; --all packs it, too")
+                return
             about = self._file.gettarinfo(arcname=os.path.join(self._folder.name, name), fileobj=file)
             self._file.addfile(about, file if about.isreg() else None)
         self._count(name)
