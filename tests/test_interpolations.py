@@ -21,7 +21,8 @@ OmegaConf.register_new_resolver("mul", lambda one, other: one * other)
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(cfg):
     told = [len(cfg.token), len(cfg.again), len(os.environ["TOKEN"])]
-    return {"told": told, "place": os.environ.get("PLACE"), "name": HydraConfig.get().job.name}
+    place, size = (os.environ.get(name) for name in ("PLACE", "SIZE"))
+    return {"told": told, "place": place, "size": size, "name": HydraConfig.get().job.name}
 
 if __name__ == "__main__":
     main()
@@ -37,6 +38,7 @@ token: ${oc.env:SECRET}
 again: nothing
 ten: ${mul:${seed},10}
 size: ${oc.env:SIZE}
+number: ${oc.decode:${oc.env:SIZE}}
 label: ${oc.env:SECRET}
 hydra:
   sweeper: {experiment_name: train}
@@ -112,3 +114,18 @@ def test_filter_in_the_sweep_and_later_sees_the_same_values(app: Program) -> Non
     done = app.sweep(*sweep, "hydra.sweeper.pass_filter='cfg.size != 0'", SECRET=SECRET)
     assert done.returncode == 2
     assert "cfg.size, which is ${oc.env:SIZE} and cannot be resolved here" in done.stderr
+
+
+def test_what_a_filter_has_kept_of_a_job_is_what_the_job_has_run_with(app: Program) -> None:
+    """A sweep with another environment keeps its values for the jobs that it adds or runs again; what was kept of a job
+    that does not run again stays, for it has run with that."""
+    rule = 'hydra.sweeper.pass_filter="cfg.number > 0"'
+    environment = {"SECRET": SECRET, "PLACE": "", "TOKEN": ""}
+    for seeds, size, more in (("1,2", "5", ()), ("1,2,3", "7", ()), ("2", "9", ("hydra.sweeper.rerun=always",))):
+        done = app.sweep(f"seed={seeds}", "hydra/launcher=basic", rule, *more, SIZE=size, **environment)
+        assert done.returncode == 0, done.stderr
+    had = [row["result"]["size"] for row in app.told("results")]
+    assert ["5", "9", "7"] == had
+    for job_id, size in enumerate(had):
+        assert [job_id] == app.told("filter", f"cfg.number == {size}", "--dry-run")["jobs"]
+        assert int(size) == app.told("show", str(job_id), "--resolve")["configuration"]["number"]

@@ -61,7 +61,7 @@ def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
             _write(editor, change, recipe)
             is_changed = True
             n_new += change.kind is Kind.NEW
-        editor.keep(planned.kept)
+        editor.keep(planned.kept, frozenset(planned.to_run))
         if is_changed:
             editor.set_variables(planned.asked.grid.names() if n_new else ())
             frozen = planned.freezing()

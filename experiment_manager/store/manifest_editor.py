@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -174,14 +174,19 @@ class ManifestEditor:
             (json.dumps(job.overrides, ensure_ascii=False), job.recipe, job.id, job.fingerprint),
         )
 
-    def keep(self, kept: Mapping[int, Mapping[str, Any]]) -> None:
-        """The values of interpolations, by job and dotted key, are these. Nothing changes where they were before."""
+    def keep(self, kept: Mapping[int, Mapping[str, Any]], anew: Container[int] = ()) -> None:
+        """The values of interpolations, by job and dotted key, are there. Where a job has one, it is replaced only for
+        those that are run anew: the others have run with what was kept, or are about to."""
         if not kept:
             return
         self._connection.execute(_KEPT)
         there = {(job, key): value for job, key, value in self._connection.execute("SELECT job, key, value FROM kept")}
         found = {(job, key): codec.dumps(codec.encode(item)) for job, of in kept.items() for key, item in of.items()}
-        rows = [(*place, value) for place, value in found.items() if there.get(place) != value]
+        rows = [
+            (*place, value)
+            for place, value in found.items()
+            if place not in there or (place[0] in anew and there[place] != value)
+        ]
         self._connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", rows)
 
     def set_search(self, search: "Search") -> None:
