@@ -112,3 +112,41 @@ def test_a_variable_that_is_called_like_a_column_keeps_its_values(
     out = capsys.readouterr().out
     assert re.search(rf"\bvariables\.{name}\b.*\b{column}\b", out)
     assert ["710", "720"] == sorted(re.findall(r"^\W*(7[12]0)\b.*\d", out, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("returned", "words", "columns"),
+    [
+        ("ckpt.pt", [], {"loss mean", "loss std"}),
+        ({"acc": True, "note": "x"}, [], {"acc mean", "acc std"}),
+        ({"acc": 0.5}, ["--columns", "loss mean"], {"loss mean"}),
+        ({"acc": 1}, ["--best", "1", "--metric", "loss"], {"acc mean", "acc std", "loss mean", "loss std"}),
+        ({"loss": 0.5}, ["--columns", "* mean"], {"loss mean", "metrics.loss mean"}),
+    ],
+)
+def test_groups_have_means_of_what_was_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], returned: Any, words: list[str], columns: set[str]
+) -> None:
+    """Whatever jobs have returned besides: all metrics where no result is a number, those of the columns that are asked
+    for, and the one that decides."""
+    experiment = Experiment(["lr", "seed"], "train", tmp_path)
+    for lr in (1, 2):
+        for seed in range(2):
+            experiment.add_job({"lr": lr, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+
+    def runner(_: int, variables: dict[str, Any], __: Any) -> Any:
+        current_job().log_metrics(step=1, loss=variables["lr"])
+        return returned
+
+    for job_id in range(4):
+        experiment.run_id(job_id, runner)
+    assert 0 == main(["results", experiment.folder.path, "--group-by", "lr", "--format", "json", *words])
+    rows = json.loads(capsys.readouterr().out)
+    assert columns == set(rows[0]) - {"lr", "count"}
+    means = {row.get("metrics.loss mean", row.get("loss mean")) for row in rows}
+    assert ({2} if "--best" in words else {1, 2} if "acc mean" not in columns else {None}) == means
+    for kind in ("latex", "markdown"):
+        metric = ["--metric", "loss", "--goal", "min"]
+        assert 0 == main(["results", experiment.folder.path, "--group-by", "lr", "--format", kind, *metric])

@@ -186,8 +186,10 @@ def exact_text(value: Any) -> str:
     return codec.canonical(codec.encode(value))
 
 
-def rounded(rows: Iterable[Row], digits: int, but: Collection[str]) -> list[dict[str, Any]]:
-    """The same flat rows with so many significant digits of each number, but in those columns."""
+def rounded(rows: Sequence[Row], digits: int | None, but: Collection[str]) -> Sequence[Row]:
+    """The same flat rows with so many significant digits of each number, but in those columns; None: with all."""
+    if digits is None:
+        return rows
     return [{name: value if name in but else _rounded(value, digits) for name, value in row.items()} for row in rows]
 
 
@@ -257,19 +259,26 @@ def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]
     return spread
 
 
-def aggregate(rows: Sequence[Row], by: Sequence[str], how: Sequence[str] = ("mean", "std")) -> list[dict[str, Any]]:
+def aggregate(
+    rows: Sequence[Row],
+    by: Sequence[str],
+    how: Sequence[str] = ("mean", "std"),
+    logged: Collection[str] | None = (),
+) -> list[dict[str, Any]]:
     """One row per combination of the variables in `by`, over the COMPLETED jobs that have it, and the PRUNED ones
     where there are rows of any.
 
-    `count` is the number of jobs; each of `how` maps each numeric result field, or each metric where there are no
-    results, to a number. True counts as 1 and False as 0, so that the mean of such a field is a rate. `counts` is there
-    for the fields that a number is missing of in some job: how many have one. Raises ExperimentManagerError for an
-    unknown variable or aggregate.
+    `count` is the number of jobs; each of `how` maps each numeric field of the results, and each metric that is
+    `logged`, to a number: None stands for all metrics, as does that no result has a number. A metric that is called
+    like a field of the results is prefixed, as `metrics.loss`. True counts as 1 and False as 0, so that the mean of
+    such a field is a rate. `counts` is there for the fields that a number is missing of in some job: how many have one.
+    Raises ExperimentManagerError for an unknown variable or aggregate.
     """
     require_variables(by, _variables(rows))
     how = aggregates_in(how)
-    source, groups = _source(rows), _groups(rows, by)
-    values = [_values(members, source) for members in groups.values()]
+    groups = _groups(rows, by)
+    fields = _fields(groups.values(), logged)
+    values = [_values(members, fields) for members in groups.values()]
     aggregated = [_aggregated(members, by, how, found) for members, found in zip(groups.values(), values, strict=True)]
     partial = [
         field
@@ -302,8 +311,9 @@ def best_groups(
     """Which of the groups of `aggregate` are the best in a metric, by default the first of `goals` that they have, or
     the first at all, see `like_the_best`; None where they have none. Raises ExperimentManagerError for a metric that
     they lack."""
-    source = _source(rows)
-    groups = {key: _values(members, source) for key, members in _groups(rows, by).items()}
+    members = _groups(rows, by)
+    named = _fields(members.values(), goals if metric is None else [metric])
+    groups = {key: _values(found, named) for key, found in members.items()}
     fields = list(dict.fromkeys(field for values in groups.values() for field in values))
     if metric is not None and metric not in fields:
         raise _no_number(metric, fields)
@@ -323,8 +333,16 @@ def best_groups(
     return BestGroups({keys[place] for place in places}, name, goal, None if places else lacking)
 
 
-def _source(rows: Sequence[Row]) -> str:
-    return "result" if any(row["result"] for row in rows) else "metrics"
+def _fields(groups: Iterable[Sequence[Row]], logged: Collection[str] | None) -> dict[str, tuple[str, str]]:
+    """What is aggregated: its name, and whether it is one of the `result` or of the `metrics`, and called how there."""
+    rows = [row for members in groups for row in members]
+    found = {name: ("result", name) for row in rows for name, value in row["result"].items() if _counts(value)}
+    is_all = logged is None or not found
+    for name in dict.fromkeys(name for row in rows for name, value in row["metrics"].items() if _counts(value)):
+        shown = name if name not in found else f"metrics.{name}"
+        if is_all or shown in (logged or ()):
+            found[shown] = ("metrics", name)
+    return found
 
 
 def _groups(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
@@ -399,14 +417,18 @@ def group_key(row: Row, by: Iterable[str]) -> str:
     return exact_text([row["variables"].get(name) for name in by])
 
 
-def _values(members: Sequence[Row], source: str) -> dict[str, list[float]]:
+def _values(members: Sequence[Row], fields: Mapping[str, tuple[str, str]]) -> dict[str, list[float]]:
     """The numbers of each field that has any; True and False are 1 and 0."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in members:
-        for field, value in row[source].items():
-            if codec.is_number(value) or isinstance(value, bool):
-                values[field].append(int(value) if isinstance(value, bool) else value)
+    values: dict[str, list[float]] = {}
+    for field, (source, name) in fields.items():
+        found = [value for row in members if _counts(value := row[source].get(name))]
+        if found:
+            values[field] = [int(value) if isinstance(value, bool) else value for value in found]
     return values
+
+
+def _counts(value: Any) -> bool:
+    return codec.is_number(value) or isinstance(value, bool)
 
 
 def _aggregated(

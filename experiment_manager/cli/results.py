@@ -141,8 +141,10 @@ def results(
     _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, unused=of_best)
     jobs = experiment.result_rows(rules, pruned=pruned)
     by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
-    found = None if best_ is None else _best(experiment, jobs, by, best_, metric, goal)
-    rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted)
+    goals, logged = _deciding(experiment, metric, columns, is_ranked=bool(best_) or kind in TEXT_FORMATS)
+    rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged)
+    ranked = rows if by is None else aggregate(jobs, by, ["mean"], logged)
+    found = None if best_ is None else _best(ranked, best_, metric, goal, goals)
     n_all, rows = len(rows), rows if found is None else [rows[place] for place in found.places]
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
     rows, flat = (rows, flat) if sort is None else _in_order(rows, flat, order(flat, sort))
@@ -153,17 +155,25 @@ def results(
     chosen = chosen_columns(there, None if columns is None else names_in(columns))
     strong: Set[tuple[int, str]] = set()
     if kind in TEXT_FORMATS and by is not None:
-        leading = best_groups(jobs, by, metric=metric, goal=goal, goals=known_goals(experiment.folder))
+        leading = best_groups(jobs, by, metric=metric, goal=goal, goals=goals)
         flat, chosen, errors = with_errors(flat, chosen, _shown(by, ["count"]), precision)
         strong = _in_bold(rows, chosen, by, leading, errors)
     shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)
-    flat = flat if shown == there else only_columns(flat, shown)
-    flat = flat if precision is None else rounded(flat, precision, but=heads)
+    flat = rounded(only_columns(flat, shown) if shown != there else flat, precision, but=heads)
     if kind == "table":
         _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
         _say_what_is_shown(found, n_all, [name for name in chosen if name not in shown])
     else:
         _write(flat, shown, kind, out, digits=precision, is_safe=safe, strong=strong)
+
+
+def _deciding(
+    experiment: Experiment, metric: str | None, columns: str | None, *, is_ranked: bool
+) -> tuple[Mapping[str, str], Collection[str] | None]:
+    """The goals that are known of metrics, where something is ranked; and the logged metrics that groups have means of
+    besides their results, None for all."""
+    goals = known_goals(experiment.folder) if is_ranked else {}
+    return goals, None if columns is not None else list(goals) if metric is None else [metric]
 
 
 def _in_order(rows: Sequence[Row], flat: Sequence[Row], places: Sequence[int]) -> tuple[list[Row], list[Row]]:
@@ -198,18 +208,9 @@ _ERRORS: Final = {
 _TEST: Final = "Welch's test at 5 %, adjusted after Holm,"
 
 
-def _best(
-    experiment: Experiment,
-    rows: Sequence[Mapping[str, Any]],
-    by: Sequence[str] | None,
-    count: int,
-    metric: str | None,
-    goal: str | None,
-) -> Best:
-    """The best rows, or the best of the groups that jobs make which agree in the variables `by`; what is to be said of
-    the choice is told."""
-    ranked = rows if by is None else aggregate(rows, by, ["mean"])
-    found = best(ranked, count, metric=metric, goal=goal, goals=known_goals(experiment.folder))
+def _best(rows: Sequence[Row], count: int, metric: str | None, goal: str | None, goals: Mapping[str, str]) -> Best:
+    """The best of the rows of jobs, or of groups with their means; what is to be said of the choice is told."""
+    found = best(rows, count, metric=metric, goal=goal, goals=goals)
     if found.note is not None:
         tell(found.note)
     return found
