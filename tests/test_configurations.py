@@ -206,6 +206,51 @@ def test_manifest_gives_back_what_a_frame_said(tmp_path_factory: Any, data: st.D
             assert codec.digest(whole) == manifest.job(number).fingerprint
 
 
+def in_orders(mapping: dict[str, Any]) -> list[dict[str, Any]]:
+    """The mapping with its keys in one order, and in the other."""
+    return [mapping, dict(reversed(mapping.items()))]
+
+
+@pytest.mark.parametrize("nested", [lambda net: net, lambda net: {"net": net}, lambda net: {"blocks": [net]}])
+@pytest.mark.parametrize("is_in_python", [True, False])
+def test_each_job_has_the_order_of_its_own_keys(tmp_path: Path, nested: Any, *, is_in_python: bool) -> None:
+    """A program builds its layers in the order of a mapping: a job reads back as it was given, whatever order the jobs
+    before it have, also where they are in the manifest already; what it is told apart by does not ask for the order."""
+    folder = Folder(tmp_path, "train")
+    found = [codec.encode({"lr": 0.1, **nested(net)}) for net in in_orders({"conv": 8, "fc": 16})]
+    found += [{1: {"b": 2, "a": 1}}, {1: {"a": 1, "b": 2}}, {1: (1, {"b": 1, "a": 1})}, {1: (1, {"a": 1, "b": 1})}]
+    wanted = [*map(codec.encode, found), *map(codec.encode, reversed(found))]
+    for first in (0, len(found)):
+        with planning(folder), editing(folder) as editor:
+            for number in range(first, first + len(found)):
+                encoded = wanted[number]
+                job = Job(JobId(number), f"{number}", {}, (), codec.digest(encoded), None)
+                if is_in_python:
+                    editor.add_configured(job, encoded)
+                else:
+                    editor.add_job(job, Configured(ConfigTemplate(encoded)))
+    with Manifest(folder) as manifest:
+        read = [codec.dumps(manifest.encoded_configuration(number)) for number in range(len(wanted))]
+    assert [codec.dumps(encoded) for encoded in wanted] == read
+    assert codec.digest(wanted[0]) == codec.digest(wanted[1])
+
+
+def test_value_of_a_sweep_has_the_order_of_its_own_keys(tmp_path: Path) -> None:
+    """The same for a value that a sweep puts into a template's place."""
+    folder = Folder(tmp_path, "train")
+    template = ConfigTemplate({"nets": []}, [("nets",)])
+    wanted = [[net] for net in in_orders({"conv": 8, "fc": 16})]
+    with planning(folder), editing(folder) as editor:
+        editor.add_job(Job(JobId(9), "9", {}, (), "-", None), Configured(ConfigTemplate({"nets": wanted[0]})))
+        for number, nets in enumerate(wanted):
+            point = Point((Setting("seed", f"seed={number}", number),), "config")
+            editor.add_point(number, point, Configured(template, (value_of(nets),)), 1)
+    with Manifest(folder) as manifest:
+        assert [codec.dumps({"nets": nets}) for nets in wanted] == [
+            codec.dumps(manifest.encoded_configuration(number)) for number in range(2)
+        ]
+
+
 def test_point_is_stored_as_its_job(tmp_path: Path) -> None:
     """The manifest has the same record of a point of a sweep and of the job that it is."""
     settings_of = (

@@ -1,6 +1,6 @@
 """Configurations in their tagged form: their leaves, how two of them differ, and those that differ in a few. Pure.
 
-The manifest stores one base per set of keys and, per job, only the leaves that differ; the messages about changed and
+The manifest stores one base per order of keys and, per job, only the leaves that differ; the messages about changed and
 drifted configurations name the same leaves.
 
 Of the jobs of a sweep there is one template, and the values that are put into it, job by job. What a job needs of its
@@ -17,7 +17,6 @@ from experiment_manager.model import codec
 
 Path = tuple[str, ...]
 ABSENT: Final = "<absent>"
-_NOTHING: Final = object()
 
 
 class Change(NamedTuple):
@@ -54,39 +53,41 @@ def is_leaf(node: codec.Encoded) -> bool:
 def replaced(
     base: Mapping[Path, codec.Encoded], other: Mapping[Path, codec.Encoded]
 ) -> list[tuple[Path, codec.Encoded]]:
-    """The leaves of `other` that are not those of `base`, where both have the same paths."""
-    return [(path, item) for path, item in other.items() if not _same(base[path], item)]
+    """The leaves of `other` that are not stored as those of `base`, where both have the same paths."""
+    return [(path, item) for path, item in other.items() if not _stored_alike(base[path], item)]
 
 
 def replaced_leaves(base: codec.Encoded, other: codec.Encoded) -> list[list[Any]] | None:
     """The same of two whole configurations, as the manifest stores it: path and value of each leaf; None where they do
-    not have the same paths.
+    not have the same paths in the same order.
 
-    >>> replaced_leaves({"seed": 1, "nn": {"width": 64}}, {"nn": {"width": 128}, "seed": 1})
+    >>> replaced_leaves({"seed": 1, "nn": {"width": 64}}, {"seed": 1, "nn": {"width": 128}})
     [[['nn', 'width'], 128]]
+    >>> replaced_leaves({"seed": 1, "nn": {"width": 64}}, {"nn": {"width": 64}, "seed": 1}) is None
+    True
     """
     found: list[list[Any]] = []
     return found if _add_replaced(base, other, (), found) else None
 
 
 def _add_replaced(base: codec.Encoded, other: codec.Encoded, path: Path, found: list[list[Any]]) -> bool:
-    """Whether both have the same paths, and the leaves of `other` that are not those of `base` are among the found."""
+    """Whether both have the same paths in the same order, and the leaves of `other` that are not stored as those of
+    `base` are among the found."""
     if is_leaf(base) or is_leaf(other):
-        if not _same(base, other):
+        if not _stored_alike(base, other):
             found.append([list(path), other])
         return is_leaf(base) and is_leaf(other)
     if len(base) != len(other):
         return False
-    for key, item in other.items():
-        before = base.get(key, _NOTHING)
+    for (name, before), (key, item) in zip(base.items(), other.items(), strict=True):
+        if name != key:
+            return False
         if item is before:
             continue
         if type(item) is dict or type(before) is dict:
             if not _add_replaced(before, item, (*path, key), found):
                 return False
-        elif before is _NOTHING:
-            return False
-        elif not _same(before, item):
+        elif not _stored_alike(before, item):
             found.append([[*path, key], item])
     return True
 
@@ -193,6 +194,13 @@ class Configured(NamedTuple):
 def _with(encoded: codec.Encoded, path: Sequence[str], item: codec.Encoded) -> codec.Encoded:
     first, *rest = path
     return {**encoded, first: _with(encoded[first], rest, item) if rest else item}
+
+
+def _stored_alike(one: codec.Encoded, other: codec.Encoded) -> bool:
+    """The same to the order of keys, in the mappings of a list, too: programs go through them in that order."""
+    if isinstance(one, list | dict):
+        return type(one) is type(other) and codec.dumps(one) == codec.dumps(other)
+    return _same(one, other)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -6,7 +6,7 @@ once are kept from losing what the other one wrote, `manifest_editor` tells.
 
     meta     key, value           variables (names, in order), generation (how often it has been published)
     recipes  id, body             how overrides become a process (JSON, see records.Recipe)
-    bases    id, body             one configuration per set of keys (JSON, tagged as in codec)
+    bases    id, body             one configuration per order of keys (JSON, tagged as in codec)
     jobs     id, identity, variables, overrides, recipe, base, changes, fingerprint
              (base, changes and fingerprint are NULL until the job has a configuration)
     kept     job, key, value      what interpolations stood for where a sweep's filter read them (see resolved.to_keep)

@@ -71,7 +71,7 @@ class _Stored(NamedTuple):
 
     base: int
     fixed: list[str]  # the changes that all of them have
-    places: list[tuple[str, str]]  # by place of the template: the text of its path, and the canonical text in the base
+    places: list[tuple[str, str]]  # by place of the template: the text of its path, and the text in the base
 
 
 class ManifestEditor:
@@ -85,11 +85,12 @@ class ManifestEditor:
         self._recipes: dict[str, int] = {
             body: number for number, body in connection.execute("SELECT id, body FROM recipes")
         }
-        self._bases: dict[frozenset[configurations.Path], tuple[int, dict[configurations.Path, Any]]] = {}
+        # by its leaves in their order, which is that of the keys: programs go through mappings, and layers are built so
+        self._bases: dict[tuple[configurations.Path, ...], tuple[int, dict[configurations.Path, Any]]] = {}
         self._last: tuple[int, codec.Encoded] | None = None  # the base of the job that was written in Python last
         for number, body in connection.execute("SELECT id, body FROM bases"):
             leaves = configurations.leaves(codec.loads(body))
-            self._bases.setdefault(frozenset(leaves), (number, leaves))
+            self._bases.setdefault(tuple(leaves), (number, leaves))
 
     def set_variables(self, names: Iterable[str]) -> None:
         """Names that are there stay in their order; new ones follow."""
@@ -251,7 +252,7 @@ class ManifestEditor:
         changes = [
             f"[{path},{value.stored}]"
             for (path, in_base), value in zip(stored.places, configured.values, strict=True)
-            if value.canonical != in_base
+            if value.stored != in_base
         ]
         return stored.base, f"[{','.join(stored.fixed + changes)}]"
 
@@ -259,7 +260,7 @@ class ManifestEditor:
         if id(template) in self._templates:
             return self._templates[id(template)][1]
         leaves = configurations.leaves(template.encoded)
-        keys = frozenset(leaves)
+        keys = tuple(leaves)
         if keys not in self._bases:
             cursor = self._connection.execute("INSERT INTO bases (body) VALUES (?)", (codec.dumps(template.encoded),))
             self._bases[keys] = (int(cursor.lastrowid or 0), leaves)
@@ -272,7 +273,7 @@ class ManifestEditor:
                 for path, item in configurations.replaced(base_leaves, leaves)
                 if path not in places
             ],
-            [(codec.dumps(list(path)), codec.canonical(base_leaves[path])) for path in template.paths],
+            [(codec.dumps(list(path)), codec.dumps(base_leaves[path])) for path in template.paths],
         )
         if template.paths:
             self._templates[id(template)] = (template, stored)
