@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,38 @@ def test_the_same_jobs_make_the_same_file(swept: Experiment, tmp_path: Path, kin
     assert one == two
     assert {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[ending] == one[: {"svg": 5}.get(ending, 4)]
     assert b"/Type3" not in one
+
+
+def test_curves_have_one_kind_of_axis(tmp_path: Path) -> None:
+    """Runs of which some have logged by step and others in their order are refused, whichever method they are of; where
+    none has steps, the axis says so."""
+    experiment = Experiment(["algorithm", "seed"], "train", tmp_path)
+    for algorithm in ("A", "B"):
+        for seed in range(2):
+            experiment.add_job({"algorithm": algorithm, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+
+    def run(with_step: set[int], job_id: int, *_: Any) -> int:
+        for step in range(0, 40, 10):
+            current_job().log_metrics(step if job_id in with_step else None, reward=step)
+        return job_id
+
+    for with_step, why in (
+        ({2, 3}, "jobs 0-1 have logged reward without a step"),
+        ({0, 1}, "jobs 2-3 have logged reward without a step"),
+        ({0, 1, 2}, "job 3 has logged reward without a step"),
+        (set(), None),
+    ):
+        for job_id in range(4):
+            experiment.run_id(job_id, partial(run, with_step))
+        path = tmp_path / "curves.svg"
+        if why is None:
+            experiment.plot("curves", path, metric="reward")
+            assert "order of logging" in texts(path)
+        else:
+            with pytest.raises(ExperimentManagerError, match=why):
+                experiment.plot("curves", path, metric="reward")
 
 
 def test_figures_name_methods_and_metrics(swept: Experiment, tmp_path: Path) -> None:

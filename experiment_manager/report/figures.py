@@ -179,14 +179,14 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
     n_tasks = len(found.task_labels)
     tasks = [*([None] if n_tasks > 1 else []), *range(n_tasks)]
     panels = _panels(figure, len(tasks))
-    for method, (label, line, _) in zip(found.methods, _looks(_labels(found)), strict=True):
-        series = logged(method, found.metric)
+    all_series = [logged(method, found.metric) for method in found.methods]
+    is_by_step = _is_by_step(found, all_series)
+    for method, series, (label, line, _) in zip(found.methods, all_series, _looks(_labels(found)), strict=True):
         for task, panel in zip(tasks, panels, strict=True):
             points = curve(series, found, task)
             if not points or any(math.isnan(value) for _, (value, _, _) in points):
                 raise ExperimentManagerError(_why_no_curve(series, method, found.metric, label))
             _band(panel, points, label, line)
-        is_by_step = all(run.given for of_run in series for run in of_run if run is not None)
     scaled = ", normalized" if found.least.any() or (found.width != 1.0).any() else ""
     together = [f"all {n_tasks} tasks{scaled}"] if n_tasks > 1 else []
     for title, panel in zip([*together, *found.task_labels], panels, strict=True):
@@ -194,6 +194,25 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
         panel.set_xlabel("step" if is_by_step else "order of logging")
     panels[0].set_ylabel(f"IQM of {found.metric}")
     panels[0].legend()
+
+
+def _is_by_step(found: ScoreTable, all_series: Sequence[Sequence[Sequence[Series | None]]]) -> bool:
+    """Whether all runs of all methods have logged the metric by step, or none. Raises ExperimentManagerError."""
+    runs = [
+        (job, run)
+        for method, series in zip(found.methods, all_series, strict=True)
+        for jobs, of_run in zip(method.jobs, series, strict=True)
+        for job, run in zip(jobs, of_run, strict=True)
+        if run is not None
+    ]
+    without = [job for job, run in runs if not run.given]
+    if without and len(without) < len(runs):
+        verb = "has" if len(without) == 1 else "have"
+        raise ExperimentManagerError(
+            f"{which(sorted(without))} {verb} logged {found.metric} without a step, and others by step: one axis "
+            "cannot have both; choose jobs with --where, or log it with log_metrics(step=...)"
+        )
+    return not without
 
 
 def _why_no_curve(series: Sequence[Sequence[Series | None]], method: Scored, metric: str, label: str) -> str:
