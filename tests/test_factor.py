@@ -1,15 +1,18 @@
 """What is plain, what is not, and what factored composition must never get wrong, rule by rule."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from experiment_manager.hydra.fast_compose import Factored, plain_keys
-from experiment_manager.model import grid
+from experiment_manager.model import codec, grid
 from experiment_manager.model.grid import Setting
 from tests.test_factor_trees import (
     LIGHT,
@@ -305,3 +308,48 @@ def test_configurations_do_not_see_each_other(make: Make) -> None:
     sweep = make("a=1,{x: 2},null,[3]", "b={x: 5},{y: {z: 6}}")
     sweep.points = [*sweep.points, *reversed(sweep.points)]
     assert {"a", "b"} == sweep.plain()
+
+
+SEVERAL = (
+    ("b={x: 5}", "++b={c: 1}", "+b={d: 2}", "b.x=7", "~b.x", "++b.x=8", "b={x: 6},{w: 1}"),
+    ("a=2,3", "++a=4", "~a", "+a=5"),
+    ("db=one,two", "++db={port: 5}"),
+    ("+new=1", "new=2,3", "+new={c: 1}"),
+    ("+items=[2]", "items=[3]"),
+)
+"""Overrides of one key each."""
+
+
+def test_two_overrides_of_a_key_are_what_hydra_makes_of_them(make: Make) -> None:
+    """Whatever the + before each, their order and what stands between them: a sweep has the configurations that Hydra's
+    own sweeper has, in its order. What that cannot compose is not compared; jobs that are the same are one."""
+    triples = [
+        ("++b={x: 5}", "b.x=7", "b={x: 6}"),
+        ("+new={c: 1}", "new={d: 2}", "new=3"),
+        ("a=2,3", "~a", "+a=5"),
+        ("++b={c: 1}", "a=2,3", "b={x: 6},{w: 1}"),
+    ]
+    n_compared = 0
+    for arguments in [*itertools.chain(*(itertools.permutations(each, 2) for each in SEVERAL)), *triples]:
+        sweep = make(*arguments)
+        parsed = OverridesParser.create(sweep.loader).parse_overrides(list(arguments))
+        (jobs,) = BasicSweeper.split_arguments(parsed, None)
+        try:
+            expected = [codec.canonical(sweep.composer.by_hydra(job)) for job in jobs]
+        except Exception:  # whatever Hydra or OmegaConf raises
+            continue
+        sweep.plain()
+        found = [codec.canonical(sweep.composer.by_hydra(point.overrides)) for point in sweep.points]
+        assert list(dict.fromkeys(expected)) == list(dict.fromkeys(found)), arguments
+        assert len(sweep.points) == len({point.identity for point in sweep.points})
+        n_compared += 1
+    assert n_compared > 30
+
+
+def test_overrides_of_a_key_have_names_and_identities_of_their_own(make: Make) -> None:
+    """Each is a variable; alone, one is called as its key, whatever its +; another order is another job."""
+    one, other = ("++b={x: 5}", "b={x: 6}"), ("b={x: 6}", "++b={x: 5}")
+    assert {"++b": {"x": 5}, "b": {"x": 6}} == make(*one).points[0].variables
+    assert {"b": {"x": 5}} == make(one[0]).points[0].variables
+    assert make(*one).points[0].identity != make(*other).points[0].identity
+    assert {"new": 3} == make("+new=1", "new=2,3").points[1].variables

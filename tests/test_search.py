@@ -134,6 +134,13 @@ def test_the_command_line_wins_over_params_and_what_has_one_value_is_fixed(compo
     }
 
 
+def test_two_overrides_of_a_key_are_both_in_the_space(composer: Composer) -> None:
+    """What is merged into a mapping takes nothing away, and has a name of its own; what replaces a value does."""
+    space = read_space(composer, {}, ["algorithm=TD3,DDPG", "++algorithm={gain: 2}", "tau=1", "++tau=interval(0, 1)"])
+    assert [("algorithm", ""), ("tau", "++")] == [(found.key, found.prefix) for found in space.dimensions]
+    assert (("++algorithm",), "++algorithm={gain: 2}") == (space.fixed_keys, space.fixed[0].text)
+
+
 @pytest.mark.parametrize(
     ("written", "why"),
     [

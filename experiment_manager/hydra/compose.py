@@ -6,16 +6,18 @@ Each of Hydra's configs is read once for a whole sweep: Hydra itself reads and p
 import copy
 import importlib
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, Transformer
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, RangeSweep, Transformer
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -108,48 +110,66 @@ class Composer:
         return str(job["name"])
 
     def axes(self, params: Mapping[str, Any], arguments: Iterable[str]) -> list[Axis]:
-        """One axis per key, the parameters before the command line; of two settings of a key the last one wins."""
-        axes: dict[str, Axis] = {}
-        for override, prefix in self.parsed(params, arguments):
-            axis = self.axis(override, prefix)
-            axes[axis.keys[0]] = axis
-        return list(axes.values())
+        """One axis per key, the parameters before the command line; of two settings of a key the last one wins, but
+        where Hydra makes something of both."""
+        return [self.axis(given) for given in self.parsed(params, arguments)]
 
-    def parsed(self, params: Mapping[str, Any], arguments: Iterable[str]) -> Iterator[tuple[Override, str]]:
-        """Each override, and what comes before its key: + where it, or an earlier one of that key, adds it. Raises
-        Hydra's own errors."""
+    def parsed(self, params: Mapping[str, Any], arguments: Iterable[str]) -> list["Given"]:
+        """What is set, in the order in which Hydra applies it. Raises Hydra's own errors.
+
+        As in Hydra's own sweeper, an override takes the place of an earlier one with the same key and the same + or ++.
+        Of two that differ in these, the later one does so where that comes to the same.
+        """
         lines = [f"{key}={'null' if value is None else value}" for key, value in params.items()]
-        prefixes: dict[str, str] = {}  # `+x=1` and then `x=2,3` sweeps a key that has to be added
-        for override in self._parser.parse_overrides([*lines, *arguments]):
-            name = name_of(override)
-            if override.is_add() or override.is_force_add():
-                prefixes[name] = override.get_key_element().removesuffix(name)
-            yield override, prefixes.get(name, "")
+        by_element: dict[str, Given] = {}
+        for place, override in enumerate(self._parser.parse_overrides([*lines, *arguments])):
+            element = override.get_key_element()
+            prefix = element.removesuffix(name_of(override)).removeprefix("~")
+            by_element[element] = Given(override, prefix, place)
+        found: list[Given] = []
+        for given in by_element.values():
+            same = [place for place, other in enumerate(found) if other.name == given.name]
+            if same and self._replaces(given, found[same[-1]], found[same[-1] + 1 :]):
+                # `+x=1` and then `x=2,3` sweeps a key that has to be added
+                found[same[-1]] = given._replace(prefix=given.prefix or found[same[-1]].prefix)
+            else:
+                found.append(given)
+        times = Counter(given.name for given in found)
+        return [given._replace(is_one_of_several=times[given.name] > 1) for given in found]
 
-    def axis(self, override: Override, prefix: str) -> Axis:
+    def _replaces(self, later: "Given", earlier: "Given", between: Iterable["Given"]) -> bool:
+        """Whether it is as if the earlier one had not been there: both choose a group, or both set a plain value, and
+        none between them sets or deletes a part of it. A mapping is merged into what is there."""
+        both = [_values(one.override) for one in (later, earlier)]
+        groups = [self.is_group(later.override.key_or_group, values[0]) for values in both if values]
+        if any(groups):
+            return all(groups)
+        if any(isinstance(value, dict | list) for values in both for value in values):
+            return False
+        return not any(_is_beside(later.override, other.override) for other in between)
+
+    def axis(self, given: "Given") -> Axis:
         """The values of one override, one by one. Raises GridError where they cannot be listed."""
-        name = name_of(override)
+        override, prefix, name = given.override, given.prefix, given.name
         if override.is_delete():
-            key = f"~{name}"
-            return Axis((key,), ((Setting(key, str(override.input_line), None, True, False),),))
-        is_ordered = (override.is_add() or override.is_force_add()) and self.is_group(
-            override.key_or_group, override.value()
+            return Axis((name,), ((Setting(name, str(override.input_line), None, True, False),),))
+        key = given.key
+        is_ordered = given.is_one_of_several or (
+            (override.is_add() or override.is_force_add()) and self.is_group(override.key_or_group, override.value())
         )
         if not override.is_sweep_override():
             text = prefix + str(override.input_line).lstrip("+")
-            return Axis((name,), ((Setting(name, text, override.value(), is_ordered),),))
+            return Axis((key,), ((Setting(key, text, override.value(), is_ordered),),))
         if not override.is_discrete_sweep():
             raise GridError(
                 f"'{override.input_line}' has no list of values to go through; write choices or a range, or use a "
                 "sweeper that draws values from intervals"
             )
         steps = []
-        for element in override.sweep_iterator():
+        for element in elements(override):
             text = f"{prefix}{name}={self._value_text(element)}"
-            steps.append((Setting(name, text, _unquoted(element), is_ordered),))
-        if not steps:
-            raise GridError(f"'{override.input_line}' has no values; give it at least one")
-        return Axis((name,), tuple(steps))
+            steps.append((Setting(key, text, _unquoted(element), is_ordered),))
+        return Axis((key,), tuple(steps))
 
     def _value_text(self, element: Any) -> str:
         """The text of one swept value. Hydra's own rendering of text loses quotes, those of `choice('it\\'s')`, so what
@@ -170,6 +190,10 @@ class Composer:
         if key not in self._groups:
             self._groups[key] = self._group_exists(key)
         return self._groups[key] and not isinstance(value, dict)
+
+    def _chooses_group(self, setting: Setting) -> bool:
+        key = setting.key.lstrip("+").partition("@")[0]
+        return not key.startswith("~") and self.is_group(key, setting.value)
 
     def _group_exists(self, key: str) -> bool:
         if self._repository is not None:
@@ -205,7 +229,7 @@ class Composer:
     def lost_values(self, settings: Iterable[Setting]) -> str | None:
         """The sentence for a primary configuration whose own values Hydra leaves out, because a group is appended to a
         defaults list that holds nothing but `override` entries, and no `_self_`; None for any other."""
-        added = next((item.text for item in settings if item.is_ordered and not item.key.startswith("~")), None)
+        added = next((item.text for item in settings if item.is_ordered and self._chooses_group(item)), None)
         if added is None or self.config_name is None or self._repository is None:
             return None
         loaded = self._repository.load_config(self.config_name)
@@ -308,9 +332,52 @@ class Composer:
         return found
 
 
+class Given(NamedTuple):
+    """One override of a sweep, as it counts."""
+
+    override: Override
+    prefix: str  # what Hydra gets before the key: + where it, or an earlier one that it replaces, adds it
+    place: int  # among all that were given
+    is_one_of_several: bool = False  # of the same key, all of which Hydra gets
+
+    @property
+    def name(self) -> str:
+        """Its key, with ~ where it is deleted."""
+        return f"{'~' * self.override.is_delete()}{name_of(self.override)}"
+
+    @property
+    def key(self) -> str:
+        """The name of the variable: that of its key, and of one of several, as ++db beside db, with what is before."""
+        return f"{self.prefix * self.is_one_of_several}{self.name}"
+
+
 def name_of(override: Override) -> str:
     """The key of an override, with its package: `db@source`."""
     return override.key_or_group + (f"@{override.package}" if override.package else "")
+
+
+def elements(override: Override) -> list[Any]:
+    """The values that an override goes through. Raises GridError where there are none."""
+    value = override.value()
+    if isinstance(value, RangeSweep) and not value.step:
+        raise GridError(f"'{override.input_line}' goes from value to value by 0; give the range another step")
+    found = list(override.sweep_iterator())
+    if not found:
+        raise GridError(f"'{override.input_line}' has no values; give it at least one")
+    return found
+
+
+def _values(override: Override) -> list[Any]:
+    """Its values; a range or an interval stands for the numbers in it."""
+    value = override.value()
+    return list(value.list) if isinstance(value, ChoiceSweep) else [value]
+
+
+def _is_beside(one: Override, other: Override) -> bool:
+    """Whether one key is the other, or lies below it."""
+    keys = [re.split(r"[.\[\]]+", override.key_or_group.rstrip("]")) for override in (one, other)]
+    shared = min(map(len, keys))
+    return keys[0][:shared] == keys[1][:shared]
 
 
 @contextmanager

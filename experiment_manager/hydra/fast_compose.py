@@ -173,16 +173,16 @@ def plain_keys(settings: Iterable[Setting], is_group: Callable[[str, Any], bool]
 def _is_group(setting: Setting, is_group: Callable[[str, Any], bool]) -> bool:
     if setting.key.startswith("~") and "{" in setting.text:  # not a group, for Hydra: deletes what equals a mapping
         return False
-    return is_group(setting.key.removeprefix("~").partition("@")[0], setting.value)
+    return is_group(setting.key.lstrip("+~").partition("@")[0], setting.value)
 
 
 def _way(key: str) -> tuple[str, ...]:
-    return private_names.way(key.removeprefix("~"))
+    return private_names.way(key.lstrip("+~"))
 
 
 def _is_change(setting: Setting) -> bool:
     key = setting.key
-    is_ours = key != "hydra" and not key.startswith(("~", "hydra.")) and "@" not in key
+    is_ours = key != "hydra" and not key.startswith(("+", "~", "hydra.")) and "@" not in key
     return is_ours and setting.text.startswith(f"{key}=")
 
 

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 
 from experiment_manager.errors import GridError
-from experiment_manager.hydra.compose import Composer, name_of
+from experiment_manager.hydra.compose import Composer, Given, elements
 from experiment_manager.model import codec
 from experiment_manager.model.grid import Setting
 from experiment_manager.model.search import CATEGORICAL, FLOAT, INT, Choice, Dimension
@@ -33,9 +33,8 @@ def read_space(
 ) -> Space:
     """The space of these parameters; the command line wins over them. Raises GridError, and Hydra's own errors."""
     found: dict[str, Dimension | Setting] = {}
-    for override, prefix in composer.parsed(params, arguments):
-        one = _read(composer, override, prefix, average_over)
-        found.pop(one.key, None)
+    for given in sorted(composer.parsed(params, arguments), key=lambda given: given.place):
+        one = _read(composer, given, average_over)
         found[one.key] = one
     varied = [one for one in found.values() if isinstance(one, Dimension)]
     for name in average_over:
@@ -56,31 +55,38 @@ def read_space(
     return Space(dimensions, tuple(map(_choice, settings)), tuple(setting.key for setting in settings), averaged)
 
 
-def _read(composer: Composer, override: Override, prefix: str, average_over: Collection[str]) -> Dimension | Setting:
+def _read(composer: Composer, given: Given, average_over: Collection[str]) -> Dimension | Setting:
+    override = given.override
     value: Any = None if override.is_delete() else override.value()
-    is_averaged = name_of(override) in average_over
+    is_averaged = given.key in average_over
     if isinstance(value, IntervalSweep):
         if is_averaged:
             raise GridError(
                 f"'{override.input_line}' has no list of values, which hydra.sweeper.average_over goes through; write "
                 "a range or a choice"
             )
-        return _interval(override, value, prefix)
+        return _interval(given, value)
     if isinstance(value, RangeSweep) and not value.shuffle and not is_averaged:
-        return _range(override, value, prefix)
-    axis = composer.axis(override, prefix)
+        return _range(given, value)
+    axis = composer.axis(given)
     if not override.is_sweep_override():
         return axis.steps[0][0]
     choices = [step[0] for step in axis.steps]
     distinct = {setting.identifying: setting for setting in choices}
-    return Dimension(name_of(override), CATEGORICAL, prefix, choices=tuple(map(_choice, distinct.values())))
+    return Dimension(given.key, CATEGORICAL, _prefix(given), choices=tuple(map(_choice, distinct.values())))
+
+
+def _prefix(given: Given) -> str:
+    """What comes before the name of the variable in an override."""
+    return "" if given.is_one_of_several else given.prefix
 
 
 def _choice(setting: Setting) -> Choice:
     return Choice(setting.text, codec.encode(setting.value, setting.key), setting.is_ordered)
 
 
-def _interval(override: Override, sweep: IntervalSweep, prefix: str) -> Dimension:
+def _interval(given: Given, sweep: IntervalSweep) -> Dimension:
+    override = given.override
     low, high = sweep.start, sweep.end
     kind = INT if isinstance(low, int) and isinstance(high, int) else FLOAT
     is_log = _LOG in sweep.tags
@@ -88,19 +94,18 @@ def _interval(override: Override, sweep: IntervalSweep, prefix: str) -> Dimensio
         raise GridError(f"'{override.input_line}' has no values; write the smaller bound first")
     if is_log and low <= 0:
         raise GridError(f"'{override.input_line}' is on a logarithmic scale, which begins above 0")
-    return Dimension(name_of(override), kind, prefix, low=low, high=high, log=is_log)
+    return Dimension(given.key, kind, _prefix(given), low=low, high=high, log=is_log)
 
 
-def _range(override: Override, sweep: RangeSweep, prefix: str) -> Dimension:
-    """Hydra's range: without the end."""
-    values: list[Any] = [] if not sweep.step else list(override.sweep_iterator())
-    if not values or sweep.step is None:
-        raise GridError(f"'{override.input_line}' has no values; give it at least one")
+def _range(given: Given, sweep: RangeSweep) -> Dimension:
+    """Hydra's range: without the end. Raises GridError for one without values."""
+    values = elements(given.override)
+    assert sweep.step is not None
     kind = INT if all(isinstance(value, int) for value in values) else FLOAT
     return Dimension(
-        name_of(override),
+        given.key,
         kind,
-        prefix,
+        _prefix(given),
         low=min(values),
         high=max(values),
         step=abs(sweep.step) if len(values) > 1 else 1,
