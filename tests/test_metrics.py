@@ -3,9 +3,12 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ from experiment_manager.analysis.export.runs import run_of
 from experiment_manager.model.records import JobId, State
 from experiment_manager.report.curves import Logbook
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.metrics import Metric, course, not_logged_again
+from experiment_manager.store.metrics import Metric, course, last_logged, not_logged_again, read_metrics
 from experiment_manager.store.states import StateTable
 
 Line = tuple[float | None, dict[str, Any]]
@@ -116,6 +119,48 @@ def test_a_row_is_of_one_attempt(one: Experiment, is_anew: bool) -> None:
     assert {"loss": 0.1} == Logbook(one.folder, one.states()).last(0)
     run = run_of(one.folder, one.job(0), one.states(), None)
     assert ("train.0.2", "FAILED", {}) == (run.name, run.state, run.summary)
+
+
+class Odd:
+    def __repr__(self) -> str:
+        raise AssertionError
+
+
+def test_no_value_that_is_logged_ends_a_job(one: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    """What has a plain form is stored in it, as in a result; what has none is left out, which is said once, and the
+    rest of the line is there."""
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    endless: list[Any] = []
+    endless.append(endless)
+
+    def runner(*_: Any) -> str:
+        steps: tuple[Any, ...] = (1, Decimal(2))
+        for step in steps:
+            current_job().log_metrics(
+                step=step, loss=Decimal("0.5"), at=moment, odd=Odd(), endless=endless,
+                conf=numpy.array([0.25, 0.75]), one=numpy.array(2.0), many=numpy.zeros(20_000),
+            )  # fmt: skip
+        current_job().log_metrics(step=Odd(), loss=1)  # type: ignore[arg-type]
+        current_job().log_metrics(Odd())  # type: ignore[arg-type]
+        return "done"
+
+    one.run_id(0, runner)
+    assert ["odd", "endless", "many", "step"] == [
+        line.split(": ")[1].split()[0] for line in capsys.readouterr().err.splitlines()
+    ]
+    first, second, third, _ = read_metrics(one.folder, 0, 1)
+    plain = {"loss": 0.5, "at": moment.isoformat(), "conf": [0.25, 0.75], "one": 2.0}
+    assert [(1, plain), (2, plain), (None, {"loss": 1})] == [
+        (metric.step, metric.values) for metric in (first, second, third)
+    ]
+
+
+def test_a_step_that_is_no_number_is_that_everywhere(one: Experiment) -> None:
+    """NaN is a step in tables, and beside a job that runs; it has no place in a course."""
+    attempted(one, [(float("nan"), {"loss": 1}), (2, {"loss": 2})], [(3, {"loss": 3}), (float("nan"), {"acc": 1})])
+    assert [2, 3] == list(one.metrics().step.dropna())
+    (step,) = (value for name, value in (last_logged(one.folder, 0, 2) or {}).items() if name == "step")
+    assert step != step
 
 
 _VALUES = st.dictionaries(st.sampled_from("abc"), st.just(0), min_size=1)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, UnstorableValue
 from experiment_manager.execution.environment import PRUNER_VARIABLE, other_than_first
 from experiment_manager.model import codec
 from experiment_manager.model.records import Job, State
@@ -23,6 +23,7 @@ from experiment_manager.store.files import appending
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.processes import ATTEMPT_VARIABLE, FOLDER_VARIABLE, JOB_VARIABLE
 from experiment_manager.store.reserve import write_all
+from experiment_manager.text import one_line, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,7 @@ class CurrentJob:
         self._signal: int | None = None
         self._listens = False
         self._pruner = pruner
+        self._refused = set[str]()  # of what was logged, by name
         self.told = False
         """Whether `should_stop` has ever returned true for a signal: then a job that returns nothing is not done."""
         self.stop_reason: str | None = None
@@ -222,19 +224,34 @@ class CurrentJob:
         """One line more in the metrics of this attempt, on disk at once: `log_metrics(step=100, loss=0.3)`, or
         `log_metrics({"train/loss": 0.3}, step=100)` for names that Python has no keyword for.
 
-        Values are numbers or text. With several tasks only rank 0 writes. Outside of an experiment nothing is recorded.
-        With a pruner the job is compared with others here, at a few steps; `should_stop` tells what came of it.
-        Raises OSError when the line could not be written, as on a full disk.
+        Values are stored in their plain form, as those that a job returns: numbers or text; what has none is left out,
+        and said once, and is no error. With several tasks only rank 0 writes. Outside of an experiment nothing is
+        recorded. With a pruner the job is compared with others here, at a few steps; `should_stop` tells what came of
+        it. Raises OSError when the line could not be written, as on a full disk.
         """
         step, values = _step_and_values(first, step, values)
         if self._folder is None or self.id is None or not is_first_rank():
             return
-        line = {"step": codec.encode(step), "time": time.time(), "values": codec.encode(values)}
+        line = {"step": self._plain("step", step), "time": time.time(), "values": self._plain("", values)}
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         path = self._folder.of_attempt(self.id, self.attempt, "metrics")
         _append_line(path, data)
         if self._pruning is not None:
             self._pruning.note(line["step"], codec.decode(line["values"]))
+
+    def _plain(self, name: str, value: Any) -> codec.Encoded:
+        """A value as it is stored, without what cannot be."""
+        try:
+            return codec.encode(value)
+        except (UnstorableValue, RecursionError):
+            from experiment_manager.store.results import storable
+
+            stored, refused = storable({name: value} if name else value)
+        for what, why in refused.items():
+            if what not in self._refused:
+                self._refused.add(what)
+                tell(f"log_metrics of job {self.id}: {one_line(what)} is left out: {one_line(why)}")
+        return stored.get(name) if name and isinstance(stored, dict) else stored
 
 
 def _append_line(path: str, line: bytes) -> None:

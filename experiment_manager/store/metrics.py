@@ -58,8 +58,8 @@ def last_logged(folder: Folder, job_id: int, attempt: int) -> dict[str, Any] | N
     for line in reversed(lines[:-1]):  # what follows the last line break is being written
         body = _read_line(line)
         try:
-            step = {} if body["step"] is None else {"step": body["step"]}
-            return {**step, **codec.decode(body["values"])}
+            step = codec.decode(body["step"])
+            return {**({} if step is None else {"step": step}), **codec.decode(body["values"])}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return None
@@ -146,12 +146,13 @@ def _read_line(line: bytes) -> Any:
 
 
 def _decode_values(bodies: Iterable[Any]) -> None:
-    """The values of each line are themselves; None where nobody can tell them."""
+    """The values of each line, and its step, are themselves; None for values where nobody can tell them."""
     for body in bodies:
         if type(body) is dict:
             try:
                 body["values"] = codec.decode(body.get("values"))
-            except (ValueError, TypeError, AttributeError, RecursionError):
+                body["step"] = codec.decode(body["step"])
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 body["values"] = None
 
 
