@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from experiment_manager.errors import FreezeError
 from experiment_manager.hydra.frozen_config import LARGEST_BESIDE_BYTES, LARGEST_BYTES, Origin, freeze
@@ -254,6 +258,19 @@ def test_experiment_inside_the_config_folder_is_skipped(conf: Path) -> None:
     first = freeze(folder, [main(conf)])
     assert {"config.yaml", "algorithm/TD3.yaml"} == set(files_of(folder.join(first[0].path)))
     assert first == freeze(folder, [main(conf)])
+
+
+def test_a_config_may_be_called_multirun(folder: Folder, conf: Path) -> None:
+    """What is beside it is copied, and it is, also where it sets options of Hydra's; a folder that Hydra has swept into
+    is none of the configuration."""
+    options = {"mode/multirun.yaml": "x: 1\n", "kind/multirun.yaml": "# @package _global_\nhydra:\n  mode: MULTIRUN\n"}
+    write(conf, {**options, "mode/single.yaml": "x: 2\n", "kind/single.yaml": ""})
+    with initialize_config_dir(str(conf), version_base=None):
+        loaded = GlobalHydra.instance().config_loader().load_configuration("config", [], RunMode.MULTIRUN)
+    write(conf, {"swept/multirun.yaml": OmegaConf.to_yaml(loaded), "swept/0/out.yaml": ""})
+    found = frozen(folder, conf)
+    assert {*options, "mode/single.yaml", "kind/single.yaml"} <= set(found)
+    assert not [name for name in found if name.startswith("swept")]
 
 
 def test_other_experiments_inside_the_config_folder_are_skipped(conf: Path) -> None:

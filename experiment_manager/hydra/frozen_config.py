@@ -7,6 +7,7 @@ The hash is one of the contents: the same files are copied once, however many sw
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -25,8 +26,11 @@ _CODE: Final = (".py", ".pyc", ".pyi", ".ipynb", ".so")
 LARGEST_BESIDE_BYTES: Final = 1 << 20
 """Of one file that is no YAML."""
 _MOST_NAMED: Final = 3
-_OUTPUT: Final = frozenset({"manifest.sqlite", ".planning.lock", "multirun.yaml", ".hydra"})
+_OUTPUT: Final = frozenset({"manifest.sqlite", ".planning.lock", ".hydra"})
 """Names that only the output of programs has: a folder with one of them is no configuration."""
+_SWEPT: Final = re.compile(rb"^hydra:\n(?:(?:  .*)?\n)*?  runtime:\n", re.MULTILINE)
+"""In the multirun.yaml that Hydra leaves in the folder of a sweep; a config of that name, which may set options of
+Hydra's, too, has no `hydra.runtime`, which is Hydra's to fill."""
 
 
 class Origin(NamedTuple):
@@ -168,7 +172,7 @@ def _names(directory: str, skip: str, below: str = "", above: tuple[str, ...] = 
     path = os.path.join(directory, below)
     real = os.path.realpath(path)
     names = sorted(os.listdir(path))
-    if real in above or (below and (real == skip or not _OUTPUT.isdisjoint(names))):
+    if real in above or (below and (real == skip or _is_output(path, names))):
         return
     for name in names:
         full, relative = os.path.join(path, name), os.path.join(below, name)
@@ -177,6 +181,17 @@ def _names(directory: str, skip: str, below: str = "", above: tuple[str, ...] = 
                 yield from _names(directory, skip, relative, (*above, real))
         elif (name.endswith(_ENDINGS) or not name.startswith(".")) and os.path.isfile(full):
             yield relative
+
+
+def _is_output(path: str, names: Sequence[str]) -> bool:
+    """Whether a folder with these names in it is what a program or a sweep has left."""
+    if not _OUTPUT.isdisjoint(names):
+        return True
+    path = os.path.join(path, "multirun.yaml")
+    if "multirun.yaml" not in names or not os.path.isfile(path):
+        return False
+    with opened(path, follows=True) as file:
+        return _SWEPT.search(file.read(LARGEST_BESIDE_BYTES)) is not None
 
 
 def _digest(trees: dict[str, list[_File]]) -> str:
