@@ -180,6 +180,28 @@ def test_changed_content_is_another_folder(folder: Folder, conf: Path, change: "
     assert files_of(conf) == files_of(folder.join(second.path))
 
 
+def test_a_copy_is_not_to_be_edited_and_one_that_was_is_mended(
+    folder: Folder, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody may write to its files; who does all the same changes no later sweep: before it is used again, a copy is
+    what its name says, byte by byte, without what was put beside it."""
+    write(conf, {"notes.txt": "of the model"})
+    (source,) = freeze(folder, [main(conf)])
+    copy = Path(folder.join(source.path))
+    assert {0} == {path.stat().st_mode & 0o333 for path in copy.rglob("*") if path.is_file()}
+    freeze(folder, [main(conf)])
+    assert not capsys.readouterr().err
+
+    (copy / "config.yaml").unlink()
+    write(copy, {"config.yaml": "seed: 2", "algorithm/DDPG.yaml": ""})
+    (copy / "notes.txt").unlink()
+    freeze(folder, [main(conf)])
+    assert files_of(conf) == files_of(copy)
+    assert {0} == {path.stat().st_mode & 0o333 for path in copy.rglob("*") if path.is_file()}
+    assert "config.yaml" in (told := capsys.readouterr().err)
+    assert "algorithm/DDPG.yaml" in told
+
+
 @pytest.mark.parametrize("empty_first", [False, True])
 def test_every_frozen_source_is_there(folder: Folder, conf: Path, tmp_path: Path, empty_first: bool) -> None:
     """Every source that is said to be frozen is a folder, also one without any YAML, and whatever was frozen before."""

@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 from experiment_manager.errors import FreezeError
 from experiment_manager.model.records import Source
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import appearing_folder, is_folder, sync
+from experiment_manager.store.files import appearing, appearing_folder, is_folder, sync
 from experiment_manager.store.layout import Folder
-from experiment_manager.text import tell_once
+from experiment_manager.text import tell, tell_once
 
 LARGEST_BYTES: Final = 64 * 1024 * 1024
 MOST_FILES: Final = 20_000
@@ -66,10 +66,15 @@ class Copies(NamedTuple):
     trees: Mapping[str, Sequence[_File]]
 
     def write(self, folder: Folder) -> None:
-        """The copies are in the folder."""
-        if self.trees and not is_folder(folder.join("conf", self.key)):
+        """The copies are in the folder, byte by byte: what was changed there since is mended, and told."""
+        target = folder.join("conf", self.key)
+        if not self.trees:
+            return
+        if is_folder(target):
+            _mend(target, self.trees)
+        else:
             folder.make(folder.join("conf"))
-            _publish(folder.join("conf", self.key), self.trees)
+            _publish(target, self.trees)
 
 
 def freeze(folder: Folder, origins: Iterable[Origin]) -> tuple[Source, ...]:
@@ -211,6 +216,46 @@ def _publish(target: str, trees: Mapping[str, Sequence[_File]]) -> None:
             for file in files:
                 path = os.path.join(temporary, name, file.relative)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                with open(path, "xb") as out:
-                    out.write(file.content)
+                _write(path, file.content)
                 sync(path)
+
+
+def _write(path: str, content: bytes) -> None:
+    """A new file, which is not to be edited; who may read it is what the umask says."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444), "wb") as out:
+        out.write(content)
+
+
+def _mend(target: str, trees: Mapping[str, Sequence[_File]]) -> None:
+    """The copy is what its name says. Files are replaced one by one, since jobs may be reading the others."""
+    changed = []
+    for name, files in trees.items():
+        root = os.path.join(target, name)
+        os.makedirs(root, exist_ok=True)
+        for file in files:
+            path = os.path.join(root, file.relative)
+            if _content(path) != file.content:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with appearing(path) as temporary:
+                    _write(temporary, file.content)
+                changed.append(path)
+        known = {file.relative for file in files}
+        for relative in list(_names(root, "")):
+            if relative not in known and relative.endswith(_ENDINGS):
+                os.remove(os.path.join(root, relative))
+                changed.append(os.path.join(root, relative))
+    if changed:
+        tell(
+            f"warning: {', '.join(changed[:_MOST_NAMED])}{' and more' * (len(changed) > _MOST_NAMED)}: the copies that "
+            "jobs are composed from were changed by hand, and are again as they were; jobs that ran meanwhile may have "
+            "had another configuration"
+        )
+
+
+def _content(path: str) -> bytes | None:
+    """What is in a file; None where there is none. Raises OSError where that cannot be told."""
+    try:
+        with opened(path) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
