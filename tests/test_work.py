@@ -240,6 +240,68 @@ def test_a_function_as_the_runner(home: Program) -> None:
     assert "local_pool" == json.loads((home.experiment / "launches/0002/launch.json").read_text())["launcher"]
 
 
+MODES = """
+from enum import Enum
+
+class Mode(Enum):
+    FAST = 1
+    SLOW = 2
+"""
+
+OF_MODES = """
+from enum import IntFlag
+from experiment_manager import Experiment
+from modes import Mode
+
+class Way(IntFlag):
+    OUT = 1
+    BACK = 2
+
+def told(way):
+    return type(way).__name__, int(way)
+
+def run(number, variables, configuration):
+    mode = variables["mode"]
+    is_same = mode is configuration["modes"][0] is configuration["modes"][1][0]
+    return {"mode": repr(mode), "same": is_same, "way": told(configuration["way"]), "runs": RUNS}
+
+if __name__ == "__main__":
+    experiment = Experiment(["mode"], "train", "experiments")
+    for mode in Mode:
+        experiment.add_job({"mode": mode}, {"modes": [mode, (mode,)], "way": Way.OUT | Way.BACK})
+    experiment.save()
+    experiment.save_pass_filter(experiment.get_all_ids())
+    experiment.run(run)
+"""
+
+
+@pytest.mark.parametrize("runs", ["1", "Mode.__name__ and Way.__name__"])
+def test_enums_are_themselves_in_a_function(home: Program, runs: str) -> None:
+    """The runner gets members of enums, not their names: of a module, and of the program itself, which no job imports,
+    whether the runner names the class or not."""
+    (home.home / "modes.py").write_text(MODES)
+    (home.home / "define.py").write_text(OF_MODES.replace("RUNS", runs))
+    done = home.run(script="define.py")
+    assert 0 == done.returncode, done.stderr
+    results = Experiment.load("train", home.home / "experiments").result_rows()
+    assert ["<Mode.FAST: 1>", "<Mode.SLOW: 2>"] == [row["result"]["mode"] for row in results]
+    assert [(True, ["Way", 3])] * 2 == [(row["result"]["same"], list(row["result"]["way"])) for row in results]
+
+
+def test_an_enum_that_is_not_found_is_refused(home: Program) -> None:
+    """A function gets no text in place of a member: the job says which class it has not found."""
+    (home.home / "modes.py").write_text(MODES)
+    (home.home / "define.py").write_text(OF_MODES.replace("    experiment.run(run)", ""))
+    assert 0 == home.run(script="define.py").returncode
+    (home.home / "modes.py").write_text("Mode = None")
+    done = Experiment.load("train", home.home / "experiments").run(lambda *_: 1)
+    assert [State.FAILED] * 2 == [end.state for end in done.ran]
+    log = next((home.experiment / "jobs/0").glob("stderr*")).read_text()
+    assert "job 0 of" in log
+    assert "whose class is not found" in log
+    assert "Traceback" not in log
+
+
 def test_a_script_as_the_runner(home: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python gets what the command prints; with nothing to run, no launch is made."""
     experiment = define(home, {}, {})

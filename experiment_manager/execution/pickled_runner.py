@@ -3,10 +3,13 @@
 python -m experiment_manager.execution.pickled_runner <file>
 """
 
+import importlib
 import os
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
 from hashlib import blake2b
 from typing import IO, Any, NamedTuple
 
@@ -14,6 +17,7 @@ from experiment_manager.errors import JobRefused
 from experiment_manager.execution import current_job
 from experiment_manager.execution.command import PICKLED_RUNNER
 from experiment_manager.execution.in_process import attempting
+from experiment_manager.model.codec import enum_class
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.store.documents import opened
 from experiment_manager.store.files import appearing, is_there
@@ -46,19 +50,32 @@ class Pickled(NamedTuple):
 
 
 def pickled_runner(runner: Callable[[int, dict[str, Any], Any], Any]) -> Pickled:
-    """The pickle of a runner, with the places where its modules are found. Raises JobRefused for one that holds
-    something which cannot be pickled."""
+    """The pickle of a runner, with the places where its modules are found, and the enums of the program, which its
+    jobs may have in their configurations. Raises JobRefused for one that holds something which cannot be pickled."""
     import cloudpickle
 
     paths = [path or os.getcwd() for path in sys.path]
     try:
-        return Pickled.of(pickle.dumps(paths) + cloudpickle.dumps(runner))
+        return Pickled.of(pickle.dumps(paths) + cloudpickle.dumps(runner) + cloudpickle.dumps(_enums_of_the_program()))
     except Exception as error:  # what objects of the program raise, too
         raise JobRefused(
             f"the runner {getattr(runner, '__name__', runner)!r} cannot be pickled ({described(error)}), and each job "
             "is a process of its own: keep what it holds out of its closure and of the module, or name a script that "
             "calls Experiment.run_id"
         ) from error
+
+
+def _enums_of_the_program() -> list[type[Enum]]:
+    """Those that no job can import, which cloudpickle takes as they are; in a job, the runner has the same classes."""
+    import cloudpickle
+
+    found = []
+    for kind in list(vars(sys.modules["__main__"]).values()):
+        if isinstance(kind, type) and issubclass(kind, Enum) and kind.__module__ == "__main__":
+            with suppress(Exception):  # one that cannot be pickled is missed only where a job has it
+                cloudpickle.dumps(kind)
+                found.append(kind)
+    return found
 
 
 def words_for(folder: Folder, runner: Pickled) -> list[str]:
@@ -84,12 +101,37 @@ def main(path: str) -> None:
     """The job of this process has run: the function was called with its id, its variables and its configuration."""
     current = current_job.current_job()
     folder, job_id = current.experiment, current.required_id
-    with Manifest(folder) as manifest:
-        variables, configuration = dict(manifest.job(job_id).variables), manifest.configuration(job_id)
-    with attempting(folder, job_id) as attempt, trusted(path) as file:
-        paths = trusted_places(pickle.load(file))
-        sys.path[:] = [*paths, *(place for place in sys.path if place not in paths)]
-        attempt.leave(pickle.load(file)(job_id, variables, configuration))
+    with attempting(folder, job_id) as attempt:
+        with trusted(path) as file:
+            paths = trusted_places(pickle.load(file))
+            sys.path[:] = [*paths, *(place for place in sys.path if place not in paths)]
+            runner = pickle.load(file)
+            with suppress(EOFError):  # one of an older version ends with the runner
+                for kind in pickle.load(file):
+                    setattr(sys.modules["__main__"], kind.__name__, kind)
+        with Manifest(folder) as manifest:  # after the modules: the members of their enums are decoded as themselves
+            for name in manifest.enum_paths(job_id):
+                _load_enum(name, f"job {job_id} of {folder.path}")
+            variables, configuration = dict(manifest.job(job_id).variables), manifest.configuration(job_id)
+        attempt.leave(runner(job_id, variables, configuration))
+
+
+def _load_enum(path: str, where: str) -> None:
+    """The class is loaded. Ends the program with a sentence where it cannot be."""
+    why, parts = "", path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        if enum_class(path) is not None:
+            return
+        try:
+            importlib.import_module(".".join(parts[:cut]))
+        except Exception as error:  # what the module does, too
+            why = f" ({described(error)})"
+    if enum_class(path) is None:
+        tell(
+            f"error: {where} has a member of the enum {path}, whose class is not found{why}; define it in a module "
+            "that the job can import"
+        )
+        raise SystemExit(REFUSED)
 
 
 if __name__ == "__main__":

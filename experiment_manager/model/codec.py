@@ -272,14 +272,33 @@ def _decode_path(body: str) -> Any:
 
 def _decode_enum(body: list[str]) -> Any:
     path, name = body
+    kind = enum_class(path)
+    return name if kind is None else _member(kind, name)
+
+
+def enum_class(path: str) -> type[Enum] | None:
+    """The class of an enum by its path, as `train.Mode`; None where it is not loaded."""
     parts = path.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         found: Any = sys.modules.get(".".join(parts[:cut]))
         for part in parts[cut:]:
             found = getattr(found, part, None)
         if isinstance(found, type) and issubclass(found, Enum):
-            return _member(found, name)
-    return name
+            return found
+    return None
+
+
+def enum_paths(encoded: Encoded) -> Iterator[str]:
+    """The paths of the classes of all enums in a tagged form.
+
+    >>> list(enum_paths({"mode": [{"$enum": ["train.Mode", "FAST"]}], "lr": 0.1}))
+    ['train.Mode']
+    """
+    if isinstance(encoded, dict) and list(encoded) == ["$enum"]:
+        yield encoded["$enum"][0]
+    elif isinstance(encoded, dict | list):
+        for item in encoded.values() if isinstance(encoded, dict) else encoded:
+            yield from enum_paths(item)
 
 
 def _member(kind: type[Enum], name: str) -> Any:

@@ -340,6 +340,13 @@ class Manifest:
         with self._damage_named():
             return codec.decode(encoded)
 
+    def enum_paths(self, job_id: int) -> frozenset[str]:
+        """The paths of the classes of all enums among the variables and in the configuration of a job."""
+        encoded = self.encoded_configuration(job_id)
+        with self._damage_named():
+            row = self._row("SELECT variables FROM jobs WHERE id = ?", job_id)
+            return frozenset(codec.enum_paths([encoded, codec.loads("null" if row is None else row[0])]))
+
     def kept(self, job_id: int) -> dict[str, Any]:
         """The values of interpolations in a job's configuration, by their dotted keys, as far as they were kept."""
         with self._damage_named():
