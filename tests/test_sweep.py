@@ -1,6 +1,7 @@
 """Sweeps as people type them: what becomes a job, what runs, and what never runs twice."""
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -205,6 +206,39 @@ def test_jobs_that_a_filter_drops_are_never_composed(program: Program) -> None:
     assert 0 == program.tool("run", "1").returncode
     assert ["1.1.COMPLETED"] == program.states()
     assert program.told("show", "2")["configuration"] is None
+
+
+def test_another_script_of_the_same_name_is_another_program(program: Program) -> None:
+    """It gets no results of the first one, and no job of it runs, as long as that is there; a copy, and the script that
+    was moved, and edited since, go on."""
+    for place in ("base", "mine"):
+        shutil.copytree(program.home / "conf", program.home / place / "conf")
+        shutil.copy(program.home / "train.py", program.home / place)
+    assert 0 == program.run("-m", "seed=1,2", SCRIPTS, script="base/train.py").returncode
+    assert 0 == program.run("-m", "seed=1,2", SCRIPTS, script="mine/train.py").returncode
+    assert 0 == program.run("-m", "seed=1,2", SCRIPTS, script="base/train.py").returncode
+    mine = program.home / "mine/train.py"
+    mine.write_text(mine.read_text() + "\n# edited\n")
+    before = files_below(program.experiment)
+    done = program.run("-m", "seed=1,2", SCRIPTS, script="mine/train.py")
+    assert 2 == done.returncode
+    assert f"belongs to {program.home}/base/train.py, and this sweep is of {program.home}/mine/train.py" in done.stderr
+    assert before == files_below(program.experiment)
+    (program.home / "base/train.py").unlink()
+    assert 0 == program.run("-m", "seed=1,2", SCRIPTS, script="mine/train.py").returncode
+
+
+@pytest.mark.usefixtures("light")
+def test_jobs_that_were_started_otherwise_are_told_of(program_after: ProgramAfter) -> None:
+    """The environment that Hydra sets makes no other job, and a sweep that leaves jobs alone says that theirs was
+    another one; run again, they have the new one, and nothing is to be told."""
+    program = program_after("seed=1,2")
+    other = ("seed=1,2", "+hydra.job.env_set.MODE=x")
+    done = program.sweep(*other)
+    assert 0 == done.returncode, done.stderr
+    assert "were started with nothing, and this sweep with +hydra.job.env_set.MODE=x" in done.stderr
+    assert "were started with" not in program.sweep(*other, "hydra.sweeper.rerun=always").stderr
+    assert "were started with" not in program.sweep(*other).stderr
 
 
 HOSTILE = [

@@ -4,6 +4,7 @@ Read from `sys.orig_argv`, which no program changes, and never from guesses abou
 installed console scripts and wrappers such as `python -m coverage run train.py` all come back as they were typed.
 """
 
+import filecmp
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import Final, NamedTuple
 
 from experiment_manager.model.records import Entry
+from experiment_manager.store.files import below
 
 _TAKE_VALUE: Final = "WX"
 _HYDRA_MAIN: Final = "decorated_main"
@@ -142,6 +144,39 @@ def task_name(task_function: object) -> str:
     if module == "__main__":
         module = os.path.basename(getattr(sys.modules["__main__"], "__file__", None) or "__main__")
     return f"{module}:{getattr(task_function, '__qualname__', type(task_function).__qualname__)}"
+
+
+def is_another_program(was: Entry, now: Entry, task: str, folder: str) -> bool:
+    """Whether jobs of an experiment, in that folder, that were started as `was` called another function than this
+    program's, though both are named `train.py:main`: their script is still there, and is not this one.
+
+    A copy of the same content is the same. So is a script that was edited in a copy of a whole project, with the
+    experiment in it.
+    """
+    before, mine = _file(was), _file(now)
+    if before is None or mine is None or before == mine:
+        return False
+    if os.path.basename(before) != task.partition(":")[0]:  # that of a function which several scripts import
+        return False
+    was_here, is_here = (below(os.path.realpath(entry.cwd), folder) is not None for entry in (was, now))
+    if is_here and not was_here:
+        return False
+    try:
+        return not filecmp.cmp(before, mine, shallow=False)
+    except OSError:  # not to be read
+        return True
+
+
+def _file(program: Entry) -> str | None:
+    """The script or module of a program that lies where it was started; None where there is none."""
+    if not program.target:
+        return None
+    name = os.path.join(program.cwd, program.target[0])
+    if program.target[0] == "-m":
+        name = os.path.join(program.cwd, *program.target[1].split("."))
+        name = f"{name}.py" if os.path.isfile(f"{name}.py") else name
+    name = name if os.path.isfile(name) else os.path.join(name, "__main__.py")
+    return os.path.realpath(name) if os.path.isfile(name) else None
 
 
 def file_of(task_function: object) -> str:

@@ -6,6 +6,7 @@ nothing: `commit` makes a plan true, and `dry_run` tells it.
 
 import gc
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from experiment_manager.model.configurations import Configured
 from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep
 from experiment_manager.model.grid import Grid, Point, repeating, zipped
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
+from experiment_manager.model.secrets import masked
 from experiment_manager.model.stages import After
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
@@ -295,7 +297,9 @@ def plan(asked: Asked) -> Plan:
     if known:
         ids = not_removed(folder, ids, "this sweep")
     to_run = [] if asked.task is None else not_held(folder, policy.to_run(states, ids, options.rerun))
-    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task))
+    program = None if asked.task is None else entry.this_program()
+    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), program)
+    _tell_of_other_starts(asked, known, frozenset(ids).difference(to_run), program)
     passing = frozenset(ids) if read else frozenset()
     kept = {i: found for i, found in read.items() if i in passing or known.has_configuration(i)}
     arrangement = None
@@ -378,21 +382,57 @@ def _configurations(numbered: Numbered, factored: Factored, ids: Sequence[int]) 
     return lambda job_id: resolved(factored.configured(points()[job_id]).encoded)
 
 
-def refuse_other_tasks(folder: Folder, known: Known, ids: Iterable[int], task: str) -> None:
-    """Nothing happens when the jobs that are there call the same function; another one's results are not ours."""
+def refuse_other_tasks(
+    folder: Folder, known: Known, ids: Iterable[int], task: str, program: Entry | None = None
+) -> None:
+    """Nothing happens when the jobs that are there call the same function; another one's results are not ours. Of
+    functions with the same name, it looks at the programs, too."""
+    for job_id, recipe in _recipes(folder, known, ids):
+        found = recipe.task
+        is_other = not _may_be_the_same(found, task)
+        here = task
+        if not is_other and program is not None and entry.is_another_program(recipe.entry, program, task, folder.path):
+            is_other, found, here = True, _shown(recipe.entry), _shown(program)
+        if is_other:
+            raise JobRefused(
+                f"job {job_id} of {folder.path} belongs to {found}, and this sweep is of {here}; give this one an "
+                "experiment of its own with hydra.sweeper.experiment_name=..."
+            )
+
+
+def _recipes(folder: Folder, known: Known, ids: Iterable[int]) -> Iterator[tuple[int, Recipe]]:
+    """The recipes of those jobs that are there, each with one of the jobs."""
     recipes = {known.recipe(job_id): job_id for job_id in ids if job_id in known} if known else {}
     recipes.pop(None, None)
-    if not recipes:
+    if recipes:
+        with Manifest(folder) as manifest:
+            yield from ((job_id, manifest.recipe(number)) for number, job_id in recipes.items() if number is not None)
+
+
+def _shown(program: Entry) -> str:
+    """What it runs, for people: a module, or a script by its whole path."""
+    return " ".join(program.target) if program.target[0] == "-m" else os.path.join(program.cwd, program.target[0])
+
+
+def _tell_of_other_starts(asked: Asked, known: Known, left: Set[int], program: Entry | None) -> None:
+    """People know that jobs which are left alone were started with other arguments of the program's own, or in another
+    environment, than this sweep: neither is part of what makes a job."""
+    if program is None:
         return
-    with Manifest(folder) as manifest:
-        for number, job_id in recipes.items():
-            assert number is not None
-            found = manifest.recipe(number).task
-            if not _may_be_the_same(found, task):
-                raise JobRefused(
-                    f"job {job_id} of {folder.path} belongs to {found}, and this sweep is of {task}; give this one an "
-                    "experiment of its own with hydra.sweeper.experiment_name=..."
-                )
+    mine = (shlex.join(program.app_arguments), _environment(asked.composer.hydra_overrides()))
+    for job_id, recipe in _recipes(asked.folder, known, left):
+        was = (shlex.join(recipe.entry.app_arguments), _environment(recipe.hydra_overrides))
+        if recipe.entry.target and was != mine:
+            before, now = (masked(" ".join(filter(None, each))) or "nothing" for each in (was, mine))
+            tell(
+                f"warning: jobs that are left alone, as {job_id}, were started with {before}, and this sweep with "
+                f"{now}, which makes no other job; give this one an experiment of its own with "
+                "hydra.sweeper.experiment_name=..., or run them again with hydra.sweeper.rerun=always"
+            )
+
+
+def _environment(overrides: Iterable[str]) -> str:
+    return " ".join(text for text in overrides if text.lstrip("+~").startswith("hydra.job.env_set"))
 
 
 def _may_be_the_same(one: str, other: str) -> bool:
