@@ -150,6 +150,61 @@ def test_numbers_in_text_are_read_as_hydra_reads_them(number: str) -> None:
     assert expected == passing(f"{{lr: {number}}}")
 
 
+WORDS = (
+    *(
+        "no",
+        "on",
+        "yes",
+        "off",
+        "us",
+        "010",
+        "00",
+        "0",
+        "-0",
+        "1:30",
+        "0x10",
+        "0b11",
+        "0o10",
+        "1_000",
+        "1__0",
+        "+5",
+        "5",
+    ),
+    *("1e-3", "1.", "-.5", "1.5e3", "01.5", "1e01", ".5", "1_0.0_1", "inf", "-Inf", "null", "Null", "true", "TRUE"),
+    *("tRue", "false", "2020-01-01", "'no'", "'1'", "a:b", "v1.0"),
+)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_words_in_text_are_those_of_the_sweep(word: str) -> None:
+    """A word in a mapping names the value that the same word has in an override, and no other: `no` is text, `010` no
+    number; what is told apart there is told apart here."""
+    parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser.create()
+    values = [codec.encode(parser.parse_override(f"x={each}").value()) for each in WORDS]
+    swept = codec.decode(values)
+    same = [number for number, value in enumerate(swept) if filters._equal(value, swept[WORDS.index(word)])]
+    assert same == passing(f"{{x: {word}}}", *({"x": value} for value in swept))
+    assert same == passing(f"{{x: [{word}]}}", *({"x": value} for value in swept))
+
+
+def test_names_in_text_are_words_too() -> None:
+    """A variable may be called `on`; one that is there twice is refused, for only one of the two could count."""
+    assert [1] == passing("{on: no}", {"on": "yes"}, {"on": "no"})
+    assert "the key seed is there twice" in refusal("{seed: 1, seed: 2}")
+
+
+def test_values_that_no_job_has_are_told() -> None:
+    """Of several values those that nothing that passes has are named; not where a list is the value itself."""
+    jobs = jobs_of({"lr": 1, "us": "no"}, {"lr": 2, "us": "no"})
+    assert ([0, 1], []) == asked("{lr: [1, 2]}", jobs)
+    ids, said = asked("{lr: [1, 3, '2'], us: no}", jobs)
+    assert ([0], ["the filter {lr: [1, 3, '2'], us: no}: no job that passes it has lr=3, '2'"]) == (ids, said)
+    assert ([0], []) == asked("{lr: [[1, 2]]}", jobs_of({"lr": [1, 2]}))
+    assert ([0], []) == asked("{lr: [1, 2]}", jobs_of({"lr": [1, 2]}))
+    _, said = asked({"lr": list(range(1, 10))}, jobs)
+    assert [True] == [line.endswith("lr=3, 4, 5, 6, 7 and 2 more") for line in said]
+
+
 @pytest.mark.parametrize(
     ("wanted", "ids"),
     [(1, [0, 1]), (1.0, [0, 1]), (True, [2]), ("1", [3]), (0, [4]), (False, [5]), (None, [6]), ([1, True], [0, 1, 2])],

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from experiment_manager.errors import FilterError
 from experiment_manager.model.expressions import Expression
 from experiment_manager.model.facts import NOTHING, Facts, Unanswered, is_under_a_root, unknown_name
+from experiment_manager.model.filter_yaml import read_yaml
 from experiment_manager.model.ids import RangeSet, format_ids, looks_like_ids, parse_ids, shortened, which
 from experiment_manager.model.records import NO_FUNCTIONS, Job, JobId, State
 from experiment_manager.text import described, one_line
@@ -187,13 +188,21 @@ class Mapped:
     def _passing(self, jobs: Iterable[Job], facts: Facts) -> Iterator[Job]:
         unseen = {key for key in self._wanted if key not in facts.names}
         known: set[str] = set()  # of those the ones whose root some job has
+        missed = {key: wanted for key, wanted in self._wanted.items() if len(wanted) > 1}
+        is_any = False
         for job in jobs:
             for key in tuple(unseen):
                 if facts.under(key.partition(".")[0], job) is not None:
                     known.add(key)
                     unseen -= {key} if facts.find(job, key) is not NOTHING else set()
             if all(self._has(facts.find(job, key), wanted) for key, wanted in self._wanted.items()):
+                is_any = True
+                missed = {key: left for key, wanted in missed.items() if (left := _left(facts.find(job, key), wanted))}
                 yield job
+        for key, wanted in missed.items() if is_any else ():
+            more = f" and {len(wanted) - _MOST_MISSED} more" if len(wanted) > _MOST_MISSED else ""
+            values = ", ".join(map(repr, wanted[:_MOST_MISSED]))
+            facts.note(f"the filter {self.text}: no job that passes it has {key}={values}{more}")
         for key in sorted(unseen & known):
             what = {"cfg": "configuration", "result": "result"}.get(key.partition(".")[0], "job's metrics")
             raise FilterError(f"the filter {self.text!r} names {key}, which no {what} has")
@@ -353,7 +362,7 @@ def _parse_text(text: str) -> tuple[Rule, ...]:
     text = text.strip()
     kind, _, rest = text.partition(":")
     if text.startswith(("{", "[")):
-        return parse(_read_yaml(text))
+        return parse(read_yaml(text))
     if kind == "state":
         return (InState(text),)
     if kind == "tag":
@@ -365,23 +374,6 @@ def _parse_text(text: str) -> tuple[Rule, ...]:
     if "." in text and all(part.isidentifier() for part in text.split(".")):
         return (DottedPath(text),)
     return (Evaluated(text),)
-
-
-def _read_yaml(text: str) -> Any:
-    """A mapping or list as people write it on a command line, numbers such as 1e-3 read as Hydra reads them."""
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("an alias (*) stands for what is written elsewhere, which may be anything; write it out")
-        return OmegaConf.to_container(OmegaConf.create(text))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        problem = one_line(str(getattr(error, "problem", None) or getattr(error, "msg", None) or error))
-        raise FilterError(
-            f"the filter {text!r} is no YAML ({problem}); write {{algorithm: TD3, seed: [1, 2]}}"
-        ) from error
 
 
 def _parse_sample(text: str) -> Sample:
@@ -416,6 +408,14 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     return one is other or bool(one == other and isinstance(one, bool) == isinstance(other, bool))
+
+
+_MOST_MISSED: Final = 5
+
+
+def _left(found: Any, wanted: list[Any]) -> list[Any]:
+    """The wanted values that the one that was found is not; none where it is their whole list."""
+    return [] if _equal(found, wanted) else [value for value in wanted if not _equal(found, value)]
 
 
 _HARMLESS: Final = (
