@@ -146,3 +146,32 @@ def test_different_values_look_different() -> None:
     assert ["1", "1.0", "true", "'true'", "null", "'null'", "'1'"] == [line.split()[0] for line in lines[2:]]
     assert [f"x={line.split()[0]}" for line in lines[2:]] == [settings_text({"x": value}) for value in values]
     assert ["0.1", "0.2"] == [line.strip() for line in row_lines([{"x": 0.1}, {"x": 0.2}], width=None, exact=["x"])[2:]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("hydra.sweeper.zip=[[seed,[tau]]]",), "hydra.sweeper.zip has ['seed', ['tau']]; it is a list of groups"),
+        (("hydra.sweeper.blocks=[{params:3}]",), "whose params are no mapping"),
+        (("hydra.sweeper.blocks=[{params:[seed]}]",), "whose params are no mapping"),
+        (("hydra.sweeper.blocks=[{zip:3}]",), "whose zip is 3; it is a list of groups"),
+        (("hydra.sweeper.blocks=[{zip:[3]}]",), "whose zip has 3; it is a list of groups"),
+        (("hydra.sweeper.blocks=[{zip:[seed]}]",), "whose zip has 'seed'; it is a list of groups"),
+        (("n=range(1,3,0)",), "'n=range(1,3,0)' goes from value to value by 0"),
+        (("tau=range(0,1,0.0)",), "goes from value to value by 0"),
+        (("hydra.sweeper.pass_filter='{cfg.layers.²: 64}'",), "cfg.layers.², which no configuration has"),
+        (("hydra.sweeper.repeat=1000000000",), "more than the 10,000,000 jobs that a sweep may have"),
+        (("n=range(0,1000000000)",), "more than the 10,000,000 jobs that a sweep may have"),
+        (("n=range(0,10000)", "tau=range(0,10000)"), "200,000,000 combinations of values: more than"),
+        ([f"+k{i}=range(0,1000)" for i in range(9)], "000,000,000,000,000,000 combinations of values: more than"),
+    ],
+)
+def test_what_no_sweep_can_be_made_of_is_refused_in_a_sentence(
+    program: Program, arguments: Sequence[str], said: str
+) -> None:
+    """Whatever the value of an option or of a key, and before anything is written; it names the option."""
+    done = program.sweep("seed=1,2", "+n=1", "+layers=[1]", *arguments)
+    assert 2 == done.returncode, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not program.experiment.exists()

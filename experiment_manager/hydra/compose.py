@@ -5,6 +5,7 @@ Each of Hydra's configs is read once for a whole sweep: Hydra itself reads and p
 
 import copy
 import importlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -29,7 +30,7 @@ from experiment_manager.hydra import private_names
 from experiment_manager.hydra.frozen_config import Origin
 from experiment_manager.hydra.kept_compose import ComposedOnce
 from experiment_manager.model import codec, configurations
-from experiment_manager.model.grid import Axis, Setting
+from experiment_manager.model.grid import MOST_JOBS, Axis, Setting, require_few
 from experiment_manager.model.records import Job
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -361,7 +362,8 @@ def elements(override: Override) -> list[Any]:
     value = override.value()
     if isinstance(value, RangeSweep) and not value.step:
         raise GridError(f"'{override.input_line}' goes from value to value by 0; give the range another step")
-    found = list(override.sweep_iterator())
+    found = list(itertools.islice(override.sweep_iterator(), MOST_JOBS + 1))
+    require_few(len(found), f"'{override.input_line}'")
     if not found:
         raise GridError(f"'{override.input_line}' has no values; give it at least one")
     return found

@@ -27,7 +27,7 @@ from experiment_manager.hydra.schema import Options
 from experiment_manager.model import filters, policy
 from experiment_manager.model.configurations import Configured
 from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep
-from experiment_manager.model.grid import Grid, Point, repeating, zipped
+from experiment_manager.model.grid import Grid, Point, repeating, require_few, zipped
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
 from experiment_manager.model.secrets import masked
 from experiment_manager.model.stages import After
@@ -93,6 +93,7 @@ def swept_grid(composer: Composer, options: Options, arguments: Sequence[str]) -
         names = [[composer.aliases.get(key, key) for key in group] for group in groups]
         blocks.append(repeating(zipped(composer.axes(params, arguments), names), options.repeat))
     grid = Grid(blocks, composer.config_name)
+    require_few(grid.size, f"the sweep has {grid.size:,} combinations of values")
     if grid.repeated:
         tell(
             f"{', '.join(grid.repeated)}: a value that is given twice counts once; to run each job twice, add "

@@ -90,15 +90,28 @@ class Options(NamedTuple):
         if self.repeat is not None and (isinstance(self.repeat, bool) or self.repeat < 1):
             raise ExperimentManagerError(f"hydra.sweeper.repeat={self.repeat} runs nothing; use 1 or more, or null")
         _ = self.pruning
-        for group in self.zip:
-            if isinstance(group, str) or not isinstance(group, Sequence):
-                raise GridError(f"hydra.sweeper.zip has {group!r}; it is a list of groups: [[lr, batch_size]]")
+        _check_zip(self.zip, "hydra.sweeper.zip")
         for block in self.blocks:
             if not isinstance(block, Mapping) or not set(block) <= {"params", "zip"}:
                 raise GridError(
                     f"hydra.sweeper.blocks has {block!r}; a block is a mapping with the keys params and zip"
                 )
+            if not isinstance(block.get("params") or {}, Mapping):
+                raise GridError(
+                    f"hydra.sweeper.blocks has {block!r}, whose params are no mapping of keys to values: {{lr: '1,2'}}"
+                )
+            _check_zip(block.get("zip") or (), f"hydra.sweeper.blocks has {block!r}, whose zip")
         return self
+
+
+def _check_zip(groups: Any, where: str) -> None:
+    """Raises GridError unless these are groups of keys."""
+    if isinstance(groups, str) or not isinstance(groups, Sequence):
+        raise GridError(f"{where} is {groups!r}; it is a list of groups: [[lr, batch_size]]")
+    for group in groups:
+        is_group = isinstance(group, Sequence) and not isinstance(group, str)
+        if not is_group or not all(isinstance(key, str) for key in group):
+            raise GridError(f"{where} has {group!r}; it is a list of groups: [[lr, batch_size]]")
 
 
 def _check_dry_run(value: Any) -> None:

@@ -102,7 +102,7 @@ def read(node: Any, keys: Iterable[str]) -> Any:
     for key in keys:
         if isinstance(node, Mapping) and key in node:
             node = node[key]
-        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
             node = node[int(key)]
         elif isinstance(node, Unresolved):
             bool(node)  # which says why it cannot be told

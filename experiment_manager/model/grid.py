@@ -98,6 +98,14 @@ def zipped(axes: Sequence[Axis], groups: Iterable[Sequence[str]]) -> list[Axis]:
 
 
 REPEAT: Final = "repeat"
+MOST_JOBS: Final = 10_000_000
+"""Of a sweep, with those that a filter drops: each of them has an id."""
+
+
+def require_few(count: int, what: str) -> None:
+    """Raises GridError for more jobs than a sweep may have."""
+    if count > MOST_JOBS:
+        raise GridError(f"{what}: more than the {MOST_JOBS:,} jobs that a sweep may have; leave some of them out")
 
 
 def repeating(axes: Sequence[Axis], count: int | None) -> list[Axis]:
@@ -107,6 +115,7 @@ def repeating(axes: Sequence[Axis], count: int | None) -> list[Axis]:
     """
     if count is None:
         return list(axes)
+    require_few(count, f"hydra.sweeper.repeat={count}")
     if any(key.lstrip("~") == REPEAT for axis in axes for key in axis.keys):
         raise GridError(
             "hydra.sweeper.repeat adds a variable `repeat`, and the sweep has one of that name; leave one of them out"
@@ -153,6 +162,11 @@ class Grid:
 
     def __len__(self) -> int:
         """At most so many points: two blocks may share some."""
+        return self.size
+
+    @property
+    def size(self) -> int:
+        """The same, also where that is more than Python's `len` can tell."""
         return sum(map(_size, self._blocks))
 
     def __iter__(self) -> Iterator[Point]:
