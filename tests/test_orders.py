@@ -74,6 +74,18 @@ def test_a_job_has_the_options_of_its_array(tmp_path: Path) -> None:
             index_of(folder).unlink()
 
 
+def test_the_recipe_of_a_launch_is_in_no_order(tmp_path: Path) -> None:
+    """The recipe that jobs had when they were launched is known with and without the index; the orders are what older
+    versions read, too."""
+    folder = launched(tmp_path, {0: 1, 7: 2}, recipe=3)
+    with closing(sqlite3.connect(index_of(folder))) as connection:
+        bodies = [json.loads(body) for (body,) in connection.execute("SELECT body FROM orders")]
+    assert [{"attempt", "options", "runner", "cwd", "other_scheduler"}] * 2 == [set(body) for body in bodies]
+    assert [3, 3] == [order.recipe for job in (0, 7) if (order := read_order(folder, "0001", job))]
+    index_of(folder).unlink()
+    assert [3, 3] == [order.recipe for job in (0, 7) if (order := read_order(folder, "0001", job))]
+
+
 def test_the_index_is_small_and_read_by_pages(tmp_path: Path) -> None:
     """Neighbours share a line, and what jobs have in common is kept once."""
     folder = launched(tmp_path, dict.fromkeys([*range(5000), *range(6000, 9000)], 1) | {4000: 2})

@@ -459,6 +459,24 @@ def test_wrong_words_for_a_snapshot(project: Project) -> None:
         assert not project.experiment.exists()
 
 
+@pytest.mark.parametrize("words", [(SNAPSHOT,), ()])
+def test_a_launch_never_runs_the_code_of_a_later_one(project: Project, words: tuple[str, ...]) -> None:
+    """A job that two sweeps have launched runs the code that its launch names: the first launch refuses it once the
+    second has given it other code, in a sentence, and nothing is recorded; the second runs it."""
+    project.launch("seed=1", SNAPSHOT)
+    project.edit_all()
+    project.launch("seed=1,2", *words)
+    done = project.tool("run", "0", "--launch", "0001", **project.env)
+    (first,) = {json.loads(path.read_text())["code"] for path in project.experiment.glob("launches/0001/launch.json")}
+    assert 2 == done.returncode
+    assert f"was to run from the snapshot {first} in launch 0001" in done.stderr
+    assert [] == project.states()
+    for job in (0, 1):
+        done = project.tool("run", str(job), "--launch", "0002", **project.env)
+        assert done.returncode == 0, done.stderr
+    assert ["b", "b"] == [row["result"]["script"] for row in project.told("results")]
+
+
 def test_copy_that_was_removed_is_named(launched: Project) -> None:
     """A job whose copy is gone never runs other code instead."""
     (copy,) = (launched.experiment / "code").iterdir()

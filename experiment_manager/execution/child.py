@@ -130,6 +130,8 @@ def prepare(
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
         if recipe is None:  # jobs of a sweep have a command of their own
             runner = runner or command.runner_here(folder, order.runner)
+        elif not is_fake and order.recipe not in (None, point.recipe):
+            _refuse_other_code(folder, point, recipe, launch, order.recipe)
         here = order.cwd if order.options is not None else here  # scripts can be submitted from anywhere
     elif not _passes(folder, job_id):
         raise JobRefused(outside_filter(job_id, folder))
@@ -197,6 +199,19 @@ def _program(
     if runner is not None:
         return command.runner_command(folder, point, runner)
     raise JobRefused(f"{where} was written in Python: name the script that runs it with --runner runner.py")
+
+
+def _refuse_other_code(folder: Folder, point: Job, recipe: Recipe, launch: str, launched: int) -> None:
+    """Raise JobRefused where the launch was made to run the job from a snapshot, and a later one has given it other
+    code: it would run that, and its launch would say otherwise."""
+    with Manifest(folder) as manifest:
+        code = manifest.recipe(launched).code
+    if code is not None and (recipe.code is None or recipe.code.path != code.path):
+        now = "the code as it is" if recipe.code is None else f"the snapshot {recipe.code.path}"
+        raise JobRefused(
+            f"job {point.id} of {folder.path} was to run from the snapshot {code.path} in launch {launch}, and a later "
+            f"sweep has launched it with {now}; submit that launch, or sweep again with the code of this one"
+        )
 
 
 def _refuse_by_hand(folder: Folder, job_id: int) -> None:

@@ -66,8 +66,8 @@ def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
             editor.set_variables(planned.asked.grid.names() if n_new else ())
             frozen = planned.freezing()
             frozen.write(folder)
-            editor.add_recipe(frozen.recipe, expected=recipe)
-            about = {**about, **_about_code(frozen)}
+            recipe = editor.add_recipe(frozen.recipe, expected=recipe)
+            about = {**about, **_about_code(frozen), "recipe": recipe}  # which all jobs have that are to run
     write_selection(folder, sorted(planned.ids), [rule.text for rule in planned.asked.rules] or None)
     launch = None
     if planned.to_run:

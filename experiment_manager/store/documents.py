@@ -176,6 +176,7 @@ LAUNCH: Final[Shape] = {
     "job_timeout_min": NUMBER,
     "jobs": PLAN,
     "search_from": WHOLE,
+    "recipe": WHOLE,
     "worker": TABLE,
     "git_dirty": FLAG,
     "slurm": TABLE,

@@ -31,6 +31,7 @@ _SCHEMA: Final = (
     "CREATE TABLE orders (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
 )
+_RECIPE: Final = "CREATE TABLE recipe (number INTEGER NOT NULL)"  # by itself: older versions take no order with it
 _FIND: Final = """
 SELECT jobs.first, jobs.last, orders.body FROM jobs LEFT JOIN orders ON orders.id = jobs.body
 WHERE jobs.first <= ? ORDER BY jobs.first DESC LIMIT 1
@@ -48,6 +49,7 @@ class Order(NamedTuple):
     job_timeout_min: float | None = None  # where no scheduler runs it, whose options say so otherwise
     pruner: Mapping[str, Any] | None = None  # what tells jobs to end early, see `model.pruning`
     upstream: Mapping[str, Any] | None = None  # which jobs of another experiment it comes after, see `model.stages`
+    recipe: int | None = None  # the number of the recipe that the job had when a sweep launched it
 
     @property
     def scheduler(self) -> str | None:
@@ -64,6 +66,7 @@ class Order(NamedTuple):
     def body(self) -> dict[str, Any]:
         """The order as it is kept: without what older versions do not know, where it says nothing of that."""
         kept = self._asdict()
+        del kept["recipe"]
         for name in ("job_timeout_min", "pruner", "upstream"):
             if kept[name] is None:
                 del kept[name]
@@ -79,6 +82,9 @@ def write_orders(path: str, record: Mapping[str, Any]) -> None:
             connection.execute(statement)
         connection.executemany("INSERT INTO orders VALUES (?, ?)", [(number, body) for body, number in numbers.items()])
         connection.executemany("INSERT INTO jobs VALUES (?, ?, ?)", rows)
+        if record.get("recipe") is not None:
+            connection.execute(_RECIPE)
+            connection.execute("INSERT INTO recipe VALUES (?)", (record["recipe"],))
 
 
 def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
@@ -123,9 +129,11 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             is_known = found <= LAUNCH_FORMAT
             row = connection.execute(_FIND, (job_id,)).fetchone() if is_known and 0 <= job_id < 2**63 else None
+            recipe = None if row is None else _recipe(connection)
         kept = _Kept(number, range(0), None)
         if row is not None and job_id <= int(row[1]):
-            kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), _order(loads(row[2])))
+            order = _order(loads(row[2]))._replace(recipe=recipe)
+            kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), order)
     except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
         if is_of_the_disk(error):
             return _slowly(folder, number, job_id)  # launch.json is asked again, if it cannot be reached either
@@ -137,6 +145,13 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
     return kept
 
 
+def _recipe(connection: sqlite3.Connection) -> int | None:
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'recipe'").fetchone() is None:
+        return None
+    (found,) = connection.execute("SELECT number FROM recipe").fetchone()
+    return int(found)
+
+
 def _slowly(folder: Folder, number: str, job_id: int) -> _Kept:
     """The same from the record, as for launches that were made before there was an index."""
     from experiment_manager.store.launches import read_record  # which no task needs where there is an index
@@ -145,7 +160,8 @@ def _slowly(folder: Folder, number: str, job_id: int) -> _Kept:
     try:
         for first, last, body in _ranges(record):
             if first <= job_id <= last:
-                return _Kept(number, range(first, last + 1), _order(json.loads(body)))
+                order = _order(json.loads(body))._replace(recipe=record.get("recipe"))
+                return _Kept(number, range(first, last + 1), order)
         return _Kept(number, range(0), None)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         path = folder.join("launches", number, "launch.json")
