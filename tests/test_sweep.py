@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiment_manager.hydra.plan import Known, Numbered
+from experiment_manager.model.grid import Axis, Grid, Point, Setting
+from experiment_manager.store.layout import Folder
 from tests.conftest import Program, ProgramAfter, files_below
 
 pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
@@ -239,6 +242,22 @@ def test_jobs_that_were_started_otherwise_are_told_of(program_after: ProgramAfte
     assert "were started with nothing, and this sweep with +hydra.job.env_set.MODE=x" in done.stderr
     assert "were started with" not in program.sweep(*other, "hydra.sweeper.rerun=always").stderr
     assert "were started with" not in program.sweep(*other).stderr
+
+
+def test_a_config_is_the_same_with_its_ending(program: Program) -> None:
+    """`-cn config` and `-cn config.yaml` are the same jobs; those that version 0.1 has told apart are found again."""
+    assert 0 == program.sweep("-cn", "config", "seed=1,2", SCRIPTS).returncode
+    assert 0 == program.sweep("-cn", "config.yaml", "seed=1,2,3", SCRIPTS).returncode
+    assert [0, 1, 2] == manifest_ids(program)
+
+    old = Setting("seed", "seed=7", 7)
+    points = [Point((old,), "config.yaml"), Point((old._replace(text="seed=8", value=8),), "config.yaml")]
+    known = Known(Folder(program.home / "experiments", "none"))
+    known._jobs, known._by_identity = {5: (None, None)}, {points[0].identity: (5,)}
+    known.next_id = 6
+    grid = Grid([[Axis(("seed",), tuple(point.settings for point in points))]], "config")
+    numbered = Numbered(grid, known, lambda _: "", on_change="error", typed_config_name="config.yaml")
+    assert [5, 6] == [job_id for job_id, _ in numbered]
 
 
 HOSTILE = [

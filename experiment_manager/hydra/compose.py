@@ -101,6 +101,12 @@ class Composer:
 
     @property
     def config_name(self) -> str | None:
+        """The name of the primary config, without the .yaml that may be typed after it."""
+        name = self.typed_config_name
+        return None if name is None else name.removesuffix(".yaml") or name
+
+    @property
+    def typed_config_name(self) -> str | None:
         name = self._master.hydra.job.config_name
         return None if name is None else str(name)
 

@@ -27,7 +27,7 @@ from experiment_manager.hydra.schema import Options
 from experiment_manager.model import filters, policy
 from experiment_manager.model.configurations import Configured
 from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep
-from experiment_manager.model.grid import Grid, Point, repeating, require_few, zipped
+from experiment_manager.model.grid import Grid, Point, repeating, require_few, sweep_identity, zipped
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
 from experiment_manager.model.secrets import masked
 from experiment_manager.model.stages import After
@@ -164,8 +164,10 @@ class Numbered:
         *,
         on_change: str,
         aliases: Mapping[str, str] = MappingProxyType({}),
+        typed_config_name: str | None = None,  # by which experiments of version 0.1 know their jobs
     ) -> None:
         names = grid.names()
+        self._typed_config_name = typed_config_name
         self._aliases = {alias: name for alias, name in aliases.items() if name in names and alias not in names}
         self._grid, self._known, self._fingerprint = grid, known, fingerprint
         self._adds_changed = on_change == "new"
@@ -200,6 +202,9 @@ class Numbered:
     def _found(self, point: Point) -> int | None:
         identity = point.identity
         same = self._known.same(identity)
+        if not same and self._typed_config_name not in (None, point.config_name):
+            identity = sweep_identity(point.settings, self._typed_config_name)
+            same = self._known.same(identity)
         if not same:
             return None
         job_id, mark = same[-1]
@@ -291,6 +296,7 @@ def plan(asked: Asked) -> Plan:
         lambda point: factored.configured(point).fingerprint,
         on_change=options.on_change,
         aliases=asked.composer.aliases,
+        typed_config_name=asked.composer.typed_config_name,
     )
     read: dict[int, dict[str, Any]] = {}
     ids, dropped = _passing(asked.rules, grid, numbered, factored, table, known, folder, read)
@@ -473,7 +479,7 @@ def freezing(composer: Composer, folder: Folder, task: Any, on_drift: str, *, co
     configuration = frozen_config.read_origins(folder, composer.origins())
     recipe = Recipe(
         entry=program or entry.nothing(),
-        config_name=composer.config_name,
+        config_name=composer.typed_config_name,  # as programs see it in hydra.job
         sources=configuration.sources,
         hydra_overrides=composer.hydra_overrides(),
         job_name=composer.job_name,
