@@ -7,6 +7,7 @@ import select
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 from experiment_manager.typing_names import Final
 
@@ -79,12 +80,24 @@ def waiting() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def uninterruptible() -> Iterator[None]:
-    """Inside, Ctrl-C waits, for what takes a moment and must not be half done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Inside, Ctrl-C waits, for what takes a moment and must not be half done. A mask would not do: where there are
+    more threads, as in a notebook, another one hears the signal, and this one is interrupted all the same."""
+    import threading  # which supervisors do without
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not (callable(before) or before == signal.SIG_DFL):
+        yield  # nothing interrupts it
+        return
+    heard: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *about: heard.append(about))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+        if heard and callable(before):
+            before(*heard[0])
+        elif heard:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def hear_interrupts() -> None:
