@@ -90,9 +90,8 @@ def _sbatch(place: Path, words: list[str]) -> None:
     while True:
         while (folder / str(number)).exists():
             number += 1
-        mine.write_text(
-            json.dumps({"id": number, "name": said["job-name"], "array": said.get("array", "0"), "text": text})
-        )
+        about = {"id": number, "name": said["job-name"], "array": said.get("array", "0")}
+        mine.write_text(json.dumps({**about, "script": os.path.realpath(script), "text": text}))
         try:
             os.link(mine, folder / str(number))
         except FileExistsError:
@@ -107,7 +106,8 @@ def _squeue(place: Path) -> None:
     for job in _jobs(place):
         if ended(place, job["id"]) is None:
             user = os.environ.get("USER") or "root"
-            print(f"{job['id']}|{job['array']}|{job['id']}|PENDING|Priority|N/A|1:00:00||{user}|{job['name']}")
+            row = f"{job['id']}|{job['array']}|{job['id']}|PENDING|Priority|N/A|1:00:00||{user}"
+            print(f"{row}|{job['name']}|{job['script']}")
 
 
 def _sacct(place: Path) -> None:
