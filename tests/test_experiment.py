@@ -607,6 +607,7 @@ def test_ctrl_c_leaves_no_attempt_half_recorded(
         os.kill(os.getpid(), signal.SIGINT)
         return before(*arguments, **options)
 
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     is_over = threading.Event()
     beside = threading.Thread(target=is_over.wait)  # as a notebook has some, which hears what this one does not
     beside.start()
@@ -618,6 +619,7 @@ def test_ctrl_c_leaves_no_attempt_half_recorded(
     finally:
         is_over.set()
         beside.join()
+        signal.signal(signal.SIGINT, ours)
     assert state == States(saved.folder).table().state(0)
     if state == "COMPLETED":
         assert 7 == json.loads(Path(saved.folder.job(JobId(0)), "result.1.json").read_text())["result"]
