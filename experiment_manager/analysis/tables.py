@@ -227,9 +227,10 @@ def best(
     goal = goal or goals.get(name, "max")
     found = {place: row[source].get(name) for place, row in enumerate(numbers)}
     there = [place for place, value in found.items() if codec.is_number(value) and value == value]
-    others = [rows[place]["job"] for place in there if place not in set(well)]
+    of_well = frozenset(well)
+    others = [rows[place]["job"] for place in there if place not in of_well]
     if is_any_well:
-        there = [place for place in there if place in set(well)]
+        there = [place for place in there if place in of_well]
     there.sort(key=lambda place: found[place], reverse=goal == "max")
     return Best(there[:count], name, goal, _of_others(others, are_left_out=is_any_well))
 

@@ -143,7 +143,7 @@ def results(
     by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
     goals, logged = _deciding(experiment, metric, columns, is_ranked=bool(best_) or kind in TEXT_FORMATS)
     rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged)
-    ranked = rows if by is None else aggregate(jobs, by, ["mean"], logged)
+    ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged)
     found = None if best_ is None else _best(ranked, best_, metric, goal, goals)
     n_all, rows = len(rows), rows if found is None else [rows[place] for place in found.places]
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
