@@ -342,8 +342,8 @@ def test_whoever_may_still_run_is_waited_for_by_all_that_follow(tmp_path: Path, 
     for number, fenced in ((1, {"fenced_at": 5.0}), (2, {}), (3, {})):
         assert number == states.claim(7, {})
         states.finish(7, number, State.LOST, {"reason": "gone", **fenced})
-    assert (None, 5.0) == (states.fenced_at(7, 3), states.fenced_before(7, 4))
-    assert states.fenced_before(7, 1) is None
+    assert (None, {1: 5.0}) == (states.fenced_at(7, 3), states.fences(7, 4))
+    assert {} == states.fences(7, 1)
     waited: list[float] = []
     assert not states.wait_for_earlier(7, 4, lambda _: False)  # long ago by his clock alone
     os.utime(tmp_path / "train/jobs/7/attempt.1.json", (5.0, 5.0))

@@ -6,7 +6,7 @@ Files that have to be skipped are named on standard error; nothing else is print
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, Counts, Jo
 from experiment_manager.model.rows import GroupRow, LiveRow
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.healing import outlook
-from experiment_manager.scheduler.submission import LaunchedArray, launched_arrays
+from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_end, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import is_there, number_in
@@ -255,32 +255,28 @@ def _left_by_workers(folder: Folder, pending: Iterable[int]) -> dict[tuple[State
         except JobRefused:  # named by whoever has asked the scheduler
             continue
         arrays = [array for array in launched_arrays(launch) if array.n_workers is not None]
-        had = {array.name for array in arrays if submission.array_id(array.name) or sightings.ids(array.name)}
-        left = unexplained.intersection(job_id for array in arrays if array.name in had for job_id in array.jobs)
+        ids = [({submission.array_id(array.name), *sightings.ids(array.name)} - {None}, array) for array in arrays]
+        left = unexplained.intersection(job_id for known, array in ids if known for job_id in array.jobs)
         if left:
             others = "the same sweep, or `submit --workers`, starts others"
             why = f"the workers of launch {number} have ended; {others}, and {here} runs them here"
-            ids = {array: {submission.array_id(array.name), *sightings.ids(array.name)} - {None} for array in arrays}
-            why += _last_words(folder, launch, ids)
+            named = [(one, array.indices[:_MOST_LOGS]) for known, array in ids for one in sorted(map(str, known))]
+            why += _last_words(folder, launch, [task_name(one, at) for one, places in named for at in places])
             found[State.PENDING, why] = sorted(left)
             unexplained -= left
     return found
 
 
-def _last_words(folder: Folder, launch: Launch, ids: Mapping[LaunchedArray, Collection[str | None]]) -> str:
+def _last_words(folder: Folder, launch: Launch, tasks: Iterable[str]) -> str:
     """What one of the workers has said last, of the first that have said anything; empty: none has. A machine on which
-    no job can begin tells of it there alone. `ids` are those of the arrays at their scheduler."""
+    no job can begin tells of it there alone."""
     scheduler = schedulers.of(launch)
-    tasks = (
-        task_name(str(array_id), index)
-        for array, found in ids.items()
-        for array_id in sorted(map(str, found))
-        for index in array.indices[:_MOST_LOGS]
-    )
-    for task in tasks if scheduler is not None else ():
+    if scheduler is None:
+        return ""
+    for task in tasks:
         with suppress(OSError):
             log = read_end(folder.join("launches", launch.number, f"{task}.log")).decode(errors="replace")
-            if scheduler is not None and (words := scheduler.last_words(log)):
+            if words := scheduler.last_words(log):
                 return one_line(f"; {task} has said last: {words}")
     return ""
 

@@ -139,7 +139,7 @@ class _Supervision:
         self._stragglers_s = STRAGGLERS_S
         self._oom_kills = oom_kills()
         self._pid = 0
-        self._has_killed = False  # by KILL, before its end was known
+        self._has_killed = self._was_killed = False  # we have, by KILL; it was, by somebody else
         self._others: frozenset[int] = frozenset()  # our children that are not of the job
         self.reason: str | None = None
         self._unreadable: str | None = None
@@ -175,10 +175,10 @@ class _Supervision:
         from experiment_manager.model import policy  # noqa: F401 - at the end somebody may have replaced the package
 
         status, usage = self._wait()
-        has_killed = self._has_killed
+        returncode = os.waitstatus_to_exitcode(status)
+        self._was_killed = returncode == -signal.SIGKILL and not self._has_killed
         self._end_stragglers()
-        self._has_killed = has_killed
-        return self._record(os.waitstatus_to_exitcode(status), usage, started)
+        return self._record(returncode, usage, started)
 
     def _unbegun(self, reason: str, started: float) -> Outcome:
         """The attempt has ended, and its program was never started."""
@@ -552,10 +552,9 @@ class _Supervision:
         after = oom_kills()
         if self._oom_kills is None or after is None or after <= self._oom_kills:
             return False
-        is_killed = returncode == -signal.SIGKILL and not self._has_killed
         if self._stopped is not None:  # it was told to end, whatever one of its processes had died of before
-            return is_killed
-        return self._has_own_task or is_killed or self._tells_of_a_kill(returncode)
+            return self._was_killed
+        return self._has_own_task or self._was_killed or self._tells_of_a_kill(returncode)
 
     def _tells_of_a_kill(self, returncode: int) -> bool:
         """Whether a job that shares its memory with others ended as one does of which the kernel has killed a process:

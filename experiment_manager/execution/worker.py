@@ -31,7 +31,7 @@ from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries, launched_arrays
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
-from experiment_manager.store.files import ANSWERS, asked_again
+from experiment_manager.store.files import asked_again, is_of_the_disk
 from experiment_manager.store.launches import (
     launch_numbers,
     newest_restart,
@@ -252,8 +252,6 @@ class Again:
 
     def of_earlier_runs(self) -> list[Candidate]:
         """What this worker had in hand then."""
-        if not self.is_restarted:
-            return []
         return self._found(lambda _, task: task is not None and task.is_earlier_run_of(self._here))
 
     def of_ended_workers(self) -> list[Candidate]:
@@ -427,8 +425,8 @@ class Lane:
         return outcome
 
     def _prepared(self, one: Candidate) -> Child:
-        """The child for a job. Raises JobRefused, too, where what it comes after cannot be looked at from here: others
-        may see it, and leave the job alone no more than we take it."""
+        """The child for a job. Raises JobRefused, too, where what it comes after cannot be looked at from here: the job
+        is left to those who see that."""
         if self._upstreams is not None and self._upstreams.trouble is not None:
             raise JobRefused(f"job {one.job_id} of {self._folder.path} is not begun: {self._upstreams.trouble}")
         return _patiently(
@@ -691,7 +689,7 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
             return ask()
         except ExperimentManagerError as error:
             cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno not in ANSWERS:
+            if isinstance(cause, OSError) and is_of_the_disk(cause):
                 raise cause from error
             raise
 

@@ -441,7 +441,7 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
     quiet_since: float | None = None
     while True:
         # before the states are read: the last job may begin meanwhile
-        may_grow_on, pools = may_grow(folder), _pools(folder)
+        grows, pools = may_grow(folder), _pools(folder)
         table = reconciled(folder)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
         if is_busy or not all(waiting.is_stuck for waiting in table.queued.values()):
@@ -452,7 +452,7 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
             may_go_on = (
                 (quiet_s < _SUBMITS_S and is_due(table))
                 or any(pool.may_begin(table, quiet_s) for pool in pools)
-                or (may_grow_on and _may_propose(folder, table, quiet_s))
+                or (grows and _may_propose(folder, table, quiet_s))
             )
             if not may_go_on:
                 _tell_of_stuck(folder, table, table.queued)

@@ -639,21 +639,17 @@ class States:
                 return os.stat(path).st_mtime
             return None
 
-    def fenced_before(self, job_id: int, attempt: int) -> float | None:
-        """When an attempt before this one was ended that something may still run elsewhere: the last such moment."""
-        return max(self._fences(job_id, attempt).values(), default=None)
-
-    def _fences(self, job_id: int, attempt: int) -> dict[int, float]:
+    def fences(self, job_id: int, attempt: int) -> dict[int, float]:
+        """When the attempts before this one were ended that something may still run elsewhere, by their numbers."""
         earlier = range(max(1, attempt - _MOST_FENCED), attempt)
         found = {number: self.fenced_at(job_id, number) for number in earlier}
         return {number: fenced_at for number, fenced_at in found.items() if fenced_at is not None}
 
     def _fenced_since_s(self, job_id: int, attempt: int) -> float | None:
-        """The seconds since that moment, by whichever clock says less: ours and that of whoever has ended the attempt
-        may disagree, and the file system has dated his record. None: there is none."""
-        fences = self._fences(job_id, attempt)
+        """The seconds since the last such moment, by whichever clock says less: ours and that of whoever has ended the
+        attempt may disagree, and the file system has dated his record. None: there is none."""
         clock, ages = FileClock(self._folder.job(job_id)), list[float]()
-        for number, fenced_at in fences.items():
+        for number, fenced_at in self.fences(job_id, attempt).items():
             ages.append(time.time() - fenced_at)
             with suppress(OSError):
                 ages.append(clock.age_s(self._folder.of_attempt(job_id, number, "attempt")))
