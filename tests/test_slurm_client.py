@@ -172,6 +172,7 @@ STUCK = (
     "BadConstraints", "DependencyNeverSatisfied", "JobHeldAdmin", "JobHoldMaxRequeue", "launch failed requeued held",
     "ReservationDeleted", "InvalidAccount", "InvalidQOS", "PartitionTimeLimit", "AssocMaxCpuPerJobLimit",
     "AssocMaxWallDurationPerJobLimit", "QOSMaxNodePerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxGRESPerJob",
+    "job requeued in held state",
 )  # fmt: skip
 BEGIN_LATER = (
     "Priority", "Resources", "None", "BeginTime", "Dependency", "JobHeldUser", "JobArrayTaskLimit", "PartitionDown",

@@ -62,6 +62,8 @@ def test_the_queue(lines: dict[str, str]) -> None:
     assert {"root"} == {row.user for row in rows.values()}
     needs_help = {name for name, row in rows.items() if row.phase is Phase.WAITING and Slurm().way_out(row.reason)}
     assert {"never", "partly", *({"held-by-root", "requeued-and-held"} if is_whole else ())} == needs_help
+    stuck = {name for name, row in rows.items() if row.phase is Phase.WAITING and Slurm().never_begins(row.reason)}
+    assert needs_help - {"partly"} == stuck  # which its user holds
 
 
 def test_no_reason_is_none() -> None:

@@ -504,14 +504,13 @@ def _may_propose(folder: Folder, table: StateTable, quiet_s: float) -> bool:
 
 
 def _tell_of_stuck(folder: Folder, table: StateTable, ids: Iterable[int]) -> None:
-    jobs: dict[str, list[int]] = {}
+    jobs: dict[tuple[str, str], list[int]] = {}
     for job_id in ids:
-        jobs.setdefault(table.queued[JobId(job_id)].reason, []).append(job_id)
-    for reason, ids in jobs.items():
-        tell(
-            f"{noun(len(ids))} {format_ids(sorted(ids))} will not begin unless somebody does something about it "
-            f"({reason}), as `experiment-manager cancel {as_word(folder.path)}`"
-        )
+        waiting = table.queued[JobId(job_id)]
+        jobs.setdefault((waiting.reason, waiting.way_out), []).append(job_id)
+    for (reason, way_out), ids in jobs.items():
+        what = f"{noun(len(ids))} {format_ids(sorted(ids))} will not begin unless somebody does something about it"
+        tell(f"{what} ({reason}): {way_out or f'`experiment-manager cancel {as_word(folder.path)}` takes it back'}")
 
 
 def _has_ended(table: StateTable, job_id: int, planned: int, *, is_truth: bool) -> bool:

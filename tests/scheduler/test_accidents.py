@@ -249,7 +249,7 @@ def test_the_jobs_of_a_launch_never_begin(
     jobs.make({}, {}, **options).submit()
     reconcile.wait_for(jobs.experiment.folder, newest_launch(jobs.experiment.folder), {})
     told = "2 workers wait (an administrator holds it)" if options else "an administrator holds it"
-    said = f"jobs 0-1 will not begin unless somebody does something about it ({told})"
+    said = f"jobs 0-1 will not begin unless somebody does something about it ({told}): ask them to let it go"
     assert said in capfd.readouterr().err
     assert {State.QUEUED: 2} == jobs.experiment.status(wait=True).counts
     assert said in capfd.readouterr().err

@@ -28,6 +28,7 @@ _ORDER_LIMIT_S: Final = 30.0  # a busy controller does what it is told late
 _ENDED: Final = "COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY"
 _STUCK: Final = (
     "BadConstraints|DependencyNeverSatisfied|JobHeldAdmin|JobHoldMaxRequeue|launch_failed_requeued_held"
+    "|job_requeued_in_held_state"  # `scontrol requeuehold`, with State=SpecialExit, too (22.05)
     "|ReservationDeleted|InvalidAccount|InvalidQOS|PartitionTimeLimit"
     r"|(?:Assoc|QOS)Max\w*PerJob\w*"  # of one job alone, which nobody else's end makes smaller
 )
@@ -220,8 +221,11 @@ class Slurm(Scheduler):
         return client.sacct_of(array, since)
 
     def never_begins(self, reason: str) -> bool:
-        """What people hold themselves, they let go on when they like.
+        """Whoever holds a job (JobHeldUser) lets it go on when he likes, so it is waited for; not so one that was
+        requeued and is held, which SLURM may have done by itself (RequeueExitHold).
 
+        >>> Slurm().never_begins("JobHeldUser"), Slurm().never_begins("job requeued in held state")
+        (False, True)
         >>> Slurm().never_begins("DependencyNeverSatisfied"), Slurm().never_begins("Priority")
         (True, False)
         >>> Slurm().never_begins("QOSMaxWallDurationPerJobLimit"), Slurm().never_begins("QOSMaxJobsPerUserLimit")
