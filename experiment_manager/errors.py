@@ -90,11 +90,11 @@ class EndedSince(JobRefused):
 
 class UnreadableLaunch(JobRefused):
     """The record of a launch is there and cannot be read: which jobs it has in hand is not known. `is_newer`: a newer
-    version of this package can read it."""
+    version of this package can read it; `is_out_of_reach`: see UnreadableRecord."""
 
-    def __init__(self, message: str, *, is_newer: bool = False) -> None:
+    def __init__(self, message: str, *, is_newer: bool = False, is_out_of_reach: bool = False) -> None:
         super().__init__(message)
-        self.is_newer = is_newer
+        self.is_newer, self.is_out_of_reach = is_newer, is_out_of_reach
 
 
 class ConfigurationChanged(ExperimentManagerError, ValueError):
@@ -110,16 +110,16 @@ class UnreadableRecord(ExperimentManagerError, ValueError):
     has a fault, of which nothing follows for what is in the record."""
 
     def __init__(self, path: str, why: str, *, is_out_of_reach: bool = False) -> None:
-        super().__init__(f"{path} cannot be read: {why}")
+        super().__init__(f"{path} cannot be read: {why}" + (f"; {LOOK_AT_THE_DISK}" if is_out_of_reach else ""))
         self.path, self.why, self.is_out_of_reach = path, why, is_out_of_reach
 
     def with_way_out(self, of_damage: str) -> str:
-        """The sentence with what can be done: `of_damage`, unless nobody knows whether there is any.
+        """The sentence with what can be done: `of_damage`, unless nobody knows whether there is any, as it says itself.
 
         >>> UnreadableRecord("/a.json", "Stale file handle", is_out_of_reach=True).with_way_out("remove it")
         '/a.json cannot be read: Stale file handle; the disk or its server has a fault: look there, and repeat'
         """
-        return f"{self}; {LOOK_AT_THE_DISK if self.is_out_of_reach else of_damage}"
+        return str(self) if self.is_out_of_reach else f"{self}; {of_damage}"
 
 
 class NewerRecord(UnreadableRecord):

@@ -14,7 +14,7 @@ from experiment_manager.errors import ExperimentManagerError, FilterError, JobRe
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.model import codec
 from experiment_manager.store.drafts import JobDrafts
-from experiment_manager.store.files import below, is_there, space_below
+from experiment_manager.store.files import below, is_there, space_below, unreadable
 from experiment_manager.store.launches import clear_leftovers
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
@@ -1092,7 +1092,7 @@ def _is_looked_into(path: str, start: str) -> bool:
 
 
 def _skip(error: OSError) -> None:
-    skipped(f"{error.filename} cannot be read: {error.strerror or error}")
+    skipped(unreadable(error.filename, error))
 
 
 def disk_usages(experiments: Sequence[Experiment]) -> list[int]:

@@ -13,11 +13,13 @@ import pytest
 from experiment_manager import SLURM, Experiment
 from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.model.records import Attempt, JobId, State
-from experiment_manager.store.launches import create_launch, read_launch
-from experiment_manager.store.layout import Folder, check_name, planning
+from experiment_manager.scheduler.query import open_launches
+from experiment_manager.store.launches import SETTLED, create_launch, read_launch
+from experiment_manager.store.layout import Folder, check_name, planning, writing
+from experiment_manager.store.lock import identity
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.relocation import unfinished_move
-from experiment_manager.store.submissions import Submission
+from experiment_manager.store.submissions import Sightings, Submission
 from tests.conftest import clean_env, wait_until
 
 PLANNER = """
@@ -291,6 +293,10 @@ RECORDS: dict[str, Callable[[Folder], object]] = {
     "pass_filter.json": read_selection,
     ".moving.json": unfinished_move,
     "submission.json": lambda folder: Submission(folder, read_launch(folder, "0001")),
+    "seen.json": lambda folder: Sightings(folder, read_launch(folder, "0001")),
+    "seen_arrays.json": lambda folder: Sightings(folder, read_launch(folder, "0001")),
+    "seen_clusters.json": lambda folder: Sightings(folder, read_launch(folder, "0001")),
+    "launch.json": lambda folder: open_launches(folder, is_to_act=True),
 }
 
 
@@ -301,13 +307,45 @@ def test_nobody_is_told_to_replace_what_a_disk_does_not_show(
     """Of a record that is damaged people are told what to do with it; where the disk errs, to look there."""
     folder = Folder(tmp_path, "e")
     create_launch(folder, [Attempt(JobId(0), 1, State.PENDING)], {})
-    path = folder.join("launches", "0001", name) if name == "submission.json" else folder.join(name)
+    Path(folder.join("launches", "0001", SETTLED)).unlink(missing_ok=True)  # as of one that a scheduler runs
+    if name == "seen_arrays.json":
+        Path(folder.join("launches", "0001", "seen.json")).write_text("{}")
+    path = folder.join(name) if name in ("pass_filter.json", ".moving.json") else folder.join("launches", "0001", name)
     Path(path).write_text("{")
-    with pytest.raises(ExperimentManagerError, match=r"cannot be read: .*(remove it|save the pass filter again)"):
+    with pytest.raises(
+        ExperimentManagerError, match=r"cannot be read: .*(remove it|save the pass filter again|restore)"
+    ):
         RECORDS[name](folder)
     erring(monkeypatch, name, most=1_000_000)
     monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.1")
     with pytest.raises(ExperimentManagerError) as refused:
         RECORDS[name](folder)
     stale = f"{path} cannot be read: Stale file handle; the disk or its server has a fault: look there, and repeat"
-    assert stale == str(refused.value)
+    unknown = ". Which jobs launch 0001 has in hand is not known, so none is started"
+    assert stale == str(refused.value).removesuffix(unknown if name == "launch.json" else "")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_look_that_fails_is_not_told_as_a_write(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where people plan, what they look at may be out of reach as well as what they write: the sentence says which."""
+    look, why = os.lstat, os.strerror(number)
+
+    def erring(path: object, *arguments: object, **options: object) -> os.stat_result:
+        if str(path).endswith(of_file):
+            raise OSError(number, why, path)
+        return look(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "lstat", erring)
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.1")
+    way_out = "the disk or its server has a fault: look there, and repeat"
+    of_file = ".planning.lock"
+    with pytest.raises(FolderError) as refused, planning(Folder(tmp_path, "e")):
+        raise AssertionError("planning has begun")
+    assert f"{tmp_path}/e cannot be read: {why}; {way_out}" == str(refused.value)
+    of_file = "looked_at"
+    with pytest.raises(FolderError) as refused, writing(str(tmp_path)):
+        identity(f"{tmp_path}/looked_at")
+    assert f"{tmp_path}/looked_at cannot be read: {why}; {way_out}" == str(refused.value)
+    with pytest.raises(FolderError) as refused, writing(str(tmp_path)):
+        raise OSError(number, why, "/written")
+    assert f"/written cannot be made or written: {why}; {way_out}" == str(refused.value)

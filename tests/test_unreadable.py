@@ -227,7 +227,7 @@ def test_launches_that_are_damaged(ended: Folder, capsys: pytest.CaptureFixture[
         Path(ended.join("launches", number, "launch.json")).write_text(content)
     assert [3] * len(VERBS) == statuses(ended)
     said = capsys.readouterr().err
-    for words in ("0001/launch.json cannot be read (", "0002/launch.json is damaged", "0003/launch.json is damaged"):
+    for words in ("0001/launch.json cannot be read: ", "0002/launch.json is damaged", "0003/launch.json is damaged"):
         assert words in said
 
 

@@ -10,6 +10,7 @@ from experiment_manager.errors import ResultError
 from experiment_manager.model.records import UNFINISHED, Attempt, State
 from experiment_manager.scheduler.reconcile import ASK_AT_MOST_EVERY_S, ASK_FIRST_S
 from experiment_manager.store.documents import opened
+from experiment_manager.store.files import unreadable
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
 
@@ -78,7 +79,7 @@ def _logs(folder: Folder, job_id: int, number: int, kind: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ResultError(f"{folder.job(job_id)} cannot be read: {error.strerror or error}") from error
+        raise ResultError(unreadable(folder.job(job_id), error)) from error
     whole = os.path.basename(folder.of_attempt(job_id, number, kind))
     of_a_rank = re.compile(re.escape(whole.removesuffix(".log")) + r"\.rank([0-9]+)\.log")
     ranks = {int(match[1]): match[0] for match in map(of_a_rank.fullmatch, names) if match}
@@ -110,7 +111,7 @@ def read(path: str, at: int = 0) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ResultError(unreadable(path, error)) from error
 
 
 def followed(folder: Folder, job_id: int, *, kind: str, state: Callable[[], State]) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from experiment_manager.model.pruning import read
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.rows import ResultRow
 from experiment_manager.store.documents import MOST_TABLE_BYTES
+from experiment_manager.store.files import unreadable
 from experiment_manager.store.launches import kept_pruner, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -209,7 +210,7 @@ def _marked(folder: Folder, ids: Collection[int], table: StateTable) -> list[tup
     except FileNotFoundError:
         return []
     except OSError as error:
-        skipped(f"{folder.warnings} cannot be read: {error.strerror or error}")
+        skipped(unreadable(folder.warnings, error))
         return []
     marked = {tuple(map(int, name.split("."))) for name in names if _is_attempt(name)}
     completed = ((job_id, table.completed(job_id)) for job_id in sorted(ids))

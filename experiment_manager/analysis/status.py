@@ -27,7 +27,7 @@ from experiment_manager.scheduler.healing import outlook
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.documents import END, read_end, read_optional, read_what_is_there
 from experiment_manager.store.drafts import JobDrafts
-from experiment_manager.store.files import is_there, number_in
+from experiment_manager.store.files import is_there, number_in, unreadable
 from experiment_manager.store.holds import read_held, read_removed
 from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
@@ -234,7 +234,7 @@ def _pruned(folder: Folder, ids: Iterable[int]) -> dict[str, tuple[int, ...]]:
     try:
         steps = last_rungs(folder)
     except OSError as error:
-        skipped(f"{error.filename or folder.rungs} cannot be read: {error.strerror or error}")
+        skipped(unreadable(error.filename or folder.rungs, error))
         return {}
     for job_id in ids:
         found[steps.get(job_id, 0.0)].append(job_id)
@@ -396,7 +396,7 @@ def _foreign_in_jobs(folder: Folder, table: StateTable) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        skipped(f"{folder.join('jobs')} cannot be read: {error.strerror or error}")
+        skipped(unreadable(folder.join("jobs"), error))
         return []
     return sorted(f"jobs/{name}" for name in names if not name.isdecimal() and name[0] != ".")
 

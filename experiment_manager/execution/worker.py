@@ -31,7 +31,7 @@ from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries, launched_arrays
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
-from experiment_manager.store.files import asked_again, is_of_the_disk
+from experiment_manager.store.files import asked_again, is_of_the_disk, unreadable
 from experiment_manager.store.launches import (
     launch_numbers,
     newest_restart,
@@ -696,8 +696,7 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
     try:
         return asked_again(again, tell)
     except OSError as error:
-        where = f"{error.filename} " if error.filename else ""
-        raise FolderError(f"{where}cannot be read: {error.strerror or error}") from error
+        raise FolderError(unreadable(error.filename or "a file of the experiment", error)) from error
 
 
 def _search_jobs(folder: Folder, launch: str) -> "SearchJobs":

@@ -347,8 +347,8 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
                 raise
             if is_to_act:
                 raise UnreadableLaunch(
-                    f"{error}. Which jobs launch {number} has in hand is not known, so none is started: mend the file, "
-                    f"or move {folder.join('launches', number)} away if none of its jobs waits or runs"
+                    f"{error}. Which jobs launch {number} has in hand is not known, so none is started",
+                    is_out_of_reach=error.is_out_of_reach,
                 ) from error
             skipped(str(error))
         except JobRefused:  # whoever made its folder was ended before its record: nothing was handed over

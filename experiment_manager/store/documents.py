@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from experiment_manager.errors import NewerRecord, UnreadableRecord
 from experiment_manager.model.codec import is_number, loads
 from experiment_manager.model.records import State, Task
-from experiment_manager.store.files import SHORTLY_S, asked_again, is_of_the_disk, regular
+from experiment_manager.store.files import is_of_the_disk, looked, regular, unreadable
 from experiment_manager.text import one_line, skipped
 from experiment_manager.typing_names import IO, Any, Final, NamedTuple
 
@@ -249,7 +249,7 @@ def load(path: str, most: int = MOST_BYTES) -> Any:
 def read_json(path: str, most: int = MOST_BYTES) -> Any:
     """The value in a JSON file. Raises FileNotFoundError, or UnreadableRecord with the path and why."""
     try:
-        return asked_again(lambda: load(path, most), most_s=SHORTLY_S)
+        return looked(lambda: load(path, most))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -365,7 +365,7 @@ def read_end(path: str, tell: Callable[[str], None] = skipped) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        tell(f"{path} cannot be read: {error.strerror or error}")
+        tell(unreadable(path, error))
         return b""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 
-from experiment_manager.errors import FolderError
+from experiment_manager.errors import LOOK_AT_THE_DISK, FolderError
 from experiment_manager.model.codec import is_number
 from experiment_manager.store.processes import is_alive, this_process
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
@@ -243,11 +243,38 @@ def asked_again(
         time.sleep(pause)
 
 
+class Unseen(OSError):
+    """What is there cannot be looked at, so that nobody takes the error for one of a write."""
+
+
+def looked(look: Callable[[], Answer]) -> Answer:
+    """The answer of a look at what is there; of a file system that errs it is asked again for a moment. Raises Unseen
+    where that goes on, and another OSError where it is the answer."""
+    try:
+        return asked_again(look, most_s=SHORTLY_S)
+    except OSError as error:
+        if is_of_the_disk(error):
+            raise Unseen(error.errno, error.strerror or str(error), error.filename) from error
+        raise
+
+
 def is_of_the_disk(error: BaseException) -> bool:
     """Whether a file, or a database, could not be reached, of which nothing follows for what is in it."""
     if isinstance(error, OSError):
         return error.errno not in ANSWERS
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
+
+
+def unreadable(path: str, error: OSError) -> str:
+    """The sentence for what the system does not show: why, and where a disk or its server errs, the way out.
+
+    >>> unreadable("/x", OSError(errno.ESTALE, "Stale file handle"))
+    '/x cannot be read: Stale file handle; the disk or its server has a fault: look there, and repeat'
+    >>> unreadable("/x", OSError(errno.EACCES, "Permission denied"))
+    '/x cannot be read: Permission denied'
+    """
+    said = f"{path} cannot be read: {error.strerror or error}"
+    return f"{said}; {LOOK_AT_THE_DISK}" if is_of_the_disk(error) else said
 
 
 def is_there(path: str) -> bool:
@@ -273,13 +300,13 @@ def is_folder(path: str) -> bool:
 def _found(look: Callable[[str], os.stat_result], path: str) -> os.stat_result | None:
     """What is there; None: nothing is, as the file system says. Raises FolderError where it cannot say."""
     try:
-        return asked_again(lambda: look(path), most_s=SHORTLY_S)
+        return looked(lambda: look(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link to itself leads to nothing
             return None
-        raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise FolderError(unreadable(path, error)) from error
 
 
 def database_uri(path: str) -> str:

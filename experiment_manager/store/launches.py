@@ -40,6 +40,7 @@ from experiment_manager.store.files import (
     leave_empty,
     sync,
     temporary_name,
+    unreadable,
     write_json,
 )
 from experiment_manager.store.layout import Folder
@@ -48,6 +49,7 @@ from experiment_manager.store.processes import is_gone, this_process
 
 _RECORD: Final = "launch.json"
 SETTLED: Final = "settled"
+RESTORE: Final = "restore it, or move its folder away if none of its jobs waits or runs"
 """An empty file in a launch of which SLURM has nothing more to say: its record need not be read to know its jobs."""
 
 _PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
@@ -218,7 +220,7 @@ def _names(folder: Folder) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise FolderError(f"{folder.launches} cannot be read: {error.strerror or error}") from error
+        raise FolderError(unreadable(folder.launches, error)) from error
     return sorted((name for name in names if name.isdecimal()), key=int)
 
 
@@ -343,9 +345,9 @@ def read_record(folder: Folder, number: str) -> dict[str, Any]:
     except NewerRecord as error:
         raise UnreadableLaunch(str(error), is_newer=True) from error
     except UnreadableRecord as error:
-        raise UnreadableLaunch(f"{path} cannot be read ({error.why})") from error
+        raise UnreadableLaunch(error.with_way_out(RESTORE), is_out_of_reach=error.is_out_of_reach) from error
     if wrong := trouble(record, LAUNCH, required=["jobs"]) or _wrong_arrays(record) or _wrong_upstream(record):
-        raise UnreadableLaunch(f"{path} is damaged ({wrong}); restore it, or move its folder away")
+        raise UnreadableLaunch(f"{path} is damaged ({wrong}); {RESTORE}")
     return record if record.get("search_from") is None else _with_proposed(folder, number, record)
 
 

@@ -22,7 +22,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from experiment_manager.errors import LOOK_AT_THE_DISK, FolderError
-from experiment_manager.store.files import SHORTLY_S, asked_again, below, is_file, is_folder, is_there, leave_empty
+from experiment_manager.store.files import (
+    Unseen,
+    below,
+    is_file,
+    is_folder,
+    is_there,
+    leave_empty,
+    looked,
+    unreadable,
+)
 from experiment_manager.text import as_word
 from experiment_manager.typing_names import TYPE_CHECKING, Final
 
@@ -244,11 +253,11 @@ def marks_in(place: str) -> list[str]:
     """The names of the empty files in a folder by which people mark jobs; none where it is not there. Raises
     FolderError: nothing is known then, and to begin a job would be a mistake."""
     try:
-        return asked_again(lambda: os.listdir(place), most_s=SHORTLY_S)
+        return looked(lambda: os.listdir(place))
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise FolderError(f"{place} cannot be read: {error.strerror or error}") from error
+        raise FolderError(unreadable(place, error)) from error
 
 
 def set_marks(folder: Folder, place: str, names: Iterable[str], *, are_there: bool) -> None:
@@ -330,10 +339,10 @@ def unwritable(path: str, error: OSError) -> str:
     """The sentence for what the system refuses: which file, where it names one, why, and what can be done."""
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
     where = named if os.path.isabs(named) and not os.path.basename(named).startswith(".") else path
-    return (
-        f"{where} cannot be made or written: {error.strerror or error}; "
-        f"{_WAYS_OUT.get(error.errno or 0, 'mend its permissions, make room, or choose another folder')}"
-    )
+    if isinstance(error, Unseen):
+        return unreadable(where, error)
+    way_out = _WAYS_OUT.get(error.errno or 0, "mend its permissions, make room, or choose another folder")
+    return f"{where} cannot be made or written: {error.strerror or error}; {way_out}"
 
 
 @contextmanager
@@ -407,6 +416,8 @@ def _refused(path: str, needed: int) -> OSError | None:
 
 
 def _unplannable(folder: Folder, error: OSError) -> FolderError:
+    if isinstance(error, Unseen):
+        return FolderError(unreadable(folder.path, error))
     way_out = _WAYS_OUT.get(error.errno or 0, "choose another experiment_path, or mend its permissions")
     return FolderError(f"{folder.path} cannot be made or written: {error.strerror or error}; {way_out}")
 

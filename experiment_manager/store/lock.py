@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from experiment_manager.store.documents import ANCHOR, opened, read_optional
-from experiment_manager.store.files import SHORTLY_S, asked_again, discard, is_there, temporary_name
+from experiment_manager.store.files import discard, is_there, looked, temporary_name
 from experiment_manager.store.processes import is_gone, this_process
 from experiment_manager.text import tell_once
 
@@ -138,7 +138,7 @@ def identity(path: str) -> tuple[int, int, int] | None:
     """By what one file is told from another that bears its name later; None where there is none. Raises OSError where
     the file system, which is asked again for a moment, does not tell."""
     try:
-        return _identity_of(asked_again(lambda: os.lstat(path), most_s=SHORTLY_S))
+        return _identity_of(looked(lambda: os.lstat(path)))
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -14,6 +14,7 @@ from experiment_manager.model import codec
 from experiment_manager.model.codec import is_number
 from experiment_manager.model.records import JobId, State
 from experiment_manager.store.documents import opened, read_end
+from experiment_manager.store.files import unreadable
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import StateTable
 
@@ -84,7 +85,7 @@ def _logged(path: str, tell: Callable[[str], None] | None) -> Iterator[list[dict
     except FileNotFoundError:
         return
     except OSError as error:
-        tell(f"{path} cannot be read: {error.strerror or error}")
+        tell(unreadable(path, error))
     if n_bad:
         lines = f"line {first_bad}" if n_bad == 1 else f"{n_bad} lines, the first of them line {first_bad},"
         tell(f"{lines} of {path}: not what log_metrics writes")

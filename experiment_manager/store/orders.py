@@ -154,7 +154,7 @@ def _recipe(connection: sqlite3.Connection) -> int | None:
 
 def _slowly(folder: Folder, number: str, job_id: int) -> _Kept:
     """The same from the record, as for launches that were made before there was an index."""
-    from experiment_manager.store.launches import read_record  # which no task needs where there is an index
+    from experiment_manager.store.launches import RESTORE, read_record  # which no task needs where there is an index
 
     record = read_record(folder, number)
     try:
@@ -165,9 +165,7 @@ def _slowly(folder: Folder, number: str, job_id: int) -> _Kept:
         return _Kept(number, range(0), None)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         path = folder.join("launches", number, "launch.json")
-        raise JobRefused(
-            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or move its folder away"
-        ) from error
+        raise JobRefused(f"{path} is damaged ({type(error).__name__}: {error}); {RESTORE}") from error
 
 
 def _order(body: Any) -> Order:

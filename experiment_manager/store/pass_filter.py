@@ -6,7 +6,7 @@ from typing import Any
 
 from experiment_manager.errors import FilterError, NewerRecord, NoFilter, UnreadableRecord
 from experiment_manager.store.documents import SELECTION, SELECTION_FORMAT, read_object
-from experiment_manager.store.files import clear_leftovers_beside, write_json
+from experiment_manager.store.files import clear_leftovers_beside, unreadable, write_json
 from experiment_manager.store.holds import read_removed
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.text import as_word
@@ -30,7 +30,7 @@ def has_selection(folder: Folder) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise FilterError(f"{folder.pass_filter} cannot be read: {error.strerror or error}") from error
+        raise FilterError(unreadable(folder.pass_filter, error)) from error
     return True
 
 

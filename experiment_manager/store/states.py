@@ -25,15 +25,15 @@ from experiment_manager.store import processes
 from experiment_manager.store.documents import ANCHOR, END, read_optional
 from experiment_manager.store.endings import Ending, Endings, asked_to_end, withdraw
 from experiment_manager.store.files import (
-    SHORTLY_S,
     FileClock,
-    asked_again,
     clear_leftovers_in,
     discard,
     is_leftover,
     linked,
+    looked,
     sync,
     temporary_name,
+    unreadable,
 )
 from experiment_manager.store.holds import read_held, read_removed, why_not_begun
 from experiment_manager.store.layout import Folder
@@ -266,7 +266,7 @@ class States:
         try:
             return self._read(reconcile=reconcile)
         except OSError as error:
-            raise FolderError(f"{error.filename or self._path} cannot be read: {error.strerror or error}") from error
+            raise FolderError(unreadable(error.filename or self._path, error)) from error
 
     def _read(self, *, reconcile: bool) -> StateTable:
         names, hidden = self._names()
@@ -293,13 +293,13 @@ class States:
     def _names(self) -> tuple[list[str], list[str]]:
         """The names in the folder, and the hidden ones: files that are being made, or were left half done."""
         try:
-            names = asked_again(lambda: os.listdir(self._path), most_s=SHORTLY_S)
+            names = looked(lambda: os.listdir(self._path))
             hidden = [name for name in names if name[0] == "."]
             return [name for name in names if name[0] != "."] if hidden else names, hidden
         except FileNotFoundError:
             return [], []
         except OSError as error:  # nothing is known then, and PENDING would be a lie
-            raise FolderError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            raise FolderError(unreadable(self._path, error)) from error
 
     def _reconcile(
         self, found: dict[JobId, Mapping[int, State]], running: Iterable[tuple[JobId, int]]
@@ -699,10 +699,10 @@ def _opens(path: str) -> bool:
     where a file system errs for longer than a moment.
     """
     try:
-        os.close(asked_again(lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK), most_s=SHORTLY_S))
+        os.close(looked(lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK)))
     except FileNotFoundError:
         return False
     except PermissionError as error:
         if not os.access(os.path.dirname(path), os.X_OK):
-            raise FolderError(f"{os.path.dirname(path)} cannot be read: {error.strerror}") from error
+            raise FolderError(unreadable(os.path.dirname(path), error)) from error
     return True

@@ -67,7 +67,7 @@ class Submission:
                 raise UnreadableLaunch(str(error), is_newer=True) from error
             if is_to_act:
                 hint = "if it is damaged, remove it: what was submitted is found by its name"
-                raise UnreadableLaunch(error.with_way_out(hint)) from error
+                raise UnreadableLaunch(error.with_way_out(hint), is_out_of_reach=error.is_out_of_reach) from error
             skipped(str(error))
 
     def array_id(self, name: str) -> str | None:
@@ -190,7 +190,8 @@ class Sightings:
             return
         except UnreadableRecord as error:
             if is_to_act:  # or jobs that wait would be taken for PENDING, and handed over again
-                raise UnreadableLaunch(str(error)) from error
+                hint = "restore it, or remove it if no job of its launch waits or runs"
+                raise UnreadableLaunch(error.with_way_out(hint), is_out_of_reach=error.is_out_of_reach) from error
             self._is_known = False
             skipped(str(error))
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from experiment_manager.errors import FolderError, OptionsError
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appending
+from experiment_manager.store.files import appending, unreadable
 from experiment_manager.store.layout import Folder, marks_in, set_marks, writing
 
 _EXPERIMENT: Final = "experiment"
@@ -90,7 +90,7 @@ def read_note(folder: Folder, job_id: int | None = None) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise FolderError(unreadable(path, error)) from error
 
 
 def add_note(folder: Folder, text: str, job_id: int | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from experiment_manager.errors import FolderError, JobRefused
-from experiment_manager.store.files import SHORTLY_S, asked_again
+from experiment_manager.store.files import looked, unreadable
 from experiment_manager.store.layout import Folder
 from experiment_manager.trust import how_to_close, open_to_anybody
 
@@ -23,9 +23,9 @@ def refuse_what_anybody_writes(folder: Folder, what: str, paths: Iterable[str] =
     below = [folder.join(name) for name in ("launches", "conf", "code", "tasks")]
     for path in (folder.path, folder.manifest, *below, *paths):
         try:
-            found = asked_again(lambda path=path: open_to_anybody(path), most_s=SHORTLY_S)  # type: ignore[misc]
+            found = looked(lambda path=path: open_to_anybody(path))  # type: ignore[misc]
         except OSError as error:
-            raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise FolderError(unreadable(path, error)) from error
         if found is not None:
             raise JobRefused(
                 f"{what}: every user of this machine may write to {found}, and so run programs in your name; "
