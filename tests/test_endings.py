@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from experiment_manager import Experiment, current_job
 from experiment_manager.errors import AlreadyCompleted, EndedSince, ExperimentManagerError
+from experiment_manager.execution import environment
 from experiment_manager.execution.child import exit_status_of
 from experiment_manager.execution.current_job import CurrentJob
 from experiment_manager.execution.resources import memory_of
@@ -211,6 +214,91 @@ def test_half_a_line_takes_no_other_with_it(tmp_path: Path) -> None:
     current.log_metrics(step=3, loss=3.0)
     current.log_metrics(step=4, loss=4.0)
     assert [1, 3, 4] == [metric.step for metric in read_metrics(folder, 0, 1, lambda _: None)]
+
+
+def test_metrics_that_a_full_disk_does_not_take_wait_for_room(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No line of metrics ends a job: what could not be written is said once, and is there, in order and once, as soon
+    as there is room; what never was written is said to be lost when the job ends."""
+    folder = Folder(small_disk, "train")
+    os.makedirs(folder.job(0))
+    current = CurrentJob(folder, 0, 1)
+    current.log_metrics(step=0, loss="x" * 100)
+    fill(small_disk)
+    for step in range(1, 200):
+        current.log_metrics(step=step, loss="x" * 100)
+    said = capsys.readouterr().err
+    assert 1 == said.count(f"{folder.of_attempt(0, 1, 'metrics')} cannot be written: No space left on device; ")
+    (small_disk / "filler").unlink()
+    current.log_metrics(step=200, loss="x" * 100)
+    assert list(range(201)) == [metric.step for metric in read_metrics(folder, 0, 1, pytest.fail)]
+    assert "is written again, with what has waited\n" in capsys.readouterr().err
+    fill(small_disk)
+    while "cannot be written" not in capsys.readouterr().err:
+        current.log_metrics(step=201, loss="x" * 100)
+    current.settle_metrics()
+    assert "1 line is lost: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["open", "write", "close", "half a write"])
+def test_one_error_of_a_disk_costs_no_line_of_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: str, number: int
+) -> None:
+    """Whatever call fails, and whether it has written the line or half of it before, each line is there once, in order,
+    at the latest when the job has ended."""
+    folder = Folder(tmp_path, "train")
+    experiment = Experiment(["seed"], "train", tmp_path)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    name = call.rpartition(" ")[2]
+    real, metrics = getattr(os, name), folder.of_attempt(0, 1, "metrics")
+
+    def failing(given: Any, *more: Any) -> Any:
+        path = os.readlink(f"/proc/self/fd/{given}") if isinstance(given, int) else given
+        if path != metrics or not failures:
+            return real(given, *more)
+        if call == "half a write":
+            real(given, more[0][:10])
+        if call == "close":
+            real(given)
+        raise failures.pop()
+
+    def run(*_: Any) -> int:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, failing)
+            for step in range(4):
+                failures[:] = [OSError(number, os.strerror(number))] if step % 2 else []
+                current_job().log_metrics(step=step, loss=1.0)
+        return 7
+
+    failures: list[OSError] = []
+    experiment.run_id(0, run)
+    assert State.COMPLETED is experiment.states().state(0)
+    assert [0, 1, 2, 3] == [metric.step for metric in read_metrics(folder, 0, 1, pytest.fail)]
+    assert 2 == capsys.readouterr().err.count(f"{metrics} cannot be written: {os.strerror(number)}; the job goes on")
+
+
+def test_lines_that_wait_are_written_when_the_program_ends(small_disk: Path) -> None:
+    """Also where nothing is logged any more, and by the process that has logged them alone."""
+    folder = Folder(small_disk, "train")
+    os.makedirs(folder.job(0))
+    program = """
+import os, sys
+from experiment_manager import current_job
+current_job().log_metrics(step=1, loss="x" * 5000)
+os.unlink(sys.argv[1])
+if not os.fork():
+    sys.exit(0)
+os.wait()
+"""
+    fill(small_disk)
+    environ = {**os.environ, **environment.of_attempt(folder, 0, 1)}
+    done = subprocess.run([sys.executable, "-c", program, small_disk / "filler"], env=environ, capture_output=True)
+    assert (0, 1, 1) == (done.returncode, done.stderr.count(b"the job goes on"), done.stderr.count(b"is written again"))
+    assert [1] == [metric.step for metric in read_metrics(folder, 0, 1, pytest.fail)]
 
 
 def test_exit_0_is_no_success_of_an_attempt_that_left_an_error() -> None:

@@ -19,10 +19,9 @@ from experiment_manager.errors import JobRefused, UnstorableValue
 from experiment_manager.execution.environment import PRUNER_VARIABLE, other_than_first
 from experiment_manager.model import codec
 from experiment_manager.model.records import Job, State
-from experiment_manager.store.files import appending
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.metrics_file import MetricsFile
 from experiment_manager.store.processes import ATTEMPT_VARIABLE, FOLDER_VARIABLE, JOB_VARIABLE
-from experiment_manager.store.reserve import write_all
 from experiment_manager.text import one_line, tell
 
 if TYPE_CHECKING:
@@ -227,17 +226,24 @@ class CurrentJob:
         Values are stored in their plain form, as those that a job returns: numbers or text; what has none is left out,
         and said once, and is no error. With several tasks only rank 0 writes. Outside of an experiment nothing is
         recorded. With a pruner the job is compared with others here, at a few steps; `should_stop` tells what came of
-        it. Raises OSError when the line could not be written, as on a full disk.
+        it. A line that the disk does not take, as a full one, ends no job: that is said, and it is written later.
         """
         step, values = _step_and_values(first, step, values)
         if self._folder is None or self.id is None or not is_first_rank():
             return
         line = {"step": self._plain("step", step), "time": time.time(), "values": self._plain("", values)}
-        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
-        path = self._folder.of_attempt(self.id, self.attempt, "metrics")
-        _append_line(path, data)
+        self._metrics.add((json.dumps(line, ensure_ascii=False) + "\n").encode())
         if self._pruning is not None:
             self._pruning.note(line["step"], codec.decode(line["values"]))
+
+    @cached_property
+    def _metrics(self) -> MetricsFile:
+        return MetricsFile(self.experiment.of_attempt(self.required_id, self.attempt, "metrics"))
+
+    def settle_metrics(self) -> None:
+        """What was logged and could not be written is written now, or said to be lost."""
+        if "_metrics" in vars(self):
+            self._metrics.settle()
 
     def _plain(self, name: str, value: Any) -> codec.Encoded:
         """A value as it is stored, without what cannot be."""
@@ -252,22 +258,6 @@ class CurrentJob:
                 self._refused.add(what)
                 tell(f"log_metrics of job {self.id}: {one_line(what)} is left out: {one_line(why)}")
         return stored.get(name) if name and isinstance(stored, dict) else stored
-
-
-def _append_line(path: str, line: bytes) -> None:
-    """The file ends with that line. Raises OSError when it could not be written, or only a part of it.
-
-    Whole lines are one write to a file opened for appending, also from several threads. One that was cut short, as on a
-    full disk, is ended first: it takes no other line with it.
-    """
-    handle = appending(path, is_read=True)
-    try:
-        size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        write_all(handle, line)
-    finally:
-        os.close(handle)
 
 
 def _step_and_values(first: Any, step: float | None, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -339,6 +329,12 @@ def another() -> Iterator[None]:
         yield
     finally:
         _current, _told = before if before[0] is not None else (_current, _told)
+
+
+def settle_metrics() -> None:
+    """What the job of this process has logged and could not write is written now, or said to be lost."""
+    if _current is not None:
+        _current.settle_metrics()
 
 
 def was_asked() -> bool:

@@ -117,6 +117,7 @@ def _claimed(
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise
     finally:
+        current_job.settle_metrics()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
