@@ -29,9 +29,9 @@ class Table:
         self.n_looks += 1
         return self.left.get(job_id) != number
 
-    def unclaimed(self, planned: Mapping[int, int]) -> list[int]:
+    def unclaimed(self, planned: Mapping[int, int]) -> dict[int, int]:
         self.n_listings += 1
-        return [job_id for job_id in planned if job_id in self.left]
+        return {job_id: number for job_id, number in planned.items() if job_id in self.left}
 
     def workers(self, n_workers: int) -> list[Iterator[Candidate]]:
         """Of a launch without a search, which name jobs alone."""
@@ -109,7 +109,7 @@ def test_a_file_system_that_errs_between_jobs_is_asked_again(number: int) -> Non
     class Errs(Table):
         n_errors = 2
 
-        def unclaimed(self, planned: Mapping[int, int]) -> list[int]:
+        def unclaimed(self, planned: Mapping[int, int]) -> dict[int, int]:
             if self.n_errors > 0:
                 self.n_errors -= 1
                 raise FolderError("states cannot be read") from error

@@ -69,9 +69,9 @@ def test_hold_and_release_on_the_command_line(four: Experiment, capsys: pytest.C
 def test_a_worker_leaves_held_jobs(four: Experiment) -> None:
     """What is held while a worker runs is left, and counted as such; what begins just then is not called held."""
     states, planned = States(four.folder), {1: 1, 2: 1, 3: 1}
-    assert [1, 2, 3] == states.unclaimed(planned)
+    assert [1, 2, 3] == list(states.unclaimed(planned))
     four.hold("2")
-    assert [1, 3] == states.unclaimed(planned)
+    assert [1, 3] == list(states.unclaimed(planned))
     assert (True, False) == (states.is_kept_back(2), states.is_kept_back(1))
 
     def holds_the_others(job_id: int, *_: object) -> str:

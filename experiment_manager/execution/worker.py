@@ -202,7 +202,7 @@ class Candidates:
     def _is_claimed(self, one: Candidate) -> bool:
         return _patiently(lambda: self._states.is_claimed(one.job_id, one.number))
 
-    def _unclaimed(self) -> list[int]:
+    def _unclaimed(self) -> dict[int, int]:
         return _patiently(lambda: self._states.unclaimed(self._planned))
 
     def _all_left(self) -> Iterator[Candidate]:
@@ -211,8 +211,7 @@ class Candidates:
             yield from self._untaken([*left[first:], *left[:first]], most_misses=_MISSES)
 
     def _left(self) -> list[Candidate]:
-        numbers = self._planned
-        unclaimed = (Candidate(one, numbers[one], self._launch) for one in self._unclaimed())
+        unclaimed = (Candidate(*one, self._launch) for one in self._unclaimed().items())
         left = [one for one in unclaimed if one not in self._named]
         if not left and self._again is not None:
             left = [one for one in self._again.of_ended_workers() if one not in self._named]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import JobId, State
+from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, may_be_elsewhere, may_grow
 from experiment_manager.store import processes
@@ -35,12 +35,12 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
     states = States(folder)
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}  # job -> its attempt, and who runs that
     elsewhere = set()
-    unbegun: dict[int, int] = {}
+    unbegun: dict[int, int] = {}  # job -> the newest number that an attempt of it has
     for job_id in ids:
         last = table.last(job_id)
         record = states.record(job_id, last.number) if last.state is State.RUNNING else {}
         if last.state is State.QUEUED:
-            unbegun[job_id] = last.number
+            unbegun[job_id] = table.next_number(job_id) - 1  # which a dry pass may have
         elif scheduler_in(record):
             elsewhere.add(job_id)
         elif last.state is State.RUNNING and "unbegun" not in record:
@@ -159,11 +159,11 @@ def _refuse_shared(
 
 
 def _still_waiting(folder: Folder, unbegun: Mapping[int, int]) -> list[int]:
-    """Those of the jobs, each with the number of its last attempt, that have not begun since."""
+    """Those of the jobs, each with the newest number of its attempts, that have not begun since."""
     if not unbegun:
         return []
     table = States(folder).table()
-    return [job for job, number in unbegun.items() if table.last(JobId(job)).number == number]
+    return [job for job, number in unbegun.items() if table.next_number(job) == number + 1]
 
 
 def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str]) -> None:
@@ -175,7 +175,7 @@ def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str
         gone, table = _gone(folder, waiting), States(folder).table()
         for job_id in gone:
             number = waiting.pop(job_id)
-            if table.last(JobId(job_id)).number == number:  # else it has begun, or somebody has recorded it
+            if table.next_number(job_id) == number + 1:  # else it has begun, or somebody has recorded it
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
                 about = {"scheduler": handed_to[job_id]}
                 States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)

@@ -179,19 +179,23 @@ class _Decision:
 
     def _decide(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         last = self._disk.table.last(job_id)
-        if last.number < self._launch.planned[job_id]:
+        if self._has_not_begun(last):
             self._not_begun(array, index, job_id, report)
         elif last.state is State.RUNNING:
             self._counts_as_running(array, index, job_id, last.number, report)
         elif last.state not in ENDED_WELL:
             self._ended(array, index, job_id, last, report)
 
+    def _has_not_begun(self, last: Attempt) -> bool:
+        """Whether a job has not begun under this launch; a dry pass, whatever its number is, is no beginning."""
+        return last.number < self._launch.planned[last.job_id] or last.state is State.FAKE
+
     def _decide_of_workers(self, array: LaunchedArray, report: ArrayReport | None) -> None:
         """Any of them may run any of the jobs; which one runs a job that has begun, its anchor tells."""
         waits = self._waits_for_workers(array, report)
         for job_id in map(JobId, array.jobs):
             last = self._disk.table.last(job_id)
-            if last.number < self._launch.planned[job_id]:
+            if self._has_not_begun(last):
                 if waits is not None:
                     self._found.append(waits.wait(job_id))
                 continue

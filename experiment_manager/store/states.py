@@ -137,8 +137,12 @@ class StateTable(NamedTuple):
         return max(self.attempts.get(JobId(job_id), {}), default=0) + 1
 
     def not_begun(self, planned: Mapping[int, int]) -> Iterator[JobId]:
-        """Those of the jobs of which the attempt has not begun whose number is planned for each."""
-        return (JobId(job_id) for job_id, number in planned.items() if number >= self.next_number(job_id))
+        """Those of the jobs of which the attempt has not begun whose number is planned for each, or a later one; a dry
+        pass is none."""
+        for job_id, first in planned.items():
+            numbers = self.attempts.get(JobId(job_id), {})
+            if all(number < first or state is State.FAKE for number, state in numbers.items()):
+                yield JobId(job_id)
 
     def by_state(self, ids: Iterable[int]) -> defaultdict[State, list[int]]:
         """The jobs by the state of the last attempt of each, in their order: see `state`."""
@@ -388,15 +392,20 @@ class States:
         """Whether somebody has begun, or cancelled, this attempt: one file is asked for."""
         return _opens(self._name(job_id, attempt))
 
-    def unclaimed(self, planned: Mapping[int, int]) -> list[int]:
-        """Those jobs, in their order, of which nobody has claimed the attempt of the number that is planned for each:
-        by one listing of all names, which other processes may outdate at once. Raises FolderError."""
+    def unclaimed(self, planned: Mapping[int, int]) -> dict[int, int]:
+        """Those jobs, in their order, of which nobody has claimed the attempt of the number that is planned for each,
+        unless as a dry pass, with the number that is free: by one listing of all names, which other processes may
+        outdate at once. Raises FolderError."""
         names, kept_back = frozenset(self._names()[0]), self._kept_back()
-        return [
-            job_id
-            for job_id, number in planned.items()
-            if f"{job_id}.{number}" not in names and job_id not in kept_back
-        ]
+        found = {}
+        for job_id, number in planned.items():
+            free, anchor = number, f"{job_id}.{number}"
+            while anchor in names and f"{anchor}.FAKE" in names:
+                free += 1
+                anchor = f"{job_id}.{free}"
+            if anchor not in names and job_id not in kept_back:
+                found[job_id] = free
+        return found
 
     def _kept_back(self) -> frozenset[int]:
         return read_held(self._folder) | read_removed(self._folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from experiment_manager.cli.main import main
 from experiment_manager.errors import JobRefused, OptionsError
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler import query, reconcile
@@ -57,6 +58,29 @@ def test_what_waits_is_queued(jobs: Jobs) -> None:
         jobs.wait_until(lambda job_id=job_id, attempt=attempt: jobs.has_begun(job_id, attempt))  # type: ignore[misc]
         jobs.end(job_id)
     jobs.wait_for("COMPLETED", "COMPLETED", "COMPLETED")
+
+
+@pytest.mark.parametrize("before", [[], ["CANCELLED"]], ids=["first", "again"])
+def test_a_dry_pass_takes_no_job_from_workers(jobs: Jobs, before: list[str]) -> None:
+    """A job that somebody has only looked at since its launch was planned is QUEUED, and is run or cancelled as all
+    others, whether it has run before or not."""
+    (held := FileScheduler().root / "hold").touch()
+    jobs.make({}, {}, {}, **({} if before else {"workers": 2})).submit()
+    if before:
+        jobs.wait_for("QUEUED", "QUEUED", "QUEUED")
+        jobs.cancel(0, 1, 2)
+        jobs.make(workers=2).submit()
+    for job_id in (0, 1, 1):
+        assert 0 == main(["run", jobs.experiment.folder.path, str(job_id), "--fake"])
+    jobs.wait_for("QUEUED", "QUEUED", "QUEUED")
+    assert [0] == jobs.cancel(0)
+    held.unlink()
+    jobs.wait_for("CANCELLED", "COMPLETED", "COMPLETED")
+    assert {
+        0: [*before, "FAKE", "CANCELLED"],
+        1: [*before, "FAKE", "FAKE", "COMPLETED"],
+        2: [*before, "COMPLETED"],
+    } == jobs.attempts()
 
 
 def test_workers_that_end_while_the_queue_is_asked(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
