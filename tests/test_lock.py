@@ -74,6 +74,28 @@ def test_a_link_stands_for_a_lock(
     assert 1 == capfd.readouterr().err.count("without locks")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "a process that {held} does not name (remove that file if nobody works there)"),
+        ("{}", "a process that {held} does not name (remove that file if nobody works there)"),
+        ('{"host": "another"}', "a process on another, as {held} says,"),
+        ('{"pid": 7}', "process 7 on a machine that nobody names, as {held} says,"),
+    ],
+)
+def test_who_holds_a_link_is_told_as_far_as_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    """A link that does not say all is somebody's nevertheless: what it does not say is not told as None."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no locks")))
+    path, held = str(tmp_path / "lock"), tmp_path / "lock.held"
+    held.write_text(text)
+    with pytest.raises(Busy) as busy:
+        Lock(path, wait_s=0)
+    assert said.format(held=held) == busy.value.holder
+    assert "None" not in str(lock.left_by(path))
+
+
 @pytest.mark.parametrize("has_locks", [True, False])
 def test_what_the_file_system_does_not_tell_is_no_other_planner(
     tmp_path: Path, has_locks: bool, monkeypatch: pytest.MonkeyPatch

@@ -261,7 +261,7 @@ def test_running_elsewhere_is_left_alone(tmp_path: Path, states: States) -> None
     """What runs on another host is RUNNING and refused, and the refusal says how to end it by hand."""
     put(tmp_path, "7.1", "7.1.RUNNING", record={"host": "node017", "pid": 5})
     assert State.RUNNING is states.table(reconcile=True).state(7)
-    with pytest.raises(JobRefused, match=r"pid 5 on node017.*rename .*7\.1\.RUNNING to end in \.LOST"):
+    with pytest.raises(JobRefused, match=r"process 5 on node017.*rename .*7\.1\.RUNNING to end in \.LOST"):
         states.claim(7, {})
     os.rename(tmp_path / "train/states/7.1.RUNNING", tmp_path / "train/states/7.1.LOST")
     assert 2 == states.claim(7, {})

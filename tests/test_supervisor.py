@@ -211,7 +211,7 @@ def test_running_job_is_refused_to_others(held: Program) -> None:
     program = running.program
     done = program.tool("run", *RUN)
     assert done.returncode == 2
-    assert f"attempt 2, pid {running.supervisor.pid}" in done.stderr
+    assert f"attempt 2, process {running.supervisor.pid}" in done.stderr
     assert ["0.1.COMPLETED", "0.2.RUNNING"] == program.states()
     os.kill(running.supervisor.pid, signal.SIGTERM)
     running.end()

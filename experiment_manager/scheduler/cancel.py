@@ -124,7 +124,7 @@ def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -
         except OSError:  # it is not ours to write to
             looks_s = None
         if looks_s is None:
-            unreached[job_id] = one_line(f"process {record.get('pid')} on {record.get('host')}")
+            unreached[job_id] = one_line(processes.named(record))
             continue
         if States(folder).state(job_id, number) is not State.RUNNING:  # it has ended meanwhile, and looks no more
             withdraw(folder, job_id, number)

@@ -45,7 +45,7 @@ from experiment_manager.store.files import (
 )
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.orders import write_orders
-from experiment_manager.store.processes import is_gone, this_process
+from experiment_manager.store.processes import is_gone, named, this_process
 
 _RECORD: Final = "launch.json"
 SETTLED: Final = "settled"
@@ -127,7 +127,7 @@ class Driver(NamedTuple):
     process: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"process {self.process.get('pid')} on {self.process.get('host')}"
+        return named(self.process)
 
     @property
     def is_surely_there(self) -> bool:

@@ -10,12 +10,13 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from experiment_manager.store.documents import ANCHOR, opened, read_optional
 from experiment_manager.store.files import discard, is_there, looked, temporary_name
-from experiment_manager.store.processes import is_gone, this_process
+from experiment_manager.store.processes import is_gone, named, this_process
 from experiment_manager.text import tell_once
 
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
@@ -67,7 +68,7 @@ def left_by(path: str) -> str | None:
     if gone is False:
         return None
     state = "which has ended," if gone else "which cannot be asked from here,"
-    return f"process {holder.get('pid')} on {holder.get('host')}, {state}"
+    return f"{named(holder)}, {state}"
 
 
 def refused_locks(path: str) -> str | None:
@@ -117,11 +118,18 @@ def _linked(path: str, deadline: float) -> tuple[int, int, int]:
                 if is_gone(holder):
                     take_away(path, seen)
                     continue
-                _wait(deadline, f"process {holder.get('pid')} on {holder.get('host')}, as {path} says,")
+                _wait(deadline, _told(holder, path))
             else:
                 return _identity_of(os.stat(mine))
     finally:
         discard(mine)
+
+
+def _told(holder: Mapping[str, Any], path: str) -> str:
+    """Who holds the link at that path, in words, and where that is said; what to do where it is not."""
+    if not holder:
+        return f"a process that {path} does not name (remove that file if nobody works there)"
+    return f"{named(holder)}, as {path} says,"
 
 
 def take_away(path: str, stale: tuple[int, int, int] | None) -> None:

@@ -49,6 +49,18 @@ def _while_it_runs(pid: int) -> Mapping[str, Any]:
 os.register_at_fork(after_in_child=_while_it_runs.cache_clear)  # a pid is used again, by a copy's copy, too
 
 
+def named(record: Mapping[str, Any]) -> str:
+    """The process of a record, in words, as far as it is told.
+
+    >>> named({"pid": 12, "host": "node7"}), named({"host": "node7"}), named({})
+    ('process 12 on node7', 'a process on node7', 'a process that nobody names')
+    """
+    pid, host = record.get("pid"), record.get("host")
+    if host is None:
+        return "a process that nobody names" if pid is None else f"process {pid} on a machine that nobody names"
+    return f"{'a process' if pid is None else f'process {pid}'} on {host}"
+
+
 def is_gone(record: Mapping[str, Any]) -> bool | None:
     """True when the process of a record has certainly ended, False when it runs, None when nobody here can know."""
     if record.get("host") != os.uname().nodename:

@@ -540,10 +540,7 @@ class States:
             return self._lose_to_go_on(job_id, attempt, ended or State.LOST, {**_GONE, **fenced})
         running = self._name(job_id, attempt, State.RUNNING)
         way_out = "" if gone is False else f"; if nothing runs it there, rename {as_word(running)} to end in .LOST"
-        raise JobRefused(
-            f"job {job_id} is running already: attempt {attempt}, pid {record.get('pid')} on "
-            f"{record.get('host')}{way_out}"
-        )
+        raise JobRefused(f"job {job_id} is running already: attempt {attempt}, {processes.named(record)}{way_out}")
 
     def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> State:
         """As `lose`, for whoever is to run the job again. Raises JobRefused where only a newer version can tell how the
