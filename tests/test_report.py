@@ -298,6 +298,28 @@ def test_steps_that_are_missing_are_counted(tmp_path: Path) -> None:
     assert [("x", "order of logging")] == [(metric["name"], metric["axis"]) for metric in data_of(path)["metrics"]]
 
 
+def test_no_mean_is_of_steps_and_of_the_order_of_logging(tmp_path: Path, opened: "Callable[..., Page]") -> None:
+    """A metric that some jobs have logged by step and others without one has two figures, whichever groups they are of,
+    and each says of which jobs it is; one that all have logged alike has one."""
+    study = Study(tmp_path, ["lr", "seed"])
+    study.job({"lr": 1, "seed": 1}, [(100, {"x": 1, "y": 5}), (200, {"x": 3})])
+    study.job({"lr": 1, "seed": 2}, [(None, {"x": 7}), (None, {"x": 9})])
+    study.job({"lr": 2, "seed": 1}, [(None, {"x": 20}), (None, {"x": math.nan})])
+    path = study.report()
+    found = [
+        (metric["axis"], [(curve["group"], curve["steps"], curve["means"]) for curve in metric["curves"]])
+        for metric in data_of(path)["metrics"]
+        if metric["name"] == "x"
+    ]
+    by_step = [(0, [100, 200], [1, 3])]
+    assert [("step", by_step), ("order of logging", [(0, [0, 1], [7, 9]), (1, [0, 1], [20, None])])] == found
+    said = opened(path).inner_text("#curves")
+    assert "Of the 1 job that logged it by step (0); the others have a figure of their own." in said
+    assert "Of the 2 jobs that logged it without a step (1, 2); the others" in said
+    assert 2 == said.count("have a figure of their own")
+    assert "NaN or infinite in 1 job (2)" in said
+
+
 def test_attempt_that_went_on_continues_the_curve(tmp_path: Path) -> None:
     """Steps before the checkpoint come from the attempt before; what was computed again counts once; one begun anew
     shows nothing of the attempt before; a half-written line is left out."""

@@ -103,12 +103,13 @@ Logged = tuple[float | None, Mapping[str, Any]]
 
 
 class Learned(NamedTuple):
-    """One metric: a curve for each group that has logged it, by the group's place."""
+    """One metric by step, or in the order of logging: a curve for each group that has logged it so, by its place."""
 
     name: str
     curves: Mapping[int, Curve]
-    by_step: bool  # else by the order of logging, for some job at least
+    by_step: bool  # else in the order of logging
     diverged: tuple[int, ...]  # jobs with values that are NaN or infinite
+    some: tuple[int, ...] | None  # jobs that it is of, where others have logged the metric the other way
 
 
 class Learning(NamedTuple):
@@ -156,25 +157,36 @@ def _flat(attempts: Sequence[tuple[int, Sequence[Metric]]]) -> list[Logged]:
 
 
 def learn(logbook: Logbook, groups: Sequence[Sequence[int]], names: Sequence[str]) -> Learning:
-    """The curves of groups of jobs, in the order of `names`. Holds the metrics of one group at a time."""
+    """The curves of groups of jobs, in the order of `names`. Holds the metrics of one group at a time.
+
+    A metric that some jobs have logged by step, and others in their order alone, is there twice: no mean is of both.
+    """
     most = max(_FEWEST, min(MOST_POINTS, _MOST_IN_ALL // max(1, len(groups) * len(names))))
-    curves: dict[str, dict[int, Curve]] = {name: {} for name in names}
-    unordered, diverged, is_thinned = set(), defaultdict(set), False
+    curves: dict[str, dict[bool, dict[int, Curve]]] = {name: {True: {}, False: {}} for name in names}
+    logged: dict[tuple[str, bool], list[int]] = defaultdict(list)
+    diverged, is_thinned = defaultdict(list), False
     for place, ids in enumerate(groups):
-        members: dict[str, list[Series]] = defaultdict(list)
+        members: dict[tuple[str, bool], list[Series]] = defaultdict(list)
         for job_id in ids:
             for name, series in series_of(logbook.course(job_id)).items():
-                members[name].append(series)
-                if not series.given:
-                    unordered.add(name)
+                key = name, series.given
+                members[key].append(series)
+                logged[key].append(job_id)
                 if not all(map(math.isfinite, series.values)):
-                    diverged[name].add(job_id)
-        for name, found in members.items():
-            curves.setdefault(name, {})[place] = mean_curve(found, most)
+                    diverged[key].append(job_id)
+        for (name, by_step), found in members.items():
+            curves.setdefault(name, {True: {}, False: {}})[by_step][place] = mean_curve(found, most)
             is_thinned = is_thinned or len(set().union(*(series.steps for series in found))) > most
     learned = (
-        Learned(name, curves[name], name not in unordered, tuple(sorted(diverged[name])))
+        Learned(
+            name,
+            curves[name][by_step],
+            by_step,
+            tuple(sorted(diverged[name, by_step])),
+            tuple(sorted(logged[name, by_step])) if curves[name][not by_step] else None,
+        )
         for name in curves
-        if curves[name]
+        for by_step in (True, False)
+        if curves[name][by_step]
     )
     return Learning(tuple(learned), most, is_thinned)
