@@ -777,6 +777,31 @@ def proposers(program: Program) -> list[int]:
 
 
 @pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_search_whose_proposer_hangs_ends_when_it_is_told(program: Program, number: signal.Signals) -> None:
+    """Who waits for a trial hears a signal all the same, ends, and leaves no process; the same command goes on."""
+    arguments = [*SEARCH, "hydra.sweeper.n_trials=8", "sleep=0.5", *SPACE]
+    sweep = program.start("train.py", "-m", *arguments)
+    wait_until(lambda: (program.experiment / "states/1.1.RUNNING").exists())
+    hung = wait_until(lambda: len(found := proposers(program)) == 2 and found)
+    try:
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: len(states := program.states()) > 1 and all(name.endswith("COMPLETED") for name in states))
+        sweep.send_signal(number)
+        sweep.communicate(timeout=30)
+        assert 128 + number == sweep.returncode
+        assert [] == proposers(program)
+    finally:
+        for pid in set(hung).intersection(proposers(program)):
+            os.kill(pid, signal.SIGKILL)
+        sweep.kill()
+    assert 0 == program.sweep(*arguments).returncode
+    completed = [name for name in program.states() if name.endswith("COMPLETED")]
+    assert [str(job) for job in range(8)] == sorted(name.split(".")[0] for name in completed)
+
+
+@pytest.mark.usefixtures("light")
 def test_processes_that_are_killed_cost_no_trial(program: Program) -> None:
     """A worker and the proposers are killed in the middle: another worker goes on, each trial completes once, and the
     same command runs what nobody is left to run."""

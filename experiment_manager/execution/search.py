@@ -19,10 +19,15 @@ from experiment_manager.text import tell
 if TYPE_CHECKING:
     import subprocess
 
+    from experiment_manager.execution.signals import Heard
     from experiment_manager.model.search import Search
 
 _TRIES: Final = 2
 """A proposer that ends instead of answering is started again, so often in all."""
+
+
+_ENDS_S: Final = 5.0
+"""How long a proposer that was killed is waited for."""
 
 
 class SearchJobs:
@@ -59,6 +64,8 @@ class SearchJobs:
 
     def end(self) -> None:
         """There is no proposer any more."""
+        import subprocess
+
         process, self._process = self._process, None
         if process is None or os.getpid() != self._pid:  # a copy of this process is the job
             return
@@ -67,11 +74,15 @@ class SearchJobs:
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):  # in a file system that hangs, it ends when that answers
+            process.wait(_ENDS_S)
 
-    def ask(self) -> int | None:
-        """The job that is proposed now; None where nothing is, nor will be here. Raises ExperimentManagerError."""
-        answer = self._answer()
+    def ask(self, heard: "Heard") -> int | None:
+        """The job that is proposed now; None where nothing is, nor will be here, or a signal was heard before that.
+        Raises ExperimentManagerError."""
+        answer = self._answer(heard)
+        if answer is None:
+            return None
         if "job" in answer:
             return int(answer["job"])
         self.is_over = True
@@ -82,7 +93,8 @@ class SearchJobs:
             tell(f"no more trials are begun here: {answer['why']}")
         return None
 
-    def _answer(self) -> Mapping[str, Any]:
+    def _answer(self, heard: "Heard") -> Mapping[str, Any] | None:
+        """What the proposer says; None where a signal was heard before it did: it may hang, as in a file system."""
         why = ""
         for _ in range(_TRIES):
             try:
@@ -92,6 +104,8 @@ class SearchJobs:
                 assert self._process.stdout is not None
                 self._process.stdin.write(b"\n")
                 self._process.stdin.flush()
+                if not heard.wait_to_read(self._process.stdout.fileno()):
+                    return None
                 if line := self._process.stdout.readline():
                     answer: Mapping[str, Any] = json.loads(line)
                     return answer

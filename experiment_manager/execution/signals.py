@@ -50,6 +50,14 @@ class Heard:
         self.was_warned = self.was_warned or not WARNINGS.isdisjoint(heard)
         return heard
 
+    def wait_to_read(self, handle: int) -> bool:
+        """Something, or its end, can be read there; false where a signal of STOPS or WARNINGS was heard before that."""
+        while not (self.was_stopped or self.was_warned):
+            if handle in select.select([handle, self._read], [], [])[0]:
+                return True
+            self.wait(0)
+        return False
+
 
 def block() -> None:
     """Signals wait until `unblock`, also across `exec`: none is lost while a program starts."""

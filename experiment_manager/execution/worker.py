@@ -150,10 +150,10 @@ class Candidates:
             self._planned.update(self.search.planned())
             yield from self._all_left()
 
-    def propose(self) -> Candidate | None:
-        """A job that is proposed now; None: nothing more is. Raises ExperimentManagerError."""
+    def propose(self, heard: Heard) -> Candidate | None:
+        """A job that is proposed now; None: nothing more is, or a signal was heard. Raises ExperimentManagerError."""
         assert self.search is not None
-        job_id = self.search.ask()
+        job_id = self.search.ask(heard)
         if job_id is None:
             return None
         self._planned[job_id] = 1
@@ -393,7 +393,7 @@ class Lane:
                 if found is not None and self._waits(found):
                     self._candidates.put_off(found)
                     continue
-                one = self._candidates.propose() if found is None else found
+                one = self._candidates.propose(heard) if found is None else found
             except ExperimentManagerError as error:
                 tell(f"error: {error}")
                 return outcome._replace(status=outcome.status or REFUSED)
