@@ -314,6 +314,29 @@ def test_saver_that_adds_an_ending(saved: Experiment) -> None:
     assert [1.0, 2.0] == saved.get_results(0, "weights", lambda path: numpy.load(path)).tolist()
 
 
+def test_saver_that_makes_a_folder(saved: Experiment, tmp_path: Path) -> None:
+    """A result may be a folder, as of save_pretrained or of zarr, or a link that leads to something."""
+
+    def saver(path: str, value: str) -> None:
+        Path(path).mkdir()
+        (Path(path) / "weights").write_text(value)
+
+    def loader(path: str) -> str:
+        return (Path(path) / "weights").read_text()
+
+    for job_id in saved.get_all_ids():
+        saved.save_results(job_id, "model", saver, f"of {job_id}")
+    assert saved.are_all_results_present("model")
+    assert "of 2" == saved.get_results(2, "model", loader)
+    with pytest.raises(ResultError, match="is there already"):
+        saved.save_results(2, "model", saver, "again")
+    kept = Path(saved.folder.job(2), "model").rename(tmp_path / "kept")
+    Path(saved.folder.job(2), "model").symlink_to(kept)
+    assert "of 2" == saved.get_results(2, "model", loader)
+    kept.rename(tmp_path / "elsewhere")
+    assert not saved.are_all_results_present("model")
+
+
 def test_results_that_are_not_there(saved: Experiment) -> None:
     """A missing result and an impossible name are said; only the jobs that pass the filter have to have results."""
     with pytest.raises(ResultError, match=r"job 0 .* has no result 'curve'"):

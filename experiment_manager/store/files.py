@@ -285,6 +285,11 @@ def is_there(path: str) -> bool:
     return _found(os.lstat, path) is not None
 
 
+def exists(path: str) -> bool:
+    """Whether that is a file, a folder or anything else, or a link to one. Raises FolderError as `is_there`."""
+    return _found(os.stat, path) is not None
+
+
 def is_file(path: str) -> bool:
     """Whether that is a file, or a link to one. Raises FolderError as `is_there`; `os.path.isfile` says False."""
     found = _found(os.stat, path)

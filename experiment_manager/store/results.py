@@ -20,7 +20,7 @@ from experiment_manager.errors import FolderError, ResultError, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT_FORMAT, opened, read_json, read_object
-from experiment_manager.store.files import PATIENCE_S, appearing, is_file, is_there, leave_empty, write_json
+from experiment_manager.store.files import PATIENCE_S, appearing, exists, is_there, leave_empty, write_json
 from experiment_manager.store.layout import Folder, unwritable, writing
 from experiment_manager.text import described, message_of, one_line, tell
 
@@ -143,15 +143,15 @@ def save_job_file(folder: Folder, job_id: int, filename: str, saver: Saver, resu
 def load_job_file(folder: Folder, job_id: int, filename: str, loader: Loader) -> Any:
     """The value that was saved under that name, also by the original library. Raises ResultError where it is not."""
     for path in (_path(folder, job_id, filename), _original_path(folder, job_id, filename)):
-        if is_file(path):
+        if exists(path):  # a saver may make a folder
             return loader(path)
     raise ResultError(f"job {job_id} of {folder.path} has no result {filename!r}; it has not run, or saved no such")
 
 
 def have_job_file(folder: Folder, ids: Iterable[int], filename: str) -> bool:
-    """Whether each of these jobs has saved a file of that name."""
+    """Whether each of these jobs has saved a file, or a folder, of that name."""
     return all(
-        is_file(os.path.join(folder.job(job_id), filename)) or is_file(_original_path(folder, job_id, filename))
+        exists(os.path.join(folder.job(job_id), filename)) or exists(_original_path(folder, job_id, filename))
         for job_id in ids
     )
 
