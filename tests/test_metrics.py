@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment_manager import Experiment, current_job
-from experiment_manager.analysis.export.runs import run_of
+from experiment_manager.analysis.export.runs import Notes, points, run_of
+from experiment_manager.analysis.series import logged_series
 from experiment_manager.model.records import JobId, State
 from experiment_manager.report.curves import Logbook
 from experiment_manager.store.layout import Folder
@@ -104,7 +105,8 @@ def test_a_job_that_had_nothing_left_to_log_has_its_last_metrics(one: Experiment
 
 @pytest.mark.parametrize("is_anew", [True, False])
 def test_a_row_is_of_one_attempt(one: Experiment, is_anew: bool) -> None:
-    """Of a job that had completed before it failed, the result and the metrics are those with which it completed."""
+    """Of a job that had completed before it failed, the result and the metrics are those with which it completed, also
+    in frames, curves and filters; an exported run is of its own attempt."""
 
     def runner(*_: Any) -> float:
         is_first = not current_job().resumed
@@ -116,9 +118,33 @@ def test_a_row_is_of_one_attempt(one: Experiment, is_anew: bool) -> None:
         one.run_id(0, runner)
     (row,) = one.result_rows()
     assert ("FAILED", {"result": 0.9}, {"loss": 0.1}) == (row["state"], row["result"], row["metrics"])
-    assert {"loss": 0.1} == Logbook(one.folder, one.states()).last(0)
-    run = run_of(one.folder, one.job(0), one.states(), None)
+    logbook, table = Logbook(one.folder, one.states()), one.states()
+    assert ({"loss": 0.1}, [(2, {"loss": 0.1})]) == (logbook.last(0), logbook.course(0))
+    assert [(1, 2, 0.1)] == list(one.metrics()[["attempt", "step", "value"]].itertuples(index=False, name=None))
+    assert [0.1] == list(logged_series(one.folder, table, 0)["loss"].values)
+    assert [0] == one.get_ids("metric.loss == 0.1")
+    run = run_of(one.folder, one.job(0), table, None)
     assert ("train.0.2", "FAILED", {}) == (run.name, run.state, run.summary)
+    assert 99 == points(one.folder, run, table, Notes())[-1].values["loss"]
+
+
+def test_what_counts_of_a_job_that_was_run_again_is_not_removed(one: Experiment) -> None:
+    """A job that went on from a checkpoint, completed, and was begun anew and failed has the course with which it
+    completed; `clean` leaves the attempt that this began with."""
+    attempted(one, steps(1, 6), steps(4, 9))
+
+    def failing(*_: Any) -> None:
+        for step, values in steps(1, 3):
+            current_job().log_metrics(values, step=step)
+        raise ValueError("the node went down")
+
+    with pytest.raises(ValueError, match="the node"):
+        one.run_id(0, failing)
+    before = one.metrics()
+    assert [1, 1, 1, 2, 2, 2, 2, 2] == list(before.attempt)
+    one.clean()
+    assert before.to_csv() == one.metrics().to_csv()
+    assert os.path.exists(one.folder.of_attempt(0, 1, "metrics"))
 
 
 class Odd:
@@ -164,27 +190,29 @@ def test_a_step_that_is_no_number_is_that_everywhere(one: Experiment) -> None:
 
 
 _VALUES = st.dictionaries(st.sampled_from("abc"), st.just(0), min_size=1)
+_STATES = st.sampled_from([State.FAILED, State.COMPLETED, State.PRUNED, State.TIMEOUT])
 _LINES = st.lists(st.tuples(st.none() | st.integers(0, 5), _VALUES), max_size=6)
 
 
 @pytest.mark.hypothesis
-@given(attempts=st.lists(_LINES, min_size=1, max_size=4))
-def test_what_is_removed_changes_no_course(attempts: Sequence[Sequence[Line]]) -> None:
+@given(attempts=st.lists(st.tuples(_LINES, _STATES), min_size=1, max_size=4))
+def test_what_is_removed_changes_no_course(attempts: Sequence[tuple[Sequence[Line], State]]) -> None:
     """Of whatever attempts, those that can be removed are not in the course of the job, and without them it is the
-    same; the last attempt that has logged anything is in it as it is."""
-    logged = {
-        number: [Metric(step, 0.0, values) for step, values in lines] for number, lines in enumerate(attempts, start=1)
-    }
+    same; it ends with what the last attempt up to the one that counts has logged, as it is."""
+    numbered = dict(enumerate(attempts, start=1))
+    logged = {number: [Metric(step, 0.0, values) for step, values in lines] for number, (lines, _) in numbered.items()}
 
     def found(there: Mapping[int, Sequence[Metric]]) -> list[tuple[int, list[Metric]]]:
         return course(FOLDER, table, 0, read=lambda number: list(there.get(number, ())))
 
-    table = StateTable({JobId(0): dict.fromkeys(logged, State.FAILED)}, ())
+    table = StateTable({JobId(0): {number: state for number, (_, state) in numbered.items()}}, ())
+    until = table.counted(0) or len(attempts)
     whole = found(logged)
     kept = not_logged_again(FOLDER, table, 0, read=lambda number: logged[number])
     assert {number for number, _ in whole} <= kept
     assert whole == found({number: logged[number] for number in kept})
-    assert [metrics for metrics in logged.values() if metrics][-1:] == [metrics for _, metrics in whole][-1:]
+    last = [metrics for number, metrics in logged.items() if metrics and number <= until][-1:]
+    assert last == [metrics for _, metrics in whole][-1:]
 
 
 FOLDER = Folder("/nowhere", "train")

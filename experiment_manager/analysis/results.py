@@ -77,7 +77,7 @@ def result_rows(
     rows, tags = list[ResultRow](), read_tags(folder)
     for job in jobs:
         metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
-        result, refused = result_fields(folder, job.id, counted_attempt(job.id, table))
+        result, refused = result_fields(folder, job.id, table.counted(job.id))
         rows.append(
             {
                 **job_head(job, table),
@@ -112,16 +112,9 @@ def returned(folder: Folder, job_id: JobId, table: StateTable) -> Any:
         return None
 
 
-def counted_attempt(job_id: int, table: StateTable) -> int | None:
-    """The attempt whose values are those of a job: the newest one that completed, or was pruned where the job is
-    PRUNED; None where there is none, and its metrics are those of the last one."""
-    is_pruned = table.state(job_id) is State.PRUNED
-    return table.done(job_id) if is_pruned else table.completed(job_id)
-
-
 def last_metrics(folder: Folder, job_id: JobId, table: StateTable) -> dict[str, Any]:
     """The last value of each metric that a job has logged by the attempt that counts."""
-    return last_of_course(folder, table, job_id, skipped, until=counted_attempt(job_id, table))
+    return last_of_course(folder, table, job_id, skipped)
 
 
 def result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.analysis.results import counted_attempt
 from experiment_manager.analysis.series import Series, sampled, series_of, thinned
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.metrics import Metric, course, last_of_course, read_metrics
+from experiment_manager.store.metrics import Metric, course
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import skipped
 
@@ -129,21 +128,16 @@ class Logbook:
         self._n_kept = 0
 
     def last(self, job_id: int) -> dict[str, Any]:
-        """The last value of each metric that a job has logged by the attempt that counts: see `counted_attempt`."""
-        read: dict[int, list[Metric]] = {}
-
-        def reading(number: int) -> list[Metric]:
-            if number not in read:
-                read[number] = list(read_metrics(self._folder, job_id, number, skipped))
-            return read[number]
-
-        logged = _flat(course(self._folder, self._table, job_id, read=reading))
+        """The last value of each metric over the course of a job."""
+        logged = _flat(course(self._folder, self._table, job_id, skipped))
         size = sum(len(values) for _, values in logged)
         if self._n_kept + size <= MOST_KEPT:
             self._n_kept += size
             self._kept[job_id] = logged
-        until = counted_attempt(job_id, self._table)
-        return last_of_course(self._folder, self._table, job_id, read=reading, until=until)
+        last: dict[str, Any] = {}
+        for _, values in logged:
+            last |= values
+        return last
 
     def course(self, job_id: int) -> list[Logged]:
         """Steps and values of all attempts that count, in order."""

@@ -185,11 +185,12 @@ def course(
     """Attempts of a job in order, with the metrics that count: those of the last attempt that has any, and before it,
     where that one went on from a checkpoint, what it did not log again of each metric.
 
-    Of a job that was begun anew only the last attempt counts. With `until`, it is as it was after that attempt. For
-    `tell` see `read_metrics`; `read` is for those who have read an attempt already.
+    It ends with the attempt whose result is that of the job (`StateTable.counted`), or with the last one where there is
+    none; with `until`, with that one. Of a job that was begun anew only its last attempt counts. For `tell` see
+    `read_metrics`; `read` is for those who have read an attempt already.
     """
     found: list[tuple[int, list[Metric]]] = []
-    numbers = _numbers(table, job_id, until)
+    numbers = _numbers(table, job_id, table.counted(job_id) if until is None else until)
     for number, metrics, is_replaced in _from_the_last(folder, numbers, job_id, tell, read):
         if metrics and not is_replaced:
             found.insert(0, (number, metrics))
@@ -204,27 +205,27 @@ def not_logged_again(
     read: Read | None = None,
 ) -> frozenset[int]:
     """The attempts of a job that have logged something which no later one has logged again: those of its course, and
-    others where it was begun anew. For `tell` and `read` see `course`."""
-    from_the_last = _from_the_last(folder, _numbers(table, job_id), job_id, tell, read)
-    return frozenset(number for number, metrics, _ in from_the_last if metrics)
+    others where it was begun anew; also as it was after the attempts with which it was done, which may count as long as
+    no later one is. For `tell` and `read` see `course`."""
+    courses = {tuple(_numbers(table, job_id, until)) for until in (None, table.done(job_id), table.completed(job_id))}
+    return frozenset(
+        number
+        for numbers in courses
+        for number, metrics, _ in _from_the_last(folder, numbers, job_id, tell, read)
+        if metrics
+    )
 
 
 def last_of_course(
-    folder: Folder,
-    table: StateTable,
-    job_id: int,
-    tell: Callable[[str], None] | None = None,
-    read: Read | None = None,
-    *,
-    until: int | None = None,
+    folder: Folder, table: StateTable, job_id: int, tell: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
     """The last value of each metric over the course of a job, by its name; see `course`. Of a job that has one attempt
     it is read as fast as can be."""
-    numbers = _numbers(table, job_id, until)
-    if len(numbers) == 1 and read is None:
+    numbers = _numbers(table, job_id, table.counted(job_id))
+    if len(numbers) == 1:
         return last_values(folder, job_id, numbers[0], tell)
     last: dict[str, Any] = {}
-    for _, metrics in course(folder, table, job_id, tell, read, until=until):
+    for _, metrics in course(folder, table, job_id, tell):
         for metric in metrics:
             last |= metric.values
     return last

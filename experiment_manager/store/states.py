@@ -179,6 +179,11 @@ class StateTable(NamedTuple):
         numbers = self.attempts.get(JobId(job_id), {})
         return max((number for number, state in numbers.items() if state in ENDED_WELL), default=None)
 
+    def counted(self, job_id: int) -> int | None:
+        """The attempt whose result and metrics are those of a job: the newest one that completed, or was pruned where
+        the job is PRUNED; None where there is none, and its metrics are those of the last one."""
+        return self.done(job_id) if self.state(job_id) is State.PRUNED else self.completed(job_id)
+
     def state(self, job_id: int) -> State:
         """The state of the last attempt of a job: see `last`."""
         if self.queued and job_id in self.queued:

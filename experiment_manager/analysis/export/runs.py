@@ -116,7 +116,7 @@ def run_of(folder: Folder, job: Job, table: StateTable, configuration: Any) -> R
     }
     numbers = sorted(table.attempts[job.id])
     if len(numbers) > 1:  # what is not exported may be gone the next time
-        numbers = [number for number, _ in course(folder, table, job.id)]
+        numbers = [number for number, _ in course(folder, table, job.id, until=last.number)]
     logged = [_size(folder.of_attempt(job.id, number, "metrics")) for number in numbers]
     mark = Mark(_digest(anchor), _digest([_SHAPE, known, logged]))
     return Run(run_name(folder, job, table), folder.name, int(job.id), last.number, mark=mark, **known)
@@ -127,7 +127,7 @@ def points(folder: Folder, run: Run, table: StateTable, notes: Notes) -> list[Po
 
     Where a step is no whole number, or missing, all are counted from 0 in their order, and `step` is a metric.
     """
-    metrics = [metric for _, found in course(folder, table, run.job, skipped) for metric in found]
+    metrics = [metric for _, found in course(folder, table, run.job, skipped, until=run.attempt) for metric in found]
     steps = [_whole(metric.step) for metric in metrics]
     is_counted = None in steps
     if is_counted:
