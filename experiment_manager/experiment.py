@@ -1050,7 +1050,7 @@ def _by_name(experiments: Sequence[Experiment]) -> dict[str, Experiment]:
 
 def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
     """All experiments below a folder, by path: `experiment-manager list`. Links are followed, as to a scratch disk,
-    where whoever made one owns what it leads to, and it does not lead back up.
+    unless another user than root has made one to what is neither that user's nor ours, or it leads back up.
 
     One that is damaged, and a link that is not followed, is named on standard error and left out.
     """
@@ -1080,15 +1080,16 @@ def _is_looked_into(path: str, start: str) -> bool:
     if not os.path.islink(path):
         return True
     try:
-        is_theirs = os.stat(path).st_uid == os.lstat(path).st_uid
+        owner, maker = os.stat(path).st_uid, os.lstat(path).st_uid
     except OSError as error:
         _skip(error)
         return False
-    if not is_theirs:
-        skipped(f"{path} is a link to what is not of the user who made it; name that folder itself")
+    is_trusted = maker in (0, os.geteuid(), owner) or owner == os.geteuid() != 0  # root owns most of the machine
+    if not is_trusted:
+        skipped(f"{path} is a link of another user's to what is neither theirs nor yours; name that folder itself")
     elif is_above := bool(below(os.path.realpath(path), start)):
         skipped(f"{path} is a link to a folder in which {start} itself lies")
-    return is_theirs and not is_above
+    return is_trusted and not is_above
 
 
 def _skip(error: OSError) -> None:

@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,6 +202,28 @@ def program(tmp_path: Path) -> Program:
     home = tmp_path / "home"
     shutil.copytree(APP, home, ignore=shutil.ignore_patterns("__pycache__"))
     return Program(home)
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that others can come to, other than those of the tests."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Inside, root is a user who may do nothing that its mode forbids; anybody else is that anyway."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
 
 
 @pytest.fixture

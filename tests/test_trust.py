@@ -3,8 +3,6 @@
 import json
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -151,15 +149,6 @@ def test_what_a_report_masks_stays_apart(program: Program) -> None:
     page = (program.home / "report.html").read_text()
     assert SECRET not in page
     assert all(f"hub.password={mask} login=" in page for mask in ("***", "***2"))
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A folder that others can come to, other than those of the tests."""
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
 
 
 @pytest.mark.parametrize(

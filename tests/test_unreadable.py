@@ -12,6 +12,7 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
+from experiment_manager.experiment import find_experiments
 from experiment_manager.model.records import State
 from experiment_manager.store.documents import (
     DIGITS,
@@ -360,8 +361,8 @@ except ValueError as error:
 def test_list_is_not_led_through_the_machine(
     folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A link is followed where whoever made it owns what it leads to; one that leads back up, or to what is another's,
-    is named."""
+    """A link is followed that is ours or root's, or leads to what is ours or of whoever made it; one that
+    leads back up, or that another has made to what is not theirs, is named."""
     start = tmp_path / "start"
     start.mkdir()
     (start / "mine").symlink_to(folder.path)
@@ -371,11 +372,41 @@ def test_list_is_not_led_through_the_machine(
     if os.geteuid() == 0:
         (start / "theirs").symlink_to(tmp_path)
         os.lchown(start / "theirs", 65534, 65534)
-        refused.insert(0, f"{start}/theirs is a link to what is not of the user who made it; name that folder itself")
+        why = "a link of another user's to what is neither theirs nor yours"
+        refused.insert(0, f"{start}/theirs is {why}; name that folder itself")
     assert 3 == main(["list", str(start), "--json"])
     said = capsys.readouterr()
     assert 1 == said.out.count(f'"path": "{start}/mine"'), said.out
     assert [f"skipped: {one}" for one in refused] == said.err.splitlines()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")
+@pytest.mark.parametrize(
+    ("caller", "maker", "owner", "is_followed"),
+    [
+        (65534, 0, 65534, True),  # /home/ada/scratch -> /scratch/ada, as administrators make it
+        (65534, 0, 65533, True),
+        (65534, 65534, 0, True),
+        (65534, 65533, 65534, True),
+        (65534, 65533, 65533, True),
+        (65534, 65533, 0, False),
+        (0, 65533, 0, False),
+    ],
+)
+def test_whose_links_are_followed(reachable: Path, caller: int, maker: int, owner: int, *, is_followed: bool) -> None:
+    """Those of root and of the caller, and those to what is of whoever made them, or of a caller who is not root."""
+    (reachable / "home").mkdir()
+    Experiment(["seed"], "e", reachable / "scratch").save()
+    subprocess.run(["chmod", "-R", "a+rX", reachable / "scratch"], check=True)
+    os.chown(reachable / "scratch", owner, owner)
+    (reachable / "home/scratch").symlink_to(reachable / "scratch")
+    os.lchown(reachable / "home/scratch", maker, maker)
+    os.seteuid(caller)
+    try:
+        found = [experiment.experiment_name for experiment in find_experiments(reachable / "home")]
+    finally:
+        os.seteuid(0)
+    assert (["e"] if is_followed else []) == found
 
 
 def test_what_is_huge_takes_no_memory(ended: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

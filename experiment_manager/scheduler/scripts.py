@@ -31,7 +31,7 @@ from experiment_manager.scheduler.submission import (
     script_paths,
     stale_scripts,
 )
-from experiment_manager.store.files import appearing, is_file, make_executable
+from experiment_manager.store.files import appearing, first_of, is_file, make_executable
 from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import (
     clear_leftovers,
@@ -415,10 +415,8 @@ def runner_of(
 def _script(folder: Folder, runner: str) -> str:
     """The absolute path of a runner; `runner` may leave out `.py`, and lie here or beside the experiment."""
     places = list(dict.fromkeys([os.getcwd(), folder.parent]))
-    for place in places:
-        for name in (runner, f"{runner}.py"):
-            path = os.path.join(place, name)
-            if is_file(path):
-                return os.path.abspath(path)
+    paths = [os.path.join(place, name) for place in places for name in (runner, f"{runner}.py")]
+    if (found := first_of(paths, is_file)) is not None:
+        return os.path.abspath(found)
     where = f"neither in {places[0]} nor in {places[1]}" if len(places) > 1 else f"not in {places[0]}"
     raise OptionsError(f"the runner {runner} is {where}; name a script")

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 
@@ -34,6 +34,7 @@ ANSWERS: Final = frozenset(
 """Errors that tell how things are. Any other one tells that a file system, or a server behind it, has trouble."""
 
 Answer = TypeVar("Answer")
+Place = TypeVar("Place")
 
 PATIENCE_S: Final = 300.0
 """How long a job waits for a file system that errs, before what it has computed is lost."""
@@ -300,6 +301,21 @@ def is_folder(path: str) -> bool:
     """Whether that is a folder, or a link to one. Raises FolderError as `is_there`; `os.path.isdir` says False."""
     found = _found(os.stat, path)
     return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def first_of(places: Iterable[Place], is_meant: Callable[[Place], bool]) -> Place | None:
+    """The first of several places that is the one that is meant; None: none is. Raises FolderError where one of them
+    cannot be looked at, and no other one is."""
+    failure = None
+    for place in places:
+        try:
+            if is_meant(place):
+                return place
+        except FolderError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return None
 
 
 def _found(look: Callable[[str], os.stat_result], path: str) -> os.stat_result | None:

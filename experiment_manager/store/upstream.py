@@ -10,6 +10,7 @@ from experiment_manager.errors import ExperimentManagerError, FolderError
 from experiment_manager.model import stages
 from experiment_manager.model.records import State
 from experiment_manager.model.stages import Standing
+from experiment_manager.store.files import first_of
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable
 
@@ -29,10 +30,10 @@ def located(folder: Folder, order: Mapping[str, Any]) -> Folder:
     """The other experiment, which is only read: where it was, or, where both were moved together, beside that of the
     job. Raises FolderError."""
     path = str(order["experiment"])
-    for place in (path, os.path.normpath(folder.join(str(order["relative"])))):
-        found = Folder(os.path.dirname(place), os.path.basename(place), is_only_read=True)
-        if found.is_experiment():
-            return found
+    places = (path, os.path.normpath(folder.join(str(order["relative"]))))
+    others = [Folder(os.path.dirname(place), os.path.basename(place), is_only_read=True) for place in places]
+    if (found := first_of(others, Folder.is_experiment)) is not None:
+        return found
     raise FolderError(
         f"{path}, which jobs of {folder.path} come after, is no experiment any more; where it was moved, sweep again "
         "with hydra.launcher.after=FOLDER"

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.errors import JobRefused
+from experiment_manager import Experiment
+from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.model import stages
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler import scripts
@@ -18,6 +19,7 @@ from experiment_manager.scheduler.upstream import Before
 from experiment_manager.store.launches import create_launch, kept_upstream
 from experiment_manager.store.upstream import Reasons, located
 from experiment_manager.testing import Jobs
+from tests.conftest import as_nobody
 from tests.scheduler.file_scheduler import FileScheduler
 
 
@@ -176,3 +178,25 @@ def test_both_are_found_again_where_they_were_moved_together(first: Jobs, tmp_pa
     assert Reasons(folder).why_not(order, 0) is None
     with pytest.raises(Exception, match=r"is no experiment any more; where it was moved, sweep again with hydra"):
         located(folder, {**order, "relative": "../nothing"})
+
+
+def test_a_place_that_one_may_not_look_into_hides_no_other_one(reachable: Path) -> None:
+    """Neither the experiment nor the script that lies in the next place; where none does, it is said why."""
+    for name in ("first", "second"):
+        Experiment(["seed"], name, reachable).save()
+    folder = Experiment.at(reachable / "second").folder
+    (reachable / "runner.py").touch()
+    shut = reachable / "shut"
+    shut.mkdir(mode=0o700)
+    shut.chmod(0)
+    order = {"experiment": str(shut / "first"), "relative": "../first", "offset": 0}
+    with as_nobody():
+        assert str(reachable / "first") == located(folder, order).path
+        with pytest.raises(FolderError, match=f"{shut}/first/manifest.sqlite cannot be read: Permission denied"):
+            located(folder, {**order, "relative": "../nothing"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getcwd", lambda: str(shut))  # which tells it also where one may not look into it any more
+        with as_nobody():
+            assert str(reachable / "runner.py") == scripts._script(folder, "runner")
+            with pytest.raises(FolderError, match=f"{shut}/other cannot be read: Permission denied"):
+                scripts._script(folder, "other")
