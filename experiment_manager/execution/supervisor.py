@@ -19,6 +19,7 @@ from contextlib import suppress
 from experiment_manager.errors import FolderError
 from experiment_manager.execution import environment
 from experiment_manager.execution.child import Child, exit_status_of, start
+from experiment_manager.execution.orphans import Orphans
 from experiment_manager.execution.resources import gpus_of, may_have_gpus, memory_of, oom_kills, peak_of_step
 from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, pass_on
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
@@ -140,7 +141,8 @@ class _Supervision:
         self._oom_kills = oom_kills()
         self._pid = 0
         self._has_killed = self._was_killed = False  # we have, by KILL; it was, by somebody else
-        self._others: frozenset[int] = frozenset()  # our children that are not of the job
+        self._orphans: Orphans | None = None  # once the job begins
+        self._ended: dict[int, str] = {}  # those that were told to end, and what they are called
         self.reason: str | None = None
         self._unreadable: str | None = None
         self._is_decided = False
@@ -164,8 +166,7 @@ class _Supervision:
         if self._child.upstream is not None and (why_not := self._why_not(self._child.upstream)) is not None:
             self.reason = why_not
             return self._unbegun(why_not, started)._replace(has_begun=False)
-        processes.adopt_orphans()
-        self._others = frozenset(processes.children(os.getpid()))
+        self._orphans = Orphans(environment.of_attempt(self._child.folder, self._child.job_id, self._number))
         try:
             self._pid = self._begin(self._child, self._number)
         except OSError as error:
@@ -177,7 +178,7 @@ class _Supervision:
         status, usage = self._wait()
         returncode = os.waitstatus_to_exitcode(status)
         self._was_killed = returncode == -signal.SIGKILL and not self._has_killed
-        self._end_stragglers()
+        self._end_stragglers(is_all=not self._has_left_by_itself(returncode))
         return self._record(returncode, usage, started)
 
     def _unbegun(self, reason: str, started: float) -> Outcome:
@@ -223,7 +224,7 @@ class _Supervision:
             if pid:
                 return status, usage
             if is_later:
-                self._orphans()  # none of them stays a zombie
+                self._left()  # none of them stays a zombie
             is_later = True
             until = min(poll_at, sample_at, self._kill_at or poll_at, self._limit_at) - time.monotonic()
             for number in self._heard.wait(min(until, WARNING_POLL_S) if self._undelivered else until):
@@ -392,33 +393,44 @@ class _Supervision:
             return False
         return True
 
-    def _end_stragglers(self) -> None:
-        """What the job has left behind is told to end, and killed when it does not: its session, and whatever else it
-        has started, also in sessions of their own, as a launcher starts its ranks."""
-        if not self._kill(signal.SIGTERM) and not self._orphans():
+    def _has_left_by_itself(self, returncode: int) -> bool:
+        return returncode == 0 and self._stopped is None and not self._fenced
+
+    def _end_stragglers(self, *, is_all: bool) -> None:
+        """What the job has left behind is told to end, and killed when it does not: its process group, and with
+        `is_all` whatever else it has started, also in sessions of their own, as a launcher starts its ranks."""
+        if not self._kill(signal.SIGTERM) and not (is_all and self._left()):
             return
         for number, seconds in ((signal.SIGTERM, self._stragglers_s), (signal.SIGKILL, _DIES_WITHIN_S)):
             deadline, told = time.monotonic() + seconds, set[int]()
             self._kill(number)
-            while (left := self._orphans()) or self._kill(0):
-                for pid in set(left) - told:
+            while ((left := self._left()) and is_all) or self._kill(0):
+                for pid in set(left) - told if is_all else ():
+                    if not in_session(pid, self._pid):
+                        self._ended.setdefault(pid, processes.name_of(pid))
                     pass_on(pid, number)
                 told.update(left)
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(0.02)
 
-    def _orphans(self) -> list[int]:
-        """What processes of the job, which have ended, have started, and what that has: they are ours now. What has
-        ended of them is no more."""
-        found = [pid for pid in processes.children(os.getpid()) if pid != self._pid and pid not in self._others]
-        alive = []
-        for pid in found:
-            with suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0]:
-                    continue
-            alive.append(pid)
-        return [one for pid in alive for one in (pid, *processes.descendants(pid))]
+    def _left(self) -> list[int]:
+        """What the job has started, and whose own parents have ended; of what has ended itself, nothing is left."""
+        return [] if self._orphans is None else self._orphans.alive(self._pid)
+
+    def _settle_what_is_left(self, state: State, *, has_left_by_itself: bool) -> None:
+        """What a job that is done has left in sessions of its own goes on, as it would without us; of any other one all
+        has ended, and the log of the job says what that was."""
+        if has_left_by_itself and state in ENDED_WELL and self._orphans is not None:
+            self._orphans.let_alone(self._pid)
+        elif has_left_by_itself:
+            self._end_stragglers(is_all=True)
+        if not self._ended:
+            return
+        named = ", ".join(f"{name} (process {pid})" for pid, name in sorted(self._ended.items()))
+        line = one_line(f"experiment-manager: ended with the job, which had left it in sessions of its own: {named}")
+        with suppress(OSError), log_file(self._file("stderr")) as log:
+            reserve.write_all(log, f"{line}\n".encode(errors="replace"))
 
     def _record_unstarted(self, error: OSError, started: float) -> Outcome:
         culprit, cwd = self._child.arguments[0], self._child.cwd
@@ -463,6 +475,7 @@ class _Supervision:
         if state in _STARTED_AGAIN and self._is_asked_to_end():  # what people have cancelled, nobody starts again
             state, is_to_requeue = State.CANCELLED, False
         self.reason = pruned if state is State.PRUNED else self._reason(state, returncode, is_to_requeue)
+        self._settle_what_is_left(state, has_left_by_itself=self._has_left_by_itself(returncode))
         record = {
             "reason": self.reason,
             "exit_code": returncode if returncode >= 0 else None,

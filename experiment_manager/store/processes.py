@@ -211,6 +211,12 @@ def environment(pid: int) -> dict[bytes, bytes]:
     return {name: value for name, _, value in (item.partition(b"=") for item in items)}
 
 
+def name_of(pid: int) -> str:
+    """What the kernel calls a process: the first letters of its program, or what that has said; `?` where it does not
+    tell."""
+    return _read(f"/proc/{pid}/comm") or "?"
+
+
 def dying_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
     """A function for `preexec_fn`, by which a child is killed, or gets that signal, when this process dies, on
     Linux."""

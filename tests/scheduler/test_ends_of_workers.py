@@ -31,39 +31,99 @@ from pathlib import Path
 from experiment_manager import Experiment, current_job
 
 STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(90)"
+HANDS_OVER = '''
+import subprocess, sys, time
+from pathlib import Path
+print("here", flush=True)
+deadline = time.monotonic() + 90
+while not Path(sys.argv[2]).exists() and time.monotonic() < deadline:
+    time.sleep(0.02)
+left = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, start_new_session=True)
+left.stdout.readline()
+Path(sys.argv[3]).write_text(str(left.pid))
+'''
+
+def begun(*words, **how):
+    child = subprocess.Popen([sys.executable, "-c", *words], stdout=subprocess.PIPE, **how)
+    child.stdout.readline()
+    return str(child.pid)
 
 def run(job_id, variables, configuration):
-    child = subprocess.Popen([sys.executable, "-c", STAYS], stdout=subprocess.PIPE, start_new_session=True)
-    child.stdout.readline()
-    Path(current_job().directory, "child").write_text(str(child.pid))
-    Path(current_job().directory, f"began.{current_job().attempt}").touch()
-    time.sleep(configuration["seconds"])
+    place = Path(current_job().directory)
+    (place / "child").write_text(begun(STAYS, start_new_session=True))
+    (place / "beside").write_text(begun(STAYS))
+    server = begun(HANDS_OVER, STAYS, str(place / "hands_over"), str(place / "later"), start_new_session=True)
+    (place / "server").write_text(server)
+    (place / f"began.{current_job().attempt}").touch()
+    deadline = time.monotonic() + configuration["seconds"]
+    while time.monotonic() < deadline and not (place / "end").exists():
+        time.sleep(0.02)
+    assert not configuration["fails"]
 
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 Experiment.load(words["--experiment-name"], words["--experiment-path"]).run_id(int(words["--job-id"]), run)
 """
 
 
-def child_of(jobs: Jobs, job_id: int) -> int:
-    return int(Path(jobs.experiment.folder.job(JobId(job_id)), "child").read_text())
+def left_by(jobs: Jobs, job_id: int, which: str = "child") -> int:
+    return int(Path(jobs.experiment.folder.job(JobId(job_id)), which).read_text())
 
 
 def is_there(pid: int) -> bool:
     return processes.is_alive(pid) and processes._start_ticks(pid) is not None
 
 
+def log_of(jobs: Jobs, job_id: int) -> str:
+    return Path(jobs.experiment.folder.of_attempt(job_id, 1, "stderr")).read_text()
+
+
 @pytest.mark.parametrize("is_cancelled", [True, False])
 def test_what_a_job_leaves_in_another_session_ends_before_the_next_begins(jobs: Jobs, is_cancelled: bool) -> None:
-    """As the ranks that a launcher has started: they hold the GPU that the next job of the worker gets."""
+    """As the ranks that a launcher has started: they hold the GPU that the next job of the worker gets. Where the job
+    did not end well, nobody else would end them; its log names them."""
     Path(jobs.experiment.folder.parent, "runner.py").write_text(LEAVES)
-    jobs.make(LONG if is_cancelled else {}, LONG, workers=1).submit()
+    jobs.make(LONG if is_cancelled else {"fails": True}, LONG, workers=1).submit()
     jobs.wait_until(lambda: jobs.has_begun(0))
     if is_cancelled:
-        assert is_there(child_of(jobs, 0))
+        assert is_there(left_by(jobs, 0))
         assert [0] == jobs.cancel(0)
     jobs.wait_until(lambda: jobs.anchor(1))
-    assert not is_there(child_of(jobs, 0))
-    assert [["CANCELLED"] if is_cancelled else ["COMPLETED"]] == [jobs.attempts()[0]]
+    assert not is_there(left_by(jobs, 0))
+    assert not is_there(left_by(jobs, 0, "beside"))
+    assert [["CANCELLED"] if is_cancelled else ["FAILED"]] == [jobs.attempts()[0]]
+    (told,) = [line for line in log_of(jobs, 0).splitlines() if line.startswith("experiment-manager: ended with the")]
+    assert f"(process {left_by(jobs, 0)})" in told
+    assert f"(process {left_by(jobs, 0, 'beside')})" not in told  # which is of its own process group
+
+
+def test_what_a_completed_job_leaves_in_another_session_goes_on(jobs: Jobs) -> None:
+    """As a connection, a server or an upload that was sent there to stay, and all that comes of it, whatever becomes of
+    the next jobs of the worker; its own process group ends with it."""
+    Path(jobs.experiment.folder.parent, "runner.py").write_text(LEAVES)
+    folder = jobs.make({}, LONG, LONG, workers=1).experiment.folder
+    jobs.submit()
+    jobs.wait_until(lambda: jobs.has_begun(1))
+    left = [left_by(jobs, 0)]
+    try:
+        assert is_there(left[0])
+        assert not is_there(left_by(jobs, 0, "beside"))
+        Path(folder.job(JobId(0)), "hands_over").touch()
+        later = Path(folder.job(JobId(0)), "later")
+        jobs.wait_until(lambda: later.exists() and later.read_text())
+        left.append(left_by(jobs, 0, "later"))
+        assert [1] == jobs.cancel(1)
+        jobs.wait_until(lambda: jobs.has_begun(2))
+        assert not is_there(left_by(jobs, 1))
+        assert [True, True] == [is_there(pid) for pid in left]
+    finally:
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    jobs.wait_until(lambda: not any(map(is_there, left)))
+    jobs.end(2)
+    jobs.wait_for("COMPLETED", "CANCELLED", "COMPLETED")
+    assert "ended with" not in log_of(jobs, 0)
+    for which in ("child", "server"):
+        os.kill(left_by(jobs, 2, which), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("how", ["preempted", "killed"])
