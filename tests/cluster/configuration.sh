@@ -39,14 +39,23 @@ slurm_is() { # slurm_is VERSION: this one or a newer one
     [[ $(printf '%s\n' "$1" "${version##* }" | sort -V | head -n 1) == "$1" ]]
 }
 
-# Memory limits need the controllers of cgroup v1, mounted and writable; not every container has them.
+# Memory limits need controllers of cgroups, mounted and writable; not every container has them. Version 2 has all of them in
+# one tree.
 cgroups_can_be_made() {
-    local probe=/sys/fs/cgroup/memory/experiment-manager-probe found=1
-    [[ -d /sys/fs/cgroup/freezer ]] && mkdir -p "$probe" 2>/dev/null || return 1
-    [[ ! -w $probe/memory.limit_in_bytes ]] || found=0
+    local probe=/sys/fs/cgroup/memory/experiment-manager-probe limit=memory.limit_in_bytes found=1
+    if cgroups_are_of_version_2; then
+        grep -qw memory /sys/fs/cgroup/cgroup.controllers || return 1
+        probe=/sys/fs/cgroup/experiment-manager-probe limit=cgroup.procs
+    else
+        [[ -d /sys/fs/cgroup/freezer ]] || return 1
+    fi
+    mkdir -p "$probe" 2>/dev/null || return 1
+    [[ ! -w $probe/$limit ]] || found=0
     rmdir "$probe" 2>/dev/null || true
     return "$found"
 }
+
+cgroups_are_of_version_2() { [[ -e /sys/fs/cgroup/cgroup.controllers ]]; }
 
 decide_on_cgroups() {
     [[ $CGROUP == auto ]] || return 0
@@ -190,9 +199,12 @@ make_gpus() {
     done
 }
 
+# Of version 2 SLURM wants systemd to make a scope for it, which no container has.
 cgroup_conf() {
     if [[ $CGROUP != yes ]] && slurm_is 24; then
         echo CgroupPlugin=disabled
+    elif [[ $CGROUP == yes ]] && cgroups_are_of_version_2; then
+        printf '%s\n' CgroupPlugin=cgroup/v2 IgnoreSystemd=yes EnableControllers=yes
     elif slurm_is 21; then
         echo CgroupPlugin=cgroup/v1
     fi

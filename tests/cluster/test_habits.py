@@ -30,7 +30,7 @@ def test_suspended_and_never_started(program: Program) -> None:
     for sweep in (stopped, unlogged):
         sweep.write("seed=0", "sleep=60")
     script = unlogged.experiment / "slurm_scripts.sh"
-    script.write_text(re.sub(r"(?m)^(#SBATCH --output)=.*", r"\1=/nonexistent/%A.log", script.read_text()))
+    script.write_text(re.sub(r"(?m)^(#SBATCH --output)=.*", r"\1=/dev/null/%A.log", script.read_text()))
     stopped.submit()
     unlogged.submit()
     assert [("FAILED", "0:53")] == [row[1:] for row in sacct_state(unlogged.slurm_id, is_array=True)]
