@@ -1,6 +1,7 @@
 """Which jobs are the best: by what, and of which jobs."""
 
 import json
+import math
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +54,85 @@ def test_a_metric_is_ranked_by_its_own_goal(
     assert ([] if metric != "acc" else ["the largest acc counts as the best; --goal min takes the smallest"]) == (
         capsys.readouterr().err.splitlines()
     )
+
+
+def test_a_later_sweep_without_a_pruner_changes_no_goal(
+    pruned_by_loss: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is best stays what it was, and tables of the same groups have the same columns in each format."""
+    with driven(pruned_by_loss.folder, create_launch(pruned_by_loss.folder, [ATTEMPT], {})):
+        pass
+    where = ["results", pruned_by_loss.folder.path]
+    assert 0 == main([*where, "--best", "1", "--format", "json"])
+    assert [2] == [row["lr"] for row in json.loads(capsys.readouterr().out)]
+    headers = set()
+    for more in (["--format", "csv"], ["--format", "csv", "--best", "2"], ["--format", "markdown"]):
+        assert 0 == main([*where, "--group-by", "lr", *more])
+        headers.add(frozenset(re.findall(r"acc|loss|lr|count", capsys.readouterr().out.splitlines()[0])))
+    assert {frozenset({"acc", "loss", "lr", "count"})} == headers
+
+
+@pytest.mark.parametrize("kind", ["result", "state"])
+def test_a_column_has_values_of_one_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """A name that some jobs have as a variable, some have returned and some have logged is three columns in the tables
+    of jobs and in Python, and each job without one of them has nothing there, also where a part of them is shown."""
+    experiment = Experiment([kind, "seed"], "train", tmp_path)
+    for seed in range(3):
+        experiment.add_job({kind: "variable", "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(3))
+
+    def runner(job_id: int, *_: Any) -> Any:
+        current_job().log_metrics(**{"loss": 100 + job_id, kind: 200 + job_id, "metric": job_id})
+        return {"loss": 10} if job_id == 1 else {kind: "returned", "acc": 0.5} if job_id == 2 else None
+
+    for job_id in range(3):
+        experiment.run_id(job_id, runner)
+    variable = kind if kind == "result" else "variables.state"
+    expected: list[dict[str, Any]] = [
+        {variable: "variable", "loss": None, "metrics.loss": 100, f"metrics.{kind}": 200, f"result.{kind}": None},
+        {variable: "variable", "loss": 10, "metrics.loss": 101, f"metrics.{kind}": 201, f"result.{kind}": None},
+        {variable: "variable", "loss": None, "metrics.loss": 102, f"metrics.{kind}": 202, f"result.{kind}": "returned"},
+    ]
+    where = ["results", experiment.folder.path, "--format", "json", "--columns", ",".join(["job", *expected[0]])]
+    best = ["--best", "2", "--metric", "metric"]
+    for words, jobs in (([], [0, 1, 2]), (best, [2, 1]), (["--where", "seed > 0"], [1, 2])):
+        assert 0 == main([*where, *words])
+        rows = {row.pop("job"): row for row in json.loads(capsys.readouterr().out)}
+        assert {job_id: expected[job_id] for job_id in jobs} == rows
+    frame = experiment.results()
+    assert [10.0] == frame["loss"].dropna().tolist()
+    assert [100, 101, 102] == frame["metrics.loss"].tolist()
+
+
+@pytest.mark.parametrize("more", [[], ["--metric", "loss"]])
+def test_what_has_no_number_to_rank_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    """The best are of jobs that returned the metric: those that have only logged it, or whose value is NaN, are named,
+    and so are groups without a mean."""
+    experiment = Experiment(["lr", "seed"], "train", tmp_path)
+    for lr in (1, 2):
+        for seed in range(3):
+            experiment.add_job({"lr": lr, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(6))
+
+    def runner(job_id: int, *_: Any) -> Any:
+        current_job().log_metrics(step=1, loss=0)
+        return {"loss": math.nan if job_id == 1 else job_id} if job_id < 3 else None
+
+    for job_id in range(6):
+        experiment.run_id(job_id, runner)
+    where = ["results", experiment.folder.path, "--format", "json", "--goal", "min", "--best", "4", *more]
+    assert 0 == main([*where])
+    out, err = capsys.readouterr()
+    assert [0, 2] == [row["job"] for row in json.loads(out)]
+    assert ["4 jobs are left out, without a number loss in the result (jobs 1,3-5)"] == err.splitlines()
+    assert 0 == main([*where, "--group-by", "seed"])
+    out, err = capsys.readouterr()
+    assert [0, 2] == [row["seed"] for row in json.loads(out)]
+    assert ["1 group is left out, without a mean of loss"] == err.splitlines()
 
 
 def logs_regret(_: int, variables: dict[str, Any], __: Any) -> None:

@@ -19,7 +19,7 @@ from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.rows import ResultRow
 from experiment_manager.store.documents import MOST_TABLE_BYTES
 from experiment_manager.store.files import unreadable
-from experiment_manager.store.launches import kept_pruner, planned_attempts, pruning_launch
+from experiment_manager.store.launches import last_pruner, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import last_of_course
@@ -132,7 +132,7 @@ def result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dic
 
 
 def known_goals(folder: Folder) -> dict[str, str]:
-    """Of which metrics the search and the pruner of an experiment say whether the best is the largest value or the
+    """Of which metrics the search and the last pruner of an experiment say whether the best is the largest value or the
     smallest, `max` or `min`; that of the search first. What its jobs return as a number is called `result`."""
     found = dict[str, str]()
     with Manifest(folder) as manifest:
@@ -141,7 +141,7 @@ def known_goals(folder: Folder) -> dict[str, str]:
         names = [name for name, _ in search.metrics] or [_ONLY]
         found[names[0]] = _GOALS[search.directions[0]]
     try:
-        pruner = kept_pruner(folder).get("pruner") or {}
+        pruner = last_pruner(folder)
     except UnreadableLaunch as error:
         skipped(str(error))
         pruner = {}

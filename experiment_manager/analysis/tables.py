@@ -104,13 +104,18 @@ def aggregates_in(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def flattened(row: Mapping[str, Any], *nested: str) -> dict[str, Any]:
-    """A row with its nested mappings spread out; a name that is taken is prefixed, as `metrics.loss`."""
-    spread = {key: value for key, value in row.items() if key not in nested}
+def flattened(rows: Sequence[Row], *nested: str) -> list[dict[str, Any]]:
+    """The rows with their nested mappings spread out. A column has values of one kind: a name that any of the rows has
+    before is prefixed in all of them, as `metrics.loss`."""
+    taken: dict[str, None] = dict.fromkeys(name for row in rows for name in row if name not in nested)
+    flat = [{name: value for name, value in row.items() if name not in nested} for row in rows]
     for key in nested:
-        for name, value in row[key].items():
-            spread[name if name not in spread else f"{key}.{name}"] = value
-    return spread
+        names = dict.fromkeys(name for row in rows for name in row[key])
+        called = {name: f"{key}.{name}" if name in taken else name for name in names}
+        for spread, row in zip(flat, rows, strict=True):
+            spread |= {called[name]: value for name, value in row[key].items()}
+        taken |= names
+    return flat
 
 
 def with_tags(rows: Iterable[Row]) -> Sequence[Row]:
@@ -134,17 +139,16 @@ _HEAD: Final = ("job", "state", "attempt", "selected")
 def flat_results(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Rows of results, flat: the variables, the fields of the result, the last metrics; and where a part of a result
     could not be stored, nothing in its place, which may be a column of numbers, and the reasons as `refused`."""
-    flat = []
+    stored, reasons = [], []
     for row in with_tags(rows):
         refused = row["refused"]
         result = {name: None if name in refused else value for name, value in row["result"].items()}
-        head = {key: value for key, value in row.items() if key != "refused"}
-        spread = flattened({**head, "result": result}, "variables", "result", "metrics")
-        if refused:
-            spread["refused" if "refused" not in spread else "result.refused"] = "; ".join(
-                dict.fromkeys(refused.values())
-            )
-        flat.append(spread)
+        stored.append({**{key: value for key, value in row.items() if key != "refused"}, "result": result})
+        reasons.append("; ".join(dict.fromkeys(refused.values())))
+    flat = flattened(stored, "variables", "result", "metrics")
+    if any(reasons):
+        name = "refused" if all("refused" not in spread for spread in flat) else "result.refused"
+        flat = [{**spread, name: why} if why else spread for spread, why in zip(flat, reasons, strict=True)]
     return flat
 
 
@@ -216,8 +220,8 @@ def best(
     and the note says so. Raises ExperimentManagerError where no row has such a number."""
     check_goal(goal)
     numbers = [row if "result" in row else {"result": row["mean"], "metrics": {}} for row in rows]
-    well = [place for place, row in enumerate(rows) if row.get("state") is None or row["state"] in ENDED_WELL]
-    well = [place for place in well if metric is None or _has_number(numbers[place], metric)]
+    ended = [place for place, row in enumerate(rows) if row.get("state") is None or row["state"] in ENDED_WELL]
+    well = [place for place in ended if metric is None or _has_number(numbers[place], metric)]
     source, name = chosen_metric([numbers[place] for place in well], metric if well else None, goals)
     is_any_well = source is not None
     if not is_any_well:
@@ -227,12 +231,13 @@ def best(
     goal = goal or goals.get(name, "max")
     found = {place: row[source].get(name) for place, row in enumerate(numbers)}
     there = [place for place, value in found.items() if codec.is_number(value) and value == value]
-    of_well = frozenset(well)
-    others = [rows[place]["job"] for place in there if place not in of_well]
+    of_well, with_number = frozenset(well), frozenset(there)
+    notes = [_of_others([rows[place]["job"] for place in there if place not in of_well], are_left_out=is_any_well)]
     if is_any_well:
         there = [place for place in there if place in of_well]
+        notes.append(_of_unranked([rows[place] for place in ended if place not in with_number], source, name))
     there.sort(key=lambda place: found[place], reverse=goal == "max")
-    return Best(there[:count], name, goal, _of_others(others, are_left_out=is_any_well))
+    return Best(there[:count], name, goal, "; ".join(filter(None, notes)) or None)
 
 
 def _of_others(ids: Collection[int], *, are_left_out: bool) -> str | None:
@@ -243,6 +248,18 @@ def _of_others(ids: Collection[int], *, are_left_out: bool) -> str | None:
         return "no job has ended well: the best is of what they have left until now"
     verbs = ("is", "has") if len(ids) == 1 else ("are", "have")
     return f"{counted(len(ids))} {verbs[0]} left out, which {verbs[1]} not ended well ({which(ids)})"
+
+
+def _of_unranked(rows: Sequence[Row], source: str, name: str) -> str | None:
+    """What to say of jobs that have ended well, or of groups, without such a number where it is looked for."""
+    if not rows:
+        return None
+    verb = "is" if len(rows) == 1 else "are"
+    if "job" not in rows[0]:
+        return f"{len(rows)} group{'s' * (len(rows) > 1)} {verb} left out, without a mean of {name}"
+    where = "result" if source == "result" else "logged metrics"
+    ids = [row["job"] for row in rows]
+    return f"{counted(len(ids))} {verb} left out, without a number {name} in the {where} ({which(ids)})"
 
 
 def _has_number(row: Row, name: str) -> bool:

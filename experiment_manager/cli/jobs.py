@@ -97,7 +97,7 @@ def jobs(chosen: Chosen, columns: Columns = None, json: Json = False) -> None:
         terminal.print_answer(rows)
     else:
         exact = {name for row in rows for name in row["variables"]}
-        flat = [flattened(row, "variables") for row in with_tags(rows)]
+        flat = flattened(with_tags(rows), "variables")
         if columns is not None and flat:
             flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns)))
         if columns is not None:

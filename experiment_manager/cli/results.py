@@ -141,12 +141,12 @@ def results(
     _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, unused=of_best)
     jobs = experiment.result_rows(rules, pruned=pruned)
     by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
-    goals, logged = _deciding(experiment, metric, columns, is_ranked=bool(best_) or kind in TEXT_FORMATS)
+    goals, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
     rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged)
     ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged)
     found = None if best_ is None else _best(ranked, best_, metric, goal, goals)
-    n_all, rows = len(rows), rows if found is None else [rows[place] for place in found.places]
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
+    rows, flat = (rows, flat) if found is None else _in_order(rows, flat, found.places)
     rows, flat = (rows, flat) if sort is None else _in_order(rows, flat, order(flat, sort))
     if json:
         terminal.print_answer(rows)
@@ -162,17 +162,17 @@ def results(
     flat = rounded(only_columns(flat, shown) if shown != there else flat, precision, but=heads)
     if kind == "table":
         _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
-        _say_what_is_shown(found, n_all, [name for name in chosen if name not in shown])
+        _say_what_is_shown(found, len(ranked), [name for name in chosen if name not in shown])
     else:
         _write(flat, shown, kind, out, digits=precision, is_safe=safe, strong=strong)
 
 
 def _deciding(
-    experiment: Experiment, metric: str | None, columns: str | None, *, is_ranked: bool
+    experiment: Experiment, metric: str | None, columns: str | None, *, with_goals: bool
 ) -> tuple[Mapping[str, str], Collection[str] | None]:
-    """The goals that are known of metrics, where something is ranked; and the logged metrics that groups have means of
-    besides their results, None for all."""
-    goals = known_goals(experiment.folder) if is_ranked else {}
+    """The goals that are known of metrics, where rows are ranked or grouped; and the logged metrics that groups have
+    means of besides their results, None for all."""
+    goals = known_goals(experiment.folder) if with_goals else {}
     return goals, None if columns is not None else list(goals) if metric is None else [metric]
 
 

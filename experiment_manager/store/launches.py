@@ -270,6 +270,13 @@ def pruning_launch(folder: Folder) -> Launch | None:
     return launch if launch is not None and launch.record.get("pruner") is not None else None
 
 
+def last_pruner(folder: Folder) -> dict[str, Any]:
+    """What pruned the jobs of the newest launch of which something did; empty where there was none. Raises
+    UnreadableLaunch."""
+    pruners = (launch.record.get("pruner") for launch in _newest_first(folder))
+    return next((pruner for pruner in pruners if pruner is not None), {})
+
+
 def kept_upstream(folder: Folder, ids: Iterable[int]) -> dict[str, Any]:
     """What the record of one launch more of these jobs keeps of the jobs that they come after, as the newest launch of
     each says: nothing where none does. Raises UnreadableLaunch; JobRefused for jobs that come after several
