@@ -229,3 +229,69 @@ def test_defining_needs_no_program_and_no_hydra_before(tmp_path: Path) -> None:
     )
     assert [0, 1, 2, 3] == json.loads(done.stdout)
     assert (tmp_path / "experiments/plain/manifest.sqlite").exists()
+
+
+PROGRAM_WITH_ENUM = """
+from dataclasses import dataclass
+from enum import Enum
+import hydra
+from hydra.core.config_store import ConfigStore
+
+class Mode(Enum):
+    FAST = 1
+    SLOW = 2
+
+@dataclass
+class Config:
+    mode: Mode = Mode.FAST
+    seed: int = 1
+
+ConfigStore.instance().store("base", Config)
+
+@hydra.main(version_base=None, config_path="{conf}", config_name="config")
+def main(cfg):
+    return cfg.seed + cfg.mode.value
+
+if __name__ == "__main__":
+    main()
+"""
+STUDY = """
+import importlib
+from experiment_manager import Experiment
+importlib.import_module({module!r})
+experiment = Experiment.from_sweep("conf", "config", ["seed=1,2", "mode=FAST,SLOW"], experiment_name="it")
+print(experiment.launch("local_pool", {path!r}, n_jobs=2))
+"""
+
+
+@pytest.mark.parametrize(("module", "path"), [("train", "train.py"), ("shop.__main__", "shop/__main__.py")])
+@pytest.mark.parametrize("is_defined_first", [True, False])
+def test_enums_of_the_program_are_the_same_to_whoever_imports_it(
+    tmp_path: Path, module: str, path: str, *, is_defined_first: bool
+) -> None:
+    """An enum that the program defines is of `__main__` there, and of a module in the program that defines the sweep:
+    its jobs have the same configurations, whoever was first."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "conf/config.yaml").write_text(
+        "defaults: [base, _self_, {override hydra/sweeper: experiment}, {override hydra/launcher: local_pool}]\n"
+    )
+    depth = "../" * path.count("/")
+    (tmp_path / path).write_text(PROGRAM_WITH_ENUM.replace("{conf}", f"{depth}conf"))
+    (tmp_path / "study.py").write_text(STUDY.format(module=module, path=path))
+
+    def run(*words: str) -> str:
+        words = (sys.executable, *words)
+        done = subprocess.run(words, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sweep = [path, "-m", "seed=1,2", "mode=FAST,SLOW", "hydra.sweeper.experiment_name=it"]
+    if is_defined_first:
+        assert "Launched(4 COMPLETED in launch 0001)" in run("study.py")
+        run(*sweep)
+    else:
+        run(*sweep, SCRIPT)
+        assert "Launched(4 COMPLETED in launch 0002)" in run("study.py")
+    experiment = Experiment.load("it", tmp_path / "experiments")
+    assert [2, 3, 3, 4] == sorted(row["result"]["result"] for row in experiment.result_rows())

@@ -81,7 +81,7 @@ def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
 
 def _write(editor: ManifestEditor, change: Change, recipe: int) -> None:
     """The manifest has the job as the change says."""
-    kind, job_id, point, configured = change
+    kind, job_id, point, configured, was = change
     if kind is Kind.NEW:
         editor.add_point(job_id, point, configured, recipe)
         return
@@ -90,7 +90,7 @@ def _write(editor: ManifestEditor, change: Change, recipe: int) -> None:
     if kind is Kind.CONFIGURED:
         editor.set_configuration(job, configured)
     else:
-        editor.renew_recipe(job)
+        editor.renew_recipe(job._replace(fingerprint=was))
 
 
 def _about_code(frozen: Freezing) -> dict[str, Any]:

@@ -70,8 +70,11 @@ def require_submitted(manifest: Manifest, job: Job, config: DictConfig) -> None:
     composed = task_configuration(config)
     if job.recipe is None or fingerprint(composed) == job.fingerprint:
         return
+    submitted = manifest.encoded_configuration(job.id)
+    if codec.is_alike(submitted, composed):
+        return
     recipe = manifest.recipe(job.recipe)
-    changes = configurations.describe(configurations.compare(manifest.encoded_configuration(job.id), composed))
+    changes = configurations.describe(configurations.compare(submitted, composed))
     unfrozen = [source.path for source in recipe.sources if not source.frozen]
     origin = f"{', '.join(unfrozen)} could not be frozen, or it" if unfrozen else "Its YAML is frozen, so this"
     message = (

@@ -38,7 +38,7 @@ from experiment_manager.store.code import CodeCopy, read_code
 from experiment_manager.store.files import is_there
 from experiment_manager.store.holds import not_held, not_removed
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.manifest import Manifest, changed_configuration
+from experiment_manager.store.manifest import Manifest, changed_configuration, has_changed
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.tags import read_tags
 from experiment_manager.text import followed, tell
@@ -231,6 +231,7 @@ class Change(NamedTuple):
     job_id: JobId
     point: Point
     configured: Configured | None  # None for a new job that does not pass
+    was: str | None = None  # the fingerprint of the configuration that it has
 
 
 class Plan(NamedTuple):
@@ -266,7 +267,7 @@ class Plan(NamedTuple):
                 configured = factored.configured(point)
                 kind = self._met(job_id, configured, is_to_run=job_id in to_run)
                 if kind is not None:
-                    yield Change(kind, job_id, point, configured)
+                    yield Change(kind, job_id, point, configured, self.known.fingerprint(job_id))
 
     def _met(self, job_id: JobId, configured: Configured, *, is_to_run: bool) -> Kind | None:
         """What is to be written of a job that is there and passes; None: nothing. With `on_change=new`, a job with
@@ -274,7 +275,7 @@ class Plan(NamedTuple):
         mark, was = configured.fingerprint, self.known.fingerprint(job_id)
         if was is None:
             return Kind.CONFIGURED
-        if was != mark:
+        if was != mark and has_changed(self.folder, job_id, configured.encoded):
             way_out = "add the changed jobs as new ones with hydra.sweeper.on_change=new"
             raise ConfigurationChanged(changed_configuration(self.folder, job_id, configured.encoded, way_out))
         return Kind.RENEWED if is_to_run else None

@@ -33,6 +33,7 @@ _FORM: Final[dict[str, Any]] = {
 }
 _IN_ORDER: Final = json.JSONEncoder(**_FORM)
 _BY_KEY: Final = json.JSONEncoder(**_FORM, sort_keys=True)
+_PROGRAM: Final = "__main__"
 _MOST_BITS: Final = 14_000
 _LARGE: Final = 1 << 64
 MOST_LEVELS: Final = 200
@@ -165,8 +166,8 @@ def _module_of(kind: type) -> str:
     """The name of the module that a class is from. The program that was started is `__main__`, also where it has been
     imported by its name once more, as Hydra does for a `_target_` in it."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    is_program = file is not None and file == getattr(sys.modules.get("__main__"), "__file__", None)
-    return "__main__" if is_program else kind.__module__
+    is_program = file is not None and file == getattr(sys.modules.get(_PROGRAM), "__file__", None)
+    return _PROGRAM if is_program else kind.__module__
 
 
 def decode(encoded: Encoded) -> Any:
@@ -299,6 +300,36 @@ def enum_paths(encoded: Encoded) -> Iterator[str]:
     elif isinstance(encoded, dict | list):
         for item in encoded.values() if isinstance(encoded, dict) else encoded:
             yield from enum_paths(item)
+
+
+def is_alike(one: Encoded, other: Encoded) -> bool:
+    """Whether two tagged forms are equal, where an enum may be the program's own: it is of `__main__` in the program
+    itself, and of a module wherever that is imported.
+
+    >>> is_alike({"$enum": ["__main__.Mode", "FAST"]}, {"$enum": ["shop.train.Mode", "FAST"]})
+    True
+    >>> is_alike({"$enum": ["shop.train.Mode", "FAST"]}, {"$enum": ["shop.other.Mode", "FAST"]})
+    False
+    """
+    return digest(_of_program(one, _in_program(other))) == digest(_of_program(other, _in_program(one)))
+
+
+def _in_program(encoded: Encoded) -> frozenset[str]:
+    """The names of enums of `__main__`, with the dot before them."""
+    return frozenset(path.removeprefix(_PROGRAM) for path in enum_paths(encoded) if path.startswith(f"{_PROGRAM}."))
+
+
+def _of_program(encoded: Encoded, names: frozenset[str]) -> Encoded:
+    """The tagged form with the enums of these names as those of `__main__`."""
+    if isinstance(encoded, list):
+        return [_of_program(item, names) for item in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    if list(encoded) == ["$enum"]:
+        path, member = encoded["$enum"]
+        found = (name for name in names if path.endswith(name))
+        return {"$enum": [f"{_PROGRAM}{name}" if (name := next(found, None)) else path, member]}
+    return {key: _of_program(item, names) for key, item in encoded.items()}
 
 
 def _member(kind: type[Enum], name: str) -> Any:
