@@ -16,6 +16,7 @@ from experiment_manager.scheduler.submission import LaunchedArray
 from experiment_manager.scheduler.verdicts import (
     CATCHES_UP_S,
     MAY_BE_BEHIND_S,
+    MAY_TELL_S,
     Amended,
     Disk,
     Ended,
@@ -375,8 +376,53 @@ def test_a_history_that_is_behind_may_know_better() -> None:
     ]
 
 
-def ends_of(world: World) -> list[NeverBegan | Ended | Amended]:
-    return [found for found in world.decided().verdicts if isinstance(found, NeverBegan | Ended | Amended)]
+@pytest.mark.parametrize("was", [State.LOST, State.NODE_FAIL, State.CANCELLED])
+@pytest.mark.parametrize("runs", [[], None], ids=["does not know it", "does not answer"])
+def test_nobody_is_asked_for_ever(was: State, runs: list[Run] | None) -> None:
+    """What a history does not tell of an attempt is asked for a month after its end, whether it does not answer or does
+    not know it; the state stays what it was. A scheduler that cannot be asked from here has not had its time."""
+    end = {"state": was, "reason": "gone", "ask_scheduler": True, "fenced_at": NOW + 1000}
+    about: dict[str, Any] = {"ends": {(0, 1): end}, "submitted": None, "is_history_silent": True}
+    world = World({0: {1: was}}, rows=[], runs=runs, **about)
+    before, after = NOW + 1000 + MAY_TELL_S - 1, NOW + 1000 + MAY_TELL_S
+    assert ([], True) == (world.decided(before).verdicts, world.decided(before).is_open)
+    for_good = Amended(JobId(0), 1, was, {"reason": "gone", "fenced_at": NOW + 1000})
+    world.rows = None
+    assert [] == ends_of(world, after)
+    world.rows = []
+    world.apply(found := world.decided(after))
+    assert ([for_good], {1: was}) == (list(found.verdicts), world.attempts[0])
+    world.runs = [run(0, "TIMEOUT")]
+    assert [] == [one for one in ends_of(world, after) if isinstance(one, Amended)]
+
+
+def test_an_attempt_that_no_history_knows_runs_no_more() -> None:
+    """A day after an attempt began whose task its own cluster, asked for its array, has no more, and the history knows
+    no run of, it is LOST, and asked about; not before, not by absence alone, and not by another cluster's word."""
+    world, later = World({0: {1: State.RUNNING}}, rows=[], runs=[]), NOW - 500 + MAY_BE_BEHIND_S
+    by_id = {NAME: reports([NAME], [], [])[NAME].as_final()}
+    world.launch = world.launch._replace(asked=frozenset({"here"}))
+
+    def of_job(said: Mapping[str, ArrayReport], now: float, cluster: str | None = "here") -> list[Any]:
+        disk = world.disk()._replace(anchor=lambda *about: {**world.anchor(*about), "cluster": cluster})
+        found = verdicts(world.launch, disk, said, now).verdicts
+        return [one for one in found if one.job_id == 0]
+
+    assert [] == of_job(by_id, later - 1)
+    (ended,) = of_job(by_id, later)
+    assert (Ended, State.LOST, True) == (type(ended), ended.state, ended.record["ask_scheduler"])
+    assert [] == of_job({NAME: reports([NAME], [], [])[NAME]}, later)
+    assert [] == of_job(by_id, later, "other") == of_job(by_id, later, None)
+    known = [run(0, "RUNNING", end_time=None)]
+    assert [] == of_job({NAME: reports([NAME], [], known)[NAME].as_final()}, later)
+    there = [row(0, "RUNNING")]
+    assert [Runs] == [type(one) for one in of_job({NAME: reports([NAME], there, [])[NAME].as_final()}, later)]
+    world.launch = world.launch._replace(may_hide=lambda user: user == "alice")
+    assert [Runs] == [type(one) for one in of_job(by_id, later)]
+
+
+def ends_of(world: World, now: float = NOW) -> list[NeverBegan | Ended | Amended]:
+    return [found for found in world.decided(now).verdicts if isinstance(found, NeverBegan | Ended | Amended)]
 
 
 def test_the_history_is_given_time() -> None:

@@ -22,6 +22,10 @@ CATCHES_UP_S: Final = 60.0
 MAY_BE_BEHIND_S: Final = 86_400.0
 """How long after a submission a history that knows no task of the array may turn out to have been behind."""
 
+MAY_TELL_S: Final = 30 * 86_400.0
+"""How long after the end of an attempt a history is asked about it that has not answered, or does not know it. SLURM's
+accounting forgets nothing by itself; sites that have it purged keep months."""
+
 _LAST_KNOWN: Final = "as last known"
 _DIED: Final = (State.LOST, State.NODE_FAIL)
 _MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED, State.LOST)
@@ -394,6 +398,9 @@ class _Decision:
         if end is None and active is None:
             if self._launch.may_hide(task and task.user):
                 self._found.append(Runs(job_id, _LAST_KNOWN))
+            elif self._is_unaccounted(array, index, anchor, report):
+                words = f"{self._launch.label} has it no more, and its history knows of no run of it"
+                self._found.append(Ended(job_id, number, State.LOST, {"reason": words, "ask_scheduler": True}))
             return  # the history has not caught up
         is_back = active is not None and (end is None or end[0] is State.LOST)  # more than nobody knows
         put_back = (State.NODE_FAIL, f"{self._launch.label} has put its task back into the queue")
@@ -403,6 +410,17 @@ class _Decision:
         self._found.append(Ended(job_id, number, state, about))
         if active is not None and array.n_workers is None:
             self._waits(job_id, active, index, active.waits_for)
+
+    def _is_unaccounted(self, array: LaunchedArray, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> bool:
+        """Whether an attempt runs no more of whose end the history will not tell: a day after it began that knows of no
+        run of its task, and its own cluster, which was asked for the array itself, has no such task, which is what
+        counts where there is no history, too."""
+        task = task_in(anchor)
+        is_its_own = task is not None and task.cluster is not None and task.cluster in (self._launch.asked or ())
+        times = (anchor.get("start"), self._submitted_at(array, index))
+        began = max((float(one) for one in times if one), default=self._now)
+        is_late = self._now - began >= MAY_BE_BEHIND_S
+        return is_its_own and is_late and report.is_by_id and report.last_run(index) is None
 
     def _end_of(self, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> tuple[State, str] | None:
         """How the scheduler says that a run of a task ended; None while it does not say."""
@@ -488,9 +506,12 @@ class _Decision:
         """The scheduler knows better, or no better; while it does not say, it is to be asked again."""
         anchor, was = self._disk.anchor(job_id, number), self._disk.table.attempts[job_id][number]
         is_told = report is not None and not self._is_elsewhere(array, anchor)
-        answer = self._better(index, anchor, report) if report is not None and is_told else None
+        report = report if is_told else None
+        answer = None if report is None else self._better(index, anchor, report)
         is_unbegun = "unbegun" in anchor
-        if answer is None and self._may_tell_later(array, index, was, report, is_unbegun=is_unbegun):
+        times = (end.get("end"), end.get("fenced_at"), anchor.get("start"), self._submitted_at(array, index))
+        is_over = self._now - max((float(one) for one in times if one), default=self._now) >= MAY_TELL_S
+        if answer is None and self._may_tell_later(array, index, was, report, is_unbegun=is_unbegun, is_over=is_over):
             self._is_open = True
             return
         answer = answer or (was, {})
@@ -502,14 +523,26 @@ class _Decision:
         self._found.append(Amended(job_id, number, state, {**kept, **about}))
 
     def _may_tell_later(
-        self, array: LaunchedArray, index: int, was: State, report: ArrayReport | None, *, is_unbegun: bool
+        self,
+        array: LaunchedArray,
+        index: int,
+        was: State,
+        report: ArrayReport | None,
+        *,
+        is_unbegun: bool,
+        is_over: bool,
     ) -> bool:
-        """Whether the scheduler, which says nothing of an attempt, may do so when it is asked otherwise, or later."""
-        if report is None or not report.has_history:
+        """Whether the scheduler, which says nothing of an attempt, may do so when it is asked otherwise, or later;
+        `is_over`: it has had its time."""
+        if report is None:
             return True
+        if not report.has_history:
+            return not is_over
         if (was is State.LOST or is_unbegun) and self._is_only_absent(array, report):
             return True
-        return not is_unbegun or self._now - (self._submitted_at(array, index) or 0.0) < MAY_BE_BEHIND_S
+        if is_unbegun:
+            return self._now - (self._submitted_at(array, index) or 0.0) < MAY_BE_BEHIND_S
+        return not is_over
 
     def _better(
         self, index: int, anchor: Mapping[str, Any], report: ArrayReport
