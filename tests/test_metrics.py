@@ -1,11 +1,16 @@
 """The course of a job through its attempts, which curves, frames, exports and `clean` go by."""
 
+import json
 import os
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Barrier
 from typing import Any
 
 import numpy
@@ -19,7 +24,7 @@ from experiment_manager.analysis.series import logged_series
 from experiment_manager.model.records import JobId, State
 from experiment_manager.report.curves import Logbook
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.metrics import Metric, course, last_logged, not_logged_again, read_metrics
+from experiment_manager.store.metrics import Metric, course, last_logged, last_of_course, not_logged_again, read_metrics
 from experiment_manager.store.states import StateTable
 
 Line = tuple[float | None, dict[str, Any]]
@@ -213,6 +218,46 @@ def test_what_is_removed_changes_no_course(attempts: Sequence[tuple[Sequence[Lin
     assert whole == found({number: logged[number] for number in kept})
     last = [metrics for number, metrics in logged.items() if metrics and number <= until][-1:]
     assert last == [metrics for _, metrics in whole][-1:]
+
+
+@pytest.mark.hypothesis
+@given(attempts=st.lists(st.tuples(_LINES, _STATES), min_size=1, max_size=4))
+def test_the_last_values_are_those_of_the_course(attempts: Sequence[tuple[Sequence[Line], State]]) -> None:
+    """Of whatever attempts, though most are told without looking at steps."""
+    table = StateTable({JobId(0): {number: state for number, (_, state) in enumerate(attempts, start=1)}}, ())
+    with TemporaryDirectory() as there:
+        folder = Folder(there, "train")
+        for number, (lines, _) in enumerate(attempts, start=1):
+            path = Path(folder.of_attempt(0, number, "metrics"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w") as file:
+                for place, (step, values) in enumerate(lines):
+                    line = {"step": step, "time": 1.0, "values": {name: (number, place) for name in values}}
+                    file.write(json.dumps(line) + "\n")
+        whole = [metric.values for _, metrics in course(folder, table, 0) for metric in metrics]
+        assert dict(ChainMap(*reversed(whole))) == last_of_course(folder, table, 0)
+
+
+def test_several_threads_may_log(one: Experiment) -> None:
+    """Each line is whole, and nothing stands between two."""
+
+    def runner(*_: Any) -> None:
+        begin = Barrier(4)
+
+        def logs(which: int) -> None:
+            begin.wait()
+            for step in range(200):
+                current_job().log_metrics({f"of_{which}": step}, step=step)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(logs, range(4)))
+
+    one.run_id(0, runner)
+    lines = Path(one.folder.of_attempt(0, 1, "metrics")).read_text().split("\n")
+    assert "" == lines.pop()
+    assert dict.fromkeys(["of_0", "of_1", "of_2", "of_3"], 200) == Counter(
+        name for line in lines for name in json.loads(line)["values"]
+    )
 
 
 FOLDER = Folder("/nowhere", "train")

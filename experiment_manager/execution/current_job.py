@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PRUNED: Final = "pruned"
+_METRICS: Final = "_metrics_file"
 
 
 class UpstreamJob:
@@ -236,13 +237,18 @@ class CurrentJob:
         if self._pruning is not None:
             self._pruning.note(line["step"], codec.decode(line["values"]))
 
-    @cached_property
+    @property
     def _metrics(self) -> MetricsFile:
-        return MetricsFile(self.experiment.of_attempt(self.required_id, self.attempt, "metrics"))
+        """One, also where several threads log for the first time."""
+        found: MetricsFile | None = vars(self).get(_METRICS)
+        if found is None:
+            path = self.experiment.of_attempt(self.required_id, self.attempt, "metrics")
+            found = vars(self).setdefault(_METRICS, MetricsFile(path))
+        return found
 
     def settle_metrics(self) -> None:
         """What was logged and could not be written is written now, or said to be lost."""
-        if "_metrics" in vars(self):
+        if _METRICS in vars(self):
             self._metrics.settle()
 
     def _plain(self, name: str, value: Any) -> codec.Encoded:

@@ -219,15 +219,16 @@ def not_logged_again(
 def last_of_course(
     folder: Folder, table: StateTable, job_id: int, tell: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
-    """The last value of each metric over the course of a job, by its name; see `course`. Of a job that has one attempt
-    it is read as fast as can be."""
+    """The last value of each metric over the course of a job, by its name; see `course`. Steps are looked at only where
+    an attempt has logged what the last one has not."""
     numbers = _numbers(table, job_id, table.counted(job_id))
-    if len(numbers) == 1:
-        return last_values(folder, job_id, numbers[0], tell)
-    last: dict[str, Any] = {}
-    for _, metrics in course(folder, table, job_id, tell):
-        for metric in metrics:
-            last |= metric.values
+    by_attempt = [values for number in numbers if (values := last_values(folder, job_id, number, tell))]
+    last: dict[str, Any] = by_attempt[0] if by_attempt else {}
+    if any(values.keys() - last.keys() for values in by_attempt):
+        last = {}
+        for _, metrics in course(folder, table, job_id):
+            for metric in metrics:
+                last |= metric.values
     return last
 
 
