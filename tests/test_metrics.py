@@ -232,7 +232,7 @@ def test_the_last_values_are_those_of_the_course(attempts: Sequence[tuple[Sequen
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w") as file:
                 for place, (step, values) in enumerate(lines):
-                    line = {"step": step, "time": 1.0, "values": {name: (number, place) for name in values}}
+                    line = {"step": step, "time": 1.0, "values": dict.fromkeys(values, (number, place))}
                     file.write(json.dumps(line) + "\n")
         whole = [metric.values for _, metrics in course(folder, table, 0) for metric in metrics]
         assert dict(ChainMap(*reversed(whole))) == last_of_course(folder, table, 0)
