@@ -31,6 +31,7 @@ from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_
 from experiment_manager.store.files import asked_again, log_file
 from experiment_manager.store.layout import writing
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
+from experiment_manager.store.whereabouts import Whereabouts
 from experiment_manager.text import one_line, say, tell
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -48,6 +49,12 @@ time is seen, however short it is."""
 
 SECOND_LOOK_S: Final = 1.0
 """When it looks again after its state's name was not there: a network file system can be wrong for a moment."""
+
+GONE_S: Final = 60.0
+"""How long the folder of the experiment has to be gone, at each look, before the job ends with it."""
+
+_GONE_LOOKS: Final = 3
+"""So many looks at least."""
 
 KILL_AFTER_S: Final = 20.0
 """A child that ignores TERM is killed after this time, or before the scheduler kills us all (SLURM's KillWait)."""
@@ -111,6 +118,8 @@ def _supervised(child: Child, states: States, number: int, heard: Heard, begin: 
     outcome = supervision.run()
     if child.is_fake and (said := read_end(log).decode(errors="replace")):
         say(said.removesuffix("\n"))
+    if supervision.has_lost_folder:
+        return outcome
     reason = f": {supervision.reason}" if supervision.reason else ""
     with suppress(OSError, FolderError):
         tell(f"job {child.job_id} attempt {number}: {states.state(child.job_id, number)}{reason}")
@@ -132,6 +141,9 @@ class _Supervision:
         self._fenced = False
         self._was_missing = False  # the name of our state, when it was looked for last
         self._has_told = False  # that the name could not be looked for
+        self._place = Whereabouts(child.folder.path)
+        self._gone_at: list[float] = []  # when the experiment was found to be gone, since it was there last
+        self.has_lost_folder = False
         self._memory = 0
         self._gpus: GpuUse | None = None  # looked at with the memory, where there are any
         self._kill_at: float | None = None
@@ -259,15 +271,19 @@ class _Supervision:
         """Ends the job when its attempt has been ended by somebody else, or when somebody has asked for its end;
         returns the seconds until the next look.
 
-        Only a name that is not there twice is gone. Whatever else a file system says, the job goes on.
+        Only a name that is not there twice is gone. Whatever else a file system says, the job goes on, unless the whole
+        experiment was removed or moved: then nothing that it computes could be kept, and somebody else may run it.
         """
         try:
             is_there = self._states.is_running(self._child.job_id, self._number)
         except (OSError, FolderError) as error:
+            self._gone_at.clear()
             if not self._has_told:
                 self._has_told = True
                 self._tell(f"the state cannot be looked at, and the job goes on: {error}")
             return OWNERSHIP_POLL_S
+        if is_there:
+            self._gone_at.clear()
         if is_there and self._stopped is None:
             self._asked = asked_to_end(self._child.folder, self._child.job_id, self._number)
             if self._asked is not None:
@@ -275,7 +291,7 @@ class _Supervision:
         if is_there or not self._was_missing:
             self._was_missing = not is_there
             return SECOND_LOOK_S if self._was_missing else OWNERSHIP_POLL_S
-        if not os.path.isdir(self._child.folder.states):  # nobody has ended this attempt: all of it is out of sight
+        if not os.path.isdir(self._child.folder.states) and not self._has_gone_for_good():  # nobody has ended this
             if not self._has_told:
                 self._has_told = True
                 self._tell(f"{self._child.folder.states} is not there, and the job goes on")
@@ -283,6 +299,18 @@ class _Supervision:
         self._fenced = True
         self._kill(signal.SIGKILL)
         return OWNERSHIP_POLL_S
+
+    def _has_gone_for_good(self) -> bool:
+        """Whether somebody has removed or moved the experiment: a server can be wrong for a moment, not for long."""
+        if not self._place.has_gone():
+            self._gone_at.clear()
+            return False
+        self._gone_at.append(time.monotonic())
+        if len(self._gone_at) < _GONE_LOOKS or self._gone_at[-1] - self._gone_at[0] < GONE_S:
+            return False
+        self.has_lost_folder = True
+        self._tell(f"{self._child.folder.path} was removed or moved, and the job ends; run it where that is now")
+        return True
 
     def _tell(self, text: str) -> None:
         tell(f"job {self._child.job_id} attempt {self._number}: {text}")

@@ -3,6 +3,7 @@ what people have cancelled stays so."""
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,16 @@ import pytest
 
 from experiment_manager.errors import JobRefused
 from experiment_manager.execution.worker import TimeLeft
+from experiment_manager.model.policy import INCOMPLETE
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.cancel import cancel
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import hand_to_workers, join
 from experiment_manager.store import processes
 from experiment_manager.store.launches import create_launch, read_launch
+from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
+from experiment_manager.store.whereabouts import Whereabouts
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler, order
 
@@ -310,26 +314,95 @@ VANISHES = """
 import sys
 from experiment_manager.execution import supervisor
 supervisor.OWNERSHIP_POLL_S = supervisor.SECOND_LOOK_S = 0.1
+supervisor.GONE_S = 1.0
 from experiment_manager.execution.run import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def look_often(folder: Path) -> "subprocess.Popen[str]":
+    """The first job of an experiment runs, and its supervisor looks often."""
+    place = ["--experiment-path", str(folder.parent), "--experiment-name", folder.name, "--job-id", "0"]
+    command = [sys.executable, "-c", VANISHES, *place, "--runner", str(folder.parent / "runner.py")]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def hear(process: "subprocess.Popen[str]", words: str) -> None:
+    assert process.stderr is not None
+    said = ""
+    while words not in said:
+        said += process.stderr.readline()
+        assert process.poll() is None, said
 
 
 def test_a_folder_that_is_out_of_sight_ends_no_job(jobs: Jobs) -> None:
     """As a mount that is gone for a while: nobody has ended the attempt."""
     jobs.make(LONG)
     folder = Path(jobs.experiment.folder.path)
-    place = ["--experiment-path", str(folder.parent), "--experiment-name", folder.name, "--job-id", "0"]
-    command = [sys.executable, "-c", VANISHES, *place, "--runner", str(folder.parent / "runner.py")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with look_often(folder) as process:
         jobs.wait_until(lambda: jobs.has_begun(0))
         os.rename(folder / "states", folder / "away")
-        said = ""
-        while "is not there, and the job goes on" not in said:
-            said += process.stderr.readline()
-            assert process.poll() is None, said
+        hear(process, "is not there, and the job goes on")
         os.rename(folder / "away", folder / "states")
         jobs.end(0)
         assert 0 == process.wait(60)
     assert "COMPLETED" == jobs.states()[0]
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_job_whose_experiment_was_removed_ends(jobs: Jobs, tmp_path: Path, is_moved: bool) -> None:
+    """Nothing that it computes could be kept, and where the experiment was moved, another process may run it there."""
+    jobs.make(LONG)
+    folder = Path(jobs.experiment.folder.path)
+    with look_often(folder) as process:
+        jobs.wait_until(lambda: jobs.has_begun(0))
+        (pid,) = processes.children(process.pid)
+        os.rename(folder, tmp_path / "moved")
+        if not is_moved:
+            shutil.rmtree(tmp_path / "moved")
+        hear(process, "was removed or moved, and the job ends")
+        assert INCOMPLETE == process.wait(60)
+    assert not is_there(pid)
+    assert not folder.exists()
+    if is_moved:
+        assert "LOST" == str(States(Folder.at(tmp_path / "moved")).table(reconcile=True).state(0))
+
+
+def test_an_experiment_whose_parent_is_gone_ends_no_job(jobs: Jobs, tmp_path: Path) -> None:
+    """That is how a mount looks that is gone, or one that another device has taken the place of."""
+    jobs.make(LONG)
+    home = Path(jobs.experiment.folder.parent)
+    looks = Whereabouts(jobs.experiment.folder.path)
+    with look_often(Path(jobs.experiment.folder.path)) as process:
+        jobs.wait_until(lambda: jobs.has_begun(0))
+        os.rename(home, tmp_path / "away")
+        hear(process, "is not there, and the job goes on")
+        assert not looks.has_gone()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3.0)  # three times as long as a folder may be gone
+        os.rename(tmp_path / "away", home)
+        jobs.end(0)
+        assert 0 == process.wait(60)
+    assert "COMPLETED" == jobs.states()[0]
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "mount"])
+def test_what_is_mounted_by_itself_is_never_gone(tmp_path: Path, kind: str) -> None:
+    """Only a folder that has vanished from where it lies on its own device was removed."""
+    place, real = tmp_path / "experiments" / "one", tmp_path / "disk" / "one"
+    real.mkdir(parents=True)
+    place.parent.mkdir()
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to(real)
+    looks = Whereabouts("/proc" if kind == "mount" else str(place))
+    assert not looks.has_gone()
+    if kind == "folder":
+        place.rmdir()
+        assert looks.has_gone()
+    elif kind == "link":
+        os.rename(real.parent, tmp_path / "unmounted")
+        assert not looks.has_gone()
+    else:
+        assert looks._device is None
