@@ -247,6 +247,24 @@ def test_no_module_is_imported_from_a_folder_that_anybody_may_add_to(
     assert [0] == experiment.get_ids("its_module.passes")
 
 
+def test_why_a_function_was_not_loaded_is_the_reason_of_the_attempt(reachable: Path) -> None:
+    """Whoever asks why a job has failed reads which file others may write to, and not only its exit code."""
+    experiment = Experiment(["seed"], "e", reachable)
+    for seed in range(2):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter([0, 1])
+
+    def runner(*_: object) -> None:
+        for pickle in (reachable / "e/tasks").iterdir():
+            pickle.chmod(0o666)
+
+    ends = {end.job_id: end for end in experiment.run(runner).ran}
+    done, refused = (ends[job_id] for job_id in sorted(ends, key=lambda job_id: ends[job_id].state is State.FAILED))
+    assert (State.COMPLETED, State.FAILED) == (done.state, refused.state)
+    assert f"every user of this machine may write to {reachable / 'e/tasks'}" in (refused.reason or "")
+
+
 def test_a_pickle_that_anybody_may_write_is_not_loaded(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that travels as a pickle runs where only its owner and group may write it; else no job begins, and
     one that has begun has failed, both with a sentence."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -257,18 +258,31 @@ class Way(IntFlag):
     OUT = 1
     BACK = 2
 
+class Manifest(IntFlag):
+    SIGNED = 1
+
+class Model:
+    class Head(IntFlag):
+        WIDE = 1
+
+    class Parts:
+        class Tail(IntFlag):
+            LONG = 1
+
 def told(way):
     return type(way).__name__, int(way)
 
 def run(number, variables, configuration):
     mode = variables["mode"]
     is_same = mode is configuration["modes"][0] is configuration["modes"][1][0]
-    return {"mode": repr(mode), "same": is_same, "way": told(configuration["way"]), "runs": RUNS}
+    return {"mode": repr(mode), "same": is_same, "way": told(configuration["way"]), "runs": RUNS,
+            "more": [told(one) for one in configuration["more"]]}
 
 if __name__ == "__main__":
     experiment = Experiment(["mode"], "train", "experiments")
     for mode in Mode:
-        experiment.add_job({"mode": mode}, {"modes": [mode, (mode,)], "way": Way.OUT | Way.BACK})
+        experiment.add_job({"mode": mode}, {"modes": [mode, (mode,)], "way": Way.OUT | Way.BACK,
+            "more": [Manifest.SIGNED, Model.Head.WIDE, Model.Parts.Tail.LONG]})
     experiment.save()
     experiment.save_pass_filter(experiment.get_all_ids())
     experiment.run(run)
@@ -278,7 +292,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("runs", ["1", "Mode.__name__ and Way.__name__"])
 def test_enums_are_themselves_in_a_function(home: Program, runs: str) -> None:
     """The runner gets members of enums, not their names: of a module, and of the program itself, which no job imports,
-    whether the runner names the class or not."""
+    also in its classes, whether the runner names the class or not."""
     (home.home / "modes.py").write_text(MODES)
     (home.home / "define.py").write_text(OF_MODES.replace("RUNS", runs))
     done = home.run(script="define.py")
@@ -286,20 +300,81 @@ def test_enums_are_themselves_in_a_function(home: Program, runs: str) -> None:
     results = Experiment.load("train", home.home / "experiments").result_rows()
     assert ["<Mode.FAST: 1>", "<Mode.SLOW: 2>"] == [row["result"]["mode"] for row in results]
     assert [(True, ["Way", 3])] * 2 == [(row["result"]["same"], list(row["result"]["way"])) for row in results]
+    assert [[["Manifest", 1], ["Head", 1], ["Tail", 1]]] * 2 == [[*map(list, row["result"]["more"])] for row in results]
 
 
-def test_an_enum_that_is_not_found_is_refused(home: Program) -> None:
-    """A function gets no text in place of a member: the job says which class it has not found."""
+OF_A_FUNCTION = """
+from experiment_manager import Experiment
+
+def local():
+    from enum import Enum
+
+    class Mode(Enum):
+        FAST = 1
+
+    return Mode.FAST
+
+experiment = Experiment(["mode"], "train", "experiments")
+experiment.add_job({"mode": local()}, {})
+experiment.save()
+experiment.save_pass_filter([0])
+"""
+
+
+@pytest.mark.parametrize("place", ["a module that changed", "a module that ends", "another program", "a function"])
+def test_an_enum_that_is_not_found_is_text(home: Program, place: str) -> None:
+    """A job whose enum cannot be had runs with the name of the member, and its log tells so, once."""
     (home.home / "modes.py").write_text(MODES)
-    (home.home / "define.py").write_text(OF_MODES.replace("    experiment.run(run)", ""))
+    source = OF_MODES.replace("    experiment.run(run)", "")
+    if place == "another program":
+        source = source.replace("from modes import Mode", MODES)
+    (home.home / "define.py").write_text(OF_A_FUNCTION if place == "a function" else source)
     assert 0 == home.run(script="define.py").returncode
-    (home.home / "modes.py").write_text("Mode = None")
-    done = Experiment.load("train", home.home / "experiments").run(lambda *_: 1)
-    assert [State.FAILED] * 2 == [end.state for end in done.ran]
+    (home.home / "modes.py").write_text("raise SystemExit(3)" if place == "a module that ends" else "Mode = None")
+    done = Experiment.load("train", home.home / "experiments").run(
+        lambda _, variables, __: variables["mode"], where="0"
+    )
+    assert [State.COMPLETED] == [end.state for end in done.ran]
+    assert {"result": "FAST"} == Experiment.load("train", home.home / "experiments").result_rows()[0]["result"]
     log = next((home.experiment / "jobs/0").glob("stderr*")).read_text()
-    assert "job 0 of" in log
-    assert "whose class is not found" in log
+    assert 1 == log.count("Mode, whose class is not found")
     assert "Traceback" not in log
+
+
+OF_WAYS = """
+from enum import Enum
+from experiment_manager import Experiment
+
+class Way(Enum):
+    OUT = 1
+
+def run(number, variables, configuration):
+    open("mended").close()
+    return repr(configuration["way"])
+
+experiment = Experiment(["seed"], "train", "experiments")
+experiment.add_job({"seed": 1}, {"way": Way.OUT})
+experiment.save()
+experiment.save_pass_filter([0])
+experiment.run(run)
+"""
+
+
+@pytest.mark.parametrize("end", [b"", b"no pickle"])
+def test_a_function_that_another_version_has_pickled_runs(home: Program, end: bytes) -> None:
+    """Without the enums of the program behind the function, the job has their names as text, as it had then."""
+    (home.home / "script.py").write_text(OF_WAYS)
+    assert 0 == home.run(script="script.py").returncode
+    assert ["0.1.FAILED"] == home.states()
+    (task,) = (home.experiment / "tasks").iterdir()
+    with task.open("rb") as file:
+        pickle.load(file)
+        pickle.load(file)
+        kept = file.tell()
+    task.write_bytes(task.read_bytes()[:kept] + end)
+    (home.home / "mended").touch()
+    assert 0 == home.tool("resubmit", "--yes").returncode
+    assert {"result": "'OUT'"} == Experiment.load("train", home.home / "experiments").result_rows()[0]["result"]
 
 
 def test_a_script_as_the_runner(home: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ import importlib
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
 from hashlib import blake2b
+from types import SimpleNamespace
 from typing import IO, Any, NamedTuple
 
 from experiment_manager.errors import JobRefused
@@ -23,6 +24,7 @@ from experiment_manager.store.documents import opened
 from experiment_manager.store.files import appearing, is_there
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.results import write_error
 from experiment_manager.text import described, tell
 from experiment_manager.trust import how_to_close, open_to_anybody, trusted_places
 
@@ -70,12 +72,21 @@ def _enums_of_the_program() -> list[type[Enum]]:
     import cloudpickle
 
     found = []
-    for kind in list(vars(sys.modules["__main__"]).values()):
-        if isinstance(kind, type) and issubclass(kind, Enum) and kind.__module__ == "__main__":
-            with suppress(Exception):  # one that cannot be pickled is missed only where a job has it
-                cloudpickle.dumps(kind)
-                found.append(kind)
+    for kind in _enums_in(sys.modules["__main__"], set()):
+        with suppress(Exception):  # one that cannot be pickled is missed only where a job has it
+            cloudpickle.dumps(kind)
+            found.append(kind)
     return found
+
+
+def _enums_in(owner: Any, seen: set[int]) -> Iterator[type[Enum]]:
+    """The enums of the program in it, and in its classes: those of a function are there only while it runs."""
+    for kind in list(vars(owner).values()):
+        if isinstance(kind, type) and kind.__module__ == "__main__" and id(kind) not in seen:
+            seen.add(id(kind))
+            if issubclass(kind, Enum):
+                yield kind
+            yield from _enums_in(kind, seen)
 
 
 def words_for(folder: Folder, runner: Pickled) -> list[str]:
@@ -84,10 +95,13 @@ def words_for(folder: Folder, runner: Pickled) -> list[str]:
 
 
 def trusted(path: str) -> IO[bytes]:
-    """A pickle, open to be loaded, which may run anything. Ends the program with a sentence where every user of the
-    machine may write to it. Raises OSError."""
+    """A pickle, open to be loaded, which may run anything. Ends the program with a sentence, which is the reason of an
+    attempt, too, where every user of the machine may write to it. Raises OSError."""
     if (found := open_to_anybody(path)) is not None:
-        tell(f"error: {_refusal(path, found)}")
+        error, job = JobRefused(_refusal(path, found)), current_job.current_job()
+        if job.id is not None:
+            write_error(job.experiment, job.id, job.attempt, error)  # which is what people see of the attempt
+        tell(f"error: {error}")
         raise SystemExit(REFUSED)
     return opened(path)
 
@@ -106,33 +120,50 @@ def main(path: str) -> None:
             paths = trusted_places(pickle.load(file))
             sys.path[:] = [*paths, *(place for place in sys.path if place not in paths)]
             runner = pickle.load(file)
-            with suppress(EOFError):  # one of an older version ends with the runner
-                for kind in pickle.load(file):
-                    setattr(sys.modules["__main__"], kind.__name__, kind)
+            _load_enums_of_the_program(file)
         with Manifest(folder) as manifest:  # after the modules: the members of their enums are decoded as themselves
-            for name in manifest.enum_paths(job_id):
+            for name in sorted(manifest.enum_paths(job_id)):
                 _load_enum(name, f"job {job_id} of {folder.path}")
             variables, configuration = dict(manifest.job(job_id).variables), manifest.configuration(job_id)
         attempt.leave(runner(job_id, variables, configuration))
 
 
+def _load_enums_of_the_program(file: IO[bytes]) -> None:
+    """Those that came with the runner are where their paths lead. What cannot be had is told where a job has it."""
+    try:
+        kinds: list[type[Enum]] = pickle.load(file)
+    except Exception:  # one of an older version ends with the runner; others ask for modules that are not here
+        return
+    for kind in kinds:
+        if enum_class(f"__main__.{kind.__qualname__}") is kind:  # one in another enum came with that
+            continue
+        owner: Any = sys.modules["__main__"]
+        *classes, name = kind.__qualname__.split(".")
+        for part in classes:
+            if not isinstance(vars(owner).get(part), SimpleNamespace):
+                setattr(owner, part, SimpleNamespace())
+            owner = getattr(owner, part)
+        setattr(owner, name, kind)
+
+
 def _load_enum(path: str, where: str) -> None:
-    """The class is loaded. Ends the program with a sentence where it cannot be."""
+    """The class is loaded, or people know that the job has the name of its member as text instead."""
     why, parts = "", path.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         if enum_class(path) is not None:
             return
         try:
             importlib.import_module(".".join(parts[:cut]))
-        except Exception as error:  # what the module does, too
+        except (Exception, SystemExit) as error:  # what the module does, too
             why = f" ({described(error)})"
     if enum_class(path) is None:
         tell(
-            f"error: {where} has a member of the enum {path}, whose class is not found{why}; define it in a module "
-            "that the job can import"
+            f"warning: {where} has a member of the enum {path}, whose class is not found{why}, so that its name is "
+            "given as text; define the enum in a module that jobs can import"
         )
-        raise SystemExit(REFUSED)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    from experiment_manager.execution.pickled_runner import main as run  # its names stay, whatever enums are called
+
+    run(sys.argv[1])
