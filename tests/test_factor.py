@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig
 
 from experiment_manager.hydra.fast_compose import Factored, plain_keys
@@ -315,7 +316,7 @@ SEVERAL = (
     ("a=2,3", "++a=4", "~a", "+a=5"),
     ("db=one,two", "++db={port: 5}"),
     ("+new=1", "new=2,3", "+new={c: 1}"),
-    ("+items=[2]", "items=[3]"),
+    ("+items=[2]", "items=[3]", "++items=[4],[{y: 1}]", "items=5,6", "++items=7"),
 )
 """Overrides of one key each."""
 
@@ -344,6 +345,24 @@ def test_two_overrides_of_a_key_are_what_hydra_makes_of_them(make: Make) -> None
         assert len(sweep.points) == len({point.identity for point in sweep.points})
         n_compared += 1
     assert n_compared > 30
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("items=[1],[2]", "++items=[3]"), ("++items=[1],[2]", "items=[3]"), ("items=null,[2]", "++items=[3]")],
+)
+def test_a_list_takes_the_place_of_the_one_before(make: Make, arguments: tuple[str, str]) -> None:
+    """Hydra puts a list in the place of what was there, as it does a number, so what came before makes no jobs."""
+    sweep = make(*arguments)
+    sweep.plain()
+    assert [{"items": [3]}] == [point.variables for point in sweep.points]
+
+
+@pytest.mark.skipif(not hasattr(OverrideType, "EXTEND_LIST"), reason="Hydra before 1.4 extends no lists")
+def test_a_list_is_extended_after_it_is_set(make: Make) -> None:
+    """What `extend_list` adds comes behind what was set before, and not in its place."""
+    sweep = make("++items=[3],[4]", "items=extend_list(8)")
+    assert [[3, 8], [4, 8]] == [sweep.composer.by_hydra(point.overrides)["items"] for point in sweep.points]
 
 
 def test_overrides_of_a_key_have_names_and_identities_of_their_own(make: Make) -> None:

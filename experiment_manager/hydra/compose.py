@@ -18,7 +18,15 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, RangeSweep, Transformer
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Transformer,
+)
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -148,13 +156,19 @@ class Composer:
         return [given._replace(is_one_of_several=times[given.name] > 1) for given in found]
 
     def _replaces(self, later: "Given", earlier: "Given", between: Iterable["Given"]) -> bool:
-        """Whether it is as if the earlier one had not been there: both choose a group, or both set a plain value, and
-        none between them sets or deletes a part of it. A mapping is merged into what is there."""
+        """Whether it is as if the earlier one had not been there: both choose a group, or both set a value or list, and
+        none between them sets or deletes a part of it. A mapping is merged into what is there, and since Hydra 1.4 what
+        a list is extended by is added."""
         both = [_values(one.override) for one in (later, earlier)]
         groups = [self.is_group(later.override.key_or_group, values[0]) for values in both if values]
         if any(groups):
             return all(groups)
-        if any(isinstance(value, dict | list) for values in both for value in values):
+        if any(isinstance(value, dict) for values in both for value in values):
+            return False
+        is_list, was_list = ({isinstance(value, list) for value in values} for values in both)
+        if earlier.prefix == "+" and True in was_list and False in is_list:  # + sets a list also where something is
+            return False
+        if not {later.override.type, earlier.override.type} <= _SET_OR_DELETE:
             return False
         return not any(_is_beside(later.override, other.override) for other in between)
 
@@ -441,6 +455,7 @@ def _package_directory(path: str) -> str | None:
 
 
 _NEVER: Final = object()
+_SET_OR_DELETE: Final = {OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD, OverrideType.DEL}
 
 
 class ReadOnce:
