@@ -1,6 +1,7 @@
 """What SLURM's commands are asked, by programs that stand for them and note their words."""
 
 import datetime
+import json
 import os
 import pwd
 import shlex
@@ -10,12 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiment_manager import Experiment
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task
+from experiment_manager.scheduler.reconcile import EndsOfTasks
 from experiment_manager.scheduler.records import NOTHING, Dependency
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.scheduler.slurm.through_submitit import send_with
+from experiment_manager.store.states import States
 
 
 @pytest.mark.parametrize("ahead_s", [0, 600, 100_000])
@@ -273,6 +277,79 @@ def test_what_is_private_has_not_ended(
             assert (is_told, not is_told) == (Slurm().has_ended(Task("slurm", "12", user=user)), Slurm().may_hide(user))
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         assert Slurm().has_ended(Task("slurm", "12", user=user))
+    finally:
+        forget_cluster()
+
+
+ASKED = 'echo "$0 $*" >> {asked}; '
+
+
+@pytest.fixture
+def allocated(tmp_path: Path) -> Experiment:
+    """Three hundred jobs that run by hand in as many tasks of SLURM's, on machines that cannot be asked from here."""
+    experiment = Experiment(["seed"], "e", tmp_path)
+    for seed in range(300):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    states = States(experiment.folder)
+    for seed in range(300):
+        states.claim(seed, Task("slurm", str(1000 + seed), user="ada", restart=seed % 2).record())
+        anchor = Path(experiment.folder.states, f"{seed}.1")
+        anchor.write_text(json.dumps({**json.loads(anchor.read_text()), "host": "elsewhere"}))
+    return experiment
+
+
+def test_slurm_is_asked_once_about_all_tasks(
+    allocated: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tasks there are, one call tells which have ended: those that SLURM says so of, or has started again,
+    or has forgotten. Who asks again and again asks about the others twice a minute, and not of what does not answer."""
+    asked = tmp_path / "asked"
+    rows = "\n".join(f"{1000 + seed:<24}{word:<24}{restarts:<12}" for seed, (word, restarts) in enumerate(
+        [("RUNNING", 0), ("RUNNING", 1), ("COMPLETING", 1), ("COMPLETING", 2), ("PENDING", 1), ("PENDING", 1),
+         ("TIMEOUT", 0), ("NODE_FAIL", 1), *[("RUNNING", 1)] * 282]))  # fmt: skip
+    (tmp_path / "rows").write_text(f"CLUSTER: here\n{rows}\n")
+    silent = ASKED.format(asked=asked) + "echo slurm_load_jobs error: Socket timed out >&2; exit 1"
+    forget_cluster()
+    try:
+        commands(tmp_path, monkeypatch, squeue=silent, scontrol=silent)
+        assert {"RUNNING": 300} == allocated.counts()
+        calls = asked.read_text().splitlines()
+        assert 3 >= len(calls), calls[:9]
+        now, ends, silent_ends = time.monotonic(), EndsOfTasks(), EndsOfTasks()
+        tasks = [Task("slurm", str(1000 + seed), user="ada", restart=seed % 2) for seed in range(300)]
+        asked.write_text("")
+        commands(tmp_path, monkeypatch, squeue=silent)
+        assert [frozenset()] * 2 == [silent_ends.of(tasks) for _ in range(2)]
+        assert 1 == sum("squeue" in line for line in asked.read_text().splitlines())
+        commands(tmp_path, monkeypatch, squeue=f"{ASKED.format(asked=asked)} cat {tmp_path}/rows")
+        asked.write_text("")
+        with monkeypatch.context() as clock:
+            for passed, n_asked in ((0, 1), (5, 1), (31, 2)):
+                clock.setattr(time, "monotonic", lambda passed=passed: now + passed)
+                ends.of(task for task in tasks if int(task.id) < 1290)
+                assert n_asked == sum("squeue" in line for line in asked.read_text().splitlines())
+        over = {job_id for job_id, state in enumerate(map(allocated.states().state, range(300))) if state is State.LOST}
+        assert {4, 6, 7, *range(8, 290, 2), *range(290, 300)} == over
+        assert 10 > len(asked.read_text().splitlines())
+    finally:
+        forget_cluster()
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_our_tasks_are_known_by_their_files(
+    allocated: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_ours: bool
+) -> None:
+    """Where people see their own jobs alone, and this machine has no name for us, or another one, as a container has,
+    those are ours that we have begun: what SLURM has no more of them has ended."""
+    empty = "case $* in *config) echo PrivateData = jobs ;; *) echo Invalid job id specified >&2; exit 1 ;; esac"
+    commands(tmp_path, monkeypatch, squeue="true", scontrol=empty)
+    monkeypatch.setattr(os, "geteuid", lambda: 10_001)
+    for name in os.listdir(allocated.folder.states) if is_ours else ():
+        os.chown(os.path.join(allocated.folder.states, name), 10_001, -1)
+    forget_cluster()
+    try:
+        assert {"LOST" if is_ours else "RUNNING": 300} == allocated.counts()
     finally:
         forget_cluster()
 

@@ -57,7 +57,7 @@ class World:
     ) -> None:
         self.attempts, self.ends = attempts, {key: dict(end) for key, end in ends.items()}
         self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
-        self.is_history_silent = is_history_silent
+        self.is_history_silent, self.is_ours = is_history_silent, False
         self.unbegun: set[tuple[int, int]] = set()
         array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), 1, True, None)
         self.launch = TrackedLaunch(
@@ -93,6 +93,7 @@ class World:
             end=lambda job_id, number: self.ends.get((job_id, number), {}),
             end_in_log=lambda _task: next((state for words, state in LOGS.items() if words in self.log), None),
             last_words=lambda _task: self.log,
+            is_ours=lambda _job_id, _number: self.is_ours,
         )
 
     def apply(self, decided: LaunchVerdicts) -> None:
@@ -341,6 +342,9 @@ def test_what_may_be_hidden_runs_as_last_known() -> None:
     assert [("Ended", State.LOST)] == states_of(world)
     world.launch = world.launch._replace(may_hide=lambda user: user == "alice")
     assert [("Runs", "as last known")] == states_of(world)
+    world.is_ours = True  # also where we have another name here
+    assert [("Ended", State.LOST)] == states_of(world)
+    world.is_ours = False
     world.runs = []
     assert [("Runs", "as last known")] == states_of(world)
     world.runs, world.log = None, "DUE TO TIME LIMIT"

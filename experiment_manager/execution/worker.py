@@ -42,7 +42,7 @@ from experiment_manager.store.launches import (
 )
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.orders import Orders
-from experiment_manager.store.states import OWNERSHIP_POLL_S, States, StateTable, is_to_be_asked_about, task_in
+from experiment_manager.store.states import OWNERSHIP_POLL_S, States, StateTable, is_to_be_asked_about
 from experiment_manager.text import one_line, tell
 
 if TYPE_CHECKING:
@@ -234,6 +234,13 @@ class Candidates:
             yield one
 
 
+class _Begun(NamedTuple):
+    """A job that has begun, by its last attempt, and the task that had it in hand."""
+
+    last: Attempt
+    task: Task | None
+
+
 class Again:
     """Finds the jobs of a launch that have begun and may be taken again: their worker has died, or was made to end."""
 
@@ -251,28 +258,34 @@ class Again:
 
     def of_earlier_runs(self) -> list[Candidate]:
         """What this worker had in hand then."""
-        return self._found(lambda _, task: task is not None and task.is_earlier_run_of(self._here))
+        table, begun = self._begun()
+        return self._taken(
+            table, [one for one in begun if one.task is not None and one.task.is_earlier_run_of(self._here)]
+        )
 
     def of_ended_workers(self) -> list[Candidate]:
-        """What others had in hand whose task has ended, as the scheduler says; it is asked once about each."""
-        asked: dict[Task, bool] = {}
+        """What others had in hand whose task has ended, as the scheduler says; it is asked once about all."""
+        table, begun = self._begun()
+        has_ended = {one: self._has_ended(one) for one in begun}
+        ended = schedulers.ended(one.task for one, known in has_ended.items() if known is None and one.task is not None)
+        return self._taken(
+            table, [one for one, known in has_ended.items() if known or (known is None and one.task in ended)]
+        )
 
-        def has_ended(last: Attempt, task: Task | None) -> bool:
-            if last.state is not State.RUNNING:
-                return True
-            if task is None:
-                return False
-            if task.is_earlier_run_of(self._here):
-                return True
-            if self._here is not None and task.name == self._here.name:
-                return processes.is_gone(self._states.record(last.job_id, last.number)) is True
-            if task not in asked:
-                asked[task] = schedulers.has_ended(task)
-            return asked[task]
+    def _has_ended(self, one: "_Begun") -> bool | None:
+        """Whether what had a job in hand has ended; None: its scheduler is to be asked about the task."""
+        if one.last.state is not State.RUNNING:
+            return True
+        if one.task is None:
+            return False
+        if one.task.is_earlier_run_of(self._here):
+            return True
+        if self._here is not None and one.task.name == self._here.name:
+            return processes.is_gone(self._states.record(one.last.job_id, one.last.number)) is True
+        return None
 
-        return self._found(has_ended)
-
-    def _found(self, is_meant: Callable[[Attempt, Task | None], bool]) -> list[Candidate]:
+    def _begun(self) -> "tuple[StateTable, list[_Begun]]":
+        """The jobs of the launch that have begun under it, and may be taken again for what they are."""
         table = _patiently(self._states.table)
         found = []
         for job_id, planned in self._planned.items():
@@ -280,12 +293,17 @@ class Again:
             if last.number < planned or last.state not in _MAY_BE_TAKEN_AGAIN:
                 continue
             record = self._states.record(job_id, last.number)
-            task = task_in(record)
-            if record.get("launch") != self._launch or not is_meant(last, task):
-                continue
+            if record.get("launch") == self._launch:
+                found.append(_Begun(last, self._states.task(job_id, last.number, record)))
+        return table, found
+
+    def _taken(self, table: StateTable, begun: "Iterable[_Begun]") -> list[Candidate]:
+        """Those that may be taken by the way that they have ended."""
+        found = []
+        for last, task in begun:
             is_own = task is not None and task.is_earlier_run_of(self._here)
             if self._may_be_taken(table, last, is_own=is_own):
-                found.append(Candidate(job_id, table.next_number(job_id), self._launch))
+                found.append(Candidate(last.job_id, table.next_number(last.job_id), self._launch))
         return found
 
     def _may_be_taken(self, table: StateTable, last: Attempt, *, is_own: bool) -> bool:

@@ -224,9 +224,13 @@ class Scheduler(ABC):
     def has_ended(self, task: Task) -> bool:
         """Whether the scheduler says that this run of a task has ended, or was forgotten; false when it is silent."""
 
+    def ended(self, tasks: Collection[Task]) -> frozenset[Task]:
+        """Those of which `has_ended` is true, by as few questions as can be."""
+        return frozenset(task for task in tasks if self.has_ended(task))
+
     def may_hide(self, user: str | None) -> bool:
-        """Whether this machine may not be told of that user's tasks (None: it is not known whose they are): then it
-        says nothing that none of them is told of."""
+        """Whether this machine may not be told of that user's tasks (None: it is not known whose they are; one who is
+        known by number has it as text): then it says nothing that none of them is told of."""
         return False
 
     def requeue(self, task: Task) -> str | None:

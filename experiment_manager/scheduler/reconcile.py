@@ -6,16 +6,17 @@ Each scheduler is asked once for all launches together, and none that no launch 
 scheduler seldom.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, Launch, State, task_name
+from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, Launch, State, Task, task_name
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.query import (
     Answer,
@@ -49,7 +50,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.orders import read_order
 from experiment_manager.store.proposals import who_stopped
-from experiment_manager.store.states import States, StateTable, Waiting, scheduler_in, task_in
+from experiment_manager.store.states import States, StateTable, Waiting, scheduler_in
 from experiment_manager.store.upstream import UNKNOWN, Reasons
 from experiment_manager.text import JobLines, as_word, noun, tell, tell_once
 
@@ -67,16 +68,18 @@ ASK_FIRST_S: Final = 2.0
 ASK_AT_MOST_EVERY_S: Final = 30.0
 
 
-def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool = False) -> StateTable:
+def reconciled(
+    folder: Folder, answer: Answer | None = None, *, is_to_act: bool = False, ends: "EndsOfTasks | None" = None
+) -> StateTable:
     """The states of all attempts, with schedulers asked where it is needed; what they know better is now recorded, too,
     where that may be written to.
 
     Says on standard error when one cannot be asked, and then leaves everything as it was. It is not asked again about
-    what it has been asked for the `answer`. Raises UnreadableLaunch where jobs are going to be started and a launch
-    cannot be read: see `open_launches`; NewerRecord where one cannot tell how an attempt ended.
+    what it has been asked for the `answer`, nor lately for `ends`. Raises UnreadableLaunch where jobs are going to be
+    started and a launch cannot be read: see `open_launches`; NewerRecord where one cannot tell how an attempt ended.
     """
     states = States(folder)
-    before = _without_ended_allocations(states, states.table(reconcile=True))
+    before = _without_ended_allocations(states, states.table(reconcile=True), ends or EndsOfTasks())
     launches, users = open_launches(folder, running_records(states, before), is_to_act=is_to_act)
     if not launches:
         return before
@@ -98,16 +101,38 @@ def reconciled(folder: Folder, answer: Answer | None = None, *, is_to_act: bool 
     return applied.table(after)
 
 
-def _without_ended_allocations(states: States, table: StateTable) -> StateTable:
+class EndsOfTasks:
+    """Which tasks have ended, for whoever asks again and again: a scheduler that has said that one has not, or has said
+    nothing, is asked about it again after half a minute."""
+
+    def __init__(self) -> None:
+        self._asked_at: dict[Task, float] = {}
+        self._ended = set[Task]()
+
+    def of(self, tasks: Iterable[Task]) -> frozenset[Task]:
+        """Those of the tasks that have ended, as far as that is told now, by one question about all of them."""
+        now, meant = time.monotonic(), frozenset(tasks)
+        last = self._asked_at
+        due = {task for task in meant - self._ended if now - last.get(task, -math.inf) >= ASK_AT_MOST_EVERY_S}
+        self._ended |= schedulers.ended(due)
+        last |= dict.fromkeys(due, now)
+        return meant & self._ended
+
+
+def _without_ended_allocations(states: States, table: StateTable, ends: EndsOfTasks) -> StateTable:
     """The table, in which what ran by hand inside of a task, as under `salloc`, on a machine that cannot be asked from
-    here, is RUNNING no more where its scheduler says that the task has ended. Each task is asked about once."""
-    has_ended = cache(schedulers.has_ended)
+    here, is RUNNING no more where its scheduler says that the task has ended."""
+    tasks = {
+        (job_id, number): task
+        for (job_id, number), record in table.runners.items()
+        if scheduler_in(record) is None
+        and processes.is_gone(record) is None
+        and (task := states.task(job_id, number, record)) is not None
+    }
+    has_ended = ends.of(tasks.values())
     found: dict[tuple[JobId, int], State] = {}
-    for (job_id, number), record in table.runners.items():
-        task = task_in(record)
-        if task is None or scheduler_in(record) is not None or processes.is_gone(record) is not None:
-            continue
-        if has_ended(task):
+    for (job_id, number), task in tasks.items():
+        if task in has_ended:
             reason = f"its task {task.name} has ended, and it has recorded no end"
             fenced = {"reason": reason, "fenced_at": time.time()}  # on a lost node it may run on
             found[job_id, number] = states.lose(job_id, number, State.LOST, fenced)
@@ -175,6 +200,7 @@ def _disk(folder: Folder, states: States, table: StateTable, opened: OpenLaunch,
         end=end,
         end_in_log=lambda task: schedulers.named(opened.scheduler).end_in_log(log(task)),
         last_words=lambda task: schedulers.named(opened.scheduler).last_words(log(task)),
+        is_ours=states.is_ours,
         why_not=partial(_why_not, folder, opened.launch, Reasons(folder)),
     )
 
@@ -402,7 +428,7 @@ def wait_for(
     planned = planned_attempts(launch)
     waiting = set(planned)
     stuck_since: float | None = None
-    started, pause = time.monotonic(), ASK_FIRST_S
+    started, pause, ends = time.monotonic(), ASK_FIRST_S, EndsOfTasks()
     ask_at = started + pause
     with JobLines(len(waiting)).showing() as lines:
         while waiting:
@@ -412,7 +438,7 @@ def wait_for(
             if asks and heal is not None:
                 seen = States(folder).table()
                 heal()
-            table = reconciled(folder) if asks else States(folder).table()
+            table = reconciled(folder, ends=ends) if asks else States(folder).table()
             for job_id in sorted(waiting):
                 is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
                 is_news = seen is not None and seen.attempts.get(JobId(job_id)) != table.attempts.get(JobId(job_id))
@@ -437,12 +463,12 @@ def _is_stuck(table: StateTable, job_id: int) -> bool:
 def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
     left will not begin by itself: people are told. `is_due` tells whether somebody is about to submit more."""
-    pause = LOOK_S
+    pause, ends = LOOK_S, EndsOfTasks()
     quiet_since: float | None = None
     while True:
         # before the states are read: the last job may begin meanwhile
         grows, pools = may_grow(folder), _pools(folder)
-        table = reconciled(folder)
+        table = reconciled(folder, ends=ends)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
         if is_busy or not all(waiting.is_stuck for waiting in table.queued.values()):
             quiet_since = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 
 from experiment_manager.errors import OptionsError
@@ -69,6 +70,18 @@ def has_ended(task: Task) -> bool:
         return named(task.scheduler).has_ended(task)
     except OptionsError:
         return False
+
+
+def ended(tasks: Iterable[Task]) -> frozenset[Task]:
+    """Those of which `has_ended` is true; each scheduler is asked about all of its tasks together."""
+    by_scheduler: dict[str, set[Task]] = {}
+    for task in tasks:
+        by_scheduler.setdefault(task.scheduler, set()).add(task)
+    found: set[Task] = set()
+    for name, its in by_scheduler.items():
+        with suppress(OptionsError):
+            found |= named(name).ended(its)
+    return frozenset(found)
 
 
 def label_of(name: str) -> str:

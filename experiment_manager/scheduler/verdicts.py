@@ -113,6 +113,7 @@ class Disk(NamedTuple):
     end: Callable[[int, int], Mapping[str, Any]]
     end_in_log: Callable[[str], State | None]  # by the name of a task: how its log says that it was ended
     last_words: Callable[[str], str]  # the last line in it that is not the scheduler's
+    is_ours: Callable[[int, int], bool] = lambda *_: False  # whether we have begun the attempt, whatever we are called
     why_not: Callable[[int], str | None] = lambda _: None  # why a job cannot begin, by what it comes after
 
 
@@ -389,14 +390,14 @@ class _Decision:
             is_paused = active.phase is Phase.PAUSED
             self._found.append(Runs(job_id, active.word.lower(), active.names_task(index), is_paused))
             return
-        end = self._end_of(index, anchor, report)
+        end = self._end_of(index, job_id, number, anchor, report)
         if array.n_workers is not None and end is not None and end[0] is State.FAILED:
             end = State.LOST, f"its worker ended: {end[1]}"  # for no reason of the job's, which would have told it
         is_unknown = end is None or end[1] == self._forgotten(report)
         if active is None and is_unknown and self._is_only_absent(array, report):
             return
         if end is None and active is None:
-            if self._launch.may_hide(task and task.user):
+            if self._may_be_hidden(job_id, number, task):
                 self._found.append(Runs(job_id, _LAST_KNOWN))
             elif self._is_unaccounted(array, index, anchor, report):
                 words = f"{self._launch.label} has it no more, and its history knows of no run of it"
@@ -422,7 +423,13 @@ class _Decision:
         is_late = self._now - began >= MAY_BE_BEHIND_S
         return is_its_own and is_late and report.is_by_id and report.last_run(index) is None
 
-    def _end_of(self, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> tuple[State, str] | None:
+    def _may_be_hidden(self, job_id: int, number: int, task: Task | None) -> bool:
+        """Whether the scheduler may not show us the task of an attempt."""
+        return self._launch.may_hide(task and task.user) and not self._disk.is_ours(job_id, number)
+
+    def _end_of(
+        self, index: int, job_id: int, number: int, anchor: Mapping[str, Any], report: ArrayReport
+    ) -> tuple[State, str] | None:
         """How the scheduler says that a run of a task ended; None while it does not say."""
         task = task_in(anchor)
         array, restart = str(task and (task.array or task.id)), task.restart if task is not None else 0
@@ -431,7 +438,7 @@ class _Decision:
             return None
         if run is None:
             found = self._disk.end_in_log(str(task and task.name))
-            if found is None and self._launch.may_hide(task and task.user):
+            if found is None and self._may_be_hidden(job_id, number, task):
                 return None  # that it is not seen tells nothing
             words = f"{self._launch.label} says {found} in the task's log"
             return (found, words) if found else (State.LOST, self._forgotten(report))
@@ -479,9 +486,10 @@ class _Decision:
         could not tell, since it had to end first."""
         anchor = self._disk.anchor(last.job_id, last.number)
         task = task_in(anchor)
-        if not self._is_of_this_launch(last.job_id, last.number) or self._launch.may_hide(task and task.user):
+        is_of_this = self._is_of_this_launch(last.job_id, last.number)
+        if not is_of_this or self._may_be_hidden(last.job_id, last.number, task):
             return
-        said = self._end_of(index, anchor, report) if report.has_history else None
+        said = self._end_of(index, last.job_id, last.number, anchor, report) if report.has_history else None
         is_told = said is not None and said[0] not in (State.PREEMPTED, State.NODE_FAIL)
         if not is_told and self._is_only_absent(array, report):
             self._is_open = True
@@ -507,7 +515,7 @@ class _Decision:
         anchor, was = self._disk.anchor(job_id, number), self._disk.table.attempts[job_id][number]
         is_told = report is not None and not self._is_elsewhere(array, anchor)
         report = report if is_told else None
-        answer = None if report is None else self._better(index, anchor, report)
+        answer = None if report is None else self._better(index, job_id, number, anchor, report)
         is_unbegun = "unbegun" in anchor
         times = (end.get("end"), end.get("fenced_at"), anchor.get("start"), self._submitted_at(array, index))
         is_over = self._now - max((float(one) for one in times if one), default=self._now) >= MAY_TELL_S
@@ -545,13 +553,13 @@ class _Decision:
         return not is_over
 
     def _better(
-        self, index: int, anchor: Mapping[str, Any], report: ArrayReport
+        self, index: int, job_id: int, number: int, anchor: Mapping[str, Any], report: ArrayReport
     ) -> tuple[State, Mapping[str, Any]] | None:
         """What the scheduler says of an attempt that it was to be asked about; None while it does not say."""
         if "unbegun" in anchor:
             run = report.last_run(index)
             return None if run is None or run.end is None else self._unbegun(run, run.end)
-        answer = self._end_of(index, anchor, report)
+        answer = self._end_of(index, job_id, number, anchor, report)
         if answer is None or (report.is_history_silent and answer[0] is State.LOST):
             return None
         return answer[0], {"reason": answer[1]}

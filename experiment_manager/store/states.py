@@ -393,6 +393,19 @@ class States:
         """The same, without reading what was read for the table already."""
         return table.runners.get((JobId(job_id), attempt)) or self.record(job_id, attempt)
 
+    def is_ours(self, job_id: int, attempt: int) -> bool:
+        """Whether it is we who have begun an attempt, by whose its anchor is."""
+        try:
+            return os.stat(self._name(job_id, attempt)).st_uid == os.geteuid()
+        except OSError:
+            return False
+
+    def task(self, job_id: int, attempt: int, record: Mapping[str, Any]) -> Task | None:
+        """The task that an anchor names, for whoever asks its scheduler. One of ours bears the number of our user: in a
+        container, or without its directory, a machine knows us by another name than its node, or by none."""
+        task = task_in(record)
+        return task if task is None or not self.is_ours(job_id, attempt) else task._replace(user=str(os.geteuid()))
+
     def is_claimed(self, job_id: int, attempt: int) -> bool:
         """Whether somebody has begun, or cancelled, this attempt: one file is asked for."""
         return _opens(self._name(job_id, attempt))
@@ -532,7 +545,7 @@ class States:
         that cannot be seen yet. Raises JobRefused when it is alive, or may be."""
         record = self.record(job_id, attempt)
         gone = processes.is_gone(record)
-        task = task_in(record)
+        task = self.task(job_id, attempt, record)
         if task is not None and task.is_earlier_run_of(task_in(about)):
             reason = "its task was started again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}

@@ -324,6 +324,19 @@ def squeue_of(array: str) -> list[QueueRow]:
         raise
 
 
+def squeue_runs(ids: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
+    """What the controller has of the tasks with these ids of their own, in hidden partitions, too: its word for their
+    states, and how often it has started them again. Those that it has not are left out. Raises SlurmError, also where
+    one call of several did not answer: the next one is not made."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for batch in _batches(sorted(set(ids)), most=_MAX_NAME_BYTES, most_bytes=_MAX_NAME_BYTES):
+        which = ("-a", "-t", "all", "-j", ",".join(batch))
+        said = _ask("squeue", "-h", *which, "-O", "JobID:24,State:24,RestartCnt:12", seconds=_SMALL_QUESTION_S)
+        for job, word, restarts in re.findall(r"(?m)^ *(\d+) +(\w+) +(\d+) *$", said):
+            found.setdefault(job, []).append((word, int(restarts)))
+    return found
+
+
 def batch_script(array: str) -> str | None:
     """The script of an array that waits or runs, as it was submitted; None where SLURM does not tell people this."""
     try:
