@@ -11,6 +11,7 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ COMMAND_S: Final = 90.0
 
 ORPHANS_S: Final = 40.0
 """What a killed command has started ends by itself in this time."""
+
+BESIDE_S: Final = 40.0
+"""What runs beside a command has ended in this time, once the command has ended it."""
 
 _MOST_PROCESSES: Final = 4000
 _SPACE: Final = ("openw", "write", "mkdir", "link", "symlink", "sendfile", "copy_file_range", "ftruncate", "fsync")
@@ -147,6 +151,10 @@ class _Control(ctypes.Structure):
     )
 
 
+Beside = subprocess.Popen[bytes] | None
+"""What runs beside a command: see `Injector.begin`."""
+
+
 class Injector:
     """Runs commands, one at a time, and counts the calls of theirs on files below `root`."""
 
@@ -169,10 +177,19 @@ class Injector:
         done = self._commands.run(words, cwd=self.root, env={**env, **self._env}, timeout=COMMAND_S)
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def counted(self, words: Sequence[str], env: Mapping[str, str]) -> tuple[Done, list[Event], int]:
+    def begin(self, words: Sequence[str], env: Mapping[str, str], out: int) -> "subprocess.Popen[bytes]":
+        """A command that runs beside the next one; its calls count with those of that one, and from its first on. What
+        it says goes there."""
+        self._control.armed = 0
+        whole, command = {**env, **self._env, "FAULTS_INSIDE": "1"}, [sys.executable, *words]
+        return subprocess.Popen(command, cwd=self.root, env=whole, stdout=out, stderr=out, start_new_session=True)
+
+    def counted(
+        self, words: Sequence[str], env: Mapping[str, str], beside: Beside = None
+    ) -> tuple[Done, list[Event], int]:
         """An undisturbed command, its calls in order, and the number of its first process."""
         self._log.unlink(missing_ok=True)
-        done = self.run(words, env, EVERYTHING, log=self._log)
+        done = self.run(words, env, EVERYTHING, log=self._log, beside=beside)
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         found = sorted((int(line.split(" ", 1)[0]), line.split(" ", 4)[1:]) for line in lines)
         return done, [Event(int(event[0]), *event[1:]) for _, event in found], self._control.main
@@ -185,8 +202,10 @@ class Injector:
         at: int = 0,
         *,
         log: Path | None = None,
+        beside: Beside = None,
     ) -> Done:
-        """A command with the fault at that call, counted from 1; all of its processes have ended."""
+        """A command with the fault at that call, counted from 1; all of its processes have ended, and where it ended
+        well, what runs beside it."""
         self._arm(fault, at, log)
         whole = {**env, **self._env, "FAULTS_INSIDE": "1"}
         try:
@@ -196,6 +215,9 @@ class Injector:
             self._kill()
             return Done(None, "", "", self._fired())
         left = self._end_orphans()
+        if beside is not None and done.returncode == 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # who asks sees that it runs
+                beside.wait(BESIDE_S)
         self._control.armed = 0
         return Done(done.returncode, done.stdout, done.stderr, self._fired(), left)
 

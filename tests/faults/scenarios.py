@@ -28,6 +28,7 @@ class Scenario(NamedTuple):
     waits_before: bool = False  # whether what was submitted waits still, when the command is typed
     is_done_once: bool = False  # whether it refuses to do again what was done
     is_of_others: bool = False  # whether a library of others starts the jobs, whose words are its own
+    beside: Words | None = None  # a sweep whose job waits here until the command ends it, and meets the same faults
     makes_new_jobs: bool = False  # each time that it is typed, as Hydra's sweeper, whose words are Hydra's, too
 
 
@@ -83,6 +84,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         verb("submit"), (*_FAILED_ON_SLURM, verb("resubmit", "--yes")), does_run=False, is_submitted=True
     ),
     "cancel": Scenario(verb("cancel"), (_SCRIPT, verb("submit")), does_run=False, waits_before=True),
+    "cancel-pool": Scenario(verb("cancel"), does_run=False, beside=sweep("x=7", _POOL)),
     "hold": Scenario(verb("hold", *_ONE_OF_TWO), (_TWO_TO_RUN,), does_run=False),
     "release": Scenario(verb("release", *_ONE_OF_TWO), (_TWO_TO_RUN, verb("hold")), does_run=False),
     "remove": Scenario(verb("remove", "--files", "--yes", *_ONE_OF_TWO), (_FAILING,), does_run=False),

@@ -4,14 +4,17 @@ import collections
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.conftest import wait_until
 from tests.faults import slurm_stand_in as slurm
-from tests.faults.injector import FAULTS, Done, Event, Fault, Injector
+from tests.faults.injector import BESIDE_S, FAULTS, Beside, Done, Event, Fault, Injector
 from tests.faults.observation import (
     OnDisk,
     Told,
@@ -77,6 +80,7 @@ class Laboratory:
         self._home.mkdir(parents=True)
         _copy_project(place / "program")
         slurm.install(place / "bin")
+        self._said_beside = place / "beside"
         self._injector = Injector(library, place, self._home)
         self._baselines: dict[str, Baseline] = {}
 
@@ -90,7 +94,8 @@ class Laboratory:
         if name not in self._baselines:
             scenario = SCENARIOS[name]
             self._restore(name)
-            done, events, main = self._injector.counted(self._words(scenario.command), self._env())
+            with self._beside(scenario) as beside:
+                done, events, main = self._injector.counted(self._words(scenario.command), self._env(), beside)
             disk, found, wrong = self._observe(scenario, None)
             submitted = len(slurm.submitted(self._home / "slurm"))
             if done.status != 0 or "Traceback" in done.err:
@@ -100,10 +105,15 @@ class Laboratory:
 
     def run(self, name: str, fault_name: str, at: int) -> Trial:
         """The scenario with that fault at that call, counted from 1 among those that the fault can meet."""
-        scenario, fault, usual = SCENARIOS[name], FAULTS[fault_name], self.baseline(name)
+        self.baseline(name)
         self._restore(name)
+        with self._beside(SCENARIOS[name]) as beside:
+            return self._run(name, fault_name, at, beside)
+
+    def _run(self, name: str, fault_name: str, at: int, beside: Beside) -> Trial:
+        scenario, fault, usual = SCENARIOS[name], FAULTS[fault_name], self.baseline(name)
         before = on_disk(self._home, self._runs)
-        done = self._injector.run(self._words(scenario.command), self._env(), fault, at)
+        done = self._injector.run(self._words(scenario.command), self._env(), fault, at, beside=beside)
         wrong = [] if scenario.makes_new_jobs else said_wrongly(done, fault, is_of_job=name == "run")
         if scenario.is_of_others and OURS not in _last_frame(done.err + done.out):
             wrong = [one for one in wrong if one.promise != "a message is a sentence"]
@@ -114,12 +124,14 @@ class Laboratory:
             wrong += [Violation("nothing is said of what cannot be looked at", line[-600:]) for line in lies]
         if scenario.is_only_read and done.status == 0 and done.out != usual.done.out:
             wrong.append(Violation("every verb tells the truth", f"it printed {done.out[-600:]}"))
-        disk, first, seen = self._observe(scenario, before, with_all_verbs=at % ALL_VERBS_EVERY == 1)
+        if done.status == 0:
+            wrong += self._not_ended(beside)
+        disk, first, seen = self._observe(scenario, before, beside, with_all_verbs=at % ALL_VERBS_EVERY == 1)
         wrong += seen
         if scenario.does_run and done.status == 0 and first and usual.told and first.states != usual.told.states:
             wrong.append(Violation("exit status 0 means that all is done", f"{first.states}: {done.err[-400:]}"))
-        again = () if scenario.is_done_once and done.status == 0 else self._again(scenario, usual, wrong)
-        wrong += self._in_the_end(scenario, usual, disk)
+        again = () if scenario.is_done_once and done.status == 0 else self._again(scenario, usual, wrong, beside)
+        wrong += self._in_the_end(scenario, usual, disk, fault)
         if fault.is_error_once:
             wrong += self._lost(after.returned - before.returned)
         return Trial(name, fault_name, at, done.fired, done.status, done.err[-800:], again, tuple(wrong))
@@ -133,13 +145,38 @@ class Laboratory:
     def _look(self, words: tuple[str, ...]) -> Done:
         return self._injector.look(words, self._env())
 
+    @contextmanager
+    def _beside(self, scenario: Scenario) -> Iterator[Beside]:
+        """Inside, what runs beside the scenario's command, whose job has begun; it has ended afterwards."""
+        if scenario.beside is None:
+            yield None
+            return
+        with self._said_beside.open("wb") as said:
+            begun = self._injector.begin(self._words(scenario.beside), self._env(SEVEN_WAITS="1"), said.fileno())
+        try:
+            wait_until(self._runs.exists)
+            yield begun
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(begun.pid, signal.SIGKILL)
+            begun.wait()
+
+    def _not_ended(self, beside: Beside) -> list[Violation]:
+        """What is not as it must be of what runs beside a command that was to end it."""
+        if beside is None:
+            return []
+        if beside.poll() is None:
+            return [Violation("what is told to end ends", f"it runs after {BESIDE_S:g} s")]
+        said = self._said_beside.read_text(errors="replace")
+        return [Violation("a message is a sentence", said[-1500:])] if "Traceback" in said else []
+
     def _observe(
-        self, scenario: Scenario, earlier: OnDisk | None, *, with_all_verbs: bool = False
+        self, scenario: Scenario, earlier: OnDisk | None, beside: Beside = None, *, with_all_verbs: bool = False
     ) -> tuple[OnDisk, Told | None, list[Violation]]:
         wrong = list(truths_on_disk(on_disk(self._home, self._runs), earlier))
-        found, lies = told(
-            self._look, on_disk(self._home, self._runs), waits=scenario.is_submitted or scenario.waits_before
-        )
+        waits = scenario.is_submitted or scenario.waits_before
+        runs = beside is not None and beside.poll() is None
+        found, lies = told(self._look, on_disk(self._home, self._runs), waits=waits, runs=runs)
         disk = on_disk(self._home, self._runs)
         wrong += lies
         wrong += truths_on_disk(disk, earlier)
@@ -149,13 +186,16 @@ class Laboratory:
                 (self._home / name).unlink(missing_ok=True)
         return disk, found, list(dict.fromkeys(wrong))
 
-    def _again(self, scenario: Scenario, usual: Baseline, wrong: list[Violation]) -> tuple[int | None, ...]:
+    def _again(
+        self, scenario: Scenario, usual: Baseline, wrong: list[Violation], beside: Beside
+    ) -> tuple[int | None, ...]:
         """The command is typed again until it ends as it does without a fault; returns its exit statuses."""
         statuses: list[int | None] = []
         while len(statuses) < MOST_AGAIN:
             if "run" in scenario.command and self._is_complete(usual):
                 break  # `run` would run it again, which is what it is for
-            done = self._injector.run(self._words(scenario.again or scenario.command), self._env())
+            words = self._words(scenario.again or scenario.command)
+            done = self._injector.run(words, self._env(), beside=beside)
             statuses.append(done.status)
             if "Traceback" in done.err:
                 wrong.append(Violation("a message is a sentence", f"again: {done.err[-800:]}"))
@@ -163,6 +203,7 @@ class Laboratory:
                 break
         else:
             wrong.append(Violation("the same command again mends it", f"{statuses}: {done.err[-800:]}"))
+        wrong += self._not_ended(beside)
         return tuple(statuses)
 
     def _is_made(self, done: Done) -> bool:
@@ -178,9 +219,12 @@ class Laboratory:
         jobs = {job for (job, _), names in now.items() if "COMPLETED" in names}
         return jobs == {job for (job, _), names in usual.disk.attempts.items() if "COMPLETED" in names}
 
-    def _in_the_end(self, scenario: Scenario, usual: Baseline, earlier: OnDisk) -> list[Violation]:
+    def _in_the_end(self, scenario: Scenario, usual: Baseline, earlier: OnDisk, fault: Fault) -> list[Violation]:
         """What is not as it is without a fault, after all was typed again."""
         disk, last, wrong = self._observe(scenario, earlier)
+        if last and usual.told and scenario.beside is not None and (fault.is_kill or fault.is_from_then_on):
+            known = {job: state for job, state in last.states.items() if state != "LOST"}  # who ran it could not tell
+            last = last._replace(states={**usual.told.states, **known})
         if last and usual.told and last != usual.told and not scenario.makes_new_jobs:
             wrong.append(Violation("all ends as it does without a fault", f"{last} instead of {usual.told}"))
         if disk.hidden - usual.disk.hidden:

@@ -1,5 +1,6 @@
 """Notes that it runs, and that it returns, outside of everything that is made to fail; `NINE_FAILS`: fails for x=9, and
-for x=8 dies with its supervisor, as where the kernel ends all of a task for memory."""
+for x=8 dies with its supervisor, as where the kernel ends all of a task for memory; `SEVEN_WAITS`: for x=7
+ends only when it is told to."""
 
 import os
 import signal
@@ -24,6 +25,8 @@ def main(cfg: DictConfig) -> dict[str, int]:
         raise ValueError("nine")
     if cfg.x == 8 and os.environ.get("NINE_FAILS"):
         os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    if cfg.x == 7 and os.environ.get("SEVEN_WAITS"):
         signal.pause()
     job.log_metrics(step=0, loss=cfg.x * 10)
     note(f"{job.id} {job.attempt} returns")
