@@ -3,15 +3,17 @@
 import json
 import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from experiment_manager.hydra import entry
 from experiment_manager.hydra.plan import Known, Numbered
 from experiment_manager.model.grid import Axis, Grid, Point, Setting
 from experiment_manager.store.layout import Folder
-from tests.conftest import Program, ProgramAfter, files_below
+from tests.conftest import Program, ProgramAfter, clean_env, files_below
 
 pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
 GRID = ("algorithm=TD3,DDPG", "seed=1,2,3")
@@ -229,6 +231,67 @@ def test_another_script_of_the_same_name_is_another_program(program: Program) ->
     assert before == files_below(program.experiment)
     (program.home / "base/train.py").unlink()
     assert 0 == program.run("-m", "seed=1,2", SCRIPTS, script="mine/train.py").returncode
+
+
+def git(place: Path, *words: str) -> None:
+    """Git has done it there."""
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always")
+    subprocess.run(["git", *identity, *words], cwd=place, env=clean_env(), check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "copy", ["worktree", "clone", "clone of another", "same remote", "copy", "another path", "another repository"]
+)
+def test_working_trees_of_one_repository_have_one_program(program: Program, copy: str) -> None:
+    """A script that was edited is the same program at its place in a worktree, a clone or a copy of its repository;
+    elsewhere in it, or in another repository, it is another one."""
+    base, mine, home = program.home / "base", program.home / "mine", program.home
+    for place in (base, base / "part") if copy == "another path" else (base,):
+        shutil.copytree(home / "conf", place / "conf")
+        shutil.copy(home / "train.py", place)
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "all")):
+        git(base, *words)
+    match copy:
+        case "worktree":
+            git(base, "worktree", "add", "-q", str(mine))
+        case "clone":
+            git(home, "clone", "-q", "base", "mine")
+        case "clone of another":
+            git(home, "clone", "-q", "--bare", "base", "hub.git")
+            git(base, "remote", "add", "hub", "../hub.git")
+            git(home, "clone", "-q", f"file://{home}/hub.git", "mine")
+        case "same remote":
+            git(base, "remote", "add", "origin", "git@example.org:group/project.git")
+            shutil.copytree(base, mine, ignore=shutil.ignore_patterns(".git"))
+            git(mine, "init", "-q")
+            git(mine, "remote", "add", "up", "https://example.org/group/project")
+        case "copy":
+            shutil.copytree(base, mine)
+        case "another path":
+            mine = base / "part"
+        case "another repository":
+            shutil.copytree(base, mine, ignore=shutil.ignore_patterns(".git"))
+            (mine / "more").touch()
+            for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "all")):
+                git(mine, *words)
+    (mine / "train.py").write_text((mine / "train.py").read_text() + "\n# edited\n")
+    sweep = ("-m", "seed=1,2", SCRIPTS)
+    assert 0 == program.run(*sweep, script="base/train.py").returncode
+    script = str((mine / "train.py").relative_to(home))
+    done = program.run(*sweep, script=script)
+    is_other = copy in ("another path", "another repository")
+    assert (2 if is_other else 0) == done.returncode, done.stderr
+    if is_other:
+        assert "where both are one program, add hydra.sweeper.on_other_program=same" in done.stderr
+        assert 0 == program.run(*sweep, "hydra.sweeper.on_other_program=same", script=script).returncode
+
+
+def test_a_script_that_cannot_be_read_may_be_the_same(tmp_path: Path) -> None:
+    """Nobody is refused for what a program is that nobody can look at."""
+    was, mine = entry.of_script("/proc/self/mem"), tmp_path / "mem"
+    for text in ("", "main()"):
+        mine.write_text(text)
+        assert not entry.is_another_program(was, entry.of_script(str(mine)), "mem:main", str(tmp_path / "e"))
 
 
 @pytest.mark.usefixtures("light")

@@ -151,7 +151,7 @@ def is_another_program(was: Entry, now: Entry, task: str, folder: str) -> bool:
     program's, though both are named `train.py:main`: their script is still there, and is not this one.
 
     A copy of the same content is the same. So is a script that was edited in a copy of a whole project, with the
-    experiment in it.
+    experiment in it, and what it is in another working tree of its repository. One that cannot be read may be any.
     """
     before, mine = _file(was), _file(now)
     if before is None or mine is None or before == mine:
@@ -161,10 +161,14 @@ def is_another_program(was: Entry, now: Entry, task: str, folder: str) -> bool:
     was_here, is_here = (below(os.path.realpath(entry.cwd), folder) is not None for entry in (was, now))
     if is_here and not was_here:
         return False
+    from experiment_manager.store.working_trees import are_one_file  # few sweeps come from another place
+
     try:
-        return not filecmp.cmp(before, mine, shallow=False)
+        with open(before, "rb") as file:
+            file.read(1)  # files of different sizes are not looked into otherwise
+        return not filecmp.cmp(before, mine, shallow=False) and not are_one_file(before, mine)
     except OSError:  # not to be read
-        return True
+        return False
 
 
 def _file(program: Entry) -> str | None:

@@ -306,7 +306,8 @@ def plan(asked: Asked) -> Plan:
         ids = not_removed(folder, ids, "this sweep")
     to_run = [] if asked.task is None else not_held(folder, policy.to_run(states, ids, options.rerun))
     program = None if asked.task is None else entry.this_program()
-    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), program)
+    other = None if options.on_other_program == "same" else program
+    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), other)
     _tell_of_other_starts(asked, known, frozenset(ids).difference(to_run), program)
     passing = frozenset(ids) if read else frozenset()
     kept = {i: found for i, found in read.items() if i in passing or known.has_configuration(i)}
@@ -398,13 +399,14 @@ def refuse_other_tasks(
     for job_id, recipe in _recipes(folder, known, ids):
         found = recipe.task
         is_other = not _may_be_the_same(found, task)
-        here = task
+        here, or_same = task, ""
         if not is_other and program is not None and entry.is_another_program(recipe.entry, program, task, folder.path):
             is_other, found, here = True, _shown(recipe.entry), _shown(program)
+            or_same = ", or, where both are one program, add hydra.sweeper.on_other_program=same"
         if is_other:
             raise JobRefused(
                 f"job {job_id} of {folder.path} belongs to {found}, and this sweep is of {here}; give this one an "
-                "experiment of its own with hydra.sweeper.experiment_name=..."
+                f"experiment of its own with hydra.sweeper.experiment_name=...{or_same}"
             )
 
 

@@ -36,6 +36,7 @@ class SweeperConf:
     rerun: str = "failed"  # of the jobs that have ended: failed, never, always
     on_change: str = "error"  # a job is there with another configuration: error, new
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
+    on_other_program: str = "error"  # a job is there of another script of the same name: error, same
     repeat: int | None = None  # each combination so many times, told apart by the variable `repeat`
     max_batch_size: int | None = None  # jobs that are handed over at once, as in Hydra
     pruner: Any = None  # ends jobs early that do worse than others: asha, hyperband, median, patient, or {name: ...}
@@ -58,6 +59,7 @@ class Options(NamedTuple):
     rerun: str
     on_change: str
     on_drift: str
+    on_other_program: str
     repeat: int | None
     pruner: Any
     metric: Any
@@ -81,6 +83,7 @@ class Options(NamedTuple):
             ("rerun", self.rerun, policy.RERUN),
             ("on_change", self.on_change, policy.ON_CHANGE),
             ("on_drift", self.on_drift, policy.ON_DRIFT),
+            ("on_other_program", self.on_other_program, policy.ON_OTHER_PROGRAM),
         ):
             if value not in allowed:
                 raise ExperimentManagerError(f"hydra.sweeper.{name}={value} is not known; use {', '.join(allowed)}")
@@ -145,6 +148,7 @@ class SearchConf:
     study_name: str | None = None  # not needed, either
     rerun: str = "failed"  # of the jobs that have ended: failed, never, always
     on_drift: str = "error"  # a job composes something else than was submitted: error, warn
+    on_other_program: str = "error"  # a job is there of another script of the same name: error, same
     dry_run: bool = False  # tell what the search would do, and do nothing
 
 
@@ -168,6 +172,7 @@ class SearchOptions(NamedTuple):
     study_name: str | None
     rerun: str
     on_drift: str
+    on_other_program: str
     dry_run: bool
 
     @property
@@ -241,6 +246,7 @@ class SearchOptions(NamedTuple):
         for name, value, allowed in (
             ("rerun", self.rerun, policy.RERUN),
             ("on_drift", self.on_drift, policy.ON_DRIFT),
+            ("on_other_program", self.on_other_program, policy.ON_OTHER_PROGRAM),
             *(("direction", direction, DIRECTIONS) for direction in self.directions or ("[]",)),
         ):
             if value not in allowed:

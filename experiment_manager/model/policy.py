@@ -11,6 +11,7 @@ from experiment_manager.typing_names import Any, Final, NamedTuple
 RERUN: Final = ("failed", "never", "always")
 ON_CHANGE: Final = ("error", "new")
 ON_DRIFT: Final = ("error", "warn")
+ON_OTHER_PROGRAM: Final = ("error", "same")
 
 DRIFTED: Final = 78
 """Exit code of a job that stopped because it composed something else than was submitted (EX_CONFIG of sysexits.h)."""

@@ -54,8 +54,8 @@ _OF_ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "
 
 def commit(cwd: str | None = None) -> dict[str, Any]:
     """`git_commit` and `git_dirty` around a folder, the working directory by default; None where git cannot tell."""
-    name = _ask_git("rev-parse", "HEAD", cwd=cwd)
-    status = _ask_git("status", "--porcelain", "--untracked-files=no", cwd=cwd)
+    name = ask_git("rev-parse", "HEAD", cwd=cwd)
+    status = ask_git("status", "--porcelain", "--untracked-files=no", cwd=cwd)
     return {
         "git_commit": None if name is None else name.decode().strip(),
         "git_dirty": None if status is None else bool(status.strip()),
@@ -67,7 +67,7 @@ def write_patch(path: str, cwd: str | None = None) -> None:
     for secrets; no file where git cannot tell, or where that is larger than MOST_BYTES."""
     from experiment_manager.model.secrets import masked_patch  # few processes write one
 
-    patch = _ask_git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD", cwd=cwd)
+    patch = ask_git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD", cwd=cwd)
     if patch is None or not 0 < len(patch) <= MOST_BYTES:
         return
     patch, n_masked = masked_patch(patch)
@@ -181,7 +181,7 @@ def read_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
 
 
 def _root(program: str) -> str:
-    top = _ask_git("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
+    top = ask_git("rev-parse", "--show-toplevel", cwd=os.path.dirname(program), limit_s=_GIT_LIMIT_S)
     if top is None:
         raise FreezeError(
             f"{program} is in no git repository that can be read, and only git tells what belongs to a program: make "
@@ -200,8 +200,8 @@ def _names(root: str, experiments: str, experiment: str, manifest: str) -> Itera
         return known.get(name, False)
 
     known = {os.path.basename(experiment): True}
-    tracked = _ask_git("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
-    new = _ask_git("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
+    tracked = ask_git("ls-files", "-z", "--recurse-submodules", cwd=root, limit_s=_GIT_LIMIT_S)
+    new = ask_git("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", cwd=root, limit_s=_GIT_LIMIT_S)
     if tracked is None or new is None:
         raise FreezeError(f"git cannot list the files of {root}; try `git ls-files` there, {LEAVE_OUT}")
     for name in sorted(filter(None, {*tracked.split(b"\0"), *new.split(b"\0")})):
@@ -390,7 +390,7 @@ def live_modules(folder: Folder, code: Code) -> dict[str, str]:
     return found
 
 
-def _ask_git(*arguments: str, cwd: str | None = None, limit_s: float = 5.0) -> bytes | None:
+def ask_git(*arguments: str, cwd: str | None = None, limit_s: float = 5.0) -> bytes | None:
     """The answer of git about the repository around a directory, the working directory by default; git never asks back.
     None when it fails, takes too long, or is not there."""
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
