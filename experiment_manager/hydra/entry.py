@@ -161,10 +161,11 @@ def is_another_program(was: Entry, now: Entry, task: str, folder: str) -> bool:
     was_here, is_here = (below(os.path.realpath(entry.cwd), folder) is not None for entry in (was, now))
     if is_here and not was_here:
         return False
-    from experiment_manager.store.working_trees import are_one_file  # few sweeps come from another place
+    from experiment_manager.store.documents import opened  # few sweeps come from another place
+    from experiment_manager.store.working_trees import are_one_file
 
     try:
-        with open(before, "rb") as file:
+        with opened(before) as file:
             file.read(1)  # files of different sizes are not looked into otherwise
         return not filecmp.cmp(before, mine, shallow=False) and not are_one_file(before, mine)
     except OSError:  # not to be read
