@@ -1,7 +1,8 @@
 """Trust: what every user of the machine may change is not run in one's own name.
 
 The owner of a file is trusted, and the group that shares it; so is everybody where TRUSTS_ANYBODY is set. Who may
-change what is told by the modes of files and folders alone.
+change what is told by the modes of files and folders alone. Folders above all that runs here, as /builds of GitLab
+or the volume of a container, have their modes from others, and root may be the only user: of these people are told.
 """
 
 from __future__ import annotations
@@ -28,10 +29,28 @@ def open_to_anybody(path: str, *, is_searched: bool = False) -> str | None:
     TRUSTS_ANYBODY is set, nor where a file system keeps no modes, as a drive of Windows does not. Raises OSError where
     it cannot be told.
     """
+    return next(_all_open(path, is_searched=is_searched), None)
+
+
+def open_within(root: str, path: str | None = None, *, is_searched: bool = False) -> str | None:
+    """As `open_to_anybody` of a path in a folder `root` (None: that itself), of which folders above the root are only
+    told to people, once."""
+    above = {place for way in _ways(root) for place in _from_the_top(os.path.dirname(way))}
+    for found in _all_open(path or root, is_searched=is_searched):
+        if found not in above:
+            return found
+        who = f"every user of this machine may write to {found}, and so put something else in the place of {root}"
+        tell_once(f"warning: {who}, which may run anything in your name; {how_to_close(found, root)}", about=found)
+    return None
+
+
+def _all_open(path: str, *, is_searched: bool) -> Iterator[str]:
     if os.environ.get(TRUSTS_ANYBODY):
-        return None
-    found = next(filter(None, (_open_on(way, is_searched=is_searched) for way in _ways(path))), None)
-    return found if found is None or _keeps_modes(found, path) else None
+        return
+    for way in _ways(path):
+        for found in _open_on(way, is_searched=is_searched):
+            if _keeps_modes(found, path):
+                yield found
 
 
 def _ways(path: str) -> Iterator[str]:
@@ -45,22 +64,21 @@ def _ways(path: str) -> Iterator[str]:
         way = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) + way[len(link) :]
 
 
-def _open_on(way: str, *, is_searched: bool) -> str | None:
-    """The first on the way from the top that every user may change."""
+def _open_on(way: str, *, is_searched: bool) -> Iterator[str]:
+    """Those on the way from the top that every user may change."""
     for place in _from_the_top(way):
         try:
             mode = os.lstat(place).st_mode
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return
         if stat.S_ISLNK(mode):  # what is behind it is on the next way
-            return None
-        if not stat.S_ISDIR(mode):
-            return place if mode & stat.S_IWOTH else None
-        if not mode & stat.S_IXOTH:
-            return None
-        if mode & stat.S_IWOTH and (not mode & stat.S_ISVTX or (is_searched and place == way)):
-            return place
-    return None
+            return
+        is_folder = stat.S_ISDIR(mode)
+        if is_folder and not mode & stat.S_IXOTH:
+            return
+        is_sticky = is_folder and mode & stat.S_ISVTX and not (is_searched and place == way)
+        if mode & stat.S_IWOTH and not is_sticky:
+            yield place
 
 
 def _keeps_modes(found: str, path: str) -> bool:
@@ -92,26 +110,30 @@ def _from_the_top(path: str) -> Iterator[str]:
     yield path
 
 
-def how_to_close(found: str, within: str | None = None) -> str:
-    """What keeps others from changing what `open_to_anybody` has found, for people; where it is `within` a folder, they
-    are kept from all that is in there."""
-    is_within = within is not None and f"{found}/".startswith(f"{within}/")
-    place = f"-R o-w {as_word(within or '')}" if is_within else f"o-w {as_word(found)}"
-    return f"`chmod {place}` mends it, and where modes cannot be changed, or all users are trusted, {TRUSTS_ANYBODY}=1"
+def how_to_close(found: str, within: str) -> str:
+    """What keeps others from changing what was found to be open, for people: from all that is in the folder `within`,
+    where it is in there. Another folder others may go on writing to, if they replace nothing that is not theirs."""
+    if any(f"{found}/".startswith(f"{place}/") for place in (within, os.path.realpath(within))):
+        mends = f"`chmod -R o-w {as_word(within)}` mends it"
+    elif os.path.isdir(found):
+        mends = f"`chmod +t {as_word(found)}` by its owner mends it"
+    else:
+        mends = f"`chmod o-w {as_word(found)}` mends it"
+    return f"{mends}, and where modes cannot be changed, or all users are trusted, {TRUSTS_ANYBODY}=1"
 
 
 def trusted_places(places: Iterable[str]) -> list[str]:
     """Of the folders in which Python is going to look for modules, those to which not every user of the machine may add
-    one. People are told of the others, once."""
+    one. People are told of the others, once, and of folders above them."""
     return [place for place in places if _is_trusted(place)]
 
 
 def _is_trusted(place: str) -> bool:
     try:
-        found = open_to_anybody(place, is_searched=True)
+        found = open_within(place, is_searched=True)
     except OSError:  # nor can anything be imported from it
         return True
     if found is not None:
         who = f"every user of this machine may write to {found}"
-        tell_once(f"no module is imported from {place}: {who}; {how_to_close(found)}")
+        tell_once(f"no module is imported from {place}: {who}; {how_to_close(found, place)}")
     return found is None

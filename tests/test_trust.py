@@ -183,10 +183,10 @@ def test_open_is_what_anybody_may_put_something_else_in_place_of(
     assert (str(reachable / "a") if found == "a" else None) == open_to_anybody(str(reachable / "a/no/such"))
 
 
-@pytest.mark.parametrize("place", ["", "experiments", "experiments/train", "experiments/train/manifest.sqlite"])
+@pytest.mark.parametrize("place", ["experiments/train", "experiments/train/manifest.sqlite", "experiments/train/conf"])
 def test_no_job_begins_here_that_anybody_may_change(reachable: Path, place: str) -> None:
     """A sweep on local_pool, `work`, `resubmit` and `run` by hand begin no job of an experiment that every user may
-    write to, or replace by another, and say what to mend; nothing is written then."""
+    write to, and say what to mend; nothing is written then."""
     shutil.copytree(APP, reachable / "home", ignore=shutil.ignore_patterns("__pycache__"))
     program = Program(reachable / "home")
     assert 1 == program.sweep("seed=1", "how=well,raise", LIGHT="1").returncode
@@ -204,12 +204,73 @@ def test_no_job_begins_here_that_anybody_may_change(reachable: Path, place: str)
         assert 2 == done.returncode, done.stderr
         assert f"no job of {program.experiment} is begun" in done.stderr
         assert f"every user of this machine may write to {opened}, " in done.stderr
-        assert f"`chmod {'' if 'train' not in place else '-R '}o-w " in done.stderr
+        assert f"`chmod -R o-w {program.experiment}` mends it" in done.stderr
         assert before == files_below(program.experiment)
     assert 0 == program.tool("run", "1", "--fake").returncode
     opened.chmod(mode)
     assert 0 != program.tool("run", "1", LIGHT="1").returncode
     assert program.states()[-1].startswith("1.")
+
+
+@pytest.mark.parametrize("place", ["", "experiments", "../real"])
+def test_jobs_begin_here_below_a_folder_of_anybodys(reachable: Path, place: str) -> None:
+    """Of a folder above the experiment that every user may write to, as /builds of GitLab, a volume of a container, or
+    a disk that all share, also one that a link leads through, each command says once what keeps others out, or that
+    they are trusted, and runs the jobs; with the sticky bit there is nothing to be said."""
+    shutil.copytree(APP, reachable / "home", ignore=shutil.ignore_patterns("__pycache__"))
+    (reachable / "real").mkdir()
+    if place == "../real":
+        (reachable / "home/experiments").symlink_to(reachable / "real")
+    program = Program(reachable / "home")
+    assert 1 == program.sweep("seed=1", "how=well,raise", LIGHT="1").returncode
+    opened = (program.home / place).resolve()
+    mode = opened.stat().st_mode
+    opened.chmod(mode | 0o002)
+    said = f"warning: every user of this machine may write to {opened}, and so put something else in the place of "
+    mends = f"`chmod +t {opened}` by its owner mends it, and where modes cannot be changed, or all users are trusted, "
+    mends += f"{TRUSTS_ANYBODY}=1"
+    for env, seed in ((dict[str, str](), 3), ({TRUSTS_ANYBODY: "1"}, 4)):
+        swept = program.sweep(f"seed={seed}", "how=well", LIGHT="1", **env)
+        program.tool("filter", "0-1")
+        for done in (
+            swept,
+            program.tool("work", "--rerun", "always", LIGHT="1", **env),
+            program.tool("resubmit", "--launcher", "local_pool", "--yes", LIGHT="1", **env),
+            program.tool("run", "1", LIGHT="1", **env),
+        ):
+            assert "is begun" not in done.stderr
+            n_said = 0 if env else 1
+            assert [n_said] * 3 == [done.stderr.count(one) for one in (said, mends, "every user of this")], done.stderr
+    assert {"0.3.COMPLETED", "1.7.FAILED", "2.1.COMPLETED", "3.1.COMPLETED"} <= {*program.states()}
+    opened.chmod(mode | 0o1002)
+    assert "every user" not in program.sweep("seed=4", "how=well", LIGHT="1").stderr
+
+
+def test_a_function_finds_its_modules_below_a_folder_of_anybodys(
+    reachable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its pickle, in the job, nor modules beside the program are refused for a folder above them: what begins
+    on a node of a cluster was looked at when it was submitted."""
+    place = reachable / "modules"
+    place.mkdir()
+    (place / "a_module.py").write_text("def passes(variables):\n    return True\n")
+    experiment = Experiment(["seed"], "e", reachable)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+
+    def runner(*_: object) -> bool:
+        import a_module  # type: ignore[import-not-found]
+
+        return bool(a_module.passes({}))
+
+    reachable.chmod(0o777)
+    experiment.run(runner)
+    assert {"COMPLETED": 1} == experiment.counts()
+    said = b"".join(experiment.log(0, 1, stderr=True)).decode()
+    assert said.startswith(f"warning: every user of this machine may write to {reachable}, ")
+    assert 1 == said.count("every user of this machine")
 
 
 def test_no_module_is_imported_from_a_folder_that_anybody_may_add_to(

@@ -26,7 +26,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.results import write_error
 from experiment_manager.text import described, tell
-from experiment_manager.trust import how_to_close, open_to_anybody, trusted_places
+from experiment_manager.trust import how_to_close, open_within, trusted_places
 
 
 class Pickled(NamedTuple):
@@ -47,7 +47,7 @@ class Pickled(NamedTuple):
             folder.make(os.path.dirname(path))
             with appearing(path) as temporary, open(temporary, "xb") as file:
                 file.write(self.data)
-        if (found := open_to_anybody(path)) is not None:
+        if (found := open_within(folder.path, path)) is not None:
             raise JobRefused(_refusal(path, found))
 
 
@@ -96,8 +96,8 @@ def words_for(folder: Folder, runner: Pickled) -> list[str]:
 
 def trusted(path: str) -> IO[bytes]:
     """A pickle, open to be loaded, which may run anything. Ends the program with a sentence, which is the reason of an
-    attempt, too, where every user of the machine may write to it. Raises OSError."""
-    if (found := open_to_anybody(path)) is not None:
+    attempt, too, where every user of the machine may write to it, or to its experiment. Raises OSError."""
+    if (found := open_within(_experiment_of(path), path)) is not None:
         error, job = JobRefused(_refusal(path, found)), current_job.current_job()
         if job.id is not None:
             write_error(job.experiment, job.id, job.attempt, error)  # which is what people see of the attempt
@@ -107,8 +107,13 @@ def trusted(path: str) -> IO[bytes]:
 
 
 def _refusal(path: str, found: str) -> str:
-    what = "to load it" if found == path else f"to load {path}"
-    return f"every user of this machine may write to {found}, and {what} may run anything; {how_to_close(found)}"
+    what, ways_out = "to load it" if found == path else f"to load {path}", how_to_close(found, _experiment_of(path))
+    return f"every user of this machine may write to {found}, and {what} may run anything; {ways_out}"
+
+
+def _experiment_of(path: str) -> str:
+    """The folder of the experiment in which a pickle lies: see `Pickled.of`."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(path)))
 
 
 def main(path: str) -> None:

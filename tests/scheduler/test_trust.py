@@ -43,7 +43,7 @@ def test_nothing_is_submitted_that_anybody_may_write(jobs: Jobs, place: str, mon
         path.mkdir()
     mode = path.stat().st_mode
     path.chmod(mode | 0o002)
-    mends = f"chmod o-w {path}" if place == "above" else f"chmod -R o-w {folder.path}"
+    mends = rf"chmod \+t {path}" if place == "above" else f"chmod -R o-w {folder.path}"
     said = rf"every user of this machine may write to {path}, .*`{mends}`.*{TRUSTS_ANYBODY}=1"
     with pytest.raises(JobRefused, match=said):
         jobs.submit()
@@ -53,7 +53,7 @@ def test_nothing_is_submitted_that_anybody_may_write(jobs: Jobs, place: str, mon
     elif place == "launch":
         Path(folder.path).parent.chmod(0o700)
     else:
-        path.chmod(mode | 0o020)
+        path.chmod(mode | (0o1002 if place == "above" else 0o020))
     jobs.submit()
     jobs.wait_until(lambda: {0: "COMPLETED"} == jobs.states())
     path.chmod(mode | 0o002)
