@@ -177,6 +177,7 @@ def test_the_worker_of_a_search_goes_on(jobs: Jobs, tmp_path: Path, monkeypatch:
     all_of.wait_until(lambda: all_of.has_begun(0))
     assert [0, 1] == all_of.experiment.cancel()
     all_of.wait_for("CANCELLED", "CANCELLED")
+    all_of.wait_until(lambda: FileScheduler().has_ended(all_of.task(0)))  # a moment after its job
     (run,) = FileScheduler()._runs(str(all_of.task(0).array), 0)
     assert "CANCELLED" == run["word"]
 
