@@ -9,6 +9,7 @@ the same job, and looks for one file per job. What is left then, one listing tel
 next listing is shorter.
 """
 
+import errno
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries, launched_arrays
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_optional
-from experiment_manager.store.files import asked_again, is_of_the_disk, unreadable
+from experiment_manager.store.files import Patience, asked_again, is_of_the_disk, unreadable
 from experiment_manager.store.launches import (
     launch_numbers,
     newest_restart,
@@ -352,6 +353,23 @@ class TimeLeft:
         self._longest = max(self._longest, seconds)
 
 
+class _Unseen:
+    """An experiment that jobs come after, and that cannot be looked at since this was made."""
+
+    def __init__(self) -> None:
+        self._patience = Patience()
+        self.look_at = 0.0
+        """When it is to be looked at again, by the monotonic clock."""
+
+    def is_to_be_looked_at_again(self) -> bool:
+        """False once that was done for minutes."""
+        try:
+            self.look_at = time.monotonic() + self._patience.pause(OSError(errno.EIO, os.strerror(errno.EIO)))
+        except OSError:
+            return False
+        return True
+
+
 class Lane:
     """Runs one job after the other: the loop of every worker, in a task of a scheduler and by hand. A worker that runs
     several jobs at a time has as many lanes, each a process of its own."""
@@ -375,6 +393,8 @@ class Lane:
         self._beginning = beginning
         self._orders = Orders(folder)
         self._upstreams: Upstreams | None = None
+        self._unseen: dict[str, _Unseen] = {}  # experiments that jobs come after, and that cannot be looked at
+        self._given_up: tuple[Candidate, str] | None = None  # the last one that is refused for that, and why
         self._n_failed: int | None = 0  # None: a job has done well here
 
     def run(
@@ -424,7 +444,7 @@ class Lane:
                     return outcome
                 ended = self._run(child._replace(only=one.number), heard, begin)
             except (JobRefused, UnknownJob) as error:  # of this job; the next one may run all the same
-                ended, refused = Outcome(REFUSED), error
+                ended, refused = Outcome(REFUSED, has_begun=self._why_given_up(one) is None), error
             except ExperimentManagerError as error:  # no other could begin
                 self._note(one, time.monotonic() - started, error)
                 return outcome._replace(status=outcome.status or REFUSED)
@@ -444,14 +464,18 @@ class Lane:
     def _prepared(self, one: Candidate) -> Child:
         """The child for a job. Raises JobRefused, too, where what it comes after cannot be looked at from here: the job
         is left to those who see that."""
-        if self._upstreams is not None and self._upstreams.trouble is not None:
-            raise JobRefused(f"job {one.job_id} of {self._folder.path} is not begun: {self._upstreams.trouble}")
+        if (trouble := self._why_given_up(one)) is not None:
+            raise JobRefused(f"job {one.job_id} of {self._folder.path} is not begun: {trouble}")
         return _patiently(
             lambda: prepare(self._folder, one.job_id, launch=one.launch, is_fake=False, orders=self._orders)
         )
 
+    def _why_given_up(self, one: Candidate) -> str | None:
+        """Why what a job comes after cannot be looked at, however often that was tried; None: it can."""
+        return self._given_up[1] if self._given_up is not None and self._given_up[0] == one else None
+
     def _waits(self, one: Candidate) -> bool:
-        """Whether a job comes after others that have not ended."""
+        """Whether a job comes after others that have not ended, or that cannot be looked at for a while."""
         try:
             order = self._orders.of(one.launch, one.job_id)  # which is kept for whoever prepares the job
         except ExperimentManagerError:  # he tells of it
@@ -462,7 +486,21 @@ class Lane:
             from experiment_manager.scheduler.upstream import Upstreams  # of the few launches that come after others
 
             self._upstreams = Upstreams(self._folder)
-        return bool(self._upstreams.waits_for(one.launch, one.job_id))
+        place = str(order.upstream.get("experiment"))
+        unseen = self._unseen.get(place) or _Unseen()
+        if time.monotonic() < unseen.look_at:
+            return True
+        waits_for, trouble = self._upstreams.waits_for(one.launch, one.job_id), self._upstreams.trouble
+        if trouble is None:
+            self._unseen.pop(place, None)
+            return bool(waits_for)
+        if place not in self._unseen:
+            tell(f"{trouble}; it is looked at again")
+        self._unseen[place] = unseen
+        if unseen.is_to_be_looked_at_again():
+            return True
+        self._given_up = one, trouble
+        return False
 
     def _only_fails(self, status: int, seconds: float) -> bool:
         """Whether nothing has come of all the jobs so far: where the machine or the program is broken, the whole list

@@ -29,7 +29,7 @@ from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.scheduler.records import NOTHING, Dependency, Phase, Place, QueueRow, Run
-from experiment_manager.store.files import write_json
+from experiment_manager.store.files import PATIENCE_VARIABLE, write_json
 
 if TYPE_CHECKING:
     from experiment_manager.testing import Jobs
@@ -132,7 +132,8 @@ class FileScheduler(Scheduler):
             str(self.root / str(number) / "array.json"),
             {**about, "user": getpass.getuser(), "after": after.ended, "cwd": os.getcwd()},
         )
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("EXPERIMENT_MANAGER_")}
+        ours = {name for name in os.environ if name.startswith("EXPERIMENT_MANAGER_")} - {PATIENCE_VARIABLE}
+        environ = {name: value for name, value in os.environ.items() if name not in ours}
         subprocess.Popen(
             [sys.executable, __file__, str(self.root / str(number))],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True, env=environ,

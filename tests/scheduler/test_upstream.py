@@ -77,22 +77,46 @@ def test_workers_take_what_may_begin(jobs: Jobs, first: Jobs, monkeypatch: pytes
 
 
 def test_what_cannot_be_looked_at_cancels_nothing(jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker on a node that does not see the other experiment leaves the jobs to those that do."""
+    """A worker on a node that does not see the other experiment leaves the jobs to those that do, however many these
+    are, and runs what comes after nothing."""
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.5")
     first.make(*[{}] * 12).submit()
     first.wait_for(*["COMPLETED"] * 12)
     come_after(monkeypatch, jobs, first, {number: (number,) for number in range(12)})
     (FileScheduler().root / "hold").touch()
-    (array,) = jobs.make(*[{}] * 12, workers=1).submit()
+    (array,) = jobs.make(*[{}] * 13, workers=1).submit()
     place = Path(first.experiment.folder.path)
     os.rename(place, place.with_name("away"))
     (FileScheduler().root / "hold").unlink()
-    jobs.wait_for(*["PENDING"] * 12)
-    assert not jobs.attempts()
+    jobs.wait_for(*["PENDING"] * 12, "COMPLETED")
+    assert {12: ["COMPLETED"]} == jobs.attempts()
     log = Path(jobs.experiment.folder.launches, "0001", f"{array.slurm_id}_0.log").read_text()
     assert f"job 0 of {jobs.experiment.folder.path} is not begun: what job 0 comes after cannot be looked at" in log
+    assert all(f"job {one} of {jobs.experiment.folder.path} is not begun" in log for one in range(12))
+    assert "jobs here have failed" not in log
     os.rename(place.with_name("away"), place)
     jobs.scheduler.submit(array.script, Dependency())
-    jobs.wait_for(*["COMPLETED"] * 12)
+    jobs.wait_for(*["COMPLETED"] * 13)
+
+
+def test_what_cannot_be_looked_at_for_a_while_is_waited_for(
+    jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of a disk that passes costs no job its run: it is tried again, as one that waits."""
+    first.make(*[{}] * 12).submit()
+    first.wait_for(*["COMPLETED"] * 12)
+    come_after(monkeypatch, jobs, first, {number: (number,) for number in range(12)})
+    (FileScheduler().root / "hold").touch()
+    (array,) = jobs.make(*[{}] * 13, workers=1).submit()
+    place = Path(first.experiment.folder.path)
+    os.rename(place, place.with_name("away"))
+    (FileScheduler().root / "hold").unlink()
+    log = Path(jobs.experiment.folder.launches, "0001", f"{array.slurm_id}_0.log")
+    jobs.wait_until(lambda: log.exists() and "it is looked at again" in log.read_text())
+    jobs.wait_until(lambda: jobs.states()[12] == "COMPLETED")
+    os.rename(place.with_name("away"), place)
+    jobs.wait_for(*["COMPLETED"] * 13)
+    assert 1 == log.read_text().count("cannot be looked at")
 
 
 def test_what_a_scheduler_does_not_have_is_not_waited_for(
