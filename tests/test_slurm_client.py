@@ -191,6 +191,8 @@ def test_what_never_begins_by_itself(reason: str) -> None:
     """A job that asks for what one job may not have, or for what is gone, is not waited for; one that waits for others
     to end, or that its user holds, is."""
     assert (reason in STUCK) == Slurm().never_begins(reason)
+    is_limit = reason in ("InvalidAccount", "InvalidQOS", "PartitionTimeLimit") or "PerJob" in reason
+    assert is_limit == Slurm().may_pass(reason)  # which SLURM looks at again, as when slurmdbd is back
 
 
 def test_whatever_people_can_do_something_about_has_a_way_out() -> None:

@@ -173,6 +173,11 @@ class Scheduler(ABC):
         """Whether a task that waits for this reason waits until somebody does something about it."""
         return False
 
+    def may_pass(self, reason: str) -> bool:
+        """Whether a task that `never_begins` may begin all the same, without anybody doing something about it: when a
+        service of the scheduler is back, or a limit was changed."""
+        return False
+
     def way_out(self, reason: str) -> str:
         """What people can do about a task that waits for this reason; empty where they need not, or nobody knows."""
         return ""

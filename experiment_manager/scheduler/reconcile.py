@@ -64,6 +64,8 @@ _SUBMITS_S: Final = 30.0
 _STUCK_S: Final = 30.0
 """How long nothing that is left begins by itself before whoever waits for it leaves: a scheduler may be about to cancel
 it, as SLURM does after DependencyNeverSatisfied."""
+_PASSES_S: Final = 600.0
+"""The same where what keeps it from beginning may pass without anybody, as when SLURM's database is started anew."""
 ASK_FIRST_S: Final = 2.0
 ASK_AT_MOST_EVERY_S: Final = 30.0
 
@@ -226,7 +228,9 @@ class _Applied:
         self._confirmed: set[JobId] = set()
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
         self._paused: dict[JobId, str] = {}
-        self._known: dict[tuple[str, tuple[str, ...]], tuple[bool, str]] = {}  # what is true of what waits for words
+        self._known: dict[
+            tuple[str, tuple[str, ...]], tuple[bool, str, bool]
+        ] = {}  # what is true of what waits for words
         self.has_news = False
         """Whether a scheduler was asked about jobs that may be in another state by now than before it answered."""
 
@@ -269,7 +273,8 @@ class _Applied:
         if verdict.waits_for and key not in self._known:
             asked = schedulers.named(scheduler)
             is_stuck = all(map(asked.never_begins, verdict.waits_for))
-            self._known[key] = is_stuck, "; ".join(filter(None, dict.fromkeys(map(asked.way_out, verdict.waits_for))))
+            way_out = "; ".join(filter(None, dict.fromkeys(map(asked.way_out, verdict.waits_for))))
+            self._known[key] = is_stuck, way_out, is_stuck and any(map(asked.may_pass, verdict.waits_for))
         return Waiting(verdict.reason, verdict.task, *self._known.get(key, ()))
 
     def _record_unbegun(self, opened: OpenLaunch, verdict: NeverBegan) -> bool:
@@ -427,7 +432,7 @@ def wait_for(
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
-    stuck_since: float | None = None
+    stuck = _Stuck()
     started, pause, ends = time.monotonic(), ASK_FIRST_S, EndsOfTasks()
     ask_at = started + pause
     with JobLines(len(waiting)).showing() as lines:
@@ -448,29 +453,38 @@ def wait_for(
             if asks:
                 pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
                 ask_at = time.monotonic() + pause
-                is_stuck = bool(waiting) and all(_is_stuck(table, job_id) for job_id in waiting)
-                stuck_since = (stuck_since or time.monotonic()) if is_stuck else None
-                if stuck_since is not None and time.monotonic() - stuck_since >= _STUCK_S:
+                if waiting and stuck.has_lasted([table.queued.get(JobId(job_id)) for job_id in waiting], _STUCK_S):
                     _tell_of_stuck(folder, table, waiting)
                     return
 
 
-def _is_stuck(table: StateTable, job_id: int) -> bool:
-    waiting = table.queued.get(JobId(job_id))
-    return waiting is not None and waiting.is_stuck
+class _Stuck:
+    """How long nothing that is left begins by itself, for whoever looks again and again."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def has_lasted(self, left: Collection[Waiting | None], seconds: float) -> bool:
+        """Whether that is so for as long, or for _PASSES_S where it may pass; None is a job that does not wait."""
+        if not all(one is not None and one.is_stuck for one in left):
+            self._since = None
+            return False
+        self._since = self._since or time.monotonic()
+        may_pass = any(one is not None and one.may_pass for one in left)
+        return time.monotonic() - self._since >= (max(seconds, _PASSES_S) if may_pass else seconds)
 
 
 def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
     left will not begin by itself: people are told. `is_due` tells whether somebody is about to submit more."""
-    pause, ends = LOOK_S, EndsOfTasks()
+    pause, ends, stuck = LOOK_S, EndsOfTasks(), _Stuck()
     quiet_since: float | None = None
     while True:
         # before the states are read: the last job may begin meanwhile
         grows, pools = may_grow(folder), _pools(folder)
         table = reconciled(folder, ends=ends)
         is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
-        if is_busy or not all(waiting.is_stuck for waiting in table.queued.values()):
+        if not stuck.has_lasted([None] if is_busy else table.queued.values(), 0.0):
             quiet_since = None
         else:
             quiet_since = quiet_since or time.monotonic()
@@ -536,7 +550,11 @@ def _tell_of_stuck(folder: Folder, table: StateTable, ids: Iterable[int]) -> Non
         jobs.setdefault((waiting.reason, waiting.way_out), []).append(job_id)
     for (reason, way_out), ids in jobs.items():
         what = f"{noun(len(ids))} {format_ids(sorted(ids))} will not begin unless somebody does something about it"
-        tell(f"{what} ({reason}): {way_out or f'`experiment-manager cancel {as_word(folder.path)}` takes it back'}")
+        cancel = f"`experiment-manager cancel {as_word(folder.path)} {format_ids(sorted(ids))}`"
+        stays, it = ("it stays", "it") if len(ids) == 1 else ("they stay", "them")
+        tell(
+            f"{what} ({reason}): {f'{way_out}; ' if way_out else ''}{stays} in the queue, and {cancel} takes {it} back"
+        )
 
 
 def _has_ended(table: StateTable, job_id: int, planned: int, *, is_truth: bool) -> bool:

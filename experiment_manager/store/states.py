@@ -109,6 +109,7 @@ class Waiting(NamedTuple):
     task: str | None = None  # as the scheduler's commands name it: 12_7
     is_stuck: bool = False  # the scheduler will not start it by itself
     way_out: str = ""  # what people can do about it, where they need to
+    may_pass: bool = False  # it is stuck for what may pass without them
 
 
 class StateTable(NamedTuple):

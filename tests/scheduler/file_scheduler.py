@@ -189,6 +189,9 @@ class FileScheduler(Scheduler):
     def never_begins(self, reason: str) -> bool:
         return reason != "Priority"
 
+    def may_pass(self, reason: str) -> bool:
+        return reason == "its account is not known"
+
     def way_out(self, reason: str) -> str:
         return "ask them to let it go" if self.never_begins(reason) else ""
 

@@ -249,7 +249,8 @@ def test_the_jobs_of_a_launch_never_begin(
     jobs.make({}, {}, **options).submit()
     reconcile.wait_for(jobs.experiment.folder, newest_launch(jobs.experiment.folder), {})
     told = "2 workers wait (an administrator holds it)" if options else "an administrator holds it"
-    said = f"jobs 0-1 will not begin unless somebody does something about it ({told}): ask them to let it go"
+    said = f"jobs 0-1 will not begin unless somebody does something about it ({told}): ask them to let it go; "
+    said += f"they stay in the queue, and `experiment-manager cancel {jobs.experiment.folder.path} 0-1` takes them back"
     assert said in capfd.readouterr().err
     assert {State.QUEUED: 2} == jobs.experiment.status(wait=True).counts
     assert said in capfd.readouterr().err
@@ -258,6 +259,39 @@ def test_the_jobs_of_a_launch_never_begin(
     wrong(holds_for="Priority")
     assert 0 == main(["status", jobs.experiment.folder.path])
     assert "(jobs 0-1); ask" not in capfd.readouterr().out
+
+
+def test_what_may_pass_is_waited_for(
+    jobs: Jobs, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits leaves soon for what only people can mend, and after ten minutes for what may pass, as an account
+    that is not known while a database is started anew: when it has, the jobs run, and all are waited for."""
+    assert (30.0, 600.0) == (reconcile._STUCK_S, reconcile._PASSES_S)
+    monkeypatch.setattr(reconcile, "_STUCK_S", 0.0)
+    hold = FileScheduler().root / "hold"
+    hold.touch()
+    wrong(holds_for="its account is not known")
+    jobs.make({}, {}).submit()
+    folder = jobs.experiment.folder
+    looked: list[int] = []
+
+    def heal() -> None:
+        looked.append(1)
+        if len(looked) == 3:  # it has been seen twice as it is
+            hold.unlink()
+
+    reconcile.wait_for(folder, newest_launch(folder), {}, heal=heal)
+    assert {State.COMPLETED: 2} == jobs.experiment.status(wait=True).counts
+    assert "will not begin" not in capfd.readouterr().err
+    hold.touch()
+    others = Jobs(FileScheduler(), tmp_path / "others", {}, 180.0).make({}, {})
+    others.submit()
+    monkeypatch.setattr(reconcile, "_PASSES_S", 1.0)
+    reconcile.wait_for(others.experiment.folder, newest_launch(others.experiment.folder), {})
+    said = "jobs 0-1 will not begin unless somebody does something about it (its account is not known)"
+    assert said in capfd.readouterr().err
+    assert {State.QUEUED: 2} == others.experiment.status(wait=True).counts
+    assert said in capfd.readouterr().err
 
 
 def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:

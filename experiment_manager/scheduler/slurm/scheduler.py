@@ -30,7 +30,10 @@ _ENDED: Final = "COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAI
 _STUCK: Final = (
     "BadConstraints|DependencyNeverSatisfied|JobHeldAdmin|JobHoldMaxRequeue|launch_failed_requeued_held"
     "|job_requeued_in_held_state"  # `scontrol requeuehold`, with State=SpecialExit, too (22.05)
-    "|ReservationDeleted|InvalidAccount|InvalidQOS|PartitionTimeLimit"
+    "|ReservationDeleted"
+)
+_STUCK_FOR_NOW: Final = (
+    "InvalidAccount|InvalidQOS|PartitionTimeLimit"  # the first two also while slurmdbd is started anew
     r"|(?:Assoc|QOS)Max\w*PerJob\w*"  # of one job alone, which nobody else's end makes smaller
 )
 _FAILURE: Final = r"(?m)^srun: error: (\S+: tasks? [\d,-]+: (?!Terminated).+)$"
@@ -232,7 +235,15 @@ class Slurm(Scheduler):
         >>> Slurm().never_begins("QOSMaxWallDurationPerJobLimit"), Slurm().never_begins("QOSMaxJobsPerUserLimit")
         (True, False)
         """
-        return re.fullmatch(_STUCK, reason.replace(" ", "_")) is not None
+        return re.fullmatch(f"{_STUCK}|{_STUCK_FOR_NOW}", reason.replace(" ", "_")) is not None
+
+    def may_pass(self, reason: str) -> bool:
+        """SLURM looks again at what an account, a QOS or a partition lets, and holds no job for it.
+
+        >>> Slurm().may_pass("InvalidAccount"), Slurm().may_pass("DependencyNeverSatisfied")
+        (True, False)
+        """
+        return re.fullmatch(_STUCK_FOR_NOW, reason) is not None
 
     def way_out(self, reason: str) -> str:
         from experiment_manager.scheduler.slurm import client
