@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from experiment_manager.errors import SlurmError
-from experiment_manager.model.records import State
+from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.records import Phase, QueueRow, Run
 from experiment_manager.scheduler.slurm import client
+from experiment_manager.scheduler.slurm.scheduler import Slurm
 from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.usefixtures("cluster")]
@@ -137,6 +138,24 @@ def test_a_requeued_task_has_two_runs(submit: Submit) -> None:
     words = [run.word for run in runs_of(runs, job_id, 1)]
     assert ["REQUEUED", "FAILED"] == words or (os.environ.get("EM_CLUSTER_SLURM"), ["FAILED"]) == ("20.11", words)
     assert [] == runs_of(runs, job_id, 2)
+
+
+def test_one_question_tells_which_tasks_have_ended(submit: Submit, tmp_path: Path) -> None:
+    """As one about each does, of tasks that run, have ended, were started again, and that SLURM has never heard of."""
+    code = "env | grep '^SLURM_' > task.$SLURM_ARRAY_TASK_ID.$SLURM_RESTART_COUNT; "
+    code += "[ $SLURM_ARRAY_TASK_ID = 1 ] && exit 4; sleep 300"
+    job_id = submit(code, "--array=0-2", "--requeue")
+    paths = [tmp_path / f"task.{index}." for index in range(3)]
+    wait_until(lambda: all(path.exists() and "SLURM_JOB_ID" in path.read_text() for path in paths), seconds=90)
+    told = [dict(line.split("=", 1) for line in path.read_text().splitlines()) for path in paths]
+    tasks = [task for one in told if (task := Slurm().task(one)) is not None]
+    assert Slurm().requeue(tasks[2]) is None
+    wait_until(lambda: (tmp_path / "task.2.1").exists(), seconds=180)
+    tasks += [tasks[2]._replace(restart=1), Task("slurm", "99999999", user=tasks[0].user)]
+    wait_until(lambda: Slurm().has_ended(tasks[1]))
+    assert {job_id} == {task.array for task in tasks[:3]}
+    assert {tasks[1], tasks[2], tasks[4]} == Slurm().ended(tasks)
+    assert {task for task in tasks if Slurm().has_ended(task)} == Slurm().ended(tasks)
 
 
 def test_out_of_memory_under_srun(submit: Submit) -> None:
