@@ -1,5 +1,6 @@
 """The Python interface: what the first users of the library wrote still works, and what they could not do does."""
 
+import errno
 import json
 import os
 import signal
@@ -32,6 +33,8 @@ from experiment_manager.execution import environment, in_process
 from experiment_manager.model.records import Attempt, JobId
 from experiment_manager.scheduler import reconcile
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.store import reserve
+from experiment_manager.store.files import write_json
 from experiment_manager.store.launches import create_launch, driven
 from experiment_manager.store.states import States, StateTable
 from tests.conftest import clean_env, files_below
@@ -611,6 +614,51 @@ def test_a_job_inside_of_a_job_is_another_one(tmp_path: Path) -> None:
     for experiment, number, name in ((outer, 0, "of_whole"), (inner, 0, "of_fold"), (inner, 1, "of_fold")):
         (line,) = Path(experiment.folder.job(JobId(number)), "metrics.1.jsonl").read_text().splitlines()
         assert name in line
+
+
+@pytest.mark.parametrize("when", ["try", "pause"])
+def test_ctrl_c_ends_a_job_whose_result_cannot_be_written(
+    saved: Experiment, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A disk that errs is asked again for minutes: nobody has to wait for that, and the record says what was lost."""
+    saved.save_pass_filter([0])
+    path = Path(saved.folder.of_attempt(JobId(0), 1, "result"))
+    has_failed, n_tries = threading.Event(), 0
+
+    def errs(name: str, *arguments: Any, **options: Any) -> None:
+        nonlocal n_tries
+        if name != str(path):
+            return write_json(name, *arguments, **options)
+        n_tries += 1
+        if when == "try" and n_tries == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        if n_tries == 2:
+            has_failed.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+
+    def interrupt() -> None:
+        has_failed.wait()
+        if when == "pause":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(reserve, "write_json", errs)
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "20")
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    beside = threading.Thread(target=interrupt)
+    beside.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            saved.run_id(0, lambda *_: 7)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        has_failed.set()
+        beside.join()
+        signal.signal(signal.SIGINT, ours)
+    assert n_tries <= (1 if when == "try" else 3)
+    assert "CANCELLED" == States(saved.folder).table().state(0)
+    end = json.loads(Path(saved.folder.of_attempt(JobId(0), 1, "attempt")).read_text())
+    assert f"stopped by a signal, before its result could be written to {path}" == end["reason"]
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(("where", "state"), [("claim", "CANCELLED"), ("result", "COMPLETED"), ("end", "COMPLETED")])

@@ -32,6 +32,8 @@ class InProcess:
     def __init__(self, folder: Folder, job_id: int, number: int, *, is_fake: bool) -> None:
         self._folder, self._job_id, self.number, self._is_fake = folder, job_id, number, is_fake
         self.has_left = self.has_left_early = False
+        self.is_leaving = False
+        """Whether its result is being written."""
         self.pruned: str | None = None  # why, if it was
 
     def leave(self, value: Any) -> None:
@@ -43,9 +45,11 @@ class InProcess:
             if value is not None:
                 tell(current_job.not_kept(self._job_id))
         else:
-            with uninterruptible():
-                write_result(self._folder, self._job_id, self.number, value, is_fake=self._is_fake, told=told)
-                self.has_left = True
+            self.is_leaving = True
+            with uninterruptible() as wait:  # a disk may err for minutes
+                place = self._folder, self._job_id, self.number
+                write_result(*place, value, is_fake=self._is_fake, told=told, wait=wait)
+                self.has_left, self.is_leaving = True, False
 
 
 def is_current(folder: Folder, job_id: int) -> bool:
@@ -104,6 +108,8 @@ def _claimed(
             state, reason = State.CANCELLED, "told to stop, and left without a result"
     except KeyboardInterrupt:
         state, reason = State.CANCELLED, "stopped by a signal"
+        if made.is_leaving:
+            reason += f", before its result could be written to {folder.of_attempt(job_id, number, 'result')}"
         if made.has_left and not made.has_left_early:  # it has returned: what it has computed counts
             state, reason = State.COMPLETED if made.pruned is None else State.PRUNED, made.pruned
         raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from experiment_manager.typing_names import Final
+from experiment_manager.typing_names import Any, Final
 
 WARNINGS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
 """The end is near: the time limit, or a preemption with time to prepare for it."""
@@ -87,25 +88,42 @@ def waiting() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def uninterruptible() -> Iterator[None]:
+def uninterruptible() -> Iterator[Callable[[float], None]]:
     """Inside, Ctrl-C waits, for what takes a moment and must not be half done. A mask would not do: where there are
-    more threads, as in a notebook, another one hears the signal, and this one is interrupted all the same."""
+    more threads, as in a notebook, another one hears the signal, and this one is interrupted all the same.
+
+    Yields what waits for seconds before the rest is done, and is interrupted, also by a Ctrl-C from before."""
     import threading  # which supervisors do without
 
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not (callable(before) or before == signal.SIG_DFL):
-        yield  # nothing interrupts it
+        yield time.sleep  # nothing interrupts it
         return
     heard: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda *about: heard.append(about))
-    try:
-        yield
-    finally:
+
+    def keep(*about: Any) -> None:
+        heard.append(about)
+
+    def let_in() -> None:
         signal.signal(signal.SIGINT, before)
-        if heard and callable(before):
-            before(*heard[0])
-        elif heard:
+        first, heard[:] = heard[:1], []
+        if first and callable(before):
+            before(*first[0])
+        elif first:
             os.kill(os.getpid(), signal.SIGINT)
+
+    def wait(seconds: float) -> None:
+        try:
+            let_in()
+            time.sleep(seconds)
+        finally:
+            signal.signal(signal.SIGINT, keep)
+
+    signal.signal(signal.SIGINT, keep)
+    try:
+        yield wait
+    finally:
+        let_in()
 
 
 def hear_interrupts() -> None:

@@ -226,9 +226,14 @@ class Patience:
 
 
 def asked_again(
-    ask: Callable[[], Answer], tell: Callable[[str], None] | None = None, *, most_s: float = PATIENCE_S
+    ask: Callable[[], Answer],
+    tell: Callable[[str], None] | None = None,
+    *,
+    most_s: float = PATIENCE_S,
+    wait: Callable[[float], None] | None = None,
 ) -> Answer:
-    """The answer of `ask`. While it raises an OSError that is none, it is asked again, and `tell` hears of it once.
+    """The answer of `ask`. While it raises an OSError that is none, it is asked again, after a pause by `wait`, and
+    `tell` hears of it once.
 
     Raises OSError when it is one, or when the patience is over.
     """
@@ -241,7 +246,7 @@ def asked_again(
             pause = patience.pause(error)
             if is_first and tell is not None:
                 tell(f"{error.filename or 'a file'} cannot be reached: {error.strerror or error}; it is asked again")
-        time.sleep(pause)
+        (wait or time.sleep)(pause)
 
 
 class Unseen(OSError):

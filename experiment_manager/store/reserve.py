@@ -107,14 +107,15 @@ def write(
     kept_for: str | None = None,
     patience_s: float = SHORTLY_S,
     tell: Callable[[str], None] | None = None,
+    wait: Callable[[float], None] | None = None,
 ) -> None:
     """The file holds `value` as JSON, on disk for good; on a full disk in the space kept for it, or for another one.
 
     A file system that errs is tried again for so long, each time with a file of its own: what has failed to reach the
-    disk once is not asked to again. `tell` hears of it. Raises OSError.
+    disk once is not asked to again. `tell` hears of it, and `wait` waits in between. Raises OSError.
     """
     try:
-        asked_again(lambda: write_json(path, value), tell, most_s=patience_s)
+        asked_again(lambda: write_json(path, value), tell, most_s=patience_s, wait=wait)
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -41,10 +41,18 @@ _ENDLESS: Final = "holds itself, or is nested too deeply to be stored"
 
 
 def write_result(
-    folder: Folder, job_id: int, attempt: int, value: Any, *, is_fake: bool = False, told: bool = False
+    folder: Folder,
+    job_id: int,
+    attempt: int,
+    value: Any,
+    *,
+    is_fake: bool = False,
+    told: bool = False,
+    wait: Callable[[float], None] | None = None,
 ) -> None:
     """The attempt has left a result, on disk for good. `told`: the job knew that it had to stop, see
-    `policy.left_result`. A file system that errs for a while does not cost the result.
+    `policy.left_result`. A file system that errs for a while, for which this waits by `wait`, does not
+    cost the result.
 
     Values are stored in their plain form. What has none is said, here on standard error and later by `results`, and is
     no error: the job did its work. Raises Unwritten, with what the system says of the disk.
@@ -61,7 +69,7 @@ def write_result(
         _mark(folder, job_id, attempt)
     path = folder.of_attempt(job_id, attempt, "result")
     try:
-        reserve.write(path, body, patience_s=PATIENCE_S, tell=tell)
+        reserve.write(path, body, patience_s=PATIENCE_S, tell=tell, wait=wait)
     except OSError as error:
         raise Unwritten(f"{path}: the result could not be written: {error.strerror or error}", error) from error
     for name, why in refused.items():
