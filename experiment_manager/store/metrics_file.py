@@ -1,8 +1,10 @@
 """The file in which an attempt logs metrics, line by line, and the lines that the disk would not take: they wait, and
 are written later. What a job computes for days is worth more than a line: no error of the disk leaves this module.
+Where something else than a file of ours is there, as a link, whoever logs hears of it: a file has to be had from the start.
 """
 
 import atexit
+import errno
 import os
 from collections import deque
 from threading import RLock
@@ -13,6 +15,8 @@ from experiment_manager.store.reserve import write_all
 from experiment_manager.text import tell
 
 _MOST_WAITING_BYTES: Final = 1 << 26
+_NO_FILE: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL)
+"""Why no file is opened where there is a link, a folder, a pipe or a device."""
 
 
 class MetricsFile:
@@ -28,7 +32,7 @@ class MetricsFile:
 
     def add(self, line: bytes) -> None:
         """The file ends with that line; where the disk does not take it, it waits for the next call, or for `settle`,
-        and people are told. Of more than 64 MB that wait, the newest are kept."""
+        and people are told. Of more than 64 MB that wait, the newest are kept. Raises OSError where there is no file."""
         if self._owner != os.getpid():  # a copy of the process: what waits is the other one's to write
             self._owner, self._lock = os.getpid(), RLock()
             self._waiting.clear()
@@ -39,6 +43,8 @@ class MetricsFile:
             try:
                 self._write()
             except OSError as error:
+                if error.errno in _NO_FILE and error.filename is not None:
+                    raise
                 self._keep(error)
 
     def settle(self) -> None:
