@@ -1,6 +1,6 @@
 """The file in which an attempt logs metrics, line by line, and the lines that the disk would not take: they wait, and
 are written later. What a job computes for days is worth more than a line: no error of the disk leaves this module.
-Where something else than a file of ours is there, as a link, whoever logs hears of it: a file has to be had from the start.
+Where something else than a file of ours is there, as a link, whoever logs hears of it.
 """
 
 import atexit
@@ -32,7 +32,8 @@ class MetricsFile:
 
     def add(self, line: bytes) -> None:
         """The file ends with that line; where the disk does not take it, it waits for the next call, or for `settle`,
-        and people are told. Of more than 64 MB that wait, the newest are kept. Raises OSError where there is no file."""
+        and people are told. Of more than 64 MB that wait, the newest are kept. Raises OSError where there is a link,
+        or anything else that is no file."""
         if self._owner != os.getpid():  # a copy of the process: what waits is the other one's to write
             self._owner, self._lock = os.getpid(), RLock()
             self._waiting.clear()
