@@ -465,7 +465,14 @@ def test_expression_cannot_escape(text: str) -> None:
     "text",
     [
         "f'{seed:>9999999999}' == 'x'",
-        "f'{seed}' == '1'",
+        "f'{seed:.9999999999f}' == 'x'",
+        "f'{seed:{seed}000000000}' == 'x'",
+        "f'{1001 * algorithm}' == 'x'",
+        "f'{cfg.many}{cfg.many}' == 'x'",
+        "f'{cfg.many!r}' == 'x'",
+        "f'{2 ** 99999:b}' == 'x'",
+        "f'{len}' == 'x'",
+        "str(len) == 'x'",
         "'%9999999999d' % 1 == 'x'",
         "b'%9999999999d' % 1 == 'x'",
         "str([[1] * 1000] * 100) == 'x'",
@@ -477,6 +484,9 @@ def test_expression_cannot_escape(text: str) -> None:
         "(" + " * ".join(["2 ** 50000"] * 99) + ") > 1",
         "-2 ** 100001 < 1",
         "str(cfg) == 'x'",
+        "str([cfg.many]) == 'x'",
+        "str(cfg.deep) == 'x'",
+        "str({1: cfg.many}) == 'x'",
         "str(seed=1)",
         "1 == [[seed for seed in 'a' * 999] for seed in 'a' * 999]",
         "len({seed: seed for seed in 'a' * 999}) > 1",
@@ -487,7 +497,8 @@ def test_expression_cannot_escape(text: str) -> None:
 def test_nothing_that_is_written_takes_ages_or_memory(text: str) -> None:
     """A few words that stand for gigabytes, or for hours, are refused within a second, in one sentence."""
     start = time.process_time()
-    said = refusal(text, {"algorithm": "TD3", "seed": 1}, configurations={0: {"nn": [1]}})
+    configuration = {"nn": [1], "many": [1] * 10**5, "deep": [[1] * 100] * 5000}
+    said = refusal(text, {"algorithm": "TD3", "seed": 1}, configurations={0: configuration})
     assert time.process_time() - start < 1
     assert (1, True) == (len(said.splitlines()), text in said)
 
@@ -508,6 +519,10 @@ def test_nothing_that_is_written_takes_ages_or_memory(text: str) -> None:
         ("\n seed == 1 \n", [0, 1, 6, 7]),
         ("True", list(range(12))),
         ("seed if algorithm == 'TD3' else 0", TD3),
+        ("str([seed, (algorithm, None)]) == \"[1, ('TD3', None)]\"", [0, 1]),
+        ("str({'a': [seed]}) == \"{'a': [1]}\"", [0, 1, 6, 7]),
+        ("f'{algorithm}-{seed:02d}-{lr:.1e}' == 'TD3-01-1.0e-01'", [1]),
+        ("f'{algorithm!r:>{seed + 4}}|{[seed]}' == \"'TD3'|[1]\"", [0, 1]),
     ],
 )
 def test_what_expressions_can_do(text: str, ids: list[int]) -> None:
@@ -755,7 +770,8 @@ UNRESOLVED = {0: {"m": facts.Unresolved("m", "${mul:${x},10}", "no resolver mul"
 @pytest.mark.parametrize(
     "written",
     ["cfg.m != 10", "10 == cfg.m", "cfg.m", "cfg.m + 1 > 2", "cfg.m.x == 1", "cfg['m'] in [1]", "1 in cfg.m",
-     {"cfg.m": 10}, {"cfg.m.x": 1}, "str(cfg.m) == 'a'", "not cfg.m", "float(cfg.m) > 1", "cfg['m'][0] == 1"],
+     {"cfg.m": 10}, {"cfg.m.x": 1}, "str(cfg.m) == 'a'", "not cfg.m", "str(cfg) == ''", "f'{[cfg.m]}' == ''",
+     "f'{cfg.m!r:>9}' == ''", "float(cfg.m) > 1", "cfg['m'][0] == 1"],
 )  # fmt: skip
 def test_question_about_an_interpolation_that_cannot_be_resolved_is_refused(written: Any) -> None:
     """Whatever is asked about it has no answer: the sentence names the key and the interpolation."""

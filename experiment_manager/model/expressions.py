@@ -7,8 +7,10 @@ named. And what an expression makes is small: no operator takes ages, or all mem
 
 import ast
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from enum import Enum
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Final
 
 import simpleeval
@@ -20,12 +22,36 @@ from experiment_manager.model.records import Job
 VARIABLES: Final = "variables"  # variables["db@source"] for names that are no identifiers
 _MOST_BITS: Final = 100_000  # of a whole number that an expression computes
 _MOST_REPEATED: Final = 1000  # letters of a text, or items of a list
+_MOST_LETTERS: Final = 10_000  # of a text that is made of values
 
 
 def _text(value: Any = "") -> str:
-    if not isinstance(value, str | int | float | Unresolved | None):
-        raise TypeError(f"str() takes a text or a number, and no {type(value).__name__}")
-    return str(value)
+    return str(_short(value))
+
+
+def _short(value: Any) -> Any:
+    """The same value, whose text is known to be short. Raises simpleeval.IterableTooLong, or TypeError."""
+    left, pending = _MOST_LETTERS, [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str | bytes):
+            left -= len(item)
+        elif isinstance(item, list | tuple | Mapping):
+            left -= 2 * len(item)
+            if left >= 0:
+                pending.extend(item)
+                pending.extend(item.values() if isinstance(item, Mapping) else ())
+        elif isinstance(item, Unresolved):
+            str(item)  # which says why it cannot be told
+        elif isinstance(item, int):
+            left -= item.bit_length() // 4
+        elif not isinstance(item, float | Enum | PurePath | None):
+            raise TypeError(f"no text is made of a {type(item).__name__}")
+        if left < 0:
+            raise simpleeval.IterableTooLong(
+                f"no text of more than {_MOST_LETTERS} letters is made; compare the value itself, as cfg.nn == [1, 2]"
+            )
+    return value
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -63,12 +89,16 @@ _OPERATORS: Final = {
     ast.Mult: _product,
     ast.Mod: _remainder,
 }
-_NO_NODES: Final = ("JoinedStr", "FormattedValue", "ListComp", "GeneratorExp", "DictComp", "SetComp")
+_NO_NODES: Final = ("ListComp", "GeneratorExp", "DictComp", "SetComp")
 _ABSENT: Final = object()
 _SIMPLE: Final = frozenset({bool, int, float, str, type(None), type(_ABSENT)})
 _MOST_ANSWERS: Final = 100_000
 _ASSIGNED: Final = re.compile(r"\s*([\w.]+)\s*=\s*([^=\s,][^=,]*?)\s*\Z")
 _CONSTANTS: Final = {"True", "False", "None"}
+_MOST_DIGITS: Final = re.compile(r"[0-9]{4}")
+"""Of a width or precision in an f-string it is too many."""
+
+_CONVERSIONS: Final[dict[int, Callable[[Any], str]]] = {-1: str, ord("s"): str, ord("r"): repr, ord("a"): ascii}
 _TEXT_METHODS: Final = {"startswith", "endswith", "lower", "upper"}
 
 
@@ -80,6 +110,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         self.functions = _FUNCTIONS
         for name in _NO_NODES:  # of these, a few words make as much as one likes
             self.nodes.pop(getattr(ast, name), None)
+        self.nodes |= {ast.JoinedStr: self._eval_f_string, ast.FormattedValue: self._eval_formatted}
         self._text = text
         self._job: Job
         self._facts: Facts
@@ -208,6 +239,16 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
             f"{self._cannot(self._job)}: it asks a {type(owner).__name__} for .{node.attr}, which it has not; a key of "
             f"the configuration is read with cfg.{dotted}"
         )
+
+    def _eval_f_string(self, node: ast.JoinedStr) -> str:
+        return _text("".join([self._eval(part) for part in node.values]))
+
+    def _eval_formatted(self, node: ast.FormattedValue) -> str:
+        value, form = _short(self._eval(node.value)), self._eval(node.format_spec) if node.format_spec else ""
+        if _MOST_DIGITS.search(form):
+            raise simpleeval.IterableTooLong(f"a width or precision of more than three digits: {form!r:.40}")
+        is_as_it_is = node.conversion == -1 and form
+        return _text(format(value if is_as_it_is else _CONVERSIONS[node.conversion](value), form))
 
 
 def _parsed(text: str) -> ast.expr:
