@@ -297,14 +297,37 @@ def test_a_script_that_cannot_be_read_may_be_the_same(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("light")
 def test_jobs_that_were_started_otherwise_are_told_of(program_after: ProgramAfter) -> None:
     """The environment that Hydra sets makes no other job, and a sweep that leaves jobs alone says that theirs was
-    another one; run again, they have the new one, and nothing is to be told."""
+    another one, in one line; run again, they have the new one, and nothing is to be told."""
     program = program_after("seed=1,2")
-    other = ("seed=1,2", "+hydra.job.env_set.MODE=x")
-    done = program.sweep(*other)
+    done = program.sweep("seed=1,2,3", "+hydra.job.env_set.MODE=x")
     assert 0 == done.returncode, done.stderr
-    assert "were started with nothing, and this sweep with +hydra.job.env_set.MODE=x" in done.stderr
+    assert "were started with nothing, and this sweep with hydra.job.env_set.MODE=x" in done.stderr
+    other = ("seed=1,2,3", "+hydra.job.env_set.MODE=y")
+    lines = [line for line in program.sweep(*other).stderr.splitlines() if "were started with" in line]
+    assert 1 == len(lines)
+    assert "nothing or hydra.job.env_set.MODE=x, and this sweep with hydra.job.env_set.MODE=y" in lines[0]
     assert "were started with" not in program.sweep(*other, "hydra.sweeper.rerun=always").stderr
     assert "were started with" not in program.sweep(*other).stderr
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        ("++hydra.job.env_set.A=1", "++hydra.job.env_set.B='x y'"),
+        ("+hydra.job.env_set={B: x y, A: 1}",),
+        ("+hydra.job.env_set.B=x y", "+hydra.job.env_set.A=2", "++hydra.job.env_set.A=1", "hydra.verbose=true"),
+        ("+hydra.job.env_set={A: 1, B: x y}", "+hydra.job.env_set.API_KEY=other"),
+    ],
+)
+@pytest.mark.usefixtures("light")
+def test_an_environment_that_is_written_otherwise_is_the_same(program_after: ProgramAfter, again: list[str]) -> None:
+    """What is set counts, and not how: no prefix, no order, and no secret, which may be another one each time."""
+    program = program_after(
+        "seed=1", "+hydra.job.env_set.A=1", "+hydra.job.env_set.B=x y", "+hydra.job.env_set.API_KEY=one"
+    )
+    done = program.sweep("seed=1", *again)
+    assert 0 == done.returncode, done.stderr
+    assert "were started with" not in done.stderr
 
 
 def test_a_config_is_the_same_with_its_ending(program: Program) -> None:

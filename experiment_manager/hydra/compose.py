@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -331,6 +331,19 @@ class Composer:
         parsed = self._parser.parse_overrides(self._hydra_overrides)
         return tuple(str(override.input_line) for override in parsed if override.key_or_group not in PLACED_BY_US)
 
+    def environment(self, overrides: Iterable[str]) -> dict[str, Any]:
+        """The variables that Hydra sets for jobs by such overrides, whatever the + before each."""
+        found: dict[str, Any] = {}
+        for text in overrides:
+            with suppress(HydraException):  # another version of Hydra may have taken it
+                (override,) = self._parser.parse_overrides([text])
+                key, value = override.key_or_group, None if override.is_delete() else override.value()
+                if key == ENVIRONMENT:
+                    found = {} if override.is_delete() else found | (value if isinstance(value, dict) else {})
+                elif key.startswith(f"{ENVIRONMENT}."):
+                    found[key.removeprefix(f"{ENVIRONMENT}.")] = value
+        return {name: value for name, value in found.items() if value is not None}
+
     def now(self) -> dict[str, str]:
         """What `${now:pattern}` has answered in this sweep so far."""
         cache = OmegaConf.get_cache(self._master).get("now", {})
@@ -454,6 +467,7 @@ def _package_directory(path: str) -> str | None:
     return None
 
 
+ENVIRONMENT: Final = "hydra.job.env_set"
 _NEVER: Final = object()
 _SET_OR_DELETE: Final = {OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD, OverrideType.DEL}
 

@@ -20,7 +20,7 @@ from experiment_manager.analysis.tables import require_variables
 from experiment_manager.errors import ConfigurationChanged, FolderError, FreezeError, JobRefused
 from experiment_manager.execution.pickled_runner import Pickled
 from experiment_manager.hydra import entry, frozen_config
-from experiment_manager.hydra.compose import Composer
+from experiment_manager.hydra.compose import ENVIRONMENT, Composer
 from experiment_manager.hydra.fast_compose import Factored
 from experiment_manager.hydra.pickled_task import pickled
 from experiment_manager.hydra.schema import Options
@@ -28,8 +28,9 @@ from experiment_manager.model import filters, policy
 from experiment_manager.model.configurations import Configured
 from experiment_manager.model.facts import CONFIGURATION, Facts, Unresolved, resolved, to_keep
 from experiment_manager.model.grid import Grid, Point, repeating, require_few, sweep_identity, zipped
+from experiment_manager.model.ids import which
 from experiment_manager.model.records import Entry, Job, JobId, Recipe
-from experiment_manager.model.secrets import masked
+from experiment_manager.model.secrets import masked, masked_words
 from experiment_manager.model.stages import After
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
@@ -429,20 +430,37 @@ def _tell_of_other_starts(asked: Asked, known: Known, left: Set[int], program: E
     environment, than this sweep: neither is part of what makes a job."""
     if program is None:
         return
-    mine = (shlex.join(program.app_arguments), _environment(asked.composer.hydra_overrides()))
+    mine = _start(asked.composer, program, asked.composer.hydra_overrides())
+    others, ids, now = dict[str, None](), list[int](), dict[str, str]()
     for job_id, recipe in _recipes(asked.folder, known, left):
-        was = (shlex.join(recipe.entry.app_arguments), _environment(recipe.hydra_overrides))
+        was = _start(asked.composer, recipe.entry, recipe.hydra_overrides)
         if recipe.entry.target and was != mine:
-            before, now = (masked(" ".join(filter(None, each))) or "nothing" for each in (was, mine))
-            tell(
-                f"warning: jobs that are left alone, as {job_id}, were started with {before}, and this sweep with "
-                f"{now}, which makes no other job; give this one an experiment of its own with "
-                "hydra.sweeper.experiment_name=..., or run them again with hydra.sweeper.rerun=always"
-            )
+            ids.append(job_id)
+            others[_differing(was, mine)] = None
+            now |= {name: text for name, text in mine.items() if was.get(name) != text}
+    if ids:
+        more = " or otherwise" if len(others) > _MOST_STARTS else ""
+        tell(
+            f"warning: jobs that are left alone, as {which(ids)}, were started with "
+            f"{' or '.join([*others][:_MOST_STARTS])}{more}, and this sweep with {_differing(now, {})}, which makes no "
+            "other job; give this one an experiment of its own with hydra.sweeper.experiment_name=..., or run them "
+            "again with hydra.sweeper.rerun=always"
+        )
 
 
-def _environment(overrides: Iterable[str]) -> str:
-    return " ".join(text for text in overrides if text.lstrip("+~").startswith("hydra.job.env_set"))
+_MOST_STARTS: Final = 3
+
+
+def _start(composer: Composer, program: Entry, overrides: Iterable[str]) -> dict[str, str]:
+    """What a program was started with, by name, as people see it: without secrets, which may be others each time."""
+    environment = {f"{ENVIRONMENT}.{name}": value for name, value in composer.environment(overrides).items()}
+    found = {name: f"{name}={value}" for name, value in environment.items()}
+    arguments = shlex.join(masked_words(program.app_arguments))
+    return {"": arguments} | {name: text for name, text in found.items() if masked(text) == text}
+
+
+def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> str:
+    return " ".join(text for name, text in one.items() if text and other.get(name) != text) or "nothing"
 
 
 def _may_be_the_same(one: str, other: str) -> bool:
