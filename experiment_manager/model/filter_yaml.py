@@ -4,6 +4,9 @@
 True and 8.
 """
 
+import re
+from collections.abc import Mapping
+from enum import Enum
 from functools import cache
 from typing import Any, Final
 
@@ -23,6 +26,8 @@ _WORDS: Final = {  # by the tag: the form of the word, as the grammar of Hydra 1
         list("-+0123456789.iInN"),
     ),
 }
+_PLAIN: Final = re.compile(r"[\w./+](?:[\w./+@=-]| (?=[\w./+]))*\Z", re.ASCII)
+"""A text that needs no quotes, unless it is one of these words."""
 
 
 def read_yaml(text: str) -> Any:
@@ -40,11 +45,43 @@ def read_yaml(text: str) -> Any:
         ) from error
 
 
+def write_yaml(value: Any) -> str:
+    """The text, in one line, that `read_yaml` reads as an equal value; what YAML has no word for is text in it.
+
+    >>> write_yaml({"name": ["no", "true", "a, b"], "lr": [1e-07, None, True], "": {"x": "it's"}})
+    "{name: [no, 'true', 'a, b'], lr: [1e-07, null, true], '': {x: 'it''s'}}"
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{write_yaml(key)}: {write_yaml(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(write_yaml, value))}]"
+    if isinstance(value, Enum):
+        return _written_text(value.name)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return int.__repr__(value)
+    return float.__repr__(value) if isinstance(value, float) else _written_text(str(value))
+
+
+def _written_text(text: str) -> str:
+    if _PLAIN.match(text) and not any(re.match(rf"(?:{form})\Z", text) for form, _ in _WORDS.values()):
+        return text
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(letter: str) -> str:
+    if letter.isprintable():
+        return f"\\{letter}" if letter in '"\\' else letter
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 @cache
 def _loader() -> Any:
     """The safe loader with these words, which takes no key twice."""
-    import re
-
     import yaml
 
     class Loader(yaml.SafeLoader):

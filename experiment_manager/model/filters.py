@@ -19,14 +19,16 @@ import random
 import re
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
+from enum import Enum
 from importlib.machinery import PathFinder
 from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import FilterError
 from experiment_manager.model.expressions import Expression
 from experiment_manager.model.facts import NOTHING, Facts, Unanswered, is_under_a_root, unknown_name
-from experiment_manager.model.filter_yaml import read_yaml
+from experiment_manager.model.filter_yaml import read_yaml, write_yaml
 from experiment_manager.model.ids import RangeSet, format_ids, looks_like_ids, parse_ids, shortened, which
 from experiment_manager.model.records import NO_FUNCTIONS, Job, JobId, State
 from experiment_manager.text import described, one_line
@@ -171,8 +173,9 @@ class Mapped:
     """Each key has its value, or one of its values; `cfg.x`, `result.x` and `metric.x` are read where they name."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
-        self.text = "{" + ", ".join(f"{key}: {_plain(value)}" for key, value in wanted.items()) + "}"
-        self._wanted = {key: value if isinstance(value, list) else [value] for key, value in wanted.items()}
+        self.text = write_yaml({key: [v] if isinstance(v, tuple) else v for key, v in wanted.items()})
+        self.wanted = dict(wanted)
+        self._wanted = {key: _Wanted(value if isinstance(value, list) else [value]) for key, value in wanted.items()}
 
     def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
         for key in self._wanted:
@@ -188,27 +191,26 @@ class Mapped:
     def _passing(self, jobs: Iterable[Job], facts: Facts) -> Iterator[Job]:
         unseen = {key for key in self._wanted if key not in facts.names}
         known: set[str] = set()  # of those the ones whose root some job has
-        missed = {key: wanted for key, wanted in self._wanted.items() if len(wanted) > 1}
+        seen = {key: _Seen() for key, wanted in self._wanted.items() if len(wanted.values) > 1}
         is_any = False
         for job in jobs:
             for key in tuple(unseen):
                 if facts.under(key.partition(".")[0], job) is not None:
                     known.add(key)
                     unseen -= {key} if facts.find(job, key) is not NOTHING else set()
-            if all(self._has(facts.find(job, key), wanted) for key, wanted in self._wanted.items()):
+            if all(facts.find(job, key) in wanted for key, wanted in self._wanted.items()):
                 is_any = True
-                missed = {key: left for key, wanted in missed.items() if (left := _left(facts.find(job, key), wanted))}
+                for key, found in seen.items():
+                    found.add(facts.find(job, key))
                 yield job
-        for key, wanted in missed.items() if is_any else ():
-            more = f" and {len(wanted) - _MOST_MISSED} more" if len(wanted) > _MOST_MISSED else ""
-            values = ", ".join(map(repr, wanted[:_MOST_MISSED]))
-            facts.note(f"the filter {self.text}: no job that passes it has {key}={values}{more}")
+        for key in seen if is_any else ():
+            if missed := self._wanted[key].without(seen[key]):
+                more = f" and {len(missed) - _MOST_MISSED} more" if len(missed) > _MOST_MISSED else ""
+                values = ", ".join(map(repr, missed[:_MOST_MISSED]))
+                facts.note(f"the filter {self.text}: no job that passes it has {key}={values}{more}")
         for key in sorted(unseen & known):
             what = {"cfg": "configuration", "result": "result"}.get(key.partition(".")[0], "job's metrics")
             raise FilterError(f"the filter {self.text!r} names {key}, which no {what} has")
-
-    def _has(self, found: Any, wanted: list[Any]) -> bool:
-        return any(_equal(found, value) for value in wanted) or _equal(found, wanted)
 
 
 class Evaluated:
@@ -399,24 +401,73 @@ _SHORT_STATES: Final = {"OOM": "OUT_OF_MEMORY"}
 _SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
-
-
 def _equal(one: Any, other: Any) -> bool:
-    """Equal as people mean it: 1 is 1.0, True is not 1, inside lists, too."""
+    """Equal as people mean it: 1 is 1.0, True is not 1, NaN is NaN, inside lists and mappings, too."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, float) and isinstance(other, float) and one != one:
+        return other != other
     return one is other or bool(one == other and isinstance(one, bool) == isinstance(other, bool))
 
 
+def _identity(value: Any) -> Hashable:
+    """What values have in common that are equal so. Raises TypeError for one that can only be compared."""
+    if isinstance(value, list | tuple):
+        return "[", *map(_identity, value)
+    if isinstance(value, Mapping):
+        return "{", frozenset((key, _identity(item)) for key, item in value.items())
+    if isinstance(value, float) and value != value:
+        return ("nan",)
+    if isinstance(value, Enum) and isinstance(value, int | float | str):  # it has the hash of its name
+        value = value.value
+    hash(value)
+    return type(value) is bool, value
+
+
+class _Seen:
+    """Values that jobs have."""
+
+    def __init__(self) -> None:
+        self._identities = set[Hashable]()
+        self._others: list[Any] = []
+
+    def add(self, value: Any) -> None:
+        try:
+            self._identities.add(_identity(value))
+        except TypeError:
+            self._others.append(value)
+
+    def __contains__(self, value: Any) -> bool:
+        with suppress(TypeError):
+            if _identity(value) in self._identities:
+                return True
+        return any(_equal(other, value) for other in self._others)
+
+
+class _Wanted:
+    """The values that a key may have; many of them are searched as fast as a few."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+        self._seen = _Seen()
+        for value in (*values, values):  # or the whole list
+            self._seen.add(value)
+
+    def __contains__(self, value: Any) -> bool:
+        try:
+            _identity(value)
+        except TypeError:
+            return any(_equal(value, one) for one in (*self.values, self.values))
+        return value in self._seen
+
+    def without(self, seen: _Seen) -> list[Any]:
+        """Those that no job has; none where one has their whole list."""
+        return [] if self.values in seen else [value for value in self.values if value not in seen]
+
+
 _MOST_MISSED: Final = 5
-
-
-def _left(found: Any, wanted: list[Any]) -> list[Any]:
-    """The wanted values that the one that was found is not; none where it is their whole list."""
-    return [] if _equal(found, wanted) else [value for value in wanted if not _equal(found, value)]
-
 
 _HARMLESS: Final = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign),
