@@ -340,6 +340,30 @@ def test_saver_that_makes_a_folder(saved: Experiment, tmp_path: Path) -> None:
     assert not saved.are_all_results_present("model")
 
 
+def test_a_result_takes_the_place_of_another_whatever_both_are(saved: Experiment) -> None:
+    """A file of a folder, a folder of a folder, and so on; where the saver fails, the earlier one stays, and nothing
+    else."""
+
+    def folder_saver(path: str, value: str) -> None:
+        Path(path, "layers").mkdir(parents=True)
+        Path(path, "layers", f"of_{value}").write_text(value)
+
+    def failing_saver(path: str, value: str) -> None:
+        folder_saver(path, value)
+        raise ValueError("the network is gone")
+
+    def content(path: str) -> str:
+        return Path(path).read_text() if Path(path).is_file() else next(Path(path, "layers").iterdir()).read_text()
+
+    savers: list[Any] = [folder_saver, saved.json_saver, folder_saver, folder_saver, saved.json_saver]
+    for value, saver in enumerate(savers):
+        saved.save_results(0, "model", saver, str(value), override=True)
+        with pytest.raises(ValueError, match="the network is gone"):
+            saved.save_results(0, "model", failing_saver, "new", override=True)
+        assert str(value) in saved.get_results(0, "model", content)
+        assert ["model"] == os.listdir(saved.folder.job(0))
+
+
 def test_results_that_are_not_there(saved: Experiment) -> None:
     """A missing result and an impossible name are said; only the jobs that pass the filter have to have results."""
     with pytest.raises(ResultError, match=r"job 0 .* has no result 'curve'"):

@@ -10,9 +10,9 @@ is imported to know a class that somebody else has imported. The metrics of jobs
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,18 @@ from experiment_manager.errors import FolderError, ResultError, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT_FORMAT, opened, read_json, read_object
-from experiment_manager.store.files import PATIENCE_S, appearing, exists, is_there, leave_empty, write_json
+from experiment_manager.store.files import (
+    PATIENCE_S,
+    appearing,
+    discard,
+    exists,
+    is_there,
+    leave_empty,
+    put_aside,
+    remove_tree,
+    sync_all,
+    write_json,
+)
 from experiment_manager.store.layout import Folder, unwritable, writing
 from experiment_manager.text import described, message_of, one_line, tell
 
@@ -165,15 +176,15 @@ def have_job_file(folder: Folder, ids: Iterable[int], filename: str) -> bool:
 
 
 def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:
-    """`saver` has written the file, whole; a saver that adds an ending of its own finds its file under `path` all the
-    same. Raises ResultError when the file is there and `override` is false, FolderError when the disk does not keep it;
-    what the saver raises goes on."""
+    """`saver` has written the file, or the folder, whole; a saver that adds an ending of its own finds its file under
+    `path` all the same. Of a folder that is replaced nothing is there for a moment. Raises ResultError when the file is
+    there and `override` is false, FolderError when the disk does not keep it; what the saver raises goes on."""
     if not override and is_there(path):
         raise ResultError(f"{path} is there already; pass override=True to replace it, or choose another name")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     saved = False
     try:
-        with appearing(path) as temporary:
+        with _folder_or_file(path) as temporary:
             saver(temporary, results)
             saved = True
             if not os.path.exists(temporary):
@@ -182,6 +193,40 @@ def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:
         if saved:  # what the saver raises is its author's to see
             raise FolderError(unwritable(path, error)) from error
         raise
+
+
+@contextmanager
+def _folder_or_file(path: str) -> Iterator[str]:
+    """As `appearing`, for what may be a folder, and may take the place of one."""
+    before = temporary = None
+    try:
+        with appearing(path) as temporary:
+            yield temporary
+            if os.path.isdir(temporary):
+                sync_all(temporary)
+            if _is_own_folder(temporary) or _is_own_folder(path):  # neither is replaced by a file, nor a file by it
+                before = put_aside(path, os.path.dirname(path)) if os.path.lexists(path) else None
+    except BaseException:
+        if before is not None and not os.path.lexists(path):
+            os.rename(before, path)
+        if temporary is not None:
+            _discard_all(temporary)
+        raise
+    if before is not None:
+        _discard_all(before)
+
+
+def _discard_all(path: str) -> None:
+    """The file or folder is gone, if it can be removed."""
+    if not _is_own_folder(path):
+        discard(path)
+        return
+    with suppress(OSError):
+        remove_tree(path)
+
+
+def _is_own_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def json_saver(path: str, results: Any) -> None:
