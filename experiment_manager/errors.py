@@ -10,6 +10,7 @@
     ├── DuplicateJob                  these variables are there already
     ├── JobRefused                    outside the pass filter, running elsewhere, nothing to run it with
     │   ├── AlreadyCompleted          completed since it was handed over
+    │   ├── NotOverYet                an earlier attempt runs, or its end is not seen yet
     │   ├── EndedSince                ended badly since it was handed over, in another launch
     │   └── UnreadableLaunch          nobody knows which jobs a launch has in hand
     ├── ConfigurationChanged          a job is there already and its configuration is another one now
@@ -82,6 +83,10 @@ class AlreadyCompleted(JobRefused):
     def __init__(self, message: str, *, is_news: bool = False) -> None:
         super().__init__(message)
         self.is_news = is_news
+
+
+class NotOverYet(JobRefused):
+    """An earlier attempt of this job is not over, as far as can be seen here: it may be in a moment."""
 
 
 class EndedSince(JobRefused):

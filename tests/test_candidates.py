@@ -4,18 +4,36 @@ import errno
 import heapq
 import os
 import random
+import signal
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from pathlib import Path
+from typing import Any, NoReturn, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager.errors import FolderError
-from experiment_manager.execution.worker import PAUSE, Candidate, Candidates
+from experiment_manager import Experiment
+from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, NotOverYet
+from experiment_manager.execution import worker
+from experiment_manager.execution.child import Child
+from experiment_manager.execution.supervisor import Outcome
+from experiment_manager.execution.worker import PAUSE, Candidate, Candidates, Lane, TimeLeft
+from experiment_manager.model.records import Attempt, JobId, State
+from experiment_manager.store.launches import create_launch
 from experiment_manager.store.states import States
 from tests.conftest import examples
+
+
+class Deaf:
+    """Hears no signal: tests have handlers of their own."""
+
+    was_stopped = was_warned = False
+
+    def wait(self, _: float) -> list[signal.Signals]:
+        return []
 
 
 class Table:
@@ -97,8 +115,37 @@ def test_a_job_that_nobody_has_taken_is_tried_again() -> None:
         if one is not None and one is not PAUSE and (one.job_id == 1 or len(named) > 4):
             del table.left[one.job_id]
         elif one is not None and one is not PAUSE:
-            candidates.leave(one)
+            candidates.leave(one, may_be_over=True)
     assert [0, 1, "pause", 0, "pause", 0] == named
+
+
+@pytest.mark.parametrize(
+    ("refusal", "n_tries"), [(NotOverYet, 4), (AlreadyCompleted, 1), (EndedSince, 1), (JobRefused, 1)]
+)
+def test_a_job_is_tried_again_only_where_that_may_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: type[JobRefused], n_tries: int
+) -> None:
+    """A claim that was refused because the last attempt was not over is repeated; what has completed stays so."""
+    experiment = Experiment(["seed"], "study", tmp_path)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    runner = tmp_path / "runner.py"
+    runner.touch()
+    create_launch(experiment.folder, [Attempt(JobId(0), 1, State.PENDING)], {"runner": [sys.executable, str(runner)]})
+    tries = []
+
+    def refuse(child: Child, **_: Any) -> NoReturn:
+        tries.append(child.only)
+        raise refusal("it was refused")
+
+    monkeypatch.setattr(worker, "supervise", refuse)
+    monkeypatch.setattr(worker, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(worker, "Heard", Deaf)
+    candidates = Candidates(States(experiment.folder), "0001", {0: 1}, 0, 1)
+    lane = Lane(experiment.folder, candidates, TimeLeft(lambda: None, None), is_alone=True, note=lambda *_: None)
+    assert Outcome(0) == lane.run()
+    assert [1] * n_tries == tries
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])

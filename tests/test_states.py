@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.errors import JobRefused
+from experiment_manager.errors import JobRefused, NotOverYet
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State
 from experiment_manager.store import processes
 from experiment_manager.store.endings import Endings
@@ -398,7 +398,7 @@ def ended_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("ended_unseen")
 def test_an_end_that_is_not_seen_yet(tmp_path: Path, states: States) -> None:
     """Where a file system shows what is old, nobody ends the attempt a second time, and nobody runs the job again."""
-    with pytest.raises(JobRefused, match="job 7 is not run again: attempt 1 was ended by somebody else"):
+    with pytest.raises(NotOverYet, match="job 7 is not run again: attempt 1 was ended by somebody else"):
         states.claim(7, {})
     assert State.RUNNING is states.lose(7, 1)
     assert ["7.1", "7.1.COMPLETED"] == names(tmp_path)
@@ -420,7 +420,7 @@ def test_anchor_without_state_runs_while_its_process_lives(tmp_path: Path, state
     put(tmp_path, "7.1")
     assert State.RUNNING is states.table(reconcile=True).state(7)
     assert Attempt(JobId(7), 1, State.RUNNING) == states.settled(7)
-    with pytest.raises(JobRefused):
+    with pytest.raises(NotOverYet):
         states.claim(7, {})
     assert ["7.1"] == names(tmp_path)
 

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, UnknownJob
+from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, NotOverYet, UnknownJob
 from experiment_manager.execution.child import Child, own_temporary_folder, prepare, start
 from experiment_manager.execution.signals import Heard
 from experiment_manager.execution.supervisor import Outcome, Start, supervise
@@ -91,7 +91,7 @@ _ASKS_AGAIN_S: Final = 10.0
 """How soon a scheduler is asked again for the end of a worker that it did not tell."""
 
 _MOST_TRIES: Final = 3
-"""So often a job is tried that nobody has taken and that was refused all the same: who ran it last was not over."""
+"""So often a job is tried again that nobody has taken, and whose last attempt was not over."""
 
 
 class Candidates:
@@ -166,14 +166,14 @@ class Candidates:
         """A job waits for others, and is named again when the rest has been."""
         self._put_off.append(one)
 
-    def leave(self, one: Candidate) -> None:
+    def leave(self, one: Candidate, *, may_be_over: bool = False) -> None:
         """A job was not taken: one that is held may be, once it is released, and one that nobody else has taken, when
-        all see that its last attempt is over."""
+        all see that its last attempt is over, which was not (`may_be_over` by now)."""
         if self._states.is_kept_back(one.job_id):
             for candidates in (self, *self._others):
                 candidates._named.discard(one)  # whichever of them has named it
                 candidates._kept_back.add(one)
-        elif self._tries[one] < _MOST_TRIES and not self._is_claimed(one):
+        elif may_be_over and self._tries[one] < _MOST_TRIES and not self._is_claimed(one):
             self._tries[one] += 1
             self.put_off(one)
 
@@ -448,8 +448,8 @@ class Lane:
             except ExperimentManagerError as error:  # no other could begin
                 self._note(one, time.monotonic() - started, error)
                 return outcome._replace(status=outcome.status or REFUSED)
-            if ended is None:
-                self._candidates.leave(one)
+            if isinstance(ended, JobRefused):
+                self._candidates.leave(one, may_be_over=isinstance(ended, NotOverYet))
                 continue
             seconds = time.monotonic() - started
             self._has_permit = self._permits is None or (self._has_permit and refused is not None)
@@ -519,14 +519,14 @@ class Lane:
         self._has_permit = self._has_permit or (self._permits is not None and self._permits.take())
         return self._has_permit
 
-    def _run(self, child: Child, heard: Heard, begin: Start) -> Outcome | None:
-        """The job has run; None where somebody else has taken it."""
+    def _run(self, child: Child, heard: Heard, begin: Start) -> Outcome | JobRefused:
+        """The job has run; why it was refused, where somebody else has taken it, or it is not to be run."""
         place: AbstractContextManager[None] = nullcontext() if self._is_alone else own_temporary_folder(child.job_id)
         with place:
             try:
                 return supervise(child, heard=heard, begin=begin)
-            except JobRefused:
-                return None
+            except JobRefused as error:
+                return error
 
 
 Note = Callable[[Candidate, float, ExperimentManagerError | None], None]

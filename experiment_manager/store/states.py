@@ -19,7 +19,15 @@ from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 
-from experiment_manager.errors import AlreadyCompleted, EndedSince, FolderError, JobRefused, NewerRecord, Unwritten
+from experiment_manager.errors import (
+    AlreadyCompleted,
+    EndedSince,
+    FolderError,
+    JobRefused,
+    NewerRecord,
+    NotOverYet,
+    Unwritten,
+)
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.store import processes
 from experiment_manager.store.documents import ANCHOR, END, read_optional
@@ -442,7 +450,7 @@ class States:
         refused, so handing over a job twice does no harm. An earlier run of the same SLURM task that still counts as
         RUNNING is ended as NODE_FAIL, whoever runs it. `only` is the one number that the attempt may get: whoever
         chooses among jobs, as others do at the same time, has chosen by what was there before. Raises JobRefused, as
-        for a job that is held or was removed; AlreadyCompleted.
+        for a job that is held or was removed; AlreadyCompleted, NotOverYet.
         """
         if not about.get("fake") and self.is_kept_back(job_id):
             raise JobRefused(f"{self._folder.path}: {why_not_begun(self._folder, [job_id]) or 'it was held; repeat'}")
@@ -543,7 +551,7 @@ class States:
 
     def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> State:
         """A RUNNING attempt that nothing runs any more has ended; returns how, RUNNING where others have ended it and
-        that cannot be seen yet. Raises JobRefused when it is alive, or may be."""
+        that cannot be seen yet. Raises NotOverYet when it is alive, or may be; JobRefused."""
         record = self.record(job_id, attempt)
         gone = processes.is_gone(record)
         task = self.task(job_id, attempt, record)
@@ -559,7 +567,7 @@ class States:
             return self._lose_to_go_on(job_id, attempt, ended or State.LOST, {**_GONE, **fenced})
         running = self._name(job_id, attempt, State.RUNNING)
         way_out = "" if gone is False else f"; if nothing runs it there, rename {as_word(running)} to end in .LOST"
-        raise JobRefused(f"job {job_id} is running already: attempt {attempt}, {processes.named(record)}{way_out}")
+        raise NotOverYet(f"job {job_id} is running already: attempt {attempt}, {processes.named(record)}{way_out}")
 
     def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> State:
         """As `lose`, for whoever is to run the job again. Raises JobRefused where only a newer version can tell how the
@@ -709,11 +717,11 @@ def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
 
 
 def _wait_to_see(is_seen: Callable[[], bool], what: str) -> None:
-    """What somebody else has done is seen here, too. Raises JobRefused, where a file system does not show it."""
+    """What somebody else has done is seen here, too. Raises NotOverYet where a file system does not show it."""
     deadline = time.monotonic() + _PATIENCE_S
     while not is_seen():
         if time.monotonic() > deadline:
-            raise JobRefused(f"{what} cannot be seen here: the file system shows what is old; run the job again later")
+            raise NotOverYet(f"{what} cannot be seen here: the file system shows what is old; run the job again later")
         time.sleep(_LOOK_S)
 
 
