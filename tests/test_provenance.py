@@ -70,6 +70,7 @@ def test_a_patch_has_no_secrets_and_still_applies(tracked: Program) -> None:
     assert (0, True) == (done.returncode, said in done.stderr)
     patch = tracked.experiment / "launches/0001/code.patch"
     assert secret not in patch.read_text()
+    assert patch.read_text().startswith("In 3 lines, *** stands for what looked like a secret")
     git(tracked.home, "stash", "-q")
     subprocess.run(["git", "apply", str(patch)], cwd=tracked.home.parent, check=True)
     masked = "api_key: '***'\n++ ***\nat: https://***@host/\nkeep: [password, ü]\n"

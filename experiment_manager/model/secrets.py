@@ -26,6 +26,9 @@ _KNOWN: Final = re.compile(
 )
 """How those of GitHub, GitLab, Hugging Face, OpenAI, Slack and AWS begin."""
 
+_RUN: Final = re.compile(r"[A-Za-z0-9]{16,}")
+_HEX: Final = re.compile(r"[0-9a-f]{32,}\Z")
+
 _IN_ADDRESS: Final = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _LOGIN: Final = re.compile(r"(?<=://)[^/\s:@{}$'\"]*:[^/\s@{}$'\"]+(?=@)")
@@ -49,7 +52,7 @@ def masked(text: str) -> str:
     """
     for pattern in (_NAMED, _TOKEN):
         text = pattern.sub(_without_value, text)
-    return _KNOWN.sub(MASK, _IN_ADDRESS.sub(MASK, text))
+    return _KNOWN.sub(_mask_of_known, _IN_ADDRESS.sub(MASK, text))
 
 
 def masked_words(words: Iterable[str]) -> list[str]:
@@ -86,7 +89,7 @@ def masked_patch(patch: bytes) -> tuple[bytes, int]:
             continue
         old, new = old - line.startswith(("-", " ")), new - line.startswith(("+", " "))
         if line.startswith("+"):
-            shown = _QUOTED.sub(_without_quoted, _LOGIN.sub(MASK, _KNOWN.sub(MASK, line)))
+            shown = _QUOTED.sub(_without_quoted, _LOGIN.sub(MASK, _KNOWN.sub(_mask_of_known, line)))
             n_masked += shown != line
             lines[place] = shown
     return "\n".join(lines).encode("latin-1"), n_masked
@@ -129,6 +132,19 @@ class Masks:
             numbered = (shown, *(f"{shown}{number}" for number in range(2, len(others) + 3)))
             self._shown[value] = next(text for text in numbered if text not in others)
         return self._shown[value]
+
+
+def _mask_of_known(match: re.Match[str]) -> str:
+    """A mask; the text itself where it begins as a secret does, and is of words, as `sk-resnet-50-imagenet-1k`."""
+    if not match[0].startswith("sk-") or any(map(_is_random, _RUN.findall(match[0]))):
+        return MASK
+    return match[0]
+
+
+def _is_random(run: str) -> bool:
+    """Whether letters and digits are mixed as nobody writes them."""
+    kinds = (str.isdigit, str.islower, str.isupper)
+    return bool(_HEX.match(run)) or all(any(map(is_kind, run)) for is_kind in kinds)
 
 
 def _without_quoted(match: re.Match[str]) -> str:

@@ -31,6 +31,9 @@ from experiment_manager.text import tell
 MOST_BYTES: Final = 20_000_000
 """Of a patch; what is larger is data, and not kept."""
 
+_MASKED_HEAD: Final = b"In %s, *** stands for what looked like a secret: put it back after `git apply`.\n\n"
+"""Of a patch; git goes on from the first file."""
+
 _INSTALLED: Final = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(?:-[^-]+)?\.(?:dist|egg)-info\Z")
 
 LARGEST_BYTES: Final = 256 * 1024 * 1024
@@ -64,7 +67,7 @@ def commit(cwd: str | None = None) -> dict[str, Any]:
 
 def write_patch(path: str, cwd: str | None = None) -> None:
     """The file holds what differs from the commit around a folder, in tracked files, as `git apply` takes it, and `***`
-    for secrets; no file where git cannot tell, or where that is larger than MOST_BYTES."""
+    for secrets, which its head tells of; no file where git cannot tell, or where that is larger than MOST_BYTES."""
     from experiment_manager.model.secrets import masked_patch  # few processes write one
 
     patch = ask_git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD", cwd=cwd)
@@ -74,6 +77,7 @@ def write_patch(path: str, cwd: str | None = None) -> None:
     if n_masked:
         lines = "a line" if n_masked == 1 else f"{n_masked} lines"
         tell(f"{os.path.basename(path)}, which keeps your changes, has *** for what looks like a secret in {lines}")
+        patch = _MASKED_HEAD % lines.encode() + patch
     with suppress(OSError), appearing(path, for_good=False) as temporary, open(temporary, "xb") as file:
         file.write(patch)
 
