@@ -140,8 +140,8 @@ def test_who_waits_does_not_leave_between_two_jobs_of_a_pool(
     with ExitStack() as pool:
         pool.enter_context(driven(saved.folder, launch))
 
-        def look(*about: Any) -> StateTable:
-            looks.append(reconciled(*about))
+        def look(*about: Any, **more: Any) -> StateTable:
+            looks.append(reconciled(*about, **more))
             if len(looks) < 3:
                 saved.run_id(len(looks) - 1, lambda *_: None)
             if len(looks) == 2:
