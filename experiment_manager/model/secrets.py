@@ -33,7 +33,7 @@ _IN_ADDRESS: Final = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _LOGIN: Final = re.compile(r"(?<=://)[^/\s:@{}$'\"]*:[^/\s@{}$'\"]+(?=@)")
 _QUOTED: Final = re.compile(
-    rf"""(?P<name>{_NAME}["']?\]?\s*(?::\s*[\w.|\[\] ]+=|[=:])\s*)"""
+    rf"""(?P<name>{_NAME}["']?\]?\s*(?::\s{{0,9}}[\w.|\[\] ]{{1,99}}=|[=:])\s*)"""  # with an annotation, of no more
     r"""(?P<quote>["'])(?P<value>(?:(?!(?P=quote))[^\\{}])+)(?P=quote)""",
     re.IGNORECASE,
 )
