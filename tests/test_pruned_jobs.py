@@ -187,7 +187,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in module._STOP_SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in module._STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

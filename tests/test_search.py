@@ -536,8 +536,8 @@ def test_the_last_trial_that_begins_while_somebody_looks(tmp_path: Path, monkeyp
         assert isinstance(one, Proposal)
         completed(folder, one.job_id)
 
-    def slow(*about: Any) -> StateTable:
-        looks.append(reconciled(*about))
+    def slow(*about: Any, **more: Any) -> StateTable:
+        looks.append(reconciled(*about, **more))
         if len(looks) == 1:
             runs()
         return looks[-1]

@@ -158,7 +158,7 @@ def print_job(job_id: int, variables: object, configuration: object) -> None:
 
 def leave_result(folder: Folder, job_id: int, configuration: object) -> None:
     """The configuration lies in the job's directory as `configuration.json`."""
-    save_file(f"{folder.job(job_id)}/configuration.json", json_saver, configuration, override=True)
+    save_file(f"{folder.job(job_id)}/configuration.json", json_saver, configuration)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -156,7 +156,9 @@ def save_job_file(folder: Folder, job_id: int, filename: str, saver: Saver, resu
     path = _path(folder, job_id, filename)
     with writing(path):
         folder.make(folder.job(job_id))
-    save_file(path, saver, results, override=override)  # what the saver raises is its author's to see
+    _save(
+        path, saver, results, _folder_or_file(path), override=override
+    )  # what the saver raises is its author's to see
 
 
 def load_job_file(folder: Folder, job_id: int, filename: str, loader: Loader) -> Any:
@@ -175,16 +177,21 @@ def have_job_file(folder: Folder, ids: Iterable[int], filename: str) -> bool:
     )
 
 
-def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:
-    """`saver` has written the file, or the folder, whole; a saver that adds an ending of its own finds its file under
-    `path` all the same. Of a folder that is replaced nothing is there for a moment. Raises ResultError when the file is
-    there and `override` is false, FolderError when the disk does not keep it; what the saver raises goes on."""
+def save_file(path: str, saver: Saver, results: Any) -> None:
+    """`saver` has written the file, whole, also where one was; never in the place of a folder. Raises FolderError when
+    the disk does not keep it; what the saver raises goes on."""
+    _save(path, saver, results, appearing(path), override=True)
+
+
+def _save(path: str, saver: Saver, results: Any, making: AbstractContextManager[str], *, override: bool) -> None:
+    """`saver` has written what then appears as `path`; one that adds an ending of its own finds its file there all the
+    same. Raises ResultError when the file is there and `override` is false."""
     if not override and is_there(path):
         raise ResultError(f"{path} is there already; pass override=True to replace it, or choose another name")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     saved = False
     try:
-        with _folder_or_file(path) as temporary:
+        with making as temporary:
             saver(temporary, results)
             saved = True
             if not os.path.exists(temporary):
@@ -197,7 +204,7 @@ def save_file(path: str, saver: Saver, results: Any, *, override: bool) -> None:
 
 @contextmanager
 def _folder_or_file(path: str) -> Iterator[str]:
-    """As `appearing`, for what may be a folder, and may take the place of one."""
+    """As `appearing`, for what may be a folder, and may take the place of one: then nothing is there for a moment."""
     before = temporary = None
     try:
         with appearing(path) as temporary:
