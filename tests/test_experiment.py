@@ -30,12 +30,14 @@ from experiment_manager.errors import (
     UnstorableValue,
 )
 from experiment_manager.execution import environment, in_process
+from experiment_manager.execution.current_job import CurrentJob
 from experiment_manager.model.records import Attempt, JobId
 from experiment_manager.scheduler import reconcile
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store import reserve
 from experiment_manager.store.files import write_json
 from experiment_manager.store.launches import create_launch, driven
+from experiment_manager.store.processes import ATTEMPT_VARIABLE, FOLDER_VARIABLE, JOB_VARIABLE
 from experiment_manager.store.states import States, StateTable
 from tests.conftest import clean_env, files_below
 from tests.test_comparison import rows as compared_rows
@@ -685,15 +687,19 @@ def test_ctrl_c_ends_a_job_whose_result_cannot_be_written(
     assert not path.exists()
 
 
-@pytest.mark.parametrize(("where", "state"), [("claim", "CANCELLED"), ("result", "COMPLETED"), ("end", "COMPLETED")])
+@pytest.mark.parametrize(
+    ("where", "state"),
+    [("claim", "CANCELLED"), ("result", "COMPLETED"), ("metrics", "COMPLETED"), ("end", "COMPLETED")],
+)
 def test_ctrl_c_leaves_no_attempt_half_recorded(
     saved: Experiment, monkeypatch: pytest.MonkeyPatch, where: str, state: str
 ) -> None:
-    """Whenever it comes: what was returned counts, and nothing stays RUNNING."""
+    """Whenever it comes: what was returned counts, nothing stays RUNNING, and this process is no job any more."""
     saved.save_pass_filter([0])
     owner, name = {
         "claim": (environment, "of_attempt"),
         "result": (in_process, "write_result"),
+        "metrics": (CurrentJob, "settle_metrics"),
         "end": (States, "finish"),
     }[where]
     before = getattr(owner, name)
@@ -711,6 +717,7 @@ def test_ctrl_c_leaves_no_attempt_half_recorded(
             patch.setattr(owner, name, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 saved.run_id(0, lambda *_: 7)
+        assert not {JOB_VARIABLE, ATTEMPT_VARIABLE, FOLDER_VARIABLE}.intersection(os.environ)
     finally:
         is_over.set()
         beside.join()

@@ -93,8 +93,7 @@ def _claimed(
     pruner = None if order is None or is_fake else order.pruner
     variables = environment.of_attempt(folder, job_id, number, pruner=pruner, since=order and order.attempt)
     before = {name: os.environ.get(name) for name in (*variables, environment.PRUNER_VARIABLE)}
-    os.environ.pop(environment.PRUNER_VARIABLE, None)
-    os.environ.update(variables)
+    _set_variables({environment.PRUNER_VARIABLE: None, **variables})
     made = InProcess(folder, job_id, number, is_fake=is_fake)
     try:
         uninterrupted.close()
@@ -123,21 +122,24 @@ def _claimed(
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise
     finally:
-        current_job.settle_metrics()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        state = State.FAKE if is_fake else state
-        processes.unmark(mark)
-        record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
-        asked_again(lambda: _finish(states, job_id, number, state, record), tell)
+        try:
+            current_job.settle_metrics()  # which may wait, and Ctrl-C ends that
+        finally:
+            with uninterruptible() as wait:
+                _set_variables(before)
+                state = State.FAKE if is_fake else state
+                processes.unmark(mark)
+                record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
+                asked_again(lambda: states.finish(job_id, number, state, record), tell, wait=wait)
 
 
-def _finish(states: States, job_id: int, number: int, state: State, record: Mapping[str, Any]) -> None:
-    with uninterruptible():
-        states.finish(job_id, number, state, record)
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    """The environment has these variables, without those that are None."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _after_earlier(states: States, job_id: int, attempt: int) -> float:
