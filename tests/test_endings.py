@@ -6,6 +6,7 @@ import decimal
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -279,6 +280,39 @@ def test_one_error_of_a_disk_costs_no_line_of_metrics(
     assert State.COMPLETED is experiment.states().state(0)
     assert [0, 1, 2, 3] == [metric.step for metric in read_metrics(folder, 0, 1, pytest.fail)]
     assert 2 == capsys.readouterr().err.count(f"{metrics} cannot be written: {os.strerror(number)}; the job goes on")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", ["open", "pread", "write", "close"])
+def test_a_signal_handler_may_log_while_a_line_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, when: str
+) -> None:
+    """Whatever call it comes before or after, each line is there once, in the order in which they were logged."""
+    folder = Folder(tmp_path, "train")
+    os.makedirs(folder.job(0))
+    real, metrics, current = getattr(os, call), folder.of_attempt(0, 1, "metrics"), CurrentJob(folder, 0, 1)
+    signals = [signal.SIGUSR2]
+
+    def interrupted(given: Any, *more: Any) -> Any:
+        path = os.readlink(f"/proc/self/fd/{given}") if isinstance(given, int) else given
+        is_due = path == metrics and signals
+        if is_due and when == "before":
+            signal.raise_signal(signals.pop())
+        done = real(given, *more)
+        if is_due and when == "after":
+            signal.raise_signal(signals.pop())
+        return done
+
+    ours = signal.signal(signal.SIGUSR2, lambda *_: current.log_metrics(step=2, loss=2.0))
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, interrupted)
+            current.log_metrics(step=1, loss=1.0)
+    finally:
+        signal.signal(signal.SIGUSR2, ours)
+    current.log_metrics(step=3, loss=3.0)
+    assert not signals
+    assert [1, 2, 3] == [metric.step for metric in read_metrics(folder, 0, 1, pytest.fail)]
 
 
 def test_lines_that_wait_are_written_when_the_program_ends(small_disk: Path) -> None:

@@ -28,7 +28,9 @@ class MetricsFile:
         self._owner = os.getpid()
         self._waiting = deque[bytes]()
         self._n_waiting_bytes = self._n_lost = 0
-        self._is_behind = self._settles_at_exit = False
+        self._is_behind = self._settles_at_exit = self._is_writing = False
+        self._is_doubtful = False
+        """Whether the first line that waits may be in the file already, whole or in part."""
 
     def add(self, line: bytes) -> None:
         """The file ends with that line; where the disk does not take it, it waits for the next call, or for `settle`,
@@ -36,8 +38,7 @@ class MetricsFile:
         or anything else that is no file."""
         if self._owner != os.getpid():  # a copy of the process: what waits is the other one's to write
             self._owner, self._lock = os.getpid(), RLock()
-            self._waiting.clear()
-            self._n_waiting_bytes, self._n_lost, self._is_behind = 0, 0, False
+            self._forget()
         with self._lock:
             self._waiting.append(line)
             self._n_waiting_bytes += len(line)
@@ -58,8 +59,13 @@ class MetricsFile:
             except OSError as error:
                 lost = _lines(self._n_lost + len(self._waiting))
                 tell(f"{lost} lost: {self._path} cannot be written: {error.strerror or error}")
-                self._waiting.clear()
-                self._n_waiting_bytes, self._n_lost, self._is_behind = 0, 0, False
+                self._forget()
+
+    def _forget(self) -> None:
+        """Nothing waits, and of nothing more is to be told that it is lost."""
+        self._waiting.clear()
+        self._n_waiting_bytes = self._n_lost = 0
+        self._is_behind = self._is_writing = self._is_doubtful = False
 
     def _keep(self, error: OSError) -> None:
         if not self._settles_at_exit:
@@ -75,16 +81,28 @@ class MetricsFile:
             self._n_lost += 1
 
     def _write(self) -> None:
-        """All that waits is in the file, in order. Raises OSError."""
+        """All that waits is in the file, in order. Called by a signal handler while a line is written, it leaves that
+        to whom it has interrupted. Raises OSError."""
+        if self._is_writing:
+            return
         while self._waiting:
-            line = self._waiting[0]
-            _append_line(self._path, line, is_again=self._is_behind)
-            if self._waiting and self._waiting[0] is line:  # else a signal handler has written it meanwhile
-                self._n_waiting_bytes -= len(self._waiting.popleft())
+            self._is_writing = True
+            try:
+                while self._waiting:
+                    self._write_first()
+            finally:
+                self._is_writing = False
         if self._is_behind:
             lost = f"; {_lines(self._n_lost)} lost, which were more than could wait" if self._n_lost else ""
             tell(f"{self._path} is written again, with what has waited{lost}")
             self._n_lost, self._is_behind = 0, False
+
+    def _write_first(self) -> None:
+        line, is_again, self._is_doubtful = self._waiting[0], self._is_doubtful, True
+        _append_line(self._path, line, is_again=is_again)
+        self._waiting.popleft()
+        self._is_doubtful = False
+        self._n_waiting_bytes -= len(line)
 
 
 def _lines(count: int) -> str:
