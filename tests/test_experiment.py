@@ -366,6 +366,34 @@ def test_a_result_takes_the_place_of_another_whatever_both_are(saved: Experiment
         assert ["model"] == os.listdir(saved.folder.job(0))
 
 
+def test_a_folder_is_on_disk_before_it_takes_the_place_of_another(
+    saved: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing to the disk takes long: whoever is killed meanwhile leaves the earlier one, whole, or the new one."""
+
+    def saver(path: str, value: str) -> None:
+        Path(path, "layers").mkdir(parents=True)
+        Path(path, "layers", "weights").write_text(value)
+        Path(path, "newest").symlink_to("nowhere")
+
+    saved.save_results(0, "model", saver, "old")
+    place, real = Path(saved.folder.job(JobId(0))), os.fsync
+    seen = list[tuple[str, str]]()
+
+    def looking(handle: int) -> None:
+        weights = place / "model" / "layers" / "weights"
+        seen.append((Path(f"/proc/self/fd/{handle}").readlink().name, weights.read_text() if weights.exists() else ""))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", looking)
+    saved.save_results(0, "model", saver, "new", override=True)
+    *before, (last, there) = seen
+    assert (place.name, "new") == (last, there)
+    assert {"old"} == {what for _, what in before}
+    assert {"weights", "layers"} < {name for name, _ in before}
+    assert ["model"] == os.listdir(place)
+
+
 def test_results_that_are_not_there(saved: Experiment) -> None:
     """A missing result and an impossible name are said; only the jobs that pass the filter have to have results."""
     with pytest.raises(ResultError, match=r"job 0 .* has no result 'curve'"):

@@ -520,6 +520,19 @@ def sync(path: str) -> None:
         os.close(handle)
 
 
+def sync_tree(path: str) -> None:
+    """As `sync`, of a file, or of a folder with all files and folders in it, one by one; nothing that links in it lead
+    to. Raises OSError."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        sync(path)
+        return
+    for place, _, names in os.walk(path):
+        files = (os.path.join(place, name) for name in names)
+        for inside in (*(file for file in files if stat.S_ISREG(os.lstat(file).st_mode)), place):
+            with suppress(PermissionError):  # what may not be opened
+                sync(inside)
+
+
 def sync_all(path: str) -> None:
     """All that was written to the file system of a folder survives a crash of the machine: of a thousand files faster
     than one by one. Raises OSError."""

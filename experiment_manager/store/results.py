@@ -29,7 +29,8 @@ from experiment_manager.store.files import (
     leave_empty,
     put_aside,
     remove_tree,
-    sync_all,
+    sync,
+    sync_tree,
     write_json,
 )
 from experiment_manager.store.layout import Folder, unwritable, writing
@@ -204,15 +205,16 @@ def _save(path: str, saver: Saver, results: Any, making: AbstractContextManager[
 
 @contextmanager
 def _folder_or_file(path: str) -> Iterator[str]:
-    """As `appearing`, for what may be a folder, and may take the place of one: then nothing is there for a moment."""
+    """As `appearing`, for what may be a folder, and may take the place of one: then nothing is there for a moment, once
+    all of the new one is on disk for good."""
     before = temporary = None
     try:
-        with appearing(path) as temporary:
+        with appearing(path, for_good=False) as temporary:
             yield temporary
-            if os.path.isdir(temporary):
-                sync_all(temporary)
+            sync_tree(temporary)
             if _is_own_folder(temporary) or _is_own_folder(path):  # neither is replaced by a file, nor a file by it
                 before = put_aside(path, os.path.dirname(path)) if os.path.lexists(path) else None
+        sync(os.path.dirname(path))
     except BaseException:
         if before is not None and not os.path.lexists(path):
             os.rename(before, path)
