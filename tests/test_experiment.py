@@ -1,6 +1,7 @@
 """The Python interface: what the first users of the library wrote still works, and what they could not do does."""
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -31,12 +32,16 @@ from experiment_manager.errors import (
 )
 from experiment_manager.execution import environment, in_process
 from experiment_manager.execution.current_job import CurrentJob
+from experiment_manager.model import codec
 from experiment_manager.model.records import Attempt, JobId
 from experiment_manager.scheduler import reconcile
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.store import reserve
+from experiment_manager.store import matching, reserve
 from experiment_manager.store.files import write_json
 from experiment_manager.store.launches import create_launch, driven
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.manifest import Manifest
+from experiment_manager.store.matching import Matching
 from experiment_manager.store.processes import ATTEMPT_VARIABLE, FOLDER_VARIABLE, JOB_VARIABLE
 from experiment_manager.store.states import States, StateTable
 from tests.conftest import clean_env, files_below
@@ -226,6 +231,48 @@ def test_changed_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationChanged, match=r"tau: 0\.005 -> 0\.01"):
         define(tmp_path, tau=0.01)
     assert 0.005 == Experiment.load("study", tmp_path).configuration(0)["tau"]
+
+
+MODE = "from enum import Enum\nclass Mode(Enum):\n    FAST = 1\n    SLOW = 2\n"
+
+
+def define_with_enum(folder: Path, mode: Any, tau: float = 0.005) -> Experiment:
+    """Three jobs, whose configuration has an enum."""
+    experiment = Experiment(["seed"], "modes", folder)
+    for seed in range(3):
+        experiment.add_job({"seed": seed}, {"seed": seed, "mode": mode, "tau": tau})
+    return experiment
+
+
+def test_enums_of_the_program_are_those_of_whoever_imports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program has defined with an enum of its own is the same where that is imported, and for as many jobs as
+    there are, the manifest is opened once to see it; of a change, the sentence names what changed alone."""
+    (tmp_path / "program_of_modes.py").write_text(MODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    program = importlib.import_module("program_of_modes")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "__main__", program)
+        define_with_enum(tmp_path, program.Mode.FAST).save()
+    before = files_below(tmp_path)
+    define_with_enum(tmp_path, program.Mode.FAST).save()
+    assert before == files_below(tmp_path)
+    with pytest.raises(ConfigurationChanged, match=r"another configuration: tau: 0\.005 -> 0\.01; put"):
+        define_with_enum(tmp_path, program.Mode.FAST, tau=0.01)
+    with pytest.raises(ConfigurationChanged, match=r"another configuration: mode: Mode\.FAST -> Mode\.SLOW; put"):
+        define_with_enum(tmp_path, program.Mode.SLOW)
+
+    opened = list[Folder]()
+
+    def noted(folder: Folder) -> Manifest:
+        opened.append(folder)
+        return Manifest(folder)
+
+    monkeypatch.setattr(matching, "Manifest", noted)
+    encoded = [codec.encode({"seed": seed, "mode": program.Mode.FAST, "tau": 0.005}) for seed in range(3)]
+    folder = Folder(tmp_path, "modes")
+    with Matching(folder) as found:
+        assert [False] * 3 == [found.has_changed(job_id, encoded[job_id]) for job_id in range(3)]
+    assert [folder] == opened
 
 
 @pytest.mark.usefixtures("saved")

@@ -264,6 +264,22 @@ print(experiment.launch("local_pool", {path!r}, n_jobs=2))
 """
 
 
+def write_program_with_enum(home: Path, path: str) -> None:
+    """The program and its configuration."""
+    (home / "conf").mkdir()
+    (home / "conf/config.yaml").write_text(
+        "defaults: [base, _self_, {override hydra/sweeper: experiment}, {override hydra/launcher: local_pool}]\n"
+    )
+    depth = "../" * path.count("/")
+    (home / path).write_text(PROGRAM_WITH_ENUM.replace("{conf}", f"{depth}conf"))
+
+
+def ended(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What Python has done with these words."""
+    words = (sys.executable, *words)
+    return subprocess.run(words, cwd=home, env=clean_env(), capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(("module", "path"), [("train", "train.py"), ("shop.__main__", "shop/__main__.py")])
 @pytest.mark.parametrize("is_defined_first", [True, False])
 def test_enums_of_the_program_are_the_same_to_whoever_imports_it(
@@ -271,18 +287,12 @@ def test_enums_of_the_program_are_the_same_to_whoever_imports_it(
 ) -> None:
     """An enum that the program defines is of `__main__` there, and of a module in the program that defines the sweep:
     its jobs have the same configurations, whoever was first."""
-    (tmp_path / "conf").mkdir()
     (tmp_path / "shop").mkdir()
-    (tmp_path / "conf/config.yaml").write_text(
-        "defaults: [base, _self_, {override hydra/sweeper: experiment}, {override hydra/launcher: local_pool}]\n"
-    )
-    depth = "../" * path.count("/")
-    (tmp_path / path).write_text(PROGRAM_WITH_ENUM.replace("{conf}", f"{depth}conf"))
+    write_program_with_enum(tmp_path, path)
     (tmp_path / "study.py").write_text(STUDY.format(module=module, path=path))
 
     def run(*words: str) -> str:
-        words = (sys.executable, *words)
-        done = subprocess.run(words, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, check=False)
+        done = ended(tmp_path, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -295,3 +305,31 @@ def test_enums_of_the_program_are_the_same_to_whoever_imports_it(
         assert "Launched(4 COMPLETED in launch 0002)" in run("study.py")
     experiment = Experiment.load("it", tmp_path / "experiments")
     assert [2, 3, 3, 4] == sorted(row["result"]["result"] for row in experiment.result_rows())
+
+
+DEFINED = """
+import train
+from experiment_manager import Experiment
+Experiment.from_sweep("conf", "config", ["seed=1,2"], experiment_name="it")
+"""
+
+
+def test_a_job_whose_enums_have_another_name_is_no_other_job(tmp_path: Path) -> None:
+    """A sweep that adds changed jobs as new ones takes those that were defined elsewhere for its own, and where more
+    has changed, the sentence names that alone."""
+    write_program_with_enum(tmp_path, "train.py")
+    sweep = ("train.py", "-m", "seed=1,2", "hydra.sweeper.experiment_name=it", SCRIPT)
+    assert "2 new in the manifest" in ended(tmp_path, "-c", DEFINED).stderr
+    done = ended(tmp_path, *sweep, "hydra.sweeper.on_change=new")
+    assert (0, True) == (done.returncode, "2 jobs pass; 2 to run" in done.stderr), done.stderr
+    assert [0, 1] == Experiment.load("it", tmp_path / "experiments").get_all_ids()
+
+    program = tmp_path / "train.py"
+    program.write_text(program.read_text().replace("seed: int = 1", "seed: int = 1\n    tau: float = 0.5"))
+    done = ended(tmp_path, *sweep)
+    assert (2, True) == (done.returncode, "another configuration: tau: <absent> -> 0.5; put" in done.stderr), (
+        done.stderr
+    )
+    done = ended(tmp_path, *sweep, "hydra.sweeper.on_change=new")
+    assert (0, True) == (done.returncode, "2 jobs pass (2 new in the manifest); 2 to run" in done.stderr), done.stderr
+    assert [0, 1, 2, 3] == Experiment.load("it", tmp_path / "experiments").get_all_ids()

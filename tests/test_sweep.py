@@ -11,6 +11,7 @@ import yaml
 
 from experiment_manager.hydra import entry
 from experiment_manager.hydra.plan import Known, Numbered
+from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.grid import Axis, Grid, Point, Setting
 from experiment_manager.store.layout import Folder
 from tests.conftest import Program, ProgramAfter, clean_env, files_below
@@ -342,7 +343,8 @@ def test_a_config_is_the_same_with_its_ending(program: Program) -> None:
     known._jobs, known._by_identity = {5: (None, None)}, {points[0].identity: (5,)}
     known.next_id = 6
     grid = Grid([[Axis(("seed",), tuple(point.settings for point in points))]], "config")
-    numbered = Numbered(grid, known, lambda _: "", on_change="error", typed_config_name="config.yaml")
+    configured = Configured(ConfigTemplate({}))
+    numbered = Numbered(grid, known, lambda _: configured, on_change="error", typed_config_name="config.yaml")
     assert [5, 6] == [job_id for job_id, _ in numbered]
 
 

@@ -39,7 +39,8 @@ from experiment_manager.store.code import CodeCopy, read_code
 from experiment_manager.store.files import is_there
 from experiment_manager.store.holds import not_held, not_removed
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.manifest import Manifest, changed_configuration, has_changed
+from experiment_manager.store.manifest import Manifest, changed_configuration
+from experiment_manager.store.matching import Matching
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.tags import read_tags
 from experiment_manager.text import followed, tell
@@ -109,6 +110,7 @@ class Known:
     """The jobs that the manifest has: there may be a million, so only what tells them apart is held."""
 
     def __init__(self, folder: Folder) -> None:
+        self.folder = folder
         self.generation = self.next_id = 0
         self._jobs: dict[int, tuple[str | None, int | None]] = {}  # fingerprint, number of the recipe
         self._by_identity: dict[str, tuple[int, ...]] = {}
@@ -161,7 +163,7 @@ class Numbered:
         self,
         grid: Grid,
         known: Known,
-        fingerprint: Callable[[Point], str],
+        configured: Callable[[Point], Configured],
         *,
         on_change: str,
         aliases: Mapping[str, str] = MappingProxyType({}),
@@ -170,7 +172,7 @@ class Numbered:
         names = grid.names()
         self._typed_config_name = typed_config_name
         self._aliases = {alias: name for alias, name in aliases.items() if name in names and alias not in names}
-        self._grid, self._known, self._fingerprint = grid, known, fingerprint
+        self._grid, self._known, self._configured = grid, known, configured
         self._adds_changed = on_change == "new"
         self._matched: dict[str, int | None] = {}  # what took a composition to tell, by identity
 
@@ -181,11 +183,12 @@ class Numbered:
     def __iter__(self) -> Iterator[tuple[JobId, Point]]:
         next_id = self._known.next_id
         is_first = not self._known
-        for point in self._grid:
-            job_id = None if is_first else self._found(point)
-            if job_id is None:
-                job_id, next_id = next_id, next_id + 1
-            yield JobId(job_id), point
+        with Matching(self._known.folder) as matching:
+            for point in self._grid:
+                job_id = None if is_first else self._found(point, matching)
+                if job_id is None:
+                    job_id, next_id = next_id, next_id + 1
+                yield JobId(job_id), point
 
     def jobs(self) -> Iterator[Job]:
         """The same as far as a filter wants to know it."""
@@ -200,7 +203,7 @@ class Numbered:
         """The names of variables in a filter: their own, and other names that the program has for them."""
         return frozenset([*self._grid.names(), *self._aliases])
 
-    def _found(self, point: Point) -> int | None:
+    def _found(self, point: Point, matching: Matching) -> int | None:
         identity = point.identity
         same = self._known.same(identity)
         if not same and self._typed_config_name not in (None, point.config_name):
@@ -212,7 +215,8 @@ class Numbered:
         if len(same) == 1 and not (self._adds_changed and mark is not None):
             return job_id
         if identity not in self._matched:
-            match = policy.match(same, self._fingerprint(point))
+            configured = self._configured(point)
+            match = matching.match(same, configured.fingerprint, lambda: configured.encoded)
             self._matched[identity] = None if match.is_changed and self._adds_changed else match.job_id
         return self._matched[identity]
 
@@ -261,22 +265,23 @@ class Plan(NamedTuple):
         """
         passing, to_run = frozenset(self.ids), frozenset(self.to_run)
         factored = self.asked.factored
-        for job_id, point in followed(self.numbered, len(self.numbered), "composing"):
-            if job_id not in self.known:
-                yield Change(Kind.NEW, job_id, point, factored.configured(point) if job_id in passing else None)
-            elif job_id in passing:
-                configured = factored.configured(point)
-                kind = self._met(job_id, configured, is_to_run=job_id in to_run)
-                if kind is not None:
-                    yield Change(kind, job_id, point, configured, self.known.fingerprint(job_id))
+        with Matching(self.folder) as matching:
+            for job_id, point in followed(self.numbered, len(self.numbered), "composing"):
+                if job_id not in self.known:
+                    yield Change(Kind.NEW, job_id, point, factored.configured(point) if job_id in passing else None)
+                elif job_id in passing:
+                    configured = factored.configured(point)
+                    kind = self._met(job_id, configured, matching, is_to_run=job_id in to_run)
+                    if kind is not None:
+                        yield Change(kind, job_id, point, configured, self.known.fingerprint(job_id))
 
-    def _met(self, job_id: JobId, configured: Configured, *, is_to_run: bool) -> Kind | None:
+    def _met(self, job_id: JobId, configured: Configured, matching: Matching, *, is_to_run: bool) -> Kind | None:
         """What is to be written of a job that is there and passes; None: nothing. With `on_change=new`, a job with
         another configuration was not taken for it."""
         mark, was = configured.fingerprint, self.known.fingerprint(job_id)
         if was is None:
             return Kind.CONFIGURED
-        if was != mark and has_changed(self.folder, job_id, configured.encoded):
+        if was != mark and matching.has_changed(job_id, configured.encoded):
             way_out = "add the changed jobs as new ones with hydra.sweeper.on_change=new"
             raise ConfigurationChanged(changed_configuration(self.folder, job_id, configured.encoded, way_out))
         return Kind.RENEWED if is_to_run else None
@@ -295,7 +300,7 @@ def plan(asked: Asked) -> Plan:
     numbered = Numbered(
         grid,
         known,
-        lambda point: factored.configured(point).fingerprint,
+        factored.configured,
         on_change=options.on_change,
         aliases=asked.composer.aliases,
         typed_config_name=asked.composer.typed_config_name,

@@ -57,8 +57,9 @@ from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import clear_leftovers, create_launch, driven
 from experiment_manager.store.layout import Folder, planning, trouble_to_plan, trouble_to_write
-from experiment_manager.store.manifest import Manifest, changed_configuration, has_changed
+from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.manifest_editor import editing, until_published
+from experiment_manager.store.matching import Matching
 from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.proposals import go_on, who_stopped
 from experiment_manager.store.states import StateTable
@@ -372,7 +373,9 @@ def _refuse_changed(asked: Asked, known: Known, first: Proposal) -> None:
     """Nothing happens when the program composes what it did when the search began. Raises ConfigurationChanged."""
     was = known.fingerprint(first.job_id)
     encoded = asked.composer.configuration(first.overrides)
-    if was not in (None, codec.digest(encoded)) and has_changed(asked.folder, first.job_id, encoded):
+    with Matching(asked.folder) as matching:
+        is_changed = was not in (None, codec.digest(encoded)) and matching.has_changed(first.job_id, encoded)
+    if is_changed:
         way_out = "give this search an experiment of its own with hydra.sweeper.experiment_name=..."
         raise ConfigurationChanged(changed_configuration(asked.folder, first.job_id, encoded, way_out))
 

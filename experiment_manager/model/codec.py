@@ -311,7 +311,13 @@ def is_alike(one: Encoded, other: Encoded) -> bool:
     >>> is_alike({"$enum": ["shop.train.Mode", "FAST"]}, {"$enum": ["shop.other.Mode", "FAST"]})
     False
     """
-    return digest(_of_program(one, _in_program(other))) == digest(_of_program(other, _in_program(one)))
+    before, after = with_same_enums(one, other)
+    return digest(before) == digest(after)
+
+
+def with_same_enums(one: Encoded, other: Encoded) -> tuple[Encoded, Encoded]:
+    """Two tagged forms, in which an enum that is the program's own in one of them is so in both."""
+    return _of_program(one, _in_program(other)), _of_program(other, _in_program(one))
 
 
 def _in_program(encoded: Encoded) -> frozenset[str]:

@@ -106,12 +106,12 @@ def apply(base: codec.Encoded, changes: Iterable[tuple[Iterable[str], codec.Enco
 
 
 def compare(before: codec.Encoded, after: codec.Encoded) -> list[Change]:
-    """Every leaf that differs, sorted by key.
+    """Every leaf that differs, sorted by key; an enum of the program is the same to whoever imports it.
 
     >>> compare({"tau": 0.005, "seed": 1}, {"tau": 0.01, "seed": 1, "nn": [64]})
     [Change(key='nn', before='<absent>', after='[64]'), Change(key='tau', before='0.005', after='0.01')]
     """
-    old, new = leaves(before), leaves(after)
+    old, new = map(leaves, codec.with_same_enums(before, after))
     changes = []
     for path in sorted(old.keys() | new.keys()):
         if path not in old or path not in new or not _same(old[path], new[path]):

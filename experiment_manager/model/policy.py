@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 from experiment_manager.errors import OptionsError
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, State
@@ -120,19 +121,25 @@ class Match(NamedTuple):
     is_changed: bool = False  # the job is there with another configuration
 
 
-def match(known: Sequence[tuple[int, str | None]], fingerprint: str) -> Match:
-    """Which job of one identity a composed point is: one with that fingerprint, or one without a configuration yet.
+def match(
+    known: Sequence[tuple[int, str | None]], fingerprint: str, is_alike: Callable[[int], bool] = lambda _: False
+) -> Match:
+    """Which job of one identity a composed point is: one with that fingerprint, one whose configuration is the same
+    under another fingerprint, or one without a configuration yet.
 
-    `known` holds (id, fingerprint) of all jobs of the identity, in order of ids; when all have other fingerprints the
-    newest is named, as changed.
+    `known` holds (id, fingerprint) of all jobs of the identity, in order of ids; when all have other configurations the
+    newest is named, as changed. `is_alike` is asked only of jobs with other fingerprints, where none has this one.
 
     >>> match([(0, "a"), (6, "b")], "a"), match([(0, "a")], "b"), match([], "a")
     (Match(job_id=0, is_changed=False), Match(job_id=0, is_changed=True), Match(job_id=None, is_changed=False))
+    >>> match([(0, "a"), (3, None), (6, "b")], "c", lambda job_id: job_id == 6)
+    Match(job_id=6, is_changed=False)
     """
-    for wanted in (fingerprint, None):
-        for job_id, found in known:
-            if found == wanted:
-                return Match(job_id)
+    exact = (job_id for job_id, found in known if found == fingerprint)
+    alike = (job_id for job_id, found in known if found is not None and is_alike(job_id))
+    unconfigured = (job_id for job_id, found in known if found is None)
+    for job_id in chain(exact, alike, unconfigured):
+        return Match(job_id)
     return Match(known[-1][0], is_changed=True) if known else Match(None)
 
 

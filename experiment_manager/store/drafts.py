@@ -12,7 +12,7 @@ from experiment_manager.errors import (
     ManifestError,
     UnknownJob,
 )
-from experiment_manager.model import codec, policy
+from experiment_manager.model import codec
 from experiment_manager.model.grid import variables_identity
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.documents import MOST_RESULT_BYTES, read_json
@@ -20,6 +20,7 @@ from experiment_manager.store.files import is_there
 from experiment_manager.store.holds import read_removed
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration, unknown_job
+from experiment_manager.store.matching import Matching
 from experiment_manager.text import described
 
 
@@ -91,7 +92,8 @@ class JobDrafts:
 
     def _id_in_manifest(self, known: Sequence[tuple[int, str | None]], job: Job, encoded: codec.Encoded) -> JobId:
         """The id of the job that the manifest has with these variables. Raises ConfigurationChanged."""
-        match = policy.match(known, job.fingerprint or "")
+        with Matching(self._folder) as matching:
+            match = matching.match(known, job.fingerprint or "", lambda: encoded)
         if match.is_changed or match.job_id is None:
             way_out = "make what changes a variable, or choose another name"
             raise ConfigurationChanged(changed_configuration(self._folder, match.job_id or 0, encoded, way_out))

@@ -388,13 +388,6 @@ def without_program(job_id: int, folder: Folder) -> str:
     )
 
 
-def has_changed(folder: Folder, job_id: int, encoded: codec.Encoded) -> bool:
-    """Whether a job has another configuration than this one, of which only the fingerprint is known to differ: one in
-    which the enums of the program have another name for it is the same."""
-    with Manifest(folder) as manifest:
-        return not codec.is_alike(manifest.encoded_configuration(job_id), encoded)
-
-
 def changed_configuration(folder: Folder, job_id: int, encoded: codec.Encoded, way_out: str) -> str:
     """The sentence for a job that is there already with another configuration: which keys, from what to what."""
     from experiment_manager.model import configurations
