@@ -536,6 +536,10 @@ def test_expression_cannot_escape(text: str) -> None:
         "f'{seed:>9999999999}' == 'x'",
         "f'{seed:.9999999999f}' == 'x'",
         "f'{seed:{seed}000000000}' == 'x'",
+        "f'{seed:٩٩٩٩٩٩٩٩٩٩}' == 'x'",
+        "f'{seed:>９９９９９９９９９９}' == 'x'",
+        "f'{seed:.९९९९९९९९९९f}' == 'x'",
+        "f'{seed:{seed}٠00٠00٠00٠}' == 'x'",
         "f'{1001 * algorithm}' == 'x'",
         "f'{cfg.many}{cfg.many}' == 'x'",
         "f'{cfg.many!r}' == 'x'",
@@ -570,6 +574,27 @@ def test_nothing_that_is_written_takes_ages_or_memory(text: str) -> None:
     said = refusal(text, {"algorithm": "TD3", "seed": 1}, configurations={0: configuration})
     assert time.process_time() - start < 1
     assert (1, True) == (len(said.splitlines()), text in said)
+
+
+@pytest.mark.parametrize("form", ["٩٩٩٩", "9９99", ">{seed}٠00", "…^9"])
+def test_a_format_is_ascii(form: str) -> None:
+    """Digits of other scripts are none that are counted, and are refused before anything is made."""
+    assert "a format is of ASCII letters and digits" in refusal(f"f'{{seed:{form}}}' != 'x'")
+
+
+class Immense:
+    """What takes more memory than there is to be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise MemoryError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_filter_that_needs_more_memory_than_there_is_says_so() -> None:
+    """In a sentence, with the job that it was asked for."""
+    said = refusal("seed == 1", {"seed": Immense()})
+    assert "the filter 'seed == 1' cannot be evaluated for job 0: it needs more memory than there is" == said
 
 
 @pytest.mark.parametrize(

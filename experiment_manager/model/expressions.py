@@ -195,6 +195,8 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
             raise
         except simpleeval.InvalidExpression as error:  # for this job as for any other
             raise FilterError(f"{self._cannot(job)}: {error}") from error
+        except MemoryError as error:
+            raise FilterError(f"{self._cannot(job)}: it needs more memory than there is") from error
         except Exception as error:
             if isinstance(error, TypeError) and not self._read <= job.variables.keys():
                 return None  # `lr > 0` of a job that has no lr
@@ -245,6 +247,8 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
 
     def _eval_formatted(self, node: ast.FormattedValue) -> str:
         value, form = _short(self._eval(node.value)), self._eval(node.format_spec) if node.format_spec else ""
+        if not form.isascii():  # Python reads the digits of all scripts
+            raise simpleeval.IterableTooLong(f"a format is of ASCII letters and digits, and not {form!r:.40}")
         if _MOST_DIGITS.search(form):
             raise simpleeval.IterableTooLong(f"a width or precision of more than three digits: {form!r:.40}")
         is_as_it_is = node.conversion == -1 and form
