@@ -669,6 +669,10 @@ class Experiment:
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
         `refused`, if there is any, what of the result could not be stored; with PRUNED ones only where asked for them.
 
+        A column has values of one kind. It is called by the name alone, as `loss`, unless any of these jobs has the
+        name before, as one that returned it; then the column is `metrics.loss`. Whether it is depends on the jobs that
+        `where` chooses; `result_rows` has `row["metrics"]["loss"]` for any of them.
+
         Raises ExperimentManagerError where pandas is not installed.
         """
         from experiment_manager.analysis.tables import flat_results, results_frame
@@ -676,15 +680,17 @@ class Experiment:
         rows = flat_results(self.result_rows(where, pruned=pruned))
         return results_frame(rows, () if rows else self.result_columns())
 
-    def result_columns(self) -> list[str]:
-        """The columns of `results`, as far as the first jobs that have run tell them, for where no row does."""
+    def result_columns(self, *, full: bool = False) -> list[str]:
+        """The columns of `results`, as far as the first jobs that have run tell them, for where no row does; `full`:
+        those alone that have full names, as `metrics.loss`, by these."""
         from experiment_manager.analysis.results import result_rows
-        from experiment_manager.analysis.tables import columns_of, flat_results
+        from experiment_manager.analysis.tables import columns_of, flat_results, result_names
 
         table = self.states()
         begun = [job for job in self.iter_jobs() if table.last(job.id).number][:_MOST_ASKED]
         jobs = begun or list(self.iter_jobs())[:1]
-        return columns_of(flat_results(result_rows(self.folder, jobs, table)))
+        rows = list(result_rows(self.folder, jobs, table))
+        return list(result_names(rows)) if full else columns_of(flat_results(rows))
 
     def result_warnings(self, ids: Sequence[int]) -> list[str]:
         """A line for each thing that people should know of the results of these jobs: what could not be stored, and

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiment_manager import Experiment, current_job
+from experiment_manager.analysis.tables import aggregate, flat_results, result_names
 from experiment_manager.cli.main import main
 from experiment_manager.model.pruning import checked
 from experiment_manager.model.records import Attempt, JobId, State
@@ -103,6 +104,81 @@ def test_a_column_has_values_of_one_kind(tmp_path: Path, capsys: pytest.CaptureF
     frame = experiment.results()
     assert [10.0] == frame["loss"].dropna().tolist()
     assert [100, 101, 102] == frame["metrics.loss"].tolist()
+
+
+@pytest.fixture
+def logged_and_returned(tmp_path: Path) -> Experiment:
+    """Jobs that log a loss; the first one alone returns one, too."""
+    experiment = Experiment(["seed"], "train", tmp_path)
+    for seed in range(3):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(3))
+
+    def runner(job_id: int, *_: Any) -> Any:
+        current_job().log_metrics(loss=20 - job_id)
+        return {"loss": 1} if job_id == 0 else None
+
+    for job_id in range(3):
+        experiment.run_id(job_id, runner)
+    return experiment
+
+
+@pytest.mark.parametrize(
+    ("where", "seeds"),
+    [
+        ([], [2, 1, 0]),
+        (["--where", "seed == 0"], [0]),
+        (["--where", "seed > 0"], [2, 1]),
+        (["--where", "seed > 9"], []),
+    ],
+)
+def test_a_full_name_is_of_the_same_values_whichever_jobs_are_shown(
+    logged_and_returned: Experiment, capsys: pytest.CaptureFixture[str], where: list[str], seeds: list[int]
+) -> None:
+    """A column that is asked for by its full name is called by it, also where the name alone would do, and where none
+    of the jobs has a value; a table can be sorted by it. What no job has is refused."""
+    words = [logged_and_returned.folder.path, *where]
+    lines = [f"{20 - seed},{'' if seed else 1},{seed}" for seed in seeds]
+    for key in ("metrics.loss", "-variables.seed"):
+        names = "metrics.loss,result.*,variables.seed"
+        assert 0 == main(["results", *words, "--format", "csv", "--columns", names, "--sort", key])
+        assert ["metrics.loss,result.loss,variables.seed", *lines] == capsys.readouterr().out.splitlines()
+    if seeds:
+        names = "variables.seed,metrics.loss mean"
+        of_groups = ["--group-by", "seed", "--columns", names, "--sort", "metrics.loss mean"]
+        assert 0 == main(["results", *words, "--format", "csv", *of_groups])
+        assert [names, *(f"{seed},{20.0 - seed}" for seed in seeds)] == capsys.readouterr().out.splitlines()
+        assert 0 == main(["jobs", *words, "--columns", "variables.seed"])
+        assert "variables.seed" in capsys.readouterr().out
+    assert 2 == main(["results", *words, "--columns", "metrics.lost"])
+    assert "'metrics.lost' is no column" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.loss", "result.loss", "metrics.metrics.loss", "variables.seed"])
+def test_a_name_that_is_the_full_name_of_another_keeps_its_values(tmp_path: Path, name: str) -> None:
+    """A variable, a field of the results and a metric that are called so have columns of their own, and so has what the
+    name is the full name of; in the means of groups, too."""
+    experiment = Experiment([name, "seed"], "train", tmp_path)
+    experiment.add_job({name: 1, "seed": 7}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+
+    def runner(*_: Any) -> Any:
+        current_job().log_metrics(**{"loss": 2, "metrics.loss": 4, name: 3})
+        return {"loss": 5, name: 6}
+
+    experiment.run_id(0, runner)
+    (row,) = flat_results(experiment.result_rows())
+    expected = {"variables.seed": 7, "result.loss": 5, "metrics.loss": 2, "metrics.metrics.loss": 4}
+    expected |= {f"variables.{name}": 1, f"result.{name}": 6, f"metrics.{name}": 3}
+    called = result_names(experiment.result_rows())
+    assert expected == {full_name: row[column] for full_name, column in called.items()}
+    assert len(called) == len(set(called.values()))
+    assert all(column not in called or column == full_name for full_name, column in called.items())
+    (group,) = aggregate(experiment.result_rows(), ["seed"], ["mean"], None)
+    numbers = [value for full_name, value in expected.items() if not full_name.startswith("variables.")]
+    assert sorted(numbers) == sorted(group["mean"].values())
 
 
 @pytest.mark.parametrize("more", [[], ["--metric", "loss"]])

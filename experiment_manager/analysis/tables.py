@@ -104,18 +104,36 @@ def aggregates_in(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def flattened(rows: Sequence[Row], *nested: str) -> list[dict[str, Any]]:
-    """The rows with their nested mappings spread out. A column has values of one kind: a name that any of the rows has
-    before is prefixed in all of them, as `metrics.loss`."""
-    taken: dict[str, None] = dict.fromkeys(name for row in rows for name in row if name not in nested)
+def flattened(rows: Sequence[Row], *nested: str, heads: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The rows with their nested mappings spread out, in columns that `column_names` calls so."""
+    called = column_names(rows, *nested, heads=heads)
     flat = [{name: value for name, value in row.items() if name not in nested} for row in rows]
     for key in nested:
-        names = dict.fromkeys(name for row in rows for name in row[key])
-        called = {name: f"{key}.{name}" if name in taken else name for name in names}
         for spread, row in zip(flat, rows, strict=True):
-            spread |= {called[name]: value for name, value in row[key].items()}
-        taken |= names
+            spread |= {called[f"{key}.{name}"]: value for name, value in row[key].items()}
     return flat
+
+
+def column_names(rows: Sequence[Row], *nested: str, heads: Iterable[str] = ()) -> dict[str, str]:
+    """What the columns of nested mappings are called, by their full names, as `metrics.loss`. A column has values of
+    one kind: it is called by the name alone, and by its full name where any of the rows, or of the `heads`, has that
+    name before, or it is the full name of another column."""
+    names = [(key, name) for key in nested for name in dict.fromkeys(name for row in rows for name in row[key])]
+    taken = {name for row in rows for name in row if name not in nested}
+    taken |= {*heads, *(f"{key}.{name}" for key, name in names)}
+    called: dict[str, str] = {}
+    for key, name in names:
+        full_name = f"{key}.{name}"
+        called[full_name] = full_name if name in taken else name
+        taken.add(name)
+    return called
+
+
+NO_NAMES: Final[Mapping[str, str]] = MappingProxyType({})
+"""No column has a full name."""
+_SOURCES: Final = ("result", "metrics")
+RESULT_PARTS: Final = ("variables", *_SOURCES)
+"""What is nested in a row of results, and begins the full names of columns."""
 
 
 def with_tags(rows: Iterable[Row]) -> Sequence[Row]:
@@ -139,17 +157,29 @@ _HEAD: Final = ("job", "state", "attempt", "selected")
 def flat_results(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Rows of results, flat: the variables, the fields of the result, the last metrics; and where a part of a result
     could not be stored, nothing in its place, which may be a column of numbers, and the reasons as `refused`."""
-    stored, reasons = [], []
-    for row in with_tags(rows):
-        refused = row["refused"]
-        result = {name: None if name in refused else value for name, value in row["result"].items()}
-        stored.append({**{key: value for key, value in row.items() if key != "refused"}, "result": result})
-        reasons.append("; ".join(dict.fromkeys(refused.values())))
-    flat = flattened(stored, "variables", "result", "metrics")
-    if any(reasons):
-        name = "refused" if all("refused" not in spread for spread in flat) else "result.refused"
-        flat = [{**spread, name: why} if why else spread for spread, why in zip(flat, reasons, strict=True)]
-    return flat
+    rows = with_tags(rows)
+    flat = flattened([_stored(row) for row in rows], *RESULT_PARTS, heads=_head_of_reasons(rows))
+    reasons = ["; ".join(dict.fromkeys(row["refused"].values())) for row in rows]
+    return [{**spread, _REASONS: why} if why else spread for spread, why in zip(flat, reasons, strict=True)]
+
+
+def result_names(rows: Iterable[Row]) -> dict[str, str]:
+    """What the columns of `flat_results` are called, by their full names."""
+    rows = with_tags(rows)
+    return column_names([_stored(row) for row in rows], *RESULT_PARTS, heads=_head_of_reasons(rows))
+
+
+_REASONS: Final = "refused"
+
+
+def _stored(row: Row) -> Row:
+    """A row without the reasons why a part of its result could not be stored, and without what stands in its place."""
+    result = {name: None if name in row["refused"] else value for name, value in row["result"].items()}
+    return {**{key: value for key, value in row.items() if key != _REASONS}, "result": result}
+
+
+def _head_of_reasons(rows: Iterable[Row]) -> list[str]:
+    return [_REASONS] if any(row["refused"] for row in rows) else []
 
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
@@ -157,25 +187,35 @@ def columns_of(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def chosen_columns(there: Sequence[str], asked: Sequence[str] | None) -> list[str]:
-    """Those of the columns that are asked for, by name or by a pattern such as `val/*`; None: all of them.
+def chosen_columns(
+    there: Iterable[str], asked: Sequence[str] | None, full_names: Mapping[str, str] = NO_NAMES
+) -> dict[str, str]:
+    """Those of the columns that are asked for, by name, by full name, see `column_names`, or by a pattern such as
+    `val/*`, with what they are called in the rows; None: all of them. One that is asked for by its full name has that.
 
     Raises ExperimentManagerError with the columns there are for one that matches none.
     """
+    columns = {name: name for name in there}
     if asked is None:
-        return list(there)
-    chosen: dict[str, None] = {}
+        return columns
+    chosen: dict[str, str] = {}
     for pattern in asked:
-        found = [pattern] if pattern in there else [name for name in there if fnmatchcase(name, pattern)]
+        names = {**columns, **full_names} if is_full(pattern) else columns
+        found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
         if not found:
-            raise ExperimentManagerError(f"{pattern!r} is no column; the columns are {', '.join(there)}")
-        chosen |= dict.fromkeys(found)
-    return list(chosen)
+            raise ExperimentManagerError(f"{pattern!r} is no column; the columns are {', '.join(columns)}")
+        chosen |= {name: names[name] for name in found}
+    return chosen
 
 
-def only_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The same rows with these columns alone."""
-    return [{name: row.get(name) for name in columns} for row in rows]
+def is_full(name: str) -> bool:
+    """Whether a name says of itself what it is of: `metrics.loss`."""
+    return name.partition(".")[0] in RESULT_PARTS and "." in name
+
+
+def only_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The same rows with these columns alone: what each is to be called, and is called."""
+    return [{name: row.get(column) for name, column in columns.items()} for row in rows]
 
 
 def changed_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
@@ -352,15 +392,30 @@ def best_groups(
 
 
 def _fields(groups: Iterable[Sequence[Row]], logged: Collection[str] | None) -> dict[str, tuple[str, str]]:
-    """What is aggregated: its name, and whether it is one of the `result` or of the `metrics`, and called how there."""
-    rows = [row for members in groups for row in members]
-    found = {name: ("result", name) for row in rows for name, value in row["result"].items() if _counts(value)}
-    is_all = logged is None or not found
-    for name in dict.fromkeys(name for row in rows for name, value in row["metrics"].items() if _counts(value)):
-        shown = name if name not in found else f"metrics.{name}"
-        if is_all or shown in (logged or ()):
-            found[shown] = ("metrics", name)
+    """What is aggregated: what it is called, see `column_names`, and whether it is one of the `result` or of the
+    `metrics`, and its name there. What is `logged` is named in either way."""
+    numbers = [
+        {source: {name: value for name, value in row[source].items() if _counts(value)} for source in _SOURCES}
+        for members in groups
+        for row in members
+    ]
+    is_all = logged is None or not any(row["result"] for row in numbers)
+    found: dict[str, tuple[str, str]] = {}
+    for full_name, column in column_names(numbers, *_SOURCES).items():
+        source, _, name = full_name.partition(".")
+        if source == "result" or is_all or not {full_name, column}.isdisjoint(logged or ()):
+            found[column] = (source, name)
     return found
+
+
+def group_names(
+    rows: Sequence[Row], by: Sequence[str], how: Sequence[str], logged: Collection[str] | None
+) -> dict[str, str]:
+    """What the columns of `flat_aggregate` are called, by their full names: `metrics.loss mean`."""
+    columns = dict(zip((f"variables.{name}" for name in by), named_apart(dict.fromkeys(by), ["count"]), strict=True))
+    for field, (source, name) in _fields(_groups(rows, by).values(), logged).items():
+        columns |= {f"{source}.{name} {one}": f"{field} {one}" for one in (*how, "count")}
+    return columns
 
 
 def _groups(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
@@ -482,18 +537,21 @@ def state_counts(rows: Iterable[Row], by: Sequence[str]) -> list[GroupRow]:
     ]
 
 
-def order(rows: Sequence[Row], by: str) -> list[int]:
-    """The places of flat rows in the order of a column, `-loss` from the largest; rows without a value come last.
+def order(rows: Sequence[Row], by: str, full_names: Mapping[str, str] = NO_NAMES) -> list[int]:
+    """The places of flat rows in the order of a column, `-loss` from the largest; rows without a value come last. It is
+    named as in `chosen_columns`.
 
     Raises ExperimentManagerError with the columns there are for an unknown one.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    is_reversed, name = (True, by[1:]) if by.startswith("-") and by not in columns else (False, by)
-    if rows and name not in columns:
+    names = {**{name: name for name in columns}, **full_names}
+    is_reversed, name = (True, by[1:]) if by.startswith("-") and by not in names else (False, by)
+    if rows and name not in names:
         raise ExperimentManagerError(f"{name!r} is no column; the columns are {', '.join(columns)}")
-    there = [place for place, row in enumerate(rows) if not _is_missing(row.get(name))]
-    there.sort(key=lambda place: _rank(rows[place][name]), reverse=is_reversed)
-    return there + [place for place, row in enumerate(rows) if _is_missing(row.get(name))]
+    column = names.get(name, name)
+    there = [place for place, row in enumerate(rows) if not _is_missing(row.get(column))]
+    there.sort(key=lambda place: _rank(rows[place][column]), reverse=is_reversed)
+    return there + [place for place, row in enumerate(rows) if _is_missing(row.get(column))]
 
 
 def _is_missing(value: Any) -> bool:

@@ -14,7 +14,14 @@ import typer
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import sentences
 from experiment_manager.analysis.status import SILENT_AFTER_S, SearchStatus, Status, counts_text
-from experiment_manager.analysis.tables import chosen_columns, columns_of, flattened, only_columns, with_tags
+from experiment_manager.analysis.tables import (
+    chosen_columns,
+    column_names,
+    columns_of,
+    flattened,
+    only_columns,
+    with_tags,
+)
 from experiment_manager.cli import completion, terminal
 from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Chosen, Columns, Folder, JobNumber, Json, with_fields
 from experiment_manager.errors import ExperimentManagerError
@@ -99,7 +106,9 @@ def jobs(chosen: Chosen, columns: Columns = None, json: Json = False) -> None:
         exact = {name for row in rows for name in row["variables"]}
         flat = flattened(with_tags(rows), "variables")
         if columns is not None and flat:
-            flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns)))
+            called = column_names(with_tags(rows), "variables")
+            exact |= set(called)
+            flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns), called))
         if columns is not None:
             terminal.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE, exact=exact)
         else:

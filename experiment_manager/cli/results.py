@@ -13,6 +13,7 @@ from experiment_manager.analysis.inference import Interval
 from experiment_manager.analysis.results import known_goals
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
+    NO_NAMES,
     TEXT_FORMATS,
     Best,
     BestGroups,
@@ -27,8 +28,11 @@ from experiment_manager.analysis.tables import (
     flat_aggregate,
     flat_results,
     group_key,
+    group_names,
+    is_full,
     only_columns,
     order,
+    result_names,
     rounded,
     with_errors,
     write_csv,
@@ -103,6 +107,10 @@ Format = Annotated[
 
 
 Safe = Annotated[bool, typer.Option("--safe", help="With --format csv: no text is a formula to a spreadsheet.")]
+Missing = Annotated[
+    bool,
+    typer.Option("--missing", help="Only the ids of jobs that may run and have not completed; exit status 1 if any."),
+]
 
 
 @with_fields
@@ -120,12 +128,7 @@ def results(
     format_: Format = None,
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
     safe: Safe = False,
-    missing: Annotated[
-        bool,
-        typer.Option(
-            "--missing", help="Only the ids of jobs that may run and have not completed; exit status 1 if any."
-        ),
-    ] = False,
+    missing: Missing = False,
     pruned: Annotated[
         bool, typer.Option("--pruned", help="With PRUNED jobs, whose values are of a shorter course; in means, too.")
     ] = False,
@@ -147,19 +150,24 @@ def results(
     found = None if best_ is None else _best(ranked, best_, metric, goal, goals)
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
     rows, flat = (rows, flat) if found is None else _in_order(rows, flat, found.places)
-    rows, flat = (rows, flat) if sort is None else _in_order(rows, flat, order(flat, sort))
+    asked = None if columns is None else names_in(columns)
+    full_names = _full_names(experiment, jobs, [*(asked or ()), (sort or "").removeprefix("-")], by, wanted, logged)
+    rows, flat = (rows, flat) if sort is None else _in_order(rows, flat, order(flat, sort, full_names))
     if json:
         terminal.print_answer(rows)
         return
     there = columns_of(flat) or (experiment.result_columns() if by is None else [*_shown(by, ["count"]), "count"])
-    chosen = chosen_columns(there, None if columns is None else names_in(columns))
+    called = chosen_columns(there, asked, full_names)
+    flat, chosen = flat if asked is None else only_columns(flat, called), list(called)
     strong: Set[tuple[int, str]] = set()
     if kind in TEXT_FORMATS and by is not None:
         leading = best_groups(jobs, by, metric=metric, goal=goal, goals=goals)
         flat, chosen, errors = with_errors(flat, chosen, _shown(by, ["count"]), precision)
-        strong = _in_bold(rows, chosen, by, leading, errors)
+        strong = _in_bold(rows, chosen, called, by, leading, errors)
     shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)
-    flat = rounded(only_columns(flat, shown) if shown != there else flat, precision, but=heads)
+    flat = rounded(
+        flat if shown == chosen else only_columns(flat, dict(zip(shown, shown, strict=True))), precision, but=heads
+    )
     if kind == "table":
         _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
         _say_what_is_shown(found, len(ranked), [name for name in chosen if name not in shown])
@@ -176,6 +184,26 @@ def _deciding(
     return goals, None if columns is not None else list(goals) if metric is None else [metric]
 
 
+def _full_names(
+    experiment: Experiment,
+    jobs: Sequence[Row],
+    asked: Iterable[str],
+    by: Sequence[str] | None,
+    how: Sequence[str],
+    logged: Collection[str] | None,
+) -> Mapping[str, str]:
+    """What the columns are called that are asked for by their full names, where any is: of jobs, those which none of
+    these has, and others of the experiment have, too."""
+    words = [word for word in asked if is_full(word)]
+    if not words:
+        return NO_NAMES
+    if by is not None:
+        return group_names(jobs, by, how, logged)
+    found = result_names(jobs)
+    elsewhere = [] if all(word in found for word in words) else experiment.result_columns(full=True)
+    return {**dict(zip(elsewhere, elsewhere, strict=True)), **found}
+
+
 def _in_order(rows: Sequence[Row], flat: Sequence[Row], places: Sequence[int]) -> tuple[list[Row], list[Row]]:
     return [rows[place] for place in places], [flat[place] for place in places]
 
@@ -183,6 +211,7 @@ def _in_order(rows: Sequence[Row], flat: Sequence[Row], places: Sequence[int]) -
 def _in_bold(
     rows: Sequence[Row],
     columns: Sequence[str],
+    called: Mapping[str, str],
     by: Sequence[str],
     leading: BestGroups | None,
     errors: Sequence[str],
@@ -190,7 +219,8 @@ def _in_bold(
     """The cells of a table of groups that are in bold; what that means, and what stands after ±, is told."""
     for kind in errors:
         tell(f"±: {_ERRORS[kind]}")
-    names = () if leading is None else (f"{leading.metric} mean", leading.metric)
+    means = () if leading is None else [name for name, column in called.items() if column == f"{leading.metric} mean"]
+    names = [name for mean in means for name in (mean, mean.removesuffix(" mean"))]
     name = next((name for name in names if name in columns and name not in (*by, "count")), None)
     if leading is None or name is None:
         return set()

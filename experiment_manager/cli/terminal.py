@@ -50,7 +50,7 @@ Columns = Annotated[
     typer.Option(
         "--columns",
         autocompletion=completion.columns,
-        help="Only these columns, in this order; patterns, too: seed,'val/*'.",
+        help="Only these columns, in this order; patterns, too: seed,'val/*'. Full names: metrics.loss.",
     ),
 ]
 Selected = Annotated[bool, typer.Option("--selected", help="Only jobs that pass the saved filter.")]
