@@ -211,6 +211,24 @@ def test_a_rule_as_it_is_told_is_the_same_rule(wanted: dict[str, Any]) -> None:
     assert rule.text == copied.text
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    """They choose the same jobs as those of Python, and are told as these."""
+    numpy = pytest.importorskip("numpy")
+    for value, text in (
+        (numpy.int64(3), "3"),
+        (numpy.float32(0.5), "0.5"),
+        (numpy.bool_(True), "true"),
+        (numpy.array(7), "7"),
+        ([numpy.int64(1), (numpy.float64(2), numpy.int8(3))], "[1, [2.0, 3]]"),
+        ({"a": numpy.int64(3)}, "{a: 3}"),
+    ):
+        (rule,) = filters.parse({"x": value})
+        assert isinstance(rule, filters.Mapped)
+        assert f"{{x: {text}}}" == rule.text
+    assert [0] == passing({"x": numpy.bool_(True)}, {"x": True}, {"x": 1})
+    assert [1] == passing({"x": numpy.int64(1)}, {"x": True}, {"x": 1})
+
+
 @examples(300)
 @given(VALUES, VALUES)
 def test_values_that_are_equal_are_found(one: Any, other: Any) -> None:

@@ -152,14 +152,22 @@ def _encode_rare(value: Any, where: str) -> Encoded:
     for plain in (bool, int, float, str):  # subclasses, numpy's float64 among them
         if isinstance(value, plain):
             return _encode(plain(value), where)
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or PyTorch
-        item = value.item()
-        if type(item) is not type(value):  # as a long double, which no number of Python can hold
-            return _encode(item, where)
+    item = of_python(value)
+    if item is not value:
+        return _encode(item, where)
     raise UnstorableValue(
         f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be stored; "
         "use numbers, text, lists and mappings"
     )
+
+
+def of_python(value: Any) -> Any:
+    """What a scalar of NumPy or PyTorch is in Python; anything else as it is, as a long double, which no number of
+    Python can hold."""
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        item = value.item()
+        return value if type(item) is type(value) else item
+    return value
 
 
 def _module_of(kind: type) -> str:

@@ -26,6 +26,7 @@ from importlib.machinery import PathFinder
 from typing import Any, Final, NamedTuple, Protocol
 
 from experiment_manager.errors import FilterError
+from experiment_manager.model import codec
 from experiment_manager.model.expressions import Expression
 from experiment_manager.model.facts import NOTHING, Facts, Unanswered, is_under_a_root, unknown_name
 from experiment_manager.model.filter_yaml import read_yaml, write_yaml
@@ -173,8 +174,9 @@ class Mapped:
     """Each key has its value, or one of its values; `cfg.x`, `result.x` and `metric.x` are read where they name."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
+        wanted = {key: _of_python(value) for key, value in wanted.items()}
         self.text = write_yaml({key: [v] if isinstance(v, tuple) else v for key, v in wanted.items()})
-        self.wanted = dict(wanted)
+        self.wanted = wanted
         self._wanted = {key: _Wanted(value if isinstance(value, list) else [value]) for key, value in wanted.items()}
 
     def select(self, jobs: Iterable[Job], facts: Facts) -> Iterable[Job]:
@@ -399,6 +401,16 @@ def _parse_mapping(written: Mapping[str, Any]) -> Rule:
 
 _SHORT_STATES: Final = {"OOM": "OUT_OF_MEMORY"}
 _SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
+
+
+def _of_python(value: Any) -> Any:
+    """The same with numbers of Python in the place of those of NumPy or PyTorch, as jobs have them."""
+    if isinstance(value, Mapping):
+        return {key: _of_python(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = map(_of_python, value)
+        return list(items) if isinstance(value, list) else tuple(items)
+    return codec.of_python(value)
 
 
 def _equal(one: Any, other: Any) -> bool:
