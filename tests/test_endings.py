@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from experiment_manager import Experiment, current_job
+from experiment_manager.cli.main import main
 from experiment_manager.errors import AlreadyCompleted, EndedSince, ExperimentManagerError
 from experiment_manager.execution import environment
 from experiment_manager.execution.child import exit_status_of
@@ -240,6 +242,40 @@ def test_metrics_that_a_full_disk_does_not_take_wait_for_room(
         current.log_metrics(step=201, loss="x" * 100)
     current.settle_metrics()
     assert "1 line is lost: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("room", ["is made at the end", "is never made"])
+def test_jobs_of_which_metrics_are_lost_are_named(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], room: str
+) -> None:
+    """A job that has completed waits a moment for room for its last metrics; where there is none, `status` and
+    `results` say that they are not all there, and not its log alone, which the same disk may not have taken."""
+    experiment = Experiment(["seed"], "train", small_disk)
+    for seed in (1, 2):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter([0, 1])
+    experiment.run_id(1, lambda *_: current_job().log_metrics(step=1, loss=1.0))
+
+    def run(*_: Any) -> int:
+        fill(small_disk)
+        for step in range(100):
+            current_job().log_metrics(step=step, loss="x" * 1000)
+        if room == "is made at the end":
+            monkeypatch.setattr(time, "sleep", lambda _: (small_disk / "filler").unlink(missing_ok=True))
+        return 7
+
+    experiment.run_id(0, run)
+    assert State.COMPLETED is experiment.states().state(0)
+    said = "1 job COMPLETED without some of its metrics, which the disk did not take (job 0)"
+    expected = [] if room == "is made at the end" else [said]
+    n_there = len([*read_metrics(experiment.folder, 0, 1, pytest.fail)])
+    assert n_there < 100 if expected else n_there == 100
+    for verb in ("status", "results"):
+        capsys.readouterr()
+        assert 0 == main([verb, experiment.folder.path])
+        told = capsys.readouterr()
+        assert expected == [line for line in (told.out + told.err).splitlines() if "COMPLETED without" in line]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])

@@ -1,7 +1,8 @@
 """The results of jobs, as rows and as facts that filters ask for; and what people should know of them.
 
 An attempt that left something to look at, a part of its result that could not be stored, or NaN, has left an empty file
-`warnings/7.1`, so that a look at 100,000 jobs opens the results of these alone.
+`warnings/7.1`, so that a look at 100,000 jobs opens the results of these alone; and `warnings/7.1.metrics`, where the
+disk did not take all that it logged.
 """
 
 import os
@@ -23,7 +24,7 @@ from experiment_manager.store.launches import last_pruner, planned_attempts, pru
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import last_of_course
-from experiment_manager.store.results import read_result
+from experiment_manager.store.results import LOST_METRICS, mark_name, read_result
 from experiment_manager.store.rungs import rung_steps, step_text
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.tags import read_tags
@@ -36,6 +37,7 @@ MOST_READ: Final = 1000
 _ONLY: Final = "result"
 """The name of the one field of a result that is no mapping."""
 _GOALS: Final[Mapping[Any, str]] = {"maximize": "max", "minimize": "min"}
+_WITHOUT_METRICS: Final = "without some of its metrics, which the disk did not take"
 _UNREAD: Final = f"with something to look at beyond the first {MOST_READ} of them; `results` tells of each"
 
 
@@ -154,7 +156,8 @@ def known_goals(folder: Folder) -> dict[str, str]:
 def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:
     """The warnings about the results that count, and the jobs that each is true of."""
     found: dict[str, list[int]] = defaultdict(list)
-    for place, (job_id, attempt) in enumerate(_marked(folder, ids, table)):
+    marks = _marks(folder)
+    for place, (job_id, attempt) in enumerate(_marked(marks, ids, table)):
         if place >= MOST_READ:
             found[_UNREAD].append(job_id)
             continue
@@ -168,7 +171,16 @@ def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> 
         names = ", ".join(_nan_fields(value))
         if names:
             found[f"with NaN as its {one_line(names)}"].append(job_id)
+    if without := [job_id for job_id, _ in _marked(marks, ids, table, LOST_METRICS)]:
+        found[_WITHOUT_METRICS] = without
     return {**{what: tuple(jobs) for what, jobs in found.items()}, **_uncompared(folder, ids)}
+
+
+def without_metrics(folder: Folder, ids: Collection[int], table: Callable[[], StateTable]) -> list[str]:
+    """A line about the jobs that lack some of their metrics, if there are any."""
+    marks = _marks(folder)
+    without = tuple(job_id for job_id, _ in _marked(marks, ids, table(), LOST_METRICS)) if marks else ()
+    return sentences({_WITHOUT_METRICS: without} if without else {})
 
 
 def _uncompared(folder: Folder, ids: Collection[int]) -> dict[str, tuple[int, ...]]:
@@ -196,20 +208,20 @@ def _nan_fields(value: Any) -> list[str]:
     return [str(name) for name, item in fields.items() if isinstance(item, float) and item != item]
 
 
-def _marked(folder: Folder, ids: Collection[int], table: StateTable) -> list[tuple[int, int]]:
-    """The jobs, in order, whose result that counts was marked when it was left, with their attempts."""
+def _marks(folder: Folder) -> set[str]:
+    """The names of the marks that attempts have left."""
     try:
-        names = os.listdir(folder.warnings)
+        return set(os.listdir(folder.warnings))
     except FileNotFoundError:
-        return []
+        return set()
     except OSError as error:
         skipped(unreadable(folder.warnings, error))
+        return set()
+
+
+def _marked(marks: Collection[str], ids: Collection[int], table: StateTable, about: str = "") -> list[tuple[int, int]]:
+    """The jobs, in order, of which the attempt that counts has left such a mark, with these attempts."""
+    if not marks:
         return []
-    marked = {tuple(map(int, name.split("."))) for name in names if _is_attempt(name)}
-    completed = ((job_id, table.completed(job_id)) for job_id in sorted(ids))
-    return [(job_id, attempt) for job_id, attempt in completed if attempt and (job_id, attempt) in marked]
-
-
-def _is_attempt(name: str) -> bool:
-    job_id, dot, attempt = name.partition(".")
-    return bool(dot) and job_id.isdecimal() and attempt.isdecimal()
+    completed = [(job_id, attempt) for job_id in sorted(ids) if (attempt := table.completed(job_id))]
+    return [attempt for attempt in completed if mark_name(*attempt, about) in marks]

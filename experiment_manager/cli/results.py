@@ -10,7 +10,7 @@ import typer
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
-from experiment_manager.analysis.results import known_goals
+from experiment_manager.analysis.results import known_goals, without_metrics
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     NO_NAMES,
@@ -42,7 +42,7 @@ from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Chosen, Columns, Js
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
-from experiment_manager.model.rows import named_apart
+from experiment_manager.model.rows import ResultRow, named_apart
 from experiment_manager.text import counted, names_in, settings_text, tell
 
 Goal = Annotated[
@@ -142,7 +142,7 @@ def results(
     flat_only = {"--columns": columns, "--only-changed": only_changed or None, "--precision": precision}
     of_best = (None, None) if best_ or (kind in TEXT_FORMATS and group_by) else (metric, goal)
     _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, unused=of_best)
-    jobs = experiment.result_rows(rules, pruned=pruned)
+    jobs = _rows_of(experiment, rules, pruned=pruned)
     by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
     goals, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
     rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged)
@@ -173,6 +173,14 @@ def results(
         _say_what_is_shown(found, len(ranked), [name for name in chosen if name not in shown])
     else:
         _write(flat, shown, kind, out, digits=precision, is_safe=safe, strong=strong)
+
+
+def _rows_of(experiment: Experiment, rules: list[Any] | None, *, pruned: bool) -> Sequence[ResultRow]:
+    """A row per job; a line on standard error names those that lack some of their metrics."""
+    jobs = experiment.result_rows(rules, pruned=pruned)
+    for line in without_metrics(experiment.folder, [row["job"] for row in jobs], experiment.states):
+        tell(line)
+    return jobs
 
 
 def _deciding(

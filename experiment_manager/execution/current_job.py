@@ -242,8 +242,8 @@ class CurrentJob:
         """One, also where several threads log for the first time."""
         found: MetricsFile | None = vars(self).get(_METRICS)
         if found is None:
-            path = self.experiment.of_attempt(self.required_id, self.attempt, "metrics")
-            found = vars(self).setdefault(_METRICS, MetricsFile(path))
+            file = MetricsFile(self.experiment, self.required_id, self.attempt)
+            found = vars(self).setdefault(_METRICS, file)
         return found
 
     def settle_metrics(self) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 
@@ -210,16 +210,17 @@ def private_database(path: str, *, page_bytes: int = 4096) -> Iterator[sqlite3.C
 class Patience:
     """How long a file system that errs is asked again, from its first error on: with growing pauses, for minutes."""
 
-    def __init__(self, most_s: float = PATIENCE_S) -> None:
+    def __init__(self, most_s: float = PATIENCE_S, answers: Container[int | None] = ANSWERS) -> None:
         try:
             seconds = float(os.environ.get(PATIENCE_VARIABLE, most_s))
         except ValueError:
             seconds = most_s
         self._until, self._pause = time.monotonic() + min(seconds, most_s), _FIRST_PAUSE_S
+        self._answers = answers
 
     def pause(self, error: OSError) -> float:
         """The seconds until it is to be asked again. Raises the error when it is an answer, or it took too long."""
-        if error.errno in ANSWERS or time.monotonic() + self._pause > self._until:
+        if error.errno in self._answers or time.monotonic() + self._pause > self._until:
             raise error
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE_S)
         return pause
@@ -230,10 +231,11 @@ def asked_again(
     tell: Callable[[str], None] | None = None,
     *,
     most_s: float = PATIENCE_S,
+    answers: Container[int | None] = ANSWERS,
     wait: Callable[[float], None] | None = None,
 ) -> Answer:
-    """The answer of `ask`. While it raises an OSError that is none, it is asked again, after a pause by `wait`, and
-    `tell` hears of it once.
+    """The answer of `ask`. While it raises an OSError that is none of the `answers`, it is asked again, after a
+    pause by `wait`, and `tell` hears of it once.
 
     Raises OSError when it is one, or when the patience is over.
     """
@@ -242,7 +244,7 @@ def asked_again(
         try:
             return ask()
         except OSError as error:
-            is_first, patience = patience is None, patience or Patience(most_s)
+            is_first, patience = patience is None, patience or Patience(most_s, answers)
             pause = patience.pause(error)
             if is_first and tell is not None:
                 tell(f"{error.filename or 'a file'} cannot be reached: {error.strerror or error}; it is asked again")

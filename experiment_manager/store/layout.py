@@ -151,7 +151,7 @@ class Folder:
 
     @property
     def warnings(self) -> str:
-        """Holds an empty file for each attempt whose result is to be looked at: see `results.write_result`."""
+        """Holds an empty file for each attempt of whose result or metrics people should know: see `results.mark`."""
         return self.join("warnings")
 
     def job(self, job_id: int) -> str:

@@ -10,8 +10,9 @@ from collections import deque
 from threading import RLock
 from typing import Final
 
-from experiment_manager.store.files import SHORTLY_S, appending, asked_again
-from experiment_manager.store.reserve import write_all
+from experiment_manager.store.files import ANSWERS, SHORTLY_S, appending, asked_again
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.reserve import FULL, write_all
 from experiment_manager.text import tell
 
 _MOST_WAITING_BYTES: Final = 1 << 26
@@ -20,10 +21,11 @@ _NO_FILE: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL)
 
 
 class MetricsFile:
-    """The file of metrics of that path, whose lines this process alone writes, from several threads if need be."""
+    """The metrics of an attempt, whose lines this process alone writes, from several threads if need be."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, folder: Folder, job_id: int, attempt: int) -> None:
+        self._attempt = folder, job_id, attempt
+        self._path = folder.of_attempt(job_id, attempt, "metrics")
         self._lock = RLock()  # a signal handler may log, too
         self._owner = os.getpid()
         self._waiting = deque[bytes]()
@@ -50,15 +52,17 @@ class MetricsFile:
                 self._keep(error)
 
     def settle(self) -> None:
-        """What waits is written, if the disk takes it by now, or people are told that it is lost."""
+        """What waits is written, if the disk takes it by now, or shortly, as where somebody makes room; or people are
+        told that it is lost, here and by `status`."""
         if self._owner != os.getpid() or not self._waiting:
             return
         with self._lock:
             try:
-                asked_again(self._write, most_s=SHORTLY_S)
+                asked_again(self._write, most_s=SHORTLY_S, answers=ANSWERS - FULL)
             except OSError as error:
                 lost = _lines(self._n_lost + len(self._waiting))
                 tell(f"{lost} lost: {self._path} cannot be written: {error.strerror or error}")
+                self._mark()
                 self._forget()
 
     def _forget(self) -> None:
@@ -95,7 +99,14 @@ class MetricsFile:
         if self._is_behind:
             lost = f"; {_lines(self._n_lost)} lost, which were more than could wait" if self._n_lost else ""
             tell(f"{self._path} is written again, with what has waited{lost}")
+            if lost:
+                self._mark()
             self._n_lost, self._is_behind = 0, False
+
+    def _mark(self) -> None:
+        from experiment_manager.store.results import LOST_METRICS, mark  # few jobs lose any
+
+        mark(*self._attempt, LOST_METRICS)
 
     def _write_first(self) -> None:
         line, is_again, self._is_doubtful = self._waiting[0], self._is_doubtful, True

@@ -49,6 +49,9 @@ _OURS: Final = r"(stdout|stderr|result|error|attempt|metrics|pruned)\.\d+\.(\w+\
 MOST_ELEMENTS: Final = 10_000
 """Of an array in a returned value; larger ones belong into a file of their own."""
 
+LOST_METRICS: Final = "metrics"
+"""What a mark is about: lines of metrics that the disk did not take."""
+
 _ENDLESS: Final = "holds itself, or is nested too deeply to be stored"
 
 
@@ -78,7 +81,7 @@ def write_result(
         **({"fake": True} if is_fake else {}),
     }
     if (refused or _holds_nan(stored)) and not is_fake:
-        _mark(folder, job_id, attempt)
+        mark(folder, job_id, attempt)
     path = folder.of_attempt(job_id, attempt, "result")
     try:
         reserve.write(path, body, patience_s=PATIENCE_S, tell=tell, wait=wait)
@@ -93,11 +96,20 @@ def _holds_nan(stored: codec.Encoded) -> bool:
     return stored == _NAN or (isinstance(stored, dict) and _NAN in stored.values())
 
 
-def _mark(folder: Folder, job_id: int, attempt: int) -> None:
+def mark(folder: Folder, job_id: int, attempt: int, about: str = "") -> None:
     """There is a file `warnings/7.1`, if the disk lets us: it tells where to look, and nothing depends on it."""
     with suppress(OSError):
         os.makedirs(folder.warnings, exist_ok=True)
-        leave_empty(os.path.join(folder.warnings, f"{job_id}.{attempt}"))
+        leave_empty(os.path.join(folder.warnings, mark_name(job_id, attempt, about)))
+
+
+def mark_name(job_id: int, attempt: int, about: str = "") -> str:
+    """The name of a mark that there is something to look at in a result; or `about` something else of the attempt.
+
+    >>> mark_name(7, 1), mark_name(7, 1, LOST_METRICS)
+    ('7.1', '7.1.metrics')
+    """
+    return f"{job_id}.{attempt}.{about}" if about else f"{job_id}.{attempt}"
 
 
 class Result(NamedTuple):
