@@ -1,8 +1,13 @@
 """What is written down for others to read has no secrets in it, and what others may have written is not loaded."""
 
+import base64
 import json
+import random
 import shutil
+import string
 import sys
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ from hypothesis import strategies as st
 from experiment_manager import Experiment, State
 from experiment_manager.errors import FilterError, JobRefused
 from experiment_manager.execution.pickled_runner import trusted
-from experiment_manager.model.secrets import MASK, Masks, masked_patch, masked_words
+from experiment_manager.model.secrets import MASK, Masks, masked, masked_patch, masked_words
 from experiment_manager.trust import TRUSTS_ANYBODY, open_to_anybody
 from tests.conftest import APP, Program, examples, files_below
 
@@ -51,6 +56,33 @@ def test_a_secret_in_a_command_line_is_masked(words: tuple[str, ...]) -> None:
     assert ("train.py", "seed=1,2") == (found[0], found[-1])
 
 
+def uuid_of(source: random.Random) -> str:
+    return str(uuid.UUID(int=source.getrandbits(128), version=4))
+
+
+KEYS: dict[str, Callable[[random.Random], str]] = {
+    "Langfuse": lambda source: f"sk-lf-{uuid_of(source)}",
+    "UUID": lambda source: f"sk-{uuid_of(source)}",
+    "OpenAI": lambda source: f"sk-proj-{base64.urlsafe_b64encode(source.randbytes(36)).decode()}",
+    "lower case and digits": lambda source: (
+        f"sk-{''.join(source.choices(string.ascii_lowercase + string.digits, k=48))}"
+    ),
+    "letters and digits": lambda source: f"sk-{''.join(source.choices(string.ascii_letters + string.digits, k=32))}",
+    "lower-case hex": lambda source: f"sk-{source.randbytes(16).hex()}",
+    "upper-case hex": lambda source: f"sk-{source.randbytes(20).hex().upper()}",
+    "token_urlsafe": lambda source: f"sk-{base64.urlsafe_b64encode(source.randbytes(16)).decode().rstrip('=')}",
+    "behind words": lambda source: f"sk-or-v1-learn-{source.randbytes(9).hex()}",
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_of_all_kinds_that_begin_so_are_masked(kind: str) -> None:
+    """Whatever they are made of: only what is of words throughout is none."""
+    source = random.Random(kind)
+    keys = [KEYS[kind](source) for _ in range(5000)]
+    assert [] == [key for key in keys if masked(f"use {key} now") != f"use {MASK} now"]
+
+
 @pytest.mark.parametrize(
     "word",
     [
@@ -61,7 +93,7 @@ def test_a_secret_in_a_command_line_is_masked(words: tuple[str, ...]) -> None:
         *(
             "net=sk-resnet-50-imagenet-1k-pretrained",
             "net=sk-ResNet-50-ImageNet-1k-Pretrained",
-            "x=sk-learn-" + "a1" * 9,
+            "x=sk-learn_gradient_boosting_v2_BERT-1024",
         ),
     ],
 )

@@ -26,8 +26,10 @@ _KNOWN: Final = re.compile(
 )
 """How those of GitHub, GitLab, Hugging Face, OpenAI, Slack and AWS begin."""
 
-_RUN: Final = re.compile(r"[A-Za-z0-9]{16,}")
-_HEX: Final = re.compile(r"[0-9a-f]{32,}\Z")
+_WORD: Final = re.compile(r"[A-Z]?[a-z]{1,20}(?:[A-Z][a-z]{2,20}){0,3}|[A-Z]{1,20}|[A-Za-z0-9]{0,4}")
+"""What names are made of: `resnet`, `BERT`, `ImageNet`; and `50`, `1k`, `v2`."""
+
+_JOINT: Final = re.compile(r"[-_]")
 
 _IN_ADDRESS: Final = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
@@ -136,15 +138,8 @@ class Masks:
 
 def _mask_of_known(match: re.Match[str]) -> str:
     """A mask; the text itself where it begins as a secret does, and is of words, as `sk-resnet-50-imagenet-1k`."""
-    if not match[0].startswith("sk-") or any(map(_is_random, _RUN.findall(match[0]))):
-        return MASK
-    return match[0]
-
-
-def _is_random(run: str) -> bool:
-    """Whether letters and digits are mixed as nobody writes them."""
-    kinds = (str.isdigit, str.islower, str.isupper)
-    return bool(_HEX.match(run)) or all(any(map(is_kind, run)) for is_kind in kinds)
+    is_of_words = match[0].startswith("sk-") and all(map(_WORD.fullmatch, _JOINT.split(match[0])))
+    return match[0] if is_of_words else MASK
 
 
 def _without_quoted(match: re.Match[str]) -> str:
