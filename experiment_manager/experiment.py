@@ -728,11 +728,12 @@ class Experiment:
         A method is what jobs have in common in the variables `by`, by default in all that vary and are not named
         otherwise; with `others`, in the experiment that they are of, too. `over` are the variables that only repeat a
         job, by default those called seed, and `tasks` those whose values are tasks that every run has a score on.
-        `metric` is a field of the results or a last metric, by default that of the search or of the pruner, else the
-        first number there is, and its `goal` max or min, by default as these say, else max. `normalize="range"` puts
-        the scores of each task between 0 and 1. With `common`, runs that some method lacks are left out; otherwise they
-        are refused, as is what has not completed. With `curves`, a method has its interquartile mean by step, over all
-        tasks, where its jobs have logged the metric.
+        `metric` is a field of the results or a last metric, which `result.NAME` and `metrics.NAME` tell apart where
+        both are called so, by default that of the search or of the pruner, else the first number there is, and its
+        `goal` max or min, by default as these say, else max. `normalize="range"` puts the scores of each task between 0
+        and 1. With `common`, runs that some method lacks are left out; otherwise they are refused, as is what has not
+        completed. With `curves`, a method has its interquartile mean by step, over all tasks, where its jobs have
+        logged the metric.
 
         Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
         compared, and where NumPy is not installed.
@@ -882,9 +883,9 @@ class Experiment:
         It is `report.html` in the experiment's folder, unless `path` says otherwise. `average_over` are the variables
         that only repeat a job (by default those called seed), and `group_by` those that make a group (by default all
         others). `metric` decides which group is best, as its `goal`, max or min, says: a field of the results or a
-        metric, by default that of the search or of the pruner, else the first number there is; the goal as these say,
-        else max, which is told on standard error. Groups are compared, where something repeats their jobs, on the
-        values of the variables in `tasks`. With `where` only jobs that pass this filter are in it. Raises
+        metric, as in `compare`, by default that of the search or of the pruner, else the first number there is; the
+        goal as these say, else max, which is told on standard error. Groups are compared, where something repeats their
+        jobs, on the values of the variables in `tasks`. With `where` only jobs that pass this filter are in it. Raises
         ExperimentManagerError for unknown names, and without the extra `report`; FilterError when no job passes.
         """
         from experiment_manager.model import filters

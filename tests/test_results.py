@@ -155,6 +155,78 @@ def test_a_full_name_is_of_the_same_values_whichever_jobs_are_shown(
     assert "'metrics.lost' is no column" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("metric", "where", "best", "mean"),
+    [
+        ("loss", [], 0, 1),
+        ("result.loss", [], 0, 1),
+        ("metrics.loss", [], 2, 18),
+        ("metrics.loss", ["--where", "seed > 0"], 2, 18),
+        ("loss", ["--where", "seed > 0"], 2, 18),
+    ],
+)
+def test_a_full_name_says_which_number_is_ranked(
+    logged_and_returned: Experiment,
+    capsys: pytest.CaptureFixture[str],
+    metric: str,
+    where: list[str],
+    best: int,
+    mean: int,
+) -> None:
+    """Of jobs and of groups; a metric that was logged has the goal that is known of its name."""
+    pruner = checked({"name": "asha", "min_steps": 10}, "loss", "minimize")
+    assert pruner is not None
+    launch = create_launch(logged_and_returned.folder, [ATTEMPT], {"pruner": pruner._asdict()})
+    with driven(logged_and_returned.folder, launch):
+        pass
+    words = ["results", logged_and_returned.folder.path, *where, "--best", "1", "--metric", metric]
+    assert 0 == main([*words, "--columns", "job"])
+    out, err = capsys.readouterr()
+    assert [str(best), f"the best 1 of {2 if where else 3} by {metric}, of which the min is best"] == [
+        line.strip() for line in out.splitlines() if re.match(r"\s+\d|the best", line)
+    ]
+    assert ("metrics.loss ranks what jobs have logged" in err) is (best == 0)
+    assert 0 == main([*words, "--format", "json", "--group-by", "seed"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (best, mean) == (
+        row["seed"],
+        row.get("metrics.loss mean" if metric != "loss" and not where and best else "loss mean"),
+    )
+
+
+def test_a_metric_that_no_job_has_there_is_refused(
+    logged_and_returned: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full name is never taken for what is called alike elsewhere."""
+    words = ["results", logged_and_returned.folder.path, "--where", "seed > 0", "--best", "1"]
+    for more in ([], ["--group-by", "seed"]):
+        assert 2 == main([*words, *more, "--metric", "result.loss"])
+        assert "no job has left a number called 'result.loss'; there are loss" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("metric", "lr"), [("result.loss", 1), ("metrics.loss", 2), ("loss", 1)])
+def test_a_full_name_says_which_number_is_compared(tmp_path: Path, metric: str, lr: int) -> None:
+    """In a comparison, in a report and in what it compares: the least returned loss is of the largest logged one."""
+    experiment = Experiment(["lr", "seed"], "train", tmp_path)
+    for value in (1, 2):
+        for seed in range(2):
+            experiment.add_job({"lr": value, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+
+    def runner(_: int, variables: dict[str, Any], __: Any) -> Any:
+        current_job().log_metrics(step=1, loss=-variables["lr"])
+        return {"loss": variables["lr"]}
+
+    for job_id in range(4):
+        experiment.run_id(job_id, runner)
+    found = experiment.compare(metric=metric, goal="min")
+    assert ("loss", f"lr={lr}") == (found.metric, found.methods[0].label)
+    page = Path(experiment.report(metric=metric, goal="min")).read_text()
+    ranked = re.findall(r'<tr class="first"><td class="number quiet">1</td>\s*<td>(\d)</td>', page)
+    assert ([str(lr)], f"lr={lr}") == (ranked, re.findall(r"<tr><td>(lr=\d)</td>", page)[0])
+
+
 @pytest.mark.parametrize("name", ["metrics.loss", "result.loss", "metrics.metrics.loss", "variables.seed"])
 def test_a_name_that_is_the_full_name_of_another_keeps_its_values(tmp_path: Path, name: str) -> None:
     """A variable, a field of the results and a metric that are called so have columns of their own, and so has what the
@@ -186,7 +258,7 @@ def test_what_has_no_number_to_rank_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
     """The best are of jobs that returned the metric: those that have only logged it, or whose value is NaN, are named,
-    and so are groups without a mean."""
+    and so are groups without a mean; it is said how what was logged is ranked."""
     experiment = Experiment(["lr", "seed"], "train", tmp_path)
     for lr in (1, 2):
         for seed in range(3):
@@ -204,7 +276,8 @@ def test_what_has_no_number_to_rank_is_told(
     assert 0 == main([*where])
     out, err = capsys.readouterr()
     assert [0, 2] == [row["job"] for row in json.loads(out)]
-    assert ["4 jobs are left out, without a number loss in the result (jobs 1,3-5)"] == err.splitlines()
+    left_out = "4 jobs are left out, without a number loss in the result (jobs 1,3-5)"
+    assert [f"{left_out}; --metric metrics.loss ranks what jobs have logged"] == err.splitlines()
     assert 0 == main([*where, "--group-by", "seed"])
     out, err = capsys.readouterr()
     assert [0, 2] == [row["seed"] for row in json.loads(out)]

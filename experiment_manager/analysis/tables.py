@@ -268,7 +268,7 @@ def best(
         source, name = chosen_metric(numbers, metric, goals)
     if source is None or name is None:
         raise ExperimentManagerError("no job has left a number yet by which the best could be known")
-    goal = goal or goals.get(name, "max")
+    goal = goal or _known_goal(name, goals) or "max"
     found = {place: row[source].get(name) for place, row in enumerate(numbers)}
     there = [place for place, value in found.items() if codec.is_number(value) and value == value]
     of_well, with_number = frozenset(well), frozenset(there)
@@ -277,7 +277,7 @@ def best(
         there = [place for place in there if place in of_well]
         notes.append(_of_unranked([rows[place] for place in ended if place not in with_number], source, name))
     there.sort(key=lambda place: found[place], reverse=goal == "max")
-    return Best(there[:count], name, goal, "; ".join(filter(None, notes)) or None)
+    return Best(there[:count], metric or name, goal, "; ".join(filter(None, notes)) or None)
 
 
 def _of_others(ids: Collection[int], *, are_left_out: bool) -> str | None:
@@ -299,11 +299,25 @@ def _of_unranked(rows: Sequence[Row], source: str, name: str) -> str | None:
         return f"{len(rows)} group{'s' * (len(rows) > 1)} {verb} left out, without a mean of {name}"
     where = "result" if source == "result" else "logged metrics"
     ids = [row["job"] for row in rows]
-    return f"{counted(len(ids))} {verb} left out, without a number {name} in the {where} ({which(ids)})"
+    is_logged = source == "result" and any(codec.is_number(row["metrics"].get(name)) for row in rows)
+    way_out = f"; --metric metrics.{name} ranks what jobs have logged" if is_logged else ""
+    return f"{counted(len(ids))} {verb} left out, without a number {name} in the {where} ({which(ids)}){way_out}"
 
 
-def _has_number(row: Row, name: str) -> bool:
-    return any(codec.is_number(row[source].get(name)) for source in ("result", "metrics"))
+def _has_number(row: Row, metric: str) -> bool:
+    return any(codec.is_number(row[source].get(name)) for source, name in _readings(metric))
+
+
+def _readings(metric: str) -> list[tuple[str, str]]:
+    """Where the numbers of a metric may be that people name, and what they are called there: its full name says it, as
+    `metrics.loss`; otherwise a field of the result comes before a last metric."""
+    source, _, name = metric.partition(".")
+    return [*([(source, name)] if source in _SOURCES else []), *((one, metric) for one in _SOURCES)]
+
+
+def _known_goal(metric: str, goals: Mapping[str, str]) -> str | None:
+    """The goal of a metric, which may be named by its full name."""
+    return next((goals[name] for _, name in reversed(_readings(metric)) if name in goals), None)
 
 
 def flat_aggregate(row: Mapping[str, Any], how: Sequence[str]) -> dict[str, Any]:
@@ -378,7 +392,7 @@ def best_groups(
     name = metric or next((name for name in (*goals, *fields) if name in fields), None)
     if name is None:
         return None
-    if (goal := goal or goals.get(name)) is None:
+    if (goal := goal or _known_goal(name, goals)) is None:
         return BestGroups((), name, goal, "say what is best with --metric and --goal")
     check_goal(goal)
     values = [[codec.as_float(value) for value in found.get(name, ())] for found in groups.values()]
@@ -416,6 +430,16 @@ def group_names(
     for field, (source, name) in _fields(_groups(rows, by).values(), logged).items():
         columns |= {f"{source}.{name} {one}": f"{field} {one}" for one in (*how, "count")}
     return columns
+
+
+def group_metric(rows: Sequence[Row], by: Sequence[str], metric: str) -> str:
+    """What a metric is called in the groups of `aggregate`, which people name so, or by its full name. Raises
+    ExperimentManagerError for one that they lack."""
+    fields = _fields(_groups(rows, by).values(), [metric])
+    called = {f"{source}.{name}": field for field, (source, name) in fields.items()}
+    if metric not in fields and metric not in called:
+        raise _no_number(metric, fields)
+    return called.get(metric, metric)
 
 
 def _groups(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
@@ -459,22 +483,23 @@ def chosen_metric(
     rows: Sequence[Row], asked: str | None, goals: Mapping[str, str] = NO_GOALS
 ) -> tuple[str | None, str | None]:
     """Where the number that counts comes from, `result` or `metrics`, and its name: a field of the results before a
-    last metric. By default the first of those whose goals are known, as of a search, else the first there is, or
-    (None, None). Raises ExperimentManagerError where no job has left it.
+    last metric, unless its full name is asked for, as `metrics.loss`. By default the first of those whose goals are
+    known, as of a search, else the first there is, or (None, None). Raises ExperimentManagerError where no job has
+    left it.
     """
     numeric = {
         source: list(
             dict.fromkeys(name for row in rows for name, value in row[source].items() if codec.is_number(value))
         )
-        for source in ("result", "metrics")
+        for source in _SOURCES
     }
     own = next((name for name in goals if any(name in names for names in numeric.values())), None)
-    wanted = own if asked is None else asked
-    for source, names in numeric.items():
-        if names and wanted is None:
-            return source, names[0]
-        if wanted in names:
-            return source, wanted
+    if asked is None and own is None:
+        return next(((source, names[0]) for source, names in numeric.items() if names), (None, None))
+    readings = [(source, own) for source in _SOURCES] if asked is None else _readings(asked)
+    for source, name in readings:
+        if name in numeric[source]:
+            return source, name
     if asked is not None:
         raise _no_number(asked, dict.fromkeys(numeric["result"] + numeric["metrics"]))
     return None, None

@@ -28,6 +28,7 @@ from experiment_manager.analysis.tables import (
     flat_aggregate,
     flat_results,
     group_key,
+    group_metric,
     group_names,
     is_full,
     only_columns,
@@ -111,6 +112,9 @@ Missing = Annotated[
     bool,
     typer.Option("--missing", help="Only the ids of jobs that may run and have not completed; exit status 1 if any."),
 ]
+Pruned = Annotated[
+    bool, typer.Option("--pruned", help="With PRUNED jobs, whose values are of a shorter course; in means, too.")
+]
 
 
 @with_fields
@@ -129,9 +133,7 @@ def results(
     out: Annotated[Path | None, typer.Option(help="The file that parquet is written to.")] = None,
     safe: Safe = False,
     missing: Missing = False,
-    pruned: Annotated[
-        bool, typer.Option("--pruned", help="With PRUNED jobs, whose values are of a shorter course; in means, too.")
-    ] = False,
+    pruned: Pruned = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, nested, for scripts.")] = False,
 ) -> None:
     """Show what the jobs returned, and the last of their metrics."""
@@ -144,6 +146,7 @@ def results(
     _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, unused=of_best)
     jobs = _rows_of(experiment, rules, pruned=pruned)
     by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
+    metric = metric if metric is None or by is None else group_metric(jobs, by, metric)
     goals, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
     rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged)
     ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged)

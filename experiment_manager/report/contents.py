@@ -228,7 +228,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
             by=by,
             over=averaged,
             tasks=_known(choice.tasks, names),
-            metric=metric,
+            metric=None if source is None else f"{source}.{metric}",
             goal=goal or "max",
         ),
         drawn=drawn,
