@@ -61,8 +61,8 @@ def test_the_same_jobs_make_the_same_file(swept: Experiment, tmp_path: Path, kin
 
 
 def test_curves_have_one_kind_of_axis(tmp_path: Path) -> None:
-    """Runs of which some have logged by step and others in their order are refused, whichever method they are of; where
-    none has steps, the axis says so."""
+    """Runs of which some have logged by step and others in their order are refused, whichever method they are of, and a
+    comparison has no curves of them, and says why; where none has steps, the axis says so."""
     experiment = Experiment(["algorithm", "seed"], "train", tmp_path)
     for algorithm in ("A", "B"):
         for seed in range(2):
@@ -84,6 +84,9 @@ def test_curves_have_one_kind_of_axis(tmp_path: Path) -> None:
         for job_id in range(4):
             experiment.run_id(job_id, partial(run, with_step))
         path = tmp_path / "curves.svg"
+        found = experiment.compare(metric="reward", curves=True)
+        assert [why is None] * 2 == [bool(method.curve) for method in found.methods]
+        assert (why is None) is not any(re.match(f"there are no curves: {why}", note) for note in found.notes)
         if why is None:
             experiment.plot("curves", path, metric="reward")
             assert "order of logging" in texts(path)

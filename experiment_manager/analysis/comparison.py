@@ -14,6 +14,7 @@ from experiment_manager.analysis.inference import Interval
 from experiment_manager.analysis.scores import How, Scored, ScoreTable, oriented, score_table
 from experiment_manager.analysis.series import Series, common_steps, sampled
 from experiment_manager.analysis.tables import Row
+from experiment_manager.model.ids import which
 
 if TYPE_CHECKING:
     from experiment_manager.analysis.inference import Scores
@@ -40,7 +41,9 @@ class Method(NamedTuple):
     median: Interval
     scores: tuple[tuple[float, ...], ...]
     profile: tuple[tuple[float, Interval], ...]  # by threshold, the share of scores above it
-    curve: tuple[tuple[float, Interval], ...] = ()  # by step, the iqm over runs and tasks; empty: not asked, not logged
+    # by step, or in the order of logging where no run has steps, the iqm over runs and tasks; empty: not asked, not
+    # logged, or logged in both ways, which the notes say
+    curve: tuple[tuple[float, Interval], ...] = ()
 
     def __repr__(self) -> str:
         return f"Method({self.label}: iqm {self.iqm.value:.6g} [{self.iqm.low:.6g}, {self.iqm.high:.6g}])"
@@ -108,7 +111,7 @@ def compare(experiments: Mapping[str, Sequence[Row]], how: How, logged: Logged |
     Raises ExperimentManagerError for what has no scores to compare; see `score_table`.
     """
     table = score_table(experiments, how)
-    curves = [() if logged is None else curve(logged(method, table.metric), table) for method in table.methods]
+    curves, mixed = _curves(table, logged)
     methods = zip(table.methods, profiles(table), curves, strict=True)
     n_methods = len(table.methods)
     many = [f"of {n_methods} methods, the best is compared with each"] if n_methods > _MOST_PAIRED else []
@@ -121,8 +124,22 @@ def compare(experiments: Mapping[str, Sequence[Row]], how: How, logged: Logged |
         task_labels=table.task_labels,
         methods=tuple(_method(*parts) for parts in methods),
         pairs=_pairs(table),
-        notes=(*table.notes, *many),
+        notes=(*table.notes, *many, *mixed),
     )
+
+
+def _curves(table: ScoreTable, logged: Logged | None) -> "tuple[list[Curve], list[str]]":
+    """The curve of each method, and a note where there is none since one axis cannot have them."""
+    curves: list[Curve] = [() for _ in table.methods]
+    if logged is None:
+        return curves, []
+    given: list[tuple[int, bool]] = []
+    for place, method in enumerate(table.methods):
+        series = logged(method, table.metric)
+        curves[place] = curve(series, table)
+        given += steps_given(method, series)
+    why = mixed_steps(given, table.metric)
+    return (curves, []) if why is None else ([() for _ in curves], [f"there are no curves: {why}"])
 
 
 def aggregate(name: str, scores: "Scores") -> Interval:
@@ -195,6 +212,28 @@ def curve(series: Sequence[Sequence[Series | None]], table: ScoreTable, task: in
     is_known = np.isfinite(scores).all(axis=(0, 1))  # or what is no number would be the largest one, and left out
     unknown = Interval(math.nan, math.nan, math.nan)
     return tuple((step, one if known else unknown) for step, one, known in zip(steps, found, is_known, strict=True))
+
+
+def steps_given(method: Scored, series: Sequence[Sequence[Series | None]]) -> list[tuple[int, bool]]:
+    """The jobs of a method that have logged the metric, and whether they did by step, or else in their order."""
+    return [
+        (job, run.given)
+        for jobs, of_run in zip(method.jobs, series, strict=True)
+        for job, run in zip(jobs, of_run, strict=True)
+        if run is not None
+    ]
+
+
+def mixed_steps(given: Sequence[tuple[int, bool]], metric: str) -> str | None:
+    """Why no curves are to be had of such jobs, where some have logged by step, and some in their order."""
+    without = sorted(job for job, is_by_step in given if not is_by_step)
+    if not without or len(without) == len(given):
+        return None
+    verb = "has" if len(without) == 1 else "have"
+    return (
+        f"{which(without)} {verb} logged {metric} without a step, and others by step: one axis cannot have both; "
+        "choose jobs with --where, or log it with log_metrics(step=...)"
+    )
 
 
 def _method(scored: Scored, profile: Profile, curve: Curve) -> Method:

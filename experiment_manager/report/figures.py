@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from experiment_manager.analysis import inference
-from experiment_manager.analysis.comparison import Logged, aggregate, curve, profiles
+from experiment_manager.analysis.comparison import Logged, aggregate, curve, mixed_steps, profiles, steps_given
 from experiment_manager.analysis.inference import Interval
 from experiment_manager.analysis.scores import Scored, ScoreTable
 from experiment_manager.analysis.series import Series
@@ -180,7 +180,11 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
     tasks = [*([None] if n_tasks > 1 else []), *range(n_tasks)]
     panels = _panels(figure, len(tasks))
     all_series = [logged(method, found.metric) for method in found.methods]
-    is_by_step = _is_by_step(found, all_series)
+    given = [
+        one for method, series in zip(found.methods, all_series, strict=True) for one in steps_given(method, series)
+    ]
+    if (why := mixed_steps(given, found.metric)) is not None:
+        raise ExperimentManagerError(why)
     for method, series, (label, line, _) in zip(found.methods, all_series, _looks(_labels(found)), strict=True):
         for task, panel in zip(tasks, panels, strict=True):
             points = curve(series, found, task)
@@ -191,28 +195,9 @@ def _curves(figure: "Figure", found: ScoreTable, logged: Logged) -> None:
     together = [f"all {n_tasks} tasks{scaled}"] if n_tasks > 1 else []
     for title, panel in zip([*together, *found.task_labels], panels, strict=True):
         panel.set_title(title)
-        panel.set_xlabel("step" if is_by_step else "order of logging")
+        panel.set_xlabel("step" if all(is_by_step for _, is_by_step in given) else "order of logging")
     panels[0].set_ylabel(f"IQM of {found.metric}")
     panels[0].legend()
-
-
-def _is_by_step(found: ScoreTable, all_series: Sequence[Sequence[Sequence[Series | None]]]) -> bool:
-    """Whether all runs of all methods have logged the metric by step, or none. Raises ExperimentManagerError."""
-    runs = [
-        (job, run)
-        for method, series in zip(found.methods, all_series, strict=True)
-        for jobs, of_run in zip(method.jobs, series, strict=True)
-        for job, run in zip(jobs, of_run, strict=True)
-        if run is not None
-    ]
-    without = [job for job, run in runs if not run.given]
-    if without and len(without) < len(runs):
-        verb = "has" if len(without) == 1 else "have"
-        raise ExperimentManagerError(
-            f"{which(sorted(without))} {verb} logged {found.metric} without a step, and others by step: one axis "
-            "cannot have both; choose jobs with --where, or log it with log_metrics(step=...)"
-        )
-    return not without
 
 
 def _why_no_curve(series: Sequence[Sequence[Series | None]], method: Scored, metric: str, label: str) -> str:
