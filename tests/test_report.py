@@ -333,6 +333,20 @@ def test_attempt_that_went_on_continues_the_curve(tmp_path: Path) -> None:
     assert ([1], [8]) == (found["lr=2"]["steps"], found["lr=2"]["means"])
 
 
+def test_a_curve_ends_with_the_result_of_its_job(tmp_path: Path) -> None:
+    """Of a job that had completed, what a later attempt logs that failed is in no curve; any other job counts as far as
+    its last attempt. The page says so."""
+    study = Study(tmp_path, ["lr"])
+    done = study.job({"lr": 1}, [(1, {"x": 1}), (2, {"x": 2})], result={"score": 1})
+    study.attempt(done, [(1, {"x": 8}), (2, {"x": 8}), (3, {"x": 8})], state=State.FAILED)
+    study.job({"lr": 2}, [(1, {"x": 5}), (2, {"x": 6})], state=State.FAILED)
+    path = study.report()
+    found = {name: (curve["steps"], curve["means"]) for name, curve in curves(path, "x").items()}
+    assert {"lr=1": ([1, 2], [1, 2]), "lr=2": ([1, 2], [5, 6])} == found
+    said = "A job that had completed counts as far as the attempt whose result it has, any other as far as its last one"
+    assert said in " ".join(Path(path).read_text().split())
+
+
 def test_metrics_have_the_course_that_a_report_draws(tmp_path: Path) -> None:
     """`exp.metrics()` goes through all attempts as the curves do, and says which attempt each value is of; an attempt
     that has logged nothing yet takes nothing away."""
