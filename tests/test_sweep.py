@@ -241,11 +241,22 @@ def git(place: Path, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "copy", ["worktree", "clone", "clone of another", "same remote", "copy", "another path", "another repository"]
+    "copy",
+    [
+        "worktree",
+        "clone",
+        "clone of another",
+        "same remote",
+        "copy",
+        "same template",
+        "another path",
+        "another repository",
+    ],
 )
 def test_working_trees_of_one_repository_have_one_program(program: Program, copy: str) -> None:
-    """A script that was edited is the same program at its place in a worktree, a clone or a copy of its repository;
-    elsewhere in it, or in another repository, it is another one."""
+    """A script that was edited is the same program at its place in a worktree, or a clone of its repository, or of what
+    that is a clone of, and whoever gets results of it is told; elsewhere in it, or in another repository, which may
+    have begun with the same commit, it is another one."""
     base, mine, home = program.home / "base", program.home / "mine", program.home
     for place in (base, base / "part") if copy == "another path" else (base,):
         shutil.copytree(home / "conf", place / "conf")
@@ -267,7 +278,12 @@ def test_working_trees_of_one_repository_have_one_program(program: Program, copy
             git(mine, "init", "-q")
             git(mine, "remote", "add", "up", "https://example.org/group/project")
         case "copy":
+            git(base, "remote", "add", "origin", "git@example.org:group/project.git")
             shutil.copytree(base, mine)
+        case "same template":
+            shutil.copytree(base, mine)
+            git(base, "remote", "add", "origin", "git@example.org:one/project.git")
+            git(mine, "remote", "add", "origin", "git@example.org:other/project.git")
         case "another path":
             mine = base / "part"
         case "another repository":
@@ -280,11 +296,40 @@ def test_working_trees_of_one_repository_have_one_program(program: Program, copy
     assert 0 == program.run(*sweep, script="base/train.py").returncode
     script = str((mine / "train.py").relative_to(home))
     done = program.run(*sweep, script=script)
-    is_other = copy in ("another path", "another repository")
+    is_other = copy in ("same template", "another path", "another repository")
     assert (2 if is_other else 0) == done.returncode, done.stderr
     if is_other:
         assert "where both are one program, add hydra.sweeper.on_other_program=same" in done.stderr
         assert 0 == program.run(*sweep, "hydra.sweeper.on_other_program=same", script=script).returncode
+
+
+@pytest.mark.usefixtures("light")
+def test_whoever_gets_results_of_a_script_that_was_edited_elsewhere_is_told(program: Program) -> None:
+    """Two clones of a template, each with edits of its own, are working trees of one repository: a sweep of the one
+    says in one line that it leaves jobs of the other alone, unless it runs them again, or is told that both are the
+    same."""
+    base, mine, home = program.home / "base", program.home / "mine", program.home
+    shutil.copytree(home / "conf", base / "conf")
+    shutil.copy(home / "train.py", base)
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "all")):
+        git(base, *words)
+    git(home, "clone", "-q", "base", "mine")
+    assert 0 == program.run("-m", "seed=1,2", script="base/train.py").returncode
+
+    def told(*words: str) -> list[str]:
+        done = program.run("-m", *words, script="mine/train.py")
+        assert 0 == done.returncode, done.stderr
+        return [line for line in done.stderr.splitlines() if "whose content is not that of" in line]
+
+    assert [] == told("seed=1,2")
+    (mine / "train.py").write_text((mine / "train.py").read_text() + "\n# edited\n")
+    (line,) = told("seed=1,2,3")
+    assert f" were started from {base}/train.py, whose content is not that of {mine}/train.py" in line
+    assert "hydra.sweeper.experiment_name=..." in line
+    assert [] == told("seed=3")
+    assert [] == told("seed=1,2", "hydra.sweeper.on_other_program=same")
+    assert [] == told("seed=1,2", "hydra.sweeper.rerun=always")
+    assert [] == told("seed=1,2")
 
 
 def test_a_script_that_cannot_be_read_may_be_the_same(tmp_path: Path) -> None:
@@ -292,7 +337,8 @@ def test_a_script_that_cannot_be_read_may_be_the_same(tmp_path: Path) -> None:
     was, mine = entry.of_script("/proc/self/mem"), tmp_path / "mem"
     for text in ("", "main()"):
         mine.write_text(text)
-        assert not entry.is_another_program(was, entry.of_script(str(mine)), "mem:main", str(tmp_path / "e"))
+        now = entry.of_script(str(mine))
+        assert entry.Other.SAME is entry.other_program(was, now, "mem:main", str(tmp_path / "e"))
 
 
 @pytest.mark.usefixtures("light")

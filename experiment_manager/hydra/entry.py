@@ -8,6 +8,7 @@ import filecmp
 import os
 import sys
 from collections.abc import Sequence
+from enum import Enum, auto
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -146,30 +147,40 @@ def task_name(task_function: object) -> str:
     return f"{module}:{getattr(task_function, '__qualname__', type(task_function).__qualname__)}"
 
 
-def is_another_program(was: Entry, now: Entry, task: str, folder: str) -> bool:
+class Other(Enum):
+    """What a script is to another one, whose function has the same name."""
+
+    SAME = auto()
+    EDITED = auto()  # the same file in another working tree of its repository, with other content
+    ANOTHER = auto()
+
+
+def other_program(was: Entry, now: Entry, task: str, folder: str) -> Other:
     """Whether jobs of an experiment, in that folder, that were started as `was` called another function than this
     program's, though both are named `train.py:main`: their script is still there, and is not this one.
 
     A copy of the same content is the same. So is a script that was edited in a copy of a whole project, with the
-    experiment in it, and what it is in another working tree of its repository. One that cannot be read may be any.
+    experiment in it. One that cannot be read may be any.
     """
     before, mine = _file(was), _file(now)
     if before is None or mine is None or before == mine:
-        return False
+        return Other.SAME
     if os.path.basename(before) != task.partition(":")[0]:  # that of a function which several scripts import
-        return False
+        return Other.SAME
     was_here, is_here = (below(os.path.realpath(entry.cwd), folder) is not None for entry in (was, now))
     if is_here and not was_here:
-        return False
+        return Other.SAME
     from experiment_manager.store.documents import opened  # few sweeps come from another place
     from experiment_manager.store.working_trees import are_one_file
 
     try:
         with opened(before) as file:
             file.read(1)  # files of different sizes are not looked into otherwise
-        return not filecmp.cmp(before, mine, shallow=False) and not are_one_file(before, mine)
+        if filecmp.cmp(before, mine, shallow=False):
+            return Other.SAME
+        return Other.EDITED if are_one_file(before, mine) else Other.ANOTHER
     except OSError:  # not to be read
-        return False
+        return Other.SAME
 
 
 def _file(program: Entry) -> str | None:

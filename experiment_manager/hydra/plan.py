@@ -314,7 +314,9 @@ def plan(asked: Asked) -> Plan:
     program = None if asked.task is None else entry.this_program()
     other = None if options.on_other_program == "same" else program
     refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), other)
-    _tell_of_other_starts(asked, known, frozenset(ids).difference(to_run), program)
+    left = frozenset(ids).difference(to_run)
+    _tell_of_other_starts(asked, known, left, program)
+    _tell_of_other_content(folder, known, left, entry.task_name(asked.task), other)
     passing = frozenset(ids) if read else frozenset()
     kept = {i: found for i, found in read.items() if i in passing or known.has_configuration(i)}
     arrangement = None
@@ -406,7 +408,7 @@ def refuse_other_tasks(
         found = recipe.task
         is_other = not _may_be_the_same(found, task)
         here, or_same = task, ""
-        if not is_other and program is not None and entry.is_another_program(recipe.entry, program, task, folder.path):
+        if not is_other and program is not None and _compared(recipe, program, task, folder) is entry.Other.ANOTHER:
             is_other, found, here = True, _shown(recipe.entry), _shown(program)
             or_same = ", or, where both are one program, add hydra.sweeper.on_other_program=same"
         if is_other:
@@ -423,6 +425,10 @@ def _recipes(folder: Folder, known: Known, ids: Iterable[int]) -> Iterator[tuple
     if recipes:
         with Manifest(folder) as manifest:
             yield from ((job_id, manifest.recipe(number)) for number, job_id in recipes.items() if number is not None)
+
+
+def _compared(recipe: Recipe, program: Entry, task: str, folder: Folder) -> entry.Other:
+    return entry.other_program(recipe.entry, program, task, folder.path)
 
 
 def _shown(program: Entry) -> str:
@@ -450,6 +456,26 @@ def _tell_of_other_starts(asked: Asked, known: Known, left: Set[int], program: E
             f"{' or '.join([*others][:_MOST_STARTS])}{more}, and this sweep with {_differing(now, {})}, which makes no "
             "other job; give this one an experiment of its own with hydra.sweeper.experiment_name=..., or run them "
             "again with hydra.sweeper.rerun=always"
+        )
+
+
+def _tell_of_other_content(folder: Folder, known: Known, left: Set[int], task: str, program: Entry | None) -> None:
+    """People know that jobs which are left alone are of the same script in another working tree, where it is not the
+    same to the letter: their results may be what this one would not return."""
+    if program is None:
+        return
+    others = dict[str, int]()
+    for job_id, recipe in _recipes(folder, known, left):
+        if _compared(recipe, program, task, folder) is entry.Other.EDITED:
+            others.setdefault(_shown(recipe.entry), job_id)
+    if others:
+        more = " or others" if len(others) > _MOST_STARTS else ""
+        tell(
+            f"warning: jobs that are left alone, as {which([*others.values()])}, were started from "
+            f"{' or '.join([*others][:_MOST_STARTS])}{more}, whose content is not that of {_shown(program)}, the same "
+            "file in another working tree of the repository; give this sweep an experiment of its own with "
+            "hydra.sweeper.experiment_name=..., run them again with hydra.sweeper.rerun=always, or, where both are one "
+            "program, add hydra.sweeper.on_other_program=same"
         )
 
 

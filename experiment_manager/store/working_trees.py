@@ -1,6 +1,7 @@
 """Whether two files are one file in two working trees of a git repository: a clone, or a worktree beside it.
 
-What lies in `.git` tells that as a rule; git is asked only where that does not.
+What lies in `.git` tells that, and git is not asked. The commit that both began with does not: projects that were made
+of one template have it in common.
 """
 
 import os
@@ -8,11 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from experiment_manager.store.code import ask_git
 from experiment_manager.store.documents import content
 
 _USER: Final = re.compile(r"\A(?:[a-z+]+://)?(?:[^/@]*@)?")
-_LIMIT_S: Final = 5.0
 
 
 class _Tree(NamedTuple):
@@ -24,13 +23,11 @@ class _Tree(NamedTuple):
 
 def are_one_file(one: str, other: str) -> bool:
     """Whether both have the same place in working trees of one repository: one that both are worktrees of, or that one
-    is a clone of; or both have a remote in common, or the commit that all began with."""
+    is a clone of; or both have a remote in common."""
     found, others = _tree_of(one), _tree_of(other)
     if found is None or others is None or os.path.relpath(one, found.top) != os.path.relpath(other, others.top):
         return False
-    if not {*_names(found)}.isdisjoint(_names(others)):
-        return True
-    return not _first_commits(found).isdisjoint(_first_commits(others))
+    return not {*_names(found)}.isdisjoint(_names(others))
 
 
 def _tree_of(path: str) -> _Tree | None:
@@ -67,11 +64,6 @@ def _named(address: str, top: str) -> str:
         inside = os.path.join(path, ".git")
         return inside if os.path.isdir(inside) else path
     return _USER.sub("", address).replace(":", "/", 1).rstrip("/").removesuffix(".git")
-
-
-def _first_commits(tree: _Tree) -> frozenset[bytes]:
-    """Those without a parent; none where git cannot tell."""
-    return frozenset((ask_git("rev-list", "--max-parents=0", "HEAD", cwd=tree.top, limit_s=_LIMIT_S) or b"").split())
 
 
 def _read(path: str) -> str:
