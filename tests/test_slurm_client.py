@@ -14,8 +14,9 @@ import pytest
 from experiment_manager import Experiment
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task
-from experiment_manager.scheduler.reconcile import EndsOfTasks
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.records import NOTHING, Dependency
+from experiment_manager.scheduler.schedulers import EndsOfTasks
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.scheduler.slurm.through_submitit import send_with
@@ -334,6 +335,26 @@ def test_slurm_is_asked_once_about_all_tasks(
         over = {job_id for job_id, state in enumerate(map(allocated.states().state, range(300))) if state is State.LOST}
         assert {4, 6, 7, *range(8, 290, 2), *range(290, 300)} == over
         assert 10 > len(asked.read_text().splitlines())
+    finally:
+        forget_cluster()
+
+
+@pytest.mark.parametrize("speaks", ["of a single one", "of any"])
+def test_tasks_that_slurm_has_forgotten_have_ended_however_many_are_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speaks: str
+) -> None:
+    """Of one job id it has an error of its own, also where two nodes of one job ask; nothing follows for others."""
+    unknown = "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"
+    single = f"case $* in *-j\\ 77,*|*-j\\ 78,*) ;; *) {unknown} ;; esac"
+    commands(
+        tmp_path, monkeypatch, squeue=unknown if speaks == "of any" else single, scontrol="echo ClusterName = here"
+    )
+    forget_cluster()
+    one = Task("slurm", "77", node="n1", user="root", cluster="here")
+    try:
+        for tasks in ([one, one._replace(node="n2")], [one, one._replace(id="78")], [one, one._replace(restart=1)]):
+            assert frozenset(tasks) == schedulers.ended(tasks)
+        assert frozenset([one]) == schedulers.ended([one, one._replace(id="78", cluster="other")])
     finally:
         forget_cluster()
 

@@ -50,11 +50,12 @@ class Orphans:
                 found.append(one)
         return [one for orphan in found for one in (orphan, *processes.descendants(orphan))]
 
-    def let_alone(self, pid: int) -> None:
+    def let_alone(self, pid: int) -> list[int]:
         """They go on, and are of no later job."""
         if left := self.alive(pid):
             _let_alone.update(left)
             _left_by.add(self._job)
+        return left
 
     def _is_of_an_earlier_job(self, pid: int) -> bool:
         if pid in _let_alone:

@@ -449,14 +449,20 @@ class _Supervision:
     def _settle_what_is_left(self, state: State, *, has_left_by_itself: bool) -> None:
         """What a job that is done has left in sessions of its own goes on, as it would without us; of any other one all
         has ended, and the log of the job says what that was."""
+        left: list[int] = []
         if has_left_by_itself and state in ENDED_WELL and self._orphans is not None:
-            self._orphans.let_alone(self._pid)
+            left = self._orphans.let_alone(self._pid)
         elif has_left_by_itself:
             self._end_stragglers(is_all=True)
-        if not self._ended:
+        self._log_processes("ended with the job, which had left it in sessions of its own", self._ended)
+        self._log_processes("left running, in sessions of its own", {pid: processes.name_of(pid) for pid in left})
+
+    def _log_processes(self, what: str, named: Mapping[int, str]) -> None:
+        """A line in the log of the job about these processes, if there are any."""
+        if not named:
             return
-        named = ", ".join(f"{name} (process {pid})" for pid, name in sorted(self._ended.items()))
-        line = one_line(f"experiment-manager: ended with the job, which had left it in sessions of its own: {named}")
+        names = ", ".join(f"{name} (process {pid})" for pid, name in sorted(named.items()))
+        line = one_line(f"experiment-manager: {what}: {names}")
         with suppress(OSError), log_file(self._file("stderr")) as log:
             reserve.write_all(log, f"{line}\n".encode(errors="replace"))
 

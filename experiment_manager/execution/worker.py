@@ -88,7 +88,8 @@ PAUSE: Final = Candidate(-1, 0, "")
 _PAUSE_S: Final = 1.0
 
 _ASKS_AGAIN_S: Final = 10.0
-"""How soon a scheduler is asked again for the end of a worker that it did not tell."""
+"""How soon a scheduler is asked again for the end of a worker that it did not tell, and others' jobs are looked for while
+all that was found waits."""
 
 _MOST_TRIES: Final = 3
 """So often a job is tried again that nobody has taken, and whose last attempt was not over."""
@@ -127,22 +128,25 @@ class Candidates:
         own = list(self._planned.items())[self._place :: self._n_places]
         yield from self._untaken(Candidate(*one, self._launch) for one in own)
         yield from self._all_left()
+        looked_at, is_late = time.monotonic(), False  # while we ran others, or waited, some have ended
         while True:
             while new := self._joined_since():
                 for others in new:
                     yield from others
             n_left = 0
-            for candidates in (self, *self._others) if self._others else ():  # while we ran others, some have ended
-                for one in candidates._all_left():
-                    n_left += 1
-                    yield one
+            if not self._put_off or time.monotonic() >= looked_at + _ASKS_AGAIN_S:
+                looked_at = time.monotonic()
+                for candidates in (self, *self._others) if self._others or is_late else ():
+                    for one in candidates._all_left():
+                        n_left += 1
+                        yield one
             if n_left:
                 continue
             if self._put_off:
                 again, self._put_off = self._put_off, []
                 yield PAUSE
                 yield from again
-                yield from self._all_left()
+                is_late = True
                 continue
             if self.search is None or self.search.is_over:
                 break
@@ -360,6 +364,8 @@ class _Unseen:
         self._patience = Patience()
         self.look_at = 0.0
         """When it is to be looked at again, by the monotonic clock."""
+        self.why_given_up: str | None = None
+        """Why it is not looked at any more."""
 
     def is_to_be_looked_at_again(self) -> bool:
         """False once that was done for minutes."""
@@ -488,6 +494,9 @@ class Lane:
             self._upstreams = Upstreams(self._folder)
         place = str(order.upstream.get("experiment"))
         unseen = self._unseen.get(place) or _Unseen()
+        if unseen.why_given_up is not None:
+            self._given_up = one, unseen.why_given_up
+            return False
         if time.monotonic() < unseen.look_at:
             return True
         waits_for, trouble = self._upstreams.waits_for(one.launch, one.job_id), self._upstreams.trouble
@@ -499,6 +508,7 @@ class Lane:
         self._unseen[place] = unseen
         if unseen.is_to_be_looked_at_again():
             return True
+        unseen.why_given_up = trouble
         self._given_up = one, trouble
         return False
 

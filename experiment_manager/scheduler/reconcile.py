@@ -6,7 +6,6 @@ Each scheduler is asked once for all launches together, and none that no launch 
 scheduler seldom.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, Launch, State, Task, task_name
+from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, Launch, State, task_name
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.query import (
     Answer,
@@ -30,6 +29,7 @@ from experiment_manager.scheduler.query import (
     why_unasked,
 )
 from experiment_manager.scheduler.records import Phase
+from experiment_manager.scheduler.schedulers import EndsOfTasks
 from experiment_manager.scheduler.verdicts import (
     Amended,
     Disk,
@@ -71,7 +71,7 @@ ASK_AT_MOST_EVERY_S: Final = 30.0
 
 
 def reconciled(
-    folder: Folder, answer: Answer | None = None, *, is_to_act: bool = False, ends: "EndsOfTasks | None" = None
+    folder: Folder, answer: Answer | None = None, *, is_to_act: bool = False, ends: EndsOfTasks | None = None
 ) -> StateTable:
     """The states of all attempts, with schedulers asked where it is needed; what they know better is now recorded, too,
     where that may be written to.
@@ -101,24 +101,6 @@ def reconciled(
     if applied.has_news:  # it took some time, and is believed about jobs as they are now
         after = states.table(reconcile=True)
     return applied.table(after)
-
-
-class EndsOfTasks:
-    """Which tasks have ended, for whoever asks again and again: a scheduler that has said that one has not, or has said
-    nothing, is asked about it again after half a minute."""
-
-    def __init__(self) -> None:
-        self._asked_at: dict[Task, float] = {}
-        self._ended = set[Task]()
-
-    def of(self, tasks: Iterable[Task]) -> frozenset[Task]:
-        """Those of the tasks that have ended, as far as that is told now, by one question about all of them."""
-        now, meant = time.monotonic(), frozenset(tasks)
-        last = self._asked_at
-        due = {task for task in meant - self._ended if now - last.get(task, -math.inf) >= ASK_AT_MOST_EVERY_S}
-        self._ended |= schedulers.ended(due)
-        last |= dict.fromkeys(due, now)
-        return meant & self._ended
 
 
 def _without_ended_allocations(states: States, table: StateTable, ends: EndsOfTasks) -> StateTable:

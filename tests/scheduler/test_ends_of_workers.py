@@ -126,6 +126,8 @@ def test_what_a_completed_job_leaves_in_another_session_goes_on(jobs: Jobs) -> N
     jobs.end(2)
     jobs.wait_for("COMPLETED", "CANCELLED", "COMPLETED")
     assert "ended with" not in log_of(jobs, 0)
+    (told,) = [line for line in log_of(jobs, 0).splitlines() if "left running, in sessions of its own: " in line]
+    assert f"(process {left[0]})" in told
     for which in ("child", "server"):
         os.kill(left_by(jobs, 2, which), signal.SIGKILL)
 

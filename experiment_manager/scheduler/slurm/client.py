@@ -331,7 +331,14 @@ def squeue_runs(ids: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
     found: dict[str, list[tuple[str, int]]] = {}
     for batch in _batches(sorted(set(ids)), most=_MAX_NAME_BYTES, most_bytes=_MAX_NAME_BYTES):
         which = ("-a", "-t", "all", "-j", ",".join(batch))
-        said = _ask("squeue", "-h", *which, "-O", "JobID:24,State:24,RestartCnt:12", seconds=_SMALL_QUESTION_S)
+        try:
+            said = _ask("squeue", "-h", *which, "-O", "JobID:24,State:24,RestartCnt:12", seconds=_QUESTION_S)
+        except SlurmError as error:
+            if not _NO_SUCH_JOB.search(error.words):  # which is said of a single one alone, as far as is known
+                raise
+            for one in batch if len(batch) > 1 else ():
+                found |= squeue_runs([one])
+            continue
         for job, word, restarts in re.findall(r"(?m)^ *(\d+) +(\w+) +(\d+) *$", said):
             found.setdefault(job, []).append((word, int(restarts)))
     return found
