@@ -88,8 +88,8 @@ PAUSE: Final = Candidate(-1, 0, "")
 _PAUSE_S: Final = 1.0
 
 _ASKS_AGAIN_S: Final = 10.0
-"""How soon a scheduler is asked again for the end of a worker that it did not tell, and others' jobs are looked for while
-all that was found waits."""
+"""How soon a scheduler is asked again for the end of a worker that it did not tell, and the jobs of others are looked
+for while all that was found waits."""
 
 _MOST_TRIES: Final = 3
 """So often a job is tried again that nobody has taken, and whose last attempt was not over."""
