@@ -80,7 +80,7 @@ def _count(name: str) -> tuple[dict[str, tuple[list[int], int]], list[Row]]:
     kinds they are; and what is wrong with it without a fault."""
     assert _ours is not None
     found = _ours.baseline(name)
-    return {fault: kinds_first(found.points(FAULTS[fault])) for fault in FAULTS}, [
+    return {fault: kinds_first(found.points(FAULTS[fault]), f"{name} {fault}") for fault in FAULTS}, [
         v._asdict() for v in found.violations
     ]
 

@@ -63,9 +63,18 @@ def test_what_was_tried_of_other_code_counts_for_nothing(tmp_path: Path) -> None
 
 
 def test_calls_are_tried_by_kind_first() -> None:
-    """Of ten writes to one file and one rename, the rename is the second that is tried."""
+    """Of ten writes to one file and one rename, the rename is one of the first two that are tried; of calls that come
+    equally early the first of a command are not tried first."""
     writes = [Event(7, "W", "write", f"/states/{number}.1") for number in range(10)]
-    assert ([1, 11, *range(2, 11)], 2) == kinds_first([*writes, Event(7, "W", "rename", "/states/7.1")])
+    found, n_kinds = kinds_first([*writes, Event(7, "W", "rename", "/states/7.1")], "run kill")
+    assert ({1, 11}, set(range(2, 11)), 2) == ({*found[:2]}, {*found[2:]}, n_kinds)
+    renames = [
+        Event(7, "W", "rename", f"/{chr(ord('a') + number // 26)}{chr(ord('a') + number % 26)}")
+        for number in range(400)
+    ]
+    early, n_kinds = kinds_first(renames, "run kill")
+    assert (early[:16], n_kinds) == (kinds_first(renames, "run kill")[0][:16], 400)
+    assert {0, 1, 2, 3} == {number // 100 for number in early[:16]}
 
 
 def test_a_fault_meets_the_calls_of_its_kind() -> None:

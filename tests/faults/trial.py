@@ -2,6 +2,7 @@
 
 import collections
 import os
+import random
 import re
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -293,16 +295,18 @@ def _last_frame(text: str) -> str:
     return "".join(re.findall(r'^ +File "([^"]+)"', text, re.MULTILINE)[-1:])
 
 
-def kinds_first(events: list[Event]) -> tuple[list[int], int]:
-    """The numbers of the calls, counted from 1: first one of each kind, then the second of each, and so on; and how
-    many kinds there are."""
+def kinds_first(events: list[Event], seed: str) -> tuple[list[int], int]:
+    """The numbers of the calls, counted from 1: first one of each kind, then the second of each, and so on, and among
+    these in no order, always the same for a seed: whoever tries some of them tries the end of a command as well as its
+    beginning. And how many kinds there are."""
     seen: collections.Counter[tuple[str, str]] = collections.Counter()
     ranked = []
     for number, event in enumerate(events, start=1):
         kind = event.call, _kind(event.path)
         seen[kind] += 1
         ranked.append((seen[kind], number))
-    return [number for _, number in sorted(ranked)], len(seen)
+    random.Random(seed).shuffle(ranked)
+    return [number for _, number in sorted(ranked, key=itemgetter(0))], len(seen)
 
 
 def _kind(path: str) -> str:
