@@ -1,6 +1,8 @@
 """Jobs that are held, and jobs that were a mistake: nobody of ours begins them, and nothing is lost."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,25 @@ def test_files_of_a_removed_job_go_all_at_once(
             four.remove([2], files=True)
     assert [2] == four.remove([2], undo=True)
     assert '"result": 2' in Path(four.folder.job(JobId(2)), "result.1.json").read_text()
+
+
+def test_what_a_killed_removal_has_left_goes_with_the_next_one(four: Experiment) -> None:
+    """The files of a job, which have no name any more, are of nobody when who removed them is gone."""
+    child = subprocess.run([sys.executable, "-c", NAMES, four.folder.path], check=True, capture_output=True, text=True)
+    left = Path(child.stdout.strip())
+    assert (left / "result.1.json").exists()
+    four.remove([0], files=True)
+    assert not left.exists()
+
+
+NAMES = """
+import os, sys
+from experiment_manager.store.files import temporary_name
+left = temporary_name(os.path.join(sys.argv[1], "0"))
+os.mkdir(left)
+open(os.path.join(left, "result.1.json"), "w").close()
+print(left)
+"""
 
 
 def test_files_of_removed_jobs(four: Experiment) -> None:

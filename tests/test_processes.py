@@ -102,6 +102,7 @@ def test_zombie_is_gone(child: Child) -> None:
     os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
     assert os.path.exists(f"/proc/{child.process.pid}")
     assert True is processes.is_gone(child.record)
+    assert not processes.is_alive(child.process.pid)  # nor does it write the files that it has begun
 
 
 def test_other_host_is_unknown() -> None:

@@ -10,7 +10,7 @@ from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED_WELL, JobId, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks
-from experiment_manager.store.files import is_folder, put_aside, remove_tree
+from experiment_manager.store.files import clear_leftovers_in, is_folder, put_aside, remove_tree
 from experiment_manager.store.holds import (
     note_emptied,
     read_emptied,
@@ -133,6 +133,7 @@ def remove(folder: Folder, ids: Iterable[int], table: StateTable, *, with_files:
         set_removed(folder, removed, are_removed=False)
         raise JobRefused(f"nothing was removed: {noun(len(begun))} {format_ids(begun)} of {folder.path} begin just now")
     if with_files:
+        clear_leftovers_in(folder.path)  # of an earlier call, which was interrupted
         for job_id in removed:
             _empty(folder, job_id)
     return removed

@@ -276,14 +276,14 @@ def _start_ticks(pid: int) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of that number runs here, whoever it is."""
+    """Whether a process of that number runs here, whoever it is; a zombie that waits to be reaped does not."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    return True
+    return _start_ticks(pid) is not None or not os.path.exists(f"/proc/{pid}/stat")  # where there is no /proc
 
 
 def _read(path: str) -> str | None:

@@ -39,6 +39,7 @@ class OnDisk(NamedTuple):
 
     folder: str
     has_manifest: bool
+    has_pass_filter: bool
     variables: Mapping[int, tuple[str, str | None]]  # of each job, with its fingerprint, once it has one
     search: str | None  # what makes it this one: its ids, and its seed
     held: frozenset[int]
@@ -80,6 +81,7 @@ def on_disk(home: Path, runs: Path) -> OnDisk:
     return OnDisk(
         folder=name,
         has_manifest=bool(found),
+        has_pass_filter=(folder / "pass_filter.json").exists(),
         variables={**_proposed(folder / "proposals"), **variables},
         search=search,
         held=_marked(folder / "held"),
@@ -272,7 +274,7 @@ def other_verbs(look: Look, disk: OnDisk) -> Iterator[Violation]:
     asked = [("status",), ("results",), ("jobs",), ("report", "--out", "seen.html")]
     asked += [("archive", "--all", "--out", "seen.tar.gz"), ("filter",)]
     asked += [("show", str(job)) for job in sorted(set(disk.variables) - disk.removed)[:1]]
-    calls = [verb(*words, folder=disk.folder) for words in asked if words != ("filter",) or disk.variables]
+    calls = [verb(*words, folder=disk.folder) for words in asked if words != ("filter",) or disk.has_pass_filter]
     for words in [*calls, ("-m", "experiment_manager", "list", "experiments")]:
         done = look(words)
         is_partly = done.status == 3 and "skipped: " in done.err  # and says of what: a foreign sweep lies elsewhere
