@@ -514,3 +514,22 @@ def test_a_disk_that_is_full_under_the_basic_launcher(small_disk: Path, program:
     assert "Traceback" not in done.stderr
     program.experiment = small_disk / "app"
     assert {"COMPLETED": 1, "PENDING": 1} == program.told("status")["counts"]
+
+
+def test_space_is_free_again_though_the_disk_errs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be kept as long as the experiment is there."""
+    path, unlink, asked = str(tmp_path / "result.1.json"), os.unlink, list[str]()
+    name = reserve.keep(path, {})
+    assert name is not None
+    reserve.assign(name, path)
+
+    def errs_once(what: str) -> None:
+        asked.append(what)
+        if len(asked) == 1:
+            raise OSError(errno.EIO, "Input/output error", what)
+        unlink(what)
+
+    assert 1 == len(os.listdir(tmp_path))
+    monkeypatch.setattr(os, "unlink", errs_once)
+    reserve.release(path)
+    assert [] == os.listdir(tmp_path)

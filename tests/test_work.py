@@ -441,3 +441,18 @@ def test_a_launch_has_its_own_workers(home: Program) -> None:
     )  # fmt: skip
     assert 2 == done.returncode
     assert "has no worker by hand" in done.stderr
+
+
+def test_a_lane_that_cannot_go_on_says_why() -> None:
+    """Each is a process of its own, and nobody else would tell."""
+    code = (
+        "from types import SimpleNamespace\n"
+        "from experiment_manager.errors import FolderError\n"
+        "from experiment_manager.execution.run import run_lanes\n"
+        "def run_lane(lane):\n"
+        "    raise FolderError(f'states/ cannot be read: lane {lane}')\n"
+        "raise SystemExit(run_lanes(SimpleNamespace(n_lanes=2, gpus_per_job=None, run_lane=run_lane)).status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = sorted(done.stderr.splitlines())
+    assert (2, [f"error: states/ cannot be read: lane {lane}" for lane in range(2)]) == (done.returncode, said)

@@ -286,10 +286,17 @@ def _work(folder: Folder, call: Call) -> Outcome:
 
 def run_lanes(worker: Worker | LocalWorker) -> Outcome:
     """A worker has run jobs from this process, which has to be its own."""
+
+    def run(lane: int) -> Outcome:  # in a process of its own, whose error nobody else would tell
+        try:
+            return worker.run_lane(lane)
+        except ExperimentManagerError as error:
+            return Outcome(refused(error))
+
+    if worker.n_lanes == 1 and not worker.gpus_per_job:
+        return run(0)
     try:
-        if worker.n_lanes == 1 and not worker.gpus_per_job:
-            return worker.run_lane(0)
-        return _run_together(range(worker.n_lanes), worker.run_lane, worker.gpus_per_job)
+        return _run_together(range(worker.n_lanes), run, worker.gpus_per_job)
     except ExperimentManagerError as error:
         return Outcome(refused(error))
 

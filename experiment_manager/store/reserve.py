@@ -96,8 +96,9 @@ def noted(path: str) -> dict[str, Any]:
 
 
 def release(path: str) -> None:
-    """Nothing is kept for a file any more."""
-    discard(_name(path))
+    """Nothing is kept for a file any more, unless the disk refuses that, also when it is asked again."""
+    with suppress(OSError):
+        asked_again(lambda: os.unlink(_name(path)), most_s=SHORTLY_S)
 
 
 def write(
