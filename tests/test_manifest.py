@@ -19,12 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment_manager.errors import FolderError, ManifestError, UnknownJob
+from experiment_manager.errors import DamagedManifest, FolderError, ManifestError, UnknownJob
 from experiment_manager.model import codec
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.model.search import INT, MINIMIZE, Dimension, Search
 from experiment_manager.store import documents
+from experiment_manager.store import manifest as manifest_module
 from experiment_manager.store.files import MOST_ROW_BYTES
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import APPLICATION_ID, FORMAT, Manifest
@@ -656,3 +657,25 @@ def test_copied_experiment_is_read_where_it_is(tmp_path: Path) -> None:
     assert {0: {"x": 0}} == read_all(Folder(tmp_path, "copy"))
     assert {"manifest.sqlite", "generations"} == set(os.listdir(tmp_path / "copy")) - {".planning.lock"}
     os.chmod(tmp_path / "copy", 0o755)
+
+
+def test_what_a_disk_does_not_give_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says that the image is malformed, also where a page could not be read: nobody is told to restore it."""
+    folder = Folder(tmp_path, "train")
+    add(folder, {number: {"x": number} for number in range(100)})
+    os.chmod(folder.manifest, 0o644)
+    with open(folder.manifest, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 40_960)
+
+    def errs(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), folder.manifest)
+
+    with pytest.raises(DamagedManifest, match="is damaged"), Manifest(folder) as manifest:
+        list(manifest.jobs())
+    with Manifest(folder) as manifest:
+        jobs = manifest.jobs()
+        monkeypatch.setattr(manifest_module, "opened", errs)
+        with pytest.raises(ManifestError, match="cannot be read: Input/output error; the disk") as found:
+            list(jobs)
+    assert not isinstance(found.value, DamagedManifest)

@@ -42,7 +42,7 @@ from experiment_manager.store.documents import (
     opened,
     trouble,
 )
-from experiment_manager.store.files import SHORTLY_S, asked_again, finished_database, is_of_the_disk
+from experiment_manager.store.files import SHORTLY_S, asked_again, finished_database, is_of_the_disk, unreadable
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -124,7 +124,19 @@ class Manifest:
                 raise ManifestError(f"{self._path} cannot be read: {error.strerror or error}") from error
             if isinstance(error, MemoryError):  # which damage can ask for, too
                 raise ManifestError(f"{self._path} cannot be read: it needs more memory than there is") from error
+            if (found := self._why_unread()) is not None:
+                raise ManifestError(unreadable(self._path, found)) from found
             raise DamagedManifest(f"{self._path} is damaged ({error}); restore it from a backup") from error
+
+    def _why_unread(self) -> OSError | None:
+        """Why the file cannot be read to its end: SQLite takes for damage what a failing disk has not given it."""
+        try:
+            with opened(self._path) as file:
+                while file.read(1 << 20):
+                    pass
+        except OSError as error:
+            return error
+        return None
 
     def close(self) -> None:
         self._connection.close()
