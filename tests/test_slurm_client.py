@@ -15,8 +15,8 @@ from experiment_manager import Experiment
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler import schedulers
+from experiment_manager.scheduler.reconcile import EndsOfTasks
 from experiment_manager.scheduler.records import NOTHING, Dependency
-from experiment_manager.scheduler.schedulers import EndsOfTasks
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.scheduler.slurm.through_submitit import send_with

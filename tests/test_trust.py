@@ -288,19 +288,25 @@ def test_jobs_begin_here_below_a_folder_of_anybodys(reachable: Path, place: str)
     assert "every user" not in program.sweep("seed=4", "how=well", LIGHT="1").stderr
 
 
+def with_a_module(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, Path]:
+    """An experiment of one job, and a folder beside it in which a module of that name is found, which has `passes`."""
+    modules = place / "modules"
+    modules.mkdir()
+    (modules / f"{name}.py").write_text("def passes(variables):\n    return True\n")
+    experiment = Experiment(["seed"], "e", place)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(modules)])
+    return experiment, modules
+
+
 def test_a_function_finds_its_modules_below_a_folder_of_anybodys(
     reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither its pickle, in the job, nor modules beside the program are refused for a folder above them: what begins
     on a node of a cluster was looked at when it was submitted."""
-    place = reachable / "modules"
-    place.mkdir()
-    (place / "a_module.py").write_text("def passes(variables):\n    return True\n")
-    experiment = Experiment(["seed"], "e", reachable)
-    experiment.add_job({"seed": 1}, {})
-    experiment.save()
-    experiment.save_pass_filter([0])
-    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+    experiment, _ = with_a_module(reachable, "a_module", monkeypatch)
 
     def runner(*_: object) -> bool:
         import a_module  # type: ignore[import-not-found]
@@ -320,14 +326,7 @@ def test_no_module_is_imported_from_a_folder_that_anybody_may_add_to(
 ) -> None:
     """Neither a function that travels as a pickle nor a filter finds a module where every user may put one, a sticky
     folder among them, and both say why; the same function finds it where only its owner may."""
-    place = reachable / "modules"
-    place.mkdir()
-    (place / "its_module.py").write_text("def passes(variables):\n    return True\n")
-    experiment = Experiment(["seed"], "e", reachable)
-    experiment.add_job({"seed": 1}, {})
-    experiment.save()
-    experiment.save_pass_filter([0])
-    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+    experiment, place = with_a_module(reachable, "its_module", monkeypatch)
 
     def runner(*_: object) -> bool:
         import its_module  # type: ignore[import-not-found]

@@ -400,7 +400,6 @@ class Lane:
         self._orders = Orders(folder)
         self._upstreams: Upstreams | None = None
         self._unseen: dict[str, _Unseen] = {}  # experiments that jobs come after, and that cannot be looked at
-        self._given_up: tuple[Candidate, str] | None = None  # the last one that is refused for that, and why
         self._n_failed: int | None = 0  # None: a job has done well here
 
     def run(
@@ -478,24 +477,29 @@ class Lane:
 
     def _why_given_up(self, one: Candidate) -> str | None:
         """Why what a job comes after cannot be looked at, however often that was tried; None: it can."""
-        return self._given_up[1] if self._given_up is not None and self._given_up[0] == one else None
+        unseen = self._unseen.get(self._place_before(one) or "") if self._unseen else None
+        return None if unseen is None else unseen.why_given_up
+
+    def _place_before(self, one: Candidate) -> str | None:
+        """The experiment that a job comes after; None where there is none, or its order cannot be read, of which
+        whoever prepares the job tells."""
+        try:
+            order = self._orders.of(one.launch, one.job_id)  # which is kept for him
+        except ExperimentManagerError:
+            return None
+        return None if order is None or order.upstream is None else str(order.upstream.get("experiment"))
 
     def _waits(self, one: Candidate) -> bool:
         """Whether a job comes after others that have not ended, or that cannot be looked at for a while."""
-        try:
-            order = self._orders.of(one.launch, one.job_id)  # which is kept for whoever prepares the job
-        except ExperimentManagerError:  # he tells of it
-            return False
-        if order is None or order.upstream is None:
+        place = self._place_before(one)
+        if place is None:
             return False
         if self._upstreams is None:
             from experiment_manager.scheduler.upstream import Upstreams  # of the few launches that come after others
 
             self._upstreams = Upstreams(self._folder)
-        place = str(order.upstream.get("experiment"))
         unseen = self._unseen.get(place) or _Unseen()
         if unseen.why_given_up is not None:
-            self._given_up = one, unseen.why_given_up
             return False
         if time.monotonic() < unseen.look_at:
             return True
@@ -509,7 +513,6 @@ class Lane:
         if unseen.is_to_be_looked_at_again():
             return True
         unseen.why_given_up = trouble
-        self._given_up = one, trouble
         return False
 
     def _only_fails(self, status: int, seconds: float) -> bool:

@@ -6,6 +6,7 @@ Each scheduler is asked once for all launches together, and none that no launch 
 scheduler seldom.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, Launch, State, task_name
+from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, Launch, State, Task, task_name
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.query import (
     Answer,
@@ -29,7 +30,6 @@ from experiment_manager.scheduler.query import (
     why_unasked,
 )
 from experiment_manager.scheduler.records import Phase
-from experiment_manager.scheduler.schedulers import EndsOfTasks
 from experiment_manager.scheduler.verdicts import (
     Amended,
     Disk,
@@ -68,6 +68,23 @@ _PASSES_S: Final = 600.0
 """The same where what keeps it from beginning may pass without anybody, as when SLURM's database is started anew."""
 ASK_FIRST_S: Final = 2.0
 ASK_AT_MOST_EVERY_S: Final = 30.0
+
+
+class EndsOfTasks:
+    """Which tasks have ended, for whoever asks again and again: a scheduler that has said that one has not, or has said
+    nothing, is asked about it again after half a minute."""
+
+    def __init__(self) -> None:
+        self._asked_at: dict[Task, float] = {}
+        self._ended = set[Task]()
+
+    def of(self, tasks: Iterable[Task]) -> frozenset[Task]:
+        """Those of the tasks that have ended, as far as that is told now, by one question about all of them."""
+        now, meant, last = time.monotonic(), frozenset(tasks), self._asked_at
+        due = {task for task in meant - self._ended if now - last.get(task, -math.inf) >= ASK_AT_MOST_EVERY_S}
+        self._ended |= schedulers.ended(due)
+        last |= dict.fromkeys(due, now)
+        return meant & self._ended
 
 
 def reconciled(
@@ -210,9 +227,8 @@ class _Applied:
         self._confirmed: set[JobId] = set()
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
         self._paused: dict[JobId, str] = {}
-        self._known: dict[
-            tuple[str, tuple[str, ...]], tuple[bool, str, bool]
-        ] = {}  # what is true of what waits for words
+        # what is true of what waits for words: see `Waiting`
+        self._known: dict[tuple[str, tuple[str, ...]], tuple[bool, str, bool]] = {}
         self.has_news = False
         """Whether a scheduler was asked about jobs that may be in another state by now than before it answered."""
 

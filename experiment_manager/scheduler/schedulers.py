@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -84,24 +82,6 @@ def ended(tasks: Iterable[Task]) -> frozenset[Task]:
         with suppress(OptionsError):
             found |= named(name).ended(its)
     return frozenset(found)
-
-
-class EndsOfTasks:
-    """Which tasks have ended, for whoever asks again and again: a scheduler that has said that one has not, or has said
-    nothing, is asked about it again after a while."""
-
-    def __init__(self, every_s: float = 30.0) -> None:
-        self._every_s = every_s
-        self._asked_at: dict[Task, float] = {}
-        self._ended = set[Task]()
-
-    def of(self, tasks: Iterable[Task]) -> frozenset[Task]:
-        """Those of the tasks that have ended, as far as that is told now, by one question about all of them."""
-        now, meant, last = time.monotonic(), frozenset(tasks), self._asked_at
-        due = {task for task in meant - self._ended if now - last.get(task, -math.inf) >= self._every_s}
-        self._ended |= ended(due)
-        last |= dict.fromkeys(due, now)
-        return meant & self._ended
 
 
 def label_of(name: str) -> str:

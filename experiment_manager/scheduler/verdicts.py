@@ -418,10 +418,12 @@ class _Decision:
         counts where there is no history, too."""
         task = task_in(anchor)
         is_its_own = task is not None and task.cluster is not None and task.cluster in (self._launch.asked or ())
-        times = (anchor.get("start"), self._submitted_at(array, index))
-        began = max((float(one) for one in times if one), default=self._now)
-        is_late = self._now - began >= MAY_BE_BEHIND_S
+        is_late = self._age_s(anchor.get("start"), self._submitted_at(array, index)) >= MAY_BE_BEHIND_S
         return is_its_own and is_late and report.is_by_id and report.last_run(index) is None
+
+    def _age_s(self, *times: float | None) -> float:
+        """How long ago the last of these times was, of which some may not be known; 0 where none is."""
+        return self._now - max((float(one) for one in times if one), default=self._now)
 
     def _may_be_hidden(self, job_id: int, number: int, task: Task | None) -> bool:
         """Whether the scheduler may not show us the task of an attempt."""
@@ -518,7 +520,7 @@ class _Decision:
         answer = None if report is None else self._better(index, job_id, number, anchor, report)
         is_unbegun = "unbegun" in anchor
         times = (end.get("end"), end.get("fenced_at"), anchor.get("start"), self._submitted_at(array, index))
-        is_over = self._now - max((float(one) for one in times if one), default=self._now) >= MAY_TELL_S
+        is_over = self._age_s(*times) >= MAY_TELL_S
         if answer is None and self._may_tell_later(array, index, was, report, is_unbegun=is_unbegun, is_over=is_over):
             self._is_open = True
             return

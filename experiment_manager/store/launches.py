@@ -49,8 +49,9 @@ from experiment_manager.store.processes import is_gone, named, this_process
 
 _RECORD: Final = "launch.json"
 SETTLED: Final = "settled"
-RESTORE: Final = "restore it, or move its folder away if none of its jobs waits or runs"
 """An empty file in a launch of which SLURM has nothing more to say: its record need not be read to know its jobs."""
+RESTORE: Final = "restore it, or move its folder away if none of its jobs waits or runs"
+"""The way out where a record is damaged."""
 
 _PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
 _DRIVER: Final = "driver.json"

@@ -14,7 +14,7 @@ from experiment_manager.model import stages
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.records import Dependency
-from experiment_manager.scheduler.submission import launched_arrays, newest_launch
+from experiment_manager.scheduler.submission import Submitted, launched_arrays, newest_launch
 from experiment_manager.scheduler.upstream import Before
 from experiment_manager.store.launches import create_launch, kept_upstream
 from experiment_manager.store.upstream import Reasons, located
@@ -76,10 +76,9 @@ def test_workers_take_what_may_begin(jobs: Jobs, first: Jobs, monkeypatch: pytes
     jobs.wait_for("CANCELLED", "COMPLETED")
 
 
-def test_what_cannot_be_looked_at_cancels_nothing(jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker on a node that does not see the other experiment leaves the jobs to those that do, however many these
-    are, and runs what comes after nothing."""
-    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.5")
+def submitted_and_out_of_sight(jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch) -> tuple[Submitted, Path]:
+    """A worker begins with thirteen jobs, of which twelve come after those of the other experiment, which is away from
+    the place that is returned."""
     first.make(*[{}] * 12).submit()
     first.wait_for(*["COMPLETED"] * 12)
     come_after(monkeypatch, jobs, first, {number: (number,) for number in range(12)})
@@ -88,6 +87,14 @@ def test_what_cannot_be_looked_at_cancels_nothing(jobs: Jobs, first: Jobs, monke
     place = Path(first.experiment.folder.path)
     os.rename(place, place.with_name("away"))
     (FileScheduler().root / "hold").unlink()
+    return array, place
+
+
+def test_what_cannot_be_looked_at_cancels_nothing(jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker on a node that does not see the other experiment leaves the jobs to those that do, however many these
+    are, and runs what comes after nothing."""
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.5")
+    array, place = submitted_and_out_of_sight(jobs, first, monkeypatch)
     jobs.wait_for(*["PENDING"] * 12, "COMPLETED")
     assert {12: ["COMPLETED"]} == jobs.attempts()
     log = Path(jobs.experiment.folder.launches, "0001", f"{array.slurm_id}_0.log").read_text()
@@ -103,14 +110,7 @@ def test_what_cannot_be_looked_at_for_a_while_is_waited_for(
     jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of a disk that passes costs no job its run: it is tried again, as one that waits."""
-    first.make(*[{}] * 12).submit()
-    first.wait_for(*["COMPLETED"] * 12)
-    come_after(monkeypatch, jobs, first, {number: (number,) for number in range(12)})
-    (FileScheduler().root / "hold").touch()
-    (array,) = jobs.make(*[{}] * 13, workers=1).submit()
-    place = Path(first.experiment.folder.path)
-    os.rename(place, place.with_name("away"))
-    (FileScheduler().root / "hold").unlink()
+    array, place = submitted_and_out_of_sight(jobs, first, monkeypatch)
     log = Path(jobs.experiment.folder.launches, "0001", f"{array.slurm_id}_0.log")
     jobs.wait_until(lambda: log.exists() and "it is looked at again" in log.read_text())
     jobs.wait_until(lambda: jobs.states()[12] == "COMPLETED")
