@@ -974,11 +974,11 @@ class Experiment:
     ) -> "Cleaning":
         """What nothing reads any more is gone, or with `dry_run` only told of: `experiment-manager clean`.
 
-        Logs, results and metrics of attempts before the last; copies of the code that no job runs from; scripts and
-        orders of launches that have ended; a report that is out of date; and of jobs that are done the files that fit
-        a pattern of `checkpoints`. `kinds` chooses among those. With `where`, or a `state` (`failed,timeout`), it is
-        about these jobs alone; nothing of one that runs or waits is removed, and no link is followed. Raises
-        OptionsError, FilterError, JobRefused.
+        Logs, results and metrics of attempts before the last, and what any left half written; copies of the code that
+        no job runs from; scripts and orders of launches that have ended; a report that is out of date; and of jobs that
+        are done the files that fit a pattern of `checkpoints`. `kinds` chooses among those. With `where`, or a `state`
+        (`failed,timeout`), it is about these jobs alone; nothing of one that runs or waits is removed, and no link is
+        followed. Raises OptionsError, FilterError, JobRefused.
         """
         from experiment_manager.analysis.cleaning import What, clean, plan_cleaning
         from experiment_manager.model import filters

@@ -84,6 +84,23 @@ def test_a_file_that_is_made_again_clears_its_own_leftovers(tmp_path: Path) -> N
         assert (False, True, True) == (mine.exists(), other.exists(), path.exists())
 
 
+def test_clean_removes_what_a_job_could_not(tmp_path: Path) -> None:
+    """What an attempt has left half written in its job's folder, as where the disk let it remove nothing, goes with
+    `clean`; what another process, or another host, may still write stays."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    place = experiment.folder.job(0)
+    os.makedirs(place, exist_ok=True)
+    left, kept = of_nobody(f"{place}/result.1.json"), temporary_name(f"{place}/result.1.json")
+    elsewhere = [f"{place}/.attempt.1.json.0badcafe-1-77-{n:016x}.tmp" for n in (1, 2)]
+    for path in (left, kept, *elsewhere):
+        Path(path).write_text("{")
+    os.utime(elsewhere[1], (0, time.time() - 2 * A_DAY_S))
+    assert {left, elsewhere[1]} == {one.path for one in experiment.clean(dry_run=True).found}
+    assert {left, elsewhere[1]} == {one.path for one in experiment.clean().found}
+    assert {os.path.basename(path) for path in (kept, elsewhere[0])} == set(os.listdir(place))
+
+
 def test_archive_of_a_folder_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be looked at is never taken for what is not there: no archive lacks the manifest or the jobs because
     a file system erred, and none replaces another."""

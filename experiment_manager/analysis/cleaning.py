@@ -1,6 +1,6 @@
 """What of an experiment can be removed, since nothing reads it any more: found, told with its sizes, and removed.
 
-    attempts     logs, results and metrics of attempts before the last one of a job
+    attempts     logs, results and metrics of attempts before the last one of a job; files that are left half written
     checkpoints  files of jobs that are done, by patterns; only where asked for
     code         copies of the code by which no job of the manifest is run
     launches     scripts and orders of launches all of whose jobs have ended; their records stay
@@ -25,7 +25,16 @@ from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.files import is_there, put_aside, remove_tree, space_below, space_of
+from experiment_manager.store.files import (
+    FileClock,
+    is_leftover,
+    is_temporary,
+    is_there,
+    put_aside,
+    remove_tree,
+    space_below,
+    space_of,
+)
 from experiment_manager.store.launches import (
     SETTLED,
     clear_leftovers,
@@ -42,7 +51,7 @@ from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import followed, size_text, skipped
 
 KINDS: Final = {
-    "attempts": "logs, results and metrics of attempts before the last",
+    "attempts": "logs, results and metrics of earlier attempts, half-written files",
     "checkpoints": "files of jobs that are done, by --checkpoints",
     "code": "copies of the code that no job runs from",
     "launches": "scripts and orders of launches that have ended",
@@ -150,8 +159,9 @@ def plan_cleaning(folder: Folder, jobs: Iterable[Job], table: StateTable, what: 
         ids = [job_id for job_id in ids if table.state(job_id) in what.states]
     found: list[Found] = []
     if set(what.kinds) & set(OF_JOBS) and _is_ours(folder.join("jobs")):
+        clock = FileClock(folder.path)
         for job_id in followed(ids, len(ids), "looking"):
-            found += _of_job(folder, job_id, table, what)
+            found += _of_job(folder, job_id, table, what, clock)
     is_busy = bool(driven_now) or any(table.state(job_id) in _BUSY for job_id in {*table.attempts, *table.queued})
     if "code" in what.kinds and not is_busy and _is_ours(folder.join("code")):
         found += _code(folder)
@@ -233,7 +243,7 @@ def _is_removed(folder: Folder, path: str) -> bool:
 # ---------------------------------------------------------------- of jobs
 
 
-def _of_job(folder: Folder, job_id: int, table: StateTable, what: What) -> Iterator[Found]:
+def _of_job(folder: Folder, job_id: int, table: StateTable, what: What, clock: FileClock) -> Iterator[Found]:
     place = folder.job(job_id)
     try:
         about = os.lstat(place)
@@ -242,6 +252,8 @@ def _of_job(folder: Folder, job_id: int, table: StateTable, what: What) -> Itera
     if not _is_ours(place) or not stat.S_ISDIR(about.st_mode):
         return
     top = _entries(place)
+    if "attempts" in what.kinds:
+        yield from (_file("attempts", entry, job_id) for entry in top if _is_left(entry, clock))
     if "attempts" in what.kinds and len(table.attempts.get(JobId(job_id), {})) > 1:
         kept, troubles = kept_attempts(table, job_id), list[str]()
         logged = not_logged_again(folder, table, job_id, troubles.append)
@@ -264,6 +276,17 @@ def kept_attempts(table: StateTable, job_id: int) -> frozenset[int]:
         table.completed(job_id),
     )
     return frozenset(number for number in numbers if number is not None)
+
+
+def _is_left(entry: "os.DirEntry[str]", clock: FileClock) -> bool:
+    """Whether a file is half written, and surely nobody writes it any more."""
+    with suppress(OSError):  # gone meanwhile, or the clock of a folder in which nothing can be written
+        return (
+            is_temporary(entry.name)
+            and entry.is_file(follow_symlinks=False)
+            and is_leftover(entry.name, clock.age_s(entry.path))
+        )
+    return False
 
 
 def _is_of_earlier(name: str, kept: Collection[int], logged: Collection[int]) -> bool:
