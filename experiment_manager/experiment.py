@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from experiment_manager.errors import ExperimentManagerError, FilterError, JobRefused
+from experiment_manager.errors import ExperimentManagerError, FilterError, FolderError, JobRefused
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.model import codec
 from experiment_manager.store.drafts import JobDrafts
-from experiment_manager.store.files import below, is_there, space_below, unreadable
+from experiment_manager.store.files import below, entries_in, is_folder, is_there, space_below, unreadable
 from experiment_manager.store.launches import clear_leftovers
-from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.layout import MANIFEST, Folder, planning
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
 from experiment_manager.store.results import (
     Loader,
@@ -1061,35 +1061,50 @@ def find_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
 
     One that is damaged, and a link that is not followed, is named on standard error and left out.
     """
-    found, seen = [], set()
+    found, seen, waiting = list[Experiment](), set[str](), [os.path.abspath(path)]
     start = os.path.realpath(path)
-    for place, folders, files in os.walk(os.path.abspath(path), onerror=_skip, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen or "manifest.sqlite" in files:
-            folders.clear()
-        else:
-            shown = sorted(name for name in folders if not name.startswith("."))
-            folders[:] = [name for name in shown if _is_looked_into(os.path.join(place, name), start)]
-        if "manifest.sqlite" in files and real not in seen:
-            try:
-                found.append(Experiment.at(place))
-            except ExperimentManagerError as error:
-                skipped(str(error))
-            except Exception as error:
-                skipped(f"{place}: {described(error)}")
+    while waiting:
+        place = waiting.pop()
+        if (real := os.path.realpath(place)) in seen:
+            continue
         seen.add(real)
+        try:
+            entries = entries_in(place)
+        except OSError as error:
+            _skip(error)
+            continue
+        if any(entry.name == MANIFEST for entry in entries):
+            found += _opened(place)
+        else:
+            inside = [entry.path for entry in entries if entry.name[0] != "." and _is_looked_into(entry, start)]
+            waiting += reversed(inside)
     return found
 
 
-def _is_looked_into(path: str, start: str) -> bool:
-    """Whether experiments are looked for in a folder below `start`: nobody is led through the machine by links of
-    others."""
-    if not os.path.islink(path):
-        return True
+def _opened(place: str) -> Iterator[Experiment]:
     try:
+        yield Experiment.at(place)
+    except ExperimentManagerError as error:
+        skipped(str(error))
+    except Exception as error:
+        skipped(f"{place}: {described(error)}")
+
+
+def _is_looked_into(entry: os.DirEntry[str], start: str) -> bool:
+    """Whether experiments are looked for in what lies below `start`, if it is a folder: nobody is led through the
+    machine by links of others."""
+    path = entry.path
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return True
+        if not entry.is_symlink() or not is_folder(path):
+            return False
         owner, maker = os.stat(path).st_uid, os.lstat(path).st_uid
     except OSError as error:
         _skip(error)
+        return False
+    except FolderError as error:
+        skipped(str(error))
         return False
     is_trusted = maker in (0, os.geteuid(), owner) or owner == os.geteuid() != 0  # root owns most of the machine
     if not is_trusted:

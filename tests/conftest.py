@@ -1,6 +1,7 @@
 """Shared by the tests: a copy of a small Hydra program to sweep, and real processes to sweep it with."""
 
 import compileall
+import errno
 import json
 import os
 import shutil
@@ -313,3 +314,22 @@ def submitted_long_ago(experiment: Path) -> None:
     for about in body["arrays"].values():
         about["submitted"] -= 1000.0
     path.write_text(json.dumps(body))
+
+
+def erring(monkeypatch: pytest.MonkeyPatch, name: str, *, most: int) -> list[str]:
+    """So many calls of `os.stat`, `os.scandir` and their like for files of that name fail as on a network file system
+    whose server has forgotten them; returns the list of those that did."""
+    failed: list[str] = []
+
+    def of(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any = os.curdir, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, str) and os.path.basename(path) == name and len(failed) < most:
+                failed.append(path)
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+            return function(path, *arguments, **options)
+
+        return call
+
+    for function in ("stat", "lstat", "listdir", "scandir", "open"):
+        monkeypatch.setattr(os, function, of(getattr(os, function)))
+    return failed

@@ -10,10 +10,10 @@ from experiment_manager.errors import FolderError
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.model.records import State
 from experiment_manager.store import files
-from experiment_manager.store.files import is_leftover, temporary_name, write_json
+from experiment_manager.store.files import is_leftover, remove_tree, sync_tree, temporary_name, write_json
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
-from tests.conftest import Program
+from tests.conftest import Program, as_nobody, erring
 
 A_DAY_S = 86_400
 
@@ -117,3 +117,42 @@ def test_what_the_umask_forbids_is_readable_by_nobody_else(program: Program) -> 
     modes = {path: path.stat().st_mode & 0o077 for path in program.experiment.rglob("*")}
     assert {} == {str(path): oct(mode) for path, mode in modes.items() if mode}
     assert os.access(program.experiment / "slurm_scripts.sh", os.X_OK)
+
+
+def test_no_folder_is_passed_over_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tree all is written to the disk for good, or removed, or there is an error: one that a file system shows
+    again after a moment is looked at then."""
+    deep = tmp_path / "tree/inner/deep"
+    deep.mkdir(parents=True)
+    (deep / "weights").touch()
+    synced: list[str] = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.5")
+    for name in ("tree", "inner", "deep"):
+        synced.clear()
+        with monkeypatch.context() as patch:
+            failed = erring(patch, name, most=1)
+            sync_tree(str(tmp_path / "tree"))
+            assert failed
+        assert {str(place) for place in (deep / "weights", deep, *deep.parents[:2])} == {*synced}
+        for act in (sync_tree, remove_tree):
+            with monkeypatch.context() as patch:
+                erring(patch, name, most=1_000_000)
+                with pytest.raises(OSError, match="Stale file handle"):
+                    act(str(tmp_path / "tree"))
+    remove_tree(str(tmp_path / "tree"))
+    assert [] == os.listdir(tmp_path)
+
+
+def test_a_tree_is_removed_whose_folders_may_not_be_listed(reachable: Path) -> None:
+    """By whoever may allow it, whatever they forbid; nothing behind a link goes with it."""
+    reachable.chmod(0o777)
+    with as_nobody():
+        (reachable / "tree/inner/deep").mkdir(parents=True)
+        (reachable / "kept").mkdir()
+        (reachable / "tree/inner/deep/link").symlink_to(reachable / "kept")
+        for place in ("tree/inner/deep", "tree/inner", "tree"):
+            (reachable / place).chmod(0o000)
+        remove_tree(str(reachable / "tree"))
+        remove_tree(str(reachable / "tree"))  # which is not there
+    assert ["kept"] == os.listdir(reachable)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ from experiment_manager.store.lock import identity
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.relocation import unfinished_move
 from experiment_manager.store.submissions import Sightings, Submission
-from tests.conftest import clean_env, wait_until
+from tests.conftest import clean_env, erring, wait_until
 
 PLANNER = """
 import os, sys
@@ -227,25 +226,6 @@ def test_path_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(FolderError), planning(Folder(tmp_path, "file")):
         raise AssertionError("planning has begun")
     assert ["file"] == os.listdir(tmp_path)
-
-
-def erring(monkeypatch: pytest.MonkeyPatch, name: str, *, most: int) -> list[str]:
-    """So many calls of `os.stat` and its like for files of that name fail as on a network file system whose server has
-    forgotten them; returns the list of those that did."""
-    failed: list[str] = []
-
-    def of(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(path: Any, *arguments: Any, **options: Any) -> Any:
-            if isinstance(path, str) and os.path.basename(path) == name and len(failed) < most:
-                failed.append(path)
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
-            return function(path, *arguments, **options)
-
-        return call
-
-    for function in ("stat", "lstat", "listdir", "open"):
-        monkeypatch.setattr(os, function, of(getattr(os, function)))
-    return failed
 
 
 QUESTIONS: dict[str, tuple[str, Callable[[Experiment], object]]] = {

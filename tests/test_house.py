@@ -183,3 +183,11 @@ def test_files_that_others_may_have_laid_are_opened_in_one_place(path: Path) -> 
     found += [call for call in calls if re.search(r"\.(read|write)_(text|bytes)\(", call)]
     opens = [call for call in found if not re.search(r"'(x[^']*)'|O_EXCL", call)]
     assert bool(opens) == (name_of(path) in OPENS), opens
+
+
+@pytest.mark.parametrize("path", [*modules(), *sorted(PLUGINS.glob("*.py"))], ids=lambda p: p.stem)
+def test_no_folder_is_passed_over_in_silence(path: Path) -> None:
+    """Nobody walks through folders by what leaves out those that cannot be listed: `store.files.walked` raises."""
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    silent = re.compile(r"(os\.f?walk|.*\b(r?glob|iglob|glob[01])|(?!ast\.|libcst\.).*\.walk)").fullmatch
+    assert [] == [call for call in calls if silent(call)]

@@ -37,7 +37,7 @@ from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.processes import this_process
 from experiment_manager.store.relocation import Move, relocate
 from experiment_manager.store.states import States
-from tests.conftest import Program, ProgramAfter, files_below
+from tests.conftest import Program, ProgramAfter, erring, files_below
 
 _CHANGES = frozenset(f"os.{what}" for what in ("mkdir", "rename", "link", "symlink", "remove", "rmdir", "chmod"))
 _OF_A_MOVE = ("moved.json", ".moving.json", ".planning.lock")
@@ -527,6 +527,28 @@ def test_an_experiment_in_another_one_is_no_checkpoint(tmp_path: Path, capsys: p
         experiment.move(tmp_path / "new")
     States(inner.folder).finish(1, attempt, State.FAILED, {})
     assert str(tmp_path / "new") == experiment.move(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["steps", "inner"])
+def test_what_cannot_be_looked_at_is_left_alone(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that a server has forgotten for a moment is looked at again, and one that it goes on to forget may hold
+    an experiment: it is named, and what can be looked at is cleaned."""
+    experiment = tried_twice(tmp_path)
+    steps = Path(experiment.folder.job(0), "steps")
+    os.rename(made(steps).folder.path, steps / "inner")
+    before = names_below(str(steps))
+    for most, said in ((1, "jobs/0/steps holds an experiment"), (1_000_000, "cannot be read: Stale file handle")):
+        monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.5")
+        with monkeypatch.context() as patch:
+            failed = erring(patch, name, most=most)
+            done = experiment.clean("0,1", checkpoints=["*"], kinds=["checkpoints"])
+            assert failed
+        assert before == names_below(str(steps))
+        assert said in capsys.readouterr().err
+        assert not any("jobs/0/steps" in one.path for one in done.found)
+        assert most > 1 or {0, 1} == {one.job_id for one in done.found}
 
 
 def test_what_is_freed_is_what_the_disk_gets(tmp_path: Path) -> None:

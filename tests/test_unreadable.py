@@ -29,7 +29,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics import last_values, read_metrics
 from experiment_manager.store.results import read_result, write_result
 from experiment_manager.store.states import States
-from tests.conftest import clean_env
+from tests.conftest import as_nobody, clean_env
 
 FIRST = '{"step": 1, "time": 5.0, "values": {"loss": 0.5, "note": "a\\nb"}}\n'
 LAST = '{"step": 2, "time": 6.0, "values": {"loss": {"$float": "nan"}, "best": 3}}\n'
@@ -378,6 +378,19 @@ def test_list_is_not_led_through_the_machine(
     said = capsys.readouterr()
     assert 1 == said.out.count(f'"path": "{start}/mine"'), said.out
     assert [f"skipped: {one}" for one in refused] == said.err.splitlines()
+
+
+def test_list_names_a_link_that_it_cannot_look_behind(reachable: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is there may be a folder with experiments: it is never left out in silence."""
+    (reachable / "closed/scratch").mkdir(parents=True)
+    (reachable / "closed").chmod(0o000)
+    (reachable / "start").mkdir()
+    (reachable / "start/scratch").symlink_to(reachable / "closed/scratch")
+    (reachable / "start/gone").symlink_to("nowhere")
+    with as_nobody():
+        assert 3 == main(["list", str(reachable / "start")])
+    assert f"skipped: {reachable}/start/scratch cannot be read: Permission denied\n" == capsys.readouterr().err
+    (reachable / "closed").chmod(0o700)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")

@@ -8,8 +8,9 @@
 
 What is never removed: whatever a job that runs or waits uses; the last attempt of a job, and the one with which it was
 done; metrics of earlier attempts of which something was not logged again (`metrics.not_logged_again`); how each attempt
-ended; and anything behind a link. Each file goes by itself, or a folder after it was renamed, so that what is left at
-any moment is an experiment, and what is half removed is gone when somebody plans it next.
+ended; anything behind a link; and what cannot be looked at, with the folders that it is in. Each file goes by itself,
+or a folder after it was renamed, so that what is left at any moment is an experiment, and what is half removed is gone
+when somebody plans it next.
 """
 
 import os
@@ -19,21 +20,27 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
+from experiment_manager.errors import FolderError, JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Job, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.files import (
     FileClock,
+    entries_in,
     is_leftover,
+    is_link,
     is_temporary,
     is_there,
+    looked,
     put_aside,
     remove_tree,
     space_below,
     space_of,
+    unreadable,
+    walked,
 )
 from experiment_manager.store.launches import (
     SETTLED,
@@ -151,7 +158,7 @@ class What(NamedTuple):
 
 
 def plan_cleaning(folder: Folder, jobs: Iterable[Job], table: StateTable, what: What) -> Cleaning:
-    """What can be removed; nothing is, and what is behind links is named."""
+    """What can be removed; nothing is, and what is behind links, or cannot be looked at, is named."""
     driven_now = drivers(folder)
     waiting = _waiting(folder, [driver.launch for driver in driven_now], table) | _handed_over(folder, table)
     ids = [job.id for job in jobs if table.state(job.id) not in _BUSY and job.id not in waiting]
@@ -161,15 +168,27 @@ def plan_cleaning(folder: Folder, jobs: Iterable[Job], table: StateTable, what: 
     if set(what.kinds) & set(OF_JOBS) and _is_ours(folder.join("jobs")):
         clock = FileClock(folder.path)
         for job_id in followed(ids, len(ids), "looking"):
-            found += _of_job(folder, job_id, table, what, clock)
+            found += _seen(folder.job(job_id), _of_job(folder, job_id, table, what, clock))
     is_busy = bool(driven_now) or any(table.state(job_id) in _BUSY for job_id in {*table.attempts, *table.queued})
     if "code" in what.kinds and not is_busy and _is_ours(folder.join("code")):
-        found += _code(folder)
+        found += _seen(folder.join("code"), _code(folder))
     if "launches" in what.kinds and _is_ours(folder.launches):
-        found += _launches(folder, table)
+        found += _seen(folder.launches, _launches(folder, table))
     if "report" in what.kinds:
-        found += _report(folder)
+        found += _seen(folder.report, _report(folder))
     return Cleaning(folder.path, tuple(found))
+
+
+def _seen(place: str, found: Iterator[Found]) -> list[Found]:
+    """What was found in a place, once all of it was looked at; where that cannot be, nothing, and people are told."""
+    try:
+        return list(found)
+    except OSError as error:
+        why = unreadable(error.filename or place, error)
+    except FolderError as error:
+        why = str(error)
+    skipped(f"{why}; {place} is left alone")
+    return []
 
 
 def _waiting(folder: Folder, numbers: Iterable[str], table: StateTable) -> frozenset[int]:
@@ -199,11 +218,12 @@ def _handed_over(folder: Folder, table: StateTable) -> frozenset[int]:
 
 
 def _is_ours(place: str) -> bool:
-    """Whether a folder is no link; of one, people are told: what is there may be that of other experiments, too."""
-    is_link = os.path.islink(place)
-    if is_link:
+    """Whether a folder is no link; of one, people are told: what is there may be that of other experiments, too. Raises
+    FolderError."""
+    is_elsewhere = is_link(place)
+    if is_elsewhere:
         skipped(f"{place} is a link to {os.path.realpath(place)}: what is there is left alone; clean it there")
-    return not is_link
+    return not is_elsewhere
 
 
 def clean(folder: Folder, jobs: Sequence[Job], what: What) -> Cleaning:
@@ -229,10 +249,10 @@ def clean(folder: Folder, jobs: Sequence[Job], what: What) -> Cleaning:
 def _is_removed(folder: Folder, path: str) -> bool:
     """It is gone; false, and people are told, where that is not ours to do. Raises OSError."""
     try:
-        if os.path.isdir(path) and not os.path.islink(path):
-            remove_tree(put_aside(path, folder.path))
-        else:
-            with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(looked(partial(os.lstat, path)).st_mode):
+                remove_tree(put_aside(path, folder.path))
+            else:
                 os.unlink(path)
     except PermissionError as error:
         skipped(f"{path} cannot be removed: {error.strerror}; ask whose it is")
@@ -246,7 +266,7 @@ def _is_removed(folder: Folder, path: str) -> bool:
 def _of_job(folder: Folder, job_id: int, table: StateTable, what: What, clock: FileClock) -> Iterator[Found]:
     place = folder.job(job_id)
     try:
-        about = os.lstat(place)
+        about = looked(partial(os.lstat, place))
     except FileNotFoundError:
         return
     if not _is_ours(place) or not stat.S_ISDIR(about.st_mode):
@@ -303,9 +323,9 @@ def _checkpoints(
     for entry in entries:
         inside = os.path.relpath(entry.path, place)
         is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder and _holds_experiment(entry.path):
-            skipped(f"{entry.path} holds an experiment: it is left alone; clean it there")
-        elif any(fnmatchcase(entry.name, pattern) or fnmatchcase(inside, pattern) for pattern in patterns):
+        if is_folder and _may_hold_experiment(entry.path):
+            continue
+        if any(fnmatchcase(entry.name, pattern) or fnmatchcase(inside, pattern) for pattern in patterns):
             if is_folder:
                 yield _tree("checkpoints", entry.path, job_id)
             else:
@@ -314,16 +334,22 @@ def _checkpoints(
             yield from _checkpoints(place, _entries(entry.path), patterns, job_id)
 
 
-def _holds_experiment(place: str) -> bool:
-    """Whether one lies in a folder, as that of a job which is a sweep itself."""
-    return any(MANIFEST in names for _, _, names in os.walk(place))
+def _may_hold_experiment(place: str) -> bool:
+    """Whether an experiment lies in a folder, as that of a job which is a sweep itself, or nobody can tell; then people
+    are told."""
+    try:
+        if all(entry.name != MANIFEST for _, entries in walked(place) for entry in entries):
+            return False
+        skipped(f"{place} holds an experiment: it is left alone; clean it there")
+    except OSError as error:
+        skipped(f"{unreadable(error.filename or place, error)}; {place} is left alone")
+    return True
 
 
 def _entries(place: str) -> list["os.DirEntry[str]"]:
     """What lies in a folder, by name; nothing, and people are told, where that is not ours to read. Raises OSError."""
     try:
-        with os.scandir(place) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+        return entries_in(place)
     except PermissionError as error:
         skipped(f"{place} cannot be read: {error.strerror}; what is there is left alone")
         return []
@@ -341,7 +367,7 @@ def _file(kind: str, entry: "os.DirEntry[str]", job_id: int) -> Found:
 def _code(folder: Folder) -> Iterator[Found]:
     """The copies that the recipe of no job names; all are kept where a search may propose more jobs."""
     try:
-        names = sorted(os.listdir(folder.join("code")))
+        entries = entries_in(folder.join("code"))
     except FileNotFoundError:
         return
     with Manifest(folder) as manifest:
@@ -350,10 +376,9 @@ def _code(folder: Folder) -> Iterator[Found]:
         recipes = {recipe for _, _, _, recipe in manifest.index() if recipe is not None}
         codes = (manifest.recipe(recipe).code for recipe in recipes)
         used = {os.path.basename(code.path) for code in codes if code is not None}
-    for name in names:
-        path = folder.join("code", name)
-        if not name.startswith(".") and name not in used and os.path.isdir(path) and not os.path.islink(path):
-            yield _tree("code", path)
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.name not in used and entry.is_dir(follow_symlinks=False):
+            yield _tree("code", entry.path)
 
 
 def _launches(folder: Folder, table: StateTable) -> Iterator[Found]:
@@ -393,8 +418,10 @@ def _report(folder: Folder) -> Iterator[Found]:
     path = folder.report
     with suppress(FileNotFoundError):
         about = os.lstat(path)
-        places = [place for place in (folder.manifest, folder.states) if os.path.exists(place)]
-        newest = max((os.stat(place).st_mtime for place in places), default=0.0)
+        newest = 0.0
+        for place in (folder.manifest, folder.states):
+            with suppress(FileNotFoundError):
+                newest = max(newest, os.stat(place).st_mtime)
         if stat.S_ISREG(about.st_mode) and about.st_mtime < newest:
             yield Found("report", path, 1, space_of(about))
 

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 
 from experiment_manager.errors import LOOK_AT_THE_DISK, FolderError
 from experiment_manager.model.codec import is_number
@@ -310,6 +310,40 @@ def is_folder(path: str) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
+def is_link(path: str) -> bool:
+    """Whether that is a link, wherever it leads. Raises FolderError as `is_there`; `os.path.islink` says False."""
+    found = _found(os.lstat, path)
+    return found is not None and stat.S_ISLNK(found.st_mode)
+
+
+def entries_in(place: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; of a file system that errs it is asked again for a moment. Raises OSError."""
+
+    def look() -> list[os.DirEntry[str]]:
+        with os.scandir(place) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+
+    return looked(look)
+
+
+def folders_of(entries: Iterable[os.DirEntry[str]]) -> list[str]:
+    """The paths of those that are folders, and no links. Raises OSError where that cannot be told of one."""
+    return looked(lambda: [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)])
+
+
+def walked(path: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Each folder from that one down, after the one that it is in, with what lies in it; no link is followed.
+
+    Raises OSError for what cannot be looked at: `os.walk` leaves it out, as if nothing were in it.
+    """
+    waiting = [path]
+    while waiting:
+        place = waiting.pop()
+        entries = entries_in(place)
+        yield place, entries
+        waiting += reversed(folders_of(entries))
+
+
 def first_of(places: Iterable[Place], is_meant: Callable[[Place], bool]) -> Place | None:
     """The first of several places that is the one that is meant; None: none is. Raises FolderError where one of them
     cannot be looked at, and no other one is."""
@@ -456,15 +490,20 @@ def remove_tree(path: str) -> None:
     """Nothing is there any more, also where folders of it were protected; no link is followed. Raises OSError."""
     from shutil import rmtree  # few processes need it
 
-    if not os.path.lexists(path):
+    try:
+        is_whole_folder = stat.S_ISDIR(looked(partial(os.lstat, path)).st_mode)
+    except FileNotFoundError:
         return
-    if os.path.islink(path):
+    if not is_whole_folder:
         os.unlink(path)
         return
-    for place, _, _ in os.walk(path):
-        mode = stat.S_IMODE(os.lstat(place).st_mode)
-        if mode & 0o700 != 0o700:
+    waiting = [path]
+    while waiting:
+        place = waiting.pop()
+        mode = stat.S_IMODE(looked(partial(os.lstat, place)).st_mode)
+        if mode & 0o700 != 0o700:  # before it is listed, which may be what is not allowed
             os.chmod(place, mode | 0o700)
+        waiting += folders_of(entries_in(place))
     rmtree(path)
 
 
@@ -525,14 +564,18 @@ def sync(path: str) -> None:
 def sync_tree(path: str) -> None:
     """As `sync`, of a file, or of a folder with all files and folders in it, one by one; nothing that links in it lead
     to. Raises OSError."""
-    if os.path.islink(path) or not os.path.isdir(path):
+    if not stat.S_ISDIR(looked(partial(os.lstat, path)).st_mode):
         sync(path)
         return
-    for place, _, names in os.walk(path):
-        files = (os.path.join(place, name) for name in names)
-        for inside in (*(file for file in files if stat.S_ISREG(os.lstat(file).st_mode)), place):
+    for place, entries in walked(path):
+        files = looked(partial(_regular_files, entries))
+        for inside in (*files, place):
             with suppress(PermissionError):  # what may not be opened
                 sync(inside)
+
+
+def _regular_files(entries: Iterable[os.DirEntry[str]]) -> list[str]:
+    return [entry.path for entry in entries if entry.is_file(follow_symlinks=False)]
 
 
 def sync_all(path: str) -> None:
