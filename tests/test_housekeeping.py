@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from experiment_manager import Experiment, current_job
 from experiment_manager.analysis.export.runs import Mark, run_of
-from experiment_manager.errors import FilterError, FolderError, JobRefused, OptionsError, UnknownJob
+from experiment_manager.errors import LOOK_AT_THE_DISK, FilterError, FolderError, JobRefused, OptionsError, UnknownJob
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.moving import move, moved_script
@@ -770,6 +770,40 @@ def test_damage_is_a_finding(program_after: ProgramAfter) -> None:
     assert re.search(r"^manifest: .*is damaged|^unreadable: .*is damaged", done.stdout, re.MULTILINE), done.stdout
     assert "leftovers: killed processes have left states/.7.1.cancel\n" in done.stdout
     assert 2 == program.python("-m", "experiment_manager", "doctor", str(program.home)).returncode
+
+
+@pytest.mark.xdist_group("swept")
+def test_what_cannot_be_looked_at_is_not_told_as_gone(
+    program_after: ProgramAfter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a copy that jobs run from, a folder of a job that is a link, and whatever else a disk does not show, nobody is
+    told to restore, to lay anew or to remove it, but to look at the disk; the rest is examined."""
+    experiment = Experiment.at(program_after("seed=1,2").experiment)
+    folder = experiment.folder
+    (copy,) = {path for path in os.listdir(folder.join("conf")) if path[0] != "."}
+    scratch = Path(folder.parent, "scratch")
+    scratch.mkdir()
+    for job_id, at in ((0, scratch / "0"), (1, scratch / "nowhere")):
+        shutil.rmtree(folder.job(JobId(job_id)))
+        os.symlink(at, folder.job(JobId(job_id)))
+    (scratch / "0").mkdir()
+    broken = f"the folder of job 1 is a link to what is not there: {scratch}/nowhere"
+    link = f"the folder of job 0 is a link to what cannot be looked at (Stale file handle): {scratch}/0"
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0.5")
+    for name, unseen in (
+        ("main", f"{folder.join('conf', copy, 'main')} cannot be read: Stale file handle"),
+        ("0", link),
+        ("manifest.sqlite-wal", f"{folder.manifest}-wal cannot be read: Stale file handle"),
+    ):
+        for most in (1, 1_000_000):
+            with monkeypatch.context() as patch:
+                failed = erring(patch, name, most=most)
+                found = experiment.doctor()
+            assert failed
+            assert [broken] == [one.what for one in found if "not there" in one.what]
+            at_the_disk = [one.what for one in found if one.way_out == LOOK_AT_THE_DISK]
+            assert (most > 1, most > 1) == (unseen in at_the_disk, bool(at_the_disk))
+            assert len(set(at_the_disk)) == len(at_the_disk)
 
 
 # ---------------------------------------------------------------- a mistyped folder

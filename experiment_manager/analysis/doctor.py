@@ -5,19 +5,31 @@ recorded, so one may look at the experiments of others. No check keeps another f
 finding.
 """
 
+import errno
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 
-from experiment_manager.errors import ExperimentManagerError, JobRefused, SchedulerError
+from experiment_manager.errors import LOOK_AT_THE_DISK, ExperimentManagerError, JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import Launch, State
 from experiment_manager.scheduler.reconcile import active_tasks, reconciled
 from experiment_manager.scheduler.submission import launched_arrays
-from experiment_manager.store.files import is_leftover
+from experiment_manager.store.files import (
+    SHORTLY_S,
+    asked_again,
+    entries_in,
+    is_folder,
+    is_leftover,
+    is_of_the_disk,
+    is_there,
+    looked,
+    unreadable,
+)
 from experiment_manager.store.launches import (
     PLACES,
     launch_numbers,
@@ -44,6 +56,7 @@ _SKEW_S: Final = 5.0
 _RESERVE: Final = re.compile(r"\.(?:result|attempt)\.([1-9]\d*)\.json\.reserve")
 _REQUEST: Final = re.compile(r"\.(0|[1-9]\d*)\.([1-9]\d*)\.cancel")
 _MAY_KEEP: Final = (State.RUNNING, State.LOST)  # what is LOST is recorded, and its space freed, by whoever acts
+_LOOK_THERE: Final = "look at that file, and at its permissions"
 _BESIDE_SQLITE: Final = ("-wal", "-shm", "-journal")
 
 
@@ -85,7 +98,7 @@ def examine(place: Folder) -> list[Finding]:
     seen = _Seen(folder, reconciled(folder), ids)
     for check in _CHECKS:
         found += _checked(check(seen))
-    return found
+    return list(dict.fromkeys(found))  # several may meet the same file that cannot be read
 
 
 def _checked(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -93,14 +106,18 @@ def _checked(findings: Iterable[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except (ExperimentManagerError, OSError) as error:
-        yield Finding("unreadable", str(error), "look at that file, and at its permissions")
+        said = str(error)
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            said = unreadable(error.filename, error)
+        what, is_of_disk, _ = said.partition(f"; {LOOK_AT_THE_DISK}")
+        yield Finding("unreadable", what, LOOK_AT_THE_DISK if is_of_disk else _LOOK_THERE)
 
 
 # ---------------------------------------------------------------- the manifest, and the record of moves
 
 
 def _manifest(folder: Folder) -> Iterator[Finding]:
-    if not os.path.exists(folder.manifest):
+    if not is_there(folder.manifest):
         return  # of the original library
     with Manifest(folder) as manifest:
         if (fault := manifest.quick_check()) is not None:
@@ -111,7 +128,7 @@ def _manifest(folder: Folder) -> Iterator[Finding]:
         what = f"generations/{newer} was published, and manifest.sqlite is older: a planner was killed"
         yield Finding("manifest", what, "nothing is lost; the next sweep, or `filter`, goes on with it")
     for ending in _BESIDE_SQLITE:
-        if os.path.exists(folder.manifest + ending):
+        if is_there(folder.manifest + ending):
             what = f"manifest.sqlite{ending} lies beside the manifest: somebody has opened it for writing"
             yield Finding("manifest", what, "close that program, and remove the file; nothing of ours reads it")
 
@@ -248,9 +265,9 @@ def _skewed(folder: Folder, launch: Launch) -> Iterator[Finding]:
 
 def _recipes(seen: _Seen) -> Iterator[Finding]:
     """Copies of code and configuration by which jobs run, and that are gone."""
-    missing: dict[str, list[int]] = {}
-    if not os.path.exists(seen.folder.manifest):
+    if not is_there(seen.folder.manifest):
         return  # of the original library
+    users: dict[str, list[int]] = {}
     with Manifest(seen.folder) as manifest:
         places: dict[int, list[str]] = {}
         for job_id, _, _, number in manifest.index():
@@ -258,12 +275,16 @@ def _recipes(seen: _Seen) -> Iterator[Finding]:
                 continue
             if number not in places:
                 recipe = manifest.recipe(number)
-                kept = [source.path for source in recipe.sources if source.frozen]
-                kept += [recipe.code.path] if recipe.code is not None else []
-                places[number] = [path for path in kept if not os.path.isdir(seen.folder.join(path))]
+                places[number] = [source.path for source in recipe.sources if source.frozen]
+                places[number] += [recipe.code.path] if recipe.code is not None else []
             for path in places[number]:
-                missing.setdefault(path, []).append(job_id)
-    for path, ids in missing.items():
+                users.setdefault(path, []).append(job_id)
+    for path, ids in users.items():
+        yield from _checked(_missing(seen, path, ids))
+
+
+def _missing(seen: _Seen, path: str, ids: list[int]) -> Iterator[Finding]:
+    if not is_folder(seen.folder.join(path)):
         what = f"{path} is not there, from which {which(ids)} {'runs' if len(ids) == 1 else 'run'}"
         yield Finding("copies", what, "restore it from a backup; the same sweep makes a new one", tuple(ids))
 
@@ -333,7 +354,10 @@ def _clock(seen: _Seen) -> Iterator[Finding]:
         folder.launches,
         *(folder.job(job) for job in list(seen.table.attempts)[-9:]),
     ]
-    times = [os.stat(path).st_mtime for path in places if os.path.exists(path)]
+    times = list[float]()
+    for path in places:
+        with suppress(FileNotFoundError):
+            times.append(looked(partial(os.stat, path)).st_mtime)
     ahead = max(times, default=0.0) - time.time()
     if ahead > _SKEW_S:
         what = f"files were written {ahead:.0f} s from now: this machine's clock is behind that of the file system"
@@ -341,20 +365,31 @@ def _clock(seen: _Seen) -> Iterator[Finding]:
 
 
 def _links(seen: _Seen) -> Iterator[Finding]:
-    """Folders of jobs that were moved to a place which is gone."""
-    broken: list[int] = []
-    with suppress(FileNotFoundError), os.scandir(seen.folder.join("jobs")) as entries:
-        broken = sorted(
-            int(entry.name)
-            for entry in entries
-            if entry.name.isdecimal() and entry.is_symlink() and not os.path.exists(entry.path)
-        )
+    """Folders of jobs that were moved to a place which is gone, or cannot be looked at."""
+    broken, unseen, why = list[int](), list[int](), OSError()
+    with suppress(FileNotFoundError):
+        for entry in entries_in(seen.folder.join("jobs")):
+            if not (entry.name.isdecimal() and entry.is_symlink()):
+                continue
+            try:  # a server that has not answered for the first one is not waited for at each of ten thousand
+                asked_again(partial(os.stat, entry.path), most_s=0.0 if unseen else SHORTLY_S)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    broken.append(int(entry.name))
+                    continue
+                unseen.append(int(entry.name))
+                why = error
     if broken:
-        target = os.readlink(seen.folder.job(broken[0]))
-        those = "the folder" if len(broken) == 1 else "folders"
-        verb = "is a link" if len(broken) == 1 else "are links"
-        what = f"{those} of {which(broken)} {verb} to what is not there: {target}"
-        yield Finding("links", what, "lay the links anew, or remove them", tuple(broken))
+        yield _link(seen, sorted(broken), "is not there", "lay the links anew, or remove them")
+    if unseen:
+        way_out = LOOK_AT_THE_DISK if is_of_the_disk(why) else _LOOK_THERE
+        yield _link(seen, sorted(unseen), f"cannot be looked at ({why.strerror or why})", way_out)
+
+
+def _link(seen: _Seen, ids: list[int], what: str, way_out: str) -> Finding:
+    those, verb = ("the folder", "is a link") if len(ids) == 1 else ("folders", "are links")
+    target = os.readlink(seen.folder.job(ids[0]))
+    return Finding("links", f"{those} of {which(ids)} {verb} to what {what}: {target}", way_out, tuple(ids))
 
 
 def _filter(seen: _Seen) -> Iterator[Finding]:
