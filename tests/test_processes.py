@@ -21,6 +21,45 @@ print(json.dumps(processes.this_process()), flush=True)
 """
 
 
+HIDES = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+"""What many login nodes do: nobody sees the processes of others."""
+
+ASKS = """
+import json, os
+from experiment_manager.store import processes
+
+def become(uid):
+    os.setgroups([])
+    os.setgid(uid or 1)  # the group of root sees all
+    os.setuid(uid)
+
+def asked(uid, record):
+    ours, its = os.pipe()
+    if not (pid := os.fork()):
+        become(uid)
+        os.write(its, json.dumps([processes.is_gone(record), processes.is_alive(record["pid"])]).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return json.loads(os.read(ours, 4096))
+
+(ours, its), (hold, release) = os.pipe(), os.pipe()
+if not (pid := os.fork()):
+    os.close(release)
+    become(1001)
+    os.write(its, json.dumps(processes.this_process()).encode())
+    os.read(hold, 1)
+    os._exit(0)
+record = json.loads(os.read(ours, 4096))
+of_another = {**record, "started_ticks": record["started_ticks"] - 1}
+said = {"colleague": asked(1002, record), "later": asked(1002, of_another), "root": asked(0, record)}
+os.close(release)
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+said["zombie"] = asked(1002, record)
+os.waitpid(pid, 0)
+print(json.dumps({**said, "ended": asked(1002, record)}))
+"""
+
+
 class Child:
     """A process that has said who it is, and that waits until its input ends."""
 
@@ -116,6 +155,36 @@ def test_other_host_is_unknown() -> None:
 def test_other_boot_is_gone() -> None:
     """What ran here before this host was started anew has ended."""
     assert True is processes.is_gone({**processes.this_process(), "boot": "00000000-0000-0000-0000-000000000000"})
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(None, "b"), ("b", None)])
+def test_a_boot_that_is_not_shown_is_not_another_one(
+    theirs: str | None, ours: str | None, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is not shown which boot this is, as in a sandbox, knows nothing of who is, nor the other way round."""
+    me = {**processes.this_process(), "boot": ours}
+    monkeypatch.setattr(processes, "this_process", lambda: me)
+    assert None is processes.is_gone({**child.record, "boot": theirs})
+    assert None is processes.is_gone({**child.record, "boot": theirs, "started_ticks": 1})
+
+
+def test_what_is_hidden_is_not_gone() -> None:
+    """Of a process that /proc hides, as that of a colleague on a login node, is known that something has its number,
+    and not that it has ended; once nothing has the number, it is gone."""
+    inside = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", HIDES, "sh"]
+    if os.geteuid() != 0 or subprocess.run([*inside, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("only root can hide processes")
+    said = subprocess.run([*inside, sys.executable, "-c", ASKS], check=True, stdout=subprocess.PIPE)
+    expected = {"colleague": [None, True], "later": [None, True], "zombie": [None, True]}
+    assert {**expected, "root": [False, True], "ended": [True, False]} == json.loads(said.stdout)
+
+
+def test_what_cannot_be_read_is_not_gone(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /proc cannot be read for a moment, as without a free handle, nobody is gone or dead that has a number."""
+    processes.this_process()
+    monkeypatch.setattr(processes, "_read", lambda _: None)
+    assert None is processes.is_gone(child.record)
+    assert processes.is_alive(child.process.pid)
 
 
 def test_other_pid_namespace_is_unknown() -> None:

@@ -187,9 +187,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         elif last.job_id not in table.confirmed:
             record = table.runners.get((last.job_id, last.number), {})
             if is_gone(record) is None:
-                name = folder.join("states", "JOB.ATTEMPT.RUNNING")
-                host = record.get("host")
-                hint = f"on {host}, which cannot be asked from here; if it is gone, mv {as_word(name)} to .LOST"
+                hint = _out_of_sight(folder, record.get("host"))
                 troubles[last.state, hint].append(last.job_id)
     waiting: dict[str, list[int]] = defaultdict(list)
     ways_out: dict[str, str] = {}
@@ -224,6 +222,14 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         dropped=() if selected is None else tuple(job for job in by_state[State.PENDING] if job not in selected),
         **outlook(folder, table)._asdict(),
     )
+
+
+def _out_of_sight(folder: Folder, host: object) -> str:
+    """Where a job runs that may have ended without a word, and what to do where it has."""
+    name = as_word(folder.join("states", "JOB.ATTEMPT.RUNNING"))
+    is_here = host == os.uname().nodename
+    where = "here, as a process that is not shown to us" if is_here else f"on {host}, which cannot be asked from here"
+    return f"{where}; if it is gone, mv {name} to .LOST"
 
 
 def _pruned(folder: Folder, ids: Iterable[int]) -> dict[str, tuple[int, ...]]:

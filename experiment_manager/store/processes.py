@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 
-from experiment_manager.typing_names import Any, Final, TypeGuard
+from experiment_manager.typing_names import Any, Final, NamedTuple, TypeGuard
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -65,17 +65,28 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
     """True when the process of a record has certainly ended, False when it runs, None when nobody here can know."""
     if record.get("host") != os.uname().nodename:
         return None
-    me = this_process()
-    if record.get("boot") != me["boot"]:
+    me, boot = this_process(), record.get("boot")
+    if None not in (boot, me["boot"]) and boot != me["boot"]:
         return True  # this host has been started anew since
-    if record.get("namespace") != me["namespace"]:
-        return None
+    if boot != me["boot"] or record.get("namespace") != me["namespace"]:
+        return (
+            None  # a sandbox does not show which boot this is (ProcSubset=pid of systemd), or it is another container
+        )
     pid, ticks = record.get("pid"), record.get("started_ticks")
     if not _is_pid(pid):
         return None
-    if me["boot"] is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
+    if boot is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
         return not is_alive(pid)
-    return _start_ticks(pid) != ticks if isinstance(ticks, int) else None
+    return _has_ended(pid, ticks) if isinstance(ticks, int) else None
+
+
+def _has_ended(pid: int, ticks: int) -> bool | None:
+    """Whether the process of that number that started then has ended; None where /proc does not show what has the
+    number now: that of another user, under `hidepid`, may be it."""
+    seen = _seen(pid)
+    if seen is not None:
+        return seen.is_zombie or seen.started_ticks != ticks
+    return None if _has_number(pid) else True
 
 
 def mark(name: str) -> None:
@@ -266,24 +277,43 @@ def _in_c(name: str) -> Callable[..., int] | None:
     return lambda *arguments: call_function(address, arguments)
 
 
-def _start_ticks(pid: int) -> int | None:
-    """When a process started; None when there is none, or only a zombie that waits to be reaped."""
+class _Seen(NamedTuple):
+    """What /proc shows of a process."""
+
+    is_zombie: bool  # it has ended, and waits to be reaped
+    started_ticks: int
+
+
+def _seen(pid: int) -> _Seen | None:
+    """What has that number, as far as it is shown to us; None also of what is there and is hidden from us."""
     text = _read(f"/proc/{pid}/stat")
-    if text is None:
+    if not text:
         return None
     fields = text.rpartition(")")[2].split()  # the name in brackets may hold anything
-    return None if fields[0] in "ZX" else int(fields[19])
+    return _Seen(fields[0] in "ZX", int(fields[19]))
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a process started; None when there is none that we see, or only a zombie that waits to be reaped."""
+    seen = _seen(pid)
+    return None if seen is None or seen.is_zombie else seen.started_ticks
 
 
 def is_alive(pid: int) -> bool:
     """Whether a process of that number runs here, whoever it is; a zombie that waits to be reaped does not."""
+    seen = _seen(pid)
+    return _has_number(pid) if seen is None else not seen.is_zombie
+
+
+def _has_number(pid: int) -> bool:
+    """Whether anything has that number, also what /proc hides: the kernel tells it for a signal that is none."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    return _start_ticks(pid) is not None or not os.path.exists(f"/proc/{pid}/stat")  # where there is no /proc
+    return True
 
 
 def _read(path: str) -> str | None:
