@@ -112,24 +112,26 @@ def test_where_nothing_can_be_written_a_name_is_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("result", "stopped", "state"),
     [
-        ({"result": 3, "told": False}, False, State.COMPLETED),
-        ({"result": 3, "told": True}, True, State.COMPLETED),
-        ({"result": None, "told": False}, False, State.COMPLETED),
-        ({"result": None, "told": False}, True, State.LOST),  # a checkpoint, perhaps
-        ({"result": None, "told": True}, False, State.LOST),
-        ({"result": None, "told": False, "fake": True}, False, State.FAKE),
-        (None, False, State.LOST),
-        ({"result": 3, "told": False, "pruned": True}, False, State.PRUNED),
-        ({"result": None, "told": True, "pruned": True}, True, State.PRUNED),
+        ({"result": 3, "told": False}, "", State.COMPLETED),
+        ({"result": 3, "told": True}, "before", State.COMPLETED),
+        ({"result": None, "told": False}, "", State.COMPLETED),
+        ({"result": None, "told": False}, "before", State.LOST),  # a checkpoint, perhaps
+        ({"result": None, "told": False}, "after", State.COMPLETED),
+        ({"result": None, "told": True}, "after", State.LOST),
+        ({"result": None, "told": True}, "", State.LOST),
+        ({"result": None, "told": False, "fake": True}, "", State.FAKE),
+        (None, "", State.LOST),
+        ({"result": 3, "told": False, "pruned": True}, "", State.PRUNED),
+        ({"result": None, "told": True, "pruned": True}, "before", State.PRUNED),
     ],
 )
-def test_a_result_outlives_its_supervisor(tmp_path: Path, result: Any, stopped: bool, state: State) -> None:
+def test_a_result_outlives_its_supervisor(tmp_path: Path, result: Any, stopped: str, state: State) -> None:
     """A supervisor was killed after its job had left a complete result: whoever looks records what it meant to, and the
     job is not run again without a word."""
     folder, states = Folder(tmp_path, "train"), States(Folder(tmp_path, "train"))
     claimed(folder, 0)
     if stopped:
-        states.note_stop(0, 1, {"arguments": []})
+        states.note_stop(0, 1, {"arguments": []}, had_result=stopped == "after")
     if result is not None:
         Path(folder.of_attempt(0, 1, "result")).write_text(json.dumps(result))
     if result and result.get("pruned"):

@@ -306,6 +306,71 @@ def test_a_job_that_runs_longer_than_its_launch_lets_it_is_told_to_end(
     assert record["end"] - record["start"] >= 0.6
 
 
+RETURNING = """
+import argparse, signal, time
+from pathlib import Path
+from threading import Thread
+from experiment_manager import Experiment, current_job
+
+def work(job_id, variables, configuration):
+    if HOW == "returns when it hears":
+        heard = []
+        signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+        Path("listens").touch()
+        while not heard:
+            time.sleep(0.01)
+    else:
+        Thread(target=time.sleep, args=(600,)).start()
+
+parser = argparse.ArgumentParser()
+for name in ("--job-id", "--experiment-path", "--experiment-name"):
+    parser.add_argument(name)
+options = parser.parse_args()
+Experiment.load(options.experiment_name, options.experiment_path).run_id(int(options.job_id), work)
+"""
+
+
+def _has_slept(pid: int) -> int:
+    """How often a process has waited for something."""
+    counts = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(counts[0])
+
+
+@pytest.mark.parametrize(
+    ("how", "told_by", "expected"),
+    [
+        ("has returned", "the limit", "COMPLETED"),
+        ("has returned", "TERM", "COMPLETED"),
+        ("has returned", "a request", "COMPLETED"),
+        ("returns when it hears", "TERM", "CANCELLED"),
+    ],
+)
+def test_a_job_that_has_returned_and_hangs_is_done(how: str, told_by: str, expected: str, held: Program) -> None:
+    """The task has returned nothing, and its interpreter does not end, as for a thread of a library that waits: whoever
+    tells the job to end later, it is COMPLETED. One that returns nothing when it is told to has left early, perhaps."""
+    (held.home / "returning.py").write_text(f"HOW = {how!r}\n{RETURNING}")
+    about = {"runner": [sys.executable, "returning.py"], **({"job_timeout_min": 0.1} if told_by == "the limit" else {})}
+    folder = Experiment.at(held.experiment).folder
+    number = create_launch(folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    supervisor = held.start("-m", "experiment_manager", "run", str(held.experiment), "0", "--launch", number)
+    result = held.experiment / "jobs/0/result.2.json"
+    wait_until((held.home / "listens").exists if expected == "CANCELLED" else result.exists)
+    if told_by == "a request":
+        assert 0 == held.tool("cancel", "0").returncode
+    elif told_by == "TERM":
+        before = _has_slept(supervisor.pid)
+
+        def has_looked() -> bool:  # at what there is, which each SIGCHLD makes it do
+            os.kill(supervisor.pid, signal.SIGCHLD)
+            return _has_slept(supervisor.pid) > before + 3
+
+        wait_until(has_looked)
+        os.kill(supervisor.pid, signal.SIGTERM)
+    _, said = supervisor.communicate(timeout=60)
+    assert ["0.1.COMPLETED", f"0.2.{expected}"] == held.states(), said
+    assert (expected == "COMPLETED") == (supervisor.returncode == 0)
+
+
 BY_HAND = "it left when somebody warned it, long before its time limit"
 LEAVES = "trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.02; done"
 

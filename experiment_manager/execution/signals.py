@@ -51,6 +51,10 @@ class Heard:
         self.was_warned = self.was_warned or not WARNINGS.isdisjoint(heard)
         return heard
 
+    def is_quiet(self) -> bool:
+        """Whether no signal has come since `wait` returned last."""
+        return not select.select([self._read], [], [], 0)[0]
+
     def wait_to_read(self, handle: int) -> bool:
         """Something, or its end, can be read there; false where a signal of STOPS or WARNINGS was heard before that."""
         while not (self.was_stopped or self.was_warned):

@@ -133,6 +133,7 @@ class _Supervision:
         self._child, self._states, self._number, self._heard, self._begin = child, states, number, heard, begin
         self._scheduler, self._task = schedulers.current(), schedulers.current_task()
         self._stopped: State | None = None
+        self._had_result = False  # before anybody told us to stop
         self._asked: str | None = None  # who has asked us to end, through the folder
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
         self._warned = False
@@ -241,6 +242,7 @@ class _Supervision:
             until = min(poll_at, sample_at, self._kill_at or poll_at, self._limit_at) - time.monotonic()
             for number in self._heard.wait(min(until, WARNING_POLL_S) if self._undelivered else until):
                 self._pass_on(number)
+            self._look_for_result()
             self._deliver_warnings()
             now = time.monotonic()
             if self._kill_at is not None and now >= self._kill_at:
@@ -257,6 +259,13 @@ class _Supervision:
                 sample_at = float("inf") if is_counted and not has_gpus else now + pause
             if now >= poll_at:
                 poll_at = now + self._look()
+
+    def _look_for_result(self) -> None:
+        """A result that is there before anybody tells the job to stop is of a task that has returned: what is left is
+        the end of its interpreter, which may hang. Of one that is there later nobody knows that: the job can have heard
+        the signal as soon as we did, and have left early for it."""
+        if self._stopped is None and not self._had_result:
+            self._had_result = os.path.exists(self._file("result")) and self._heard.is_quiet()
 
     def _look_at_gpus(self, pids: Collection[int], seconds: float) -> bool:
         """Whether it is worth looking again."""
@@ -334,7 +343,8 @@ class _Supervision:
         """The job is told to end; then the scheduler, if there is one, is asked why, where that is not known."""
         self._stopped, now = State.CANCELLED, time.monotonic()
         self._kill(number)
-        self._states.note_stop(self._child.job_id, self._number, {"arguments": self._child.arguments})
+        about = {"arguments": self._child.arguments}
+        self._states.note_stop(self._child.job_id, self._number, about, had_result=self._had_result)
         stop = stop or self._why_stopped()
         self._stopped = stop.state
         kill_wait_s = float("inf") if stop.kill_wait_s is None else stop.kill_wait_s
@@ -489,7 +499,7 @@ class _Supervision:
         pruned = self._why_pruned()
         ending = policy.Ending(
             returncode=returncode,
-            has_result=policy.left_result(result, was_stopped=self._stopped is not None),
+            has_result=policy.left_result(result, was_stopped=self._stopped is not None and not self._had_result),
             stopped=self._stopped,
             was_warned=self._warned,
             out_of_memory=returncode != 0 and self._was_out_of_memory(returncode),  # what ended well is not asked about

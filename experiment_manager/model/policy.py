@@ -73,8 +73,9 @@ class Ending(NamedTuple):
 def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
     """Whether the file that an attempt left holds a result, for an attempt that was told to stop or warned.
 
-    Nothing returned means checkpointed and left, unless the job was only warned and says that it has not been told
-    (`should_stop` never returned true): then it has simply ended in time.
+    Nothing returned means checkpointed and left, unless the job was only warned, or told to stop when the file was
+    there already (no `was_stopped` then), and says that it has not been told (`should_stop` never returned true): then
+    it has simply ended in time.
 
     >>> left_result({"result": None, "told": True}, was_stopped=False), left_result({"result": 3}, was_stopped=True)
     (False, True)

@@ -107,9 +107,10 @@ class Endings:
             if any(map(is_temporary, os.listdir(place))):
                 clear_leftovers_in(place)
 
-    def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
-        """The attempt was told to stop: for whoever finds it without an end, see `found`."""
-        body = {"reason": _UNWRITTEN, **about, "stopped": True, "format": 1}
+    def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any], *, had_result: bool) -> None:
+        """The attempt was told to stop, before it had left its result or after that: for whoever finds it without an
+        end, see `found`."""
+        body = {"reason": _UNWRITTEN, **about, "stopped": not had_result, "format": 1}
         reserve.note(self._folder.of_attempt(job_id, attempt, "attempt"), body)
 
     def write(

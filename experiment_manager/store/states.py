@@ -506,9 +506,9 @@ class States:
         self.end(job_id, attempt, State.CANCELLED)
         raise JobRefused(f"attempt {attempt} of job {job_id} of {self._folder.path} is not begun: {reason}")
 
-    def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> None:
-        """Our attempt was told to stop, or warned; see `Endings.found`."""
-        self._endings.note_stop(job_id, attempt, about)
+    def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any], *, had_result: bool) -> None:
+        """Our attempt was told to stop, or warned; see `Endings.note_stop`."""
+        self._endings.note_stop(job_id, attempt, about, had_result=had_result)
 
     def _next(self, job_id: int, about: Mapping[str, Any], planned: int | None) -> int:
         attempts = self.attempts(job_id)
