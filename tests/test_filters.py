@@ -530,10 +530,10 @@ def test_function_in_a_module_beside_the_script(tmp_path: Path, monkeypatch: pyt
         "(lambda: 1)()",
         "lambda: 1",
         "len([x for x in (1,).__class__.__bases__])",
-        "9**9**9",
-        "2 ** 10 ** 8 > 1",
-        "'a' * 10 ** 9",
-        "1 << 10 ** 9",
+        "9**9**9 > seed",
+        "2 ** 10 ** 8 > seed",
+        "'a' * 10 ** 9 > algorithm",
+        "seed << 10 ** 9",
         "(seed := 5)",
         "print(seed)",
         "yield_(1)",
@@ -561,19 +561,19 @@ def test_expression_cannot_escape(text: str) -> None:
         "f'{1001 * algorithm}' == 'x'",
         "f'{cfg.many}{cfg.many}' == 'x'",
         "f'{cfg.many!r}' == 'x'",
-        "f'{2 ** 99999:b}' == 'x'",
+        "f'{2 ** 99999:b}' == algorithm",
         "f'{len}' == 'x'",
         "str(len) == 'x'",
-        "'%9999999999d' % 1 == 'x'",
-        "b'%9999999999d' % 1 == 'x'",
-        "str([[1] * 1000] * 100) == 'x'",
-        "1 == [[1] * 100000] * 100000",
-        "1 == ([[1] * 999] * 999, 1)",
-        "1001 * 'a' == 'x'",
-        "3999999 ** 3999999 > 1",
-        "(2 ** 99999) * (2 ** 99999) > 1",
-        "(" + " * ".join(["2 ** 50000"] * 99) + ") > 1",
-        "-2 ** 100001 < 1",
+        "'%9999999999d' % seed == 'x'",
+        "b'%9999999999d' % seed == 'x'",
+        "str([[1] * 1000] * 100) == algorithm",
+        "seed == [[1] * 100000] * 100000",
+        "seed == ([[1] * 999] * 999, 1)",
+        "1001 * 'a' == algorithm",
+        "3999999 ** 3999999 > seed",
+        "(2 ** 99999) * (2 ** 99999) > seed",
+        "(" + " * ".join(["2 ** 50000"] * 99) + ") > seed",
+        "-2 ** 100001 < seed",
         "str(cfg) == 'x'",
         "str([cfg.many]) == 'x'",
         "str(cfg.deep) == 'x'",
@@ -618,7 +618,7 @@ def test_a_filter_that_needs_more_memory_than_there_is_says_so() -> None:
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
-        ("(1, 1) == (1,) * 2 and 2 ** 0.5 > 1.4 and 2 ** 64 > 1 and 7.5 % 2 == 1.5", list(range(12))),
+        ("(1, 1) == (1,) * 2 and 2 ** 0.5 > 1.4 and 2 ** 64 > seed and 7.5 % 2 == 1.5", list(range(12))),
         ("str(seed) == '2' and 'ab' * 2 == 'abab'", [2, 3, 8, 9]),
         ("algorithm.startswith('T')", TD3),
         ("algorithm.lower() == 'td3'", TD3),
@@ -874,6 +874,43 @@ def test_one_equals_sign_says_that_two_are_meant(written: str, meant: str) -> No
     """An assignment, as a sweep has it, is no expression: what to write is said; a list is always true."""
     assert f"write {meant}" in refusal(written)
     assert "write `and` between them" in refusal("lr == 0.1, seed == 2")
+
+
+@pytest.mark.parametrize(
+    ("written", "part"),
+    [
+        ("'seed > 2'", "is text, not a condition; leave the inner quotes out"),
+        ("'lr=0.1'", "leave the inner quotes out"),
+        ("''", "leave the inner quotes out"),
+        ("0.5", "names no variable"),
+        ("0.0", "names no variable"),
+        ("None", "names no variable"),
+        ("(1)", "names no variable"),
+        ("1 == 1", "names no variable"),
+        ("len('seed')", "names no variable"),
+        ("'TD3'.startswith('T')", "names no variable"),
+        ("not 0.5", "names no variable"),
+        ("lr == 0.1 or 0.2", "0.2 is no condition: it says the same of every job; write lr in [0.1, 0.2]"),
+        ("algorithm == 'TD3' or 'DDPG'", "'DDPG' is text, not a condition; write algorithm in ['TD3', 'DDPG']"),
+        ("lr == (0.1 or 0.2)", "write lr in [0.1, 0.2]"),
+        ("lr == 0.1 and 'seed > 2'", "'seed > 2' is text, not a condition; write for example"),
+        ("seed == 1 and not 2", "2 is no condition"),
+        ("seed == 1 or (lr == 0.1 and -1)", "-1 is no condition"),
+        ("seed == 1 or (1, 2)", "(1, 2) is no condition"),
+        ("seed == 1 or None", "None is no condition"),
+        ("seed == 1 or len('a')", "len('a') is no condition"),
+    ],
+)
+def test_what_says_the_same_of_every_job_is_refused(written: str, part: str) -> None:
+    """A condition asks something of the job: what a text, a number or a list is worth passes all jobs, or none, and
+    who removes or cancels by it means something else."""
+    for form in (written, [written], ["seed < 3", written]):
+        said = refusal(form)
+        assert part in said
+        assert written in said
+    assert list(range(12)) == passing("True")  # who writes that means it
+    assert [] == passing("False")
+    assert [0, 2, 4] == passing("(seed or 0) < 4 and lr < 0.1 and algorithm == ('TD3' if seed else None)")
 
 
 UNRESOLVED = {0: {"m": facts.Unresolved("m", "${mul:${x},10}", "no resolver mul"), "nn": [1, {"w": 2}], "size": 3}}

@@ -94,6 +94,7 @@ _ABSENT: Final = object()
 _SIMPLE: Final = frozenset({bool, int, float, str, type(None), type(_ABSENT)})
 _MOST_ANSWERS: Final = 100_000
 _ASSIGNED: Final = re.compile(r"\s*([\w.]+)\s*=\s*([^=\s,][^=,]*?)\s*\Z")
+_EXAMPLE: Final = "write for example: algorithm == 'TD3' and seed < 3"
 _CONSTANTS: Final = {"True", "False", "None"}
 _MOST_DIGITS: Final = re.compile(r"[0-9]{4}")
 """Of a width or precision in an f-string it is too many."""
@@ -269,14 +270,77 @@ def _parsed(text: str) -> ast.expr:
         ) from error
     if isinstance(tree, ast.Tuple):
         raise FilterError(f"the filter {text!r} is a list of conditions; write `and` between them")
+    _refuse_constants(tree, text)
     return tree
+
+
+def _refuse_constants(tree: ast.expr, text: str) -> None:
+    """Raise FilterError for a condition that says the same of every job, and is not True or False.
+
+    Such a one is quoted text, `'seed > 2'`, or the `0.2` of `lr == 0.1 or 0.2`. What is no condition may be constant,
+    as in `(dropout or 0) < 0.1`, unless nothing else is there: `lr == (0.1 or 0.2)`.
+    """
+    if _is_text(tree):
+        raise FilterError(f"the filter {text!r} is text, not a condition; leave the inner quotes out")
+    if not _names_something(tree) and not _is_boolean(tree):
+        raise FilterError(f"the filter {text!r} names no variable, so it says the same of every job; {_EXAMPLE}")
+    inner = [node for node in ast.walk(tree) if isinstance(node, ast.BoolOp) and not _names_something(node)]
+    for condition in (*_conditions(tree), *inner):
+        if _names_something(condition) or isinstance(condition, ast.Compare) or _is_boolean(condition):
+            continue
+        what = "text, not a condition" if _is_text(condition) else "no condition: it says the same of every job"
+        written = ast.get_source_segment(text.strip(), condition)
+        raise FilterError(f"in the filter {text!r}, {written} is {what}; {_one_of(tree, text) or _EXAMPLE}")
+
+
+def _conditions(tree: ast.expr) -> Iterator[ast.expr]:
+    """The parts of an expression whose truth decides, without `and`, `or` and `not` themselves."""
+    pending = [tree]
+    while pending:
+        node = pending.pop(0)
+        if isinstance(node, ast.BoolOp):
+            pending.extend(node.values)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            pending.append(node.operand)
+        else:
+            yield node
+
+
+def _names_something(tree: ast.expr) -> bool:
+    """Whether an expression reads a variable or a root; a function that is called is none."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return any(isinstance(node, ast.Name) and id(node) not in called for node in ast.walk(tree))
+
+
+def _is_text(tree: ast.expr) -> bool:
+    return isinstance(tree, ast.Constant) and isinstance(tree.value, str)
+
+
+def _is_boolean(tree: ast.expr) -> bool:
+    return isinstance(tree, ast.Constant) and isinstance(tree.value, bool)
+
+
+def _one_of(tree: ast.expr, text: str) -> str | None:
+    """What is meant by `lr == 0.1 or 0.2`, and by `lr == (0.1 or 0.2)`; None for what may mean anything."""
+    if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.Or):
+        first, *others = tree.values
+    else:
+        first, others = tree, []
+    if not isinstance(first, ast.Compare) or len(first.ops) != 1 or not isinstance(first.ops[0], ast.Eq):
+        return None
+    second = first.comparators[0]
+    values = [*(second.values if isinstance(second, ast.BoolOp) else [second]), *others]
+    if any(map(_names_something, values)):
+        return None
+    name, *written = [ast.get_source_segment(text.strip(), node) or "" for node in (first.left, *values)]
+    return f"write {name} in [{', '.join(written)}]"
 
 
 def _meant(text: str) -> str:
     """The text to write instead: for `lr=0.1`, `lr == 0.1`."""
     match = _ASSIGNED.match(text)
     if match is None:
-        return "write for example: algorithm == 'TD3' and seed < 3"
+        return _EXAMPLE
     name, value = match.groups()
     return f"write {name} == {repr(value) if value.isidentifier() and value not in _CONSTANTS else value}"
 
