@@ -844,8 +844,8 @@ def test_job_with_a_value_of_another_type_does_not_pass_and_is_told(written: str
 
 
 def test_what_jobs_have_left_is_asked_for() -> None:
-    """`result` is what a job returned, `metric` what it last logged; a job that has none does not pass, whatever is
-    asked, and nothing is said of it; a field that only some have is asked of those."""
+    """`result` is what a job returned, `metric` what it last logged; of a job that has none nothing that is asked is
+    true, and nothing is said of it; a field that only some have is asked of those."""
     jobs = jobs_of(*({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4)))
     results = {0: {"accuracy": 0.98, "best": {"step": 3}}, 1: {"accuracy": 0.9, "best": {"step": 9}}, 2: 0.99}
     metrics = {0: {"loss": 0.2, "train/loss": 0.1}, 3: {"loss": 0.05}}
@@ -855,7 +855,8 @@ def test_what_jobs_have_left_is_asked_for() -> None:
         ({"result.best.step": [3, 9]}, [0, 1]),
         ({"result": 0.99}, [2]),
         ("metric.loss < 0.1", [3]),
-        ("metric['loss'] > result.accuracy or True", [0]),
+        ("metric['loss'] < result.accuracy or lr == 0.2", [0, 1]),
+        ("not result.accuracy > 0.97", [1]),
         ({"metric.loss": 0.05, "lr": 0.4}, [3]),
     ):
         assert ids == asked(written, jobs, results, metrics)[0], written
@@ -911,6 +912,44 @@ def test_what_says_the_same_of_every_job_is_refused(written: str, part: str) -> 
     assert list(range(12)) == passing("True")  # who writes that means it
     assert [] == passing("False")
     assert [0, 2, 4] == passing("(seed or 0) < 4 and lr < 0.1 and algorithm == ('TD3' if seed else None)")
+
+
+ASKED = {
+    "one == 1": True,
+    "one > 1": False,
+    "result.score > 1": None,
+    "not metric.loss": None,
+    "other > 1": None,
+    "1 < min(other, 3)": None,
+    "other == None": True,
+}
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> tuple[str, bool | None]:
+    """A condition on a job that has `one`, and neither `other` nor a result nor metrics, and whether it holds."""
+    found: list[tuple[str, bool | None]] = draw(st.lists(st.sampled_from(list(ASKED.items())), min_size=1, max_size=4))
+    while len(found) > 1:
+        (first, one), (second, another) = (found.pop(draw(st.integers(0, len(found) - 1))) for _ in range(2))
+        word, decides = draw(st.sampled_from((("or", True), ("and", False))))
+        is_known = decides in (one, another) or None not in (one, another)
+        truth = None if not is_known else decides if decides in (one, another) else not decides
+        found.append((f"({first} {word} {second})", truth))
+        if draw(st.booleans()):
+            found[-1] = (f"(not {found[-1][0]})", None if truth is None else not truth)
+    return found[0]
+
+
+@examples(300)
+@given(conditions())
+def test_what_is_not_known_of_a_job_decides_nothing(condition: tuple[str, bool | None]) -> None:
+    """In whichever order: `or` holds where one side does, `and` fails where one does, and what hangs on the unknown is
+    neither true nor false, so that neither it nor its contrary passes."""
+    text, truth = condition
+    jobs = jobs_of({"one": 1}, {"other": 1})
+    for written, is_true in ((text, truth is True), (f"not {text}", truth is False)):
+        ids, said = asked(written, jobs)
+        assert (is_true, []) == (0 in ids, said), written
 
 
 UNRESOLVED = {0: {"m": facts.Unresolved("m", "${mul:${x},10}", "no resolver mul"), "nn": [1, {"w": 2}], "size": 3}}

@@ -111,6 +111,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         self.functions = _FUNCTIONS
         for name in _NO_NODES:  # of these, a few words make as much as one likes
             self.nodes.pop(getattr(ast, name), None)
+        self.nodes[ast.BoolOp] = self._eval_and_or
         self.nodes |= {ast.JoinedStr: self._eval_f_string, ast.FormattedValue: self._eval_formatted}
         self._text = text
         self._job: Job
@@ -122,7 +123,10 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
     @cached_property
     def _read(self) -> frozenset[str]:
         """The variables that the expression names."""
-        dotted = (_dotted(node) for node in ast.walk(self._tree))
+        return self._read_in(self._tree)
+
+    def _read_in(self, tree: ast.expr) -> frozenset[str]:
+        dotted = (_dotted(node) for node in ast.walk(tree))
         return frozenset(name for name in dotted if name is not None and name in self._names)
 
     def unknown(self, names: Collection[str]) -> Iterator[str]:
@@ -211,6 +215,26 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         found = [(name, job.variables.get(name)) for name in sorted(self._read)]
         found += [(key, value) for key in sorted(self.reads) if (value := self._facts.find(job, key)) is not NOTHING]
         return f" ({', '.join(f'{name}={value!r:.80}' for name, value in found)})" if found else ""
+
+    def _eval_and_or(self, node: ast.BoolOp) -> Any:
+        """As Python's, and in any order: what is not known of a job leaves it to the others to decide."""
+        is_or, is_unknown, value = isinstance(node.op, ast.Or), False, None
+        for operand in node.values:
+            try:
+                value = self._eval(operand)
+            except _NothingKnown:
+                is_unknown = True
+                continue
+            except TypeError:
+                if self._read_in(operand) <= self._job.variables.keys():
+                    raise
+                is_unknown = True  # `lr > 0` of a job that has no lr
+                continue
+            if bool(value) is is_or:
+                return value
+        if is_unknown:
+            raise _NothingKnown
+        return value
 
     def _eval_name(self, node: ast.Name) -> Any:
         if node.id in self._names:
