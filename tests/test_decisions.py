@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from experiment_manager.model.policy import Ending, Match, ended_state, exit_status, match, to_run
+from experiment_manager.model.policy import Ending, Match, ended_state, exit_status, match, of_launcher, to_run
 from experiment_manager.model.records import ENDED, ENDED_WELL, UNFINISHED, State
 
 
@@ -91,6 +91,18 @@ def ending(
         (ending(-11, pruned=True, result=True), State.PRUNED),
         (ending(1, pruned=True), State.FAILED),
         (ending(-15, pruned=True, stopped=State.CANCELLED), State.CANCELLED),
+        *(
+            (ending(of_launcher(status), result=True, stopped=stopped, oom=oom), State.COMPLETED)
+            for status, stopped, oom in itertools.product(
+                (134, 137, 139, 143), (None, State.TIMEOUT, State.CANCELLED), (False, True)
+            )
+        ),
+        (ending(of_launcher(139)), State.FAILED),
+        (ending(of_launcher(143), stopped=State.TIMEOUT), State.TIMEOUT),
+        (ending(of_launcher(137), oom=True), State.OUT_OF_MEMORY),
+        (ending(of_launcher(138), warned=True), State.TIMEOUT),
+        (ending(of_launcher(1), result=True), State.FAILED),
+        (ending(of_launcher(255), result=True), State.FAILED),
     ],
 )
 def test_how_an_attempt_ended(seen: Ending, state: State) -> None:

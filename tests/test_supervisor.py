@@ -371,6 +371,43 @@ def test_a_job_that_has_returned_and_hangs_is_done(how: str, told_by: str, expec
     assert (expected == "COMPLETED") == (supervisor.returncode == 0)
 
 
+AT_EXIT = """
+import argparse, atexit, os, sys
+from experiment_manager import Experiment
+
+parser = argparse.ArgumentParser()
+for name in ("--job-id", "--experiment-path", "--experiment-name"):
+    parser.add_argument(name)
+options = parser.parse_args()
+atexit.register(os.kill, os.getpid(), NUMBER)
+if HAS_RESULT:
+    Experiment.load(options.experiment_name, options.experiment_path).run_id(int(options.job_id), lambda *_: 7)
+"""
+
+
+@pytest.mark.parametrize("has_result", [True, False])
+@pytest.mark.parametrize(("wrap", "number"), [(True, signal.SIGSEGV), (True, signal.SIGABRT), (False, 35)])
+def test_what_starts_the_program_tells_of_its_signal(wrap: bool, number: int, has_result: bool, held: Program) -> None:
+    """A program that dies after it has left its result has completed, whether a signal ended our child, or it stands in
+    the exit status of a shell or a container that had started it; also a signal that has no name."""
+    (held.home / "at_exit.py").write_text(f"NUMBER, HAS_RESULT = {int(number)}, {has_result}\n{AT_EXIT}")
+    options = make({"wrap": ["sh", "-c", '"$@"; exit $?', "sh"] if wrap else []}, where="test")
+    about = {
+        "runner": [sys.executable, str(held.home / "at_exit.py")],
+        "slurm": {"arrays": records(arrays([(options, [0])]), "e", as_mapping)},
+    }
+    number_of_launch = create_launch(
+        Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about
+    ).number
+    done = held.tool("run", "0", "--launch", number_of_launch)
+    assert (0 if has_result else 128 + number) == done.returncode, done.stderr
+    assert ["0.1.COMPLETED", f"0.2.{'COMPLETED' if has_result else 'FAILED'}"] == held.states()
+    name = "signal 35" if number == 35 else signal.Signals(number).name
+    after = f"ended by {name} after it had left its result"
+    without = f"exit code {128 + number}" if wrap else f"ended by {name}"
+    assert (after if has_result else without) == attempt(held, 0, 2)["reason"]
+
+
 BY_HAND = "it left when somebody warned it, long before its time limit"
 LEAVES = "trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.02; done"
 

@@ -67,6 +67,11 @@ class Child(NamedTuple):
         return schedulers.named(self.scheduler).n_tasks(self.options) > 1
 
     @property
+    def is_launched(self) -> bool:
+        """Whether our child is not the program itself but what starts it, and tells by its status how that ended."""
+        return self.has_ranks or bool(self.options.get("wrap"))
+
+    @property
     def is_one_log(self) -> bool:
         """Whether what the program says on stderr goes into the log of its output."""
         return bool(self.options.get("stderr_to_stdout"))

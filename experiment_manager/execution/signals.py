@@ -135,6 +135,15 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def name_of(number: int) -> str:
+    """What people call a signal; those between SIGRTMIN and SIGRTMAX have numbers alone.
+
+    >>> name_of(11), name_of(35)
+    ('SIGSEGV', 'signal 35')
+    """
+    return signal.Signals(number).name if number in tuple(signal.Signals) else f"signal {number}"
+
+
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler of its own for a signal; without one a warning would end it."""
     try:

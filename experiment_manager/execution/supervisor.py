@@ -21,7 +21,7 @@ from experiment_manager.execution import environment
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.orphans import Orphans
 from experiment_manager.execution.resources import gpus_of, may_have_gpus, memory_of, oom_kills, peak_of_step
-from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, pass_on
+from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, name_of, pass_on
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
@@ -498,7 +498,7 @@ class _Supervision:
 
         pruned = self._why_pruned()
         ending = policy.Ending(
-            returncode=returncode,
+            returncode=policy.of_launcher(returncode) if self._child.is_launched else returncode,
             has_result=policy.left_result(result, was_stopped=self._stopped is not None and not self._had_result),
             stopped=self._stopped,
             was_warned=self._warned,
@@ -518,12 +518,15 @@ class _Supervision:
             state, self._was_warned_by_hand = State.PREEMPTED if is_to_requeue else State.CANCELLED, True
         if state in _STARTED_AGAIN and self._is_asked_to_end():  # what people have cancelled, nobody starts again
             state, is_to_requeue = State.CANCELLED, False
-        self.reason = pruned if state is State.PRUNED else self._reason(state, returncode, is_to_requeue)
+        if state is State.COMPLETED and ending.returncode < 0:
+            self.reason = f"ended by {name_of(-ending.returncode)} after it had left its result"
+        else:
+            self.reason = pruned if state is State.PRUNED else self._reason(state, returncode, is_to_requeue)
         self._settle_what_is_left(state, has_left_by_itself=self._has_left_by_itself(returncode))
         record = {
             "reason": self.reason,
             "exit_code": returncode if returncode >= 0 else None,
-            "signal": signal.Signals(-returncode).name if returncode < 0 else None,
+            "signal": name_of(-returncode) if returncode < 0 else None,
             "start": started,
             "end": time.time(),
             **self._peak_memory(usage.ru_maxrss * 1024),
@@ -658,8 +661,6 @@ class _Supervision:
         """Why, in a line: the exception that the job left, else the signal or exit code."""
         from experiment_manager.model import policy
 
-        if state is State.COMPLETED and returncode < 0:
-            return f"ended by {signal.Signals(-returncode).name} after it had left its result"
         if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
             return None
         if self._was_warned_by_hand:
@@ -682,7 +683,7 @@ class _Supervision:
         if returncode == policy.DRIFTED:
             return "composed another configuration than was submitted"
         if returncode < 0:
-            return f"ended by {signal.Signals(-returncode).name}"
+            return f"ended by {name_of(-returncode)}"
         if words := self._first_failure():
             return words
         if returncode == 0 and self._child.needs_result:

@@ -33,7 +33,7 @@ from experiment_manager.execution.pool import (
     kept_limit,
 )
 from experiment_manager.execution.search import first_unproposed, unproposed
-from experiment_manager.execution.signals import hear_interrupts
+from experiment_manager.execution.signals import hear_interrupts, name_of
 from experiment_manager.execution.worker import BY_HAND, Candidate, ended_in
 from experiment_manager.model import policy
 from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, Launch, State
@@ -283,7 +283,7 @@ class _Following:
             finally:
                 status = process.wait()
             if status < 0:
-                self._lines.say(f"the worker was ended by {signal.Signals(-status).name}; the same command goes on")
+                self._lines.say(f"the worker was ended by {name_of(-status)}; the same command goes on")
             self._settle_unread()
             if self._launch.record.get("search_from") is not None:  # what was proposed meanwhile
                 self._planned = planned_attempts(read_launch(self._folder, self._launch.number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
@@ -59,7 +60,7 @@ def check_rerun(rerun: str) -> None:
 class Ending(NamedTuple):
     """The end of a child, as its supervisor saw it."""
 
-    returncode: int  # negative: the signal that ended it
+    returncode: int  # negative: the signal that ended it, see `of_launcher`
     has_result: bool  # this attempt left a result
     stopped: State | None  # why we were told to stop; None: nobody told us
     was_warned: bool  # USR1 or USR2 came: the time limit is near
@@ -108,6 +109,16 @@ def ended_state(ending: Ending) -> State:
     if ending.was_warned and ending.returncode in (0, -10, -12):
         return State.TIMEOUT
     return State.FAILED
+
+
+def of_launcher(status: int) -> int:
+    """The returncode of a program that something else has started and waited for, as `srun`, a shell or a container: by
+    its status such a launcher tells which signal has ended the program, and is ended by none itself.
+
+    >>> of_launcher(139), of_launcher(1), of_launcher(255), of_launcher(-9)
+    (-11, 1, 255, -9)
+    """
+    return 128 - status if status - 128 in signal.valid_signals() else status
 
 
 def exit_status(returncode: int) -> int:

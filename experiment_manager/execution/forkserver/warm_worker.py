@@ -22,7 +22,7 @@ from experiment_manager.execution.forkserver.job import Ready
 from experiment_manager.execution.forkserver.program import Unforkable, program_of
 from experiment_manager.execution.forkserver.server import plan_from, prepared
 from experiment_manager.execution.run import run_lanes
-from experiment_manager.execution.signals import STOPS, Heard, block, hear_interrupts
+from experiment_manager.execution.signals import STOPS, Heard, block, hear_interrupts, name_of
 from experiment_manager.execution.supervisor import Outcome, Start
 from experiment_manager.execution.worker import Worker
 from experiment_manager.store import processes
@@ -62,7 +62,7 @@ def _run_forked(worker: Worker) -> Outcome:
     block()  # until lanes hear for themselves
     if heard.was_stopped or -status in STOPS:  # a scheduler may tell all processes of a task, in any order
         return Outcome(0)
-    ended = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+    ended = name_of(-status) if status < 0 else f"exit code {status}"
     raise Unforkable(said.get("why_not") or f"the process that forks them has ended ({ended})")
 
 
