@@ -60,6 +60,7 @@ __attribute__((constructor)) static void begin(void) {
     syscall(SYS_close, file);
     if (control == MAP_FAILED) { control = 0; return; }
     is_inside = inside && *inside == '1';
+    if (is_inside && !control->main_process) control->main_process = getpid(); /* where no `faults_begin` says another */
     take_part();
     pthread_atfork(0, 0, take_part);
 }

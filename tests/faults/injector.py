@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -190,9 +190,12 @@ class Injector:
         """An undisturbed command, its calls in order, and the number of its first process."""
         self._log.unlink(missing_ok=True)
         done = self.run(words, env, EVERYTHING, log=self._log, beside=beside)
+        return done, self._events(), self._control.main
+
+    def _events(self) -> list[Event]:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         found = sorted((int(line.split(" ", 1)[0]), line.split(" ", 4)[1:]) for line in lines)
-        return done, [Event(int(event[0]), *event[1:]) for _, event in found], self._control.main
+        return [Event(int(event[0]), *event[1:]) for _, event in found]
 
     def run(
         self,
@@ -203,10 +206,11 @@ class Injector:
         *,
         log: Path | None = None,
         beside: Beside = None,
+        is_awaited: bool = True,
     ) -> Done:
-        """A command with the fault at that call, counted from 1; all of its processes have ended, and where it ended
-        well, what runs beside it."""
-        self._arm(fault, at, log)
+        """A command with the fault at that call, counted from 1; all of its processes have ended, if `is_awaited`, and
+        where it ended well, what runs beside it."""
+        earlier = self._arm(fault, at, log)
         whole = {**env, **self._env, "FAULTS_INSIDE": "1"}
         try:
             done = self._commands.run(words, cwd=self.root, env=whole, timeout=COMMAND_S)
@@ -214,18 +218,44 @@ class Injector:
             done = subprocess.CompletedProcess(words, -signal.SIGKILL, "", "")
             self._kill()
             return Done(None, "", "", self._fired())
-        left = self._end_orphans()
+        left = self._end_orphans(but=earlier if beside is not None else ()) if is_awaited else 0
         if beside is not None and done.returncode == 0:
             with contextlib.suppress(subprocess.TimeoutExpired):  # who asks sees that it runs
                 beside.wait(BESIDE_S)
+        if beside is not None and beside.poll() is not None:
+            left += self._end_orphans()
         self._control.armed = 0
         return Done(done.returncode, done.stdout, done.stderr, self._fired(), left)
+
+    def run_others(
+        self,
+        begin: Callable[[Mapping[str, str]], None],
+        fault: Fault = _NOTHING,
+        at: int = 0,
+        *,
+        log: Path | None = None,
+    ) -> Done:
+        """What a function starts in the environment that it is given, with a fault, as in `run`: it meets those
+        processes, and not who starts them."""
+        self._arm(fault, at, log)
+        self._control.armed = 1
+        begin({**self._env, "FAULTS_INSIDE": "1"})
+        left = self._end_orphans()
+        self._control.armed = 0
+        return Done(0, "", "", self._fired(), left)
+
+    def counted_others(self, begin: Callable[[Mapping[str, str]], None]) -> tuple[Done, list[Event], int]:
+        """As `counted`, of what a function starts."""
+        self._log.unlink(missing_ok=True)
+        return self.run_others(begin, EVERYTHING, log=self._log), self._events(), self._control.main
 
     def _fired(self) -> str | None:
         call, path = self._control.fired_call.decode(), self._control.fired_path.decode(errors="replace")
         return f"{call} {path.replace(str(self.root), '')}" if self._control.fired else None
 
-    def _arm(self, fault: Fault, at: int, log: Path | None) -> None:
+    def _arm(self, fault: Fault, at: int, log: Path | None) -> Sequence[int]:
+        """Everything begins anew, but for the processes that live still, which are returned."""
+        earlier = self._living()
         ctypes.memset(ctypes.addressof(self._control), 0, ctypes.sizeof(_Control))
         control = self._control
         control.at, control.mode, control.number = at, _MODES.index(fault.mode), fault.number
@@ -233,6 +263,8 @@ class Injector:
         control.kinds = fault.kinds.encode()
         control.calls = f",{','.join(fault.calls)},".encode() if fault.calls else b""
         control.root, control.log = os.fsencode(self.root), os.fsencode(log or "")
+        control.processes[: len(earlier)], control.n_processes = earlier, len(earlier)
+        return earlier
 
     def _living(self) -> list[int]:
         """The processes of the last command that have not ended."""
@@ -246,14 +278,14 @@ class Injector:
             return False
         return f"FAULTS_CONTROL={self._path}".encode() in environment
 
-    def _end_orphans(self) -> int:
+    def _end_orphans(self, but: Collection[int] = ()) -> int:
         deadline = time.monotonic() + ORPHANS_S
-        while (left := self._living()) and time.monotonic() < deadline:
+        while (left := set(self._living()).difference(but)) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._kill()
+        self._kill(left)
         return len(left)
 
-    def _kill(self) -> None:
-        for number in self._living():
+    def _kill(self, numbers: Collection[int] | None = None) -> None:
+        for number in self._living() if numbers is None else numbers:
             with contextlib.suppress(OSError):
                 os.kill(number, signal.SIGKILL)

@@ -20,7 +20,9 @@ _ENDED: Final = frozenset(
     {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL", "LOST", "PRUNED", "FAKE"}
 )
 _UNTRUE: Final = re.compile(
-    r"is no experiment|is not there|there is no|has no|another process|is damaged|remove it|restore it|save .* again"
+    r"is no experiment|is not there|there is no|there are no|has no|do(?:es)? not exist|is gone|are gone|is missing"
+    r"|no such|nothing to|not in the manifest|cannot be found|another process|is damaged|remove it|restore it"
+    r"|save .* again"
 )
 """What nobody can say of what could not be looked at: that it is absent, or damaged, or that somebody else has it; and
 what nobody should do then."""
@@ -51,6 +53,9 @@ class OnDisk(NamedTuple):
     hidden: frozenset[str]  # files that a write has left half done
     runs: Mapping[tuple[int, int], int]  # how often the task function was called
     returned: frozenset[tuple[int, int]]  # the attempts whose task function came to its end
+    beside: frozenset[tuple[int, int]]  # those that began while another process ran the same job
+    files: frozenset[str]  # the names of all files of the experiment, without what differs from run to run
+    left: Mapping[tuple[int, int], str]  # beside its result, what an attempt has logged, and saved
     said: str  # what jobs have left in words: their errors, and what they have printed
     troubles: tuple[Violation, ...]
 
@@ -92,7 +97,10 @@ def on_disk(home: Path, runs: Path) -> OnDisk:
         frozen={str(path.relative_to(folder)): _hash(path) for path in _files(folder / "conf") if not _is_hidden(path)},
         hidden=frozenset(str(path.relative_to(home)) for path in _files(home) if _is_hidden(path)),
         runs=_runs(runs),
-        returned=_returned(runs),
+        returned=frozenset((job, attempt) for job, attempt, what in _noted(runs) if what == "returns"),
+        beside=frozenset((job, attempt) for job, attempt, what in _noted(runs) if what.startswith("beside:")),
+        files=frozenset(kind_of(str(path.relative_to(home))) for path in _files(folder) if not _is_hidden(path)),
+        left=_left(folder / "jobs"),
         said="\n".join(
             path.read_text(errors="replace") for path in _files(folder / "jobs") if _OF_JOBS.fullmatch(path.name)
         ),
@@ -146,12 +154,38 @@ def _manifest(path: Path, troubles: list[Violation]) -> tuple[dict[int, tuple[st
     return {job: (variables, fingerprint) for job, variables, fingerprint in rows}, search or None
 
 
+def _left(jobs: Path) -> dict[tuple[int, int], str]:
+    """What attempts of the programs have logged, as they log it, without the time; and what they have saved."""
+    found = dict[tuple[int, int], str]()
+    for path in sorted(jobs.glob("*/metrics.*.jsonl")):
+        lines = [line for line in path.read_text(errors="replace").splitlines() if line]
+        key = int(path.parent.name), int(path.name.split(".")[1])
+        with contextlib.suppress(ValueError, KeyError):
+            found[key] = _text([{**json.loads(line), "time": None} for line in lines])
+    for path in sorted(jobs.glob("*/big.json")):
+        for job, attempt in [_number_of(one) for one in sorted(path.parent.glob("result.*.json"))]:
+            with contextlib.suppress(ValueError):
+                found[job, attempt] = _text(sorted(set(json.loads(path.read_text()))))
+    return found
+
+
+def _number_of(path: Path) -> tuple[int, int]:
+    return int(path.parent.name), int(path.name.split(".")[1])
+
+
+def kind_of(path: str) -> str:
+    """A path without what differs from job to job and from run to run.
+
+    >>> kind_of("jobs/7/.result.1.json.0badcafe-1-77-0123456789abcdef.tmp")
+    'jobs/N/.result.N.json.T.tmp'
+    """
+    path = re.sub(r"[0-9a-f]{8}-\d+-\d+-[0-9a-f]{16}", "T", path)
+    path = re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", path))
+    return re.sub(r"/(conf|code)/([^/]+)/.+", r"/\1/\2/...", path)  # copies of any files
+
+
 def _runs(path: Path) -> dict[tuple[int, int], int]:
-    return collections.Counter((job, attempt) for job, attempt, what in _noted(path) if what != "returns")
-
-
-def _returned(path: Path) -> frozenset[tuple[int, int]]:
-    return frozenset((job, attempt) for job, attempt, what in _noted(path) if what == "returns")
+    return collections.Counter((job, attempt) for job, attempt, what in _noted(path) if what.isdecimal())
 
 
 def _noted(path: Path) -> Iterator[tuple[int, int, str]]:
@@ -178,10 +212,15 @@ def truths_on_disk(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
     for key, count in now.runs.items():
         if count > 1 or key not in now.attempts:
             yield Violation("the task function ran as often as attempts say", f"{key} ran {count} times")
-    done = {job: number for (job, number), names in now.attempts.items() if "COMPLETED" in names}
+    done = dict[int, int]()
+    for job, number in sorted(now.attempts, reverse=True):
+        if "COMPLETED" in now.attempts[job, number]:
+            done[job] = number  # the first one
     for job, number in now.attempts:
         if number > done.get(job, number):
             yield Violation("nothing COMPLETED runs again", f"job {job}: attempt {number} after {done[job]}")
+    for key in sorted(now.beside):
+        yield Violation("no job runs in two processes at once", f"{key}")
     yield from _not_kept(now, earlier)
 
 
@@ -193,6 +232,8 @@ def _not_kept(now: OnDisk, earlier: OnDisk | None) -> Iterator[Violation]:
         there = now.variables.get(job)
         if there is None or there[0] != variables or fingerprint not in (None, there[1]):
             yield Violation("ids and variables do not move", f"job {job}: {variables} {fingerprint}, and now {there}")
+    if earlier.has_pass_filter and not now.has_pass_filter:
+        yield Violation("a pass filter stays", "there is none any more")
     if earlier.search not in (None, now.search):
         yield Violation("a search stays the one that it is", f"{earlier.search}, and now {now.search}")
     if changed := dict(earlier.frozen.items() - now.frozen.items()):
@@ -267,17 +308,22 @@ def _json(look: Look, wrong: list[Violation], disk: OnDisk, name: str) -> Any:
     return json.loads(done.out) if done.status == 0 else None
 
 
-def other_verbs(look: Look, disk: OnDisk) -> Iterator[Violation]:
-    """Of the other verbs, those that fail."""
+def other_verbs(look: Look, disk: OnDisk, *, lies_elsewhere: bool = False) -> Iterator[Violation]:
+    """Of the other verbs, those that fail; `lies_elsewhere`: what jobs have left lies outside of the experiment, as of
+    the sweepers of others, and no archive has it."""
     if not disk.has_manifest:
         return
     asked = [("status",), ("results",), ("jobs",), ("report", "--out", "seen.html")]
     asked += [("archive", "--all", "--out", "seen.tar.gz"), ("filter",)]
-    asked += [("show", str(job)) for job in sorted(set(disk.variables) - disk.removed)[:1]]
+    for job in sorted(set(disk.variables) - disk.removed)[:1]:
+        asked += [("show", str(job))]
+        asked += [("logs", str(job))] if any(key[0] == job for key in disk.attempts) else []
+    asked += [("efficiency",), ("doctor",)]
     calls = [verb(*words, folder=disk.folder) for words in asked if words != ("filter",) or disk.has_pass_filter]
     for words in [*calls, ("-m", "experiment_manager", "list", "experiments")]:
         done = look(words)
-        is_partly = done.status == 3 and "skipped: " in done.err  # and says of what: a foreign sweep lies elsewhere
+        is_partly = lies_elsewhere and words[2] == "archive" and done.status == 3 and "skipped: " in done.err
+        is_partly |= words[2] == "doctor" and done.status == 1 and bool(done.out.strip())  # where something is odd
         if (done.status != 0 and not is_partly) or "Traceback" in done.err:
             yield Violation("every verb answers", f"{words[2]} ended with {done.status}: {done.err[-400:]}")
 

@@ -29,6 +29,10 @@ class Scenario(NamedTuple):
     is_done_once: bool = False  # whether it refuses to do again what was done
     is_of_others: bool = False  # whether a library of others starts the jobs, whose words are its own
     beside: Words | None = None  # a sweep whose job waits here until the command ends it, and meets the same faults
+    leaves_scripts: bool = False  # whether what it has written can be submitted afterwards, and runs
+    makes: str | None = None  # the file that it is for, of which nothing differs from run to run
+    is_typed_at_once: bool = False  # again, after a kill, while what the killed one has started may run still
+    is_of_tasks: bool = False  # whether the faults meet what SLURM runs, not what people type
     makes_new_jobs: bool = False  # each time that it is typed, as Hydra's sweeper, whose words are Hydra's, too
 
 
@@ -60,6 +64,10 @@ _ONE_OF_TWO: Final = ("--where", "x == 1")
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     "sweep": Scenario(sweep("x=1,2", _POOL)),
     "forkserver": Scenario(sweep("x=1,2", _POOL, "hydra.launcher.start_method=forkserver")),
+    "at-once": Scenario(sweep("x=1,6", _POOL), is_typed_at_once=True),
+    "work-at-once": Scenario(
+        verb("work", "--jobs", "2"), (sweep("x=6,7", "hydra/launcher=slurm_script"),), is_typed_at_once=True
+    ),
     "snapshot": Scenario(sweep("x=1", _POOL, "hydra.launcher.snapshot=true")),
     "grow": Scenario(sweep("x=1,2", _POOL), (_ONE,)),
     "search": Scenario(_SEEDED),
@@ -75,11 +83,14 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         sweep("x=1,2", "hydra/sweeper=basic", _POOL, "hydra.sweep.dir=${oc.env:FAULTS_SWEEPS}"), makes_new_jobs=True
     ),
     "filter": Scenario(verb("filter", "x == 1"), (_ONE, sweep("x=2", _POOL)), does_run=False),
-    "emit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_script"), (_ONE,), does_run=False),
-    "script": Scenario(verb("script"), (_SCRIPT,), does_run=False),
+    "emit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_script"), (_ONE,), does_run=False, leaves_scripts=True),
+    "script": Scenario(verb("script"), (_SCRIPT,), does_run=False, leaves_scripts=True),
     "submit": Scenario(verb("submit"), (_SCRIPT,), does_run=False, is_submitted=True),
     "submitit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_submitit"), does_run=False, is_submitted=True),
-    "resubmit-slurm": Scenario(verb("resubmit", "--yes"), _FAILED_ON_SLURM, does_run=False),
+    "tasks": Scenario(
+        verb("submit"), (_TWO_TO_RUN, verb("submit")), does_run=False, waits_before=True, is_of_tasks=True
+    ),
+    "resubmit-slurm": Scenario(verb("resubmit", "--yes"), _FAILED_ON_SLURM, does_run=False, leaves_scripts=True),
     "submit-again": Scenario(
         verb("submit"), (*_FAILED_ON_SLURM, verb("resubmit", "--yes")), does_run=False, is_submitted=True
     ),
@@ -92,10 +103,20 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "move": Scenario(verb("move", MOVED), (_FAILING,), does_run=False),
     "clean": Scenario(verb("clean", "--yes"), (_FAILING, _FAILING), does_run=False),
     "heal": Scenario(verb("heal"), _OUT_OF_MEMORY, does_run=False, is_submitted=True),
-    "archive": Scenario(verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False, is_done_once=True),
-    "report": Scenario(verb("report", "--out", "report.html"), (_ONE,), does_run=False),
+    "archive": Scenario(
+        verb("archive", "--all", "--out", "app.tar.gz"), (_ONE,), does_run=False, is_done_once=True, makes="app.tar.gz"
+    ),
+    "report": Scenario(verb("report", "--out", "report.html"), (_ONE,), does_run=False, makes="report.html"),
+    "tag": Scenario(verb("tag", "0", "good"), (_ONE,), does_run=False),
+    "note": Scenario(verb("note", "0", "a line"), (_ONE,), does_run=False),
     "status": Scenario(verb("status"), (_FAILING,), does_run=False, is_only_read=True),
     "results": Scenario(verb("results"), (_FAILING,), does_run=False, is_only_read=True),
+    "jobs": Scenario(verb("jobs"), (_FAILING,), does_run=False, is_only_read=True),
+    "show": Scenario(verb("show", "0"), (_FAILING,), does_run=False, is_only_read=True),
+    "logs": Scenario(verb("logs", "1", "--stderr"), (_FAILING,), does_run=False, is_only_read=True),
+    "diff": Scenario(verb("diff", "0", "1"), (_FAILING,), does_run=False, is_only_read=True),
+    "efficiency": Scenario(verb("efficiency"), (_FAILING,), does_run=False, is_only_read=True),
+    "doctor": Scenario(verb("doctor"), (_FAILING,), does_run=False, is_only_read=True),
 }
 
 

@@ -1,15 +1,18 @@
-"""A fixed slice of `make faults`: one fault of each kind, where it hurts, and what injects them."""
+"""A fixed slice of `make faults`, where it hurts; what injects faults, and what sees that a promise is broken."""
 
 import errno
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.__main__ import code_of, of_this_code
-from tests.faults.injector import FAULTS, Event, NoCompiler, compiled
-from tests.faults.trial import Laboratory, kinds_first
+from tests.faults.injector import FAULTS, Done, Event, NoCompiler, compiled
+from tests.faults.observation import OnDisk, told, truths_on_disk
+from tests.faults.trial import Laboratory, kinds_first, said_wrongly
 
 pytestmark = pytest.mark.xdist_group("faults")  # who starts the process that is copied
 
@@ -35,6 +38,8 @@ SLICE = (
     ("submit", "kill", "unlink", "slurm/jobs"),  # of sbatch, when it has submitted
     ("cancel-pool", "eio-once", "rename", r"attempt\.1\.json"),  # of who ends, and whose job was told to
     ("archive", "enospc-once", "fsync", "/home$"),  # of the folder, when the file has its name already
+    ("tasks", "kill-all", "rename", r"states/0\.1"),  # of what a node runs, which dies
+    ("at-once", "kill", "rename", r"states/1\.1"),  # of a job's supervisor, whose job lives on, and is swept again
 )
 
 
@@ -46,7 +51,7 @@ def test_a_promise_holds_whatever_fails(
     calls = laboratory.baseline(scenario).points(FAULTS[fault])
     at = next(number for number, event in enumerate(calls, 1) if event.call == call and re.search(path, event.path))
     tried = laboratory.run(scenario, fault, at)
-    assert () == tried.violations
+    assert ((), ()) == (laboratory.baseline(scenario).violations, tried.violations)
     assert tried.fired is not None
     assert tried.fired.startswith(call)
 
@@ -85,3 +90,110 @@ def test_a_fault_meets_the_calls_of_its_kind() -> None:
     assert not Event(7, "W", "unlink", "/x").can_meet(full, 7)
     assert not Event(7, "R", "read", "/x").can_meet(full, 7)
     assert not Event(8, "W", "write", "/x").can_meet(FAULTS["kill-main"], 7)
+
+
+WHOLE = OnDisk(
+    folder="experiments/app",
+    has_manifest=True,
+    has_pass_filter=True,
+    variables={0: ('{"x":1}', "f0"), 1: ('{"x":9}', "f1")},
+    search="ids 0-1, seed 1",
+    held=frozenset(),
+    removed=frozenset(),
+    attempts={(0, 1): frozenset({"", "COMPLETED"}), (1, 1): frozenset({"", "FAILED"})},
+    results={(0, 1): {"result": {"score": 10}}},
+    records=frozenset({(0, 1), (1, 1)}),
+    frozen={"conf/f/app.yaml": "77"},
+    hidden=frozenset(),
+    runs={(0, 1): 1, (1, 1): 1},
+    returned=frozenset({(0, 1)}),
+    beside=frozenset(),
+    files=frozenset(),
+    left={},
+    said="",
+    troubles=(),
+)
+COMPLETED, FAILED, BEGUN = frozenset({"", "COMPLETED"}), frozenset({"", "FAILED"}), frozenset({""})
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        ({"has_manifest": False}, "the manifest is there"),
+        ({"attempts": {(0, 1): frozenset({"COMPLETED"})}}, "each attempt has one anchor and one end"),
+        ({"attempts": {(0, 1): COMPLETED | FAILED}}, "each attempt has one anchor and one end"),
+        ({"attempts": {(0, 1): COMPLETED | {"RUNNING"}}}, "each attempt has one anchor and one end"),
+        ({"results": {}}, "COMPLETED implies a whole result"),
+        ({"results": {(0, 1): None}}, "COMPLETED implies a whole result"),
+        ({"results": {(0, 1): {"result": {}}}}, "COMPLETED implies a whole result"),
+        ({"runs": {}}, "the task function ran as often as attempts say"),
+        ({"runs": {(0, 1): 2, (1, 1): 1}}, "the task function ran as often as attempts say"),
+        ({"runs": {(0, 1): 1, (0, 2): 1}}, "the task function ran as often as attempts say"),
+        ({"attempts": {(0, 1): COMPLETED, (0, 2): COMPLETED}}, "nothing COMPLETED runs again"),
+        ({"attempts": {(0, 1): COMPLETED, (0, 2): FAILED}}, "nothing COMPLETED runs again"),
+        ({"attempts": {(0, 1): COMPLETED, (0, 2): BEGUN}}, "nothing COMPLETED runs again"),
+        ({"beside": frozenset({(0, 2)})}, "no job runs in two processes at once"),
+        ({"variables": {0: WHOLE.variables[0]}}, "ids and variables do not move"),
+        ({"variables": {**WHOLE.variables, 1: ('{"x":8}', "f1")}}, "ids and variables do not move"),
+        ({"variables": {**WHOLE.variables, 1: ('{"x":9}', "f2")}}, "ids and variables do not move"),
+        ({"has_pass_filter": False}, "a pass filter stays"),
+        ({"search": "ids 0-1, seed 2"}, "a search stays the one that it is"),
+        ({"frozen": {}}, "frozen configurations do not change"),
+        ({"attempts": {(0, 1): COMPLETED}}, "an end does not change"),
+        ({"results": {(0, 1): {"result": {"score": 11}}}}, "a finished result stays"),
+    ],
+)
+def test_each_promise_can_be_broken(broken: Mapping[str, Any], promise: str) -> None:
+    """What is looked for on the disk is seen where it is so; of what is whole nothing is said."""
+    assert [] == [*truths_on_disk(WHOLE, WHOLE)]
+    assert promise in {found.promise for found in truths_on_disk(WHOLE._replace(**broken), WHOLE)}
+
+
+def _answers(
+    state: str = "COMPLETED", score: int = 10, by_status: str = "COMPLETED", held: tuple[int, ...] = ()
+) -> Any:
+    def look(words: tuple[str, ...]) -> Done:
+        body = {
+            "jobs": [{"job": 0, "variables": {"x": 1}, "state": state, "selected": True}],
+            "results": [{"job": 0, "result": {"score": score}}],
+            "status": {"jobs": {by_status: [0]}, "held": held, "removed": []},
+        }
+        return Done(0, json.dumps(body[words[2]]), "")
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("look", "promise"),
+    [
+        (_answers(state="FAILED", by_status="FAILED"), "every verb tells the truth"),
+        (_answers(by_status="FAILED"), "every verb tells the truth"),
+        (_answers(held=(0,)), "every verb tells the truth"),
+        (_answers(score=11), "a finished result is told"),
+        (_answers(state="RUNNING", by_status="RUNNING"), "nothing is RUNNING or QUEUED for ever"),
+        (_answers(state="QUEUED", by_status="QUEUED"), "nothing is RUNNING or QUEUED for ever"),
+        (lambda _: Done(1, "[]", "Traceback"), "every verb answers"),
+    ],
+)
+def test_each_lie_of_a_verb_is_seen(look: Callable[[tuple[str, ...]], Done], promise: str) -> None:
+    """What `jobs`, `results` and `status` tell is held against the disk."""
+    disk = WHOLE._replace(variables={0: WHOLE.variables[0]}, attempts={(0, 1): COMPLETED})
+    assert [] == told(_answers(), disk, waits=False)[1]
+    assert promise in {found.promise for found in told(look, disk, waits=False)[1]}
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        Done(None, "", ""),
+        Done(0, "", "", left=1),
+        Done(1, "", "Traceback (most recent call last):"),
+        Done(-11, "", "error: x"),
+        Done(2, "", "it does not work"),
+        Done(1, "", ""),
+    ],
+)
+def test_what_a_command_must_not_say(done: Done) -> None:
+    """No command hangs, leaves a process, has a traceback, is killed by itself, or is refused without a sentence."""
+    assert said_wrongly(done, FAULTS["eio"])
+    assert [] == said_wrongly(Done(2, "", "error: no space"), FAULTS["eio"])

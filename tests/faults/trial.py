@@ -1,6 +1,7 @@
 """One fault at one call of one scenario: what is seen then, the same command again, and what is seen then."""
 
 import collections
+import json
 import os
 import random
 import re
@@ -8,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import tarfile
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from tests.conftest import wait_until
@@ -22,6 +25,7 @@ from tests.faults.observation import (
     Told,
     Violation,
     is_sentence,
+    kind_of,
     on_disk,
     other_verbs,
     told,
@@ -41,6 +45,17 @@ OURS: Final = "/experiment_manager/"
 
 _STATUSES: Final = (0, 1, 2, 3)
 
+_OF_MORE_ATTEMPTS: Final = re.compile(
+    r"/(jobs/N/(attempt|error|result|stdout|stderr|metrics)\.N\.\w+|launches/N/job-N\.log|states/N\.N(\.[A-Z_]+)?)\Z"
+)
+"""Files that attempts have made which there are not without a fault."""
+
+_WHEN: Final = re.compile(rb"as it was on [^,<]+")
+"""When a report was made."""
+
+_OF_LOKY: Final = re.compile(r"^.*(resource_tracker|warnings\.warn).*\n", re.MULTILINE)
+"""What the library of the joblib launcher says of its own when a process that it has started was not told to end."""
+
 
 class Baseline(NamedTuple):
     """A scenario without a fault."""
@@ -51,6 +66,7 @@ class Baseline(NamedTuple):
     disk: OnDisk
     told: Told | None
     submitted: int
+    made: Mapping[str, str]
     violations: tuple[Violation, ...]
 
     def points(self, fault: Fault) -> list[Event]:
@@ -97,12 +113,18 @@ class Laboratory:
             scenario = SCENARIOS[name]
             self._restore(name)
             with self._beside(scenario) as beside:
-                done, events, main = self._injector.counted(self._words(scenario.command), self._env(), beside)
-            disk, found, wrong = self._observe(scenario, None)
+                if scenario.is_of_tasks:
+                    done, events, main = self._injector.counted_others(self._run_tasks)
+                else:
+                    done, events, main = self._injector.counted(self._words(scenario.command), self._env(), beside)
+            made = self._made(scenario)
+            disk, found, wrong = self._observe(
+                scenario._replace(waits_before=False) if scenario.is_of_tasks else scenario, None
+            )
             submitted = len(slurm.submitted(self._home / "slurm"))
             if done.status != 0 or "Traceback" in done.err:
                 wrong.append(Violation("it works without a fault", f"{done.status}: {done.err[-800:]}"))
-            self._baselines[name] = Baseline(done, events, main, disk, found, submitted, tuple(wrong))
+            self._baselines[name] = Baseline(done, events, main, disk, found, submitted, made, tuple(wrong))
         return self._baselines[name]
 
     def run(self, name: str, fault_name: str, at: int) -> Trial:
@@ -115,10 +137,9 @@ class Laboratory:
     def _run(self, name: str, fault_name: str, at: int, beside: Beside) -> Trial:
         scenario, fault, usual = SCENARIOS[name], FAULTS[fault_name], self.baseline(name)
         before = on_disk(self._home, self._runs)
-        done = self._injector.run(self._words(scenario.command), self._env(), fault, at, beside=beside)
-        wrong = [] if scenario.makes_new_jobs else said_wrongly(done, fault, is_of_job=name == "run")
-        if scenario.is_of_others and OURS not in _last_frame(done.err + done.out):
-            wrong = [one for one in wrong if one.promise != "a message is a sentence"]
+        done, wrong = self._disturbed(scenario, fault, at, beside)
+        if name == "run" and not fault.is_kill and done.status != 0 and self._is_complete(usual):
+            wrong.append(Violation("a command says how its job ended", f"{done.status} of one that is COMPLETED"))
         after = on_disk(self._home, self._runs)
         if fault.is_of_reads:
             usually = f"{usual.done.out}\n{usual.done.err}\n{usual.disk.said}"
@@ -130,13 +151,61 @@ class Laboratory:
             wrong += self._not_ended(beside)
         disk, first, seen = self._observe(scenario, before, beside, with_all_verbs=at % ALL_VERBS_EVERY == 1)
         wrong += seen
-        if scenario.does_run and done.status == 0 and first and usual.told and first.states != usual.told.states:
-            wrong.append(Violation("exit status 0 means that all is done", f"{first.states}: {done.err[-400:]}"))
+        if done.status == 0 and not scenario.is_of_tasks:
+            wrong += self._not_done(scenario, usual, first, beside, done.err)
         again = () if scenario.is_done_once and done.status == 0 else self._again(scenario, usual, wrong, beside)
         wrong += self._in_the_end(scenario, usual, disk, fault)
         if fault.is_error_once:
             wrong += self._lost(after.returned - before.returned)
+        if fault.is_error_once or fault.is_kill:
+            wrong += self._half_kept(usual)
         return Trial(name, fault_name, at, done.fired, done.status, done.err[-800:], again, tuple(wrong))
+
+    def _disturbed(self, scenario: Scenario, fault: Fault, at: int, beside: Beside) -> tuple[Done, list[Violation]]:
+        """What is to be disturbed, with the fault; and what it should not have said."""
+        if scenario.is_of_tasks:
+            done = self._injector.run_others(self._run_tasks, fault, at)
+            return done, said_wrongly(done, fault)
+        words, env, later = self._words(scenario.command), self._env(), scenario.is_typed_at_once and fault.is_kill
+        done = self._injector.run(words, env, fault, at, beside=beside, is_awaited=not later)
+        if scenario.is_of_others:
+            done = done._replace(err=_OF_LOKY.sub("", done.err))
+        wrong = said_wrongly(done, fault, is_of_job="run" in scenario.command)
+        is_theirs = scenario.is_of_others and "Traceback" in done.err + done.out
+        if scenario.makes_new_jobs or (is_theirs and OURS not in _last_frame(done.err + done.out)):
+            wrong = [one for one in wrong if one.promise != "a message is a sentence"]
+        if later:
+            wrong += said_wrongly(self._injector.run(words, env), fault)
+        return done, wrong
+
+    def _run_tasks(self, more: Mapping[str, str] = MappingProxyType({})) -> None:
+        slurm.run_tasks(self._home / "slurm", {**self._env(), **more}, self._home)
+
+    def _not_done(
+        self, scenario: Scenario, usual: Baseline, first: Told | None, beside: Beside, said: str
+    ) -> Iterator[Violation]:
+        """What is not as without a fault, where a command has said that all is well."""
+        promise = "exit status 0 means that all is done"
+        if scenario.does_run and first and usual.told and first.states != usual.told.states:
+            yield Violation(promise, f"{first.states}: {said[-400:]}")
+        elif first != usual.told and beside is None and not scenario.makes_new_jobs:
+            yield Violation(promise, f"{first} instead of {usual.told}: {said[-400:]}")
+        if scenario.is_submitted and len(there := slurm.submitted(self._home / "slurm")) != usual.submitted:
+            yield Violation(promise, f"{there} were submitted: {said[-400:]}")
+        if (made := self._made(scenario)) != usual.made:
+            other = sorted(name for name in {*made, *usual.made} if made.get(name) != usual.made.get(name))
+            yield Violation(promise, f"of {scenario.makes} differ {other}: {said[-400:]}")
+
+    def _made(self, scenario: Scenario) -> dict[str, str]:
+        """What the command is for, where that is a file: its hash, or those of what is packed in it."""
+        path = self._home / (scenario.makes or "nothing")
+        if not path.exists():
+            return {}
+        if not tarfile.is_tarfile(path):
+            return {path.name: sha256(_WHEN.sub(b"", path.read_bytes())).hexdigest()}
+        with tarfile.open(path) as file:
+            members = {member.name: file.extractfile(member) for member in file.getmembers()}
+            return {name: sha256(one.read()).hexdigest() if one else "" for name, one in members.items()}
 
     def _env(self, **more: str) -> dict[str, str]:
         return environment(self._place, **more)
@@ -183,7 +252,7 @@ class Laboratory:
         wrong += lies
         wrong += truths_on_disk(disk, earlier)
         if with_all_verbs:
-            wrong += other_verbs(self._look, disk)
+            wrong += other_verbs(self._look, disk, lies_elsewhere=scenario.makes_new_jobs)
             for name in ("seen.html", "seen.tar.gz"):
                 (self._home / name).unlink(missing_ok=True)
         return disk, found, list(dict.fromkeys(wrong))
@@ -194,6 +263,11 @@ class Laboratory:
         """The command is typed again until it ends as it does without a fault; returns its exit statuses."""
         statuses: list[int | None] = []
         while len(statuses) < MOST_AGAIN:
+            if scenario.is_of_tasks:
+                statuses.append(self._tasks_again(wrong))
+                if statuses[-1] == 0:
+                    break
+                continue
             if "run" in scenario.command and self._is_complete(usual):
                 break  # `run` would run it again, which is what it is for
             words = self._words(scenario.again or scenario.command)
@@ -201,20 +275,27 @@ class Laboratory:
             statuses.append(done.status)
             if "Traceback" in done.err:
                 wrong.append(Violation("a message is a sentence", f"again: {done.err[-800:]}"))
-            if done.status == 0 or (scenario.is_done_once and self._is_made(done)):
+            if done.status == 0 or (scenario.is_done_once and self._is_made(scenario, usual, done)):
                 break
         else:
-            wrong.append(Violation("the same command again mends it", f"{statuses}: {done.err[-800:]}"))
+            said = "" if scenario.is_of_tasks else done.err[-800:]
+            wrong.append(Violation("the same command again mends it", f"{statuses}: {said}"))
         wrong += self._not_ended(beside)
         return tuple(statuses)
 
-    def _is_made(self, done: Done) -> bool:
+    def _tasks_again(self, wrong: list[Violation]) -> int:
+        """What has failed is submitted again, and runs; returns 0 where nothing is left to do."""
+        for words in (verb("resubmit", "--yes"), verb("submit")):
+            done = self._injector.run(words, self._env())
+            wrong += said_wrongly(done, Fault("count", ""))
+        self._run_tasks()
+        done = self._injector.run(verb("jobs", "--json"), self._env())
+        return int(any(job["state"] != "COMPLETED" for job in json.loads(done.out)))
+
+    def _is_made(self, scenario: Scenario, usual: Baseline, done: Done) -> bool:
         """Whether a file is refused because it is there, and is whole: who made it was killed right after."""
-        made = self._home / "app.tar.gz"
-        if f"{made} is there already" not in done.err:
-            return False
-        with tarfile.open(made) as file:
-            return "app/manifest.sqlite" in file.getnames()
+        is_there = f"{self._home / (scenario.makes or '')} is there already" in done.err
+        return is_there and self._made(scenario) == usual.made
 
     def _is_complete(self, usual: Baseline) -> bool:
         now = on_disk(self._home, self._runs).attempts
@@ -236,11 +317,21 @@ class Laboratory:
             )  # nothing could be removed, and nobody has written since
         if left:
             wrong.append(Violation("leftovers vanish with the next write", f"{sorted(left)}"))
+        if scenario.makes and (made := self._made(scenario)) != usual.made:
+            wrong.append(Violation("all ends as it does without a fault", f"{scenario.makes}: {sorted(made)}"))
+        if not scenario.makes_new_jobs and (stray := _strays(disk, usual.disk)):
+            wrong.append(Violation("no other file is left", f"{stray}"))
+        if not scenario.makes_new_jobs and not scenario.is_of_tasks and disk.frozen != usual.disk.frozen:
+            other = sorted(dict(disk.frozen.items() ^ usual.disk.frozen.items()))
+            wrong.append(Violation("all ends as it does without a fault", f"frozen configurations {other}"))
+        if scenario.leaves_scripts:
+            wrong += said_wrongly(self._injector.run(verb("submit"), self._env()), Fault("count", ""))
         if scenario.is_submitted:
             there = slurm.submitted(self._home / "slurm")
             if len(there) != usual.submitted or len(set(there)) != len(there):
                 wrong.append(Violation("each job is submitted once", f"{there}"))
-            slurm.run_tasks(self._home / "slurm", self._env(), self._home)
+        if scenario.is_submitted or scenario.leaves_scripts:
+            self._run_tasks()
             disk, done, seen = self._observe(scenario._replace(is_submitted=False), disk)
             wrong += seen
             if done and set(done.states.values()) != {"COMPLETED"}:
@@ -251,6 +342,18 @@ class Laboratory:
         """What is half written where `clean` has been."""
         self._look(verb("clean", "--yes", folder=disk.folder))
         return on_disk(self._home, self._runs).hidden
+
+    def _half_kept(self, usual: Baseline) -> Iterator[Violation]:
+        """What attempts that are COMPLETED have logged and saved, and is not there; and ends without a record."""
+        now = on_disk(self._home, self._runs)
+        expected = {job: found for (job, _), found in usual.disk.left.items()}
+        for (job, number), names in now.attempts.items():
+            if job in now.removed:
+                continue
+            if "COMPLETED" in names and job in expected and now.left.get((job, number)) != expected[job]:
+                yield Violation("COMPLETED implies a whole result", f"{job}.{number}: {now.left.get((job, number))}")
+            if names - {"", "RUNNING"} and (job, number) not in now.records:
+                yield Violation("an end has a record", f"{job}.{number}: {sorted(names)}")
 
     def _lost(self, returned: Set[tuple[int, int]]) -> list[Violation]:
         """Of attempts whose task function came to its end, those that have not ended well."""
@@ -298,6 +401,8 @@ def said_wrongly(done: Done, fault: Fault, *, is_of_job: bool = False) -> list[V
         wrong.append(Violation("a message is a sentence", f"it ended with {done.status}: {done.err[-400:]}"))
     elif not fault.is_kill and done.status == 2 and not is_sentence(done.err):
         wrong.append(Violation("a message is a sentence", done.err[-600:]))
+    elif not fault.is_kill and done.status and not (done.err + done.out).strip():
+        wrong.append(Violation("a message is a sentence", f"it ended with {done.status} without a word"))
     return wrong
 
 
@@ -312,18 +417,16 @@ def kinds_first(events: list[Event], seed: str) -> tuple[list[int], int]:
     seen: collections.Counter[tuple[str, str]] = collections.Counter()
     ranked = []
     for number, event in enumerate(events, start=1):
-        kind = event.call, _kind(event.path)
+        kind = event.call, kind_of(event.path)
         seen[kind] += 1
         ranked.append((seen[kind], number))
     random.Random(seed).shuffle(ranked)
     return [number for _, number in sorted(ranked, key=itemgetter(0))], len(seen)
 
 
-def _kind(path: str) -> str:
-    """A path without what differs from job to job and from run to run."""
-    path = re.sub(r"[0-9a-f]{8}-\d+-\d+-[0-9a-f]{16}", "T", path)
-    path = re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", path))
-    return re.sub(r"/(conf|code)/([^/]+)/.+", r"/\1/\2/...", path)  # copies of any files
+def _strays(now: OnDisk, usual: OnDisk) -> list[str]:
+    """The kinds of files that nothing makes without a fault, nor what is run again."""
+    return sorted(name for name in now.files - usual.files if not _OF_MORE_ATTEMPTS.search(name))
 
 
 def _copy_project(target: Path) -> None:

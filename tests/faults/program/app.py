@@ -1,9 +1,13 @@
 """Notes that it runs, and that it returns, outside of everything that is made to fail; `NINE_FAILS`: fails for x=9, and
 for x=8 dies with its supervisor, as where the kernel ends all of a task for memory; `SEVEN_WAITS`: for x=7
-ends only when it is told to."""
+ends only when it is told to; for x=6 takes a second. Notes, too, where its job runs in another process at that time."""
 
 import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -17,15 +21,31 @@ def note(line: str) -> None:
     os.close(handle)
 
 
+def others(job_id: int | None) -> Iterator[int]:
+    """The processes that have begun the job and live still."""
+    for line in Path(os.environ["FAULTS_RUNS"]).read_text().splitlines():
+        job, _, what = line.split()
+        name, _, number = what.partition(":")
+        if (int(job), name) == (job_id, "process") and int(number) != os.getpid():
+            with suppress(FileNotFoundError):
+                if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                    yield int(number)
+
+
 @hydra.main(version_base=None, config_path="conf", config_name="app")
 def main(cfg: DictConfig) -> dict[str, int]:
     job = current_job()
     note(f"{job.id} {job.attempt} {cfg.x}")
+    for number in others(job.id):
+        note(f"{job.id} {job.attempt} beside:{number}")
+    note(f"{job.id} {job.attempt} process:{os.getpid()}")
     if cfg.x == 9 and os.environ.get("NINE_FAILS"):
         raise ValueError("nine")
     if cfg.x == 8 and os.environ.get("NINE_FAILS"):
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
+    if cfg.x == 6:
+        time.sleep(1)
     if cfg.x == 7 and os.environ.get("SEVEN_WAITS"):
         signal.pause()
     job.log_metrics(step=0, loss=cfg.x * 10)
