@@ -286,6 +286,9 @@ def test_what_is_private_has_not_ended(
 
 ASKED = 'echo "$0 $*" >> {asked}; '
 
+FORGETS = "case $* in *config) echo ClusterName = here ;; *) echo Invalid job id specified >&2; exit 1 ;; esac"
+"""What scontrol says on a cluster that shows all jobs, and has forgotten those that it is asked about."""
+
 
 @pytest.fixture
 def allocated(tmp_path: Path) -> Experiment:
@@ -327,6 +330,13 @@ def test_slurm_is_asked_once_about_all_tasks(
         assert 1 == sum("squeue" in line for line in asked.read_text().splitlines())
         commands(tmp_path, monkeypatch, squeue=f"{ASKED.format(asked=asked)} cat {tmp_path}/rows")
         asked.write_text("")
+        assert frozenset() == Slurm().ended(tasks[290:])
+        assert 1 == sum("scontrol -o show job" in line for line in asked.read_text().splitlines()), (
+            "the first is silent"
+        )
+        commands(tmp_path, monkeypatch, scontrol=f"{ASKED.format(asked=asked)} {FORGETS}")
+        client._told_config.cache_clear()  # a minute later
+        asked.write_text("")
         with monkeypatch.context() as clock:
             for passed, n_asked in ((0, 1), (5, 1), (31, 2)):
                 clock.setattr(time, "monotonic", lambda passed=passed: now + passed)
@@ -334,7 +344,7 @@ def test_slurm_is_asked_once_about_all_tasks(
                 assert n_asked == sum("squeue" in line for line in asked.read_text().splitlines())
         over = {job_id for job_id, state in enumerate(map(allocated.states().state, range(300))) if state is State.LOST}
         assert {4, 6, 7, *range(8, 290, 2), *range(290, 300)} == over
-        assert 10 > len(asked.read_text().splitlines())
+        assert 20 > len(asked.read_text().splitlines()), "of those alone that it does not tell of, each is asked about"
     finally:
         forget_cluster()
 
@@ -346,9 +356,7 @@ def test_tasks_that_slurm_has_forgotten_have_ended_however_many_are_asked_about(
     """Of one job id it has an error of its own, also where two nodes of one job ask; nothing follows for others."""
     unknown = "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"
     single = f"case $* in *-j\\ 77,*|*-j\\ 78,*) ;; *) {unknown} ;; esac"
-    commands(
-        tmp_path, monkeypatch, squeue=unknown if speaks == "of any" else single, scontrol="echo ClusterName = here"
-    )
+    commands(tmp_path, monkeypatch, squeue=unknown if speaks == "of any" else single, scontrol=FORGETS)
     forget_cluster()
     one = Task("slurm", "77", node="n1", user="root", cluster="here")
     try:
@@ -357,6 +365,52 @@ def test_tasks_that_slurm_has_forgotten_have_ended_however_many_are_asked_about(
         assert frozenset([one]) == schedulers.ended([one, one._replace(id="78", cluster="other")])
     finally:
         forget_cluster()
+
+
+SQUEUE = "             JOBID PARTITION     NAME     USER ST       TIME  NODES NODELIST(REASON)\n"
+SACCT = "JobID           JobName  Partition    Account  AllocCPUS      State ExitCode\n"
+
+
+@pytest.mark.parametrize(
+    "answer", [f"{SQUEUE}{77:>18} main em root R 1:00 1 n1\n{78:>18} main em root R 1:00 1 n2", "", "Welcome to here"]
+)
+def test_what_squeue_does_not_tell_of_has_ended_only_where_scontrol_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """A site's own squeue may answer in another form, or leave jobs out: they run as long as scontrol has them."""
+    (tmp_path / "answer").write_text(answer)
+    runs = "case $* in *config) echo ClusterName = here ;; *) echo JobId=$4 JobState=RUNNING Restarts=0 ;; esac"
+    commands(tmp_path, monkeypatch, squeue=f"cat {tmp_path}/answer", scontrol=runs)
+    forget_cluster()
+    try:
+        tasks = [Task("slurm", number, user="root") for number in ("77", "78")]
+        assert frozenset() == schedulers.ended(tasks)
+        if SQUEUE in answer:
+            commands(tmp_path, monkeypatch, scontrol=FORGETS)
+            assert frozenset() == schedulers.ended(tasks), "the two commands contradict each other"
+    finally:
+        forget_cluster()
+
+
+def test_an_answer_in_another_form_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a site's own commands pass over the form that they are asked for, nothing is taken for absent; what tells
+    of no job at all is an answer."""
+    (tmp_path / "squeue.txt").write_text(f"{SQUEUE}            12_[3] main em root PD 0:00 1 (Priority)\n")
+    (tmp_path / "sacct.txt").write_text(f"{SACCT}12_3 em main root 1 COMPLETED 0:0\n")
+    commands(tmp_path, monkeypatch, squeue=f"cat {tmp_path}/squeue.txt", sacct=f"cat {tmp_path}/sacct.txt")
+    for ask in (
+        lambda: client.squeue([]),
+        lambda: client.squeue_of("12"),
+        lambda: client.squeue_runs(["12"]),
+        lambda: client.sacct(["em"], 0.0),
+        lambda: client.sacct_of("12", 0.0),
+    ):
+        with pytest.raises(SlurmError, match=r"has answered in another form than it was asked for: .*12_.*; "):
+            ask()
+    (tmp_path / "squeue.txt").write_text("Welcome\nCLUSTER: here\n")
+    (tmp_path / "sacct.txt").write_text("Welcome\n")
+    assert ([], [], {}) == (client.squeue([]), client.squeue_of("12"), client.squeue_runs(["12"]))
+    assert ([], []) == (client.sacct(["em"], 0.0), client.sacct_of("12", 0.0))
 
 
 @pytest.mark.parametrize("is_ours", [True, False])

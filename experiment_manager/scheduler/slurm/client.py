@@ -310,24 +310,40 @@ def squeue(users: Iterable[str]) -> list[QueueRow]:
     """
     names = ",".join(sorted(set(users)))
     whose = ("-u", names) if names else ("--me",)
-    rows = parse_squeue(_ask("squeue", "-h", *whose, "-t", "all", "-o", SQUEUE_FORMAT))
-    return [row for row in rows if not is_refused(row)]
+    return [row for row in _squeue(*whose) if not is_refused(row)]
 
 
 def squeue_of(array: str) -> list[QueueRow]:
     """What the controller has of one array, whoever has submitted it and whatever it is called. Raises SlurmError."""
     try:
-        return parse_squeue(_ask("squeue", "-h", "-j", array, "-t", "all", "-o", SQUEUE_FORMAT))
+        return _squeue("-j", array)
     except SlurmError as error:
         if _NO_SUCH_JOB.search(error.words):
             return []
         raise
 
 
+def _squeue(*which: str) -> list[QueueRow]:
+    said = _ask("squeue", "-h", *which, "-t", "all", "-o", SQUEUE_FORMAT)
+    rows = parse_squeue(said)
+    if not rows:
+        _require_no_row("squeue", said.splitlines())
+    return rows
+
+
+def _require_no_row(command: str, lines: Iterable[str]) -> None:
+    """Raise SlurmError where a line that was not read tells of a job: a program of the site may stand before SLURM's,
+    and pass over the form that it is asked for; then nothing is known, and nothing has ended."""
+    row = next((" ".join(line.split()) for line in lines if re.match(r"\s*\d", line)), None)
+    if row is not None:
+        words = f"{command} has answered in another form than it was asked for: {row}"
+        raise SlurmError(f"{words}; look with `type -a {command}` which program that is", words=words)
+
+
 def squeue_runs(ids: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
     """What the controller has of the tasks with these ids of their own, in hidden partitions, too: its word for their
     states, and how often it has started them again. Those that it has not are left out. Raises SlurmError, also where
-    one call of several did not answer: the next one is not made."""
+    one call of several did not answer: the next one is not made; or where one was answered in another form."""
     found: dict[str, list[tuple[str, int]]] = {}
     for batch in _batches(sorted(set(ids)), most=_MAX_NAME_BYTES, most_bytes=_MAX_NAME_BYTES):
         which = ("-a", "-t", "all", "-j", ",".join(batch))
@@ -339,8 +355,10 @@ def squeue_runs(ids: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
             for one in batch if len(batch) > 1 else ():
                 found |= squeue_runs([one])
             continue
-        for job, word, restarts in re.findall(r"(?m)^ *(\d+) +(\w+) +(\d+) *$", said):
-            found.setdefault(job, []).append((word, int(restarts)))
+        rows = {line: re.fullmatch(r" *(\d+) +(\w+) +(\d+) *", line) for line in said.splitlines()}
+        _require_no_row("squeue", (line for line, row in rows.items() if row is None))
+        for row in filter(None, rows.values()):
+            found.setdefault(row[1], []).append((row[2], int(row[3])))
     return found
 
 
@@ -381,11 +399,15 @@ def _sacct(since: float, which: Sequence[str]) -> list[Run] | None:
     named = os.environ.get("SLURM_CLUSTERS")  # the other commands go by it themselves
     where = ["-M", named] if named else []
     try:
-        return parse_sacct(_ask("sacct", *where, "-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT, *which))
+        said = _ask("sacct", *where, "-a", "-n", "-P", "-D", "-S", start, "-o", SACCT_FORMAT, *which)
     except SlurmError as error:
         if _NO_ACCOUNTING.search(error.words):
             return None
         raise
+    runs = parse_sacct(said)
+    if not runs:
+        _require_no_row("sacct", said.splitlines())
+    return runs
 
 
 def scancel(targets: Sequence[str]) -> None:
