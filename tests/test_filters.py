@@ -318,6 +318,26 @@ def test_mapping_value_that_is_a_list() -> None:
     assert [3] == passing({"nn": [[]]}, *widths)
 
 
+def test_several_values_are_several_in_whatever_they_come() -> None:
+    """Values are listed as Python, NumPy and pandas list them; each is as the same list, and is told as it."""
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    numbers = [1, 2]
+    listings = (
+        *(tuple(numbers), set(numbers), frozenset(numbers), range(1, 3), iter(numbers)),
+        *(dict.fromkeys(numbers).keys(), {"a": 1, "b": 2}.values(), map(int, numbers), (each for each in numbers)),
+        *(numpy.array(numbers), [numpy.int64(1), 2], pandas.Series(numbers), pandas.Index(numbers)),
+    )
+    for listing in listings:
+        (rule,) = filters.parse({"seed": listing})
+        assert "{seed: [1, 2]}" == rule.text
+        jobs = jobs_of(*GRID)
+        assert [0, 1, 2, 3, 6, 7, 8, 9] == [job.id for job in filters.apply([rule], jobs, facts_of(jobs)).jobs]
+    widths: tuple[dict[str, Any], ...] = ({"nn": [64, 64]}, {"nn": [32, 32]}, {"nn": 64}, {"nn": [16, 16]})
+    for listing in (numpy.array([[64, 64], [32, 32]]), ((64, 64), (32, 32)), [numpy.array([64, 64]), [32, 32]]):
+        assert [0, 1] == passing({"nn": listing}, *widths)
+    assert TD3 == passing({"algorithm": pandas.Series(["TD3", "SAC"])})
+
+
 def test_mapping_leaves_out_jobs_that_lack_the_variable() -> None:
     """A job without the variable has none of its values."""
     assert [0] == passing({"b": [1, 2]}, {"a": 1, "b": 1}, {"a": 1}, {"a": 1, "b": 3})

@@ -19,7 +19,7 @@ import random
 import re
 import sys
 from array import array
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set, Sized
 from contextlib import suppress
 from enum import Enum
 from importlib.machinery import PathFinder
@@ -174,8 +174,8 @@ class Mapped:
     """Each key has its value, or one of its values; `cfg.x`, `result.x` and `metric.x` are read where they name."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
-        wanted = {key: _of_python(value) for key, value in wanted.items()}
-        self.text = write_yaml({key: [v] if isinstance(v, tuple) else v for key, v in wanted.items()})
+        wanted = {key: _of_python(_listed(value)) for key, value in wanted.items()}
+        self.text = write_yaml(wanted)
         self.wanted = wanted
         self._wanted = {key: _Wanted(value if isinstance(value, list) else [value]) for key, value in wanted.items()}
 
@@ -404,13 +404,24 @@ _SAMPLE: Final = re.compile(r"\s*([0-9]+)\s*(?:@\s*([0-9]+)\s*)?\Z")
 
 
 def _of_python(value: Any) -> Any:
-    """The same with numbers of Python in the place of those of NumPy or PyTorch, as jobs have them."""
+    """The same with numbers and lists of Python in the place of those of NumPy or PyTorch, as jobs have them."""
     if isinstance(value, Mapping):
         return {key: _of_python(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = map(_of_python, value)
         return list(items) if isinstance(value, list) else tuple(items)
+    if getattr(value, "shape", ()) != () and hasattr(value, "tolist"):
+        return value.tolist()
     return codec.of_python(value)
+
+
+def _listed(value: Any) -> Any:
+    """The list that several values are, in whatever they come: a range, a set, an array, a column of a table, a tuple,
+    an iterator. Anything else as it is."""
+    is_one = isinstance(value, str | bytes | bytearray | Mapping | type) or getattr(value, "shape", None) == ()
+    if is_one or not isinstance(value, Iterable):
+        return value
+    return sorted(value, key=repr) if isinstance(value, Set) else list(value)
 
 
 def _equal(one: Any, other: Any) -> bool:
