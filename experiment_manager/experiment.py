@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from experiment_manager.errors import ExperimentManagerError, FilterError, FolderError, JobRefused
 from experiment_manager.execution.in_process import attempting, is_current, leave_result, print_job
 from experiment_manager.model import codec
+from experiment_manager.model.ids import one_id
 from experiment_manager.store.drafts import JobDrafts
 from experiment_manager.store.files import below, entries_in, is_folder, is_there, space_below, unreadable
 from experiment_manager.store.launches import clear_leftovers
@@ -292,6 +293,7 @@ class Experiment:
         from experiment_manager.execution.child import outside_filter
 
         job = self.job(job_id)
+        job_id = int(job.id)
         if not is_current(self.folder, job_id) and job_id not in self.get_filtered_ids():
             raise JobRefused(outside_filter(job_id, self.folder))
         configuration = self.configuration(job_id)
@@ -376,6 +378,7 @@ class Experiment:
 
         The attempt ends as FAKE and not as COMPLETED, so the job is still run for real.
         """
+        job_id = one_id(job_id)
         print_job(job_id, variables, configuration)
         leave_result(self.folder, job_id, configuration)
 
@@ -531,13 +534,11 @@ class Experiment:
         override: bool = False,
     ) -> None:
         """`saver(path, results)` has written a file of the job. Raises ResultError when it is there already."""
-        self.job(id)
-        save_job_file(self.folder, id, filename, saver, results, override=override)
+        save_job_file(self.folder, self.job(id).id, filename, saver, results, override=override)
 
     def get_results(self, id: int, filename: str, loader: Loader) -> Any:  # noqa: A002 - the name is a contract
         """The value that `save_results` saved. Raises ResultError when it is not there."""
-        self.job(id)
-        return load_job_file(self.folder, id, filename, loader)
+        return load_job_file(self.folder, self.job(id).id, filename, loader)
 
     def are_all_results_present(self, filename: str) -> bool:
         """Whether every job that may run (every job, before a pass filter was saved) has saved that file."""
@@ -697,6 +698,7 @@ class Experiment:
         what is NaN."""
         from experiment_manager.analysis.results import result_warnings, sentences
 
+        ids = list(map(one_id, ids))
         return sentences(result_warnings(self.folder, ids, self.states())) if ids else []
 
     def metrics(self, where: Any = None) -> "pandas.DataFrame":

@@ -2,8 +2,10 @@
 
 import errno
 import importlib
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -664,6 +666,60 @@ def test_what_methods_return_can_be_read(saved: Experiment, tmp_path: Path, monk
                 assert kind.__doc__
                 assert len(repr(item)) < 300 + len(str(tmp_path)), (name, repr(item))
                 assert " object at 0x" not in repr(item), (name, repr(item))
+
+
+def outcome(method: Callable[..., Any], *arguments: Any, **named: Any) -> str:
+    """What a call gives, or how it is refused."""
+    try:
+        found = method(*arguments, **named)
+        return repr(list(found) if isinstance(found, Iterator) else found)
+    except ExperimentManagerError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_ids_of_a_table_are_ids_in_every_method(saved: Experiment) -> None:
+    """An id is a number, of Python or of NumPy, as `results` has them; text and fractions are refused in a sentence
+    that says so, by whatever method they are given to."""
+    numpy = pytest.importorskip("numpy")
+    saved.save_pass_filter([2, 3])
+    saved.run(lambda job_id, *_: print("printed") or {"score": job_id})
+    saved.save_results(2, "mine.json", saved.json_saver, [1])
+    others: dict[str, Any] = {
+        "filename": "mine.json",
+        "saver": saved.json_saver,
+        "loader": saved.json_loader,
+        "results": [1],
+        "override": True,
+        "runner": lambda job_id, *_: repr(job_id),
+        "variables": {},
+        "configuration": {},
+    }
+    wants = re.compile(r"(?:.*_)?ids?|one|other")
+    called = set()
+    for name, method in inspect.getmembers(saved, inspect.ismethod):
+        parameters = inspect.signature(method).parameters
+        taken = [each for each in parameters if wants.fullmatch(each)]
+        if not taken or name.startswith("_"):
+            continue
+        called.add(name)
+        needed = {each: others[each] for each in parameters if each in others}
+
+        def asked(job: Any, taken: list[str] = taken, needed: dict[str, Any] = needed) -> dict[str, Any]:
+            return {each: [job] if each.endswith("ids") else job for each in taken} | needed
+
+        found = outcome(method, **asked(2))
+        assert "Error" not in found, name
+        for job in (numpy.int64(2), numpy.uint8(2), *saved.results({"seed": 3, "algorithm": "TD3"})["job"]):
+            assert found == outcome(method, **asked(job)), name
+        for job in (None, "2", 2.0) if name != "plan_resubmission" else ():  # which takes filters, too
+            if job is None and name in ("note", "tags"):
+                continue  # of the experiment itself
+            said = outcome(method, **asked(job))
+            assert (
+                said
+                == f"UnknownJob: {job!r} is no id of a job, but a {type(job).__name__}; ids are whole numbers, as 3"
+            )
+    assert {"job", "configuration", "show", "log", "diff", "run_id", "save_pass_filter", "result_warnings"} <= called
 
 
 def test_adding_costs_the_same_for_the_first_and_the_last(tmp_path: Path) -> None:

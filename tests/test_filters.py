@@ -466,6 +466,16 @@ def test_id_that_a_rule_before_dropped_is_no_error() -> None:
     assert [5] == passing(["algorithm == 'TD3'", "5-7"])
 
 
+def test_ids_of_a_table_are_ids() -> None:
+    """What NumPy and pandas give as ids chooses the jobs of these ids."""
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    for one in (numpy.int64(7), numpy.array(7), numpy.uint8(7), [numpy.int64(7)], pandas.Series([7]), numpy.array([7])):
+        assert [7] == passing(one)
+    assert [3] == passing([numpy.array([7, 3]), "seed > 1", pandas.Index([3, 7, 0])])
+    assert "cannot be a bool" in refusal(numpy.bool_(True))
+    assert "cannot be a float" in refusal(numpy.array([0.5]))
+
+
 @pytest.mark.parametrize("written", [True, 1.5, object(), b"0-3", [1.5], [True]])
 def test_what_is_no_filter(written: Any) -> None:
     """Anything else is refused by the name of its type."""

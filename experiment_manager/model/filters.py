@@ -87,6 +87,7 @@ def parse(written: Any) -> tuple[Rule, ...]:
     """The rules of a filter in any form; none for None. Raises FilterError."""
     if written is None:
         return ()
+    written = codec.of_python(written)
     if isinstance(written, int) and not isinstance(written, bool):
         written = [written]
     if isinstance(written, str):
@@ -98,7 +99,7 @@ def parse(written: Any) -> tuple[Rule, ...]:
     if isinstance(written, RangeSet | range):
         return (Ids(format_ids(written), frozenset(written)),)
     if isinstance(written, Iterable) and not isinstance(written, bytes | bytearray):
-        items = list(written)
+        items = [codec.of_python(item) for item in written]
         if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
             return (Ids(format_ids(items) or "no ids", frozenset(items)),)
         return tuple(rule for item in items for rule in parse(item))

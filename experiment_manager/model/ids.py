@@ -6,7 +6,7 @@ from itertools import pairwise
 from operator import index
 from typing import Any, Final
 
-from experiment_manager.errors import FilterError
+from experiment_manager.errors import FilterError, UnknownJob
 from experiment_manager.text import one_line
 
 _ITEM: Final = re.compile(r"\s*(\d{1,19})\s*(?:-\s*(\d{1,19})\s*)?\Z")
@@ -106,6 +106,19 @@ def ids_in(asked: Any) -> list[int]:
         return [index(asked)] if hasattr(asked, "__index__") else [index(item) for item in asked]
     except TypeError:
         raise FilterError(f"{asked!r} names no jobs; use ids and ranges, as 0-3,7") from None
+
+
+def one_id(asked: object) -> int:
+    """The id that somebody names, as a number of Python or of NumPy.
+
+    Raises UnknownJob for what is no whole number.
+    """
+    try:
+        return int(index(asked))  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    kind = type(asked).__name__
+    raise UnknownJob(f"{one_line(repr(asked))} is no id of a job, but a {kind}; ids are whole numbers, as 3")
 
 
 def format_ids(ids: Iterable[int]) -> str:

@@ -14,6 +14,7 @@ from experiment_manager.errors import (
 )
 from experiment_manager.model import codec
 from experiment_manager.model.grid import variables_identity
+from experiment_manager.model.ids import format_ids, one_id
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store.documents import MOST_RESULT_BYTES, read_json
 from experiment_manager.store.files import is_there
@@ -133,8 +134,6 @@ class JobDrafts:
             with Manifest(self._folder) as manifest:
                 base, next_id = manifest.generation, manifest.next_id  # also after what a search has reserved
             if taken := [job_id for job_id in self._new if job_id < next_id]:
-                from experiment_manager.model.ids import format_ids
-
                 raise FolderError(
                     f"somebody else has added jobs {format_ids(taken)} to {self._folder.path} meanwhile; run this again"
                 )
@@ -179,6 +178,7 @@ class JobDrafts:
 
     def job(self, job_id: int) -> Job:
         """One job. Raises UnknownJob."""
+        job_id = one_id(job_id)
         if job_id in self._drafts:
             return self._drafts[job_id].job
         if not self._has_manifest():
@@ -188,6 +188,7 @@ class JobDrafts:
 
     def jobs(self, ids: Sequence[int]) -> list[Job]:
         """Several jobs, in that order, from a manifest that is opened once. Raises UnknownJob."""
+        ids = list(map(one_id, ids))
         if not ids or any(job_id in self._drafts for job_id in ids):
             return [self.job(job_id) for job_id in ids]
         with Manifest(self._folder) as manifest:
@@ -195,7 +196,7 @@ class JobDrafts:
 
     def encoded(self, job_id: int) -> codec.Encoded:
         """The configuration of a job in its tagged form; None while it has none. Raises UnknownJob."""
-        self.job(job_id)
+        job_id = self.job(job_id).id
         if job_id in self._drafts:
             return self._drafts[job_id].encoded
         with Manifest(self._folder) as manifest:
@@ -206,7 +207,7 @@ class JobDrafts:
         can be told here, else what `unresolved` makes of their keys and texts. Raises UnknownJob."""
         from experiment_manager.model.facts import resolved
 
-        encoded, kept = self.encoded(job_id), {}
+        encoded, kept = self.encoded(job_id := one_id(job_id)), {}
         if job_id not in self._drafts:
             with Manifest(self._folder) as manifest:
                 kept = manifest.kept(job_id)
@@ -217,7 +218,7 @@ class JobDrafts:
         for a filter in the place of ids."""
         if isinstance(asked, str | Mapping) or callable(asked):
             raise FilterError(f"save_pass_filter takes ids: save_pass_filter(exp.get_ids({asked!r}))")
-        ids = list(dict.fromkeys(int(job_id) for job_id in asked))
+        ids = list(dict.fromkeys(map(one_id, asked)))
         known = set(self.ids()) | set(self._saved_ids())
         for job_id in ids:
             if job_id not in known:
