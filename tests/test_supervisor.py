@@ -591,6 +591,60 @@ def test_run_imports_no_heavy_library(program_after: ProgramAfter) -> None:
     assert "0 []" == done.stdout.strip()
 
 
+RULE = {"timeout_min": "x2", "max": 90}
+IMPORTS = """
+import sys
+from experiment_manager.execution import run, supervisor
+
+def ours():
+    return {name for name in sys.modules if name.startswith("experiment_manager")}
+
+class Watched(supervisor._Supervision):
+    def _wait(self):
+        self.before = ours()
+        return super()._wait()
+
+    def run(self):
+        outcome = super().run()
+        print("imported late:", sorted(ours() - self.before))
+        return outcome
+
+supervisor._Supervision = Watched
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "expected"),
+    [
+        ("exit 0", {}, "FAILED"),  # a runner that runs nothing
+        ("exit 3", {}, "FAILED"),
+        ("kill -SEGV $$", {}, "FAILED"),
+        ("LEAVES", {"max_requeues": 1}, "TIMEOUT"),
+        ("kill -USR1 $PPID; exec sleep 600", {"max_requeues": 1, "signal_delay_s": 1}, "TIMEOUT"),
+        ("kill -TERM $PPID; exec sleep 600", {"timeout_min": 9, "on_timeout": RULE}, "TIMEOUT"),
+        ("exec sleep 600", {"job_timeout_min": 0.03}, "TIMEOUT"),
+    ],
+)
+def test_a_supervisor_needs_no_package_once_its_job_runs(
+    line: str, options: dict[str, Any], expected: str, held: Program
+) -> None:
+    """Somebody upgrades the package while jobs run: until the end is recorded, nothing of it is imported for the first
+    time, whichever way the job ends, so that no end is made up of two versions, or of an ImportError."""
+    says = "JobId=7 JobState=TIMEOUT Reason=TimeLimit TimeLimit=01:00:00 Restarts=0 PreemptTime=None"
+    (held.home / "scontrol").write_text(f"#!/bin/sh\necho {says} EndTime={time.time() + 60:.0f}\n")
+    (held.home / "scontrol").chmod(0o755)
+    about = {
+        "runner": ["sh", "-c", line.replace("LEAVES", LEAVES), "sh"],
+        "slurm": {"arrays": records(arrays([(make(options, where="test"), [0])]), "e", as_mapping)},
+    }
+    number = create_launch(Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    environ = {"SLURM_JOB_ID": "7", "PATH": f"{held.home}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0"}
+    done = held.python("-c", IMPORTS, str(held.experiment), "0", "--launch", number, **environ)
+    assert "imported late: []" in done.stdout, done.stderr
+    assert ["0.1.COMPLETED", f"0.2.{expected}"] == held.states()
+
+
 WORDS = [
     "e", "7", "3,4", "x", "", "-1", "7,", "0x7", "٣", "9" * 30, "--experiment-path", "--experiment-name", "--job-id",
     "--job-id=7", "--launch", "--runner", "--fake", "--la", "--", "-h", "0001",

@@ -186,13 +186,21 @@ class _Supervision:
             return self._record_unstarted(error, started)
         if self._child.limit_s is not None:
             self._limit_at = time.monotonic() + self._child.limit_s
-        from experiment_manager.model import policy  # noqa: F401 - at the end somebody may have replaced the package
-
+        self._load()
         status, usage = self._wait()
         returncode = os.waitstatus_to_exitcode(status)
         self._was_killed = returncode == -signal.SIGKILL and not self._has_killed
         self._end_stragglers(is_all=not self._has_left_by_itself(returncode))
         return self._record(returncode, usage, started)
+
+    def _load(self) -> None:
+        """All is imported that may be needed until the end is recorded, while the job runs already: somebody may
+        replace the package before that."""
+        from experiment_manager.model import healing, policy  # noqa: F401
+
+        if may_have_gpus(os.environ):
+            from experiment_manager.execution import gpu_use  # noqa: F401
+        self._ask(lambda scheduler, _: scheduler.load(), None)
 
     def _unbegun(self, reason: str, started: float) -> Outcome:
         """The attempt has ended, and its program was never started."""
@@ -270,7 +278,7 @@ class _Supervision:
     def _look_at_gpus(self, pids: Collection[int], seconds: float) -> bool:
         """Whether it is worth looking again."""
         if self._gpus is None:
-            from experiment_manager.execution.gpu_use import GpuUse  # when the job runs already
+            from experiment_manager.execution.gpu_use import GpuUse
 
             self._gpus = GpuUse()
         self._gpus.look(pids, seconds)
@@ -552,7 +560,7 @@ class _Supervision:
     def _has_rule_for(self, state: State) -> bool:
         if state not in ENDED_BADLY:
             return False
-        from experiment_manager.model.healing import rule_for  # of the few that end so
+        from experiment_manager.model.healing import rule_for
 
         return rule_for(state, self._child.options) is not None
 
@@ -586,7 +594,7 @@ class _Supervision:
         return peak_of_step() if is_alone else None
 
     def _is_being_preempted(self) -> bool:
-        return self._scheduler is not None and self._task is not None and self._scheduler.is_being_preempted(self._task)
+        return self._ask(lambda scheduler, task: scheduler.is_being_preempted(task), False)
 
     def _is_limit_far(self) -> bool:
         """Whether a warning cannot have been of the time limit, since that is far away: somebody has sent it."""

@@ -256,6 +256,11 @@ class Scheduler(ABC):
         """Whether this process is told of ranks, as a batch script is, and is none of them itself."""
         return False
 
+    def load(self) -> None:
+        """What the answers about a task need is imported: the package may be replaced while its job runs. Called when
+        the job has begun."""
+        return
+
     def first_failure(self, said: str) -> str | None:
         """What the end of the error log tells of the first rank that failed by itself."""
         return None

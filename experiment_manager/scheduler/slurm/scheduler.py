@@ -392,6 +392,9 @@ class Slurm(Scheduler):
 
         return client.may_hide_jobs_of(user)
 
+    def load(self) -> None:
+        from experiment_manager.scheduler.slurm import parse  # noqa: F401
+
     def requeue(self, task: Task) -> str | None:
         """SLURM will start this task again; else why it will not, in its words."""
         try:
