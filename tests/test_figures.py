@@ -15,7 +15,12 @@ from experiment_manager import current_job
 from experiment_manager.analysis import inference
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
+from experiment_manager.model import codec
+from experiment_manager.model.grid import variables_identity
+from experiment_manager.model.records import Job, JobId
 from experiment_manager.report.figures import KINDS, _looks
+from experiment_manager.store.layout import planning
+from experiment_manager.store.manifest_editor import editing
 from tests.conftest import Program
 
 SVG_TEXT = re.compile(r"<text[^>]*>([^<]*)</text>")
@@ -116,6 +121,58 @@ def test_methods_are_told_apart() -> None:
         for _, line, _ in looks[:8]
     ]
     assert all(abs(one - other) > 0.1 for one, other in itertools.pairwise(greys)), greys
+
+
+def in_blocks(folder: Path, *blocks: dict[str, Any]) -> Experiment:
+    """Two runs with each of some settings, which are of different variables."""
+    runs = [{**block, "seed": seed} for block in blocks for seed in range(2)]
+    experiment = Experiment([], "blocks", folder)
+    with planning(experiment.folder), editing(experiment.folder, 0) as editor:
+        editor.set_variables(list(dict.fromkeys(name for run in runs for name in run)))
+        for number, run in enumerate(runs):
+            encoded = codec.encode(run)
+            job = Job(JobId(number), variables_identity(run), run, (), codec.digest(encoded), None)
+            editor.add_configured(job, encoded)
+    experiment = Experiment.at(experiment.folder.path)
+    experiment.save_pass_filter(experiment.get_all_ids())
+
+    def run_one(job_id: int, *_: object) -> dict[str, Any]:
+        current_job().log_metrics(1, score=job_id)
+        return {"score": job_id}
+
+    for job in experiment.iter_jobs():
+        experiment.run_id(job.id, run_one)
+    return experiment
+
+
+def test_methods_of_different_variables_are_named_and_told_apart(tmp_path: Path) -> None:
+    """A method has its name in full unless one variable tells all of them apart, also where it lacks the variable that
+    the others differ in; where the names are equal, the looks are not."""
+    cases: tuple[tuple[list[dict[str, Any]], list[str]], ...] = (
+        ([{}, {"lr": 0.2}, {"lr": 0.01}], ["lr not set", "lr=0.2", "lr=0.01"]),
+        ([{"units": 2}, {"depth": 2}, {"units": 1}], ["units=2", "depth=2", "units=1"]),
+        ([{"units": 71}, {"units": 72}], ["71", "72"]),
+        ([{"lr": 1}, {"lr": 2, "units": 3}], ["lr=1", "lr=2 units=3"]),
+    )
+    for place, (blocks, labels) in enumerate(cases):
+        experiment = in_blocks(tmp_path / str(place), *blocks)
+        for kind in ("intervals", "profile", "curves"):
+            path = tmp_path / f"{kind}.svg"
+            experiment.plot(kind, path, metric="score")
+            assert labels[::-1] == [text for text in texts(path) if text in labels], kind
+        compared = experiment.compare(metric="score")
+        assert all(method.label for method in compared.methods)
+    assert 3 == len({line["color"] for _, line, _ in _looks(["2", "1", "2"])})
+    assert [line for _, line, _ in _looks(["b", "a"])] == [line for _, line, _ in _looks(["a", "b"])][::-1]
+
+
+def test_a_sensitivity_of_what_some_methods_lack(tmp_path: Path) -> None:
+    """Those that lack the variable have no place in the figure, and are named; those that have it alone are drawn."""
+    experiment = in_blocks(tmp_path, {}, {"lr": 0.2}, {"lr": 0.01}, {"lr": 0.2, "units": 3})
+    with pytest.raises(ExperimentManagerError, match=r"jobs 0-1 of lr, units not set have no lr; .* 'lr != None'"):
+        experiment.plot("sensitivity", tmp_path / "a.svg", metric="score", x="lr")
+    experiment.plot("sensitivity", tmp_path / "a.svg", metric="score", x="lr", where="lr != None")
+    assert ["units=3", "units not set"] == [text for text in texts(tmp_path / "a.svg") if "units" in text]
 
 
 def test_dollars_are_no_formula(tmp_path: Path) -> None:

@@ -138,7 +138,12 @@ def _method(
     found = [[of_tasks[task][run] for task in sorted(of_tasks)] for run in runs]
     jobs = tuple(tuple(cell.job for cell in of_run) for of_run in found)
     experiments = tuple(tuple(str(cell.variables.get(EXPERIMENT, "")) for cell in of_run) for of_run in found)
-    return Scored(settings_text(variables), variables, jobs, experiments, scores)
+    return Scored(_called(variables, by), variables, jobs, experiments, scores)
+
+
+def _called(variables: Mapping[str, Any], by: Sequence[str]) -> str:
+    """What people call a method; one may lack every variable that others differ in."""
+    return settings_text(_of(variables, by)) or f"{', '.join(by)} not set"
 
 
 def oriented(value: Any, goal: str) -> Any:
@@ -245,7 +250,7 @@ def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: S
         if other is not cell:
             raise ExperimentManagerError(_mixed(other, cell, (*by, *tasks, *over), over))
     if len(found) < 2:
-        text = settings_text(_of(rows[0]["variables"], by))
+        text = _called(rows[0]["variables"], by)
         raise ExperimentManagerError(
             f"there is one method, {text}, and nothing to compare it with; add jobs of another, or choose more with "
             "--where"
@@ -279,7 +284,7 @@ def _runs(cells: _Cells, by: Sequence[str], over: Sequence[str], tasks: Sequence
     lacking: dict[str, list[str]] = defaultdict(list)
     common = dict.fromkeys(of_runs)
     for found in cells.values():
-        method = settings_text(_of(next(iter(next(iter(found.values())).values())).variables, by))
+        method = _called(next(iter(next(iter(found.values())).values())).variables, by)
         for (task, on), (run, of) in product(of_tasks.items(), of_runs.items()):
             cell = found.get(task, {}).get(run)
             if cell is not None and cell.score is not None:

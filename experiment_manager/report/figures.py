@@ -121,9 +121,9 @@ def _panels(figure: "Figure", count: int, *, height: float = _HEIGHT) -> list["A
 
 
 def _labels(found: ScoreTable) -> list[str]:
-    """What methods are called in a figure: the value alone where one variable tells them apart."""
-    names = set(found.methods[0].variables)
-    if len(names) > 1:
+    """What methods are called in a figure: the value alone where one variable tells them apart, which all have."""
+    names = {tuple(method.variables) for method in found.methods}
+    if {len(each) for each in names} != {1} or len(names) > 1:
         return [method.label for method in found.methods]
     return [value_text(value) for method in found.methods for value in method.variables.values()]
 
@@ -131,9 +131,10 @@ def _labels(found: ScoreTable) -> list[str]:
 def _looks(methods: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Of each method: its label, how its line looks, and its marker, by the order of the labels: figures of the same
     methods show each of them alike, whichever is the best."""
-    order = sorted(methods)
-    for label in methods:
-        place = order.index(label)
+    order = sorted(range(len(methods)), key=lambda number: methods[number])
+    places = {number: place for place, number in enumerate(order)}
+    for number, label in enumerate(methods):
+        place = places[number]
         turned = place + place // len(_COLOURS)  # the ninth has the colour of the first, and another dash and marker
         line = {"color": _COLOURS[place % len(_COLOURS)], "linestyle": _DASHES[turned % len(_DASHES)]}
         yield label, line, _MARKERS[turned % len(_MARKERS)]
@@ -223,15 +224,21 @@ def _why_no_curve(series: Sequence[Sequence[Series | None]], method: Scored, met
 def _sensitivity(figure: "Figure", found: ScoreTable, x: str) -> None:
     """The interquartile mean by the values of a variable, a line for each setting of the others."""
     lines: dict[str, list[tuple[float, Scored]]] = defaultdict(list)
+    names = list(dict.fromkeys(name for method in found.methods for name in method.variables))
     for method in found.methods:
+        if x in names and x not in method.variables:
+            raise ExperimentManagerError(
+                f"{which([job for run in method.jobs for job in run])} of {method.label} have no {x}; choose those "
+                f"that have it with --where '{x} != None'"
+            )
         value = method.variables.get(x)
         if not is_number(value):
-            names = ", ".join(found.methods[0].variables)
             raise ExperimentManagerError(
-                f"{x!r} is no variable with numbers by which methods differ; these differ in {names}"
+                f"{x!r} is no variable with numbers by which methods differ; these differ in {', '.join(names)}"
             )
         others = {name: other for name, other in method.variables.items() if name != x}
-        lines[settings_text(others)].append((float(value), method))
+        label = settings_text(others) or f"{', '.join(name for name in names if name != x)} not set"
+        lines[label].append((float(value), method))
     (panel,) = _panels(figure, 1)
     for label, line, marker in _looks(list(lines)):
         methods = sorted(lines[label], key=lambda point: point[0])
