@@ -583,6 +583,8 @@ def export(
     terminal.say(f"{counted(len(done.written))} exported to {done.place}; look at it with: {done.hint}")
 
 
+_ENDINGS: Final = ("", ".parquet", ".pq")
+_MEANT: Final = {".json": "json", ".md": "markdown", ".tex": "latex"}
 _PRINTED: Final = ("table", "csv", "json", *TEXT_FORMATS)
 
 
@@ -637,6 +639,12 @@ def _format(named: str | None, out: Path | None, *, is_json: bool, is_safe: bool
         raise ExperimentManagerError(f"{kind} is not for a terminal; name a file with --out")
     if kind not in FILE_FORMATS and out is not None:
         raise ExperimentManagerError(f"--out is for {', '.join(FILE_FORMATS)}; write > {out} for {kind}")
+    if named is None and out is not None and out.suffix.lower() not in _ENDINGS:
+        meant = _MEANT.get(out.suffix.lower(), "csv")
+        raise ExperimentManagerError(
+            f"--out writes parquet, and {out} ends in {out.suffix}; write --format {meant} > {out}, or name --format "
+            "parquet, too"
+        )
     if is_safe and kind != "csv":
         raise ExperimentManagerError("--safe goes with --format csv")
     return kind
