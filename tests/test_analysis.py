@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.analysis.tables import aggregate, flat_aggregate, latex, markdown
+from experiment_manager.analysis.tables import aggregate, best, chosen_metric, flat_aggregate, latex, markdown
 from experiment_manager.cli.main import main
 from experiment_manager.cli.terminal import print_json, print_rows
 from experiment_manager.errors import ExperimentManagerError
@@ -351,3 +351,18 @@ def test_json_is_one_document(value: Any, capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out
     assert value == json.loads(out)
     assert len(out.splitlines()) == (len(value) + 2 if isinstance(value, dict | list) and value else 1)
+
+
+def test_what_is_true_or_false_has_a_mean_and_a_rank() -> None:
+    """True is 1 and False is 0 to whoever asks for it, by a mean or for the best; what counts where nobody asks is a
+    number, as long as there is one."""
+    rows = [
+        {"job": job, "state": "COMPLETED", "variables": {}, "result": {"ok": ok}, "metrics": {"loss": 0.5 - job}}
+        for job, ok in enumerate((False, True, False, True))
+    ]
+    assert {"ok": 0.5} == aggregate(rows, [], ["mean"])[0]["mean"]
+    assert ([1, 3], "ok") == best(rows, 2, metric="ok", goal=None)[:2]
+    assert [0, 2] == best(rows, 2, metric="result.ok", goal="min").places
+    assert ("result", "ok") == chosen_metric(rows, "ok") == chosen_metric(rows, None, {"ok": "max"})
+    assert ("metrics", "loss") == chosen_metric(rows, None)
+    assert ("result", "ok") == chosen_metric([{**row, "metrics": {}} for row in rows], None)

@@ -270,7 +270,7 @@ def best(
         raise ExperimentManagerError("no job has left a number yet by which the best could be known")
     goal = goal or _known_goal(name, goals) or "max"
     found = {place: row[source].get(name) for place, row in enumerate(numbers)}
-    there = [place for place, value in found.items() if codec.is_number(value) and value == value]
+    there = [place for place, value in found.items() if _counts(value) and value == value]
     of_well, with_number = frozenset(well), frozenset(there)
     notes = [_of_others([rows[place]["job"] for place in there if place not in of_well], are_left_out=is_any_well)]
     if is_any_well:
@@ -299,13 +299,13 @@ def _of_unranked(rows: Sequence[Row], source: str, name: str) -> str | None:
         return f"{len(rows)} group{'s' * (len(rows) > 1)} {verb} left out, without a mean of {name}"
     where = "result" if source == "result" else "logged metrics"
     ids = [row["job"] for row in rows]
-    is_logged = source == "result" and any(codec.is_number(row["metrics"].get(name)) for row in rows)
+    is_logged = source == "result" and any(_counts(row["metrics"].get(name)) for row in rows)
     way_out = f"; --metric metrics.{name} ranks what jobs have logged" if is_logged else ""
     return f"{counted(len(ids))} {verb} left out, without a number {name} in the {where} ({which(ids)}){way_out}"
 
 
 def _has_number(row: Row, metric: str) -> bool:
-    return any(codec.is_number(row[source].get(name)) for source, name in _readings(metric))
+    return any(_counts(row[source].get(name)) for source, name in _readings(metric))
 
 
 def _readings(metric: str) -> list[tuple[str, str]]:
@@ -483,19 +483,16 @@ def chosen_metric(
     rows: Sequence[Row], asked: str | None, goals: Mapping[str, str] = NO_GOALS
 ) -> tuple[str | None, str | None]:
     """Where the number that counts comes from, `result` or `metrics`, and its name: a field of the results before a
-    last metric, unless its full name is asked for, as `metrics.loss`. By default the first of those whose goals are
-    known, as of a search, else the first there is, or (None, None). Raises ExperimentManagerError where no job has
+    last metric, unless its full name is asked for, as `metrics.loss`; True and False are 1 and 0. By default the first
+    of those whose goals are known, as of a search, else the first there is, where there are numbers one that has some,
+    or (None, None). Raises ExperimentManagerError where no job has
     left it.
     """
-    numeric = {
-        source: list(
-            dict.fromkeys(name for row in rows for name, value in row[source].items() if codec.is_number(value))
-        )
-        for source in _SOURCES
-    }
+    numeric = {source: _names_with(_counts, rows, source) for source in _SOURCES}
     own = next((name for name in goals if any(name in names for names in numeric.values())), None)
     if asked is None and own is None:
-        return next(((source, names[0]) for source, names in numeric.items() if names), (None, None))
+        first = [(source, name) for source in _SOURCES for name in _names_with(codec.is_number, rows, source)]
+        return next(iter(first), next(((source, names[0]) for source, names in numeric.items() if names), (None, None)))
     readings = [(source, own) for source in _SOURCES] if asked is None else _readings(asked)
     for source, name in readings:
         if name in numeric[source]:
@@ -503,6 +500,11 @@ def chosen_metric(
     if asked is not None:
         raise _no_number(asked, dict.fromkeys(numeric["result"] + numeric["metrics"]))
     return None, None
+
+
+def _names_with(is_wanted: Callable[[Any], bool], rows: Iterable[Row], source: str) -> list[str]:
+    """The names of the results, or metrics, that have such a value in any of the rows."""
+    return list(dict.fromkeys(name for row in rows for name, value in row[source].items() if is_wanted(value)))
 
 
 def _no_number(name: str, there: Iterable[str]) -> ExperimentManagerError:
