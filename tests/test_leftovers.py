@@ -21,7 +21,7 @@ from experiment_manager.errors import FolderError
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import clear_leftovers_in, is_leftover, temporary_name
-from experiment_manager.store.launches import clear_leftovers, create_launch, launch_numbers
+from experiment_manager.store.launches import clear_leftovers, create_launch, launch_numbers, settle
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.processes import this_process
 from experiment_manager.store.states import States
@@ -82,6 +82,27 @@ def test_a_file_that_is_made_again_clears_its_own_leftovers(tmp_path: Path) -> N
             left.touch()
         make(str(path))
         assert (False, True, True) == (mine.exists(), other.exists(), path.exists())
+
+
+def test_settled_launches_keep_no_leftovers(tmp_path: Path) -> None:
+    """What a killed process has left in the folder of a launch goes before the launch is settled, and nobody looks into
+    it any more; of one that was settled before, with the note of who drove it, who is gone."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    launches, left = [], []
+    for _ in range(2):
+        launches.append(create_launch(experiment.folder, [], {}))
+        left.append(Path(of_nobody(experiment.folder.join("launches", launches[-1].number, "multirun.yaml"))))
+    left[0].touch()
+    for launch in launches:
+        settle(experiment.folder, launch.number)
+    left[1].touch()
+    assert [False, True] == [path.exists() for path in left]
+    driver = left[1].with_name("driver.json")
+    driver.write_text(json.dumps({**json.loads(driver.read_text()), "pid": 4194305}))
+    with planning(experiment.folder):
+        clear_leftovers(experiment.folder)
+    assert [False, False] == [path.exists() for path in (left[1], driver)]
 
 
 def test_clean_removes_what_a_job_could_not(tmp_path: Path) -> None:

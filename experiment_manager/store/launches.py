@@ -194,6 +194,7 @@ def clear_leftovers(folder: Folder) -> None:
             _clear_unrecorded(place, clock)
         for driver in _drivers(folder):
             if is_gone(driver.process):
+                clear_leftovers_in(os.path.dirname(driver.path), clock)  # of a settled launch, into which nobody looks
                 discard(driver.path)
 
 
@@ -208,9 +209,13 @@ def _clear_unrecorded(place: str, clock: FileClock) -> None:
 
 
 def settle(folder: Folder, number: str) -> None:
-    """SLURM has nothing more to say of this launch; nothing happens in a folder that only others may write to."""
+    """SLURM has nothing more to say of this launch, whose folder nobody looks at again: what a killed process has left
+    there is gone. Nothing happens in a folder that only others may write to."""
     if folder.is_only_read:
         return
+    place = folder.join("launches", number)
+    if not os.path.islink(place):  # one leads anywhere
+        clear_leftovers_in(place)
     with suppress(OSError):
         leave_empty(folder.join("launches", number, SETTLED))
 
