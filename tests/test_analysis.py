@@ -74,6 +74,11 @@ def test_tables_for_papers() -> None:
         r"| \*x\* | \<b> 2-3 | **12** |",
     ] == list(markdown(rows, columns, {(1, "score")}))
 
+    rows = [{"lr": lr, "loss": lr} for lr in (0.100012, 0.100018, None, 1e-7)]
+    for lines in (latex(rows, ["lr", "loss"], exact={"lr"}), markdown(rows, ["lr", "loss"], exact={"lr"})):
+        text = "\n".join(lines)
+        assert ([1, 1], 2) == ([text.count(lr) for lr in ("0.100012", "0.100018")], len(re.findall(r"0\.1\b", text)))
+
 
 INF, NAN, HUGE = math.inf, math.nan, 10**400
 

@@ -589,6 +589,29 @@ def test_groups_in_a_table_for_a_paper(
     assert "nothing is in bold: a test needs numpy" in told.err
 
 
+def test_variables_have_all_digits_in_a_table_for_a_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers that were measured are rounded, and those that tell rows apart are not, whatever the table is of."""
+    experiment = Experiment(["lr", "seed"], "close", tmp_path)
+    for lr, seed in itertools.product((0.100012, 0.100018), range(2)):
+        experiment.add_job({"lr": lr, "seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+    for job_id in range(4):
+        experiment.run_id(job_id, lambda job_id, *_: {"score": job_id + 0.100012})
+    path = experiment.folder.path
+    for arguments in (
+        ["results", path],
+        ["results", path, "--columns", "variables.lr,score"],
+        ["results", path, "--group-by", "lr", "--aggregate", "mean"],
+        ["compare", path, "--metric", "score"],
+    ):
+        for form in ("markdown", "latex"):
+            assert 0 == main([*arguments, "--format", form])
+            table = capsys.readouterr().out
+            assert "0.100018" in table, arguments
+            assert "3.100012" not in table
+
+
 def test_groups_in_a_table_whose_variables_are_called_like_fields(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -686,9 +686,15 @@ power of ten."""
 
 
 def markdown(
-    rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = (), *, digits: int = _DIGITS
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    strong: Collection[tuple[int, str]] = (),
+    *,
+    exact: Collection[str] = (),
+    digits: int = _DIGITS,
 ) -> Iterator[str]:
-    """The lines of a table as GitHub and notebooks show it; the cells in `strong`, by place and column, are bold."""
+    """The lines of a table as GitHub and notebooks show it; the cells in `strong`, by place and column, are bold.
+    Columns that are `exact`, as those of variables, have all digits."""
     numbers = {name for name in columns if all(codec.is_number(row.get(name)) for row in rows)}
 
     def line(cells: Iterable[str]) -> str:
@@ -697,23 +703,29 @@ def markdown(
     yield line(_markdown_text(name) for name in columns)
     yield line("---:" if name in numbers else "---" for name in columns)
     for place, row in enumerate(rows):
-        cells = [_markdown_text(_short_text(row.get(name), digits)) for name in columns]
+        cells = [_markdown_text(_short_text(row.get(name), None if name in exact else digits)) for name in columns]
         yield line(
             f"**{cell}**" if (place, name) in strong else cell for name, cell in zip(columns, cells, strict=True)
         )
 
 
 def latex(
-    rows: Sequence[Row], columns: Sequence[str], strong: Collection[tuple[int, str]] = (), *, digits: int = _DIGITS
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    strong: Collection[tuple[int, str]] = (),
+    *,
+    exact: Collection[str] = (),
+    digits: int = _DIGITS,
 ) -> Iterator[str]:
-    """The lines of a table for `\\usepackage{booktabs}`; the cells in `strong`, by place and column, are bold."""
+    """The lines of a table for `\\usepackage{booktabs}`; the cells in `strong`, by place and column, are bold.
+    Columns that are `exact`, as those of variables, have all digits."""
     numbers = {name for name in columns if all(codec.is_number(row.get(name)) for row in rows)}
     yield f"\\begin{{tabular}}{{{''.join('r' if name in numbers else 'l' for name in columns)}}}"
     yield "\\toprule"
     yield f"{' & '.join(map(_latex_text, columns))} \\\\"
     yield "\\midrule"
     for place, row in enumerate(rows):
-        cells = [_latex_text(_short_text(row.get(name), digits)) for name in columns]
+        cells = [_latex_text(_short_text(row.get(name), None if name in exact else digits)) for name in columns]
         texts = [_bold(cell) if (place, name) in strong else cell for name, cell in zip(columns, cells, strict=True)]
         line = f"{' & '.join(texts)} \\\\"
         yield f"{{}}{line}" if line[0] in "[*" else line  # which would belong to the line break before
@@ -727,13 +739,14 @@ def _bold(cell: str) -> str:
 
 
 TEXT_FORMATS: Final[Mapping[str, Callable[..., Iterator[str]]]] = {"markdown": markdown, "latex": latex}
-"""Formats of tables for papers and notes: `lines(rows, columns, strong, digits=4)`."""
+"""Formats of tables for papers and notes: `lines(rows, columns, strong, exact=(), digits=4)`."""
 
 
-def _short_text(value: Any, digits: int) -> str:
-    """A cell for people who read: so many digits of what is no whole number."""
+def _short_text(value: Any, digits: int | None) -> str:
+    """A cell for people who read: so many digits of what is no whole number; None: all."""
     value = _cell(value)
-    return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    is_cut = digits is not None and isinstance(value, float)
+    return "" if value is None else f"{value:.{digits}g}" if is_cut else str(value)
 
 
 def _markdown_text(text: str) -> str:

@@ -167,7 +167,7 @@ def results(
         leading = best_groups(jobs, by, metric=metric, goal=goal, goals=goals)
         flat, chosen, errors = with_errors(flat, chosen, _shown(by, ["count"]), precision)
         strong = _in_bold(rows, chosen, called, by, leading, errors)
-    shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows)
+    shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows, called)
     flat = rounded(
         flat if shown == chosen else only_columns(flat, dict(zip(shown, shown, strict=True))), precision, but=heads
     )
@@ -175,7 +175,7 @@ def results(
         _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
         _say_what_is_shown(found, len(ranked), [name for name in chosen if name not in shown])
     else:
-        _write(flat, shown, kind, out, digits=precision, is_safe=safe, strong=strong)
+        _write(flat, shown, kind, out, heads=heads, digits=precision, is_safe=safe, strong=strong)
 
 
 def _rows_of(experiment: Experiment, rules: list[Any] | None, *, pruned: bool) -> Sequence[ResultRow]:
@@ -386,7 +386,7 @@ def _print_for_paper(found: Comparison, kind: str) -> None:
         for name in set(rows[place]) - set(_head(method))
         if method.label not in apart
     }
-    for line in TEXT_FORMATS[kind](rows, columns_of(rows), strong):
+    for line in TEXT_FORMATS[kind](rows, columns_of(rows), strong, exact=_heads_of(found)):
         terminal.say(line)
     for note in (f"{found.n_runs} runs of each method; {_BOLD}", *found.notes):
         tell(note)
@@ -594,6 +594,7 @@ def _write(
     kind: str,
     out: Path | None,
     *,
+    heads: Set[str],
     digits: int | None,
     is_safe: bool,
     strong: Set[tuple[int, str]],
@@ -604,7 +605,7 @@ def _write(
         write_csv(flat, columns, is_safe=is_safe)
     elif kind in TEXT_FORMATS:
         more = {} if digits is None else {"digits": max(digits, terminal.DIGITS)}
-        for line in TEXT_FORMATS[kind](flat, columns, strong, **more):
+        for line in TEXT_FORMATS[kind](flat, columns, strong, exact=heads, **more):
             terminal.say(line)
     else:
         FILE_FORMATS[kind](flat, columns, str(out))
@@ -619,10 +620,12 @@ def _print_table(flat: Sequence[Mapping[str, Any]], heads: Set[str], *, are_chos
     terminal.print_rows(flat, optional=optional, minor=minor, more=HOW_TO_GET_MORE, exact=heads, digits=digits)
 
 
-def _heads(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The columns that tell what a row is of: a job with its state and its variables, or a group."""
+def _heads(rows: Sequence[Mapping[str, Any]], called: Mapping[str, str]) -> set[str]:
+    """The columns that tell what a row is of: a job with its state and its variables, or a group; by what they are
+    `called` where they are asked for, too."""
     names = {name for row in rows for name in row["variables"]}
-    return {"job", "state", "attempt", "count", *names, *_shown(names, names)}
+    found = {"job", "state", "attempt", "count", *names, *_shown(names, names)}
+    return found | {name for name, column in called.items() if column in found}
 
 
 def _shown(names: Iterable[str], taken: Collection[str]) -> list[str]:
