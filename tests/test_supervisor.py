@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,67 @@ def test_nothing_is_left_of_a_job_whose_supervisor_was_killed(held: Program) -> 
     assert other.poll() is None
     other.kill()
     other.communicate(timeout=60)
+
+
+BESIDE = r"""
+import os, re, signal, subprocess, sys, time
+from pathlib import Path
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+def slept():
+    return int(re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", Path(f"/proc/{os.getppid()}/status").read_text())[1])
+
+def let_it_look():
+    before = slept()
+    while slept() <= before + 3:
+        os.kill(os.getppid(), signal.SIGCHLD)
+        time.sleep(0.01)
+
+ours = []
+for words, environ in ((["sleep"], None), (["env", "-i", "sleep"], {})):
+    ours.append(subprocess.Popen([*words, "600"], start_new_session=True, env=environ).pid)
+Path("ours").write_text(" ".join(map(str, ours)))
+Path("begun").touch()
+for name in ("early", "late"):
+    while not Path(name).exists() or not Path(name).read_text().endswith("\n"):
+        time.sleep(0.02)
+    while parent_of(int(Path(name).read_text())) != os.getppid():
+        time.sleep(0.02)
+let_it_look()
+sys.exit(3)
+"""
+
+
+def test_what_the_batch_script_has_started_outlives_a_job_that_fails(held: Program) -> None:
+    """Its server becomes a child of the supervisor, by `exec`, once what has started it ends while the job runs; so
+    does what that starts only then. What the job has started itself in sessions of its own is ended, with its
+    environment or without it."""
+    (held.home / "beside.py").write_text(BESIDE)
+    script = (
+        "(sleep 600 & echo $! > early; until [ -e begun -o -e end ]; do sleep 0.02; done; sleep 600 & echo $! > late) "
+        ">server.log 2>&1 &\n"
+        f"exec {sys.executable} -m experiment_manager run {held.experiment} 0 --runner beside.py\n"
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=held.home, env=clean_env(), capture_output=True, text=True)
+    (held.home / "end").touch()
+    wait_until(lambda: (held.home / "late").exists() and (held.home / "late").read_text())
+    servers = [int((held.home / name).read_text()) for name in ("early", "late")]
+    try:
+        ours = [int(pid) for pid in (held.home / "ours").read_text().split()]
+        assert 3 == done.returncode, done.stderr
+        assert [True, True] == [processes.is_alive(pid) for pid in servers]
+        assert [False, False] == [processes.is_alive(pid) for pid in ours]
+        assert not re.search(rf"process ({servers[0]}|{servers[1]})\b", log_of(held, 2))
+    finally:
+        for pid in servers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def log_of(held: Program, number: int) -> str:
+    return (held.experiment / f"jobs/0/stderr.{number}.log").read_text()
 
 
 def test_killed_both_can_be_run_again(held: Program) -> None:

@@ -1,7 +1,8 @@
 """What the program of a job has started in sessions of its own, and has not waited for: ranks of a launcher that has
 died, which keep the GPU, and what is to stay, as the connection of `ssh -fN -M`, a server, an upload.
 
-Where a worker runs one job after the other, what an earlier one has left is not of a later one.
+Not all that the kernel hands to us is of the job: a server that the batch script has started before is ours, too, once
+what had started it ends, and is there for all jobs of a worker; and so is what an earlier job of the worker has left.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 
+from experiment_manager.execution.signals import in_session
 from experiment_manager.store import processes
 from experiment_manager.typing_names import Final
 
 _let_alone: Final[set[int]] = set()
-"""What jobs that have ended have left running here, and what that had started when the last job began."""
-
-_left_by: Final[set[tuple[bytes, ...]]] = set()
-"""Those jobs, as the environment of their processes tells them."""
+"""Our children that jobs which have ended have left running."""
 
 
 class Orphans:
@@ -27,40 +26,47 @@ class Orphans:
     def __init__(self, told: Mapping[str, str]) -> None:
         """Before the job begins, whose processes are `told` so in their environment."""
         processes.adopt_orphans()
-        self._names = tuple(os.fsencode(name) for name in sorted(told))
-        self._job = tuple(os.fsencode(told[name]) for name in sorted(told))
+        self._told = {os.fsencode(name): os.fsencode(value) for name, value in told.items()}
         here = processes.children(os.getpid())
-        left = _let_alone.intersection(here)
-        _let_alone.clear()
-        _let_alone.update(left, *map(processes.descendants, left))
-        self._others = frozenset(here) - left  # of the worker, which waits for them itself
+        _let_alone.intersection_update(here)
+        self._others = frozenset(here) - _let_alone  # of the worker, which waits for them itself
+        self._program = 0
+        self._began: int | None = None
+        self._seen = frozenset[int]()
 
-    def alive(self, pid: int) -> list[int]:
-        """What there is of the job beside its program, which has that pid: its orphans, and what these have started.
-        What has ended of them, and of what was let alone before, is no more."""
+    def begin(self, pid: int) -> None:
+        """The program of the job has that pid."""
+        self._program, self._began = pid, processes.start_ticks(pid)
+
+    def alive(self) -> list[int]:
+        """What there is of the job beside its program: its orphans, and what these have started. What has ended of
+        them, and of what was let alone before, is no more."""
         found = []
         for one in processes.children(os.getpid()):
-            if one == pid or one in self._others:
+            if one == self._program or one in self._others:
                 continue
             with suppress(ChildProcessError):
                 if os.waitpid(one, os.WNOHANG)[0]:
                     _let_alone.discard(one)
                     continue
-            if not self._is_of_an_earlier_job(one):
+            if one not in _let_alone and self._is_of_the_job(one):
                 found.append(one)
-        return [one for orphan in found for one in (orphan, *processes.descendants(orphan))]
-
-    def let_alone(self, pid: int) -> list[int]:
-        """They go on, and are of no later job."""
-        if left := self.alive(pid):
-            _let_alone.update(left)
-            _left_by.add(self._job)
+        left = [one for orphan in found for one in (orphan, *processes.descendants(orphan))]
+        self._seen = frozenset((*left, *processes.descendants(self._program)))
         return left
 
-    def _is_of_an_earlier_job(self, pid: int) -> bool:
-        if pid in _let_alone:
-            return True
-        if not _left_by:
+    def let_alone(self) -> list[int]:
+        """They go on, and are of no later job."""
+        left = self.alive()
+        _let_alone.update(left)
+        return left
+
+    def _is_of_the_job(self, pid: int) -> bool:
+        """It is in the session of its program, or is told which job it is of, or was below its program at the last
+        look: one may clear the environment. Of what hides its environment, all that has begun since the program did."""
+        began = processes.start_ticks(pid)
+        if began is not None and self._began is not None and began < self._began:
             return False
-        environment = processes.environment(pid)  # what was let alone may have started more since
-        return tuple(environment.get(name, b"") for name in self._names) in _left_by
+        found = processes.environment(pid)
+        is_told = all(found.get(name) == value for name, value in self._told.items())
+        return not found or is_told or pid in self._seen or in_session(pid, self._program)

@@ -184,6 +184,7 @@ class _Supervision:
             self._pid = self._begin(self._child, self._number)
         except OSError as error:
             return self._record_unstarted(error, started)
+        self._orphans.begin(self._pid)
         if self._child.limit_s is not None:
             self._limit_at = time.monotonic() + self._child.limit_s
         self._load()
@@ -462,14 +463,14 @@ class _Supervision:
 
     def _left(self) -> list[int]:
         """What the job has started, and whose own parents have ended; of what has ended itself, nothing is left."""
-        return [] if self._orphans is None else self._orphans.alive(self._pid)
+        return [] if self._orphans is None else self._orphans.alive()
 
     def _settle_what_is_left(self, state: State, *, has_left_by_itself: bool) -> None:
         """What a job that is done has left in sessions of its own goes on, as it would without us; of any other one all
         has ended, and the log of the job says what that was."""
         left: list[int] = []
         if has_left_by_itself and state in ENDED_WELL and self._orphans is not None:
-            left = self._orphans.let_alone(self._pid)
+            left = self._orphans.let_alone()
         elif has_left_by_itself:
             self._end_stragglers(is_all=True)
         self._log_processes("ended with the job, which had left it in sessions of its own", self._ended)

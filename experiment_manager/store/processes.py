@@ -42,7 +42,7 @@ def _while_it_runs(pid: int) -> Mapping[str, Any]:
         "boot": _read("/proc/sys/kernel/random/boot_id"),
         "namespace": _link("/proc/self/ns/pid"),
         "pid": pid,
-        "started_ticks": _start_ticks(pid),
+        "started_ticks": start_ticks(pid),
     }
 
 
@@ -293,7 +293,7 @@ def _seen(pid: int) -> _Seen | None:
     return _Seen(fields[0] in "ZX", int(fields[19]))
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """When a process started; None when there is none that we see, or only a zombie that waits to be reaped."""
     seen = _seen(pid)
     return None if seen is None or seen.is_zombie else seen.started_ticks

@@ -74,7 +74,7 @@ def left_by(jobs: Jobs, job_id: int, which: str = "child") -> int:
 
 
 def is_there(pid: int) -> bool:
-    return processes.is_alive(pid) and processes._start_ticks(pid) is not None
+    return processes.is_alive(pid) and processes.start_ticks(pid) is not None
 
 
 def log_of(jobs: Jobs, job_id: int) -> str:
