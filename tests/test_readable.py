@@ -64,6 +64,33 @@ def test_columns_are_there_where_no_row_is(study: Experiment, capsys: pytest.Cap
     assert NO_ROWS == list(pandas.read_parquet(f"{path}/none.parquet").columns)
 
 
+def test_large_integers_keep_their_digits(tmp_path: Path) -> None:
+    """In frames and in Parquet, whichever jobs lack them, or have something else in their place."""
+    experiment = Experiment(["seed"], "large", tmp_path)
+    for seed in range(4):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+    large = 2**60 + 1
+    left = (
+        {"hash": large, "mixed": large, "huge": 2**80, "few": 3},
+        {"mixed": 0.5, "huge": 1, "few": 4},
+        {"hash": -large},
+    )
+    for job_id, result in enumerate(left):
+        experiment.run_id(job_id, lambda *_, result=result: result)
+    path = f"{experiment.folder.path}/it.parquet"
+    assert 0 == main(["results", experiment.folder.path, "--out", path])
+    frame, read = experiment.results(), pandas.read_parquet(path)
+    for each in (frame, read):
+        assert [large, -large] == list(each["hash"].dropna())
+        assert [large, 0.5] == [float(value) if "." in str(value) else int(value) for value in each["mixed"].dropna()]
+        assert [2**80, 1] == list(map(int, each["huge"].dropna()))
+        assert [2, 2, 2, 2] == list(each[["hash", "mixed", "huge", "few"]].isna().sum())
+    assert "Int64" == str(frame["hash"].dtype)
+    assert "float64" == str(frame["few"].dtype)  # as pandas has it, which holds them all
+
+
 def test_no_tag_reaches_people(study: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
     """`show`, `diff`, tables, CSV and Parquet have tuples, paths, enums and NaN as people write them."""
     path = study.folder.path

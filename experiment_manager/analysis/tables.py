@@ -592,12 +592,21 @@ def _rank(value: Any) -> tuple[int, Any]:
 
 def results_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
     """One row per job, flat: `job`, `state`, `attempt`, the variables, the fields of the result, the last metrics. It
-    has the `columns` also where it has no rows.
+    has the `columns` also where it has no rows. A column is of floats where jobs lack an integer that floats hold, too.
 
     Raises ExperimentManagerError where pandas is not installed.
     """
     frame: pandas.DataFrame = _pandas().DataFrame(list(rows), columns=None if rows else list(columns))
+    for name in frame.select_dtypes("float64").columns:
+        values = [row.get(name) for row in rows]
+        if any(_loses_digits(value) for value in values):
+            are_whole = all(value is None or type(value) is int for value in values)
+            frame[name] = _pandas().Series(values, index=frame.index, dtype="Int64" if are_whole else object)
     return frame
+
+
+def _loses_digits(value: Any) -> bool:
+    return type(value) is int and not -(2**53) <= value <= 2**53
 
 
 def metrics_frame(
@@ -811,9 +820,9 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], pat
     """
     frame = results_frame([{name: _cell(value) for name, value in row.items()} for row in rows], columns)
     for name in frame.columns:
-        there = [value for value in frame[name] if value is not None and value == value]
+        there = list(frame[name].dropna())
         if len(set(map(type, there))) > 1 or any(map(_is_too_large, there)):
-            frame[name] = frame[name].map(lambda value: value if value is None or value != value else str(value))
+            frame[name] = frame[name].map(str, na_action="ignore")
     try:
         with writing(os.path.abspath(path)):
             frame.to_parquet(path)
