@@ -214,6 +214,15 @@ def reachable() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+def on_another_host() -> list[str]:
+    """The words before a command that runs where this machine is called `other`. Skips the test where that cannot be
+    had."""
+    words = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-u", "sh", "-c", 'hostname other; exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no other host name can be had here: unshare -u")
+    return words
+
+
 @contextmanager
 def as_nobody() -> Iterator[None]:
     """Inside, root is a user who may do nothing that its mode forbids; anybody else is that anyway."""

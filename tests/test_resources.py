@@ -103,7 +103,7 @@ def test_entries_up_to_the_first_that_is_none(text: str, expected: list[str] | N
         ({ROCR: "4,5"}, {ROCR: ["4", "5"]}),
         ({ROCR: "4,5", HIP: "0,1"}, {HIP: ["0", "1"]}),  # HIP counts within what ROCR leaves
         ({CUDA: ""}, {CUDA: []}),
-        ({"SLURM_JOB_ID": "7"}, {}),
+        ({"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}, {}),
         ({"SLURM_JOB_ID": "7", CUDA: "0"}, {CUDA: ["0"]}),
     ],
 )
@@ -281,6 +281,7 @@ def test_kills_for_memory_are_those_of_our_own_group(
     not, though version 2 of cgroups counts it in all groups that hold both."""
     if in_task:
         monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setenv("SLURMD_NODENAME", "n1")
     ours, theirs = (f"{STEPS}/job_{job}/step_batch/user/task_0" for job in (7, 8))
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(f"0::{ours}\n" if is_v2 else f"4:memory:{ours}\n0::/\n")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.errors import SlurmError
+from experiment_manager.errors import NotOverYet, SlurmError
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import EndsOfTasks
@@ -299,7 +299,7 @@ def allocated(tmp_path: Path) -> Experiment:
     experiment.save()
     states = States(experiment.folder)
     for seed in range(300):
-        states.claim(seed, Task("slurm", str(1000 + seed), user="ada", restart=seed % 2).record())
+        states.claim(seed, Task("slurm", str(1000 + seed), user="ada", node="n1", restart=seed % 2).record())
         anchor = Path(experiment.folder.states, f"{seed}.1")
         anchor.write_text(json.dumps({**json.loads(anchor.read_text()), "host": "elsewhere"}))
     return experiment
@@ -323,7 +323,7 @@ def test_slurm_is_asked_once_about_all_tasks(
         calls = asked.read_text().splitlines()
         assert 3 >= len(calls), calls[:9]
         now, ends, silent_ends = time.monotonic(), EndsOfTasks(), EndsOfTasks()
-        tasks = [Task("slurm", str(1000 + seed), user="ada", restart=seed % 2) for seed in range(300)]
+        tasks = [Task("slurm", str(1000 + seed), user="ada", node="n1", restart=seed % 2) for seed in range(300)]
         asked.write_text("")
         commands(tmp_path, monkeypatch, squeue=silent)
         assert [frozenset()] * 2 == [silent_ends.of(tasks) for _ in range(2)]
@@ -345,6 +345,29 @@ def test_slurm_is_asked_once_about_all_tasks(
         over = {job_id for job_id, state in enumerate(map(allocated.states().state, range(300))) if state is State.LOST}
         assert {4, 6, 7, *range(8, 290, 2), *range(290, 300)} == over
         assert 20 > len(asked.read_text().splitlines()), "of those alone that it does not tell of, each is asked about"
+    finally:
+        forget_cluster()
+
+
+def test_what_ran_on_no_node_of_its_allocation_does_not_end_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An anchor that names an allocation and no node is of a shell of `salloc` beside it, which may live on: whoever
+    looks from elsewhere, or is to run the job again, leaves it alone."""
+    experiment = Experiment(["seed"], "e", tmp_path)
+    experiment.add_job({"seed": 0}, {})
+    experiment.save()
+    states = States(experiment.folder, schedulers.has_ended)
+    states.claim(0, Task("slurm", "123", user="root").record())
+    anchor = Path(experiment.folder.states, "0.1")
+    anchor.write_text(json.dumps({**json.loads(anchor.read_text()), "host": "elsewhere"}))
+    commands(tmp_path, monkeypatch, squeue=FORGETS, scontrol=FORGETS)
+    forget_cluster()
+    try:
+        assert {"RUNNING": 1} == experiment.counts()
+        with pytest.raises(NotOverYet):
+            states.claim(0, {})
+        assert State.RUNNING is states.state(0, 1)
     finally:
         forget_cluster()
 

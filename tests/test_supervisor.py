@@ -27,7 +27,7 @@ from experiment_manager.scheduler.submission import records
 from experiment_manager.store import processes
 from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder
-from tests.conftest import Kept, Program, ProgramAfter, clean_env, examples, wait_until
+from tests.conftest import Kept, Program, ProgramAfter, clean_env, examples, on_another_host, wait_until
 
 pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
 
@@ -107,11 +107,11 @@ RUN = ("0", "--runner", "holder.py")
 class Running:
     """Job 0 of an experiment, which has been completed before, sleeping under a supervisor of its own."""
 
-    def __init__(self, held: Program, how: str = "") -> None:
+    def __init__(self, held: Program, how: str = "", **env: str) -> None:
         self.program = program = held
         assert ["0.1.COMPLETED"] == program.states()
         words = ("-m", "experiment_manager", "run", str(program.experiment), *RUN)
-        self.supervisor = program.start(*words, HOLD="60", HOW=how)
+        self.supervisor = program.start(*words, HOLD="60", HOW=how, **env)
         (mark,) = wait_until(lambda: list(program.home.glob("0.*")))
         self.child = int(mark.name.split(".")[1])
 
@@ -503,7 +503,7 @@ def test_a_warning_far_from_the_time_limit_is_no_time_limit(
         "slurm": {"arrays": records(arrays([(options, [0])]), "e", as_mapping)},
     }
     number = create_launch(Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
-    env = {"SLURM_JOB_ID": "7", "PATH": f"{held.home}:{os.environ['PATH']}"}
+    env = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", "PATH": f"{held.home}:{os.environ['PATH']}"}
     done = held.tool("run", "0", "--launch", number, **env)
     assert 75 == done.returncode, done.stderr
     assert ["0.1.COMPLETED", f"0.2.{expected}"] == held.states()
@@ -520,6 +520,32 @@ def test_a_warning_far_from_the_time_limit_is_no_time_limit(
         )
     says_what_to_do = "--state timeout`, goes on with what is TIMEOUT" in held.tool("status").stdout
     assert says_what_to_do == (expected == "TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    "told", [{"SLURM_JOB_NODELIST": "n[1-4]"}, {"SLURMD_NODENAME": "n1"}], ids=["shell of salloc", "daemon"]
+)
+def test_a_job_is_in_no_allocation_that_it_has_outlived(told: dict[str, str], held: Program) -> None:
+    """A shell keeps the variables of an allocation that has ended: a job that is begun in it goes on, whoever looks
+    from another host, and ends as one of a person, of whom the second signal kills."""
+    elsewhere = on_another_host()
+    gone = "#!/bin/sh\necho slurm_load_jobs error: Invalid job id specified >&2; exit 1\n"
+    for name in ("scontrol", "squeue"):
+        (held.home / name).write_text(gone)
+        (held.home / name).chmod(0o755)
+    env = {"PATH": f"{held.home}:{os.environ['PATH']}"}
+    running = Running(held, "deaf", **env, **told, SLURM_JOB_ID="123")
+    looks = [*elsewhere, sys.executable, "-m", "experiment_manager", "status", str(held.experiment)]
+    said = subprocess.run(looks, env=clean_env(**env), capture_output=True, text=True, check=False)
+    assert f"on {os.uname().nodename}, which cannot be asked from here" in said.stdout, said
+    assert ["0.1.COMPLETED", "0.2.RUNNING"] == held.states()
+    assert not running.child_is_gone()
+    running.supervisor.send_signal(signal.SIGTERM)
+    running.supervisor.send_signal(signal.SIGINT)
+    assert 137 == running.end()
+    assert ["0.1.COMPLETED", "0.2.CANCELLED"] == held.states()
+    record = attempt(held, 0, 2)
+    assert ("stopped by a signal", None) == (record["reason"], record.get("ask_scheduler"))
 
 
 def test_attempt_that_somebody_else_ended_publishes_nothing(held: Program) -> None:

@@ -93,7 +93,8 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
     """Runs the job to its end; `begin` starts it. Raises JobRefused when another attempt runs."""
     heard = heard or Heard()  # first of all: until then a signal would end us without a trace
     states = States(child.folder, schedulers.has_ended)
-    about = {**child.about, **schedulers.recorded(), **gpus_of(os.environ), LOOKS: OWNERSHIP_POLL_S}
+    task = schedulers.task_of_attempt(child.scheduler)
+    about = {**child.about, **schedulers.recorded(task), **gpus_of(os.environ), LOOKS: OWNERSHIP_POLL_S}
     with writing(child.folder.path):
         child.folder.make(child.folder.job(child.job_id))
         number = states.claim(child.job_id, about, planned=child.planned, only=child.only)
@@ -103,13 +104,12 @@ def supervise(child: Child, *, heard: Heard | None = None, begin: Start = start)
             unmark_pruned(child.folder, child.job_id, number)  # somebody may have removed `states/` to start anew
         mark = bear_mark(child.folder, child.job_id, number)
     try:
-        return _supervised(child, states, number, heard, begin)
+        return _supervised(child, states, number, _Supervision(child, states, number, heard, begin, task))
     finally:
         processes.unmark(mark)
 
 
-def _supervised(child: Child, states: States, number: int, heard: Heard, begin: Start) -> Outcome:
-    supervision = _Supervision(child, states, number, heard, begin)
+def _supervised(child: Child, states: States, number: int, supervision: _Supervision) -> Outcome:
     if child.launch is not None:
         return supervision.run()
     log = child.folder.of_attempt(child.job_id, number, "stdout")  # somebody has typed this and looks at it
@@ -129,9 +129,12 @@ def _supervised(child: Child, states: States, number: int, heard: Heard, begin: 
 class _Supervision:
     """One child from its start to its record."""
 
-    def __init__(self, child: Child, states: States, number: int, heard: Heard, begin: Start) -> None:
+    def __init__(
+        self, child: Child, states: States, number: int, heard: Heard, begin: Start, task: Task | None
+    ) -> None:
         self._child, self._states, self._number, self._heard, self._begin = child, states, number, heard, begin
-        self._scheduler, self._task = schedulers.current(), schedulers.current_task()
+        of_launch = None if child.scheduler is None else schedulers.named(child.scheduler)
+        self._scheduler, self._task = schedulers.current() or of_launch, task
         self._stopped: State | None = None
         self._had_result = False  # before anybody told us to stop
         self._asked: str | None = None  # who has asked us to end, through the folder
@@ -361,11 +364,16 @@ class _Supervision:
         self._stragglers_s = min(STRAGGLERS_S, 0.1 * kill_wait_s)
 
     def _ask(self, question: Callable[[Scheduler, Task], Answer], otherwise: Answer) -> Answer:
+        """The scheduler's answer about our task; `otherwise` where there is none: see `_answer`."""
+        task = self._task
+        return otherwise if task is None else self._answer(lambda scheduler: question(scheduler, task), otherwise)
+
+    def _answer(self, question: Callable[[Scheduler], Answer], otherwise: Answer) -> Answer:
         """The scheduler's answer; `otherwise` where there is none, or where it fails: that must not end the job."""
-        if self._scheduler is None or self._task is None:
+        if self._scheduler is None:
             return otherwise
         try:
-            return question(self._scheduler, self._task)
+            return question(self._scheduler)
         except Exception as error:
             self._tell(f"{self._scheduler.label} could not be asked: {type(error).__name__}: {error}")
             return otherwise
@@ -617,7 +625,7 @@ class _Supervision:
     def _was_out_of_memory(self, returncode: int) -> bool:
         """The kernel counted a kill in our memory cgroup; ranks have cgroups of their own, and the error log tells."""
         if self._child.has_ranks:
-            return self._ask(lambda scheduler, _: scheduler.tells_out_of_memory(self._error_log()), False)
+            return self._answer(lambda scheduler: scheduler.tells_out_of_memory(self._error_log()), False)
         after = oom_kills()
         if self._oom_kills is None or after is None or after <= self._oom_kills:
             return False
@@ -635,7 +643,7 @@ class _Supervision:
     def _first_failure(self) -> str | None:
         if not self._child.has_ranks:
             return None
-        return self._ask(lambda scheduler, _: scheduler.first_failure(self._error_log()), None)
+        return self._answer(lambda scheduler: scheduler.first_failure(self._error_log()), None)
 
     def _error_log(self) -> str:
         return read_end(self._file("stderr")).decode(errors="replace")

@@ -229,6 +229,10 @@ class Scheduler(ABC):
     def has_ended(self, task: Task) -> bool:
         """Whether the scheduler says that this run of a task has ended, or was forgotten; false when it is silent."""
 
+    def has_outlived(self, task: Task) -> bool:
+        """Whether this process runs on although the task has ended whose environment it bears, as a shell may."""
+        return self.has_ended(task)
+
     def ended(self, tasks: Collection[Task]) -> frozenset[Task]:
         """Those of which `has_ended` is true, by as few questions as can be."""
         return frozenset(task for task in tasks if self.has_ended(task))

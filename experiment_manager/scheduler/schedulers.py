@@ -58,9 +58,16 @@ def current_task(environ: Mapping[str, str] = os.environ) -> Task | None:
     return None if scheduler is None else scheduler.task(environ)
 
 
-def recorded() -> dict[str, Any]:
-    """What the anchor of an attempt keeps of the task that this process runs in; empty outside of all schedulers."""
+def task_of_attempt(scheduler: str | None) -> Task | None:
+    """The task that an attempt which begins here is a part of. Where no scheduler was asked to run it, its own is asked
+    whether the task is still there: a shell, or a daemon, may outlive that, and what it runs goes on."""
     task = current_task()
+    has_left = scheduler is None and task is not None and named(task.scheduler).has_outlived(task)
+    return None if has_left else task
+
+
+def recorded(task: Task | None) -> dict[str, Any]:
+    """What the anchor of an attempt keeps of its task; empty outside of all schedulers."""
     return {} if task is None else task.record()
 
 

@@ -222,6 +222,11 @@ def environment(pid: int) -> dict[bytes, bytes]:
     return {name: value for name, _, value in (item.partition(b"=") for item in items)}
 
 
+def own_groups() -> str:
+    """The cgroups that this process is in, as the kernel lists them; empty where it does not."""
+    return _read("/proc/self/cgroup") or ""
+
+
 def name_of(pid: int) -> str:
     """What the kernel calls a process: the first letters of its program, or what that has said; `?` where it does not
     tell."""

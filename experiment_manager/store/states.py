@@ -411,8 +411,13 @@ class States:
 
     def task(self, job_id: int, attempt: int, record: Mapping[str, Any]) -> Task | None:
         """The task that an anchor names, for whoever asks its scheduler. One of ours bears the number of our user: in a
-        container, or without its directory, a machine knows us by another name than its node, or by none."""
+        container, or without its directory, a machine knows us by another name than its node, or by none.
+
+        None also for what ran by hand on no node of its task, as in the shell of `salloc` on a login node: that ends
+        without it, and it runs on without that."""
         task = task_in(record)
+        if task is not None and task.node is None and scheduler_in(record) is None:
+            return None
         return task if task is None or not self.is_ours(job_id, attempt) else task._replace(user=str(os.geteuid()))
 
     def is_claimed(self, job_id: int, attempt: int) -> bool:
@@ -554,8 +559,8 @@ class States:
         that cannot be seen yet. Raises NotOverYet when it is alive, or may be; JobRefused."""
         record = self.record(job_id, attempt)
         gone = processes.is_gone(record)
-        task = self.task(job_id, attempt, record)
-        if task is not None and task.is_earlier_run_of(task_in(about)):
+        task, earlier = self.task(job_id, attempt, record), task_in(record)
+        if earlier is not None and earlier.is_earlier_run_of(task_in(about)):
             reason = "its task was started again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}
             record = {"reason": reason, "ask_scheduler": True, **fenced}

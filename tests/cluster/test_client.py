@@ -142,7 +142,7 @@ def test_a_requeued_task_has_two_runs(submit: Submit) -> None:
 
 def test_one_question_tells_which_tasks_have_ended(submit: Submit, tmp_path: Path) -> None:
     """As one about each does, of tasks that run, have ended, were started again, and that SLURM has never heard of."""
-    code = "env | grep '^SLURM_' > task.$SLURM_ARRAY_TASK_ID.$SLURM_RESTART_COUNT; "
+    code = "env | grep '^SLURM' > task.$SLURM_ARRAY_TASK_ID.$SLURM_RESTART_COUNT; "
     code += "[ $SLURM_ARRAY_TASK_ID = 1 ] && exit 4; sleep 300"
     job_id = submit(code, "--array=0-2", "--requeue")
     paths = [tmp_path / f"task.{index}." for index in range(3)]

@@ -80,7 +80,7 @@ def test_asked_on_the_wrong_cluster(program: Program, other: str, *, is_by_hand:
     anchor = sweep.experiment / "states/0.1"
     text = anchor.read_text()
     anchor.write_text(re.sub(r'"host": "[^"]*"', '"host": "a node of that cluster"', text))
-    done = sweep.tool("run", "0", SLURM_CONF=other, SLURM_JOB_ID="5", SLURM_CLUSTER_NAME="other")
+    done = sweep.tool("run", "0", SLURM_CONF=other, SLURM_JOB_ID="5", SLURMD_NODENAME="n1", SLURM_CLUSTER_NAME="other")
     assert (2, True) == (done.returncode, "job 0 is running already" in done.stderr)
     anchor.write_text(text)
     assert states == sweep.status()

@@ -98,6 +98,7 @@ def test_a_job_sees_what_others_see(program: Program, monkeypatch: pytest.Monkey
         "CUDA_VISIBLE_DEVICES": "0,1",
         "SUBMITIT_EXECUTOR": "slurm",
         "SLURM_JOB_ID": "12",
+        "SLURMD_NODENAME": "n1",
         "SLURM_PROCID": "0",
         "SLURM_CPUS_PER_TASK": "2",
     }.items():

@@ -15,6 +15,7 @@ from itertools import takewhile
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task, task_name
 from experiment_manager.scheduler.protocol import Scheduler, Stop
+from experiment_manager.store.processes import own_groups
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -286,10 +287,15 @@ class Slurm(Scheduler):
     def task(self, environ: Mapping[str, str]) -> Task | None:
         """The task that this process runs in; None outside of SLURM.
 
-        >>> Slurm().task({"SLURM_JOB_ID": "13", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "7"}).name
+        >>> ours = {"SLURM_JOB_ID": "13", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "7"}
+        >>> Slurm().task({**ours, "SLURMD_NODENAME": "n1"}).name
         '12_7'
+
+        The shell of `salloc` on a login node bears the variables of its allocation, is not in it, and outlives it.
+
+        >>> Slurm().task({"SLURM_JOB_ID": "13", "SLURM_JOB_NODELIST": "not-here[1-4]"})
         """
-        if "SLURM_JOB_ID" not in environ:
+        if "SLURM_JOB_ID" not in environ or not _is_on_node(environ):
             return None
         index, restart = environ.get("SLURM_ARRAY_TASK_ID", ""), environ.get("SLURM_RESTART_COUNT", "")
         return Task(
@@ -361,6 +367,10 @@ class Slurm(Scheduler):
         told = _record(done.stdout, task)
         restarts, word = re.search(r"\bRestarts=(\d+)", told), re.search(r"\bJobState=(\w+)", told)
         return _is_over(task, word[1] if word else "", int(restarts[1]) if restarts else 0)
+
+    def has_outlived(self, task: Task) -> bool:
+        """What the kernel has in the task's own cgroup goes with it, and nobody need be asked."""
+        return not _is_in_group_of(task) and self.has_ended(task)
 
     def ended(self, tasks: Collection[Task]) -> frozenset[Task]:
         """One call of squeue tells of all that it has; scontrol is asked about each that it is silent of, as long as it
@@ -458,6 +468,44 @@ class Slurm(Scheduler):
         """
         found = re.match(_STEP, path)
         return None if found is None else found[0]
+
+
+def _is_on_node(environ: Mapping[str, str]) -> bool:
+    """Whether a process with this environment is on a node of its job. What slurmd starts is told the name of the node,
+    which a container may not pass on."""
+    return "SLURMD_NODENAME" in environ or _is_among(os.uname().nodename, environ.get("SLURM_JOB_NODELIST", ""))
+
+
+def _is_among(host: str, nodes: str) -> bool:
+    """Whether SLURM's text for nodes names this host, with its domain or without.
+
+    >>> [_is_among(host, "gpu7,r[1-2]n[08-11,20]") for host in ("gpu7.example.org", "r2n09", "r1n20", "r1n9", "r3n10")]
+    [True, True, True, False, False]
+    """
+    for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodes):
+        parts = re.split(r"\[([^\]]*)\]", item)
+        pattern = r"(\d+)".join(map(re.escape, parts[::2]))
+        for name in (host, host.partition(".")[0]):
+            found = re.fullmatch(pattern, name)
+            if found and all(map(_is_number_among, found.groups(), parts[1::2])):
+                return True
+    return False
+
+
+def _is_number_among(number: str, ranges: str) -> bool:
+    """Whether ranges as `08-11,20` have a number, written as they write it."""
+    for item in ranges.split(","):
+        first, _, last = item.partition("-")
+        last = last or first
+        width = len(first) if first.startswith("0") else len(str(int(number)))
+        if first.isdecimal() and last.isdecimal() and len(number) == width and int(first) <= int(number) <= int(last):
+            return True
+    return False
+
+
+def _is_in_group_of(task: Task) -> bool:
+    """Whether this process is in the cgroup that slurmd has made for its job."""
+    return re.search(rf"(?m)/job_{re.escape(task.id)}(?:/|$)", own_groups()) is not None
 
 
 def _fields(task: Task) -> dict[str, str]:
