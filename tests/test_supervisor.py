@@ -470,6 +470,44 @@ def test_what_starts_the_program_tells_of_its_signal(wrap: bool, number: int, ha
     assert (after if has_result else without) == attempt(held, 0, 2)["reason"]
 
 
+SLOWLY = """
+import os, signal, sys, time
+from experiment_manager.execution import resources, run
+
+real, looks = resources._proportional, open("looks", "w", buffering=1)
+
+def slow(pid):
+    began = time.monotonic()
+    time.sleep(0.1)
+    print(began, time.monotonic(), file=looks)
+    if ENDS_AT_ONCE:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(pid)
+
+resources._proportional = slow
+sys.exit(run.main(sys.argv[1:]))
+"""
+SEVERAL = "sleep 600 & sleep 600 & sleep 600 & wait"
+SEEN_TWICE = "import time\nwhile len(open('looks').readlines()) < 2:\n    time.sleep(0.05)"
+
+
+@pytest.mark.parametrize("ends_at_once", [True, False])
+def test_a_look_at_memory_keeps_no_signal_waiting(ends_at_once: bool, held: Program) -> None:
+    """Large processes are looked at slowly: no other one is once a signal waits to be passed on, and there is a pause
+    of twenty times as long between two looks."""
+    about = {"runner": ["bash", "-c", SEVERAL, "bash"] if ends_at_once else [sys.executable, "-c", SEEN_TWICE]}
+    folder = Experiment.at(held.experiment).folder
+    number = create_launch(folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    script = f"ENDS_AT_ONCE = {ends_at_once}\n{SLOWLY}"
+    done = held.python("-c", script, str(held.experiment), "0", "--launch", number)
+    looks = [tuple(map(float, line.split())) for line in (held.home / "looks").read_text().splitlines()]
+    if ends_at_once:
+        assert (143, 1) == (done.returncode, len(looks))
+        return
+    (_, ended), (later, _) = looks[:2]
+    assert later - ended >= 2.0
+
+
 BY_HAND = "it left when somebody warned it, long before its time limit"
 LEAVES = "trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.02; done"
 

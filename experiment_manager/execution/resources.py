@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.scheduler import schedulers
@@ -197,9 +198,13 @@ def peak_of_step() -> int | None:
     return None
 
 
-def memory_of(pids: Iterable[int]) -> int:
-    """The memory, in bytes, that these processes use together now; what they share is counted once."""
-    return sum(_proportional(pid) for pid in pids)
+def memory_of(pids: Iterable[int], goes_on: Callable[[], bool] = lambda: True) -> int:
+    """The memory, in bytes, that these processes use together now; what they share is counted once.
+
+    The kernel walks all their pages for that, 18 ms for a gigabyte of small ones (measured): once `goes_on` is false no
+    other process is looked at, and there may be more.
+    """
+    return sum(_proportional(pid) for pid in takewhile(lambda _: goes_on(), pids))
 
 
 def _of_machine(root: str) -> Devices:

@@ -47,6 +47,9 @@ SAMPLE_SHARE: Final = 0.25
 """Then after this share of the time that it has run, until that is OWNERSHIP_POLL_S: what it takes for a fifth of its
 time is seen, however short it is."""
 
+SAMPLE_PAUSES: Final = 20
+"""And after so many times as long as looking has taken, which large processes make long: nothing else is done then."""
+
 SECOND_LOOK_S: Final = 1.0
 """When it looks again after its state's name was not there: a network file system can be wrong for a moment."""
 
@@ -124,6 +127,16 @@ def _supervised(child: Child, states: States, number: int, supervision: _Supervi
     with suppress(OSError, FolderError):
         tell(f"job {child.job_id} attempt {number}: {states.state(child.job_id, number)}{reason}")
     return outcome
+
+
+def pause_s(ran_s: float, took_s: float) -> float:
+    """How long after a look at the memory of a job, which has taken so long, it is looked at again.
+
+    >>> pause_s(0.5, 0.0), pause_s(10.0, 0.0), pause_s(3600.0, 0.02), pause_s(3600.0, 18.0)
+    (1.0, 2.5, 10.0, 360.0)
+    """
+    share = min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * ran_s), OWNERSHIP_POLL_S)
+    return max(share, SAMPLE_PAUSES * took_s)
 
 
 class _Supervision:
@@ -264,11 +277,12 @@ class _Supervision:
                 self._end_at_limit()
             if now >= sample_at:
                 ours = list(processes.running(self._is_ours))
-                self._memory = self._memory if is_counted else max(self._memory, memory_of(ours))
+                if not is_counted:
+                    self._memory = max(self._memory, memory_of(ours, self._heard.is_quiet))
                 has_gpus = has_gpus and self._look_at_gpus(ours, now - sampled)
                 sampled = now
-                pause = min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * (now - began)), OWNERSHIP_POLL_S)
-                sample_at = float("inf") if is_counted and not has_gpus else now + pause
+                pause = pause_s(now - began, time.monotonic() - now)
+                sample_at = float("inf") if is_counted and not has_gpus else time.monotonic() + pause
             if now >= poll_at:
                 poll_at = now + self._look()
 
