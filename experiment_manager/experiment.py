@@ -651,20 +651,23 @@ class Experiment:
         """One row per job that passes, with its result and its last metrics: `experiment-manager results`.
 
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
-        which maps the fields of the result that could not be stored to the reasons. Those that are PRUNED are left out,
-        and a line on standard error says how many, unless `pruned` asks for them.
+        which maps the fields of the result that could not be stored to the reasons. Where jobs have equal variables and
+        other configurations, `variables` has the keys that tell them apart, too, as `cfg.batch_size`. Those that are
+        PRUNED are left out, and a line on standard error says how many, unless `pruned` asks for them.
         """
+        from experiment_manager.analysis.alike import look_alike
         from experiment_manager.analysis.results import result_rows, without_pruned
         from experiment_manager.model.rows import Rows
 
         table = cache(self.states)  # listed once, for the filter and the rows
-        rows = Rows(result_rows(self.folder, self._select(where, table).jobs, table()))
+        jobs, alike = look_alike(self.folder, self._select(where, table).jobs)
+        rows = Rows(result_rows(self.folder, jobs, table()), alike)
         if pruned:
             return rows
         left, line = without_pruned(rows)
         if line is not None:
             tell(f"{line}; ask for them with --pruned, in Python pruned=True")
-        return Rows(left)
+        return Rows(left, alike)
 
     def results(self, where: Any = None, *, pruned: bool = False) -> "pandas.DataFrame":
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
@@ -678,7 +681,10 @@ class Experiment:
         """
         from experiment_manager.analysis.tables import flat_results, results_frame
 
-        rows = flat_results(self.result_rows(where, pruned=pruned))
+        found = self.result_rows(where, pruned=pruned)
+        for note in found.alike.notes:
+            tell(note)
+        rows = flat_results(found)
         return results_frame(rows, () if rows else self.result_columns())
 
     def result_columns(self, *, full: bool = False) -> list[str]:
@@ -765,11 +771,14 @@ class Experiment:
         **how: Any,
     ) -> "tuple[dict[str, Rows[ResultRow]], How]":
         """The rows that are compared, by experiment, and how; the arguments are those of `compare`."""
+        from experiment_manager.analysis.alike import counted_once
         from experiment_manager.analysis.results import known_goals
         from experiment_manager.analysis.scores import How
 
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
-        return rows, How(goal=goal, goals=known_goals(self.folder), is_common=common, **how)
+        notes = [f"{name}: {note}" if others else note for name, found in rows.items() for note in found.alike.notes]
+        once = {name: counted_once(found) for name, found in rows.items()}
+        return once, How(goal=goal, goals=known_goals(self.folder), is_common=common, notes=notes, **how)
 
     def _logged(self, others: Sequence["Experiment"]) -> "Logged":
         """Reads what jobs of this experiment, or of others, too, have logged."""

@@ -52,6 +52,7 @@ class How(NamedTuple):
     normalize: str = "none"
     is_common: bool = False  # of runs that some method lacks, none counts
     goals: Mapping[str, str] = NO_GOALS  # of the metrics that are taken before others
+    notes: Sequence[str] = ()  # on the jobs, which precede those on the scores
 
 
 class _Cell(NamedTuple):
@@ -127,7 +128,7 @@ def score_table(experiments: Mapping[str, Sequence[Row]], how: How) -> ScoreTabl
         least=least,
         width=width,
         methods=tuple(methods),
-        notes=tuple(_notes(cells, runs, how, len(task_labels))),
+        notes=(*how.notes, *_notes(cells, runs, how, len(task_labels))),
     )
 
 

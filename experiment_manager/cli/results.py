@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 
+from experiment_manager.analysis.alike import counted_once
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
@@ -43,7 +44,7 @@ from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Chosen, Columns, Js
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
-from experiment_manager.model.rows import ResultRow, named_apart
+from experiment_manager.model.rows import ResultRow, Rows, named_apart
 from experiment_manager.text import counted, names_in, settings_text, tell
 
 Goal = Annotated[
@@ -145,7 +146,8 @@ def results(
     of_best = (None, None) if best_ or (kind in TEXT_FORMATS and group_by) else (metric, goal)
     _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, unused=of_best)
     jobs = _rows_of(experiment, rules, pruned=pruned)
-    by, wanted = None if group_by is None else names_in(group_by), aggregates_in(names_in(how or "mean,std"))
+    by, wanted = _grouping(jobs, group_by), aggregates_in(names_in(how or "mean,std"))
+    jobs = jobs if by is None else counted_once(jobs)
     metric = metric if metric is None or by is None else group_metric(jobs, by, metric)
     goals, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
     rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged)
@@ -178,12 +180,22 @@ def results(
         _write(flat, shown, kind, out, heads=heads, digits=precision, is_safe=safe, strong=strong)
 
 
-def _rows_of(experiment: Experiment, rules: list[Any] | None, *, pruned: bool) -> Sequence[ResultRow]:
-    """A row per job; a line on standard error names those that lack some of their metrics."""
+def _rows_of(experiment: Experiment, rules: list[Any] | None, *, pruned: bool) -> Rows[ResultRow]:
+    """A row per job; lines on standard error name those that lack some of their metrics, and those that their variables
+    show wrongly."""
     jobs = experiment.result_rows(rules, pruned=pruned)
-    for line in without_metrics(experiment.folder, [row["job"] for row in jobs], experiment.states):
+    lacking = without_metrics(experiment.folder, [row["job"] for row in jobs], experiment.states)
+    for line in (*lacking, *jobs.alike.notes):
         tell(line)
     return jobs
+
+
+def _grouping(jobs: Rows[ResultRow], group_by: str | None) -> list[str] | None:
+    """The variables that are named, and what tells apart the jobs that variables do not; None: there are no groups."""
+    if group_by is None:
+        return None
+    named = names_in(group_by)
+    return [*named, *(name for name in jobs.alike.names if name not in named)]
 
 
 def _deciding(

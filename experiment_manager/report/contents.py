@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from experiment_manager.analysis.alike import counted_once, look_alike
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import known_goals, result_rows
 from experiment_manager.analysis.status import Trouble, status
@@ -29,6 +30,7 @@ from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import ENDED_BADLY, Job, Launch, State
+from experiment_manager.model.rows import Alike, Rows
 from experiment_manager.model.secrets import Masks, masked_words
 from experiment_manager.report.comparison import Compared, compared
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
@@ -40,7 +42,7 @@ from experiment_manager.store.layout import Folder
 from experiment_manager.store.rungs import rung_values, step_text
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.store.submissions import Submission
-from experiment_manager.text import settings_text, skipped
+from experiment_manager.text import settings_text, skipped, tell
 
 MOST_GROUPS: Final = 24
 MOST_BEST: Final = 10
@@ -190,16 +192,16 @@ def _without_secrets(jobs: Sequence[Job]) -> list[Job]:
 
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
+    jobs, alike = look_alike(folder, jobs)
     jobs = _without_secrets(jobs)
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
-    rows = result_rows(folder, jobs, table, logbook.last)
+    rows = Rows(result_rows(folder, jobs, table, logbook.last), alike)
+    once = counted_once(rows)
     source, metric, goal = _decisive(folder, rows, choice)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
-    averaged = repeating(names) if choice.average_over is None else _known(choice.average_over, names)
-    by = _known(choice.group_by, names) if choice.group_by is not None else without(names, averaged)
-    averaged = without(names, by)
-    groups = _groups(rows, by, source, metric)
+    by, averaged = _grouping(choice, names, alike)
+    groups = _groups(once, by, source, metric)
     ranked = _ranked(groups, goal or "max")
     drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
     logged = tuple(dict.fromkeys(name for row in rows for name, value in row["metrics"].items() if is_number(value)))
@@ -223,7 +225,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         best=tuple(map(_best, ranked[:MOST_BEST])),
         n_ranked=len(ranked),
         compared=compared(
-            rows,
+            once,
             [group.variables for group in ranked],
             by=by,
             over=averaged,
@@ -246,6 +248,18 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         tags=found.tags.own,
         note=tuple((found.note or "").splitlines()),
     )
+
+
+def _grouping(choice: Choice, names: Sequence[str], alike: Alike) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The variables that make a group, among them what tells apart the jobs that variables do not, which is told; and
+    those over which groups are averaged."""
+    for note in alike.notes:
+        tell(note)
+    averaged = repeating(names) if choice.average_over is None else _known(choice.average_over, names)
+    by = without(names, averaged)
+    if choice.group_by is not None:
+        by = tuple(dict.fromkeys((*_known(choice.group_by, names), *alike.names)))
+    return by, without(names, by)
 
 
 def _decisive(folder: Folder, rows: Sequence[Row], choice: Choice) -> tuple[str | None, str | None, str | None]:
