@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from experiment_manager.execution.pool import JobEnd
 from experiment_manager.experiment import Experiment
 from experiment_manager.hydra.launchers import were_short
 from experiment_manager.model.records import Attempt, JobId, State
-from experiment_manager.store.launches import create_launch
+from experiment_manager.store.launches import create_launch, user_name
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
 from tests.conftest import APP, Program, ProgramAfter, clean_env, wait_until
 
 
@@ -59,6 +61,25 @@ def test_nohup_stays_nohup(program: Program, tmp_path: Path) -> None:
         (tmp_path / "release").touch()
     assert 0 == sweep.returncode
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+
+
+@pytest.mark.usefixtures("light")
+def test_what_somebody_else_has_ended_is_told_with_his_reason(program: Program, tmp_path: Path) -> None:
+    """Jobs that others have called LOST, since they could not see them, were not killed, and had begun: what is told is
+    why, who has recorded it, and that one of them was begun again since."""
+    started = tmp_path / "started"
+    sweep = start_sweep(program, started, "seed=1,2", "hydra.launcher.n_jobs=2")
+    wait_until(lambda: len(list(started.iterdir())) == 2)
+    states = States(Experiment.at(program.experiment).folder)
+    for job_id in (0, 1):
+        states.lose(job_id, 1, State.LOST, {"reason": "its task 123 has ended", "fenced_at": time.time()})
+    assert 2 == states.claim(1, {})
+    _, said = sweep.communicate(timeout=60)
+    assert 1 == sweep.returncode
+    told = f"its task 123 has ended (recorded by {user_name()} on {os.uname().nodename})"
+    assert re.search(rf"job 0 .*LOST.*{re.escape(told)}$", said, re.MULTILINE), said
+    assert re.search(rf"job 1 .*LOST.*{re.escape(told)}; attempt 2 was begun elsewhere$", said, re.MULTILINE), said
+    assert ["0.1.LOST", "1.1.LOST", "1.2.RUNNING"] == program.states()
 
 
 @pytest.mark.usefixtures("light")

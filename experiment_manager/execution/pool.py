@@ -18,12 +18,12 @@ from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.model import policy
 from experiment_manager.model.estimate import SAMPLE, estimate
-from experiment_manager.model.records import ENDED_WELL, Launch, State
+from experiment_manager.model.records import ENDED_WELL, Attempt, Launch, State
 from experiment_manager.scheduler.upstream import Upstreams
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.states import States
+from experiment_manager.store.states import States, ended_elsewhere
 from experiment_manager.text import JobLines, as_word, counted, tell_once
 
 _POLL_S: Final = 0.02
@@ -298,17 +298,28 @@ class Pool:
         said = _tail(task.log)
         if said is None:
             discard(task.log)
-        record = self._states.record(task.job_id, attempt.number) if attempt.number else {}
-        if record.get("launch") != self._launch.number or record.get("pid") != task.process.pid:
+        ours = attempt if self._is_of(task, attempt) else self._earlier(task)
+        if ours is None:
             ran = JobEnd(task.job_id, attempt.number, None, said or _why_silent(task.log))
         else:
-            kept = read_optional(self._folder.of_attempt(task.job_id, attempt.number, "attempt"), END)
-            reason = kept.get("reason")
-            if attempt.state is State.LOST:
+            kept = read_optional(self._folder.of_attempt(task.job_id, ours.number, "attempt"), END)
+            reason = ended_elsewhere(kept) or kept.get("reason")
+            if ours.state is State.LOST and ended_elsewhere(kept) is None:
                 killed = said is None or (task.process.returncode or 0) < 0
                 reason = "its supervisor was killed" if killed else f"its supervisor failed: {said}"
-            ran = JobEnd(task.job_id, attempt.number, attempt.state, reason)
+            if ours.number < attempt.number:
+                reason = "; ".join(filter(None, (reason, f"attempt {attempt.number} was begun elsewhere")))
+            ran = JobEnd(task.job_id, ours.number, ours.state, reason)
         return self._ended(task, ran, lines)
+
+    def _is_of(self, task: _Running, attempt: Attempt) -> bool:
+        record = self._states.record(task.job_id, attempt.number) if attempt.number else {}
+        return record.get("launch") == self._launch.number and record.get("pid") == task.process.pid
+
+    def _earlier(self, task: _Running) -> Attempt | None:
+        """The attempt of a task where others have begun one since; None where it has begun none."""
+        found = reversed(self._states.attempts(task.job_id))
+        return next((attempt for attempt in found if self._is_of(task, attempt)), None)
 
     def _ended(self, task: _Running, ran: JobEnd, lines: JobLines) -> JobEnd:
         seconds = time.monotonic() - task.started

@@ -56,7 +56,7 @@ from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.processes import JOB_VARIABLE, dying_with_us
-from experiment_manager.store.states import States, StateTable
+from experiment_manager.store.states import States, StateTable, ended_elsewhere
 from experiment_manager.text import JobLines, counted, settings_text, tell
 
 RunnerFunction = Callable[[int, dict[str, Any], Any], Any]
@@ -349,9 +349,13 @@ class _Following:
             except (OSError, FolderError) as error:
                 self._note(JobEnd(one.job_id, one.number, None, f"its end cannot be read: {error}", seconds))
 
+    def _end(self, job_id: int, number: int) -> dict[str, Any]:
+        return read_optional(self._folder.of_attempt(job_id, number, "attempt"), END)
+
     def _found(self, job_id: int, number: int) -> dict[str, Any]:
-        kept = read_optional(self._folder.of_attempt(job_id, number, "attempt"), END)
-        return {"attempt": number, "state": self._states.state(job_id, number), "reason": kept.get("reason")}
+        kept = self._end(job_id, number)
+        reason = ended_elsewhere(kept) or kept.get("reason")
+        return {"attempt": number, "state": self._states.state(job_id, number), "reason": reason}
 
     def _take_killed(self, table: StateTable) -> None:
         """Of what nobody has told: the process of a job was killed, or the job ended as we did."""
@@ -361,9 +365,9 @@ class _Following:
                 continue
             record = self._states.record(job_id, number)
             if record.get("launch") == self._launch.number:
-                lost = "its supervisor was killed" if last.state is State.LOST else None
-                found = self._found(job_id, number)
-                self._note(JobEnd(job_id, number, last.state, lost or found["reason"]))
+                kept = self._end(job_id, number)
+                lost = "its supervisor was killed" if last.state is State.LOST else kept.get("reason")
+                self._note(JobEnd(job_id, number, last.state, ended_elsewhere(kept) or lost))
 
     def _note(self, end: JobEnd) -> None:
         self._ran[end.job_id] = end

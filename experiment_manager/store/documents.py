@@ -157,7 +157,7 @@ ANCHOR: Final[Shape] = {
 REQUEST: Final[Shape] = {"by": TEXT, "host": TEXT, "time": MOMENT, "process": TABLE}
 END: Final[Shape] = {
     "format": _format(END_FORMAT),
-    **dict.fromkeys(("state", "reason", "signal", "peak_memory_from"), TEXT),
+    **dict.fromkeys(("state", "reason", "signal", "peak_memory_from", "fenced_by"), TEXT),
     **dict.fromkeys(("start", "end", "fenced_at"), MOMENT),
     **dict.fromkeys(("peak_memory_bytes", "cpu_s", "gpu_s", "peak_gpu_memory_bytes"), NUMBER),
     **dict.fromkeys(("ask_scheduler", "ask_slurm", "requeued"), FLAG),

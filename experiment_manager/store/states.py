@@ -360,6 +360,8 @@ class States:
         state, record = found or (state, record)
         if about.get("fake"):
             state = State.FAKE
+        if "fenced_at" in record:
+            record = {**record, "fenced_by": _who_we_are()}
         if not self.may_write():
             return state
         if processes.is_gone(about) is True:
@@ -709,6 +711,23 @@ class States:
     def is_running(self, job_id: int, attempt: int) -> bool:
         """False once somebody else has ended this attempt."""
         return _opens(self._name(job_id, attempt, State.RUNNING))
+
+
+def _who_we_are() -> str:
+    from experiment_manager.store.launches import user_name  # few end what may run elsewhere
+
+    return f"{user_name()} on {os.uname().nodename}"
+
+
+def ended_elsewhere(end: Mapping[str, Any]) -> str | None:
+    """Why an attempt was ended that might still run, and by whom, for whoever ran it; None: it was not ended so.
+
+    >>> ended_elsewhere({"reason": "its task 7 has ended", "fenced_at": 1.0, "fenced_by": "ada on login2"})
+    'its task 7 has ended (recorded by ada on login2)'
+    """
+    if "fenced_at" not in end:
+        return None
+    return f"{end.get('reason') or 'ended'} (recorded by {end.get('fenced_by') or 'somebody else'})"
 
 
 def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
