@@ -829,7 +829,7 @@ class Experiment:
         from experiment_manager.analysis.efficiency import efficiency
 
         table = cache(self.states)
-        return efficiency(self.folder, self._select(where, table).jobs, table(), by)
+        return efficiency(self.folder, self._select(where, table).jobs, table(), by, self.variables)
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that are not done, COMPLETED or PRUNED; of those that may run, by

@@ -30,6 +30,7 @@ from experiment_manager.errors import ExperimentManagerError, JobRefused, Option
 from experiment_manager.model.records import State
 from experiment_manager.store.layout import Folder
 from tests.conftest import Prepared, Program, ProgramAfter, files_below, in_shape, unpack, wait_until
+from tests.test_figures import in_blocks
 
 pytestmark = pytest.mark.xdist_group("following")  # what is prepared for several tests is prepared once
 
@@ -587,6 +588,34 @@ def test_groups_in_a_table_for_a_paper(
     told = capsys.readouterr()
     assert "| TD3 | 4 | 4.7 ± 8.6 | 1.235e+05 |" in told.out
     assert "nothing is in bold: a test needs numpy" in told.err
+
+
+def test_variables_that_the_chosen_jobs_lack_are_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is a variable of the experiment is one whichever jobs are chosen: its column is there, and empty."""
+    path = in_blocks(tmp_path, {"units": 1}, {"lr": 0.1}).folder.path
+
+    def csv_of(*arguments: str) -> list[str]:
+        assert 0 == main(["results", path, *arguments, "--format", "csv"])
+        return capsys.readouterr().out.splitlines()
+
+    assert ["lr,count"] == csv_of("--group-by", "lr", "--where", "state:FAILED")
+    assert ["lr,count,score mean", ",2,0.5"] == csv_of(
+        "--group-by", "lr", "--where", "lr == None", "--aggregate", "mean"
+    )
+    assert ["job,lr", "0,", "1,"] == csv_of("--columns", "job,lr", "--where", "lr == None")
+    assert ["job,state,attempt,units,seed,score,metrics.score"] == csv_of("--where", "lr == None")[:1]
+    for columns in ("job,lr", "job,variables.lr"):
+        assert 0 == main(["jobs", path, "--where", "lr == None", "--columns", columns])
+        head, _, *lines = capsys.readouterr().out.strip().splitlines()
+        assert (columns.split(","), ["0", "1"]) == (head.split(), [line.strip() for line in lines])
+    assert 0 == main(["efficiency", path, "--group-by", "lr", "--where", "lr == None"])
+    capsys.readouterr()
+    for arguments in (["jobs"], ["results"], ["results", "--group-by", "lr", "--columns", "nothing"]):
+        verb, *others = arguments
+        assert 2 == main([verb, path, *(others or ["--columns", "nothing"])])
+        assert "'nothing' is no column" in capsys.readouterr().err
+    assert 2 == main(["results", path, "--group-by", "nothing", "--where", "state:FAILED"])
+    assert "'nothing' is no variable; the variables are units, seed, lr" in capsys.readouterr().err
 
 
 def test_variables_have_all_digits_in_a_table_for_a_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

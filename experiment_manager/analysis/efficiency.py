@@ -148,15 +148,18 @@ class _Attempt(NamedTuple):
         return Hours(cpu, gpu, memory)
 
 
-def efficiency(folder: Folder, jobs: Iterable[Job], table: StateTable, by: Sequence[str] = ()) -> Efficiency:
-    """What these jobs asked for and used, for each combination of the variables in `by`, or in all.
+def efficiency(
+    folder: Folder, jobs: Iterable[Job], table: StateTable, by: Sequence[str] = (), variables: Iterable[str] = ()
+) -> Efficiency:
+    """What these jobs asked for and used, for each combination of the variables in `by`, or in all. Known are those of
+    the jobs, and `variables`.
 
     Opens two files for each attempt that has ended, and the metrics of jobs that took several. Raises
     ExperimentManagerError for an unknown variable.
     """
     jobs = list(jobs)
     names = list(dict.fromkeys(name for job in jobs for name in job.variables))
-    require_variables(by, names)
+    require_variables(by, list(dict.fromkeys((*names, *variables))))
     attempts = list(_attempts(folder, jobs, table))
     groups = [_usage(members, by, table) for members in _grouped(attempts, by)]
     notes = list(_notes(attempts, groups, table, jobs))

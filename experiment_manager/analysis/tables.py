@@ -336,6 +336,7 @@ def aggregate(
     by: Sequence[str],
     how: Sequence[str] = ("mean", "std"),
     logged: Collection[str] | None = (),
+    variables: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """One row per combination of the variables in `by`, over the COMPLETED jobs that have it, and the PRUNED ones
     where there are rows of any.
@@ -344,9 +345,9 @@ def aggregate(
     `logged`, to a number: None stands for all metrics, as does that no result has a number. A metric that is called
     like a field of the results is prefixed, as `metrics.loss`. True counts as 1 and False as 0, so that the mean of
     such a field is a rate. `counts` is there for the fields that a number is missing of in some job: how many have one.
-    Raises ExperimentManagerError for an unknown variable or aggregate.
+    Raises ExperimentManagerError for an unknown variable or aggregate: known are those of the rows, and `variables`.
     """
-    require_variables(by, _variables(rows))
+    require_variables(by, list(dict.fromkeys((*_variables(rows), *variables))))
     how = aggregates_in(how)
     groups = _groups(rows, by)
     fields = _fields(groups.values(), logged)

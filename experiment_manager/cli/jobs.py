@@ -106,9 +106,12 @@ def jobs(chosen: Chosen, columns: Columns = None, json: Json = False) -> None:
         exact = {name for row in rows for name in row["variables"]}
         flat = flattened(with_tags(rows), "variables")
         if columns is not None and flat:
-            called = column_names(with_tags(rows), "variables")
+            lacking = [name for name in experiment.variables if name not in exact]  # which other jobs have
+            elsewhere = {f"variables.{name}": f"variables.{name}" for name in lacking}
+            called = {**elsewhere, **column_names(with_tags(rows), "variables")}
             exact |= set(called)
-            flat = only_columns(flat, chosen_columns(columns_of(flat), names_in(columns), called))
+            there = list(dict.fromkeys((*columns_of(flat), *lacking)))
+            flat = only_columns(flat, chosen_columns(there, names_in(columns), called))
         if columns is not None:
             terminal.print_rows(flat, optional=list(flat[0])[1:] if flat else (), more=HOW_TO_GET_MORE, exact=exact)
         else:

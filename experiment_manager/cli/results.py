@@ -150,8 +150,8 @@ def results(
     jobs = jobs if by is None else counted_once(jobs)
     metric = metric if metric is None or by is None else group_metric(jobs, by, metric)
     goals, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
-    rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged)
-    ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged)
+    rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged, experiment.variables)
+    ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged, experiment.variables)
     found = None if best_ is None else _best(ranked, best_, metric, goal, goals)
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
     rows, flat = (rows, flat) if found is None else _in_order(rows, flat, found.places)
@@ -161,7 +161,7 @@ def results(
     if json:
         terminal.print_answer(rows)
         return
-    there = columns_of(flat) or (experiment.result_columns() if by is None else [*_shown(by, ["count"]), "count"])
+    there = _columns_there(experiment, flat, by, are_asked=asked is not None)
     called = chosen_columns(there, asked, full_names)
     flat, chosen = flat if asked is None else only_columns(flat, called), list(called)
     strong: Set[tuple[int, str]] = set()
@@ -178,6 +178,17 @@ def results(
         _say_what_is_shown(found, len(ranked), [name for name in chosen if name not in shown])
     else:
         _write(flat, shown, kind, out, heads=heads, digits=precision, is_safe=safe, strong=strong)
+
+
+def _columns_there(
+    experiment: Experiment, flat: Sequence[Row], by: Sequence[str] | None, *, are_asked: bool
+) -> list[str]:
+    """The columns of flat rows, and of those that may be asked for the variables that these jobs lack; where there are
+    no rows, the columns that these would have."""
+    if by is not None:
+        return columns_of(flat) or [*_shown(by, ["count"]), "count"]
+    there = columns_of(flat) or experiment.result_columns()
+    return list(dict.fromkeys((*there, *(experiment.variables if are_asked else ()))))
 
 
 def _rows_of(experiment: Experiment, rules: list[Any] | None, *, pruned: bool) -> Rows[ResultRow]:
