@@ -52,7 +52,7 @@ def test_a_sweep_that_runs_here_does_what_its_dry_run_told(program: Program) -> 
     assert not program.experiment.parent.exists()
     assert "jobs: 6, 6 of them new, 0 known\n" in printed
     assert "filter: {algorithm: DDPG} drops 3 of 6\nfilter: seed > 1 drops 1 of 3\n" in printed
-    assert "to run: 2, 4-5\n  4  algorithm=DDPG seed=2 tau=0.5\n  5  algorithm=DDPG seed=3 tau=0.5\n" in printed
+    assert "to run: 2 (jobs 4-5)\n  4  algorithm=DDPG seed=2 tau=0.5\n  5  algorithm=DDPG seed=3 tau=0.5\n" in printed
     assert "launcher: local_pool  n_jobs=-1 start_method=" in printed
 
     done = program.sweep(*arguments)
@@ -146,7 +146,7 @@ def test_what_is_found_out_meanwhile_is_told_and_not_recorded(program_after: Pro
         fcntl.flock(lock, fcntl.LOCK_EX)
         printed = dry_run(program, "seed=1,2")
     assert "2 jobs pass; 1 to run, 1 COMPLETED left alone" in printed
-    assert "to run: 1, 1\n  1  seed=2\n" in printed
+    assert "to run: 1 (job 1)\n  1  seed=2\n" in printed
 
 
 @pytest.mark.parametrize("launcher", ["basic", "slurm_script"])
@@ -158,7 +158,7 @@ def test_nothing_to_run_and_nothing_of_other_launchers_runs(program_after: Progr
     assert "to run: 0\n" in printed
     assert "configuration" not in printed
     if launcher == "basic":
-        assert "to run: 1, 2\n  2  seed=3\nlauncher: basic\n" in dry_run(
+        assert "to run: 1 (job 2)\n  2  seed=3\nlauncher: basic\n" in dry_run(
             program, "seed=3", f"hydra/launcher={launcher}"
         )
 

@@ -23,7 +23,7 @@ from experiment_manager.scheduler.submission import N_LETTERS, script_name
 from experiment_manager.store.code import CodeCopy
 from experiment_manager.store.launches import next_number
 from experiment_manager.store.layout import Folder
-from experiment_manager.text import counted, one_line, settings_text
+from experiment_manager.text import counted, noun, one_line, settings_text
 
 if TYPE_CHECKING:
     from experiment_manager.model.pruning import Pruner
@@ -110,7 +110,8 @@ def told(found: DryRun, summary: str, launcher: DictConfig, name: str) -> Iterat
     yield f"jobs: {n_asked}, {found.n_new} of them new, {n_asked - found.n_new} known"
     for step in planned.dropped:
         yield f"filter: {step.rule} drops {len(step.ids)} of {step.seen}"
-    yield f"to run: {len(planned.to_run)}" + (f", {format_ids(planned.to_run)}" if planned.to_run else "")
+    n_jobs = len(planned.to_run)
+    yield f"to run: {n_jobs}" + (f" ({noun(n_jobs)} {format_ids(planned.to_run)})" if n_jobs else "")
     for change in found.first:
         yield f"  {change.job_id}  {settings_text(change.point.variables)}".rstrip()
     if len(planned.to_run) > len(found.first):
