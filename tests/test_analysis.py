@@ -371,3 +371,15 @@ def test_what_is_true_or_false_has_a_mean_and_a_rank() -> None:
     assert ("result", "ok") == chosen_metric(rows, "ok") == chosen_metric(rows, None, {"ok": "max"})
     assert ("metrics", "loss") == chosen_metric(rows, None)
     assert ("result", "ok") == chosen_metric([{**row, "metrics": {}} for row in rows], None)
+
+
+def test_show_prints_no_trouble_of_a_dry_pass(program_after: ProgramAfter, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a dry pass has printed on standard error is no trouble of the job; what a failed attempt has is."""
+    program = program_after("seed=1")
+    assert 0 == program.tool("run", "0", "--fake").returncode
+    path = str(program.experiment)
+    attempt = Experiment.at(path).show(0)["attempts"][-1]
+    assert "FAKE" == attempt["state"]
+    Path(attempt["logs"]["stderr"]).write_text("a warning\n")
+    assert 0 == main(["show", path, "0"])
+    assert "a warning" not in capsys.readouterr().out

@@ -460,7 +460,7 @@ def _launched(attempt: Mapping[str, Any]) -> str:
 
 def _show_trouble(attempt: Mapping[str, Any]) -> None:
     """Prints the traceback of an attempt that ended badly, or the end of its log."""
-    is_good = attempt["state"] is State.FAKE and not attempt["reason"]
+    is_good = attempt["state"] == State.FAKE and not attempt["reason"]
     if is_good or attempt["state"] in (*ENDED_WELL, State.RUNNING):
         return
     if attempt["traceback"]:
