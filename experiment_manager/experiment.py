@@ -32,7 +32,7 @@ from experiment_manager.store.results import (
     torch_loader,
     torch_saver,
 )
-from experiment_manager.text import described, followed, skipped, tell
+from experiment_manager.text import described, followed, listed, skipped, tell
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 Runner = Callable[[int, dict[str, Any], Any], Any]
 """`runner(job_id, variables, configuration)`; what it returns becomes the job's result."""
 
+_LISTS = ("by", "over", "tasks")
 _MOST_ASKED = 1000
 _READ_AT_ONCE = 8
 
@@ -85,7 +86,7 @@ class Experiment:
 
     def __init__(self, variables: Sequence[str], experiment_name: str, abs_folder_path: str | os.PathLike[str]) -> None:
         self.folder = Folder(abs_folder_path, experiment_name)
-        self._drafts = JobDrafts(self.folder, variables)
+        self._drafts = JobDrafts(self.folder, listed(variables))
         self._slurm: SLURM | None = None
 
     @classmethod
@@ -132,7 +133,13 @@ class Experiment:
         from experiment_manager.hydra.from_python import define
 
         return cls._loaded(
-            define(config_dir, config_name, overrides, experiment_name=experiment_name, experiment_path=experiment_path)
+            define(
+                config_dir,
+                config_name,
+                listed(overrides),
+                experiment_name=experiment_name,
+                experiment_path=experiment_path,
+            )
         )
 
     def __repr__(self) -> str:
@@ -279,7 +286,7 @@ class Experiment:
 
         Raises FilterError when the saved filter is asked for and cannot be read.
         """
-        return [*([self.get_filtered_ids()] if selected else []), *(where or [])] or None
+        return [*([self.get_filtered_ids()] if selected else []), *listed(where or [])] or None
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -574,7 +581,7 @@ class Experiment:
         from experiment_manager.analysis.status import live_status
 
         table = self._states_when_idle() if wait else self.states()
-        return live_status(self.folder, self._drafts, table, by=by, every=every, most_running=most_running)
+        return live_status(self.folder, self._drafts, table, by=listed(by), every=every, most_running=most_running)
 
     def _states_when_idle(self) -> "StateTable":
         from experiment_manager.scheduler.healing import is_under_way
@@ -778,7 +785,8 @@ class Experiment:
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
         notes = [f"{name}: {note}" if others else note for name, found in rows.items() for note in found.alike.notes]
         once = {name: counted_once(found) for name, found in rows.items()}
-        return once, How(goal=goal, goals=known_goals(self.folder), is_common=common, notes=notes, **how)
+        chosen = how | {name: listed(names) for name in _LISTS if (names := how.get(name)) is not None}
+        return once, How(goal=goal, goals=known_goals(self.folder), is_common=common, notes=notes, **chosen)
 
     def _logged(self, others: Sequence["Experiment"]) -> "Logged":
         """Reads what jobs of this experiment, or of others, too, have logged."""
@@ -829,7 +837,7 @@ class Experiment:
         from experiment_manager.analysis.efficiency import efficiency
 
         table = cache(self.states)
-        return efficiency(self.folder, self._select(where, table).jobs, table(), by, self.variables)
+        return efficiency(self.folder, self._select(where, table).jobs, table(), listed(by), self.variables)
 
     def missing_ids(self, where: Any = None) -> list[int]:
         """The jobs without a result, which are those that are not done, COMPLETED or PRUNED; of those that may run, by
@@ -910,7 +918,9 @@ class Experiment:
             only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
         return write_report(
             self.folder, jobs, table, path,
-            average_over=average_over, group_by=group_by, metric=metric, goal=goal, tasks=tasks, only=only,
+            average_over=None if average_over is None else listed(average_over),
+            group_by=None if group_by is None else listed(group_by),
+            metric=metric, goal=goal, tasks=listed(tasks), only=only,
         )  # fmt: skip
 
     # -- housekeeping ------------------------------------------------------------------------------------------------
@@ -995,7 +1005,8 @@ class Experiment:
         from experiment_manager.model import filters
 
         states = None if state is None else filters.parse_states(state)
-        what = What.checked(kinds, checkpoints, states, is_of_jobs=where is not None)
+        kinds = None if kinds is None else listed(kinds)
+        what = What.checked(kinds, listed(checkpoints), states, is_of_jobs=where is not None)
         table = self.states()
         jobs = self._select(where, lambda: table).jobs
         if dry_run:

@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from experiment_manager.typing_names import Any, Final, TypeVar
@@ -335,6 +335,15 @@ def names_in(text: str) -> list[str]:
     ['algorithm', 'nn']
     """
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def listed(names: Sequence[str]) -> list[str]:
+    """The names that somebody lists; a text alone is one of them.
+
+    >>> listed("lr"), listed(("lr", "nn"))
+    (['lr'], ['lr', 'nn'])
+    """
+    return [names] if isinstance(names, str) else list(names)
 
 
 def noun(n_jobs: int) -> str:

@@ -722,6 +722,43 @@ def test_ids_of_a_table_are_ids_in_every_method(saved: Experiment) -> None:
     assert {"job", "configuration", "show", "log", "diff", "run_id", "save_pass_filter", "result_warnings"} <= called
 
 
+def test_a_text_is_one_name_wherever_names_are_listed(saved: Experiment, tmp_path: Path) -> None:
+    """`by="seed"` is `by=["seed"]`, and not the letters of it, in every method and in whatever is listed."""
+    saved.save_pass_filter(saved.get_all_ids())
+    for job in saved.iter_jobs():
+        saved.run_id(job.id, lambda job_id, *_: {"score": job_id})
+    names = {"by": "algorithm", "over": "seed", "tasks": "algorithm", "group_by": "algorithm", "average_over": "seed"}
+    names |= {"checkpoints": "*.pt", "kinds": "logs", "where": "seed < 2"}
+    others: dict[str, dict[str, Any]] = {
+        "clean": {"dry_run": True},
+        "compare": {"metric": "score"},
+        "report": {"path": str(tmp_path / "report.html")},
+    }
+    seen = set()
+    for method_name, method in inspect.getmembers(saved, inspect.ismethod):
+        if method_name.startswith("_"):
+            continue
+        for name, parameter in inspect.signature(method).parameters.items():
+            if "abc.Sequence[str]" not in str(parameter.annotation) or method_name == "from_sweep":
+                continue
+            seen.add((method_name, name))
+            given = others.get(method_name, {})
+            if method_name == "compare" and name != "tasks":
+                given = given | {"by": "algorithm", "over": "seed"}
+            one, several = (outcome(method, **given | {name: value}) for value in (names[name], [names[name]]))
+            assert one == several, (method_name, name)
+            assert "is no variable" not in one, (method_name, name)
+    assert {("status", "by"), ("report", "group_by"), ("efficiency", "by"), ("compare", "over")} <= seen
+    plotted = saved.plot("profile", tmp_path / "a.svg", by="algorithm", over="seed", metric="score")
+    assert Path(plotted).exists()
+    assert ["lr"] == Experiment("lr", "one", tmp_path).variables
+    configurations = Path(__file__).parent / "app/conf"
+    swept = Experiment.from_sweep(
+        configurations, "config", "seed=1,2", experiment_path=tmp_path, experiment_name="swept"
+    )
+    assert [0, 1] == swept.get_all_ids()
+
+
 def test_adding_costs_the_same_for_the_first_and_the_last(tmp_path: Path) -> None:
     """The 10th and the 20,000th job take equally many function calls (the original compared each with all before)."""
     experiment = Experiment(["seed"], "study", tmp_path)
