@@ -15,7 +15,7 @@ from experiment_manager.execution.in_process import attempting, is_current, leav
 from experiment_manager.model import codec
 from experiment_manager.model.ids import one_id
 from experiment_manager.store.drafts import JobDrafts
-from experiment_manager.store.files import below, entries_in, is_folder, is_there, space_below, unreadable
+from experiment_manager.store.files import below, entries_in, is_folder, is_there, looked, space_below, unreadable
 from experiment_manager.store.launches import clear_leftovers
 from experiment_manager.store.layout import MANIFEST, Folder, planning
 from experiment_manager.store.pass_filter import has_selection, read_selection, write_selection
@@ -1121,7 +1121,7 @@ def _is_looked_into(entry: os.DirEntry[str], start: str) -> bool:
             return True
         if not entry.is_symlink() or not is_folder(path):
             return False
-        owner, maker = os.stat(path).st_uid, os.lstat(path).st_uid
+        owner, maker = looked(lambda: (os.stat(path).st_uid, os.lstat(path).st_uid))
     except OSError as error:
         _skip(error)
         return False

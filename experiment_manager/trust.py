@@ -58,10 +58,18 @@ def _ways(path: str) -> Iterator[str]:
     way = os.path.abspath(path)
     for _ in range(_MOST_LINKS):
         yield way
-        link = next(filter(os.path.islink, _from_the_top(way)), None)
+        link = next(filter(_is_link, _from_the_top(way)), None)
         if link is None:
             return
         way = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) + way[len(link) :]
+
+
+def _is_link(place: str) -> bool:
+    """False for what is not there, or not ours to see. Raises OSError where a file system errs."""
+    try:
+        return stat.S_ISLNK(os.lstat(place).st_mode)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
 
 
 def _open_on(way: str, *, is_searched: bool) -> Iterator[str]:

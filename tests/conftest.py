@@ -2,6 +2,7 @@
 
 import compileall
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -325,14 +326,16 @@ def submitted_long_ago(experiment: Path) -> None:
     path.write_text(json.dumps(body))
 
 
-def erring(monkeypatch: pytest.MonkeyPatch, name: str, *, most: int) -> list[str]:
-    """So many calls of `os.stat`, `os.scandir` and their like for files of that name fail as on a network file system
-    whose server has forgotten them; returns the list of those that did."""
+def erring(monkeypatch: pytest.MonkeyPatch, name: str, *, most: int, after: int = 0) -> list[str]:
+    """So many calls of `os.stat`, `os.scandir` and their like for files of that name fail, `after` so many others, as
+    on a network file system whose server has forgotten them; returns the list of those that did."""
     failed: list[str] = []
+    seen = itertools.count()
 
     def of(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any = os.curdir, *arguments: Any, **options: Any) -> Any:
-            if isinstance(path, str) and os.path.basename(path) == name and len(failed) < most:
+            is_meant = isinstance(path, str) and os.path.basename(path) == name
+            if is_meant and after <= next(seen) < after + most:
                 failed.append(path)
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
             return function(path, *arguments, **options)

@@ -191,3 +191,47 @@ def test_no_folder_is_passed_over_in_silence(path: Path) -> None:
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     silent = re.compile(r"(os\.f?walk|.*\b(r?glob|iglob|glob[01])|(?!ast\.|libcst\.).*\.walk)").fullmatch
     assert [] == [call for call in calls if silent(call)]
+
+
+LOOKS = {
+    "execution.forkserver.client.ForkServer.can_run": "at /proc, which no server shows",
+    "execution.forkserver.job.is_plain": "the job is started as without a fork server",
+    "execution.forkserver.sharing.Imports._of_the_program": "what Python has just read",
+    "execution.forkserver.sharing.Imports.trouble": "at /proc",
+    "execution.forkserver.sharing._comes_from_a_folder": "where modules were imported from a moment ago",
+    "execution.forkserver.warm_worker._run_forked": "at /proc",
+    "execution.resources.may_have_gpus": "at /dev",
+    "execution.supervisor._Supervision._look_for_result": "it looks again at each turn",
+    "hydra.entry._file": "a script that cannot be seen may be any, and refuses no sweep",
+    "store.code._tell_what_is_not_copied": "for a note to people, about what links lead to",
+    "store.layout._has_manifest": "for a suggestion to people",
+    "store.layout._make_folder": "what cannot be seen is made, and the system says what is wrong",
+    "store.processes.is_alive": "at /proc",
+    "store.results._folder_or_file": "after an error, to lay back what was there",
+    "store.results._save": "the folder is listed then",
+    "store.states.States.may_write": "whoever writes then learns what is wrong",
+    "testing.Jobs.has_begun": "for tests",
+    "trust._keeps_modes": "whoever makes a file there learns what is wrong",
+    "trust.how_to_close": "for the words of a way out",
+}
+"""Who may ask whether something is there by what answers False where a file system errs, and why nothing follows."""
+
+
+def asking(path: Path) -> Iterator[str]:
+    """The functions of a module that ask so."""
+    silent = re.compile(r"os\.path\.(l?exists|is(file|dir|link))|(?!os\.path).*\.exists|.*\.is_(file|dir)\(\)")
+    pending: list[tuple[ast.AST, str]] = [(ast.parse(path.read_text()), "")]
+    while pending:
+        node, within = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            within += f".{node.name}"
+        if isinstance(node, ast.Attribute | ast.Call) and silent.fullmatch(ast.unparse(node)):
+            yield f"{path.stem if path.is_relative_to(PLUGINS) else name_of(path)}{within}"
+        pending.extend((child, within) for child in ast.iter_child_nodes(node))
+
+
+def test_what_cannot_be_looked_at_is_not_taken_for_absent() -> None:
+    """os.path.exists, Path.exists and their like are False where a disk or its server errs: what follows from that is
+    asked by `store.files.is_there`, `exists`, `is_file`, `is_folder` and `is_link`, which raise."""
+    found = {name for path in [*modules(), *PLUGINS.glob("*.py")] for name in asking(path)}
+    assert sorted(LOOKS) == sorted(found)

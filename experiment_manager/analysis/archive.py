@@ -24,8 +24,13 @@ from experiment_manager.store.files import (
     below,
     clear_leftovers_beside,
     discard,
+    entries_in,
+    is_folder,
+    is_link,
     is_temporary,
     is_there,
+    looked,
+    unreadable,
 )
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.manifest import Manifest
@@ -128,19 +133,24 @@ class _Packing:
     def _below(self, place: str) -> Iterator[str]:
         """The names to pack in a folder of the experiment, and in those below it."""
         path = self._folder.join(place)
-        if os.path.islink(path) and not self._follows(place):
-            return
         folders = []
         try:
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        except OSError as error:
-            self._leave_out(place, f"cannot be read: {error.strerror}")
+            if is_link(path) and not self._follows(place):
+                return
+            entries = entries_in(path)
+        except (OSError, FolderError) as error:
+            self._leave_unread(place, error)
             return
         for entry in entries:
             name = f"{place}/{entry.name}"
             if is_temporary(entry.name):
                 continue
-            if entry.is_dir(follow_symlinks=False) or (_JOB.fullmatch(name) and entry.is_dir()):
+            try:
+                is_whole = entry.is_dir(follow_symlinks=False) or (_JOB.fullmatch(name) and is_folder(entry.path))
+            except (OSError, FolderError) as error:
+                self._leave_unread(name, error)
+                continue
+            if is_whole:
                 folders.append(name)
             elif self._is_wanted(place, entry.name):
                 yield name
@@ -193,16 +203,20 @@ class _Packing:
         """A file, or a link, is in the archive, or is named as left out."""
         path = self._folder.join(name)
         real = os.path.realpath(path)
-        is_link = os.path.islink(path)
-        if is_link and self._inside(real) is None:
+        try:
+            is_elsewhere = is_link(path)
+        except FolderError as error:
+            self._leave_unread(name, error)
+            return
+        if is_elsewhere and self._inside(real) is None:
             if name.startswith("code/"):  # made by us: data is not copied
                 self.n_data_links += 1
             else:
                 self._leave_out(name, f"is a link that leads out of the experiment, to {real}")
-        elif is_link and "/" in name and (self._everything or not name.startswith("jobs/")):
+        elif is_elsewhere and "/" in name and (self._everything or not name.startswith("jobs/")):
             self._add_link(name, real)
         else:
-            self._add_file(name, real if is_link else path)
+            self._add_file(name, real if is_elsewhere else path)
 
     def _add_link(self, name: str, real: str) -> None:
         about = tarfile.TarInfo(os.path.join(self._folder.name, name))
@@ -217,7 +231,7 @@ class _Packing:
         except FileNotFoundError:  # a job that runs has put it away
             return
         except OSError as error:
-            self._leave_out(name, f"cannot be read: {error.strerror}")
+            self._leave_unread(name, error)
             return
         with file:
             n_bytes = os.fstat(file.fileno()).st_size
@@ -239,7 +253,7 @@ class _Packing:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._leave_out(f"states/{attempt}", f"cannot be read: {error.strerror}")
+            self._leave_unread(f"states/{attempt}", error)
             body = _UNKNOWN
         for name in (attempt, f"{attempt}.{state}"):
             self.add_bytes(f"states/{name}", body)
@@ -251,15 +265,16 @@ class _Packing:
         self._file.addfile(entry, io.BytesIO(body))
         self._count(name)
 
+    def _leave_unread(self, name: str, error: OSError | FolderError) -> None:
+        skipped(str(error) if isinstance(error, FolderError) else unreadable(self._folder.join(name), error))
+
     def _leave_out(self, name: str, why: str) -> None:
         skipped(f"{self._folder.join(name)} {why}")  # the exit status tells, too
 
 
 def _opened(path: str) -> io.BufferedReader:
     """A regular file, and nothing that it has been exchanged for. Raises OSError."""
-    if os.path.islink(path):
-        raise OSError(errno.ELOOP, "it is a link")
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    handle = looked(lambda: os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file")

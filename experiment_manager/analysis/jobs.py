@@ -15,7 +15,7 @@ from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDiffere
 from experiment_manager.scheduler.healing import reason_of
 from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
-from experiment_manager.store.files import number_in
+from experiment_manager.store.files import may_be_there, number_in
 from experiment_manager.store.holds import read_held, read_removed
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
@@ -109,7 +109,7 @@ def _attempt(folder: Folder, states: States, job_id: int, number: int, state: St
         "start": number_in(record, "start"),
         "end": number_in(end, "end"),
         "peak_memory_bytes": number_in(end, "peak_memory_bytes"),
-        "logs": {kind: path for kind, path in logs.items() if os.path.exists(path)},
+        "logs": {kind: path for kind, path in logs.items() if may_be_there(path)},
         "traceback": error.get("traceback"),
     }
     if record.get("launch") and (why := _healing(folder, str(record["launch"]))) is not None:

@@ -31,6 +31,7 @@ from experiment_manager.model.estimate import Estimate, hours_text
 from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, State
 from experiment_manager.model.rows import named_apart
+from experiment_manager.store.files import is_folder
 from experiment_manager.text import (
     as_word,
     counted,
@@ -195,7 +196,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """List the experiments below a folder, with their counts and age."""
-    if not folder.is_dir():
+    if not is_folder(str(folder)):
         raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
     found = list(counts_of(find_experiments(folder)))
     sizes = disk_usages([experiment for experiment, _ in found]) if du else None

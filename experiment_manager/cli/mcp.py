@@ -20,6 +20,7 @@ from experiment_manager import __version__
 from experiment_manager.errors import ExperimentManagerError, NotInstalled, OptionsError
 from experiment_manager.model.policy import PARTIAL
 from experiment_manager.model.records import NO_FUNCTIONS
+from experiment_manager.store.files import is_folder
 from experiment_manager.text import names_in
 
 _READING: Final[Mapping[str, frozenset[str]]] = {
@@ -63,7 +64,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Offer the verbs to agents, as tools of the Model Context Protocol: what reads, unless more is allowed."""
-        if not folder.is_dir():
+        if not is_folder(str(folder)):
             raise ExperimentManagerError(f"{folder} is no folder; name one that holds experiments")
         from experiment_manager.cli.main import program
 

@@ -28,7 +28,7 @@ from experiment_manager.scheduler.protocol import Scheduler, Stop
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import END, ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
-from experiment_manager.store.files import asked_again, log_file
+from experiment_manager.store.files import asked_again, is_folder, log_file, may_be_there
 from experiment_manager.store.layout import writing
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
 from experiment_manager.store.whereabouts import Whereabouts
@@ -326,14 +326,21 @@ class _Supervision:
         if is_there or not self._was_missing:
             self._was_missing = not is_there
             return SECOND_LOOK_S if self._was_missing else OWNERSHIP_POLL_S
-        if not os.path.isdir(self._child.folder.states) and not self._has_gone_for_good():  # nobody has ended this
+        if (why := self._why_unseen()) is not None and not self._has_gone_for_good():  # nobody has ended this
             if not self._has_told:
                 self._has_told = True
-                self._tell(f"{self._child.folder.states} is not there, and the job goes on")
+                self._tell(f"{why}, and the job goes on")
             return OWNERSHIP_POLL_S
         self._fenced = True
         self._kill(signal.SIGKILL)
         return OWNERSHIP_POLL_S
+
+    def _why_unseen(self) -> str | None:
+        """Why nothing can be told of the states; None: they are there."""
+        try:
+            return None if is_folder(place := self._child.folder.states) else f"{place} is not there"
+        except FolderError as error:
+            return str(error)
 
     def _has_gone_for_good(self) -> bool:
         """Whether somebody has removed or moved the experiment: a server can be wrong for a moment, not for long."""
@@ -510,7 +517,7 @@ class _Supervision:
     def _record_unstarted(self, error: OSError, started: float) -> Outcome:
         culprit, cwd = self._child.arguments[0], self._child.cwd
         reason = f"{culprit} could not be started: {error.strerror or error}"
-        if not os.path.isdir(cwd):
+        if not may_be_there(cwd):
             culprit = f"the folder {cwd}, where the sweep was started,"
             reason = f"{culprit} is not there any more; sweep again from where it is now"
         is_output = error.filename in self._child.logs(self._number)

@@ -40,6 +40,7 @@ from experiment_manager.hydra.kept_compose import ComposedOnce
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.grid import MOST_JOBS, Axis, Setting, require_few
 from experiment_manager.model.records import Job
+from experiment_manager.store.files import is_folder
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.text import tell
@@ -362,7 +363,7 @@ class Composer:
             directory = os.path.abspath(source.path) if is_file else None
             if source.schema == "pkg" and provider == "main":  # started with -m: the folder of a package
                 directory = _package_directory(source.path)
-            if directory is not None and not os.path.isdir(directory):
+            if directory is not None and not is_folder(directory):
                 directory = None
             path = f"file://{os.path.abspath(source.path)}" if is_file else f"{source.schema}://{source.path}"
             found.append(Origin(provider, path, directory))
@@ -462,7 +463,7 @@ def _package_directory(path: str) -> str | None:
         return None
     for root in getattr(module, "__path__", [os.getcwd()]):
         directory = os.path.join(root, rest)
-        if os.path.isdir(directory):
+        if is_folder(directory):
             return directory
     return None
 

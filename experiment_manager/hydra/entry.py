@@ -12,8 +12,9 @@ from enum import Enum, auto
 from types import FrameType
 from typing import Final, NamedTuple
 
+from experiment_manager.errors import FolderError
 from experiment_manager.model.records import Entry
-from experiment_manager.store.files import below
+from experiment_manager.store.files import below, first_of, is_file
 
 _TAKE_VALUE: Final = "WX"
 _HYDRA_MAIN: Final = "decorated_main"
@@ -79,9 +80,9 @@ def _start_directory(target: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         if path and (started == file or file.startswith(started + os.sep)):  # a folder with a __main__.py
             return path, target
     if os.path.basename(target[0]) != os.path.basename(file):  # a script that runs ours, as `coverage run` does
-        for path in candidates:
-            if path and os.path.isfile(wrapper := os.path.normpath(os.path.join(path, target[0]))):
-                return path, (wrapper,)
+        places = {path: os.path.normpath(os.path.join(path, target[0])) for path in candidates if path}
+        if (found := first_of(places, lambda path: is_file(places[path]))) is not None:
+            return found, (places[found],)
     return os.getcwd(), (file,)
 
 
@@ -179,7 +180,7 @@ def other_program(was: Entry, now: Entry, task: str, folder: str) -> Other:
         if filecmp.cmp(before, mine, shallow=False):
             return Other.SAME
         return Other.EDITED if are_one_file(before, mine) else Other.ANOTHER
-    except OSError:  # not to be read
+    except (OSError, FolderError):  # not to be read
         return Other.SAME
 
 

@@ -56,6 +56,7 @@ from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch,
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import Submitted
 from experiment_manager.scheduler.upstream import pairs
+from experiment_manager.store.files import is_file, is_folder
 from experiment_manager.store.holds import not_held
 from experiment_manager.store.launches import clear_leftovers, create_launch, driven, kept_pruner, kept_upstream
 from experiment_manager.store.layout import Folder, planning
@@ -103,7 +104,7 @@ def define(
     """The jobs of a sweep are in the folder that is returned, those that pass its filter with their configurations, and
     may run. Raises ExperimentManagerError, with nothing written."""
     directory = os.path.abspath(config_dir)
-    if not os.path.isdir(directory):
+    if not is_folder(directory):
         raise OptionsError(f"{directory} is no folder; from_sweep takes the folder of the program's YAML")
     if isinstance(overrides, str):
         raise OptionsError(f"overrides={overrides!r} is one text; give a list, with one override in each item")
@@ -179,7 +180,7 @@ class _Program(NamedTuple):
         if colon and all(part.isidentifier() for part in [*module.split("."), name]):
             function = _imported(module, name)
             return cls(f"{module}:{name}", entry.nothing(), entry.file_of(function), function)
-        if not os.path.isfile(text):
+        if not is_file(text):
             raise JobRefused(
                 f"the program {text} is not in {os.getcwd()}; name a script by its path, or a function by module:name"
             )

@@ -8,14 +8,23 @@ The hash is one of the contents: the same files are copied once, however many sw
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from experiment_manager.errors import FreezeError
 from experiment_manager.model.records import Source
 from experiment_manager.store.documents import opened
-from experiment_manager.store.files import appearing, appearing_folder, is_folder, sync
+from experiment_manager.store.files import (
+    appearing,
+    appearing_folder,
+    is_folder,
+    is_of_the_disk,
+    looked,
+    sync,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import tell, tell_once
 
@@ -113,14 +122,18 @@ class _Budget:
 
     def take(self, path: str) -> bytes:
         """The content of a file. Raises FreezeError before reading what is too much."""
-        self.files, self.bytes = self.files - 1, self.bytes - os.path.getsize(path)
+        self.files, self.bytes = self.files - 1, self.bytes - looked(partial(os.path.getsize, path))
         if self.files < 0 or self.bytes < 0:
             raise FreezeError(
                 f"the configuration, at {path}, has more than {MOST_FILES} YAML files or {LARGEST_BYTES >> 20} MiB of "
                 "them, too much to be copied; keep data out of the config folders"
             )
-        with opened(path, follows=True) as file:
-            return file.read()
+        return looked(partial(_whole, path))
+
+
+def _whole(path: str) -> bytes:
+    with opened(path, follows=True) as file:
+        return file.read()
 
 
 def _files(directory: str, budget: _Budget, skip: str) -> list[_File]:
@@ -143,24 +156,26 @@ def _files(directory: str, budget: _Budget, skip: str) -> list[_File]:
 
 def _holds_code(directory: str) -> bool:
     """Whether a folder is not one for configuration alone."""
-    names = set(os.listdir(directory)) - {"__init__.py"}
+    names = set(looked(partial(os.listdir, directory))) - {"__init__.py"}
     return ".git" in names or any(name.endswith(_CODE) for name in names)
 
 
 def _small(directory: str, names: Iterable[str], limit: _Limit, *, tells: bool) -> list[_File]:
-    """The files of these names that are small and can be read, as long as there is room for them."""
+    """The files of these names that are small and can be read, as long as there is room for them. Raises OSError where
+    a file system errs."""
     taken, left, n_bytes = list[_File](), list[str](), 0
     for relative in names:
         path = os.path.join(directory, relative)
         try:
-            size = os.path.getsize(path)
+            size = looked(partial(os.path.getsize, path))
             if size > LARGEST_BESIDE_BYTES or n_bytes + size > limit.bytes or len(taken) == limit.files:
                 left.append(path)
                 continue
-            with opened(path, follows=True) as file:
-                taken.append(_File(relative, file.read()))
+            taken.append(_File(relative, looked(partial(_whole, path))))
             n_bytes += size
-        except OSError:
+        except OSError as error:
+            if is_of_the_disk(error):
+                raise
             left.append(path)
     if left and tells:
         named = ", ".join(left[:_MOST_NAMED]) + (f" and {len(left) - _MOST_NAMED} more" * (len(left) > _MOST_NAMED))
@@ -173,19 +188,33 @@ def _small(directory: str, names: Iterable[str], limit: _Limit, *, tells: bool) 
 
 def _names(directory: str, skip: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
     """Every file below a directory by its name there. Links are followed, but not back to a folder that they are in;
-    what is hidden, the folder `skip`, experiments and the output of sweeps are left out."""
+    what is hidden, the folder `skip`, experiments and the output of sweeps are left out. Raises OSError."""
     path = os.path.join(directory, below)
     real = os.path.realpath(path)
-    names = sorted(os.listdir(path))
+    names = sorted(looked(partial(os.listdir, path)))
     if real in above or (below and (real == skip or _is_output(path, names))):
         return
     for name in names:
         full, relative = os.path.join(path, name), os.path.join(below, name)
-        if os.path.isdir(full):
+        if name.startswith(".") and not name.endswith(_ENDINGS):
+            continue
+        kind = _kind(full)
+        if stat.S_ISDIR(kind):
             if not name.startswith("."):
                 yield from _names(directory, skip, relative, (*above, real))
-        elif (name.endswith(_ENDINGS) or not name.startswith(".")) and os.path.isfile(full):
+        elif stat.S_ISREG(kind):
             yield relative
+
+
+def _kind(path: str) -> int:
+    """The mode of what is there, also behind a link; 0 where nothing is, or others keep us from it. Raises OSError
+    where a file system errs."""
+    try:
+        return looked(partial(os.stat, path)).st_mode
+    except OSError as error:
+        if is_of_the_disk(error):
+            raise
+        return 0
 
 
 def _is_output(path: str, names: Sequence[str]) -> bool:
@@ -193,7 +222,7 @@ def _is_output(path: str, names: Sequence[str]) -> bool:
     if not _OUTPUT.isdisjoint(names):
         return True
     path = os.path.join(path, "multirun.yaml")
-    if "multirun.yaml" not in names or not os.path.isfile(path):
+    if "multirun.yaml" not in names or not stat.S_ISREG(_kind(path)):
         return False
     with opened(path, follows=True) as file:
         return _SWEPT.search(file.read(LARGEST_BESIDE_BYTES)) is not None

@@ -36,7 +36,7 @@ from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.scheduler.upstream import pairs
 from experiment_manager.store.code import CodeCopy, read_code
-from experiment_manager.store.files import is_there
+from experiment_manager.store.files import is_file, is_there
 from experiment_manager.store.holds import not_held, not_removed
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, changed_configuration
@@ -557,6 +557,6 @@ def code_of(folder: Folder, file: str, program: Entry | None) -> CodeCopy:
     script = None
     if program is not None and program.target[:1] != ("-m",):
         script = os.path.join(program.cwd, *program.target)
-        if not os.path.isfile(script):  # a folder with a __main__.py
+        if not is_file(script):  # a folder with a __main__.py
             script = getattr(sys.modules["__main__"], "__file__", None)
     return read_code(folder, file, os.getcwd() if program is None else program.cwd, script)

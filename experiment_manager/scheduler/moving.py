@@ -11,7 +11,7 @@ from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.scheduler.idle import require_idle, require_none_begun
 from experiment_manager.scheduler.submission import launched_arrays, place_in, script_paths
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appearing, below, is_folder, is_there
+from experiment_manager.store.files import appearing, below, is_folder, is_link, is_there
 from experiment_manager.store.launches import clear_leftovers, read_launch, unsettled_numbers
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.relocation import Move, finish, is_done, relocate
@@ -57,7 +57,7 @@ def move(folder: Folder, to: str) -> Folder:
 def _require_way(found: Move) -> None:
     """Raise FolderError where an experiment cannot go from there to there."""
     old, new = found
-    if os.path.islink(old.path):
+    if is_link(old.path):
         real = os.path.realpath(old.path)
         raise FolderError(f"{old.path} is a link to {real}; move that, and lay the link anew")
     if not is_folder(new.parent):

@@ -45,6 +45,7 @@ from experiment_manager.scheduler.verdicts import (
 )
 from experiment_manager.store import processes
 from experiment_manager.store.documents import END, read_end, read_optional
+from experiment_manager.store.files import may_be_there
 from experiment_manager.store.launches import SETTLED, drivers, planned_attempts, read_launch, settle, user_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -243,9 +244,9 @@ class _Applied:
             return
         path = self._folder.join("launches", opened.launch.number, SETTLED)
         with suppress(OSError):  # somebody else's folder: it will be asked about again
-            if is_open and os.path.exists(path) and was_asked:
+            if is_open and was_asked and may_be_there(path):
                 os.unlink(path)
-            elif not is_open and not os.path.exists(path):
+            elif not is_open and not may_be_there(path):
                 settle(self._folder, opened.launch.number)
 
     def _apply(self, opened: OpenLaunch, verdict: Verdict) -> bool:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,7 +25,16 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.errors import FreezeError
 from experiment_manager.model.records import Code
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appearing, appearing_folder, below
+from experiment_manager.store.files import (
+    appearing,
+    appearing_folder,
+    below,
+    exists,
+    is_file,
+    is_folder,
+    is_link,
+    looked,
+)
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.text import tell
 
@@ -135,7 +145,7 @@ class CodeCopy(NamedTuple):
         """The copy is in the folder, with links to what lies beside its files; says what of the code is not in it."""
         root, target = self.code.root, folder.join(self.code.path)
         with writing(folder.path):
-            if not os.path.isdir(target):
+            if not is_folder(target):
                 folder.make(folder.join("code"))
                 _publish(target, self.files)
             for place in sorted(self.places):
@@ -163,7 +173,7 @@ def read_code(folder: Folder, program: str, cwd: str, script: str | None) -> Cod
     files = _contents(
         root, _names(root, os.path.realpath(folder.parent), os.path.realpath(folder.path), folder.manifest)
     )
-    if os.path.exists(program) and below(root, program) not in files:
+    if exists(program) and below(root, program) not in files:
         raise FreezeError(
             f"{program} is ignored by git, or new and no .py file, so that no snapshot of {root} has it; take it off "
             f"the ignored files and `git add` it, {LEAVE_OUT}"
@@ -200,7 +210,7 @@ def _names(root: str, experiments: str, experiment: str, manifest: str) -> Itera
     def is_left_out(path: str) -> bool:
         name = path[len(experiments) + 1 :].split(os.sep)[0] if path.startswith(experiments + os.sep) else ""
         if name and name not in known:
-            known[name] = os.path.isfile(os.path.join(experiments, name, os.path.basename(manifest)))
+            known[name] = is_file(os.path.join(experiments, name, os.path.basename(manifest)))
         return known.get(name, False)
 
     known = {os.path.basename(experiment): True}
@@ -217,24 +227,25 @@ def _names(root: str, experiments: str, experiment: str, manifest: str) -> Itera
 def _contents(root: str, names: Iterator[str]) -> dict[str, _File]:
     """The contents of the files; one that is tracked and has been removed is left out, and so is a folder.
 
-    A link to Python code outside of the repository is code, too.
+    A link to Python code outside of the repository is code, too. Raises FolderError for what cannot be looked at.
     """
     files: dict[str, _File] = {}
     budget = LARGEST_BYTES
     for name in names:
         path = os.path.join(root, name)
-        is_code_elsewhere = path.endswith(".py") and os.path.isfile(path) and below(root, path) is None
-        if os.path.islink(path) and not is_code_elsewhere:
+        is_code_elsewhere = path.endswith(".py") and is_file(path) and below(root, path) is None
+        if is_link(path) and not is_code_elsewhere:
             files[name] = _File(0, os.fsencode(_target(root, path)))
-        elif os.path.isfile(path):
-            about = os.stat(path)
+        elif is_file(path):
+            about = looked(partial(os.stat, path))
             budget -= about.st_size
             if budget < 0:
                 raise FreezeError(
                     f"git tracks more than {LARGEST_BYTES >> 20} MiB in {root}, at {name}, too much to be copied for "
                     f"a sweep; keep data out of the repository, {LEAVE_OUT}"
                 )
-            files[name] = _File(0o555 if about.st_mode & 0o100 else 0o444, content(path, LARGEST_BYTES))
+            mode = 0o555 if about.st_mode & 0o100 else 0o444
+            files[name] = _File(mode, looked(partial(content, path, LARGEST_BYTES)))
     return files
 
 
@@ -360,7 +371,7 @@ def _asked(hook: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         except Exception:  # whatever a hook does with a name that it does not know
             continue
         origin = getattr(spec, "origin", None)
-        if spec is not None and isinstance(origin, str) and os.path.isfile(origin):
+        if spec is not None and isinstance(origin, str) and is_file(origin):
             yield name, os.path.dirname(origin) if spec.submodule_search_locations else origin
 
 
@@ -389,7 +400,7 @@ def live_modules(folder: Folder, code: Code) -> dict[str, str]:
         inside = below(code.root, file)
         if inside and not os.path.realpath(file).startswith(copy + os.sep):
             copied = os.path.join(copy, inside)
-            if os.path.isfile(copied) and os.path.realpath(copied) == copied:  # and no link
+            if is_file(copied) and os.path.realpath(copied) == copied:  # and no link
                 found[name] = file
     return found
 

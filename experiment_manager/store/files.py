@@ -293,6 +293,18 @@ def is_there(path: str) -> bool:
     return _found(os.lstat, path) is not None
 
 
+def may_be_there(path: str) -> bool:
+    """Whether that is a file or anything else, or a link to one; what cannot be looked at is, and whoever reads it says
+    so."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def exists(path: str) -> bool:
     """Whether that is a file, a folder or anything else, or a link to one. Raises FolderError as `is_there`."""
     return _found(os.stat, path) is not None

@@ -36,8 +36,10 @@ from experiment_manager.store.files import (
     discard,
     give_name,
     is_leftover,
+    is_link,
     is_there,
     leave_empty,
+    may_be_there,
     sync,
     temporary_name,
     unreadable,
@@ -165,7 +167,7 @@ def launch_numbers(folder: Folder, among: Collection[str] | None = None) -> list
     the launches cannot be read.
     """
     names = [name for name in _names(folder) if among is None or name in among]
-    return [name for name in names if _is_there(folder.join("launches", name, _RECORD))]
+    return [name for name in names if may_be_there(folder.join("launches", name, _RECORD))]
 
 
 def next_number(folder: Folder) -> str:
@@ -183,12 +185,13 @@ def clear_leftovers(folder: Folder) -> None:
     `folder.planning`; never raises."""
     clock = FileClock(folder.path)
     for place in PLACES:
-        if not place or not os.path.islink(folder.join(place)):
-            clear_leftovers_in(folder.join(place) if place else folder.path, clock)
+        with suppress(FolderError):
+            if not place or not is_link(folder.join(place)):
+                clear_leftovers_in(folder.join(place) if place else folder.path, clock)
     with suppress(OSError, FolderError):
         for number in unsettled_numbers(folder):
             place = folder.join("launches", number)
-            if os.path.islink(place):  # of somebody else's: it leads anywhere
+            if is_link(place):  # of somebody else's: it leads anywhere
                 continue
             clear_leftovers_in(place, clock)
             _clear_unrecorded(place, clock)
@@ -228,17 +231,6 @@ def _names(folder: Folder) -> list[str]:
     except OSError as error:
         raise FolderError(unreadable(folder.launches, error)) from error
     return sorted((name for name in names if name.isdecimal()), key=int)
-
-
-def _is_there(path: str) -> bool:
-    """Whether a file is there; one that cannot be looked at is, and whoever reads it says so."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def read_launch(folder: Folder, number: str) -> Launch:

@@ -21,7 +21,6 @@ are.
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,7 +113,7 @@ class Manifest:
         try:
             yield
         except _DAMAGE as error:
-            if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
+            if isinstance(error, OSError) and error.errno == errno.EACCES:
                 sentence = "cannot be read: mend its permissions, or ask whom it belongs to"
                 raise ManifestError(f"{self._path} {sentence}") from error
             if is_of_the_disk(error):

@@ -12,7 +12,6 @@ number of a format.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -121,8 +120,6 @@ class _Kept(NamedTuple):
 
 def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
     path = folder.join("launches", number, "orders.sqlite")
-    if not os.path.exists(path):
-        return _slowly(folder, number, job_id)
     try:
         opened(path).close()  # SQLite would wait for a pipe
         with closing(finished_database(path)) as connection:
@@ -134,6 +131,8 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
         if row is not None and job_id <= int(row[1]):
             order = _order(loads(row[2]))._replace(recipe=recipe)
             kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), order)
+    except (FileNotFoundError, NotADirectoryError):
+        return _slowly(folder, number, job_id)
     except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
         if is_of_the_disk(error):
             return _slowly(folder, number, job_id)  # launch.json is asked again, if it cannot be reached either

@@ -26,7 +26,9 @@ from experiment_manager.store.documents import LIST, MOMENT, TEXT, Kind, opened,
 from experiment_manager.store.files import (
     discard,
     give_name,
+    is_folder,
     is_leftover,
+    is_link,
     is_there,
     remove_tree,
     sync,
@@ -286,7 +288,7 @@ def _require_space(move: Move, seen: list[Entry], copy: Folder) -> None:
     for entry in seen:
         if not (entry.is_folder or entry.is_link or stat.S_ISREG(entry.about.st_mode)):
             raise FolderError(f"{move.old.join(entry.name)} is neither a file, a folder nor a link; remove it")
-    there = sum(entry.about.st_size for entry in entries(copy)) if os.path.isdir(copy.path) else 0
+    there = sum(entry.about.st_size for entry in entries(copy)) if is_folder(copy.path) else 0
     needed = sum(entry.about.st_size for entry in seen if not entry.is_folder) - there
     free = shutil.disk_usage(move.new.parent).free
     if needed > free:
@@ -298,12 +300,12 @@ def _require_space(move: Move, seen: list[Entry], copy: Folder) -> None:
 def _copy_entry(move: Move, copy: Folder, entry: Entry, linked: dict[tuple[int, int], str]) -> None:
     source, target = move.old.join(entry.name), copy.join(entry.name)
     if entry.is_folder:
-        if not os.path.isdir(target):
+        if not is_folder(target):
             os.mkdir(target, 0o700)
         return
     if entry.is_link:
         text = _link_text(move, entry.name, os.readlink(source))
-        if not (os.path.islink(target) and os.readlink(target) == text):
+        if not (is_link(target) and os.readlink(target) == text):
             _laid(target, text)
         return
     first = linked.setdefault((entry.about.st_dev, entry.about.st_ino), target)
@@ -354,7 +356,7 @@ def _is_same(move: Move, copy: Folder, entry: Entry) -> bool:
     if entry.is_link:
         return os.readlink(target) == _link_text(move, entry.name, os.readlink(source))
     if entry.is_folder:
-        return os.path.isdir(target) and not os.path.islink(target)
+        return is_folder(target) and not is_link(target)
     with opened(source) as one, opened(target) as other:
         while True:
             piece = one.read(_PIECE)

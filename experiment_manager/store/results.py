@@ -23,8 +23,9 @@ from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT
 from experiment_manager.store.files import (
     PATIENCE_S,
     appearing,
-    discard,
     exists,
+    is_folder,
+    is_link,
     is_there,
     leave_empty,
     put_aside,
@@ -225,7 +226,7 @@ def _folder_or_file(path: str) -> Iterator[str]:
             yield temporary
             sync_tree(temporary)
             if _is_own_folder(temporary) or _is_own_folder(path):  # neither is replaced by a file, nor a file by it
-                before = put_aside(path, os.path.dirname(path)) if os.path.lexists(path) else None
+                before = put_aside(path, os.path.dirname(path)) if is_there(path) else None
         sync(os.path.dirname(path))
     except BaseException:
         if before is not None and not os.path.lexists(path):
@@ -239,15 +240,12 @@ def _folder_or_file(path: str) -> Iterator[str]:
 
 def _discard_all(path: str) -> None:
     """The file or folder is gone, if it can be removed."""
-    if not _is_own_folder(path):
-        discard(path)
-        return
     with suppress(OSError):
         remove_tree(path)
 
 
 def _is_own_folder(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
+    return is_folder(path) and not is_link(path)
 
 
 def json_saver(path: str, results: Any) -> None:
@@ -258,7 +256,7 @@ def json_saver(path: str, results: Any) -> None:
 
 def json_loader(path: str) -> Any:
     """The value that `json_saver` wrote, or that any other JSON file holds."""
-    path = os.path.realpath(path) if os.path.islink(path) else path  # of people's own
+    path = os.path.realpath(path) if is_link(path) else path  # of people's own
     return codec.decode(read_json(path, MOST_RESULT_BYTES))
 
 

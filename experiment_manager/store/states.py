@@ -37,6 +37,7 @@ from experiment_manager.store.files import (
     clear_leftovers_in,
     discard,
     is_leftover,
+    is_of_the_disk,
     linked,
     looked,
     sync,
@@ -614,7 +615,9 @@ class States:
             own, seen = f"{job_id}.{attempt}", set[str]()
             with os.scandir(self._path) as entries:
                 seen.update(entry.name for entry in entries if entry.inode() == about.st_ino)
-        except OSError:
+        except OSError as error:
+            if is_of_the_disk(error):  # of which nothing follows: nobody ends what may have ended
+                raise
             return False
         return own in seen and about.st_nlink > len(seen)  # else a listing does not tell which file is which
 

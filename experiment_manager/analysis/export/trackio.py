@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from experiment_manager.analysis.export.runs import Mark, Notes, Point, Run
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.store.files import exists
 from experiment_manager.text import as_word
 
 RESULT: Final = "result"
@@ -52,7 +53,8 @@ class Trackio:
         return marks
 
     def _runs(self) -> list[Any]:
-        return list(self._api.runs(self._project)) if self._storage.get_project_db_path(self._project).exists() else []
+        is_known = exists(str(self._storage.get_project_db_path(self._project)))
+        return list(self._api.runs(self._project)) if is_known else []
 
     def write(self, run: Run, points: Sequence[Point], notes: Notes) -> None:
         """The run is there, in the place of what was there of it."""

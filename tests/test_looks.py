@@ -1,0 +1,148 @@
+"""A look at what is there that a file system refuses: nothing is concluded from it, by whoever looks."""
+
+import itertools
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiment_manager import Experiment
+from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.experiment import find_experiments
+from experiment_manager.hydra.frozen_config import Origin, read_origins
+from experiment_manager.model.records import State
+from experiment_manager.store.code import read_code
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
+from experiment_manager.store.working_trees import are_one_file
+from experiment_manager.text import all_skipped
+from experiment_manager.trust import open_to_anybody
+from tests.conftest import erring
+from tests.test_provenance import git
+
+
+def snapshot(place: Path) -> object:
+    """What a copy of the code has."""
+    home = place / "home"
+    if not home.exists():
+        (home / "lib").mkdir(parents=True)
+        for name in ("train.py", "lib/model.py"):
+            (home / name).write_text(name)
+        (home / "data").symlink_to("lib")
+        git(home, "init", "-q")
+        git(home, "add", ".")
+    return read_code(Folder(place, "e"), str(home / "train.py"), str(home), str(home / "train.py"))
+
+
+def configuration(place: Path) -> object:
+    """What a frozen copy of YAML has."""
+    conf = place / "conf"
+    (conf / "algorithm").mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "algorithm/TD3.yaml", "algorithm/vocabulary.txt"):
+        (conf / name).write_text(name)
+    return read_origins(Folder(place, "e"), [Origin("main", f"file://{conf}", str(conf))]).trees
+
+
+def archived(place: Path) -> object:
+    """What an archive has: nothing that a link of others leads to."""
+    if not (place / "e").exists():
+        experiment = Experiment(["seed"], "e", place)
+        experiment.add_job({"seed": 1}, {})
+        experiment.save()
+        experiment.save_pass_filter([0])
+        experiment.run_id(0, lambda *_: 7)
+        (place / "secrets").mkdir()
+        (place / "secrets/key.txt").touch()
+        Path(experiment.folder.join("notes")).symlink_to(place / "secrets")
+    out = place / "e.tar.gz"
+    out.unlink(missing_ok=True)
+    Experiment.at(place / "e").archive(str(out))
+    with tarfile.open(out) as file:
+        return file.getnames()
+
+
+def trusted(place: Path) -> object:
+    """Who may change what is behind a link."""
+    (place / "open").mkdir(exist_ok=True)
+    (place / "open").chmod(0o777)
+    (place / "open/code").mkdir(exist_ok=True)
+    place.chmod(0o755)
+    if not (place / "link").is_symlink():
+        (place / "link").symlink_to("open/code")
+    return open_to_anybody(str(place / "link"))
+
+
+def one_program(place: Path) -> object:
+    """Whether a script is the same in a clone."""
+    one, other = place / "one", place / "other"
+    if not one.exists():
+        one.mkdir()
+        (one / "train.py").touch()
+        git(one, "init", "-q")
+        git(one, "add", ".")
+        git(one, "commit", "-q", "-m", "first")
+        git(place, "clone", "-q", str(one), str(other))
+    return are_one_file(str(one / "train.py"), str(other / "train.py"))
+
+
+def listed(place: Path) -> object:
+    """Which experiments there are."""
+    if not (place / "mine").exists():
+        Experiment(["seed"], "e", place / "elsewhere").save()
+        (place / "mine").mkdir()
+        (place / "mine/link").symlink_to(place / "elsewhere")
+    return [found.folder.path for found in find_experiments(place / "mine")]
+
+
+def ended(place: Path) -> object:
+    """Whether an attempt without a state has ended elsewhere, where a listing does not show it yet."""
+    states = States(Folder(place, "e"))
+    anchor = place / "e/states/0.1"
+    if not anchor.exists():
+        states.claim(0, {})
+        os.link(anchor, place / "COMPLETED")
+        os.unlink(f"{anchor}.RUNNING")
+    return states.end(0, 1, State.LOST), sorted(os.listdir(place / "e/states"))
+
+
+@pytest.mark.parametrize(
+    ("look", "names"),
+    [
+        (snapshot, ["train.py", "model.py", "data", "home"]),
+        (configuration, ["conf", "algorithm", "TD3.yaml", "vocabulary.txt", "config.yaml"]),
+        (archived, ["notes", "0", "jobs", "result.1.json", "manifest.sqlite", "states"]),
+        (trusted, ["link", "open", "code"]),
+        (one_program, [".git", "config", "one", "other"]),
+        (listed, ["mine", "link", "e", "manifest.sqlite"]),
+        (ended, ["states", "0.1", "0.1.RUNNING"]),
+    ],
+)
+def test_nothing_is_concluded_from_a_look_that_failed(
+    look: Callable[[Path], object],
+    names: list[str],
+    reachable: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whichever look a server refuses once, the answer is that of any other day, or an error; where it goes on to err,
+    people may be told, too, what cannot be looked at."""
+    expected = look(reachable)
+    all_skipped()
+    for name, (most, patience) in itertools.product(names, [(1, "0.5"), (1_000_000, "0")]):
+        monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", patience)
+        for after in itertools.count():
+            capsys.readouterr()
+            found, said = None, ""
+            with monkeypatch.context() as patch:
+                failed = erring(patch, name, most=most, after=after)
+                try:
+                    found = look(reachable)
+                except (ExperimentManagerError, OSError) as error:
+                    said = str(error)
+            if not failed:
+                break
+            if all_skipped() and most > 1:
+                said += capsys.readouterr().err
+            assert found == expected or "Stale file handle" in said, (name, after)
