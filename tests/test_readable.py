@@ -5,6 +5,7 @@ import io
 import math
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -89,6 +90,23 @@ def test_large_integers_keep_their_digits(tmp_path: Path) -> None:
         assert [2, 2, 2, 2] == list(each[["hash", "mixed", "huge", "few"]].isna().sum())
     assert "Int64" == str(frame["hash"].dtype)
     assert "float64" == str(frame["few"].dtype)  # as pandas has it, which holds them all
+
+
+def test_no_field_takes_the_place_of_another(tmp_path: Path) -> None:
+    """A number and the text of it are two names of a result, in whichever order they come, and two columns."""
+    experiment = Experiment(["seed"], "named", tmp_path)
+    returned: tuple[dict[Any, float], ...] = ({1: 2.0, "1": 3.0}, {"1": 3.0, 1: 2.0, "1 (int)": 4.0}, {1: 2.0})
+    for seed in range(len(returned)):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter(range(len(returned)))
+    for job_id, result in enumerate(returned):
+        experiment.run_id(job_id, lambda *_, result=result: result)
+    assert [
+        {"1 (int)": 2.0, "1": 3.0},
+        {"1": 3.0, "1 (int) (int)": 2.0, "1 (int)": 4.0},
+        {"1": 2.0},
+    ] == [row["result"] for row in experiment.result_rows()]
 
 
 def test_no_tag_reaches_people(study: Experiment, capsys: pytest.CaptureFixture[str]) -> None:

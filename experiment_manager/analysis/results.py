@@ -129,8 +129,20 @@ def result_fields(folder: Folder, job_id: int, attempt: int | None) -> tuple[dic
         skipped(str(error))
         return {}, {}
     fields = result if isinstance(result, Mapping) else {} if result is None else {_ONLY: result}
-    named = {str(name): value for name, value in fields.items()}
-    return {**named, **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
+    return {**_by_text(fields), **dict.fromkeys(refused, NOT_STORED)}, dict(refused)
+
+
+def _by_text(fields: Mapping[Any, Any]) -> dict[str, Any]:
+    """The fields by names that are text, each by one of its own: beside `"1"`, the number is `1 (int)`."""
+    named: dict[str, Any] = {}
+    taken = {key for key in fields if isinstance(key, str)}
+    for key, value in fields.items():
+        name = str(key)
+        while not isinstance(key, str) and name in taken:
+            name = f"{name} ({type(key).__name__})"
+        taken.add(name)
+        named[name] = value
+    return named
 
 
 def known_goals(folder: Folder) -> dict[str, str]:
