@@ -86,6 +86,39 @@ def test_a_job_begun_anew_has_nothing_of_before(one: Experiment) -> None:
     assert not os.path.exists(one.folder.of_attempt(0, 2, "metrics"))
 
 
+@pytest.mark.parametrize(
+    ("again", "expected"),
+    [
+        ([(1, {"loss": 0.1})], {"loss": 0.1}),
+        ([(1, {"loss": 0.1}), *steps(1, 3)], {"loss": 0.5}),
+        ([(9, {"lss": 50})], {"lss": 50, "final": 100}),
+        ([], {"lss": 100, "final": 100}),
+    ],
+)
+def test_what_had_completed_counts_beside_what_goes_on_from_it_alone(
+    one: Experiment, again: Sequence[Line], expected: Mapping[str, float]
+) -> None:
+    """A job that had completed and is run again has what the newest attempt that completed has logged, also where it
+    logs under other names; what is of before counts where a metric begins further on, or nothing was logged at all."""
+    attempted(one, [(1, {"lss": 100}), (2, {"lss": 100}), (None, {"final": 100})])
+    on_disk = one.folder.of_attempt(0, 1, "metrics")
+    attempted(one, again)
+    (row,) = one.result_rows()
+    assert expected == row["metrics"] == Logbook(one.folder, one.states()).last(0)
+    one.clean()
+    assert os.path.exists(on_disk)
+
+
+def test_what_led_to_a_replaced_end_is_replaced_with_it(one: Experiment) -> None:
+    """Of a job that failed, went on and completed, and then is run anew, nothing of before counts, by whatever name;
+    also once the attempt that had completed is cleaned away as far as it can be."""
+    attempted(one, [(1, {"lss": 9}), (2, {"lss": 8})], [(3, {"loss": 7}), (4, {"loss": 6})])
+    attempted(one, [(1, {"loss": 5}), (5, {"loss": 4})])
+    for _ in range(2):
+        assert [{"loss": 4}] == [row["metrics"] for row in one.result_rows()]
+        one.clean()
+
+
 def test_two_attempts_that_went_on_from_the_same_checkpoint(one: Experiment) -> None:
     """The second of them takes the place of the first, and of nothing before; what is logged once at each start, as a
     number of parameters, tells nothing of where an attempt began."""

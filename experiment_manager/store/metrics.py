@@ -12,7 +12,7 @@ from typing import IO, Any, Final, NamedTuple
 
 from experiment_manager.model import codec
 from experiment_manager.model.codec import is_number
-from experiment_manager.model.records import JobId, State
+from experiment_manager.model.records import ENDED_WELL, JobId, State
 from experiment_manager.store.documents import opened, read_end
 from experiment_manager.store.files import unreadable
 from experiment_manager.store.layout import Folder
@@ -186,14 +186,17 @@ def course(
     where that one went on from a checkpoint, what it did not log again of each metric.
 
     It ends with the attempt whose result is that of the job (`StateTable.counted`), or with the last one where there is
-    none; with `until`, with that one. Of a job that was begun anew only its last attempt counts. For `tell` see
-    `read_metrics`; `read` is for those who have read an attempt already.
+    none; with `until`, with that one. Of a job that was begun anew only its last attempt counts; so it was where it
+    had ended well, unless a metric tells that it went on. For `tell` see `read_metrics`; `read` is for those who have
+    read an attempt already.
     """
     found: list[tuple[int, list[Metric]]] = []
     numbers = _numbers(table, job_id, table.counted(job_id) if until is None else until)
-    for number, metrics, is_replaced in _from_the_last(folder, numbers, job_id, tell, read):
-        if metrics and not is_replaced:
-            found.insert(0, (number, metrics))
+    for one in _from_the_last(folder, table, numbers, job_id, tell, read):
+        if one.metrics and not one.is_replaced:
+            found.insert(0, (one.number, one.metrics))
+        if one.is_end:
+            break
     return found
 
 
@@ -205,15 +208,16 @@ def not_logged_again(
     read: Read | None = None,
 ) -> frozenset[int]:
     """The attempts of a job that have logged something which no later one has logged again: those of its course, and
-    others where it was begun anew; also as it was after the attempts with which it was done, which may count as long as
-    no later one is. For `tell` and `read` see `course`."""
-    courses = {tuple(_numbers(table, job_id, until)) for until in (None, table.done(job_id), table.completed(job_id))}
-    return frozenset(
-        number
-        for numbers in courses
-        for number, metrics, _ in _from_the_last(folder, numbers, job_id, tell, read)
-        if metrics
-    )
+    others where it was begun anew, with those that keep them out of it; also as it was after the attempts with which it
+    was done, which may count as long as no later one is. For `tell` and `read` see `course`."""
+    kept, courses = set[int](), {table.done(job_id), table.completed(job_id), None}
+    for until in courses:
+        ends = set[int]()
+        for one in _from_the_last(folder, table, _numbers(table, job_id, until), job_id, tell, read):
+            if one.metrics:
+                kept |= {one.number} if one.is_replaced else {one.number, *ends}
+            ends |= {one.number} if one.is_end else set()
+    return frozenset(kept)
 
 
 def last_of_course(
@@ -241,16 +245,33 @@ def _numbers(table: StateTable, job_id: int, until: int | None = None) -> list[i
     )
 
 
+class _Left(NamedTuple):
+    """An attempt, and what later ones have left of it."""
+
+    number: int
+    metrics: list[Metric]  # that no later attempt has logged again
+    is_replaced: bool  # later attempts have begun anew all that it did
+    is_end: bool  # and so it is with all before it
+
+
 def _from_the_last(
-    folder: Folder, numbers: Iterable[int], job_id: int, tell: Callable[[str], None] | None, read: Read | None
-) -> Iterator[tuple[int, list[Metric], bool]]:
-    """These attempts of a job, the last one first, with the metrics that no later attempt has logged again, and whether
-    those have begun anew all that it did. None of this depends on attempts all of whose metrics were logged again."""
+    folder: Folder,
+    table: StateTable,
+    numbers: Iterable[int],
+    job_id: int,
+    tell: Callable[[str], None] | None,
+    read: Read | None,
+) -> Iterator[_Left]:
+    """These attempts of a job, the last one first. What is left of an attempt does not depend on those all of whose
+    metrics were logged again."""
     later: dict[str, float] = {}
+    states = table.attempts.get(JobId(job_id), {})
     for number in numbers:
         metrics = list(read_metrics(folder, job_id, number, tell)) if read is None else read(number)
         steps = _steps(metrics)
-        yield number, _before(later, metrics) if later else metrics, _began_anew(later, steps)
+        is_end = states.get(number) in ENDED_WELL and bool(later and metrics) and not _went_on(later, steps)
+        left = _before(later, metrics) if later else metrics
+        yield _Left(number, left, is_end or _began_anew(later, steps), is_end)
         for name, (least, _) in steps.items():
             later[name] = min(least, later.get(name, math.inf))
 
@@ -281,6 +302,15 @@ def _began_anew(later: Mapping[str, float], steps: Mapping[str, tuple[float, flo
         if least < largest and later.get(name, math.inf) < math.inf
     ]
     return bool(telling) and all(telling)
+
+
+def _went_on(later: Mapping[str, float], steps: Mapping[str, tuple[float, float]]) -> bool:
+    """Whether later attempts went on from one that had ended well: a metric says it, whose first step is further on, or
+    they have logged what each start does alone, once at the same step. What had ended well is run again to have its
+    results anew, so it takes that much for it to count beside them."""
+    if any(least < later.get(name, math.inf) < math.inf for name, (least, _) in steps.items()):
+        return True
+    return all(first < math.inf and steps.get(name) == (first, first) for name, first in later.items())
 
 
 def _before(later: Mapping[str, float], metrics: Iterable[Metric]) -> list[Metric]:
