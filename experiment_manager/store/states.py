@@ -659,9 +659,9 @@ class States:
             return
         finally:
             os.unlink(temporary)
+        self._endings.write(job_id, attempt, state, record, for_good=False)
         with suppress(FileExistsError):
             os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
-        self._endings.write(job_id, attempt, state, record, for_good=False)
 
     def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
         """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""

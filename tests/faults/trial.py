@@ -311,10 +311,8 @@ class Laboratory:
         if last and usual.told and last != usual.told and not scenario.makes_new_jobs:
             wrong.append(Violation("all ends as it does without a fault", f"{last} instead of {usual.told}"))
         left = disk.hidden - usual.disk.hidden
-        if left and fault.is_from_then_on and all("/jobs/" in name for name in left):
-            left = (
-                self._left_by_clean(disk) - usual.disk.hidden
-            )  # nothing could be removed, and nobody has written since
+        if left and not fault.is_error_once and not _began(earlier, disk).intersection(map(_job_of, left)):
+            left = self._left_by_clean(disk) - usual.disk.hidden  # nobody has written there since
         if left:
             wrong.append(Violation("leftovers vanish with the next write", f"{sorted(left)}"))
         if scenario.makes and (made := self._made(scenario)) != usual.made:
@@ -422,6 +420,17 @@ def kinds_first(events: list[Event], seed: str) -> tuple[list[int], int]:
         ranked.append((seen[kind], number))
     random.Random(seed).shuffle(ranked)
     return [number for _, number in sorted(ranked, key=itemgetter(0))], len(seen)
+
+
+def _job_of(path: str) -> int | None:
+    """The job in whose folder a file lies."""
+    match = re.search(r"/jobs/(\d+)/", path)
+    return int(match[1]) if match else None
+
+
+def _began(earlier: OnDisk, now: OnDisk) -> frozenset[int | None]:
+    """The jobs of which an attempt has begun in between; and None, for what lies in no job's folder."""
+    return frozenset({None, *(job for job, _ in now.attempts.keys() - earlier.attempts.keys())})
 
 
 def _strays(now: OnDisk, usual: OnDisk) -> list[str]:
