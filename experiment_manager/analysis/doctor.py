@@ -293,7 +293,7 @@ def _missing(seen: _Seen, path: str, ids: list[int]) -> Iterator[Finding]:
 
 def _alike(seen: _Seen) -> Iterator[Finding]:
     """Jobs with the configurations of others."""
-    if not os.path.exists(seen.folder.manifest):
+    if not is_there(seen.folder.manifest):
         return  # of the original library
     removed = read_removed(seen.folder)
     with Manifest(seen.folder) as manifest:
