@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from experiment_manager.execution import environment
 from experiment_manager.execution.run import Call, parser, plain_call
 from experiment_manager.experiment import Experiment
+from experiment_manager.model import policy
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
 from experiment_manager.scheduler.slurm.options import as_mapping, make
@@ -506,6 +507,16 @@ def test_a_look_at_memory_keeps_no_signal_waiting(ends_at_once: bool, held: Prog
         return
     (_, ended), (later, _) = looks[:2]
     assert later - ended >= 2.0
+
+
+@pytest.mark.parametrize("code", [policy.DRIFTED, policy.UNRECORDED])
+def test_an_exit_code_of_the_programs_own_is_told_as_it_is(code: int, held: Program) -> None:
+    """Programs may leave with the codes with which ours does; what that would mean stands in the error that is left."""
+    about = {"runner": ["sh", "-c", f"exit {code}", "sh"]}
+    folder = Experiment.at(held.experiment).folder
+    number = create_launch(folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    assert code == held.tool("run", "0", "--launch", number).returncode
+    assert f"exit code {code}" == attempt(held, 0, 2)["reason"]
 
 
 BY_HAND = "it left when somebody warned it, long before its time limit"

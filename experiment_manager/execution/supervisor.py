@@ -697,8 +697,6 @@ class _Supervision:
 
     def _reason(self, state: State, returncode: int, is_to_requeue: bool) -> str | None:
         """Why, in a line: the exception that the job left, else the signal or exit code."""
-        from experiment_manager.model import policy
-
         if state is State.COMPLETED or (state is State.FAKE and returncode == 0):
             return None
         if self._was_warned_by_hand:
@@ -716,10 +714,6 @@ class _Supervision:
             return self._unreadable
         if error:
             return one_line(f"{error.get('type')}: {error.get('message')}")
-        if returncode == policy.UNRECORDED:
-            return "its result could not be written"
-        if returncode == policy.DRIFTED:
-            return "composed another configuration than was submitted"
         if returncode < 0:
             return f"ended by {name_of(-returncode)}"
         if words := self._first_failure():
