@@ -68,10 +68,10 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
     me, boot = this_process(), record.get("boot")
     if None not in (boot, me["boot"]) and boot != me["boot"]:
         return True  # this host has been started anew since
-    if boot != me["boot"] or record.get("namespace") != me["namespace"]:
-        return (
-            None  # a sandbox does not show which boot this is (ProcSubset=pid of systemd), or it is another container
-        )
+    if boot != me["boot"]:  # not shown to one of us, as in a sandbox (ProcSubset=pid of systemd)
+        return None
+    if record.get("namespace") != me["namespace"]:  # another container
+        return None
     pid, ticks = record.get("pid"), record.get("started_ticks")
     if not _is_pid(pid):
         return None
