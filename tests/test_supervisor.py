@@ -784,6 +784,27 @@ def test_a_supervisor_needs_no_package_once_its_job_runs(
     assert ["0.1.COMPLETED", f"0.2.{expected}"] == held.states()
 
 
+PREPARED = """
+import sys
+from experiment_manager.execution.forkserver import server
+from experiment_manager.execution.supervisor import load
+from experiment_manager.scheduler import schedulers
+
+plan = {"command": [sys.executable], "target": ["-m", "x"], "cwd": ".", "warm_up": None}
+server.prepared({**plan, "arguments": [], "own": [], "modules": []})
+before = set(sys.modules)
+load(schedulers.current())
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_what_jobs_are_forked_from_has_all_that_their_supervisors_need(tmp_path: Path) -> None:
+    """Each supervisor is a copy of it, and would import that again, from a package that was replaced since, perhaps."""
+    env = clean_env(SLURM_JOB_ID="7", SLURMD_NODENAME="n1", CUDA_VISIBLE_DEVICES="0")
+    done = subprocess.run([sys.executable, "-c", PREPARED], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "[]" == done.stdout.strip(), done.stderr
+
+
 WORDS = [
     "e", "7", "3,4", "x", "", "-1", "7,", "0x7", "٣", "9" * 30, "--experiment-path", "--experiment-name", "--job-id",
     "--job-id=7", "--launch", "--runner", "--fake", "--la", "--", "-h", "0001",

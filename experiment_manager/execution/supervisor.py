@@ -129,6 +129,18 @@ def _supervised(child: Child, states: States, number: int, supervision: _Supervi
     return outcome
 
 
+def load(scheduler: Scheduler | None) -> None:
+    """All is imported that a supervisor may need from when its job runs until the end is recorded: somebody may replace
+    the package meanwhile."""
+    from experiment_manager.model import healing, policy  # noqa: F401
+
+    if may_have_gpus(os.environ):
+        from experiment_manager.execution import gpu_use  # noqa: F401
+    if scheduler is not None:
+        with suppress(Exception):  # of somebody else's; it tells of that where it is asked
+            scheduler.load()
+
+
 def pause_s(ran_s: float, took_s: float) -> float:
     """How long after a look at the memory of a job, which has taken so long, it is looked at again.
 
@@ -203,21 +215,12 @@ class _Supervision:
         self._orphans.begin(self._pid)
         if self._child.limit_s is not None:
             self._limit_at = time.monotonic() + self._child.limit_s
-        self._load()
+        load(self._scheduler)
         status, usage = self._wait()
         returncode = os.waitstatus_to_exitcode(status)
         self._was_killed = returncode == -signal.SIGKILL and not self._has_killed
         self._end_stragglers(is_all=not self._has_left_by_itself(returncode))
         return self._record(returncode, usage, started)
-
-    def _load(self) -> None:
-        """All is imported that may be needed until the end is recorded, while the job runs already: somebody may
-        replace the package before that."""
-        from experiment_manager.model import healing, policy  # noqa: F401
-
-        if may_have_gpus(os.environ):
-            from experiment_manager.execution import gpu_use  # noqa: F401
-        self._ask(lambda scheduler, _: scheduler.load(), None)
 
     def _unbegun(self, reason: str, started: float) -> Outcome:
         """The attempt has ended, and its program was never started."""

@@ -24,7 +24,8 @@ from experiment_manager.execution.forkserver.program import Import, imports_of, 
 from experiment_manager.execution.forkserver.sharing import Arguments, Imports, own_packages, unseeded_generators
 from experiment_manager.execution.run import run_or_refuse
 from experiment_manager.execution.signals import Heard, block, unblock
-from experiment_manager.execution.supervisor import supervise
+from experiment_manager.execution.supervisor import load, supervise
+from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.files import appending
 from experiment_manager.store.layout import Folder
@@ -71,6 +72,7 @@ def prepared(plan: Mapping[str, Any]) -> tuple[Ready, str | None]:
             where, _, function = plan["warm_up"].partition(":")
             foresee = getattr(importlib.import_module(where), function)(plan["arguments"], plan["frozen"])
         processes.dying_with_us()  # it imports what every supervisor needs
+        load(schedulers.current())
     why_not = imports.trouble(arguments)
     runs = tuple(plan["command"]), tuple(plan["target"]), plan["cwd"]
     ready = Ready(*runs, forked.handlers(), unseeded_generators(), foresee)
