@@ -663,11 +663,12 @@ class Experiment:
         PRUNED are left out, and a line on standard error says how many, unless `pruned` asks for them.
         """
         from experiment_manager.analysis.alike import look_alike
-        from experiment_manager.analysis.results import result_rows, without_pruned
+        from experiment_manager.analysis.results import known_objective, result_rows, without_pruned
         from experiment_manager.model.rows import Rows
 
         table = cache(self.states)  # listed once, for the filter and the rows
-        jobs, alike = look_alike(self.folder, self._select(where, table).jobs)
+        chosen = self._select(where, table).jobs
+        jobs, alike = look_alike(self.folder, chosen, lambda: known_objective(self.folder).averaged)
         rows = Rows(result_rows(self.folder, jobs, table()), alike)
         if pruned:
             return rows
@@ -779,14 +780,16 @@ class Experiment:
     ) -> "tuple[dict[str, Rows[ResultRow]], How]":
         """The rows that are compared, by experiment, and how; the arguments are those of `compare`."""
         from experiment_manager.analysis.alike import counted_once
-        from experiment_manager.analysis.results import known_goals
+        from experiment_manager.analysis.results import known_objective
         from experiment_manager.analysis.scores import How
 
         rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
         notes = [f"{name}: {note}" if others else note for name, found in rows.items() for note in found.alike.notes]
         once = {name: counted_once(found) for name, found in rows.items()}
         chosen = how | {name: listed(names) for name in _LISTS if (names := how.get(name)) is not None}
-        return once, How(goal=goal, goals=known_goals(self.folder), is_common=common, notes=notes, **chosen)
+        known = known_objective(self.folder)
+        found = How(goal=goal, is_common=common, notes=notes, **chosen)
+        return once, found._replace(goals=known.goals, averaged=known.averaged, of_last=known.note)
 
     def _logged(self, others: Sequence["Experiment"]) -> "Logged":
         """Reads what jobs of this experiment, or of others, too, have logged."""

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from experiment_manager import Experiment, current_job
+from experiment_manager.analysis.results import known_objective
 from experiment_manager.analysis.tables import aggregate, flat_results, result_names
 from experiment_manager.cli.main import main
 from experiment_manager.model.pruning import checked
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.store.launches import create_launch, driven
+from tests.conftest import Program
 
 
 @pytest.fixture
@@ -71,6 +73,53 @@ def test_a_later_sweep_without_a_pruner_changes_no_goal(
         assert 0 == main([*where, "--group-by", "lr", *more])
         headers.add(frozenset(re.findall(r"acc|loss|lr|count", capsys.readouterr().out.splitlines()[0])))
     assert {frozenset({"acc", "loss", "lr", "count"})} == headers
+
+
+@pytest.mark.usefixtures("light")
+def test_a_metric_that_a_sweep_names_decides_without_a_pruner(program: Program) -> None:
+    """What `hydra.sweeper.metric` and `direction` say is what is best, also where nothing prunes; until a sweep names
+    another."""
+    program.sweep("seed=3,1,2", "hydra.sweeper.metric=loss", "hydra.sweeper.direction=minimize")
+    assert "by loss, of which the min is best" in program.tool("results", "--best", "1").stdout
+    assert 0 == program.sweep("seed=4").returncode
+    experiment = Experiment.at(program.experiment)
+    assert {"loss": "min"} == known_objective(experiment.folder).goals
+    assert "the smallest is best" in " ".join(Path(experiment.report()).read_text().split())
+    program.sweep("seed=5", "hydra.sweeper.metric=result", "hydra.sweeper.direction=maximize")
+    assert "by result, of which the max is best" in program.tool("results", "--best", "1").stdout
+
+
+def test_where_the_best_value_counts_people_are_told_that_the_last_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`take: best` is of a search or a pruner; tables, comparisons and reports go by the last value that was logged,
+    and say so; not of what jobs return, of which there is one."""
+    experiment = Experiment(["lr", "seed"], "train", tmp_path)
+    for lr in (1, 2):
+        for seed in range(2):
+            experiment.add_job({"lr": lr, "seed": seed}, {"lr": lr})
+    experiment.save()
+    experiment.save_pass_filter(range(4))
+    for job_id in range(4):
+        experiment.run_id(job_id, logs_reward)
+    ranking = {"metric": "reward", "direction": "maximize", "take": "best"}
+    with driven(experiment.folder, create_launch(experiment.folder, [ATTEMPT], {"ranking": ranking})):
+        pass
+    said = "goes by the best reward of each job (take: best); here the last one counts"
+    for words in ([], ["--group-by", "lr"], ["--metric", "metrics.reward"]):
+        assert 0 == main(["results", experiment.folder.path, "--best", "1", *words])
+        assert said in capsys.readouterr().err
+    assert 0 == main(["results", experiment.folder.path, "--best", "1", "--metric", "returned"])
+    assert said not in capsys.readouterr().err
+    assert any(said in note for note in experiment.compare().notes)
+    experiment.report()
+    assert said in capsys.readouterr().err
+
+
+def logs_reward(_: int, variables: dict[str, Any], __: Any) -> dict[str, float]:
+    for step, reward in enumerate((9 / variables["lr"], variables["lr"])):
+        current_job().log_metrics(step=step, reward=reward)
+    return {"returned": 1.0}
 
 
 @pytest.mark.parametrize("kind", ["result", "state"])

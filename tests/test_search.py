@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from experiment_manager import Experiment
-from experiment_manager.analysis.results import known_goals
+from experiment_manager.analysis.results import known_objective
 from experiment_manager.errors import (
     FilterError,
     FolderError,
@@ -617,6 +618,24 @@ def test_a_search_by_the_means_over_seeds(program: Program) -> None:
     assert [f"{job}.1.COMPLETED" for job in range(8)] == program.states()
 
 
+@pytest.mark.usefixtures("light")
+def test_tables_go_by_what_the_search_goes_by(program: Program) -> None:
+    """What a search averages over repeats a job, in a report and in a comparison, too, and single jobs are not told as
+    its trials; a report names all jobs of the best one."""
+    options = (*SEARCH, "hydra.sweeper.average_over=[algorithm]", "algorithm=TD3,DDPG", "tau=interval(0,1)")
+    done = program.sweep(*options, "hydra.sweeper.n_trials=2", "hydra.sweeper.metric={name: loss, take: best}")
+    assert 0 == done.returncode, done.stderr
+    experiment = Experiment.at(program.experiment)
+    objective = known_objective(experiment.folder)
+    assert ({"loss": "min"}, ("algorithm",)) == (objective.goals, objective.averaged)
+    page = " ".join(Path(experiment.report()).read_text().split())
+    assert "that differ in algorithm only" in page
+    assert re.search(r"the best value is [\d.]+, by jobs (0-1|2-3)\.", page)
+    assert ("algorithm",) == experiment.compare().over
+    said = program.tool("results", "--best", "1").stderr
+    assert "the search goes by means over algorithm, and these are single jobs; --group-by tau compares" in said
+
+
 def test_a_search_that_is_another_one_is_refused(program_after: ProgramAfter) -> None:
     """One folder has one search: people are told in what the other is another one."""
     program = program_after(*FOUR)
@@ -706,7 +725,7 @@ def test_a_search_is_given_more_trials_stopped_and_helped(program_after: Program
     assert "had been stopped before" in program.tool("search", "--stop").stdout
     assert "nothing to run" in program.tool("work").stdout
     experiment = Experiment.at(program.experiment)
-    assert {"result": "min"} == known_goals(experiment.folder)
+    assert {"result": "min"} == known_objective(experiment.folder).goals
     assert 0 == program.tool("archive", "--out", "train.tar.gz").returncode
     unpack(program.home / "train.tar.gz", program.home / "elsewhere")
     study = Experiment.at(program.home / "elsewhere/train").study()

@@ -6,7 +6,7 @@ former have keys in which they differ as variables more, `cfg.batch_size`, and o
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.tables import exact_text, repeating
@@ -34,7 +34,9 @@ class _Setting(NamedTuple):
         return self.texts[0].keys()
 
 
-def look_alike(folder: Folder, jobs: Sequence[Job], over: Iterable[str] = ()) -> tuple[list[Job], Alike]:
+def look_alike(
+    folder: Folder, jobs: Sequence[Job], over: Callable[[], Iterable[str]] = tuple
+) -> tuple[list[Job], Alike]:
     """The jobs, with the keys of their configurations as variables more that it takes to tell apart those which agree
     in all others but what repeats a job: the seed, and what is named in `over`; and what there is to know of them.
 
@@ -48,7 +50,7 @@ def look_alike(folder: Folder, jobs: Sequence[Job], over: Iterable[str] = ()) ->
     if len({job.recipe for job in composed}) < 2:
         return list(jobs), Alike(again=again, findings=findings)
     with Manifest(folder) as manifest:
-        settings = _by_setting(composed, over)
+        settings = _by_setting(composed, over())
         mixed = list(_mixed(settings, manifest))
         keys = _telling(mixed)
         values = _values(manifest, settings, keys) if keys else {}
@@ -82,7 +84,7 @@ def counted_once(rows: Rows[ResultRow]) -> Rows[ResultRow]:
 def _by_setting(jobs: Iterable[Job], over: Iterable[str]) -> list[tuple[frozenset[str], list[list[Job]]]]:
     """The jobs that agree in all variables but those that repeat a job, which are named, by their recipes."""
     jobs = list(jobs)
-    repeats = frozenset((*repeating({name for job in jobs for name in job.variables}), *over))
+    repeats = frozenset(repeating({name for job in jobs for name in job.variables}, frozenset(over)))
     found: dict[str, dict[int | None, list[Job]]] = defaultdict(lambda: defaultdict(list))
     for job in jobs:
         setting = exact_text({name: value for name, value in job.variables.items() if name not in repeats})

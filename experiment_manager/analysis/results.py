@@ -9,18 +9,18 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.jobs import job_head, tagged
 from experiment_manager.errors import JobRefused, ResultError, UnreadableLaunch
 from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
-from experiment_manager.model.pruning import read
+from experiment_manager.model.pruning import TAKES, read
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.rows import ResultRow
 from experiment_manager.store.documents import MOST_TABLE_BYTES
 from experiment_manager.store.files import unreadable
-from experiment_manager.store.launches import last_pruner, planned_attempts, pruning_launch
+from experiment_manager.store.launches import last_ranking, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.metrics import last_of_course
@@ -145,24 +145,40 @@ def _by_text(fields: Mapping[Any, Any]) -> dict[str, Any]:
     return named
 
 
-def known_goals(folder: Folder) -> dict[str, str]:
-    """Of which metrics the search and the last pruner of an experiment say whether the best is the largest value or the
-    smallest, `max` or `min`; that of the search first. What its jobs return as a number is called `result`."""
-    found = dict[str, str]()
+class Objective(NamedTuple):
+    """By what jobs are compared, as far as the search and the newest sweep that says it do. What jobs return as a
+    number is called `result`."""
+
+    goals: Mapping[str, str]  # `max` or `min` for each metric; that of the search first
+    averaged: tuple[str, ...]  # the variables over which the search takes the mean
+    of_best: frozenset[str]  # the metrics of which the best value of a job counts there, and not the last
+
+    def note(self, metric: str) -> str | None:
+        """What to say where the last values of a logged metric are compared."""
+        if metric not in self.of_best:
+            return None
+        return f"the search or the sweep goes by the best {metric} of each job (take: best); here the last one counts"
+
+
+def known_objective(folder: Folder) -> Objective:
+    """By what the jobs of an experiment are compared, where nobody says otherwise."""
+    goals, of_best = dict[str, str](), set[str]()
     with Manifest(folder) as manifest:
         search = manifest.search
     if search is not None and len(search.directions) == 1:
-        names = [name for name, _ in search.metrics] or [_ONLY]
-        found[names[0]] = _GOALS[search.directions[0]]
+        name, take = (search.metrics or ((_ONLY, TAKES[0]),))[0]
+        goals[name] = _GOALS[search.directions[0]]
+        of_best |= {name} if take == TAKES[1] else set()
     try:
-        pruner = last_pruner(folder)
+        ranking = last_ranking(folder)
     except UnreadableLaunch as error:
         skipped(str(error))
-        pruner = {}
-    name, goal = pruner.get("metric"), _GOALS.get(pruner.get("direction"))
-    if isinstance(name, str) and goal is not None:
-        found.setdefault(name, goal)
-    return found
+        ranking = {}
+    metric, goal = ranking.get("metric"), _GOALS.get(ranking.get("direction"))
+    if isinstance(metric, str) and goal is not None and metric not in goals:
+        goals[metric] = goal
+        of_best |= {metric} if ranking.get("take") == TAKES[1] else set()
+    return Objective(goals, () if search is None else search.averaged_keys, frozenset(of_best))
 
 
 def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:

@@ -53,6 +53,8 @@ class How(NamedTuple):
     is_common: bool = False  # of runs that some method lacks, none counts
     goals: Mapping[str, str] = NO_GOALS  # of the metrics that are taken before others
     notes: Sequence[str] = ()  # on the jobs, which precede those on the scores
+    averaged: Sequence[str] = ()  # the variables over which a search takes the mean, which repeat a job, too
+    of_last: Callable[[str], str | None] = lambda _: None  # what to say where the last values of a metric are compared
 
 
 class _Cell(NamedTuple):
@@ -128,7 +130,11 @@ def score_table(experiments: Mapping[str, Sequence[Row]], how: How) -> ScoreTabl
         least=least,
         width=width,
         methods=tuple(methods),
-        notes=(*how.notes, *_notes(cells, runs, how, len(task_labels))),
+        notes=(
+            *how.notes,
+            *filter(None, [how.of_last(metric) if source == "metrics" else None]),
+            *_notes(cells, runs, how, len(task_labels)),
+        ),
     )
 
 
@@ -182,7 +188,7 @@ def _chosen_variables(rows: Sequence[Row], how: How, *, are_several: bool) -> tu
     for asked in (how.by or (), how.over or (), how.tasks):
         require_variables(asked, names)
     known = repeating(names)
-    over = known if how.over is None else tuple(how.over)
+    over = repeating(names, how.averaged) if how.over is None else tuple(how.over)
     if not over:
         why = "no variable is called seed or repeat" if how.over is None else "no variable is named that repeats a job"
         raise ExperimentManagerError(

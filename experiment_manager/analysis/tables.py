@@ -463,10 +463,12 @@ def require_variables(asked: Iterable[str], names: Sequence[str]) -> None:
             raise ExperimentManagerError(f"{name!r} is no variable; the variables are {', '.join(names) or 'none'}")
 
 
-def repeating(names: Iterable[str]) -> tuple[str, ...]:
-    """The variables that only repeat a job: those that are called seed, as `seed` and `env.seed`, and the `repeat` of a
-    sweep."""
-    return tuple(name for name in names if name == REPEAT or name.lstrip("+~").rpartition(".")[2] == "seed")
+def repeating(names: Iterable[str], averaged: Collection[str] = ()) -> tuple[str, ...]:
+    """The variables that only repeat a job: those that are called seed, as `seed` and `env.seed`, the `repeat` of a
+    sweep, and those that are averaged by a search."""
+    return tuple(
+        name for name in names if name == REPEAT or name.lstrip("+~").rpartition(".")[2] == "seed" or name in averaged
+    )
 
 
 def without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from experiment_manager.analysis.alike import counted_once
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
-from experiment_manager.analysis.results import known_goals, without_metrics
+from experiment_manager.analysis.results import Objective, known_objective, without_metrics
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     NO_NAMES,
@@ -149,10 +149,10 @@ def results(
     by, wanted = _grouping(jobs, group_by), aggregates_in(names_in(how or "mean,std"))
     jobs = jobs if by is None else counted_once(jobs)
     metric = metric if metric is None or by is None else group_metric(jobs, by, metric)
-    goals, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
+    objective, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
     rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged, experiment.variables)
     ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged, experiment.variables)
-    found = None if best_ is None else _best(ranked, best_, metric, goal, goals)
+    found = None if best_ is None else _best(ranked, best_, metric, goal, objective, jobs)
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
     rows, flat = (rows, flat) if found is None else _in_order(rows, flat, found.places)
     asked = None if columns is None else names_in(columns)
@@ -166,13 +166,12 @@ def results(
     flat, chosen = flat if asked is None else only_columns(flat, called), list(called)
     strong: Set[tuple[int, str]] = set()
     if kind in TEXT_FORMATS and by is not None:
-        leading = best_groups(jobs, by, metric=metric, goal=goal, goals=goals)
+        leading = best_groups(jobs, by, metric=metric, goal=goal, goals=objective.goals)
         flat, chosen, errors = with_errors(flat, chosen, _shown(by, ["count"]), precision)
         strong = _in_bold(rows, chosen, called, by, leading, errors)
     shown, heads = changed_columns(flat, chosen) if only_changed else chosen, _heads(rows, called)
-    flat = rounded(
-        flat if shown == chosen else only_columns(flat, dict(zip(shown, shown, strict=True))), precision, but=heads
-    )
+    flat = flat if shown == chosen else only_columns(flat, dict(zip(shown, shown, strict=True)))
+    flat = rounded(flat, precision, but=heads)
     if kind == "table":
         _print_table(flat, heads, are_chosen=columns is not None, digits=precision)
         _say_what_is_shown(found, len(ranked), [name for name in chosen if name not in shown])
@@ -211,11 +210,11 @@ def _grouping(jobs: Rows[ResultRow], group_by: str | None) -> list[str] | None:
 
 def _deciding(
     experiment: Experiment, metric: str | None, columns: str | None, *, with_goals: bool
-) -> tuple[Mapping[str, str], Collection[str] | None]:
-    """The goals that are known of metrics, where rows are ranked or grouped; and the logged metrics that groups have
-    means of besides their results, None for all."""
-    goals = known_goals(experiment.folder) if with_goals else {}
-    return goals, None if columns is not None else list(goals) if metric is None else [metric]
+) -> tuple[Objective, Collection[str] | None]:
+    """By what jobs are compared, where rows are ranked or grouped; and the logged metrics that groups have means of
+    besides their results, None for all."""
+    found = known_objective(experiment.folder) if with_goals else Objective({}, (), frozenset())
+    return found, None if columns is not None else list(found.goals) if metric is None else [metric]
 
 
 def _full_names(
@@ -272,11 +271,29 @@ _ERRORS: Final = {
 _TEST: Final = "Welch's test at 5 %, adjusted after Holm,"
 
 
-def _best(rows: Sequence[Row], count: int, metric: str | None, goal: str | None, goals: Mapping[str, str]) -> Best:
-    """The best of the rows of jobs, or of groups with their means; what is to be said of the choice is told."""
-    found = best(rows, count, metric=metric, goal=goal, goals=goals)
-    if found.note is not None:
-        tell(found.note)
+def _best(
+    rows: Sequence[Row],
+    count: int,
+    metric: str | None,
+    goal: str | None,
+    objective: Objective,
+    jobs: Sequence[ResultRow],
+) -> Best:
+    """The best of the rows, which are those of jobs, or of groups of them with their means; what is to be said of the
+    choice is told."""
+    found = best(rows, count, metric=metric, goal=goal, goals=objective.goals)
+    name = found.metric.removeprefix("metrics.")
+    is_logged = name != found.metric or not any(name in row["result"] for row in jobs)
+    of_trials = None
+    if objective.averaged and "job" in rows[0] and name in objective.goals:
+        others = [name for name in jobs[0]["variables"] if name not in objective.averaged]
+        of_trials = (
+            f"the search goes by means over {', '.join(objective.averaged)}, and these are single jobs; --group-by "
+            f"{','.join(others)} compares its trials"
+        )
+    for note in (found.note, objective.note(name) if is_logged else None, of_trials):
+        if note is not None:
+            tell(note)
     return found
 
 

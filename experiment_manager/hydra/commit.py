@@ -92,8 +92,7 @@ def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
     launch = None
     if planned.to_run:
         attempts = (Attempt(JobId(i), planned.table.next_number(i), State.PENDING) for i in planned.to_run)
-        pruner = planned.asked.options.pruning
-        about = {**about, **({} if pruner is None else {"pruner": pruner._asdict()})}
+        about = {**about, **planned.asked.options.ranking}
         about |= {} if planned.upstream is None else {"upstream": planned.upstream}
         launch = create_launch(folder, attempts, {**about, **about_arrays(planned.arrangement)})
     return Committed(planned, n_new, launch)

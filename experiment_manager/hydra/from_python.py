@@ -297,11 +297,12 @@ def _main_folder(folder: Folder, recipe: Recipe) -> str | None:
 
 
 def _pruner(config: DictConfig, folder: Folder) -> Mapping[str, Any]:
-    """What the record of a launch keeps of what ends jobs early: as the sweep says, else as the last launch did."""
+    """What the record of a launch keeps of how jobs are compared, and what ends them early: as the sweep says, else as
+    the last launch did."""
     if config.hydra.runtime.choices.get(_SWEEPER) != "experiment":
         return kept_pruner(folder)
     options, _ = checked_options(_values(config.hydra.sweeper))
-    return {} if options.pruning is None else {"pruner": options.pruning._asdict()}
+    return options.ranking
 
 
 def _values(node: DictConfig) -> dict[str, Any]:

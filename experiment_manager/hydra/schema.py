@@ -40,7 +40,7 @@ class SweeperConf:
     repeat: int | None = None  # each combination so many times, told apart by the variable `repeat`
     max_batch_size: int | None = None  # jobs that are handed over at once, as in Hydra
     pruner: Any = None  # ends jobs early that do worse than others: asha, hyperband, median, patient, or {name: ...}
-    metric: Any = None  # by which: the name of a logged metric, or {name, take: last|best}
+    metric: Any = None  # by which, and what tables rank by: the name of a logged metric, or {name, take: last|best}
     direction: str | None = None  # which of its values are better: minimize, maximize
     dry_run: bool = False  # tell what the sweep would do, and do nothing
 
@@ -74,6 +74,19 @@ class Options(NamedTuple):
         from experiment_manager.model import pruning
 
         return pruning.checked(self.pruner, self.metric, self.direction, where="hydra.sweeper.")
+
+    @property
+    def ranking(self) -> dict[str, Any]:
+        """What the record of a launch keeps of how its jobs are compared: what ends them early, or, where nothing does,
+        by what they are. Raises OptionsError."""
+        if (pruner := self.pruning) is not None:
+            return {"pruner": pruner._asdict()}
+        if self.metric is None:
+            return {}
+        from experiment_manager.model import pruning
+
+        found = pruning.ranking(self.metric, self.direction, where="hydra.sweeper.")
+        return {"ranking": found} if found else {}
 
     def check(self) -> "Options":
         """The same options. Raises ExperimentManagerError naming the one that is wrong."""

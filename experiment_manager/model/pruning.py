@@ -185,6 +185,17 @@ def checked(pruner: Any, metric: Any, direction: Any, *, where: str = "") -> Pru
     return found._replace(rungs=_comparable(found))
 
 
+def ranking(metric: Any, direction: Any, *, where: str = "") -> dict[str, str]:
+    """By what jobs are compared that nothing prunes, where both are named: `metric`, `direction` and `take`. Raises
+    OptionsError.
+
+    >>> ranking("score", "minimize"), ranking("score", None)
+    ({'metric': 'score', 'direction': 'minimize', 'take': 'last'}, {})
+    """
+    name, take = _metric(metric, where)
+    return {} if name is None or direction is None else {"metric": name, "direction": str(direction), "take": take}
+
+
 def read(written: Mapping[str, Any]) -> Pruner | None:
     """The pruner in the record of a launch, as `_asdict` gives it; None where it is none of ours."""
     try:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.alike import counted_once, look_alike
 from experiment_manager.analysis.jobs import tail
-from experiment_manager.analysis.results import known_goals, result_rows
+from experiment_manager.analysis.results import Objective, known_objective, result_rows
 from experiment_manager.analysis.status import Trouble, status
 from experiment_manager.analysis.tables import (
     Row,
@@ -192,15 +192,16 @@ def _without_secrets(jobs: Sequence[Job]) -> list[Job]:
 
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
-    jobs, alike = look_alike(folder, jobs)
+    objective = known_objective(folder)
+    jobs, alike = look_alike(folder, jobs, lambda: objective.averaged)
     jobs = _without_secrets(jobs)
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
     rows = Rows(result_rows(folder, jobs, table, logbook.last), alike)
     once = counted_once(rows)
-    source, metric, goal = _decisive(folder, rows, choice)
+    source, metric, goal = _decisive(objective, rows, choice)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
-    by, averaged = _grouping(choice, names, alike)
+    by, averaged = _grouping(choice, names, alike, objective.averaged)
     groups = _groups(once, by, source, metric)
     ranked = _ranked(groups, goal or "max")
     drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
@@ -250,24 +251,27 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
     )
 
 
-def _grouping(choice: Choice, names: Sequence[str], alike: Alike) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _grouping(
+    choice: Choice, names: Sequence[str], alike: Alike, over: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The variables that make a group, among them what tells apart the jobs that variables do not, which is told; and
     those over which groups are averaged."""
     for note in alike.notes:
         tell(note)
-    averaged = repeating(names) if choice.average_over is None else _known(choice.average_over, names)
+    averaged = repeating(names, over) if choice.average_over is None else _known(choice.average_over, names)
     by = without(names, averaged)
     if choice.group_by is not None:
         by = tuple(dict.fromkeys((*_known(choice.group_by, names), *alike.names)))
     return by, without(names, by)
 
 
-def _decisive(folder: Folder, rows: Sequence[Row], choice: Choice) -> tuple[str | None, str | None, str | None]:
+def _decisive(objective: Objective, rows: Sequence[Row], choice: Choice) -> tuple[str | None, str | None, str | None]:
     """Where the metric comes from that decides what is best, its name, and its goal, as far as that is known."""
     check_goal(choice.goal)
-    goals = known_goals(folder)
-    source, metric = chosen_metric(rows, choice.metric, goals)
-    return source, metric, choice.goal or goals.get(metric or "")
+    source, metric = chosen_metric(rows, choice.metric, objective.goals)
+    if source == "metrics" and (note := objective.note(metric or "")) is not None:
+        tell(note)
+    return source, metric, choice.goal or objective.goals.get(metric or "")
 
 
 def _pruning(folder: Folder, jobs: Sequence[Job], table: StateTable) -> Pruning | None:

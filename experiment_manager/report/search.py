@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from experiment_manager.analysis.status import SearchStatus, search_status
 from experiment_manager.errors import OptionsError
 from experiment_manager.execution.study import study_of
+from experiment_manager.model.ids import which
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import skipped
@@ -29,6 +30,12 @@ class SearchFigures(NamedTuple):
 
     status: SearchStatus
     figures: tuple[Figure, ...]
+
+    @property
+    def best_jobs(self) -> str:
+        """Of the best trial: `job 3`, or `jobs 4-5`."""
+        first = self.status.best_job
+        return "" if first is None else which(range(first, first + self.status.jobs_per_trial))
 
 
 def search_figures(folder: Folder, table: StateTable) -> SearchFigures | None:

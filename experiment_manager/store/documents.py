@@ -181,6 +181,7 @@ LAUNCH: Final[Shape] = {
     "git_dirty": FLAG,
     "slurm": TABLE,
     "pruner": TABLE,
+    "ranking": TABLE,
     "heals": TABLE,
     "upstream": TABLE,
 }

@@ -268,11 +268,11 @@ def pruning_launch(folder: Folder) -> Launch | None:
     return launch if launch is not None and launch.record.get("pruner") is not None else None
 
 
-def last_pruner(folder: Folder) -> dict[str, Any]:
-    """What pruned the jobs of the newest launch of which something did; empty where there was none. Raises
-    UnreadableLaunch."""
-    pruners = (launch.record.get("pruner") for launch in _newest_first(folder))
-    return next((pruner for pruner in pruners if pruner is not None), {})
+def last_ranking(folder: Folder) -> dict[str, Any]:
+    """The `metric`, `direction` and `take` by which the newest launch that says it has its jobs compared: its pruner's,
+    or those that were named without one; empty where none does. Raises UnreadableLaunch."""
+    named = (launch.record.get("pruner") or launch.record.get("ranking") for launch in _newest_first(folder))
+    return next((ranking for ranking in named if ranking is not None), {})
 
 
 def kept_upstream(folder: Folder, ids: Iterable[int]) -> dict[str, Any]:
