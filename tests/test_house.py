@@ -206,7 +206,6 @@ LOOKS = {
     "store.code._tell_what_is_not_copied": "for a note to people, about what links lead to",
     "store.layout._has_manifest": "for a suggestion to people",
     "store.layout._make_folder": "what cannot be seen is made, and the system says what is wrong",
-    "store.processes.is_alive": "at /proc",
     "store.results._folder_or_file": "after an error, to lay back what was there",
     "store.results._save": "the folder is listed then",
     "store.states.States.may_write": "whoever writes then learns what is wrong",

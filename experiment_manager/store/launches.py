@@ -217,9 +217,9 @@ def settle(folder: Folder, number: str) -> None:
     if folder.is_only_read:
         return
     place = folder.join("launches", number)
-    if not os.path.islink(place):  # one leads anywhere
-        clear_leftovers_in(place)
-    with suppress(OSError):
+    with suppress(OSError, FolderError):
+        if not is_link(place):  # one leads anywhere
+            clear_leftovers_in(place)
         leave_empty(folder.join("launches", number, SETTLED))
 
 
