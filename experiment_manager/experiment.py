@@ -659,8 +659,9 @@ class Experiment:
 
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
         which maps the fields of the result that could not be stored to the reasons. Where jobs have equal variables and
-        other configurations, `variables` has the keys that tell them apart, too, as `cfg.batch_size`. Those that are
-        PRUNED are left out, and a line on standard error says how many, unless `pruned` asks for them.
+        other configurations, `variables` has the keys that tell them apart, too, as `cfg.batch_size`. `of_attempt` is
+        there where both are of an earlier attempt than the last, as of a job that was run again and failed. Those that
+        are PRUNED are left out, and a line on standard error says how many, unless `pruned` asks for them.
         """
         from experiment_manager.analysis.alike import look_alike
         from experiment_manager.analysis.results import known_objective, result_rows, without_pruned

@@ -156,6 +156,7 @@ def test_a_row_is_of_one_attempt(one: Experiment, is_anew: bool) -> None:
         one.run_id(0, runner)
     (row,) = one.result_rows()
     assert ("FAILED", {"result": 0.9}, {"loss": 0.1}) == (row["state"], row["result"], row["metrics"])
+    assert (2, 1) == (row["attempt"], row["of_attempt"])
     logbook, table = Logbook(one.folder, one.states()), one.states()
     assert ({"loss": 0.1}, [(2, {"loss": 0.1})]) == (logbook.last(0), logbook.course(0))
     assert [(1, 2, 0.1)] == list(one.metrics()[["attempt", "step", "value"]].itertuples(index=False, name=None))

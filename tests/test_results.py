@@ -122,6 +122,25 @@ def logs_reward(_: int, variables: dict[str, Any], __: Any) -> dict[str, float]:
     return {"returned": 1.0}
 
 
+@pytest.mark.usefixtures("light")
+def test_a_mean_tells_of_the_jobs_that_are_not_in_it(program: Program) -> None:
+    """A job that had completed, and was run again and failed, is in no mean, and a line names it; its row says of which
+    attempt the result is, in a frame, too."""
+    program.sweep("seed=1,2")
+    with pytest.raises(ZeroDivisionError):
+        Experiment.at(program.experiment).run_id(1, lambda *_: 1 / 0)
+    done = program.tool("results", "--group-by", "seed")
+    assert "1 job is left out, which has not ended well (job 1)" in done.stderr
+    first, second = program.told("results")
+    assert ("of_attempt" not in first, "FAILED", 2, 1) == (
+        True,
+        *(second[n] for n in ("state", "attempt", "of_attempt")),
+    )
+    frame = Experiment.at(program.experiment).results()
+    assert ["job", "state", "attempt", "of_attempt", "seed"] == list(frame.columns[:5])
+    assert "in its last attempt or an earlier one" in program.tool("results", "--missing").stderr
+
+
 @pytest.mark.parametrize("kind", ["result", "state"])
 def test_a_column_has_values_of_one_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     """A name that some jobs have as a variable, some have returned and some have logged is three columns in the tables

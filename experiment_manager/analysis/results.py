@@ -17,7 +17,7 @@ from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.pruning import TAKES, read
 from experiment_manager.model.records import Job, JobId, State
-from experiment_manager.model.rows import ResultRow
+from experiment_manager.model.rows import Earlier, ResultRow
 from experiment_manager.store.documents import MOST_TABLE_BYTES
 from experiment_manager.store.files import unreadable
 from experiment_manager.store.launches import last_ranking, planned_attempts, pruning_launch
@@ -73,16 +73,19 @@ def result_rows(
     `result` maps names to values: the fields of a returned mapping, or `result` for any other value, of the newest
     attempt that completed, or was pruned where the job is PRUNED; empty where there is none. `metrics` has the last
     value of each metric through the course of the job up to that attempt, or to the last one. `refused` maps the fields
-    that could not be stored to the reasons. `last` tells the metrics of those who read them anyhow. `tags` are there
-    where a job has some.
+    that could not be stored to the reasons. `last` tells the metrics of those who read them anyhow. `of_attempt` is
+    there where both are of an earlier attempt than the last one, and `tags` where a job has some.
     """
     rows, tags = list[ResultRow](), read_tags(folder)
     for job in jobs:
         metrics = last_metrics(folder, job.id, table) if last is None else last(job.id)
-        result, refused = result_fields(folder, job.id, table.counted(job.id))
+        head, attempt = job_head(job, table), table.counted(job.id)
+        earlier = Earlier() if attempt in (None, head["attempt"]) else Earlier(of_attempt=int(attempt or 0))
+        result, refused = result_fields(folder, job.id, attempt)
         rows.append(
             {
-                **job_head(job, table),
+                **head,
+                **earlier,
                 **tagged(tags, job.id),
                 "variables": dict(job.variables),
                 "result": result,

@@ -137,18 +137,24 @@ RESULT_PARTS: Final = ("variables", *_SOURCES)
 
 
 def with_tags(rows: Iterable[Row]) -> Sequence[Row]:
-    """The rows, with the tags of each as one text after its head, where any of them has some."""
+    """The rows, with what some of them have alone after the head of each: the attempt that a result is of, and the tags
+    as one text."""
     rows = list(rows)
-    if not any("tags" in row for row in rows):
+    some = [name for name in ("of_attempt", "tags") if any(name in row for row in rows)]
+    if not some:
         return rows
     return [
         {
             **{name: row[name] for name in _HEAD if name in row},
-            "tags": ", ".join(row.get("tags", ())) or None,
-            **{name: value for name, value in row.items() if name != "tags"},
+            **{name: _some_text(row.get(name)) for name in some},
+            **{name: value for name, value in row.items() if name not in some},
         }
         for row in rows
     ]
+
+
+def _some_text(value: Any) -> Any:
+    return ", ".join(value) or None if isinstance(value, list | tuple) else value
 
 
 _HEAD: Final = ("job", "state", "attempt", "selected")
@@ -272,7 +278,7 @@ def best(
     found = {place: row[source].get(name) for place, row in enumerate(numbers)}
     there = [place for place, value in found.items() if _counts(value) and value == value]
     of_well, with_number = frozenset(well), frozenset(there)
-    notes = [_of_others([rows[place]["job"] for place in there if place not in of_well], are_left_out=is_any_well)]
+    notes = [of_others([rows[place]["job"] for place in there if place not in of_well], are_left_out=is_any_well)]
     if is_any_well:
         there = [place for place in there if place in of_well]
         notes.append(_of_unranked([rows[place] for place in ended if place not in with_number], source, name))
@@ -280,7 +286,7 @@ def best(
     return Best(there[:count], metric or name, goal, "; ".join(filter(None, notes)) or None)
 
 
-def _of_others(ids: Collection[int], *, are_left_out: bool) -> str | None:
+def of_others(ids: Collection[int], *, are_left_out: bool) -> str | None:
     """What to say of jobs that have a number, and have not ended well."""
     if not ids:
         return None

@@ -32,6 +32,7 @@ from experiment_manager.analysis.tables import (
     group_metric,
     group_names,
     is_full,
+    of_others,
     only_columns,
     order,
     result_names,
@@ -44,6 +45,7 @@ from experiment_manager.cli.terminal import HOW_TO_GET_MORE, Chosen, Columns, Js
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
+from experiment_manager.model.records import ENDED_WELL
 from experiment_manager.model.rows import ResultRow, Rows, named_apart
 from experiment_manager.text import counted, names_in, settings_text, tell
 
@@ -150,7 +152,7 @@ def results(
     jobs = jobs if by is None else counted_once(jobs)
     metric = metric if metric is None or by is None else group_metric(jobs, by, metric)
     objective, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
-    rows: Sequence[Row] = jobs if by is None else aggregate(jobs, by, wanted, logged, experiment.variables)
+    rows: Sequence[Row] = jobs if by is None else _means(experiment, jobs, by, wanted, logged)
     ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged, experiment.variables)
     found = None if best_ is None else _best(ranked, best_, metric, goal, objective, jobs)
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
@@ -206,6 +208,21 @@ def _grouping(jobs: Rows[ResultRow], group_by: str | None) -> list[str] | None:
         return None
     named = names_in(group_by)
     return [*named, *(name for name in jobs.alike.names if name not in named)]
+
+
+def _means(
+    experiment: Experiment,
+    jobs: Sequence[ResultRow],
+    by: Sequence[str],
+    how: Sequence[str],
+    logged: Collection[str] | None,
+) -> Sequence[Row]:
+    """The groups of `aggregate`; a line names the jobs that are in none."""
+    found = aggregate(jobs, by, how, logged, experiment.variables)
+    others = of_others([row["job"] for row in jobs if row["state"] not in ENDED_WELL], are_left_out=True)
+    if others is not None:
+        tell(others)
+    return found
 
 
 def _deciding(
@@ -699,7 +716,7 @@ def _name_missing(ids: list[int], *, is_json: bool) -> NoReturn:
     elif ids:
         terminal.say(format_ids(ids))
     else:
-        tell("every job that may run has completed")
+        tell("every job that may run has completed, in its last attempt or an earlier one")
     raise typer.Exit(1 if ids else 0)
 
 

@@ -44,11 +44,19 @@ class JobRow(JobHead):
     variables: dict[str, Any]
 
 
+class Earlier(TypedDict, total=False):
+    """The part of a row that is there where a result is of an earlier attempt than the last."""
+
+    of_attempt: int
+
+
 class ResultRow(JobHead):
     """What a job has left: its `result` and its last `metrics`, by name; `refused` maps the fields of the result that
-    could not be stored to the reasons; `tags` are there where the job has some."""
+    could not be stored to the reasons; `of_attempt` is there where both are of an earlier attempt than the last, and
+    `tags` where the job has some."""
 
     held: NotRequired[bool]
+    of_attempt: NotRequired[int]
     tags: NotRequired[list[str]]
     variables: dict[str, Any]
     result: dict[str, Any]
