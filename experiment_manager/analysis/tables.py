@@ -140,7 +140,7 @@ def with_tags(rows: Iterable[Row]) -> Sequence[Row]:
     """The rows, with what some of them have alone after the head of each: the attempt that a result is of, and the tags
     as one text."""
     rows = list(rows)
-    some = [name for name in ("of_attempt", "tags") if any(name in row for row in rows)]
+    some = [name for name in ("tags", "of_attempt") if any(name in row for row in rows)]
     if not some:
         return rows
     return [
