@@ -136,7 +136,7 @@ class Experiment:
             define(
                 config_dir,
                 config_name,
-                listed(overrides),
+                overrides,
                 experiment_name=experiment_name,
                 experiment_path=experiment_path,
             )
