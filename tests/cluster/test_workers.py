@@ -74,7 +74,7 @@ return json.dumps([dict(os.environ), told.job_id, {name: str(getattr(told, name)
                    Path("/proc/self/cgroup").read_text(), sorted(os.sched_getaffinity(0))])
 """
 OF_EACH = {"EXPERIMENT_MANAGER_FOLDER", "SLURM_ARRAY_JOB_ID", "SLURM_JOBID", "SLURM_JOB_END_TIME", "SLURM_JOB_ID",
-           "SLURM_JOB_NAME", "SLURM_JOB_START_TIME", "SLURM_TASK_PID"}  # fmt: skip
+           "SLURM_JOB_NAME", "SLURM_JOB_SLUID", "SLURM_JOB_START_TIME", "SLURM_TASK_PID"}  # fmt: skip
 """The variables that differ from one task of one experiment to another of another one."""
 
 
