@@ -167,11 +167,6 @@ class Injector:
         env = {**os.environ, **self._env, "PYTHONDONTWRITEBYTECODE": "1"}
         self._commands = CommandLine(str(HERE / "copied.py"), env)
 
-    def end(self) -> None:
-        """No process of ours is left."""
-        self._commands.end()
-        self._kill()
-
     def look(self, words: Sequence[str], env: Mapping[str, str]) -> Done:
         """A command without faults, which starts no process."""
         done = self._commands.run(words, cwd=self.root, env={**env, **self._env}, timeout=COMMAND_S)
@@ -229,22 +224,26 @@ class Injector:
 
     def run_others(
         self,
-        begin: Callable[[Mapping[str, str]], None],
+        begin: Callable[[Mapping[str, str]], str],
         fault: Fault = _NOTHING,
         at: int = 0,
         *,
         log: Path | None = None,
     ) -> Done:
         """What a function starts in the environment that it is given, with a fault, as in `run`: it meets those
-        processes, and not who starts them."""
+        processes, and not who starts them. The function returns what they have printed."""
         self._arm(fault, at, log)
         self._control.armed = 1
-        begin({**self._env, "FAULTS_INSIDE": "1"})
+        try:
+            said = begin({**self._env, "FAULTS_INSIDE": "1"})
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return Done(None, "", "", self._fired())
         left = self._end_orphans()
         self._control.armed = 0
-        return Done(0, "", "", self._fired(), left)
+        return Done(0, "", said, self._fired(), left)
 
-    def counted_others(self, begin: Callable[[Mapping[str, str]], None]) -> tuple[Done, list[Event], int]:
+    def counted_others(self, begin: Callable[[Mapping[str, str]], str]) -> tuple[Done, list[Event], int]:
         """As `counted`, of what a function starts."""
         self._log.unlink(missing_ok=True)
         return self.run_others(begin, EVERYTHING, log=self._log), self._events(), self._control.main
@@ -277,6 +276,17 @@ class Injector:
         except OSError:
             return False
         return f"FAULTS_CONTROL={self._path}".encode() in environment
+
+    def end(self) -> None:
+        """No process of ours is left."""
+        self._commands.end()
+        self._kill()
+
+    def end_orphans(self) -> int:
+        """What a command has left running has ended; returns how many did not do so by themselves."""
+        left = self._end_orphans()
+        self._control.armed = 0
+        return left
 
     def _end_orphans(self, but: Collection[int] = ()) -> int:
         deadline = time.monotonic() + ORPHANS_S

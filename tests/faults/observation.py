@@ -165,7 +165,7 @@ def _left(jobs: Path) -> dict[tuple[int, int], str]:
     for path in sorted(jobs.glob("*/big.json")):
         for job, attempt in [_number_of(one) for one in sorted(path.parent.glob("result.*.json"))]:
             with contextlib.suppress(ValueError):
-                found[job, attempt] = _text(sorted(set(json.loads(path.read_text()))))
+                found[job, attempt] = found.get((job, attempt), "") + _text(json.loads(path.read_text()))
     return found
 
 

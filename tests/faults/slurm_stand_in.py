@@ -49,8 +49,10 @@ def submitted(place: Path) -> list[tuple[str, int]]:
     return [(job["name"], index) for job in _jobs(place) for index in indices(job["array"])]
 
 
-def run_tasks(place: Path, env: dict[str, str], cwd: Path) -> None:
-    """What waits has run, in order, as SLURM would have run it."""
+def run_tasks(place: Path, env: dict[str, str], cwd: Path) -> str:
+    """What waits has run, in order, as SLURM would have run it; returns what the scripts have printed. Raises
+    subprocess.TimeoutExpired."""
+    said = ""
     for job in _jobs(place):
         if ended(place, job["id"]) is not None:
             continue
@@ -67,12 +69,15 @@ def run_tasks(place: Path, env: dict[str, str], cwd: Path) -> None:
                 ["bash", "-c", job["text"]],
                 cwd=cwd,
                 env={**env, **of_task},
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 check=False,
-                timeout=120,
+                timeout=90,
             )
+            said += done.stdout.decode(errors="replace")
             ends[index] = {0: "COMPLETED", -9: "OUT_OF_MEMORY"}.get(done.returncode, "FAILED")
         (place / "jobs" / f"{job['id']}.ended").write_text(json.dumps(ends))
+    return said
 
 
 # ---------------------------------------------------------------- the commands

@@ -67,6 +67,7 @@ class Baseline(NamedTuple):
     told: Told | None
     submitted: int
     made: Mapping[str, str]
+    doctor: str
     violations: tuple[Violation, ...]
 
     def points(self, fault: Fault) -> list[Event]:
@@ -124,7 +125,9 @@ class Laboratory:
             submitted = len(slurm.submitted(self._home / "slurm"))
             if done.status != 0 or "Traceback" in done.err:
                 wrong.append(Violation("it works without a fault", f"{done.status}: {done.err[-800:]}"))
-            self._baselines[name] = Baseline(done, events, main, disk, found, submitted, made, tuple(wrong))
+            self._baselines[name] = Baseline(
+                done, events, main, disk, found, submitted, made, self._doctor(disk), tuple(wrong)
+            )
         return self._baselines[name]
 
     def run(self, name: str, fault_name: str, at: int) -> Trial:
@@ -174,12 +177,14 @@ class Laboratory:
         is_theirs = scenario.is_of_others and "Traceback" in done.err + done.out
         if scenario.makes_new_jobs or (is_theirs and OURS not in _last_frame(done.err + done.out)):
             wrong = [one for one in wrong if one.promise != "a message is a sentence"]
-        if later:
+        if later and done.fired is None:  # nobody was killed by then
+            done = done._replace(left=self._injector.end_orphans())
+        elif later:
             wrong += said_wrongly(self._injector.run(words, env), fault)
         return done, wrong
 
-    def _run_tasks(self, more: Mapping[str, str] = MappingProxyType({})) -> None:
-        slurm.run_tasks(self._home / "slurm", {**self._env(), **more}, self._home)
+    def _run_tasks(self, more: Mapping[str, str] = MappingProxyType({})) -> str:
+        return slurm.run_tasks(self._home / "slurm", {**self._env(), **more}, self._home)
 
     def _not_done(
         self, scenario: Scenario, usual: Baseline, first: Told | None, beside: Beside, said: str
@@ -322,6 +327,8 @@ class Laboratory:
         if not scenario.makes_new_jobs and not scenario.is_of_tasks and disk.frozen != usual.disk.frozen:
             other = sorted(dict(disk.frozen.items() ^ usual.disk.frozen.items()))
             wrong.append(Violation("all ends as it does without a fault", f"frozen configurations {other}"))
+        if not scenario.makes_new_jobs and (odd := self._doctor(disk)) != usual.doctor:
+            wrong.append(Violation("nothing odd stays", odd[-600:]))
         if scenario.leaves_scripts:
             wrong += said_wrongly(self._injector.run(verb("submit"), self._env()), Fault("count", ""))
         if scenario.is_submitted:
@@ -335,6 +342,10 @@ class Laboratory:
             if done and set(done.states.values()) != {"COMPLETED"}:
                 wrong.append(Violation("what was submitted runs", f"{done.states}"))
         return wrong
+
+    def _doctor(self, disk: OnDisk) -> str:
+        """What is odd about the experiment."""
+        return self._look(verb("doctor", folder=disk.folder)).out
 
     def _left_by_clean(self, disk: OnDisk) -> frozenset[str]:
         """What is half written where `clean` has been."""

@@ -36,9 +36,9 @@ def others(job_id: int | None) -> Iterator[int]:
 def main(cfg: DictConfig) -> dict[str, int]:
     job = current_job()
     note(f"{job.id} {job.attempt} {cfg.x}")
+    note(f"{job.id} {job.attempt} process:{os.getpid()}")
     for number in others(job.id):
         note(f"{job.id} {job.attempt} beside:{number}")
-    note(f"{job.id} {job.attempt} process:{os.getpid()}")
     if cfg.x == 9 and os.environ.get("NINE_FAILS"):
         raise ValueError("nine")
     if cfg.x == 8 and os.environ.get("NINE_FAILS"):
