@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from experiment_manager.model.policy import Ending, Match, ended_state, exit_status, match, of_launcher, to_run
+from experiment_manager.model.policy import Ending, Match, ended_state, exit_status, match, of_wrapped, to_run
 from experiment_manager.model.records import ENDED, ENDED_WELL, UNFINISHED, State
 
 
@@ -92,17 +92,17 @@ def ending(
         (ending(1, pruned=True), State.FAILED),
         (ending(-15, pruned=True, stopped=State.CANCELLED), State.CANCELLED),
         *(
-            (ending(of_launcher(status), result=True, stopped=stopped, oom=oom), State.COMPLETED)
-            for status, stopped, oom in itertools.product(
-                (134, 137, 139, 143), (None, State.TIMEOUT, State.CANCELLED), (False, True)
-            )
+            (ending(of_wrapped(status), result=True, stopped=stopped), State.COMPLETED)
+            for status, stopped in itertools.product((132, 134, 135, 136, 139), (None, State.TIMEOUT, State.CANCELLED))
         ),
-        (ending(of_launcher(139)), State.FAILED),
-        (ending(of_launcher(143), stopped=State.TIMEOUT), State.TIMEOUT),
-        (ending(of_launcher(137), oom=True), State.OUT_OF_MEMORY),
-        (ending(of_launcher(138), warned=True), State.TIMEOUT),
-        (ending(of_launcher(1), result=True), State.FAILED),
-        (ending(of_launcher(255), result=True), State.FAILED),
+        *(
+            (ending(of_wrapped(status), result=True, stopped=stopped), stopped or State.FAILED)
+            for status, stopped in itertools.product((1, 130, 137, 138, 143, 255), (None, State.TIMEOUT))
+        ),
+        *((ending(status, result=True, oom=True), State.OUT_OF_MEMORY) for status in (1, 137, 139)),
+        (ending(of_wrapped(139)), State.FAILED),
+        (ending(of_wrapped(143), stopped=State.TIMEOUT), State.TIMEOUT),
+        (ending(of_wrapped(137), oom=True), State.OUT_OF_MEMORY),
     ],
 )
 def test_how_an_attempt_ended(seen: Ending, state: State) -> None:

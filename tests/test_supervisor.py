@@ -520,6 +520,40 @@ def test_an_exit_code_of_the_programs_own_is_told_as_it_is(code: int, held: Prog
     assert f"exit code {code}" == attempt(held, 0, 2)["reason"]
 
 
+SRUN = """#!/bin/sh
+while [ "$1" != sh ]; do shift; done
+SLURM_PROCID=0 "$@"
+echo "$SAYS" >&2
+exit $STATUS
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "says", "expected"),
+    [
+        (139, "", "FAILED"),
+        (137, "", "FAILED"),
+        (137, "srun: error: n2: task 3: Out Of Memory", "OUT_OF_MEMORY"),
+        (0, "", "COMPLETED"),
+    ],
+)
+def test_of_several_ranks_all_have_to_end_well(status: int, says: str, expected: str, held: Program) -> None:
+    """The first alone leaves the result: it says nothing of another one that has died, as while it wrote its part of a
+    checkpoint."""
+    (held.home / "at_exit.py").write_text(f"NUMBER, HAS_RESULT = 0, True\n{AT_EXIT}")
+    (held.home / "srun").write_text(SRUN)
+    (held.home / "srun").chmod(0o755)
+    about = {
+        "runner": [sys.executable, str(held.home / "at_exit.py")],
+        "slurm": {"arrays": records(arrays([(make({"tasks_per_node": 4}, where="test"), [0])]), "e", as_mapping)},
+    }
+    number = create_launch(Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    path = f"{held.home}:{os.environ['PATH']}"
+    done = held.tool("run", "0", "--launch", number, PATH=path, STATUS=str(status), SAYS=says)
+    assert status == done.returncode, done.stderr
+    assert ["0.1.COMPLETED", f"0.2.{expected}"] == held.states()
+
+
 BY_HAND = "it left when somebody warned it, long before its time limit"
 LEAVES = "trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.02; done"
 

@@ -67,9 +67,10 @@ class Child(NamedTuple):
         return schedulers.named(self.scheduler).n_tasks(self.options) > 1
 
     @property
-    def is_launched(self) -> bool:
-        """Whether our child is not the program itself but what starts it, and tells by its status how that ended."""
-        return self.has_ranks or bool(self.options.get("wrap"))
+    def is_wrapped(self) -> bool:
+        """Whether our child is not the program itself but what starts it once, and tells by its status how that ended.
+        Where there are ranks, the status is of any of them, and the result is of the first."""
+        return bool(self.options.get("wrap")) and not self.has_ranks
 
     @property
     def is_one_log(self) -> bool:

@@ -538,12 +538,13 @@ class _Supervision:
         from experiment_manager.model import policy
 
         pruned = self._why_pruned()
+        is_oom = returncode != 0 and self._was_out_of_memory(returncode)  # what ended well is not asked about
         ending = policy.Ending(
-            returncode=policy.of_launcher(returncode) if self._child.is_launched else returncode,
+            returncode=policy.of_wrapped(returncode) if self._child.is_wrapped and not is_oom else returncode,
             has_result=policy.left_result(result, was_stopped=self._stopped is not None and not self._had_result),
             stopped=self._stopped,
             was_warned=self._warned,
-            out_of_memory=returncode != 0 and self._was_out_of_memory(returncode),  # what ended well is not asked about
+            out_of_memory=is_oom,
             needs_result=self._child.needs_result,
             has_trouble=self._unreadable is not None
             or (not result and bool(read_optional(self._file("error"), ERROR))),

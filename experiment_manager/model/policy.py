@@ -60,7 +60,7 @@ def check_rerun(rerun: str) -> None:
 class Ending(NamedTuple):
     """The end of a child, as its supervisor saw it."""
 
-    returncode: int  # negative: the signal that ended it, see `of_launcher`
+    returncode: int  # negative: the signal that ended it, see `of_wrapped`
     has_result: bool  # this attempt left a result
     stopped: State | None  # why we were told to stop; None: nobody told us
     was_warned: bool  # USR1 or USR2 came: the time limit is near
@@ -111,14 +111,19 @@ def ended_state(ending: Ending) -> State:
     return State.FAILED
 
 
-def of_launcher(status: int) -> int:
-    """The returncode of a program that something else has started and waited for, as `srun`, a shell or a container: by
-    its status such a launcher tells which signal has ended the program, and is ended by none itself.
+_CRASHES: Final = frozenset({signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV})
+"""The signals by which a library fails while the interpreter shuts down."""
 
-    >>> of_launcher(139), of_launcher(1), of_launcher(255), of_launcher(-9)
-    (-11, 1, 255, -9)
+
+def of_wrapped(status: int) -> int:
+    """The returncode of a program that a shell or a container has started and waited for: by its status this tells of
+    a crash, and is ended by no signal itself. A status of KILL, TERM or INT may be of an upload after the program, and
+    stays what it is.
+
+    >>> of_wrapped(139), of_wrapped(137), of_wrapped(1), of_wrapped(255), of_wrapped(-9)
+    (-11, 137, 1, 255, -9)
     """
-    return 128 - status if status - 128 in signal.valid_signals() else status
+    return 128 - status if status - 128 in _CRASHES else status
 
 
 def exit_status(returncode: int) -> int:
