@@ -66,17 +66,18 @@ def test_columns_are_there_where_no_row_is(study: Experiment, capsys: pytest.Cap
 
 
 def test_large_integers_keep_their_digits(tmp_path: Path) -> None:
-    """In frames and in Parquet, whichever jobs lack them, or have something else in their place."""
+    """In frames and in Parquet, whichever jobs lack them, or have text or NaN in their place. Beside floats
+    a column is of floats, which can be averaged."""
     experiment = Experiment(["seed"], "large", tmp_path)
     for seed in range(4):
         experiment.add_job({"seed": seed}, {})
     experiment.save()
     experiment.save_pass_filter(range(4))
-    large = 2**60 + 1
+    large, larger = 2**60 + 1, 2**63 + 5
     left = (
-        {"hash": large, "mixed": large, "huge": 2**80, "few": 3},
-        {"mixed": 0.5, "huge": 1, "few": 4},
-        {"hash": -large},
+        {"hash": large, "mixed": large, "huge": 2**80, "few": 3, "unsigned": larger, "wide": larger, "real": large},
+        {"mixed": "none", "huge": 1, "few": 4, "unsigned": 2**64 - 1, "wide": -1, "real": 1e18},
+        {"hash": -large, "wide": math.nan, "real": math.nan, "unsigned": math.nan},
     )
     for job_id, result in enumerate(left):
         experiment.run_id(job_id, lambda *_, result=result: result)
@@ -85,11 +86,14 @@ def test_large_integers_keep_their_digits(tmp_path: Path) -> None:
     frame, read = experiment.results(), pandas.read_parquet(path)
     for each in (frame, read):
         assert [large, -large] == list(each["hash"].dropna())
-        assert [large, 0.5] == [float(value) if "." in str(value) else int(value) for value in each["mixed"].dropna()]
+        assert [str(large), "none"] == list(map(str, each["mixed"].dropna()))
         assert [2**80, 1] == list(map(int, each["huge"].dropna()))
-        assert [2, 2, 2, 2] == list(each[["hash", "mixed", "huge", "few"]].isna().sum())
-    assert "Int64" == str(frame["hash"].dtype)
-    assert "float64" == str(frame["few"].dtype)  # as pandas has it, which holds them all
+        assert [larger, 2**64 - 1] == list(each["unsigned"].dropna())
+        assert [larger, -1] == list(map(int, each["wide"].dropna()))
+        assert [float(large), 1e18] == list(each["real"].dropna())
+        assert {2} == set(each[["hash", "mixed", "huge", "few", "unsigned", "wide", "real"]].isna().sum())
+        types = [str(each[name].dtype) for name in ("hash", "unsigned", "few", "real")]
+        assert ["Int64", "UInt64", "float64", "float64"] == types  # of floats where those hold all digits
 
 
 def test_no_field_takes_the_place_of_another(tmp_path: Path) -> None:

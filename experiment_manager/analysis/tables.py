@@ -601,21 +601,30 @@ def _rank(value: Any) -> tuple[int, Any]:
 
 def results_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
     """One row per job, flat: `job`, `state`, `attempt`, the variables, the fields of the result, the last metrics. It
-    has the `columns` also where it has no rows. A column is of floats where jobs lack an integer that floats hold, too.
+    has the `columns` also where it has no rows. Of whole numbers that some jobs lack, a column is of floats where those
+    hold all digits.
 
     Raises ExperimentManagerError where pandas is not installed.
     """
     frame: pandas.DataFrame = _pandas().DataFrame(list(rows), columns=None if rows else list(columns))
     for name in frame.select_dtypes("float64").columns:
-        values = [row.get(name) for row in rows]
-        if any(_loses_digits(value) for value in values):
-            are_whole = all(value is None or type(value) is int for value in values)
-            frame[name] = _pandas().Series(values, index=frame.index, dtype="Int64" if are_whole else object)
+        values = [None if _is_missing(value) else value for value in (row.get(name) for row in rows)]
+        whole = [value for value in values if type(value) is int]
+        if len(whole) == len(values) - values.count(None) and any(int(float(value)) != value for value in whole):
+            frame[name] = _pandas().Series(values, index=frame.index, dtype=_type_of(whole))
     return frame
 
 
-def _loses_digits(value: Any) -> bool:
-    return type(value) is int and not -(2**53) <= value <= 2**53
+def _type_of(whole: Collection[int]) -> str:
+    """The type of pandas that holds whole numbers, and gaps.
+
+    >>> _type_of([-(2**63), 2**63 - 1]), _type_of([0, 2**64 - 1]), _type_of([-1, 2**63]), _type_of([2**64])
+    ('Int64', 'UInt64', 'object', 'object')
+    """
+    least, most = min(whole), max(whole)
+    if -(2**63) <= least and most < 2**63:
+        return "Int64"
+    return "UInt64" if least >= 0 and most < 2**64 else "object"
 
 
 def metrics_frame(
@@ -829,7 +838,7 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], pat
     """
     frame = results_frame([{name: _cell(value) for name, value in row.items()} for row in rows], columns)
     for name in frame.columns:
-        there = list(frame[name].dropna())
+        there = list(frame[name].dropna()) if frame[name].dtype == object else []  # other types hold one kind each
         if len(set(map(type, there))) > 1 or any(map(_is_too_large, there)):
             frame[name] = frame[name].map(str, na_action="ignore")
     try:
