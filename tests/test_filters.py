@@ -917,7 +917,8 @@ def test_one_equals_sign_says_that_two_are_meant(written: str, meant: str) -> No
         ("0.0", "names no variable"),
         ("None", "names no variable"),
         ("(1)", "names no variable"),
-        ("1 == 1", "names no variable"),
+        ("1 == 1 and 0.5", "names no variable"),
+        ("seed > 0 and 1", "1 is no condition"),
         ("len('seed')", "names no variable"),
         ("'TD3'.startswith('T')", "names no variable"),
         ("not 0.5", "names no variable"),
@@ -939,8 +940,10 @@ def test_what_says_the_same_of_every_job_is_refused(written: str, part: str) -> 
         said = refusal(form)
         assert part in said
         assert written in said
-    assert list(range(12)) == passing("True")  # who writes that means it
-    assert [] == passing("False")
+    for meant in ("True", "1 == 1", "not False", "True and True", "seed > 0 or (1 == 1 and not False)"):
+        assert list(range(12)) == passing(meant), meant  # who writes that means it
+    for meant in ("False", "1 == 2", "not True", "seed > 0 and 1 == 2"):
+        assert [] == passing(meant), meant
     assert [0, 2, 4] == passing("(seed or 0) < 4 and lr < 0.1 and algorithm == ('TD3' if seed else None)")
 
 

@@ -306,28 +306,36 @@ def _refuse_constants(tree: ast.expr, text: str) -> None:
     """
     if _is_text(tree):
         raise FilterError(f"the filter {text!r} is text, not a condition; leave the inner quotes out")
-    if not _names_something(tree) and not _is_boolean(tree):
-        raise FilterError(f"the filter {text!r} names no variable, so it says the same of every job; {_EXAMPLE}")
+    conditions = list(_conditions(tree))
     inner = [node for node in ast.walk(tree) if isinstance(node, ast.BoolOp) and not _names_something(node)]
-    for condition in (*_conditions(tree), *inner):
-        if _names_something(condition) or isinstance(condition, ast.Compare) or _is_boolean(condition):
-            continue
-        what = "text, not a condition" if _is_text(condition) else "no condition: it says the same of every job"
-        written = ast.get_source_segment(text.strip(), condition)
-        raise FilterError(f"in the filter {text!r}, {written} is {what}; {_one_of(tree, text) or _EXAMPLE}")
+    refused = [node for node in conditions if not _may_decide(node)]
+    refused += [node for node in inner if node not in conditions and not all(map(_may_decide, _conditions(node)))]
+    if not refused:
+        return
+    if not _names_something(tree):
+        raise FilterError(f"the filter {text!r} names no variable, so it says the same of every job; {_EXAMPLE}")
+    what = "text, not a condition" if _is_text(refused[0]) else "no condition: it says the same of every job"
+    written = ast.get_source_segment(text.strip(), refused[0])
+    raise FilterError(f"in the filter {text!r}, {written} is {what}; {_one_of(tree, text) or _EXAMPLE}")
 
 
 def _conditions(tree: ast.expr) -> Iterator[ast.expr]:
-    """The parts of an expression whose truth decides, without `and`, `or` and `not` themselves."""
+    """An expression, and the parts of it whose truth decides: what stands in `and`, `or` and `not`."""
     pending = [tree]
     while pending:
         node = pending.pop(0)
+        yield node
         if isinstance(node, ast.BoolOp):
             pending.extend(node.values)
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             pending.append(node.operand)
-        else:
-            yield node
+
+
+def _may_decide(condition: ast.expr) -> bool:
+    """Whether a condition may be meant: it asks something of the job, compares, is True or False, or joins others."""
+    is_not = isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not)
+    is_of_truth = is_not or isinstance(condition, ast.BoolOp | ast.Compare) or _is_boolean(condition)
+    return is_of_truth or _names_something(condition)
 
 
 def _names_something(tree: ast.expr) -> bool:
