@@ -955,12 +955,18 @@ ASKED = {
     "other > 1": None,
     "1 < min(other, 3)": None,
     "other == None": True,
+    "text.startswith('T')": None,
+    "variables['text'].startswith('T')": None,
+    "variables['other'] > 1": None,
+    "(result.score or 999) > 10": None,
+    "(1 == one and (metric.loss or True)) == True": None,
+    "(other or 3) == 3": True,
 }
 
 
 @st.composite
 def conditions(draw: st.DrawFn) -> tuple[str, bool | None]:
-    """A condition on a job that has `one`, and neither `other` nor a result nor metrics, and whether it holds."""
+    """A condition on a job that has `one`, and no other variable, no result and no metrics, and whether it holds."""
     found: list[tuple[str, bool | None]] = draw(st.lists(st.sampled_from(list(ASKED.items())), min_size=1, max_size=4))
     while len(found) > 1:
         (first, one), (second, another) = (found.pop(draw(st.integers(0, len(found) - 1))) for _ in range(2))
@@ -979,10 +985,48 @@ def test_what_is_not_known_of_a_job_decides_nothing(condition: tuple[str, bool |
     """In whichever order: `or` holds where one side does, `and` fails where one does, and what hangs on the unknown is
     neither true nor false, so that neither it nor its contrary passes."""
     text, truth = condition
-    jobs = jobs_of({"one": 1}, {"other": 1})
+    jobs = jobs_of({"one": 1}, {"other": 1, "text": "T"})
     for written, is_true in ((text, truth is True), (f"not {text}", truth is False)):
         ids, said = asked(written, jobs)
         assert (is_true, []) == (0 in ids, said), written
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "(result.loss or 999) > 10",
+        "not (result.score or 100) < 5",
+        "min(result.loss or 9, 3) == 3",
+        "-(metric.loss or 1) < 0",
+        "1 == [1, 2][result.place or 0]",
+        "(result.score or 1) if seed else 1",
+        "(result.score or 7) + 1 == 8 or seed > 5",
+    ],
+)
+def test_no_value_stands_for_one_that_is_not_known(written: str) -> None:
+    """What is computed of a result is not known of a job that has none, also where it names a value for zero: `remove`
+    and `cancel` take no job for what is not there."""
+    assert ([], []) == asked(written, jobs_of({"seed": 1}, {"seed": 2}))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "lr > 0.05 and algorithm.startswith('T')",
+        "result.score > 1 and algorithm.startswith('T')",
+        "result.score > 1 and 1 / (seed - 1) > 0",
+        "result.score > 1 and seed.startswith('T')",
+        "result.score > 1 and (seed.startswith('T') or lr > 0)",
+        "result.score > 1 and cfg.nothing > 0",
+        "algorithm.startswith('T')",
+        "not algorithm.startswith('D') and lr > 0",
+    ],
+)
+def test_nothing_is_said_of_a_job_that_has_not_come_so_far(written: str) -> None:
+    """What cannot be evaluated is told where it is the first that is not known: behind another it decides nothing; nor
+    is it told of a variable that the job lacks."""
+    jobs = jobs_of({"seed": 1}, {"seed": 2, "lr": 0.1, "algorithm": "DDPG"})
+    assert ([], []) == asked(written, jobs)
 
 
 UNRESOLVED = {0: {"m": facts.Unresolved("m", "${mul:${x},10}", "no resolver mul"), "nn": [1, {"w": 2}], "size": 3}}

@@ -119,6 +119,7 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         self._names: Collection[str] = ()
         self._answers: dict[tuple[Any, ...], bool | Unanswered | None] = {}
         self._tree = _parsed(text)
+        self._conditions = frozenset(id(node) for node in _conditions(self._tree))
 
     @cached_property
     def _read(self) -> frozenset[str]:
@@ -126,8 +127,12 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         return self._read_in(self._tree)
 
     def _read_in(self, tree: ast.expr) -> frozenset[str]:
-        dotted = (_dotted(node) for node in ast.walk(tree))
-        return frozenset(name for name in dotted if name is not None and name in self._names)
+        found = (_variable(node) for node in ast.walk(tree))
+        return frozenset(name for name in found if name is not None and name in self._names)
+
+    def _lacks(self, tree: ast.expr) -> bool:
+        """Whether the job lacks a variable that is read there: `lr > 0` of a job that has no lr."""
+        return not self._read_in(tree) <= self._job.variables.keys()
 
     def unknown(self, names: Collection[str]) -> Iterator[str]:
         """The names in the expression that are neither variables nor functions."""
@@ -203,8 +208,8 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         except MemoryError as error:
             raise FilterError(f"{self._cannot(job)}: it needs more memory than there is") from error
         except Exception as error:
-            if isinstance(error, TypeError) and not self._read <= job.variables.keys():
-                return None  # `lr > 0` of a job that has no lr
+            if isinstance(error, TypeError) and self._lacks(self._tree):
+                return None
             raise Unanswered(f"{self._cannot(job)}: {error}{self._values(job)}") from error
 
     def _cannot(self, job: Job) -> str:
@@ -217,21 +222,23 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
         return f" ({', '.join(f'{name}={value!r:.80}' for name, value in found)})" if found else ""
 
     def _eval_and_or(self, node: ast.BoolOp) -> Any:
-        """As Python's, and in any order: what is not known of a job leaves it to the others to decide."""
+        """As Python's; of conditions in any order: what is not known of a job leaves it to the others to decide.
+
+        A value, as in `(result.loss or 9) > 1`, is not known where one of its operands is not: no other stands for it.
+        """
+        if id(node) not in self._conditions:
+            return self._eval_boolop(node)
         is_or, is_unknown, value = isinstance(node.op, ast.Or), False, None
         for operand in node.values:
             try:
                 value = self._eval(operand)
-            except _NothingKnown:
-                is_unknown = True
-                continue
-            except TypeError:
-                if self._read_in(operand) <= self._job.variables.keys():
+                if bool(value) is is_or:
+                    return value
+            except Exception as error:
+                is_lacking = isinstance(error, TypeError) and self._lacks(operand)
+                if not (is_unknown or is_lacking or isinstance(error, _NothingKnown)):
                     raise
-                is_unknown = True  # `lr > 0` of a job that has no lr
-                continue
-            if bool(value) is is_or:
-                return value
+                is_unknown = True  # as what cannot be evaluated after it, of a job that has not come so far
         if is_unknown:
             raise _NothingKnown
         return value
@@ -262,6 +269,8 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
             return getattr(owner, node.attr)
         if isinstance(owner, Unresolved):
             bool(owner)  # which says why it cannot be told
+        if owner is None and self._lacks(node.value):
+            raise _NothingKnown
         raise Unanswered(
             f"{self._cannot(self._job)}: it asks a {type(owner).__name__} for .{node.attr}, which it has not; a key of "
             f"the configuration is read with cfg.{dotted}"
@@ -404,6 +413,14 @@ def _dotted(node: ast.AST) -> str | None:
         owner = _dotted(node.value)
         return None if owner is None else f"{owner}.{node.attr}"
     return None
+
+
+def _variable(node: ast.AST) -> str | None:
+    """The name that a node reads if there is such a variable: `model.width`, or `variables['db@source']`."""
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == VARIABLES:
+        place = getattr(node.slice, "value", None)
+        return place if isinstance(place, str) else None
+    return _dotted(node)
 
 
 def _key(node: ast.AST) -> str | None:
