@@ -684,6 +684,28 @@ def test_columns_that_differ_and_digits(scored: Experiment, capsys: pytest.Captu
     assert "score,job" == capsys.readouterr().out.splitlines()[0]
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1"])
+def test_no_text_is_a_formula_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    """`results --format csv --safe` has no cell that a spreadsheet runs, in names and values, of variables and results;
+    numbers stay numbers, and without it all is as it is."""
+    experiment = Experiment([text], "train", tmp_path)
+    experiment.add_job({text: text}, {})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    experiment.run_id(0, lambda *_: {"loss": -1.5, text + "r": text})
+    words = ["results", experiment.folder.path, "--format", "csv"]
+    assert 0 == main([*words, "--safe"])
+    cells = [cell for row in csv.reader(capsys.readouterr().out.splitlines(keepends=True)) for cell in row]
+    assert "-1.5" in cells
+    assert [] == [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and cell != "-1.5"]
+    assert 4 == sum(text in cell for cell in cells)
+    assert 0 == main(words)
+    plain = [cell for row in csv.reader(capsys.readouterr().out.splitlines(keepends=True)) for cell in row]
+    assert (text in plain, len(plain)) == (True, len(cells))
+
+
 def test_results_with_a_mistake(mixed: Program) -> None:
     """Unknown columns and formats are answered with those that there are."""
     for arguments, said in (

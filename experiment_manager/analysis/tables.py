@@ -1,6 +1,7 @@
 """Tables of results: rows, flat, in order, and averaged over jobs that agree in some variables; DataFrames; files."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -816,11 +817,22 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, is_s
     """Rows on standard output, with a line of names; lists and mappings as JSON. `is_safe`: no text of a cell is a
     formula to a spreadsheet."""
     stream = stream_of(sys.stdout)
-    write = csv.writer(stream, lineterminator="\n").writerow
     is_shown = stream.isatty()
     for cells in (columns, *([_cell(row.get(name)) for name in columns] for row in rows)):
         texts = [_no_formula(cell) for cell in cells] if is_safe else cells
-        write([harmless(text) if is_shown and isinstance(text, str) else text for text in texts])
+        stream.write(_csv_line([harmless(text) if is_shown and isinstance(text, str) else text for text in texts]))
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    """A row with its end. Whoever reads a bare carriage return takes it for the end of a row, and Python quotes it only
+    where rows end so.
+
+    >>> _csv_line([1, "a,b", "a\\rb"])
+    '1,"a,b","a\\rb"\\n'
+    """
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _no_formula(cell: Any) -> Any:
