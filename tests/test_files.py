@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,38 @@ def test_a_tree_is_removed_whose_folders_may_not_be_listed(reachable: Path) -> N
         remove_tree(str(reachable / "tree"))
         remove_tree(str(reachable / "tree"))  # which is not there
     assert ["kept"] == os.listdir(reachable)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to any group")
+@pytest.mark.usefixtures("light")
+def test_a_group_that_shares_a_folder_shares_what_is_made_in_it(program: Program) -> None:
+    """Below a folder with the setgid bit, and with `umask 002`, all that commands and jobs make is of its group, which
+    may write to every folder and read every file; scripts and manifest among them; nobody else may write."""
+    group = 54321
+    os.chown(program.home, 0, group)
+    program.home.chmod(0o2775)
+    for words in (["init", "-q"], ["add", "."]):  # whose files are copied
+        subprocess.run(["git", *words], cwd=program.home, check=True)
+    before = os.umask(0o002)
+    try:
+        for words in (["hydra/launcher=local_pool"], ["hydra/launcher=slurm_script", "hydra.launcher.snapshot=true"]):
+            done = program.sweep("seed=1,2", *words, "hydra.sweeper.rerun=always")
+            assert 0 == done.returncode, done.stderr
+        for words in (["tag", "0", "best"], ["note", "0", "good"], ["hold", "1"], ["report"], ["work", "--where", "0"]):
+            done = program.tool(*words)
+            assert 0 == done.returncode, done.stderr
+    finally:
+        os.umask(before)
+    found = [program.experiment.parent, *program.experiment.parent.rglob("*")]
+    made = {path: path.stat() for path in found if not path.is_symlink()}
+    assert 30 < len(made)
+    assert [] == [path for path, about in made.items() if about.st_gid != group]
+    code = program.experiment / "code"
+    wrong = {
+        str(path): oct(about.st_mode)
+        for path, about in made.items()
+        if about.st_mode & 0o002
+        or about.st_mode & 0o040 == 0
+        or (path.is_dir() and about.st_mode & 0o2070 != 0o2070 and not path.is_relative_to(code))
+    }
+    assert {} == wrong
