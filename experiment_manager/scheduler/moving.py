@@ -87,16 +87,17 @@ def _mend_scripts(found: Move, place: Folder) -> None:
         submission = Submission(place, launch, is_to_act=False)
         arrays = [array for array in launched_arrays(launch) if submission.array_id(array.name) is None]
         paths = {path for array in arrays for path in script_paths(place, launch, array)}
-        if [path for path in sorted(paths) if not _mend_script(found, path)]:
+        if [path for path in sorted(paths) if not _mend_script(found, place, path)]:
             tell(
                 f"the scripts of launch {number} name {found.old.path}, where the experiment is not any more; write "
                 f"them again with `experiment-manager script {as_word(found.new.path)}`"
             )
 
 
-def _mend_script(found: Move, path: str) -> bool:
+def _mend_script(found: Move, place: Folder, path: str) -> bool:
     """Whether a script names the new place now; true for one that is not there."""
     try:
+        place.require_within(os.path.dirname(path))
         text = content(path).decode()
     except FileNotFoundError:
         return True

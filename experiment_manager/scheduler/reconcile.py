@@ -244,6 +244,7 @@ class _Applied:
             return
         path = self._folder.join("launches", opened.launch.number, SETTLED)
         with suppress(OSError):  # somebody else's folder: it will be asked about again
+            self._folder.require_within(os.path.dirname(path))
             if is_open and was_asked and may_be_there(path):
                 os.unlink(path)
             elif not is_open and not may_be_there(path):

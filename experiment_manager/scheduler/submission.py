@@ -653,6 +653,7 @@ def _alone(folder: Folder, launch: Launch, wait_s: float) -> Iterator[None]:
     place = folder.join("launches", launch.number)
     try:
         with writing(folder.path):
+            folder.require_within(place)
             lock = Lock(os.path.join(place, ".submitting.lock"), wait_s=wait_s)
     except Busy as busy:
         raise FolderError(f"{busy.holder} submits launch {launch.number} of {folder.path}; wait for it") from busy

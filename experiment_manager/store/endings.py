@@ -105,6 +105,7 @@ class Endings:
         place = self._folder.job(job_id)
         with suppress(OSError):
             if any(map(is_temporary, os.listdir(place))):
+                self._folder.require_within(place)
                 clear_leftovers_in(place)
 
     def note_stop(self, job_id: int, attempt: int, about: Mapping[str, Any], *, had_result: bool) -> None:

@@ -189,6 +189,7 @@ def clear_leftovers(folder: Folder) -> None:
             if not place or not is_link(folder.join(place)):
                 clear_leftovers_in(folder.join(place) if place else folder.path, clock)
     with suppress(OSError, FolderError):
+        folder.require_within(folder.launches)
         for number in unsettled_numbers(folder):
             place = folder.join("launches", number)
             if is_link(place):  # of somebody else's: it leads anywhere
@@ -197,8 +198,10 @@ def clear_leftovers(folder: Folder) -> None:
             _clear_unrecorded(place, clock)
         for driver in _drivers(folder):
             if is_gone(driver.process):
-                clear_leftovers_in(os.path.dirname(driver.path), clock)  # of a settled launch, into which nobody looks
-                discard(driver.path)
+                with suppress(OSError):
+                    folder.require_within(os.path.dirname(driver.path))
+                    clear_leftovers_in(os.path.dirname(driver.path), clock)  # of a settled launch, into which nobody looks
+                    os.unlink(driver.path)
 
 
 def _clear_unrecorded(place: str, clock: FileClock) -> None:
@@ -218,9 +221,10 @@ def settle(folder: Folder, number: str) -> None:
         return
     place = folder.join("launches", number)
     with suppress(OSError, FolderError):
+        folder.require_within(place)
         if not is_link(place):  # one leads anywhere
             clear_leftovers_in(place)
-        leave_empty(folder.join("launches", number, SETTLED))
+        leave_empty(os.path.join(place, SETTLED))
 
 
 def _names(folder: Folder) -> list[str]:

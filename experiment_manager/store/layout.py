@@ -211,25 +211,30 @@ class Folder:
     def make(self, path: str) -> None:
         """The folder at `path`, in the experiment, is there, to be written to.
 
-        Raises OSError; PermissionError where a link of somebody else's leads out of the experiment: what we write would
-        lie in a place that others have chosen; FileNotFoundError where the experiment was there and is gone: nothing is
-        left where nobody looks for it.
+        Raises OSError, PermissionError as `require_within`, FileNotFoundError where the experiment was there and is
+        gone: nothing is left where nobody looks for it.
         """
+        self.require_within(path)
         if self.was_there:
             _make_folder(path, [], within=self.path)
         else:
             os.makedirs(path, exist_ok=True)
+
+    def require_within(self, path: str) -> None:
+        """Raise PermissionError where a link of somebody else's on the way to a folder leads out of the experiment:
+        what is written, or removed, there is in a place that others have chosen."""
         place = path
         while place.startswith(self.path + os.sep):
-            about = os.lstat(place)
-            if (
-                stat.S_ISLNK(about.st_mode)
-                and about.st_uid != os.geteuid()
-                and below(os.path.realpath(self.path), place) is None
-            ):
-                raise PermissionError(
-                    errno.EPERM, "it is a link of another user's, and leads out of the experiment", place
-                )
+            with suppress(FileNotFoundError):  # it is going to be made
+                about = os.lstat(place)
+                if (
+                    stat.S_ISLNK(about.st_mode)
+                    and about.st_uid != os.geteuid()
+                    and below(os.path.realpath(self.path), place) is None
+                ):
+                    raise PermissionError(
+                        errno.EPERM, "it is a link of another user's, and leads out of the experiment", place
+                    )
             place = os.path.dirname(place)
 
     def is_experiment(self) -> bool:
@@ -265,6 +270,8 @@ def set_marks(folder: Folder, place: str, names: Iterable[str], *, are_there: bo
     with writing(folder.path):
         if are_there:
             folder.make(place)
+        else:
+            folder.require_within(place)
         for name in names:
             path = os.path.join(place, name)
             if are_there:

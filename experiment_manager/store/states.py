@@ -306,7 +306,7 @@ class States:
 
     def _clear_leftovers(self, hidden: Iterable[str]) -> None:
         """What killed processes of this machine have left in the folder is gone: of them, no planner need ever come."""
-        if any(is_leftover(name, 0.0) for name in hidden) and self.may_write():
+        if any(is_leftover(name, 0.0) for name in hidden) and self.may_write() and not os.path.islink(self._path):
             clear_leftovers_in(self._path)
 
     def _names(self) -> tuple[list[str], list[str]]:

@@ -170,6 +170,7 @@ class Sightings:
     raises UnreadableLaunch."""
 
     def __init__(self, folder: Folder, launch: Launch, *, is_to_act: bool = True) -> None:
+        self._folder = folder
         self._path = folder.join("launches", launch.number, "seen.json")
         self._ids_path = folder.join("launches", launch.number, "seen_arrays.json")
         self._clusters_path = folder.join("launches", launch.number, "seen_clusters.json")
@@ -177,7 +178,6 @@ class Sightings:
         self._ids: dict[str, set[str]] = {}
         self._clusters: dict[str, set[str]] = {}
         self._is_known = True
-        self._is_only_read = folder.is_only_read
         try:
             self._clusters = _read_texts(self._clusters_path)
             body = read_object(self._path, {})
@@ -222,9 +222,10 @@ class Sightings:
             self._write(self._path, {name: format_ids(sorted(known)) for name, known in self._seen.items()})
 
     def _write(self, path: str, body: Mapping[str, Any]) -> None:
-        if self._is_known and not self._is_only_read:
-            clear_leftovers_beside(path)
+        if self._is_known and not self._folder.is_only_read:
             with suppress(OSError):  # somebody else's folder
+                self._folder.require_within(os.path.dirname(path))
+                clear_leftovers_beside(path)
                 write_json(path, body)
 
 

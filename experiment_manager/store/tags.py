@@ -109,6 +109,7 @@ def remove_note(folder: Folder, job_id: int | None = None) -> None:
     """Nothing is written about the job, or the experiment. Raises FolderError."""
     path = _note(folder, job_id)
     with writing(path), suppress(FileNotFoundError):
+        folder.require_within(os.path.dirname(path))
         os.unlink(path)
 
 
