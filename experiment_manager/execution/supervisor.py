@@ -522,7 +522,8 @@ class _Supervision:
         reason = f"{culprit} could not be started: {error.strerror or error}"
         if not may_be_there(cwd):
             culprit = f"the folder {cwd}, where the sweep was started,"
-            reason = f"{culprit} is not there any more; sweep again from where it is now"
+            here = f"is not there any more, or not on {os.uname().nodename}"
+            reason = f"{culprit} {here}; sweep again from where it is now, and all nodes see it"
         is_output = error.filename in self._child.logs(self._number)
         if is_output:
             reason = f"its output cannot be written: {error.strerror or error}"

@@ -7,6 +7,7 @@ What is recorded as ended is never overridden, but for CANCELLED and NODE_FAIL t
 what they were. What the scheduler has no more, while its history does not answer, is LOST, and marked so, too.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,10 @@ MAY_TELL_S: Final = 30 * 86_400.0
 accounting forgets nothing by itself; sites that have it purged keep months."""
 
 _LAST_KNOWN: Final = "as last known"
+_NOT_THERE: Final = re.compile(r": line \d+: /[^:]+: (?:No such file or directory|Permission denied|cannot execute)")
+"""How bash ends where a program is not there, as a Python that only the login node has."""
+
+_BE_THERE: Final = "what a script runs has to be on all nodes, and may be run there: install it where they see it"
 _DIED: Final = (State.LOST, State.NODE_FAIL)
 _MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED, State.LOST)
 """A scheduler may start such a job again, or know better what became of it: its record tells."""
@@ -364,6 +369,8 @@ class _Decision:
         if end is State.COMPLETED:
             end, words = State.LOST, f"{self._launch.label} says COMPLETED, but the job has not begun"
         said = self._disk.last_words(run.task)
+        if said and _NOT_THERE.search(said):
+            said = f"{said}; {_BE_THERE}"
         return end, {"reason": f"{words}: {said}" if said else words, "slurm_state": run.word}
 
     def _words(self, run: Run) -> str:

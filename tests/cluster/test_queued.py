@@ -5,15 +5,23 @@ import os
 import re
 import signal
 import subprocess
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import HOME, ProgramOf, need_own_cluster, python_as_user, reconfigured
+from tests.cluster.conftest import (
+    HOME,
+    ProgramOf,
+    need_own_cluster,
+    python_as_user,
+    reconfigured,
+    wait_for_queue_to_drain,
+)
 from tests.cluster.sweeps import Sweep, counting_path, queue, slurm
-from tests.conftest import Program, files_below, wait_until
+from tests.conftest import Program, clean_env, files_below, wait_until
 
 pytestmark = pytest.mark.heavy  # minutes: run by `make test-cluster`
 
@@ -66,7 +74,8 @@ def test_submitted_by_hand(program: Program) -> None:
 
 def test_died_before_it_began(program: Program) -> None:
     """A task that ends before its job begins makes the job FAILED, with what SLURM says and the last line of the log,
-    and nothing else before that, however many end at once."""
+    and nothing else before that, however many end at once; where there is no such Python on the node, with the way
+    out."""
     script, python = Sweep(program, "script"), Sweep(program, "python")
     script.write("seed=range(40)", "hydra.launcher.pre_script=['echo no such module >&2; exit 9']")
     python.write("seed=0")
@@ -78,7 +87,10 @@ def test_died_before_it_began(program: Program) -> None:
     assert all(why.startswith("SLURM: FAILED") for why in script.looked()[1].values())
     assert all(why.endswith("before the job began: no such module") for why in script.looked()[1].values())
     python.until({0: "FAILED"}, through=["PENDING", "QUEUED"])
-    assert re.fullmatch(r"SLURM: FAILED.* before .*/gone/.*: No such file or directory", python.looked()[1][0])
+    way_out = "; what a script runs has to be on all nodes, and may be run there: install it where they see it"
+    assert re.fullmatch(
+        rf"SLURM: FAILED.* before .*/gone/.*: No such file or directory{way_out}", python.looked()[1][0]
+    )
 
 
 def test_packed_and_superseded(program: Program) -> None:
@@ -259,3 +271,28 @@ def test_looked_after_by_others(alices_program: ProgramOf) -> None:
         )["jobs"]
         assert "False\n" == as_nobody("-c", asks, str(anchor))
         assert [experiment / "states/0.1.RUNNING"] == list(experiment.glob("states/0.1.*"))
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("first", ["requeue", "resubmit"])
+def test_resubmitted_while_slurm_starts_it_again(program: Program, first: str) -> None:
+    """Jobs that have failed, and whose tasks are requeued by hand while `resubmit` hands them over: each is begun once
+    more, by one of both, and nothing runs that has completed."""
+    sweep, begun, jobs = Sweep(program), program.home / "begun", range(8)
+    begun.mkdir()
+    sweep.write("seed=range(8)", "how=unless-again", "sleep=1", f"started={begun}")
+    sweep.submit()
+    sweep.until(dict.fromkeys(jobs, "FAILED"))
+    tasks = " ".join(map(sweep.task, jobs))
+    again = f"for task in {tasks}; do scontrol requeue $task; done"
+    words = ("-m", "experiment_manager", "resubmit", str(sweep.experiment), "--yes")
+    resubmit = sweep.start(*words) if first == "resubmit" else None
+    requeue = subprocess.Popen(["bash", "-c", again], env=clean_env())
+    resubmit = resubmit or sweep.start(*words)
+    assert 0 == requeue.wait(60)
+    _, said = resubmit.communicate(timeout=120)
+    assert (True, False) == (resubmit.returncode in (0, 2), "Traceback" in said), said
+    sweep.until(dict.fromkeys(jobs, "COMPLETED"), seconds=90)
+    wait_for_queue_to_drain()
+    assert [f"{job}.{end}" for job in jobs for end in ("1.FAILED", "2.COMPLETED")] == sweep.states()
+    assert dict.fromkeys(map(str, jobs), 2) == Counter(path.name.split(".")[0] for path in begun.iterdir())
