@@ -1,5 +1,6 @@
 """Many processes at one experiment at the same moment: nothing is lost, nothing runs twice, no id moves."""
 
+import itertools
 import json
 import os
 import shutil
@@ -99,6 +100,37 @@ def test_ten_sweeps_at_once(program: Program, launcher: str) -> None:
     if launcher == "local_pool":
         assert {"COMPLETED": 9} == Experiment.at(program.experiment).counts()
         assert {1} == {row["attempt"] for row in rows}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("launcher", ["local_pool", "work"])
+def test_the_filter_is_changed_while_jobs_run(program: Program, launcher: str) -> None:
+    """While a sweep, or a worker, runs jobs, `filter` chooses others again and again: each call is done, or refused in
+    a sentence; each job that has begun has run once, and the same sweep runs the rest afterwards."""
+    begun, jobs = program.home / "begun", range(12)
+    begun.mkdir()
+    words = ("-m", "seed=range(12)", "sleep=0.2", f"started={begun}")
+    if launcher == "work":
+        assert 0 == program.sweep(*words, "hydra/launcher=slurm_script", LIGHT="1").returncode
+        running = program.start("-m", "experiment_manager", "work", str(program.experiment), "--jobs", "2", LIGHT="1")
+    else:
+        running = program.start("train.py", *words, "hydra.launcher.n_jobs=2", LIGHT="1")
+    wait_until(lambda: any(begun.iterdir()))
+    chosen = itertools.cycle(["0-2", "3-7", "seed > 8", "state:COMPLETED", "0-11"])
+    statuses = set()
+    while running.poll() is None:
+        done = program.tool("filter", next(chosen))
+        assert "Traceback" not in done.stderr, done.stderr
+        statuses.add(done.returncode)
+    _, said = running.communicate(timeout=120)
+    assert (True, False) == (running.returncode in (0, 1, 2), "Traceback" in said), said
+    assert statuses <= {0, 2}
+    assert 0 in statuses
+    assert {1} == set(Counter(path.name.split(".")[0] for path in begun.iterdir()).values())
+    done = program.sweep(*words, "hydra.launcher.n_jobs=2", LIGHT="1")
+    assert 0 == done.returncode, done.stderr
+    assert [f"{job}.1.COMPLETED" for job in jobs] == sorted(program.states(), key=lambda name: int(name.split(".")[0]))
+    assert dict.fromkeys(map(str, jobs), 1) == Counter(path.name.split(".")[0] for path in begun.iterdir())
 
 
 def _begun(home: Path) -> Iterator[int]:

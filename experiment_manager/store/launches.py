@@ -198,9 +198,10 @@ def clear_leftovers(folder: Folder) -> None:
             _clear_unrecorded(place, clock)
         for driver in _drivers(folder):
             if is_gone(driver.process):
+                place = os.path.dirname(driver.path)
                 with suppress(OSError):
-                    folder.require_within(os.path.dirname(driver.path))
-                    clear_leftovers_in(os.path.dirname(driver.path), clock)  # of a settled launch, into which nobody looks
+                    folder.require_within(place)
+                    clear_leftovers_in(place, clock)  # of a settled launch, into which nobody looks
                     os.unlink(driver.path)
 
 

@@ -306,8 +306,10 @@ class States:
 
     def _clear_leftovers(self, hidden: Iterable[str]) -> None:
         """What killed processes of this machine have left in the folder is gone: of them, no planner need ever come."""
-        if any(is_leftover(name, 0.0) for name in hidden) and self.may_write() and not os.path.islink(self._path):
-            clear_leftovers_in(self._path)
+        if any(is_leftover(name, 0.0) for name in hidden) and self.may_write():
+            with suppress(OSError):  # of a link of somebody else's, which leads anywhere
+                self._folder.require_within(self._path)
+                clear_leftovers_in(self._path)
 
     def _names(self) -> tuple[list[str], list[str]]:
         """The names in the folder, and the hidden ones: files that are being made, or were left half done."""

@@ -1,13 +1,19 @@
 """What sites, and people at them, do to jobs: `status` says it in words, and no state lies."""
 
+import calendar
+import os
 import re
+import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.conftest import reconfigured, sacct_state
-from tests.cluster.sweeps import Sweep, slurm
-from tests.conftest import Program
+from tests.cluster.sweeps import Sweep, queue, slurm, start_again
+from tests.conftest import Program, clean_env, wait_until
 
 LARGE = """
 import time
@@ -47,6 +53,194 @@ def test_suspended_and_never_started(program: Program) -> None:
     assert reasons[0].startswith("SLURM has suspended it")
     slurm("scontrol", "resume", stopped.task(0))
     assert {} == stopped.looked()[1]
+
+
+@pytest.mark.usefixtures("light")
+def test_what_waits_for_its_time(program: Program) -> None:
+    """A job with a time to begin, or with a reservation, is QUEUED until then, and `status` says why; it runs when that
+    has come."""
+    timed, kept = Sweep(program, "timed"), Sweep(program, "kept")
+    timed.write("seed=0", "+hydra.launcher.additional_parameters.begin=now+1hour")
+    kept.write("seed=0", "+hydra.launcher.additional_parameters.reservation=later")
+    about = ("starttime=now+60minutes", "duration=10", "users=root", "nodes=n1")
+    slurm("scontrol", "create", "reservation", "reservationname=later", *about)
+    try:
+        timed.submit()
+        kept.submit()
+        timed.until({0: "QUEUED"}, through=["QUEUED"])
+        wait_until(lambda: timed.looked()[1] == {0: "BeginTime"})
+        wait_until(lambda: kept.looked()[1].get(0, "").startswith("Reservation"))
+        assert "it begins with its reservation: scontrol show reservation" in kept.tool("status").stdout
+        slurm("scontrol", "update", f"jobid={timed.slurm_id}", "starttime=now")
+        slurm("scontrol", "update", "reservationname=later", "starttime=now")
+        for sweep in (timed, kept):
+            sweep.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    finally:
+        slurm("scancel", *filter(None, (timed.slurm_id, kept.slurm_id)))
+        wait_until(lambda: [] == queue(kept.slurm_id))
+        slurm("scontrol", "delete", "reservationname=later")
+
+
+@pytest.mark.usefixtures("light")
+def test_profiles_that_print_or_exit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the shell of a task reads a profile that prints something, its job runs; where that exits, the job has
+    FAILED before it began, with what the profile has said; so it is with a login shell."""
+    for name, text in (("prints", "echo welcome; echo quota >&2\n"), ("exits", "echo no licence here >&2; exit 3\n")):
+        place = program.home / name
+        place.mkdir()
+        (place / ".bash_profile").write_text(text)
+        for kind in ("read", "login"):
+            sweep = Sweep(program, f"{name}-{kind}")
+            sweep.write("seed=0")
+            with monkeypatch.context() as patch:
+                if kind == "read":
+                    patch.setenv("BASH_ENV", str(place / ".bash_profile"))
+                else:
+                    script = sweep.experiment / "slurm_scripts.sh"
+                    script.write_text(script.read_text().replace("#!/bin/bash\n", "#!/bin/bash -l\n"))
+                    patch.setenv("HOME", str(place))
+                sweep.submit()
+            if name == "prints":
+                sweep.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+            else:
+                sweep.until({0: "FAILED"}, through=["QUEUED"])
+                reason = sweep.looked()[1][0]
+                assert re.fullmatch("SLURM: FAILED.* on n[12] before the job began: no licence here", reason), reason
+
+
+@pytest.mark.usefixtures("light")
+def test_no_folder_for_temporary_files(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TMPDIR names no folder of the node, jobs run in another one: alone, several in a task, and with lines after
+    the job, also under `set -e`."""
+    alone, packed, after = (Sweep(program, name) for name in ("alone", "packed", "after"))
+    alone.write("seed=0")
+    packed.write("seed=0,1", "hydra.launcher.pack=2")
+    after.write("how=exit3", "hydra.launcher.setup=['set -euo pipefail']", "hydra.launcher.post_script=['touch after']")
+    monkeypatch.setenv("TMPDIR", "/gone/tmp")
+    for sweep in (alone, packed, after):
+        sweep.submit()
+    alone.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    packed.until({0: "COMPLETED", 1: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    after.until({0: "FAILED"}, through=["QUEUED", "RUNNING"])
+    assert "exit code 3" in after.looked()[1][0]
+    wait_until((program.home / "after").exists)
+
+
+def submitted_in(place: Path, sweep: Sweep) -> str:
+    """SLURM has the script by somebody who types `sbatch` in a folder; returns its id."""
+    words = ["sbatch", "--parsable", str(sweep.experiment / "slurm_scripts.sh")]
+    return subprocess.run(words, cwd=place, env=clean_env(), check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_working_directory_is_not_there(program: Program) -> None:
+    """A job whose working directory is gone has FAILED, and says so; one that was submitted from a folder that is gone
+    runs."""
+    from_elsewhere, gone = Sweep(program, "elsewhere"), Sweep(program, "gone")
+    place = program.home / "place"
+    place.mkdir()
+    from_elsewhere.write("seed=0", "+hydra.launcher.additional_parameters.hold=true")
+    from_elsewhere.slurm_id = submitted_in(place, from_elsewhere)
+    words = ("seed=0", f"hydra.sweeper.experiment_path={program.home}/experiments")
+    done = Program(place).sweep(
+        *words, "hydra.sweeper.experiment_name=gone", "hydra/launcher=slurm_script", script="../train.py"
+    )
+    assert 0 == done.returncode, done.stderr
+    shutil.rmtree(place)
+    slurm("scontrol", "release", from_elsewhere.slurm_id)
+    gone.submit()
+    from_elsewhere.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    gone.until({0: "FAILED"}, through=["QUEUED", "RUNNING"])
+    assert gone.looked()[1][0].startswith(f"the folder {place}, where the sweep was started, is not there any more, or")
+
+
+@pytest.mark.usefixtures("light")
+def test_the_environment_overrules_the_script_no_less_for_real(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SBATCH_EXPORT=NONE jobs have the environment in which they were submitted, and SBATCH_REQUEUE starts no job
+    again that was not to be; by hand, the script of an experiment does what sbatch does."""
+    sweep = Sweep(program)
+    monkeypatch.setenv("MINE", "yes")
+    monkeypatch.setenv("SBATCH_EXPORT", "NONE")
+    monkeypatch.setenv("SBATCH_REQUEUE", "1")
+    sweep.write(
+        "seed=0", "hydra.launcher.max_requeues=0", "hydra.launcher.pre_script=['test \"$MINE\" = yes || exit 9']"
+    )
+    sweep.submit()
+    assert "Requeue=0 " in slurm("scontrol", "show", "job", sweep.slurm_id)
+    sweep.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+
+
+@pytest.mark.usefixtures("light")
+def test_the_hour_that_comes_twice(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While clocks are put back by an hour, and right after it, states are what they are elsewhere, of what SLURM alone
+    can tell, too, and times are seconds of one clock."""
+    sweep, now = Sweep(program), time.time()
+    sweep.write("sleep=2,60,61")
+    there = time.gmtime(now + 3600 + 4)  # as clocks show it before they are put back, which they are in 4 s
+    day = there.tm_yday - (calendar.isleap(there.tm_year) and there.tm_yday > 59)
+    monkeypatch.setenv("TZ", f"WIN0SUM,J{day % 365 + 30 if day < 300 else 60}/0,J{day}/{time.strftime('%T', there)}")
+    assert "SUM" == subprocess.run(["date", "+%Z"], capture_output=True, text=True, check=True).stdout.strip()
+    sweep.submit()
+    sweep.until_begun(0, 1, 2)
+    wait_until(lambda: time.time() > now + 5)
+    assert "WIN" == subprocess.run(["date", "+%Z"], capture_output=True, text=True, check=True).stdout.strip()
+    slurm("scancel", sweep.task(1))
+    os.kill(sweep.anchor(2)["pid"], signal.SIGKILL)
+    sweep.until({0: "COMPLETED", 1: "CANCELLED", 2: "FAILED"}, through=["RUNNING"])
+    attempts = [sweep.told("show", str(job))["attempts"][0] for job in range(3)]
+    times = [about[name] for about in attempts for name in ("start", "end") if about[name] is not None]
+    assert (5, []) == (len(times), [value for value in times if not now < value < now + 60])
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("light")
+def test_a_site_that_starts_nothing_again(program: Program) -> None:
+    """With JobRequeue=0 a job that is to be started again is, since its script asks for that; another one that has to
+    make room for others is PREEMPTED, and stays so."""
+    again, once = Sweep(program, "again"), Sweep(program, "once")
+    with reconfigured(extra=["JobRequeue=0"]):
+        again.write("sleep=2", "hydra.launcher.max_requeues=1", "hydra.launcher.timeout_min=5")
+        once.write("sleep=60", "hydra.launcher.partition=preempt", "hydra.launcher.mem_gb=5", "hydra.launcher.nodes=2")
+        again.submit()
+        again.until_begun(0)
+        slurm("scontrol", "requeue", again.task(0))
+        again.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+        assert ["0.1.PREEMPTED", "0.2.COMPLETED"] == again.states()
+        once.submit()
+        once.until_begun(0)
+        urgent = Sweep(program, "urgent")
+        urgent.write("sleep=0", "hydra.launcher.mem_gb=5", "hydra.launcher.nodes=2")
+        urgent.submit()
+        once.until({0: "PREEMPTED"})  # CANCELLED by a signal until accounting says why
+        urgent.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+        assert ["0.1.PREEMPTED"] == once.states()
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("light")
+def test_a_node_that_starts_nothing(program: Program) -> None:
+    """Where the prologue of a site fails, SLURM holds the job: it is QUEUED, `status` says what to do, and `status
+    --wait` ends with a sentence; let go on a node that is well, it runs."""
+    sweep = Sweep(program)
+    prologue = program.home / "prologue"
+    prologue.write_text("#!/bin/sh\nexit 1\n")
+    prologue.chmod(0o755)
+    sweep.write("seed=0")
+    try:
+        with reconfigured(extra=[f"Prolog={prologue}"]):
+            sweep.submit()
+            wait_until(lambda: sweep.looked()[1].get(0, "").startswith("launch failed requeued held"), 60)
+            assert {0: "QUEUED"} == sweep.status()
+            done = sweep.tool("status", "--wait")
+            assert "it could not be started on its node: tell the administrators" in done.stdout + done.stderr
+    finally:
+        for node in ("n1", "n2"):
+            if "drain" in slurm("sinfo", "-h", "-N", "-n", node, "-o", "%T"):
+                slurm("scontrol", "update", f"nodename={node}", "state=resume")
+    slurm("scontrol", "release", sweep.task(0))
+    start_again(sweep.task(0))
+    sweep.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
 
 
 @pytest.mark.heavy

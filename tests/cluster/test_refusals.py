@@ -156,6 +156,29 @@ def test_one_script_of_several_is_refused(program: Program) -> None:
     wait_until(lambda: [f"{job}.1.COMPLETED" for job in range(3)] == program.states())
 
 
+@pytest.mark.usefixtures("light")
+def test_a_limit_between_two_arrays(program: Program) -> None:
+    """Where one may have fewer jobs than two arrays have tasks, the sentence says so, the first is submitted and runs,
+    and `submit` goes on with the second when there is room, each once."""
+    settings = ("+res.mem_gb=0.1,0.2", "seed=1,2", "hydra.launcher.resources_from=res", "hydra/launcher=slurm_script")
+    assert 0 == program.sweep(*settings, "sleep=3").returncode
+    with reconfigured(enforce="associations,limits,qos"), few_jobs("root", 3):
+        said = sentence(program.tool("submit"))
+        assert "slurm_scripts_2.sh: sbatch failed: " in said
+        assert "AssocMaxSubmitJobLimit" in said
+        assert "wait until some have ended, or submit fewer" in said
+        (first,) = newest_submission(program)["arrays"].values()
+        assert "slurm_scripts_2.sh" in sentence(program.tool("submit"))
+        assert {"QUEUED", "RUNNING", "PENDING"} >= {row["state"] for row in program.told("jobs")}
+        wait_until(lambda: 2 == sum(name.endswith("COMPLETED") for name in program.states()))
+        told = wait_until(lambda: (done := program.tool("submit", "--json")).returncode == 0 and done.stdout)
+        assert [(first["slurm_id"], False), True] == [
+            (json.loads(told)[0]["slurm_id"], json.loads(told)[0]["is_new"]),
+            json.loads(told)[1]["is_new"],
+        ]
+        wait_until(lambda: [f"{job}.1.COMPLETED" for job in range(4)] == program.states())
+
+
 # ---------------------------------------------------------------- no SLURM to ask
 
 
