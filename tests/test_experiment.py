@@ -752,11 +752,6 @@ def test_a_text_is_one_name_wherever_names_are_listed(saved: Experiment, tmp_pat
     plotted = saved.plot("profile", tmp_path / "a.svg", by="algorithm", over="seed", metric="score")
     assert Path(plotted).exists()
     assert ["lr"] == Experiment("lr", "one", tmp_path).variables
-    configurations = Path(__file__).parent / "app/conf"
-    swept = Experiment.from_sweep(
-        configurations, "config", "seed=1,2", experiment_path=tmp_path, experiment_name="swept"
-    )
-    assert [0, 1] == swept.get_all_ids()
 
 
 def test_adding_costs_the_same_for_the_first_and_the_last(tmp_path: Path) -> None:

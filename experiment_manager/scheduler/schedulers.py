@@ -52,6 +52,12 @@ def current(environ: Mapping[str, str] = os.environ) -> Scheduler | None:
     return next((known for known in BUILT_IN if known.task(environ) is not None), None)
 
 
+def current_built_in(environ: Mapping[str, str] = os.environ) -> Scheduler | None:
+    """As `current`, for a process of which others are copies: None where it would take a package of somebody else."""
+    name = environ.get(VARIABLE)
+    return None if name and name not in {known.name for known in BUILT_IN} else current(environ)
+
+
 def current_task(environ: Mapping[str, str] = os.environ) -> Task | None:
     """The task that a process with this environment runs in; None outside of all schedulers."""
     scheduler = current(environ)

@@ -72,7 +72,7 @@ def prepared(plan: Mapping[str, Any]) -> tuple[Ready, str | None]:
             where, _, function = plan["warm_up"].partition(":")
             foresee = getattr(importlib.import_module(where), function)(plan["arguments"], plan["frozen"])
         processes.dying_with_us()  # it imports what every supervisor needs
-        load(schedulers.current())
+        load(schedulers.current_built_in())
     why_not = imports.trouble(arguments)
     runs = tuple(plan["command"]), tuple(plan["target"]), plan["cwd"]
     ready = Ready(*runs, forked.handlers(), unseeded_generators(), foresee)
