@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiment_manager import Experiment
 from experiment_manager.errors import NotOverYet, SlurmError
@@ -18,7 +20,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import EndsOfTasks
 from experiment_manager.scheduler.records import NOTHING, Dependency
 from experiment_manager.scheduler.slurm import client
-from experiment_manager.scheduler.slurm.scheduler import Slurm
+from experiment_manager.scheduler.slurm.scheduler import Slurm, _is_among
 from experiment_manager.scheduler.slurm.through_submitit import send_with
 from experiment_manager.store.states import States
 
@@ -370,6 +372,63 @@ def test_what_ran_on_no_node_of_its_allocation_does_not_end_with_it(
         assert State.RUNNING is states.state(0, 1)
     finally:
         forget_cluster()
+
+
+@pytest.mark.parametrize(
+    ("names_node", "expected"), [("by slurmd", "LOST"), ("by its host", "LOST"), ("not", "RUNNING")]
+)
+def test_what_ran_by_hand_inside_of_a_container_ends_with_its_allocation(
+    names_node: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may pass on SLURM_* and not what slurmd calls the node: where it has the host's name, it is known by
+    that to be on a node of the allocation."""
+    environ = {"SLURM_JOB_ID": "123", "SLURM_JOB_USER": "root", "SLURM_JOB_NODELIST": "elsewhere[0-15]"}
+    environ |= {"by slurmd": {"SLURMD_NODENAME": "n1"}, "by its host": {"SLURM_JOB_NODELIST": os.uname().nodename}}.get(
+        names_node, {}
+    )
+    experiment = Experiment(["seed"], "e", tmp_path)
+    experiment.add_job({"seed": 0}, {})
+    experiment.save()
+    States(experiment.folder).claim(0, schedulers.recorded(schedulers.current_task(environ)))
+    anchor = Path(experiment.folder.states, "0.1")
+    anchor.write_text(json.dumps({**json.loads(anchor.read_text()), "host": "elsewhere"}))
+    commands(tmp_path, monkeypatch, squeue=FORGETS, scontrol=FORGETS)
+    forget_cluster()
+    try:
+        assert {expected: 1} == experiment.counts()
+    finally:
+        forget_cluster()
+
+
+def test_what_slurm_was_asked_to_run_is_in_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a container with a host name of its own that is not told the node: by its task a job is found again, and
+    SLURM is asked why it ends. Of what people have begun there nobody knows that, as in a shell of `salloc`."""
+    for name, value in {"SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "elsewhere[0-15]"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    assert Task("slurm", "123") == schedulers.task_of_attempt("slurm")
+    assert None is schedulers.task_of_attempt(None)
+
+
+@given(
+    prefix=st.sampled_from(["n", "c1-", "r1n"]),
+    width=st.integers(1, 4),
+    first=st.integers(0, 120),
+    n_more=st.integers(0, 30),
+    asked=st.integers(0, 160),
+    asked_width=st.integers(1, 4),
+)
+def test_ranges_of_nodes_are_those_that_slurm_expands(
+    prefix: str, width: int, first: int, n_more: int, asked: int, asked_width: int
+) -> None:
+    """`node[0-15]` has node0 and node10, and `node[08-11]` node08 and node11: as many digits as the first one has,
+    where that begins with a zero before others, and more where a number needs them."""
+    is_padded = len(f"{first:0{width}}") > len(str(first))
+    names = {f"{prefix}{number:0{width if is_padded else 1}}" for number in range(first, first + n_more + 1)}
+    text = f"{prefix}[{first:0{width}}-{first + n_more:0{width}}]"
+    assert all(_is_among(name, f"gpu7,{text}") for name in names)
+    host = f"{prefix}{asked:0{asked_width}}"
+    assert (host in names) == _is_among(host, text)
 
 
 @pytest.mark.parametrize("speaks", ["of a single one", "of any"])

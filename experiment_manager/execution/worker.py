@@ -744,7 +744,9 @@ class LocalWorker:
         return jobs.run()
 
     def _ends_at(self) -> float | None:
-        of_task = _end_of_task(schedulers.current(), schedulers.current_task())  # of an allocation that we are in
+        of_task = _end_of_task(
+            schedulers.current(), schedulers.task_of_attempt(None)
+        )  # of an allocation that we are in
         return None if of_task is None else min(of_task, self._options.get("until") or math.inf)
 
 

@@ -229,6 +229,11 @@ class Scheduler(ABC):
     def has_ended(self, task: Task) -> bool:
         """Whether the scheduler says that this run of a task has ended, or was forgotten; false when it is silent."""
 
+    def holds_what_names_it(self, task: Task) -> bool:
+        """Whether what people have begun, and whose anchor names this task, is a part of it and ends with it. One may
+        bear its environment outside of it."""
+        return True
+
     def has_outlived(self, task: Task) -> bool:
         """Whether this process runs on although the task has ended whose environment it bears, as a shell may."""
         return self.has_ended(task)

@@ -130,6 +130,7 @@ def _without_ended_allocations(states: States, table: StateTable, ends: EndsOfTa
         if scheduler_in(record) is None
         and processes.is_gone(record) is None
         and (task := states.task(job_id, number, record)) is not None
+        and schedulers.holds_what_names_it(task)
     }
     has_ended = ends.of(tasks.values())
     found: dict[tuple[JobId, int], State] = {}

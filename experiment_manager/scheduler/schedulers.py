@@ -77,10 +77,20 @@ def recorded(task: Task | None) -> dict[str, Any]:
     return {} if task is None else task.record()
 
 
-def has_ended(task: Task) -> bool:
-    """Whether the scheduler of a task says that this run of it has ended; false when it is silent."""
+def has_ended(task: Task, is_by_hand: bool = False) -> bool:
+    """Whether the scheduler of a task says that this run of it has ended; false when it is silent. Of what people have
+    begun, which no scheduler was asked to run, see `holds_what_names_it`."""
     try:
-        return named(task.scheduler).has_ended(task)
+        return (not is_by_hand or holds_what_names_it(task)) and named(task.scheduler).has_ended(task)
+    except OptionsError:
+        return False
+
+
+def holds_what_names_it(task: Task) -> bool:
+    """Whether what people have begun, and whose anchor names the task, ends with it, by its scheduler; false where
+    that is not installed."""
+    try:
+        return named(task.scheduler).holds_what_names_it(task)
     except OptionsError:
         return False
 

@@ -268,8 +268,9 @@ def _attempt_of(anchor: str) -> tuple[JobId, int] | None:
 class States:
     """The files in `states/` of one experiment."""
 
-    def __init__(self, folder: Folder, has_ended: Callable[[Task], bool] = lambda _: False) -> None:
-        """`has_ended` asks a scheduler whether a run of a task has ended; only who claims an attempt needs to know."""
+    def __init__(self, folder: Folder, has_ended: Callable[[Task, bool], bool] = lambda *_: False) -> None:
+        """`has_ended` asks a scheduler whether a run of a task has ended, by the task and whether people have begun the
+        attempt by hand; only who claims an attempt needs to know."""
         self._folder, self._path, self._endings = folder, folder.states, Endings(folder)
         self._has_ended = has_ended
 
@@ -416,13 +417,8 @@ class States:
 
     def task(self, job_id: int, attempt: int, record: Mapping[str, Any]) -> Task | None:
         """The task that an anchor names, for whoever asks its scheduler. One of ours bears the number of our user: in a
-        container, or without its directory, a machine knows us by another name than its node, or by none.
-
-        None also for what ran by hand on no node of its task, as in the shell of `salloc` on a login node: that ends
-        without it, and it runs on without that."""
+        container, or without its directory, a machine knows us by another name than its node, or by none."""
         task = task_in(record)
-        if task is not None and task.node is None and scheduler_in(record) is None:
-            return None
         return task if task is None or not self.is_ours(job_id, attempt) else task._replace(user=str(os.geteuid()))
 
     def is_claimed(self, job_id: int, attempt: int) -> bool:
@@ -564,14 +560,14 @@ class States:
         that cannot be seen yet. Raises NotOverYet when it is alive, or may be; JobRefused."""
         record = self.record(job_id, attempt)
         gone = processes.is_gone(record)
-        task, earlier = self.task(job_id, attempt, record), task_in(record)
-        if earlier is not None and earlier.is_earlier_run_of(task_in(about)):
+        task, is_by_hand = self.task(job_id, attempt, record), scheduler_in(record) is None
+        if task is not None and task.is_earlier_run_of(task_in(about)):
             reason = "its task was started again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}
             record = {"reason": reason, "ask_scheduler": True, **fenced}
             return self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, record)
         ended = _unrecorded_end(record)
-        if ended is not None or gone or (gone is None and task is not None and self._has_ended(task)):
+        if ended is not None or gone or (gone is None and task is not None and self._has_ended(task, is_by_hand)):
             is_sure = gone or ended is not None  # a node that its scheduler has lost may run on
             fenced = {} if is_sure else {"fenced_at": time.time()}
             return self._lose_to_go_on(job_id, attempt, ended or State.LOST, {**_GONE, **fenced})

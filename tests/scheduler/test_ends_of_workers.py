@@ -208,7 +208,7 @@ def test_a_node_that_its_scheduler_has_lost_may_run_on(jobs: Jobs) -> None:
     os.kill(jobs.anchor(0)["pid"], signal.SIGSTOP)
     record = anchor.read_text().replace(f'"host": "{os.uname().nodename}"', '"host": "elsewhere"')
     anchor.write_text(record)  # as a second machine sees it
-    states = States(folder, lambda _: True)
+    states = States(folder, lambda *_: True)
     number = states.claim(0, {"launch": "0001"}, only=2)
     assert 2 == number
     assert states.fenced_at(0, 1) is not None
@@ -217,7 +217,7 @@ def test_a_node_that_its_scheduler_has_lost_may_run_on(jobs: Jobs) -> None:
 def test_what_cannot_be_ended_is_not_run_again(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the name of an attempt that is over cannot be changed, whoever may still run it would not learn of it."""
     jobs.make({})
-    states = States(jobs.experiment.folder, lambda _: True)
+    states = States(jobs.experiment.folder, lambda *_: True)
     states.claim(0, {})
     anchor = Path(jobs.experiment.folder.states, "0.1")
     anchor.write_text(anchor.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))

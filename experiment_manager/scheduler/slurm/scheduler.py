@@ -291,11 +291,11 @@ class Slurm(Scheduler):
         >>> Slurm().task({**ours, "SLURMD_NODENAME": "n1"}).name
         '12_7'
 
-        The shell of `salloc` on a login node bears the variables of its allocation, is not in it, and outlives it.
+        It names no node in the shell of `salloc` on a login node, nor in a container that has a name of its own.
 
-        >>> Slurm().task({"SLURM_JOB_ID": "13", "SLURM_JOB_NODELIST": "not-here[1-4]"})
+        >>> Slurm().task({"SLURM_JOB_ID": "13", "SLURM_JOB_NODELIST": "not-here[1-4]"}).node
         """
-        if "SLURM_JOB_ID" not in environ or not _is_on_node(environ):
+        if "SLURM_JOB_ID" not in environ:
             return None
         index, restart = environ.get("SLURM_ARRAY_TASK_ID", ""), environ.get("SLURM_RESTART_COUNT", "")
         return Task(
@@ -304,7 +304,7 @@ class Slurm(Scheduler):
             array=environ.get("SLURM_ARRAY_JOB_ID"),
             array_index=int(index) if index.isdecimal() else None,
             restart=int(restart) if restart.isdecimal() else 0,  # SLURM sets no count the first time
-            node=environ.get("SLURMD_NODENAME"),
+            node=_node(environ),
             user=environ.get("SLURM_JOB_USER"),
             cluster=environ.get("SLURM_CLUSTER_NAME", "").lower() or None,
         )
@@ -368,9 +368,18 @@ class Slurm(Scheduler):
         restarts, word = re.search(r"\bRestarts=(\d+)", told), re.search(r"\bJobState=(\w+)", told)
         return _is_over(task, word[1] if word else "", int(restarts[1]) if restarts else 0)
 
+    def holds_what_names_it(self, task: Task) -> bool:
+        """The shell of `salloc` on a login node bears the variables of its allocation, is on no node of it, and
+        outlives it.
+
+        >>> [Slurm().holds_what_names_it(Task("slurm", "13", node=node)) for node in ("n1", None)]
+        [True, False]
+        """
+        return task.node is not None
+
     def has_outlived(self, task: Task) -> bool:
         """What the kernel has in the task's own cgroup goes with it, and nobody need be asked."""
-        return not _is_in_group_of(task) and self.has_ended(task)
+        return not self.holds_what_names_it(task) or (not _is_in_group_of(task) and self.has_ended(task))
 
     def ended(self, tasks: Collection[Task]) -> frozenset[Task]:
         """One call of squeue tells of all that it has; scontrol is asked about each that it is silent of, as long as it
@@ -470,25 +479,29 @@ class Slurm(Scheduler):
         return None if found is None else found[0]
 
 
-def _is_on_node(environ: Mapping[str, str]) -> bool:
-    """Whether a process with this environment is on a node of its job. What slurmd starts is told the name of the node,
-    which a container may not pass on."""
-    return "SLURMD_NODENAME" in environ or _is_among(os.uname().nodename, environ.get("SLURM_JOB_NODELIST", ""))
+def _node(environ: Mapping[str, str]) -> str | None:
+    """The node of its job that a process with this environment is on; None: on none, as far as can be seen. What slurmd
+    starts is told the name of the node, which a container may not pass on; a host is called so with its domain or
+    without."""
+    host, nodes = os.uname().nodename, environ.get("SLURM_JOB_NODELIST", "")
+    named = (name for name in (host, host.partition(".")[0]) if _is_among(name, nodes))
+    return environ.get("SLURMD_NODENAME") or next(named, None)
 
 
 def _is_among(host: str, nodes: str) -> bool:
-    """Whether SLURM's text for nodes names this host, with its domain or without.
+    """Whether SLURM's text for nodes has this name.
 
-    >>> [_is_among(host, "gpu7,r[1-2]n[08-11,20]") for host in ("gpu7.example.org", "r2n09", "r1n20", "r1n9", "r3n10")]
+    >>> [_is_among(host, "gpu7,r[1-2]n[08-11,20]") for host in ("gpu7", "r2n09", "r1n20", "r1n9", "r3n10")]
     [True, True, True, False, False]
+    >>> [_is_among(host, "c1-[0-15]") for host in ("c1-0", "c1-10", "c1-010", "c1-16")]
+    [True, True, False, False]
     """
     for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodes):
         parts = re.split(r"\[([^\]]*)\]", item)
         pattern = r"(\d+)".join(map(re.escape, parts[::2]))
-        for name in (host, host.partition(".")[0]):
-            found = re.fullmatch(pattern, name)
-            if found and all(map(_is_number_among, found.groups(), parts[1::2])):
-                return True
+        found = re.fullmatch(pattern, host)
+        if found and all(map(_is_number_among, found.groups(), parts[1::2])):
+            return True
     return False
 
 
@@ -497,7 +510,8 @@ def _is_number_among(number: str, ranges: str) -> bool:
     for item in ranges.split(","):
         first, _, last = item.partition("-")
         last = last or first
-        width = len(first) if first.startswith("0") else len(str(int(number)))
+        is_padded = len(first) > 1 and first.startswith("0")
+        width = max(len(first), len(str(int(number)))) if is_padded else len(str(int(number)))
         if first.isdecimal() and last.isdecimal() and len(number) == width and int(first) <= int(number) <= int(last):
             return True
     return False
