@@ -658,25 +658,21 @@ class Experiment:
         """One row per job that passes, with its result and its last metrics: `experiment-manager results`.
 
         `job`, `state`, `attempt`, `variables`; `result` and `metrics`, each a mapping of names to values; `refused`,
-        which maps the fields of the result that could not be stored to the reasons. Where jobs have equal variables and
-        other configurations, `variables` has the keys that tell them apart, too, as `cfg.batch_size`. `of_attempt` is
+        which maps the fields of the result that could not be stored to the reasons. `of_attempt` is
         there where both are of an earlier attempt than the last, as of a job that was run again and failed. Those that
         are PRUNED are left out, and a line on standard error says how many, unless `pruned` asks for them.
         """
-        from experiment_manager.analysis.alike import look_alike
-        from experiment_manager.analysis.results import known_objective, result_rows, without_pruned
+        from experiment_manager.analysis.results import result_rows, without_pruned
         from experiment_manager.model.rows import Rows
 
         table = cache(self.states)  # listed once, for the filter and the rows
-        chosen = self._select(where, table).jobs
-        jobs, alike = look_alike(self.folder, chosen, lambda: known_objective(self.folder).averaged)
-        rows = Rows(result_rows(self.folder, jobs, table()), alike)
+        rows = Rows(result_rows(self.folder, self._select(where, table).jobs, table()))
         if pruned:
             return rows
         left, line = without_pruned(rows)
         if line is not None:
             tell(f"{line}; ask for them with --pruned, in Python pruned=True")
-        return Rows(left, alike)
+        return Rows(left)
 
     def results(self, where: Any = None, *, pruned: bool = False) -> "pandas.DataFrame":
         """One row per job: `job`, `state`, `attempt`, the variables, the fields of its result, its last metrics, and as
@@ -690,10 +686,7 @@ class Experiment:
         """
         from experiment_manager.analysis.tables import flat_results, results_frame
 
-        found = self.result_rows(where, pruned=pruned)
-        for note in found.alike.notes:
-            tell(note)
-        rows = flat_results(found)
+        rows = flat_results(self.result_rows(where, pruned=pruned))
         return results_frame(rows, () if rows else self.result_columns())
 
     def result_columns(self, *, full: bool = False) -> list[str]:
@@ -744,13 +737,13 @@ class Experiment:
 
         A method is what jobs have in common in the variables `by`, by default in all that vary and are not named
         otherwise; with `others`, in the experiment that they are of, too. `over` are the variables that only repeat a
-        job, by default those called seed, and `tasks` those whose values are tasks that every run has a score on.
-        `metric` is a field of the results or a last metric, which `result.NAME` and `metrics.NAME` tell apart where
-        both are called so, by default that of the search or of the pruner, else the first number there is, and its
-        `goal` max or min, by default as these say, else max. `normalize="range"` puts the scores of each task between 0
-        and 1. With `common`, runs that some method lacks are left out; otherwise they are refused, as is what has not
-        completed. With `curves`, a method has its interquartile mean by step, over all tasks, where its jobs have
-        logged the metric.
+        job, by default those called seed, and `tasks` those whose values are tasks that every run has a score on. Keys
+        of configurations can be named, too, as `cfg.batch_size`. `metric` is a field of the results or a last metric,
+        which `result.NAME` and `metrics.NAME` tell apart where both are called so, by default that of the search or of
+        the pruner, else the first number there is, and its `goal` max or min, by default as these say, else max.
+        `normalize="range"` puts the scores of each task between 0 and 1. With `common`, runs that some method lacks are
+        left out; otherwise they are refused, as is what has not completed. With `curves`, a method has its
+        interquartile mean by step, over all tasks, where its jobs have logged the metric.
 
         Intervals are percentiles of a stratified bootstrap, of 95 %. Raises ExperimentManagerError for what cannot be
         compared, and where NumPy is not installed.
@@ -778,18 +771,24 @@ class Experiment:
         common: bool = False,
         where: Any = None,
         **how: Any,
-    ) -> "tuple[dict[str, Rows[ResultRow]], How]":
+    ) -> "tuple[dict[str, list[ResultRow]], How]":
         """The rows that are compared, by experiment, and how; the arguments are those of `compare`."""
-        from experiment_manager.analysis.alike import counted_once
+        from experiment_manager.analysis.alike import counted_once, mixing
+        from experiment_manager.analysis.named_keys import with_keys
         from experiment_manager.analysis.results import known_objective
         from experiment_manager.analysis.scores import How
 
-        rows = {name: one.result_rows(where, pruned=True) for name, one in _by_name([self, *others]).items()}
-        notes = [f"{name}: {note}" if others else note for name, found in rows.items() for note in found.alike.notes]
-        once = {name: counted_once(found) for name, found in rows.items()}
         chosen = how | {name: listed(names) for name in _LISTS if (names := how.get(name)) is not None}
+        named = [name for names in _LISTS for name in chosen.get(names) or ()]
+        once: dict[str, list[ResultRow]] = {}
+        experiments, notes = _by_name([self, *others]), list[str]()
+        for name, one in experiments.items():
+            once[name], note = counted_once(one.folder, one.result_rows(where, pruned=True))
+            once[name] = with_keys(one.folder, once[name], named, are_several=bool(others))
+            notes += [] if note is None else [f"{name}: {note}" if others else note]
         known = known_objective(self.folder)
         found = How(goal=goal, is_common=common, notes=notes, **chosen)
+        found = found._replace(mixing=lambda name, groups: mixing(experiments.get(name, self).folder, groups))
         return once, found._replace(goals=known.goals, averaged=known.averaged, of_last=known.note)
 
     def _logged(self, others: Sequence["Experiment"]) -> "Logged":

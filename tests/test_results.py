@@ -130,7 +130,7 @@ def test_a_mean_tells_of_the_jobs_that_are_not_in_it(program: Program) -> None:
     with pytest.raises(ZeroDivisionError):
         Experiment.at(program.experiment).run_id(1, lambda *_: 1 / 0)
     done = program.tool("results", "--group-by", "seed")
-    assert "1 job is left out, which has not ended well (job 1)" in done.stderr
+    assert "1 job is left out, whose last attempt has not ended well (job 1)" in done.stderr
     first, second = program.told("results")
     assert ("of_attempt" not in first, "FAILED", 2, 1) == (
         True,
@@ -139,6 +139,12 @@ def test_a_mean_tells_of_the_jobs_that_are_not_in_it(program: Program) -> None:
     frame = Experiment.at(program.experiment).results()
     assert ["job", "state", "attempt", "of_attempt", "seed"] == list(frame.columns[:5])
     assert "in its last attempt or an earlier one" in program.tool("results", "--missing").stderr
+    with pytest.raises(ZeroDivisionError):
+        Experiment.at(program.experiment).run_id(0, lambda *_: 1 / 0)
+    said = program.tool("results", "--best", "1", "--metric", "loss").stderr
+    assert "the last attempt of no job has ended well: the best is of what earlier ones have left" in said
+    said = program.tool("results", "--best", "1", "--metric", "loss", "--group-by", "seed").stderr
+    assert "2 jobs are left out, whose last attempt has not ended well (jobs 0-1)" in said
 
 
 @pytest.mark.parametrize("kind", ["result", "state"])

@@ -1,127 +1,151 @@
 """Jobs that their variables show wrongly: those that differ in their configurations alone, as of two `--config-name`,
 and those that are one configuration under other variables, as where an axis was added that has the default, too.
 
-A mean that mixes the former is of nothing, and one that counts the latter twice is of fewer runs than it says. So the
-former have keys in which they differ as variables more, `cfg.batch_size`, and of the latter one counts.
+A mean of the former is of different jobs, which is told where one is made, with the keys that keep them apart where
+they are named. Of the latter one counts.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from experiment_manager.analysis.tables import exact_text, repeating
 from experiment_manager.model import codec, configurations
-from experiment_manager.model.grid import REPEAT, are_one
-from experiment_manager.model.ids import shortened, which
-from experiment_manager.model.records import ENDED_WELL, Job
-from experiment_manager.model.rows import Alike, ResultRow, Rows
+from experiment_manager.model.facts import CONFIGURATION
+from experiment_manager.model.grid import REPEAT, may_be_one
+from experiment_manager.model.ids import format_ids, which
+from experiment_manager.model.records import ENDED, ENDED_WELL, Job
+from experiment_manager.model.rows import ResultRow
+from experiment_manager.model.secrets import masked
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.text import settings_text
+from experiment_manager.text import as_word, one_line
 
+_MOST_KEYS: Final = 3
 _MOST_SIDES: Final = 3
-_LONGEST_TEXT: Final = 40
+_LONGEST_KEY: Final = 40
+_LONGEST_LINE: Final = 200
+_TYPED: Final = re.compile(r"[\w@/+-]+(\.[\w@/+-]+)*")
+"""What can be typed in a list of names, and is read as the same key."""
 
 
-class _Setting(NamedTuple):
-    """Jobs of several recipes that agree in all variables but those that repeat a job, and differ in more than that."""
+# ---------------------------------------------------------------- jobs that differ in their configurations alone
 
-    parts: list[list[Job]]  # by recipe
-    texts: list[dict[str, str]]  # of each part, by the keys in which some differ
+
+class Mixed(NamedTuple):
+    """In what jobs of one mean differ that no variable says: the keys that tell them apart, the fewest that do, and
+    how many differ besides; and the jobs, by the values of these keys."""
+
+    keys: tuple[str, ...]
+    n_more: int
+    sides: tuple[tuple[int, ...], ...]
+    are_apart: bool  # by these keys
+
+    def told(self, option: str, named: Sequence[str]) -> str:
+        """A line of no more than some 200 letters, with a way to keep the jobs apart by an option that names others."""
+        what = f"means mix jobs that differ in {self.names}"
+        jobs = "; ".join(map(which, self.sides[:_MOST_SIDES])) + "; ..." * (len(self.sides) > _MOST_SIDES)
+        ways = self.way_out(option, named), self.way_out(option, ())
+        lines = [f"{about}: {way}" for about in (f"{what} ({jobs})", what) for way in ways]
+        some = f"{what}; {CONFIGURATION}.KEY in {option} keeps them apart"
+        return next((line for line in lines if len(line) <= _LONGEST_LINE), some)
+
+    def way_out(self, option: str, named: Sequence[str]) -> str:
+        """`--group-by lr,cfg.batch_size keeps them apart`; without others that are named, `cfg.batch_size in ...`."""
+        typed = [f"{CONFIGURATION}.{key}" for key in self.keys if _is_typed(key)]
+        if not typed:
+            return "choose some of them with --where"
+        names = as_word(",".join((*named, *typed)))
+        which_ones = "them" if self.are_apart and len(typed) == len(self.keys) else "some of them"
+        return f"{f'{option} {names}' if named else f'{names} in {option}'} keeps {which_ones} apart"
 
     @property
-    def keys(self) -> Iterable[str]:
-        return self.texts[0].keys()
+    def names(self) -> str:
+        """`batch_size and 2 more`, without any value."""
+        keys = map(one_line, self.keys)
+        shown = [key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}..." for key in keys]
+        return ", ".join(shown) + (f" and {self.n_more} more" if self.n_more else "")
 
 
-def look_alike(
-    folder: Folder, jobs: Sequence[Job], over: Callable[[], Iterable[str]] = tuple
-) -> tuple[list[Job], Alike]:
-    """The jobs, with the keys of their configurations as variables more that it takes to tell apart those which agree
-    in all others but what repeats a job: the seed, and what is named in `over`; and what there is to know of them.
+class _Parts(NamedTuple):
+    """Jobs of one mean by their recipes, and of each recipe the texts of the keys in which they differ."""
 
-    Jobs of one recipe differ in their overrides alone. So configurations are read where there are several recipes: of
-    one job of each recipe and setting. Of jobs that were written in Python nobody knows what their configurations are
-    to differ in.
+    ids: list[list[int]]
+    texts: list[dict[str, str]]
+
+
+def mixing(folder: Folder, groups: Iterable[Collection[int]]) -> Mixed | None:
+    """In what jobs of one group differ, in any of the groups, beside their variables; None where they do not.
+
+    Jobs of one recipe differ in their overrides alone. So configurations are read where a group has several recipes: of
+    one job of each. Of jobs that were written in Python nobody knows what their configurations are to differ in.
     """
-    composed = list(filter(_is_composed, jobs))
-    again = jobs_again(composed)
-    findings = again_told(again)
-    if len({job.recipe for job in composed}) < 2:
-        return list(jobs), Alike(again=again, findings=findings)
+    groups = [group for group in groups if len(group) > 1]
+    wanted = {job_id for group in groups for job_id in group}
+    if not wanted:
+        return None
     with Manifest(folder) as manifest:
-        settings = _by_setting(composed, over())
-        mixed = list(_mixed(settings, manifest))
-        keys = _telling(mixed)
-        values = _values(manifest, settings, keys) if keys else {}
-    if not keys:
-        return list(jobs), Alike(again=again, findings=findings)
-    taken = {name for job in jobs for name in job.variables}
-    names = {key: _free(f"cfg.{key}", taken) for key in keys}
-    nothing = dict.fromkeys(names.values())
-    told = [job._replace(variables={**job.variables, **nothing, **_renamed(values.get(job.id), names)}) for job in jobs]
-    return told, Alike(tuple(names.values()), again, (_mixed_told(mixed, values, names), *findings))
+        jobs = {int(job.id): job for job in manifest.jobs() if job.id in wanted and _is_composed(job)}
+        if len({job.recipe for job in jobs.values()}) < 2:
+            return None
+        found = [_parts([jobs[job_id] for job_id in sorted(group) if job_id in jobs], manifest) for group in groups]
+    mixed = [parts for parts in found if parts is not None]
+    if not mixed:
+        return None
+    keys, are_apart = _telling(mixed)
+    sides: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for parts in mixed:
+        for ids, texts in zip(parts.ids, parts.texts, strict=True):
+            sides[_of(texts, keys)] += ids
+    n_more = len({key for parts in mixed for key in parts.texts[0]} - {*keys})
+    return Mixed(keys, n_more, tuple(map(tuple, sides.values())), are_apart)
 
 
 def _is_composed(job: Job) -> bool:
     return job.fingerprint is not None and job.recipe is not None
 
 
-def counted_once(rows: Rows[ResultRow]) -> Rows[ResultRow]:
-    """The rows, of jobs with one configuration only the first that has ended well: see `Alike.again`."""
-    left_out = set[int]()
-    states = {row["job"]: row["state"] for row in rows}
-    for ids in rows.alike.again:
-        there = [job_id for job_id in ids if job_id in states]
-        counting = next((job_id for job_id in there if states[job_id] in ENDED_WELL), there[0] if there else None)
-        left_out.update(job_id for job_id in there if job_id != counting)
-    return Rows((row for row in rows if row["job"] not in left_out), rows.alike)
-
-
-# ---------------------------------------------------------------- jobs that differ in their configurations alone
-
-
-def _by_setting(jobs: Iterable[Job], over: Iterable[str]) -> list[tuple[frozenset[str], list[list[Job]]]]:
-    """The jobs that agree in all variables but those that repeat a job, which are named, by their recipes."""
-    jobs = list(jobs)
-    repeats = frozenset(repeating({name for job in jobs for name in job.variables}, frozenset(over)))
-    found: dict[str, dict[int | None, list[Job]]] = defaultdict(lambda: defaultdict(list))
+def _parts(jobs: Sequence[Job], manifest: Manifest) -> _Parts | None:
+    """The jobs of one mean, where they differ in more than their variables say."""
+    by_recipe: dict[int | None, list[Job]] = defaultdict(list)
     for job in jobs:
-        setting = exact_text({name: value for name, value in job.variables.items() if name not in repeats})
-        found[setting][job.recipe].append(job)
-    return [(repeats, list(parts.values())) for parts in found.values()]
+        by_recipe[job.recipe].append(job)
+    first, *others = by_recipe.values() if by_recipe else [[]]
+    keys, compared = dict[str, None](), first[:1]
+    for part in others:
+        one, other = _pair(first, part)
+        keys |= dict.fromkeys(_unsaid(one, other, manifest))
+        compared.append(other)
+    if not keys:
+        return None
+    texts = [_texts(manifest.encoded_configuration(job.id), keys) for job in compared]
+    return _Parts([[int(job.id) for job in part] for part in by_recipe.values()], texts)
 
 
-def _mixed(settings: Iterable[tuple[frozenset[str], list[list[Job]]]], manifest: Manifest) -> Iterator[_Setting]:
-    """Those whose jobs differ in more than their variables say."""
-    for repeats, parts in settings:
-        keys: dict[str, None] = {}
-        compared = [parts[0][0]]
-        for part in parts[1:]:
-            one, other = _pair(parts[0], part, repeats)
-            keys |= dict.fromkeys(_unsaid(one, other, repeats, manifest))
-            compared.append(other)
-        if keys:
-            yield _Setting(parts, [_texts(manifest.encoded_configuration(job.id), keys) for job in compared])
+def _pair(part: Sequence[Job], other: Sequence[Job]) -> tuple[Job, Job]:
+    """A job of each, which differ in nothing that is said if there are two such, else in what repeats a job."""
+    repeats = frozenset(repeating({name for job in (*part, *other) for name in job.variables}))
+    for but in (frozenset[str](), repeats):
+        texts = {_setting(job, but): job for job in reversed(part)}
+        for job in other:
+            if (one := texts.get(_setting(job, but))) is not None:
+                return one, job
+    return part[0], other[0]
 
 
-def _pair(part: Sequence[Job], other: Sequence[Job], repeats: frozenset[str]) -> tuple[Job, Job]:
-    """A job of each, which agree also in what repeats a job, if there are two such."""
-
-    def turn(job: Job) -> str:
-        return exact_text({name: value for name, value in job.variables.items() if name in repeats})
-
-    turns = {turn(job): job for job in reversed(part)}
-    return next(((turns[turn(job)], job) for job in other if turn(job) in turns), (part[0], other[0]))
+def _setting(job: Job, but: Collection[str]) -> str:
+    return exact_text({name: value for name, value in job.variables.items() if name not in but})
 
 
-def _unsaid(one: Job, other: Job, repeats: frozenset[str], manifest: Manifest) -> list[str]:
-    """The keys in which the configurations of two jobs differ, and no variable says it. Where what repeats them is no
-    key, as a group that is chosen, nobody knows what else follows from it."""
+def _unsaid(one: Job, other: Job, manifest: Manifest) -> list[str]:
+    """The keys in which the configurations of two jobs differ, and no variable says it. Where a variable is no key, as
+    a group that is chosen, nobody knows what else follows from it."""
     if one.fingerprint == other.fingerprint:
         return []
-    said = {name for name in repeats if exact_text(one.variables.get(name)) != exact_text(other.variables.get(name))}
-    said.discard(REPEAT)
+    names = one.variables.keys() | other.variables.keys()
+    differ = {name for name in names if exact_text(one.variables.get(name)) != exact_text(other.variables.get(name))}
+    said = {name.lstrip("+~") for name in differ if name != REPEAT and not name.startswith("hydra.")}
     if _own_keys(manifest, one, other) <= said:
         return []
     before, after = (manifest.encoded_configuration(job.id) for job in (one, other))
@@ -145,103 +169,117 @@ def _texts(encoded: codec.Encoded, keys: Iterable[str]) -> dict[str, str]:
     return {key: codec.canonical(found[key]) if key in found else configurations.ABSENT for key in keys}
 
 
-def _telling(mixed: Sequence[_Setting]) -> tuple[str, ...]:
-    """The fewest keys, as far as one finds them one by one, by which all these jobs are told apart."""
+def _of(texts: Mapping[str, str], keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(texts.get(key, configurations.ABSENT) for key in keys)
+
+
+def _telling(mixed: Sequence[_Parts]) -> tuple[tuple[str, ...], bool]:
+    """The fewest keys, as far as one finds them one by one, by which these jobs are told apart, and whether all are."""
     chosen: dict[str, None] = {}
-    for setting in mixed:
-        while alike := _still_alike(setting, chosen):
-            chosen[min(alike[0], key=lambda key: _cost(key, alike))] = None
-    return tuple(chosen)
+    for parts in mixed:
+        while still := _still_alike(parts, chosen):
+            if len(chosen) == _MOST_KEYS:
+                return tuple(chosen), False
+            chosen[min(still[0], key=lambda key: _cost(key, still))] = None
+    return tuple(chosen), True
 
 
-def _still_alike(setting: _Setting, chosen: Iterable[str]) -> list[dict[str, str]]:
+def _still_alike(parts: _Parts, chosen: Iterable[str]) -> list[dict[str, str]]:
     """The texts, in what they differ, of parts that the chosen keys do not tell apart; empty: they tell all."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
-    for texts in setting.texts:
-        groups[tuple(texts.get(key, configurations.ABSENT) for key in chosen)].append(texts)
+    for texts in parts.texts:
+        groups[_of(texts, chosen)].append(texts)
     for group in groups.values():
-        if differ := [key for key in setting.keys if len({texts[key] for texts in group}) > 1]:
+        if differ := [key for key in group[0] if len({texts[key] for texts in group}) > 1]:
             return [{key: texts[key] for key in differ} for texts in group]
     return []
 
 
-def _cost(key: str, texts: Sequence[Mapping[str, str]]) -> tuple[int, bool, bool, int]:
-    """What is to be chosen first: what tells the most apart, is there in all of them, is short, and lies high up."""
+def _cost(key: str, texts: Sequence[Mapping[str, str]]) -> tuple[bool, bool, int, bool, bool, int]:
+    """What is to be chosen first: what is no secret and can be typed, tells the most apart, is there in all of them,
+    is short, and lies high up."""
     found = {one[key] for one in texts}
-    return (-len(found), configurations.ABSENT in found, max(map(len, found)) > _LONGEST_TEXT, key.count("."))
-
-
-def _values(
-    manifest: Manifest, settings: Iterable[tuple[frozenset[str], list[list[Job]]]], keys: Sequence[str]
-) -> dict[int, dict[str, Any]]:
-    """The values of these keys by job: those of one part have the same."""
-    values: dict[int, dict[str, Any]] = {}
-    for _, parts in settings:
-        for part in parts:
-            leaves = configurations.leaves(manifest.encoded_configuration(part[0].id))
-            found = {".".join(path): item for path, item in leaves.items()}
-            of_part = {key: codec.decode(found.get(key)) for key in keys}
-            values |= {int(job.id): of_part for job in part}
-    return values
-
-
-def _renamed(values: Mapping[str, Any] | None, names: Mapping[str, str]) -> dict[str, Any]:
-    return {} if values is None else {name: values[key] for key, name in names.items()}
-
-
-def _free(name: str, taken: Iterable[str]) -> str:
-    return name if name not in taken else f"configuration.{name.partition('.')[2]}"
-
-
-def _mixed_told(
-    mixed: Sequence[_Setting], values: Mapping[int, Mapping[str, Any]], names: Mapping[str, str]
-) -> tuple[str, str]:
-    """`jobs 0-4 differ in lr, of which their variables say nothing: lr=0.1 (jobs 0-3), lr=1 (job 4)`, and a way to tell
-    them apart."""
-    sides: dict[str, list[int]] = defaultdict(list)
-    for job_id in (job.id for setting in mixed for part in setting.parts for job in part):
-        sides[settings_text(values[job_id])].append(job_id)
-    n_more = len({key for setting in mixed for key in setting.keys} - names.keys())
-    shown = ", ".join(f"{shortened(text)} ({which(ids)})" for text, ids in list(sides.items())[:_MOST_SIDES])
-    shown += f" and {len(sides) - _MOST_SIDES} more" if len(sides) > _MOST_SIDES else ""
-    in_what = ", ".join(names) + (f" and {n_more} more key{'s' * (n_more > 1)}" if n_more else "")
-    ids = [job_id for ids in sides.values() for job_id in ids]
-    key, value = next(iter(values[ids[0]].items()))
-    verb = "tells" if len(names) == 1 else "tell"
+    is_secret = masked(f"{key}=x") != f"{key}=x"
     return (
-        f"{which(ids)} differ in {in_what}, of which their variables say nothing: {shown}",
-        f'{", ".join(names.values())} {verb} them apart, and --where "cfg.{key} == {value!r}" chooses some',
+        is_secret,
+        not _is_typed(key),
+        -len(found),
+        configurations.ABSENT in found,
+        len(key) > _LONGEST_KEY,
+        key.count("."),
     )
+
+
+def _is_typed(key: str) -> bool:
+    return _TYPED.fullmatch(key) is not None
 
 
 # ---------------------------------------------------------------- jobs that are one configuration
 
 
-def jobs_again(jobs: Iterable[Job]) -> tuple[tuple[int, ...], ...]:
-    """The jobs with one configuration under other variables, see `are_one`: those with the most variables first."""
-    by_mark: dict[str | None, list[Job]] = defaultdict(list)
+def counted_once(folder: Folder, rows: Sequence[ResultRow]) -> tuple[list[ResultRow], str | None]:
+    """The rows, of jobs that are one configuration under other variables only the first that has ended well; and what
+    to say of those that are left out."""
+    states = {row["job"]: row["state"] for row in rows}
+    with Manifest(folder) as manifest:
+        again = jobs_again(job for job in manifest.of_one_configuration() if job.id in states)
+    left_out, counting, hidden = list[int](), list[int](), list[int]()
+    for ids in again:
+        counts = next((job_id for job_id in ids if states[job_id] in ENDED_WELL), ids[0])
+        others = [job_id for job_id in ids if job_id != counts]
+        counting.append(counts)
+        left_out += others
+        hidden += [job_id for job_id in others if states[counts] in ENDED_WELL and states[job_id] in ENDED]
+    if not left_out:
+        return list(rows), None
+    note = f"{_again_told(left_out, counting)}, and {'is' if len(left_out) == 1 else 'are'} not counted again"
+    if hidden:
+        ids_text = format_ids(hidden)
+        note += f"; `experiment-manager remove {as_word(folder.path)} {ids_text}` hides {which(hidden)}"
+    dropped = frozenset(left_out)
+    return [row for row in rows if row["job"] not in dropped], note
+
+
+def jobs_again(jobs: Iterable[Job]) -> list[list[int]]:
+    """The jobs with one configuration under other variables, see `may_be_one`: those with the most variables first."""
+    by_mark: dict[str | None, dict[frozenset[str], list[Job]]] = defaultdict(lambda: defaultdict(list))
     for job in filter(_is_composed, jobs):
-        by_mark[job.fingerprint].append(job)
-    found = []
-    for alike in by_mark.values():
-        if len(alike) < 2 or len({frozenset(job.variables) for job in alike}) < 2:
-            continue
-        heads = list[list[Job]]()
-        for job in sorted(alike, key=lambda job: (-len(job.variables), job.id)):
-            head = next((head for head in heads if are_one(head[0].variables, job.variables)), None)
+        by_mark[job.fingerprint][frozenset(job.variables)].append(job)
+    return [ids for by_names in by_mark.values() if len(by_names) > 1 for ids in _again(by_names)]
+
+
+def _again(by_names: Mapping[frozenset[str], Sequence[Job]]) -> list[list[int]]:
+    """Of jobs with one fingerprint, by the names of their variables. Each is looked up among those before with other
+    names, by the values of the names that both have: many repeats cost no more than as many jobs."""
+    heads: dict[frozenset[str], list[Job]] = {}
+    found: dict[int, list[int]] = {}
+    for names, jobs in sorted(by_names.items(), key=lambda item: (-len(item[0]), item[1][0].id)):
+        known: list[tuple[frozenset[str], dict[str, Job]]] = []
+        for others, firsts in heads.items():
+            if may_be_one(names, others):
+                shared = names & others
+                known.append((shared, {_shared(job, shared): job for job in reversed(firsts)}))
+        heads[names] = []
+        for job in jobs:
+            head = next((one for shared, by_text in known if (one := by_text.get(_shared(job, shared)))), None)
             if head is None:
-                heads.append([job])
+                heads[names].append(job)
             else:
-                head.append(job)
-        found += [tuple(int(job.id) for job in head) for head in heads if len(head) > 1]
-    return tuple(found)
+                found.setdefault(int(head.id), [int(head.id)]).append(int(job.id))
+    return list(found.values())
 
 
-def again_told(again: Sequence[Sequence[int]]) -> tuple[tuple[str, str], ...]:
-    """What to say of jobs with one configuration, if there are any."""
-    if not again:
-        return ()
-    firsts, others = [ids[0] for ids in again], [job_id for ids in again for job_id in ids[1:]]
+def _shared(job: Job, names: Collection[str]) -> str:
+    return exact_text({name: job.variables[name] for name in names})
+
+
+def again_told(again: Iterable[Sequence[int]]) -> str:
+    """What to say of jobs with one configuration."""
+    again = list(again)
+    told = _again_told([job_id for ids in again for job_id in ids[1:]], [ids[0] for ids in again])
+    return f"{told}; --group-by, compare and report count each configuration once"
+
+
+def _again_told(others: Collection[int], firsts: Collection[int]) -> str:
     verb, words = ("has", "the configuration") if len(others) == 1 else ("have", "the configurations")
-    what = f"{which(others)} {verb} {words} of {which(firsts)}, under other variables"
-    return ((what, "--group-by, compare and report count each configuration once"),)
+    return f"{which(others)} {verb} {words} of {which(firsts)}, under other variables"

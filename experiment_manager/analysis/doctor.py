@@ -14,7 +14,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
-from experiment_manager.analysis.alike import again_told, jobs_again
 from experiment_manager.errors import LOOK_AT_THE_DISK, ExperimentManagerError, JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import Launch, State
@@ -31,7 +30,6 @@ from experiment_manager.store.files import (
     looked,
     unreadable,
 )
-from experiment_manager.store.holds import read_removed
 from experiment_manager.store.launches import (
     PLACES,
     launch_numbers,
@@ -291,21 +289,6 @@ def _missing(seen: _Seen, path: str, ids: list[int]) -> Iterator[Finding]:
         yield Finding("copies", what, "restore it from a backup; the same sweep makes a new one", tuple(ids))
 
 
-def _alike(seen: _Seen) -> Iterator[Finding]:
-    """Jobs with the configurations of others."""
-    if not is_there(seen.folder.manifest):
-        return  # of the original library
-    removed = read_removed(seen.folder)
-    with Manifest(seen.folder) as manifest:
-        again = jobs_again(job for job in manifest.jobs() if job.id not in removed)
-    for what, _ in again_told(again):
-        ids = tuple(sorted(job_id for of_one in again for job_id in of_one[1:]))
-        hint = (
-            f"means count each configuration once; `experiment-manager remove {seen.word} {format_ids(ids)}` hides them"
-        )
-        yield Finding("jobs", what, hint, ids)
-
-
 def _leftovers(seen: _Seen) -> Iterator[Finding]:
     """What killed processes have left."""
     folder, left = seen.folder, list[str]()
@@ -427,7 +410,6 @@ _CHECKS: Final[tuple[Callable[[_Seen], Iterator[Finding]], ...]] = (
     _waiting,
     _launches,
     _recipes,
-    _alike,
     _filter,
     _links,
     _leftovers,

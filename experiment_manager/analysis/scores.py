@@ -29,6 +29,7 @@ from experiment_manager.model.records import State
 from experiment_manager.text import settings_text
 
 if TYPE_CHECKING:
+    from experiment_manager.analysis.alike import Mixed
     from experiment_manager.analysis.inference import Scores
 
 EXPERIMENT: Final = "experiment"
@@ -54,6 +55,7 @@ class How(NamedTuple):
     goals: Mapping[str, str] = NO_GOALS  # of the metrics that are taken before others
     notes: Sequence[str] = ()  # on the jobs, which precede those on the scores
     averaged: Sequence[str] = ()  # the variables over which a search takes the mean, which repeat a job, too
+    mixing: "Callable[[str, list[list[int]]], Mixed | None]" = lambda _experiment, _groups: None
     of_last: Callable[[str], str | None] = lambda _: None  # what to say where the last values of a metric are compared
 
 
@@ -113,7 +115,7 @@ def score_table(experiments: Mapping[str, Sequence[Row]], how: How) -> ScoreTabl
             "they stand, and a job leaves what it returns, or logs with current_job().log_metrics"
         )
     goal = how.goal or how.goals.get(metric, "max")
-    cells = _cells(rows, by, over, how.tasks, lambda row: _scored(row, source, metric))
+    cells = _cells(rows, by, over, how, lambda row: _scored(row, source, metric))
     runs = _runs(cells, by, over, how.tasks, is_common=how.is_common)
     raw = {key: _matrix(of_tasks, runs) for key, of_tasks in cells.items()}
     least, width = _scale(list(raw.values()), how.normalize)
@@ -133,6 +135,7 @@ def score_table(experiments: Mapping[str, Sequence[Row]], how: How) -> ScoreTabl
         notes=(
             *how.notes,
             *filter(None, [how.of_last(metric) if source == "metrics" else None]),
+            *_mixed_notes(methods, by, how),
             *_notes(cells, runs, how, len(task_labels)),
         ),
     )
@@ -212,6 +215,10 @@ def _chosen_variables(rows: Sequence[Row], how: How, *, are_several: bool) -> tu
             f"{wrong[0]!r} repeats a job, and is nothing to compare: leave it to --over, or rename the variable where "
             "it is more than a seed"
         )
+    if not by and (mixed := how.mixing("", [[row["job"] for row in rows]])) is not None:
+        raise ExperimentManagerError(
+            f"no variable makes a method, and the jobs differ in {mixed.names}: {mixed.way_out('--by', ())}"
+        )
     if not by:
         raise ExperimentManagerError(
             f"all jobs differ in {', '.join((*over, *how.tasks))} alone: there is one method, and nothing to compare "
@@ -247,7 +254,8 @@ Score = Callable[[Row], tuple[float | None, str | None]]
 """The score of a job, or why it has none."""
 
 
-def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: Sequence[str], score: Score) -> _Cells:
+def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], how: How, score: Score) -> _Cells:
+    tasks = how.tasks
     found: _Cells = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         runs = found[group_key(row, by)][group_key(row, tasks)]
@@ -255,7 +263,7 @@ def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: S
         cell = _Cell(row["job"], value, trouble, row["variables"])
         other = runs.setdefault(group_key(row, over), cell)
         if other is not cell:
-            raise ExperimentManagerError(_mixed(other, cell, (*by, *tasks, *over), over))
+            raise ExperimentManagerError(_mixed(other, cell, by, over, how))
     if len(found) < 2:
         text = _called(rows[0]["variables"], by)
         raise ExperimentManagerError(
@@ -265,17 +273,36 @@ def _cells(rows: Sequence[Row], by: Sequence[str], over: Sequence[str], tasks: S
     return found
 
 
-def _mixed(one: _Cell, other: _Cell, chosen: Sequence[str], over: Sequence[str]) -> str:
-    names = [name for name in {**one.variables, **other.variables} if name not in chosen]
+def _mixed(one: _Cell, other: _Cell, by: Sequence[str], over: Sequence[str], how: How) -> str:
+    names = [name for name in {**one.variables, **other.variables} if name not in (*by, *how.tasks, *over)]
     differ = [name for name in names if exact_text(one.variables.get(name)) != exact_text(other.variables.get(name))]
     same = settings_text(_of(one.variables, over))
     jobs = f"jobs {one.job} and {other.job} {_place(one)}"
+    if not differ and (mixed := how.mixing(str(one.variables.get(EXPERIMENT, "")), [[one.job, other.job]])) is not None:
+        return f"{jobs}would be the same run, {same}, and differ in {mixed.names}; {mixed.way_out('--by', _named(by))}"
     if not differ:
         return f"{jobs}are the same run, {same}; leave one of them out with --where"
     return (
         f"{jobs}would be the same run, {same}, and differ in {', '.join(differ)}; name that in "
         "--by or --tasks, in --over where it repeats a job, too, or choose one value with --where"
     )
+
+
+def _named(by: Sequence[str]) -> list[str]:
+    """What people name of that which makes a method."""
+    return [name for name in by if name != EXPERIMENT]
+
+
+def _mixed_notes(methods: Iterable[Scored], by: Sequence[str], how: How) -> Iterable[str]:
+    """A line for each experiment with methods whose jobs differ in more than what repeats them."""
+    groups: dict[str, dict[tuple[str, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for method in methods:
+        for jobs, experiments in zip(method.jobs, method.experiments, strict=True):
+            for task, (job, experiment) in enumerate(zip(jobs, experiments, strict=True)):
+                groups[experiment][method.label, task].append(job)
+    for experiment, of_one in groups.items():
+        if (mixed := how.mixing(experiment, list(of_one.values()))) is not None:
+            yield f"{experiment}: " * bool(experiment) + mixed.told("--by", _named(by))
 
 
 def _of(variables: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

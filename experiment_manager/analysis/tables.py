@@ -279,7 +279,7 @@ def best(
     found = {place: row[source].get(name) for place, row in enumerate(numbers)}
     there = [place for place, value in found.items() if _counts(value) and value == value]
     of_well, with_number = frozenset(well), frozenset(there)
-    notes = [of_others([rows[place]["job"] for place in there if place not in of_well], are_left_out=is_any_well)]
+    notes = [of_others([rows[place] for place in there if place not in of_well], are_left_out=is_any_well)]
     if is_any_well:
         there = [place for place in there if place in of_well]
         notes.append(_of_unranked([rows[place] for place in ended if place not in with_number], source, name))
@@ -287,14 +287,19 @@ def best(
     return Best(there[:count], metric or name, goal, "; ".join(filter(None, notes)) or None)
 
 
-def of_others(ids: Collection[int], *, are_left_out: bool) -> str | None:
-    """What to say of jobs that have a number, and have not ended well."""
-    if not ids:
+def of_others(rows: Sequence[Row], *, are_left_out: bool) -> str | None:
+    """What to say of jobs that have a number, and have not ended well; some have, and were run again."""
+    if not rows:
         return None
+    are_again = all("of_attempt" in row for row in rows)
     if not are_left_out:
+        if are_again:
+            return "the last attempt of no job has ended well: the best is of what earlier ones have left"
         return "no job has ended well: the best is of what they have left until now"
-    verbs = ("is", "has") if len(ids) == 1 else ("are", "have")
-    return f"{counted(len(ids))} {verbs[0]} left out, which {verbs[1]} not ended well ({which(ids)})"
+    ids = [row["job"] for row in rows]
+    is_one = len(ids) == 1
+    why = "whose last attempt has" if are_again else f"which {'has' if is_one else 'have'}"
+    return f"{counted(len(ids))} {'is' if is_one else 'are'} left out, {why} not ended well ({which(ids)})"
 
 
 def _of_unranked(rows: Sequence[Row], source: str, name: str) -> str | None:

@@ -1,16 +1,18 @@
 """The verbs for what jobs have left: results, as a table or a file; compare, which is better, and plot; efficiency,
 what they used; export, which hands them to programs that track experiments; and report, a page of all there is."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 
-from experiment_manager.analysis.alike import counted_once
+from experiment_manager.analysis.alike import counted_once, mixing
 from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
+from experiment_manager.analysis.named_keys import keys_named, with_keys
 from experiment_manager.analysis.results import Objective, known_objective, without_metrics
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
@@ -46,7 +48,7 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import Experiment
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import ENDED_WELL
-from experiment_manager.model.rows import ResultRow, Rows, named_apart
+from experiment_manager.model.rows import ResultRow, named_apart
 from experiment_manager.text import counted, names_in, settings_text, tell
 
 Goal = Annotated[
@@ -147,23 +149,24 @@ def results(
     flat_only = {"--columns": columns, "--only-changed": only_changed or None, "--precision": precision}
     of_best = (None, None) if best_ or (kind in TEXT_FORMATS and group_by) else (metric, goal)
     _check_together(experiment, flat_only, is_json=json, how=how, group_by=group_by, unused=of_best)
-    jobs = _rows_of(experiment, rules, pruned=pruned)
-    by, wanted = _grouping(jobs, group_by), aggregates_in(names_in(how or "mean,std"))
-    jobs = jobs if by is None else counted_once(jobs)
+    by, wanted = _names(group_by), aggregates_in(names_in(how or "mean,std"))
+    named = [*names_in(columns or ""), (sort or "").removeprefix("-")]
+    jobs = _rows_of(experiment, rules, named if by is None else by, pruned=pruned)
+    jobs = jobs if by is None else _once(experiment, jobs)
     metric = metric if metric is None or by is None else group_metric(jobs, by, metric)
     objective, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
     rows: Sequence[Row] = jobs if by is None else _means(experiment, jobs, by, wanted, logged)
-    ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged, experiment.variables)
+    ranked = rows if by is None or best_ is None else aggregate(jobs, by, ["mean"], logged, _known(experiment, by))
     found = None if best_ is None else _best(ranked, best_, metric, goal, objective, jobs)
     flat: Sequence[Row] = flat_results(rows) if by is None else [flat_aggregate(row, wanted) for row in rows]
     rows, flat = (rows, flat) if found is None else _in_order(rows, flat, found.places)
     asked = None if columns is None else names_in(columns)
-    full_names = _full_names(experiment, jobs, [*(asked or ()), (sort or "").removeprefix("-")], by, wanted, logged)
+    full_names = _full_names(experiment, jobs, named, by, wanted, logged)
     rows, flat = (rows, flat) if sort is None else _in_order(rows, flat, order(flat, sort, full_names))
     if json:
         terminal.print_answer(rows)
         return
-    there = _columns_there(experiment, flat, by, are_asked=asked is not None)
+    there = _columns_there(experiment, flat, by, asked)
     called = chosen_columns(there, asked, full_names)
     flat, chosen = flat if asked is None else only_columns(flat, called), list(called)
     strong: Set[tuple[int, str]] = set()
@@ -182,32 +185,36 @@ def results(
 
 
 def _columns_there(
-    experiment: Experiment, flat: Sequence[Row], by: Sequence[str] | None, *, are_asked: bool
+    experiment: Experiment, flat: Sequence[Row], by: Sequence[str] | None, asked: Sequence[str] | None
 ) -> list[str]:
     """The columns of flat rows, and of those that may be asked for the variables that these jobs lack; where there are
     no rows, the columns that these would have."""
     if by is not None:
         return columns_of(flat) or [*_shown(by, ["count"]), "count"]
     there = columns_of(flat) or experiment.result_columns()
-    return list(dict.fromkeys((*there, *(experiment.variables if are_asked else ()))))
+    more = () if asked is None else (*experiment.variables, *keys_named(asked, there))
+    return list(dict.fromkeys((*there, *more)))
 
 
-def _rows_of(experiment: Experiment, rules: list[Any] | None, *, pruned: bool) -> Rows[ResultRow]:
-    """A row per job; lines on standard error name those that lack some of their metrics, and those that their variables
-    show wrongly."""
+def _rows_of(
+    experiment: Experiment, rules: list[Any] | None, named: Iterable[str], *, pruned: bool
+) -> Sequence[ResultRow]:
+    """A row per job, with the keys of configurations that are named; lines on standard error name those that lack some
+    of their metrics."""
     jobs = experiment.result_rows(rules, pruned=pruned)
     lacking = without_metrics(experiment.folder, [row["job"] for row in jobs], experiment.states)
-    for line in (*lacking, *jobs.alike.notes):
+    for line in lacking:
         tell(line)
-    return jobs
+    return with_keys(experiment.folder, jobs, named)
 
 
-def _grouping(jobs: Rows[ResultRow], group_by: str | None) -> list[str] | None:
-    """The variables that are named, and what tells apart the jobs that variables do not; None: there are no groups."""
-    if group_by is None:
-        return None
-    named = names_in(group_by)
-    return [*named, *(name for name in jobs.alike.names if name not in named)]
+def _once(experiment: Experiment, jobs: Sequence[ResultRow]) -> Sequence[ResultRow]:
+    """The rows that means are made of; lines name the jobs that are not counted again, and those that are in none."""
+    once, note = counted_once(experiment.folder, jobs)
+    others = of_others([row for row in once if row["state"] not in ENDED_WELL], are_left_out=True)
+    for line in filter(None, (note, others)):
+        tell(line)
+    return once
 
 
 def _means(
@@ -217,12 +224,20 @@ def _means(
     how: Sequence[str],
     logged: Collection[str] | None,
 ) -> Sequence[Row]:
-    """The groups of `aggregate`; a line names the jobs that are in none."""
-    found = aggregate(jobs, by, how, logged, experiment.variables)
-    others = of_others([row["job"] for row in jobs if row["state"] not in ENDED_WELL], are_left_out=True)
-    if others is not None:
-        tell(others)
+    """The groups of `aggregate`; a line names the jobs of one group that differ in more than their variables."""
+    found = aggregate(jobs, by, how, logged, _known(experiment, by))
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row in jobs:
+        if row["state"] in ENDED_WELL:
+            groups[group_key(row, by)].append(row["job"])
+    if (mixed := mixing(experiment.folder, groups.values())) is not None:
+        tell(mixed.told("--group-by", by))
     return found
+
+
+def _known(experiment: Experiment, by: Sequence[str]) -> Sequence[str]:
+    """What can make a group also where no row has it."""
+    return (*experiment.variables, *keys_named(by, experiment.variables))
 
 
 def _deciding(

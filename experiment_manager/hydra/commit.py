@@ -27,7 +27,6 @@ from experiment_manager.model import codec
 from experiment_manager.model.configurations import ConfigTemplate, Configured
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.grid import Point
-from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, Code, Job, JobId, Launch, State
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.holds import read_removed
@@ -37,7 +36,7 @@ from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import ManifestEditor, editing, until_published
 from experiment_manager.store.pass_filter import write_selection
 from experiment_manager.store.trust import refuse_to_begin_what_anybody_writes
-from experiment_manager.text import as_word, tell
+from experiment_manager.text import tell
 
 
 class Committed(NamedTuple):
@@ -50,12 +49,15 @@ class Committed(NamedTuple):
 
 def commit_sweep(asked: Asked, about: Mapping[str, Any]) -> Committed:
     """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written."""
+    first = None
     with uncollected(), planning(asked.folder):
         clear_leftovers(asked.folder)
         done = until_published(asked.folder, lambda _: commit(plan(asked), about))
         if done.n_new and done.plan.known:
-            _tell_of_again(asked.folder, done.plan.known.next_id)
-        return done
+            first = done.plan.known.next_id
+    if first is not None:
+        _tell_of_again(asked.folder, first)
+    return done
 
 
 def _tell_of_again(folder: Folder, first: int) -> None:
@@ -63,11 +65,8 @@ def _tell_of_again(folder: Folder, first: int) -> None:
     removed = read_removed(folder)
     with Manifest(folder) as manifest:
         again = jobs_again(job for job in manifest.of_one_configuration() if job.id not in removed)
-    again = tuple(ids for ids in again if max(ids) >= first)
-    for what, way_out in again_told(again):
-        others = format_ids(job_id for ids in again for job_id in ids[1:])
-        hides = f"`experiment-manager remove {as_word(folder.path)} {others}` hides one of each"
-        tell(f"{what}; {way_out}, and {hides}")
+    if again := [ids for ids in again if max(ids) >= first]:
+        tell(again_told(again))
 
 
 def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -235,17 +235,13 @@ def variables_identity(variables: Mapping[str, Any]) -> str:
     return codec.digest(["variables", codec.encode(dict(variables))])
 
 
-def are_one(variables: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    """Whether jobs of one configuration are one under other variables: some are named of one of the two alone, as an
-    override that has the default. What only repeats a job is meant to be equal, and what is said to Hydra is no part of
-    a configuration.
+def may_be_one(names: Set[str], others: Set[str]) -> bool:
+    """Whether jobs of one configuration with variables of these names may be one: some are named of one of the two
+    alone, as an override that has the default. What only repeats a job is meant to be equal, and what is said to Hydra
+    is no part of a configuration.
 
-    >>> are_one({"lr": 0.1}, {"lr": 0.1, "seed": 1}), are_one({"lr": 0.1}, {"lr": 0.1, "repeat": 2})
-    (True, False)
+    >>> may_be_one({"lr"}, {"lr", "seed"}), may_be_one({"lr"}, {"lr", "repeat"}), may_be_one({"lr"}, {"lr"})
+    (True, False, False)
     """
-    named_once = variables.keys() ^ others.keys()
-    if not named_once or any(name == REPEAT or name.startswith("hydra.") for name in named_once):
-        return False
-    shared = variables.keys() & others.keys()
-    one, other = ([codec.encode(side[name]) for name in shared] for side in (variables, others))
-    return codec.canonical(one) == codec.canonical(other)
+    named_once = names ^ others
+    return bool(named_once) and not any(name == REPEAT or name.startswith("hydra.") for name in named_once)

@@ -2,8 +2,8 @@
 return, and `--json` prints. They are ordinary dictionaries, and type checkers know their keys.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, NamedTuple, NotRequired, SupportsIndex, TypedDict, TypeVar, overload
+from collections.abc import Collection, Mapping
+from typing import Any, NotRequired, SupportsIndex, TypedDict, TypeVar, overload
 
 from experiment_manager.text import one_line
 
@@ -142,29 +142,8 @@ class JobDifference(TypedDict):
     environment: dict[str, tuple[str, str]]
 
 
-class Alike(NamedTuple):
-    """What there is to know of jobs that their variables show wrongly; see `analysis.alike`."""
-
-    names: tuple[str, ...] = ()  # of the keys that tell apart those of equal variables: cfg.batch_size
-    again: tuple[tuple[int, ...], ...] = ()  # the ids of jobs with one configuration; the first counts, if it can
-    findings: tuple[tuple[str, str], ...] = ()  # for people: what is so, and what there is to do about it
-
-    @property
-    def notes(self) -> list[str]:
-        """The findings, a line each."""
-        return ["; ".join(finding) for finding in self.findings]
-
-
-NOTHING_ALIKE: Final = Alike()
-
-
 class Rows(list[_Row]):
-    """A list of rows, which a notebook shows as a table. As `print` shows it, it is any other list. `alike` is what to
-    know of results before means are made of them."""
-
-    def __init__(self, rows: Iterable[_Row] = (), alike: Alike = NOTHING_ALIKE) -> None:
-        super().__init__(rows)
-        self.alike = alike
+    """A list of rows, which a notebook shows as a table. As `print` shows it, it is any other list."""
 
     @overload
     def __getitem__(self, place: SupportsIndex, /) -> _Row: ...
@@ -172,7 +151,7 @@ class Rows(list[_Row]):
     def __getitem__(self, place: slice, /) -> "Rows[_Row]": ...
     def __getitem__(self, place: Any, /) -> Any:
         found = super().__getitem__(place)
-        return Rows(found, self.alike) if isinstance(place, slice) else found
+        return Rows(found) if isinstance(place, slice) else found
 
     def __str__(self) -> str:
         return list.__repr__(self)

@@ -11,8 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.analysis.alike import counted_once, look_alike
+from experiment_manager.analysis.alike import counted_once, mixing
 from experiment_manager.analysis.jobs import tail
+from experiment_manager.analysis.named_keys import key_values, keys_named
 from experiment_manager.analysis.results import Objective, known_objective, result_rows
 from experiment_manager.analysis.status import Trouble, status
 from experiment_manager.analysis.tables import (
@@ -30,7 +31,6 @@ from experiment_manager.model.codec import as_float, is_number
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.pruning import read
 from experiment_manager.model.records import ENDED_BADLY, Job, Launch, State
-from experiment_manager.model.rows import Alike, Rows
 from experiment_manager.model.secrets import Masks, masked_words
 from experiment_manager.report.comparison import Compared, compared
 from experiment_manager.report.curves import Learning, Logbook, estimate, learn
@@ -164,6 +164,7 @@ class Contents(NamedTuple):
     goal: str | None  # None: nobody has said it of this metric, and the largest is best
     grouped_by: tuple[str, ...]
     averaged: tuple[str, ...]
+    cautions: tuple[str, ...]  # on what the means are of
     n_groups: int
     best: tuple[Best, ...]
     n_ranked: int
@@ -193,15 +194,14 @@ def _without_secrets(jobs: Sequence[Job]) -> list[Job]:
 def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choice) -> Contents:
     """The contents of a report. Raises ExperimentManagerError for a name that is no variable, or no metric."""
     objective = known_objective(folder)
-    jobs, alike = look_alike(folder, jobs, lambda: objective.averaged)
-    jobs = _without_secrets(jobs)
+    jobs = _without_secrets(_with_keys(folder, jobs, choice.group_by or ()))
     found = status(folder, [job.id for job in jobs], table)
     logbook = Logbook(folder, table)
-    rows = Rows(result_rows(folder, jobs, table, logbook.last), alike)
-    once = counted_once(rows)
+    rows = result_rows(folder, jobs, table, logbook.last)
+    once, of_again = counted_once(folder, rows)
     source, metric, goal = _decisive(objective, rows, choice)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.variables))
-    by, averaged = _grouping(choice, names, alike, objective.averaged)
+    by, averaged = _grouping(choice, names, objective.averaged)
     groups = _groups(once, by, source, metric)
     ranked = _ranked(groups, goal or "max")
     drawn = tuple(ranked + [group for group in groups if not group.values])[:MOST_GROUPS]
@@ -222,6 +222,7 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
         goal=goal,
         grouped_by=by,
         averaged=averaged,
+        cautions=tuple(filter(None, [of_again, _mixed(folder, groups, by)])),
         n_groups=len(groups),
         best=tuple(map(_best, ranked[:MOST_BEST])),
         n_ranked=len(ranked),
@@ -251,17 +252,19 @@ def collect(folder: Folder, jobs: Sequence[Job], table: StateTable, choice: Choi
     )
 
 
-def _grouping(
-    choice: Choice, names: Sequence[str], alike: Alike, over: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The variables that make a group, among them what tells apart the jobs that variables do not, which is told; and
-    those over which groups are averaged."""
-    for note in alike.notes:
-        tell(note)
+def _with_keys(folder: Folder, jobs: Sequence[Job], names: Sequence[str]) -> list[Job]:
+    """The jobs, with those of the names as variables more that are keys of configurations."""
+    keys = keys_named(names, {name for job in jobs for name in job.variables})
+    values = key_values(folder, [job.id for job in jobs], keys)
+    return [job._replace(variables={**job.variables, **values.get(job.id, {})}) for job in jobs]
+
+
+def _grouping(choice: Choice, names: Sequence[str], over: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The variables that make a group, and those over which groups are averaged."""
     averaged = repeating(names, over) if choice.average_over is None else _known(choice.average_over, names)
     by = without(names, averaged)
     if choice.group_by is not None:
-        by = tuple(dict.fromkeys((*_known(choice.group_by, names), *alike.names)))
+        by = _known(choice.group_by, names)
     return by, without(names, by)
 
 
@@ -320,6 +323,12 @@ def _groups(rows: Sequence[Row], by: Sequence[str], source: str | None, metric: 
             )
         )
     return groups
+
+
+def _mixed(folder: Folder, groups: Sequence[Group], by: Sequence[str]) -> str | None:
+    """What to say of jobs of one group that differ in more than their variables, if there are any."""
+    mixed = mixing(folder, [group.completed for group in groups])
+    return None if mixed is None else mixed.told("--group-by", by)
 
 
 def _left(row: Row, source: str | None, metric: str | None) -> Any:
