@@ -348,7 +348,10 @@ def heal(folder: Folder, json: Json = False) -> None:
             terminal.say(line)
     for launch, why in done.refused.items():
         tell(f"error: launch {launch}: {why}")
-    if done.refused:
+    if done.unasked:
+        launches = f"launch{'es' * (len(done.unasked) > 1)} {', '.join(done.unasked)}"
+        tell(f"error: what became of {launches} could not be asked; repeat the command when the scheduler answers")
+    if done.refused or done.unasked:
         raise typer.Exit(REFUSED)
 
 

@@ -19,6 +19,7 @@ from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.nodes import elsewhere, nodes_left_out
 from experiment_manager.scheduler.protocol import Scheduler
+from experiment_manager.scheduler.query import ask, open_launches, running_records
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.records import not_asked
 from experiment_manager.scheduler.scripts import arranged, arranged_again, write_scripts
@@ -68,6 +69,7 @@ class Healing(NamedTuple):
     given_up: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     left: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     refused: Mapping[str, str] = MappingProxyType({})
+    unasked: tuple[str, ...] = ()  # launches with a rule of which their schedulers could not tell what became
 
     def __repr__(self) -> str:
         n_healed, n_given_up = sum(len(one.jobs) for one in self.healed), sum(map(len, self.given_up.values()))
@@ -86,7 +88,7 @@ def heal(folder: Folder, *, is_alone: bool = True) -> Healing:
     folder.require()
     with planning(folder):
         clear_leftovers(folder)
-        table = reconciled(folder, is_to_act=True) if is_alone else States(folder).table()
+        table, unasked = _looked(folder) if is_alone else (States(folder).table(), ())
         found = _survey(folder, table, is_asked=is_alone)
         for scheduler in {one.name: one for one in found.schedulers()}.values():
             scheduler.require()
@@ -109,7 +111,16 @@ def heal(folder: Folder, *, is_alone: bool = True) -> Healing:
         ids = tuple(sorted(planned_attempts(launch)))
         healed.append(Healed(launch.number, ids, reason_of(launch) or "", tuple(one.slurm_id for one in submitted)))
     left = {job_id: owner for job_id, owner in found.decision.left.items() if owner not in found.healing}
-    return Healing(tuple(healed), _by_text(found.decision.given_up), _by_text(left), refused)
+    return Healing(tuple(healed), _by_text(found.decision.given_up), _by_text(left), refused, unasked)
+
+
+def _looked(folder: Folder) -> tuple[StateTable, tuple[str, ...]]:
+    """What schedulers know better is recorded; and the launches with a rule about which one could not be asked."""
+    states = States(folder)
+    launches, users = open_launches(folder, running_records(states, states.table()), is_to_act=True)
+    answer = ask(launches, users)
+    unasked = (one.launch.number for one in launches if has_rule(one.launch) and set(one.names) - answer.reports.keys())
+    return reconciled(folder, answer, is_to_act=True), tuple(unasked)
 
 
 def has_rule(launch: Launch) -> bool:
@@ -331,4 +342,4 @@ def sentences(found: Healing, path: str) -> list[str]:
         f"{counted(len(ids))} left alone: launch {launch} has {'it' if len(ids) == 1 else 'them'} ({which(ids)})"
         for launch, ids in found.left.items()
     ]
-    return said or [f"nothing to heal in {path}"]
+    return said or ([] if found.unasked else [f"nothing to heal in {path}"])

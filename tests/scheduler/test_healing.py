@@ -113,6 +113,24 @@ def test_two_at_the_same_time(jobs: Jobs, capsys: pytest.CaptureFixture[str]) ->
     assert 3 == len(arrays())
 
 
+def test_where_nobody_can_be_asked(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+    """`heal` does not say that there is nothing to heal where the scheduler did not answer what became of jobs that
+    have a rule, and ends with 2; of jobs without one nothing is asked for."""
+    begun(jobs, LONG, **OOM)
+    path = jobs.experiment.folder.path
+    capsys.readouterr()
+    wrong(stalls=True)
+    assert 2 == main(["heal", path])
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert "error: what became of launch 0001 could not be asked; repeat" in said.err
+    assert 2 == main(["heal", path, "--json"])
+    assert ["0001"] == in_shape("heal", capsys.readouterr().out)["unasked"]
+    wrong()
+    assert 0 == main(["heal", path])
+    assert f"nothing to heal in {path}\n" == capsys.readouterr().out
+
+
 def test_two_write_at_the_same_moment(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whom no lock keeps out, the files do: of two launches for one death, one is submitted."""
     begun(jobs, LONG, **OOM)
