@@ -448,6 +448,28 @@ def test_unbegun_attempt_whose_recording_was_interrupted(tmp_path: Path, states:
     assert State.TIMEOUT is states.state(8, 1)
 
 
+@pytest.mark.parametrize("knows", [True, False])
+def test_whoever_finds_an_unbegun_attempt_without_a_record_says_the_same(
+    tmp_path: Path, states: States, knows: bool
+) -> None:
+    """Its anchor is there before its record, and another process may look in between: it never says that a supervisor
+    is gone, which there was none of. An anchor of an older version does not tell why."""
+    states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled by ada"}, {"launch": "0001"})
+    (tmp_path / "train/states/7.1.CANCELLED").unlink()
+    record = tmp_path / "train/jobs/7/attempt.1.json"
+    before = record.read_text()
+    record.unlink()
+    if not knows:
+        anchor = tmp_path / "train/states/7.1"
+        about = json.loads(anchor.read_text())
+        del about["ending"]
+        anchor.write_text(json.dumps(about))
+    assert State.CANCELLED is states.table(reconcile=True).state(7)
+    found = json.loads(record.read_text())
+    assert found == {**json.loads(before), **({} if knows else {"reason": found["reason"]})}
+    assert knows or "it never began, and whoever recorded that was interrupted" == found["reason"]
+
+
 def test_unbegun_attempt_gives_way_to_one_that_began(states: States) -> None:
     """A job that has begun is left alone by whoever thinks that it never did."""
     states.claim(7, {})

@@ -69,6 +69,7 @@ _OF_NO_DOING: Final = frozenset({State.LOST, State.NODE_FAIL, State.PREEMPTED})
 """How an attempt ends by no doing of its own, nor of people."""
 
 _GONE: Final = {"reason": "its supervisor is gone and has recorded no end: killed, or the machine went down"}
+_INTERRUPTED: Final = {"reason": "it never began, and whoever recorded that was interrupted"}
 
 
 def task_in(record: Mapping[str, Any]) -> Task | None:
@@ -357,6 +358,8 @@ class States:
 
     def _lose(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any] = _GONE) -> State:
         about = self.record(job_id, attempt)
+        if "unbegun" in about and record.get("reason") == _GONE["reason"]:  # nobody's supervisor: see `record_unbegun`
+            record = about.get("ending", _INTERRUPTED)
         found = self._endings.found(job_id, attempt, about)
         if found is None and state in _OF_NO_DOING and (by := asked_to_end(self._folder, job_id, attempt, about)):
             kept = {key: record[key] for key in record if key != "ask_scheduler"}
@@ -644,13 +647,14 @@ class States:
     ) -> None:
         """An attempt that was handed over and never began has ended as `state`; nothing happens when one has begun.
 
-        The anchor tells the state, too: whoever finds it alone knows what became of the attempt. There may be thousands
-        at once, and SLURM can be asked again, so nothing waits for the disk.
+        The anchor tells all of it, too: whoever finds it alone, if only a moment before we have written the rest,
+        records the same. There may be thousands at once, and SLURM can be asked again, so nothing waits for the
+        disk.
         """
         self._folder.make(self._path)
         temporary = temporary_name(self._name(job_id, 0))
         with open(temporary, "x", encoding="utf-8") as file:
-            json.dump({"job": job_id, "unbegun": state, **about}, file, ensure_ascii=False)
+            json.dump({"job": job_id, "unbegun": state, "ending": dict(record), **about}, file, ensure_ascii=False)
         try:
             os.link(temporary, self._name(job_id, attempt))
         except FileExistsError:
