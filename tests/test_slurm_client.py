@@ -449,6 +449,18 @@ def test_tasks_that_slurm_has_forgotten_have_ended_however_many_are_asked_about(
         forget_cluster()
 
 
+def test_a_task_that_runs_keeps_none_from_being_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where squeue leaves out what runs, too, all others that have ended are known by one look."""
+    runs = "*job\\ 82) echo JobId=82 JobState=RUNNING Restarts=0 ;; "
+    commands(tmp_path, monkeypatch, squeue="", scontrol=FORGETS.replace("case $* in ", f"case $* in {runs}"))
+    forget_cluster()
+    try:
+        tasks = {number: Task("slurm", str(number), user="root") for number in range(77, 97)}
+        assert {tasks[number] for number in tasks if number != 82} == schedulers.ended(tasks.values())
+    finally:
+        forget_cluster()
+
+
 SQUEUE = "             JOBID PARTITION     NAME     USER ST       TIME  NODES NODELIST(REASON)\n"
 SACCT = "JobID           JobName  Partition    Account  AllocCPUS      State ExitCode\n"
 
@@ -489,8 +501,8 @@ def test_an_answer_in_another_form_is_none(tmp_path: Path, monkeypatch: pytest.M
     ):
         with pytest.raises(SlurmError, match=r"has answered in another form than it was asked for: .*12_.*; "):
             ask()
-    (tmp_path / "squeue.txt").write_text("Welcome\nCLUSTER: here\n")
-    (tmp_path / "sacct.txt").write_text("Welcome\n")
+    (tmp_path / "squeue.txt").write_text("Welcome\nCLUSTER: here\n2026-11-27 10:00:00 no maintenance\n")
+    (tmp_path / "sacct.txt").write_text("27.11.2026: welcome\n10:00 in Jena\n")
     assert ([], [], {}) == (client.squeue([]), client.squeue_of("12"), client.squeue_runs(["12"]))
     assert ([], []) == (client.sacct(["em"], 0.0), client.sacct_of("12", 0.0))
 

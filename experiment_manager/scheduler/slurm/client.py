@@ -331,10 +331,14 @@ def _squeue(*which: str) -> list[QueueRow]:
     return rows
 
 
+_JOB_FIRST: Final = r"\s*\d+(_\S+|[.+]\w+)*(\s|\||$)"
+"""A line that begins with a job's id, as `12_[3-4]`, `12+1` or `12.batch`, and not with a date or a time."""
+
+
 def _require_no_row(command: str, lines: Iterable[str]) -> None:
     """Raise SlurmError where a line that was not read tells of a job: a program of the site may stand before SLURM's,
     and pass over the form that it is asked for; then nothing is known, and nothing has ended."""
-    row = next((" ".join(line.split()) for line in lines if re.match(r"\s*\d", line)), None)
+    row = next((" ".join(line.split()) for line in lines if re.match(_JOB_FIRST, line)), None)
     if row is not None:
         words = f"{command} has answered in another form than it was asked for: {row}"
         raise SlurmError(f"{words}; look with `type -a {command}` which program that is", words=words)

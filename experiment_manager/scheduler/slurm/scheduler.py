@@ -10,7 +10,6 @@ import math
 import os
 import re
 import time
-from itertools import takewhile
 
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task, task_name
@@ -352,18 +351,22 @@ class Slurm(Scheduler):
     def has_ended(self, task: Task) -> bool:
         """Whether SLURM says that this run has ended, or that it has forgotten it; false when it is silent, and of what
         another cluster runs than the one that is asked."""
+        return self._has_ended(task) is True
+
+    def _has_ended(self, task: Task) -> bool | None:
+        """The same; None when it is silent, or is not to be asked."""
         if task.cluster is not None and task.cluster not in (self.asked() or ()):
-            return False
+            return None
         try:
             done = _scontrol("-o", "show", "job", task.name, asks_own=False)
         except OSError:
-            return False
+            return None
         if done.returncode:
             # of an array that has other tasks still, a task that was forgotten is "not found": on standard output by
             # 22.05, and on standard error by 26.05
             said = f"{done.stdout}\n{done.stderr}"
             is_absent = "Invalid job id" in said or f"Job {task.name} not found" in said
-            return is_absent and not self.may_hide(task.user)
+            return (is_absent and not self.may_hide(task.user)) or None
         told = _record(done.stdout, task)
         restarts, word = re.search(r"\bRestarts=(\d+)", told), re.search(r"\bJobState=(\w+)", told)
         return _is_over(task, word[1] if word else "", int(restarts[1]) if restarts else 0)
@@ -383,7 +386,7 @@ class Slurm(Scheduler):
 
     def ended(self, tasks: Collection[Task]) -> frozenset[Task]:
         """One call of squeue tells of all that it has; scontrol is asked about each that it is silent of, as long as it
-        agrees, and not for long: 300 such questions took 25 minutes, where the controller was silent."""
+        answers, and not for long: 300 such questions took 25 minutes, where the controller was silent."""
         if len(tasks) < 2:
             return super().ended(tasks)
         from experiment_manager.scheduler.slurm import client
@@ -401,7 +404,11 @@ class Slurm(Scheduler):
         }
         absent = (task for task in ours if task.id not in told and not self.may_hide(task.user))
         deadline = time.monotonic() + _CONFIRMS_S
-        over.update(takewhile(lambda task: time.monotonic() < deadline and self.has_ended(task), absent))
+        for task in absent:
+            said = self._has_ended(task) if time.monotonic() < deadline else None
+            if said is None:
+                break
+            over.update({task} if said else ())
         return frozenset(over)
 
     def may_hide(self, user: str | None) -> bool:
