@@ -253,6 +253,42 @@ def test_what_the_batch_script_has_started_outlives_a_job_that_fails(held: Progr
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_what_a_job_has_left_without_an_environment_is_ended_with_it(held: Program) -> None:
+    """Also where it was never seen below its program, which has failed at once."""
+    leaves = "setsid env -i sleep 600 & while [ $(cat /proc/$!/comm) != sleep ]; do :; done; echo $! > ours; exit 3"
+    about = {"runner": ["bash", "-c", leaves, "bash"]}
+    number = create_launch(Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    assert 3 == held.tool("run", "0", "--launch", number).returncode
+    pid = int((held.home / "ours").read_text())
+    try:
+        assert not processes.is_alive(pid)
+        assert f"(process {pid})" in log_of(held, 2)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+CHILDREN_END = """
+import os, signal
+from experiment_manager.execution.signals import Heard
+
+heard = Heard()
+os.kill(os.getpid(), signal.SIGCHLD)
+print(heard.is_quiet(), heard.is_quiet())
+os.kill(os.getpid(), signal.SIGTERM)
+print(heard.is_quiet(), [number.name for number in heard.wait(60)], heard.was_stopped)
+os.kill(os.getpid(), signal.SIGCHLD)
+print(heard.is_quiet(), heard.wait(60), heard.wait(0), heard.is_quiet())
+"""
+
+
+def test_children_that_end_make_nobody_hurry() -> None:
+    """A look at the memory of a job is cut short by a signal that is to be passed on, and not by children that end, of
+    which the next wait tells."""
+    said = subprocess.run([sys.executable, "-c", CHILDREN_END], check=True, capture_output=True, text=True).stdout
+    assert ["True True", "False ['SIGTERM'] True", "True [] [] True"] == said.splitlines()
+
+
 def log_of(held: Program, number: int) -> str:
     return (held.experiment / f"jobs/0/stderr.{number}.log").read_text()
 

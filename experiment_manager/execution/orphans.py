@@ -63,7 +63,8 @@ class Orphans:
 
     def _is_of_the_job(self, pid: int) -> bool:
         """It is in the session of its program, or is told which job it is of, or was below its program at the last
-        look: one may clear the environment. Of what hides its environment, all that has begun since the program did."""
+        look: one may clear the environment. Of what hides its environment, or has none, all that has begun since
+        the program did."""
         began = processes.start_ticks(pid)
         if began is not None and self._began is not None and began < self._began:
             return False

@@ -33,6 +33,7 @@ class Heard:
         """What a copy of this process has to close."""
         self.was_stopped = self.was_warned = False
         """Whether a signal of STOPS, and of WARNINGS, has been heard so far."""
+        self._kept = b""  # what `is_quiet` has seen, and `wait` has not returned
         os.set_blocking(self._read, False)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -44,21 +45,30 @@ class Heard:
 
     def wait(self, seconds: float) -> list[signal.Signals]:
         """The signals that came within that time, SIGCHLD left out; returns as soon as one came."""
-        if not select.select([self._read], [], [], max(0.0, seconds))[0]:
+        if not self._kept and not select.select([self._read], [], [], max(0.0, seconds))[0]:
             return []
-        heard = [signal.Signals(number) for number in os.read(self._read, 4096) if number != signal.SIGCHLD]
+        came, self._kept = self._kept + self._come(), b""
+        heard = [signal.Signals(number) for number in came if number != signal.SIGCHLD]
         self.was_stopped = self.was_stopped or not STOPS.isdisjoint(heard)
         self.was_warned = self.was_warned or not WARNINGS.isdisjoint(heard)
         return heard
 
     def is_quiet(self) -> bool:
-        """Whether no signal has come since `wait` returned last."""
-        return not select.select([self._read], [], [], 0)[0]
+        """Whether no signal has come since `wait` returned last, but for SIGCHLD; the next `wait` tells of them all."""
+        self._kept += self._come()
+        return not self._kept.strip(bytes([signal.SIGCHLD]))
+
+    def _come(self) -> bytes:
+        """The numbers of the signals that have come since this was asked."""
+        try:
+            return os.read(self._read, 4096)
+        except BlockingIOError:
+            return b""
 
     def wait_to_read(self, handle: int) -> bool:
         """Something, or its end, can be read there; false where a signal of STOPS or WARNINGS was heard before that."""
         while not (self.was_stopped or self.was_warned):
-            if handle in select.select([handle, self._read], [], [])[0]:
+            if not self._kept and handle in select.select([handle, self._read], [], [])[0]:
                 return True
             self.wait(0)
         return False

@@ -50,6 +50,9 @@ time is seen, however short it is."""
 SAMPLE_PAUSES: Final = 20
 """And after so many times as long as looking has taken, which large processes make long: nothing else is done then."""
 
+LONGEST_PAUSE_S: Final = 60.0
+"""But never later than that: what a job takes for a few minutes is to be seen."""
+
 SECOND_LOOK_S: Final = 1.0
 """When it looks again after its state's name was not there: a network file system can be wrong for a moment."""
 
@@ -145,10 +148,10 @@ def pause_s(ran_s: float, took_s: float) -> float:
     """How long after a look at the memory of a job, which has taken so long, it is looked at again.
 
     >>> pause_s(0.5, 0.0), pause_s(10.0, 0.0), pause_s(3600.0, 0.02), pause_s(3600.0, 18.0)
-    (1.0, 2.5, 10.0, 360.0)
+    (1.0, 2.5, 10.0, 60.0)
     """
     share = min(max(FIRST_SAMPLE_S, SAMPLE_SHARE * ran_s), OWNERSHIP_POLL_S)
-    return max(share, SAMPLE_PAUSES * took_s)
+    return max(share, min(SAMPLE_PAUSES * took_s, LONGEST_PAUSE_S))
 
 
 class _Supervision:
@@ -282,9 +285,10 @@ class _Supervision:
                 ours = list(processes.running(self._is_ours))
                 if not is_counted:
                     self._memory = max(self._memory, memory_of(ours, self._heard.is_quiet))
+                took_s = time.monotonic() - now  # of that alone: drivers of GPUs are asked as often as before
                 has_gpus = has_gpus and self._look_at_gpus(ours, now - sampled)
                 sampled = now
-                pause = pause_s(now - began, time.monotonic() - now)
+                pause = pause_s(now - began, took_s)
                 sample_at = float("inf") if is_counted and not has_gpus else time.monotonic() + pause
             if now >= poll_at:
                 poll_at = now + self._look()

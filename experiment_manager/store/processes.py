@@ -213,13 +213,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def environment(pid: int) -> dict[bytes, bytes]:
-    """What a process was started with; empty when that cannot be read."""
+    """What a process was started with; empty when that cannot be read, or was cleared."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             items = file.read().split(b"\0")
     except OSError:
         return {}
-    return {name: value for name, _, value in (item.partition(b"=") for item in items)}
+    return {name: value for name, _, value in (item.partition(b"=") for item in items) if name}
 
 
 def own_groups() -> str:
