@@ -5,6 +5,8 @@ import json
 import os
 import pwd
 import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -408,6 +410,34 @@ def test_what_slurm_was_asked_to_run_is_in_its_task(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("SLURMD_NODENAME", raising=False)
     assert Task("slurm", "123") == schedulers.task_of_attempt("slurm")
     assert None is schedulers.task_of_attempt(None)
+
+
+BY_HAND = """
+import os, subprocess, sys
+from experiment_manager.scheduler import schedulers
+
+for _ in range(3):
+    assert schedulers.task_of_attempt(None) is not None
+if len(sys.argv) == 1:
+    environ = {**os.environ, **schedulers.told_to_supervisors()}
+    subprocess.run([sys.executable, "-c", os.environ["CODE"], "child"], env=environ, check=True)
+"""
+
+
+@pytest.mark.parametrize("below_step", [True, False])
+def test_a_silent_controller_is_asked_once_whether_the_task_is_there(
+    below_step: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many jobs are begun by hand inside of it, in one process or in those that it starts; and not at all where
+    slurmstepd is seen to wait for them."""
+    asked = tmp_path / "asked"
+    asked.touch()
+    commands(tmp_path, monkeypatch, scontrol=f"echo asked >> {asked}; sleep 0.5; exit 1")
+    step = "slurmstepd: [123.batch]" if below_step else "slurmstepd: [1234.batch]"
+    environ = {"SLURM_JOB_ID": "123", "SLURMD_NODENAME": "n1", "CODE": BY_HAND}
+    words = ["bash", "-c", 'exec -a "$0" bash -c \'"$@"; exit $?\' bash "$@"', step, sys.executable, "-c", BY_HAND]
+    subprocess.run(words, env={**os.environ, **environ}, check=True)
+    assert (0 if below_step else 1) == len(asked.read_text().splitlines())
 
 
 @given(

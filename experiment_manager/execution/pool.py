@@ -19,6 +19,7 @@ from experiment_manager.execution.signals import hear_interrupts
 from experiment_manager.model import policy
 from experiment_manager.model.estimate import SAMPLE, estimate
 from experiment_manager.model.records import ENDED_WELL, Attempt, Launch, State
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.upstream import Upstreams
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
@@ -248,6 +249,7 @@ class Pool:
     def _start(self, job_id: int, gpus: tuple[int, ...], variables: Mapping[str, str]) -> _Running:
         """The job's supervisor runs, with these environment variables beside ours. Raises OSError."""
         log = self._folder.join("launches", self._launch.number, f"job-{job_id}.log")
+        variables = {**variables, **schedulers.told_to_supervisors()}
         if self._forkserver is not None and self._forkserver.is_ready:
             task = self._forkserver.begin(
                 job_id, folder=self._folder.path, launch=self._launch.number, log=log, variables=variables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -17,6 +18,15 @@ VARIABLE: Final = "EXPERIMENT_MANAGER_SCHEDULER"
 """In the environment of its tasks, the name of a scheduler that is not SLURM; its scripts set it."""
 
 ENTRY_POINTS: Final = "experiment_manager.schedulers"
+
+
+_TOLD: Final = "EXPERIMENT_MANAGER_TASK_IS_THERE"
+"""In the environment of what a pool starts: until when nobody asks again whether the task is there, and which."""
+
+_PAUSES: Final = 60
+"""Nobody asks again for so many times as long as the answer took: for five minutes where a controller was silent."""
+
+_asked_again_at: dict[str, float] = {}
 
 
 BUILT_IN: Final[tuple[Scheduler, ...]] = (Slurm(),)
@@ -68,8 +78,36 @@ def task_of_attempt(scheduler: str | None) -> Task | None:
     """The task that an attempt which begins here is a part of. Where no scheduler was asked to run it, its own is asked
     whether the task is still there: a shell, or a daemon, may outlive that, and what it runs goes on."""
     task = current_task()
-    has_left = scheduler is None and task is not None and named(task.scheduler).has_outlived(task)
+    has_left = scheduler is None and task is not None and _has_outlived(task)
     return None if has_left else task
+
+
+def told_to_supervisors() -> dict[str, str]:
+    """The environment variables by which jobs that this process starts, and no scheduler was asked to run, know that
+    the task around them is there: each would ask, and wait for a controller that is silent."""
+    task = task_of_attempt(None)
+    at = None if task is None else _asked_again_at.get(_words(task))
+    return {} if task is None or at is None else {_TOLD: f"{at} {_words(task)}"}
+
+
+def _has_outlived(task: Task) -> bool:
+    words = _words(task)
+    told_at, _, told = os.environ.get(_TOLD, "").partition(" ")
+    with suppress(ValueError):
+        if told == words:
+            _asked_again_at.setdefault(words, float(told_at))
+    began = time.monotonic()  # one clock for all processes of a machine
+    if began < _asked_again_at.get(words, began):
+        return False
+    found = named(task.scheduler).has_outlived(task)
+    if not found:
+        ended = time.monotonic()
+        _asked_again_at[words] = ended + _PAUSES * (ended - began)
+    return found
+
+
+def _words(task: Task) -> str:
+    return f"{task.scheduler} {task.name} {task.restart}"
 
 
 def recorded(task: Task | None) -> dict[str, Any]:

@@ -212,6 +212,26 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def ancestors(pid: int) -> list[int]:
+    """Its parent, and the parent of that, and so on, as far as they are shown to us."""
+    found: list[int] = []
+    while text := _read(f"/proc/{pid}/stat"):
+        pid = int(text.rpartition(")")[2].split()[1])
+        if not pid:
+            break
+        found.append(pid)
+    return found
+
+
+def words_of(pid: int) -> str:
+    """The command line of a process, or what it says in its place; empty where that cannot be read."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def environment(pid: int) -> dict[bytes, bytes]:
     """What a process was started with; empty when that cannot be read, or was cleared."""
     try:

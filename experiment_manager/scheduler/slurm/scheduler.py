@@ -14,7 +14,7 @@ import time
 from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task, task_name
 from experiment_manager.scheduler.protocol import Scheduler, Stop
-from experiment_manager.store.processes import own_groups
+from experiment_manager.store.processes import ancestors, own_groups, words_of
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -381,8 +381,11 @@ class Slurm(Scheduler):
         return task.node is not None
 
     def has_outlived(self, task: Task) -> bool:
-        """What the kernel has in the task's own cgroup goes with it, and nobody need be asked."""
-        return not self.holds_what_names_it(task) or (not _is_in_group_of(task) and self.has_ended(task))
+        """What the kernel has in the task's own cgroup, or below what slurmd has started for it, goes with it, and
+        nobody need be asked."""
+        if not self.holds_what_names_it(task):
+            return True
+        return not (_is_in_group_of(task) or _is_below_step_of(task)) and self.has_ended(task)
 
     def ended(self, tasks: Collection[Task]) -> frozenset[Task]:
         """One call of squeue tells of all that it has; scontrol is asked about each that it is silent of, as long as it
@@ -527,6 +530,13 @@ def _is_number_among(number: str, ranges: str) -> bool:
 def _is_in_group_of(task: Task) -> bool:
     """Whether this process is in the cgroup that slurmd has made for its job."""
     return re.search(rf"(?m)/job_{re.escape(task.id)}(?:/|$)", own_groups()) is not None
+
+
+def _is_below_step_of(task: Task) -> bool:
+    """Whether slurmstepd waits for this process, or for what has started it, in a step of the task: it calls itself
+    `slurmstepd: [12.batch]`. Where the plugin proctrack/linuxproc tracks tasks they have no cgroups."""
+    step = re.compile(rf"slurmstepd: \[{re.escape(task.id)}[.+]")
+    return any(step.match(words_of(pid)) for pid in ancestors(os.getpid()))
 
 
 def _fields(task: Task) -> dict[str, str]:
