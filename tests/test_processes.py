@@ -52,6 +52,8 @@ if not (pid := os.fork()):
 record = json.loads(os.read(ours, 4096))
 of_another = {**record, "started_ticks": record["started_ticks"] - 1}
 said = {"colleague": asked(1002, record), "later": asked(1002, of_another), "root": asked(0, record)}
+said["own before"] = asked(1002, {**of_another, "uid": 1002})
+said["own, hidden"] = asked(1001, record)  # which has changed its user, and may not be traced
 os.close(release)
 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 said["zombie"] = asked(1002, record)
@@ -170,12 +172,14 @@ def test_a_boot_that_is_not_shown_is_not_another_one(
 
 def test_what_is_hidden_is_not_gone() -> None:
     """Of a process that /proc hides, as that of a colleague on a login node, is known that something has its number,
-    and not that it has ended; once nothing has the number, it is gone."""
+    and not that it has ended; once nothing has the number, it is gone, and so is one of ours whose number somebody else
+    has now."""
     inside = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", HIDES, "sh"]
     if os.geteuid() != 0 or subprocess.run([*inside, "true"], check=False, capture_output=True).returncode:
         pytest.skip("only root can hide processes")
     said = subprocess.run([*inside, sys.executable, "-c", ASKS], check=True, stdout=subprocess.PIPE)
     expected = {"colleague": [None, True], "later": [None, True], "zombie": [None, True]}
+    expected |= {"own, hidden": [None, True], "own before": [True, True]}
     assert {**expected, "root": [False, True], "ended": [True, False]} == json.loads(said.stdout)
 
 

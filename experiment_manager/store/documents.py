@@ -144,7 +144,7 @@ ANCHOR: Final[Shape] = {
     "cluster": TEXT,
     **dict.fromkeys(("slurm_job_id", "slurm_array_job_id"), TEXT),
     **dict.fromkeys(("slurmd_nodename", "slurm_job_user"), TEXT),
-    **dict.fromkeys(("job", "pid", "started_ticks"), WHOLE),
+    **dict.fromkeys(("job", "pid", "started_ticks", "uid"), WHOLE),
     **dict.fromkeys(("slurm_array_task_id", "slurm_restart_count"), DIGITS),
     "task": TASK,
     "start": MOMENT,

@@ -31,8 +31,9 @@ _marks: dict[str, int] = {}
 
 
 def this_process() -> dict[str, Any]:
-    """The identity of this process, for good: host, boot, pid namespace, pid and its start in clock ticks."""
-    return {"host": os.uname().nodename, **_while_it_runs(os.getpid())}
+    """The identity of this process, for good: host, boot, pid namespace, pid and its start in clock ticks; and whose it
+    is."""
+    return {"host": os.uname().nodename, **_while_it_runs(os.getpid()), "uid": os.geteuid()}
 
 
 @cache
@@ -77,16 +78,18 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
         return None
     if boot is None:  # no /proc: a pid that is used again looks alive, which is the harmless mistake
         return not is_alive(pid)
-    return _has_ended(pid, ticks) if isinstance(ticks, int) else None
+    if not isinstance(ticks, int):
+        return None
+    return _has_ended(pid, ticks, was_ours=record.get("uid") == os.geteuid() != 0)  # root of a container is no one user
 
 
-def _has_ended(pid: int, ticks: int) -> bool | None:
+def _has_ended(pid: int, ticks: int, *, was_ours: bool) -> bool | None:
     """Whether the process of that number that started then has ended; None where /proc does not show what has the
-    number now: that of another user, under `hidepid`, may be it."""
+    number now: that of another user, under `hidepid`, may be it, unless the process `was_ours`."""
     seen = _seen(pid)
     if seen is not None:
         return seen.is_zombie or seen.started_ticks != ticks
-    return None if _has_number(pid) else True
+    return None if _has_number(pid) and not (was_ours and _is_of_another(pid)) else True
 
 
 def mark(name: str) -> None:
@@ -339,6 +342,17 @@ def _has_number(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _is_of_another(pid: int) -> bool:
+    """Whether what has that number is a process of another user, which we may not signal."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        pass
+    return False
 
 
 def _read(path: str) -> str | None:
