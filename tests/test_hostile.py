@@ -351,12 +351,12 @@ def test_records_of_others_end_no_verb_that_writes(home: Path, good: Kept, tmp_p
 @pytest.mark.parametrize("record", FILES)
 def test_each_record_of_others_ends_no_verb(home: Path, good: Kept, tmp_path: Path, record: str, kind: str) -> None:
     """The same in the place of each kind of record by itself, so that nothing hides what comes after it."""
-    for words in CALLS:
-        if words in WRITING:
+    for number, words in enumerate(CALLS):
+        if number == 0 or words in WRITING:
             good.put_back()
-        for experiment in (home / "e", home / "experiments/train"):
-            for name in FILES[record]:
-                replaced(experiment / name, kind)
+            for experiment in (home / "e", home / "experiments/train"):
+                for name in FILES[record]:
+                    replaced(experiment / name, kind)
         ends_well(words, home, tmp_path / "out")
 
 
@@ -457,4 +457,4 @@ def test_a_million_names_take_seconds_and_no_memory(home: Path, tmp_path: Path, 
             os.close(os.open(f"{number + 10}.{end}", os.O_CREAT | os.O_WRONLY, dir_fd=handle))
     os.close(handle)
     for words in CALLS:
-        ends_well(words, home, tmp_path / "out", most_s=60)
+        ends_well(words, home, tmp_path / "out", most_s=600 if words[0] == "archive" else 60)  # which packs them

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -472,6 +473,18 @@ def test_a_manifest_that_takes_all_time_or_memory_is_refused(tmp_path: Path, kin
         connection.executescript(HOSTILE[kind])
     with pytest.raises(ManifestError, match=f"{folder.manifest} is damaged"):
         read_names_and_all(folder)
+
+
+def test_a_manifest_as_long_as_no_other_is_damaged_within_seconds(tmp_path: Path) -> None:
+    """Of a file of a hundred gigabytes that somebody has laid there no command reads all before it says so."""
+    folder = Folder(tmp_path, "train")
+    os.makedirs(folder.path)
+    Path(folder.manifest).touch()
+    os.truncate(folder.manifest, 100 << 30)
+    begun = time.monotonic()
+    with pytest.raises(DamagedManifest, match=f"{folder.manifest} is damaged"):
+        Manifest(folder)
+    assert 10 > time.monotonic() - begun
 
 
 def test_a_configuration_that_nobody_could_read_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -53,6 +54,9 @@ Answer = TypeVar("Answer")
 FORMAT: Final = 2
 FORMAT_OF_SEARCHES: Final = 2
 APPLICATION_ID: Final = 0x45584D47  # "EXMG"
+
+_MOST_READ_S: Final = 3.0
+"""How long what may be damaged is read, to tell that from what a disk does not give."""
 
 _JOB: Final = "SELECT id, identity, variables, overrides, fingerprint, recipe FROM jobs"
 
@@ -128,10 +132,12 @@ class Manifest:
             raise DamagedManifest(f"{self._path} is damaged ({error}); restore it from a backup") from error
 
     def _why_unread(self) -> OSError | None:
-        """Why the file cannot be read to its end: SQLite takes for damage what a failing disk has not given it."""
+        """Why the file cannot be read to its end: SQLite takes for damage what a failing disk has not given it. What
+        others have laid there may be longer than all manifests: it is read for some seconds."""
+        until = time.monotonic() + _MOST_READ_S
         try:
             with opened(self._path) as file:
-                while file.read(1 << 20):
+                while file.read(1 << 20) and time.monotonic() < until:
                     pass
         except OSError as error:
             return error
