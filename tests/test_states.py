@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from experiment_manager.errors import JobRefused, NotOverYet
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State
 from experiment_manager.store import processes
-from experiment_manager.store.endings import Endings
+from experiment_manager.store.endings import Endings, ask_to_end
 from experiment_manager.store.holds import set_held
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
@@ -228,6 +228,23 @@ def test_killed_process_is_lost(tmp_path: Path, states: States, start: Callable[
     assert State.LOST is states.table(reconcile=True).state(7)
     assert ["7.1", "7.1.LOST"] == names(tmp_path)
     assert State.LOST is states.table().state(7)
+
+
+def test_whoever_chooses_takes_no_job_that_was_cancelled_meanwhile(tmp_path: Path, states: States) -> None:
+    """A worker finds a job that was left RUNNING by one that died, and claims it: cancelled before that, or ended by
+    its own doing, as turns out then or was recorded meanwhile, it is not run again. Others may."""
+    anchor = {**dead(), "launch": "0001"}
+    for job, ended in ((7, State.CANCELLED), (8, State.CANCELLED), (9, State.FAILED), (3, State.LOST)):
+        put(tmp_path, f"{job}.1", f"{job}.1.RUNNING", record=anchor)
+        if job == 7:
+            ask_to_end(states._folder, job, 1, record=anchor, by="ada")
+        elif job != 3:
+            assert ended is states.lose(job, 1, ended, {"reason": "as ada wished"})
+        refused = nullcontext() if job == 3 else pytest.raises(JobRefused, match=f"has ended as {ended} meanwhile")
+        with refused:
+            assert 2 == states.claim(job, {"launch": "0001"}, planned=1, only=2)
+        assert ended is states.attempts(job)[0].state
+    assert 2 == states.claim(7, {})
 
 
 def test_next_claim_after_a_killed_process(tmp_path: Path, states: States, start: Callable[[], Claimer]) -> None:

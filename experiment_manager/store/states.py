@@ -458,8 +458,9 @@ class States:
         `planned` is the number that the launch gave to the job's first attempt: a job that has been completed since is
         refused, so handing over a job twice does no harm. An earlier run of the same SLURM task that still counts as
         RUNNING is ended as NODE_FAIL, whoever runs it. `only` is the one number that the attempt may get: whoever
-        chooses among jobs, as others do at the same time, has chosen by what was there before. Raises JobRefused, as
-        for a job that is held or was removed; AlreadyCompleted, NotOverYet.
+        chooses among jobs, as others do at the same time, has chosen by what was there before; a job that turns out to
+        have ended by its own doing since, or that people have cancelled, is refused. Raises JobRefused, as for a job
+        that is held or was removed; AlreadyCompleted, NotOverYet.
         """
         if not about.get("fake") and self.is_kept_back(job_id):
             raise JobRefused(f"{self._folder.path}: {why_not_begun(self._folder, [job_id]) or 'it was held; repeat'}")
@@ -471,7 +472,7 @@ class States:
                 json.dump(record, file, ensure_ascii=False)
             sync(temporary)
             while True:
-                number = self._next(job_id, record, planned)
+                number = self._next(job_id, record, planned, is_chosen=only is not None)
                 if only not in (None, number):
                     raise JobRefused(f"job {job_id} was taken by somebody else: it has had attempt {number - 1}")
                 kept = kept or self._endings.keep(job_id, record["start"])
@@ -519,7 +520,7 @@ class States:
         """Our attempt was told to stop, or warned; see `Endings.note_stop`."""
         self._endings.note_stop(job_id, attempt, about, had_result=had_result)
 
-    def _next(self, job_id: int, about: Mapping[str, Any], planned: int | None) -> int:
+    def _next(self, job_id: int, about: Mapping[str, Any], planned: int | None, *, is_chosen: bool) -> int:
         attempts = self.attempts(job_id)
         if not attempts:
             return 1
@@ -538,8 +539,19 @@ class States:
                     is_news=True,
                 )
         if planned is not None:
-            self._refuse_ended(last_real(attempts[planned - 1 :]), about)
+            since = last_real(attempts[planned - 1 :])
+            self._refuse_ended(since, about)
+            if is_chosen and since is not None and not self._ended_for_others(since):
+                raise JobRefused(f"job {job_id} has ended as {since.state} meanwhile (attempt {since.number})")
         return attempts[-1].number + 1
+
+    def _ended_for_others(self, last: Attempt) -> bool:
+        """Whether an attempt has ended for no reason of its own, so that a worker may take its job again: it died, made
+        room, or was told to end and nobody could be asked why. A dry pass was none."""
+        if last.state in _OF_NO_DOING or last.state is State.FAKE:
+            return True
+        end = read_optional(self._folder.of_attempt(last.job_id, last.number, "attempt"), END)
+        return bool(end.get("requeued")) or (last.state is State.CANCELLED and is_to_be_asked_about(end))
 
     def _refuse_ended(self, since: Attempt | None, about: Mapping[str, Any]) -> None:
         """Raise JobRefused unless a job is still to be run by a launch, after what became of it `since`."""
