@@ -359,7 +359,7 @@ def aggregate(
     such a field is a rate. `counts` is there for the fields that a number is missing of in some job: how many have one.
     Raises ExperimentManagerError for an unknown variable or aggregate: known are those of the rows, and `variables`.
     """
-    require_variables(by, list(dict.fromkeys((*_variables(rows), *variables))))
+    require_variables(by, list(dict.fromkeys((*variables_of(rows), *variables))))
     how = aggregates_in(how)
     groups = _groups(rows, by)
     fields = _fields(groups.values(), logged)
@@ -464,7 +464,7 @@ def _groups(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
     return groups
 
 
-def _variables(rows: Iterable[Row]) -> list[str]:
+def variables_of(rows: Iterable[Row]) -> list[str]:
     return sorted({name for row in rows for name in row["variables"]})
 
 
@@ -564,7 +564,7 @@ def state_counts(rows: Iterable[Row], by: Sequence[str]) -> list[GroupRow]:
     """One row per combination of the variables in `by`: `variables`, `count`, and `states`, which maps each state that
     some job has to the number of jobs. Raises ExperimentManagerError for an unknown variable."""
     listed = list(rows)
-    require_variables(by, _variables(listed))
+    require_variables(by, variables_of(listed))
     states = [str(state) for state in State if any(row["state"] == state for row in listed)]
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in listed:

@@ -37,8 +37,10 @@ from experiment_manager.analysis.tables import (
     of_others,
     only_columns,
     order,
+    require_variables,
     result_names,
     rounded,
+    variables_of,
     with_errors,
     write_csv,
 )
@@ -152,7 +154,7 @@ def results(
     by, wanted = _names(group_by), aggregates_in(names_in(how or "mean,std"))
     named = [*names_in(columns or ""), (sort or "").removeprefix("-")]
     jobs = _rows_of(experiment, rules, named if by is None else by, pruned=pruned)
-    jobs = jobs if by is None else _once(experiment, jobs)
+    jobs = jobs if by is None else _once(experiment, jobs, by)
     metric = metric if metric is None or by is None else group_metric(jobs, by, metric)
     objective, logged = _deciding(experiment, metric, columns, with_goals=bool(best_ or group_by))
     rows: Sequence[Row] = jobs if by is None else _means(experiment, jobs, by, wanted, logged)
@@ -208,8 +210,10 @@ def _rows_of(
     return with_keys(experiment.folder, jobs, named)
 
 
-def _once(experiment: Experiment, jobs: Sequence[ResultRow]) -> Sequence[ResultRow]:
-    """The rows that means are made of; lines name the jobs that are not counted again, and those that are in none."""
+def _once(experiment: Experiment, jobs: Sequence[ResultRow], by: Sequence[str]) -> Sequence[ResultRow]:
+    """The rows that means are made of; lines name the jobs that are not counted again, and those that are in none.
+    Raises ExperimentManagerError for what is no variable, before anything is said."""
+    require_variables(by, list(dict.fromkeys((*variables_of(jobs), *_known(experiment, by)))))
     once, note = counted_once(experiment.folder, jobs)
     others = of_others([row for row in once if row["state"] not in ENDED_WELL], are_left_out=True)
     for line in filter(None, (note, others)):
