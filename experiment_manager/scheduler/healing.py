@@ -117,8 +117,9 @@ def heal(folder: Folder, *, is_alone: bool = True) -> Healing:
 def _looked(folder: Folder) -> tuple[StateTable, tuple[str, ...]]:
     """What schedulers know better is recorded; and the launches with a rule about which one could not be asked."""
     states = States(folder)
-    launches, users = open_launches(folder, running_records(states, states.table()), is_to_act=True)
-    answer = ask(launches, users)
+    table = states.table(reconcile=True)
+    launches, users = open_launches(folder, running_records(states, table), is_to_act=True)
+    answer = ask(launches, users)._replace(tables={folder.path: table})
     unasked = (one.launch.number for one in launches if has_rule(one.launch) and set(one.names) - answer.reports.keys())
     return reconciled(folder, answer, is_to_act=True), tuple(unasked)
 

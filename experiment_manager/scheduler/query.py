@@ -249,6 +249,7 @@ class Answer(NamedTuple):
     users: frozenset[str]
     reports: Mapping[str, ArrayReport]  # by name of the array; those that nobody could be asked about are not there
     unasked: Mapping[str, str] = {}  # by name of the array: why it was not asked about
+    tables: Mapping[str, StateTable] = {}  # by folder: the states as they were before anybody was asked
 
     def covers(self, launches: Iterable[OpenLaunch], users: Iterable[str]) -> bool:
         """Whether all of these were asked about."""
@@ -421,11 +422,15 @@ def names_known(scheduler: Scheduler, launches: Iterable[OpenLaunch]) -> ArrayNa
 
 
 def ask_about(folders: Iterable[Folder]) -> Answer:
-    """The same about the launches of several experiments; those whose launches cannot be read are left out."""
+    """The same about the launches of several experiments, whose states are read before; those that cannot be read are
+    left out."""
     launches: list[OpenLaunch] = []
     users: set[str] = set()
+    tables: dict[str, StateTable] = {}
     for folder in folders:
         with suppress(ExperimentManagerError):  # who tells of that experiment says why
-            found, theirs = open_launches(folder)
-            launches, users = [*launches, *found], users | theirs
-    return ask(launches, users)
+            states = States(folder)
+            table = states.table(reconcile=True)
+            found, theirs = open_launches(folder, running_records(states, table))
+            launches, users, tables[folder.path] = [*launches, *found], users | theirs, table
+    return ask(launches, users)._replace(tables=tables)

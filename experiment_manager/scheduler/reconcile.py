@@ -95,15 +95,19 @@ def reconciled(
     where that may be written to.
 
     Says on standard error when one cannot be asked, and then leaves everything as it was. It is not asked again about
-    what it has been asked for the `answer`, nor lately for `ends`. Raises UnreadableLaunch where jobs are going to be
-    started and a launch cannot be read: see `open_launches`; NewerRecord where one cannot tell how an attempt ended.
+    what it has been asked for the `answer`, which has the states that preceded it, since of a job that has begun in a
+    task meanwhile it says what is not so; nor about what it was asked lately for `ends`. Raises UnreadableLaunch where
+    jobs are going to be started and a launch cannot be read: see `open_launches`; NewerRecord where one cannot tell how
+    an attempt ended.
     """
     states = States(folder)
-    before = _without_ended_allocations(states, states.table(reconcile=True), ends or EndsOfTasks())
+    preceding = None if answer is None else answer.tables.get(folder.path)
+    table = states.table(reconcile=True) if preceding is None else preceding
+    before = _without_ended_allocations(states, table, ends or EndsOfTasks())
     launches, users = open_launches(folder, running_records(states, before), is_to_act=is_to_act)
     if not launches:
         return before
-    if answer is None or not answer.covers(launches, users):
+    if answer is None or preceding is None or not answer.covers(launches, users):
         answer = ask(launches, users)
 
     def end(job_id: int, number: int) -> Mapping[str, Any]:

@@ -18,7 +18,9 @@ from experiment_manager.cli.main import main
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import reconcile, schedulers, submission
+from experiment_manager.scheduler.healing import heal
 from experiment_manager.scheduler.idle import require_idle
+from experiment_manager.scheduler.query import ask_about
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.records import Dependency, Limits, Phase
 from experiment_manager.scheduler.submission import launched_arrays, newest_launch
@@ -213,6 +215,37 @@ def test_a_history_that_does_not_answer(jobs: Jobs, capfd: pytest.CaptureFixture
     assert "LOST" == jobs.states()[0]
     wrong()
     assert {0: ["FAILED"], 1: ["NODE_FAIL", "COMPLETED"], 2: ["COMPLETED"]} == jobs.attempts()
+
+
+@pytest.mark.parametrize("how", ["list", "heal"])
+def test_a_job_that_begins_while_the_scheduler_answers(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Its task was seen to wait: that is no word on the job, which runs by now, and goes on."""
+    hold = FileScheduler().root / "hold"
+    hold.touch()
+    jobs.make({"seconds": 180.0}, mem_gb=1, on_oom={"mem_gb": "x2", "max": 3}).submit()
+
+    def begins() -> None:
+        if hold.exists():
+            hold.unlink()
+            jobs.wait_until(lambda: jobs.has_begun(0))
+
+    if how == "list":
+        answer = ask_about([jobs.experiment.folder])
+        begins()
+        jobs.experiment.counts(answer)
+    else:
+        history = FileScheduler.history
+
+        def slowly(scheduler: FileScheduler, *asked: Any) -> Any:
+            begins()
+            return history(scheduler, *asked)
+
+        monkeypatch.setattr(FileScheduler, "history", slowly)
+        assert () == heal(jobs.experiment.folder).healed
+    assert not hold.exists()
+    assert {0: ["RUNNING"]} == jobs.attempts()
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")
 
 
 def test_an_end_that_is_told_by_the_id_alone(jobs: Jobs) -> None:

@@ -331,7 +331,7 @@ def _squeue(*which: str) -> list[QueueRow]:
     return rows
 
 
-_JOB_FIRST: Final = r"\s*\d+(_\S+|[.+]\w+)*(\s|\||$)"
+_JOB_FIRST: Final = r"\s*\d+(_[^\s|,;]+|[.+]\w+)*([\s|,;]|$)"
 """A line that begins with a job's id, as `12_[3-4]`, `12+1` or `12.batch`, and not with a date or a time."""
 
 
