@@ -140,7 +140,7 @@ class Laboratory:
     def _run(self, name: str, fault_name: str, at: int, beside: Beside) -> Trial:
         scenario, fault, usual = SCENARIOS[name], FAULTS[fault_name], self.baseline(name)
         before = on_disk(self._home, self._runs)
-        done, wrong = self._disturbed(scenario, fault, at, beside)
+        done, wrong = self._disturbed(name, fault, at, beside)
         if name == "run" and not fault.is_kill and done.status != 0 and self._is_complete(usual):
             wrong.append(Violation("a command says how its job ended", f"{done.status} of one that is COMPLETED"))
         after = on_disk(self._home, self._runs)
@@ -164,8 +164,9 @@ class Laboratory:
             wrong += self._half_kept(usual)
         return Trial(name, fault_name, at, done.fired, done.status, done.err[-800:], again, tuple(wrong))
 
-    def _disturbed(self, scenario: Scenario, fault: Fault, at: int, beside: Beside) -> tuple[Done, list[Violation]]:
+    def _disturbed(self, name: str, fault: Fault, at: int, beside: Beside) -> tuple[Done, list[Violation]]:
         """What is to be disturbed, with the fault; and what it should not have said."""
+        scenario = SCENARIOS[name]
         if scenario.is_of_tasks:
             done = self._injector.run_others(self._run_tasks, fault, at)
             return done, said_wrongly(done, fault)
@@ -173,7 +174,8 @@ class Laboratory:
         done = self._injector.run(words, env, fault, at, beside=beside, is_awaited=not later)
         if scenario.is_of_others:
             done = done._replace(err=_OF_LOKY.sub("", done.err))
-        wrong = said_wrongly(done, fault, is_of_job="run" in scenario.command)
+        is_printed = "Traceback" in self._baselines[name].done.out  # that of a job, whose log is shown
+        wrong = said_wrongly(done._replace(out="") if is_printed else done, fault, is_of_job="run" in scenario.command)
         is_theirs = scenario.is_of_others and "Traceback" in done.err + done.out
         if scenario.makes_new_jobs or (is_theirs and OURS not in _last_frame(done.err + done.out)):
             wrong = [one for one in wrong if one.promise != "a message is a sentence"]
