@@ -123,7 +123,10 @@ class Endings:
         try:
             self._folder.make(self._folder.job(job_id))
             if not for_good:
-                write_json(path, body, for_good=False)
+                try:
+                    write_json(path, body, for_good=False)
+                except OSError:  # a disk may err once; there may be thousands, so nothing waits for it
+                    write_json(path, body, for_good=False)
                 return
             reserve.write(path, body)
         except OSError as error:

@@ -36,6 +36,7 @@ SLICE = (
     ("run", "eio-once", "fsync", r"/\.result"),  # while a job leaves what it has computed
     ("run", "read-estale-once", "stat", "manifest"),  # which is there
     ("submit", "kill", "unlink", "slurm/jobs"),  # of sbatch, when it has submitted
+    ("cancel", "eio-once", "rename", r"attempt\.1\.json"),
     ("cancel", "kill", "close", r"attempt\.1\.json"),  # of a job that never began: its end has a record
     ("cancel-pool", "eio-once", "rename", r"attempt\.1\.json"),  # of who ends, and whose job was told to
     ("archive", "enospc-once", "fsync", "/home$"),  # of the folder, when the file has its name already

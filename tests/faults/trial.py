@@ -46,9 +46,9 @@ OURS: Final = "/experiment_manager/"
 _STATUSES: Final = (0, 1, 2, 3)
 
 _OF_MORE_ATTEMPTS: Final = re.compile(
-    r"/(jobs/N/(attempt|error|result|stdout|stderr|metrics)\.N\.\w+|launches/N/(job-N|forkserver)\.log|states/N\.N(\.[A-Z_]+)?)\Z"
+    r"/(jobs/N/(attempt|error|result|stdout|stderr|metrics)\.N\.\w+|launches/N/((job-N|forkserver)\.log|[^/]+\.try|seen\w*\.json)|states/N\.N(\.[A-Z_]+)?)\Z"
 )
-"""Files that attempts have made which there are not without a fault."""
+"""Files that attempts to run jobs, or to submit them, have made which there are not without a fault."""
 
 _WHEN: Final = re.compile(rb"as it was on [^,<]+")
 """When a report was made."""
