@@ -3,17 +3,21 @@
 import json
 import math
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
+from experiment_manager.errors import DamagedManifest
 from experiment_manager.experiment import find_experiments
 from experiment_manager.model.records import State
+from experiment_manager.store import manifest
 from experiment_manager.store.documents import (
     DIGITS,
     MOST_IDS,
@@ -494,3 +498,28 @@ def test_what_becomes_a_path_or_a_word_of_a_command(kind: Kind, good: list[objec
         "user": None,
     }
     assert [True, False, False] == [TASK.fits({**task, **more}) for more in ({}, {"id": "--me"}, {"array": "-t"})]
+
+
+def test_damage_is_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite takes for damage what one read that failed has not given it: what is whole at the second look is whole,
+    and what is damaged is damaged then, too."""
+    experiment = Experiment(["x"], "train", tmp_path)
+    experiment.add_job({"x": 1}, {"x": 1})
+    experiment.save()
+    looks, connected = list[int](), manifest.Manifest._connected
+
+    def malformed(most: int) -> None:
+        def look(found: manifest.Manifest) -> Any:
+            looks.append(1)
+            if len(looks) <= most:
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            return connected(found)
+
+        looks.clear()
+        monkeypatch.setattr(manifest.Manifest, "_connected", look)
+
+    malformed(1)
+    assert [0] == Experiment.load("train", str(tmp_path)).get_all_ids()
+    malformed(9)
+    with pytest.raises(DamagedManifest, match="is damaged"):
+        manifest.Manifest(experiment.folder)

@@ -108,6 +108,8 @@ class Manifest:
                 if not is_of_the_disk(error):
                     raise
                 raise OSError(errno.EIO, str(error), self._path) from error
+            except sqlite3.DatabaseError:  # SQLite takes for damage what one read that failed has not given it
+                return read()
 
         with self._damage_named():
             return asked_again(ask, most_s=SHORTLY_S)
