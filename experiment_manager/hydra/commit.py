@@ -6,9 +6,11 @@ launch. When anything is wrong, none of them is touched.
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from experiment_manager.analysis.alike import again_told, jobs_again
+from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.execution.command import Place
 from experiment_manager.hydra.compose import ID, Composer, task_configuration
 from experiment_manager.hydra.plan import (
@@ -49,14 +51,12 @@ class Committed(NamedTuple):
 
 def commit_sweep(asked: Asked, about: Mapping[str, Any]) -> Committed:
     """The sweep is planned and recorded; nothing runs yet. Raises ExperimentManagerError with nothing written."""
-    first = None
     with uncollected(), planning(asked.folder):
         clear_leftovers(asked.folder)
         done = until_published(asked.folder, lambda _: commit(plan(asked), about))
-        if done.n_new and done.plan.known:
-            first = done.plan.known.next_id
-    if first is not None:
-        _tell_of_again(asked.folder, first)
+    if done.n_new and done.plan.known:
+        with suppress(ExperimentManagerError):  # whoever makes means says it, too
+            _tell_of_again(asked.folder, done.plan.known.next_id)
     return done
 
 
