@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,23 @@ from experiment_manager.store.launches import create_launch, driven
 from tests.conftest import Program
 
 
-@pytest.fixture
-def pruned_by_loss(tmp_path: Path) -> Experiment:
-    """Jobs that return acc and loss, both larger for a smaller lr; a pruner compared them by loss, to minimize."""
-    experiment = Experiment(["lr", "seed"], "train", tmp_path)
+def two_by_two(place: Path, runner: Callable[[int, dict[str, Any], Any], Any]) -> Experiment:
+    """Two values of lr with two seeds each, which have run."""
+    experiment = Experiment(["lr", "seed"], "train", place)
     for lr in (1, 2):
         for seed in range(2):
             experiment.add_job({"lr": lr, "seed": seed}, {"lr": lr})
     experiment.save()
     experiment.save_pass_filter(range(4))
     for job_id in range(4):
-        experiment.run_id(job_id, lambda _, values, __: dict.fromkeys(("acc", "loss"), 1 / values["lr"]))
+        experiment.run_id(job_id, runner)
+    return experiment
+
+
+@pytest.fixture
+def pruned_by_loss(tmp_path: Path) -> Experiment:
+    """Jobs that return acc and loss, both larger for a smaller lr; a pruner compared them by loss, to minimize."""
+    experiment = two_by_two(tmp_path, lambda _, values, __: dict.fromkeys(("acc", "loss"), 1 / values["lr"]))
     pruner = checked({"name": "asha", "min_steps": 10}, "loss", "minimize")
     assert pruner is not None
     with driven(experiment.folder, create_launch(experiment.folder, [ATTEMPT], {"pruner": pruner._asdict()})):
@@ -94,14 +101,7 @@ def test_where_the_best_value_counts_people_are_told_that_the_last_is_compared(
 ) -> None:
     """`take: best` is of a search or a pruner; tables, comparisons and reports go by the last value that was logged,
     and say so; not of what jobs return, of which there is one."""
-    experiment = Experiment(["lr", "seed"], "train", tmp_path)
-    for lr in (1, 2):
-        for seed in range(2):
-            experiment.add_job({"lr": lr, "seed": seed}, {"lr": lr})
-    experiment.save()
-    experiment.save_pass_filter(range(4))
-    for job_id in range(4):
-        experiment.run_id(job_id, logs_reward)
+    experiment = two_by_two(tmp_path, logs_reward)
     ranking = {"metric": "reward", "direction": "maximize", "take": "best"}
     with driven(experiment.folder, create_launch(experiment.folder, [ATTEMPT], {"ranking": ranking})):
         pass

@@ -75,10 +75,6 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
         yield from _claimed(folder, job_id, launch, uninterrupted, is_fake=is_fake)
 
 
-def _task_of_ours() -> dict[str, Any]:
-    return schedulers.recorded(schedulers.task_of_attempt(None))
-
-
 def _claimed(
     folder: Folder, job_id: int, launch: str | None, uninterrupted: ExitStack, *, is_fake: bool
 ) -> Iterator[InProcess]:
@@ -88,7 +84,8 @@ def _claimed(
     order = None if launch is None else read_order(folder, launch, job_id)
     with writing(folder.path):
         folder.make(folder.job(job_id))
-        about = {"launch": launch, **_task_of_ours(), **({"fake": True} if is_fake else {})}
+        task = schedulers.recorded(schedulers.task_of_attempt(None))
+        about = {"launch": launch, **task, **({"fake": True} if is_fake else {})}
         number = states.claim(job_id, about, planned=order and order.attempt)
         mark = bear_mark(folder, job_id, number)
         if order is not None and order.pruner is not None:

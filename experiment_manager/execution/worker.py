@@ -31,7 +31,6 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import LaunchedArray, has_retries, launched_arrays
 from experiment_manager.store import processes
-from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import Patience, asked_again, is_of_the_disk, unreadable
 from experiment_manager.store.launches import (
     launch_numbers,
@@ -43,7 +42,7 @@ from experiment_manager.store.launches import (
 )
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.orders import Orders
-from experiment_manager.store.states import OWNERSHIP_POLL_S, States, StateTable, is_to_be_asked_about
+from experiment_manager.store.states import OWNERSHIP_POLL_S, States, StateTable
 from experiment_manager.text import one_line, tell
 
 if TYPE_CHECKING:
@@ -316,14 +315,7 @@ class Again:
         if last.state in _DIED:
             attempts, planned = table.attempts[last.job_id], self._planned[last.job_id]
             return is_own or has_retries(attempts, planned, last.number, self._max_retries)
-        if last.state is State.TIMEOUT:
-            return bool(self._end(last).get("requeued"))  # it made room for the time limit of its worker
-        if last.state is State.CANCELLED:
-            return is_own and is_to_be_asked_about(self._end(last))  # nobody could be asked why it was told to end
-        return last.state is State.PREEMPTED
-
-    def _end(self, last: Attempt) -> Mapping[str, Any]:
-        return read_optional(self._folder.of_attempt(last.job_id, last.number, "attempt"), END)
+        return (is_own or last.state is not State.CANCELLED) and self._states.ended_for_others(last)
 
 
 class TimeLeft:
@@ -744,9 +736,8 @@ class LocalWorker:
         return jobs.run()
 
     def _ends_at(self) -> float | None:
-        of_task = _end_of_task(
-            schedulers.current(), schedulers.task_of_attempt(None)
-        )  # of an allocation that we are in
+        task = schedulers.task_of_attempt(None)  # of an allocation that we are in
+        of_task = _end_of_task(schedulers.current(), task)
         return None if of_task is None else min(of_task, self._options.get("until") or math.inf)
 
 

@@ -19,7 +19,7 @@ from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.nodes import elsewhere, nodes_left_out
 from experiment_manager.scheduler.protocol import Scheduler
-from experiment_manager.scheduler.query import ask, open_launches, running_records
+from experiment_manager.scheduler.query import ask_about
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.records import not_asked
 from experiment_manager.scheduler.scripts import arranged, arranged_again, write_scripts
@@ -116,12 +116,14 @@ def heal(folder: Folder, *, is_alone: bool = True) -> Healing:
 
 def _looked(folder: Folder) -> tuple[StateTable, tuple[str, ...]]:
     """What schedulers know better is recorded; and the launches with a rule about which one could not be asked."""
-    states = States(folder)
-    table = states.table(reconcile=True)
-    launches, users = open_launches(folder, running_records(states, table), is_to_act=True)
-    answer = ask(launches, users)._replace(tables={folder.path: table})
-    unasked = (one.launch.number for one in launches if has_rule(one.launch) and set(one.names) - answer.reports.keys())
-    return reconciled(folder, answer, is_to_act=True), tuple(unasked)
+    answer = ask_about([folder])
+    table, silent = reconciled(folder, answer, is_to_act=True), answer.names - answer.reports.keys()
+    unasked = (
+        number
+        for number, launch in _launches(folder, is_to_act=True).items()
+        if has_rule(launch) and any(array.name in silent for array in launched_arrays(launch))
+    )
+    return table, tuple(unasked) if silent else ()
 
 
 def has_rule(launch: Launch) -> bool:

@@ -541,13 +541,14 @@ class States:
         if planned is not None:
             since = last_real(attempts[planned - 1 :])
             self._refuse_ended(since, about)
-            if is_chosen and since is not None and not self._ended_for_others(since):
+            if is_chosen and since is not None and not self.ended_for_others(since):
                 raise JobRefused(f"job {job_id} has ended as {since.state} meanwhile (attempt {since.number})")
         return attempts[-1].number + 1
 
-    def _ended_for_others(self, last: Attempt) -> bool:
+    def ended_for_others(self, last: Attempt) -> bool:
         """Whether an attempt has ended for no reason of its own, so that a worker may take its job again: it died, made
-        room, or was told to end and nobody could be asked why. A dry pass was none."""
+        room, also for the time limit of its worker, or was told to end and nobody could be asked why. A dry pass was
+        none."""
         if last.state in _OF_NO_DOING or last.state is State.FAKE:
             return True
         end = read_optional(self._folder.of_attempt(last.job_id, last.number, "attempt"), END)
