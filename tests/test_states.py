@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.errors import JobRefused, NotOverYet
-from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State
+from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.store import processes
 from experiment_manager.store.endings import Endings, ask_to_end
 from experiment_manager.store.holds import set_held
@@ -579,6 +579,24 @@ def test_requeued_job_of_the_same_launch_runs(states: States, state: State) -> N
     states.claim(7, {"launch": "0001"}, planned=1)
     states.end(7, 1, state)
     assert 2 == states.claim(7, {"launch": "0001"}, planned=1)
+
+
+def test_task_that_was_cancelled_begins_nothing(states: States) -> None:
+    """A task that was told to end before it began, and begins nevertheless, as one that SLURM was starting, is refused;
+    not so one that is started again later, and another submission."""
+
+    def of_task(array: str, restart: int = 0) -> dict[str, Any]:
+        return {"launch": "0001", **Task("slurm", "20", array=array, array_index=7, restart=restart).record()}
+
+    states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled by ada"}, {"tasks": ["12_7"]})
+    with pytest.raises(JobRefused, match=r"was cancelled before it began \(attempt 1\), and with it 12_7"):
+        states.claim(7, of_task("12"), planned=1)
+    assert 2 == states.claim(7, of_task("12", restart=1), planned=1)
+    states.end(7, 2, State.PREEMPTED)
+    states.record_unbegun(7, 3, State.CANCELLED, {"reason": "cancelled by ada"}, {"tasks": ["12_7"]})
+    with pytest.raises(JobRefused):  # its second time, which it waited for when it was cancelled
+        states.claim(7, of_task("12", restart=2), planned=1)
+    assert 4 == states.claim(7, of_task("13"), planned=1)
 
 
 def test_end_of_an_attempt_that_somebody_else_ended(tmp_path: Path, states: States) -> None:

@@ -64,7 +64,10 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
     by_scheduler = {job_id for mine in tasks.values() for job_id in mine}
     begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
-    handed_to = {job_id: task.scheduler for task, mine in tasks.items() for job_id in mine}
+    handed_to = defaultdict[int, list[ActiveTask]](list)
+    for task, mine in tasks.items():
+        for job_id in mine:
+            handed_to[job_id].append(task)
     others = may_be_elsewhere(folder, table, unbegun.keys() | elsewhere) if wanted else {}
     settled = handed_to.keys() & unbegun.keys() - others.keys()
     _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, handed_to)
@@ -166,9 +169,9 @@ def _still_waiting(folder: Folder, unbegun: Mapping[int, int]) -> list[int]:
     return [job for job, number in unbegun.items() if table.next_number(job) == number + 1]
 
 
-def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str]) -> None:
-    """What had not begun, and the scheduler has no more, is recorded as CANCELLED: SLURM, for one, keeps no trace of it
-    (measured), and whoever asked later could only say that it is LOST."""
+def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, Sequence[ActiveTask]]) -> None:
+    """What had not begun, and the scheduler has no more, is recorded as CANCELLED, with its tasks: SLURM, for one,
+    keeps no trace of it (measured), and whoever asked later could only say that it is LOST."""
     waiting = dict(unbegun)
     deadline = time.monotonic() + _ACTS_WITHIN_S
     while waiting and time.monotonic() < deadline:
@@ -177,7 +180,8 @@ def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, str
             number = waiting.pop(job_id)
             if table.next_number(job_id) == number + 1:  # else it has begun, or somebody has recorded it
                 reason = {"reason": f"cancelled by {user_name()} before it began"}
-                about = {"scheduler": handed_to[job_id]}
+                tasks = handed_to[job_id]
+                about = {"scheduler": tasks[0].scheduler, "tasks": [task.name for task in tasks]}
                 States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)
         time.sleep(_LOOK_S if waiting else 0)
 

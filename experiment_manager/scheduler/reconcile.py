@@ -354,8 +354,13 @@ class ActiveTask(NamedTuple):
     array_index: int
     is_worker: bool = False  # it takes one job after the other, of all that are named
 
+    @property
+    def name(self) -> str:
+        """As the scheduler's commands name it: 12_7."""
+        return task_name(self.array, self.array_index)
+
     def __str__(self) -> str:
-        return f"{schedulers.label_of(self.scheduler)} task {task_name(self.array, self.array_index)}"
+        return f"{schedulers.label_of(self.scheduler)} task {self.name}"
 
 
 def active_tasks(

@@ -559,7 +559,13 @@ class States:
         if since is None or since.state is State.FAKE or since.state not in ENDED:
             return
         job_id, number, state = since
-        launch, ours = self.record(job_id, number).get("launch"), about.get("launch")
+        record, task = self.record(job_id, number), task_in(about)
+        if task is not None and task.name in record.get("tasks", ()) and not self._has_begun_again(since, task):
+            raise JobRefused(
+                f"job {job_id} was cancelled before it began (attempt {number}), and with it {task.name}, the task "
+                "that begins now"
+            )
+        launch, ours = record.get("launch"), about.get("launch")
         if state in ENDED_WELL:
             raise AlreadyCompleted(
                 f"job {job_id} has been {state.lower()} since launch {ours} was planned: attempt {number}, "
@@ -570,6 +576,13 @@ class States:
                 f"job {job_id} has ended as {state} in launch {launch} (attempt {number}) since launch {ours} was "
                 "planned, and is left alone; the next sweep or `experiment-manager resubmit` runs it again"
             )
+
+    def _has_begun_again(self, cancelled: Attempt, task: Task) -> bool:
+        """Whether the scheduler has started a task more often than for the attempts before the one that was cancelled:
+        somebody has asked for that since."""
+        numbers = range(1, cancelled.number)
+        earlier = [task_in(self.record(cancelled.job_id, number)) for number in numbers]
+        return task.restart > max((one.restart + 1 for one in earlier if one and one.name == task.name), default=0)
 
     def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> State:
         """A RUNNING attempt that nothing runs any more has ended; returns how, RUNNING where others have ended it and
@@ -661,8 +674,10 @@ class States:
         """An attempt that was handed over and never began has ended as `state`; nothing happens when one has begun.
 
         The anchor tells all of it, too: whoever finds it alone, if only a moment before we have written the rest,
-        records the same. There may be thousands at once, and SLURM can be asked again, so nothing waits for the
-        disk.
+        records the same. There may be thousands at once, and SLURM can be asked again, so nothing waits for the disk.
+
+        Where `about` names `tasks`, these were told to end, and begin no later attempt: a task that SLURM was starting
+        may be in its queue no more before its script runs (seen on 20.11).
         """
         self._folder.make(self._path)
         temporary = temporary_name(self._name(job_id, 0))

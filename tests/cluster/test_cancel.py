@@ -1,5 +1,6 @@
 """`experiment-manager cancel`: what was named ends, nothing else does, and the states say so for good."""
 
+import json
 import time
 from pathlib import Path
 
@@ -108,6 +109,8 @@ def test_every_submission_of_a_script(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
     assert {"0"} == active(ids[0]) == active(ids[1])
     assert ["QUEUED", "CANCELLED", "CANCELLED"] == [row["state"] for row in jobs.experiment.jobs()]
+    anchor = json.loads((jobs.path / "states/1.1").read_text())
+    assert {f"{slurm_id}_1" for slurm_id in ids} == set(anchor["tasks"])  # none of them begins it later
 
 
 def test_after_a_requeue(tmp_path: Path) -> None:

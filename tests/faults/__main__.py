@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,9 @@ from tests.faults.trial import Laboratory, kinds_first
 PROJECT: Final = Path(__file__).parent.parent.parent
 _TRIED: Final = ("experiment_manager", "hydra_plugins", "tests/faults")
 """What decides whether a trial says something of another one: the package, and what is asked of it."""
+
+_SPACE: Final = 1 << 30
+"""More bytes than the experiments of all workers need."""
 
 _ours: Laboratory | None = None  # of a process that tries
 
@@ -225,11 +229,21 @@ def _try_all(
             progress.tell(len(rows), sum(bool(row["violations"]) for row in rows), f"{row['scenario']} {row['fault']}")
 
 
+def _place() -> str | None:
+    """Where the experiments lie: in memory where that can be, where nobody waits for `fsync`; None: where TMPDIR says.
+
+    A sweep with a fault takes 1.3 s of a processor then, and not 2.3 s.
+    """
+    place = Path("/dev/shm")
+    is_usable = "TMPDIR" not in os.environ and place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return str(place) if is_usable and shutil.disk_usage(place).free > _SPACE else None
+
+
 def main() -> int:
     """Returns 0 when nothing that was tried broke a promise, nor does without a fault."""
     asked = _arguments()
     until = time.monotonic() + (asked.minutes * 60 if asked.minutes else float("inf"))
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+    with tempfile.TemporaryDirectory(prefix="faults-", dir=_place()) as folder:
         try:
             library = compiled(Path(folder))
         except NoCompiler as error:

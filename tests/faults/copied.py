@@ -13,7 +13,11 @@ if __name__ == "__main__":
     injected = ctypes.CDLL(None)  # what is preloaded is part of it
     command_line.import_all()
     command_line.serve(socket.socket(fileno=int(sys.argv[1])))
-    if os.environ.get("FAULTS_INSIDE") == "1":
+    is_inside = os.environ.get("FAULTS_INSIDE") == "1"
+    if is_inside:
         injected.faults_begin()
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv[0] != "-m" else "/nowhere"  # as a program
-    command_line.run_copy()
+    if is_inside:
+        command_line.run_copy()  # and ends as any Python does
+    else:
+        command_line.end_as_python(command_line.run_copy)

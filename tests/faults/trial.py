@@ -50,6 +50,9 @@ _OF_MORE_ATTEMPTS: Final = re.compile(
 )
 """Files that attempts to run jobs, or to submit them, have made which there are not without a fault."""
 
+_MARK: Final = re.compile(r"/warnings/N\.N\.\w+\Z")
+"""A file that says of an attempt that something of what it has logged is missing."""
+
 _WHEN: Final = re.compile(rb"as it was on [^,<]+")
 """When a report was made."""
 
@@ -329,6 +332,8 @@ class Laboratory:
         strays = _strays(disk, usual.disk) if is_compared else []
         if not fault.is_error_once:  # who drove a launch is noted until somebody plans the next one
             strays = [name for name in strays if not name.endswith("/driver.json")]
+        if fault.is_from_then_on:
+            strays = [name for name in strays if not _MARK.search(name)]
         if strays:
             wrong.append(Violation("no other file is left", f"{strays}"))
         if not scenario.makes_new_jobs and not scenario.is_of_tasks and disk.frozen != usual.disk.frozen:
