@@ -61,16 +61,12 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
         _taken_from_workers(folder, ending & unbegun.keys(), unbegun)  # what runs there may take long to end
     for name in sorted({task.scheduler for task in tasks}):
         schedulers.named(name).cancel((task.array, task.array_index) for task in tasks if task.scheduler == name)
-    by_scheduler = {job_id for mine in tasks.values() for job_id in mine}
     begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
-    handed_to = defaultdict[int, list[ActiveTask]](list)
-    for task, mine in tasks.items():
-        for job_id in mine:
-            handed_to[job_id].append(task)
+    by_scheduler = _by_job(tasks)
     others = may_be_elsewhere(folder, table, unbegun.keys() | elsewhere) if wanted else {}
-    settled = handed_to.keys() & unbegun.keys() - others.keys()
-    _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, handed_to)
+    settled = by_scheduler.keys() & unbegun.keys() - others.keys()
+    _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, by_scheduler)
     if unreached:
         raise JobRefused(
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
@@ -79,12 +75,21 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
     if others:
         words = "; ".join(dict.fromkeys(others.values()))
         raise JobRefused(f"{noun(len(others))} {format_ids(sorted(others))} may go on: {words}; cancel there, too")
-    if unseen := _still_waiting(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - handed_to.keys()}):
+    if unseen := _still_waiting(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - by_scheduler.keys()}):
         raise JobRefused(
             f"{noun(len(unseen))} {format_ids(sorted(unseen))} cannot be told to end: no queue that is seen from here "
             "has a task of theirs now; repeat in a moment, or where they were submitted"
         )
-    return sorted(by_scheduler | notified | (by_worker - begun))
+    return sorted(by_scheduler.keys() | notified | (by_worker - begun))
+
+
+def _by_job(tasks: Mapping[ActiveTask, Iterable[int]]) -> dict[int, list[ActiveTask]]:
+    """The tasks of each job: of a script that was submitted twice it has two."""
+    found = defaultdict[int, list[ActiveTask]](list)
+    for task, jobs in tasks.items():
+        for job_id in jobs:
+            found[job_id].append(task)
+    return found
 
 
 def _has_others(table: StateTable, jobs: Sequence[int], wanted: Collection[int]) -> bool:
