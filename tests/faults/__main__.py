@@ -1,4 +1,4 @@
-"""`make faults`: every fault at every call of every scenario, on both processors, and the table of what came of it.
+"""`make faults`: every fault at every call of every scenario, on all processors, and the table of what came of it.
 
     python -m tests.faults --minutes 60 --scenarios sweep,submit --faults kill,enospc --results faults.jsonl
     python -m tests.faults --one submit kill 17        one of them, with all that it shows
@@ -167,7 +167,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--results", type=Path, default=Path("faults.jsonl"))
-    parser.add_argument("--workers", type=int, default=2)
+    most = 2 * (os.cpu_count() or 1)  # half of the time a command waits for what does not answer
+    parser.add_argument("--workers", type=int, default=most)
     parser.add_argument("--each-kind", action="store_true", help="one call of each kind alone, with each fault")
     parser.add_argument("--one", nargs=3, metavar=("SCENARIO", "FAULT", "CALL"))
     asked = parser.parse_args()
