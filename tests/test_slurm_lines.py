@@ -42,26 +42,22 @@ QUEUE = {
     "memory": (Phase.ENDED, State.OUT_OF_MEMORY, None, "OutOfMemory"),
     "limit": (Phase.ENDED, State.TIMEOUT, None, "TimeLimit"),
     "cancelled": (Phase.ENDED, State.CANCELLED, None, ""),
-}
-QUEUE_SINCE = {  # of versions that have played the whole scene
     "held-by-root": (Phase.WAITING, None, [0, 1], "JobHeldAdmin"),
     "requeued-and-held": (Phase.WAITING, None, None, "job requeued in held state"),
     "suspended": (Phase.PAUSED, None, None, ""),
 }
-WHOLE = ("22.05", "26.05")
 
 
 def test_the_queue(lines: dict[str, str]) -> None:
     """squeue tells of each job how far it has come, which tasks it still means, and why it waits or has ended."""
     rows = {row.name: row for row in parse_squeue(of(lines, "squeue"))}
-    is_whole = of(lines, "sinfo -V").split()[-1].startswith(WHOLE)
-    for name, (phase, end, indices, reason) in {**QUEUE, **(QUEUE_SINCE if is_whole else {})}.items():
+    for name, (phase, end, indices, reason) in QUEUE.items():
         row = rows[name]
         held = None if row.indices is None else list(row.indices)
         assert (phase, end, indices, reason) == (row.phase, row.end, held, row.reason), name
     assert {"root"} == {row.user for row in rows.values()}
     needs_help = {name for name, row in rows.items() if row.phase is Phase.WAITING and Slurm().way_out(row.reason)}
-    assert {"never", "partly", *({"held-by-root", "requeued-and-held"} if is_whole else ())} == needs_help
+    assert {"never", "partly", "held-by-root", "requeued-and-held"} == needs_help
     stuck = {name for name, row in rows.items() if row.phase is Phase.WAITING and Slurm().never_begins(row.reason)}
     assert needs_help - {"partly"} == stuck  # which its user holds
 
