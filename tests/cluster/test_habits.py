@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,107 @@ def test_what_waits_for_its_time(program: Program) -> None:
         slurm("scancel", *filter(None, (timed.slurm_id, kept.slurm_id)))
         wait_until(lambda: [] == queue(kept.slurm_id))
         slurm("scontrol", "delete", "reservationname=later")
+
+
+@pytest.mark.usefixtures("light")
+def test_what_will_not_begin_by_itself(program: Program) -> None:
+    """A job that SLURM keeps for good is QUEUED, and `status --wait` ends with SLURM's reason and the way out: after
+    another one has failed, held by root, requeued and held, or where no node is as it asks any more; and that is a way
+    out."""
+    names = ("after", "held", "put-back", "misfit")
+    after, held, put_back, misfit = sweeps = tuple(Sweep(program, name) for name in names)
+    failed = slurm("sbatch", "--parsable", "--output=/dev/null", "--wrap=exit 3")
+    after.write("seed=0", f"+hydra.launcher.additional_parameters.dependency=afterok:{failed}")
+    held.write("seed=0", "+hydra.launcher.additional_parameters.begin=now+1hour")
+    put_back.write("how=hang-at-first")
+    misfit.write("seed=0", "hydra.launcher.constraint=fast", "+hydra.launcher.additional_parameters.hold=true")
+    try:
+        slurm("scontrol", "update", "nodename=n1", "availablefeatures=fast", "activefeatures=fast")
+        for sweep in sweeps:
+            sweep.submit()
+        slurm("scontrol", "update", "nodename=n1", "availablefeatures=", "activefeatures=")
+        slurm("scontrol", "hold", held.task(0))
+        slurm("scontrol", "release", misfit.slurm_id)
+        put_back.until_begun(0)
+        slurm("scontrol", "requeuehold", put_back.task(0))
+        reasons = {
+            after: ("DependencyNeverSatisfied", "what it comes after has not ended well: cancel it"),
+            held: ("JobHeldAdmin", "an administrator holds it"),
+            put_back: ("job requeued in held state", "`scontrol release` lets it begin"),
+            misfit: ("BadConstraints", "no node is as it asks: cancel it, and submit it with less"),
+        }
+        for sweep, (reason, way_out) in reasons.items():
+            wait_until(lambda: sweep.looked()[1] == {0: reason})  # noqa: B023 - at once
+            done = sweep.tool("status", "--wait")
+            assert 1 == done.returncode, done.stderr
+            assert f"job 0 will not begin unless somebody does something about it ({reason}): " in done.stderr
+            assert way_out in done.stderr
+            assert way_out in done.stdout
+            assert {0: "QUEUED"} == sweep.status()
+        slurm("scontrol", "update", "nodename=n1", "availablefeatures=fast", "activefeatures=fast")
+        slurm("scontrol", "update", f"jobid={held.slurm_id}", "starttime=now")
+        for sweep in (held, put_back):
+            slurm("scontrol", "release", sweep.task(0))
+        start_again(put_back.task(0))
+        assert {"jobs": [0]} == after.told("cancel", "0")
+        after.until({0: "CANCELLED"})
+        for sweep in (held, put_back, misfit):
+            sweep.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+        assert ["0.1.PREEMPTED", "0.2.COMPLETED"] == put_back.states()
+    finally:
+        slurm("scontrol", "update", "nodename=n1", "availablefeatures=", "activefeatures=")
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("is_seen", [True, pytest.param(False, marks=pytest.mark.heavy)])
+def test_a_deadline_that_comes_before_the_job(program: Program, *, is_seen: bool) -> None:
+    """A job that could not begin before its deadline, since it was held, throttled, or had no room, is TIMEOUT, and
+    was never more than QUEUED; also where nobody has asked until accounting alone can tell."""
+    held, throttled, crowded = (Sweep(program, name) for name in ("held", "throttled", "crowded"))
+    soon = "+hydra.launcher.additional_parameters.deadline=now+2hours"
+    everything = ("+hydra.launcher.additional_parameters.exclusive=true", "hydra.launcher.nodes=2")
+    held.write("seed=0", "+hydra.launcher.additional_parameters.hold=true", soon)
+    throttled.write("sleep=50,51", "hydra.launcher.array_parallelism=1", soon)
+    crowded.write("seed=0", *everything, soon)
+    throttled.submit()
+    throttled.until_begun(0)
+    ends = ((throttled, 1), (held, 0), (crowded, 0))
+    with nullcontext() if is_seen else reconfigured(min_job_age=2):
+        for sweep in (held, crowded):
+            sweep.submit()
+        if is_seen:
+            for sweep, job in ends:
+                sweep.until({job: "QUEUED"}, through=["QUEUED"])
+        for sweep, job in ends:
+            slurm("scontrol", "update", f"jobid={sweep.task(job)}", "deadline=now+1")
+        wait_until(lambda: "DEADLINE" == slurm("squeue", "-h", "-t", "all", "-j", crowded.slurm_id, "-o", "%T"))
+        slurm("scontrol", "release", held.task(0))
+        slurm("scontrol", "update", f"jobid={throttled.slurm_id}", "arraytaskthrottle=0")
+        if not is_seen:
+            known = ("squeue", "-h", "-t", "all", "-o", "%F_%K")
+            wait_until(lambda: not {sweep.task(job) for sweep, job in ends} & set(slurm(*known).split()), 120)
+        for sweep, job in ends:
+            sweep.until({job: "TIMEOUT"}, through=["QUEUED"])
+            assert f"{job}.1.TIMEOUT" in sweep.states()
+            assert re.fullmatch("SLURM: DEADLINE(, exit code 1)? before the job began", sweep.looked()[1][job])
+
+
+@pytest.mark.usefixtures("light")
+def test_a_licence_for_one(program: Program) -> None:
+    """Of two jobs that need the only licence there is, the second is QUEUED, with SLURM's reason and where to look,
+    until the first has ended; then it runs."""
+    sweep, rests = Sweep(program), program.home / "hold.0"
+    rests.touch()
+    with reconfigured(extra=["Licenses=solver:1"]):
+        sweep.write("seed=0,1", "steps=1", "+hydra.launcher.additional_parameters.licenses=solver:1")
+        sweep.submit()
+        sweep.until_begun(0)
+        wait_until(lambda: sweep.looked()[1] == {1: "Licenses"})
+        assert {0: "RUNNING", 1: "QUEUED"} == sweep.status()
+        assert "all licenses are in use: scontrol show licenses" in sweep.tool("status").stdout
+        rests.unlink()
+        sweep.until({0: "COMPLETED", 1: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+        assert ["0.1.COMPLETED", "1.1.COMPLETED"] == sweep.states()
 
 
 @pytest.mark.usefixtures("light")
