@@ -31,6 +31,7 @@ BESIDE_S: Final = 40.0
 
 _MOST_PROCESSES: Final = 4000
 _SPACE: Final = ("openw", "write", "mkdir", "link", "symlink", "sendfile", "copy_file_range", "ftruncate", "fsync")
+_STALE: Final = ("openw", "write", "mkdir", "link", "rename", "unlink", "rmdir", "chmod", "ftruncate", "fsync")
 _NAMES: Final = ("openw", "mkdir", "link", "rename", "unlink", "symlink", "rmdir", "chmod")
 
 
@@ -69,6 +70,8 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "short": Fault("short", "W", errno.ENOSPC, _SPACE),
     "eio-once": Fault("fail", "W", errno.EIO),
     "eio": Fault("fail", "W", errno.EIO, is_from_then_on=True),
+    "estale-once": Fault("fail", "W", errno.ESTALE, _STALE),
+    "estale": Fault("fail", "W", errno.ESTALE, _STALE, is_from_then_on=True),
     "erofs": Fault("fail", "W", errno.EROFS, is_from_then_on=True),
     "eacces": Fault("fail", "W", errno.EACCES, _NAMES, is_from_then_on=True),
     "eintr-once": Fault("fail", "WL", errno.EINTR, ("openw", "write", "fsync", "lock", "sendfile")),
@@ -84,7 +87,17 @@ FAULTS: Final[Mapping[str, Fault]] = {
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "kills": ("kill", "kill-all", "kill-main"),
     "full disks": ("enospc-once", "enospc", "edquot", "short"),
-    "failing writes": ("eio-once", "eio", "erofs", "eacces", "eintr-once", "close-once", "enolck"),
+    "failing writes": (
+        "eio-once",
+        "eio",
+        "estale-once",
+        "estale",
+        "erofs",
+        "eacces",
+        "eintr-once",
+        "close-once",
+        "enolck",
+    ),
     "failing reads": ("read-eio-once", "read-eio", "read-estale-once", "read-estale"),
     "failing forks": ("fork-once", "fork"),
 }

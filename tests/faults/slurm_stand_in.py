@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,11 +15,13 @@ NAMES = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo")
 
 
 def install(folder: Path) -> None:
-    """The commands are in that folder."""
+    """The commands are in that folder. They import this file, which is compiled once: a trial asks them ten times."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stand_in.py").write_bytes(Path(__file__).read_bytes())
     for name in NAMES:
         program = folder / name
-        program.write_text(f"#!{sys.executable} -ISs\n{Path(__file__).read_text()}")
+        lines = ("import sys", f"sys.path.insert(0, {str(folder)!r})", "from stand_in import main", "main()")
+        program.write_text("\n".join((f"#!{sys.executable} -ISs", *lines, "")))
         program.chmod(0o755)
 
 
@@ -52,6 +53,8 @@ def submitted(place: Path) -> list[tuple[str, int]]:
 def run_tasks(place: Path, env: dict[str, str], cwd: Path) -> str:
     """What waits has run, in order, as SLURM would have run it; returns what the scripts have printed. Raises
     subprocess.TimeoutExpired."""
+    import subprocess  # as few as can be for the commands
+
     said = ""
     for job in _jobs(place):
         if ended(place, job["id"]) is not None:
@@ -138,7 +141,8 @@ def _scancel(place: Path, words: list[str]) -> None:
             new.rename(record.with_name(f"{job}.ended"))
 
 
-def _main() -> None:
+def main() -> None:
+    """The command that this program is named after."""
     place, name, words = Path(os.environ["FAULTS_SLURM"]), Path(sys.argv[0]).name, sys.argv[1:]
     try:
         if name == "sbatch":
@@ -157,7 +161,3 @@ def _main() -> None:
             "squeue": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
         }.get(name, f"{error.strerror}")
         sys.exit(f"{name}: error: {what}")
-
-
-if __name__ == "__main__":
-    _main()
