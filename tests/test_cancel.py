@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from experiment_manager import Experiment
+from experiment_manager.model.records import State
+from experiment_manager.scheduler import cancel
+from experiment_manager.scheduler.reconcile import ActiveTask
 from experiment_manager.store import endings, processes
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
 from tests.conftest import Program, clean_env, on_another_host, wait_until
 
 IN_PROCESS = """
@@ -146,3 +150,19 @@ def test_cancel_reaches_the_jobs_of_a_pool_at_once(program: Program, tmp_path: P
     assert {"jobs": [0]} == program.told("cancel")
     sweep.communicate(timeout=30)
     assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
+
+
+def test_what_begins_while_its_task_is_cancelled_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two tasks that the scheduler has no more, the script of one has begun its job: that runs, and is to be told to
+    end; the job of the other is CANCELLED, and its task begins it no more."""
+    states = States(folder := Folder(tmp_path, "train"))
+
+    def gone(_folder: Folder, waiting: dict[int, int]) -> list[int]:
+        states.claim(0, {"launch": "0001"}, planned=1)
+        return list(waiting)
+
+    monkeypatch.setattr(cancel, "_gone", gone)
+    running = cancel._settle(folder, {0: 0, 1: 0}, {job: [ActiveTask("slurm", "12", job)] for job in (0, 1)})
+    assert {0: (1, os.getpid())} == {job: (number, record["pid"]) for job, (number, record) in running.items()}
+    assert (State.RUNNING, State.CANCELLED) == (states.state(0, 1), states.state(1, 1))
+    assert ["12_1"] == states.record(1, 1)["tasks"]

@@ -164,6 +164,13 @@ def test_a_job_that_failed_since_is_left_to_its_next_sweep(tmp_path: Path, state
     assert 4 == claimed(folder, 0, "0002", planned=1)
 
 
+def test_a_task_that_never_began_bars_no_other_launch(tmp_path: Path) -> None:
+    """Where one of two launches of the same jobs was taken out of the queue, the other runs them."""
+    folder = Folder(tmp_path, "train")
+    States(folder).record_unbegun(0, 1, State.CANCELLED, {"reason": "SLURM: CANCELLED"}, {"launch": "0001"})
+    assert 2 == claimed(folder, 0, "0002", planned=1)
+
+
 def test_a_file_system_that_errs_is_asked_again() -> None:
     """An error that is no answer is met with pauses and told once; an answer is believed at once."""
     answers: list[Any] = [OSError(errno.EIO, "Input/output error", "/x"), OSError(errno.ESTALE, "Stale"), 7]

@@ -380,6 +380,14 @@ def test_a_history_that_is_behind_may_know_better() -> None:
     ]
 
 
+def test_a_task_that_was_cancelled_is_named() -> None:
+    """Where the scheduler says that a task was cancelled before its job began, the record names it, so that it begins
+    nothing later; not so where another cluster of a federation runs it, nor where it died."""
+    runs = [run(0, "CANCELLED"), run(1, "REVOKED"), run(2, "NODE_FAIL"), run(3, "FAILED")]
+    found = {one.job_id: one.about for one in ends_of(World({}, rows=[], runs=runs)) if isinstance(one, NeverBegan)}
+    assert {0: [runs[0].task], 1: None, 2: None, 3: None} == {job: about.get("tasks") for job, about in found.items()}
+
+
 @pytest.mark.parametrize("was", [State.LOST, State.NODE_FAIL, State.CANCELLED])
 @pytest.mark.parametrize("runs", [[], None], ids=["does not know it", "does not answer"])
 def test_nobody_is_asked_for_ever(was: State, runs: list[Run] | None) -> None:

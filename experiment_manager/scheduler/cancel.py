@@ -66,7 +66,8 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
     by_scheduler = _by_job(tasks)
     others = may_be_elsewhere(folder, table, unbegun.keys() | elsewhere) if wanted else {}
     settled = by_scheduler.keys() & unbegun.keys() - others.keys()
-    _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, by_scheduler)
+    late = _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, by_scheduler)
+    unreached = {**unreached, **_end(folder, late)[1]}
     if unreached:
         raise JobRefused(
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
@@ -111,11 +112,15 @@ def _taken_from_workers(
             states.record_unbegun(job_id, number, State.CANCELLED, reason, {})
         else:
             number = states.attempts(job_id)[-1].number
-        record = states.record(job_id, number)
-        # a worker may have been faster: its anchor alone counts, the name of its state follows
-        if "unbegun" not in record and states.state(job_id, number) is State.RUNNING:
+        if record := _runs(states, job_id, number):  # a worker may have been faster
             running[job_id] = number, record
     return running
+
+
+def _runs(states: States, job_id: int, number: int) -> Mapping[str, Any] | None:
+    """Who runs an attempt, if anybody does: its anchor alone counts, the name of its state follows."""
+    record = states.record(job_id, number)
+    return record if "unbegun" not in record and states.state(job_id, number) is State.RUNNING else None
 
 
 def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -> tuple[set[int], Mapping[int, str]]:
@@ -174,21 +179,25 @@ def _still_waiting(folder: Folder, unbegun: Mapping[int, int]) -> list[int]:
     return [job for job, number in unbegun.items() if table.next_number(job) == number + 1]
 
 
-def _settle(folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, Sequence[ActiveTask]]) -> None:
+def _settle(
+    folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, Sequence[ActiveTask]]
+) -> dict[int, tuple[int, Mapping[str, Any]]]:
     """What had not begun, and the scheduler has no more, is recorded as CANCELLED, with its tasks: SLURM, for one,
-    keeps no trace of it (measured), and whoever asked later could only say that it is LOST."""
-    waiting = dict(unbegun)
+    keeps no trace of it (measured), and whoever asked later could only say that it is LOST. Returns what runs although
+    the scheduler has it no more: jobs, with their attempts and who runs them."""
+    waiting, states = dict(unbegun), States(folder)
+    running: dict[int, tuple[int, Mapping[str, Any]]] = {}
     deadline = time.monotonic() + _ACTS_WITHIN_S
     while waiting and time.monotonic() < deadline:
-        gone, table = _gone(folder, waiting), States(folder).table()
-        for job_id in gone:
-            number = waiting.pop(job_id)
-            if table.next_number(job_id) == number + 1:  # else it has begun, or somebody has recorded it
-                reason = {"reason": f"cancelled by {user_name()} before it began"}
-                tasks = handed_to[job_id]
-                about = {"scheduler": tasks[0].scheduler, "tasks": [task.name for task in tasks]}
-                States(folder).record_unbegun(job_id, number + 1, State.CANCELLED, reason, about)
+        for job_id in _gone(folder, waiting):
+            number, tasks = waiting.pop(job_id) + 1, handed_to[job_id]
+            reason = {"reason": f"cancelled by {user_name()} before it began"}
+            about = {"scheduler": tasks[0].scheduler, "tasks": [task.name for task in tasks]}
+            states.record_unbegun(job_id, number, State.CANCELLED, reason, about)
+            if record := _runs(states, job_id, number):  # its script has begun after all
+                running[job_id] = number, record
         time.sleep(_LOOK_S if waiting else 0)
+    return running
 
 
 def _gone(folder: Folder, waiting: Iterable[int]) -> list[int]:

@@ -28,6 +28,7 @@ MAY_TELL_S: Final = 30 * 86_400.0
 accounting forgets nothing by itself; sites that have it purged keep months."""
 
 _LAST_KNOWN: Final = "as last known"
+_OF_A_SIBLING: Final = "REVOKED"  # another cluster of a federation runs it
 _NOT_THERE: Final = re.compile(r": line \d+: /[^:]+: (?:No such file or directory|Permission denied|cannot execute)")
 """How bash ends where a program is not there, as a Python that only the login node has."""
 
@@ -360,7 +361,9 @@ class _Decision:
         state, record = self._unbegun(run, end)
         if state is State.CANCELLED and (why_not := self._disk.why_not(job_id)):
             record["reason"] = f"{why_not} ({record['reason']})"
-        about = {"slurm_task": run.task, **({"node": run.node} if run.node else {})}
+        about: dict[str, Any] = {"slurm_task": run.task, **({"node": run.node} if run.node else {})}
+        if state is State.CANCELLED and not run.word.startswith(_OF_A_SIBLING):  # see `States.record_unbegun`
+            about["tasks"] = [run.task]
         self._found.append(NeverBegan(job_id, self._free_number(job_id), state, record, about))
 
     def _unbegun(self, run: Run, end: State) -> tuple[State, dict[str, Any]]:

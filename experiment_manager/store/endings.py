@@ -121,12 +121,9 @@ class Endings:
         path = self._folder.of_attempt(job_id, attempt, "attempt")
         body = {"state": state, **record, "format": needed_format(state)}
         try:
-            self._folder.make(self._folder.job(job_id))
+            _twice(lambda: self._folder.make(self._folder.job(job_id)))
             if not for_good:
-                try:
-                    write_json(path, body, for_good=False)
-                except OSError:  # a disk may err once; there may be thousands, so nothing waits for it
-                    write_json(path, body, for_good=False)
+                _twice(lambda: write_json(path, body, for_good=False))
                 return
             reserve.write(path, body)
         except OSError as error:
@@ -203,6 +200,14 @@ def bear_mark(folder: Folder, job_id: int, attempt: int) -> str:
         return ""
     processes.mark(name)
     return name
+
+
+def _twice(write: Callable[[], object]) -> None:
+    """A disk may err once; there may be thousands, so nothing waits for it. Raises OSError."""
+    try:
+        write()
+    except OSError:
+        write()
 
 
 def ask_to_end(folder: Folder, job_id: int, attempt: int, *, record: Mapping[str, Any], by: str) -> None:

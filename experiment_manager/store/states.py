@@ -563,7 +563,7 @@ class States:
         if task is not None and task.name in record.get("tasks", ()) and not self._has_begun_again(since, task):
             raise JobRefused(
                 f"job {job_id} was cancelled before it began (attempt {number}), and with it {task.name}, the task "
-                "that begins now"
+                "that begins now; `experiment-manager resubmit` runs it"
             )
         launch, ours = record.get("launch"), about.get("launch")
         if state in ENDED_WELL:
@@ -571,7 +571,7 @@ class States:
                 f"job {job_id} has been {state.lower()} since launch {ours} was planned: attempt {number}, "
                 f"{f'launch {launch}' if launch else 'by hand'}"
             )
-        if launch is not None and launch != ours:
+        if launch is not None and launch != ours and "unbegun" not in record:
             raise EndedSince(
                 f"job {job_id} has ended as {state} in launch {launch} (attempt {number}) since launch {ours} was "
                 "planned, and is left alone; the next sweep or `experiment-manager resubmit` runs it again"

@@ -37,6 +37,7 @@ SLICE = (
     ("run", "read-estale-once", "stat", "manifest"),  # which is there
     ("submit", "kill", "unlink", "slurm/jobs"),  # of sbatch, when it has submitted
     ("cancel", "eio-once", "rename", r"attempt\.1\.json"),
+    ("cancel", "estale-once", "mkdir", "jobs/0$"),  # the folder of that record
     ("cancel", "kill", "close", r"attempt\.1\.json"),  # of a job that never began: its end has a record
     ("cancel-pool", "eio-once", "rename", r"attempt\.1\.json"),  # of who ends, and whose job was told to
     ("archive", "enospc-once", "fsync", "/home$"),  # of the folder, when the file has its name already
