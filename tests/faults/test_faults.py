@@ -12,6 +12,7 @@ import pytest
 from tests.faults.__main__ import code_of, of_this_code
 from tests.faults.injector import FAULTS, Done, Event, NoCompiler, compiled
 from tests.faults.observation import OnDisk, told, truths_on_disk
+from tests.faults.scenarios import FOLDER
 from tests.faults.trial import Laboratory, kinds_first, said_wrongly
 
 pytestmark = pytest.mark.xdist_group("faults")  # who starts the process that is copied
@@ -116,6 +117,7 @@ WHOLE = OnDisk(
     said="",
     troubles=(),
 )
+ALL_ENDS = "all ends as it does without a fault"
 COMPLETED, FAILED, BEGUN = frozenset({"", "COMPLETED"}), frozenset({"", "FAILED"}), frozenset({""})
 
 
@@ -200,3 +202,37 @@ def test_what_a_command_must_not_say(done: Done) -> None:
     """No command hangs, leaves a process, has a traceback, is killed by itself, or is refused without a sentence."""
     assert said_wrongly(done, FAULTS["eio"])
     assert [] == said_wrongly(Done(2, "", "error: no space"), FAULTS["eio"])
+
+
+def _fail(home: Path) -> None:
+    (home / FOLDER / "states/0.1.COMPLETED").rename(home / FOLDER / "states/0.1.FAILED")
+
+
+def _submit_twice(home: Path) -> None:
+    first = home / "slurm/jobs/1"
+    first.with_name("2").write_text(json.dumps({**json.loads(first.read_text()), "id": 2}))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "spoil", "promise"),
+    [
+        ("run", lambda home: (home / FOLDER / "jobs/0/.a.tmp").touch(), "leftovers vanish with the next write"),
+        ("run", lambda home: (home / FOLDER / "jobs/0/a.txt").touch(), "no other file is left"),
+        ("run", lambda home: (home / FOLDER / "states/odd").touch(), "nothing odd stays"),
+        ("run", lambda home: (home / FOLDER / "held").mkdir() or (home / FOLDER / "held/0").touch(), ALL_ENDS),
+        ("run", _fail, ALL_ENDS),
+        ("run", _fail, "exit status 0 means that all is done"),
+        ("run", lambda home: (home / FOLDER / "jobs/0/attempt.1.json").unlink(), "an end has a record"),
+        ("archive", lambda home: (home / "app.tar.gz").write_bytes(b"77"), "exit status 0 means that all is done"),
+        ("archive", lambda home: (home / "app.tar.gz").write_bytes(b"77"), ALL_ENDS),
+        ("submit", _submit_twice, "exit status 0 means that all is done"),
+        ("submit", _submit_twice, "each job is submitted once"),
+        ("submit", lambda home: (home / "slurm/jobs/1").unlink(), "what was submitted runs"),
+    ],
+)
+def test_what_is_not_as_without_a_fault_is_seen(
+    laboratory: Laboratory, scenario: str, spoil: Callable[[Path], object], promise: str
+) -> None:
+    """After a scenario that nothing disturbs all is well; and not where somebody has changed anything since."""
+    assert [] == laboratory.undisturbed(scenario)
+    assert promise in {one.promise for one in laboratory.undisturbed(scenario, spoil)}

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from operator import itemgetter
@@ -166,6 +166,18 @@ class Laboratory:
         if fault.is_error_once or fault.is_kill:
             wrong += self._half_kept(usual)
         return Trial(name, fault_name, at, done.fired, done.status, done.err[-800:], again, tuple(wrong))
+
+    def undisturbed(self, name: str, spoil: Callable[[Path], object] = lambda _: None) -> list[Violation]:
+        """What is seen to be wrong of a scenario without a fault, where somebody has spoiled something after it."""
+        scenario, usual = SCENARIOS[name], self.baseline(name)
+        self._restore(name)
+        before = on_disk(self._home, self._runs)
+        done = self._injector.run(self._words(scenario.command), self._env())
+        spoil(self._home)
+        disk, first, wrong = self._observe(scenario, before)
+        wrong += self._not_done(scenario, usual, first, None, done.err)
+        wrong += self._half_kept(usual)
+        return [*wrong, *self._in_the_end(scenario, usual, disk, FAULTS["eio-once"])]
 
     def _disturbed(self, name: str, fault: Fault, at: int, beside: Beside) -> tuple[Done, list[Violation]]:
         """What is to be disturbed, with the fault; and what it should not have said."""
