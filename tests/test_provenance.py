@@ -96,8 +96,27 @@ def test_python_packages_and_command_are_kept(program_after: ProgramAfter) -> No
     packages = code.read_packages(str(program.experiment / "launches/0001/packages.txt"))
     for name in ("hydra-core", "omegaconf", "hydra-submitit-launcher", "cloudpickle"):
         assert version(name) == packages[name]
-    assert {} == code.read_packages(str(program.experiment / "launches/0001/nothing"))
     assert ["train.py", "-m", "seed=1"] == record["argv"][-3:]
+
+
+def test_packages_that_are_not_known_do_not_differ(program_after: ProgramAfter) -> None:
+    """`diff` compares versions where those of both launches are known; a file that cannot be read is named."""
+    program = program_after("seed=1,2", "hydra/launcher=slurm_script")
+    program.tool("run", "0")
+    assert "packages" not in program.tool("diff", "0", "1").stdout  # of which one has not run
+    program.sweep("seed=2")
+    program.sweep("seed=3")
+    known = program.experiment / "launches/0003/packages.txt"
+    known.write_text(known.read_text().replace("hydra-core==", "hydra-core==0."))
+    assert "1 package has another version" in program.tool("diff", "1", "2").stdout
+    known.write_bytes(b"\xff")
+    done = program.tool("diff", "1", "2")
+    assert (3, f"skipped: {known} cannot be read: it is damaged\n") == (done.returncode, done.stderr)
+    assert "packages" not in done.stdout
+    known.unlink()
+    done = program.tool("diff", "1", "2")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "packages" not in done.stdout
 
 
 def test_git_that_hangs_or_asks_delays_no_launch(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDiffere
 from experiment_manager.scheduler.healing import reason_of
 from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
-from experiment_manager.store.files import may_be_there, number_in
+from experiment_manager.store.files import may_be_there, number_in, unreadable
 from experiment_manager.store.holds import read_held, read_removed
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
@@ -160,12 +160,16 @@ def difference(folder: Folder, one: int, other: int, table: StateTable) -> JobDi
     """`one` and `other`: job, state, attempt, variables; `configuration` and `environment` map what differs to both
     texts.
 
-    The environment is where and with which code the last attempt of each was launched. Raises UnknownJob.
+    The environment is where and with which code the last attempt of each was launched, and the versions of packages,
+    where those of both are known. Raises UnknownJob.
     """
     with Manifest(folder) as manifest:
         sides = [_side(manifest, job_id, table) for job_id in (one, other)]
         before, after = (manifest.encoded_configuration(job_id) for job_id in (one, other))
     about = [_about(folder, job_id, table) for job_id in (one, other)]
+    packages = [_packages(folder, found.get("launch")) for found in about]
+    if None not in packages:
+        about = [{**found, **(versions or {})} for found, versions in zip(about, packages, strict=True)]
     return {
         "one": sides[0],
         "other": sides[1],
@@ -191,11 +195,20 @@ def _about(folder: Folder, job_id: int, table: StateTable) -> Mapping[str, Any]:
     if not last.number:
         return {}
     record = States(folder).record(JobId(job_id), last.number)
-    number = str(record.get("launch"))
-    installed = read_packages(folder.join("launches", number, "packages.txt"))
-    packages = {f"package {name}": version for name, version in installed.items()}
     about = {"node": node_of(record), "launch": record.get("launch")}
-    return about | environment(folder, number) | packages
+    return about | environment(folder, str(record.get("launch")))
+
+
+def _packages(folder: Folder, launch: str | None) -> Mapping[str, str] | None:
+    """The versions of the packages that a launch was made with, by `package NAME`; None where they are not known."""
+    path = folder.join("launches", launch or "none", "packages.txt")
+    try:
+        return {f"package {name}": version for name, version in read_packages(path).items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        skipped(unreadable(path, error) if isinstance(error, OSError) else f"{path} cannot be read: it is damaged")
+        return None
 
 
 def _text(value: Any) -> str:

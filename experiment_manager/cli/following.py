@@ -381,7 +381,12 @@ def diff(
                 more="`|\xa0less\xa0-S` shows all",
             )
     if of_packages and not packages:
-        terminal.say(f"{len(of_packages)} packages have other versions; --packages names them")
+        counted = (
+            "1 package has another version"
+            if len(of_packages) == 1
+            else f"{len(of_packages)} packages have other versions"
+        )
+        terminal.say(f"{counted}; --packages names them")
 
 
 def archive(

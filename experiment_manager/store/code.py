@@ -103,11 +103,8 @@ def write_packages(path: str) -> None:
 
 
 def read_packages(path: str) -> dict[str, str]:
-    """The packages that `write_packages` wrote; empty when there is nothing to read."""
-    try:
-        pairs = [line.partition("==") for line in content(path).decode().splitlines()]
-    except (OSError, ValueError):
-        return {}
+    """The packages that `write_packages` wrote, with their versions. Raises OSError; ValueError where it is no text."""
+    pairs = [line.partition("==") for line in content(path).decode().splitlines()]
     return {name: version for name, _, version in pairs}
 
 
