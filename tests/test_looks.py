@@ -13,7 +13,11 @@ from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.experiment import find_experiments
 from experiment_manager.hydra.frozen_config import Origin, read_origins
 from experiment_manager.model.records import State
+from experiment_manager.scheduler import submission
+from experiment_manager.scheduler.scripts import options_of
+from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store.code import read_code
+from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
 from experiment_manager.store.working_trees import are_one_file
@@ -107,6 +111,23 @@ def ended(place: Path) -> object:
     return states.end(0, 1, State.LOST), sorted(os.listdir(place / "e/states"))
 
 
+def to_submit(place: Path) -> object:
+    """Which script is submitted, the one that somebody has edited; and with which options others are written."""
+    folder = Folder(place, "e")
+    if not Path(folder.path).exists():
+        experiment = Experiment(["seed"], "e", place)
+        experiment.add_job({"seed": 1}, {})
+        experiment.save()
+        experiment.save_pass_filter([0])
+        (place / "runner.py").touch()
+        (script,) = experiment.generate_slurm_script(str(place / "runner.py"), overrides={"mem_gb": 7})
+        with open(script, "a") as file:
+            file.write("# mine\n")
+    launch = read_launch(folder, "0001")
+    (array,) = launched_arrays(launch)
+    return submission._script(folder, launch, array, is_kept=False), options_of(folder, None)
+
+
 @pytest.mark.parametrize(
     ("look", "names"),
     [
@@ -116,6 +137,7 @@ def ended(place: Path) -> object:
         (trusted, ["link", "open", "code"]),
         (one_program, [".git", "config", "one", "other"]),
         (listed, ["mine", "link", "e", "manifest.sqlite"]),
+        (to_submit, ["slurm_scripts.sh", "launch.json", "0001", "launches"]),
         (ended, ["states", "0.1", "0.1.RUNNING"]),
     ],
 )

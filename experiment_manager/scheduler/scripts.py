@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
-from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
+from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model import policy
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.healing import require_raisable
@@ -365,11 +365,13 @@ def write_jobs(
 
 def options_of(folder: Folder, configured: Configured | None) -> tuple[Scheduler, Options]:
     """The scheduler and the options of an experiment: those that were set, else those of the newest launch by a
-    scheduler, else SLURM and none."""
+    scheduler, else SLURM and none. Raises UnreadableLaunch, OptionsError."""
     if configured is not None:
         return schedulers.named(configured.scheduler), configured.options
     try:
         launch = newest_launch(folder)
+    except UnreadableLaunch:
+        raise  # it has the options that people have set
     except JobRefused:
         usual = schedulers.named("slurm")
         return usual, usual.options({}, where="")

@@ -29,7 +29,7 @@ from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Run, Send, not_asked, who_is_asked
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appearing, clear_leftovers_in
+from experiment_manager.store.files import Unseen, appearing, clear_leftovers_in, looked, unreadable
 from experiment_manager.store.holds import why_not_begun
 from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch, user_name
 from experiment_manager.store.layout import Folder, writing
@@ -337,7 +337,9 @@ def keep_edited(folder: Folder, before: Launch) -> None:
             continue
         try:
             launch = read_launch(folder, number)
-        except JobRefused:
+        except JobRefused as error:
+            if isinstance(error, UnreadableLaunch) and error.is_out_of_reach:
+                raise  # what was edited would be written over
             continue
         found = [array for array in launched_arrays(launch) if any(_is_of(text, array) for text in texts)]
         if found:
@@ -639,8 +641,12 @@ def _script(
 
 
 def _read(path: str) -> str | None:
+    """The text of a script; None where there is none, or none that is ours to read. Raises FolderError where that cannot
+    be seen: an edited one is not passed over."""
     try:
-        return content(path).decode()
+        return looked(lambda: content(path)).decode()
+    except Unseen as error:
+        raise FolderError(unreadable(path, error)) from error
     except (OSError, UnicodeDecodeError):
         return None
 
