@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.errors import UnreadableLaunch
+from experiment_manager.errors import SlurmError, UnreadableLaunch
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler.arrays import arrays
-from experiment_manager.scheduler.records import Limits
+from experiment_manager.scheduler.records import NOTHING, Limits
 from experiment_manager.scheduler.scripts import Arrangement, write_scripts
 from experiment_manager.scheduler.slurm.options import as_mapping, make
 from experiment_manager.scheduler.slurm.scheduler import Slurm
+from experiment_manager.scheduler.slurm.through_submitit import send_with
 from experiment_manager.scheduler.submission import (
     LaunchedArray,
     launched_arrays,
@@ -237,3 +238,10 @@ def test_ids_of_a_large_launch_are_short(folder: Folder) -> None:
     (record,) = launch.record["slurm"]["arrays"]
     assert format_ids(range(10_000)) == record["jobs"]
     assert Path(folder.join("launches", launch.number, "launch.json")).stat().st_size < 2_000
+
+
+def test_submitit_where_there_is_no_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What submitit finds wrong with the machine is told with a way out."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmError, match=r'submitit submits nothing here: Could not detect "srun".*slurm_script'):
+        send_with(str(tmp_path / "%j"))(str(tmp_path / "slurm_scripts.sh"), NOTHING)

@@ -641,8 +641,8 @@ def _script(
 
 
 def _read(path: str) -> str | None:
-    """The text of a script; None where there is none, or none that is ours to read. Raises FolderError where that cannot
-    be seen: an edited one is not passed over."""
+    """The text of a script; None where there is none, or none that is ours to read. Raises FolderError where that
+    cannot be seen: an edited one is not passed over."""
     try:
         return looked(lambda: content(path)).decode()
     except Unseen as error:

@@ -205,5 +205,5 @@ def test_submitit_keeps_its_files_where_it_is_told(program: Program, tmp_path: P
     assert not (program.experiment / "launches/.submitit").exists()
     done = program.sweep("seed=2", SUBMIT, "hydra.launcher.submitit_folder=/proc/nowhere/%j")
     assert 2 == done.returncode
-    assert "error: /proc/nowhere/ cannot be made or written" in done.stderr
+    assert "error: /proc/nowhere cannot be made or written" in done.stderr
     assert {} == noted(program, "0002")

@@ -20,9 +20,9 @@ _ENDED: Final = frozenset(
     {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL", "LOST", "PRUNED", "FAKE"}
 )
 _UNTRUE: Final = re.compile(
-    r"is no experiment|(?:is|are) not there|there is no|there are no|has no\b|do(?:es)? not exist|is gone|are gone|is missing"
-    r"|no such|nothing to|not in the manifest|cannot be found|another process|is damaged|remove it|restore it"
-    r"|(?:save|write) .* again"
+    r"is no experiment|(?:is|are) not there|there is no|there are no|has no\b|do(?:es)? not exist|(?:is|are) gone"
+    r"|is missing|no such|nothing to|not in the manifest|cannot be found|another process|is damaged|remove it"
+    r"|restore it|(?:save|write) .* again"
 )
 """What nobody can say of what could not be looked at: that it is absent, or damaged, or that somebody else has it; and
 what nobody should do then."""

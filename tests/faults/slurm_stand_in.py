@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-NAMES = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo")
+NAMES = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")  # submitit asks whether there is srun
 
 
 def install(folder: Path) -> None:

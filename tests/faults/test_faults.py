@@ -36,6 +36,7 @@ SLICE = (
     ("run", "short", "write", "result"),
     ("run", "eio-once", "fsync", r"/\.result"),  # while a job leaves what it has computed
     ("run", "read-estale-once", "stat", "manifest"),  # which is there
+    ("submitit", "close-once", "close", "submission_file"),  # which submitit writes, and leaves when it is refused
     ("submit", "kill", "unlink", "slurm/jobs"),  # of sbatch, when it has submitted
     ("cancel", "eio-once", "rename", r"attempt\.1\.json"),
     ("cancel", "estale-once", "mkdir", "jobs/0$"),  # the folder of that record

@@ -14,9 +14,10 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Final
 
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
+from experiment_manager.errors import SlurmError
 from experiment_manager.scheduler.records import Send
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.store.documents import content
@@ -26,19 +27,23 @@ _TIMED_OUT: Final = 124  # exit status of coreutils' timeout
 
 
 class ScriptExecutor(SlurmExecutor):
-    """Submits one script. `submit` and `map_array` of its parent, which pickle functions, are not for it."""
+    """Submits one script. `submit` and `map_array` of its parent, which pickle functions, are not for it. Raises
+    SlurmError where submitit finds no SLURM."""
 
     def __init__(self, folder: str, script: str, arguments: Sequence[str]) -> None:
-        super().__init__(folder)
+        try:
+            super().__init__(folder)
+        except RuntimeError as error:  # there is no srun
+            way_out = "take hydra/launcher=slurm_script, and `experiment-manager submit`"
+            raise SlurmError(f"submitit submits nothing here: {error}; {way_out}", words=str(error)) from error
         self._script, self._arguments = script, tuple(arguments)
         self._handed_over: Path | None = None
 
     def submit_script(self) -> str:
         """SLURM has the script; returns its id. Raises SlurmError with `sbatch`'s words; FolderError."""
         client.require_followed(self._script)
-        first = str(self.folder).partition("%j")[0]  # where submitit puts the file before there is an id
-        with writing(first):
-            os.makedirs(first, exist_ok=True)
+        with writing(str(self._first)):
+            os.makedirs(self._first, exist_ok=True)
         said = io.StringIO()
         try:
             with _submission_environment(self._script), redirect_stderr(said):
@@ -54,11 +59,17 @@ class ScriptExecutor(SlurmExecutor):
                 self._handed_over.unlink(missing_ok=True)
         return str(job.job_id)
 
+    @property
+    def _first(self) -> Path:
+        """Where submitit puts the file before there is an id."""
+        return JobPaths.get_first_id_independent_folder(self.folder)
+
     def _make_submission_file_text(self, command: str, uid: str) -> str:
+        self._handed_over = self._first / f".submission_file_{uid}.sh"  # in the end a link to the file that is kept
         return content(self._script).decode(errors="surrogateescape")
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        self._handed_over = submission_file_path  # in the end a link to the file that is kept
+        self._handed_over = submission_file_path
         # the same text under the path by which the array is known, whatever it is called there
         return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, self._script]
 
