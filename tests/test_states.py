@@ -1,6 +1,7 @@
 """States in file names: claimed once, ended once, never lost, whoever races or dies."""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from experiment_manager.store.endings import Endings, ask_to_end
 from experiment_manager.store.holds import set_held
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
-from tests.conftest import clean_env, wait_until
+from tests.conftest import clean_env, erring, wait_until
 
 CLAIMER = """
 import os, sys
@@ -579,6 +580,22 @@ def test_requeued_job_of_the_same_launch_runs(states: States, state: State) -> N
     states.claim(7, {"launch": "0001"}, planned=1)
     states.end(7, 1, state)
     assert 2 == states.claim(7, {"launch": "0001"}, planned=1)
+
+
+def test_attempt_that_cannot_be_looked_at_does_not_run_for_ever(
+    states: States, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever look at its own files a server refuses, once or on and on, a claim begins the attempt or ends it."""
+    for most, patience in ((1, "0.5"), (1_000_000, "0")):
+        monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", patience)
+        for job in itertools.count(1000 * most):
+            number = None
+            with monkeypatch.context() as patch, suppress(OSError):
+                failed = erring(patch, f"{job}.1", most=most, after=job - 1000 * most)
+                number = states.claim(job, {})
+            if not failed:
+                break
+            assert [] == [found for found in states.attempts(job) if found.state is State.RUNNING and number is None]
 
 
 def test_task_that_was_cancelled_begins_nothing(states: States) -> None:

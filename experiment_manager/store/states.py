@@ -497,14 +497,13 @@ class States:
             self._endings.begin(job_id, attempt, kept)
             if not linked(anchor, running):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), running)
+            n_names = looked(lambda: os.stat(anchor).st_nlink)  # the anchor, what it was linked from, and RUNNING
         except OSError as error:
             with suppress(OSError):
                 reason = f"could not be begun: {error.strerror or error}"
                 self._endings.write(job_id, attempt, State.FAILED, {"reason": reason})
                 self.end(job_id, attempt, State.FAILED)
             raise
-
-        n_names = os.stat(anchor).st_nlink  # the anchor, what it was linked from, and RUNNING
         ended = State.RUNNING if n_names == _NAMES_AT_BEGINNING else self.state(job_id, attempt)
         if ended is not State.RUNNING:  # who has done so looks for our name, too
             discard(running)
