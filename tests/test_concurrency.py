@@ -67,11 +67,10 @@ def test_ten_sweeps_at_once(program: Program, launcher: str) -> None:
     """Two grids that overlap, five times each at the same moment, while others read: each sweep is done, is refused
     in a sentence, or tells which jobs another one runs; each configuration has one id, which never moves, and where
     jobs run each runs once."""
-    done = program.home / "done"
-    sweeps = [
-        program.start("train.py", "-m", GRIDS[place % 2], f"hydra/launcher={launcher}", LIGHT="1")
-        for place in range(N_SWEEPS)
-    ]
+    done, begun = program.home / "done", program.home / "begun"
+    begun.mkdir()
+    words = (f"started={begun}", f"hydra/launcher={launcher}")
+    sweeps = [program.start("train.py", "-m", GRIDS[place % 2], *words, LIGHT="1") for place in range(N_SWEEPS)]
     begin = "import os, sys, time\nfrom experiment_manager.cli.main import main\n"
     until = f"while not os.path.exists({str(done)!r}):\n"
     loop = f"{begin}{until}    time.sleep(0.05)\n    assert main(sys.argv[1:]) in (0, 2, 3), sys.argv\n"
@@ -92,14 +91,15 @@ def test_ten_sweeps_at_once(program: Program, launcher: str) -> None:
         assert sweep.returncode in (0, 2) or (sweep.returncode == 1 and "is running already" in said), said
     assert 0 in {sweep.returncode for sweep in sweeps}
     assert "Traceback" not in str(told)
-    assert 0 == program.sweep(GRIDS[0], f"hydra/launcher={launcher}", LIGHT="1").returncode
-    assert 0 == program.sweep(GRIDS[1], f"hydra/launcher={launcher}", LIGHT="1").returncode
+    assert 0 == program.sweep(GRIDS[0], *words, LIGHT="1").returncode
+    assert 0 == program.sweep(GRIDS[1], *words, LIGHT="1").returncode
     rows = Experiment.at(program.experiment).jobs()
     assert list(range(9)) == [row["job"] for row in rows]
     assert list(range(1, 10)) == sorted(row["variables"]["seed"] for row in rows)
     if launcher == "local_pool":
         assert {"COMPLETED": 9} == Experiment.at(program.experiment).counts()
         assert {1} == {row["attempt"] for row in rows}
+        assert dict.fromkeys(map(str, range(9)), 1) == Counter(path.name.split(".")[0] for path in begun.iterdir())
 
 
 @pytest.mark.heavy
