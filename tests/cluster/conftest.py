@@ -178,7 +178,7 @@ def _jobs() -> set[str]:
     return set(_output("squeue", "-h", "-o", "%F").split())
 
 
-# ---------------------------------------------------------------- nodes
+# ---------------------------------------------------------------- daemons
 
 
 def kill_slurmd(node: str) -> None:
@@ -193,6 +193,21 @@ def start_slurmd(node: str) -> None:
     """The daemon of the node runs, and the node takes jobs."""
     need_own_cluster()
     up("--start-slurmd", node)
+
+
+@contextlib.contextmanager
+def without_slurmdbd() -> Iterator[None]:
+    """Inside, the daemon of accounting is dead, and SLURM's controller keeps what it would tell it; at the end the
+    cluster runs with its default settings."""
+    need_own_cluster()
+    pid = int((HOME / "run" / "slurmdbd.pid").read_text())
+    assert Path(f"/proc/{pid}/comm").read_text() == "slurmdbd\n"
+    os.kill(pid, signal.SIGKILL)
+    try:
+        wait_until(lambda: "refused" in subprocess.run(["sacct"], env=_env(), capture_output=True, text=True).stderr)
+        yield
+    finally:
+        up()
 
 
 # ---------------------------------------------------------------- other users

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import reconfigured, sacct_state
+from tests.cluster.conftest import reconfigured, sacct_state, without_slurmdbd
 from tests.cluster.sweeps import Sweep, queue, slurm, start_again
 from tests.conftest import Program, clean_env, wait_until
 
@@ -181,6 +181,54 @@ def test_a_licence_for_one(program: Program) -> None:
         rests.unlink()
         sweep.until({0: "COMPLETED", 1: "COMPLETED"}, through=["QUEUED", "RUNNING"])
         assert ["0.1.COMPLETED", "1.1.COMPLETED"] == sweep.states()
+
+
+@pytest.mark.usefixtures("light")
+def test_slurmdbd_is_dead(program: Program) -> None:
+    """While slurmdbd is dead, one sentence says so; jobs are submitted, each once, `status` tells how jobs end by what
+    the controller knows, and `status --wait` returns. When it is back, accounting says the same."""
+    killed, after = Sweep(program, "killed"), Sweep(program, "after")
+    killed.write("seed=0,1,2", "sleep=60")
+    killed.submit()
+    killed.until_begun(0, 1, 2)
+    after.write("seed=0,1")
+    with without_slurmdbd():
+        slurm("scancel", killed.task(0))
+        os.kill(killed.anchor(1)["pid"], signal.SIGKILL)
+        killed.until({0: "CANCELLED", 1: "FAILED", 2: "RUNNING"}, through=["RUNNING"])
+        (said,) = killed.looked()[2].splitlines()
+        assert said.startswith("sacct failed: "), said
+        after.submit()
+        assert [False] == [array["is_new"] for array in after.told("submit")]
+        done = after.tool("status", "--wait")
+        assert 0 == done.returncode, done.stderr
+        assert ["0.1.COMPLETED", "1.1.COMPLETED"] == after.states()
+    assert ["COMPLETED"] * 2 == [row[1] for row in sacct_state(after.slurm_id, rows=2, is_array=True)]
+    assert ["CANCELLED", "FAILED"] == [sacct_state(killed.task(job))[0][1].split()[0] for job in (0, 1)]
+    states, _, said = killed.looked()
+    assert ({0: "CANCELLED", 1: "FAILED", 2: "RUNNING"}, "") == (states, said)
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("light")
+def test_slurmdbd_is_dead_until_the_controller_has_forgotten(program: Program) -> None:
+    """What ended while slurmdbd was dead, and the controller has forgotten, is what the log of its task tells, or LOST,
+    since nobody can tell; when accounting is back, it is what that says."""
+    sweep = Sweep(program)
+    sweep.write("seed=0,1", "sleep=600")
+    with reconfigured(min_job_age=2):
+        sweep.submit()
+        sweep.until_begun(0, 1)
+        with without_slurmdbd():
+            slurm("scancel", sweep.task(0))
+            os.kill(sweep.anchor(1)["pid"], signal.SIGKILL)
+            known = ("squeue", "-h", "-t", "all", "-o", "%F_%K")
+            gone = {sweep.task(0), sweep.task(1)}
+            wait_until(lambda: not gone & set(slurm(*known).split()), 120)
+            sweep.until({0: "CANCELLED", 1: "LOST"}, through=["RUNNING"])
+            assert "does not tell now what became of it" in sweep.looked()[1][1]
+    sweep.until({0: "CANCELLED", 1: "FAILED"}, through=["LOST"])
+    assert ["0.1.CANCELLED", "1.1.FAILED"] == sweep.states()
 
 
 @pytest.mark.usefixtures("light")
