@@ -1,7 +1,9 @@
 """A look at what is there that a file system refuses: nothing is concluded from it, by whoever looks."""
 
 import itertools
+import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
 from experiment_manager.experiment import find_experiments
 from experiment_manager.hydra.frozen_config import Origin, read_origins
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import submission
 from experiment_manager.scheduler.scripts import options_of
 from experiment_manager.scheduler.submission import launched_arrays
+from experiment_manager.store import processes
 from experiment_manager.store.code import read_code
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.results import write_result
 from experiment_manager.store.states import States
 from experiment_manager.store.working_trees import are_one_file
 from experiment_manager.text import all_skipped
@@ -128,6 +132,23 @@ def to_submit(place: Path) -> object:
     return submission._script(folder, launch, array, is_kept=False), options_of(folder, None)
 
 
+def left(place: Path) -> object:
+    """What became of an attempt whose supervisor was killed once its job had left a whole result; and whether it may be
+    run again, where its end says so."""
+    folder, states = Folder(place, "e"), States(Folder(place, "e"))
+    for path in (place / "e/states", place / "e/jobs/0"):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+    states.claim(0, {})
+    write_result(folder, 0, 1, 7)
+    (place / "e/states/0.1").write_text(json.dumps({**processes.this_process(), "started_ticks": 1}))
+    try:
+        states.claim(0, {})
+    except AlreadyCompleted:
+        return states.state(0, 1)
+    return "run again"
+
+
 @pytest.mark.parametrize(
     ("look", "names"),
     [
@@ -138,6 +159,7 @@ def to_submit(place: Path) -> object:
         (one_program, [".git", "config", "one", "other"]),
         (listed, ["mine", "link", "e", "manifest.sqlite"]),
         (to_submit, ["slurm_scripts.sh", "launch.json", "0001", "launches"]),
+        (left, ["result.1.json", "attempt.1.json", "0", "0.1", "0.1.RUNNING"]),
         (ended, ["states", "0.1", "0.1.RUNNING"]),
     ],
 )

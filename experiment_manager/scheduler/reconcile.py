@@ -97,8 +97,8 @@ def reconciled(
     Says on standard error when one cannot be asked, and then leaves everything as it was. It is not asked again about
     what it has been asked for the `answer`, which has the states that preceded it, since of a job that has begun in a
     task meanwhile it says what is not so; nor about what it was asked lately for `ends`. Raises UnreadableLaunch where
-    jobs are going to be started and a launch cannot be read: see `open_launches`; NewerRecord where one cannot tell how
-    an attempt ended.
+    jobs are going to be started and a launch cannot be read: see `open_launches`; UnreadableRecord where one cannot
+    tell how an attempt ended.
     """
     states = States(folder)
     preceding = None if answer is None else answer.tables.get(folder.path)
@@ -111,7 +111,7 @@ def reconciled(
         answer = ask(launches, users)
 
     def end(job_id: int, number: int) -> Mapping[str, Any]:
-        return read_optional(folder.of_attempt(job_id, number, "attempt"), END, refuses_newer=is_to_act)
+        return read_optional(folder.of_attempt(job_id, number, "attempt"), END, must_know=is_to_act)
 
     decided = [(opened, *_decided(folder, states, before, opened, answer, end)) for opened in launches]
     applied = _Applied(folder, states, before, end)

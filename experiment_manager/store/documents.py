@@ -275,14 +275,15 @@ def read_optional(
     tell: Callable[[str], None] = skipped,
     most: int = MOST_BYTES,
     *,
-    refuses_newer: bool = False,
+    must_know: bool = False,
 ) -> dict[str, Any]:
     """A record as far as it can be read, empty where there is none; `tell` hears of what cannot be read.
 
-    With `refuses_newer`, as where a job is going to be started by what it says, raises NewerRecord.
+    With `must_know`, as where a job is going to be started by what it says, raises NewerRecord, and UnreadableRecord
+    for what a disk or its server does not give.
     """
     body, error = _as_far_as_possible(path, shape, most)
-    if refuses_newer and isinstance(error, NewerRecord):
+    if must_know and error is not None and (error.is_out_of_reach or isinstance(error, NewerRecord)):
         raise error
     if error is not None:
         tell(str(error))

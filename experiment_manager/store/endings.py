@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from experiment_manager.errors import UnreadableRecord
 from experiment_manager.model.records import ENDED, State
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import (
@@ -26,7 +27,15 @@ from experiment_manager.store.documents import (
     load,
     read_optional,
 )
-from experiment_manager.store.files import asked_again, clear_leftovers_in, discard, is_temporary, write_json
+from experiment_manager.store.files import (
+    Unseen,
+    asked_again,
+    clear_leftovers_in,
+    discard,
+    is_temporary,
+    looked,
+    write_json,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.text import tell_once
 from experiment_manager.typing_names import Any, Final, NamedTuple
@@ -155,22 +164,25 @@ class Endings:
         for any other.
 
         Of that nobody knows the exit status, and nobody needs to: its task had returned. `about` is what its anchor
-        tells. Raises NewerRecord where a newer version has recorded how it ended, or what it has left.
+        tells. Raises NewerRecord where a newer version has recorded how it ended, or what it has left, and
+        UnreadableRecord where a disk does not give that.
         """
         from experiment_manager.model.policy import left_result  # those who begin do not wait for it
         from experiment_manager.store.rungs import why_pruned
 
         path = self._folder.of_attempt(job_id, attempt, "result")
-        told = read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, refuses_newer=True)
+        told = read_optional(self._folder.of_attempt(job_id, attempt, "attempt"), END, must_know=True)
         if (word := told.get("state")) in _ENDED_WORDS:
             return Ending(State(word), {key: told[key] for key in told if key not in ("state", "format")})
-        result = read_optional(path, RESULT, most=MOST_RESULT_BYTES, refuses_newer=True)
+        result = read_optional(path, RESULT, most=MOST_RESULT_BYTES, must_know=True)
         noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"))
         pruned = why_pruned(self._folder, job_id, attempt) if result else None
         if pruned is None and not left_result(result, was_stopped=noted.get("stopped") is not False):
             return None
         try:
-            ended = os.stat(path).st_mtime
+            ended = looked(lambda: os.stat(path).st_mtime)
+        except Unseen as error:
+            raise UnreadableRecord(path, error.strerror or str(error), is_out_of_reach=True) from error
         except OSError:
             return None
         who = f"process {os.getpid()} on {os.uname().nodename}"

@@ -24,8 +24,8 @@ from experiment_manager.errors import (
     EndedSince,
     FolderError,
     JobRefused,
-    NewerRecord,
     NotOverYet,
+    UnreadableRecord,
     Unwritten,
 )
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
@@ -349,10 +349,11 @@ class States:
     def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
         """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended, or to have
         left a complete result; returns what it is. Where that cannot be written, that is all. Where a newer version has
-        written how it ended, people are told, and it stays RUNNING for whoever can read it."""
+        written how it ended, or a disk does not give that, people are told, and it stays RUNNING for whoever can read
+        it."""
         try:
             return self._lose(job_id, attempt, state, record)
-        except NewerRecord as error:
+        except UnreadableRecord as error:
             skipped(str(error))
             return State.RUNNING
 
@@ -605,10 +606,11 @@ class States:
 
     def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> State:
         """As `lose`, for whoever is to run the job again. Raises JobRefused where only a newer version can tell how the
-        attempt ended, and where its end cannot be recorded: whoever may still run it would not learn of it."""
+        attempt ended, or nobody while a disk errs, and where its end cannot be recorded: whoever may still run it would
+        not learn of it."""
         try:
             found = self._lose(job_id, attempt, state, record)
-        except NewerRecord as error:
+        except UnreadableRecord as error:
             raise JobRefused(f"job {job_id} is not run again, since it may have completed: {error}") from error
         if found is not State.RUNNING and self.is_running(job_id, attempt):
             running = self._name(job_id, attempt, State.RUNNING)
@@ -702,14 +704,14 @@ class States:
 
     def fenced_at(self, job_id: int, attempt: int) -> float | None:
         """When an attempt was ended that something may still run elsewhere, until it notices; None for any other. Of
-        what a newer version has recorded, it is the time at which it did."""
+        what a newer version has recorded, it is the time at which it did; of what a disk does not give, now."""
         path = self._folder.of_attempt(job_id, attempt, "attempt")
         try:
-            return read_optional(path, END, refuses_newer=True).get("fenced_at")
-        except NewerRecord:
+            return read_optional(path, END, must_know=True).get("fenced_at")
+        except UnreadableRecord:
             with suppress(OSError):
-                return os.stat(path).st_mtime
-            return None
+                return looked(lambda: os.stat(path).st_mtime)
+            return time.time()
 
     def fences(self, job_id: int, attempt: int) -> dict[int, float]:
         """When the attempts before this one were ended that something may still run elsewhere, by their numbers."""
