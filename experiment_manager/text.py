@@ -230,6 +230,11 @@ def skipped(what: str) -> None:
         tell(f"skipped: {what}")
 
 
+def has_skipped() -> bool:
+    """Whether anything was left out since `all_skipped` was asked the last time."""
+    return bool(_skipped)
+
+
 def all_skipped() -> list[str]:
     """The notes of `skipped` since this was asked the last time."""
     found = sorted(_skipped)

@@ -245,3 +245,17 @@ def test_submitit_where_there_is_no_srun(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SlurmError, match=r'submitit submits nothing here: Could not detect "srun".*slurm_script'):
         send_with(str(tmp_path / "%j"))(str(tmp_path / "slurm_scripts.sh"), NOTHING)
+
+
+def test_what_submitit_left_when_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of submitit's for a submission that is over for long goes with the next one; not so a younger one."""
+    own = tmp_path / "own"
+    own.mkdir()
+    old, young = (own / f".submission_file_{number}.sh" for number in (1, 2))
+    for path in (old, young, tmp_path / "srun", tmp_path / "slurm_scripts.sh"):
+        path.touch(0o755)
+    os.utime(old, (0, 0))
+    monkeypatch.setenv("PATH", str(tmp_path))  # with no sbatch
+    with pytest.raises(SlurmError):
+        send_with(str(own / "%j"))(str(tmp_path / "slurm_scripts.sh"), NOTHING)
+    assert [young] == [*own.iterdir()]

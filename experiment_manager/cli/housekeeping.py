@@ -16,7 +16,7 @@ from experiment_manager.model.ids import format_ids, looks_like_ids, shortened
 from experiment_manager.scheduler.moving import move as move_experiment
 from experiment_manager.store import layout
 from experiment_manager.store.tags import read_tags
-from experiment_manager.text import counted, names_in, noun, size_text
+from experiment_manager.text import counted, has_skipped, names_in, noun, size_text
 
 
 def register(app: typer.Typer) -> None:
@@ -88,6 +88,8 @@ def clean(
 
 def _cleaning_lines(found: Cleaning) -> list[str]:
     """What can be removed, for people."""
+    if not found.found and has_skipped():
+        return [f"nothing is removed from {found.path}: what can be read there is needed"]
     if not found.found:
         return [f"nothing to remove in {found.path}"]
     rows = [

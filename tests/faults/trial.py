@@ -53,6 +53,9 @@ _OF_MORE_ATTEMPTS: Final = re.compile(
 _MARK: Final = re.compile(r"/warnings/N\.N\.\w+\Z")
 """A file that says of an attempt that something of what it has logged is missing."""
 
+_OF_SUBMITIT: Final = re.compile(r"/\.submission_file_H\.sh\Z")
+"""A file that submitit, killed as it submits, leaves for an hour at least: it bears no number of a process."""
+
 _WHEN: Final = re.compile(rb"as it was on [^,<]+")
 """When a report was made."""
 
@@ -346,6 +349,8 @@ class Laboratory:
             strays = [name for name in strays if not name.endswith("/driver.json")]
         if fault.is_from_then_on:
             strays = [name for name in strays if not _MARK.search(name)]
+        if fault.is_kill:
+            strays = [name for name in strays if not _OF_SUBMITIT.search(name)]
         if strays:
             wrong.append(Violation("no other file is left", f"{strays}"))
         if not scenario.makes_new_jobs and not scenario.is_of_tasks and disk.frozen != usual.disk.frozen:

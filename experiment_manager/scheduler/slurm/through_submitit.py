@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +21,11 @@ from experiment_manager.errors import SlurmError
 from experiment_manager.scheduler.records import Send
 from experiment_manager.scheduler.slurm import client
 from experiment_manager.store.documents import content
+from experiment_manager.store.files import FileClock
 from experiment_manager.store.layout import writing
 
+_UNNAMED: Final = re.compile(r"\.submission_file_\w+\.sh")
+_SURELY_READ_S: Final = 3600.0
 _TIMED_OUT: Final = 124  # exit status of coreutils' timeout
 
 
@@ -44,6 +47,7 @@ class ScriptExecutor(SlurmExecutor):
         client.require_followed(self._script)
         with writing(str(self._first)):
             os.makedirs(self._first, exist_ok=True)
+        self._clear()
         said = io.StringIO()
         try:
             with _submission_environment(self._script), redirect_stderr(said):
@@ -58,6 +62,14 @@ class ScriptExecutor(SlurmExecutor):
             if self._handed_over is not None:
                 self._handed_over.unlink(missing_ok=True)
         return str(job.job_id)
+
+    def _clear(self) -> None:
+        """What killed processes have left before there was an id is gone, if it is so old that no `sbatch` reads it."""
+        clock = FileClock(str(self._first))
+        with suppress(OSError):
+            for path in (self._first / name for name in os.listdir(self._first) if _UNNAMED.fullmatch(name)):
+                if clock.age_s(str(path)) > _SURELY_READ_S:
+                    path.unlink(missing_ok=True)
 
     @property
     def _first(self) -> Path:
