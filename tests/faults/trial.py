@@ -54,7 +54,8 @@ _MARK: Final = re.compile(r"/warnings/N\.N\.\w+\Z")
 """A file that says of an attempt that something of what it has logged is missing."""
 
 _OF_SUBMITIT: Final = re.compile(r"/\.submission_file_H\.sh\Z")
-"""A file that submitit, killed as it submits, leaves for an hour at least: it bears no number of a process."""
+"""A file that submitit, killed as it submits or where nothing can be removed, leaves for an hour at least: it bears no
+number of a process."""
 
 _WHEN: Final = re.compile(rb"as it was on [^,<]+")
 """When a report was made."""
@@ -349,7 +350,7 @@ class Laboratory:
             strays = [name for name in strays if not name.endswith("/driver.json")]
         if fault.is_from_then_on:
             strays = [name for name in strays if not _MARK.search(name)]
-        if fault.is_kill:
+        if fault.is_kill or fault.is_from_then_on:
             strays = [name for name in strays if not _OF_SUBMITIT.search(name)]
         if strays:
             wrong.append(Violation("no other file is left", f"{strays}"))
