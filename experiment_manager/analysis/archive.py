@@ -249,7 +249,7 @@ class _Packing:
     def add_state(self, attempt: str, state: str) -> None:
         """An attempt's anchor and its state: by what was seen, since the name on disk may change meanwhile."""
         try:
-            body = content(self._folder.join("states", attempt))
+            body = looked(lambda: content(self._folder.join("states", attempt)))
         except FileNotFoundError:
             return
         except OSError as error:

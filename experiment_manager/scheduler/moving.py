@@ -11,7 +11,7 @@ from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.scheduler.idle import require_idle, require_none_begun
 from experiment_manager.scheduler.submission import launched_arrays, place_in, script_paths
 from experiment_manager.store.documents import content
-from experiment_manager.store.files import appearing, below, is_folder, is_link, is_there
+from experiment_manager.store.files import appearing, below, is_folder, is_link, is_there, looked
 from experiment_manager.store.launches import clear_leftovers, read_launch, unsettled_numbers
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.relocation import Move, finish, is_done, relocate
@@ -98,7 +98,7 @@ def _mend_script(found: Move, place: Folder, path: str) -> bool:
     """Whether a script names the new place now; true for one that is not there."""
     try:
         place.require_within(os.path.dirname(path))
-        text = content(path).decode()
+        text = looked(lambda: content(path)).decode()
     except FileNotFoundError:
         return True
     except (OSError, UnicodeDecodeError):

@@ -104,7 +104,7 @@ def write_packages(path: str) -> None:
 
 def read_packages(path: str) -> dict[str, str]:
     """The packages that `write_packages` wrote, with their versions. Raises OSError; ValueError where it is no text."""
-    pairs = [line.partition("==") for line in content(path).decode().splitlines()]
+    pairs = [line.partition("==") for line in looked(lambda: content(path)).decode().splitlines()]
     return {name: version for name, _, version in pairs}
 
 
