@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -358,6 +358,43 @@ def test_each_record_of_others_ends_no_verb(home: Path, good: Kept, tmp_path: Pa
                 for name in FILES[record]:
                     replaced(experiment / name, kind)
         ends_well(words, home, tmp_path / "out")
+
+
+CALLED: Final = {"_target_": "os.mkdir", "path": "{mark}"}
+FILTERS: Final[dict[str, tuple[dict[str, Any], int, str]]] = {
+    "how": ({"format": 1, "jobs": [8], "filter": [CALLED, "os.mkdir"], **CALLED}, 0, ""),
+    "jobs": ({"format": 1, "jobs": CALLED}, 2, "save the pass filter again"),
+    "an id": ({"format": 1, "jobs": [8, CALLED]}, 2, "save the pass filter again"),
+}
+"""What somebody has written into a pass filter, by where a function stands in it; how `run` ends, and what it says."""
+
+
+@pytest.mark.parametrize("where", FILTERS)
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (("status", "--all"), ("filter", "0-1", "--dry-run"), ("work", *RUNNER)),
+        pytest.param(CALLS, marks=pytest.mark.heavy),
+    ],
+    ids=["some", "all"],
+)
+def test_a_filter_of_others_calls_nothing(
+    home: Path, good: Kept, tmp_path: Path, where: str, calls: Sequence[Sequence[str]]
+) -> None:
+    """A function that a pass filter names is called by no verb, wherever in it that stands; where it stands for the
+    jobs that may run, none does, and a sentence says what to do."""
+    body, ends, sentence = FILTERS[where]
+    text = json.dumps(body).replace("{mark}", os.environ["MARK"])
+    for words in (("run", "8", *RUNNER), *calls):
+        good.put_back()
+        for experiment in (home / "e", home / "experiments/train"):
+            (experiment / "pass_filter.json").write_text(text)
+        if words[0] == "run":
+            status, said = call(words, home, tmp_path / "out")
+            assert (ends, True) == (status, sentence in said), said
+        else:
+            ends_well(words, home, tmp_path / "out")
+        assert not Path(os.environ["MARK"]).exists(), words
 
 
 def led_out(home: Path, names: Sequence[str], *, whose: int) -> list[Path]:
