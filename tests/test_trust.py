@@ -19,7 +19,8 @@ from experiment_manager.errors import FilterError, JobRefused
 from experiment_manager.execution.pickled_runner import trusted
 from experiment_manager.model.secrets import MASK, Masks, masked, masked_patch, masked_words
 from experiment_manager.trust import TRUSTS_ANYBODY, open_to_anybody
-from tests.conftest import APP, Program, examples, files_below
+from tests.conftest import APP, Program, examples, files_below, unpack
+from tests.test_provenance import git
 
 SECRET = "q7Xk29fLmPz81RtyWv45"
 NAMES = st.sampled_from(["password", "--api_key", "hub.secret", "export SECRET", "{passwd", "credentials"])
@@ -170,6 +171,35 @@ def test_a_sweep_writes_no_secret_down_beside_its_configurations(program: Progra
     told = {name: body for name, body in files_below(experiment).items() if SECRET.encode() in body}
     assert SECRET not in (program.home / "report.html").read_text()
     assert {"manifest.sqlite", "1", "multirun.yaml"} == {Path(name).name for name in told}  # 1: of `generations`
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+def test_an_archive_has_no_secret_of_git_or_the_environment(program: Program, *, is_all: bool) -> None:
+    """The token of a remote, a secret of the environment and one in code that was not committed are in no file of an
+    archive; one that was typed is where jobs need it, and neither in a record of a launch nor in what is published."""
+    own, typed, written = f"ghp_{SECRET}{SECRET}", f"{SECRET}typed", f"{SECRET}written"
+    git(program.home, "init", "-q")
+    git(program.home, "remote", "add", "origin", f"https://me:{own}@example.org/code")
+    git(program.home, "add", ".")
+    git(program.home, "commit", "-q", "-m", "first")
+    with (program.home / "train.py").open("a") as file:
+        file.write(f"# of https://me:{written}@example.org/data\n")
+    given = {"WANDB_API_KEY": f"{SECRET}given", "LIGHT": "1"}
+    for seed, launcher in ((1, "local_pool"), (2, "slurm_script")):
+        done = program.sweep(f"seed={seed}", f"+hub.password={typed}", f"hydra/launcher={launcher}", **given)
+        assert 0 == done.returncode, done.stderr
+    path = program.home / "it.tar.gz"
+    done = program.tool("archive", "--ro-crate", *(["--all"] if is_all else []), "--out", str(path), **given)
+    assert 0 == done.returncode, done.stderr
+    unpack(path, program.home / "elsewhere")
+    files = files_below(program.home / "elsewhere")
+    assert {"launch.json", "code.patch", "slurm_scripts.sh", "packages.txt"} <= {Path(name).name for name in files}
+    for secret in (own, given["WANDB_API_KEY"], written):
+        assert [] == [name for name, body in files.items() if secret.encode() in body]
+    found = {Path(name).name for name, body in files.items() if typed.encode() in body}
+    kept = {"manifest.sqlite", "multirun.yaml", "attempt.1.json"} | ({"stdout.1.log"} if is_all else set())
+    assert kept == found
+    assert '"***"' in files["train/ro-crate-metadata.json"].decode()
 
 
 def test_what_a_report_masks_stays_apart(program: Program) -> None:

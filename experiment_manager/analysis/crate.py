@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import experiment_manager
 from experiment_manager.errors import ExperimentManagerError
+from experiment_manager.model.secrets import Masks
 from experiment_manager.store.files import is_there
 from experiment_manager.store.holds import read_removed
 from experiment_manager.store.layout import Folder
@@ -104,6 +105,7 @@ def _jobs(folder: Folder) -> tuple[list[str], list[Any]]:
 
 
 def _values(name: str, jobs: Collection[Any]) -> list[str]:
-    """The different values of a variable, in their order; where they are many, the first of them."""
-    texts = dict.fromkeys(one_line(value_text(job.variables[name])) for job in jobs if name in job.variables)
-    return [*texts][:_MOST_VALUES]
+    """The different values of a variable, in their order, without secrets; where they are many, the first of them."""
+    masks = Masks()
+    shown = (masks.settings({name: job.variables[name]})[name] for job in jobs if name in job.variables)
+    return [*dict.fromkeys(one_line(value_text(value)) for value in shown)][:_MOST_VALUES]
