@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError
+from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError, NotOverYet
 from experiment_manager.experiment import find_experiments
 from experiment_manager.hydra.frozen_config import Origin, read_origins
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import submission
+from experiment_manager.scheduler.reconcile import wait_until_idle
 from experiment_manager.scheduler.scripts import options_of
 from experiment_manager.scheduler.submission import launched_arrays
 from experiment_manager.store import processes
@@ -190,3 +191,33 @@ def test_nothing_is_concluded_from_a_look_that_failed(
             if all_skipped() and most > 1:
                 said += capsys.readouterr().err
             assert found == expected or "Stale file handle" in said, (name, after)
+
+
+def test_an_end_that_the_disk_does_not_give(
+    reachable: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An attempt whose process is gone stays RUNNING while nobody can read what it has left: people are told, with the
+    way out, nobody waits for it, it is not told to end, and the other jobs are run."""
+    experiment = Experiment(["seed"], "e", reachable)
+    for seed in (1, 2):
+        experiment.add_job({"seed": seed}, {})
+    experiment.save()
+    experiment.save_pass_filter([0, 1])
+    states = States(experiment.folder)
+    states.claim(0, {})
+    Path(experiment.folder.states, "0.1").write_text(json.dumps({**processes.this_process(), "started_ticks": 1}))
+    os.makedirs(experiment.folder.job(0), exist_ok=True)
+    Path(experiment.folder.of_attempt(0, 1, "result")).write_text('{"result": 7, "told": false}')
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0")
+    with monkeypatch.context() as patch:
+        assert erring(patch, "result.1.json", most=1_000_000) == []
+        assert State.RUNNING is wait_until_idle(experiment.folder).state(0)
+        said = capsys.readouterr().err
+        assert "result.1.json cannot be read: Stale file handle" in said
+        assert f"rename {experiment.folder.states}/0.1.RUNNING to end in .LOST" in said
+        assert [] == experiment.cancel()
+        with pytest.raises(NotOverYet, match="job 0 is not run again, since it may have completed"):
+            states.claim(0, {})
+        assert 1 == states.claim(1, {})
+    with pytest.raises(AlreadyCompleted):
+        states.claim(0, {})

@@ -605,12 +605,13 @@ def test_task_that_was_cancelled_begins_nothing(states: States) -> None:
     def of_task(array: str, restart: int = 0) -> dict[str, Any]:
         return {"launch": "0001", **Task("slurm", "20", array=array, array_index=7, restart=restart).record()}
 
-    states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled by ada"}, {"tasks": ["12_7"]})
+    about = {"scheduler": "slurm", "tasks": ["12_7"]}
+    states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled by ada"}, about)
     with pytest.raises(JobRefused, match=r"was cancelled before it began \(attempt 1\), and with it 12_7"):
         states.claim(7, of_task("12"), planned=1)
     assert 2 == states.claim(7, of_task("12", restart=1), planned=1)
     states.end(7, 2, State.PREEMPTED)
-    states.record_unbegun(7, 3, State.CANCELLED, {"reason": "cancelled by ada"}, {"tasks": ["12_7"]})
+    states.record_unbegun(7, 3, State.CANCELLED, {"reason": "cancelled by ada"}, about)
     with pytest.raises(JobRefused):  # its second time, which it waited for when it was cancelled
         states.claim(7, of_task("12", restart=2), planned=1)
     assert 4 == states.claim(7, of_task("13"), planned=1)

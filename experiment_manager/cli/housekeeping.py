@@ -89,7 +89,7 @@ def clean(
 def _cleaning_lines(found: Cleaning) -> list[str]:
     """What can be removed, for people."""
     if not found.found and has_skipped():
-        return [f"nothing is removed from {found.path}: what can be read there is needed"]
+        return [f"nothing is removed from {found.path}"]
     if not found.found:
         return [f"nothing to remove in {found.path}"]
     rows = [

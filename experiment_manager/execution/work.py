@@ -361,7 +361,7 @@ class _Following:
         """Of what nobody has told: the process of a job was killed, or the job ended as we did."""
         for job_id, number in self._planned.items():
             last = table.last(job_id)
-            if job_id in self._ran or last.number != number or last.state in ENDED_WELL:
+            if job_id in self._ran or last.number != number or last.state in ENDED_WELL or last.state is State.RUNNING:
                 continue
             record = self._states.record(job_id, number)
             if record.get("launch") == self._launch.number:

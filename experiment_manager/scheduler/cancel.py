@@ -130,6 +130,8 @@ def _end(folder: Folder, running: Mapping[int, tuple[int, Mapping[str, Any]]]) -
         if _signalled(folder, job_id, number, record):
             notified.add(job_id)
             continue
+        if processes.is_gone(record) is True:  # only how it ended cannot be told now
+            continue
         looks_s = number_in(record, LOOKS)
         try:
             if looks_s is not None:

@@ -97,8 +97,8 @@ def reconciled(
     Says on standard error when one cannot be asked, and then leaves everything as it was. It is not asked again about
     what it has been asked for the `answer`, which has the states that preceded it, since of a job that has begun in a
     task meanwhile it says what is not so; nor about what it was asked lately for `ends`. Raises UnreadableLaunch where
-    jobs are going to be started and a launch cannot be read: see `open_launches`; UnreadableRecord where one cannot
-    tell how an attempt ended.
+    jobs are going to be started and a launch cannot be read: see `open_launches`; NewerRecord where one cannot tell how
+    an attempt ended.
     """
     states = States(folder)
     preceding = None if answer is None else answer.tables.get(folder.path)
@@ -111,7 +111,7 @@ def reconciled(
         answer = ask(launches, users)
 
     def end(job_id: int, number: int) -> Mapping[str, Any]:
-        return read_optional(folder.of_attempt(job_id, number, "attempt"), END, must_know=is_to_act)
+        return read_optional(folder.of_attempt(job_id, number, "attempt"), END, refuses_newer=is_to_act)
 
     decided = [(opened, *_decided(folder, states, before, opened, answer, end)) for opened in launches]
     applied = _Applied(folder, states, before, end)
@@ -484,6 +484,12 @@ class _Stuck:
         return time.monotonic() - self._since >= (max(seconds, _PASSES_S) if may_pass else seconds)
 
 
+def _may_run(states: States, table: StateTable, job_id: JobId) -> bool:
+    """Whether somebody may run a job: not where its process is gone from here, and only how it ended cannot be told."""
+    running = [number for number, state in table.attempts[job_id].items() if state is State.RUNNING]
+    return any(processes.is_gone(states.anchor(table, job_id, number)) is not True for number in running)
+
+
 def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
     left will not begin by itself: people are told. `is_due` tells whether somebody is about to submit more."""
@@ -493,7 +499,7 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
         # before the states are read: the last job may begin meanwhile
         grows, pools = may_grow(folder), _pools(folder)
         table = reconciled(folder, ends=ends)
-        is_busy = any(State.RUNNING in numbers.values() for numbers in table.attempts.values())
+        is_busy = any(_may_run(States(folder), table, job_id) for job_id in table.attempts)
         if not stuck.has_lasted([None] if is_busy else table.queued.values(), 0.0):
             quiet_since = None
         else:

@@ -275,15 +275,18 @@ def read_optional(
     tell: Callable[[str], None] = skipped,
     most: int = MOST_BYTES,
     *,
+    refuses_newer: bool = False,
     must_know: bool = False,
 ) -> dict[str, Any]:
     """A record as far as it can be read, empty where there is none; `tell` hears of what cannot be read.
 
-    With `must_know`, as where a job is going to be started by what it says, raises NewerRecord, and UnreadableRecord
-    for what a disk or its server does not give.
+    With `refuses_newer`, as where a job is going to be started by what it says, raises NewerRecord; with `must_know`
+    that, and UnreadableRecord for what a disk or its server does not give.
     """
     body, error = _as_far_as_possible(path, shape, most)
-    if must_know and error is not None and (error.is_out_of_reach or isinstance(error, NewerRecord)):
+    if isinstance(error, NewerRecord) and (refuses_newer or must_know):
+        raise error
+    if error is not None and error.is_out_of_reach and must_know:
         raise error
     if error is not None:
         tell(str(error))

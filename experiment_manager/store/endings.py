@@ -175,8 +175,8 @@ class Endings:
         if (word := told.get("state")) in _ENDED_WORDS:
             return Ending(State(word), {key: told[key] for key in told if key not in ("state", "format")})
         result = read_optional(path, RESULT, most=MOST_RESULT_BYTES, must_know=True)
-        noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"))
-        pruned = why_pruned(self._folder, job_id, attempt) if result else None
+        noted = reserve.noted(self._folder.of_attempt(job_id, attempt, "attempt"), must_know=True)
+        pruned = why_pruned(self._folder, job_id, attempt, must_know=True) if result else None
         if pruned is None and not left_result(result, was_stopped=noted.get("stopped") is not False):
             return None
         try:

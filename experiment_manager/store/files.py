@@ -28,7 +28,7 @@ PATIENCE_VARIABLE: Final = "EXPERIMENT_MANAGER_PATIENCE_S"
 ANSWERS: Final = frozenset(
     {
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENXIO, errno.ENODEV),
     }
 )
 """Errors that tell how things are. Any other one tells that a file system, or a server behind it, has trouble."""

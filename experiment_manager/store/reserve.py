@@ -90,9 +90,9 @@ def note(path: str, body: Mapping[str, Any]) -> None:
             os.close(handle)
 
 
-def noted(path: str) -> dict[str, Any]:
-    """The record in the space that is kept for a file; empty where nothing is kept."""
-    return read_optional(_name(path), END)
+def noted(path: str, *, must_know: bool = False) -> dict[str, Any]:
+    """The record in the space that is kept for a file, empty where nothing is; `must_know`: see `read_optional`."""
+    return read_optional(_name(path), END, must_know=must_know)
 
 
 def release(path: str) -> None:

@@ -176,7 +176,8 @@ def unmark_pruned(folder: Folder, job_id: int, attempt: int) -> None:
     discard(folder.of_attempt(job_id, attempt, "pruned"))
 
 
-def why_pruned(folder: Folder, job_id: int, attempt: int) -> str | None:
-    """Why the attempt was told to end; None: it was not, or has gone on."""
-    found: dict[str, Any] = read_optional(folder.of_attempt(job_id, attempt, "pruned"), _MARK)
+def why_pruned(folder: Folder, job_id: int, attempt: int, *, must_know: bool = False) -> str | None:
+    """Why the attempt was told to end; None: it was not, or has gone on; `must_know`: see `read_optional`."""
+    path = folder.of_attempt(job_id, attempt, "pruned")
+    found: dict[str, Any] = read_optional(path, _MARK, must_know=must_know)
     return found.get("reason")

@@ -34,6 +34,7 @@ from experiment_manager.store.documents import ANCHOR, END, read_optional
 from experiment_manager.store.endings import Ending, Endings, asked_to_end, withdraw
 from experiment_manager.store.files import (
     FileClock,
+    asked_again,
     clear_leftovers_in,
     discard,
     is_leftover,
@@ -341,20 +342,36 @@ class States:
         return runners
 
     def settled(self, job_id: int) -> Attempt:
-        """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none."""
+        """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none.
+        Raises FolderError while a disk does not give how it ended."""
         last = last_real(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
         ended = _unrecorded_end(self.record(job_id, last.number)) if last.state is State.RUNNING else None
-        return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended))
+        try:
+            return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended, must_know=True))
+        except UnreadableRecord as error:
+            raise FolderError(str(error)) from error
 
-    def lose(self, job_id: int, attempt: int, state: State = State.LOST, record: Mapping[str, Any] = _GONE) -> State:
+    def lose(
+        self,
+        job_id: int,
+        attempt: int,
+        state: State = State.LOST,
+        record: Mapping[str, Any] = _GONE,
+        *,
+        must_know: bool = False,
+    ) -> State:
         """The attempt, which nothing runs any more, is LOST (or `state`), unless it turns out to have ended, or to have
         left a complete result; returns what it is. Where that cannot be written, that is all. Where a newer version has
         written how it ended, or a disk does not give that, people are told, and it stays RUNNING for whoever can read
-        it."""
+        it; with `must_know` raises UnreadableRecord for what a disk does not give."""
         try:
             return self._lose(job_id, attempt, state, record)
         except UnreadableRecord as error:
-            skipped(str(error))
+            if error.is_out_of_reach and must_know:
+                raise
+            running = as_word(self._name(job_id, attempt, State.RUNNING))
+            hint = f"; job {job_id} stays RUNNING until then; if that never will be, rename {running} to end in .LOST"
+            skipped(f"{error}{hint}" if error.is_out_of_reach else str(error))
             return State.RUNNING
 
     def _lose(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any] = _GONE) -> State:
@@ -560,7 +577,10 @@ class States:
             return
         job_id, number, state = since
         record, task = self.record(job_id, number), task_in(about)
-        if task is not None and task.name in record.get("tasks", ()) and not self._has_begun_again(since, task):
+        is_told = (
+            task is not None and task.scheduler == scheduler_in(record) and task.name in (record.get("tasks") or ())
+        )
+        if task is not None and is_told and not self._has_begun_again(since, task):
             raise JobRefused(
                 f"job {job_id} was cancelled before it began (attempt {number}), and with it {task.name}, the task "
                 "that begins now; `experiment-manager resubmit` runs it"
@@ -606,12 +626,24 @@ class States:
 
     def _lose_to_go_on(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> State:
         """As `lose`, for whoever is to run the job again. Raises JobRefused where only a newer version can tell how the
-        attempt ended, or nobody while a disk errs, and where its end cannot be recorded: whoever may still run it would
-        not learn of it."""
+        attempt ended, and where its end cannot be recorded: whoever may still run it would not learn of it; NotOverYet
+        where a disk has not given it for minutes."""
+
+        def ask() -> State:
+            try:
+                return self._lose(job_id, attempt, state, record)
+            except UnreadableRecord as error:
+                if error.is_out_of_reach:
+                    raise OSError(errno.EIO, error.why, error.path) from error
+                raise
+
+        why = f"job {job_id} is not run again, since it may have completed"
         try:
-            found = self._lose(job_id, attempt, state, record)
+            found = asked_again(ask, tell)
         except UnreadableRecord as error:
-            raise JobRefused(f"job {job_id} is not run again, since it may have completed: {error}") from error
+            raise JobRefused(f"{why}: {error}") from error
+        except OSError as error:
+            raise NotOverYet(f"{why}: {unreadable(error.filename, error)}") from error
         if found is not State.RUNNING and self.is_running(job_id, attempt):
             running = self._name(job_id, attempt, State.RUNNING)
             raise JobRefused(f"job {job_id} is not run again: {running} cannot be renamed; see who may write to it")
