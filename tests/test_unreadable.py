@@ -14,10 +14,10 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.cli.main import main
-from experiment_manager.errors import DamagedManifest
+from experiment_manager.errors import DamagedManifest, UnreadableLaunch
 from experiment_manager.experiment import find_experiments
 from experiment_manager.model.records import State
-from experiment_manager.store import manifest
+from experiment_manager.store import manifest, orders
 from experiment_manager.store.documents import (
     DIGITS,
     MOST_IDS,
@@ -523,3 +523,28 @@ def test_damage_is_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     malformed(9)
     with pytest.raises(DamagedManifest, match="is damaged"):
         manifest.Manifest(experiment.folder)
+
+
+def test_damage_of_an_index_is_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of the index of a launch, by which its jobs begin."""
+    experiment = Experiment(["x"], "train", tmp_path)
+    experiment.add_job({"x": 1}, {"x": 1})
+    experiment.save()
+    experiment.save_pass_filter([0])
+    (tmp_path / "runner.py").touch()
+    experiment.generate_slurm_script(str(tmp_path / "runner.py"))
+    expected, indexed, looks = orders.read_order(experiment.folder, "0001", 0), orders._indexed, list[int]()
+    for most in (1, 9):
+        looks.clear()
+
+        def look(*arguments: Any, most: int = most) -> Any:
+            looks.append(1)
+            if len(looks) <= most:
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            return indexed(*arguments)
+
+        monkeypatch.setattr(orders, "_indexed", look)
+        if most == 1:
+            assert expected == orders.read_order(experiment.folder, "0001", 0)
+    with pytest.raises(UnreadableLaunch, match="malformed"):
+        orders.read_order(experiment.folder, "0001", 0)

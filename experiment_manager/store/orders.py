@@ -121,16 +121,10 @@ class _Kept(NamedTuple):
 def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
     path = folder.join("launches", number, "orders.sqlite")
     try:
-        opened(path).close()  # SQLite would wait for a pipe
-        with closing(finished_database(path)) as connection:
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            is_known = found <= LAUNCH_FORMAT
-            row = connection.execute(_FIND, (job_id,)).fetchone() if is_known and 0 <= job_id < 2**63 else None
-            recipe = None if row is None else _recipe(connection)
-        kept = _Kept(number, range(0), None)
-        if row is not None and job_id <= int(row[1]):
-            order = _order(loads(row[2]))._replace(recipe=recipe)
-            kept = _Kept(number, range(int(row[0]), int(row[1]) + 1), order)
+        try:
+            found, kept = _indexed(path, number, job_id)
+        except sqlite3.DatabaseError:  # SQLite takes for damage what one read that failed has not given it
+            found, kept = _indexed(path, number, job_id)
     except (FileNotFoundError, NotADirectoryError):
         return _slowly(folder, number, job_id)
     except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:
@@ -139,9 +133,24 @@ def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
         why = str(error) or type(error).__name__
         way_out = "remove it: launch.json beside it says the same"
         raise UnreadableLaunch(f"{path} cannot be read ({why}); {way_out}") from error
-    if not is_known:
+    if kept is None:
         raise UnreadableLaunch(str(NewerRecord(path, found, LAUNCH_FORMAT)), is_newer=True)
     return kept
+
+
+def _indexed(path: str, number: str, job_id: int) -> tuple[int, _Kept | None]:
+    """The format of an index, and what it says of a job; None where a newer version has written it."""
+    opened(path).close()  # SQLite would wait for a pipe
+    with closing(finished_database(path)) as connection:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found > LAUNCH_FORMAT:
+            return found, None
+        row = connection.execute(_FIND, (job_id,)).fetchone() if 0 <= job_id < 2**63 else None
+        recipe = None if row is None else _recipe(connection)
+    if row is None or job_id > int(row[1]):
+        return found, _Kept(number, range(0), None)
+    order = _order(loads(row[2]))._replace(recipe=recipe)
+    return found, _Kept(number, range(int(row[0]), int(row[1]) + 1), order)
 
 
 def _recipe(connection: sqlite3.Connection) -> int | None:
