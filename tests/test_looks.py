@@ -15,7 +15,7 @@ from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError, 
 from experiment_manager.experiment import find_experiments
 from experiment_manager.hydra.frozen_config import Origin, read_origins
 from experiment_manager.model.records import State
-from experiment_manager.scheduler import submission
+from experiment_manager.scheduler import reconcile, submission
 from experiment_manager.scheduler.reconcile import wait_until_idle
 from experiment_manager.scheduler.scripts import options_of
 from experiment_manager.scheduler.submission import launched_arrays
@@ -221,3 +221,17 @@ def test_an_end_that_the_disk_does_not_give(
         assert 1 == states.claim(1, {})
     with pytest.raises(AlreadyCompleted):
         states.claim(0, {})
+
+
+def test_a_job_that_ends_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits until nothing runs tells of a job whose process ends after its state was read how it has ended."""
+    experiment = Experiment(["seed"], "e", tmp_path)
+    experiment.add_job({"seed": 1}, {})
+    experiment.save()
+    folder, states = experiment.folder, States(experiment.folder)
+    states.claim(0, {})
+    tables = [states.table()]
+    states.end(0, 1, State.COMPLETED)
+    Path(folder.states, "0.1").write_text(json.dumps({**processes.this_process(), "started_ticks": 1}))
+    monkeypatch.setattr(reconcile, "reconciled", lambda *_, **__: tables.pop() if tables else states.table())
+    assert State.COMPLETED is wait_until_idle(folder).state(0)

@@ -484,22 +484,20 @@ class _Stuck:
         return time.monotonic() - self._since >= (max(seconds, _PASSES_S) if may_pass else seconds)
 
 
-def _may_run(states: States, table: StateTable, job_id: JobId) -> bool:
-    """Whether somebody may run a job: not where its process is gone from here, and only how it ended cannot be told."""
-    running = [number for number, state in table.attempts[job_id].items() if state is State.RUNNING]
-    return any(processes.is_gone(states.anchor(table, job_id, number)) is not True for number in running)
-
-
 def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
     left will not begin by itself: people are told. `is_due` tells whether somebody is about to submit more."""
-    pause, ends, stuck = LOOK_S, EndsOfTasks(), _Stuck()
+    pause, ends, stuck, states = LOOK_S, EndsOfTasks(), _Stuck(), States(folder)
     quiet_since: float | None = None
+    gone = set[tuple[JobId, int]]()  # attempts of which no process was left when the states were read the last time
     while True:
         # before the states are read: the last job may begin meanwhile
         grows, pools = may_grow(folder), _pools(folder)
         table = reconciled(folder, ends=ends)
-        is_busy = any(_may_run(States(folder), table, job_id) for job_id in table.attempts)
+        numbers = ((job_id, number) for job_id, found in table.attempts.items() for number in found)
+        running = {(job_id, number) for job_id, number in numbers if table.attempts[job_id][number] is State.RUNNING}
+        is_busy = not running <= gone  # of what is there still, only how it ended cannot be told
+        gone = {key for key in running if processes.is_gone(states.anchor(table, *key)) is True}
         if not stuck.has_lasted([None] if is_busy else table.queued.values(), 0.0):
             quiet_since = None
         else:
