@@ -168,8 +168,8 @@ def difference(folder: Folder, one: int, other: int, table: StateTable) -> JobDi
         before, after = (manifest.encoded_configuration(job_id) for job_id in (one, other))
     about = [_about(folder, job_id, table) for job_id in (one, other)]
     packages = [_packages(folder, found.get("launch")) for found in about]
-    if None not in packages:
-        about = [{**found, **(versions or {})} for found, versions in zip(about, packages, strict=True)]
+    if all(packages):
+        about = [{**found, **versions} for found, versions in zip(about, packages, strict=True)]
     return {
         "one": sides[0],
         "other": sides[1],
@@ -199,16 +199,16 @@ def _about(folder: Folder, job_id: int, table: StateTable) -> Mapping[str, Any]:
     return about | environment(folder, str(record.get("launch")))
 
 
-def _packages(folder: Folder, launch: str | None) -> Mapping[str, str] | None:
-    """The versions of the packages that a launch was made with, by `package NAME`; None where they are not known."""
+def _packages(folder: Folder, launch: str | None) -> Mapping[str, str]:
+    """The versions of the packages that a launch was made with, by `package NAME`; empty where they are not known."""
     path = folder.join("launches", launch or "none", "packages.txt")
     try:
         return {f"package {name}": version for name, version in read_packages(path).items()}
     except FileNotFoundError:
-        return None
+        return {}
     except (OSError, ValueError) as error:
         skipped(unreadable(path, error) if isinstance(error, OSError) else f"{path} cannot be read: it is damaged")
-        return None
+        return {}
 
 
 def _text(value: Any) -> str:

@@ -88,10 +88,8 @@ def clean(
 
 def _cleaning_lines(found: Cleaning) -> list[str]:
     """What can be removed, for people."""
-    if not found.found and has_skipped():
-        return [f"nothing is removed from {found.path}"]
     if not found.found:
-        return [f"nothing to remove in {found.path}"]
+        return [f"nothing {'is removed from' if has_skipped() else 'to remove in'} {found.path}"]
     rows = [
         {
             "kind": row["kind"],

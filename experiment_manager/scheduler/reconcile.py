@@ -494,8 +494,12 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
         # before the states are read: the last job may begin meanwhile
         grows, pools = may_grow(folder), _pools(folder)
         table = reconciled(folder, ends=ends)
-        numbers = ((job_id, number) for job_id, found in table.attempts.items() for number in found)
-        running = {(job_id, number) for job_id, number in numbers if table.attempts[job_id][number] is State.RUNNING}
+        running = {
+            (job_id, number)
+            for job_id, found in table.attempts.items()
+            for number, state in found.items()
+            if state is State.RUNNING
+        }
         is_busy = not running <= gone  # of what is there still, only how it ended cannot be told
         gone = {key for key in running if processes.is_gone(states.anchor(table, *key)) is True}
         if not stuck.has_lasted([None] if is_busy else table.queued.values(), 0.0):

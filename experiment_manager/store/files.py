@@ -408,6 +408,17 @@ def finished_database(path: str) -> sqlite3.Connection:
     return connection
 
 
+def asked_twice(read: Callable[[], Answer]) -> Answer:
+    """What `read` finds in a database: SQLite takes for damage what one read that failed has not given it. Raises
+    sqlite3.Error."""
+    import sqlite3
+
+    try:
+        return read()
+    except sqlite3.DatabaseError:
+        return read()
+
+
 def _bound(connection: sqlite3.Connection) -> None:
     """What a file says cannot take all memory, nor call what is not harmless."""
     from sqlite3 import SQLITE_LIMIT_LENGTH

@@ -42,7 +42,14 @@ from experiment_manager.store.documents import (
     opened,
     trouble,
 )
-from experiment_manager.store.files import SHORTLY_S, asked_again, finished_database, is_of_the_disk, unreadable
+from experiment_manager.store.files import (
+    SHORTLY_S,
+    asked_again,
+    asked_twice,
+    finished_database,
+    is_of_the_disk,
+    unreadable,
+)
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -103,13 +110,11 @@ class Manifest:
 
         def ask() -> Answer:
             try:
-                return read()
+                return asked_twice(read)
             except sqlite3.OperationalError as error:
                 if not is_of_the_disk(error):
                     raise
                 raise OSError(errno.EIO, str(error), self._path) from error
-            except sqlite3.DatabaseError:  # SQLite takes for damage what one read that failed has not given it
-                return read()
 
         with self._damage_named():
             return asked_again(ask, most_s=SHORTLY_S)

@@ -19,7 +19,7 @@ from contextlib import closing
 from experiment_manager.errors import JobRefused, NewerRecord, UnreadableLaunch
 from experiment_manager.model.codec import loads
 from experiment_manager.store.documents import LAUNCH_FORMAT, opened
-from experiment_manager.store.files import appearing, finished_database, is_of_the_disk, private_database
+from experiment_manager.store.files import appearing, asked_twice, finished_database, is_of_the_disk, private_database
 from experiment_manager.store.layout import Folder
 from experiment_manager.typing_names import Any, Final, NamedTuple
 
@@ -121,10 +121,7 @@ class _Kept(NamedTuple):
 def _read_order(folder: Folder, number: str, job_id: int) -> _Kept:
     path = folder.join("launches", number, "orders.sqlite")
     try:
-        try:
-            found, kept = _indexed(path, number, job_id)
-        except sqlite3.DatabaseError:  # SQLite takes for damage what one read that failed has not given it
-            found, kept = _indexed(path, number, job_id)
+        found, kept = asked_twice(lambda: _indexed(path, number, job_id))
     except (FileNotFoundError, NotADirectoryError):
         return _slowly(folder, number, job_id)
     except (sqlite3.Error, OSError, ValueError, TypeError, MemoryError) as error:

@@ -577,10 +577,7 @@ class States:
             return
         job_id, number, state = since
         record, task = self.record(job_id, number), task_in(about)
-        is_told = (
-            task is not None and task.scheduler == scheduler_in(record) and task.name in (record.get("tasks") or ())
-        )
-        if task is not None and is_told and not self._has_begun_again(since, task):
+        if task is not None and self._was_cancelled(since, record, task):
             raise JobRefused(
                 f"job {job_id} was cancelled before it began (attempt {number}), and with it {task.name}, the task "
                 "that begins now; `experiment-manager resubmit` runs it"
@@ -597,12 +594,13 @@ class States:
                 "planned, and is left alone; the next sweep or `experiment-manager resubmit` runs it again"
             )
 
-    def _has_begun_again(self, cancelled: Attempt, task: Task) -> bool:
-        """Whether the scheduler has started a task more often than for the attempts before the one that was cancelled:
-        somebody has asked for that since."""
-        numbers = range(1, cancelled.number)
-        earlier = [task_in(self.record(cancelled.job_id, number)) for number in numbers]
-        return task.restart > max((one.restart + 1 for one in earlier if one and one.name == task.name), default=0)
+    def _was_cancelled(self, last: Attempt, record: Mapping[str, Any], task: Task) -> bool:
+        """Whether a task was told to end before that attempt began, and the scheduler has not started it more often
+        than for the attempts before: somebody would have asked for that since."""
+        if task.scheduler != scheduler_in(record) or task.name not in (record.get("tasks") or ()):
+            return False
+        earlier = [task_in(self.record(last.job_id, number)) for number in range(1, last.number)]
+        return task.restart <= max((one.restart + 1 for one in earlier if one and one.name == task.name), default=0)
 
     def _clear_the_way(self, job_id: int, attempt: int, about: Mapping[str, Any]) -> State:
         """A RUNNING attempt that nothing runs any more has ended; returns how, RUNNING where others have ended it and

@@ -233,7 +233,7 @@ def _try_all(
 def _place() -> str | None:
     """Where the experiments lie: in memory where that can be, where nobody waits for `fsync`; None: where TMPDIR says.
 
-    A sweep with a fault takes 1.3 s of a processor then, and not 2.3 s.
+    A sweep with a fault takes 1.5 s then, and not 2.3 s.
     """
     place = Path("/dev/shm")
     is_usable = "TMPDIR" not in os.environ and place.is_dir() and os.access(place, os.W_OK | os.X_OK)

@@ -81,7 +81,6 @@ class ScriptExecutor(SlurmExecutor):
         return content(self._script).decode(errors="surrogateescape")
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        self._handed_over = submission_file_path
         # the same text under the path by which the array is known, whatever it is called there
         return ["timeout", "--foreground", f"{client.ORDER_S:g}", "sbatch", *self._arguments, self._script]
 
