@@ -19,11 +19,11 @@ from experiment_manager.model.records import Attempt, JobId, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.nodes import elsewhere, nodes_left_out
 from experiment_manager.scheduler.protocol import Scheduler
-from experiment_manager.scheduler.query import ask_about
+from experiment_manager.scheduler.query import Answer, ask_about
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.records import not_asked
 from experiment_manager.scheduler.scripts import arranged, arranged_again, write_scripts
-from experiment_manager.scheduler.submission import Submitted, launched_arrays, script_paths, submit
+from experiment_manager.scheduler.submission import LaunchedArray, Submitted, launched_arrays, script_paths, submit
 from experiment_manager.scheduler.verdicts import comes_back
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import is_there
@@ -43,6 +43,9 @@ from experiment_manager.store.submissions import Submission
 from experiment_manager.text import counted, one_line, skipped, tell_once
 
 _MORTAL: Final = frozenset(RULES.values())
+_UNSEEN: Final = frozenset({State.RUNNING, State.LOST})
+"""The states of jobs of whose end their supervisor has told nothing."""
+
 _Options = dict[int, tuple[str, Mapping[str, Any]]]
 """The name of its array, and its options, of each job of a launch that has a rule for some; of another one: none."""
 _KEPT: Final = ("launcher", "launcher_file", "runner", "cwd", "pruner", "upstream", "options", "overrides", "code")
@@ -117,13 +120,24 @@ def heal(folder: Folder, *, is_alone: bool = True) -> Healing:
 def _looked(folder: Folder) -> tuple[StateTable, tuple[str, ...]]:
     """What schedulers know better is recorded; and the launches with a rule about which one could not be asked."""
     answer = ask_about([folder])
-    table, silent = reconciled(folder, answer, is_to_act=True), answer.names - answer.reports.keys()
-    unasked = (
+    table = reconciled(folder, answer, is_to_act=True)
+    unasked = tuple(
         number
         for number, launch in _launches(folder, is_to_act=True).items()
-        if has_rule(launch) and any(array.name in silent for array in launched_arrays(launch))
+        if has_rule(launch) and any(_is_left_open(table, answer, array) for array in launched_arrays(launch))
     )
-    return table, tuple(unasked) if silent else ()
+    return table, unasked
+
+
+def _is_left_open(table: StateTable, answer: Answer, array: LaunchedArray) -> bool:
+    """Whether jobs of an array may have died of which the scheduler, or its history alone, has not told."""
+    if array.name not in answer.names:
+        return False
+    report = answer.reports.get(array.name)
+    if report is None:
+        return True
+    is_open = (job not in table.confirmed and table.state(job) in _UNSEEN for job in array.jobs)
+    return report.is_history_silent and any(is_open)
 
 
 def has_rule(launch: Launch) -> bool:

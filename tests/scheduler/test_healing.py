@@ -131,6 +131,31 @@ def test_where_nobody_can_be_asked(jobs: Jobs, capsys: pytest.CaptureFixture[str
     assert f"nothing to heal in {path}\n" == capsys.readouterr().out
 
 
+def test_where_the_history_alone_does_not_answer(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a job whose end the history alone tells, `heal` says that it could not be asked, and not that all
+    is healed; what runs still is no reason to."""
+    begun(jobs, LONG, LONG, **OOM)
+    path = jobs.experiment.folder.path
+    refuses = {"keeps_history_to_itself": "Operation not permitted"}
+    wrong(**refuses)
+    assert 0 == main(["heal", path])
+    assert f"nothing to heal in {path}\n" == capsys.readouterr().out
+    wrong()
+    dies_without_a_word(jobs, 1)
+    array = str(jobs.task(1).array)
+    jobs.wait_until(
+        lambda: [0] == [i for row in FileScheduler().queue_of(array) for i in row.indices or ()]
+    )  # it forgets
+    Path(jobs.experiment.folder.join("launches", "0001", f"{array}_1.log")).write_text("")
+    wrong(**refuses)
+    assert 2 == main(["heal", path])
+    assert "error: what became of launch 0001 could not be asked; repeat" in capsys.readouterr().err
+    wrong()
+    assert 0 == main(["heal", path])
+    jobs.wait_until(lambda: jobs.has_begun(1, 2))
+    assert [["0", "1"], ["1"]] == arrays()
+
+
 def test_two_write_at_the_same_moment(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whom no lock keeps out, the files do: of two launches for one death, one is submitted."""
     begun(jobs, LONG, **OOM)
