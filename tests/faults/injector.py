@@ -35,11 +35,15 @@ _STALE: Final = ("openw", "write", "mkdir", "link", "rename", "unlink", "rmdir",
 _NAMES: Final = ("openw", "mkdir", "link", "rename", "unlink", "symlink", "rmdir", "chmod")
 
 
+_OF_SLURM: Final = ("away", "late")
+"""What SLURM's commands do by themselves: they are refused, or do what they are asked and are not answered."""
+
+
 class Fault(NamedTuple):
     """What happens at a call: `kinds` and `calls` say at which ones it can (see inject.c)."""
 
-    mode: str  # kill, kill_all, fail, short
-    kinds: str  # W: calls that change files, R: that read, S: that look, L: locks, P: processes
+    mode: str  # kill, kill_all, fail, short; of SLURM's commands: away, late
+    kinds: str  # W: calls that change files, R: that read, S: that look, L: locks, P: processes, C: SLURM's commands
     number: int = 0  # the error
     calls: tuple[str, ...] = ()  # all of the kinds where none is named
     is_from_then_on: bool = False
@@ -52,7 +56,12 @@ class Fault(NamedTuple):
     @property
     def is_error_once(self) -> bool:
         """Whether it is over when the call is made again."""
-        return self.mode == "fail" and not self.is_from_then_on
+        return (self.mode == "fail" or self.is_of_slurm) and not self.is_from_then_on
+
+    @property
+    def is_of_slurm(self) -> bool:
+        """Whether it is SLURM that does not answer."""
+        return self.mode in _OF_SLURM
 
     @property
     def is_of_reads(self) -> bool:
@@ -83,6 +92,10 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "read-estale": Fault("fail", "RS", errno.ESTALE, is_from_then_on=True),
     "fork-once": Fault("fail", "P", errno.EAGAIN, ("fork",)),
     "fork": Fault("fail", "P", errno.EAGAIN, ("fork",), is_from_then_on=True),
+    "away-once": Fault("away", "C"),
+    "away": Fault("away", "C", is_from_then_on=True),
+    "late-once": Fault("late", "C"),
+    "late": Fault("late", "C", is_from_then_on=True),
 }
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "kills": ("kill", "kill-all", "kill-main"),
@@ -100,6 +113,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "failing reads": ("read-eio-once", "read-eio", "read-estale-once", "read-estale"),
     "failing forks": ("fork-once", "fork"),
+    "SLURM away": ("away-once", "away", "late-once", "late"),
 }
 EVERYTHING: Final = Fault("count", "WRSLP")
 _NOTHING: Final = Fault("count", "")
@@ -173,10 +187,15 @@ class Injector:
 
     def __init__(self, library: Path, place: Path, root: Path) -> None:
         self._path, self._log, self.root = place / "control", place / "calls", root
+        self._asked, self._of_slurm = place / "asked", ""  # what SLURM's commands were asked, one line each
         self._path.write_bytes(bytes(ctypes.sizeof(_Control)))
         with self._path.open("r+b") as file:
             self._control = _Control.from_buffer(mmap.mmap(file.fileno(), 0))
-        self._env = {"LD_PRELOAD": str(library), "FAULTS_CONTROL": str(self._path)}
+        self._env = {
+            "LD_PRELOAD": str(library),
+            "FAULTS_CONTROL": str(self._path),
+            "FAULTS_ASKED": str(self._asked),
+        }
         env = {**os.environ, **self._env, "PYTHONDONTWRITEBYTECODE": "1"}
         self._commands = CommandLine(str(HERE / "copied.py"), env)
 
@@ -203,7 +222,14 @@ class Injector:
     def _events(self) -> list[Event]:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         found = sorted((int(line.split(" ", 1)[0]), line.split(" ", 4)[1:]) for line in lines)
-        return [Event(int(event[0]), *event[1:]) for _, event in found]
+        asked = [line.partition(" ")[::2] for line in self._lines_asked()]
+        return [
+            *(Event(int(event[0]), *event[1:]) for _, event in found),
+            *(Event(0, "C", name, words) for name, words in asked),
+        ]
+
+    def _lines_asked(self) -> list[str]:
+        return self._asked.read_text().splitlines() if self._asked.exists() else []
 
     def run(
         self,
@@ -219,7 +245,7 @@ class Injector:
         """A command with the fault at that call, counted from 1; all of its processes have ended, if `is_awaited`, and
         where it ended well, what runs beside it."""
         earlier = self._arm(fault, at, log)
-        whole = {**env, **self._env, "FAULTS_INSIDE": "1"}
+        whole = {**env, **self._env, "FAULTS_INSIDE": "1", "FAULTS_OF_SLURM": self._of_slurm}
         try:
             done = self._commands.run(words, cwd=self.root, env=whole, timeout=COMMAND_S)
         except TimeoutError:
@@ -248,7 +274,7 @@ class Injector:
         self._arm(fault, at, log)
         self._control.armed = 1
         try:
-            said = begin({**self._env, "FAULTS_INSIDE": "1"})
+            said = begin({**self._env, "FAULTS_INSIDE": "1", "FAULTS_OF_SLURM": self._of_slurm})
         except subprocess.TimeoutExpired:
             self._kill()
             return Done(None, "", "", self._fired())
@@ -262,6 +288,9 @@ class Injector:
         return self.run_others(begin, EVERYTHING, log=self._log), self._events(), self._control.main
 
     def _fired(self) -> str | None:
+        if self._of_slurm:
+            at = int(self._of_slurm.split()[1])
+            return next(iter(self._lines_asked()[at - 1 : at]), None)
         call, path = self._control.fired_call.decode(), self._control.fired_path.decode(errors="replace")
         return f"{call} {path.replace(str(self.root), '')}" if self._control.fired else None
 
@@ -270,7 +299,10 @@ class Injector:
         earlier = self._living()
         ctypes.memset(ctypes.addressof(self._control), 0, ctypes.sizeof(_Control))
         control = self._control
-        control.at, control.mode, control.number = at, _MODES.index(fault.mode), fault.number
+        self._asked.unlink(missing_ok=True)
+        self._of_slurm = f"{fault.mode} {at} {fault.is_from_then_on:d}" if fault.is_of_slurm else ""
+        mode = "count" if self._of_slurm else fault.mode
+        control.at, control.mode, control.number = at, _MODES.index(mode), fault.number
         control.from_then_on, control.main_only = fault.is_from_then_on, fault.is_main_only
         control.kinds = fault.kinds.encode()
         control.calls = f",{','.join(fault.calls)},".encode() if fault.calls else b""

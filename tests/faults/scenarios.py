@@ -33,6 +33,7 @@ class Scenario(NamedTuple):
     makes: str | None = None  # the file that it is for, of which nothing differs from run to run
     is_typed_at_once: bool = False  # again, after a kill, while what the killed one has started may run still
     is_of_tasks: bool = False  # whether the faults meet what SLURM runs, not what people type
+    is_preempted: bool = False  # whether each of these tasks has to make room, and is started again
     makes_new_jobs: bool = False  # each time that it is typed, as Hydra's sweeper, whose words are Hydra's, too
 
 
@@ -44,6 +45,18 @@ def sweep(*words: str) -> Words:
 def verb(name: str, *words: str, folder: str = FOLDER) -> Words:
     """A command about the experiment."""
     return ("-m", "experiment_manager", name, folder, *words)
+
+
+def _of_tasks(sweep: Words, *, is_preempted: bool = False) -> Scenario:
+    """What SLURM runs of jobs that were submitted."""
+    return Scenario(
+        verb("submit"),
+        (sweep, verb("submit")),
+        does_run=False,
+        waits_before=True,
+        is_of_tasks=True,
+        is_preempted=is_preempted,
+    )
 
 
 _POOL: Final = "hydra.launcher.n_jobs=2"
@@ -87,8 +100,11 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "script": Scenario(verb("script"), (_SCRIPT,), does_run=False, leaves_scripts=True),
     "submit": Scenario(verb("submit"), (_SCRIPT,), does_run=False, is_submitted=True),
     "submitit": Scenario(sweep("x=1,2", "hydra/launcher=slurm_submitit"), does_run=False, is_submitted=True),
-    "tasks": Scenario(
-        verb("submit"), (_TWO_TO_RUN, verb("submit")), does_run=False, waits_before=True, is_of_tasks=True
+    "tasks": _of_tasks(_TWO_TO_RUN),
+    "pack": _of_tasks(sweep("x=1,2", "hydra/launcher=slurm_script", "hydra.launcher.pack=2")),
+    "workers": _of_tasks(sweep("x=1,2,3", "hydra/launcher=slurm_script", "hydra.launcher.workers=2")),
+    "requeue": _of_tasks(
+        sweep("x=7", "hydra/launcher=slurm_script", "hydra.launcher.max_requeues=3"), is_preempted=True
     ),
     "resubmit-slurm": Scenario(verb("resubmit", "--yes"), _FAILED_ON_SLURM, does_run=False, leaves_scripts=True),
     "submit-again": Scenario(
@@ -110,6 +126,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "tag": Scenario(verb("tag", "0", "good"), (_ONE,), does_run=False),
     "note": Scenario(verb("note", "0", "a line"), (_ONE,), does_run=False),
     "status": Scenario(verb("status"), (_FAILING,), does_run=False, is_only_read=True),
+    "status-queued": Scenario(
+        verb("status"), (_SCRIPT, verb("submit")), does_run=False, is_only_read=True, waits_before=True
+    ),
     "results": Scenario(verb("results"), (_FAILING,), does_run=False, is_only_read=True),
     "jobs": Scenario(verb("jobs"), (_FAILING,), does_run=False, is_only_read=True),
     "show": Scenario(verb("show", "0"), (_FAILING,), does_run=False, is_only_read=True),

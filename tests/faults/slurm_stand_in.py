@@ -5,11 +5,24 @@ FAULTS_SLURM names its folder: jobs/7 is a job array, jobs/7.ended how its tasks
 """
 
 import contextlib
+import fcntl
+import io
 import json
 import os
 import re
+import signal
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
+
+_MOST_S = 90.0
+_GRACE_S = 20.0
+"""So long a task that is to make room has for that."""
 
 NAMES = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")  # submitit asks whether there is srun
 
@@ -31,7 +44,7 @@ def _jobs(place: Path) -> list[dict]:  # type: ignore[type-arg] # the program be
 
 
 def ended(place: Path, job: int) -> dict[str, str] | None:
-    """How the tasks of an array ended, by index; None while they wait."""
+    """How the runs of the tasks of an array ended, by index, with commas; None while they wait."""
     path = place / "jobs" / f"{job}.ended"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -50,11 +63,10 @@ def submitted(place: Path) -> list[tuple[str, int]]:
     return [(job["name"], index) for job in _jobs(place) for index in indices(job["array"])]
 
 
-def run_tasks(place: Path, env: dict[str, str], cwd: Path) -> str:
-    """What waits has run, in order, as SLURM would have run it; returns what the scripts have printed. Raises
-    subprocess.TimeoutExpired."""
-    import subprocess  # as few as can be for the commands
-
+def run_tasks(place: Path, env: dict[str, str], cwd: Path, *, is_preempted: bool = False) -> str:
+    """What waits has run, in order, as SLURM would have run it; returns what the scripts have printed. `is_preempted`:
+    each has to make room once its job has noted that it runs, and is started again. Raises subprocess.TimeoutExpired.
+    """
     said = ""
     for job in _jobs(place):
         if ended(place, job["id"]) is not None:
@@ -68,19 +80,62 @@ def run_tasks(place: Path, env: dict[str, str], cwd: Path) -> str:
                 "SLURM_JOB_NAME": job["name"],
                 "SLURMD_NODENAME": "n1",
             }
-            done = subprocess.run(
-                ["bash", "-c", job["text"]],
-                cwd=cwd,
-                env={**env, **of_task},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-                timeout=90,
-            )
-            said += done.stdout.decode(errors="replace")
-            ends[index] = {0: "COMPLETED", -9: "OUT_OF_MEMORY"}.get(done.returncode, "FAILED")
+            task = {**env, **of_task}
+            if is_preempted:
+                said += _run(job["text"], {**task, "SEVEN_WAITS": "1"}, cwd, make_room=True)[1]
+                task["SLURM_RESTART_COUNT"] = "1"
+            status, printed = _run(job["text"], task, cwd)
+            said += printed
+            last = {0: "COMPLETED", -9: "OUT_OF_MEMORY"}.get(status, "FAILED")
+            ends[index] = f"PREEMPTED,{last}" if is_preempted else last
         (place / "jobs" / f"{job['id']}.ended").write_text(json.dumps(ends))
     return said
+
+
+def _run(script: str, env: dict[str, str], cwd: Path, *, make_room: bool = False) -> tuple[int, str]:
+    """The exit status of a batch script, and what it has printed. Raises subprocess.TimeoutExpired."""
+    import subprocess  # as few as can be for the commands
+
+    with tempfile.TemporaryFile() as out:
+        task = subprocess.Popen(["bash", "-c", script], cwd=cwd, env=env, stdout=out, stderr=out)
+        try:
+            if make_room:
+                _make_room(task, env)
+            status = task.wait(_MOST_S)
+        finally:
+            task.kill()
+            task.wait()
+        out.seek(0)
+        return status, out.read().decode(errors="replace")
+
+
+def _make_room(task: "subprocess.Popen[bytes]", env: dict[str, str]) -> None:
+    """All processes of a task are told to end when its job has noted that it runs, and are killed where they do not."""
+    mark, deadline = f"SLURM_JOB_ID={env['SLURM_JOB_ID']}".encode(), time.monotonic() + _MOST_S
+    runs = Path(env["FAULTS_RUNS"])
+    n_noted = runs.read_text().count("process:") if runs.exists() else 0
+    while task.poll() is None and time.monotonic() < deadline:
+        if runs.exists() and runs.read_text().count("process:") > n_noted:
+            break
+        time.sleep(0.01)
+    for number, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 0.0)):
+        for process in _with(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+        deadline = time.monotonic() + wait_s
+        while _with(mark) and time.monotonic() < deadline:
+            task.poll()
+            time.sleep(0.01)
+
+
+def _with(mark: bytes) -> list[int]:
+    """The processes that have this in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 # ---------------------------------------------------------------- the commands
@@ -124,7 +179,7 @@ def _sacct(place: Path) -> None:
         if ends is None:
             row = f"{job['id']}_[{job['array']}]|{job['id']}|PENDING|0:0|Unknown|Unknown|None assigned|{job['name']}"
             print(row)
-        for index, end in (ends or {}).items():
+        for index, end in ((index, end) for index, runs in (ends or {}).items() for end in runs.split(",")):
             code = {"FAILED": "1:0", "OUT_OF_MEMORY": "0:125"}.get(end, "0:0")
             print(f"{job['id']}_{index}|{1000 * job['id'] + int(index)}|{end}|{code}|1|2|n1|{job['name']}")
 
@@ -141,23 +196,59 @@ def _scancel(place: Path, words: list[str]) -> None:
             new.rename(record.with_name(f"{job}.ended"))
 
 
+_UNANSWERED = {
+    "away": "Unable to contact slurm controller (connect failure)",
+    "late": "Socket timed out on send/recv operation",
+}
+"""What SLURM says: where nothing was done, and where what was asked was done and nobody has heard of it."""
+
+_TELLS = {
+    "sbatch": "sbatch: error: Batch job submission failed: {}",
+    "squeue": "slurm_load_jobs error: {}",
+    "sacct": "sacct: error: Problem talking to the database: Connection refused",
+    "scontrol": "slurm_load_ctl_conf error: {}",
+}
+
+
+def _does(name: str, words: list[str]) -> str | None:
+    """What the injector has this command do instead of answering: a key of `_UNANSWERED`; None: nothing."""
+    with open(os.environ["FAULTS_ASKED"], "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        number = len(file.readlines()) + 1
+        file.write(f"{name} {' '.join(words)[:200]}\n".replace("\n", " ").rstrip() + "\n")
+    if not (fault := os.environ.get("FAULTS_OF_SLURM")):
+        return None
+    what, at, is_from_then_on = fault.split()
+    return what if number == int(at) or (number > int(at) and is_from_then_on == "1") else None
+
+
 def main() -> None:
     """The command that this program is named after."""
     place, name, words = Path(os.environ["FAULTS_SLURM"]), Path(sys.argv[0]).name, sys.argv[1:]
+    does = _does(name, words) if "FAULTS_ASKED" in os.environ else None
     try:
-        if name == "sbatch":
-            _sbatch(place, words)
-        elif name == "squeue":
-            _squeue(place)
-        elif name == "sacct":
-            _sacct(place)
-        elif name == "scancel":
-            _scancel(place, words)
-        elif name == "scontrol":
-            print("MaxArraySize            = 1001")
+        if does != "away":
+            with contextlib.redirect_stdout(io.StringIO()) if does else contextlib.nullcontext():
+                _do(name, place, words)
     except OSError as error:
         what = {
             "sbatch": "Batch job submission failed: I/O error writing script/environment to file",
             "squeue": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
         }.get(name, f"{error.strerror}")
         sys.exit(f"{name}: error: {what}")
+    if does:
+        sys.exit(_TELLS.get(name, f"{name}: error: {{}}").format(_UNANSWERED[does]))
+
+
+def _do(name: str, place: Path, words: list[str]) -> None:
+    if name == "sbatch":
+        _sbatch(place, words)
+    elif name == "squeue":
+        _squeue(place)
+    elif name == "sacct":
+        _sacct(place)
+    elif name == "scancel":
+        _scancel(place, words)
+    elif name == "scontrol":
+        print("MaxArraySize            = 1001")
