@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from experiment_manager.store import processes
+from experiment_manager.store.lock import Busy, _linked, left_by
 from tests.conftest import wait_until
 
 WHO = """
@@ -23,6 +24,22 @@ print(json.dumps(processes.this_process()), flush=True)
 
 HIDES = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
 """What many login nodes do: nobody sees the processes of others."""
+
+OTHER_BOOT = 'mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
+HOLDS = """
+import errno, fcntl, json, sys
+from experiment_manager.store import processes
+from experiment_manager.store.lock import Lock
+
+def flock(*_):
+    raise OSError(errno.ENOLCK, "no locks")
+
+fcntl.flock = flock
+lock = Lock(sys.argv[1], wait_s=0)
+print(json.dumps(processes.this_process()), flush=True)
+sys.stdin.read()
+lock.release()
+"""
 
 ASKS = """
 import json, os
@@ -154,9 +171,35 @@ def test_other_host_is_unknown() -> None:
     assert None is processes.is_gone({})
 
 
-def test_other_boot_is_gone() -> None:
-    """What ran here before this host was started anew has ended."""
-    assert True is processes.is_gone({**processes.this_process(), "boot": "00000000-0000-0000-0000-000000000000"})
+def test_only_what_ran_before_this_boot_is_gone() -> None:
+    """What ran under another boot of this host has ended where that was before this boot, by more than clocks differ;
+    else it may run on another machine of this name."""
+    record = {**processes.this_process(), "boot": "00000000-0000-0000-0000-000000000000"}
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert True is processes.is_gone({**record, "start": booted - 3600})
+    for start in (booted - 60, booted + 60, time.time(), None, True, "long ago"):
+        assert None is processes.is_gone({**record, "start": start}), start
+
+
+def test_another_machine_of_this_name_is_not_gone(tmp_path: Path) -> None:
+    """Of a process on a machine that has our name, and another boot, nobody here can know: its locks are its own."""
+    inside = ["unshare", "--mount", "sh", "-c", OTHER_BOOT, "sh", str(tmp_path / "boot")]
+    (tmp_path / "boot").write_text("11111111-2222-4333-8444-555555555555\n")
+    if os.geteuid() != 0 or subprocess.run([*inside, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("only root can have another boot")
+    path = str(tmp_path / "lock")
+    with subprocess.Popen(
+        [*inside, sys.executable, "-c", HOLDS, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        record = json.loads(other.stdout.readline())
+        assert (os.uname().nodename, "11111111-2222-4333-8444-555555555555") == (record["host"], record["boot"])
+        assert None is processes.is_gone(record)
+        with pytest.raises(Busy, match=f"process {record['pid']} on"):
+            _linked(f"{path}.held", 0.0)
+        assert "which cannot be asked from here" in (left_by(path) or "")
+        other.communicate("")
+    assert 0 == other.returncode
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(None, "b"), ("b", None)])

@@ -228,7 +228,8 @@ def _out_of_sight(folder: Folder, host: object) -> str:
     """Where a job runs that may have ended without a word, and what to do where it has."""
     name = as_word(folder.join("states", "JOB.ATTEMPT.RUNNING"))
     is_here = host == os.uname().nodename
-    where = "here, as a process that is not shown to us" if is_here else f"on {host}, which cannot be asked from here"
+    unshown = "here, as a process that is not shown to us, or on another machine of this name"
+    where = unshown if is_here else f"on {host}, which cannot be asked from here"
     return f"{where}; if it is gone, mv {name} to .LOST"
 
 

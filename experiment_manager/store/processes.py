@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -18,6 +19,9 @@ from experiment_manager.typing_names import Any, Final, NamedTuple, TypeGuard
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _MOST_PID: Final = 2**31 - 1
+_SKEW_S: Final = 300.0
+"""By how much the clocks of two machines may differ: another one of our name must not pass for this one before it was
+started anew."""
 
 IDENTITY: Final = ("host", "boot", "namespace", "pid", "started_ticks")
 """The fields of `this_process`: no two processes have all of it in common."""
@@ -31,8 +35,8 @@ _marks: dict[str, int] = {}
 
 
 def this_process() -> dict[str, Any]:
-    """The identity of this process, for good: host, boot, pid namespace, pid and its start in clock ticks; and whose it
-    is."""
+    """The identity of this process, for good: host, boot, pid namespace, pid and its start in clock ticks; whose it is;
+    and a time at which it ran."""
     return {"host": os.uname().nodename, **_while_it_runs(os.getpid()), "uid": os.geteuid()}
 
 
@@ -44,6 +48,7 @@ def _while_it_runs(pid: int) -> Mapping[str, Any]:
         "namespace": _link("/proc/self/ns/pid"),
         "pid": pid,
         "started_ticks": start_ticks(pid),
+        "start": time.time(),
     }
 
 
@@ -67,10 +72,9 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
     if record.get("host") != os.uname().nodename:
         return None
     me, boot = this_process(), record.get("boot")
-    if None not in (boot, me["boot"]) and boot != me["boot"]:
-        return True  # this host has been started anew since
-    if boot != me["boot"]:  # not shown to one of us, as in a sandbox (ProcSubset=pid of systemd)
-        return None
+    if boot != me["boot"]:
+        is_shown = None not in (boot, me["boot"])  # not in a sandbox (ProcSubset=pid of systemd)
+        return True if is_shown and _ran_before_boot(record.get("start")) else None  # None: another of that name
     if record.get("namespace") != me["namespace"]:  # another container
         return None
     pid, ticks = record.get("pid"), record.get("started_ticks")
@@ -81,6 +85,13 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
     if not isinstance(ticks, int):
         return None
     return _has_ended(pid, ticks, was_ours=record.get("uid") == os.geteuid() != 0)  # root of a container is no one user
+
+
+def _ran_before_boot(start: object) -> bool:
+    """Whether that time lies before this machine was started, however the clocks of machines differ."""
+    if sys.platform != "linux" or isinstance(start, bool) or not isinstance(start, int | float):
+        return False
+    return start < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - _SKEW_S
 
 
 def _has_ended(pid: int, ticks: int, *, was_ours: bool) -> bool | None:
