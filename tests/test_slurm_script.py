@@ -115,7 +115,8 @@ def test_bash_hands_over_the_very_same_strings(told: tuple[str, Path], tmp_path:
     done = run(render(array_of({"post_script": after}, [0, 7]), place), 7, tmp_path)
     assert 0 == done.returncode, done.stderr
     expected = ["-P", "-m", "experiment_manager", "run", "--experiment-path", HOSTILE.experiment_path]
-    expected += ["--experiment-name", HOSTILE.experiment_name, "--launch", "0002", "--job-id", "7"]
+    expected += ["--experiment-name", HOSTILE.experiment_name, "--launch", "0002"]
+    expected += ["--array", HOSTILE.job_name, "--job-id", "7"]
     assert expected == said.read_text().split("\0")[:-1]
     assert not (tmp_path / "pwned").exists()
 

@@ -877,7 +877,7 @@ def test_what_jobs_are_forked_from_has_all_that_their_supervisors_need(tmp_path:
 
 WORDS = [
     "e", "7", "3,4", "x", "", "-1", "7,", "0x7", "٣", "9" * 30, "--experiment-path", "--experiment-name", "--job-id",
-    "--job-id=7", "--launch", "--runner", "--fake", "--la", "--", "-h", "0001",
+    "--job-id=7", "--launch", "--runner", "--array", "--worker", "--fake", "--la", "--", "-h", "0001",
 ]  # fmt: skip
 
 
@@ -896,6 +896,9 @@ def test_a_plain_call_is_read_as_any_call(words: Sequence[str]) -> None:
         (Call(folder="e", job=[7], launch="1"), ["e", "7", "--launch", "1"]),
         (Call(experiment_path="p", experiment_name="e", job_id=[3, 4], launch="1"),
          ["--experiment-path", "p", "--experiment-name", "e", "--launch", "1", "--job-id", "3,4"]),
+        (Call(experiment_path="p", experiment_name="e", job_id=[3], launch="1", array="e-x1"),
+         ["--experiment-path", "p", "--experiment-name", "e", "--launch", "1", "--array", "e-x1", "--job-id", "3"]),
+        (None, ["--experiment-path", "p", "--experiment-name", "e", "--array", "e-x1", "--job-id", "3"]),
         (None, ["e", "7", "--fake"]),
         (None, ["e", "--launch", "1", "7"]),
         (None, ["--experiment-path", "p", "--job-id", "7"]),

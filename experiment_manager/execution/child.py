@@ -17,7 +17,7 @@ from experiment_manager.store import processes
 from experiment_manager.store.files import is_folder, log_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
-from experiment_manager.store.orders import Orders
+from experiment_manager.store.orders import Orders, require_array
 from experiment_manager.text import tell
 from experiment_manager.typing_names import Any, Final, NamedTuple, NoReturn
 
@@ -116,11 +116,12 @@ def prepare(
     is_fake: bool,
     runner: Sequence[str] | None = None,
     orders: Orders | None = None,
+    array: str | None = None,
 ) -> Child:
     """The child for a job that may run. Raises JobRefused, UnknownJob, FilterError; nothing is written.
 
     `runner` are the words of a command that runs jobs which were written in Python; a launch may name one, too. Whoever
-    prepares many jobs keeps `orders`.
+    prepares many jobs keeps `orders`. A task says of which `array` of the launch it is.
     """
     try:
         point, recipe, may_compose = _known(folder, job_id)
@@ -131,6 +132,8 @@ def prepare(
         point, recipe, may_compose = _known(folder, job_id)
     order, here = None, os.getcwd()
     if launch is not None:
+        if array is not None:
+            require_array(folder, launch, array)
         order = (orders or Orders(folder)).of(launch, job_id)
         if order is None:
             raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")

@@ -60,7 +60,7 @@ class Call(NamedTuple):
     launch: str | None = None
     runner: str | None = None
     fake: bool = False
-    array: str | None = None  # of the launch: its worker of that number is meant; None: the one by hand
+    array: str | None = None  # of the launch, which has to have it; None: the worker by hand, or any job of the launch
     worker: int | None = None
 
 
@@ -81,16 +81,19 @@ def plain_call(argv: Sequence[str]) -> Call | None:
     path, name, ids = found.get("experiment_path"), found.get("experiment_name"), found.get("job_id")
     launch, runner = found.get("launch"), found.get("runner")
     array, worker = found.get("array"), found.get("worker")
-    if array is not None or worker is not None:
-        is_worker = None not in (worker, launch, path, name) and not has_place and ids is runner is None
-        if not is_worker or not _are_ids(worker or "") or "," in (worker or ""):
+    if worker is not None:
+        is_worker = None not in (launch, path, name) and not has_place and ids is runner is None
+        if not is_worker or not _are_ids(worker) or "," in worker:
             return None
-        return Call(experiment_path=path, experiment_name=name, launch=launch, array=array, worker=int(worker or ""))
-    if has_place and path is name is ids is None:
+        return Call(experiment_path=path, experiment_name=name, launch=launch, array=array, worker=int(worker))
+    if array is not None and launch is None:
+        return None
+    if has_place and path is name is ids is array is None:
         return Call(folder=argv[0], job=_ids(argv[1]), launch=launch, runner=runner)
     if has_place or path is None or name is None or ids is None or not _are_ids(ids):
         return None
-    return Call(experiment_path=path, experiment_name=name, job_id=_ids(ids), launch=launch, runner=runner)
+    jobs = _ids(ids)
+    return Call(experiment_path=path, experiment_name=name, job_id=jobs, launch=launch, runner=runner, array=array)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--experiment-name", metavar="N", help="the name of the experiment")
     command.add_argument("--job-id", type=_ids, metavar="ID", help="the id of the job; 3,4,5: all of them at once")
     command.add_argument("--launch", metavar="NNNN", help="the launch that this run belongs to; its jobs may run")
-    command.add_argument("--array", metavar="NAME", help="of workers, in that launch; what its scripts say")
+    command.add_argument("--array", metavar="NAME", help="the array of the task, in that launch, as its scripts say")
     command.add_argument("--worker", type=int, metavar="N", help="be worker N of that array: run job after job")
     command.add_argument("--runner", metavar="FILE", help="the script that runs jobs which were written in Python")
     command.add_argument("--fake", action="store_true", help="print the job instead of running it, and leave a result")
@@ -218,6 +221,8 @@ def _checked_call(argv: Sequence[str]) -> Call:
     is_worker = call.worker is not None
     if is_worker and (call.launch is None or call.job_id is not None or call.job is not None):
         command.error("a worker is named by --launch, --array and --worker, and finds its jobs by itself")
+    if call.array is not None and call.launch is None:
+        command.error("an array is one of a launch: add --launch, or leave --array out")
     if not is_worker and call.job_id is None and call.job is None:
         command.error("name the job: FOLDER JOB, or --job-id")
     return call
@@ -256,7 +261,8 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
 def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
     runner = [sys.executable, call.runner] if call.runner is not None else None
     return run_or_refuse(
-        lambda: prepare(folder, job_id, launch=call.launch, is_fake=call.fake, runner=runner), supervise
+        lambda: prepare(folder, job_id, launch=call.launch, array=call.array, is_fake=call.fake, runner=runner),
+        supervise,
     )
 
 

@@ -100,8 +100,8 @@ class Place(NamedTuple):
     def command(self, array: "Array") -> list[str]:
         """The words that run a task of the array; one more has to follow, of `Array.words`."""
         words = [self.python, "-P", "-m", "experiment_manager", "run", "--experiment-path", self.experiment_path]
-        words += ["--experiment-name", self.experiment_name, "--launch", self.launch]
-        return [*words, "--job-id"] if array.n_workers is None else [*words, "--array", self.job_name, "--worker"]
+        words += ["--experiment-name", self.experiment_name, "--launch", self.launch, "--array", self.job_name]
+        return [*words, "--job-id" if array.n_workers is None else "--worker"]
 
 
 class Options(Protocol):

@@ -4,6 +4,7 @@ launches/0001/orders.sqlite    what `launch.json` beside it says, by job
 
     orders  id, body           attempt, options, runner, cwd: what jobs have in common (JSON, see Order)
     jobs    first, last, body  the jobs from `first` to `last` have that order
+    arrays  name               of the arrays that the launch has, which its tasks know
 
 The index is written once, before the record, and never changed. Without it, the record is asked. Both bear the same
 number of a format.
@@ -31,6 +32,7 @@ _SCHEMA: Final = (
     "CREATE TABLE jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body INTEGER NOT NULL REFERENCES orders)",
 )
 _RECIPE: Final = "CREATE TABLE recipe (number INTEGER NOT NULL)"  # by itself: older versions take no order with it
+_ARRAYS: Final = "CREATE TABLE arrays (name TEXT PRIMARY KEY) WITHOUT ROWID"
 _FIND: Final = """
 SELECT jobs.first, jobs.last, orders.body FROM jobs LEFT JOIN orders ON orders.id = jobs.body
 WHERE jobs.first <= ? ORDER BY jobs.first DESC LIMIT 1
@@ -81,6 +83,8 @@ def write_orders(path: str, record: Mapping[str, Any]) -> None:
             connection.execute(statement)
         connection.executemany("INSERT INTO orders VALUES (?, ?)", [(number, body) for body, number in numbers.items()])
         connection.executemany("INSERT INTO jobs VALUES (?, ?, ?)", rows)
+        connection.execute(_ARRAYS)
+        connection.executemany("INSERT OR IGNORE INTO arrays VALUES (?)", [(name,) for name in _array_names(record)])
         if record.get("recipe") is not None:
             connection.execute(_RECIPE)
             connection.execute("INSERT INTO recipe VALUES (?)", (record["recipe"],))
@@ -93,6 +97,40 @@ def read_order(folder: Folder, number: str, job_id: int) -> Order | None:
     files are damaged.
     """
     return Orders(folder).of(number, job_id)
+
+
+def require_array(folder: Folder, number: str, name: str) -> None:
+    """Raise JobRefused unless the launch of that number has an array of that name: another experiment may have come in
+    the place of the one that a task was submitted for."""
+    path = folder.join("launches", number, "orders.sqlite")
+    try:
+        found = asked_twice(lambda: _has_array(path, name))
+    except (sqlite3.Error, OSError, MemoryError):  # the record is asked, which tells what is wrong
+        found = None
+    if found is None:
+        from experiment_manager.store.launches import read_record
+
+        found = name in _array_names(read_record(folder, number))
+    if not found:
+        raise JobRefused(
+            f"launch {number} of {folder.path} has no array {name}: this task was submitted for an experiment that was "
+            "there before, and runs nothing of this one; take what is left of its array out of the queue"
+        )
+
+
+def _has_array(path: str, name: str) -> bool | None:
+    """What an index says of an array; None for one of an older version, which does not tell."""
+    opened(path).close()
+    with closing(finished_database(path)) as connection:
+        if not _has_table(connection, "arrays"):
+            return None
+        return connection.execute("SELECT 1 FROM arrays WHERE name = ?", (name,)).fetchone() is not None
+
+
+def _array_names(record: Mapping[str, Any]) -> list[str]:
+    from experiment_manager.store.launches import of_scheduler
+
+    return [array["name"] for array in (of_scheduler(record) or {}).get("arrays", ())]
 
 
 class Orders:
@@ -151,10 +189,14 @@ def _indexed(path: str, number: str, job_id: int) -> tuple[int, _Kept | None]:
 
 
 def _recipe(connection: sqlite3.Connection) -> int | None:
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'recipe'").fetchone() is None:
+    if not _has_table(connection, "recipe"):
         return None
     (found,) = connection.execute("SELECT number FROM recipe").fetchone()
     return int(found)
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
 
 
 def _slowly(folder: Folder, number: str, job_id: int) -> _Kept:

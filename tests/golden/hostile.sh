@@ -16,4 +16,4 @@ trap '' USR1 USR2
 echo 'as it is' $HOME
 
 job=$SLURM_ARRAY_TASK_ID
-exec '/venv/my python' -P -m experiment_manager run --experiment-path '/tmp/it'"'"'s a $(touch pwned) "quoted" 50% \back `tick` #hash ü' --experiment-name '$HOME; exit 3' --launch 0002 --job-id "$job"
+exec '/venv/my python' -P -m experiment_manager run --experiment-path '/tmp/it'"'"'s a $(touch pwned) "quoted" 50% \back `tick` #hash ü' --experiment-name '$HOME; exit 3' --launch 0002 --array home-x1y2z3a4 --job-id "$job"

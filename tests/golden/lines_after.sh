@@ -20,7 +20,7 @@ em_job= em_again= em_file=$(mktemp)
 for em_name in TERM INT HUP; do
     trap "[ -z \"\$em_job\" ] || kill -$em_name \"\$em_job\" 2>/dev/null || :" $em_name
 done
-EXPERIMENT_MANAGER_STATUS_FILE=$em_file /venv/bin/python -P -m experiment_manager run --experiment-path /home/me/experiments --experiment-name train --launch 0001 --job-id "$job" &
+EXPERIMENT_MANAGER_STATUS_FILE=$em_file /venv/bin/python -P -m experiment_manager run --experiment-path /home/me/experiments --experiment-name train --launch 0001 --array train-x1y2z3a4 --job-id "$job" &
 em_job=$!
 for em_name in USR1 USR2; do
     trap "[ -z \"\$em_job\" ] || kill -$em_name \"\$em_job\" 2>/dev/null || :" $em_name

@@ -17,4 +17,4 @@ jobs=(  # by index of the task
     4,5 9
 )
 job=${jobs[SLURM_ARRAY_TASK_ID]}
-exec /venv/bin/python -P -m experiment_manager run --experiment-path /home/me/experiments --experiment-name train --launch 0001 --job-id "$job"
+exec /venv/bin/python -P -m experiment_manager run --experiment-path /home/me/experiments --experiment-name train --launch 0001 --array train-x1y2z3a4 --job-id "$job"

@@ -18,4 +18,4 @@ jobs=(  # by index of the task
     2021 2022 2023 2024 2025 2026 2027 2028 2029
 )
 job=${jobs[SLURM_ARRAY_TASK_ID]}
-exec /venv/bin/python -P -m experiment_manager run --experiment-path /home/me/experiments --experiment-name train --launch 0001 --job-id "$job"
+exec /venv/bin/python -P -m experiment_manager run --experiment-path /home/me/experiments --experiment-name train --launch 0001 --array train-x1y2z3a4 --job-id "$job"

@@ -16,6 +16,7 @@ import pytest
 
 from experiment_manager.cli.main import main
 from experiment_manager.errors import JobRefused, SchedulerError
+from experiment_manager.experiment import Experiment
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import reconcile, schedulers, submission
 from experiment_manager.scheduler.healing import heal
@@ -107,6 +108,29 @@ def test_two_submit_where_no_lock_keeps_one_out(jobs: Jobs, monkeypatch: pytest.
     Path(folder.join("launches", "0001", f"{name}.try")).write_text('{"until": 1.0}')
     (again,) = submission.submit(folder, launch)
     assert again.is_new
+
+
+def test_tasks_of_an_experiment_that_was_there_before(jobs: Jobs) -> None:
+    """What waits for a deleted experiment runs nothing of the one that is made in its place, and says so in its log;
+    a script without the name of its array, as older versions wrote it, runs the jobs of its launch."""
+    (FileScheduler().root / "hold").touch()
+    jobs.make({}).submit()
+    folder = Path(jobs.experiment.folder.path)
+    shutil.rmtree(folder)
+    jobs.experiment = Experiment(["number"], "jobs", folder.parent)
+    jobs.make({}, {})
+    (FileScheduler().root / "hold").unlink()
+    jobs.wait_until(lambda: FileScheduler()._runs("1", 0) and FileScheduler()._runs("1", 0)[-1]["end"] is not None)
+    assert ({0: "PENDING", 1: "PENDING"}, 2) == (jobs.states(), FileScheduler()._runs("1", 0)[-1]["status"])
+    assert f"launch 0001 of {folder} has no array jobs-" in Path(folder, "launches", "0001", "1_0.log").read_text()
+    script = Path(folder, "launches", "0001", "slurm_scripts.sh")
+    about = json.loads(script.read_text())
+    place = about["run"].index("--array")
+    script.write_text(json.dumps({**about, "run": about["run"][:place] + about["run"][place + 2 :]}))
+    Path(folder, "slurm_scripts.sh").unlink()
+    jobs.submit()
+    jobs.wait_for("COMPLETED", "COMPLETED")
+    assert ["2", "2"] == [jobs.task(job_id).array for job_id in (0, 1)]
 
 
 def test_another_script_takes_the_place_of_the_one_that_is_submitted(
