@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 
 import pytest
 
+from experiment_manager.store.processes import ancestors, descendants, words_of
 from tests.cluster.conftest import (
     HOME,
     ProgramOf,
     need_own_cluster,
     python_as_user,
     reconfigured,
+    up,
     wait_for_queue_to_drain,
 )
-from tests.cluster.sweeps import Sweep, counting_path, queue, slurm
+from tests.cluster.sweeps import Sweep, counting_path, queue, slurm, start_again
 from tests.conftest import Program, clean_env, files_below, wait_until
 
 pytestmark = pytest.mark.heavy  # minutes: run by `make test-cluster`
@@ -181,6 +184,62 @@ def test_a_controller_that_does_not_answer(program: Program) -> None:
     assert "SLURM cannot be asked: squeue failed" in said
     assert not list(sweep.experiment.glob("launches/*/settled"))
     sweep.until({**states, 2: "FAILED"}, through=["RUNNING", "FAILED"])
+
+
+def keep(slurm_id: str) -> None:
+    """The controller has written down what it knows by now, with this job: it does so within seconds of a change."""
+    kept, now = HOME / "state/slurmctld/job_state", time.time()
+    slurm("scontrol", "update", f"jobid={slurm_id}", "comment=kept")
+    wait_until(lambda: kept.exists() and kept.stat().st_mtime > now)
+
+
+def whole_task(sweep: Sweep, job: int) -> list[int]:
+    """The processes of the task of a job: SLURM's own, which waits for the script, and all below it."""
+    daemon = next(pid for pid in ancestors(sweep.anchor(job)["pid"]) if words_of(pid).startswith("slurmstepd:"))
+    return [daemon, *descendants(daemon)]
+
+
+@pytest.mark.usefixtures("light")
+def test_a_controller_that_is_gone_for_a_minute(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the controller is dead a job ends, a supervisor is killed, and all of another task: nothing is told to have
+    ended that has not. Once it is back the rest runs, each once, but for what SLURM itself starts again, and who has
+    waited the whole time is told so."""
+    need_own_cluster()
+    sweep, lost, release = Sweep(program), Sweep(program, "lost"), program.home / "go"
+    begun = {each: program.home / f"begun.{each.experiment.name}" for each in (sweep, lost)}
+    monkeypatch.setenv("RELEASE", str(release))
+    for each, settings in ((sweep, ("sleep=15,600,120,0",)), (lost, ("how=hang-at-first",))):
+        begun[each].mkdir()
+        each.write(*settings, f"started={begun[each]}", "hydra.launcher.array_parallelism=3")
+        each.submit()
+    sweep.until_begun(0, 1, 2)
+    lost.until_begun(0)
+    waits = sweep.start("-m", "experiment_manager", "status", str(sweep.experiment), "--wait", "--json")
+    assert {0: "RUNNING", 1: "RUNNING", 2: "RUNNING", 3: "QUEUED"} == sweep.status()
+    keep(lost.slurm_id)
+    os.kill(int((HOME / "run/slurmctld.pid").read_text()), signal.SIGKILL)
+    gone = time.monotonic()
+    release.touch()
+    for pid in (sweep.anchor(1)["pid"], *whole_task(lost, 0)):
+        os.kill(pid, signal.SIGKILL)
+    while time.monotonic() < gone + 60:
+        for told in (sweep.status(), {row["job"]: row["state"] for row in sweep.told("jobs")}):
+            assert told in [{0: state, 1: "RUNNING", 2: "RUNNING", 3: "QUEUED"} for state in ("RUNNING", "COMPLETED")]
+        assert {0: "RUNNING"} == lost.status()
+        assert waits.poll() is None
+    assert ["0.1.COMPLETED", "1.1.RUNNING", "2.1.RUNNING"] == sweep.states()
+    assert not list(sweep.experiment.glob("launches/*/settled"))
+    up()
+    wait_until(lambda: ["PENDING"] == queue(lost.slurm_id), 120)
+    lost.until({0: "QUEUED"}, through=["RUNNING"])
+    start_again(lost.task(0))
+    lost.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    assert ["0.1.NODE_FAIL", "0.2.COMPLETED"] == lost.states()
+    said, errors = waits.communicate(timeout=300)
+    assert (1, {"COMPLETED": [0, 2, 3], "FAILED": [1]}) == (waits.returncode, json.loads(said)["jobs"]), errors
+    assert ["0.1.COMPLETED", "1.1.FAILED", "2.1.COMPLETED", "3.1.COMPLETED"] == sweep.states()
+    runs = {each: Counter(path.name.split(".")[0] for path in begun[each].iterdir()) for each in begun}
+    assert {sweep: {"0": 1, "1": 1, "2": 1, "3": 1}, lost: {"0": 2}} == runs
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
