@@ -1,6 +1,7 @@
 """What sites, and people at them, do to jobs: `status` says it in words, and no state lies."""
 
 import calendar
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import pytest
 from tests.cluster.conftest import reconfigured, sacct_state, without_slurmdbd
 from tests.cluster.sweeps import Sweep, queue, slurm, start_again
 from tests.conftest import Program, clean_env, wait_until
+from tests.debian import install
+from tests.test_mounts import CLOCK
 
 LARGE = """
 import time
@@ -341,6 +344,48 @@ def test_the_hour_that_comes_twice(program: Program, monkeypatch: pytest.MonkeyP
     attempts = [sweep.told("show", str(job))["attempts"][0] for job in range(3)]
     times = [about[name] for about in attempts for name in ("start", "end") if about[name] is not None]
     assert (5, []) == (len(times), [value for value in times if not now < value < now + 60])
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("ahead_s", [5, 300])
+def test_a_login_node_whose_clock_is_ahead(program: Program, monkeypatch: pytest.MonkeyPatch, ahead_s: int) -> None:
+    """Where jobs are submitted and asked about by a clock that is ahead of the cluster's, states are what they are
+    elsewhere, also of what SLURM alone can tell, and so they stay."""
+    if not os.path.exists(CLOCK):
+        install("libfaketime")
+    if not os.path.exists(CLOCK):
+        pytest.skip("no libfaketime: root on Debian gets it by itself")
+    ends, ended, held, waits = (Sweep(program, name) for name in ("ends", "ended", "held", "waits"))
+    now = time.time()
+    for name, value in (("LD_PRELOAD", CLOCK), ("FAKETIME", f"+{ahead_s}s"), ("NO_FAKE_STAT", "1")):
+        monkeypatch.setenv(name, value)
+    nodes = "hydra.launcher.setup=['unset LD_PRELOAD FAKETIME NO_FAKE_STAT']"
+    ends.write("how=well,exit3,oom", nodes, "hydra.launcher.mem_gb=0.25")
+    ended.write("sleep=90,91,92", nodes)
+    for sweep in (held, waits):
+        sweep.write("seed=0,1", nodes, "+hydra.launcher.additional_parameters.hold=true")
+    for sweep in (ends, ended, held, waits):
+        sweep.submit()
+    (array,) = json.loads((ends.experiment / "launches/0001/submission.json").read_text())["arrays"].values()
+    assert now + ahead_s < array["submitted"]
+    ended.until_begun(0, 1, 2)
+    slurm("scancel", ended.task(0))
+    os.kill(ended.anchor(1)["pid"], signal.SIGKILL)
+    slurm("scancel", held.slurm_id)
+    wanted = {
+        ends: {0: "COMPLETED", 1: "FAILED", 2: "OUT_OF_MEMORY"},
+        ended: {0: "CANCELLED", 1: "FAILED", 2: "RUNNING"},
+        held: {0: "CANCELLED", 1: "CANCELLED"},
+        waits: {0: "QUEUED", 1: "QUEUED"},
+    }
+    for sweep, states in wanted.items():
+        sweep.until(states, through=["QUEUED", "RUNNING"])
+        assert states == {row["job"]: row["state"] for row in sweep.told("jobs")}
+    assert ["0.1.COMPLETED", "1.1.FAILED", "2.1.OUT_OF_MEMORY"] == ends.states()
+    assert 0 <= ends.told("show", "0")["attempts"][0]["start"] - now < 60  # by the clock of its node
+    for name in ("LD_PRELOAD", "FAKETIME", "NO_FAKE_STAT"):
+        monkeypatch.delenv(name)
+    assert list(wanted.values()) == [sweep.status() for sweep in wanted]
 
 
 @pytest.mark.heavy
