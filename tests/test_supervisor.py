@@ -405,6 +405,52 @@ def test_a_job_that_runs_longer_than_its_launch_lets_it_is_told_to_end(
     assert record["end"] - record["start"] >= 0.6
 
 
+def _has_slept(pid: int) -> int:
+    """How often a process has waited for something."""
+    counts = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(counts[0])
+
+
+PATIENT = "trap 'touch told' TERM; echo $$ > begun; until [ -e go ]; do sleep 0.05; done; sleep 1; touch finished"
+SOON = "import sys; from experiment_manager.execution import run, supervisor; supervisor.KILL_AFTER_S = 4.0; "
+
+
+@pytest.mark.parametrize("what", ["the limit", "the grace"])
+def test_time_for_which_a_job_was_stopped_does_not_count(what: str, held: Program) -> None:
+    """A job and its supervisor that somebody has stopped (SIGSTOP, `scontrol suspend`, a container that is paused) go
+    on with the time that they had left: of `job_timeout_min`, and until a job that was told to end is killed."""
+    limit, stopped_s = {"the limit": ({"job_timeout_min": 0.1}, 10.0), "the grace": ({}, 6.0)}[what]
+    about = {"runner": ["sh", "-c", PATIENT, "sh"], **limit}
+    number = create_launch(Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+    words = (str(held.experiment), "0", "--launch", number)
+    supervisor = held.start("-c", f"{SOON} sys.exit(run.main(sys.argv[1:]))", *words)
+    begun, told = held.home / "begun", held.home / "told"
+    child = int(wait_until(lambda: begun.exists() and begun.read_text()))
+    before = _has_slept(supervisor.pid)
+
+    def waits_for_the_job() -> bool:
+        os.kill(supervisor.pid, signal.SIGCHLD)
+        return _has_slept(supervisor.pid) > before + 3
+
+    wait_until(waits_for_the_job)
+    if what == "the grace":
+        supervisor.terminate()
+        wait_until(told.exists)
+    stat = Path(f"/proc/{supervisor.pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S")
+    supervisor.send_signal(signal.SIGSTOP)
+    os.killpg(child, signal.SIGSTOP)
+    until = time.monotonic() + stopped_s
+    wait_until(lambda: time.monotonic() > until)
+    (held.home / "go").touch()
+    supervisor.send_signal(signal.SIGCONT)
+    os.killpg(child, signal.SIGCONT)
+    _, said = supervisor.communicate(timeout=60)
+    expected = {"the limit": ("FAILED", False), "the grace": ("CANCELLED", True)}[what]  # it leaves no result
+    assert (f"0.2.{expected[0]}", expected[1]) == (held.states()[1], told.exists()), said
+    assert (held.home / "finished").exists()
+
+
 RETURNING = """
 import argparse, signal, time
 from pathlib import Path
@@ -427,12 +473,6 @@ for name in ("--job-id", "--experiment-path", "--experiment-name"):
 options = parser.parse_args()
 Experiment.load(options.experiment_name, options.experiment_path).run_id(int(options.job_id), work)
 """
-
-
-def _has_slept(pid: int) -> int:
-    """How often a process has waited for something."""
-    counts = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return int(counts[0])
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ _GONE_LOOKS: Final = 3
 KILL_AFTER_S: Final = 20.0
 """A child that ignores TERM is killed after this time, or before the scheduler kills us all (SLURM's KillWait)."""
 
+_GRACE_POLL_S: Final = 1.0
+"""How often it wakes up during that time, to see whether it was stopped itself."""
+
+_STOPPED_S: Final = 3.0
+"""What takes so much longer than it was to has met a time for which we were stopped: by SIGSTOP, as SLURM suspends
+jobs, or with our container or machine. A node that is busy adds less."""
+
 WARNING_POLL_S: Final = 0.5
 """How often a warning is offered to a job that has no handler for it yet, as while it still imports its libraries."""
 
@@ -271,7 +278,8 @@ class _Supervision:
                 self._left()  # none of them stays a zombie
             is_later = True
             until = min(poll_at, sample_at, self._kill_at or poll_at, self._limit_at) - time.monotonic()
-            for number in self._heard.wait(min(until, WARNING_POLL_S) if self._undelivered else until):
+            until = until if self._kill_at is None else min(until, _GRACE_POLL_S)
+            for number in self._listen(min(until, WARNING_POLL_S) if self._undelivered else until):
                 self._pass_on(number)
             self._look_for_result()
             self._deliver_warnings()
@@ -282,16 +290,32 @@ class _Supervision:
             if now >= self._limit_at:
                 self._end_at_limit()
             if now >= sample_at:
+                busy = time.process_time()
                 ours = list(processes.running(self._is_ours))
                 if not is_counted:
                     self._memory = max(self._memory, memory_of(ours, self._heard.is_quiet))
                 took_s = time.monotonic() - now  # of that alone: drivers of GPUs are asked as often as before
+                self._leave_out(took_s, time.process_time() - busy)
                 has_gpus = has_gpus and self._look_at_gpus(ours, now - sampled)
                 sampled = now
                 pause = pause_s(now - began, took_s)
                 sample_at = float("inf") if is_counted and not has_gpus else time.monotonic() + pause
             if now >= poll_at:
                 poll_at = now + self._look()
+
+    def _listen(self, seconds: float) -> list[signal.Signals]:
+        """What we hear within that time."""
+        began = time.monotonic()
+        heard = self._heard.wait(seconds)
+        self._leave_out(time.monotonic() - began, max(seconds, 0.0))
+        return heard
+
+    def _leave_out(self, took_s: float, most_s: float) -> None:
+        """Of what was to take `most_s`, and took much longer, the time counts neither for the limit of the job nor for
+        how long it may take to end: we were stopped meanwhile, and with us the job."""
+        if took_s >= most_s + _STOPPED_S:
+            self._limit_at += took_s
+            self._kill_at = None if self._kill_at is None else self._kill_at + took_s
 
     def _look_for_result(self) -> None:
         """A result that is there before anybody tells the job to stop is of a task that has returned: what is left is
