@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.model.records import State
+from experiment_manager.errors import JobRefused
+from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler import cancel
 from experiment_manager.scheduler.reconcile import ActiveTask
 from experiment_manager.store import endings, processes
+from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
 from tests.conftest import Program, clean_env, on_another_host, wait_until
@@ -150,6 +152,155 @@ def test_cancel_reaches_the_jobs_of_a_pool_at_once(program: Program, tmp_path: P
     assert {"jobs": [0]} == program.told("cancel")
     sweep.communicate(timeout=30)
     assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
+
+
+def began_and_wait(program: Program, started: Path, *arguments: str, jobs: int = 1) -> "subprocess.Popen[str]":
+    """A sweep, one job at a time, whose first jobs have begun and go on."""
+    sweep = program.start("train.py", "-m", f"started='{started}'", "hydra.launcher.n_jobs=1", *arguments, HOLD="60")
+    wait_until(lambda: jobs == len(list(started.iterdir())))
+    return sweep
+
+
+def anchor(program: Program, name: str) -> Any:
+    return json.loads((program.experiment / "states" / name).read_text())
+
+
+@pytest.mark.usefixtures("light")
+def test_a_sweep_that_is_cancelled_begins_no_further_job(program: Program, tmp_path: Path) -> None:
+    """What its process was to begin later is CANCELLED, people are told so on both sides, and the sweep ends with 1;
+    what no process was to begin stays PENDING, and a plain sweep runs the others again."""
+    started = tmp_path / "started"
+    started.mkdir()
+    program.sweep("seed=9", "hydra.sweeper.pass_filter=[]")
+    sweep = began_and_wait(program, started, "seed=1,2,3,9", "hydra.sweeper.pass_filter='seed < 9'")
+    cancelled = program.tool("cancel")
+    assert 0 == cancelled.returncode
+    told, _, ids = cancelled.stdout.partition(f" of {program.experiment} to end")
+    assert ("told jobs 0-2", "\n") == (told, ids)
+    who = f"process {sweep.pid} on {os.uname().nodename} (launch 0001)"
+    assert f"cancelled before {who} began them: jobs 1-2\n" == cancelled.stderr
+    _, said = sweep.communicate(timeout=30)
+    assert 1 == sweep.returncode
+    assert "3 of 3 jobs did not complete (3 CANCELLED); the same command runs them again" in said
+    assert 2 == said.count("before it began")
+    assert ["0.1.CANCELLED", "1.1.CANCELLED", "2.1.CANCELLED"] == program.states()
+    assert 1 == len(list(started.iterdir()))
+    assert 0 == program.sweep("seed=1,2,3", f"started='{started}'").returncode
+    assert {f"{job}.2.COMPLETED" for job in range(3)} <= {*program.states()}
+    assert "nothing was cancelled" in program.tool("cancel").stdout
+
+
+@pytest.mark.usefixtures("light")
+def test_a_job_that_a_process_would_begin_later_is_cancelled_alone(program: Program, tmp_path: Path) -> None:
+    """The others go on, and `resubmit` runs it."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    started.mkdir()
+    arguments = ("train.py", "-m", f"started='{started}'", "hydra.launcher.n_jobs=1", "seed=1,2,3")
+    sweep = program.start(*arguments, RELEASE=str(release))
+    wait_until(lambda: list(started.iterdir()))
+    assert {"jobs": [1]} == program.told("cancel", "1")
+    refused = program.tool("run", "1", "--launch", "0001")
+    assert (2, True) == (refused.returncode, "cancelled before launch 0001 began it (attempt 1)" in refused.stderr)
+    release.touch()
+    sweep.communicate(timeout=30)
+    assert 1 == sweep.returncode
+    assert ["0.1.COMPLETED", "1.1.CANCELLED", "2.1.COMPLETED"] == program.states()
+    assert ["0", "2"] == sorted(path.name.partition(".")[0] for path in started.iterdir())
+    assert 0 == program.tool("resubmit", "1", "--yes").returncode
+    assert "1.2.COMPLETED" in program.states()
+
+
+@pytest.mark.usefixtures("light")
+def test_what_several_processes_would_begin_none_of_them_begins(program: Program, tmp_path: Path) -> None:
+    """A sweep, another sweep of the same jobs and a worker: each is told of what it has in hand, on any host."""
+    started = tmp_path / "started"
+    started.mkdir()
+    sweeps = [began_and_wait(program, started, "seed=1,2,3,4", jobs=number) for number in (1, 2)]
+    worker = program.start("-m", "experiment_manager", "work", str(program.experiment), "--jobs", "1", HOLD="60")
+    wait_until(lambda: 3 == len(list(started.iterdir())))
+    (left,) = {0, 1, 2, 3} - {int(path.name.partition(".")[0]) for path in started.iterdir()}
+    said = subprocess.run(
+        [*on_another_host(), sys.executable, "-m", "experiment_manager", "cancel", str(program.experiment)],
+        env=clean_env(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == said.returncode, said.stderr
+    assert f"(launch 0001) and process {sweeps[1].pid}" in said.stderr
+    for process in (*sweeps, worker):
+        process.communicate(timeout=60)
+        assert 1 == process.returncode
+    assert [f"{job}.1.CANCELLED" for job in range(4)] == program.states()
+    assert ["0001", "0002", "0003"] == anchor(program, f"{left}.1")["launches"]
+    assert 3 == len(list(started.iterdir()))
+
+
+@pytest.mark.usefixtures("light")
+def test_a_process_that_has_died_leaves_its_jobs_what_they_are(program: Program, tmp_path: Path) -> None:
+    """They are PENDING, as they were; what runs is told to end."""
+    started = tmp_path / "started"
+    started.mkdir()
+    sweep = began_and_wait(program, started, "seed=1,2")
+    sweep.kill()
+    sweep.communicate(timeout=30)
+    assert {"jobs": [0]} == program.told("cancel")
+    wait_until(lambda: ["0.1.CANCELLED"] == program.states())
+    assert ["0.1", "0.1.CANCELLED"] == sorted(path.name for path in (program.experiment / "states").iterdir())
+
+
+@pytest.mark.usefixtures("light")
+def test_a_sweep_that_waits_for_others_is_cancelled_at_once(program: Program) -> None:
+    """Jobs that come after those of another experiment do not wait for these any more."""
+    first = program.start("train.py", "-m", "seed=1", "hydra.sweeper.experiment_name=first", HOLD="60")
+    wait_until((program.experiment.with_name("first") / "states/0.1.RUNNING").exists)
+    after = "hydra.launcher.after={experiment: experiments/first, jobs: all}"
+    sweep = program.start("train.py", "-m", "seed=1,2", after)
+    wait_until(lambda: list(program.experiment.glob("launches/*/driver.json")))
+    worker = program.start("-m", "experiment_manager", "work", str(program.experiment), "--jobs", "1")
+    wait_until(lambda: 2 == len(list(program.experiment.glob("launches/*/driver.json"))))
+    assert {"jobs": [0, 1]} == program.told("cancel")
+    for process in (sweep, worker):
+        process.communicate(timeout=30)
+        assert 1 == process.returncode
+    assert first.poll() is None
+    assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
+    first.terminate()
+    first.communicate(timeout=30)
+
+
+@pytest.mark.usefixtures("light")
+def test_a_search_that_is_cancelled_proposes_nothing_more(program: Program, tmp_path: Path) -> None:
+    """Its trials have ended, people are told that it is stopped, and the same command goes on with it."""
+    started = tmp_path / "started"
+    started.mkdir()
+    search = ("hydra/sweeper=experiment_optuna", "hydra.sweeper.n_trials=2", "seed=interval(0,10)")
+    sweep = began_and_wait(program, started, *search)
+    assert {"jobs": [0]} == program.told("cancel")
+    _, said = sweep.communicate(timeout=30)
+    assert (1, True) == (sweep.returncode, "has stopped the search; the same command goes on" in said)
+    assert ["0.1.CANCELLED"] == program.states()
+    assert not list(program.experiment.glob("proposals/1.json"))
+    arguments = (f"started='{started}'", "hydra.launcher.n_jobs=1", *search)
+    assert 0 == program.sweep(*arguments).returncode
+    assert ["0.1.CANCELLED", "0.2.COMPLETED", "1.1.COMPLETED"] == program.states()
+
+
+def test_what_begins_while_its_process_is_cancelled_is_told_apart(tmp_path: Path) -> None:
+    """Whoever claims the attempt first decides: what has begun runs, and is to be told to end, and what was cancelled
+    is not begun by any launch that had it in hand, but by those that come later; a job whose task of another launch was
+    taken out of a queue is one that the process would begin."""
+    states = States(folder := Folder(tmp_path, "train"))
+    attempts = [Attempt(JobId(job), 1, State.PENDING) for job in (0, 1, 2)]
+    launch = create_launch(folder, attempts, {"launcher": "local_pool"})
+    states.record_unbegun(2, 1, State.CANCELLED, {"reason": "SLURM: CANCELLED"}, {"tasks": ["12_2"]})
+    table = states.table()
+    states.claim(0, {"launch": launch.number}, planned=1)
+    driven = cancel._driven(folder, [0, 1, 2], table, are_all=True)
+    taken, running = cancel._taken_from_drivers(folder, driven, table, {})
+    assert ({1, 2}, {0: os.getpid()}) == (taken, {job: record["pid"] for job, (_, record) in running.items()})
+    for job_id in (1, 2):
+        with pytest.raises(JobRefused, match="was cancelled before launch 0001 began it"):
+            states.claim(job_id, {"launch": launch.number}, planned=1)
+    assert {} == cancel._driven(folder, [0, 1, 2], states.table(), are_all=True)
+    assert 2 == states.claim(1, {"launch": "0002"}, planned=2)
 
 
 def test_what_begins_while_its_task_is_cancelled_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

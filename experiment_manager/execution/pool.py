@@ -23,6 +23,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.upstream import Upstreams
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
+from experiment_manager.store.launches import planned_attempts
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, ended_elsewhere
 from experiment_manager.text import JobLines, as_word, counted, tell_once
@@ -145,7 +146,7 @@ class Pool:
         self._folder, self._launch, self._texts, self._forkserver = folder, launch, texts, forkserver
         self.n_jobs = n_jobs if n_jobs > 0 else available_cpus()
         self._gpus_per_job = gpus_per_job
-        self._states = States(folder)
+        self._states, self._planned = States(folder), planned_attempts(launch)
         self._upstreams = Upstreams(folder) if launch.record.get("upstream") is not None else None
         self._has_told_of_upstream = False
         self._next_at = 0.0  # when it is looked again for a job that may begin, where none might
@@ -178,11 +179,12 @@ class Pool:
                         if (job_id := self._next(waiting, lines)) is None:
                             dealer.take_back(gpus)
                             break
-                        try:
-                            running.append(self._start(job_id, gpus, dealer.environment(gpus)))
-                        except OSError as error:  # no memory, no process, no room on the disk
+                        begun = self._begin(job_id, gpus, dealer.environment(gpus), lines)
+                        if isinstance(begun, JobEnd):
                             dealer.take_back(gpus)
-                            ran[job_id] = self._not_begun(job_id, error.strerror or str(error), lines)
+                            ran[job_id] = begun
+                        else:
+                            running.append(begun)
                     for task in ended:
                         if ForkServer.is_to_begin_again(task.process):
                             waiting.appendleft(task.job_id)
@@ -226,7 +228,8 @@ class Pool:
             return None
         left = set[int]()
         for _ in range(min(len(waiting), _MOST_LOOKED_AT)):
-            if not (found := self._upstreams.waits_for(self._launch.number, waiting[0])):
+            found = self._upstreams.waits_for(self._launch.number, waiting[0])
+            if not found or self._cancelled(waiting[0]) is not None:
                 return waiting.popleft()
             left.update(found)
             waiting.rotate(-1)
@@ -237,6 +240,11 @@ class Pool:
             lines.say(f"waiting for {counted(len(left))} of {where} to complete (hydra.launcher.after)")
         return None
 
+    def _cancelled(self, job_id: int) -> JobEnd | None:
+        """How a job has ended that people have cancelled before we have begun it; None: they have not."""
+        found = self._states.cancelled_for(job_id, self._launch.number, self._planned[job_id])
+        return None if found is None else JobEnd(job_id, found[0], State.CANCELLED, found[1].get("reason"))
+
     def _pause(self) -> None:
         if self._forkserver is None or not self._forkserver.listen(_POLL_S):
             time.sleep(_POLL_S)
@@ -245,6 +253,18 @@ class Pool:
         reason = f"could not be begun: {why}"
         lines.ended(job_id, None, self._texts.get(job_id, ""), seconds=0.0, reason=reason)
         return JobEnd(job_id, 0, None, reason)
+
+    def _begin(
+        self, job_id: int, gpus: tuple[int, ...], variables: Mapping[str, str], lines: JobLines
+    ) -> _Running | JobEnd:
+        """The job's supervisor, which runs, with these environment variables beside ours; or how the job has ended that
+        has none, as people know."""
+        if (cancelled := self._cancelled(job_id)) is not None:
+            return self._told(cancelled, 0.0, lines)
+        try:
+            return self._start(job_id, gpus, variables)
+        except OSError as error:  # no memory, no process, no room on the disk
+            return self._not_begun(job_id, error.strerror or str(error), lines)
 
     def _start(self, job_id: int, gpus: tuple[int, ...], variables: Mapping[str, str]) -> _Running:
         """The job's supervisor runs, with these environment variables beside ours. Raises OSError."""
@@ -302,7 +322,8 @@ class Pool:
             discard(task.log)
         ours = attempt if self._is_of(task, attempt) else self._earlier(task)
         if ours is None:
-            ran = JobEnd(task.job_id, attempt.number, None, said or _why_silent(task.log))
+            why_not = said or _why_silent(task.log)
+            ran = self._cancelled(task.job_id) or JobEnd(task.job_id, attempt.number, None, why_not)
         else:
             kept = read_optional(self._folder.of_attempt(task.job_id, ours.number, "attempt"), END)
             reason = ended_elsewhere(kept) or kept.get("reason")
@@ -324,7 +345,9 @@ class Pool:
         return next((attempt for attempt in found if self._is_of(task, attempt)), None)
 
     def _ended(self, task: _Running, ran: JobEnd, lines: JobLines) -> JobEnd:
-        seconds = time.monotonic() - task.started
+        return self._told(ran, time.monotonic() - task.started, lines)
+
+    def _told(self, ran: JobEnd, seconds: float, lines: JobLines) -> JobEnd:
         lines.ended(ran.job_id, ran.state, self._texts.get(ran.job_id, ""), seconds=seconds, reason=ran.reason)
         return ran._replace(seconds=seconds)
 

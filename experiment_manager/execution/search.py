@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -116,7 +115,10 @@ class SearchJobs:
         return {"error": f"nothing could be proposed: {why}; the lines above say more, and the same command goes on"}
 
     def planned(self) -> dict[int, int]:
-        """The jobs that were proposed under this launch, and the number of the first attempt of each."""
+        """The jobs that were proposed under this launch, and the number of the first attempt of each; none of a search
+        that was stopped: what nobody has begun then, whoever goes on with it begins."""
+        if who_stopped(self._folder) is not None:
+            return {}
         with Manifest(self._folder) as manifest:
             return {one.job_id: 1 for one in manifest.proposals() if one.launch == self._launch}
 
@@ -157,7 +159,7 @@ def stop_search(folder: Folder) -> bool:
     with Manifest(folder) as manifest:
         _required(folder, manifest)
     with writing(folder.proposals):
-        return stop(folder, {"by": user_name(), "host": os.uname().nodename, "time": time.time()})
+        return stop(folder, by=user_name())
 
 
 def _required(folder: Folder, manifest: Manifest) -> "Search":

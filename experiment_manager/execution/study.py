@@ -376,6 +376,8 @@ class Proposer:
             except FilterError as error:
                 return Nothing(str(error))
             if publish(self._folder, proposal):
+                if (who := who_stopped(self._folder)) is not None:  # who has not seen this one, perhaps
+                    return Nothing(f"{who} has stopped the search")
                 return proposal
             self._wait_to_see(slot, job_id)
 

@@ -358,13 +358,14 @@ class _Following:
         return {"attempt": number, "state": self._states.state(job_id, number), "reason": reason}
 
     def _take_killed(self, table: StateTable) -> None:
-        """Of what nobody has told: the process of a job was killed, or the job ended as we did."""
+        """Of what nobody has told: the process of a job was killed, the job ended as we did, or people have cancelled
+        it before it began."""
         for job_id, number in self._planned.items():
             last = table.last(job_id)
             if job_id in self._ran or last.number != number or last.state in ENDED_WELL or last.state is State.RUNNING:
                 continue
             record = self._states.record(job_id, number)
-            if record.get("launch") == self._launch.number:
+            if self._launch.number in (record.get("launch"), *(record.get("launches") or ())):
                 kept = self._end(job_id, number)
                 lost = "its supervisor was killed" if last.state is State.LOST else kept.get("reason")
                 self._note(JobEnd(job_id, number, last.state, ended_elsewhere(kept) or lost))

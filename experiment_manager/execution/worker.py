@@ -144,7 +144,7 @@ class Candidates:
             if self._put_off:
                 again, self._put_off = self._put_off, []
                 yield PAUSE
-                yield from again
+                yield from (one for one in again if not self._is_claimed(one))  # others may have cancelled it
                 is_late = True
                 continue
             if self.search is None or self.search.is_over:

@@ -437,6 +437,8 @@ def _conclude(folder: Folder) -> None:
         tell(line)
     if (who := who_stopped(folder)) is not None:
         tell(f"{who} has stopped the search; the same command goes on")
+        if any(trial.state is State.CANCELLED for trial in trials):
+            raise SystemExit(1)
         return
     why, n_left = too_many_failures(search, trials), search.n_slots - history.n_proposed
     elsewhere = [one for one in trials if one.state in (State.RUNNING, State.QUEUED)]

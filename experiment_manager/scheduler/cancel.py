@@ -1,5 +1,6 @@
 """Ending jobs that wait or run: those of a scheduler by its own order, those that run here by a signal to their
-supervisor, and those that run elsewhere by a request in the folder."""
+supervisor, and those that run elsewhere by a request in the folder. What a process would begin later, which runs the
+jobs of a launch one after the other, has ended before it began: then nobody begins it."""
 
 import signal
 import time
@@ -9,28 +10,31 @@ from typing import Any, Final
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import State
+from experiment_manager.model.records import ENDED_WELL, JobId, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, may_be_elsewhere, may_grow
 from experiment_manager.store import processes
 from experiment_manager.store.endings import LOOKS, ask_to_end, mark_of, withdraw
 from experiment_manager.store.files import number_in
-from experiment_manager.store.launches import user_name
-from experiment_manager.store.layout import Folder
+from experiment_manager.store.launches import Driver, drivers, planned_attempts, read_launch, user_name
+from experiment_manager.store.layout import Folder, writing
+from experiment_manager.store.proposals import stop
 from experiment_manager.store.states import States, StateTable, scheduler_in
 from experiment_manager.text import noun, one_line, tell
 
 _ACTS_WITHIN_S: Final = 10.0
 _LOOK_S: Final = 0.2
+_BEGUN: Final = ENDED_WELL | {State.RUNNING}
 
 
 def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bool = False) -> list[int]:
     """Of these jobs those that wait or run were told to end; returns their ids. What had not begun is CANCELLED now.
 
     `are_all`: of a search nothing goes on, either; else its workers do, with what nobody has proposed yet. What runs on
-    another machine, or as another user, is asked through the folder, and people are told so. Raises
-    JobRefused, with nothing done, for jobs that share a task with others that go on; SchedulerError. JobRefused, too,
-    for what nothing of ours reaches, when the others have been told.
+    another machine, or as another user, is asked through the folder, and people are told so; and of what a process was
+    to begin later. A job that nobody is to begin stays what it is. Raises JobRefused, with nothing done, for jobs that
+    share a task with others that go on; SchedulerError. JobRefused, too, for what nothing of ours reaches, when the
+    others have been told.
     """
     states = States(folder)
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}  # job -> its attempt, and who runs that
@@ -56,14 +60,15 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
         by_worker = {job for task in left for job in tasks[task]}
         tasks = {task: mine for task, mine in tasks.items() if by_worker.isdisjoint(mine)}
         _refuse_shared(table, there, tasks)
-        running |= _taken_from_workers(folder, by_worker, unbegun)
-        ending = {job for task, mine in tasks.items() if task.is_worker for job in mine}
-        _taken_from_workers(folder, ending & unbegun.keys(), unbegun)  # what runs there may take long to end
+    by_scheduler, driven = _by_job(tasks), _driven(folder, ids, table, are_all=are_all)
+    taken, begun_here = _taken_from_drivers(folder, driven, table, by_scheduler)
+    running |= begun_here | _taken_from_workers(folder, by_worker, unbegun)
+    ending = {job for task, mine in tasks.items() if task.is_worker for job in mine}
+    _taken_from_workers(folder, ending & unbegun.keys(), unbegun)  # what runs there may take long to end
     for name in sorted({task.scheduler for task in tasks}):
         schedulers.named(name).cancel((task.array, task.array_index) for task in tasks if task.scheduler == name)
     begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
-    by_scheduler = _by_job(tasks)
     others = may_be_elsewhere(folder, table, unbegun.keys() | elsewhere) if wanted else {}
     settled = by_scheduler.keys() & unbegun.keys() - others.keys()
     late = _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, by_scheduler)
@@ -76,12 +81,8 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
     if others:
         words = "; ".join(dict.fromkeys(others.values()))
         raise JobRefused(f"{noun(len(others))} {format_ids(sorted(others))} may go on: {words}; cancel there, too")
-    if unseen := _still_waiting(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - by_scheduler.keys()}):
-        raise JobRefused(
-            f"{noun(len(unseen))} {format_ids(sorted(unseen))} cannot be told to end: no queue that is seen from here "
-            "has a task of theirs now; repeat in a moment, or where they were submitted"
-        )
-    return sorted(by_scheduler.keys() | notified | (by_worker - begun))
+    _refuse_unseen(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - by_scheduler.keys()})
+    return sorted(by_scheduler.keys() | notified | (by_worker - begun) | taken)
 
 
 def _by_job(tasks: Mapping[ActiveTask, Iterable[int]]) -> dict[int, list[ActiveTask]]:
@@ -98,6 +99,71 @@ def _has_others(table: StateTable, jobs: Sequence[int], wanted: Collection[int])
     return any(table.state(job) in (State.QUEUED, State.RUNNING) for job in jobs if job not in wanted)
 
 
+def _driven(folder: Folder, ids: Collection[int], table: StateTable, *, are_all: bool) -> dict[int, list[Driver]]:
+    """Of these jobs those that have not begun and that a process is to begin, each with whoever may do so; with
+    `are_all` nothing more is proposed of a search that one of them runs, and what was proposed before is among them."""
+    found, mine, states = defaultdict[int, list[Driver]](list), frozenset(ids), States(folder)
+    for driver in drivers(folder):
+        try:
+            launch = read_launch(folder, driver.launch)
+            proposes = are_all and launch.record.get("search_from") is not None
+            if proposes:
+                with writing(folder.proposals):
+                    stop(folder, by=user_name())
+                launch = read_launch(folder, driver.launch)  # with what was proposed before that
+        except JobRefused as error:
+            tell(f"{driver} may begin other jobs: {error}")
+            continue
+        for job_id, first in planned_attempts(launch).items() if schedulers.of(launch) is None else ():
+            if (proposes or job_id in mine) and _may_begin(states, table, job_id, first, driver.launch):
+                found[job_id].append(driver)
+    return found
+
+
+def _may_begin(states: States, table: StateTable, job_id: int, first: int, launch: str) -> bool:
+    """Whether a job may still begin under a launch whose attempts of it are those from `first` on: that some task of
+    another one was cancelled before it began keeps nobody else from it."""
+    since = {number: state for number, state in table.attempts.get(JobId(job_id), {}).items() if number >= first}
+    if not _BEGUN.isdisjoint(since.values()):
+        return False
+    records = [states.record(job_id, number) for number, state in since.items() if state is not State.FAKE]
+    return all("unbegun" in record and launch not in (record.get("launches") or ()) for record in records)
+
+
+def _taken_from_drivers(
+    folder: Folder,
+    driven: Mapping[int, Sequence[Driver]],
+    table: StateTable,
+    handed_to: Mapping[int, Sequence[ActiveTask]],
+) -> tuple[set[int], dict[int, tuple[int, Mapping[str, Any]]]]:
+    """Those of these jobs that are CANCELLED now, so that no process begins them, of which people are told; and those
+    that one has begun all the same since the states were read, with their attempts and who runs them."""
+    states, taken, words = States(folder), set[int](), defaultdict[str, list[int]](list)
+    running: dict[int, tuple[int, Mapping[str, Any]]] = {}
+    for job_id, mine in driven.items():
+        number = table.next_number(job_id)
+        about = {"launches": [driver.launch for driver in mine], **_tasks_of(handed_to.get(job_id, ()))}
+        with writing(folder.states):
+            states.record_unbegun(job_id, number, State.CANCELLED, _before_it_began(), about)
+        if "unbegun" in states.record(job_id, number):
+            taken.add(job_id)
+            words[" and ".join(f"{driver} (launch {driver.launch})" for driver in mine)].append(job_id)
+        elif record := _runs(states, job_id, number):
+            running[job_id] = number, record
+    for who, jobs in words.items():
+        tell(f"cancelled before {who} began {'it' if len(jobs) == 1 else 'them'}: {noun(len(jobs))} {format_ids(jobs)}")
+    return taken, running
+
+
+def _before_it_began() -> dict[str, Any]:
+    return {"reason": f"cancelled by {user_name()} before it began"}
+
+
+def _tasks_of(tasks: Sequence[ActiveTask]) -> dict[str, Any]:
+    """What an anchor says of the tasks that were told to end before they began its job."""
+    return {"scheduler": tasks[0].scheduler, "tasks": [task.name for task in tasks]} if tasks else {}
+
+
 def _taken_from_workers(
     folder: Folder, ids: Iterable[int], unbegun: dict[int, int]
 ) -> dict[int, tuple[int, Mapping[str, Any]]]:
@@ -108,8 +174,7 @@ def _taken_from_workers(
     for job_id in ids:
         if job_id in unbegun:
             number = unbegun.pop(job_id) + 1
-            reason = {"reason": f"cancelled by {user_name()} before it began"}
-            states.record_unbegun(job_id, number, State.CANCELLED, reason, {})
+            states.record_unbegun(job_id, number, State.CANCELLED, _before_it_began(), {})
         else:
             number = states.attempts(job_id)[-1].number
         if record := _runs(states, job_id, number):  # a worker may have been faster
@@ -173,12 +238,15 @@ def _refuse_shared(
             )
 
 
-def _still_waiting(folder: Folder, unbegun: Mapping[int, int]) -> list[int]:
-    """Those of the jobs, each with the newest number of its attempts, that have not begun since."""
-    if not unbegun:
-        return []
-    table = States(folder).table()
-    return [job for job, number in unbegun.items() if table.next_number(job) == number + 1]
+def _refuse_unseen(folder: Folder, unbegun: Mapping[int, int]) -> None:
+    """Raise JobRefused unless all of the jobs, each with the newest number of its attempts, have begun since."""
+    table = States(folder).table() if unbegun else None
+    unseen = [job for job, number in unbegun.items() if table is not None and table.next_number(job) == number + 1]
+    if unseen:
+        raise JobRefused(
+            f"{noun(len(unseen))} {format_ids(sorted(unseen))} cannot be told to end: no queue that is seen from here "
+            "has a task of theirs now; repeat in a moment, or where they were submitted"
+        )
 
 
 def _settle(
@@ -192,10 +260,8 @@ def _settle(
     deadline = time.monotonic() + _ACTS_WITHIN_S
     while waiting and time.monotonic() < deadline:
         for job_id in _gone(folder, waiting):
-            number, tasks = waiting.pop(job_id) + 1, handed_to[job_id]
-            reason = {"reason": f"cancelled by {user_name()} before it began"}
-            about = {"scheduler": tasks[0].scheduler, "tasks": [task.name for task in tasks]}
-            states.record_unbegun(job_id, number, State.CANCELLED, reason, about)
+            number, about = waiting.pop(job_id) + 1, _tasks_of(handed_to[job_id])
+            states.record_unbegun(job_id, number, State.CANCELLED, _before_it_began(), about)
             if record := _runs(states, job_id, number):  # its script has begun after all
                 running[job_id] = number, record
         time.sleep(_LOOK_S if waiting else 0)

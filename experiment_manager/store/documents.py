@@ -152,7 +152,7 @@ ANCHOR: Final[Shape] = {
     "fake": FLAG,
     "worker": FLAG,
     "unbegun": STATE,
-    "tasks": WORDS,
+    **dict.fromkeys(("tasks", "launches"), WORDS),
     "looks_for_requests": NUMBER,
 }
 REQUEST: Final[Shape] = {"by": TEXT, "host": TEXT, "time": MOMENT, "process": TABLE}

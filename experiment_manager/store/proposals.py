@@ -9,6 +9,7 @@ manifest takes proposals up when it is written next; the files stay, since they 
 """
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -49,10 +50,10 @@ def publish(folder: Folder, proposal: Proposal) -> bool:
     return _link(_path(folder, proposal.job_id), {"format": PROPOSAL_FORMAT, **proposal.body})
 
 
-def stop(folder: Folder, about: Mapping[str, Any]) -> bool:
+def stop(folder: Folder, *, by: str) -> bool:
     """Nothing more is proposed; false where somebody has stopped the search before."""
     folder.make(folder.proposals)
-    return _link(_stop_path(folder), about)
+    return _link(_stop_path(folder), {"by": by, "host": os.uname().nodename, "time": time.time()})
 
 
 def go_on(folder: Folder) -> None:

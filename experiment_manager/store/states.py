@@ -583,6 +583,11 @@ class States:
                 "that begins now; `experiment-manager resubmit` runs it"
             )
         launch, ours = record.get("launch"), about.get("launch")
+        if ours in (record.get("launches") or ()):
+            raise JobRefused(
+                f"job {job_id} was cancelled before launch {ours} began it (attempt {number}); the next sweep or "
+                "`experiment-manager resubmit` runs it again"
+            )
         if state in ENDED_WELL:
             raise AlreadyCompleted(
                 f"job {job_id} has been {state.lower()} since launch {ours} was planned: attempt {number}, "
@@ -708,7 +713,8 @@ class States:
         records the same. There may be thousands at once, and SLURM can be asked again, so nothing waits for the disk.
 
         Where `about` names `tasks`, these were told to end, and begin no later attempt: a task that SLURM was starting
-        may be in its queue no more before its script runs (seen on 20.11).
+        may be in its queue no more before its script runs (seen on 20.11). Where it names `launches`, these begin the
+        job no more: a process runs their jobs one after the other, and was about to begin this one, too.
         """
         self._folder.make(self._path)
         temporary = temporary_name(self._name(job_id, 0))
@@ -723,6 +729,16 @@ class States:
         self._endings.write(job_id, attempt, state, record, for_good=False)
         with suppress(FileExistsError):
             os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
+
+    def cancelled_for(self, job_id: int, launch: str, planned: int) -> tuple[int, Mapping[str, Any]] | None:
+        """The attempt as which a job was cancelled before that launch had begun it, which is to make attempt `planned`
+        or a later one, and how it has ended; None: it was not."""
+        number = planned
+        while record := self.record(job_id, number):
+            if launch in (record.get("launches") or ()):
+                return number, record.get("ending") or {}
+            number += 1
+        return None
 
     def amend(self, job_id: int, attempt: int, state: State, record: Mapping[str, Any]) -> None:
         """An attempt that has ended is `state` after all, as somebody who knows better says in `record`."""
