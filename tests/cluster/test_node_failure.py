@@ -1,12 +1,16 @@
 """A node that SLURM loses while the job on it runs on: two runs of one job must not meet."""
 
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import kill_slurmd, sacct_state, start_slurmd
-from tests.cluster.sweeps import Sweep, queue, start_again
-from tests.conftest import Program, wait_until
+from tests.cluster.conftest import kill_slurmd, reconfigured, sacct_state, start_slurmd
+from tests.cluster.sweeps import Sweep, queue, slurm, start_again
+from tests.conftest import Program, clean_env, wait_until
 
 pytestmark = pytest.mark.heavy  # minutes: run by `make test-cluster`
 
@@ -55,3 +59,73 @@ def test_a_node_dies_and_comes_back(program: Program, tmp_path: Path) -> None:
         results = [path.name for path in (sweep.experiment / "jobs/0").glob("result.*")]
         assert ["result.2.json"] == results
         assert sweep.anchor(0, 2)["task"]["node"] != node
+
+
+@pytest.fixture
+def power() -> Iterator[Path]:
+    """A folder where SLURM notes which nodes it turns off and on, as it does with those that nobody needs."""
+    place = Path(tempfile.mkdtemp(prefix="experiment-manager-power-"))  # that of pytest is closed to slurm
+    place.chmod(0o755)
+    (place / "nodes").mkdir()
+    shutil.chown(place / "nodes", "slurm", "slurm")
+    for word in ("Suspend", "Resume"):
+        (place / word).write_text(
+            f'#!/bin/sh\nscontrol show hostnames "$1" | while read node; do echo {word} >{place}/nodes/$node; done\n'
+        )
+        (place / word).chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.mark.usefixtures("light")
+def test_a_node_that_does_not_boot(program: Program, power: Path) -> None:
+    """Jobs for which SLURM turns nodes on are QUEUED; one whose node does not come up in time begins on another one, or
+    is NODE_FAIL where SLURM may not start it again, and the same sweep runs it; none of them runs twice."""
+    again, once, cancelled = (Sweep(program, name) for name in ("again", "once", "cancelled"))
+    begun = program.home / "begun"
+    begun.mkdir()
+    programs = [f"{word}Program={power / word}" for word in ("Suspend", "Resume")]
+    times = ["SuspendTime=3600", "SuspendTimeout=2", "ResumeTimeout=15"]
+
+    def is_told(node: str, word: str) -> bool:
+        path = power / "nodes" / node
+        return path.exists() and path.read_text() == f"{word}\n"
+
+    with reconfigured(extra=[*programs, *times]):
+        for node in ("n1", "n2"):
+            slurm("scontrol", "update", f"nodename={node}", "state=power_down")
+            wait_until(lambda node=node: is_told(node, "Suspend"))  # type: ignore[misc]
+            kill_slurmd(node)
+        wait_until(lambda: ["idle~"] * 2 == slurm("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split())
+        again.write("seed=0", f"started={begun}")
+        again.submit()
+        off = wait_until(lambda: slurm("squeue", "-h", "-j", again.task(0), "-o", "%N"))
+        (other,) = {"n1", "n2"} - {off}
+        for sweep in (once, cancelled):
+            sweep.write(
+                "seed=0", f"started={begun}", "hydra.launcher.max_requeues=0", f"hydra.launcher.exclude={other}"
+            )
+            sweep.submit()
+        wait_until(lambda: ["CONFIGURING"] * 3 == queue(again.slurm_id, once.slurm_id, cancelled.slurm_id))
+        assert [({0: "QUEUED"}, {0: "configuring"}, "")] * 2 == [again.looked(), once.looked()]
+        assert is_told(off, "Resume")
+        done = cancelled.tool("cancel")
+        assert 0 == done.returncode, done.stderr
+        waits = again.start("-m", "experiment_manager", "status", str(again.experiment), "--wait")
+        once.until({0: "NODE_FAIL"}, through=["QUEUED"], seconds=60)
+        assert {0: f"SLURM: NODE_FAIL on {off} before the job began"} == once.looked()[1]
+        again.until({0: "QUEUED"})
+        assert [] == again.states()
+        wait_until(lambda: is_told(other, "Resume"), 60)
+        subprocess.run(["slurmd", "-b", "-N", other], env=clean_env(), cwd="/", check=True)  # as after a boot
+        again.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"], seconds=60)
+        assert ["0.1.COMPLETED"] == again.states()
+        assert other == again.anchor(0)["task"]["node"]
+        said, errors = waits.communicate(timeout=60)
+        assert (0, True) == (waits.returncode, "COMPLETED" in said), errors
+        cancelled.until({0: "CANCELLED"}, through=["QUEUED"])
+        assert "0" == once.typed_again("seed=0", f"started={begun}")
+    once.submit()
+    once.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    assert ["0.1.NODE_FAIL", "0.2.COMPLETED"] == once.states()
+    assert 2 == len(list(begun.iterdir()))
