@@ -4,12 +4,13 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,42 @@ from experiment_manager import Experiment
 from experiment_manager.errors import ExperimentManagerError
 from experiment_manager.model.records import JobId
 from tests.conftest import Program, clean_env, examples, wait_until
+from tests.faults import slurm_stand_in
 from tests.test_work import RUNNER
 
 N_SUPERVISORS = 200
 N_SWEEPS = 10
 GRIDS = ("seed=1,2,3,4,5,6", "seed=4,5,6,7,8,9")
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_another_process_submits_just_now_is_taken(program: Program, tmp_path: Path, *, is_killed: bool) -> None:
+    """The same sweep twice at once hands over each job once, however long the scheduler takes to answer; of one that
+    was killed meanwhile the jobs are PENDING again."""
+    slurm_stand_in.install(tmp_path / "slurm")
+    os.mkfifo(tmp_path / "go")
+    slow = tmp_path / "slow" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/bash\n: > {tmp_path}/asked\nread -r < {tmp_path}/go\nexec {tmp_path}/slurm/sbatch "$@"\n')
+    slow.chmod(0o755)
+    env = {"PATH": f"{slow.parent}:{tmp_path}/slurm:{os.environ['PATH']}", "FAULTS_SLURM": str(tmp_path / "queue")}
+    sweep = ("-m", "seed=1,2", "hydra/launcher=slurm_submitit")
+    first = program.start("train.py", *sweep, **env)
+    try:
+        wait_until((tmp_path / "asked").exists)
+        second = program.run(*sweep, **env)
+        assert "2 jobs pass; 0 to run, 2 QUEUED left alone" in second.stdout + second.stderr
+        if not is_killed:
+            (tmp_path / "go").write_text("go\n")
+            assert 0 == first.wait(60)
+            assert [0, 1] == [index for _, index in slurm_stand_in.submitted(tmp_path / "queue")]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    counts = json.loads(program.tool("status", "--json", **env).stdout)["counts"]
+    assert {"PENDING" if is_killed else "QUEUED": 2} == counts
+    assert is_killed == (program.experiment / "launches" / "0001" / "submitting.json").exists()
 
 
 @pytest.mark.heavy

@@ -214,7 +214,8 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
     if planned.launcher.endswith("_script"):
         return Resubmitted(written.launch, planned.ids, scripts=written.paths)
     if planned.scheduler is not None:
-        return Resubmitted(written.launch, planned.ids, submitted=submit(folder, written.launch))
+        with driven(folder, written.launch):
+            return Resubmitted(written.launch, planned.ids, submitted=submit(folder, written.launch))
     with driven(folder, launch):
         with Manifest(folder) as manifest:
             texts = {job_id: settings_text(manifest.job(job_id).variables) for job_id in planned.ids}

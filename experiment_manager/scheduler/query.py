@@ -31,6 +31,7 @@ from experiment_manager.scheduler.submission import (
     without_history,
 )
 from experiment_manager.store.launches import (
+    is_being_submitted,
     launch_numbers,
     planned_attempts,
     read_launch,
@@ -191,6 +192,7 @@ class OpenLaunch(NamedTuple):
     sightings: Sightings
     scripts: Sequence[str]  # the paths that they may be submitted by
     running: Mapping[str, Sequence[Task]]  # the tasks that have told that they run a job, by the name of their array
+    is_being_submitted: bool = False  # just now, by a process that lives
 
     @property
     def names(self) -> list[str]:
@@ -335,12 +337,13 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
             launch = read_launch(folder, number)
             name, arrays = schedulers.name_of(launch), launched_arrays(launch)
             if name is not None and arrays:
+                is_begun = is_being_submitted(folder, number)  # before it is read what was submitted
                 submission = Submission(folder, launch, is_to_act=is_to_act)
                 sightings = Sightings(folder, launch, is_to_act=is_to_act)
                 scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
                 tasks = _tasks_of(arrays, running.get(number, {}))
                 planned = planned_attempts(launch)
-                yield OpenLaunch(folder, launch, name, arrays, planned, submission, sightings, scripts, tasks)
+                yield OpenLaunch(folder, launch, name, arrays, planned, submission, sightings, scripts, tasks, is_begun)
             else:
                 settle(folder, number)  # no scheduler runs it: its record has been read for the last time
         except UnreadableLaunch as error:

@@ -189,6 +189,7 @@ def _tracked(opened: OpenLaunch) -> TrackedLaunch:
         planned=opened.planned,
         submitted={name: submission.submitted(name) for name in opened.names if submission.array_id(name) is not None},
         seen=opened.sightings.has,
+        is_being_submitted=opened.is_being_submitted,
         has_id=frozenset(opened.ids.values()),
         is_ours=os.geteuid() == 0 or opened.launch.record["user"] == user_name(),
         partial=frozenset(name for name in opened.names if opened.is_partial(name, asked)),

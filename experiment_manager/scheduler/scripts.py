@@ -38,6 +38,7 @@ from experiment_manager.store.launches import (
     create_launch,
     kept_pruner,
     kept_upstream,
+    note_submitted,
     of_scheduler,
     read_launch,
 )
@@ -261,6 +262,7 @@ def place_of_array(folder: Folder, launch: str, name: str, part: int, n_parts: i
 def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:
     """The workers of an earlier launch have the jobs of this one; it counts as submitted when they were."""
     if joined.slurm_id is None:
+        note_submitted(folder, launch.number)
         return  # somebody has submitted them by hand: they are found by their name, as before
     scheduler = schedulers.of(launch)
     assert scheduler is not None, "it has workers"
@@ -270,6 +272,7 @@ def hand_to_workers(folder: Folder, launch: Launch, joined: Joined) -> None:
         clusters = Submission(folder, read_launch(folder, joined.launch)).clusters(joined.name)
         cluster = next(iter(clusters), scheduler.cluster())
         submission.note_id(joined.name, joined.slurm_id, submitted, scheduler.name, cluster)
+    note_submitted(folder, launch.number)
 
 
 def _tell_of_fewer(arrangement: Arrangement) -> None:

@@ -31,7 +31,15 @@ from experiment_manager.scheduler.records import Dependency, Phase, QueueRow, Ru
 from experiment_manager.store.documents import content
 from experiment_manager.store.files import Unseen, appearing, clear_leftovers_in, looked, unreadable
 from experiment_manager.store.holds import why_not_begun
-from experiment_manager.store.launches import launch_numbers, of_scheduler, planned_attempts, read_launch, user_name
+from experiment_manager.store.launches import (
+    launch_numbers,
+    note_submitted,
+    note_submitting,
+    of_scheduler,
+    planned_attempts,
+    read_launch,
+    user_name,
+)
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.states import States, scheduler_in, task_in
 from experiment_manager.store.submissions import Sightings, Submission
@@ -138,6 +146,7 @@ def submit(
                 after = Dependency() if before is None else before.of(list(array.tasks()))
                 if array.after is not None:
                     after = after._replace(ended=(done[array.after].slurm_id, *after.ended))
+                note_submitting(folder, launch.number)
                 until_if_gone = _doubtful_until(scheduler, send)
                 if is_new := submission.claim(array.name, time.time() + scheduler.order_s + SETTLES_S, until_if_gone):
                     with _told_what_is_submitted(folder, launch, done, len(arrays)):
@@ -653,7 +662,8 @@ def _read(path: str) -> str | None:
 
 @contextmanager
 def _alone(folder: Folder, launch: Launch, wait_s: float) -> Iterator[None]:
-    """Inside, nobody else submits this launch, and nothing is left of those who were killed while they did."""
+    """Inside, nobody else submits this launch, or launches its jobs, and nothing is left of those who were killed while
+    they did."""
     from experiment_manager.store.lock import Busy, Lock
 
     place = folder.join("launches", launch.number)
@@ -665,6 +675,9 @@ def _alone(folder: Folder, launch: Launch, wait_s: float) -> Iterator[None]:
         raise FolderError(f"{busy.holder} submits launch {launch.number} of {folder.path}; wait for it") from busy
     try:
         clear_leftovers_in(place)
+        with writing(place):
+            note_submitting(folder, launch.number)
         yield
     finally:
+        note_submitted(folder, launch.number)
         lock.release()

@@ -28,6 +28,7 @@ MAY_TELL_S: Final = 30 * 86_400.0
 accounting forgets nothing by itself; sites that have it purged keep months."""
 
 _LAST_KNOWN: Final = "as last known"
+_HANDED_OVER: Final = "being submitted"
 _OF_A_SIBLING: Final = "REVOKED"  # another cluster of a federation runs it
 _NOT_THERE: Final = re.compile(r": line \d+: /[^:]+: (?:No such file or directory|Permission denied|cannot execute)")
 """How bash ends where a program is not there, as a Python that only the login node has."""
@@ -109,6 +110,7 @@ class TrackedLaunch(NamedTuple):
     partial: frozenset[str] = frozenset()  # of those that others, who are not asked, may have tasks of
     asked: frozenset[str] | None = None  # the clusters that are asked, where they have told their names
     may_hide: Callable[[str | None], bool] = lambda _: False  # see `Scheduler.may_hide`
+    is_being_submitted: bool = False  # whether somebody hands over just now what was not submitted yet
 
 
 class Disk(NamedTuple):
@@ -233,7 +235,7 @@ class _Decision:
             return _of_workers(rows)
         if all(self._submitted_at(array, index) is None for index in array.indices):
             self._is_open = True  # nobody has submitted them yet
-            return None
+            return _Workers(_HANDED_OVER) if self._launch.is_being_submitted else None
         if report is None or not (report.knows_anything() or self._launch.is_ours):
             self._is_open = True
             return _Workers(_LAST_KNOWN)
@@ -299,6 +301,8 @@ class _Decision:
             self._waits(job_id, active, index, active.waits_for if active.phase is Phase.WAITING else starts)
         elif run is not None and run.end is not None:
             self._ended_before_it_began(job_id, run, run.end)
+        elif submitted is None and self._launch.is_being_submitted:
+            self._waits_unseen(job_id, _HANDED_OVER)
         elif submitted is None:
             self._is_open = True  # nobody has submitted it yet
         elif report is None or not (report.knows_anything() or self._launch.is_ours):

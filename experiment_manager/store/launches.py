@@ -4,6 +4,8 @@ launches/0001/launch.json      the record, for people, and for those who want al
 launches/0001/orders.sqlite    the same by job, see `orders`
 launches/0001/driver.json      which process runs its jobs one after the other, for as long as it does: between two of
                                them no state tells that more will begin. It appears with the launch.
+launches/0001/submitting.json  which process hands it to its scheduler just now, and until when that may be so: as long
+                               nothing else tells that its jobs are taken. It appears with the launch, too.
 """
 
 import os
@@ -22,6 +24,7 @@ from experiment_manager.store.documents import (
     LAUNCH,
     LIST,
     MOST_IDS,
+    NUMBER,
     TABLE,
     WHOLE,
     are_of_ids,
@@ -57,7 +60,11 @@ RESTORE: Final = "restore it, or move its folder away if none of its jobs waits 
 
 _PACKAGES, _PATCH, _ORDERS = "packages.txt", "code.patch", "orders.sqlite"
 _DRIVER: Final = "driver.json"
-_WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS, _DRIVER)
+_SUBMITTING: Final = "submitting.json"
+_SUBMITS_S: Final = 600.0
+"""How long a process that nobody hears of may be about to submit the next array of a launch."""
+
+_WRITTEN_BEFORE_THE_RECORD: Final = (_PACKAGES, _PATCH, _ORDERS, _DRIVER, _SUBMITTING)
 PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches", "proposals")
 """The folders that all jobs share."""
 
@@ -65,8 +72,10 @@ PLACES: Final = ("", "conf", "code", "tasks", "generations", "states", "launches
 def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, Any]) -> Launch:
     """A launch with the next number is on disk. `jobs` are the attempts that it is to make, one per job.
 
-    One that no scheduler runs is driven by this process: see `driven`. Raises JobRefused where every user of the
-    machine may change what it would run; what a scheduler is to run is asked about when it is submitted.
+    One that no scheduler runs is driven by this process: see `driven`. One that this process is to hand to its
+    scheduler counts as being submitted from the beginning: nobody else launches its jobs meanwhile. Raises JobRefused
+    where every user of the machine may change what it would run; what a scheduler is to run is asked about when it is
+    submitted.
     """
     from experiment_manager.model.ids import format_ids  # a task makes no launch, and pays for no import
     from experiment_manager.model.secrets import masked_words
@@ -101,6 +110,8 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         if of_scheduler(record) is None:
             leave_empty(os.path.join(temporary, SETTLED))
             write_json(os.path.join(temporary, _DRIVER), this_process(), for_good=False)
+        elif _is_submitted_at_once(record):
+            write_json(os.path.join(temporary, _SUBMITTING), _submitter(), for_good=False)
         write_orders(os.path.join(temporary, _ORDERS), record)
         write_json(os.path.join(temporary, _RECORD), record)
         number = _numbered(folder, temporary)
@@ -115,11 +126,42 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
 
 @contextmanager
 def driven(folder: Folder, launch: Launch) -> Iterator[None]:
-    """Inside, we may run jobs of a launch that we have made; afterwards nobody does."""
+    """Inside, we may run jobs of a launch that we have made, or submit it; afterwards nobody does."""
     try:
         yield
     finally:
         discard(folder.join("launches", launch.number, _DRIVER))
+        note_submitted(folder, launch.number)
+
+
+def _is_submitted_at_once(record: Mapping[str, Any]) -> bool:
+    """Whether whoever makes a launch hands it to its scheduler, and does not write scripts for people alone."""
+    by = str(record.get("launcher"))
+    return by.endswith(("_submitit", "_submit")) or any(record.get(name) is not None for name in ("heals", "joins"))
+
+
+def _submitter() -> dict[str, Any]:
+    return {"process": this_process(), "until": time.time() + _SUBMITS_S}
+
+
+def note_submitting(folder: Folder, number: str) -> None:
+    """This process submits the launch of that number; the next ten minutes nothing else need tell so. Raises
+    OSError."""
+    write_json(folder.join("launches", number, _SUBMITTING), _submitter(), for_good=False)
+
+
+def note_submitted(folder: Folder, number: str) -> None:
+    """This process does not submit that launch, or does so no more; another one may."""
+    path = folder.join("launches", number, _SUBMITTING)
+    if is_there(path) and read_optional(path, {"process": TABLE}).get("process") == this_process():
+        discard(path)
+
+
+def is_being_submitted(folder: Folder, number: str) -> bool:
+    """Whether a process that has not ended, as far as anybody knows, is about to submit something of a launch. To be
+    asked before it is looked up what was submitted: at no moment neither of them tells."""
+    found = read_optional(folder.join("launches", number, _SUBMITTING), {"process": TABLE, "until": NUMBER})
+    return float(found.get("until") or 0.0) > time.time() and is_gone(found.get("process") or {}) is not True
 
 
 class Driver(NamedTuple):
@@ -196,6 +238,8 @@ def clear_leftovers(folder: Folder) -> None:
                 continue
             clear_leftovers_in(place, clock)
             _clear_unrecorded(place, clock)
+            if not is_being_submitted(folder, number):
+                discard(os.path.join(place, _SUBMITTING))
         for driver in _drivers(folder):
             if is_gone(driver.process):
                 place = os.path.dirname(driver.path)

@@ -143,6 +143,7 @@ def test_another_script_takes_the_place_of_the_one_that_is_submitted(
     def meanwhile(*given: Any) -> None:
         monkeypatch.setattr(submission, "_require_here", here)
         here(*given)
+        jobs.experiment.add_job({"number": 2}, {"seconds": 0.0, "fails": False})
         jobs.make()
 
     monkeypatch.setattr(submission, "_require_here", meanwhile)
@@ -154,7 +155,7 @@ def test_another_script_takes_the_place_of_the_one_that_is_submitted(
     submission.submit(jobs.experiment.folder, newest_launch(jobs.experiment.folder), send=send)
     assert "0002" == newest_launch(jobs.experiment.folder).number
     assert [jobs.experiment.folder.join("launches/0001/slurm_scripts.sh")] == sent
-    jobs.wait_for("COMPLETED", "COMPLETED")
+    jobs.wait_for("COMPLETED", "COMPLETED", "PENDING")
 
 
 def test_accepted_and_not_answered(jobs: Jobs) -> None:
