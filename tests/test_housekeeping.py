@@ -747,9 +747,40 @@ def test_what_is_odd_is_named(tmp_path: Path) -> None:
     ):
         assert sentence in said, said
     assert [[0]] == [one["jobs"] for one in found if one["kind"] == "lost"]
+    assert "results" not in {one["kind"] for one in found}  # of job 2 nobody knows that
     assert all(one["way_out"] for one in found)
     assert State.RUNNING is States(folder).state(0, lost)
     assert "Finding(lost: job 0 is LOST" in str(experiment.doctor())
+
+
+def test_results_that_somebody_has_removed_are_named(tmp_path: Path) -> None:
+    """A job that has completed, and whose folder or result was deleted, is named by `doctor`, and by a line of
+    `results` and of `status`, with the way out; where all folders are behind a link to nothing, nobody says that they
+    are gone."""
+    program = Program(tmp_path)
+    experiment, program.experiment = tried_twice(tmp_path), tmp_path / "train"
+    folder = experiment.folder
+    shutil.rmtree(folder.job(0))
+    Path(folder.of_attempt(1, 2, "result")).unlink()
+    found = {tuple(one["jobs"]): one for one in json.loads(program.tool("doctor", "--json").stdout)["findings"]}
+    assert {(0,), (1,)} == set(found)
+    assert "job 0 has completed, and has no result: the folder of it in jobs/ was removed" == found[0,]["what"]
+    assert "job 1 has completed, and has no result: result.2.json was removed, or never left" == found[1,]["what"]
+    assert f"or `experiment-manager run {folder.path} 1` runs it again" in found[1,]["way_out"]
+    assert (
+        f"its result with it; `experiment-manager run {folder.path} 0` runs it again" in program.tool("status").stdout
+    )
+    assert [[0]] == [one["jobs"] for one in program.told("status")["warnings"]]
+    run = f"`experiment-manager run {folder.path} 0` runs the first one again (jobs 0-1)"
+    line = f"2 jobs have completed, and have no result: it was removed, or never left; {run}"
+    assert 1 == program.tool("results").stderr.count(line)
+    os.rename(folder.join("jobs"), tmp_path / "jobs")
+    os.symlink(tmp_path / "away", folder.join("jobs"))
+    for verb in ("status", "doctor", "results"):
+        said = program.tool(verb)
+        assert ("train/jobs is a link to what is not there" in said.stderr) == (verb != "results")
+        assert "no result" not in said.stdout + said.stderr
+        assert "without a folder" not in said.stdout
 
 
 @pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once

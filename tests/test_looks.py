@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiment_manager import Experiment
+from experiment_manager.analysis.results import without_results
 from experiment_manager.errors import AlreadyCompleted, ExperimentManagerError, NotOverYet
 from experiment_manager.experiment import find_experiments
 from experiment_manager.hydra.frozen_config import Origin, read_origins
@@ -150,6 +151,24 @@ def left(place: Path) -> object:
     return "run again"
 
 
+def resultless(place: Path) -> object:
+    """Which jobs have completed and lack their folder, or their result."""
+    if not (place / "e").exists():
+        experiment = Experiment(["seed"], "e", place)
+        for seed in range(3):
+            experiment.add_job({"seed": seed}, {})
+        experiment.save()
+        experiment.save_pass_filter([0, 1, 2])
+        for job_id in range(3):
+            experiment.run_id(job_id, lambda *_: 7)
+        shutil.rmtree(place / "e/jobs/1")
+        (place / "e/jobs/2/result.1.json").unlink()
+    experiment = Experiment.at(place / "e")
+    findings = [(found.jobs, found.what) for found in experiment.doctor() if found.kind == "results"]
+    rows = experiment.result_rows()
+    return findings, experiment.status().warnings, without_results(experiment.folder, rows)
+
+
 @pytest.mark.parametrize(
     ("look", "names"),
     [
@@ -161,6 +180,7 @@ def left(place: Path) -> object:
         (listed, ["mine", "link", "e", "manifest.sqlite"]),
         (to_submit, ["slurm_scripts.sh", "launch.json", "0001", "launches"]),
         (left, ["result.1.json", "attempt.1.json", "0", "0.1", "0.1.RUNNING"]),
+        (resultless, ["jobs", "0", "1", "2", "result.1.json"]),
         (ended, ["states", "0.1", "0.1.RUNNING"]),
     ],
 )

@@ -54,10 +54,10 @@ def write_states(folder: Folder, n_jobs: int) -> None:
         if place < 0:
             continue
         state = others[place] if place < len(others) else State.COMPLETED
+        os.makedirs(folder.job(job_id))
         name = os.path.join(folder.states, f"{job_id}.1")
         Path(name).write_text(anchor)
         os.link(name, f"{name}.{state}")
         if state in ENDED_BADLY:
-            os.makedirs(folder.job(job_id))
             record = {"state": state, "reason": f"what {state.lower()} jobs say", "exit_code": 1}
             Path(folder.of_attempt(job_id, 1, "attempt")).write_text(json.dumps(record))

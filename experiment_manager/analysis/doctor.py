@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
+from experiment_manager.analysis.results import names_in_jobs, result_is_gone, way_back, without_folder
 from experiment_manager.errors import LOOK_AT_THE_DISK, ExperimentManagerError, JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.records import Launch, State
@@ -30,6 +31,7 @@ from experiment_manager.store.files import (
     looked,
     unreadable,
 )
+from experiment_manager.store.holds import read_removed
 from experiment_manager.store.launches import (
     PLACES,
     launch_numbers,
@@ -149,6 +151,33 @@ def _lost(seen: _Seen) -> Iterator[Finding]:
         what = f"{which(ids)} {verb} LOST: nothing runs {'it' if len(ids) == 1 else 'them'}, and nobody knows why"
         command = f"experiment-manager resubmit {seen.word} --state lost"
         yield Finding("lost", what, f"`{command}` runs what has no result again", ids)
+
+
+def _resultless(seen: _Seen) -> Iterator[Finding]:
+    """Jobs that have completed, and whose results are gone."""
+    names = names_in_jobs(seen.folder)
+    known = seen.table.attempts.keys() if seen.ids is None else seen.ids
+    attempts = {job_id: seen.table.completed(job_id) for job_id in known - read_removed(seen.folder)}
+    done = {job_id: attempt for job_id, attempt in attempts.items() if attempt is not None}
+    if names is None:  # which is said
+        return
+    gone = without_folder(seen.folder, done, names)
+    if gone:
+        folders = "the folder of it in jobs/ was" if len(gone) == 1 else "their folders in jobs/ were"
+        yield _without_result(seen, gone, f"{folders} removed")
+    left = sorted(done.keys() - set(gone))
+    without = [
+        job_id for job_id in followed(left, len(left), "looking") if result_is_gone(seen.folder, job_id, done[job_id])
+    ]
+    if without:
+        file = f"result.{done[without[0]]}.json"
+        yield _without_result(seen, tuple(without), f"{file} was removed, or never left")
+
+
+def _without_result(seen: _Seen, ids: tuple[int, ...], why: str) -> Finding:
+    verb = "has" if len(ids) == 1 else "have"
+    what = f"{which(ids)} {verb} completed, and {verb} no result: {why}"
+    return Finding("results", what, f"restore it from a backup, or {way_back(seen.folder, ids)}", ids)
 
 
 def _strangers(seen: _Seen) -> Iterator[Finding]:
@@ -405,6 +434,7 @@ def _filter(seen: _Seen) -> Iterator[Finding]:
 _CHECKS: Final[tuple[Callable[[_Seen], Iterator[Finding]], ...]] = (
     _moves,
     _lost,
+    _resultless,
     _strangers,
     _unreachable,
     _waiting,

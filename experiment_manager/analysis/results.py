@@ -7,19 +7,19 @@ disk did not take all that it logged.
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.jobs import job_head, tagged
-from experiment_manager.errors import JobRefused, ResultError, UnreadableLaunch
+from experiment_manager.errors import FolderError, JobRefused, ResultError, UnreadableLaunch
 from experiment_manager.model.facts import Facts, Unresolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.pruning import TAKES, read
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.rows import Earlier, ResultRow
 from experiment_manager.store.documents import MOST_TABLE_BYTES
-from experiment_manager.store.files import unreadable
+from experiment_manager.store.files import is_there, leads_nowhere, looked, unreadable
 from experiment_manager.store.launches import last_ranking, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
@@ -28,7 +28,7 @@ from experiment_manager.store.results import LOST_METRICS, mark_name, read_resul
 from experiment_manager.store.rungs import rung_steps, step_text
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.tags import read_tags
-from experiment_manager.text import counted, one_line, skipped
+from experiment_manager.text import as_word, counted, one_line, skipped
 
 NOT_STORED: Final = "not stored"
 """Stands in a row for a field of a result that could not be stored."""
@@ -184,8 +184,79 @@ def known_objective(folder: Folder) -> Objective:
     return Objective(goals, () if search is None else search.averaged_keys, frozenset(of_best))
 
 
-def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> dict[str, tuple[int, ...]]:
-    """The warnings about the results that count, and the jobs that each is true of."""
+def names_in_jobs(folder: Folder) -> list[str] | None:
+    """What lies in `jobs/`, by one listing; None, and it is said, where that cannot be looked at."""
+    try:
+        return looked(lambda: os.listdir(folder.join("jobs")))
+    except FileNotFoundError:
+        return None if _is_away(folder.join("jobs")) else []
+    except OSError as error:
+        skipped(unreadable(folder.join("jobs"), error))
+        return None
+
+
+def _is_away(path: str) -> bool:
+    """Whether that is a link to what is not there, as on a disk that is not mounted, or may be: people are told."""
+    try:
+        is_away, said = leads_nowhere(path), f"{path} is a link to what is not there"
+    except FolderError as error:
+        is_away, said = True, str(error)
+    if is_away:
+        skipped(said)
+    return is_away
+
+
+def without_folder(folder: Folder, ids: Collection[int], names: Collection[str]) -> tuple[int, ...]:
+    """Those of the jobs whose folders are gone, where these names are in `jobs/`.
+
+    A listing may be older than states are, on a network file system, so the first ones are asked for by name.
+    """
+    there = frozenset(names)
+    missing = [job_id for job_id in sorted(ids) if str(job_id) not in there]
+    asked = missing[:MOST_READ]
+    try:
+        gone = [job_id for job_id in asked if not is_there(folder.job(JobId(job_id)))]
+    except FolderError as error:
+        skipped(str(error))
+        return ()
+    return tuple(missing if gone == asked else gone)
+
+
+def without_results(folder: Folder, rows: Iterable[ResultRow]) -> list[str]:
+    """A line about the jobs of those rows that have completed, and whose results are not there, if there are any. Only
+    of rows without a result a file is looked at, which was looked for just before."""
+    empty = {
+        row["job"]: row.get("of_attempt", row["attempt"])
+        for row in rows
+        if (row["state"] == State.COMPLETED or "of_attempt" in row) and not (row["result"] or row["refused"])
+    }
+    try:
+        gone = [job_id for job_id, attempt in empty.items() if result_is_gone(folder, job_id, attempt)]
+    except FolderError as error:
+        skipped(str(error))
+        return []
+    verb = "has" if len(gone) == 1 else "have"
+    why = f"{counted(len(gone))} {verb} completed, and {verb} no result: it was removed, or never left"
+    return [f"{why}; {way_back(folder, gone)} ({which(gone)})"] if gone else []
+
+
+def result_is_gone(folder: Folder, job_id: int, attempt: int) -> bool:
+    """Whether that attempt has no result, and that is not behind a link to what is not there. Raises FolderError."""
+    places = (folder.job(JobId(job_id)), folder.join("jobs"))
+    return not is_there(folder.of_attempt(job_id, attempt, "result")) and not any(map(leads_nowhere, places))
+
+
+def way_back(folder: Folder, ids: Sequence[int]) -> str:
+    """What people can do about the results of jobs, which are gone."""
+    which_one = "it" if len(ids) == 1 else "the first one"
+    return f"`experiment-manager run {as_word(folder.path)} {ids[0]}` runs {which_one} again"
+
+
+def result_warnings(
+    folder: Folder, ids: Collection[int], table: StateTable, names: Collection[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The warnings about the results that count, and the jobs that each is true of; `names` are in `jobs/`, where that
+    was listed."""
     found: dict[str, list[int]] = defaultdict(list)
     marks = _marks(folder)
     for place, (job_id, attempt) in enumerate(_marked(marks, ids, table)):
@@ -204,6 +275,8 @@ def result_warnings(folder: Folder, ids: Collection[int], table: StateTable) -> 
             found[f"with NaN as its {one_line(names)}"].append(job_id)
     if without := [job_id for job_id, _ in _marked(marks, ids, table, LOST_METRICS)]:
         found[_WITHOUT_METRICS] = without
+    if names is not None and (gone := without_folder(folder, ids, names)):
+        found[f"without a folder in jobs/: it was removed, and its result with it; {way_back(folder, gone)}"] = [*gone]
     return {**{what: tuple(jobs) for what, jobs in found.items()}, **_uncompared(folder, ids)}
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from experiment_manager.analysis.jobs import job_rows, selected_ids
 from experiment_manager.analysis.logs import last_output
-from experiment_manager.analysis.results import result_warnings
+from experiment_manager.analysis.results import names_in_jobs, result_warnings
 from experiment_manager.analysis.tables import state_counts
 from experiment_manager.errors import JobRefused, OptionsError, UnreadableLaunch
 from experiment_manager.model.codec import is_number
@@ -47,7 +47,6 @@ MOST_REASONS: Final = 200
 SILENT_AFTER_S: Final = 15 * 60.0
 """A job that has printed and logged nothing for so long is marked in `status`."""
 
-_MOST_LISTED: Final = 10_000
 _MOST_LOGS: Final = 20  # of workers, which say the same where a machine is broken
 _ASKED: Final = frozenset({*ENDED_BADLY, State.RUNNING})
 
@@ -198,6 +197,7 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
             ways_out[reason] = way_out
     if by_state[State.PENDING]:
         troubles |= _left_by_workers(folder, by_state[State.PENDING])
+    names = names_in_jobs(folder)
     selected, removed = selected_ids(folder), read_removed(folder)
     ordered: dict[str, tuple[int, ...]] = {state: tuple(by_state[state]) for state in State if by_state[state]}
     return Status(
@@ -210,10 +210,10 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         ways_out=ways_out,
         pruned=_pruned(folder, by_state[State.PRUNED]),
         troubles=tuple(Trouble(state, reason, tuple(ids)) for (state, reason), ids in troubles.items()),
-        foreign=(*(f"states/{name}" for name in table.foreign), *_foreign_in_jobs(folder, table)),
+        foreign=(*(f"states/{name}" for name in table.foreign), *_foreign_in_jobs(names or ())),
         warnings=tuple(
             Trouble(State.COMPLETED, what, jobs)
-            for what, jobs in result_warnings(folder, by_state[State.COMPLETED], table).items()
+            for what, jobs in result_warnings(folder, by_state[State.COMPLETED], table, names).items()
         ),
         tags=read_tags(folder),
         note=read_note(folder),
@@ -394,17 +394,8 @@ def _n_waiting_here(folder: Folder, runners: Iterable[Mapping[str, Any]], table:
     return waiting
 
 
-def _foreign_in_jobs(folder: Folder, table: StateTable) -> list[str]:
-    """Names in `jobs/` that are not ours; nobody looks where there are so many jobs that listing them takes long."""
-    if len(table.attempts) > _MOST_LISTED:
-        return []
-    try:
-        names = os.listdir(folder.join("jobs"))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        skipped(unreadable(folder.join("jobs"), error))
-        return []
+def _foreign_in_jobs(names: Iterable[str]) -> list[str]:
+    """Those of the names in `jobs/` that are not ours."""
     return sorted(f"jobs/{name}" for name in names if not name.isdecimal() and name[0] != ".")
 
 

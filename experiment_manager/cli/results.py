@@ -13,7 +13,7 @@ from experiment_manager.analysis.comparison import Comparison, Method, Pair
 from experiment_manager.analysis.efficiency import CPU_MARGIN, MEMORY_MARGIN, TIME_MARGIN, Hours, Usage
 from experiment_manager.analysis.inference import Interval
 from experiment_manager.analysis.named_keys import keys_named, with_keys
-from experiment_manager.analysis.results import Objective, known_objective, without_metrics
+from experiment_manager.analysis.results import Objective, known_objective, without_metrics, without_results
 from experiment_manager.analysis.tables import (
     FILE_FORMATS,
     NO_NAMES,
@@ -202,10 +202,10 @@ def _rows_of(
     experiment: Experiment, rules: list[Any] | None, named: Iterable[str], *, pruned: bool
 ) -> Sequence[ResultRow]:
     """A row per job, with the keys of configurations that are named; lines on standard error name those that lack some
-    of their metrics."""
-    jobs = experiment.result_rows(rules, pruned=pruned)
-    lacking = without_metrics(experiment.folder, [row["job"] for row in jobs], experiment.states)
-    for line in lacking:
+    of their metrics, or whose results are gone."""
+    jobs, folder = experiment.result_rows(rules, pruned=pruned), experiment.folder
+    lacking = without_metrics(folder, [row["job"] for row in jobs], experiment.states)
+    for line in (*lacking, *without_results(folder, jobs)):
         tell(line)
     return with_keys(experiment.folder, jobs, named)
 

@@ -328,6 +328,11 @@ def is_link(path: str) -> bool:
     return found is not None and stat.S_ISLNK(found.st_mode)
 
 
+def leads_nowhere(path: str) -> bool:
+    """Whether that is a link to what is not there. Raises FolderError as `is_there`."""
+    return is_link(path) and not exists(path)
+
+
 def entries_in(place: str) -> list[os.DirEntry[str]]:
     """What lies in a folder, by name; of a file system that errs it is asked again for a moment. Raises OSError."""
 
