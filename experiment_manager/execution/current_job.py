@@ -19,6 +19,7 @@ from experiment_manager.errors import JobRefused, UnstorableValue
 from experiment_manager.execution.environment import PRUNER_VARIABLE, other_than_first
 from experiment_manager.model import codec
 from experiment_manager.model.records import Job, State
+from experiment_manager.store.endings import read_anchor
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.metrics_file import MetricsFile
 from experiment_manager.store.processes import ATTEMPT_VARIABLE, FOLDER_VARIABLE, JOB_VARIABLE
@@ -81,6 +82,8 @@ class CurrentJob:
         self._listens = False
         self._pruner = pruner
         self._refused = set[str]()  # of what was logged, by name
+        self.anchor: bytes | None = None
+        """What tells this attempt from any other of its number, once it was looked at: see `note_anchor`."""
         self.told = False
         """Whether `should_stop` has ever returned true for a signal: then a job that returns nothing is not done."""
         self.stop_reason: str | None = None
@@ -98,6 +101,11 @@ class CurrentJob:
         if self._folder is None:
             raise JobRefused("this process runs no job of an experiment; start it with `experiment-manager run`")
         return self._folder
+
+    def note_anchor(self) -> None:
+        """As the job begins; when it ends, another experiment may lie there, with an attempt of the same number."""
+        if self._folder is not None and self.id is not None:
+            self.anchor = self.anchor or read_anchor(self._folder, self.id, self.attempt)
 
     @property
     def required_id(self) -> int:

@@ -15,7 +15,7 @@ from experiment_manager.execution.signals import uninterruptible
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
-from experiment_manager.store.endings import bear_mark
+from experiment_manager.store.endings import bear_mark, read_anchor
 from experiment_manager.store.files import asked_again
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.manifest import Manifest
@@ -31,6 +31,7 @@ class InProcess:
 
     def __init__(self, folder: Folder, job_id: int, number: int, *, is_fake: bool) -> None:
         self._folder, self._job_id, self.number, self._is_fake = folder, job_id, number, is_fake
+        self.anchor = read_anchor(folder, job_id, number)
         self.has_left = self.has_left_early = False
         self.is_leaving = False
         """Whether its result is being written."""
@@ -48,8 +49,17 @@ class InProcess:
             self.is_leaving = True
             with uninterruptible() as wait:  # a disk may err for minutes
                 place = self._folder, self._job_id, self.number
-                write_result(*place, value, is_fake=self._is_fake, told=told, wait=wait)
+                write_result(*place, value, is_fake=self._is_fake, told=told, wait=wait, ours=self.anchor)
                 self.has_left, self.is_leaving = True, False
+
+    @contextmanager
+    def error_kept(self) -> Iterator[None]:
+        """The attempt leaves the exception that comes from inside."""
+        try:
+            yield
+        except Exception as error:
+            write_error(self._folder, self._job_id, self.number, error, ours=self.anchor)
+            raise
 
 
 def is_current(folder: Folder, job_id: int) -> bool:
@@ -66,9 +76,9 @@ def attempting(folder: Folder, job_id: int, *, launch: str | None = None, is_fak
     goes on.
     """
     if is_current(folder, job_id):
-        attempt = current_job.current_job().attempt
-        with _error_kept(folder, job_id, attempt):
-            yield InProcess(folder, job_id, attempt, is_fake=is_fake)
+        made = InProcess(folder, job_id, current_job.current_job().attempt, is_fake=is_fake)
+        with made.error_kept():
+            yield made
         return
     with current_job.another(), ExitStack() as uninterrupted:
         uninterrupted.enter_context(uninterruptible())
@@ -99,7 +109,7 @@ def _claimed(
     try:
         uninterrupted.close()
         start = time.time() if is_fake else _after_earlier(states, job_id, number)
-        with current_job.claimed(), _error_kept(folder, job_id, number):
+        with current_job.claimed(), made.error_kept():
             yield made
         state = State.COMPLETED
         if made.pruned is not None:
@@ -174,15 +184,6 @@ def main() -> None:
     print_job(point.id, dict(point.variables), configuration)
     leave_result(folder, point.id, configuration)
     write_result(folder, point.id, current.attempt, None, is_fake=True)
-
-
-@contextmanager
-def _error_kept(folder: Folder, job_id: int, number: int) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        write_error(folder, job_id, number, error)
-        raise
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple, Protocol
 
-from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
+from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError, UnreadableLaunch
 from experiment_manager.execution import resources
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
@@ -23,7 +23,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.upstream import Upstreams
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
-from experiment_manager.store.launches import planned_attempts
+from experiment_manager.store.launches import planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, ended_elsewhere
 from experiment_manager.text import JobLines, as_word, counted, tell_once
@@ -33,6 +33,8 @@ _UPSTREAM_S: Final = 0.5
 _MOST_LOOKED_AT: Final = 500
 _LOOK_AHEAD_S: Final = 2.0
 """How often the progress bar tells anew when all jobs will have ended."""
+
+_REPLACED: Final = "the experiment was removed, or moved, while it ran; what it left is not in this one"
 
 
 class JobEnd(NamedTuple):
@@ -322,7 +324,7 @@ class Pool:
             discard(task.log)
         ours = attempt if self._is_of(task, attempt) else self._earlier(task)
         if ours is None:
-            why_not = said or _why_silent(task.log)
+            why_not = said or (_REPLACED if self._is_replaced() else _why_silent(task.log))
             ran = self._cancelled(task.job_id) or JobEnd(task.job_id, attempt.number, None, why_not)
         else:
             kept = read_optional(self._folder.of_attempt(task.job_id, ours.number, "attempt"), END)
@@ -334,6 +336,16 @@ class Pool:
                 reason = "; ".join(filter(None, (reason, f"attempt {attempt.number} was begun elsewhere")))
             ran = JobEnd(task.job_id, ours.number, ours.state, reason)
         return self._ended(task, ran, lines)
+
+    def _is_replaced(self) -> bool:
+        """Whether our launch is not there any more: people have removed the experiment, or moved it, and perhaps made
+        another one in its place."""
+        try:
+            return read_launch(self._folder, self._launch.number).record != self._launch.record
+        except UnreadableLaunch:
+            return False
+        except ExperimentManagerError:
+            return True
 
     def _is_of(self, task: _Running, attempt: Attempt) -> bool:
         record = self._states.record(task.job_id, attempt.number) if attempt.number else {}

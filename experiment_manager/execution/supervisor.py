@@ -29,7 +29,7 @@ from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import END, ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, is_folder, log_file, may_be_there
-from experiment_manager.store.layout import writing
+from experiment_manager.store.layout import MANIFEST, writing
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
 from experiment_manager.store.whereabouts import Whereabouts
 from experiment_manager.text import one_line, say, tell
@@ -180,7 +180,7 @@ class _Supervision:
         self._fenced = False
         self._was_missing = False  # the name of our state, when it was looked for last
         self._has_told = False  # that the name could not be looked for
-        self._place = Whereabouts(child.folder.path)
+        self._place = Whereabouts(child.folder.path, MANIFEST)
         self._gone_at: list[float] = []  # when the experiment was found to be gone, since it was there last
         self.has_lost_folder = False
         self._memory = 0
@@ -362,9 +362,17 @@ class _Supervision:
                 self._has_told = True
                 self._tell(f"{why}, and the job goes on")
             return OWNERSHIP_POLL_S
+        self._tell_if_replaced("and the job ends")
         self._fenced = True
         self._kill(signal.SIGKILL)
         return OWNERSHIP_POLL_S
+
+    def _tell_if_replaced(self, what: str) -> bool:
+        """Whether another experiment lies in the place of ours, which people are told."""
+        if is_replaced := not self._states.is_claimed_one(self._child.job_id, self._number):
+            self.has_lost_folder = True
+            self._tell(f"{self._child.folder.path} was made anew since it began, {what}")
+        return is_replaced
 
     def _why_unseen(self) -> str | None:
         """Why nothing can be told of the states; None: they are there."""
@@ -719,6 +727,8 @@ class _Supervision:
                 return True
             if not is_last:
                 time.sleep(SECOND_LOOK_S)
+        if self._tell_if_replaced("and how it ended is recorded nowhere"):
+            return False
         return self._states.state(job_id, number) is state  # a server can do what it is told, and answer that it cannot
 
     def _at_warning(self, is_to_requeue: bool) -> str:

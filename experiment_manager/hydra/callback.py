@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from experiment_manager.errors import ConfigurationDrifted
+from experiment_manager.errors import ConfigurationDrifted, JobRefused
 from experiment_manager.execution.command import place_of, placed_in
 from experiment_manager.execution.current_job import CurrentJob, current_job, is_first_rank, not_kept
 from experiment_manager.hydra import private_names
@@ -58,6 +58,7 @@ class JobCallback(Callback):
         job = current_job()
         if job.id is None:  # named in a command from before `listen`, which somebody has pasted
             return
+        job.note_anchor()
         if JobCallback._has_completed:
             tell(
                 f"job {job.id} is the first call of the program's main function, which has returned; the program calls "
@@ -99,11 +100,13 @@ class JobCallback(Callback):
             return
         if job_return.status == JobStatus.COMPLETED:
             with _ending(job, UNRECORDED):
-                write_result(job.experiment, job.id, job.attempt, job_return.return_value, told=job.told)
+                write_result(
+                    job.experiment, job.id, job.attempt, job_return.return_value, told=job.told, ours=job.anchor
+                )
         else:
             ended_by = private_names.returned(job_return)
             if isinstance(ended_by, BaseException) and not isinstance(ended_by, SystemExit):  # as Hydra 1.4 has it
-                write_error(job.experiment, job.id, job.attempt, ended_by)
+                write_error(job.experiment, job.id, job.attempt, ended_by, ours=job.anchor)
         live = _live_code(job, self._code) if self._code is not None else None
         if live:  # imported late, perhaps, or allowed by on_drift=warn
             tell(f"warning: {live}")
@@ -205,7 +208,8 @@ def _ending(job: CurrentJob, status: int) -> Iterator[None]:
         yield
     except Exception as error:
         try:
-            write_error(job.experiment, job.required_id, job.attempt, error)
-            tell(f"error: {error}") if isinstance(error, ConfigurationDrifted | OSError) else tell_traceback()
+            write_error(job.experiment, job.required_id, job.attempt, error, ours=job.anchor)
+            is_told = isinstance(error, ConfigurationDrifted | JobRefused | OSError)
+            tell(f"error: {error}") if is_told else tell_traceback()
         finally:  # whatever becomes of what is told
             raise SystemExit(status) from None

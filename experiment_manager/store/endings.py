@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from experiment_manager.errors import UnreadableRecord
+from experiment_manager.errors import JobRefused, UnreadableRecord
 from experiment_manager.model.records import ENDED, State
 from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import (
@@ -23,6 +23,7 @@ from experiment_manager.store.documents import (
     MOST_RESULT_BYTES,
     REQUEST,
     RESULT,
+    content,
     is_newer,
     load,
     read_optional,
@@ -212,6 +213,32 @@ def bear_mark(folder: Folder, job_id: int, attempt: int) -> str:
         return ""
     processes.mark(name)
     return name
+
+
+def read_anchor(folder: Folder, job_id: int, attempt: int) -> bytes | None:
+    """What the anchor of an attempt says, as of no other attempt, of whatever experiment; None where it is not seen."""
+    with suppress(OSError):
+        return looked(lambda: content(folder.join("states", f"{job_id}.{attempt}")))
+    return None
+
+
+def are_others(found: bytes | None, ours: bytes | None) -> bool:
+    """Whether one anchor is certainly not the other one, though their attempts have one number: an experiment was
+    removed, or moved, and another one was made in its place. A file that lost its end with a disk is not told apart.
+
+    >>> are_others(b'{"pid": 2}', b'{"pid": 1}'), are_others(b"", b'{"pid": 1}'), are_others(None, b'{"pid": 1}')
+    (True, False, False)
+    """
+    return None not in (found, ours) and found != ours and bytes(found or b"").endswith(b"}")
+
+
+def require_ours(folder: Folder, job_id: int, attempt: int, ours: bytes | None) -> None:
+    """Raise JobRefused where the attempt of that number is not ours any more, as its anchor says."""
+    if ours is not None and are_others(read_anchor(folder, job_id, attempt), ours):
+        raise JobRefused(
+            f"what attempt {attempt} of job {job_id} leaves is not kept: {folder.path} was made anew since it began, "
+            "and the attempt of that number there is another one"
+        )
 
 
 def _twice(write: Callable[[], object]) -> None:

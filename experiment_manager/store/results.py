@@ -20,6 +20,7 @@ from experiment_manager.errors import FolderError, ResultError, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT_FORMAT, opened, read_json, read_object
+from experiment_manager.store.endings import are_others, read_anchor, require_ours
 from experiment_manager.store.files import (
     PATIENCE_S,
     appearing,
@@ -65,14 +66,17 @@ def write_result(
     is_fake: bool = False,
     told: bool = False,
     wait: Callable[[float], None] | None = None,
+    ours: bytes | None = None,
 ) -> None:
     """The attempt has left a result, on disk for good. `told`: the job knew that it had to stop, see
     `policy.left_result`. A file system that errs for a while, for which this waits by `wait`, does not
-    cost the result.
+    cost the result. `ours`: the anchor of the attempt as it began.
 
     Values are stored in their plain form. What has none is said, here on standard error and later by `results`, and is
-    no error: the job did its work. Raises Unwritten, with what the system says of the disk.
+    no error: the job did its work. Raises Unwritten, with what the system says of the disk; JobRefused where another
+    experiment lies there by now.
     """
+    require_ours(folder, job_id, attempt, ours)
     stored, refused = storable(value)
     body = {
         "format": RESULT_FORMAT,
@@ -100,7 +104,7 @@ def _holds_nan(stored: codec.Encoded) -> bool:
 def mark(folder: Folder, job_id: int, attempt: int, about: str = "") -> None:
     """There is a file `warnings/7.1`, if the disk lets us: it tells where to look, and nothing depends on it."""
     with suppress(OSError):
-        os.makedirs(folder.warnings, exist_ok=True)
+        folder.make(folder.warnings)
         leave_empty(os.path.join(folder.warnings, mark_name(job_id, attempt, about)))
 
 
@@ -137,13 +141,16 @@ def read_result(folder: Folder, job_id: int, attempt: int, most: int = MOST_RESU
         raise ResultError(f"{path} cannot be read: {why}; remove it, or run job {job_id} again") from error
 
 
-def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException) -> None:
-    """The attempt has left the exception that ended it, as far as it can be told: this never raises.
+def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException, *, ours: bytes | None = None) -> None:
+    """The attempt has left the exception that ended it, as far as it can be told: this never raises. `ours`: the anchor
+    of the attempt as it began; where another experiment lies there by now, nothing is written.
 
     On a full disk it is written into the space that was kept for the result, which there is none of.
     """
     path, kept = (folder.of_attempt(job_id, attempt, kind) for kind in ("error", "result"))
     try:
+        if ours is not None and are_others(read_anchor(folder, job_id, attempt), ours):
+            return
         import traceback  # few attempts fail
 
         body = {"message": message_of(error), "traceback": "".join(traceback.format_exception(error))}

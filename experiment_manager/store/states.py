@@ -30,8 +30,8 @@ from experiment_manager.errors import (
 )
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.store import processes
-from experiment_manager.store.documents import ANCHOR, END, read_optional
-from experiment_manager.store.endings import Ending, Endings, asked_to_end, withdraw
+from experiment_manager.store.documents import ANCHOR, END, content, read_optional
+from experiment_manager.store.endings import Ending, Endings, are_others, asked_to_end, withdraw
 from experiment_manager.store.files import (
     FileClock,
     asked_again,
@@ -66,6 +66,7 @@ _LOOK_S: Final = 0.2
 _MOST_FENCED: Final = 20
 """So many attempts cannot be made before whoever was cut off has looked."""
 
+_MOST_OF_AN_ANCHOR: Final = 1 << 16
 _OF_NO_DOING: Final = frozenset({State.LOST, State.NODE_FAIL, State.PREEMPTED})
 """How an attempt ends by no doing of its own, nor of people."""
 
@@ -275,6 +276,7 @@ class States:
         attempt by hand; only who claims an attempt needs to know."""
         self._folder, self._path, self._endings = folder, folder.states, Endings(folder)
         self._has_ended = has_ended
+        self._claimed: dict[tuple[int, int], bytes] = {}  # the anchors of the attempts that we have claimed
 
     def _name(self, job_id: int, attempt: int, state: State | None = None) -> str:
         return os.path.join(self._path, f"{job_id}.{attempt}" + (f".{state}" if state else ""))
@@ -486,8 +488,9 @@ class States:
         record = {"job": job_id, **processes.this_process(), "start": time.time(), **about}
         temporary, kept = temporary_name(self._name(job_id, 0)), dict[str, str | None]()
         try:
-            with open(temporary, "x", encoding="utf-8") as file:
-                json.dump(record, file, ensure_ascii=False)
+            anchor = json.dumps(record, ensure_ascii=False).encode()
+            with open(temporary, "xb") as file:
+                file.write(anchor)
             sync(temporary)
             while True:
                 number = self._next(job_id, record, planned, is_chosen=only is not None)
@@ -500,6 +503,7 @@ class States:
                     what = f"attempt {number} of job {job_id} was begun elsewhere, and {self._name(job_id, number)}"
                     _wait_to_see(partial(self.is_claimed, job_id, number), what)
                     continue
+                self._claimed[job_id, number] = anchor
                 if not about.get("fake") and self.is_kept_back(job_id):  # an anchor counts as RUNNING for who does so
                     self._refuse_begun(job_id, number, "it was held, or removed, just as it began")
                 self._begin(job_id, number, kept)
@@ -789,8 +793,20 @@ class States:
         return True
 
     def is_running(self, job_id: int, attempt: int) -> bool:
-        """False once somebody else has ended this attempt."""
-        return _opens(self._name(job_id, attempt, State.RUNNING))
+        """False once somebody else has ended this attempt; and where we have claimed it, once it is another one that
+        has its number: people have removed, or moved, an experiment, and made another in its place."""
+        return _opens(self._name(job_id, attempt, State.RUNNING), self._claimed.get((job_id, attempt)))
+
+    def is_claimed_one(self, job_id: int, attempt: int) -> bool:
+        """Whether the attempt of that number is, as far as can be seen, the one that we have claimed: there is one, and
+        no other."""
+        try:
+            anchor = looked(lambda: content(self._name(job_id, attempt)))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return not are_others(anchor, self._claimed.get((job_id, attempt)))
 
 
 def _who_we_are() -> str:
@@ -829,14 +845,23 @@ def _wait_to_see(is_seen: Callable[[], bool], what: str) -> None:
         time.sleep(_LOOK_S)
 
 
-def _opens(path: str) -> bool:
-    """Whether a file is there, asked with open(): stat answers from attribute caches on network file systems.
+def _opens(path: str, ours: bytes | None = None) -> bool:
+    """Whether a file is there, asked with open(): stat answers from attribute caches on network file systems. Where
+    `ours` tells what is in it, it is not, where that is another anchor.
 
     One that is not ours to read is there. Raises FolderError where nobody can tell, because of its folder, and OSError
     where a file system errs for longer than a moment.
     """
+
+    def look() -> bytes:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return b"" if ours is None else os.read(handle, _MOST_OF_AN_ANCHOR)
+        finally:
+            os.close(handle)
+
     try:
-        os.close(looked(lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK)))
+        return not are_others(looked(look), ours)
     except FileNotFoundError:
         return False
     except PermissionError as error:

@@ -333,6 +333,11 @@ class Injector:
         self._control.armed = 0
         return left
 
+    def kill_left(self) -> None:
+        """What a command, or what ran beside it, has left running is killed: the next one begins in the same place."""
+        self._kill()
+        self._control.armed = 0
+
     def _end_orphans(self, but: Collection[int] = ()) -> int:
         deadline = time.monotonic() + ORPHANS_S
         while (left := set(self._living()).difference(but)) and time.monotonic() < deadline:

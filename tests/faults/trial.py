@@ -266,6 +266,7 @@ class Laboratory:
             with suppress(ProcessLookupError):
                 os.killpg(begun.pid, signal.SIGKILL)
             begun.wait()
+            self._injector.kill_left()
 
     def _not_ended(self, beside: Beside) -> list[Violation]:
         """What is not as it must be of what runs beside a command that was to end it."""

@@ -218,7 +218,7 @@ def test_what_cannot_be_ended_is_not_run_again(jobs: Jobs, monkeypatch: pytest.M
     """Where the name of an attempt that is over cannot be changed, whoever may still run it would not learn of it."""
     jobs.make({})
     states = States(jobs.experiment.folder, lambda *_: True)
-    states.claim(0, {})
+    States(jobs.experiment.folder).claim(0, {})
     anchor = Path(jobs.experiment.folder.states, "0.1")
     anchor.write_text(anchor.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
 
@@ -316,17 +316,25 @@ def test_a_limit_that_was_not_told_is_asked_for_again(monkeypatch: pytest.Monkey
 VANISHES = """
 import sys
 from experiment_manager.execution import supervisor
-supervisor.OWNERSHIP_POLL_S = supervisor.SECOND_LOOK_S = 0.1
-supervisor.GONE_S = 1.0
+if {often}:
+    supervisor.OWNERSHIP_POLL_S = supervisor.SECOND_LOOK_S = 0.1
+supervisor.GONE_S = {gone_s}
 from experiment_manager.execution.run import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def look_often(folder: Path) -> "subprocess.Popen[str]":
-    """The first job of an experiment runs, and its supervisor looks often."""
+def look_often(folder: Path, *, often: bool = True, gone_s: float = 1.0) -> "subprocess.Popen[str]":
+    """The first job of an experiment runs, and its supervisor looks `often`; gone for `gone_s`, the folder is gone."""
     place = ["--experiment-path", str(folder.parent), "--experiment-name", folder.name, "--job-id", "0"]
-    command = [sys.executable, "-c", VANISHES, *place, "--runner", str(folder.parent / "runner.py")]
+    command = [
+        sys.executable,
+        "-c",
+        VANISHES.format(often=often, gone_s=gone_s),
+        *place,
+        "--runner",
+        str(folder.parent / "runner.py"),
+    ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -352,9 +360,12 @@ def test_a_folder_that_is_out_of_sight_ends_no_job(jobs: Jobs) -> None:
     assert "COMPLETED" == jobs.states()[0]
 
 
-@pytest.mark.parametrize("is_moved", [True, False])
-def test_a_job_whose_experiment_was_removed_ends(jobs: Jobs, tmp_path: Path, is_moved: bool) -> None:
-    """Nothing that it computes could be kept, and where the experiment was moved, another process may run it there."""
+@pytest.mark.parametrize(("is_moved", "is_made_again"), [(True, False), (True, True), (False, False)])
+def test_a_job_whose_experiment_was_removed_ends(
+    jobs: Jobs, tmp_path: Path, is_moved: bool, is_made_again: bool
+) -> None:
+    """Nothing that it computes could be kept, and where the experiment was moved, another process may run it there; so
+    it does where its program makes its folder again, as for a checkpoint."""
     jobs.make(LONG)
     folder = Path(jobs.experiment.folder.path)
     with look_often(folder) as process:
@@ -363,12 +374,43 @@ def test_a_job_whose_experiment_was_removed_ends(jobs: Jobs, tmp_path: Path, is_
         os.rename(folder, tmp_path / "moved")
         if not is_moved:
             shutil.rmtree(tmp_path / "moved")
+        if is_made_again:
+            (folder / "jobs" / "0").mkdir(parents=True)
         hear(process, "was removed or moved, and the job ends")
         assert INCOMPLETE == process.wait(60)
     assert not is_there(pid)
-    assert not folder.exists()
+    assert is_made_again == folder.exists()
     if is_moved:
         assert "LOST" == str(States(Folder.at(tmp_path / "moved")).table(reconcile=True).state(0))
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_an_experiment_that_was_made_anew_is_none_of_an_older_job(jobs: Jobs, tmp_path: Path, is_seen: bool) -> None:
+    """Somebody moves an experiment away, and begins anew in its place: the attempt there that bears the same number is
+    another one. The older job ends, at the next look, or by itself before that, leaves nothing there, and ends nothing.
+    """
+    jobs.make(LONG)
+    folder = Path(jobs.experiment.folder.path)
+    with look_often(folder, often=is_seen, gone_s=60.0) as old:
+        jobs.wait_until(lambda: jobs.has_begun(0))
+        (pid,) = processes.children(old.pid)
+        os.rename(folder, tmp_path / "moved")
+        anew = Jobs(jobs.scheduler, folder.parent, {}, jobs.seconds).make(LONG)
+        with look_often(folder) as new:
+            anew.wait_until(lambda: anew.has_begun(0))
+            if is_seen:
+                said = old.communicate(timeout=60)[1]
+            anew.end(0)  # the older job looks there, too
+            assert 0 == new.wait(60)
+            said = said if is_seen else old.communicate(timeout=60)[1]
+    assert INCOMPLETE == old.returncode
+    assert not is_there(pid)
+    assert {0: ["COMPLETED"]} == anew.attempts()
+    ends = "and the job ends" if is_seen else "and how it ended is recorded nowhere"
+    assert said.endswith(f"job 0 attempt 1: {folder} was made anew since it began, {ends}\n")
+    if not is_seen:
+        assert "what attempt 1 of job 0 leaves is not kept" in (tmp_path / "moved/jobs/0/stderr.1.log").read_text()
+    assert not (folder / "jobs/0/error.1.json").exists()
 
 
 def test_an_experiment_whose_parent_is_gone_ends_no_job(jobs: Jobs, tmp_path: Path) -> None:
