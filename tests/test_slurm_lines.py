@@ -6,6 +6,7 @@
 import getpass
 import os
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from experiment_manager.errors import SlurmError
 from experiment_manager.model.records import State, Task
 from experiment_manager.scheduler.records import Phase
 from experiment_manager.scheduler.slurm import client
+from experiment_manager.scheduler.slurm.options import _ONE_OF
 from experiment_manager.scheduler.slurm.parse import parse_config, parse_sacct, parse_squeue, words_in_log
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 
@@ -179,9 +181,33 @@ def test_refusals(lines: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Non
         assert not re.search(r"sbatch: |Try \"", error.words), options
 
 
+STARTS = r"Job \d+ to start at \d{4}-\d\d-\d\dT"
+TAKEN = {
+    "cpus-per-gpu cpus-per-task": ("20.11.",),
+    "gpus-per-node gres": ("20.11.", "22.05.", "24.11."),
+    "no-requeue requeue": ("",),
+}
+"""The pairs that sbatch takes though we take one of both, and the versions that do so."""
+
+
+@pytest.mark.parametrize("pair", [pair for group in _ONE_OF for pair in combinations(sorted(group), 2)], ids=" ".join)
+def test_options_of_which_we_take_one(
+    lines: dict[str, str], monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str]
+) -> None:
+    """sbatch refuses each two of a group, and says so in one line, but for those that we know some versions take."""
+    monkeypatch.setenv("PATH", "")
+    said = [text for name, text in lines.items() if set(pair) <= set(re.findall(r"--([a-z-]+)", name))]
+    assert said
+    version = lines["sinfo -V"].split()[-1]
+    is_taken = version.startswith(TAKEN.get(" ".join(pair), ("none",)))
+    for words in said:
+        assert is_taken == bool(re.search(STARTS, words)), words
+        assert is_taken or re.fullmatch(".* mutually exclusive.*", str(client.refusal(words, has_been_cut_off=False)))
+
+
 def test_a_check_of_a_script(lines: dict[str, str]) -> None:
     """`sbatch --test-only` tells when the job would begin."""
-    assert re.search(r"Job \d+ to start at \d{4}-\d\d-\d\dT", of(lines, "sbatch --test-only"))
+    assert re.search(STARTS, of(lines, "sbatch --test-only good.sh"))
 
 
 def test_settings(lines: dict[str, str]) -> None:

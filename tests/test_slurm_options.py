@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from experiment_manager.errors import OptionsError
 from experiment_manager.scheduler.scripts import overridden
 from experiment_manager.scheduler.slurm.configuration import SLURM
 from experiment_manager.scheduler.slurm.options import (
+    _ONE_OF,
     LONGEST_MIN,
     SlurmOptions,
     as_mapping,
@@ -250,6 +252,36 @@ def test_longest_delay_of_the_signal() -> None:
 def test_values_that_cannot_be_meant(values: dict[str, Any], sentence: str) -> None:
     """A value of a wrong kind, or that SLURM would refuse, is refused with the option's name and the value."""
     assert f"hydra.launcher: {sentence}" in refusal(values)
+
+
+ONE_OF: dict[str, tuple[dict[str, Any], Any]] = {  # by sbatch's name: ours with a value, and one among the additional
+    "mem": ({"mem_gb": 4}, "4G"),
+    "mem-per-cpu": ({"mem_per_cpu": "1G"}, "1G"),
+    "mem-per-gpu": ({"mem_per_gpu": "1G"}, "1G"),
+    "cpus-per-task": ({"cpus_per_task": 4}, 4),
+    "cpus-per-gpu": ({"cpus_per_gpu": 4}, 4),
+    "gpus-per-node": ({"gpus_per_node": 1}, 1),
+    "gres": ({"gres": "gpu:1"}, "gpu:1"),
+    "requeue": ({"max_requeues": 1}, True),
+    "no-requeue": ({"max_requeues": 0}, True),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), [pair for group in _ONE_OF for pair in combinations(group, 2)])
+def test_one_of_a_group(one: str, other: str) -> None:
+    """Two options of a group are refused with the names of both, as our options and among the additional ones."""
+    (ours, more), (others, more_of_other) = ONE_OF[one], ONE_OF[other]
+    values: list[dict[str, Any]] = [
+        {**ours, "additional_parameters": {other: more_of_other}},
+        {**others, "additional_parameters": {one: more}},
+        {"additional_parameters": {one: more, other: more_of_other}},
+        *([{**ours, **others}] if ours.keys() != others.keys() else []),
+    ]
+    for both in values:
+        (named,) = re.findall("SLURM takes only one of (.*); leave out, or set to null, one", refusal(both))
+        assert 2 == len(named.split(" and "))
+        for name in (*(both.keys() - {"additional_parameters"}), *both.get("additional_parameters", ())):
+            assert name in named
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
     python -m tests.cluster.record                                    the SLURM of this machine
     tests/cluster/debian.sh 24.11 python -m tests.cluster.record      another one
+    python -m tests.cluster.record --refusals                         only the refusals that were not noted yet
 
 Writes `tests/slurm_lines/VERSION.txt`: each command behind a dollar sign, and what it printed on both outputs below it.
 The cluster is that of `up.sh`, and nobody else may use it meanwhile.
@@ -56,6 +57,14 @@ REFUSED = (
     "--mem=1G --mem-per-cpu=1G",
     "--time=soon",
 )
+PAIRS = (  # of options of which we take one; each SLURM refuses some of them, and takes the others
+    "--mem=1G --mem-per-gpu=1G --gpus-per-node=1",
+    "--mem-per-cpu=1G --mem-per-gpu=1G --gpus-per-node=1",
+    "--cpus-per-task=2 --cpus-per-gpu=2 --gpus-per-node=1",
+    "--gres=gpu:1 --gpus-per-node=1",
+    "--requeue --no-requeue",
+)
+LAST = "$ sbatch --test-only good.sh\n"  # what comes after the refusals
 
 
 class Recorder:
@@ -137,9 +146,13 @@ class Recorder:
         for name in ("memory", "memory-srun", "limit", "cancelled", "requeued", "preempted"):
             self.note(f"cat {name}.log", (self.folder / f"{name}.log").read_text())
 
-    def be_refused(self) -> None:
-        for options in REFUSED:
-            self.asked("sbatch", *options.split(), "good.sh", as_we_ask=False)
+    def be_refused(self, noted: str = "") -> None:
+        """Notes what sbatch says to what it refuses, or is to refuse, but for what is noted already."""
+        for words in (*REFUSED, *(f"--test-only {pair}" for pair in PAIRS)):
+            if f"$ sbatch {words} good.sh\n" not in noted:
+                self.asked("sbatch", *words.split(), "good.sh", as_we_ask=False)
+
+    def ask_the_rest(self) -> None:
         self.asked("sbatch", "--test-only", "good.sh", as_we_ask=False)
         self.run(str(HERE / "up.sh"), "--no-accounting")
         self.asked("sacct", "--name", "good")
@@ -151,17 +164,26 @@ def main() -> None:
         recorder = Recorder(Path(folder))
         recorder.run(str(HERE / "up.sh"))
         version = recorder.run("sinfo", "-V").split()[-1]
+        lines = LINES / f"{version.rpartition('.')[0]}.txt"
+        if "--refusals" in sys.argv:
+            (recorder.folder / "good.sh").write_text("#!/bin/bash\nsrun true\n")
+            noted = lines.read_text()
+            recorder.be_refused(noted)
+            before, last, after = noted.partition(LAST)
+            lines.write_text(f"{before}{recorder.text}{last}{after}")
+            return
         recorder.asked("sinfo", "-V")
         try:
             recorder.submit()
             recorder.disturb()
             recorder.ask()
             recorder.be_refused()
+            recorder.ask_the_rest()
         finally:
             recorder.run("scancel", *recorder.ids.values(), check=False)
             wait_for_queue_to_drain(*recorder.ids.values())
     LINES.mkdir(exist_ok=True)
-    (LINES / f"{version.rpartition('.')[0]}.txt").write_text(recorder.text)
+    lines.write_text(recorder.text)
 
 
 if __name__ == "__main__":
