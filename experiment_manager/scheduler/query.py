@@ -27,6 +27,7 @@ from experiment_manager.scheduler.submission import (
     ArrayNames,
     LaunchedArray,
     launched_arrays,
+    original,
     script_paths,
     without_history,
 )
@@ -193,6 +194,7 @@ class OpenLaunch(NamedTuple):
     scripts: Sequence[str]  # the paths that they may be submitted by
     running: Mapping[str, Sequence[Task]]  # the tasks that have told that they run a job, by the name of their array
     is_being_submitted: bool = False  # just now, by a process that lives
+    original: str | None = None  # the folder whose tasks these are, where this one is a copy of it
 
     @property
     def names(self) -> list[str]:
@@ -313,11 +315,17 @@ def running_records(states: States, table: StateTable) -> dict[JobId, Mapping[st
 
 
 def open_launches(
-    folder: Folder, running: Mapping[JobId, Mapping[str, Any]] = MappingProxyType({}), *, is_to_act: bool = False
+    folder: Folder,
+    running: Mapping[JobId, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    is_to_act: bool = False,
+    with_copied: bool = False,
 ) -> tuple[list[OpenLaunch], set[str]]:
     """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them.
 
-    One that cannot be read is named and left out; where jobs are going to be started, it raises UnreadableLaunch.
+    Those that came here with a copy of an experiment are left out, unless they are asked for: what is known of their
+    tasks is known there, and nothing here may act on them. One that cannot be read is named and left out; where jobs
+    are going to be started, it raises UnreadableLaunch.
     """
     tasks = {job_id: task for job_id, record in running.items() if (task := task_in(record)) is not None}
     launched: dict[str, dict[JobId, Task]] = {
@@ -325,7 +333,9 @@ def open_launches(
     }
     for job_id, task in tasks.items():
         launched.get(str(running[job_id].get("launch")), {})[job_id] = task
-    found = list(_unsettled(folder, launched, is_to_act=is_to_act))
+    found = [
+        opened for opened in _unsettled(folder, launched, is_to_act=is_to_act) if with_copied or opened.original is None
+    ]
     users = {task.user for task in tasks.values() if task.user is not None}
     return found, users | {str(opened.launch.record["user"]) for opened in found}
 
@@ -343,7 +353,8 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
                 scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
                 tasks = _tasks_of(arrays, running.get(number, {}))
                 planned = planned_attempts(launch)
-                yield OpenLaunch(folder, launch, name, arrays, planned, submission, sightings, scripts, tasks, is_begun)
+                about = (submission, sightings, scripts, tasks, is_begun, original(folder, launch))
+                yield OpenLaunch(folder, launch, name, arrays, planned, *about)
             else:
                 settle(folder, number)  # no scheduler runs it: its record has been read for the last time
         except UnreadableLaunch as error:

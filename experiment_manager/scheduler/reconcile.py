@@ -104,7 +104,9 @@ def reconciled(
     preceding = None if answer is None else answer.tables.get(folder.path)
     table = states.table(reconcile=True) if preceding is None else preceding
     before = _without_ended_allocations(states, table, ends or EndsOfTasks())
-    launches, users = open_launches(folder, running_records(states, before), is_to_act=is_to_act)
+    launches, users = open_launches(folder, running_records(states, before), is_to_act=is_to_act, with_copied=True)
+    before = _as_in_originals(states, before, [opened for opened in launches if opened.original is not None])
+    launches = [opened for opened in launches if opened.original is None]
     if not launches:
         return before
     if answer is None or preceding is None or not answer.covers(launches, users):
@@ -144,6 +146,30 @@ def _without_ended_allocations(states: States, table: StateTable, ends: EndsOfTa
             fenced = {"reason": reason, "fenced_at": time.time()}  # on a lost node it may run on
             found[job_id, number] = states.lose(job_id, number, State.LOST, fenced)
     return _with(table, found)
+
+
+def _as_in_originals(states: States, table: StateTable, copied: Sequence[OpenLaunch]) -> StateTable:
+    """The table, in which what ran when this folder was copied is RUNNING while it does so there, and LOST when it has
+    ended there; people are told of what only the original has begun, or is going to."""
+    running, found = dict[JobId, str](), dict[tuple[JobId, int], State]()
+    for opened in copied:
+        there, number = States(Folder.at(str(opened.original))), opened.launch.number
+        words = f"in {opened.original}, of which this is a copy"
+        for (job_id, attempt), record in table.runners.items():
+            if record.get("launch") != number or scheduler_in(record) is None:
+                continue
+            state = there.state(job_id, attempt)
+            if state is State.RUNNING:
+                running[job_id] = f"it runs {words}, and its end will not be known here"
+            else:
+                reason = {"reason": f"it was running {words}, and has ended there as {state}"}
+                found[job_id, attempt] = states.lose(job_id, attempt, State.LOST, reason)
+        if any(table.not_begun(opened.planned)):
+            where = opened.folder.path
+            tell_once(
+                f"launch {number} of {where} was made {words}: what had not begun runs there, and is PENDING here"
+            )
+    return _with(table, found)._replace(confirmed=frozenset(running), paused=running)
 
 
 def _decided(
@@ -231,9 +257,9 @@ class _Applied:
         self._keeps = states.may_write()
         self._found: dict[tuple[JobId, int], State] = {}
         self._queued: dict[JobId, Waiting] = {}
-        self._confirmed: set[JobId] = set()
+        self._confirmed: set[JobId] = set(before.confirmed)
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
-        self._paused: dict[JobId, str] = {}
+        self._paused: dict[JobId, str] = dict(before.paused)
         # what is true of what waits for words: see `Waiting`
         self._known: dict[tuple[str, tuple[str, ...]], tuple[bool, str, bool]] = {}
         self.has_news = False
@@ -410,11 +436,16 @@ def _require_asked(table: StateTable, launches: Iterable[OpenLaunch], of: Collec
 
 
 def may_be_elsewhere(folder: Folder, table: StateTable, ids: Collection[int]) -> dict[int, str]:
-    """Those of the jobs that a cluster may have which is not asked, though another one that may have them is, each with
-    what people are told."""
+    """Those of the jobs that a cluster may have which is not asked, though another one that may have them is, and those
+    that run in the folder that this one is a copy of, each with what people are told."""
     found: dict[int, str] = {}
     records = running_records(States(folder), table)
-    for opened in open_launches(folder, records)[0]:
+    for opened in open_launches(folder, records, with_copied=True)[0]:
+        if opened.original is not None:
+            mine = (job for job, record in records.items() if record.get("launch") == opened.launch.number)
+            words = f"what {folder.path} has got as a copy of {opened.original} runs there"
+            found |= dict.fromkeys(set(mine).intersection(ids), words)
+            continue
         asked = opened.asked
         for array in opened.arrays:
             if not opened.is_partial(array.name, asked):

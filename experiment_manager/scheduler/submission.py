@@ -117,6 +117,7 @@ def submit(
     scheduler = _scheduler(launch)
     scheduler.require()
     arrays = launched_arrays(launch)
+    _refuse_copied(folder, launch)
     with _alone(folder, launch, wait_s), writing(folder.path):
         submission = Submission(folder, launch)
         unsubmitted = [array for array in arrays if submission.array_id(array.name) is None]
@@ -470,6 +471,16 @@ def _doubtful_until(scheduler: Scheduler, send: Send | None) -> float:
     return time.time() + (0.0 if send is None else scheduler.order_s) + SETTLES_S
 
 
+def _refuse_copied(folder: Folder, launch: Launch) -> None:
+    """Raise FolderError for a launch of the folder that this one is a copy of."""
+    if (place := original(folder, launch)) is not None:
+        raise FolderError(
+            f"launch {launch.number} was, or is to be, submitted from {place}, of which {folder.path} is a copy: it "
+            f"runs the jobs of {place}, and not those of {folder.path}; write scripts of these with "
+            f"`experiment-manager script {as_word(folder.path)}`"
+        )
+
+
 def _require_here(folder: Folder, script: str) -> None:
     """Raise FolderError for a script that runs the jobs of another folder: where this one was before, or the one that
     it is a copy of."""
@@ -479,6 +490,33 @@ def _require_here(folder: Folder, script: str) -> None:
             f"{script} runs the jobs of {place}, and not those of {folder.path}, which was moved, or is a copy; write "
             f"it again with `experiment-manager script {as_word(folder.path)}`"
         )
+
+
+def original(folder: Folder, launch: Launch) -> str | None:
+    """The folder whose jobs the tasks of a launch run, where this one is a copy of that, and has got the launch with
+    it; None: it is this folder's own, also where that was moved, and another experiment lies in its old place."""
+    by = str(launch.record.get("joins") or launch.number)  # whose workers have its jobs
+    with suppress(FolderError, OSError):
+        for array in launched_arrays(launch)[:1]:
+            place = place_in(_read(folder.join("launches", by, array.script)) or "")
+            if place is None or _is_same_place(place, folder.path) or not Folder.at(place).is_experiment():
+                return None
+            records = [at.join("launches", launch.number, "launch.json") for at in (folder, Folder.at(place))]
+            here, there = map(os.stat, records)
+            if here.st_dev != there.st_dev and (here.st_ino, here.st_ctime_ns) == (there.st_ino, there.st_ctime_ns):
+                return None  # one folder that is mounted twice, as by NFS
+            return place if array.name in _names_there(Folder.at(place), launch.number, array.name) else None
+    return None
+
+
+def _names_there(folder: Folder, number: str, name: str) -> list[str]:
+    """The names of the arrays of a launch of another folder; the given one where that cannot be read now."""
+    try:
+        return [array.name for array in launched_arrays(read_launch(folder, number))]
+    except UnreadableLaunch:
+        return [name]
+    except JobRefused:  # there is no such launch
+        return []
 
 
 def _is_same_place(one: str, other: str) -> bool:

@@ -9,6 +9,8 @@ import pytest
 
 from experiment_manager import Experiment
 from experiment_manager.errors import FolderError, JobRefused
+from experiment_manager.model.records import State
+from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import newest_launch, submit
 from experiment_manager.store.submissions import Submission
 from experiment_manager.testing import Jobs
@@ -53,6 +55,52 @@ def test_scripts_of_a_moved_experiment(jobs: Jobs, tmp_path: Path) -> None:
         submit(copy, newest_launch(copy))
     jobs.submit()
     jobs.wait_for("COMPLETED")
+
+
+def test_a_copy_leaves_the_tasks_of_the_original_alone(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
+    """What waits or runs for the original of a copy is not the copy's to cancel, to hold or to submit: it is told of,
+    PENDING or RUNNING, and LOST with its reason once it has ended there; what the copy runs itself is its own."""
+    jobs.make({"seconds": 180.0}, {}, array_parallelism=1).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    original = jobs.experiment.folder.path
+    copy = Experiment.at(shutil.copytree(original, Path(original).with_name("copy")))
+    table = reconciled(copy.folder)
+    assert ["RUNNING", "PENDING"] == [table.state(job_id) for job_id in (0, 1)]
+    words = f"in {original}, of which this is a copy"
+    assert {0: f"it runs {words}, and its end will not be known here"} == table.paused
+    assert f"launch 0001 of {copy.folder.path} was made {words}: what had not begun runs" in capfd.readouterr().err
+    with pytest.raises(JobRefused, match=r"job 0 may go on: .* as a copy of .* runs there; cancel there, too"):
+        copy.cancel()
+    assert ((1,), (0,)) == copy.hold()
+    assert [1] == copy.release()
+    with pytest.raises(FolderError, match=f"launch 0001 was, or is to be, submitted from {original}, of which .* is a"):
+        copy.submit()
+    assert {0: "RUNNING", 1: "QUEUED"} == jobs.states()
+    assert [] == list(FileScheduler().root.glob("*/*.held"))
+    copy.generate_slurm_script("runner")
+    assert [True] == [array.is_new for array in copy.submit()]
+    jobs.wait_until(lambda: reconciled(copy.folder).state(1) is State.COMPLETED)
+    jobs.end(0)
+    jobs.wait_for("COMPLETED", "COMPLETED")
+    assert {"LOST": 1, "COMPLETED": 1} == copy.counts()
+    assert f"it was running {words}, and has ended there as COMPLETED" == copy.show(0)["attempts"][0]["reason"]
+
+
+def test_a_moved_experiment_keeps_its_tasks(jobs: Jobs, tmp_path: Path) -> None:
+    """After a plain `mv`, also where another experiment has come in the old place, and behind a link, what waits is
+    the experiment's own."""
+    (FileScheduler().root / "hold").touch()
+    jobs.make({}).submit()
+    old = Path(jobs.experiment.folder.path)
+    (tmp_path / "link").symlink_to(old)
+    assert "QUEUED" == reconciled(Experiment.at(tmp_path / "link").folder).state(0)
+    moved = Experiment.at(old.rename(old.with_name("moved")))
+    assert "QUEUED" == reconciled(moved.folder).state(0)
+    jobs.experiment = Experiment(["number"], old.name, old.parent)
+    jobs.make({})
+    assert ({0: "PENDING"}, "QUEUED") == (jobs.states(), reconciled(moved.folder).state(0))
+    assert [False] == [array.is_new for array in moved.submit()]
+    assert [0] == moved.cancel()
 
 
 def test_doctor_tells_what_waits_for_nobody(jobs: Jobs) -> None:
