@@ -317,9 +317,9 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def submitted_long_ago(experiment: Path) -> None:
-    """Its first launch was submitted so long ago that a scheduler's history has caught up."""
-    path = experiment / "launches/0001/submission.json"
+def submitted_long_ago(experiment: Path, launch: str = "0001") -> None:
+    """Its first launch, or that one, was submitted so long ago that a scheduler's history has caught up."""
+    path = experiment / "launches" / launch / "submission.json"
     body = json.loads(path.read_text())
     for about in body["arrays"].values():
         about["submitted"] -= 1000.0

@@ -191,6 +191,38 @@ def test_a_sweep_that_is_cancelled_begins_no_further_job(program: Program, tmp_p
 
 
 @pytest.mark.usefixtures("light")
+def test_what_was_done_stays_so_where_another_attempt_never_began(program: Program, tmp_path: Path) -> None:
+    """Of a sweep that runs all jobs again, and is cancelled, the sweep ends with 1; of the jobs, one that had not begun
+    again has completed, and nobody runs it again without a word. `show` tells of the attempt that never began."""
+    started = tmp_path / "started"
+    started.mkdir()
+    swept = ("seed=1,2", f"started='{started}'")
+    assert 0 == program.sweep(*swept).returncode
+    for ended in started.iterdir():
+        ended.unlink()
+    sweep = began_and_wait(program, started, "seed=1,2", "hydra.sweeper.rerun=always")
+    assert {"jobs": [0, 1]} == program.told("cancel")
+    _, said = sweep.communicate(timeout=30)
+    assert (1, True) == (sweep.returncode, "2 of 2 jobs did not complete (2 CANCELLED)" in said)
+    assert {"COMPLETED": 1, "CANCELLED": 1}.items() <= program.told("status")["counts"].items()
+    shown = program.told("show", "1")
+    assert ("COMPLETED", ["COMPLETED", "CANCELLED"]) == (shown["state"], [one["state"] for one in shown["attempts"]])
+    assert "before it began" in program.tool("show", "1").stdout
+    (row,) = [row for row in program.told("results") if row["job"] == 1]
+    assert ("COMPLETED", 1, {"result": 3.0}) == (row["state"], row["attempt"], row["result"])
+    refused = [program.tool("resubmit", "1", "--yes"), program.tool("run", "1", "--launch", "0001")]
+    assert [2, 2] == [one.returncode for one in refused]
+    assert "job 1 of " in refused[0].stderr
+    assert "is COMPLETED" in refused[0].stderr
+    assert "has been completed since launch 0001 was planned: attempt 1" in refused[1].stderr
+    assert "1 to run, 1 COMPLETED left alone" in program.sweep(*swept).stderr
+    assert "nothing to run" in program.tool("work").stdout
+    assert ["0.1.COMPLETED", "0.2.CANCELLED", "0.3.COMPLETED", "1.1.COMPLETED", "1.2.CANCELLED"] == program.states()
+    assert 0 == program.sweep("seed=2", swept[1], "hydra.sweeper.rerun=always").returncode
+    assert "1.3.COMPLETED" in program.states()
+
+
+@pytest.mark.usefixtures("light")
 def test_a_job_that_a_process_would_begin_later_is_cancelled_alone(program: Program, tmp_path: Path) -> None:
     """The others go on, and `resubmit` runs it."""
     started, release = tmp_path / "started", tmp_path / "release"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from experiment_manager.errors import JobRefused, NotOverYet
+from experiment_manager.errors import AlreadyCompleted, JobRefused, NotOverYet
 from experiment_manager.model.records import ENDED, ENDED_WELL, Attempt, JobId, State, Task
 from experiment_manager.store import processes
 from experiment_manager.store.endings import Endings, ask_to_end
@@ -114,6 +114,42 @@ def put(parent: Path, *files: str, record: dict[str, Any] | None = None) -> None
 def dead() -> dict[str, Any]:
     """The record of a process that has been here and is gone."""
     return {**processes.this_process(), "started_ticks": 1}
+
+
+@pytest.mark.parametrize(
+    ("state", "attempts"),
+    [
+        ("COMPLETED", "COMPLETED -CANCELLED"),
+        ("COMPLETED", "FAILED COMPLETED -FAILED -LOST"),
+        ("COMPLETED", "COMPLETED -CANCELLED FAKE"),
+        ("PRUNED", "PRUNED -CANCELLED"),
+        ("PRUNED", "COMPLETED PRUNED -NODE_FAIL"),
+        ("FAILED", "COMPLETED FAILED"),
+        ("CANCELLED", "COMPLETED FAILED -CANCELLED"),
+        ("FAILED", "COMPLETED -CANCELLED FAILED"),
+        ("RUNNING", "COMPLETED -CANCELLED RUNNING"),
+        ("COMPLETED", "COMPLETED FAKE"),
+        ("CANCELLED", "FAILED -CANCELLED"),
+    ],
+)
+def test_what_was_done_stays_so_where_no_later_attempt_began(states: States, state: str, attempts: str) -> None:
+    """A job is what its last attempt is, but for those that never began after it was done: nothing takes away what it
+    has left, and a launch that was planned before runs it no more."""
+    for number, word in enumerate(attempts.split(), start=1):
+        if word.startswith("-"):
+            states.record_unbegun(7, number, State(word[1:]), {"reason": "never began"}, {"launch": "0002"})
+            continue
+        assert number == states.claim(7, {"launch": "0002", "fake": word == "FAKE"})
+        if word != "RUNNING":
+            states.finish(7, number, State(word), {})
+    table = states.table()
+    assert [state] * 4 == [table.state(7), states.settled(7).state, table.standing(7).state, *table.by_state([7])]
+    last = [word.lstrip("-") for word in attempts.split() if word != "FAKE"][-1]
+    assert last == table.last(7).state
+    if state in ENDED_WELL:
+        assert {7} == {*table.kept} if "-" in attempts else not table.kept
+        with pytest.raises(AlreadyCompleted):
+            states.claim(7, {"launch": "0001"}, planned=1)
 
 
 def test_attempt_from_claim_to_end(tmp_path: Path, states: States) -> None:

@@ -47,7 +47,7 @@ def tagged(tags: Tags, job_id: int) -> Marks:
 
 def job_head(job: Job, table: StateTable) -> JobHead:
     """The beginning of a row about a job: `job`, `state`, `attempt` (0: none yet)."""
-    last = table.last(job.id)
+    last = table.standing(job.id)
     return {"job": int(job.id), "state": str(last.state), "attempt": last.number}
 
 
@@ -65,7 +65,7 @@ def selected_ids(folder: Folder) -> frozenset[int] | None:
 def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> JobDetails:
     """Everything about one job, as plain values: variables, overrides, configuration, command, attempts with logs."""
     states = States(folder)
-    last = table.last(job.id)
+    last = table.standing(job.id)
     attempts = [
         _attempt(folder, states, attempt.job_id, attempt.number, attempt.state) for attempt in states.attempts(job.id)
     ]
@@ -191,7 +191,7 @@ def _side(manifest: Manifest, job_id: int, table: StateTable) -> JobSide:
 
 def _about(folder: Folder, job_id: int, table: StateTable) -> Mapping[str, Any]:
     """Node, launch, command line and code of the last attempt; empty for a job that has not run."""
-    last = table.last(job_id)
+    last = table.standing(job_id)
     if not last.number:
         return {}
     record = States(folder).record(JobId(job_id), last.number)

@@ -356,7 +356,7 @@ def _estimate(folder: Folder, found: Status, table: StateTable, n_unproposed: in
     records = [table.runners.get((JobId(job_id), table.last(job_id).number), {}) for job_id in running]
     so_far = [_between(number_in(record, "start"), now) or 0.0 for record in records]
     n_waiting = n_unproposed + len(found.ids.get(State.QUEUED, ())) + _n_waiting_here(folder, records, table)
-    seconds = (_seconds(folder, job_id, table.last(job_id).number) for job_id in done[-SAMPLE:])
+    seconds = (_seconds(folder, job_id, table.standing(job_id).number) for job_id in done[-SAMPLE:])
     made = estimate([took for took in seconds if took is not None], so_far, n_waiting, n_ended=len(done))
     if made is None:
         return None
@@ -420,7 +420,7 @@ def live_rows(folder: Folder, jobs: Iterable[Job], table: StateTable) -> list[Li
 
 
 def _live_row(folder: Folder, job: Job, table: StateTable, now: float) -> LiveRow:
-    last = table.last(job.id)
+    last = table.standing(job.id)
     row: LiveRow = {
         "job": int(job.id),
         "variables": dict(job.variables),

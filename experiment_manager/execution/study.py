@@ -211,7 +211,7 @@ class History:
     def _trial(self, proposal: Proposal, table: StateTable) -> Trial:
         completed = table.completed(proposal.job_id)
         if completed is None:
-            last = table.last(proposal.job_id)
+            last = table.standing(proposal.job_id)
             return Trial(proposal, self._without_time(last.number, last.state, proposal.job_id), None)
         key = (proposal.job_id, completed)
         if key not in self._values:

@@ -284,7 +284,7 @@ def tell_of_results(folder: Folder, ids: Iterable[int], table: StateTable) -> No
 def _conclude(plan: Plan) -> None:
     """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
     table = reconciled(plan.folder)
-    ended = {job_id: table.state(job_id) for job_id in plan.to_run}
+    ended = {job_id: table.last(job_id).state for job_id in plan.to_run}  # also where it was done before, and is
     tell_of_results(plan.folder, plan.to_run, table)
     bad = [job_id for job_id, state in ended.items() if state not in ENDED_WELL]
     if not bad:

@@ -432,7 +432,7 @@ def _failures(folder: Folder, troubles: Sequence[Trouble], table: StateTable) ->
 
 def _logs(folder: Folder, jobs: Sequence[Job], table: StateTable) -> tuple[list[LogEnd], int]:
     """The ends of the logs of jobs, those that ended badly first, and how many jobs are left out."""
-    begun = [table.last(job.id) for job in jobs]
+    begun = [table.standing(job.id) for job in jobs]
     begun = [last for last in begun if last.number]
     found, left = list[LogEnd](), MOST_OF_LOGS
     for place, last in enumerate(sorted(begun, key=lambda last: (last.state not in ENDED_BADLY, last.job_id))):

@@ -272,7 +272,7 @@ def _deaths(
     was asked which of them it starts again itself."""
     states, found = States(folder), []
     for job_id in table.attempts:
-        last = table.last(job_id)
+        last = table.standing(job_id)
         if last.state not in _MORTAL:
             continue
         anchor = states.record(job_id, last.number)

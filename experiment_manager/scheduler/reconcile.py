@@ -256,6 +256,7 @@ class _Applied:
         self._folder, self._states, self._before, self._end_of_attempt = folder, states, before, end
         self._keeps = states.may_write()
         self._found: dict[tuple[JobId, int], State] = {}
+        self._unbegun = set[tuple[int, int]]()  # those of them that have never begun
         self._queued: dict[JobId, Waiting] = {}
         self._confirmed: set[JobId] = set(before.confirmed)
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
@@ -315,6 +316,7 @@ class _Applied:
         is_kept = self._kept(lambda: self._states.record_unbegun(job_id, number, state, record, about))
         if not is_kept:
             self._found[job_id, number] = state
+            self._unbegun.add((job_id, number))
         return is_kept
 
     def _end(self, verdict: Ended) -> None:
@@ -345,6 +347,8 @@ class _Applied:
     def table(self, after: StateTable) -> StateTable:
         """The states as they are now, with what was found out and could not be recorded, and what waits."""
         after = _with(after, self._found)
+        if self._unbegun:
+            after = after._replace(kept=self._states.kept(after.attempts, self._unbegun))
         queued = {
             job_id: waiting for job_id, waiting in self._queued.items() if not self._has_begun_since(after, job_id)
         }

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -139,11 +140,20 @@ class StateTable(NamedTuple):
     """Those RUNNING ones that are not running now, and why."""
     runners: Mapping[tuple[JobId, int], Mapping[str, Any]] = MappingProxyType({})
     """Who runs what is RUNNING, as its anchors told when they were asked: see `States.record`."""
+    kept: Mapping[JobId, int] = MappingProxyType({})
+    """The jobs that were done before attempts which never began, and the attempt of each that counts: see
+    `States.kept`."""
 
     def last(self, job_id: int) -> Attempt:
         """The last attempt of a job; number 0 and PENDING when there is none. See `last_real`."""
         last = Attempt(JobId(job_id), *_last_of(self.attempts.get(JobId(job_id), {})))
         return last._replace(state=State.QUEUED) if job_id in self.queued else last
+
+    def standing(self, job_id: int) -> Attempt:
+        """The attempt by which a job is what it is: the last one, or that with which it was done where all later ones
+        never began."""
+        kept = None if job_id in self.queued else self.kept.get(JobId(job_id))
+        return self.last(job_id) if kept is None else Attempt(JobId(job_id), kept, self.state(job_id))
 
     def next_number(self, job_id: int) -> int:
         """The number that the next attempt of a job gets."""
@@ -158,7 +168,7 @@ class StateTable(NamedTuple):
                 yield JobId(job_id)
 
     def by_state(self, ids: Iterable[int]) -> defaultdict[State, list[int]]:
-        """The jobs by the state of the last attempt of each, in their order: see `state`."""
+        """The jobs by what each is, in their order: see `state`."""
         found = defaultdict[State, list[int]](list)
         for job_id in ids:
             numbers = self.attempts.get(JobId(job_id))
@@ -198,10 +208,13 @@ class StateTable(NamedTuple):
         return self.done(job_id) if self.state(job_id) is State.PRUNED else self.completed(job_id)
 
     def state(self, job_id: int) -> State:
-        """The state of the last attempt of a job: see `last`."""
+        """What a job is: see `standing`."""
         if self.queued and job_id in self.queued:
             return State.QUEUED
-        return _last_of(self.attempts.get(JobId(job_id), {}))[1]
+        numbers = self.attempts.get(JobId(job_id), {})
+        if self.kept and job_id in self.kept:
+            return numbers[self.kept[JobId(job_id)]]
+        return _last_of(numbers)[1]
 
     def __repr__(self) -> str:
         from collections import Counter
@@ -307,7 +320,25 @@ class States:
             found[job_id] = {**found.get(job_id, {}), number: self.state(job_id, number)}
             running.append(attempt)
         runners = self._reconcile(found, running) if reconcile else {}
-        return StateTable(found, tuple(sorted(foreign)), runners=runners)
+        return StateTable(found, tuple(sorted(foreign)), runners=runners, kept=self.kept(found))
+
+    def kept(
+        self, found: Mapping[JobId, Mapping[int, State]], unrecorded: Collection[tuple[int, int]] = ()
+    ) -> dict[JobId, int]:
+        """Those of the jobs that were done, and of which later attempts, as they all have, never began, with the number
+        of the attempt that counts; `unrecorded` attempts never began, either. Opens the anchors of attempts alone that
+        ended badly after such a one."""
+        kept = {}
+        for job_id, numbers in found.items():
+            if len(numbers) == 1:  # as of most
+                continue
+            done = max((number for number, state in numbers.items() if state in ENDED_WELL), default=math.inf)
+            later = [number for number, state in numbers.items() if number > done and state is not State.FAKE]
+            if later and not any(numbers[number] is State.RUNNING for number in later):
+                unknown = (number for number in later if (job_id, number) not in unrecorded)
+                if all("unbegun" in self.record(job_id, number) for number in unknown):
+                    kept[job_id] = int(done)
+        return kept
 
     def _clear_leftovers(self, hidden: Iterable[str]) -> None:
         """What killed processes of this machine have left in the folder is gone: of them, no planner need ever come."""
@@ -344,14 +375,19 @@ class States:
         return runners
 
     def settled(self, job_id: int) -> Attempt:
-        """The last attempt of one job, LOST when it runs here and its process is gone; number 0 when there is none.
-        Raises FolderError while a disk does not give how it ended."""
-        last = last_real(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
+        """The attempt by which a job is what it is (`StateTable.standing`), LOST when it runs here and its process is
+        gone; number 0 when there is none. Raises FolderError while a disk does not give how it ended."""
+        last = self._standing(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
         ended = _unrecorded_end(self.record(job_id, last.number)) if last.state is State.RUNNING else None
         try:
             return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended, must_know=True))
         except UnreadableRecord as error:
             raise FolderError(str(error)) from error
+
+    def _standing(self, attempts: Sequence[Attempt]) -> Attempt | None:
+        """The same of these attempts of a job; None: there is none."""
+        kept = self.kept({one.job_id: {one.number: one.state for one in attempts} for one in attempts[:1]})
+        return next((one for one in attempts if kept.get(one.job_id) == one.number), None) or last_real(attempts)
 
     def lose(
         self,
@@ -562,6 +598,7 @@ class States:
         if planned is not None:
             since = last_real(attempts[planned - 1 :])
             self._refuse_ended(since, about)
+            self._refuse_ended(self._standing(attempts[planned - 1 :]), about)
             if is_chosen and since is not None and not self.ended_for_others(since):
                 raise JobRefused(f"job {job_id} has ended as {since.state} meanwhile (attempt {since.number})")
         return attempts[-1].number + 1

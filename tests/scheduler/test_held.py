@@ -1,10 +1,17 @@
 """What waits at a scheduler is held there, so that nobody begins it, and a job alone is never held with half a task."""
 
+from pathlib import Path
+
 import pytest
 
 from experiment_manager.errors import JobRefused
+from experiment_manager.scheduler import scripts
+from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.scheduler.submission import newest_launch
-from experiment_manager.testing import Jobs
+from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
+from experiment_manager.testing import Jobs, _Configured
+from tests.conftest import submitted_long_ago
 from tests.scheduler.file_scheduler import FileScheduler
 
 
@@ -40,3 +47,34 @@ def test_packed_jobs_are_held_together(jobs: Jobs) -> None:
         jobs.experiment.remove("0-1")
     assert [0, 1] == jobs.experiment.cancel()
     assert newest_launch(jobs.experiment.folder).number == "0001"
+
+
+def test_what_was_done_stays_so_where_its_task_is_cancelled(jobs: Jobs) -> None:
+    """Jobs that had completed, and whose next attempt was taken out of the queue, have completed, whoever has done so,
+    and also for people who may not record it: no script is written for them again."""
+    jobs.make({}, {}).submit()
+    jobs.wait_for("COMPLETED", "COMPLETED")
+    place, runner = jobs.experiment.folder, str(jobs.experiment.folder.parent) + "/runner.py"
+    configured = _Configured("file", jobs.scheduler.options({}, where="test"), runner)
+
+    def write(rerun: str) -> None:
+        scripts.write(place, configured, runner=None, name=None, n_jobs=None, rerun=rerun, overrides={})
+
+    (FileScheduler().root / "hold").touch()
+    write("always")
+    (array,) = jobs.submit()
+    jobs.wait_for("QUEUED", "QUEUED")
+    assert [0] == jobs.cancel(0)
+    jobs.wait_for("COMPLETED", "QUEUED")
+    submitted_long_ago(Path(place.path), "0002")
+    FileScheduler().order(array.slurm_id, 1, "CANCELLED")
+    seen = Folder(place.parent, place.name, is_only_read=True)
+    jobs.wait_until(lambda: ["COMPLETED", "COMPLETED"] == [reconciled(seen).state(job_id) for job_id in (0, 1)])
+    assert {0: ["COMPLETED", "CANCELLED"], 1: ["COMPLETED"]} == {
+        int(job): [str(numbers[number]) for number in sorted(numbers)]
+        for job, numbers in States(place).table().attempts.items()
+    }
+    jobs.wait_for("COMPLETED", "COMPLETED")
+    assert {job: ["COMPLETED", "CANCELLED"] for job in (0, 1)} == jobs.attempts()
+    with pytest.raises(JobRefused):
+        write("failed")

@@ -90,17 +90,17 @@ def ended(jobs: Iterable[Job], table: StateTable) -> list[Job]:
 
 def run_name(folder: Folder, job: Job, table: StateTable) -> str:
     """The name of a run: experiment, job, attempt."""
-    return f"{folder.name}.{job.id}.{table.last(job.id).number}"
+    return f"{folder.name}.{job.id}.{table.standing(job.id).number}"
 
 
 def origin_of(folder: Folder, job: Job, table: StateTable) -> str:
     """What tells the last attempt of a job from that of any other experiment: who ran it, and when it began."""
-    return _digest(States(folder).record(job.id, table.last(job.id).number))
+    return _digest(States(folder).record(job.id, table.standing(job.id).number))
 
 
 def run_of(folder: Folder, job: Job, table: StateTable, configuration: Any) -> Run:
     """The run of a job that has ended."""
-    last, states = table.last(job.id), States(folder)
+    last, states = table.standing(job.id), States(folder)
     anchor = states.record(job.id, last.number)
     end = read_optional(folder.of_attempt(job.id, last.number, "attempt"), END)
     start = number_in(anchor, "start") or number_in(end, "start") or 0.0
