@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import subprocess
 
-_MOST_S = 90.0
+_MOST_S = 300.0
 _GRACE_S = 20.0
 """So long a task that is to make room has for that."""
 

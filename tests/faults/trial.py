@@ -134,8 +134,9 @@ class Laboratory:
                 scenario._replace(waits_before=False) if scenario.is_of_tasks else scenario, None
             )
             submitted = len(slurm.submitted(self._home / "slurm"))
-            if done.status != 0 or "Traceback" in done.err:
-                wrong.append(Violation("it works without a fault", f"{done.status}: {done.err[-800:]}"))
+            states = set(found.states.values()) if found and scenario.is_of_tasks else {"COMPLETED"}
+            if done.status != 0 or "Traceback" in done.err or states != {"COMPLETED"}:
+                wrong.append(Violation("it works without a fault", f"{done.status}: {states}: {done.err[-800:]}"))
             self._baselines[name] = Baseline(
                 done, events, main, disk, found, submitted, made, self._odd(disk), tuple(wrong)
             )
@@ -152,6 +153,7 @@ class Laboratory:
         scenario, fault, usual = SCENARIOS[name], FAULTS[fault_name], self.baseline(name)
         before = on_disk(self._home, self._runs)
         done, wrong = self._disturbed(name, fault, at, beside)
+        wrong += usual.violations
         if name == "run" and not fault.is_kill and done.status != 0 and self._is_complete(usual):
             wrong.append(Violation("a command says how its job ended", f"{done.status} of one that is COMPLETED"))
         after = on_disk(self._home, self._runs)
