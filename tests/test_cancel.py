@@ -111,7 +111,8 @@ def test_cancel_signals_only_who_runs_jobs_of_this_folder(
 @pytest.mark.usefixtures("light")
 def test_cancel_from_another_machine_is_a_request_in_the_folder(program: Program, tmp_path: Path) -> None:
     """Where no signal reaches it, the supervisor finds the request when it looks, records who has asked, and leaves no
-    request behind; one that is meant for another process of the same attempt is not for it."""
+    request behind; one that is meant for another process of the same attempt is not for it, and it tells once of one
+    that cannot be read."""
     elsewhere = on_another_host()
     started = tmp_path / "started"
     started.mkdir()
@@ -122,6 +123,12 @@ def test_cancel_from_another_machine_is_a_request_in_the_folder(program: Program
     supervisor = program.start("-c", SUPERVISOR, str(program.experiment), "0", HOLD="60")
     wait_until(lambda: list(started.iterdir()))
     record = json.loads((program.experiment / "states/0.2").read_text())
+    request = program.experiment / "states/.0.2.cancel"
+    request.write_text("{")
+    assert supervisor.stderr is not None
+    told = [supervisor.stderr.readline() for _ in range(2)][1]
+    expected = f"job 0 attempt 2: somebody may ask for its end, and it goes on: {request} cannot be read"
+    assert told.startswith(expected), told
     endings.ask_to_end(folder, 0, 2, record={**record, "started_ticks": 1}, by="an earlier one")
 
     said = subprocess.run(
@@ -131,7 +138,7 @@ def test_cancel_from_another_machine_is_a_request_in_the_folder(program: Program
     assert 0 == said.returncode, said.stderr
     assert f"told job 0 of {folder.path} to end\n" == said.stdout
     assert f"asked job 0 on {os.uname().nodename} to end; it looks every 0.2 s\n" == said.stderr
-    supervisor.communicate(timeout=30)
+    assert "somebody may ask" not in supervisor.communicate(timeout=30)[1]
     assert ["0.1.COMPLETED", "0.2.CANCELLED"] == program.states()
     reason = json.loads((program.experiment / "jobs/0/attempt.2.json").read_text())["reason"]
     assert reason.startswith("cancelled by ")

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from experiment_manager import Experiment
 from experiment_manager.errors import FolderError
 from experiment_manager.execution.in_process import attempting
-from experiment_manager.model.records import State
+from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.store import files
+from experiment_manager.store.endings import ask_to_end, asked_to_end
 from experiment_manager.store.files import is_leftover, remove_tree, sync_tree, temporary_name, write_json
+from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.processes import this_process
 from experiment_manager.store.states import States
 from tests.conftest import Program, as_nobody, erring
 
@@ -118,6 +122,65 @@ def test_what_the_umask_forbids_is_readable_by_nobody_else(program: Program) -> 
     modes = {path: path.stat().st_mode & 0o077 for path in program.experiment.rglob("*")}
     assert {} == {str(path): oct(mode) for path, mode in modes.items() if mode}
     assert os.access(program.experiment / "slurm_scripts.sh", os.X_OK)
+
+
+def _planned_again(place: Path, umask: int) -> Experiment:
+    """An experiment to which a job is added, and for which a launch is planned, by somebody with that umask."""
+    before = os.umask(umask)
+    try:
+        is_there = (place / "train").exists()
+        experiment = Experiment.load("train", place) if is_there else Experiment(["seed"], "train", place)
+        experiment.add_job({"seed": len(experiment.get_all_ids())}, {})
+        experiment.save()
+        experiment.save_pass_filter(experiment.get_all_ids())
+        create_launch(experiment.folder, [Attempt(JobId(0), 1, State.PENDING)], {"slurm": {}})
+    finally:
+        os.umask(before)
+    return experiment
+
+
+def _access(path: str) -> tuple[str, int]:
+    about = os.stat(path)
+    return oct(about.st_mode & 0o777), about.st_gid
+
+
+def test_what_replaces_a_file_is_for_those_whom_that_was_for(tmp_path: Path) -> None:
+    """Whatever the umask of a colleague: the manifest, the filter, and what else is replaced, keep their modes and
+    their group; a new launch, and a request to end, are for the group of the folder that they lie in."""
+    experiment = _planned_again(tmp_path, 0o002)
+    folder, group = experiment.folder, os.getegid()
+    if os.geteuid() == 0:
+        group = 54321
+        for path in (folder.path, *map(str, Path(folder.path).rglob("*"))):
+            os.chown(path, -1, group)
+    _planned_again(tmp_path, 0o077)
+    os.makedirs(folder.states, mode=0o775, exist_ok=True)
+    before = os.umask(0o077)
+    try:
+        ask_to_end(folder, 0, 1, record=this_process(), by="bob")
+    finally:
+        os.umask(before)
+    expected = {"manifest.sqlite": 0o444, "generations/2": 0o444, "pass_filter.json": 0o664, "launches/0002": 0o770}
+    expected |= {"launches/0002/launch.json": 0o660, "launches/0002/orders.sqlite": 0o660}
+    assert {name: (oct(mode), group) for name, mode in expected.items()} == {
+        name: _access(folder.join(name)) for name in expected
+    }
+    assert "0o640" == _access(folder.join("states", ".0.1.cancel"))[0]
+    os.chmod(folder.pass_filter, 0o600)
+    _planned_again(tmp_path, 0o002)
+    assert "0o600" == _access(folder.pass_filter)[0]
+
+
+def test_a_request_that_cannot_be_read_is_told(reachable: Path) -> None:
+    """It says where it lies, and why, and asks for nothing."""
+    folder, heard = Folder(reachable, "train"), list[str]()
+    os.makedirs(folder.states)
+    ask_to_end(folder, 0, 1, record=this_process(), by="bob")
+    assert "bob" in (asked_to_end(folder, 0, 1) or "")
+    os.chmod(folder.join("states", ".0.1.cancel"), 0o000)
+    with as_nobody():
+        assert asked_to_end(folder, 0, 1, tell=heard.append) is None
+    assert [f"{folder.states}/.0.1.cancel cannot be read: Permission denied"] == [text.split(";")[0] for text in heard]
 
 
 def test_no_folder_is_passed_over_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from experiment_manager.errors import FolderError
 from experiment_manager.execution import environment
@@ -180,6 +181,7 @@ class _Supervision:
         self._fenced = False
         self._was_missing = False  # the name of our state, when it was looked for last
         self._has_told = False  # that the name could not be looked for
+        self._has_told_of_request = False
         self._place = Whereabouts(child.folder.path, MANIFEST)
         self._gone_at: list[float] = []  # when the experiment was found to be gone, since it was there last
         self.has_lost_folder = False
@@ -351,7 +353,8 @@ class _Supervision:
         if is_there:
             self._gone_at.clear()
         if is_there and self._stopped is None:
-            self._asked = asked_to_end(self._child.folder, self._child.job_id, self._number)
+            asked = partial(asked_to_end, self._child.folder, self._child.job_id, self._number)
+            self._asked = asked(tell=self._tell_of_request)
             if self._asked is not None:
                 self._stop(signal.SIGTERM)
         if is_there or not self._was_missing:
@@ -392,6 +395,11 @@ class _Supervision:
         self.has_lost_folder = True
         self._tell(f"{self._child.folder.path} was removed or moved, and the job ends; run it where that is now")
         return True
+
+    def _tell_of_request(self, why: str) -> None:
+        if not self._has_told_of_request:
+            self._has_told_of_request = True
+            self._tell(f"somebody may ask for its end, and it goes on: {why}; let us read that file, or cancel it anew")
 
     def _tell(self, text: str) -> None:
         tell(f"job {self._child.job_id} attempt {self._number}: {text}")

@@ -255,10 +255,17 @@ def ask_to_end(folder: Folder, job_id: int, attempt: int, *, record: Mapping[str
     write_json(_path(folder, job_id, attempt), asked)
 
 
-def asked_to_end(folder: Folder, job_id: int, attempt: int, record: Mapping[str, Any] | None = None) -> str | None:
+def asked_to_end(
+    folder: Folder,
+    job_id: int,
+    attempt: int,
+    record: Mapping[str, Any] | None = None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> str | None:
     """Who has asked the process of that record, or this one, to end the attempt, in words; None when nobody has, or
-    another process was meant."""
-    asked = read_optional(_path(folder, job_id, attempt), REQUEST, lambda _: None)
+    another process was meant. `tell` hears of a request that cannot be read."""
+    asked = read_optional(_path(folder, job_id, attempt), REQUEST, tell)
     if not asked or asked.get("process") != _identity(record or processes.this_process()):
         return None
     return f"{asked.get('by')} on {asked.get('host')}"

@@ -141,6 +141,7 @@ def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
     temporary = temporary_name(path)
     try:
         yield temporary
+        give_access(temporary, path)
         if for_good:
             sync(temporary)
         os.replace(temporary, path)
@@ -443,6 +444,57 @@ def below(root: str, path: str) -> str | None:
     if relative == os.curdir:
         return ""
     return None if relative.split(os.sep)[0] == os.pardir else relative
+
+
+def give_access(made: str, path: str) -> None:
+    """Whoever may read or write the file of that name may do so with `made`, which is to have the name, whatever the
+    umask says: it gets the mode, and the group if that can be. Where there is none, the group of the folder may do with
+    it what it may there. Never raises: a file that only we may read is better than none."""
+    with suppress(OSError):
+        about = os.lstat(made)
+        if not stat.S_ISREG(about.st_mode):
+            return
+        now = stat.S_IMODE(about.st_mode)
+        may_write = 0o666 if now & 0o200 else 0o444
+        try:
+            before = looked(partial(os.lstat, path))
+            kept = before.st_mode & may_write
+        except FileNotFoundError:
+            before = looked(partial(os.stat, os.path.dirname(path)))
+            kept = now & 0o666 | before.st_mode & may_write & 0o060
+        if stat.S_ISREG(before.st_mode) or kept != now & 0o666:
+            _allow(made, about, kept | ((kept & 0o444) >> 2 if now & 0o100 else 0), before.st_gid)
+
+
+def share_folder(made: str) -> None:
+    """The group of the folder that a new folder lies in may do there what it may in that one, whatever the umask says;
+    never raises."""
+    with suppress(OSError):
+        about, place = os.lstat(made), looked(partial(os.stat, os.path.dirname(made)))
+        if place.st_mode & 0o070 & ~about.st_mode:
+            _allow(made, about, stat.S_IMODE(about.st_mode) | place.st_mode & 0o070, place.st_gid)
+
+
+def _allow(made: str, about: os.stat_result, mode: int, group: int) -> None:
+    """What we have just made, and is about that, has the mode and the group; where it cannot have the group, its own
+    one gets nothing that it has not. Raises OSError."""
+    now = stat.S_IMODE(about.st_mode)
+    if (mode, group) == (now, about.st_gid):
+        return
+    handle = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(handle)
+        if (found.st_dev, found.st_ino) != (about.st_dev, about.st_ino):  # somebody else has put another one there
+            return
+        if group != about.st_gid:
+            try:
+                os.fchown(handle, -1, group)
+            except OSError:  # none of ours
+                mode = mode & ~0o070 | mode & now & 0o070
+        if mode != now:
+            os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
 
 
 def make_read_only(path: str) -> None:

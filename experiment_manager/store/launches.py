@@ -43,6 +43,7 @@ from experiment_manager.store.files import (
     is_there,
     leave_empty,
     may_be_there,
+    share_folder,
     sync,
     temporary_name,
     unreadable,
@@ -104,6 +105,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
     temporary = temporary_name(folder.join("launches", "launch"))
     try:
         os.mkdir(temporary)
+        share_folder(temporary)
         code.write_packages(os.path.join(temporary, _PACKAGES))
         if record["git_dirty"]:
             code.write_patch(os.path.join(temporary, _PATCH), record["cwd"])

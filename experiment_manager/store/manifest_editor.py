@@ -26,6 +26,7 @@ from experiment_manager.store.files import (
     MOST_ROW_BYTES,
     appearing,
     discard,
+    give_access,
     is_there,
     linked,
     make_read_only,
@@ -392,6 +393,7 @@ def _generation_in(connection: sqlite3.Connection) -> int:
 
 def _publish(folder: Folder, temporary: str, number: int) -> None:
     """The finished copy is the manifest of that generation. Raises Overtaken when there is another one already."""
+    give_access(temporary, folder.manifest)
     make_read_only(temporary)
     sync(temporary)
     folder.make(folder.generations)
