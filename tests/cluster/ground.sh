@@ -40,7 +40,7 @@ end() { # end PIDFILE PROGRAM: TERM, and KILL after 15 seconds
             runs "$pid" "$2" || break
             sleep 0.1
         done
-        runs "$pid" "$2" && kill -KILL "$pid" 2>/dev/null
+        ! runs "$pid" "$2" || kill -KILL "$pid" 2>/dev/null || true    # it may end just now
         say "$2 ($pid) stopped"
     fi
     rm -f "$1"
