@@ -70,6 +70,34 @@ def _slurm(name: str) -> Callable[[Path], Reader]:
     return reader
 
 
+def _job(_: Path) -> Reader:
+    """What `scontrol show job` prints, of a task whose id the text itself may tell."""
+    from experiment_manager.model.records import Task
+    from experiment_manager.scheduler.slurm import scheduler
+
+    def read(data: bytes) -> object:
+        text = _text(data)
+        named = re.search(r"JobId=(\S+) ", text)
+        task = Task("slurm", named[1] if named else "7")
+        return scheduler._fields_in(text, task), scheduler._says_ended(text, task)
+
+    return read
+
+
+def _sbatch(_: Path) -> Reader:
+    """What `sbatch` prints: the id of the job, or why there is none."""
+    from experiment_manager.scheduler.slurm import client
+
+    def read(data: bytes) -> object:
+        text = _text(data)
+        assert "\n" not in client.refusal(text, has_been_cut_off=False).words
+        found = client.submitted_id(text, "")
+        assert found.isdecimal()
+        return found
+
+    return read
+
+
 def _ids(_: Path) -> Reader:
     from experiment_manager.model.ids import format_ids, parse_ids
 
@@ -244,6 +272,10 @@ def targets() -> dict[str, Target]:
         "squeue": Target(_slurm("squeue"), [queue, *printed]),
         "sacct": Target(_slurm("sacct"), [runs, *printed]),
         "scontrol": Target(_slurm("scontrol"), [b"ClusterName = a\nMaxArraySize = 1001\n", *printed]),
+        "job": Target(
+            _job, [b"JobId=7 ArrayJobId=5 ArrayTaskId=2 JobState=RUNNING Restarts=1 TimeLimit=1:00\n", *printed]
+        ),
+        "sbatch": Target(_sbatch, [b"12\n", b"12;cluster\n", b"sbatch: error: Batch job submission failed: x\n"]),
         "log": Target(_slurm("log"), printed),
         "states": Target(_names, [b"7.1\n7.1.COMPLETED\n8.1\n8.1.RUNNING\nnotes.txt"]),
         "words": Target(_words, [b"train.py\0-m\0+wandb.api_key=abc\0--password\0x\0a://b:c@d"]),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -93,14 +94,42 @@ def test_two_hundred_supervisors_end_at_once(tmp_path: Path) -> None:
     assert [] == hidden
 
 
+WATCHES = """
+import os, sys
+from experiment_manager import Experiment
+from experiment_manager.errors import ExperimentManagerError
+
+ORDER = ["RUNNING", "COMPLETED"]  # after all that has not begun
+seen, results = {}, {}
+while not os.path.exists(sys.argv[2]):
+    try:
+        experiment = Experiment.at(sys.argv[1])
+        rows = experiment.result_rows()
+    except ExperimentManagerError:  # it is not there yet
+        assert not seen
+        continue
+    for row in rows:
+        job, state = row["job"], row["state"]
+        now = row["attempt"] or 0, 1 + ORDER.index(state) if state in ORDER else 0
+        assert now >= seen.get(job, now), (job, seen[job], now)
+        assert row["result"] == results.get(job, row["result"]), (job, results[job], row["result"])
+        seen[job] = now
+        if state == "COMPLETED":
+            results[job] = row["result"]
+    assert seen.keys() <= {row["job"] for row in rows}
+assert seen
+"""
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("launcher", ["slurm_script", "local_pool"])
 def test_ten_sweeps_at_once(program: Program, launcher: str) -> None:
     """Two grids that overlap, five times each at the same moment, while others read: each sweep is done, is refused
     in a sentence, or tells which jobs another one runs; each configuration has one id, which never moves, and where
-    jobs run each runs once."""
+    jobs run each runs once. Nobody who reads meanwhile sees a job, a result or a state go back."""
     done, begun = program.home / "done", program.home / "begun"
     begun.mkdir()
+    watcher = program.start("-c", WATCHES, str(program.experiment), str(done))
     words = (f"started={begun}", f"hydra/launcher={launcher}")
     sweeps = [program.start("train.py", "-m", GRIDS[place % 2], *words, LIGHT="1") for place in range(N_SWEEPS)]
     begin = "import os, sys, time\nfrom experiment_manager.cli.main import main\n"
@@ -119,7 +148,10 @@ def test_ten_sweeps_at_once(program: Program, launcher: str) -> None:
     for reader in readers:
         (_, said), status = reader.communicate(timeout=60), reader.returncode
         assert (0, False) == (status, "Traceback" in said), said
+    _, said = watcher.communicate(timeout=60)
+    assert 0 == watcher.returncode, said
     for sweep, (_, said) in zip(sweeps, told, strict=True):  # 1: another one runs a job just now
+        assert sweep.returncode != 2 or re.search("^error: .", said, re.MULTILINE), said
         assert sweep.returncode in (0, 2) or (sweep.returncode == 1 and "is running already" in said), said
     assert 0 in {sweep.returncode for sweep in sweeps}
     assert "Traceback" not in str(told)

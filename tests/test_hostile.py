@@ -151,6 +151,7 @@ CONTENTS: Final[dict[str, Callable[[Path], object]]] = {
     "sparse": sparse,
     "deep": written("[" * 100_000),
     "rather deep": written('{"result": ' + '{"a":' * 400 + "1" + "}" * 401 + "\n"),
+    "nan": written('{"result": NaN, "time": NaN, "start": NaN, "step": 1, "values": {"a": NaN}, "jobs": {"1": "0"}}\n'),
     "nul": written("\0" * 5000 + "\n"),
     "surrogate": written('{"result": "\\ud800", "reason": "\\ud800", "launch": "\\ud800", "jobs": {"1": "0"}}\n'),
     "raw surrogate": written('{"reason": "\ud800"}\n'),

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from experiment_manager import Experiment, current_job
 from experiment_manager.analysis.export.runs import Mark, run_of
+from experiment_manager.cli.main import main
 from experiment_manager.errors import LOOK_AT_THE_DISK, FilterError, FolderError, JobRefused, OptionsError, UnknownJob
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.arrays import arrays
@@ -584,6 +585,21 @@ def test_killed_while_cleaning(tmp_path: Path) -> None:
         if not was_killed:
             break
     assert moment > 5
+
+
+def test_cleaning_that_could_not_look_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a disk does not show what is in the folders of jobs, nothing is removed, and nobody says that nothing is to
+    be."""
+    experiment = made(tmp_path)
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0")
+    with monkeypatch.context() as patch:
+        erring(patch, "0", most=1_000_000)
+        assert 3 == main(["clean", experiment.folder.path, "--dry-run"])
+    said = capsys.readouterr()
+    assert f"nothing is removed from {experiment.folder.path}\n" == said.out
+    assert "Stale file handle" in said.err
 
 
 def test_cleaning_asks(tmp_path: Path) -> None:

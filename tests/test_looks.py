@@ -174,7 +174,7 @@ def resultless(place: Path) -> object:
     [
         (snapshot, ["train.py", "model.py", "data", "home"]),
         (configuration, ["conf", "algorithm", "TD3.yaml", "vocabulary.txt", "config.yaml"]),
-        (archived, ["notes", "0", "jobs", "result.1.json", "manifest.sqlite", "states"]),
+        (archived, ["notes", "0", "jobs", "0.1", "result.1.json", "manifest.sqlite", "states"]),
         (trusted, ["link", "open", "code"]),
         (one_program, [".git", "config", "one", "other"]),
         (listed, ["mine", "link", "e", "manifest.sqlite"]),

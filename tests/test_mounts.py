@@ -227,9 +227,13 @@ def test_a_server_goes_away(nodes: list[Node], shared: Path, tmp_path: Path, whe
     (begun / "go").touch()
     (begun / "go on").touch()
     away = time.monotonic()
-    other = nodes[1].start("-m", "experiment_manager", "status", shared / "train")
+    other = nodes[1].start("-m", "experiment_manager", "status", shared / "train", "--json")
     ((status, told, _),) = ended([other])
-    assert (0, True) == (status, "8 jobs" in told)
+    counts = json.loads(told)["counts"]
+    assert (0, 8) == (status, sum(counts.values()))
+    if when == "before their ends":
+        assert {"RUNNING": 4, "PENDING": 4} == counts
+    assert counts.keys() <= {"RUNNING", "PENDING", "COMPLETED"}
     wait_until(lambda: time.monotonic() - away > AWAY_S, 2 * AWAY_S)
     assert worker.poll() is None
     nodes[0].server.send_signal(signal.SIGCONT)

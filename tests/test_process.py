@@ -196,3 +196,34 @@ def test_script_that_runs_a_script(plain: Program, tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stderr
     (copy,) = plain.experiment.glob("code/*/wrap.py")
     assert f"{shlex.quote(str(copy))} train.py" in plain.tool("show", "1").stdout
+
+
+SELDOM = """
+import errno, os, sys
+from experiment_manager.execution import run
+from experiment_manager.execution.supervisor import Outcome
+
+fork, asked, refused = os.fork, [], int(sys.argv[1])
+
+def seldom():
+    asked.append(os.getpid())
+    if len(asked) == refused:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+
+os.fork = seldom
+outcome = run._run_together([3, 4], lambda job: print("ran", job, flush=True) or Outcome(0))
+print(outcome.status, len(asked))
+"""
+
+
+def test_where_there_are_no_more_processes_jobs_wait() -> None:
+    """The second of two jobs, or lanes of `work`, begins once the first has ended, which is said; where not one process
+    can be started, that is an error of ours."""
+    done = subprocess.run([sys.executable, "-c", SELDOM, "2"], capture_output=True, text=True, check=True)
+    assert ["ran 3", "ran 4", "0 3"] == done.stdout.splitlines()
+    assert "Resource temporarily unavailable: another process is started when one has ended" in done.stderr
+    done = subprocess.run([sys.executable, "-c", SELDOM, "1"], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert "ExperimentManagerError: no process could be started: Resource temporarily unavailable" in last
+    assert "" == done.stdout

@@ -286,9 +286,14 @@ def sbatch(script: str, *arguments: str, seconds: float = ORDER_S) -> str:
     require_followed(script)
     command = ["sbatch", "--parsable", *arguments, script]
     done = _run(command, seconds=seconds, env=submission_environment(os.environ, script), is_order=True)
-    ids = set(re.findall(r"^(\d+)(?:;\S*)?\s*$", done.stdout, re.MULTILINE))
+    return submitted_id(done.stdout, done.stderr)
+
+
+def submitted_id(printed: str, errors: str) -> str:
+    """The id in what sbatch has printed. Raises SlurmError."""
+    ids = set(re.findall(r"^(\d+)(?:;\S*)?\s*$", printed, re.MULTILINE))
     if len(ids) != 1:  # none, or a program of the site, which calls SLURM's, prints numbers of its own
-        said = _cleaned(done.stdout + done.stderr) or "nothing"
+        said = _cleaned(printed + errors) or "nothing"
         raise SlurmError(
             f"sbatch has not said which id the job got, it said: {said}; look for it with squeue",
             words=said,

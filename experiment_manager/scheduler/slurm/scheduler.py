@@ -367,9 +367,7 @@ class Slurm(Scheduler):
             said = f"{done.stdout}\n{done.stderr}"
             is_absent = "Invalid job id" in said or f"Job {task.name} not found" in said
             return (is_absent and not self.may_hide(task.user)) or None
-        told = _record(done.stdout, task)
-        restarts, word = re.search(r"\bRestarts=(\d+)", told), re.search(r"\bJobState=(\w+)", told)
-        return _is_over(task, word[1] if word else "", int(restarts[1]) if restarts else 0)
+        return _says_ended(done.stdout, task)
 
     def holds_what_names_it(self, task: Task) -> bool:
         """The shell of `salloc` on a login node bears the variables of its allocation, is on no node of it, and
@@ -541,8 +539,18 @@ def _is_below_step_of(task: Task) -> bool:
 
 def _fields(task: Task) -> dict[str, str]:
     """What SLURM tells of our task; where a name or a comment looks like a field, the field itself, which is first."""
-    told = _record(_ask("-o", "show", "job", task.name), task)
-    return dict(reversed(re.findall(r"(\w+)=(\S+)", told)))
+    return _fields_in(_ask("-o", "show", "job", task.name), task)
+
+
+def _fields_in(said: str, task: Task) -> dict[str, str]:
+    return dict(reversed(re.findall(r"(\w+)=(\S+)", _record(said, task))))
+
+
+def _says_ended(said: str, task: Task) -> bool:
+    """Whether the run of a task has ended, by what SLURM tells of it."""
+    told = _record(said, task)
+    restarts, word = re.search(r"\bRestarts=(\d+)", told), re.search(r"\bJobState=(\w+)", told)
+    return _is_over(task, word[1] if word else "", int(restarts[1]) if restarts else 0)
 
 
 def _is_over(task: Task, word: str, restarts: int) -> bool:
