@@ -365,17 +365,18 @@ class _Supervision:
                 self._has_told = True
                 self._tell(f"{why}, and the job goes on")
             return OWNERSHIP_POLL_S
-        self._tell_if_replaced("and the job ends")
+        self._tell_if_elsewhere("and the job ends")
         self._fenced = True
         self._kill(signal.SIGKILL)
         return OWNERSHIP_POLL_S
 
-    def _tell_if_replaced(self, what: str) -> bool:
-        """Whether another experiment lies in the place of ours, which people are told."""
-        if is_replaced := not self._states.is_claimed_one(self._child.job_id, self._number):
+    def _tell_if_elsewhere(self, what: str) -> bool:
+        """Whether our attempt is not in the place of the experiment any more, which people are told."""
+        if is_elsewhere := not self._states.is_claimed_one(self._child.job_id, self._number):
             self.has_lost_folder = True
-            self._tell(f"{self._child.folder.path} was made anew since it began, {what}")
-        return is_replaced
+            place = self._child.folder.path
+            self._tell(f"{place} was removed, moved or made anew since it began, {what}; run it where it is now")
+        return is_elsewhere
 
     def _why_unseen(self) -> str | None:
         """Why nothing can be told of the states; None: they are there."""
@@ -735,7 +736,7 @@ class _Supervision:
                 return True
             if not is_last:
                 time.sleep(SECOND_LOOK_S)
-        if self._tell_if_replaced("and how it ended is recorded nowhere"):
+        if self._tell_if_elsewhere("and how it ended is recorded nowhere"):
             return False
         return self._states.state(job_id, number) is state  # a server can do what it is told, and answer that it cannot
 

@@ -347,13 +347,13 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
             launch = read_launch(folder, number)
             name, arrays = schedulers.name_of(launch), launched_arrays(launch)
             if name is not None and arrays:
-                is_begun = is_being_submitted(folder, number)  # before it is read what was submitted
+                is_taken = is_being_submitted(folder, number)  # before it is read what was submitted
                 submission = Submission(folder, launch, is_to_act=is_to_act)
                 sightings = Sightings(folder, launch, is_to_act=is_to_act)
                 scripts = [path for array in arrays for path in script_paths(folder, launch, array)]
                 tasks = _tasks_of(arrays, running.get(number, {}))
                 planned = planned_attempts(launch)
-                about = (submission, sightings, scripts, tasks, is_begun, original(folder, launch))
+                about = (submission, sightings, scripts, tasks, is_taken, original(folder, launch))
                 yield OpenLaunch(folder, launch, name, arrays, planned, *about)
             else:
                 settle(folder, number)  # no scheduler runs it: its record has been read for the last time

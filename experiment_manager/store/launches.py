@@ -153,10 +153,12 @@ def note_submitting(folder: Folder, number: str) -> None:
 
 
 def note_submitted(folder: Folder, number: str) -> None:
-    """This process does not submit that launch, or does so no more; another one may."""
+    """This process does not submit that launch, or does so no more; another one may. Where nobody can look, the next
+    ten minutes tell so."""
     path = folder.join("launches", number, _SUBMITTING)
-    if is_there(path) and read_optional(path, {"process": TABLE}).get("process") == this_process():
-        discard(path)
+    with suppress(OSError, FolderError):
+        if is_there(path) and read_optional(path, {"process": TABLE}).get("process") == this_process():
+            discard(path)
 
 
 def is_being_submitted(folder: Folder, number: str) -> bool:

@@ -67,7 +67,6 @@ _LOOK_S: Final = 0.2
 _MOST_FENCED: Final = 20
 """So many attempts cannot be made before whoever was cut off has looked."""
 
-_MOST_OF_AN_ANCHOR: Final = 1 << 16
 _OF_NO_DOING: Final = frozenset({State.LOST, State.NODE_FAIL, State.PREEMPTED})
 """How an attempt ends by no doing of its own, nor of people."""
 
@@ -890,18 +889,17 @@ def _opens(path: str, ours: bytes | None = None) -> bool:
     where a file system errs for longer than a moment.
     """
 
-    def look() -> bytes:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return b"" if ours is None else os.read(handle, _MOST_OF_AN_ANCHOR)
-        finally:
-            os.close(handle)
+    def look() -> bool:
+        if ours is not None:
+            return not are_others(content(path), ours)
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        return True
 
     try:
-        return not are_others(looked(look), ours)
+        return looked(look)
     except FileNotFoundError:
         return False
     except PermissionError as error:
         if not os.access(os.path.dirname(path), os.X_OK):
             raise FolderError(unreadable(os.path.dirname(path), error)) from error
-    return True
+        return True

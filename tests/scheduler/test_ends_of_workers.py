@@ -407,7 +407,8 @@ def test_an_experiment_that_was_made_anew_is_none_of_an_older_job(jobs: Jobs, tm
     assert not is_there(pid)
     assert {0: ["COMPLETED"]} == anew.attempts()
     ends = "and the job ends" if is_seen else "and how it ended is recorded nowhere"
-    assert said.endswith(f"job 0 attempt 1: {folder} was made anew since it began, {ends}\n")
+    why = f"{folder} was removed, moved or made anew since it began, {ends}; run it where it is now"
+    assert said.endswith(f"job 0 attempt 1: {why}\n")
     if not is_seen:
         assert "what attempt 1 of job 0 leaves is not kept" in (tmp_path / "moved/jobs/0/stderr.1.log").read_text()
     assert not (folder / "jobs/0/error.1.json").exists()
