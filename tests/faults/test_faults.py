@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tests.faults.__main__ import code_of, of_this_code
 from tests.faults.injector import FAULTS, Done, Event, NoCompiler, compiled
 from tests.faults.observation import OnDisk, told, truths_on_disk
-from tests.faults.scenarios import FOLDER
+from tests.faults.scenarios import FOLDER, MOVED
 from tests.faults.trial import Laboratory, kinds_first, said_wrongly
 
 pytestmark = pytest.mark.xdist_group("faults")  # who starts the process that is copied
@@ -209,6 +210,12 @@ def _fail(home: Path) -> None:
     (home / FOLDER / "states/0.1.COMPLETED").rename(home / FOLDER / "states/0.1.FAILED")
 
 
+def _damage(home: Path) -> None:
+    with (home / FOLDER / "manifest.sqlite").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 2000)
+
+
 def _submit_twice(home: Path) -> None:
     first = home / "slurm/jobs/1"
     first.with_name("2").write_text(json.dumps({**json.loads(first.read_text()), "id": 2}))
@@ -224,6 +231,10 @@ def _submit_twice(home: Path) -> None:
         ("run", _fail, ALL_ENDS),
         ("run", _fail, "exit status 0 means that all is done"),
         ("run", lambda home: (home / FOLDER / "jobs/0/attempt.1.json").unlink(), "an end has a record"),
+        ("run", _fail, "one error does not cost what a job has returned"),
+        ("run", _damage, "the manifest opens"),
+        ("run", _damage, "every verb answers"),
+        ("run", lambda home: shutil.copytree(home / FOLDER, home / MOVED), "there is one experiment"),
         ("archive", lambda home: (home / "app.tar.gz").write_bytes(b"77"), "exit status 0 means that all is done"),
         ("archive", lambda home: (home / "app.tar.gz").write_bytes(b"77"), ALL_ENDS),
         ("submit", _submit_twice, "exit status 0 means that all is done"),

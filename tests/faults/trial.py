@@ -185,9 +185,11 @@ class Laboratory:
         before = on_disk(self._home, self._runs)
         done = self._injector.run(self._words(scenario.command), self._env())
         spoil(self._home)
-        disk, first, wrong = self._observe(scenario, before)
+        returned = on_disk(self._home, self._runs).returned - before.returned
+        disk, first, wrong = self._observe(scenario, before, with_all_verbs=True)
         wrong += self._not_done(scenario, usual, first, None, done.err)
         wrong += self._half_kept(usual)
+        wrong += self._lost(returned)
         return [*wrong, *self._in_the_end(scenario, usual, disk, FAULTS["eio-once"])]
 
     def _disturbed(self, name: str, fault: Fault, at: int, beside: Beside) -> tuple[Done, list[Violation]]:
