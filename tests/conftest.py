@@ -312,6 +312,11 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     raise AssertionError(f"nothing came of {condition} in {seconds} s")
 
 
+def booted_at() -> float:
+    """When this machine was started, by its own clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content, to see that nothing has changed."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -21,10 +21,11 @@ from experiment_manager.errors import FolderError
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import clear_leftovers_in, is_leftover, temporary_name
-from experiment_manager.store.launches import clear_leftovers, create_launch, launch_numbers, settle
+from experiment_manager.store.launches import clear_leftovers, create_launch, drivers, launch_numbers, settle
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.processes import this_process
 from experiment_manager.store.states import States
+from tests.conftest import booted_at
 
 A_DAY_S = 86_400
 
@@ -99,7 +100,17 @@ def test_settled_launches_keep_no_leftovers(tmp_path: Path) -> None:
     left[1].touch()
     assert [False, True] == [path.exists() for path in left]
     driver = left[1].with_name("driver.json")
-    driver.write_text(json.dumps({**json.loads(driver.read_text()), "pid": 4194305}))
+    record = {key: value for key, value in json.loads(driver.read_text()).items() if key != "start"}
+    driver.write_text(json.dumps({**record, "boot": "of another machine of this name, or before"}))
+    with planning(experiment.folder):
+        clear_leftovers(experiment.folder)
+    assert str(driver) in [one.path for one in drivers(experiment.folder)]
+    os.utime(driver, (booted_at() - 2, booted_at() - 2))
+    assert str(driver) not in [one.path for one in drivers(experiment.folder)]
+    with planning(experiment.folder):
+        clear_leftovers(experiment.folder)
+    assert not driver.exists()
+    driver.write_text(json.dumps({**record, "pid": 4194305}))
     with planning(experiment.folder):
         clear_leftovers(experiment.folder)
     assert [False, False] == [path.exists() for path in (left[1], driver)]

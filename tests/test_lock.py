@@ -17,15 +17,17 @@ from experiment_manager import Experiment
 from experiment_manager.errors import Overtaken
 from experiment_manager.model.records import Job, JobId
 from experiment_manager.store import lock
+from experiment_manager.store.files import writer_is_gone
 from experiment_manager.store.layout import Folder, planning
-from experiment_manager.store.lock import Busy, Lock
+from experiment_manager.store.lock import Busy, Lock, left_by
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import editing, until_published
-from experiment_manager.store.processes import is_gone, this_process
-from tests.conftest import clean_env
+from experiment_manager.store.processes import this_process
+from tests.conftest import booted_at, clean_env
 
 NOT_HERE = "import fcntl\ndef flock(*given): raise OSError({number}, 'no locks')\nfcntl.flock = flock\n"
 KNOWN_HERE_ALONE = "import fcntl\nfcntl.flock = lambda *given: None\n"
+WAY_OUT = "remove that file if it does not run there any more),"
 PLANNER = """
 import sys, time
 from experiment_manager import Experiment
@@ -67,10 +69,18 @@ def test_a_link_stands_for_a_lock(
     Path(held).write_text(json.dumps({**this_process(), "pid": 4194305}))
     Lock(path, wait_s=0).release()
     assert ["lock"] == os.listdir(tmp_path)
-    Path(held).write_text(json.dumps({**this_process(), "host": "another"}))
-    with pytest.raises(Busy, match="on another"):
-        Lock(path, wait_s=0)
+    for elsewhere in ({"host": "another"}, {"boot": "another"}):
+        Path(held).write_text(json.dumps({**this_process(), **elsewhere}))
+        with pytest.raises(Busy, match=r" on .* \(remove that file if it does not run there any more\),$"):
+            Lock(path, wait_s=0)
     assert {"lock", "lock.held"} == set(os.listdir(tmp_path))
+    for told in ({"start": booted_at() - 10}, {}):  # older versions told no time
+        record = {key: value for key, value in this_process().items() if key != "start"}
+        Path(held).write_text(json.dumps({**record, "boot": "before this one", **told}))
+        os.utime(held, (booted_at() - 10, booted_at() - 10))
+        assert "which has ended" in (left_by(path) or "")
+        Lock(path, wait_s=0).release()
+        assert ["lock"] == os.listdir(tmp_path)
     assert 1 == capfd.readouterr().err.count("without locks")
 
 
@@ -79,8 +89,14 @@ def test_a_link_stands_for_a_lock(
     [
         ("", "a process that {held} does not name (remove that file if nobody works there)"),
         ("{}", "a process that {held} does not name (remove that file if nobody works there)"),
-        ('{"host": "another"}', "a process on another, as {held} says,"),
-        ('{"pid": 7}', "process 7 on a machine that nobody names, as {held} says,"),
+        (
+            '{"host": "another"}',
+            "a process on another, as {held} says (" + WAY_OUT,
+        ),
+        (
+            '{"pid": 7}',
+            "process 7 on a machine that nobody names, as {held} says (" + WAY_OUT,
+        ),
     ],
 )
 def test_who_holds_a_link_is_told_as_far_as_it_is_known(
@@ -134,12 +150,12 @@ def test_a_link_that_somebody_has_made_meanwhile_is_left(tmp_path: Path, monkeyp
     held.write_text(json.dumps({**this_process(), "pid": 4194305}))
 
     def meanwhile(*_: object) -> bool | None:
-        monkeypatch.setattr(lock, "is_gone", is_gone)
+        monkeypatch.setattr(lock, "writer_is_gone", writer_is_gone)
         held.unlink()
         held.write_text(json.dumps(this_process()))
         return True
 
-    monkeypatch.setattr(lock, "is_gone", meanwhile)
+    monkeypatch.setattr(lock, "writer_is_gone", meanwhile)
     with pytest.raises(Busy, match=rf"process {os.getpid()} on "):
         Lock(path, wait_s=0)
     assert json.loads(held.read_text()) == this_process()

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from experiment_manager.store import processes
+from experiment_manager.store.files import writer_is_gone
 from experiment_manager.store.lock import Busy, _linked, left_by
-from tests.conftest import wait_until
+from tests.conftest import booted_at, wait_until
 
 WHO = """
 import json
@@ -175,10 +176,29 @@ def test_only_what_ran_before_this_boot_is_gone() -> None:
     """What ran under another boot of this host has ended where that was before this boot, by more than clocks differ;
     else it may run on another machine of this name."""
     record = {**processes.this_process(), "boot": "00000000-0000-0000-0000-000000000000"}
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    booted = booted_at()
     assert True is processes.is_gone({**record, "start": booted - 3600})
     for start in (booted - 60, booted + 60, time.time(), None, True, "long ago"):
         assert None is processes.is_gone({**record, "start": start}), start
+
+
+@pytest.mark.parametrize("start", [None, -10, -3600, 60])
+def test_what_has_written_a_file_before_this_boot_is_gone(tmp_path: Path, start: float | None) -> None:
+    """However shortly before, by the clock of the file system, and whatever the record tells of the time; of what has
+    written later nobody can know, unless the record tells of a time long before this boot."""
+    path, booted = tmp_path / "record", booted_at()
+    record = {**processes.this_process(), "boot": "00000000-0000-0000-0000-000000000000"}
+    del record["start"]  # as versions before wrote it
+    record |= {} if start is None else {"start": booted + start}
+    path.touch()
+    assert (True if start == -3600 else None) is writer_is_gone(str(path), record)
+    os.utime(path, (booted - 2, booted - 2))
+    assert True is writer_is_gone(str(path), record)
+    assert None is writer_is_gone(str(path), {**record, "host": "another-host"})
+    assert False is writer_is_gone(str(path), processes.this_process())
+    assert [path] == list(tmp_path.iterdir())
+    path.unlink()
+    assert (True if start == -3600 else None) is writer_is_gone(str(path), record)
 
 
 def test_another_machine_of_this_name_is_not_gone(tmp_path: Path) -> None:
@@ -195,7 +215,8 @@ def test_another_machine_of_this_name_is_not_gone(tmp_path: Path) -> None:
         record = json.loads(other.stdout.readline())
         assert (os.uname().nodename, "11111111-2222-4333-8444-555555555555") == (record["host"], record["boot"])
         assert None is processes.is_gone(record)
-        with pytest.raises(Busy, match=f"process {record['pid']} on"):
+        assert None is writer_is_gone(f"{path}.held", record)
+        with pytest.raises(Busy, match=rf"process {record['pid']} on .* \(remove that file if it does not run there"):
             _linked(f"{path}.held", 0.0)
         assert "which cannot be asked from here" in (left_by(path) or "")
         other.communicate("")

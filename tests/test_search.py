@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +45,7 @@ from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import editing
+from experiment_manager.store.processes import this_process
 from experiment_manager.store.proposals import leave_configuration, publish
 from experiment_manager.store.states import StateTable
 from tests.conftest import APP, Program, ProgramAfter, files_below, unpack, wait_until
@@ -547,6 +549,27 @@ def test_the_last_trial_that_begins_while_somebody_looks(tmp_path: Path, monkeyp
     monkeypatch.setattr(reconcile, "reconciled", slow)
     table = reconcile.wait_until_idle(folder)
     assert {0, 1} == table.attempts.keys()
+
+
+def test_nobody_waits_for_a_search_that_nobody_here_knows_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials are left, and whoever ran the search is on another machine of this name, or was before this one was
+    started anew: who waits for the end leaves. A process that surely is there is waited for."""
+    folder, looks = beginning(tmp_path, search(0, 3)), list[float]()
+    launch = create_launch(folder, [], {})
+    driver = Path(folder.join("launches", launch.number, "driver.json"))
+    monkeypatch.setattr(reconcile, "_PROPOSES_S", 0.0)
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            driver.write_text(json.dumps({**this_process(), "boot": "another"}))
+        assert 5 > len(looks), "who waits does not leave"
+
+    monkeypatch.setattr(time, "sleep", look)
+    assert {} == reconcile.wait_until_idle(folder).attempts
+    assert len(looks) >= 3
 
 
 def test_an_optuna_that_is_too_old_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from experiment_manager.store.endings import Endings, ask_to_end
 from experiment_manager.store.holds import set_held
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
-from tests.conftest import clean_env, erring, wait_until
+from tests.conftest import booted_at, clean_env, erring, wait_until
 
 CLAIMER = """
 import os, sys
@@ -265,6 +265,20 @@ def test_killed_process_is_lost(tmp_path: Path, states: States, start: Callable[
     assert State.LOST is states.table(reconcile=True).state(7)
     assert ["7.1", "7.1.LOST"] == names(tmp_path)
     assert State.LOST is states.table().state(7)
+
+
+def test_what_ran_just_before_this_boot_is_lost(tmp_path: Path, states: States) -> None:
+    """A job that a machine ran whose boot was another one is LOST where it began before this boot, by the clock of the
+    file system, and may be claimed; else it may run on another machine of this name, and stays RUNNING."""
+    for job, began in ((7, booted_at() - 10), (8, booted_at() - 10), (9, time.time())):
+        record = {**processes.this_process(), "boot": "another", "start": began}
+        put(tmp_path, f"{job}.1", f"{job}.1.RUNNING", record=record)
+        os.utime(tmp_path / "train/states" / f"{job}.1", (began, began))
+    assert 2 == states.claim(8, {})
+    table = states.table(reconcile=True)
+    assert [State.LOST, State.RUNNING, State.RUNNING] == [table.state(job) for job in (7, 8, 9)]
+    with pytest.raises(NotOverYet, match=r"if nothing runs it there, rename .*9\.1\.RUNNING to end in \.LOST"):
+        states.claim(9, {})
 
 
 def test_whoever_chooses_takes_no_job_that_was_cancelled_meanwhile(tmp_path: Path, states: States) -> None:

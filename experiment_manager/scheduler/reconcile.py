@@ -590,7 +590,7 @@ def may_grow(folder: Folder) -> bool:
 def _may_propose(folder: Folder, table: StateTable, quiet_s: float) -> bool:
     """Whether a worker that has just ended a trial of a search may be about to begin the next one: as long as it is
     there, however long it takes to propose that."""
-    if quiet_s <= _PROPOSES_S or drivers(folder):
+    if quiet_s <= _PROPOSES_S or any(driver.is_surely_there for driver in drivers(folder)):
         return True
     with suppress(SchedulerError):
         return any(task.is_worker for task in active_tasks(folder, table, of=(), is_needed=False))

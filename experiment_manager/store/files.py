@@ -16,7 +16,7 @@ from functools import cache, partial
 
 from experiment_manager.errors import LOOK_AT_THE_DISK, FolderError
 from experiment_manager.model.codec import is_number
-from experiment_manager.store.processes import is_alive, this_process
+from experiment_manager.store.processes import is_alive, is_gone, is_of_another_boot, this_process, uptime_s
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -111,6 +111,25 @@ class FileClock:
     def age_s(self, path: str) -> float:
         """How long ago a file was written; raises OSError."""
         return self.time - os.lstat(path).st_mtime
+
+
+def writer_is_gone(path: str, record: Mapping[str, Any]) -> bool | None:
+    """As `is_gone`, of the process that has written its record into this file, while it ran.
+
+    Under another boot it ran before ours where the file is older than that by the clock of the file system, which needs
+    no clocks of machines to agree: however shortly before, and whatever the record tells of the time.
+    """
+    gone = is_gone(record)
+    if gone is None and is_of_another_boot(record):
+        with suppress(OSError):
+            return os.lstat(path).st_mtime < _booted(os.path.dirname(path)) or None
+    return gone
+
+
+@cache
+def _booted(place: str) -> float:
+    """When this machine was started, by the clock of a file system; raises OSError."""
+    return FileClock(place).time - uptime_s()
 
 
 def clear_leftovers_in(place: str, clock: FileClock | None = None) -> None:

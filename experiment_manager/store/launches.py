@@ -48,6 +48,7 @@ from experiment_manager.store.files import (
     temporary_name,
     unreadable,
     write_json,
+    writer_is_gone,
 )
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.orders import write_orders
@@ -164,8 +165,9 @@ def note_submitted(folder: Folder, number: str) -> None:
 def is_being_submitted(folder: Folder, number: str) -> bool:
     """Whether a process that has not ended, as far as anybody knows, is about to submit something of a launch. To be
     asked before it is looked up what was submitted: at no moment neither of them tells."""
-    found = read_optional(folder.join("launches", number, _SUBMITTING), {"process": TABLE, "until": NUMBER})
-    return float(found.get("until") or 0.0) > time.time() and is_gone(found.get("process") or {}) is not True
+    path = folder.join("launches", number, _SUBMITTING)
+    found = read_optional(path, {"process": TABLE, "until": NUMBER})
+    return float(found.get("until") or 0.0) > time.time() and not writer_is_gone(path, found.get("process") or {})
 
 
 class Driver(NamedTuple):
@@ -182,10 +184,15 @@ class Driver(NamedTuple):
     def is_surely_there(self) -> bool:
         return is_gone(self.process) is False
 
+    @property
+    def has_ended(self) -> bool:
+        """That is certain."""
+        return writer_is_gone(self.path, self.process) is True
+
 
 def drivers(folder: Folder) -> list[Driver]:
     """Whoever may still begin jobs that wait for no scheduler; not those that have certainly ended."""
-    return [driver for driver in _drivers(folder) if not is_gone(driver.process)]
+    return [driver for driver in _drivers(folder) if not driver.has_ended]
 
 
 def _drivers(folder: Folder) -> Iterator[Driver]:
@@ -245,7 +252,7 @@ def clear_leftovers(folder: Folder) -> None:
             if not is_being_submitted(folder, number):
                 discard(os.path.join(place, _SUBMITTING))
         for driver in _drivers(folder):
-            if is_gone(driver.process):
+            if driver.has_ended:
                 place = os.path.dirname(driver.path)
                 with suppress(OSError):
                     folder.require_within(place)

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from experiment_manager.store.documents import ANCHOR, opened, read_optional
-from experiment_manager.store.files import discard, is_there, looked, temporary_name
-from experiment_manager.store.processes import is_gone, named, this_process
+from experiment_manager.store.files import discard, is_there, looked, temporary_name, writer_is_gone
+from experiment_manager.store.processes import named, this_process
 from experiment_manager.text import tell_once
 
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
@@ -64,7 +64,7 @@ def left_by(path: str) -> str | None:
     if not is_there(_held(path)):
         return None
     holder = read_optional(_held(path), ANCHOR)
-    gone = is_gone(holder)
+    gone = writer_is_gone(_held(path), holder)
     if gone is False:
         return None
     state = "which has ended," if gone else "which cannot be asked from here,"
@@ -115,7 +115,7 @@ def _linked(path: str, deadline: float) -> tuple[int, int, int]:
             except FileExistsError:
                 seen = identity(path)  # before it is read: what somebody has put there meanwhile is another one
                 holder = read_optional(path, ANCHOR)
-                if is_gone(holder):
+                if writer_is_gone(path, holder):
                     take_away(path, seen)
                     continue
                 _wait(deadline, _told(holder, path))
@@ -129,7 +129,9 @@ def _told(holder: Mapping[str, Any], path: str) -> str:
     """Who holds the link at that path, in words, and where that is said; what to do where it is not."""
     if not holder:
         return f"a process that {path} does not name (remove that file if nobody works there)"
-    return f"{named(holder)}, as {path} says,"
+    is_unknown = writer_is_gone(path, holder) is None
+    way_out = " (remove that file if it does not run there any more)" if is_unknown else ""
+    return f"{named(holder)}, as {path} says{way_out},"
 
 
 def take_away(path: str, stale: tuple[int, int, int] | None) -> None:

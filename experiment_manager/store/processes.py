@@ -6,6 +6,7 @@ signal is to be sent: see `tell`.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _MOST_PID: Final = 2**31 - 1
 _SKEW_S: Final = 300.0
 """By how much the clocks of two machines may differ: another one of our name must not pass for this one before it was
-started anew."""
+started anew. Of a file, one clock tells: see `writer_is_gone`."""
 
 IDENTITY: Final = ("host", "boot", "namespace", "pid", "started_ticks")
 """The fields of `this_process`: no two processes have all of it in common."""
@@ -68,13 +69,15 @@ def named(record: Mapping[str, Any]) -> str:
 
 
 def is_gone(record: Mapping[str, Any]) -> bool | None:
-    """True when the process of a record has certainly ended, False when it runs, None when nobody here can know."""
+    """True when the process of a record has certainly ended, False when it runs, None when nobody here can know. Where
+    the record lies in a file of that process, `writer_is_gone` knows more."""
     if record.get("host") != os.uname().nodename:
         return None
     me, boot = this_process(), record.get("boot")
-    if boot != me["boot"]:
-        is_shown = None not in (boot, me["boot"])  # not in a sandbox (ProcSubset=pid of systemd)
-        return True if is_shown and _ran_before_boot(record.get("start")) else None  # None: another of that name
+    if is_of_another_boot(record):  # or of another machine of that name
+        return True if _ran_before_boot(record.get("start")) else None
+    if boot != me["boot"]:  # not shown to one of us, as in a sandbox (ProcSubset=pid of systemd)
+        return None
     if record.get("namespace") != me["namespace"]:  # another container
         return None
     pid, ticks = record.get("pid"), record.get("started_ticks")
@@ -89,9 +92,20 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
 
 def _ran_before_boot(start: object) -> bool:
     """Whether that time lies before this machine was started, however the clocks of machines differ."""
-    if sys.platform != "linux" or isinstance(start, bool) or not isinstance(start, int | float):
+    if isinstance(start, bool) or not isinstance(start, int | float):
         return False
-    return start < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - _SKEW_S
+    return start < time.time() - uptime_s() - _SKEW_S
+
+
+def is_of_another_boot(record: Mapping[str, Any]) -> bool:
+    """Whether a record tells of a process under another boot of this host, or on another machine of its name."""
+    boots = record.get("boot"), this_process()["boot"]
+    return record.get("host") == os.uname().nodename and None not in boots and boots[0] != boots[1]
+
+
+def uptime_s() -> float:
+    """How long ago this machine was started; longer than anything where the system does not tell."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else math.inf
 
 
 def _has_ended(pid: int, ticks: int, *, was_ours: bool) -> bool | None:

@@ -45,6 +45,7 @@ from experiment_manager.store.files import (
     sync,
     temporary_name,
     unreadable,
+    writer_is_gone,
 )
 from experiment_manager.store.holds import read_held, read_removed, why_not_begun
 from experiment_manager.store.layout import Folder
@@ -366,7 +367,7 @@ class States:
             if found[job_id][number] is not State.RUNNING:
                 continue
             record = self.record(job_id, number)
-            ended = _unrecorded_end(record)
+            ended = _unrecorded_end(self._name(job_id, number), record)
             if ended is not None:
                 found[job_id] = {**found[job_id], number: self.lose(job_id, number, ended)}
             if found[job_id][number] is State.RUNNING:
@@ -377,7 +378,8 @@ class States:
         """The attempt by which a job is what it is (`StateTable.standing`), LOST when it runs here and its process is
         gone; number 0 when there is none. Raises FolderError while a disk does not give how it ended."""
         last = self._standing(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
-        ended = _unrecorded_end(self.record(job_id, last.number)) if last.state is State.RUNNING else None
+        anchor = self._name(job_id, last.number)
+        ended = _unrecorded_end(anchor, self.record(job_id, last.number)) if last.state is State.RUNNING else None
         try:
             return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended, must_know=True))
         except UnreadableRecord as error:
@@ -651,14 +653,14 @@ class States:
         """A RUNNING attempt that nothing runs any more has ended; returns how, RUNNING where others have ended it and
         that cannot be seen yet. Raises NotOverYet when it is alive, or may be; JobRefused."""
         record = self.record(job_id, attempt)
-        gone = processes.is_gone(record)
+        gone = writer_is_gone(self._name(job_id, attempt), record)
         task, is_by_hand = self.task(job_id, attempt, record), scheduler_in(record) is None
         if task is not None and task.is_earlier_run_of(task_in(about)):
             reason = "its task was started again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}
             record = {"reason": reason, "ask_scheduler": True, **fenced}
             return self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, record)
-        ended = _unrecorded_end(record)
+        ended = _unrecorded_end(self._name(job_id, attempt), record)
         if ended is not None or gone or (gone is None and task is not None and self._has_ended(task, is_by_hand)):
             is_sure = gone or ended is not None  # a node that its scheduler has lost may run on
             fenced = {} if is_sure else {"fenced_at": time.time()}
@@ -862,14 +864,15 @@ def ended_elsewhere(end: Mapping[str, Any]) -> str | None:
     return f"{end.get('reason') or 'ended'} (recorded by {end.get('fenced_by') or 'somebody else'})"
 
 
-def _unrecorded_end(record: Mapping[str, Any]) -> State | None:
-    """How a RUNNING attempt has ended, as far as that is certain; what SLURM runs, SLURM is asked about.
+def _unrecorded_end(anchor: str, record: Mapping[str, Any]) -> State | None:
+    """How a RUNNING attempt has ended, by the file of its anchor and what that tells, as far as that is certain; what
+    SLURM runs, SLURM is asked about.
 
     An attempt that never began is found here when whoever recorded it was interrupted.
     """
     if "unbegun" in record:
         return State(record["unbegun"])
-    return State.LOST if scheduler_in(record) is None and processes.is_gone(record) is True else None
+    return State.LOST if scheduler_in(record) is None and writer_is_gone(anchor, record) else None
 
 
 def _wait_to_see(is_seen: Callable[[], bool], what: str) -> None:

@@ -31,11 +31,11 @@ from experiment_manager.store.documents import (
     read_optional,
     trouble,
 )
-from experiment_manager.store.files import clear_leftovers_beside, discard, temporary_name, write_json
+from experiment_manager.store.files import clear_leftovers_beside, discard, temporary_name, write_json, writer_is_gone
 from experiment_manager.store.launches import SETTLED
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.lock import identity, take_away
-from experiment_manager.store.processes import is_gone, this_process
+from experiment_manager.store.processes import this_process
 from experiment_manager.text import names_in, skipped
 
 Item = TypeVar("Item")
@@ -159,7 +159,7 @@ def _trouble(array: Any) -> str | None:
 def _until(path: str) -> float | None:
     """Until when the array may turn up that somebody submits; None where he does not tell."""
     found = read_optional(path, _TRY)
-    gone = is_gone(found.get("process") or {})
+    gone = writer_is_gone(path, found.get("process") or {})
     until: float | None = found.get("until_if_gone" if gone is True and "until_if_gone" in found else "until")
     return until
 
