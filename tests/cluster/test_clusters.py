@@ -86,11 +86,16 @@ def on_the_other() -> list[str]:
     return re.findall(r"(?m)^\d+$", slurm("squeue", "-h", "-M", "other", "-o", "%F"))
 
 
+def next_id(*where: str) -> int:
+    """The id that a job would get that is submitted now."""
+    (found,) = re.findall(r"(?m)^NEXT_JOB_ID *= (\d+)", slurm("scontrol", *where, "show", "config"))
+    return int(found)
+
+
 @pytest.fixture
 def _sibling(place: Path) -> Iterator[None]:
-    """A second cluster of one node, of which the first one's accounting knows: its next job has the same id as theirs,
+    """A second cluster of one node, of which the first one's accounting knows: the next jobs on both have the same id,
     and SLURM_CLUSTERS=other asks it."""
-    (next_id,) = re.findall(r"(?m)^NEXT_JOB_ID *= (\d+)", slurm("scontrol", "show", "config"))
     path = configure(
         place,
         leaves_out="NodeName|GresTypes|AccountingStorageTRES",
@@ -104,13 +109,15 @@ def _sibling(place: Path) -> Iterator[None]:
     node = re.sub(r"n\[1-2\]", "o1", re.search(r"(?m)^NodeName=.*$", SLURM_CONF.read_text())[0])  # type: ignore[index]
     node = re.sub(r" Gres=\S+", "", re.sub(r"Port=\S+", f"Port={PORT + 1}", node))
     with path.open("a") as file:
-        file.write(f"{node}\nFirstJobId={next_id}\n")
+        file.write(f"{node}\nFirstJobId={next_id()}\n")
     env = clean_env(SLURM_CONF=str(path))
     for words in ("cluster other", "account test cluster=other", f"user root {ACCOUNT}"):
         change("add", words)
     with running("slurmctld", "-D", "-f", path, env=env), running("slurmd", "-D", "-N", "o1", "-f", path, env=env):
         idle = ("sinfo", "-h", "-M", "other", "-p", "main", "-o", "%t")
         wait_until(lambda: "idle" in subprocess.run(idle, env=clean_env(), capture_output=True, text=True).stdout)
+        while next_id() < next_id("-M", "other"):
+            slurm("sbatch", "--test-only", "--wrap=true")
         yield
         slurm("scancel", "-M", "other", "-u", "root")
         wait_until(lambda: [] == on_the_other())

@@ -205,17 +205,23 @@ def test_a_controller_that_is_gone_for_a_minute(program: Program, monkeypatch: p
     ended that has not. Once it is back the rest runs, each once, but for what SLURM itself starts again, and who has
     waited the whole time is told so."""
     need_own_cluster()
-    sweep, lost, release = Sweep(program), Sweep(program, "lost"), program.home / "go"
-    begun = {each: program.home / f"begun.{each.experiment.name}" for each in (sweep, lost)}
+    sweep, lost, through = (Sweep(program, name) for name in ("train", "lost", "through"))
+    release, held = program.home / "go", program.home / "hold.0"
+    begun = {each: program.home / f"begun.{each.experiment.name}" for each in (sweep, lost, through)}
     monkeypatch.setenv("RELEASE", str(release))
-    for each, settings in ((sweep, ("sleep=15,600,120,0",)), (lost, ("how=hang-at-first",))):
+    held.touch()
+    for each, settings in ((sweep, "sleep=15,600,0"), (lost, "how=hang-at-first"), (through, "steps=1")):
         begun[each].mkdir()
-        each.write(*settings, f"started={begun[each]}", "hydra.launcher.array_parallelism=3")
+        each.write(settings, f"started={begun[each]}", "hydra.launcher.array_parallelism=2")
         each.submit()
-    sweep.until_begun(0, 1, 2)
-    lost.until_begun(0)
-    waits = sweep.start("-m", "experiment_manager", "status", str(sweep.experiment), "--wait", "--json")
-    assert {0: "RUNNING", 1: "RUNNING", 2: "RUNNING", 3: "QUEUED"} == sweep.status()
+    sweep.until_begun(0, 1)
+    for each in (lost, through):
+        each.until_begun(0)
+    waits = [
+        each.start("-m", "experiment_manager", "status", str(each.experiment), "--wait", "--json")
+        for each in (sweep, through)
+    ]
+    assert {0: "RUNNING", 1: "RUNNING", 2: "QUEUED"} == sweep.status()
     keep(lost.slurm_id)
     os.kill(int((HOME / "run/slurmctld.pid").read_text()), signal.SIGKILL)
     gone = time.monotonic()
@@ -224,22 +230,26 @@ def test_a_controller_that_is_gone_for_a_minute(program: Program, monkeypatch: p
         os.kill(pid, signal.SIGKILL)
     while time.monotonic() < gone + 60:
         for told in (sweep.status(), {row["job"]: row["state"] for row in sweep.told("jobs")}):
-            assert told in [{0: state, 1: "RUNNING", 2: "RUNNING", 3: "QUEUED"} for state in ("RUNNING", "COMPLETED")]
-        assert {0: "RUNNING"} == lost.status()
-        assert waits.poll() is None
-    assert ["0.1.COMPLETED", "1.1.RUNNING", "2.1.RUNNING"] == sweep.states()
+            assert told in [{0: state, 1: "RUNNING", 2: "QUEUED"} for state in ("RUNNING", "COMPLETED")]
+        assert {0: "RUNNING"} == lost.status() == through.status()
+        assert [None, None] == [process.poll() for process in waits]
+    assert ["0.1.COMPLETED", "1.1.RUNNING"] == sweep.states()
     assert not list(sweep.experiment.glob("launches/*/settled"))
+    release.unlink()
     up()
+    held.unlink()
+    sweep.until({0: "COMPLETED", 1: "FAILED", 2: "RUNNING"}, through=["RUNNING", "QUEUED"], seconds=120)
+    release.touch()
     wait_until(lambda: ["PENDING"] == queue(lost.slurm_id), 120)
     lost.until({0: "QUEUED"}, through=["RUNNING"])
     start_again(lost.task(0))
-    lost.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"])
+    lost.until({0: "COMPLETED"})
     assert ["0.1.NODE_FAIL", "0.2.COMPLETED"] == lost.states()
-    said, errors = waits.communicate(timeout=300)
-    assert (1, {"COMPLETED": [0, 2, 3], "FAILED": [1]}) == (waits.returncode, json.loads(said)["jobs"]), errors
-    assert ["0.1.COMPLETED", "1.1.FAILED", "2.1.COMPLETED", "3.1.COMPLETED"] == sweep.states()
+    said = [(json.loads(process.communicate(timeout=300)[0])["jobs"], process.returncode) for process in waits]
+    assert [({"COMPLETED": [0, 2], "FAILED": [1]}, 1), ({"COMPLETED": [0]}, 0)] == said
+    assert ["0.1.COMPLETED", "1.1.FAILED", "2.1.COMPLETED"] == sweep.states()
     runs = {each: Counter(path.name.split(".")[0] for path in begun[each].iterdir()) for each in begun}
-    assert {sweep: {"0": 1, "1": 1, "2": 1, "3": 1}, lost: {"0": 2}} == runs
+    assert {sweep: {"0": 1, "1": 1, "2": 1}, lost: {"0": 2}, through: {"0": 1}} == runs
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
