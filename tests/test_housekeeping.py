@@ -790,6 +790,13 @@ def test_results_that_somebody_has_removed_are_named(tmp_path: Path) -> None:
     run = f"`experiment-manager run {folder.path} 0` runs the first one again (jobs 0-1)"
     line = f"2 jobs have completed, and have no result: it was removed, or never left; {run}"
     assert 1 == program.tool("results").stderr.count(line)
+    end = Path(folder.of_attempt(1, 2, "attempt"))
+    record = json.loads(end.read_text())
+    assert record.pop("has_result")
+    end.write_text(json.dumps(record))  # of a version that does not tell, whose jobs may have had none
+    assert [[0]] == [list(one.jobs) for one in experiment.doctor()]
+    end.unlink()
+    assert [[0], [1]] == [list(one.jobs) for one in experiment.doctor()]
     os.rename(folder.join("jobs"), tmp_path / "jobs")
     os.symlink(tmp_path / "away", folder.join("jobs"))
     for verb in ("status", "doctor", "results"):

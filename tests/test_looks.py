@@ -180,7 +180,7 @@ def resultless(place: Path) -> object:
         (listed, ["mine", "link", "e", "manifest.sqlite"]),
         (to_submit, ["slurm_scripts.sh", "launch.json", "0001", "launches"]),
         (left, ["result.1.json", "attempt.1.json", "0", "0.1", "0.1.RUNNING"]),
-        (resultless, ["jobs", "0", "1", "2", "result.1.json"]),
+        (resultless, ["jobs", "0", "1", "2", "result.1.json", "attempt.1.json"]),
         (ended, ["states", "0.1", "0.1.RUNNING"]),
     ],
 )

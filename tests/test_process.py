@@ -1,10 +1,12 @@
 """A sweep is one process and each job another one, whatever the program and its surroundings do."""
 
+import json
 import shlex
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +132,16 @@ def test_task_that_leaves_ends_itself_alone(plain: Program, launcher: str) -> No
     assert 0 == done.returncode, done.stderr
     assert ["2", "leave"] == calls(plain)
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == plain.states()
+    said = plain.tool("doctor").stdout, plain.tool("results").stderr
+    assert "no result" not in "".join(said)  # nobody has removed any, and it is not to be run again
+    has_left = launcher == "basic"  # there it has returned, with nothing
+    assert {0: has_left, 1: True} == {job: ended(plain, job)["has_result"] for job in (0, 1)}
+
+
+def ended(program: Program, job: int) -> dict[str, Any]:
+    """How its first attempt has ended, as that is recorded."""
+    record: dict[str, Any] = json.loads((program.experiment / f"jobs/{job}/attempt.1.json").read_text())
+    return record
 
 
 def test_words_of_a_task_that_leaves_are_its_reason(plain: Program) -> None:

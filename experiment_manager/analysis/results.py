@@ -18,7 +18,7 @@ from experiment_manager.model.ids import which
 from experiment_manager.model.pruning import TAKES, read
 from experiment_manager.model.records import Job, JobId, State
 from experiment_manager.model.rows import Earlier, ResultRow
-from experiment_manager.store.documents import MOST_TABLE_BYTES
+from experiment_manager.store.documents import END, MOST_TABLE_BYTES, read_optional
 from experiment_manager.store.files import is_there, leads_nowhere, looked, unreadable
 from experiment_manager.store.launches import last_ranking, planned_attempts, pruning_launch
 from experiment_manager.store.layout import Folder
@@ -241,9 +241,13 @@ def without_results(folder: Folder, rows: Iterable[ResultRow]) -> list[str]:
 
 
 def result_is_gone(folder: Folder, job_id: int, attempt: int) -> bool:
-    """Whether that attempt has no result, and that is not behind a link to what is not there. Raises FolderError."""
+    """Whether that attempt, which has completed, has no result any more, and that is not behind a link to what is not
+    there. A program may leave none: so its end must tell that it had one, or be gone, too. Raises FolderError."""
     places = (folder.job(JobId(job_id)), folder.join("jobs"))
-    return not is_there(folder.of_attempt(job_id, attempt, "result")) and not any(map(leads_nowhere, places))
+    if is_there(folder.of_attempt(job_id, attempt, "result")) or any(map(leads_nowhere, places)):
+        return False
+    path = folder.of_attempt(job_id, attempt, "attempt")
+    return not is_there(path) or read_optional(path, END).get("has_result") is True
 
 
 def way_back(folder: Folder, ids: Sequence[int]) -> str:

@@ -140,7 +140,9 @@ def _claimed(
                 _set_variables(before)
                 state = State.FAKE if is_fake else state
                 processes.unmark(mark)
-                record = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
+                record: dict[str, Any] = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
+                if state is State.COMPLETED:
+                    record["has_result"] = made.has_left
                 asked_again(lambda: states.finish(job_id, number, state, record), tell, wait=wait)
 
 

@@ -622,6 +622,7 @@ class _Supervision:
             **({} if self._gpus is None else self._gpus.record(time.time() - started)),
             **({"ask_scheduler": True} if state is State.CANCELLED and self._is_scheduler_to_be_asked() else {}),
             **({"requeued": True} if is_to_requeue else {}),
+            **({"has_result": bool(result)} if state is State.COMPLETED else {}),
         }
         if not self._publish(state, record):
             return self._incomplete()._replace(was_overtaken=True)

@@ -161,7 +161,7 @@ END: Final[Shape] = {
     **dict.fromkeys(("state", "reason", "signal", "peak_memory_from", "fenced_by"), TEXT),
     **dict.fromkeys(("start", "end", "fenced_at"), MOMENT),
     **dict.fromkeys(("peak_memory_bytes", "cpu_s", "gpu_s", "peak_gpu_memory_bytes"), NUMBER),
-    **dict.fromkeys(("ask_scheduler", "ask_slurm", "requeued"), FLAG),
+    **dict.fromkeys(("ask_scheduler", "ask_slurm", "requeued", "has_result"), FLAG),
     "exit_code": WHOLE,
     "arguments": WORDS,
 }

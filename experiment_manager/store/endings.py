@@ -195,6 +195,8 @@ class Endings:
             **{key: noted[key] for key in ("arguments",) if key in noted},
         }
         state = State.FAKE if result.get("fake") else State.COMPLETED if pruned is None else State.PRUNED
+        if state is State.COMPLETED:
+            record["has_result"] = True
         return Ending(state, record if pruned is None else {**record, "reason": f"{pruned}; {record['reason']}"})
 
 
