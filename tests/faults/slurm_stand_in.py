@@ -111,7 +111,10 @@ def _run(script: str, env: dict[str, str], cwd: Path, *, make_room: bool = False
 
 def _make_room(task: "subprocess.Popen[bytes]", env: dict[str, str]) -> None:
     """All processes of a task are told to end when its job has noted that it runs, and are killed where they do not."""
-    mark, deadline = f"SLURM_JOB_ID={env['SLURM_JOB_ID']}".encode(), time.monotonic() + _MOST_S
+    marks = {
+        f"{name}={env[name]}".encode() for name in ("SLURM_JOB_ID", "FAULTS_RUNS")
+    }  # the latter of this place alone
+    deadline = time.monotonic() + _MOST_S
     runs = Path(env["FAULTS_RUNS"])
     n_noted = runs.read_text().count("process:") if runs.exists() else 0
     while task.poll() is None and time.monotonic() < deadline:
@@ -119,21 +122,21 @@ def _make_room(task: "subprocess.Popen[bytes]", env: dict[str, str]) -> None:
             break
         time.sleep(0.01)
     for number, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 0.0)):
-        for process in _with(mark):
+        for process in _with(marks):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
         deadline = time.monotonic() + wait_s
-        while _with(mark) and time.monotonic() < deadline:
+        while _with(marks) and time.monotonic() < deadline:
             task.poll()
             time.sleep(0.01)
 
 
-def _with(mark: bytes) -> list[int]:
-    """The processes that have this in their environment."""
+def _with(marks: set[bytes]) -> list[int]:
+    """The processes that have all of this in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if mark in path.read_bytes().split(b"\0"):
+            if marks.issubset(path.read_bytes().split(b"\0")):
                 found.append(int(path.parent.name))
     return found
 
