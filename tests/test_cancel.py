@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
 from tests.conftest import Program, clean_env, on_another_host, wait_until
+
+SEARCH = ("hydra/sweeper=experiment_optuna", "hydra.sweeper.n_trials=2", "seed=interval(0,10)")
 
 IN_PROCESS = """
 import sys, time
@@ -194,7 +197,7 @@ def test_a_sweep_that_is_cancelled_begins_no_further_job(program: Program, tmp_p
     assert 1 == len(list(started.iterdir()))
     assert 0 == program.sweep("seed=1,2,3", f"started='{started}'").returncode
     assert {f"{job}.2.COMPLETED" for job in range(3)} <= {*program.states()}
-    assert "nothing was cancelled" in program.tool("cancel").stdout
+    assert "none was told to end" in program.tool("cancel").stdout
 
 
 @pytest.mark.usefixtures("light")
@@ -263,7 +266,7 @@ def test_what_several_processes_would_begin_none_of_them_begins(program: Program
         env=clean_env(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert 0 == said.returncode, said.stderr
-    assert f"(launch 0001) and process {sweeps[1].pid}" in said.stderr
+    assert f"(launch 0001, if it still runs) and process {sweeps[1].pid}" in said.stderr
     for process in (*sweeps, worker):
         process.communicate(timeout=60)
         assert 1 == process.returncode
@@ -283,6 +286,60 @@ def test_a_process_that_has_died_leaves_its_jobs_what_they_are(program: Program,
     assert {"jobs": [0]} == program.told("cancel")
     wait_until(lambda: ["0.1.CANCELLED"] == program.states())
     assert ["0.1", "0.1.CANCELLED"] == sorted(path.name for path in (program.experiment / "states").iterdir())
+
+
+@pytest.mark.usefixtures("light")
+def test_what_runs_is_cancelled_where_nothing_can_be_written(program: Program, tmp_path: Path) -> None:
+    """No file may grow, as on a full disk: people learn which jobs may begin after that, and where; of a search, that
+    it may propose more, and that no request reaches what its worker runs."""
+    started = tmp_path / "started"
+    started.mkdir()
+    words = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-m", "experiment_manager", "cancel"]
+    for name, ran in (("train", ("seed=1,2",)), ("found", (*SEARCH, "hydra.sweeper.experiment_name=found"))):
+        sweep = began_and_wait(program, started, *ran)
+        folder = program.experiment.with_name(name)
+        said = subprocess.run([*words, str(folder)], env=clean_env(), capture_output=True, text=True, check=False)
+        who = f"process {sweep.pid} on {os.uname().nodename} (launch 0001), which Ctrl-C ends there: {folder}"
+        may_begin = f"error: job 1 cannot be kept from beginning in {who}/states cannot be made or written: "
+        may_propose = f"error: more may be proposed by {who}/proposals cannot be made or written: "
+        assert 2 == said.returncode
+        assert said.stderr.startswith(may_begin if name == "train" else may_propose), said.stderr
+        if name == "train":
+            wait_until((folder / "states/0.1.CANCELLED").exists)
+        else:
+            assert "; and job 0 cannot be told to end" in said.stderr
+        sweep.send_signal(signal.SIGINT)
+        sweep.communicate(timeout=30)
+        for one in started.iterdir():
+            one.unlink()
+
+
+@pytest.mark.usefixtures("light")
+def test_what_nobody_is_to_begin_is_not_cancelled(program: Program, tmp_path: Path) -> None:
+    """A held job of a sweep stays PENDING. Where nobody can tell whether the process of a launch still runs, its jobs
+    are CANCELLED in case it does, but for those that are done; people are told what else to do, and not that a job was
+    told to end."""
+    started = tmp_path / "started"
+    started.mkdir()
+    assert 0 == program.sweep("seed=3", f"started='{started}'").returncode
+    (started / next(started.iterdir())).unlink()
+    sweep = began_and_wait(program, started, "seed=3,1,2", "hydra.sweeper.rerun=always")
+    program.tool("hold", "1")
+    assert {"jobs": [0, 2]} == program.told("cancel")
+    sweep.communicate(timeout=30)
+    assert ["0.1.COMPLETED", "0.2.CANCELLED", "2.1.CANCELLED"] == program.states()
+    driver = program.experiment / "launches/0002/driver.json"
+    driver.write_text(json.dumps({"host": "node7", "pid": 12}))
+    program.tool("release", "1")
+    assert {"jobs": []} == program.told("cancel", "0")
+    cancelled = program.tool("cancel")
+    assert (0, True) == (cancelled.returncode, "none was told to end" in cancelled.stdout)
+    assert (
+        "cancelled before process 12 on node7 (launch 0002, if it still runs) began it: job 1\n"
+        "whether process 12 on node7 still runs cannot be told from here; if it does not run there any more, remove "
+        f"{driver}\n"
+    ) == cancelled.stderr
+    assert ["0.1.COMPLETED", "0.2.CANCELLED", "1.1.CANCELLED", "2.1.CANCELLED"] == program.states()
 
 
 @pytest.mark.usefixtures("light")
@@ -310,16 +367,37 @@ def test_a_search_that_is_cancelled_proposes_nothing_more(program: Program, tmp_
     """Its trials have ended, people are told that it is stopped, and the same command goes on with it."""
     started = tmp_path / "started"
     started.mkdir()
-    search = ("hydra/sweeper=experiment_optuna", "hydra.sweeper.n_trials=2", "seed=interval(0,10)")
-    sweep = began_and_wait(program, started, *search)
+    sweep = began_and_wait(program, started, *SEARCH)
     assert {"jobs": [0]} == program.told("cancel")
     _, said = sweep.communicate(timeout=30)
     assert (1, True) == (sweep.returncode, "has stopped the search; the same command goes on" in said)
     assert ["0.1.CANCELLED"] == program.states()
     assert not list(program.experiment.glob("proposals/1.json"))
-    arguments = (f"started='{started}'", "hydra.launcher.n_jobs=1", *search)
+    arguments = (f"started='{started}'", "hydra.launcher.n_jobs=1", *SEARCH)
     assert 0 == program.sweep(*arguments).returncode
     assert ["0.1.CANCELLED", "0.2.COMPLETED", "1.1.COMPLETED"] == program.states()
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_search_that_is_cancelled_ends_with_1_where_trials_are_left(
+    program: Program, tmp_path: Path, is_cancelled: bool
+) -> None:
+    """Also where what ran has completed before it was told to end; one that is only stopped has come to its end."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    started.mkdir()
+    words = ("train.py", "-m", f"started='{started}'", "hydra.launcher.n_jobs=1", *SEARCH)
+    search = program.start(*words, RELEASE=str(release))
+    wait_until(lambda: list(started.iterdir()))
+    folder = Folder.at(program.experiment)
+    if is_cancelled:
+        cancel._driven(cancel._Marks(folder), [0], States(folder).table(), are_all=True)
+    else:
+        program.tool("search", "--stop")
+    release.touch()
+    _, said = search.communicate(timeout=30)
+    assert (int(is_cancelled), True) == (search.returncode, "has stopped the search; the same command goes on" in said)
+    assert ["0.1.COMPLETED"] == program.states()
 
 
 def test_what_begins_while_its_process_is_cancelled_is_told_apart(tmp_path: Path) -> None:
@@ -330,15 +408,15 @@ def test_what_begins_while_its_process_is_cancelled_is_told_apart(tmp_path: Path
     attempts = [Attempt(JobId(job), 1, State.PENDING) for job in (0, 1, 2)]
     launch = create_launch(folder, attempts, {"launcher": "local_pool"})
     states.record_unbegun(2, 1, State.CANCELLED, {"reason": "SLURM: CANCELLED"}, {"tasks": ["12_2"]})
-    table = states.table()
+    table, marks = states.table(), cancel._Marks(folder)
     states.claim(0, {"launch": launch.number}, planned=1)
-    driven = cancel._driven(folder, [0, 1, 2], table, are_all=True)
-    taken, running = cancel._taken_from_drivers(folder, driven, table, {})
+    driven = cancel._driven(marks, [0, 1, 2], table, are_all=True)
+    taken, running = cancel._taken_from_drivers(marks, driven, table, {})
     assert ({1, 2}, {0: os.getpid()}) == (taken, {job: record["pid"] for job, (_, record) in running.items()})
     for job_id in (1, 2):
         with pytest.raises(JobRefused, match="was cancelled before launch 0001 began it"):
             states.claim(job_id, {"launch": launch.number}, planned=1)
-    assert {} == cancel._driven(folder, [0, 1, 2], states.table(), are_all=True)
+    assert {} == cancel._driven(marks, [0, 1, 2], states.table(), are_all=True)
     assert 2 == states.claim(1, {"launch": "0002"}, planned=2)
 
 
@@ -352,7 +430,9 @@ def test_what_begins_while_its_task_is_cancelled_is_told_apart(tmp_path: Path, m
         return list(waiting)
 
     monkeypatch.setattr(cancel, "_gone", gone)
-    running = cancel._settle(folder, {0: 0, 1: 0}, {job: [ActiveTask("slurm", "12", job)] for job in (0, 1)})
+    running = cancel._settle(
+        cancel._Marks(folder), {0: 0, 1: 0}, {job: [ActiveTask("slurm", "12", job)] for job in (0, 1)}
+    )
     assert {0: (1, os.getpid())} == {job: (number, record["pid"]) for job, (number, record) in running.items()}
     assert (State.RUNNING, State.CANCELLED) == (states.state(0, 1), states.state(1, 1))
     assert ["12_1"] == states.record(1, 1)["tasks"]

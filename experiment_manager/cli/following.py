@@ -230,7 +230,7 @@ def cancel(
     elif cancelled:
         terminal.say(f"told {noun(len(cancelled))} {format_ids(cancelled)} of {experiment.folder.path} to end")
     else:
-        terminal.say(f"no job of {experiment.folder.path} that you named waits or runs; nothing was cancelled")
+        terminal.say(f"no job of {experiment.folder.path} that you named is known to wait or run; none was told to end")
 
 
 def logs(

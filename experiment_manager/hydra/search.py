@@ -61,7 +61,7 @@ from experiment_manager.store.manifest import Manifest, changed_configuration
 from experiment_manager.store.manifest_editor import editing, until_published
 from experiment_manager.store.matching import Matching
 from experiment_manager.store.pass_filter import write_selection
-from experiment_manager.store.proposals import go_on, who_stopped
+from experiment_manager.store.proposals import go_on, was_cancelled, who_stopped
 from experiment_manager.store.states import StateTable
 from experiment_manager.text import counted, say, settings_text, tell
 
@@ -435,16 +435,17 @@ def _conclude(folder: Folder) -> None:
     search = history.search
     for line in _best_lines(search, trials):
         tell(line)
+    n_left = search.n_slots - history.n_proposed
+    left = [one for one in trials if one.values is None and not (one.has_failed or one.state is State.PRUNED)]
     if (who := who_stopped(folder)) is not None:
         tell(f"{who} has stopped the search; the same command goes on")
-        if any(trial.state is State.CANCELLED for trial in trials):
+        if any(trial.state is State.CANCELLED for trial in trials) or (was_cancelled(folder) and (n_left or left)):
             raise SystemExit(1)
         return
-    why, n_left = too_many_failures(search, trials), search.n_slots - history.n_proposed
+    why = too_many_failures(search, trials)
     elsewhere = [one for one in trials if one.state in (State.RUNNING, State.QUEUED)]
     if elsewhere:
         tell(f"{len(elsewhere)} of the trials are still run by others; `experiment-manager status` follows them")
-    left = [one for one in trials if one.values is None and not (one.has_failed or one.state is State.PRUNED)]
     left = [one for one in left if one not in elsewhere]
     if why is None and not n_left and not left:
         return

@@ -6,9 +6,10 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-from experiment_manager.errors import JobRefused, SchedulerError
+from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED_WELL, JobId, State
 from experiment_manager.scheduler import schedulers
@@ -16,9 +17,10 @@ from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, may
 from experiment_manager.store import processes
 from experiment_manager.store.endings import LOOKS, ask_to_end, mark_of, withdraw
 from experiment_manager.store.files import number_in
+from experiment_manager.store.holds import read_held, read_removed
 from experiment_manager.store.launches import Driver, drivers, planned_attempts, read_launch, user_name
-from experiment_manager.store.layout import Folder, writing
-from experiment_manager.store.proposals import stop
+from experiment_manager.store.layout import Folder, unwritable
+from experiment_manager.store.proposals import stop, who_stopped
 from experiment_manager.store.states import States, StateTable, scheduler_in
 from experiment_manager.text import noun, one_line, tell
 
@@ -32,11 +34,12 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
 
     `are_all`: of a search nothing goes on, either; else its workers do, with what nobody has proposed yet. What runs on
     another machine, or as another user, is asked through the folder, and people are told so; and of what a process was
-    to begin later. A job that nobody is to begin stays what it is. Raises JobRefused, with nothing done, for jobs that
-    share a task with others that go on; SchedulerError. JobRefused, too, for what nothing of ours reaches, when the
-    others have been told.
+    to begin later. Where nobody here can tell whether that process still runs, its jobs are CANCELLED and not among the
+    ids. A job that nobody is to begin, as one that is held, stays what it is. Raises JobRefused, with nothing done, for
+    jobs that share a task with others that go on; SchedulerError. JobRefused, too, for what nothing of ours reaches,
+    and what cannot be kept from beginning, when the others have been told.
     """
-    states = States(folder)
+    states, marks = States(folder), _Marks(folder)
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}  # job -> its attempt, and who runs that
     elsewhere = set()
     unbegun: dict[int, int] = {}  # job -> the newest number that an attempt of it has
@@ -60,29 +63,91 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
         by_worker = {job for task in left for job in tasks[task]}
         tasks = {task: mine for task, mine in tasks.items() if by_worker.isdisjoint(mine)}
         _refuse_shared(table, there, tasks)
-    by_scheduler, driven = _by_job(tasks), _driven(folder, ids, table, are_all=are_all)
-    taken, begun_here = _taken_from_drivers(folder, driven, table, by_scheduler)
-    running |= begun_here | _taken_from_workers(folder, by_worker, unbegun)
+    # What would be begun next is marked before anything is told to end: whoever runs one job after the other begins the
+    # next one at once, and what was begun before its mark is among `running` then. Where a mark cannot be made, as on a
+    # full disk, what runs is told to end nevertheless; what may begin after that is named at the end.
+    by_scheduler, driven = _by_job(tasks), _driven(marks, ids, table, are_all=are_all)
+    taken, begun_here = _taken_from_drivers(marks, driven, table, by_scheduler)
+    running |= begun_here | _taken_from_workers(marks, by_worker, unbegun)
     ending = {job for task, mine in tasks.items() if task.is_worker for job in mine}
-    _taken_from_workers(folder, ending & unbegun.keys(), unbegun)  # what runs there may take long to end
+    _taken_from_workers(marks, ending & unbegun.keys(), unbegun)  # what runs there may take long to end
     for name in sorted({task.scheduler for task in tasks}):
         schedulers.named(name).cancel((task.array, task.array_index) for task in tasks if task.scheduler == name)
     begun = by_worker & running.keys()
     notified, unreached = _end(folder, running)
     others = may_be_elsewhere(folder, table, unbegun.keys() | elsewhere) if wanted else {}
     settled = by_scheduler.keys() & unbegun.keys() - others.keys()
-    late = _settle(folder, {job_id: unbegun[job_id] for job_id in settled}, by_scheduler)
-    unreached = {**unreached, **_end(folder, late)[1]}
+    late = _settle(marks, {job_id: unbegun[job_id] for job_id in settled}, by_scheduler)
+    _refuse_left(marks, {**unreached, **_end(folder, late)[1]}, others)
+    _refuse_unseen(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - by_scheduler.keys()})
+    return sorted(by_scheduler.keys() | notified | (by_worker - begun) | taken)
+
+
+class _Marks:
+    """Attempts are CANCELLED before they began, so that nobody begins them. What cannot be recorded, as on a full disk,
+    is kept for the end: it keeps nothing else from being told to end."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.states = folder, States(folder)
+        self._unmarked: dict[int, tuple[str, str]] = {}  # job -> what becomes of it, and why it has no mark
+        self._proposing: list[str] = []
+        self._doubted = set[str]()
+
+    def mark(self, job_id: int, number: int, about: Mapping[str, Any], otherwise: str) -> bool:
+        """That attempt never begins, or has begun, and true is returned; else people learn at the end that the job
+        `otherwise`."""
+        try:
+            self.states.record_unbegun(job_id, number, State.CANCELLED, _before_it_began(), about)
+        except OSError as error:
+            if not self.states.record(job_id, number):
+                self._unmarked[job_id] = otherwise, unwritable(self.folder.states, error)
+                return False
+        self._unmarked.pop(job_id, None)
+        return True
+
+    def stop_search(self, driver: Driver) -> None:
+        """Nothing more is proposed of the search that this process runs."""
+        try:
+            if who_stopped(self.folder) is None and stop(self.folder, by=user_name(), is_cancelled=True):
+                tell(f"the search in {self.folder.path} is stopped: nothing more is proposed; the same command goes on")
+        except OSError as error:
+            why = unwritable(self.folder.proposals, error)
+            self._proposing.append(f"more may be proposed by {_named(driver)}, which Ctrl-C ends there: {why}")
+        self.doubt(driver)
+
+    def doubt(self, driver: Driver) -> None:
+        """People know what to do where this process does not run any more, and nobody here can tell."""
+        if not driver.is_surely_there and driver.path not in self._doubted:
+            self._doubted.add(driver.path)
+            gone = f"if it does not run there any more, remove {driver.path}"
+            tell(f"whether {one_line(str(driver))} still runs cannot be told from here; {gone}")
+
+    def left(self) -> list[str]:
+        """What could not be recorded, in a sentence each."""
+        jobs = defaultdict[tuple[str, str], list[int]](list)
+        for job_id, words in self._unmarked.items():
+            jobs[words].append(job_id)
+        told = (f"{noun(len(ids))} {format_ids(sorted(ids))} {what}: {why}" for (what, why), ids in jobs.items())
+        return [*told, *self._proposing]
+
+
+def _named(driver: Driver) -> str:
+    return f"{one_line(str(driver))} (launch {driver.launch}{'' if driver.is_surely_there else ', if it still runs'})"
+
+
+def _refuse_left(marks: _Marks, unreached: Mapping[int, str], others: Mapping[int, str]) -> None:
+    """Raise JobRefused unless all was told to end, and nothing that was cancelled may begin."""
+    left = marks.left()
     if unreached:
-        raise JobRefused(
+        left.append(
             f"{noun(len(unreached))} {format_ids(unreached)} cannot be told to end: neither a signal nor a request of "
             f"ours reaches {', '.join(sorted(set(unreached.values())))}; end it there"
         )
     if others:
         words = "; ".join(dict.fromkeys(others.values()))
-        raise JobRefused(f"{noun(len(others))} {format_ids(sorted(others))} may go on: {words}; cancel there, too")
-    _refuse_unseen(folder, {job_id: unbegun[job_id] for job_id in unbegun.keys() - by_scheduler.keys()})
-    return sorted(by_scheduler.keys() | notified | (by_worker - begun) | taken)
+        left.append(f"{noun(len(others))} {format_ids(sorted(others))} may go on: {words}; cancel there, too")
+    if left:
+        raise JobRefused("; and ".join(left))
 
 
 def _by_job(tasks: Mapping[ActiveTask, Iterable[int]]) -> dict[int, list[ActiveTask]]:
@@ -99,25 +164,36 @@ def _has_others(table: StateTable, jobs: Sequence[int], wanted: Collection[int])
     return any(table.state(job) in (State.QUEUED, State.RUNNING) for job in jobs if job not in wanted)
 
 
-def _driven(folder: Folder, ids: Collection[int], table: StateTable, *, are_all: bool) -> dict[int, list[Driver]]:
-    """Of these jobs those that have not begun and that a process is to begin, each with whoever may do so; with
-    `are_all` nothing more is proposed of a search that one of them runs, and what was proposed before is among them."""
-    found, mine, states = defaultdict[int, list[Driver]](list), frozenset(ids), States(folder)
+def _driven(marks: _Marks, ids: Collection[int], table: StateTable, *, are_all: bool) -> dict[int, list[Driver]]:
+    """Of these jobs those that have not begun and that a process is to begin, each with whoever may do so: none that is
+    held, and none that is done where nobody can tell whether that process still runs. With `are_all` nothing more is
+    proposed of a search that one of them runs, and what was proposed before is among them."""
+    folder, found, mine = marks.folder, defaultdict[int, list[Driver]](list), frozenset(ids)
+    kept_back = _kept_back(folder)
     for driver in drivers(folder):
         try:
             launch = read_launch(folder, driver.launch)
             proposes = are_all and launch.record.get("search_from") is not None
             if proposes:
-                with writing(folder.proposals):
-                    stop(folder, by=user_name())
+                marks.stop_search(driver)
                 launch = read_launch(folder, driver.launch)  # with what was proposed before that
-        except JobRefused as error:
+        except ExperimentManagerError as error:
             tell(f"{driver} may begin other jobs: {error}")
             continue
         for job_id, first in planned_attempts(launch).items() if schedulers.of(launch) is None else ():
-            if (proposes or job_id in mine) and _may_begin(states, table, job_id, first, driver.launch):
+            if job_id in kept_back or not (proposes or job_id in mine):
+                continue
+            is_left = driver.is_surely_there or table.done(job_id) is None
+            if is_left and _may_begin(marks.states, table, job_id, first, driver.launch):
                 found[job_id].append(driver)
     return found
+
+
+def _kept_back(folder: Folder) -> frozenset[int]:
+    """The jobs that are held, or were removed; none where nobody can tell: they are cancelled as all others."""
+    with suppress(FolderError):
+        return read_held(folder) | read_removed(folder)
+    return frozenset()
 
 
 def _may_begin(states: States, table: StateTable, job_id: int, first: int, launch: str) -> bool:
@@ -131,27 +207,32 @@ def _may_begin(states: States, table: StateTable, job_id: int, first: int, launc
 
 
 def _taken_from_drivers(
-    folder: Folder,
+    marks: _Marks,
     driven: Mapping[int, Sequence[Driver]],
     table: StateTable,
     handed_to: Mapping[int, Sequence[ActiveTask]],
 ) -> tuple[set[int], dict[int, tuple[int, Mapping[str, Any]]]]:
-    """Those of these jobs that are CANCELLED now, so that no process begins them, of which people are told; and those
-    that one has begun all the same since the states were read, with their attempts and who runs them."""
-    states, taken, words = States(folder), set[int](), defaultdict[str, list[int]](list)
+    """Those of these jobs that are CANCELLED now, so that no process begins them that certainly runs, of which people
+    are told, as of all others; and those that one has begun all the same since the states were read, with their
+    attempts and who runs them."""
+    states, taken, words = marks.states, set[int](), defaultdict[str, list[int]](list)
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}
     for job_id, mine in driven.items():
         number = table.next_number(job_id)
         about = {"launches": [driver.launch for driver in mine], **_tasks_of(handed_to.get(job_id, ()))}
-        with writing(folder.states):
-            states.record_unbegun(job_id, number, State.CANCELLED, _before_it_began(), about)
+        who = " and ".join(map(_named, mine))
+        if not marks.mark(job_id, number, about, f"cannot be kept from beginning in {who}, which Ctrl-C ends there"):
+            continue
         if "unbegun" in states.record(job_id, number):
-            taken.add(job_id)
-            words[" and ".join(f"{driver} (launch {driver.launch})" for driver in mine)].append(job_id)
+            words[who].append(job_id)
+            if any(driver.is_surely_there for driver in mine):
+                taken.add(job_id)
         elif record := _runs(states, job_id, number):
             running[job_id] = number, record
     for who, jobs in words.items():
         tell(f"cancelled before {who} began {'it' if len(jobs) == 1 else 'them'}: {noun(len(jobs))} {format_ids(jobs)}")
+    for driver in (driver for mine in driven.values() for driver in mine):
+        marks.doubt(driver)
     return taken, running
 
 
@@ -165,16 +246,18 @@ def _tasks_of(tasks: Sequence[ActiveTask]) -> dict[str, Any]:
 
 
 def _taken_from_workers(
-    folder: Folder, ids: Iterable[int], unbegun: dict[int, int]
+    marks: _Marks, ids: Iterable[int], unbegun: dict[int, int]
 ) -> dict[int, tuple[int, Mapping[str, Any]]]:
     """Of these jobs, those that have not begun are CANCELLED, and no more in `unbegun`: no worker takes them. Returns
     the others, with their attempts and who runs them."""
-    states = States(folder)
+    states = marks.states
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}
     for job_id in ids:
         if job_id in unbegun:
-            number = unbegun.pop(job_id) + 1
-            states.record_unbegun(job_id, number, State.CANCELLED, _before_it_began(), {})
+            number = unbegun[job_id] + 1
+            if not marks.mark(job_id, number, {}, "cannot be kept from beginning in a worker"):
+                continue
+            del unbegun[job_id]
         else:
             number = states.attempts(job_id)[-1].number
         if record := _runs(states, job_id, number):  # a worker may have been faster
@@ -250,18 +333,18 @@ def _refuse_unseen(folder: Folder, unbegun: Mapping[int, int]) -> None:
 
 
 def _settle(
-    folder: Folder, unbegun: dict[int, int], handed_to: Mapping[int, Sequence[ActiveTask]]
+    marks: _Marks, unbegun: dict[int, int], handed_to: Mapping[int, Sequence[ActiveTask]]
 ) -> dict[int, tuple[int, Mapping[str, Any]]]:
     """What had not begun, and the scheduler has no more, is recorded as CANCELLED, with its tasks: SLURM, for one,
     keeps no trace of it (measured), and whoever asked later could only say that it is LOST. Returns what runs although
     the scheduler has it no more: jobs, with their attempts and who runs them."""
-    waiting, states = dict(unbegun), States(folder)
+    waiting, states = dict(unbegun), marks.states
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}
     deadline = time.monotonic() + _ACTS_WITHIN_S
     while waiting and time.monotonic() < deadline:
-        for job_id in _gone(folder, waiting):
+        for job_id in _gone(marks.folder, waiting):
             number, about = waiting.pop(job_id) + 1, _tasks_of(handed_to[job_id])
-            states.record_unbegun(job_id, number, State.CANCELLED, _before_it_began(), about)
+            marks.mark(job_id, number, about, "was taken out of the queue, which cannot be recorded")
             if record := _runs(states, job_id, number):  # its script has begun after all
                 running[job_id] = number, record
         time.sleep(_LOOK_S if waiting else 0)

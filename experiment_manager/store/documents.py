@@ -216,7 +216,7 @@ RECIPE: Final[Shape] = {
     "sources": LIST,
     "hydra_overrides": WORDS,
 }
-STOPPED: Final[Shape] = {**dict.fromkeys(("by", "host"), TEXT), "time": MOMENT}
+STOPPED: Final[Shape] = {**dict.fromkeys(("by", "host"), TEXT), "time": MOMENT, "cancelled": FLAG}
 CONFIGURATION: Final[Shape] = {"fingerprint": TEXT, "configuration": TABLE}
 SELECTION: Final[Shape] = {"format": _format(SELECTION_FORMAT), "jobs": LIST, "proposals": FLAG}
 

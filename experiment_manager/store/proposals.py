@@ -16,7 +16,14 @@ from typing import Any, Final
 from experiment_manager.errors import UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.model.search import Proposal
-from experiment_manager.store.documents import CONFIGURATION, PROPOSAL, PROPOSAL_FORMAT, STOPPED, read_object
+from experiment_manager.store.documents import (
+    CONFIGURATION,
+    PROPOSAL,
+    PROPOSAL_FORMAT,
+    STOPPED,
+    read_object,
+    read_optional,
+)
 from experiment_manager.store.files import discard, json_text, linked, sync, temporary_name
 from experiment_manager.store.layout import Folder
 
@@ -50,10 +57,12 @@ def publish(folder: Folder, proposal: Proposal) -> bool:
     return _link(_path(folder, proposal.job_id), {"format": PROPOSAL_FORMAT, **proposal.body})
 
 
-def stop(folder: Folder, *, by: str) -> bool:
-    """Nothing more is proposed; false where somebody has stopped the search before."""
+def stop(folder: Folder, *, by: str, is_cancelled: bool = False) -> bool:
+    """Nothing more is proposed; false where somebody has stopped the search before. `is_cancelled`: what runs was to
+    end, too, so that the search has not come to its end."""
     folder.make(folder.proposals)
-    return _link(_stop_path(folder), {"by": by, "host": os.uname().nodename, "time": time.time()})
+    about = {"by": by, "host": os.uname().nodename, "time": time.time()}
+    return _link(_stop_path(folder), {**about, "cancelled": True} if is_cancelled else about)
 
 
 def go_on(folder: Folder) -> None:
@@ -70,6 +79,11 @@ def who_stopped(folder: Folder) -> str | None:
     except (OSError, UnreadableRecord):
         return "somebody"
     return f"{found.get('by') or 'somebody'} on {found.get('host') or 'some machine'}"
+
+
+def was_cancelled(folder: Folder) -> bool:
+    """Whether the search is stopped since people have cancelled it; false where nobody can tell."""
+    return bool(read_optional(_stop_path(folder), STOPPED).get("cancelled"))
 
 
 def leave_configuration(folder: Folder, job_id: int, encoded: codec.Encoded) -> None:

@@ -773,8 +773,8 @@ class States:
             os.link(self._name(job_id, attempt), self._name(job_id, attempt, state))
 
     def cancelled_for(self, job_id: int, launch: str, planned: int) -> tuple[int, Mapping[str, Any]] | None:
-        """The attempt as which a job was cancelled before that launch had begun it, which is to make attempt `planned`
-        or a later one, and how it has ended; None: it was not."""
+        """The attempt, `planned` or a later one, as which people have cancelled a job so that that launch begins it no
+        more, and how it has ended; None: there is none. What that launch has begun before is not asked."""
         number = planned
         while record := self.record(job_id, number):
             if launch in (record.get("launches") or ()):

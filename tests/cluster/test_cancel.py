@@ -58,7 +58,7 @@ def test_some_of_those_that_wait_and_run(program: Program) -> None:
     wait_until(lambda: not active(array))
     assert ["CANCELLED"] * 9 == states(program)
     assert [f"{job}.1.CANCELLED" for job in range(9)] == program.states()
-    assert "nothing was cancelled" in program.tool("cancel").stdout
+    assert "none was told to end" in program.tool("cancel").stdout
     assert {"jobs": []} == program.told("cancel", "3")
     assert "cancelled by root before it began" in program.tool("show", "8").stdout
 
