@@ -258,7 +258,7 @@ class _Applied:
         self._found: dict[tuple[JobId, int], State] = {}
         self._unbegun = set[tuple[int, int]]()  # those of them that have never begun
         self._queued: dict[JobId, Waiting] = {}
-        self._confirmed: set[JobId] = set(before.confirmed)
+        self._confirmed, self._untold = before.confirmed, set(before.untold)
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
         self._paused: dict[JobId, str] = dict(before.paused)
         # what is true of what waits for words: see `Waiting`
@@ -325,7 +325,7 @@ class _Applied:
             record = {**record, "fenced_at": time.time()}  # on a lost node it may run on until its supervisor looks
         self._found[job_id, number] = found = self._states.lose(job_id, number, state, record)
         if found is State.RUNNING:  # a newer version can tell: nobody is to end it by hand
-            self._confirmed.add(job_id)
+            self._untold.add(job_id)
 
     def _amend(self, verdict: Amended) -> bool:
         job_id, number, state, record = verdict
@@ -357,8 +357,9 @@ class _Applied:
             for job_id, waiting in self._running.items()
             if may_come_back(after.last(job_id), self._end_of_attempt)
         }
-        confirmed = frozenset(self._running) | self._confirmed
-        return after._replace(queued=queued | ended_since, confirmed=confirmed, paused=self._paused)
+        untold = frozenset(self._untold)
+        confirmed = self._confirmed | untold | self._running.keys()
+        return after._replace(queued=queued | ended_since, confirmed=confirmed, untold=untold, paused=self._paused)
 
     def _has_begun_since(self, after: StateTable, job_id: JobId) -> bool:
         newest = after.next_number(job_id) - 1
@@ -537,7 +538,7 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
             if state is State.RUNNING
         }
         is_busy = not running <= gone  # of what is there still, only how it ended cannot be told
-        gone = {key for key in running if processes.is_gone(states.anchor(table, *key)) is True}
+        gone = {key for key in running if _has_gone(table, key, states.anchor(table, *key))}
         if not stuck.has_lasted([None] if is_busy else table.queued.values(), 0.0):
             quiet_since = None
         else:
@@ -556,6 +557,13 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
                 continue
         time.sleep(pause)
         pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
+
+
+def _has_gone(table: StateTable, attempt: tuple[JobId, int], anchor: Mapping[str, Any]) -> bool:
+    """Whether nothing runs an attempt any more: what a scheduler runs is over when that says so, as its processes may
+    be gone before its task has ended, or is started again."""
+    is_over = scheduler_in(anchor) is None or attempt[0] in table.untold
+    return is_over and processes.is_gone(anchor) is True
 
 
 class _Pool(NamedTuple):

@@ -136,6 +136,8 @@ class StateTable(NamedTuple):
     foreign: tuple[str, ...]
     queued: Mapping[JobId, Waiting] = MappingProxyType({})
     confirmed: frozenset[JobId] = frozenset()
+    untold: frozenset[JobId] = frozenset()
+    """Those of the RUNNING ones that have ended, as the scheduler says, and of which nobody here can tell how."""
     paused: Mapping[JobId, str] = MappingProxyType({})
     """Those RUNNING ones that are not running now, and why."""
     runners: Mapping[tuple[JobId, int], Mapping[str, Any]] = MappingProxyType({})

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +31,7 @@ from experiment_manager.store.files import temporary_name
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.submissions import Submission
 from experiment_manager.testing import Jobs
-from tests.conftest import submitted_long_ago
+from tests.conftest import in_shape, submitted_long_ago
 from tests.scheduler.file_scheduler import FileScheduler, begun, order, wrong
 
 
@@ -603,3 +605,22 @@ def test_not_installed(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     schedulers.named.cache_clear()
     jobs.end(0)
     jobs.wait_for("COMPLETED")
+
+
+def test_whoever_waits_waits_for_the_word_of_the_scheduler(jobs: Jobs) -> None:
+    """A supervisor is killed, and its scheduler, which may start the task again, says for a while that it runs: how the
+    job ends is not known yet, though no process of it is left here."""
+    begun(jobs, {"seconds": 180.0})
+    pid = jobs.anchor(0)["pid"]
+    behind = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])  # what tells that a task ended
+    words = [sys.executable, "-m", "experiment_manager", "status", jobs.experiment.folder.path, "--wait", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as waits:
+        os.kill(behind, signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                waits.wait(5.0)  # it has looked several times by then
+        finally:
+            os.kill(behind, signal.SIGCONT)
+        said = waits.communicate(timeout=60)[0]
+    assert {"FAILED": [0]} == in_shape("status", said)["jobs"]
