@@ -93,6 +93,7 @@ _ABSENT: Final = "{} is not on the path here; run this on a login node of the cl
 _LIST_YOURS: Final = "sacctmgr show assoc user=$USER format=account,partition,qos"
 
 REFUSALS: Final = (
+    (r"mutually exclusive", "mend that option: leave one of them out"),  # others may be named with it
     (r"partition (specified|name)|use this partition|partition (not available|config)", "set `partition` to one of %p"),
     (r"invalid account", f"set `account` to one of yours: {_LIST_YOURS}"),
     (r"invalid qos", f"set `qos` to one of yours: {_LIST_YOURS}"),
@@ -120,7 +121,7 @@ REFUSALS: Final = (
     (r"reservation", "name a reservation that is yours and open: scontrol show reservation"),
     (r"license", "name licenses that there are: scontrol show licenses"),
     (r"--cluster", "name a cluster that there is: sacctmgr show clusters"),
-    (r"unrecognized option|invalid option|invalid --|invalid numeric|mutually exclusive", "mend that option"),
+    (r"unrecognized option|invalid option|invalid --|invalid numeric", "mend that option"),
     (r"no space left|writing script", "the controller's disk is full: tell the administrators"),
     (f"no answer within|{_DOUBTFUL.pattern}", "the controller is busy or away: look with squeue, and try again later"),
 )

@@ -357,8 +357,8 @@ _ONE_OF: Final = (
     ("gpus-per-node", "gres"),
     ("requeue", "no-requeue"),
 )
-"""`sbatch` refuses two of a group: "--mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive"; those about GPUs
-on 26.05, not on 22.05; and of the last pair it takes the last one."""
+"""`sbatch` refuses two of a group, "--mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive": those of
+processors from 22.05 on, a number of GPUs beside `gres` on 26.05; of the last pair it takes the last one."""
 _GPU: Final = r"(?:^|,)\s*(?:gres[/:])?gpu(?=[:,(]|$)"
 
 
