@@ -555,11 +555,12 @@ def test_nobody_waits_for_a_search_that_nobody_here_knows_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trials are left, and whoever ran the search is on another machine of this name, or was before this one was
-    started anew: who waits for the end leaves. A process that surely is there is waited for."""
+    started anew: who waits for the end leaves after ten minutes. A process that surely is there is waited for."""
     folder, looks = beginning(tmp_path, search(0, 3)), list[float]()
     launch = create_launch(folder, [], {})
     driver = Path(folder.join("launches", launch.number, "driver.json"))
-    monkeypatch.setattr(reconcile, "_PROPOSES_S", 0.0)
+    for name in ("_PROPOSES_S", "_PASSES_S"):
+        monkeypatch.setattr(reconcile, name, 0.0)
 
     def look(seconds: float) -> None:
         looks.append(seconds)

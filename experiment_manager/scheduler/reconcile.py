@@ -560,9 +560,11 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
 
 
 def _has_gone(table: StateTable, attempt: tuple[JobId, int], anchor: Mapping[str, Any]) -> bool:
-    """Whether nothing runs an attempt any more: what a scheduler runs is over when that says so, as its processes may
-    be gone before its task has ended, or is started again."""
-    is_over = scheduler_in(anchor) is None or attempt[0] in table.untold
+    """Whether nothing runs an attempt any more. What a scheduler runs is not over before that says so: its processes
+    may be gone, and its task be about to start again; but for a launch that cannot be read, of which nobody is asked.
+    """
+    is_asked = scheduler_in(anchor) is not None and attempt[0] in table.confirmed
+    is_over = not is_asked or attempt[0] in table.untold
     return is_over and processes.is_gone(anchor) is True
 
 
@@ -597,8 +599,9 @@ def may_grow(folder: Folder) -> bool:
 
 def _may_propose(folder: Folder, table: StateTable, quiet_s: float) -> bool:
     """Whether a worker that has just ended a trial of a search may be about to begin the next one: as long as it is
-    there, however long it takes to propose that."""
-    if quiet_s <= _PROPOSES_S or any(driver.is_surely_there for driver in drivers(folder)):
+    there, however long it takes to propose that; for ten minutes where it is on a machine that cannot be asked."""
+    found = drivers(folder)
+    if quiet_s <= (_PASSES_S if found else _PROPOSES_S) or any(driver.is_surely_there for driver in found):
         return True
     with suppress(SchedulerError):
         return any(task.is_worker for task in active_tasks(folder, table, of=(), is_needed=False))

@@ -624,3 +624,12 @@ def test_whoever_waits_waits_for_the_word_of_the_scheduler(jobs: Jobs) -> None:
             os.kill(behind, signal.SIGCONT)
         said = waits.communicate(timeout=60)[0]
     assert {"FAILED": [0]} == in_shape("status", said)["jobs"]
+
+
+def test_nobody_waits_for_the_word_about_a_launch_that_cannot_be_read(jobs: Jobs) -> None:
+    """Nobody is asked about it, so that nobody would ever say how its job ended, whose supervisor was killed."""
+    begun(jobs, {"seconds": 180.0})
+    folder = jobs.experiment.folder
+    Path(folder.join("launches", "0001", "launch.json")).write_text("{")
+    os.kill(jobs.anchor(0)["pid"], signal.SIGKILL)
+    assert {State.RUNNING: 1} == jobs.experiment.status(wait=True).counts
