@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.errors import FolderError
+from experiment_manager.errors import FolderError, JobRefused
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.store import files
@@ -169,6 +171,116 @@ def test_what_replaces_a_file_is_for_those_whom_that_was_for(tmp_path: Path) -> 
     os.chmod(folder.pass_filter, 0o600)
     _planned_again(tmp_path, 0o002)
     assert "0o600" == _access(folder.pass_filter)[0]
+
+
+@contextmanager
+def _being(user: int, umask: int, *groups: int) -> Iterator[None]:
+    """Inside, root is another user, with that umask, in these groups. Skips the test for anybody else."""
+    if os.geteuid() != 0:
+        pytest.skip("nobody but root can be another user")
+    before = os.umask(umask), os.getegid(), os.getgroups()
+    os.setgroups(groups)
+    os.setegid(user)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(before[1])
+        os.setgroups(before[2])
+        os.umask(before[0])
+
+
+def test_what_root_replaces_is_still_the_owners(reachable: Path) -> None:
+    """Whoever made an experiment with `umask 077` reads, and changes, its manifest and its filter after root, as in a
+    container, has saved it. Where another user replaces a file, whom nothing makes its owner, he takes away no more
+    than his umask does."""
+    place = reachable / "place"
+    place.mkdir()
+    os.chown(place, 4711, 4711)
+    with _being(4711, 0o077):
+        _planned_again(place, 0o077)
+    _planned_again(place, 0o022)
+    with _being(4711, 0o077):
+        experiment = _planned_again(place, 0o077)
+        assert [0, 1, 2] == experiment.get_all_ids()
+        assert "seed" in Path(experiment.folder.manifest).read_bytes().decode(errors="ignore")
+    assert ["0o400", "0o600"] == [
+        _access(path)[0] for path in (experiment.folder.manifest, experiment.folder.pass_filter)
+    ]
+    place.chmod(0o777)
+    with _being(4711, 0o077):
+        write_json(f"{place}/x.json", 1)
+    with _being(4712, 0o022):
+        write_json(f"{place}/x.json", 2)
+    with _being(4711, 0o077):
+        assert "2" == Path(f"{place}/x.json").read_text().strip()
+
+
+def test_a_file_in_the_place_of_a_link_is_as_the_umask_says(tmp_path: Path) -> None:
+    """Not as the link, which everybody may do everything with: also a script, which can be run."""
+    (tmp_path / "x.json").symlink_to("elsewhere")
+    write_json(f"{tmp_path}/x.json", 1)
+    (tmp_path / "script.sh").symlink_to("elsewhere")
+    with files.appearing(f"{tmp_path}/script.sh") as temporary:
+        Path(temporary).touch()
+        files.make_executable(temporary)
+    umask = os.umask(0)
+    os.umask(umask)
+    found = [_access(f"{tmp_path}/{name}")[0] for name in ("x.json", "script.sh")]
+    assert [oct(0o666 & ~umask), oct(0o777 & ~umask & ~(umask & 0o444) >> 2)] == found
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o2770, 0o2777])
+def test_a_new_file_is_as_the_umask_says(tmp_path: Path, mode: int) -> None:
+    """Whatever the group of its folder may do there: results, reports, archives, scripts that people wrote for
+    themselves; one that is shared is for that group, and for nobody else."""
+    tmp_path.chmod(mode)
+    before = os.umask(0o077)
+    try:
+        write_json(f"{tmp_path}/own.json", 1)
+        write_json(f"{tmp_path}/shared.json", 1, is_shared=True)
+    finally:
+        os.umask(before)
+    expected = "0o640" if mode == 0o755 else "0o660"
+    assert ["0o600", expected] == [_access(f"{tmp_path}/{name}.json")[0] for name in ("own", "shared")]
+
+
+def test_what_a_colleague_has_cancelled_is_known_to_the_group(reachable: Path) -> None:
+    """With a `umask 077` of his, nobody else begins the job, a job that was done before stays so, and the folders that
+    are made for the mark are the group's, too; where a mark cannot be read, nobody begins the job, either."""
+    place = reachable / "train"
+    place.mkdir()
+    os.chown(place, 4711, 4700)
+    place.chmod(0o2775)
+    states, about = States(Folder(reachable, "train")), {"launches": ["0002"]}
+    with _being(4712, 0o077, 4700):
+        states.record_unbegun(7, 1, State.CANCELLED, {"reason": "cancelled by bob"}, about)
+    with _being(4711, 0o002, 4700):
+        assert (1, {"reason": "cancelled by bob"}) == states.cancelled_for(7, "0002", 1)
+        assert "cancelled by bob" in (place / "jobs/7/attempt.1.json").read_text()
+        with pytest.raises(JobRefused, match="was cancelled before launch 0002"):
+            states.claim(7, {"launch": "0002"}, planned=1)
+        assert 1 == states.claim(8, {"launch": "0001"})
+        states.finish(8, 1, State.COMPLETED, {})
+        assert 2 == states.claim(7, {"launch": "0003"}, planned=2)
+        states.finish(7, 2, State.FAILED, {})
+    with _being(4712, 0o077, 4700):
+        for job_id, number in ((8, 2), (9, 1)):
+            states.record_unbegun(job_id, number, State.CANCELLED, {"reason": "cancelled by bob"}, about)
+            os.chmod(place / f"states/{job_id}.{number}", 0o600)
+        states.record_unbegun(9, 2, State.CANCELLED, {"reason": "again"}, about)
+    with _being(4711, 0o002, 4700):
+        table = states.table()
+        found = [table.state(8), states.settled(8).state, table.state(9)]
+        assert [State.COMPLETED, State.COMPLETED, State.CANCELLED] == found
+        assert (2, {"reason": "again"}) == states.cancelled_for(9, "0002", 1)
+    os.unlink(place / "states/9.2.CANCELLED")
+    os.unlink(place / "states/9.2")
+    with _being(4711, 0o002, 4700):
+        with pytest.raises(JobRefused, match=r"job 9 was cancelled \(attempt 1\), and why cannot be read"):
+            states.claim(9, {"launch": "0002"}, planned=1)
+        assert 2 == states.claim(9, {"launch": "0003"}, planned=2)
 
 
 def test_a_request_that_cannot_be_read_is_told(reachable: Path) -> None:

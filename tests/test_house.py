@@ -208,6 +208,7 @@ LOOKS = {
     "store.layout._make_folder": "what cannot be seen is made, and the system says what is wrong",
     "store.results._folder_or_file": "after an error, to lay back what was there",
     "store.results._save": "the folder is listed then",
+    "store.states.States.cancelled_for": "whoever claims the job asks again, and learns what is wrong",
     "store.states.States.may_write": "whoever writes then learns what is wrong",
     "testing.Jobs.has_begun": "for tests",
     "trust._keeps_modes": "whoever makes a file there learns what is wrong",

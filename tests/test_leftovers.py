@@ -20,9 +20,10 @@ from experiment_manager.analysis.archive import archive
 from experiment_manager.errors import FolderError
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.store.files import clear_leftovers_in, is_leftover, temporary_name
+from experiment_manager.store.files import _booted_at, clear_leftovers_in, is_leftover, temporary_name
 from experiment_manager.store.launches import clear_leftovers, create_launch, drivers, launch_numbers, settle
 from experiment_manager.store.layout import Folder, planning
+from experiment_manager.store.lock import left_by
 from experiment_manager.store.processes import this_process
 from experiment_manager.store.states import States
 from tests.conftest import booted_at
@@ -287,6 +288,45 @@ def test_who_looks_clears_what_killed_claims_have_left(tmp_path: Path) -> None:
     assert (True, True) == (left.exists(), written.exists())
     States(folder).table(reconcile=True)
     assert (False, True) == (left.exists(), written.exists())
+
+
+def test_who_only_looks_asks_no_file_system_for_its_clock(tmp_path: Path) -> None:
+    """To ask it a file is made. Of what was written long before this machine was started nobody needs it, and who does
+    does so once; a folder that is only read stays as it is, and what was written just before then may go on."""
+    experiment = defined(tmp_path)
+    experiment.save()
+    folder, seen = experiment.folder, Folder(tmp_path, "train", is_only_read=True)
+    records = []
+    for _ in range(2):
+        number = create_launch(folder, [Attempt(JobId(0), 1, State.PENDING)], {}).number
+        records.append(Path(folder.join("launches", number, "driver.json")))
+    os.makedirs(folder.states)
+    os.makedirs(folder.job(0))
+    records += [Path(folder.states, "0.1"), Path(f"{folder.locks[0]}.held")]
+    record = {**this_process(), "boot": "another"}
+    del record["start"]
+
+    def looks(where: Folder, before_s: float) -> tuple[list[Any], list[Path]]:
+        """What is known of processes that wrote their records so long before this boot; and where files were made."""
+        _booted_at.clear()
+        places = {path.parent for path in records}
+        for path in records:
+            path.write_text(json.dumps(record))
+            os.utime(path, (booted_at() - before_s, booted_at() - before_s))
+        Path(folder.states, "0.1.RUNNING").unlink(missing_ok=True)
+        for place in places:
+            os.utime(place, (1.0, 1.0))
+        known = [drivers(where), States(where).table(reconcile=True).state(0), left_by(folder.locks[0])]
+        return known, [place for place in places if place.stat().st_mtime != 1.0]
+
+    for before_s in (3600.0, 2.0):
+        known, touched = looks(seen, before_s)
+        assert [] == touched
+        assert (before_s == 3600.0) == (known[:2] == [[], State.LOST])
+        assert (before_s == 3600.0) == ("which has ended" in known[2])
+    known, touched = looks(folder, 2.0)
+    assert [[], State.LOST] == known[:2]
+    assert 1 == len({*touched} - {Path(folder.states)})  # into which it writes what it has found
 
 
 def test_who_was_killed_while_it_claimed_keeps_no_space(tmp_path: Path) -> None:

@@ -78,7 +78,10 @@ def test_a_link_stands_for_a_lock(
         record = {key: value for key, value in this_process().items() if key != "start"}
         Path(held).write_text(json.dumps({**record, "boot": "before this one", **told}))
         os.utime(held, (booted_at() - 10, booted_at() - 10))
+        assert "which cannot be asked from here" in (left_by(path) or "")  # who looks writes nothing to know more
+        os.utime(held, (booted_at() - 3600, booted_at() - 3600))
         assert "which has ended" in (left_by(path) or "")
+        os.utime(held, (booted_at() - 10, booted_at() - 10))
         Lock(path, wait_s=0).release()
         assert ["lock"] == os.listdir(tmp_path)
     assert 1 == capfd.readouterr().err.count("without locks")

@@ -234,8 +234,9 @@ def write_scripts(
             place = place_of_array(folder, launch.number, launched.name, part, len(arrangement.arrays))
             text = arrangement.scheduler.script(array, place)
             top, kept = script_paths(folder, launch, launched)
-            for path in (kept, top) if is_newest else (kept,):
-                _write(path, text)
+            _write(kept, text, is_shared=True)
+            if is_newest:
+                _write(top, text)
             paths.append(top if is_newest else kept)
         stale = stale_scripts(folder, map(os.path.basename, paths) if is_newest else ()) if is_asked_for else ()
         for path in stale:
@@ -284,8 +285,8 @@ def _tell_of_fewer(arrangement: Arrangement) -> None:
         tell(f"workers={there} and not {asked}: with {counted(n_jobs)}, others would find nothing to begin with")
 
 
-def _write(path: str, text: str) -> None:
-    with appearing(path) as temporary:
+def _write(path: str, text: str, *, is_shared: bool = False) -> None:
+    with appearing(path, is_shared=is_shared) as temporary:
         with open(temporary, "x", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         make_executable(temporary)

@@ -682,7 +682,11 @@ def _script(
             raise FolderError(f"{top} and {kept} are not there any more; write the scripts again")
         return kept, False
     if text != original and is_kept:
-        with writing(kept), appearing(kept) as temporary, open(temporary, "x", encoding="utf-8") as file:
+        with (
+            writing(kept),
+            appearing(kept, is_shared=True) as temporary,
+            open(temporary, "x", encoding="utf-8") as file,
+        ):
             file.write(text)
     return top, text != original
 

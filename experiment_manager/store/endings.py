@@ -131,9 +131,9 @@ class Endings:
         path = self._folder.of_attempt(job_id, attempt, "attempt")
         body = {"state": state, **record, "format": needed_format(state)}
         try:
-            _twice(lambda: self._folder.make(self._folder.job(job_id)))
+            _twice(lambda: self._folder.make(self._folder.job(job_id), is_shared=True))
             if not for_good:
-                _twice(lambda: write_json(path, body, for_good=False))
+                _twice(lambda: write_json(path, body, for_good=False, is_shared=True))
                 return
             reserve.write(path, body)
         except OSError as error:
@@ -254,7 +254,7 @@ def _twice(write: Callable[[], object]) -> None:
 def ask_to_end(folder: Folder, job_id: int, attempt: int, *, record: Mapping[str, Any], by: str) -> None:
     """Whoever the record of an anchor names is asked to end the attempt. Raises OSError."""
     asked = {"by": by, "host": os.uname().nodename, "time": time.time(), "process": _identity(record)}
-    write_json(_path(folder, job_id, attempt), asked)
+    write_json(_path(folder, job_id, attempt), asked, is_shared=True)
 
 
 def asked_to_end(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import stat
@@ -16,7 +17,14 @@ from functools import cache, partial
 
 from experiment_manager.errors import LOOK_AT_THE_DISK, FolderError
 from experiment_manager.model.codec import is_number
-from experiment_manager.store.processes import is_alive, is_gone, is_of_another_boot, this_process, uptime_s
+from experiment_manager.store.processes import (
+    is_alive,
+    is_gone,
+    is_of_another_boot,
+    ran_before_boot,
+    this_process,
+    uptime_s,
+)
 from experiment_manager.typing_names import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -113,23 +121,33 @@ class FileClock:
         return self.time - os.lstat(path).st_mtime
 
 
-def writer_is_gone(path: str, record: Mapping[str, Any]) -> bool | None:
+def writer_is_gone(path: str, record: Mapping[str, Any], *, may_write: bool = True) -> bool | None:
     """As `is_gone`, of the process that has written its record into this file, while it ran.
 
     Under another boot it ran before ours where the file is older than that by the clock of the file system, which needs
-    no clocks of machines to agree: however shortly before, and whatever the record tells of the time.
+    no clocks of machines to agree: however shortly before, and whatever the record tells of the time. Who `may_write`
+    nothing there cannot ask that clock, and knows it only of files that are older by more than clocks differ.
     """
     gone = is_gone(record)
     if gone is None and is_of_another_boot(record):
         with suppress(OSError):
-            return os.lstat(path).st_mtime < _booted(os.path.dirname(path)) or None
+            about = os.lstat(path)
+            is_older = ran_before_boot(about.st_mtime)
+            return is_older or (may_write and about.st_mtime < _booted(path, about.st_dev)) or None
     return gone
 
 
-@cache
-def _booted(place: str) -> float:
-    """When this machine was started, by the clock of a file system; raises OSError."""
-    return FileClock(place).time - uptime_s()
+_booted_at: Final[dict[int, float]] = {}
+
+
+def _booted(path: str, device: int) -> float:
+    """When this machine was started, by the clock of the file system with that file, which is asked once; -inf where
+    that does not tell, as where we may not write."""
+    if device not in _booted_at:
+        _booted_at[device] = -math.inf
+        with suppress(OSError):
+            _booted_at[device] = FileClock(os.path.dirname(path)).time - uptime_s()
+    return _booted_at[device]
 
 
 def clear_leftovers_in(place: str, clock: FileClock | None = None) -> None:
@@ -152,14 +170,17 @@ def _kernel() -> str:
 
 
 @contextmanager
-def appearing(path: str, *, for_good: bool = True) -> Iterator[str]:
+def appearing(path: str, *, for_good: bool = True, is_shared: bool = False) -> Iterator[str]:
     """Yields a temporary name to make a file of; afterwards the finished file bears the name `path`, on disk for good.
 
     Not `for_good`: a crash of the machine may lose it, and it takes a hundredth of the time.
+    A new one that `is_shared` is for the group of its folder, and any other new one as the umask says.
     """
     temporary = temporary_name(path)
     try:
         yield temporary
+        if is_shared:
+            share(temporary)
         give_access(temporary, path)
         if for_good:
             sync(temporary)
@@ -466,39 +487,36 @@ def below(root: str, path: str) -> str | None:
 
 
 def give_access(made: str, path: str) -> None:
-    """Whoever may read or write the file of that name may do so with `made`, which is to have the name, whatever the
-    umask says: it gets the mode, and the group if that can be. Where there is none, the group of the folder may do with
-    it what it may there. Never raises: a file that only we may read is better than none."""
+    """Whoever may read or write the regular file of that name, if there is one, may do so with `made`, which is to have
+    the name, whatever the umask says: it gets the mode, and the owner and the group if that can be. Never raises: a
+    file that only we may read is better than none."""
     with suppress(OSError):
-        about = os.lstat(made)
-        if not stat.S_ISREG(about.st_mode):
-            return
-        now = stat.S_IMODE(about.st_mode)
-        may_write = 0o666 if now & 0o200 else 0o444
-        try:
-            before = looked(partial(os.lstat, path))
-            kept = before.st_mode & may_write
-        except FileNotFoundError:
-            before = looked(partial(os.stat, os.path.dirname(path)))
-            kept = now & 0o666 | before.st_mode & may_write & 0o060
-        if stat.S_ISREG(before.st_mode) or kept != now & 0o666:
-            _allow(made, about, kept | ((kept & 0o444) >> 2 if now & 0o100 else 0), before.st_gid)
+        about, before = os.lstat(made), looked(partial(os.lstat, path))
+        if stat.S_ISREG(about.st_mode) and stat.S_ISREG(before.st_mode):
+            mode = before.st_mode & (0o666 if about.st_mode & 0o200 else 0o444)
+            runs = (mode & 0o444) >> 2 if about.st_mode & 0o100 else 0
+            _allow(made, about, mode | runs, before.st_gid, owner=before.st_uid)
 
 
-def share_folder(made: str) -> None:
-    """The group of the folder that a new folder lies in may do there what it may in that one, whatever the umask says;
-    never raises."""
+def share(made: str) -> None:
+    """The group of the folder that a new file or folder lies in may do with it what it may there, whatever the umask
+    says; never raises."""
     with suppress(OSError):
         about, place = os.lstat(made), looked(partial(os.stat, os.path.dirname(made)))
-        if place.st_mode & 0o070 & ~about.st_mode:
-            _allow(made, about, stat.S_IMODE(about.st_mode) | place.st_mode & 0o070, place.st_gid)
+        given = place.st_mode & 0o070
+        if not stat.S_ISDIR(about.st_mode):
+            given &= (about.st_mode & 0o600) >> 3
+            given |= (given & 0o040) >> 2 if about.st_mode & 0o100 else 0
+        if given & ~about.st_mode:
+            _allow(made, about, stat.S_IMODE(about.st_mode) | given, place.st_gid, owner=about.st_uid)
 
 
-def _allow(made: str, about: os.stat_result, mode: int, group: int) -> None:
-    """What we have just made, and is about that, has the mode and the group; where it cannot have the group, its own
-    one gets nothing that it has not. Raises OSError."""
+def _allow(made: str, about: os.stat_result, mode: int, group: int, *, owner: int) -> None:
+    """What we have just made, and is about that, has the mode, the group and the owner; where it cannot have the group,
+    its own one gets nothing that it has not, and where it cannot have the owner, nobody loses what the umask gave.
+    Raises OSError."""
     now = stat.S_IMODE(about.st_mode)
-    if (mode, group) == (now, about.st_gid):
+    if (mode, group, owner) == (now, about.st_gid, about.st_uid):
         return
     handle = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -510,6 +528,11 @@ def _allow(made: str, about: os.stat_result, mode: int, group: int) -> None:
                 os.fchown(handle, -1, group)
             except OSError:  # none of ours
                 mode = mode & ~0o070 | mode & now & 0o070
+        if owner != about.st_uid:
+            try:
+                os.fchown(handle, owner, -1)
+            except OSError:  # only root may
+                mode |= now & 0o555
         if mode != now:
             os.fchmod(handle, mode)
     finally:
@@ -691,9 +714,10 @@ def sync_all(path: str) -> None:
         os.close(handle)
 
 
-def write_json(path: str, value: Any, *, for_good: bool = True) -> None:
-    """The file holds `value` as JSON, readable for people; `for_good` as in `appearing`."""
-    with appearing(path, for_good=for_good) as temporary, open(temporary, "x", encoding="utf-8") as file:
+def write_json(path: str, value: Any, *, for_good: bool = True, is_shared: bool = False) -> None:
+    """The file holds `value` as JSON, readable for people; `for_good`, `is_shared` as in `appearing`."""
+    made = appearing(path, for_good=for_good, is_shared=is_shared)
+    with made as temporary, open(temporary, "x", encoding="utf-8") as file:
         file.write(json_text(value))
 
 

@@ -43,7 +43,7 @@ from experiment_manager.store.files import (
     is_there,
     leave_empty,
     may_be_there,
-    share_folder,
+    share,
     sync,
     temporary_name,
     unreadable,
@@ -106,7 +106,7 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
     temporary = temporary_name(folder.join("launches", "launch"))
     try:
         os.mkdir(temporary)
-        share_folder(temporary)
+        share(temporary)
         code.write_packages(os.path.join(temporary, _PACKAGES))
         if record["git_dirty"]:
             code.write_patch(os.path.join(temporary, _PATCH), record["cwd"])
@@ -117,6 +117,8 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
             write_json(os.path.join(temporary, _SUBMITTING), _submitter(), for_good=False)
         write_orders(os.path.join(temporary, _ORDERS), record)
         write_json(os.path.join(temporary, _RECORD), record)
+        for name in os.listdir(temporary):
+            share(os.path.join(temporary, name))
         number = _numbered(folder, temporary)
     except BaseException:
         from shutil import rmtree  # for this alone, and every task imports this module
@@ -150,7 +152,7 @@ def _submitter() -> dict[str, Any]:
 def note_submitting(folder: Folder, number: str) -> None:
     """This process submits the launch of that number; the next ten minutes nothing else need tell so. Raises
     OSError."""
-    write_json(folder.join("launches", number, _SUBMITTING), _submitter(), for_good=False)
+    write_json(folder.join("launches", number, _SUBMITTING), _submitter(), for_good=False, is_shared=True)
 
 
 def note_submitted(folder: Folder, number: str) -> None:
@@ -167,7 +169,9 @@ def is_being_submitted(folder: Folder, number: str) -> bool:
     asked before it is looked up what was submitted: at no moment neither of them tells."""
     path = folder.join("launches", number, _SUBMITTING)
     found = read_optional(path, {"process": TABLE, "until": NUMBER})
-    return float(found.get("until") or 0.0) > time.time() and not writer_is_gone(path, found.get("process") or {})
+    if float(found.get("until") or 0.0) <= time.time():
+        return False
+    return not writer_is_gone(path, found.get("process") or {}, may_write=not folder.is_only_read)
 
 
 class Driver(NamedTuple):
@@ -184,15 +188,14 @@ class Driver(NamedTuple):
     def is_surely_there(self) -> bool:
         return is_gone(self.process) is False
 
-    @property
-    def has_ended(self) -> bool:
-        """That is certain."""
-        return writer_is_gone(self.path, self.process) is True
+    def has_ended(self, *, may_write: bool) -> bool:
+        """That is certain; see `writer_is_gone`."""
+        return writer_is_gone(self.path, self.process, may_write=may_write) is True
 
 
 def drivers(folder: Folder) -> list[Driver]:
     """Whoever may still begin jobs that wait for no scheduler; not those that have certainly ended."""
-    return [driver for driver in _drivers(folder) if not driver.has_ended]
+    return [driver for driver in _drivers(folder) if not driver.has_ended(may_write=not folder.is_only_read)]
 
 
 def _drivers(folder: Folder) -> Iterator[Driver]:
@@ -252,7 +255,7 @@ def clear_leftovers(folder: Folder) -> None:
             if not is_being_submitted(folder, number):
                 discard(os.path.join(place, _SUBMITTING))
         for driver in _drivers(folder):
-            if driver.has_ended:
+            if driver.has_ended(may_write=True):
                 place = os.path.dirname(driver.path)
                 with suppress(OSError):
                     folder.require_within(place)
@@ -452,7 +455,7 @@ def options_of_array(launch: Launch, name: str) -> Mapping[str, Any]:
 def note_restart(folder: Folder, number: str, worker: str, restart: int) -> None:
     """A worker of a launch has been started again so often: an earlier run of it, which may still run on a node that
     is cut off, finds that out by `newest_restart`. Raises OSError."""
-    write_json(_restarts(folder, number, worker), {"restart": restart}, for_good=False)
+    write_json(_restarts(folder, number, worker), {"restart": restart}, for_good=False, is_shared=True)
 
 
 def newest_restart(folder: Folder, number: str, worker: str) -> int:

@@ -30,6 +30,7 @@ from experiment_manager.store.files import (
     is_there,
     leave_empty,
     looked,
+    share,
     unreadable,
 )
 from experiment_manager.text import as_word
@@ -208,17 +209,18 @@ class Folder:
         ending = {"stdout": "log", "stderr": "log", "metrics": "jsonl"}.get(kind, "json")
         return os.path.join(self.job(job_id), f"{kind}.{attempt}.{ending}")
 
-    def make(self, path: str) -> None:
-        """The folder at `path`, in the experiment, is there, to be written to.
+    def make(self, path: str, *, is_shared: bool = False) -> None:
+        """The folder at `path`, in the experiment, is there, to be written to; where it is new, and `is_shared`, by the
+        group of the folder that it lies in, too.
 
         Raises OSError, PermissionError as `require_within`, FileNotFoundError where the experiment was there and is
         gone: nothing is left where nobody looks for it.
         """
         self.require_within(path)
-        if self.was_there:
-            _make_folder(path, [], within=self.path)
-        else:
-            os.makedirs(path, exist_ok=True)
+        made = list[str]()
+        _make_folder(path, made, within=self.path if self.was_there else None)
+        for place in reversed(made if is_shared else ()):
+            share(place)
 
     def require_within(self, path: str) -> None:
         """Raise PermissionError where a link of somebody else's on the way to a folder leads out of the experiment:

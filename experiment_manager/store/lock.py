@@ -64,7 +64,7 @@ def left_by(path: str) -> str | None:
     if not is_there(_held(path)):
         return None
     holder = read_optional(_held(path), ANCHOR)
-    gone = writer_is_gone(_held(path), holder)
+    gone = writer_is_gone(_held(path), holder, may_write=False)
     if gone is False:
         return None
     state = "which has ended," if gone else "which cannot be asked from here,"

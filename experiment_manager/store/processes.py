@@ -75,7 +75,7 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
         return None
     me, boot = this_process(), record.get("boot")
     if is_of_another_boot(record):  # or of another machine of that name
-        return True if _ran_before_boot(record.get("start")) else None
+        return True if ran_before_boot(record.get("start")) else None
     if boot != me["boot"]:  # not shown to one of us, as in a sandbox (ProcSubset=pid of systemd)
         return None
     if record.get("namespace") != me["namespace"]:  # another container
@@ -90,7 +90,7 @@ def is_gone(record: Mapping[str, Any]) -> bool | None:
     return _has_ended(pid, ticks, was_ours=record.get("uid") == os.geteuid() != 0)  # root of a container is no one user
 
 
-def _ran_before_boot(start: object) -> bool:
+def ran_before_boot(start: object) -> bool:
     """Whether that time lies before this machine was started, however the clocks of machines differ."""
     if isinstance(start, bool) or not isinstance(start, int | float):
         return False

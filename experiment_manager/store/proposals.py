@@ -60,7 +60,7 @@ def publish(folder: Folder, proposal: Proposal) -> bool:
 def stop(folder: Folder, *, by: str, is_cancelled: bool = False) -> bool:
     """Nothing more is proposed; false where somebody has stopped the search before. `is_cancelled`: what runs was to
     end, too, so that the search has not come to its end."""
-    folder.make(folder.proposals)
+    folder.make(folder.proposals, is_shared=True)
     about = {"by": by, "host": os.uname().nodename, "time": time.time()}
     return _link(_stop_path(folder), {**about, "cancelled": True} if is_cancelled else about)
 

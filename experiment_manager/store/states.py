@@ -42,6 +42,7 @@ from experiment_manager.store.files import (
     is_of_the_disk,
     linked,
     looked,
+    share,
     sync,
     temporary_name,
     unreadable,
@@ -328,8 +329,9 @@ class States:
         self, found: Mapping[JobId, Mapping[int, State]], unrecorded: Collection[tuple[int, int]] = ()
     ) -> dict[JobId, int]:
         """Those of the jobs that were done, and of which later attempts, as they all have, never began, with the number
-        of the attempt that counts; `unrecorded` attempts never began, either. Opens the anchors of attempts alone that
-        ended badly after such a one."""
+        of the attempt that counts; `unrecorded` attempts never began, either, nor, as far as anybody can tell, those
+        that are CANCELLED and have an anchor that cannot be read. Opens the anchors of attempts alone that ended badly
+        after such a one."""
         kept = {}
         for job_id, numbers in found.items():
             if len(numbers) == 1:  # as of most
@@ -338,9 +340,13 @@ class States:
             later = [number for number, state in numbers.items() if number > done and state is not State.FAKE]
             if later and not any(numbers[number] is State.RUNNING for number in later):
                 unknown = (number for number in later if (job_id, number) not in unrecorded)
-                if all("unbegun" in self.record(job_id, number) for number in unknown):
+                if all(self._never_began(job_id, number, numbers[number]) for number in unknown):
                     kept[job_id] = int(done)
         return kept
+
+    def _never_began(self, job_id: int, attempt: int, state: State) -> bool:
+        record = self.record(job_id, attempt)
+        return "unbegun" in record or (not record and state is State.CANCELLED)
 
     def _clear_leftovers(self, hidden: Iterable[str]) -> None:
         """What killed processes of this machine have left in the folder is gone: of them, no planner need ever come."""
@@ -369,19 +375,33 @@ class States:
             if found[job_id][number] is not State.RUNNING:
                 continue
             record = self.record(job_id, number)
-            ended = _unrecorded_end(self._name(job_id, number), record)
+            ended = self._unrecorded_end(job_id, number, record)
             if ended is not None:
                 found[job_id] = {**found[job_id], number: self.lose(job_id, number, ended)}
             if found[job_id][number] is State.RUNNING:
                 runners[job_id, number] = record
         return runners
 
+    def _unrecorded_end(self, job_id: int, attempt: int, record: Mapping[str, Any]) -> State | None:
+        """How a RUNNING attempt has ended, by its anchor and what that tells, as far as that is certain; what SLURM
+        runs, SLURM is asked about.
+
+        An attempt that never began is found here when whoever recorded it was interrupted.
+        """
+        if "unbegun" in record:
+            return State(record["unbegun"])
+        return State.LOST if scheduler_in(record) is None and self._is_gone(job_id, attempt, record) else None
+
+    def _is_gone(self, job_id: int, attempt: int, record: Mapping[str, Any]) -> bool | None:
+        """Of the process that has written an anchor: see `writer_is_gone`."""
+        return writer_is_gone(self._name(job_id, attempt), record, may_write=not self._folder.is_only_read)
+
     def settled(self, job_id: int) -> Attempt:
         """The attempt by which a job is what it is (`StateTable.standing`), LOST when it runs here and its process is
         gone; number 0 when there is none. Raises FolderError while a disk does not give how it ended."""
         last = self._standing(self.attempts(job_id)) or Attempt(JobId(job_id), 0, State.PENDING)
-        anchor = self._name(job_id, last.number)
-        ended = _unrecorded_end(anchor, self.record(job_id, last.number)) if last.state is State.RUNNING else None
+        is_running = last.state is State.RUNNING
+        ended = self._unrecorded_end(job_id, last.number, self.record(job_id, last.number)) if is_running else None
         try:
             return last if ended is None else last._replace(state=self.lose(job_id, last.number, ended, must_know=True))
         except UnreadableRecord as error:
@@ -627,6 +647,11 @@ class States:
                 "that begins now; `experiment-manager resubmit` runs it"
             )
         launch, ours = record.get("launch"), about.get("launch")
+        if state is State.CANCELLED and not record:  # perhaps so that this launch does not begin it
+            raise JobRefused(
+                f"job {job_id} was cancelled (attempt {number}), and why cannot be read; let us read "
+                f"{self._name(job_id, number)}, or run it anew: the next sweep or `experiment-manager resubmit` does so"
+            )
         if ours in (record.get("launches") or ()):
             raise JobRefused(
                 f"job {job_id} was cancelled before launch {ours} began it (attempt {number}); the next sweep or "
@@ -655,14 +680,14 @@ class States:
         """A RUNNING attempt that nothing runs any more has ended; returns how, RUNNING where others have ended it and
         that cannot be seen yet. Raises NotOverYet when it is alive, or may be; JobRefused."""
         record = self.record(job_id, attempt)
-        gone = writer_is_gone(self._name(job_id, attempt), record)
+        gone = self._is_gone(job_id, attempt, record)
         task, is_by_hand = self.task(job_id, attempt, record), scheduler_in(record) is None
         if task is not None and task.is_earlier_run_of(task_in(about)):
             reason = "its task was started again, and this attempt had not ended"
             fenced = {} if gone else {"fenced_at": time.time()}
             record = {"reason": reason, "ask_scheduler": True, **fenced}
             return self._lose_to_go_on(job_id, attempt, State.NODE_FAIL, record)
-        ended = _unrecorded_end(self._name(job_id, attempt), record)
+        ended = self._unrecorded_end(job_id, attempt, record)
         if ended is not None or gone or (gone is None and task is not None and self._has_ended(task, is_by_hand)):
             is_sure = gone or ended is not None  # a node that its scheduler has lost may run on
             fenced = {} if is_sure else {"fenced_at": time.time()}
@@ -760,10 +785,11 @@ class States:
         may be in its queue no more before its script runs (seen on 20.11). Where it names `launches`, these begin the
         job no more: a process runs their jobs one after the other, and was about to begin this one, too.
         """
-        self._folder.make(self._path)
+        self._folder.make(self._path, is_shared=True)
         temporary = temporary_name(self._name(job_id, 0))
         with open(temporary, "x", encoding="utf-8") as file:
             json.dump({"job": job_id, "unbegun": state, "ending": dict(record), **about}, file, ensure_ascii=False)
+        share(temporary)
         try:
             os.link(temporary, self._name(job_id, attempt))
         except FileExistsError:
@@ -778,7 +804,7 @@ class States:
         """The attempt, `planned` or a later one, as which people have cancelled a job so that that launch begins it no
         more, and how it has ended; None: there is none. What that launch has begun before is not asked."""
         number = planned
-        while record := self.record(job_id, number):
+        while (record := self.record(job_id, number)) or os.path.exists(self._name(job_id, number)):
             if launch in (record.get("launches") or ()):
                 return number, record.get("ending") or {}
             number += 1
@@ -864,17 +890,6 @@ def ended_elsewhere(end: Mapping[str, Any]) -> str | None:
     if "fenced_at" not in end:
         return None
     return f"{end.get('reason') or 'ended'} (recorded by {end.get('fenced_by') or 'somebody else'})"
-
-
-def _unrecorded_end(anchor: str, record: Mapping[str, Any]) -> State | None:
-    """How a RUNNING attempt has ended, by the file of its anchor and what that tells, as far as that is certain; what
-    SLURM runs, SLURM is asked about.
-
-    An attempt that never began is found here when whoever recorded it was interrupted.
-    """
-    if "unbegun" in record:
-        return State(record["unbegun"])
-    return State.LOST if scheduler_in(record) is None and writer_is_gone(anchor, record) else None
 
 
 def _wait_to_see(is_seen: Callable[[], bool], what: str) -> None:

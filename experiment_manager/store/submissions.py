@@ -105,7 +105,7 @@ class Submission:
         process has ended it turns up sooner, or never. Raises OSError, UnreadableLaunch."""
         path, mine = self._try(name), temporary_name(self._path)
         about = {"until": until, "until_if_gone": until_if_gone, "process": this_process()}
-        write_json(mine, about, for_good=False)
+        write_json(mine, about, for_good=False, is_shared=True)
         try:
             while True:
                 try:
@@ -145,7 +145,7 @@ class Submission:
         self._arrays[name] = about
         if not about:
             del self._arrays[name]
-        write_json(self._path, {"format": SUBMISSION_FORMAT, "arrays": self._arrays})
+        write_json(self._path, {"format": SUBMISSION_FORMAT, "arrays": self._arrays}, is_shared=True)
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(os.path.dirname(self._path), SETTLED))
 
@@ -226,7 +226,7 @@ class Sightings:
             with suppress(OSError):  # somebody else's folder
                 self._folder.require_within(os.path.dirname(path))
                 clear_leftovers_beside(path)
-                write_json(path, body)
+                write_json(path, body, is_shared=True)
 
 
 def _read_texts(path: str) -> dict[str, set[str]]:
