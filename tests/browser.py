@@ -24,12 +24,13 @@ def executable() -> str | None:
 def browser() -> "Iterator[Browser]":
     """A browser without a window; the test is skipped where there can be none."""
     playwright = pytest.importorskip("playwright.sync_api")
+    why_not = ""
     for package in ("chromium-headless-shell", "chromium"):
         if executable() is None:
-            install(package)
+            why_not = install(package)
     path = executable()
     if path is None:
-        pytest.skip("no Chromium: install one, or set EM_CHROMIUM; root on Debian gets one by itself")
+        pytest.skip(f"no Chromium ({why_not}): install one, or set EM_CHROMIUM; root on Debian gets one by itself")
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
