@@ -304,7 +304,7 @@ class Laboratory:
         statuses: list[int | None] = []
         while len(statuses) < MOST_AGAIN:
             if scenario.is_of_tasks:
-                statuses.append(self._tasks_again(wrong))
+                statuses.append(self._tasks_again(scenario, wrong, is_first=not statuses))
                 if statuses[-1] == 0:
                     break
                 continue
@@ -323,9 +323,10 @@ class Laboratory:
         wrong += self._not_ended(beside)
         return tuple(statuses)
 
-    def _tasks_again(self, wrong: list[Violation]) -> int:
-        """What has failed is submitted again, and runs; returns 0 where nothing is left to do."""
-        for words in (verb("resubmit", "--yes"), verb("submit")):
+    def _tasks_again(self, scenario: Scenario, wrong: list[Violation], *, is_first: bool) -> int:
+        """What has failed is submitted again, and runs; then what no task has begun, by the same sweep. Returns 0 where
+        nothing is left to do."""
+        for words in (verb("resubmit", "--yes") if is_first else self._words(scenario.before[0]), verb("submit")):
             done = self._injector.run(words, self._env())
             wrong += said_wrongly(done, Fault("count", ""))
         self._run_tasks()
