@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
 
 from experiment_manager.errors import FolderError
 from experiment_manager.execution import environment
@@ -353,8 +352,8 @@ class _Supervision:
         if is_there:
             self._gone_at.clear()
         if is_there and self._stopped is None:
-            asked = partial(asked_to_end, self._child.folder, self._child.job_id, self._number)
-            self._asked = asked(tell=self._tell_of_request)
+            child = self._child
+            self._asked = asked_to_end(child.folder, child.job_id, self._number, tell=self._tell_of_request)
             if self._asked is not None:
                 self._stop(signal.SIGTERM)
         if is_there or not self._was_missing:

@@ -39,7 +39,8 @@ def cancel(folder: Folder, ids: Sequence[int], table: StateTable, *, are_all: bo
     jobs that share a task with others that go on; SchedulerError. JobRefused, too, for what nothing of ours reaches,
     and what cannot be kept from beginning, when the others have been told.
     """
-    states, marks = States(folder), _Marks(folder)
+    marks = _Marks(folder)
+    states = marks.states
     running: dict[int, tuple[int, Mapping[str, Any]]] = {}  # job -> its attempt, and who runs that
     elsewhere = set()
     unbegun: dict[int, int] = {}  # job -> the newest number that an attempt of it has

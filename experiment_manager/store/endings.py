@@ -234,9 +234,15 @@ def are_others(found: bytes | None, ours: bytes | None) -> bool:
     return None not in (found, ours) and found != ours and bytes(found or b"").endswith(b"}")
 
 
+def is_overtaken(folder: Folder, job_id: int, attempt: int, ours: bytes | None) -> bool:
+    """Whether the attempt of that number is certainly not ours any more, as its anchor says; False where nobody has
+    noted ours."""
+    return ours is not None and are_others(read_anchor(folder, job_id, attempt), ours)
+
+
 def require_ours(folder: Folder, job_id: int, attempt: int, ours: bytes | None) -> None:
-    """Raise JobRefused where the attempt of that number is not ours any more, as its anchor says."""
-    if ours is not None and are_others(read_anchor(folder, job_id, attempt), ours):
+    """Raise JobRefused where the attempt of that number is not ours any more: see `is_overtaken`."""
+    if is_overtaken(folder, job_id, attempt, ours):
         raise JobRefused(
             f"what attempt {attempt} of job {job_id} leaves is not kept: {folder.path} was made anew since it began, "
             "and the attempt of that number there is another one"

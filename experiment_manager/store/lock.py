@@ -115,21 +115,22 @@ def _linked(path: str, deadline: float) -> tuple[int, int, int]:
             except FileExistsError:
                 seen = identity(path)  # before it is read: what somebody has put there meanwhile is another one
                 holder = read_optional(path, ANCHOR)
-                if writer_is_gone(path, holder):
+                gone = writer_is_gone(path, holder)
+                if gone:
                     take_away(path, seen)
                     continue
-                _wait(deadline, _told(holder, path))
+                _wait(deadline, _told(holder, path, is_unknown=gone is None))
             else:
                 return _identity_of(os.stat(mine))
     finally:
         discard(mine)
 
 
-def _told(holder: Mapping[str, Any], path: str) -> str:
-    """Who holds the link at that path, in words, and where that is said; what to do where it is not."""
+def _told(holder: Mapping[str, Any], path: str, *, is_unknown: bool) -> str:
+    """Who holds the link at that path, in words, and where that is said; what to do where it is not, and where nobody
+    here can tell whether that process still runs."""
     if not holder:
         return f"a process that {path} does not name (remove that file if nobody works there)"
-    is_unknown = writer_is_gone(path, holder) is None
     way_out = " (remove that file if it does not run there any more)" if is_unknown else ""
     return f"{named(holder)}, as {path} says{way_out},"
 

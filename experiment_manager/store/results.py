@@ -20,7 +20,7 @@ from experiment_manager.errors import FolderError, ResultError, UnreadableRecord
 from experiment_manager.model import codec
 from experiment_manager.store import reserve
 from experiment_manager.store.documents import MOST_RESULT_BYTES, RESULT, RESULT_FORMAT, opened, read_json, read_object
-from experiment_manager.store.endings import are_others, read_anchor, require_ours
+from experiment_manager.store.endings import is_overtaken, require_ours
 from experiment_manager.store.files import (
     PATIENCE_S,
     appearing,
@@ -149,7 +149,7 @@ def write_error(folder: Folder, job_id: int, attempt: int, error: BaseException,
     """
     path, kept = (folder.of_attempt(job_id, attempt, kind) for kind in ("error", "result"))
     try:
-        if ours is not None and are_others(read_anchor(folder, job_id, attempt), ours):
+        if is_overtaken(folder, job_id, attempt, ours):
             return
         import traceback  # few attempts fail
 
