@@ -54,12 +54,13 @@ class World:
         launch_of: Mapping[tuple[int, int], str] = {},
         has_id: bool = False,
         is_history_silent: bool = False,
+        n_workers: int | None = None,
     ) -> None:
         self.attempts, self.ends = attempts, {key: dict(end) for key, end in ends.items()}
         self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
         self.is_history_silent, self.is_ours = is_history_silent, False
         self.unbegun: set[tuple[int, int]] = set()
-        array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), 1, True, None)
+        array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), 1, True, None, n_workers)
         self.launch = TrackedLaunch(
             number=LAUNCH,
             label="SLURM",
@@ -155,10 +156,9 @@ def worlds(draw: st.DrawFn) -> World:
         | st.lists(st.builds(run, st.integers(0, N_JOBS - 1), st.sampled_from(WORDS), end_time=MOMENTS), max_size=6)
     )
     submitted = draw(st.sampled_from([None, NOW - 5, NOW - 1000]))
-    planned, silent = draw(st.integers(1, 2)), draw(st.booleans())
-    return World(
-        attempts, ends=ends, rows=rows, runs=runs, submitted=submitted, planned=planned, is_history_silent=silent
-    )
+    planned, silent, n_workers = draw(st.integers(1, 2)), draw(st.booleans()), draw(st.sampled_from([None, N_JOBS]))
+    about: dict[str, Any] = {"planned": planned, "is_history_silent": silent, "n_workers": n_workers}
+    return World(attempts, ends=ends, rows=rows, runs=runs, submitted=submitted, **about)
 
 
 @given(worlds())
@@ -215,6 +215,18 @@ def test_applied_twice_nothing_changes(world: World) -> None:
     before = {job_id: dict(numbers) for job_id, numbers in world.attempts.items()}
     world.apply(world.decided())
     assert before == world.attempts
+
+
+@given(worlds())
+def test_the_next_look_tells_the_same(world: World) -> None:
+    """What waits, and is going to run again, does so for the look that records how it ended, too."""
+    first = world.decided()
+    world.apply(first)
+    assert waiting_in(first) == waiting_in(world.decided())
+
+
+def waiting_in(decided: LaunchVerdicts) -> list[JobId]:
+    return sorted(verdict.job_id for verdict in decided.verdicts if isinstance(verdict, Waits))
 
 
 @given(worlds())

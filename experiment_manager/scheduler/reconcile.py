@@ -260,6 +260,7 @@ class _Applied:
         self._queued: dict[JobId, Waiting] = {}
         self._confirmed, self._untold = before.confirmed, set(before.untold)
         self._running: dict[JobId, Waiting] = {}  # what they are where they were put back into the queue meanwhile
+        self._ended: dict[JobId, Attempt] = {}  # what they turned out to have come to
         self._paused: dict[JobId, str] = dict(before.paused)
         # what is true of what waits for words: see `Waiting`
         self._known: dict[tuple[str, tuple[str, ...]], tuple[bool, str, bool]] = {}
@@ -324,6 +325,7 @@ class _Applied:
         if not processes.is_gone(self._states.anchor(self._before, job_id, number)):
             record = {**record, "fenced_at": time.time()}  # on a lost node it may run on until its supervisor looks
         self._found[job_id, number] = found = self._states.lose(job_id, number, state, record)
+        self._ended[job_id] = Attempt(job_id, number, found)
         if found is State.RUNNING:  # a newer version can tell: nobody is to end it by hand
             self._untold.add(job_id)
 
@@ -350,7 +352,9 @@ class _Applied:
         if self._unbegun:
             after = after._replace(kept=self._states.kept(after.attempts, self._unbegun))
         queued = {
-            job_id: waiting for job_id, waiting in self._queued.items() if not self._has_begun_since(after, job_id)
+            job_id: waiting
+            for job_id, waiting in self._queued.items()
+            if not (self._has_begun_since(after, job_id) or self._is_over(job_id, waiting))
         }
         ended_since = {
             job_id: waiting
@@ -360,6 +364,15 @@ class _Applied:
         untold = frozenset(self._untold)
         confirmed = self._confirmed | untold | self._running.keys()
         return after._replace(queued=queued | ended_since, confirmed=confirmed, untold=untold, paused=self._paused)
+
+    def _is_over(self, job_id: JobId, waiting: Waiting) -> bool:
+        """Whether a job has meanwhile recorded an end after which it does not run again, though its task does: after
+        most of them no worker, of which no task is named, takes it."""
+        last = self._ended.get(job_id)
+        if last is None:
+            return False
+        stays = waiting.task is None and not may_come_back(last, self._end_of_attempt)
+        return last.state in ENDED_WELL or (stays and last.state not in (State.LOST, State.RUNNING))
 
     def _has_begun_since(self, after: StateTable, job_id: JobId) -> bool:
         newest = after.next_number(job_id) - 1

@@ -220,9 +220,10 @@ class _Decision:
                 index = -1 if task is None or task.array_index is None else task.array_index
                 n_before = len(self._found)
                 self._counts_as_running(array, index, job_id, last.number, report)
-                has_died = any(isinstance(one, Ended) and one.state in _DIED for one in self._found[n_before:])
-                if has_died and waits is not None and self._has_retries(array, last):
-                    self._found.append(waits.wait(job_id))
+                for ended in [one for one in self._found[n_before:] if isinstance(one, Ended)]:
+                    now = Attempt(job_id, last.number, ended.state)
+                    if waits is not None and self._is_taken_again(array, index, now, ended.record, report):
+                        self._found.append(waits.wait(job_id))
             elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
                 self._ended_under_a_worker(array, task.array_index, job_id, last, report, waits)
 
@@ -275,15 +276,20 @@ class _Decision:
         report: ArrayReport | None,
         waits: _Workers | None,
     ) -> None:
-        """QUEUED when a worker is going to take it again: its own, or any, also one whose worker has died, as often as
-        they do so."""
+        """QUEUED when a worker is going to take it again."""
         end = self._disk.end(job_id, last.number)
-        is_of_all = last.state is not State.NODE_FAIL or (report is not None and report.active(index) is not None)
-        is_taken = last.state in _DIED and self._has_retries(array, last)
-        if waits is not None and (is_taken or (comes_back(last.state, end) and is_of_all)):
-            self._found.append(waits.wait(job_id))
         if is_to_be_asked_about(end):
-            self._amend(array, index, job_id, last.number, end, report)
+            last, end = self._amended(array, index, last, end, report)
+        if waits is not None and self._is_taken_again(array, index, last, end, report):
+            self._found.append(waits.wait(job_id))
+
+    def _is_taken_again(
+        self, array: LaunchedArray, index: int, last: Attempt, end: Mapping[str, Any], report: ArrayReport | None
+    ) -> bool:
+        """Whether a worker, where there is one, takes a job again that has ended so: its own, or any, also one whose
+        worker has died, as often as they do so."""
+        is_of_all = last.state is not State.NODE_FAIL or (report is not None and report.active(index) is not None)
+        return (comes_back(last.state, end) and is_of_all) or (last.state in _DIED and self._has_retries(array, last))
 
     def _has_retries(self, array: LaunchedArray, last: Attempt) -> bool:
         """Whether another worker takes the job again, whose last attempt has died with its own."""
@@ -478,6 +484,8 @@ class _Decision:
         if active is None and last.state not in _MAY_COME_BACK:
             return  # nothing more is to be said of it, and its record need not be read
         end = self._disk.end(job_id, last.number)
+        if is_to_be_asked_about(end) and self._is_of_this_launch(job_id, last.number):
+            last, end = self._amended(array, index, last, end, report)
         returns = comes_back(last.state, end)
         if active is not None:
             self._is_open = True
@@ -492,8 +500,6 @@ class _Decision:
             self._waits_unseen(job_id, _LAST_KNOWN)
         elif report is not None and returns and last.state is State.TIMEOUT:
             self._stays_ended(array, index, last, end, report)
-        if is_to_be_asked_about(end) and self._is_of_this_launch(job_id, last.number):
-            self._amend(array, index, job_id, last.number, end, report)
 
     def _stays_ended(
         self, array: LaunchedArray, index: int, last: Attempt, end: Mapping[str, Any], report: ArrayReport
@@ -518,17 +524,18 @@ class _Decision:
     def _is_of_this_launch(self, job_id: JobId, number: int) -> bool:
         return self._disk.anchor(job_id, number).get("launch") == self._launch.number
 
-    def _amend(
+    def _amended(
         self,
         array: LaunchedArray,
         index: int,
-        job_id: JobId,
-        number: int,
+        last: Attempt,
         end: Mapping[str, Any],
         report: ArrayReport | None,
-    ) -> None:
-        """The scheduler knows better, or no better; while it does not say, it is to be asked again."""
-        anchor, was = self._disk.anchor(job_id, number), self._disk.table.attempts[job_id][number]
+    ) -> tuple[Attempt, Mapping[str, Any]]:
+        """The attempt and its end as they are now, where the scheduler knows better, or no better; while it does not
+        say, they stay as they are, and it is to be asked again."""
+        job_id, number, was = last
+        anchor = self._disk.anchor(job_id, number)
         is_told = report is not None and not self._is_elsewhere(array, anchor)
         report = report if is_told else None
         answer = None if report is None else self._better(index, job_id, number, anchor, report)
@@ -537,14 +544,17 @@ class _Decision:
         is_over = self._age_s(*times) >= MAY_TELL_S
         if answer is None and self._may_tell_later(array, index, was, report, is_unbegun=is_unbegun, is_over=is_over):
             self._is_open = True
-            return
+            return last, end
         answer = answer or (was, {})
         state, about = answer
         kept = {key: value for key, value in end.items() if key not in ("ask_scheduler", "ask_slurm", "state")}
         is_no_better = state is State.FAILED and (was is not State.LOST or array.n_workers is not None)
         if (state is State.LOST or is_no_better) and not is_unbegun:  # it knows no better than the supervisor
             state, about = was, {}
+        if about:  # its word counts, also that it was not to be started again
+            kept.pop("requeued", None)
         self._found.append(Amended(job_id, number, state, {**kept, **about}))
+        return Attempt(job_id, number, state), {**kept, **about}
 
     def _may_tell_later(
         self,

@@ -16,10 +16,12 @@ from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler import query, reconcile
 from experiment_manager.scheduler.arrays import USUAL_LIMITS, arrays
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.records import Phase
 from experiment_manager.scheduler.scripts import hand_to_workers, join
 from experiment_manager.scheduler.slurm.scheduler import Slurm
 from experiment_manager.store.launches import create_launch, read_launch
 from experiment_manager.store.processes import is_gone
+from experiment_manager.store.states import States
 from experiment_manager.testing import Jobs
 from tests.scheduler.file_scheduler import FileScheduler, order, wrong
 
@@ -138,6 +140,41 @@ def test_a_worker_that_is_started_again(jobs: Jobs) -> None:
     jobs.wait_for("COMPLETED", "COMPLETED")
     assert {0: ["PREEMPTED", "NODE_FAIL", "COMPLETED"], 1: ["COMPLETED"]} == jobs.attempts()
     assert [0, 1, 2] == [jobs.task(0, number).restart for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("how", ["COMPLETED", "FAILED", "PREEMPTED"])
+@pytest.mark.parametrize("options", [{}, {"workers": 1}], ids=["array", "workers"])
+def test_what_ends_while_its_task_is_put_back(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], how: str
+) -> None:
+    """A job of which the queue says that it waits, and which has recorded its end when that is believed, is QUEUED
+    where it is going to run again, and else what it has recorded; the next look tells the same."""
+    held = FileScheduler().root / "hold"
+    jobs.make({**LONG, "fails": how == "FAILED"}, **options).submit()
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    held.touch()
+
+    def late(*about: Any) -> query.Answer:
+        with monkeypatch.context() as earlier:
+            rows = [row._replace(phase=Phase.WAITING, word="WAITING") for row in FileScheduler().queue([])]
+            earlier.setattr(FileScheduler, "queue", lambda *_: rows)
+            answer = query.ask(*about)
+        order(jobs, 0, how) if how == "PREEMPTED" else jobs.end(0)
+        jobs.wait_until(lambda: States(jobs.experiment.folder).state(0, 1) == how)
+        return answer
+
+    assert {0: "RUNNING"} == jobs.states()
+    with monkeypatch.context() as asked:
+        asked.setattr(reconcile, "ask", late)
+        told = jobs.states()
+    is_again = how == "PREEMPTED" or (how == "FAILED" and not options)  # its task would try it again
+    assert {0: "QUEUED" if is_again else how} == told
+    if how == "PREEMPTED":
+        assert told == jobs.states()
+        held.unlink()
+        jobs.wait_until(lambda: jobs.has_begun(0, 2))
+        jobs.end(0)
+        jobs.wait_for("COMPLETED")
 
 
 def test_single_jobs_are_cancelled(jobs: Jobs) -> None:
