@@ -55,6 +55,7 @@ class World:
         has_id: bool = False,
         is_history_silent: bool = False,
         n_workers: int | None = None,
+        is_partial: bool = False,
     ) -> None:
         self.attempts, self.ends = attempts, {key: dict(end) for key, end in ends.items()}
         self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
@@ -70,11 +71,14 @@ class World:
             seen=lambda _name, _index: False,
             is_ours=True,
             has_id=frozenset({NAME} if has_id else ()),
+            partial=frozenset({NAME} if is_partial else ()),
+            asked=frozenset({"here"}),
         )
 
     def anchor(self, job_id: int, number: int) -> Mapping[str, Any]:
         launch = self.launch_of.get((job_id, number), LAUNCH)
-        task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1, user="alice")
+        cluster = ("here", "there")[job_id % 2]
+        task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1, user="alice", cluster=cluster)
         if (job_id, number) in self.unbegun:
             return {"launch": launch, "scheduler": "slurm", "unbegun": "LOST"}
         return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, **task.record()}
@@ -149,7 +153,16 @@ def worlds(draw: st.DrawFn) -> World:
     }
     rows = draw(
         st.none()
-        | st.lists(st.builds(row, st.integers(0, N_JOBS - 1), st.sampled_from(WORDS), start=MOMENTS), max_size=5)
+        | st.lists(
+            st.builds(
+                row,
+                st.integers(0, N_JOBS - 1),
+                st.sampled_from(WORDS),
+                start=MOMENTS,
+                array=st.sampled_from([ARRAY, ARRAY, "15"]),
+            ),
+            max_size=5,
+        )
     )
     runs = draw(
         st.none()
@@ -157,8 +170,14 @@ def worlds(draw: st.DrawFn) -> World:
     )
     submitted = draw(st.sampled_from([None, NOW - 5, NOW - 1000]))
     planned, silent, n_workers = draw(st.integers(1, 2)), draw(st.booleans()), draw(st.sampled_from([None, N_JOBS]))
-    about: dict[str, Any] = {"planned": planned, "is_history_silent": silent, "n_workers": n_workers}
-    return World(attempts, ends=ends, rows=rows, runs=runs, submitted=submitted, **about)
+    launch_of = {key: draw(st.sampled_from([LAUNCH, LAUNCH, "0007"])) for key in ends}
+    about: dict[str, Any] = {
+        "planned": planned,
+        "is_history_silent": silent,
+        "n_workers": n_workers,
+        "is_partial": draw(st.booleans()),
+    }
+    return World(attempts, ends=ends, rows=rows, runs=runs, submitted=submitted, launch_of=launch_of, **about)
 
 
 @given(worlds())
@@ -307,7 +326,55 @@ CASES: list[tuple[str, World, list[tuple[str, Any]]]] = [
            runs=[run(0, "TIMEOUT")], submitted=None), [("Amended", State.TIMEOUT)]),
     ("an attempt of another launch",
      World({0: {1: State.RUNNING}}, rows=[], runs=[run(0, "TIMEOUT")], submitted=None, launch_of={(0, 1): "0007"}), []),
+    ("another launch has run it, and its task, which waits, leaves it alone",
+     World({0: {1: State.FAILED}}, rows=[row(0, "PENDING")], submitted=None, launch_of={(0, 1): "0007"}), []),
+    ("submitted twice: one task has ended, the other waits",
+     World({0: {1: State.RUNNING}}, rows=[row(0, "PENDING", reason="Priority", array="15")], runs=[run(0, "TIMEOUT")],
+           submitted=None), [("Ended", State.TIMEOUT), ("Waits", "Priority")]),
+    ("preempted, and a cluster that is not asked may have it",
+     World({0: {1: State.RUNNING}}, rows=[], runs=[run(0, "PREEMPTED")], submitted=None, is_partial=True),
+     [("Ended", State.PREEMPTED), ("Waits", "as last known")]),
+    ("cancelled, in truth by the limit, where another cluster may have its tasks, too",
+     World({0: {1: State.CANCELLED}}, ends={(0, 1): {"state": "CANCELLED", "ask_scheduler": True}}, rows=[],
+           runs=[run(0, "TIMEOUT")], submitted=None, is_partial=True), [("Amended", State.TIMEOUT)]),
 ]  # fmt: skip
+
+
+def workers(attempts: Attempts, word: str | None, *, array: str = ARRAY, runs: list[Run] | None = None) -> World:
+    """A launch of which one worker, which had job 0 in hand, is all that the queue has; None: it is not asked."""
+    asks = {(0, max(attempts[0])): {"state": "CANCELLED", "ask_scheduler": True, "end": NOW - 50}}
+    ends = asks if State.CANCELLED in attempts[0].values() else {}
+    rows = None if word is None else [row(0, word, reason="BeginTime", array=array)]
+    return World(attempts, ends=ends, rows=rows, runs=runs, n_workers=1)
+
+
+DIED_TWICE: Attempts = {0: {1: State.LOST, 2: State.NODE_FAIL}}  # more often than others take it again
+TAKEN_AGAIN = [
+    ("put back while nobody could ask why, and the history is behind",
+     workers({0: {1: State.CANCELLED}}, "PENDING", runs=[]), True),
+    ("the same without a history", workers({0: {1: State.CANCELLED}}, "PENDING"), True),
+    ("cancelled, and its worker, which has another one, goes on",
+     workers({0: {1: State.CANCELLED}}, "RUNNING", runs=[]), False),
+    ("put back, and has died before", workers(DIED_TWICE, "PENDING", runs=[]), True),
+    ("put back, and its supervisor had been killed",
+     workers({0: {1: State.LOST, 2: State.LOST}}, "PENDING", runs=[]), True),
+    ("its supervisor has been killed twice", workers({0: {1: State.LOST, 2: State.LOST}}, "RUNNING", runs=[]), False),
+    ("put back, and the scheduler does not answer now", workers(DIED_TWICE, None), True),
+    ("workers that were submitted once more run, and its own is gone",
+     workers(DIED_TWICE, "RUNNING", array="15", runs=[]), False),
+    ("is put back when it is told to have died", workers({0: {1: State.RUNNING}}, "PENDING", runs=[]), True),
+    ("is put back when it is told to have made room",
+     workers({0: {1: State.RUNNING}}, "PENDING", runs=[run(0, "PREEMPTED")]), True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("world", "is_taken"), [one[1:] for one in TAKEN_AGAIN], ids=[one[0] for one in TAKEN_AGAIN])
+def test_what_a_worker_takes_again_is_queued(world: World, is_taken: bool) -> None:
+    """As long as a worker is there that is going to, by the rule by which it does so: see `is_taken_again`."""
+    decided = world.decided()
+    assert is_taken == (JobId(0) in waiting_in(decided))
+    assert {JobId(1), JobId(2), JobId(3)} <= set(waiting_in(decided))
+    assert not any(isinstance(verdict, Amended) for verdict in decided.verdicts)
 
 
 @pytest.mark.parametrize(("world", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

@@ -29,7 +29,7 @@ from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler
-from experiment_manager.scheduler.submission import LaunchedArray, has_retries, launched_arrays
+from experiment_manager.scheduler.submission import DIED, LaunchedArray, is_taken_again, launched_arrays
 from experiment_manager.store import processes
 from experiment_manager.store.files import Patience, asked_again, is_of_the_disk, unreadable
 from experiment_manager.store.launches import (
@@ -67,10 +67,7 @@ _MOST_FAILURES: Final = 10
 _SOON_S: Final = 10.0
 """A lane takes no more jobs when the first ones have all failed, so many, each within so many seconds."""
 
-_DIED: Final = frozenset({State.RUNNING, State.LOST, State.NODE_FAIL})
-"""What a job is that was left by a worker which has died."""
-
-_MAY_BE_TAKEN_AGAIN: Final = _DIED | {State.PREEMPTED, State.TIMEOUT, State.CANCELLED}
+_MAY_BE_TAKEN_AGAIN: Final = DIED | {State.PREEMPTED, State.TIMEOUT, State.CANCELLED}
 
 
 class Candidate(NamedTuple):
@@ -305,17 +302,17 @@ class Again:
         """Those that may be taken by the way that they have ended."""
         found = []
         for last, task in begun:
-            is_own = task is not None and task.is_earlier_run_of(self._here)
-            if self._may_be_taken(table, last, is_own=is_own):
+            is_taken = is_taken_again(
+                last,
+                table.attempts[last.job_id],
+                self._planned[last.job_id],
+                self._max_retries,
+                is_own=task is not None and task.is_earlier_run_of(self._here),
+                is_for_others=partial(self._states.ended_for_others, last),
+            )
+            if is_taken:
                 found.append(Candidate(last.job_id, table.next_number(last.job_id), self._launch))
         return found
-
-    def _may_be_taken(self, table: StateTable, last: Attempt, *, is_own: bool) -> bool:
-        """Whether its end was none of the job's own doing; `is_own`: an earlier run of this task had it in hand."""
-        if last.state in _DIED:
-            attempts, planned = table.attempts[last.job_id], self._planned[last.job_id]
-            return is_own or has_retries(attempts, planned, last.number, self._max_retries)
-        return (is_own or last.state is not State.CANCELLED) and self._states.ended_for_others(last)
 
 
 class TimeLeft:

@@ -366,17 +366,18 @@ class _Applied:
         return after._replace(queued=queued | ended_since, confirmed=confirmed, untold=untold, paused=self._paused)
 
     def _is_over(self, job_id: JobId, waiting: Waiting) -> bool:
-        """Whether a job has meanwhile recorded an end after which it does not run again, though its task does: after
+        """Whether a job has meanwhile recorded an end after which it does not run again, though its task does; after
         most of them no worker, of which no task is named, takes it."""
         last = self._ended.get(job_id)
-        if last is None:
+        if last is None or last.state is State.RUNNING:
             return False
-        stays = waiting.task is None and not may_come_back(last, self._end_of_attempt)
-        return last.state in ENDED_WELL or (stays and last.state not in (State.LOST, State.RUNNING))
+        return last.state in ENDED_WELL or (waiting.task is None and not self._states.ended_for_others(last))
 
     def _has_begun_since(self, after: StateTable, job_id: JobId) -> bool:
+        """Whether it runs, or has ended for good, in an attempt that was not there when the states were read."""
         newest = after.next_number(job_id) - 1
-        return newest >= self._before.next_number(job_id) and "unbegun" not in self._states.record(job_id, newest)
+        has_begun = newest >= self._before.next_number(job_id) and "unbegun" not in self._states.record(job_id, newest)
+        return has_begun and not may_come_back(after.last(job_id), self._end_of_attempt)
 
 
 def _with(table: StateTable, found: Mapping[tuple[JobId, int], State]) -> StateTable:
@@ -488,11 +489,11 @@ def wait_for(
 
     A job that a scheduler is going to start again has not ended, and only the scheduler knows; `heal` is called before
     it is asked, and may submit others again: an end that it has not seen is not for good. Also when none that is left
-    will begin by itself: people are told.
+    will begin by itself, and of what has ended and cannot be read here: people are told.
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
-    stuck = _Stuck()
+    stuck, untold = _Stuck(), frozenset[JobId]()
     started, pause, ends = time.monotonic(), ASK_FIRST_S, EndsOfTasks()
     ask_at = started + pause
     with JobLines(len(waiting)).showing() as lines:
@@ -505,12 +506,14 @@ def wait_for(
                 heal()
             table = reconciled(folder, ends=ends) if asks else States(folder).table()
             for job_id in sorted(waiting):
-                is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
+                # by workers that have ended; or nobody can tell how it ended: a disk may not give that for a moment
+                is_left = table.state(job_id) is State.PENDING or job_id in table.untold & untold
                 is_news = seen is not None and seen.attempts.get(JobId(job_id)) != table.attempts.get(JobId(job_id))
-                if is_left or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news):
+                if (asks and is_left) or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news):
                     waiting.discard(job_id)
                     _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
             if asks:
+                untold = table.untold
                 pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
                 ask_at = time.monotonic() + pause
                 if waiting and stuck.has_lasted([table.queued.get(JobId(job_id)) for job_id in waiting], _STUCK_S):
@@ -648,4 +651,6 @@ def _tell(folder: Folder, table: StateTable, job_id: int, lines: JobLines, text:
     if last.state is State.PENDING:
         lines.ended(job_id, None, text, seconds=seconds, reason="the workers have ended; the same command runs it")
         return
+    if last.state is State.RUNNING:
+        reason = "it runs no more, and how it ended cannot be read"
     lines.ended(job_id, last.state, text, seconds=seconds, reason=reason)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, SchedulerError, UnreadableLaunch
 from experiment_manager.model.ids import format_ids, parse_ids
-from experiment_manager.model.records import JobId, Launch, State, Task
+from experiment_manager.model.records import Attempt, JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler
@@ -63,6 +63,9 @@ away is done first."""
 _LOOK_AGAIN_S: Final = 1.0
 _LOCK_WAIT_S: Final = 300.0
 _LONGEST_SLUG: Final = 40
+
+DIED: Final = frozenset({State.RUNNING, State.LOST, State.NODE_FAIL})
+"""What a job is that was left by a worker which has died."""
 N_LETTERS: Final = 8
 """By so many letters at its end a name of arrays is told from all others."""
 
@@ -269,15 +272,30 @@ def _max_retries(options: Mapping[str, Any]) -> int:
     return found if isinstance(found, int) else MAX_RETRIES
 
 
-def has_retries(attempts: Mapping[int, State], planned: int, last: int, most: int) -> bool:
-    """Whether workers take a job again whose `last` attempt has died with its worker: of the attempts since the
-    `planned` one so many have done so at most, also those before it that still count as RUNNING.
+def is_taken_again(
+    last: Attempt,
+    attempts: Mapping[int, State],
+    planned: int,
+    most: int,
+    *,
+    is_own: bool,
+    is_for_others: Callable[[], bool],
+) -> bool:
+    """Whether a worker takes a job again whose `last` attempt under their launch has ended so, or died with its worker.
 
-    >>> [has_retries({1: State.LOST, 2: State.NODE_FAIL, 3: State.RUNNING}, 2, 3, most) for most in (0, 1, 2)]
+    `is_own`: the very worker that had it in hand was started again. `is_for_others`: see `has_ended_for_others`. What
+    has died is taken by others, too, as long as of the attempts since the `planned` one no more than `most` have done
+    so before it, with those that still count as RUNNING.
+
+    >>> attempts = {1: State.LOST, 2: State.NODE_FAIL, 3: State.RUNNING}
+    >>> last, told = Attempt(JobId(0), 3, State.RUNNING), {"is_own": False, "is_for_others": bool}
+    >>> [is_taken_again(last, attempts, 2, most, **told) for most in (0, 1, 2)]
     [False, False, True]
     """
-    before = (state for number, state in attempts.items() if planned <= number < last)
-    return sum(state in (State.RUNNING, State.LOST, State.NODE_FAIL) for state in before) < most
+    if last.state in DIED:
+        before = (state for number, state in attempts.items() if planned <= number < last.number)
+        return is_own or sum(state in DIED for state in before) < most
+    return (is_own or last.state is not State.CANCELLED) and is_for_others()
 
 
 def script_paths(folder: Folder, launch: Launch, array: LaunchedArray) -> tuple[str, str]:

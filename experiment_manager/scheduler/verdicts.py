@@ -14,8 +14,14 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, Attempt, JobId, State, Task
 from experiment_manager.scheduler.query import ArrayReport
 from experiment_manager.scheduler.records import Phase, QueueRow, Run, not_asked
-from experiment_manager.scheduler.submission import LaunchedArray, has_retries
-from experiment_manager.store.states import StateTable, is_to_be_asked_about, scheduler_in, task_in
+from experiment_manager.scheduler.submission import LaunchedArray, is_taken_again
+from experiment_manager.store.states import (
+    StateTable,
+    has_ended_for_others,
+    is_to_be_asked_about,
+    scheduler_in,
+    task_in,
+)
 
 CATCHES_UP_S: Final = 60.0
 """How long after a submission a scheduler's history may know nothing of a task yet (0.2 to 4.4 s measured on SLURM)."""
@@ -34,7 +40,6 @@ _NOT_THERE: Final = re.compile(r": line \d+: /[^:]+: (?:No such file or director
 """How bash ends where a program is not there, as a Python that only the login node has."""
 
 _BE_THERE: Final = "what a script runs has to be on all nodes, and may be run there: install it where they see it"
-_DIED: Final = (State.LOST, State.NODE_FAIL)
 _MAY_COME_BACK: Final = (State.PREEMPTED, State.NODE_FAIL, State.TIMEOUT, State.CANCELLED, State.LOST)
 """A scheduler may start such a job again, or know better what became of it: its record tells."""
 
@@ -222,10 +227,12 @@ class _Decision:
                 self._counts_as_running(array, index, job_id, last.number, report)
                 for ended in [one for one in self._found[n_before:] if isinstance(one, Ended)]:
                     now = Attempt(job_id, last.number, ended.state)
-                    if waits is not None and self._is_taken_again(array, index, now, ended.record, report):
-                        self._found.append(waits.wait(job_id))
+                    self._wait_for_workers(array, now, ended.record, report, waits)
             elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
-                self._ended_under_a_worker(array, task.array_index, job_id, last, report, waits)
+                end = self._disk.end(job_id, last.number)
+                if is_to_be_asked_about(end):
+                    last, end = self._amended(array, task.array_index, last, end, report)
+                self._wait_for_workers(array, last, end, report, waits)
 
     def _waits_for_workers(self, array: LaunchedArray, report: ArrayReport | None) -> _Workers | None:
         """Why jobs that have not begun wait for the workers of an array; None: there is none that could take them."""
@@ -267,34 +274,39 @@ class _Decision:
         since = self._launch.submitted.get(array.name)
         return not report.knows_anything() and since is not None and self._now - since < CATCHES_UP_S
 
-    def _ended_under_a_worker(
+    def _wait_for_workers(
         self,
         array: LaunchedArray,
-        index: int,
-        job_id: JobId,
         last: Attempt,
+        end: Mapping[str, Any],
         report: ArrayReport | None,
         waits: _Workers | None,
     ) -> None:
-        """QUEUED when a worker is going to take it again."""
-        end = self._disk.end(job_id, last.number)
-        if is_to_be_asked_about(end):
-            last, end = self._amended(array, index, last, end, report)
-        if waits is not None and self._is_taken_again(array, index, last, end, report):
-            self._found.append(waits.wait(job_id))
+        """QUEUED where a worker is going to take a job again that has ended so."""
+        is_taken = waits is not None and is_taken_again(
+            last,
+            self._disk.table.attempts[last.job_id],
+            self._launch.planned[last.job_id],
+            array.max_retries,
+            is_own=self._is_started_again(array, last, end, report),
+            is_for_others=lambda: has_ended_for_others(last.state, end),
+        )
+        if waits is not None and is_taken:
+            self._found.append(waits.wait(last.job_id))
 
-    def _is_taken_again(
-        self, array: LaunchedArray, index: int, last: Attempt, end: Mapping[str, Any], report: ArrayReport | None
+    def _is_started_again(
+        self, array: LaunchedArray, last: Attempt, end: Mapping[str, Any], report: ArrayReport | None
     ) -> bool:
-        """Whether a worker, where there is one, takes a job again that has ended so: its own, or any, also one whose
-        worker has died, as often as they do so."""
-        is_of_all = last.state is not State.NODE_FAIL or (report is not None and report.active(index) is not None)
-        return (comes_back(last.state, end) and is_of_all) or (last.state in _DIED and self._has_retries(array, last))
-
-    def _has_retries(self, array: LaunchedArray, last: Attempt) -> bool:
-        """Whether another worker takes the job again, whose last attempt has died with its own."""
-        attempts, planned = self._disk.table.attempts[last.job_id], self._launch.planned[last.job_id]
-        return has_retries(attempts, planned, last.number, array.max_retries)
+        """Whether the scheduler starts the very worker again that had a job in hand, as far as is known."""
+        anchor = self._disk.anchor(last.job_id, last.number)
+        task = task_in(anchor)
+        if task is None or report is None or self._is_elsewhere(array, anchor):
+            return comes_back(last.state, end)
+        row = report.active(-1 if task.array_index is None else task.array_index, task.array or task.id)
+        if row is None or row.phase is Phase.WAITING:
+            return row is not None
+        is_next_run = row.start is not None and "end" in end and row.start > float(end["end"])
+        return is_next_run or last.state is State.NODE_FAIL
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""
@@ -429,8 +441,9 @@ class _Decision:
         is_to_ask = end is None or (is_unknown and report.is_history_silent)
         about = {"reason": reason, **({"ask_scheduler": True} if is_to_ask else {})}
         self._found.append(Ended(job_id, number, state, about))
-        if active is not None and array.n_workers is None:
-            self._waits(job_id, active, index, active.waits_for)
+        if array.n_workers is None:
+            now = Attempt(job_id, number, state)
+            self._begins_again(array, index, now, about, self._seen_of(array, report, index))
 
     def _is_unaccounted(self, array: LaunchedArray, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> bool:
         """Whether an attempt runs no more of whose end the history will not tell: a day after it began that knows of no
@@ -479,18 +492,28 @@ class _Decision:
         self, array: LaunchedArray, index: int, job_id: JobId, last: Attempt, report: ArrayReport | None
     ) -> None:
         """QUEUED when it is going to run again; CANCELLED and NODE_FAIL may turn out to be something else."""
-        report = self._seen_of(array, report, index)
-        active = report.active(index) if report is not None else None
+        seen = self._seen_of(array, report, index)
+        active = seen.active(index) if seen is not None else None
         if active is None and last.state not in _MAY_COME_BACK:
             return  # nothing more is to be said of it, and its record need not be read
         end = self._disk.end(job_id, last.number)
         if is_to_be_asked_about(end) and self._is_of_this_launch(job_id, last.number):
             last, end = self._amended(array, index, last, end, report)
+        self._begins_again(array, index, last, end, seen)
+
+    def _begins_again(
+        self, array: LaunchedArray, index: int, last: Attempt, end: Mapping[str, Any], report: ArrayReport | None
+    ) -> None:
+        """QUEUED where a task is going to run a job again that has ended so."""
+        job_id = last.job_id
+        active = report.active(index) if report is not None else None
         returns = comes_back(last.state, end)
         if active is not None:
             self._is_open = True
             starts_again = active.start is not None and active.start > float(end.get("end") or 0)
-            if active.phase is Phase.WAITING:
+            if self._is_of_another_launch(job_id, last.number):
+                pass  # which has run it meanwhile: its task leaves it alone
+            elif active.phase is Phase.WAITING:
                 self._waits(job_id, active, index, active.waits_for)
             elif active.phase is Phase.RUNNING and starts_again:
                 self._waits(job_id, active, index, "starting again")
@@ -523,6 +546,11 @@ class _Decision:
 
     def _is_of_this_launch(self, job_id: JobId, number: int) -> bool:
         return self._disk.anchor(job_id, number).get("launch") == self._launch.number
+
+    def _is_of_another_launch(self, job_id: JobId, number: int) -> bool:
+        """Whether another launch has begun an attempt: see `States.claim`, which refuses what has ended so since."""
+        anchor = self._disk.anchor(job_id, number)
+        return anchor.get("launch") not in (None, self._launch.number) and "unbegun" not in anchor
 
     def _amended(
         self,
@@ -586,6 +614,10 @@ class _Decision:
             run = report.last_run(index)
             return None if run is None or run.end is None else self._unbegun(run, run.end)
         answer = self._end_of(index, job_id, number, anchor, report)
-        if answer is None or (report.is_history_silent and answer[0] is State.LOST):
+        if answer is None:
+            return None
+        task = task_in(anchor)
+        has_it = report.active(index, str(task and (task.array or task.id))) is not None  # and may start it again
+        if answer[0] is State.LOST and (report.is_history_silent or (has_it and not report.has_history)):
             return None
         return answer[0], {"reason": answer[1]}

@@ -110,6 +110,15 @@ def is_to_be_asked_about(end: Mapping[str, Any]) -> bool:
     return bool(end.get("ask_scheduler") or end.get("ask_slurm"))
 
 
+def has_ended_for_others(state: State, end: Mapping[str, Any]) -> bool:
+    """Whether an attempt has ended for no reason of its own, so that a worker may take its job again: it died, made
+    room, also for the time limit of its worker, or was told to end and nobody could be asked why. A dry pass was
+    none."""
+    if state in _OF_NO_DOING or state is State.FAKE:
+        return True
+    return bool(end.get("requeued")) or (state is State.CANCELLED and is_to_be_asked_about(end))
+
+
 def node_of(record: Mapping[str, Any]) -> str | None:
     """Where the attempt of an anchor ran, or was to run: as the scheduler names the node, else by the host's name."""
     task = task_in(record)
@@ -627,13 +636,11 @@ class States:
         return attempts[-1].number + 1
 
     def ended_for_others(self, last: Attempt) -> bool:
-        """Whether an attempt has ended for no reason of its own, so that a worker may take its job again: it died, made
-        room, also for the time limit of its worker, or was told to end and nobody could be asked why. A dry pass was
-        none."""
-        if last.state in _OF_NO_DOING or last.state is State.FAKE:
+        """See `has_ended_for_others`; the record is read only where that matters."""
+        if has_ended_for_others(last.state, {}):
             return True
         end = read_optional(self._folder.of_attempt(last.job_id, last.number, "attempt"), END)
-        return bool(end.get("requeued")) or (last.state is State.CANCELLED and is_to_be_asked_about(end))
+        return has_ended_for_others(last.state, end)
 
     def _refuse_ended(self, since: Attempt | None, about: Mapping[str, Any]) -> None:
         """Raise JobRefused unless a job is still to be run by a launch, after what became of it `since`."""

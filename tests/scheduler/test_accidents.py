@@ -354,6 +354,20 @@ def test_what_may_pass_is_waited_for(
     assert said in capfd.readouterr().err
 
 
+def test_waiting_for_what_only_a_newer_version_can_tell(
+    jobs: Jobs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a launch is told of a job that runs no more and whose end cannot be read here, and leaves."""
+    monkeypatch.setattr(reconcile, "ASK_FIRST_S", 0.2)
+    folder = begun(jobs).experiment.folder
+    Path(folder.of_attempt(0, 1, "attempt")).write_text('{"format": 999}')
+    os.kill(jobs.anchor(0)["pid"], signal.SIGKILL)
+    reconcile.wait_for(folder, newest_launch(folder), {})
+    assert "job 0 RUNNING" in (said := capfd.readouterr().err)
+    assert "it runs no more, and how it ended cannot be read" in said
+    assert {0: "RUNNING"} == jobs.states()
+
+
 def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
     """What was submitted to another cluster than the one that is asked is as it was last known: it is not called ended,
     not cancelled, and not submitted again, and people are told; asked there, it is followed."""
