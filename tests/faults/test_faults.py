@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import pytest
 from tests.faults.__main__ import code_of, of_this_code
 from tests.faults.injector import FAULTS, Done, Event, NoCompiler, compiled
 from tests.faults.observation import OnDisk, told, truths_on_disk
+from tests.faults.program import app
 from tests.faults.scenarios import FOLDER, MOVED
 from tests.faults.trial import Laboratory, kinds_first, said_wrongly
 
@@ -154,6 +156,16 @@ def test_each_promise_can_be_broken(broken: Mapping[str, Any], promise: str) -> 
     """What is looked for on the disk is seen where it is so; of what is whole nothing is said."""
     assert [] == [*truths_on_disk(WHOLE, WHOLE)]
     assert promise in {found.promise for found in truths_on_disk(WHOLE._replace(**broken), WHOLE)}
+
+
+def test_a_number_that_another_process_has_now_is_not_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program of the trials notes that its job runs in another process where that lives, and only then."""
+    runs, parent = tmp_path / "runs", os.getppid()
+    monkeypatch.setenv("FAULTS_RUNS", str(runs))
+    runs.write_text(f"0 1 process:{parent}:{app.started(parent)}\n1 1 process:{parent}:{app.started(parent)}\n")
+    assert [parent] == [*app.others(0)]
+    runs.write_text(f"0 1 process:{parent}:1\n0 2 process:{os.getpid()}:{app.started(os.getpid())}\n")
+    assert [] == [*app.others(0)]
 
 
 def _answers(

@@ -22,22 +22,29 @@ def note(line: str) -> None:
     os.close(handle)
 
 
+def started(pid: int) -> str:
+    """When a process began, which tells it from an earlier one of that number; empty where it lives no more."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        about = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if about[0] in "ZX" else about[19]
+    return ""
+
+
 def others(job_id: int | None) -> Iterator[int]:
     """The processes that have begun the job and live still."""
     for line in Path(os.environ["FAULTS_RUNS"]).read_text().splitlines():
         job, _, what = line.split()
-        name, _, number = what.partition(":")
-        if (int(job), name) == (job_id, "process") and int(number) != os.getpid():
-            with suppress(FileNotFoundError):
-                if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                    yield int(number)
+        name, _, about = what.partition(":")
+        number, _, began = about.partition(":")
+        if (int(job), name) == (job_id, "process") and int(number) != os.getpid() and started(int(number)) == began:
+            yield int(number)
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="app")
 def main(cfg: DictConfig) -> dict[str, int]:
     job = current_job()
     note(f"{job.id} {job.attempt} {cfg.x}")
-    note(f"{job.id} {job.attempt} process:{os.getpid()}")
+    note(f"{job.id} {job.attempt} process:{os.getpid()}:{started(os.getpid())}")
     for number in others(job.id):
         note(f"{job.id} {job.attempt} beside:{number}")
     if cfg.x == 9 and os.environ.get("NINE_FAILS"):
