@@ -61,6 +61,7 @@ class World:
         self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
         self.is_history_silent, self.is_ours = is_history_silent, False
         self.unbegun: set[tuple[int, int]] = set()
+        self.kept: dict[JobId, int] = {}
         array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), 1, True, None, n_workers)
         self.launch = TrackedLaunch(
             number=LAUNCH,
@@ -93,7 +94,7 @@ class World:
     def disk(self) -> Disk:
         attempts = {JobId(job_id): dict(numbers) for job_id, numbers in self.attempts.items()}
         return Disk(
-            table=StateTable(attempts, ()),
+            table=StateTable(attempts, (), kept=self.kept),
             anchor=self.anchor,
             end=lambda job_id, number: self.ends.get((job_id, number), {}),
             end_in_log=lambda _task: next((state for words, state in LOGS.items() if words in self.log), None),
@@ -340,11 +341,18 @@ CASES: list[tuple[str, World, list[tuple[str, Any]]]] = [
 ]  # fmt: skip
 
 
-def workers(attempts: Attempts, word: str | None, *, array: str = ARRAY, runs: list[Run] | None = None) -> World:
+def workers(
+    attempts: Attempts,
+    word: str | None,
+    *,
+    array: str = ARRAY,
+    runs: list[Run] | None = None,
+    start: float = NOW - 900,
+) -> World:
     """A launch of which one worker, which had job 0 in hand, is all that the queue has; None: it is not asked."""
     asks = {(0, max(attempts[0])): {"state": "CANCELLED", "ask_scheduler": True, "end": NOW - 50}}
     ends = asks if State.CANCELLED in attempts[0].values() else {}
-    rows = None if word is None else [row(0, word, reason="BeginTime", array=array)]
+    rows = None if word is None else [row(0, word, reason="BeginTime", array=array, start=start)]
     return World(attempts, ends=ends, rows=rows, runs=runs, n_workers=1)
 
 
@@ -359,6 +367,8 @@ TAKEN_AGAIN = [
     ("put back, and its supervisor had been killed",
      workers({0: {1: State.LOST, 2: State.LOST}}, "PENDING", runs=[]), True),
     ("its supervisor has been killed twice", workers({0: {1: State.LOST, 2: State.LOST}}, "RUNNING", runs=[]), False),
+    ("put back, and its supervisor had been killed: it runs again",
+     workers({0: {1: State.LOST, 2: State.LOST}}, "RUNNING", runs=[], start=NOW - 5), True),
     ("put back, and the scheduler does not answer now", workers(DIED_TWICE, None), True),
     ("workers that were submitted once more run, and its own is gone",
      workers(DIED_TWICE, "RUNNING", array="15", runs=[]), False),
@@ -381,6 +391,18 @@ def test_what_a_worker_takes_again_is_queued(world: World, is_taken: bool) -> No
 def test_cases(world: World, expected: list[tuple[str, Any]]) -> None:
     """What is decided in each situation that was seen on real clusters."""
     assert expected == states_of(world)
+
+
+def test_a_job_that_is_done_does_not_wait() -> None:
+    """Where it is done, and an attempt after that never began, a task of the launch that it is done for leaves it
+    alone; one of a launch that was to run it once more does not."""
+    attempts = {0: {1: State.COMPLETED, 2: State.CANCELLED}}
+    for planned, expected in ((1, []), (2, [("Waits", "Priority")])):
+        world = World(attempts, rows=[row(0, "PENDING", reason="Priority")], submitted=None, planned=planned,
+                      launch_of={(0, 2): "0007"})  # fmt: skip
+        world.unbegun.add((0, 2))
+        world.kept = {JobId(0): 1}
+        assert expected == states_of(world)
 
 
 @pytest.mark.parametrize("runs", [[], None], ids=["history", "no history"])

@@ -369,7 +369,7 @@ class _Applied:
         """Whether a job has meanwhile recorded an end after which it does not run again, though its task does; after
         most of them no worker, of which no task is named, takes it."""
         last = self._ended.get(job_id)
-        if last is None or last.state is State.RUNNING:
+        if last is None:
             return False
         return last.state in ENDED_WELL or (waiting.task is None and not self._states.ended_for_others(last))
 
@@ -493,7 +493,7 @@ def wait_for(
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
-    stuck, untold = _Stuck(), frozenset[JobId]()
+    stuck, untold = _Stuck(), dict[int, float]()  # since when it cannot be told how a job has ended
     started, pause, ends = time.monotonic(), ASK_FIRST_S, EndsOfTasks()
     ask_at = started + pause
     with JobLines(len(waiting)).showing() as lines:
@@ -506,14 +506,15 @@ def wait_for(
                 heal()
             table = reconciled(folder, ends=ends) if asks else States(folder).table()
             for job_id in sorted(waiting):
-                # by workers that have ended; or nobody can tell how it ended: a disk may not give that for a moment
-                is_left = table.state(job_id) is State.PENDING or job_id in table.untold & untold
+                is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
+                is_untold = job_id in untold and time.monotonic() - untold[job_id] >= _PASSES_S
                 is_news = seen is not None and seen.attempts.get(JobId(job_id)) != table.attempts.get(JobId(job_id))
-                if (asks and is_left) or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news):
+                if is_left or is_untold or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news):
                     waiting.discard(job_id)
                     _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
             if asks:
-                untold = table.untold
+                now, running = time.monotonic(), (job for job in table.untold if table.state(job) is State.RUNNING)
+                untold = {job_id: untold.get(job_id, now) for job_id in running}
                 pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
                 ask_at = time.monotonic() + pause
                 if waiting and stuck.has_lasted([table.queued.get(JobId(job_id)) for job_id in waiting], _STUCK_S):

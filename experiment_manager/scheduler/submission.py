@@ -284,8 +284,8 @@ def is_taken_again(
     """Whether a worker takes a job again whose `last` attempt under their launch has ended so, or died with its worker.
 
     `is_own`: the very worker that had it in hand was started again. `is_for_others`: see `has_ended_for_others`. What
-    has died is taken by others, too, as long as of the attempts since the `planned` one no more than `most` have done
-    so before it, with those that still count as RUNNING.
+    has died is taken by others, too, as long as of the attempts since the `planned` one fewer than `most` have done so
+    before it, with those that still count as RUNNING.
 
     >>> attempts = {1: State.LOST, 2: State.NODE_FAIL, 3: State.RUNNING}
     >>> last, told = Attempt(JobId(0), 3, State.RUNNING), {"is_own": False, "is_for_others": bool}

@@ -305,8 +305,7 @@ class _Decision:
         row = report.active(-1 if task.array_index is None else task.array_index, task.array or task.id)
         if row is None or row.phase is Phase.WAITING:
             return row is not None
-        is_next_run = row.start is not None and "end" in end and row.start > float(end["end"])
-        return is_next_run or last.state is State.NODE_FAIL
+        return self._is_later(row, end, anchor) or last.state is State.NODE_FAIL
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""
@@ -510,12 +509,12 @@ class _Decision:
         returns = comes_back(last.state, end)
         if active is not None:
             self._is_open = True
-            starts_again = active.start is not None and active.start > float(end.get("end") or 0)
-            if self._is_of_another_launch(job_id, last.number):
-                pass  # which has run it meanwhile: its task leaves it alone
+            anchor = self._disk.anchor(job_id, last.number)
+            if self._is_left_alone(job_id, anchor):
+                pass
             elif active.phase is Phase.WAITING:
                 self._waits(job_id, active, index, active.waits_for)
-            elif active.phase is Phase.RUNNING and starts_again:
+            elif active.phase is Phase.RUNNING and self._is_later(active, end, anchor):
                 self._waits(job_id, active, index, "starting again")
             elif returns:  # it has not been put back yet
                 self._waits(job_id, active, index, active.word.lower())
@@ -547,10 +546,16 @@ class _Decision:
     def _is_of_this_launch(self, job_id: JobId, number: int) -> bool:
         return self._disk.anchor(job_id, number).get("launch") == self._launch.number
 
-    def _is_of_another_launch(self, job_id: JobId, number: int) -> bool:
-        """Whether another launch has begun an attempt: see `States.claim`, which refuses what has ended so since."""
-        anchor = self._disk.anchor(job_id, number)
-        return anchor.get("launch") not in (None, self._launch.number) and "unbegun" not in anchor
+    def _is_left_alone(self, job_id: JobId, anchor: Mapping[str, Any]) -> bool:
+        """Whether a task of this launch does not begin a job that has ended: it is done, or another launch has begun
+        what has ended so, see `States.claim`; `anchor` is that of its last attempt."""
+        is_done = self._disk.table.kept.get(job_id, 0) >= self._launch.planned[job_id]
+        return is_done or (anchor.get("launch") not in (None, self._launch.number) and "unbegun" not in anchor)
+
+    def _is_later(self, row: QueueRow, end: Mapping[str, Any], anchor: Mapping[str, Any]) -> bool:
+        """Whether a task was started after an attempt has ended; after it began, where nobody was there at its end."""
+        since = end.get("end") or end.get("fenced_at") or anchor.get("start")
+        return row.start is not None and row.start > float(since or 0.0)
 
     def _amended(
         self,

@@ -161,7 +161,8 @@ class Laboratory:
             usually = f"{usual.done.out}\n{usual.done.err}\n{usual.disk.said}"
             lies = untruths(f"{done.out}\n{done.err}\n{after.said}", usually)
             wrong += [Violation("nothing is said of what cannot be looked at", line[-600:]) for line in lies]
-        is_away = fault.is_of_slurm or " /slurm/" in (done.fired or "")  # where the files lie that stand for SLURM
+        met = done.fired or ""
+        is_away = fault.is_of_slurm or " /slurm/" in met or met.startswith("fork")  # its files; `squeue` cannot begin
         is_said = is_away and _AS_LAST_KNOWN in done.err
         if scenario.is_only_read and done.status == 0 and done.out != usual.done.out and not is_said:
             wrong.append(Violation("every verb tells the truth", f"it printed {done.out[-600:]}"))

@@ -357,8 +357,10 @@ def test_what_may_pass_is_waited_for(
 def test_waiting_for_what_only_a_newer_version_can_tell(
     jobs: Jobs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for a launch is told of a job that runs no more and whose end cannot be read here, and leaves."""
+    """Whoever waits for a launch is told of a job that runs no more and whose end cannot be read here, and leaves, once
+    that has not passed."""
     monkeypatch.setattr(reconcile, "ASK_FIRST_S", 0.2)
+    monkeypatch.setattr(reconcile, "_PASSES_S", 1.0)
     folder = begun(jobs).experiment.folder
     Path(folder.of_attempt(0, 1, "attempt")).write_text('{"format": 999}')
     os.kill(jobs.anchor(0)["pid"], signal.SIGKILL)
