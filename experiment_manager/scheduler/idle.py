@@ -3,6 +3,7 @@
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import JobId, State
+from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.query import open_launches
 from experiment_manager.scheduler.reconcile import active_tasks, reconciled
 from experiment_manager.store.launches import drivers
@@ -36,7 +37,11 @@ def require_idle(folder: Folder, what: str) -> StateTable:
     except SchedulerError as error:
         raise SchedulerError(f"{error}; {folder.path} is {what} when it is known what waits there") from error
     if tasks:
-        raise JobRefused(_refusal(folder, what, f"{tasks[0]} waits or runs"))
+        label = schedulers.label_of(tasks[0].scheduler)
+        raise JobRefused(
+            f"{folder.path} is not {what}: {tasks[0]} waits or runs, though none of its jobs does; wait for it, or end "
+            f"it with a command of {label}"
+        )
     return table
 
 

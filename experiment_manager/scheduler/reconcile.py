@@ -66,7 +66,8 @@ _STUCK_S: Final = 30.0
 """How long nothing that is left begins by itself before whoever waits for it leaves: a scheduler may be about to cancel
 it, as SLURM does after DependencyNeverSatisfied."""
 _PASSES_S: Final = 600.0
-"""The same where what keeps it from beginning may pass without anybody, as when SLURM's database is started anew."""
+"""The same where what keeps it from beginning may pass without anybody, as when SLURM's database is started anew, and
+where it cannot be told how something has ended."""
 ASK_FIRST_S: Final = 2.0
 ASK_AT_MOST_EVERY_S: Final = 30.0
 
@@ -366,8 +367,8 @@ class _Applied:
         return after._replace(queued=queued | ended_since, confirmed=confirmed, untold=untold, paused=self._paused)
 
     def _is_over(self, job_id: JobId, waiting: Waiting) -> bool:
-        """Whether a job has meanwhile recorded an end after which it does not run again, though its task does; after
-        most of them no worker, of which no task is named, takes it."""
+        """Whether a job has meanwhile an end after which it does not run again, though its task does; after most of
+        them, and where nobody can read its end, no worker, of which no task is named, takes it."""
         last = self._ended.get(job_id)
         if last is None:
             return False
@@ -489,11 +490,11 @@ def wait_for(
 
     A job that a scheduler is going to start again has not ended, and only the scheduler knows; `heal` is called before
     it is asked, and may submit others again: an end that it has not seen is not for good. Also when none that is left
-    will begin by itself, and of what has ended and cannot be read here: people are told.
+    will begin by itself, and of what has ended when nobody could read how for ten minutes: people are told.
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
-    stuck, untold = _Stuck(), dict[int, float]()  # since when it cannot be told how a job has ended
+    stuck, untold = _Stuck(), _Untold()
     started, pause, ends = time.monotonic(), ASK_FIRST_S, EndsOfTasks()
     ask_at = started + pause
     with JobLines(len(waiting)).showing() as lines:
@@ -505,16 +506,18 @@ def wait_for(
                 seen = States(folder).table()
                 heal()
             table = reconciled(folder, ends=ends) if asks else States(folder).table()
+            lasting = untold.lasting(table)
             for job_id in sorted(waiting):
                 is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
-                is_untold = job_id in untold and time.monotonic() - untold[job_id] >= _PASSES_S
                 is_news = seen is not None and seen.attempts.get(JobId(job_id)) != table.attempts.get(JobId(job_id))
-                if is_left or is_untold or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news):
+                if (
+                    is_left
+                    or job_id in lasting
+                    or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news)
+                ):
                     waiting.discard(job_id)
                     _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
             if asks:
-                now, running = time.monotonic(), (job for job in table.untold if table.state(job) is State.RUNNING)
-                untold = {job_id: untold.get(job_id, now) for job_id in running}
                 pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
                 ask_at = time.monotonic() + pause
                 if waiting and stuck.has_lasted([table.queued.get(JobId(job_id)) for job_id in waiting], _STUCK_S):
@@ -538,10 +541,23 @@ class _Stuck:
         return time.monotonic() - self._since >= (max(seconds, _PASSES_S) if may_pass else seconds)
 
 
+class _Untold:
+    """Since when nobody here can tell how attempts have ended, for whoever looks again and again."""
+
+    def __init__(self) -> None:
+        self._since: dict[Attempt, float] = {}
+
+    def lasting(self, table: StateTable) -> set[JobId]:
+        """The jobs of which that is so for _PASSES_S: a disk may not have given it for a while."""
+        now = time.monotonic()
+        running = [last for job_id in table.untold if (last := table.last(job_id)).state is State.RUNNING]
+        return {last.job_id for last in running if now - self._since.setdefault(last, now) >= _PASSES_S}
+
+
 def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
     left will not begin by itself: people are told. `is_due` tells whether somebody is about to submit more."""
-    pause, ends, stuck, states = LOOK_S, EndsOfTasks(), _Stuck(), States(folder)
+    pause, ends, stuck, untold, states = LOOK_S, EndsOfTasks(), _Stuck(), _Untold(), States(folder)
     quiet_since: float | None = None
     gone = set[tuple[JobId, int]]()  # attempts of which no process was left when the states were read the last time
     while True:
@@ -555,7 +571,8 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
             if state is State.RUNNING
         }
         is_busy = not running <= gone  # of what is there still, only how it ended cannot be told
-        gone = {key for key in running if _has_gone(table, key, states.anchor(table, *key))}
+        lasting = untold.lasting(table)
+        gone = {key for key in running if key[0] in lasting or _has_gone(table, key, states.anchor(table, *key))}
         if not stuck.has_lasted([None] if is_busy else table.queued.values(), 0.0):
             quiet_since = None
         else:
@@ -581,8 +598,7 @@ def _has_gone(table: StateTable, attempt: tuple[JobId, int], anchor: Mapping[str
     may be gone, and its task be about to start again; but for a launch that cannot be read, of which nobody is asked.
     """
     is_asked = scheduler_in(anchor) is not None and attempt[0] in table.confirmed
-    is_over = not is_asked or attempt[0] in table.untold
-    return is_over and processes.is_gone(anchor) is True
+    return not is_asked and processes.is_gone(anchor) is True
 
 
 class _Pool(NamedTuple):

@@ -142,6 +142,17 @@ def _active(array: LaunchedArray, report: ArrayReport | None) -> list[QueueRow]:
     return [row for row in rows if row is not None]
 
 
+def _was_started_since(row: QueueRow, end: Mapping[str, Any], anchor: Mapping[str, Any]) -> bool:
+    """Whether a task was started after the end of an attempt was recorded; after it began, where that has no time."""
+    since = end.get("end") or end.get("fenced_at") or anchor.get("start")
+    return row.start is not None and row.start > float(since or 0.0)
+
+
+def _array_of(task: Task | None) -> str:
+    """The id of the submission that a task is of; empty, as of none, where there is no task."""
+    return "" if task is None else task.array or task.id
+
+
 class _Workers(NamedTuple):
     """Workers that may take jobs: what people are told of them, and why they wait, where none runs."""
 
@@ -283,7 +294,9 @@ class _Decision:
         waits: _Workers | None,
     ) -> None:
         """QUEUED where a worker is going to take a job again that has ended so."""
-        is_taken = waits is not None and is_taken_again(
+        if waits is None:
+            return
+        is_taken = is_taken_again(
             last,
             self._disk.table.attempts[last.job_id],
             self._launch.planned[last.job_id],
@@ -291,7 +304,7 @@ class _Decision:
             is_own=self._is_started_again(array, last, end, report),
             is_for_others=lambda: has_ended_for_others(last.state, end),
         )
-        if waits is not None and is_taken:
+        if is_taken:
             self._found.append(waits.wait(last.job_id))
 
     def _is_started_again(
@@ -302,10 +315,12 @@ class _Decision:
         task = task_in(anchor)
         if task is None or report is None or self._is_elsewhere(array, anchor):
             return comes_back(last.state, end)
-        row = report.active(-1 if task.array_index is None else task.array_index, task.array or task.id)
-        if row is None or row.phase is Phase.WAITING:
-            return row is not None
-        return self._is_later(row, end, anchor) or last.state is State.NODE_FAIL
+        row = report.active(-1 if task.array_index is None else task.array_index, _array_of(task))
+        if row is None:
+            return False
+        if row.phase is Phase.WAITING:
+            return True
+        return _was_started_since(row, end, anchor) or last.state is State.NODE_FAIL
 
     def _not_begun(self, array: LaunchedArray, index: int, job_id: JobId, report: ArrayReport | None) -> None:
         """QUEUED while the scheduler has the task; that it ended before the job began is an attempt of its own."""
@@ -416,7 +431,7 @@ class _Decision:
             self._found.append(Runs(job_id, _LAST_KNOWN))
             return
         task = task_in(anchor)
-        active = report.active(index, str(task and (task.array or task.id)))
+        active = report.active(index, _array_of(task))
         if active is not None and active.phase is not Phase.WAITING:
             is_paused = active.phase is Phase.PAUSED
             self._found.append(Runs(job_id, active.word.lower(), active.names_task(index), is_paused))
@@ -466,7 +481,7 @@ class _Decision:
     ) -> tuple[State, str] | None:
         """How the scheduler says that a run of a task ended; None while it does not say."""
         task = task_in(anchor)
-        array, restart = str(task and (task.array or task.id)), task.restart if task is not None else 0
+        array, restart = _array_of(task), task.restart if task is not None else 0
         run = report.run(array, index, restart, float(anchor.get("start") or 0.0))
         if run is None and report.has_history:
             return None
@@ -511,10 +526,10 @@ class _Decision:
             self._is_open = True
             anchor = self._disk.anchor(job_id, last.number)
             if self._is_left_alone(job_id, anchor):
-                pass
-            elif active.phase is Phase.WAITING:
+                return
+            if active.phase is Phase.WAITING:
                 self._waits(job_id, active, index, active.waits_for)
-            elif active.phase is Phase.RUNNING and self._is_later(active, end, anchor):
+            elif active.phase is Phase.RUNNING and _was_started_since(active, end, anchor):
                 self._waits(job_id, active, index, "starting again")
             elif returns:  # it has not been put back yet
                 self._waits(job_id, active, index, active.word.lower())
@@ -551,11 +566,6 @@ class _Decision:
         what has ended so, see `States.claim`; `anchor` is that of its last attempt."""
         is_done = self._disk.table.kept.get(job_id, 0) >= self._launch.planned[job_id]
         return is_done or (anchor.get("launch") not in (None, self._launch.number) and "unbegun" not in anchor)
-
-    def _is_later(self, row: QueueRow, end: Mapping[str, Any], anchor: Mapping[str, Any]) -> bool:
-        """Whether a task was started after an attempt has ended; after it began, where nobody was there at its end."""
-        since = end.get("end") or end.get("fenced_at") or anchor.get("start")
-        return row.start is not None and row.start > float(since or 0.0)
 
     def _amended(
         self,
@@ -622,7 +632,7 @@ class _Decision:
         if answer is None:
             return None
         task = task_in(anchor)
-        has_it = report.active(index, str(task and (task.array or task.id))) is not None  # and may start it again
+        has_it = report.active(index, _array_of(task)) is not None  # and may start it again
         if answer[0] is State.LOST and (report.is_history_silent or (has_it and not report.has_history)):
             return None
         return answer[0], {"reason": answer[1]}

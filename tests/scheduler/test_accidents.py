@@ -357,8 +357,8 @@ def test_what_may_pass_is_waited_for(
 def test_waiting_for_what_only_a_newer_version_can_tell(
     jobs: Jobs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for a launch is told of a job that runs no more and whose end cannot be read here, and leaves, once
-    that has not passed."""
+    """Whoever waits, for a launch or for all, leaves when it is so for long that a job runs no more, and its end cannot
+    be read here; people are told."""
     monkeypatch.setattr(reconcile, "ASK_FIRST_S", 0.2)
     monkeypatch.setattr(reconcile, "_PASSES_S", 1.0)
     folder = begun(jobs).experiment.folder
@@ -367,7 +367,7 @@ def test_waiting_for_what_only_a_newer_version_can_tell(
     reconcile.wait_for(folder, newest_launch(folder), {})
     assert "job 0 RUNNING" in (said := capfd.readouterr().err)
     assert "it runs no more, and how it ended cannot be read" in said
-    assert {0: "RUNNING"} == jobs.states()
+    assert {State.RUNNING: 1} == jobs.experiment.status(wait=True).counts
 
 
 def test_on_another_cluster(jobs: Jobs, capfd: pytest.CaptureFixture[str]) -> None:
