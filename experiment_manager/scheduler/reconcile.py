@@ -510,11 +510,8 @@ def wait_for(
             for job_id in sorted(waiting):
                 is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
                 is_news = seen is not None and seen.attempts.get(JobId(job_id)) != table.attempts.get(JobId(job_id))
-                if (
-                    is_left
-                    or job_id in lasting
-                    or _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news)
-                ):
+                has_ended = _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news)
+                if has_ended or is_left or job_id in lasting:
                     waiting.discard(job_id)
                     _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
             if asks:
