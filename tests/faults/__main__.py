@@ -3,10 +3,10 @@
     python -m tests.faults --minutes 60 --scenarios sweep,submit --faults kill,enospc --results faults.jsonl
     python -m tests.faults --one submit kill 17        one of them, with all that it shows
 
-Every scenario and fault first meets one call of each kind, then the second of each, and so on: where the time is over
-before all of them were tried, what was tried is spread evenly, and what was not is named. A run with the same file of
-results goes on where the earlier one ended, as long as neither the package nor the harness has changed since: what was
-tried of other code is tried again.
+Each fault first meets each kind of call, on each kind of file, once, in whichever scenario; then in every scenario one
+call of each kind, then the second of each, and so on: where the time is over before all of them were tried, what was
+tried is spread evenly, and what was not is named. A run with the same file of results goes on where the earlier one
+ended, as long as neither the package nor the harness has changed since: what was tried of other code is tried again.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.model.ids import format_ids
 from tests.faults.injector import FAULTS, KINDS, NoCompiler, compiled
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.trial import Laboratory, kinds_first
+from tests.faults.trial import Kind, Laboratory, kinds_first
 
 PROJECT: Final = Path(__file__).parent.parent.parent
 _TRIED: Final = ("experiment_manager", "hydra_plugins", "tests/faults")
@@ -79,9 +79,9 @@ def _begin(place: str, library: str) -> None:
     Finalize(None, _ours.end, exitpriority=1)
 
 
-def _count(name: str) -> tuple[dict[str, tuple[list[int], int]], list[Row]]:
-    """The calls at which each fault can happen in a scenario, in the order in which they are tried, and of how many
-    kinds they are; and what is wrong with it without a fault."""
+def _count(name: str) -> tuple[dict[str, tuple[list[int], list[Kind]]], list[Row]]:
+    """The calls at which each fault can happen in a scenario, in the order in which they are tried, and of which kinds
+    the first ones are; and what is wrong with it without a fault."""
     assert _ours is not None
     found = _ours.baseline(name)
     return {fault: kinds_first(found.points(FAULTS[fault]), f"{name} {fault}") for fault in FAULTS}, [
@@ -112,6 +112,28 @@ def interleaved(points: Mapping[Pair, Sequence[int]]) -> Iterator[Task]:
         yield from ((pair, points[pair][turn]) for pair in pairs if turn < len(points[pair]))
 
 
+def kinds_met(tasks: Iterable[Task], first: Mapping[Task, Kind]) -> set[tuple[str, Kind]]:
+    """Which faults have met which kinds of calls, in whichever scenario, by those of the tasks that are `first`."""
+    return {(pair.fault, first[pair, at]) for pair, at in tasks if (pair, at) in first}
+
+
+def new_first(tasks: Iterable[Task], first: Mapping[Task, Kind], tried: Iterable[Task] = ()) -> list[Task]:
+    """The same tasks, those first whose fault meets a kind of call that it has met in no scenario yet.
+
+    >>> sweep, run = Pair("sweep", "kill"), Pair("run", "kill")
+    >>> first = {(sweep, 1): ("open", "a"), (run, 5): ("open", "a"), (run, 6): ("open", "b")}
+    >>> [at for _, at in new_first([(sweep, 1), (run, 5), (run, 6)], first)]
+    [1, 6, 5]
+    """
+    met = kinds_met(tried, first)
+    new, others = list[Task](), list[Task]()
+    for task in tasks:
+        meets = kinds_met([task], first)
+        (others if meets <= met else new).append(task)
+        met |= meets
+    return [*new, *others]
+
+
 def table(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> str:
     """What was tried and what was broken, as Markdown: a line for each scenario and fault, then the sums of both."""
     tried: dict[Pair, list[Row]] = collections.defaultdict(list)
@@ -131,7 +153,7 @@ def table(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> str:
     return "\n".join(lines)
 
 
-def summary(rows: Sequence[Row], points: Mapping[Pair, Sequence[int]], kinds: Mapping[Pair, int]) -> str:
+def summary(rows: Sequence[Row], points: Mapping[Pair, Sequence[int]], first: Mapping[Task, Kind]) -> str:
     """A line for each scenario, a column for each kind of fault: what was tried of how many calls, and of how many
     kinds of calls, each with each fault; and violations, if any."""
     lines = [f"| scenario | {' | '.join(KINDS)} |", f"|---|{'---:|' * len(KINDS)}"]
@@ -141,22 +163,21 @@ def summary(rows: Sequence[Row], points: Mapping[Pair, Sequence[int]], kinds: Ma
             n_calls = sum(len(points.get(Pair(name, fault), ())) for fault in faults)
             found = [row for row in rows if row["scenario"] == name and row["fault"] in faults]
             broken = sum(bool(row["violations"]) for row in found)
-            tried = {(row["fault"], row["at"]) for row in found}
-            of_kinds = [(fault, at) for fault in faults for at in _one_of_each(Pair(name, fault), points, kinds)]
-            n_kinds = f"{len(tried.intersection(of_kinds))} of {len(of_kinds)} kinds"
+            of_kinds = {task for task in first if task[0].scenario == name and task[0].fault in faults}
+            n_kinds = f"{len(of_kinds.intersection(map(_task, found)))} of {len(of_kinds)} kinds"
             said = f"{len(found)} of {n_calls}, {n_kinds}" + (f", **{broken} broken**" if broken else "")
             cells.append(said if n_calls else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _one_of_each(pair: Pair, points: Mapping[Pair, Sequence[int]], kinds: Mapping[Pair, int]) -> Sequence[int]:
-    return points.get(pair, ())[: kinds.get(pair, 0)]
+def _task(row: Row) -> Task:
+    return Pair(row["scenario"], row["fault"]), row["at"]
 
 
 def not_tried(rows: Iterable[Row], points: Mapping[Pair, Sequence[int]]) -> dict[Pair, list[int]]:
     """The calls that no row is about."""
-    seen = {(Pair(row["scenario"], row["fault"]), row["at"]) for row in rows}
+    seen = set(map(_task, rows))
     left = {pair: sorted(at for at in calls if (pair, at) not in seen) for pair, calls in points.items()}
     return {pair: calls for pair, calls in left.items() if calls}
 
@@ -258,11 +279,12 @@ def main() -> int:
 
 
 def _run(pool: ProcessPoolExecutor, asked: argparse.Namespace, until: float) -> int:
-    points, kinds, unsound = dict[Pair, list[int]](), dict[Pair, int](), 0
+    points, first, unsound = dict[Pair, list[int]](), dict[Task, Kind](), 0
     for name, (calls, wrong) in zip(asked.scenarios, pool.map(_count, asked.scenarios), strict=True):
-        for fault in asked.faults:
-            if calls[fault][0]:
-                points[Pair(name, fault)], kinds[Pair(name, fault)] = calls[fault]
+        for fault in (fault for fault in asked.faults if calls[fault][0]):
+            pair, (numbers, kinds) = Pair(name, fault), calls[fault]
+            points[pair] = numbers
+            first |= {(pair, at): kind for at, kind in zip(numbers, kinds, strict=False)}
         unsound += len(wrong)
         for violation in wrong:
             print(f"{name} without a fault: {violation['promise']}: {violation['evidence']}", file=sys.stderr)
@@ -274,12 +296,14 @@ def _run(pool: ProcessPoolExecutor, asked: argparse.Namespace, until: float) -> 
             f"{len(lines) - len(ours)} lines of {asked.results} are of other code, and count for nothing",
             file=sys.stderr,
         )
-    earlier = [row for row in ours if Pair(row["scenario"], row["fault"]) in points]
+    earlier = [row for row in ours if _task(row)[0] in points]
     missing = {(pair, at) for pair, calls in not_tried(earlier, points).items() for at in calls}
-    first = {(pair, at) for pair in points for at in _one_of_each(pair, points, kinds)}
-    tasks = [task for task in interleaved(points) if task in missing and (not asked.each_kind or task in first)]
+    wanted = [task for task in interleaved(points) if task in missing and (not asked.each_kind or task in first)]
+    tasks = new_first(wanted, first, map(_task, earlier))
     rows = [*earlier, *_try_all(pool, tasks, until, code, asked)]
-    print(f"\n{table(rows, points)}\n\n{summary(rows, points, kinds)}\n")
+    print(f"\n{table(rows, points)}\n\n{summary(rows, points, first)}\n")
+    n_met, n_kinds = len(kinds_met(map(_task, rows), first)), len(kinds_met(first, first))
+    print(f"{n_met} of {n_kinds} pairs of a fault and a kind of call, on a kind of file, tried in some scenario")
     left = not_tried(rows, points)
     n_left, n_all = sum(map(len, left.values())), sum(map(len, points.values()))
     broken = sum(bool(row["violations"]) for row in rows)

@@ -79,14 +79,15 @@ def test_calls_are_tried_by_kind_first() -> None:
     """Of ten writes to one file and one rename, the rename is one of the first two that are tried; of calls that come
     equally early the first of a command are not tried first."""
     writes = [Event(7, "W", "write", f"/states/{number}.1") for number in range(10)]
-    found, n_kinds = kinds_first([*writes, Event(7, "W", "rename", "/states/7.1")], "run kill")
-    assert ({1, 11}, set(range(2, 11)), 2) == ({*found[:2]}, {*found[2:]}, n_kinds)
+    found, kinds = kinds_first([*writes, Event(7, "W", "rename", "/states/7.1")], "run kill")
+    assert ({1, 11}, set(range(2, 11))) == ({*found[:2]}, {*found[2:]})
+    assert ["rename" if number == 11 else "write" for number in found[:2]] == [call for call, _ in kinds]
     renames = [
         Event(7, "W", "rename", f"/{chr(ord('a') + number // 26)}{chr(ord('a') + number % 26)}")
         for number in range(400)
     ]
-    early, n_kinds = kinds_first(renames, "run kill")
-    assert (early[:16], n_kinds) == (kinds_first(renames, "run kill")[0][:16], 400)
+    early, kinds = kinds_first(renames, "run kill")
+    assert (early[:16], len(kinds)) == (kinds_first(renames, "run kill")[0][:16], 400)
     assert {0, 1, 2, 3} == {number // 100 for number in early[:16]}
 
 

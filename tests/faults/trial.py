@@ -467,18 +467,23 @@ def _last_frame(text: str) -> str:
     return "".join(re.findall(r'^ +File "([^"]+)"', text, re.MULTILINE)[-1:])
 
 
-def kinds_first(events: list[Event], seed: str) -> tuple[list[int], int]:
+Kind = tuple[str, str]
+"""A call, and the kind of file that it is about."""
+
+
+def kinds_first(events: list[Event], seed: str) -> tuple[list[int], list[Kind]]:
     """The numbers of the calls, counted from 1: first one of each kind, then the second of each, and so on, and among
     these in no order, always the same for a seed: whoever tries some of them tries the end of a command as well as its
-    beginning. And how many kinds there are."""
-    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    beginning. And of which kinds the first ones are, each another."""
+    seen: collections.Counter[Kind] = collections.Counter()
     ranked = []
     for number, event in enumerate(events, start=1):
         kind = event.call, kind_of(event.path)
         seen[kind] += 1
-        ranked.append((seen[kind], number))
+        ranked.append((seen[kind], number, kind))
     random.Random(seed).shuffle(ranked)
-    return [number for _, number in sorted(ranked, key=itemgetter(0))], len(seen)
+    ranked.sort(key=itemgetter(0))
+    return [number for _, number, _ in ranked], [kind for _, _, kind in ranked[: len(seen)]]
 
 
 def _job_of(path: str) -> int | None:
