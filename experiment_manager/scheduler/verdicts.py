@@ -9,6 +9,7 @@ what they were. What the scheduler has no more, while its history does not answe
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, Attempt, JobId, State, Task
@@ -189,6 +190,7 @@ def may_come_back(last: Attempt, end: Callable[[int, int], Mapping[str, Any]]) -
 class _Decision:
     def __init__(self, launch: TrackedLaunch, disk: Disk, reports: Mapping[str, ArrayReport], now: float) -> None:
         self._launch, self._disk, self._reports, self._now = launch, disk, reports, now
+        self._anchor = cache(disk.anchor)  # a file each, of which several questions are asked
         self._found: list[Verdict] = []
         self._is_open = False
         self._absent: set[str] = set()
@@ -211,7 +213,9 @@ class _Decision:
         if self._has_not_begun(last):
             self._not_begun(array, index, job_id, report)
         elif last.state is State.RUNNING:
-            self._counts_as_running(array, index, job_id, last.number, report)
+            ended = self._counts_as_running(array, index, job_id, last.number, report)
+            if ended is not None:
+                self._begins_again(array, index, *ended, self._seen_of(array, report, index))
         elif last.state not in ENDED_WELL:
             self._ended(array, index, job_id, last, report)
 
@@ -230,15 +234,13 @@ class _Decision:
                 continue
             if last.state not in (State.RUNNING, *_MAY_COME_BACK):
                 continue
-            anchor = self._disk.anchor(job_id, last.number)
+            anchor = self._anchor(job_id, last.number)
             task = task_in(anchor)
             if last.state is State.RUNNING:
                 index = -1 if task is None or task.array_index is None else task.array_index
-                n_before = len(self._found)
-                self._counts_as_running(array, index, job_id, last.number, report)
-                for ended in [one for one in self._found[n_before:] if isinstance(one, Ended)]:
-                    now = Attempt(job_id, last.number, ended.state)
-                    self._wait_for_workers(array, now, ended.record, report, waits)
+                ended = self._counts_as_running(array, index, job_id, last.number, report)
+                if ended is not None:
+                    self._wait_for_workers(array, *ended, report, waits)
             elif anchor.get("launch") == self._launch.number and task is not None and task.array_index is not None:
                 end = self._disk.end(job_id, last.number)
                 if is_to_be_asked_about(end):
@@ -311,7 +313,7 @@ class _Decision:
         self, array: LaunchedArray, last: Attempt, end: Mapping[str, Any], report: ArrayReport | None
     ) -> bool:
         """Whether the scheduler starts the very worker again that had a job in hand, as far as is known."""
-        anchor = self._disk.anchor(last.job_id, last.number)
+        anchor = self._anchor(last.job_id, last.number)
         task = task_in(anchor)
         if task is None or report is None or self._is_elsewhere(array, anchor):
             return comes_back(last.state, end)
@@ -420,44 +422,48 @@ class _Decision:
 
     def _counts_as_running(
         self, array: LaunchedArray, index: int, job_id: JobId, number: int, report: ArrayReport | None
-    ) -> None:
-        """An attempt that counts as RUNNING runs, or the scheduler tells how it ended."""
-        anchor = self._disk.anchor(job_id, number)
+    ) -> tuple[Attempt, Mapping[str, Any]] | None:
+        """An attempt that counts as RUNNING runs, or the scheduler tells how it ended; then it is returned as it is
+        now, with its end."""
+        anchor = self._anchor(job_id, number)
         if anchor.get("launch") != self._launch.number or not scheduler_in(anchor):
             self._is_open = self._is_open or (report is not None and report.active(index) is not None)
-            return
+            return None
         self._is_open = True
         if report is None or self._is_elsewhere(array, anchor):
             self._found.append(Runs(job_id, _LAST_KNOWN))
-            return
+            return None
         task = task_in(anchor)
         active = report.active(index, _array_of(task))
         if active is not None and active.phase is not Phase.WAITING:
             is_paused = active.phase is Phase.PAUSED
             self._found.append(Runs(job_id, active.word.lower(), active.names_task(index), is_paused))
-            return
+            return None
         end = self._end_of(index, job_id, number, anchor, report)
         if array.n_workers is not None and end is not None and end[0] is State.FAILED:
             end = State.LOST, f"its worker ended: {end[1]}"  # for no reason of the job's, which would have told it
         is_unknown = end is None or end[1] == self._forgotten(report)
         if active is None and is_unknown and self._is_only_absent(array, report):
-            return
+            return None
         if end is None and active is None:
             if self._may_be_hidden(job_id, number, task):
                 self._found.append(Runs(job_id, _LAST_KNOWN))
             elif self._is_unaccounted(array, index, anchor, report):
                 words = f"{self._launch.label} has it no more, and its history knows of no run of it"
-                self._found.append(Ended(job_id, number, State.LOST, {"reason": words, "ask_scheduler": True}))
-            return  # the history has not caught up
+                return self._ends(job_id, number, State.LOST, {"reason": words, "ask_scheduler": True})
+            return None  # the history has not caught up
         is_back = active is not None and (end is None or end[0] is State.LOST)  # more than nobody knows
         put_back = (State.NODE_FAIL, f"{self._launch.label} has put its task back into the queue")
         state, reason = put_back if end is None or is_back else end
         is_to_ask = end is None or (is_unknown and report.is_history_silent)
         about = {"reason": reason, **({"ask_scheduler": True} if is_to_ask else {})}
-        self._found.append(Ended(job_id, number, state, about))
-        if array.n_workers is None:
-            now = Attempt(job_id, number, state)
-            self._begins_again(array, index, now, about, self._seen_of(array, report, index))
+        return self._ends(job_id, number, state, about)
+
+    def _ends(
+        self, job_id: JobId, number: int, state: State, end: Mapping[str, Any]
+    ) -> tuple[Attempt, Mapping[str, Any]]:
+        self._found.append(Ended(job_id, number, state, end))
+        return Attempt(job_id, number, state), end
 
     def _is_unaccounted(self, array: LaunchedArray, index: int, anchor: Mapping[str, Any], report: ArrayReport) -> bool:
         """Whether an attempt runs no more of whose end the history will not tell: a day after it began that knows of no
@@ -524,7 +530,7 @@ class _Decision:
         returns = comes_back(last.state, end)
         if active is not None:
             self._is_open = True
-            anchor = self._disk.anchor(job_id, last.number)
+            anchor = self._anchor(job_id, last.number)
             if self._is_left_alone(job_id, anchor):
                 return
             if active.phase is Phase.WAITING:
@@ -543,7 +549,7 @@ class _Decision:
     ) -> None:
         """A job that was to be started again, and of which the scheduler has no task any more, is not: its supervisor
         could not tell, since it had to end first."""
-        anchor = self._disk.anchor(last.job_id, last.number)
+        anchor = self._anchor(last.job_id, last.number)
         task = task_in(anchor)
         is_of_this = self._is_of_this_launch(last.job_id, last.number)
         if not is_of_this or self._may_be_hidden(last.job_id, last.number, task):
@@ -559,7 +565,7 @@ class _Decision:
         self._found.append(Amended(last.job_id, last.number, State.TIMEOUT, {**kept, **words}))
 
     def _is_of_this_launch(self, job_id: JobId, number: int) -> bool:
-        return self._disk.anchor(job_id, number).get("launch") == self._launch.number
+        return self._anchor(job_id, number).get("launch") == self._launch.number
 
     def _is_left_alone(self, job_id: JobId, anchor: Mapping[str, Any]) -> bool:
         """Whether a task of this launch does not begin a job that has ended: it is done, or another launch has begun
@@ -578,7 +584,7 @@ class _Decision:
         """The attempt and its end as they are now, where the scheduler knows better, or no better; while it does not
         say, they stay as they are, and it is to be asked again."""
         job_id, number, was = last
-        anchor = self._disk.anchor(job_id, number)
+        anchor = self._anchor(job_id, number)
         is_told = report is not None and not self._is_elsewhere(array, anchor)
         report = report if is_told else None
         answer = None if report is None else self._better(index, job_id, number, anchor, report)
