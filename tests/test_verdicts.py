@@ -102,12 +102,13 @@ class World:
             is_ours=lambda _job_id, _number: self.is_ours,
         )
 
-    def apply(self, decided: LaunchVerdicts) -> None:
-        """What `reconcile` writes, into this world."""
+    def apply(self, decided: LaunchVerdicts, *, is_gone: bool = True) -> None:
+        """What `reconcile` writes, into this world; `is_gone`: nothing that has ended runs on, as is known here."""
         for verdict in decided.verdicts:
             if isinstance(verdict, NeverBegan | Ended | Amended):
+                fenced = {"fenced_at": NOW} if isinstance(verdict, Ended) and not is_gone else {}
                 self.attempts.setdefault(verdict.job_id, {})[verdict.number] = verdict.state
-                self.ends[verdict.job_id, verdict.number] = {**verdict.record, "state": verdict.state}
+                self.ends[verdict.job_id, verdict.number] = {**verdict.record, **fenced, "state": verdict.state}
             if isinstance(verdict, NeverBegan):
                 self.unbegun.add((verdict.job_id, verdict.number))
 
@@ -237,12 +238,45 @@ def test_applied_twice_nothing_changes(world: World) -> None:
     assert before == world.attempts
 
 
-@given(worlds())
-def test_the_next_look_tells_the_same(world: World) -> None:
+@given(worlds(), st.booleans())
+def test_the_next_look_tells_the_same(world: World, is_gone: bool) -> None:
     """What waits, and is going to run again, does so for the look that records how it ended, too."""
     first = world.decided()
-    world.apply(first)
+    world.apply(first, is_gone=is_gone)
     assert waiting_in(first) == waiting_in(world.decided())
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+@pytest.mark.parametrize("word", ["TIMEOUT", "PREEMPTED", "NODE_FAIL"])
+def test_another_submission_that_ran_all_the_time_has_passed_over_a_job(word: str, is_gone: bool) -> None:
+    """The script was submitted twice, and the other task runs another job of its pack: at each look the job is what it
+    has come to, but for what may begin again."""
+    rows = [row(0, "RUNNING", start=NOW - 400, array="15")]
+    world = World({0: {1: State.RUNNING}}, rows=rows, runs=[run(0, word)], submitted=None)
+    looks = [world.decided()]
+    for _ in range(2):
+        world.apply(looks[-1], is_gone=is_gone)
+        looks.append(world.decided())
+    assert [[] if word == "TIMEOUT" else [JobId(0)]] * 3 == [waiting_in(look) for look in looks]
+
+
+@pytest.mark.parametrize("fenced", [{}, {"fenced_at": NOW - 5}])
+def test_its_own_task_that_was_started_since_begins_a_job_again(fenced: Mapping[str, Any]) -> None:
+    """Whenever that was found out."""
+    rows = [row(0, "RUNNING", start=NOW - 400)]
+    world = World({0: {1: State.TIMEOUT}}, ends={(0, 1): fenced}, rows=rows, runs=[], submitted=None)
+    assert [JobId(0)] == waiting_in(world.decided())
+
+
+@pytest.mark.parametrize("state", [State.PREEMPTED, State.NODE_FAIL])
+def test_that_a_task_is_not_seen_says_nothing_of_its_next_run(state: State) -> None:
+    """Somebody else may have submitted it: it is asked for by its id before the launch is over."""
+    done = {job_id: {1: State.COMPLETED} for job_id in range(1, N_JOBS)}
+    world = World({0: {1: state}, **done}, rows=[], runs=[run(0, str(state))], has_id=True)
+    looked = world.decided()
+    assert (frozenset({NAME}), True) == (looked.absent, looked.is_open)
+    said = {NAME: reports([NAME], world.rows or (), world.runs)[NAME].as_final()}
+    assert LaunchVerdicts([], False) == verdicts(world.launch, world.disk(), said, NOW)
 
 
 def waiting_in(decided: LaunchVerdicts) -> list[JobId]:

@@ -9,7 +9,6 @@ the same job, and looks for one file per job. What is left then, one listing tel
 next listing is shorter.
 """
 
-import errno
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.submission import DIED, LaunchedArray, is_taken_again, launched_arrays
 from experiment_manager.store import processes
-from experiment_manager.store.files import Patience, asked_again, is_of_the_disk, unreadable
+from experiment_manager.store.files import asked_again, is_of_the_disk, unreadable
 from experiment_manager.store.launches import (
     launch_numbers,
     newest_restart,
@@ -346,25 +345,6 @@ class TimeLeft:
         self._longest = max(self._longest, seconds)
 
 
-class _Unseen:
-    """An experiment that jobs come after, and that cannot be looked at since this was made."""
-
-    def __init__(self) -> None:
-        self._patience = Patience()
-        self.look_at = 0.0
-        """When it is to be looked at again, by the monotonic clock."""
-        self.why_given_up: str | None = None
-        """Why it is not looked at any more."""
-
-    def is_to_be_looked_at_again(self) -> bool:
-        """False once that was done for minutes."""
-        try:
-            self.look_at = time.monotonic() + self._patience.pause(OSError(errno.EIO, os.strerror(errno.EIO)))
-        except OSError:
-            return False
-        return True
-
-
 class Lane:
     """Runs one job after the other: the loop of every worker, in a task of a scheduler and by hand. A worker that runs
     several jobs at a time has as many lanes, each a process of its own."""
@@ -388,7 +368,6 @@ class Lane:
         self._beginning = beginning
         self._orders = Orders(folder)
         self._upstreams: Upstreams | None = None
-        self._unseen: dict[str, _Unseen] = {}  # experiments that jobs come after, and that cannot be looked at
         self._n_failed: int | None = 0  # None: a job has done well here
 
     def run(
@@ -466,43 +445,21 @@ class Lane:
 
     def _why_given_up(self, one: Candidate) -> str | None:
         """Why what a job comes after cannot be looked at, however often that was tried; None: it can."""
-        unseen = self._unseen.get(self._place_before(one) or "") if self._unseen else None
-        return None if unseen is None else unseen.why_given_up
-
-    def _place_before(self, one: Candidate) -> str | None:
-        """The experiment that a job comes after; None where there is none, or its order cannot be read, of which
-        whoever prepares the job tells."""
-        try:
-            order = self._orders.of(one.launch, one.job_id)  # which is kept for him
-        except ExperimentManagerError:
-            return None
-        return None if order is None or order.upstream is None else str(order.upstream.get("experiment"))
+        return None if self._upstreams is None else self._upstreams.why_given_up(one.launch, one.job_id)
 
     def _waits(self, one: Candidate) -> bool:
         """Whether a job comes after others that have not ended, or that cannot be looked at for a while."""
-        place = self._place_before(one)
-        if place is None:
-            return False
         if self._upstreams is None:
+            try:
+                order = self._orders.of(one.launch, one.job_id)  # which is kept for who prepares the job
+            except ExperimentManagerError:  # of which he tells
+                return False
+            if order is None or order.upstream is None:
+                return False
             from experiment_manager.scheduler.upstream import Upstreams  # of the few launches that come after others
 
             self._upstreams = Upstreams(self._folder)
-        unseen = self._unseen.get(place) or _Unseen()
-        if unseen.why_given_up is not None:
-            return False
-        if time.monotonic() < unseen.look_at:
-            return True
-        waits_for, trouble = self._upstreams.waits_for(one.launch, one.job_id), self._upstreams.trouble
-        if trouble is None:
-            self._unseen.pop(place, None)
-            return bool(waits_for)
-        if place not in self._unseen:
-            tell(f"{trouble}; it is looked at again")
-        self._unseen[place] = unseen
-        if unseen.is_to_be_looked_at_again():
-            return True
-        unseen.why_given_up = trouble
-        return False
+        return bool(self._upstreams.waits_for(one.launch, one.job_id))
 
     def _only_fails(self, status: int, seconds: float) -> bool:
         """Whether nothing has come of all the jobs so far: where the machine or the program is broken, the whole list

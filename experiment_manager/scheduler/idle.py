@@ -24,7 +24,7 @@ def require_idle(folder: Folder, what: str) -> StateTable:
         if ids:
             raise JobRefused(_refusal(folder, what, f"{which(ids)} {'is' if len(ids) == 1 else 'are'} {state}"))
     _require_no_driver(folder, what)
-    for opened in open_launches(folder, is_to_act=True)[0]:
+    for opened in open_launches(folder, is_to_act=True).launches:
         for name in opened.names:
             is_known = opened.submission.array_id(name) is not None
             if not is_known and opened.submission.doubtful_until(name) is not None:

@@ -38,6 +38,7 @@ from experiment_manager.store.launches import (
     read_launch,
     settle,
     unsettled_numbers,
+    user_name,
 )
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States, StateTable, scheduler_in, task_in
@@ -246,6 +247,14 @@ class OpenLaunch(NamedTuple):
         return f"{where}: {' or '.join(others)} may have its jobs, and {who_is_asked(asked)}"
 
 
+class OpenLaunches(NamedTuple):
+    """What `open_launches` has found."""
+
+    launches: list[OpenLaunch]
+    users: set[str]
+    unread: Mapping[str, bool]  # those that cannot be read: whether a disk has refused them, which may pass
+
+
 class Answer(NamedTuple):
     """What schedulers say about the arrays of these names, of these users."""
 
@@ -320,12 +329,12 @@ def open_launches(
     *,
     is_to_act: bool = False,
     with_copied: bool = False,
-) -> tuple[list[OpenLaunch], set[str]]:
+) -> OpenLaunches:
     """The launches that are not settled, or run again, as a script can be submitted twice; and who may run them.
 
     Those that came here with a copy of an experiment are left out, unless they are asked for: what is known of their
-    tasks is known there, and nothing here may act on them. One that cannot be read is named and left out; where jobs
-    are going to be started, it raises UnreadableLaunch.
+    tasks is known there, and nothing here may act on them. One that cannot be read is named; where jobs are going to be
+    started, it raises UnreadableLaunch.
     """
     tasks = {job_id: task for job_id, record in running.items() if (task := task_in(record)) is not None}
     launched: dict[str, dict[JobId, Task]] = {
@@ -333,14 +342,19 @@ def open_launches(
     }
     for job_id, task in tasks.items():
         launched.get(str(running[job_id].get("launch")), {})[job_id] = task
-    found = [
-        opened for opened in _unsettled(folder, launched, is_to_act=is_to_act) if with_copied or opened.original is None
-    ]
+    unread: dict[str, bool] = {}
+    unsettled = _unsettled(folder, launched, unread, is_to_act=is_to_act)
+    found = [opened for opened in unsettled if with_copied or opened.original is None]
     users = {task.user for task in tasks.values() if task.user is not None}
-    return found, users | {str(opened.launch.record["user"]) for opened in found}
+    if found:  # who looks may have submitted what somebody else has written
+        users |= {user_name(), *(str(opened.launch.record["user"]) for opened in found)}
+    return OpenLaunches(found, users, unread)
 
 
-def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, is_to_act: bool) -> Iterable[OpenLaunch]:
+def _unsettled(
+    folder: Folder, running: Mapping[str, Mapping[JobId, Task]], unread: dict[str, bool], *, is_to_act: bool
+) -> Iterable[OpenLaunch]:
+    """Those that can be read; the others go to `unread`."""
     open_ones = {*unsettled_numbers(folder), *running}
     for number in launch_numbers(folder, open_ones):
         try:
@@ -366,6 +380,7 @@ def _unsettled(folder: Folder, running: Mapping[str, Mapping[JobId, Task]], *, i
                     is_out_of_reach=error.is_out_of_reach,
                 ) from error
             skipped(str(error))
+            unread[number] = error.is_out_of_reach
         except JobRefused:  # whoever made its folder was ended before its record: nothing was handed over
             continue
 
@@ -445,6 +460,6 @@ def ask_about(folders: Iterable[Folder]) -> Answer:
         with suppress(ExperimentManagerError):  # who tells of that experiment says why
             states = States(folder)
             table = states.table(reconcile=True)
-            found, theirs = open_launches(folder, running_records(states, table))
+            found, theirs, _ = open_launches(folder, running_records(states, table))
             launches, users, tables[folder.path] = [*launches, *found], users | theirs, table
     return ask(launches, users)._replace(tables=tables)

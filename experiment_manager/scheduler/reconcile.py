@@ -9,7 +9,7 @@ scheduler seldom.
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -105,8 +105,10 @@ def reconciled(
     preceding = None if answer is None else answer.tables.get(folder.path)
     table = states.table(reconcile=True) if preceding is None else preceding
     before = _without_ended_allocations(states, table, ends or EndsOfTasks())
-    launches, users = open_launches(folder, running_records(states, before), is_to_act=is_to_act, with_copied=True)
+    running = running_records(states, before)
+    launches, users, unread = open_launches(folder, running, is_to_act=is_to_act, with_copied=True)
     before = _as_in_originals(states, before, [opened for opened in launches if opened.original is not None])
+    before = before._replace(unread=unread)
     launches = [opened for opened in launches if opened.original is None]
     if not launches:
         return before
@@ -364,7 +366,13 @@ class _Applied:
         }
         untold = frozenset(self._untold)
         confirmed = self._confirmed | untold | self._running.keys()
-        return after._replace(queued=queued | ended_since, confirmed=confirmed, untold=untold, paused=self._paused)
+        return after._replace(
+            queued=queued | ended_since,
+            confirmed=confirmed,
+            untold=untold,
+            paused=self._paused,
+            unread=self._before.unread,
+        )
 
     def _is_over(self, job_id: JobId, waiting: Waiting) -> bool:
         """Whether a job has meanwhile an end after which it does not run again, though its task does; after most of
@@ -419,7 +427,7 @@ def active_tasks(
     that have ended. Raises SchedulerError where one cannot be asked; with `is_needed` false, one that this machine does
     not reach is left out. What another cluster has is left out where none of the jobs `of` which it is asked is there.
     """
-    launches, users = open_launches(folder, running_records(States(folder), table))
+    launches, users, _ = open_launches(folder, running_records(States(folder), table))
     found: dict[ActiveTask, Sequence[int]] = {}
     for name in sorted({opened.scheduler for opened in launches}):
         scheduler = schedulers.named(name)
@@ -460,7 +468,7 @@ def may_be_elsewhere(folder: Folder, table: StateTable, ids: Collection[int]) ->
     that run in the folder that this one is a copy of, each with what people are told."""
     found: dict[int, str] = {}
     records = running_records(States(folder), table)
-    for opened in open_launches(folder, records, with_copied=True)[0]:
+    for opened in open_launches(folder, records, with_copied=True).launches:
         if opened.original is not None:
             mine = (job for job, record in records.items() if record.get("launch") == opened.launch.number)
             words = f"what {folder.path} has got as a copy of {opened.original} runs there"
@@ -490,11 +498,12 @@ def wait_for(
 
     A job that a scheduler is going to start again has not ended, and only the scheduler knows; `heal` is called before
     it is asked, and may submit others again: an end that it has not seen is not for good. Also when none that is left
-    will begin by itself, and of what has ended when nobody could read how for ten minutes: people are told.
+    will begin by itself, and where for ten minutes nobody could read how something has ended, or the record of the
+    launch: people are told.
     """
     planned = planned_attempts(launch)
     waiting = set(planned)
-    stuck, untold = _Stuck(), _Untold()
+    stuck, untold, unread = _Stuck(), _Lasting(), _Lasting()
     started, pause, ends = time.monotonic(), ASK_FIRST_S, EndsOfTasks()
     ask_at = started + pause
     with JobLines(len(waiting)).showing() as lines:
@@ -506,14 +515,15 @@ def wait_for(
                 seen = States(folder).table()
                 heal()
             table = reconciled(folder, ends=ends) if asks else States(folder).table()
-            lasting = untold.lasting(table)
+            is_told = asks and launch.number not in _to_be_read_again(table, unread)
+            lasting = untold.of(_without_end(table)) if asks else ()
             for job_id in sorted(waiting):
-                is_left = asks and table.state(job_id) is State.PENDING  # by workers that have ended
+                is_left = is_told and table.state(job_id) is State.PENDING  # by workers that have ended
                 is_news = seen is not None and seen.attempts.get(JobId(job_id)) != table.attempts.get(JobId(job_id))
-                has_ended = _has_ended(table, job_id, planned[job_id], is_truth=asks and not is_news)
-                if has_ended or is_left or job_id in lasting:
+                has_ended = _has_ended(table, job_id, planned[job_id], is_truth=is_told and not is_news)
+                if has_ended or is_left or table.last(job_id) in lasting:
                     waiting.discard(job_id)
-                    _tell(folder, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
+                    _tell(folder, launch, table, job_id, lines, texts.get(job_id, ""), time.monotonic() - started)
             if asks:
                 pause = min(pause * 1.5, ASK_AT_MOST_EVERY_S)
                 ask_at = time.monotonic() + pause
@@ -538,23 +548,36 @@ class _Stuck:
         return time.monotonic() - self._since >= (max(seconds, _PASSES_S) if may_pass else seconds)
 
 
-class _Untold:
-    """Since when nobody here can tell how attempts have ended, for whoever looks again and again."""
+class _Lasting:
+    """Since when something is so that may pass by itself, for whoever looks again and again."""
 
     def __init__(self) -> None:
-        self._since: dict[Attempt, float] = {}
+        self._since: dict[Hashable, float] = {}
 
-    def lasting(self, table: StateTable) -> set[JobId]:
-        """The jobs of which that is so for _PASSES_S: a disk may not have given it for a while."""
+    def of(self, found: Iterable[Hashable]) -> set[Hashable]:
+        """Those of what is found now that were found at each look for _PASSES_S."""
         now = time.monotonic()
-        running = [last for job_id in table.untold if (last := table.last(job_id)).state is State.RUNNING]
-        return {last.job_id for last in running if now - self._since.setdefault(last, now) >= _PASSES_S}
+        self._since = {one: self._since.get(one, now) for one in found}
+        return {one for one, since in self._since.items() if now - since >= _PASSES_S}
+
+
+def _without_end(table: StateTable) -> list[Attempt]:
+    """The attempts that have ended, and of which nobody here can tell how: a disk may not have given it for a while."""
+    return [last for job_id in table.untold if (last := table.last(job_id)).state is State.RUNNING]
+
+
+def _to_be_read_again(table: StateTable, unread: _Lasting) -> set[str]:
+    """The launches that a disk has refused, but for those that it has refused for long: what their jobs are is not
+    known."""
+    refused = {number for number, may_pass in table.unread.items() if may_pass}
+    return refused - unread.of(refused)
 
 
 def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambda _: False) -> StateTable:
     """No job of the experiment waits in a queue or runs any more; returns the states at that moment. Also when what is
     left will not begin by itself: people are told. `is_due` tells whether somebody is about to submit more."""
-    pause, ends, stuck, untold, states = LOOK_S, EndsOfTasks(), _Stuck(), _Untold(), States(folder)
+    pause, ends, stuck, states = LOOK_S, EndsOfTasks(), _Stuck(), States(folder)
+    untold, unread = _Lasting(), _Lasting()
     quiet_since: float | None = None
     gone = set[tuple[JobId, int]]()  # attempts of which no process was left when the states were read the last time
     while True:
@@ -568,8 +591,13 @@ def wait_until_idle(folder: Folder, is_due: Callable[[StateTable], bool] = lambd
             if state is State.RUNNING
         }
         is_busy = not running <= gone  # of what is there still, only how it ended cannot be told
-        lasting = untold.lasting(table)
-        gone = {key for key in running if key[0] in lasting or _has_gone(table, key, states.anchor(table, *key))}
+        is_busy = bool(_to_be_read_again(table, unread)) or is_busy
+        lasting = untold.of(_without_end(table))
+        gone = {
+            (job_id, number)
+            for job_id, number in running
+            if table.last(job_id) in lasting or _has_gone(table, (job_id, number), states.anchor(table, job_id, number))
+        }
         if not stuck.has_lasted([None] if is_busy else table.queued.values(), 0.0):
             quiet_since = None
         else:
@@ -659,11 +687,16 @@ def _has_ended(table: StateTable, job_id: int, planned: int, *, is_truth: bool) 
     return is_truth or last.state in ENDED_WELL
 
 
-def _tell(folder: Folder, table: StateTable, job_id: int, lines: JobLines, text: str, seconds: float) -> None:
+def _tell(
+    folder: Folder, launch: Launch, table: StateTable, job_id: int, lines: JobLines, text: str, seconds: float
+) -> None:
     last = table.last(job_id)
     reason = read_optional(folder.of_attempt(job_id, last.number, "attempt"), END).get("reason")
     if last.state is State.PENDING:
-        lines.ended(job_id, None, text, seconds=seconds, reason="the workers have ended; the same command runs it")
+        why = "the workers have ended; the same command runs it"
+        if launch.number in table.unread:
+            why = f"launch {launch.number} cannot be read, so that nobody can tell what became of it"
+        lines.ended(job_id, None, text, seconds=seconds, reason=why)
         return
     if last.state is State.RUNNING:
         reason = "it runs no more, and how it ended cannot be read"

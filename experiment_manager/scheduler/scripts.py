@@ -104,7 +104,7 @@ def join(folder: Folder, scheduler: Scheduler, ids: Sequence[int]) -> Arrangemen
 
     Raises JobRefused where no worker waits or runs, and where the scheduler cannot tell.
     """
-    launches, users = open_launches(folder, is_to_act=True)
+    launches, users, _ = open_launches(folder, is_to_act=True)
     mine = [opened for opened in launches if opened.scheduler == scheduler.name]
     answer = ask(mine, users)
     for opened in reversed(mine):

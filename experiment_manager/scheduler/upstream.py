@@ -8,10 +8,12 @@ Whether a job may begin, its upstream's states tell, and each job looks for itse
 That a scheduler waits keeps jobs from looking too early, and nodes from waiting for others.
 """
 
+import errno
 import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused
@@ -24,6 +26,7 @@ from experiment_manager.scheduler.protocol import Scheduler
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks, reconciled
 from experiment_manager.scheduler.records import Dependency
 from experiment_manager.scheduler.submission import launched_arrays
+from experiment_manager.store.files import Patience
 from experiment_manager.store.holds import read_removed
 from experiment_manager.store.launches import drivers, launch_numbers, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
@@ -33,7 +36,7 @@ from experiment_manager.store.pass_filter import has_selection, read_selection
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.store.submissions import Submission
 from experiment_manager.store.upstream import LOOK_S, UNKNOWN, located
-from experiment_manager.text import as_word, noun, one_line
+from experiment_manager.text import as_word, noun, one_line, tell
 
 _ASK_FIRST_S: Final = 2.0
 _ASK_AT_MOST_EVERY_S: Final = 30.0
@@ -78,28 +81,70 @@ class Upstreams:
     def __init__(self, folder: Folder) -> None:
         self._folder, self._orders = folder, Orders(folder)
         self._looks: dict[str, _Look] = {}
-        self.trouble: str | None = None
-        """Why nothing could be found out when it was asked last; None: it could."""
+        self._unseen: dict[str, _Unseen] = {}
 
     def waits_for(self, launch: str, job_id: int) -> tuple[int, ...]:
         """The jobs that a job has to wait for; none where it may begin, where it never can, and where that cannot be
-        found out: then `trouble` says why. The answer may be a moment old.
+        found out, however often it is tried: see `why_given_up`. The answer may be a moment old.
 
         One that waits for what nobody is about to run never can, and neither can one after what has failed: that is so
-        only where schedulers, which start some jobs again, were asked, and nobody else is about to do so.
+        only where schedulers, which start some jobs again, were asked, and nobody else is about to do so. While the
+        other experiment cannot be looked at, all of its jobs are waited for, and people are told once.
         """
-        self.trouble = None
-        try:
-            order = self._orders.of(launch, job_id)
-            if order is None or order.upstream is None:
-                return ()
-            key = str(order.upstream["experiment"])
-            if key not in self._looks:
-                self._looks[key] = _Look(located(self._folder, order.upstream))
-            return self._looks[key].standing(stages.upstream(order.upstream, job_id)).waits_for
-        except UNKNOWN as error:
-            self.trouble = one_line(f"what job {job_id} comes after cannot be looked at here: {error}")
+        if (found := self._order(launch, job_id)) is None:
             return ()
+        order, ids = found
+        key = str(order["experiment"])
+        unseen = self._unseen.get(key)
+        try:
+            if unseen is None or unseen.is_due():
+                if key not in self._looks:
+                    self._looks[key] = _Look(located(self._folder, order))
+                waits_for = self._looks[key].standing(ids).waits_for
+                self._unseen.pop(key, None)
+                return waits_for
+        except UNKNOWN as error:
+            why = one_line(f"what job {job_id} comes after cannot be looked at here: {error}")
+            if unseen is None:
+                tell(f"{why}; it is looked at again")
+                unseen = self._unseen[key] = _Unseen()
+            unseen.put_off(why)
+        return ids if unseen.why_given_up is None else ()
+
+    def why_given_up(self, launch: str, job_id: int) -> str | None:
+        """Why what a job comes after cannot be looked at, however often that was tried; None: it can."""
+        found = self._order(launch, job_id) if self._unseen else None
+        unseen = None if found is None else self._unseen.get(str(found[0]["experiment"]))
+        return None if unseen is None else unseen.why_given_up
+
+    def _order(self, launch: str, job_id: int) -> tuple[Mapping[str, Any], tuple[int, ...]] | None:
+        """What a launch says of the upstream of a job, and its jobs; None where there is none, or that cannot be read,
+        of which whoever prepares the job tells."""
+        with suppress(*UNKNOWN):
+            order = self._orders.of(launch, job_id)
+            if order is not None and order.upstream is not None and "experiment" in order.upstream:
+                return order.upstream, stages.upstream(order.upstream, job_id)
+        return None
+
+
+class _Unseen:
+    """An experiment that jobs come after, and that cannot be looked at since this was made: it is tried for minutes."""
+
+    def __init__(self) -> None:
+        self._patience = Patience()
+        self._look_at = 0.0
+        self.why_given_up: str | None = None
+
+    def is_due(self) -> bool:
+        """Whether it is to be looked at again now."""
+        return self.why_given_up is None and time.monotonic() >= self._look_at
+
+    def put_off(self, why: str) -> None:
+        """It could not be looked at just now."""
+        try:
+            self._look_at = time.monotonic() + self._patience.pause(OSError(errno.EIO, os.strerror(errno.EIO)))
+        except OSError:
+            self.why_given_up = why
 
 
 class _Look:
@@ -143,7 +188,7 @@ class _Look:
         """The states with schedulers asked; None where they were a moment ago."""
         if time.monotonic() < self._ask_at:
             return None
-        self._table = table = reconciled(self._folder)
+        self._table = table = reconciled(self._folder, is_to_act=True)
         if table.queued or table.confirmed:  # otherwise none has been asked, and files are cheap
             self._ask_at = time.monotonic() + self._pause
             self._pause = min(1.5 * self._pause, _ASK_AT_MOST_EVERY_S)
@@ -176,8 +221,8 @@ class Before:
     """What a scheduler is to wait for before the arrays of a launch begin, asked once for all of them."""
 
     def __init__(self, folder: Folder, launch: Launch, scheduler: Scheduler) -> None:
-        """Raises JobRefused where the scheduler has not, and so cannot wait for, what the jobs come after;
-        SchedulerError."""
+        """Raises JobRefused where the scheduler has not, and so cannot wait for, what the jobs come after, and where
+        that cannot be told; SchedulerError."""
         self._scheduler = scheduler
         orders = stages.by_job(launch.record["upstream"])
         other = located(folder, launch.record["upstream"])
@@ -186,7 +231,7 @@ class Before:
         for look in range(_LOOKS):
             if look:
                 time.sleep(LOOK_S)
-            table = reconciled(other)
+            table = reconciled(other, is_to_act=True)
             left = {one for one in wanted if table.state(one) in UNFINISHED}
             self._tasks = self._there(other, table, left)
             if not (unseen := sorted(left - self._tasks.keys())):

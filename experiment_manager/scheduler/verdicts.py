@@ -144,9 +144,12 @@ def _active(array: LaunchedArray, report: ArrayReport | None) -> list[QueueRow]:
 
 
 def _was_started_since(row: QueueRow, end: Mapping[str, Any], anchor: Mapping[str, Any]) -> bool:
-    """Whether a task was started after the end of an attempt was recorded; after it began, where that has no time."""
-    since = end.get("end") or end.get("fenced_at") or anchor.get("start")
-    return row.start is not None and row.start > float(since or 0.0)
+    """Whether a task was started after an attempt had ended: where that has no time, its own one after it began, one of
+    another submission of the script after its end was found, which has passed over it else."""
+    task = task_in(anchor)
+    is_its_own = task is None or row.array == _array_of(task)
+    since = end.get("end") or (anchor.get("start", 0.0) if is_its_own else end.get("fenced_at"))
+    return row.start is not None and since is not None and row.start > float(since)
 
 
 def _array_of(task: Task | None) -> str:
@@ -543,6 +546,8 @@ class _Decision:
             self._waits_unseen(job_id, _LAST_KNOWN)
         elif report is not None and returns and last.state is State.TIMEOUT:
             self._stays_ended(array, index, last, end, report)
+        elif report is not None and returns and self._is_of_this_launch(job_id, last.number):
+            self._is_open = self._is_only_absent(array, report) or self._is_open
 
     def _stays_ended(
         self, array: LaunchedArray, index: int, last: Attempt, end: Mapping[str, Any], report: ArrayReport

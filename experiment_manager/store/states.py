@@ -150,6 +150,8 @@ class StateTable(NamedTuple):
     """Those of the RUNNING ones that have ended, as the scheduler says, and of which nobody here can tell how."""
     paused: Mapping[JobId, str] = MappingProxyType({})
     """Those RUNNING ones that are not running now, and why."""
+    unread: Mapping[str, bool] = MappingProxyType({})
+    """The launches that cannot be read, so that nobody was asked: whether a disk has refused that, which may pass."""
     runners: Mapping[tuple[JobId, int], Mapping[str, Any]] = MappingProxyType({})
     """Who runs what is RUNNING, as its anchors told when they were asked: see `States.record`."""
     kept: Mapping[JobId, int] = MappingProxyType({})

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from typing import Any
 import pytest
 
 from experiment_manager.cli.main import main
-from experiment_manager.errors import JobRefused, SchedulerError
+from experiment_manager.errors import JobRefused, SchedulerError, UnreadableLaunch
 from experiment_manager.experiment import Experiment
-from experiment_manager.model.records import State
-from experiment_manager.scheduler import reconcile, schedulers, submission
+from experiment_manager.model.records import Launch, State
+from experiment_manager.scheduler import query, reconcile, schedulers, submission
 from experiment_manager.scheduler.healing import heal
 from experiment_manager.scheduler.idle import require_idle
 from experiment_manager.scheduler.query import ask_about
-from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.reconcile import reconciled, wait_for, wait_until_idle
 from experiment_manager.scheduler.records import Dependency, Limits, Phase
 from experiment_manager.scheduler.submission import launched_arrays, newest_launch
 from experiment_manager.store.files import temporary_name
+from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.submissions import Submission
 from experiment_manager.testing import Jobs
@@ -649,3 +651,97 @@ def test_nobody_waits_for_the_word_about_a_launch_that_cannot_be_read(jobs: Jobs
     Path(folder.join("launches", "0001", "launch.json")).write_text("{")
     os.kill(jobs.anchor(0)["pid"], signal.SIGKILL)
     assert {State.RUNNING: 1} == jobs.experiment.status(wait=True).counts
+
+
+# ---------------------------------------------------------------- the record of a launch, where a disk refuses it
+
+
+class Refused:
+    """The records of the launches of one experiment, which a disk may refuse whoever asks a scheduler about them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Folder) -> None:
+        self.n_refused, self.is_refusing = 0, True
+
+        def read(of: Folder, number: str) -> Launch:
+            if not self.is_refusing or of.path != folder.path:
+                return read_launch(of, number)
+            self.n_refused += 1
+            raise UnreadableLaunch(f"launch {number}: Stale file handle", is_out_of_reach=True)
+
+        monkeypatch.setattr(query, "read_launch", read)
+
+
+def waiting_jobs(jobs: Jobs, **options: Any) -> Jobs:
+    """One that waits in the queue."""
+    (FileScheduler().root / "hold").touch()
+    jobs.make({}, **options).submit()
+    assert {0: "QUEUED"} == jobs.states()
+    return jobs
+
+
+def wait_for_newest(folder: Folder) -> None:
+    wait_for(folder, newest_launch(folder), {})
+
+
+@pytest.mark.parametrize("waits", [wait_for_newest, wait_until_idle])
+@pytest.mark.parametrize("workers", [None, 1])
+def test_whoever_waits_waits_for_a_disk_that_refuses_a_record(
+    jobs: Jobs, waits: Callable[[Folder], Any], workers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a launch has in hand is not known then: nothing of it has ended for that."""
+    folder = waiting_jobs(jobs, workers=workers).experiment.folder
+    refused = Refused(monkeypatch, folder)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(waits, folder)
+        try:
+            jobs.wait_until(lambda: refused.n_refused or waiting.done())
+        finally:
+            refused.is_refusing = False
+            (FileScheduler().root / "hold").unlink()
+        waiting.result(60.0)
+        assert {0: ["COMPLETED"]} == jobs.attempts()
+
+
+@pytest.mark.parametrize("waits", [wait_for_newest, wait_until_idle])
+def test_nobody_waits_for_ever_for_a_disk_that_refuses_a_record(
+    jobs: Jobs, waits: Callable[[Folder], Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """But for ten minutes; people are told."""
+    folder = waiting_jobs(jobs).experiment.folder
+    monkeypatch.setattr(reconcile, "_PASSES_S", 0.0)
+    Refused(monkeypatch, folder)
+    waits(folder)
+    told = "launch 0001 cannot be read, so that nobody can tell what became of it" in capfd.readouterr().err
+    assert told is (waits is wait_for_newest)
+    assert [Phase.WAITING] == [one.phase for one in FileScheduler().queue([])]
+
+
+# ---------------------------------------------------------------- who has submitted, and who looks
+
+
+@pytest.mark.parametrize("word", ["NODE_FAIL", "PREEMPTED"])
+@pytest.mark.parametrize("is_by_hand", [True, False])
+def test_what_somebody_else_has_submitted_is_put_back(
+    jobs: Jobs, word: str, is_by_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague's script, which we have submitted: once its task waits again, nothing runs that names us."""
+    jobs.make({"seconds": 180.0})
+    path = Path(jobs.experiment.folder.join("launches", "0001", "launch.json"))
+    (array,) = launched_arrays(newest_launch(jobs.experiment.folder))
+    if is_by_hand:
+        FileScheduler().submit(jobs.experiment.folder.join("launches", "0001", array.script), Dependency())
+    else:
+        jobs.submit()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "user": "alice"}))
+    jobs.wait_until(lambda: jobs.has_begun(0))
+    assert {0: "RUNNING"} == jobs.states()
+    (FileScheduler().root / "hold").touch()
+    order(jobs, 0, word)
+    jobs.wait_until(lambda: [Phase.WAITING] == [one.phase for one in FileScheduler().queue([])])
+    assert ["QUEUED"] * 3 == [jobs.states()[0] for _ in range(3)]
+    monkeypatch.setattr(query, "user_name", lambda: "alice")  # who looks, too
+    assert "QUEUED" == jobs.states()[0]
+    (FileScheduler().root / "hold").unlink()
+    jobs.wait_until(lambda: jobs.has_begun(0, attempt=2))
+    jobs.end(0)
+    jobs.wait_for("COMPLETED")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from experiment_manager import Experiment
-from experiment_manager.errors import FolderError, JobRefused
+from experiment_manager.errors import FolderError, JobRefused, UnreadableLaunch
 from experiment_manager.model import stages
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.scheduler import scripts
 from experiment_manager.scheduler.records import Dependency
 from experiment_manager.scheduler.submission import Submitted, launched_arrays, newest_launch
-from experiment_manager.scheduler.upstream import Before
+from experiment_manager.scheduler.upstream import Before, Upstreams
 from experiment_manager.store.launches import create_launch, kept_upstream
 from experiment_manager.store.upstream import Reasons, located
 from experiment_manager.testing import Jobs
@@ -224,3 +224,40 @@ def test_a_place_that_one_may_not_look_into_hides_no_other_one(reachable: Path) 
             assert str(reachable / "runner.py") == scripts._script(folder, "runner")
             with pytest.raises(FolderError, match=f"{shut}/other cannot be read: Permission denied"):
                 scripts._script(folder, "other")
+
+
+def test_a_record_that_a_disk_refuses_says_nothing_of_what_comes_before(
+    jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What waits in the queue is waited for, whoever runs what comes after it, and nothing is submitted meanwhile."""
+    (FileScheduler().root / "hold").touch()
+    first.make({}).submit()
+    come_after(monkeypatch, jobs, first, {0: (0,)})
+    jobs.make({})
+    path = Path(first.experiment.folder.join("launches", "0001", "launch.json"))
+    said = path.read_text()
+    path.write_text("{")
+    upstreams = Upstreams(jobs.experiment.folder)
+    assert (0,) == upstreams.waits_for("0001", 0)
+    assert "what job 0 comes after cannot be looked at here" in capfd.readouterr().err
+    with pytest.raises(UnreadableLaunch, match="Which jobs launch 0001 has in hand is not known"):
+        jobs.submit()
+    path.write_text(said)
+    assert (0,) == upstreams.waits_for("0001", 0)
+    (FileScheduler().root / "hold").unlink()
+    jobs.submit()
+    jobs.wait_for("COMPLETED")
+
+
+def test_what_cannot_be_looked_at_is_tried_for_minutes(
+    jobs: Jobs, first: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then whoever would run a job says why he does not."""
+    monkeypatch.setenv("EXPERIMENT_MANAGER_PATIENCE_S", "0")
+    first.make({})
+    come_after(monkeypatch, jobs, first, {0: (0,)})
+    jobs.make({})
+    os.rename(first.experiment.folder.path, f"{first.experiment.folder.path}-away")
+    upstreams = Upstreams(jobs.experiment.folder)
+    assert () == upstreams.waits_for("0001", 0)
+    assert "what job 0 comes after cannot be looked at here" in str(upstreams.why_given_up("0001", 0))
