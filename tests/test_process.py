@@ -14,6 +14,7 @@ from tests.conftest import Program, clean_env
 
 TRAIN = """
 import os
+import signal
 import sys
 
 import hydra
@@ -28,6 +29,17 @@ def main(cfg):
         file.write(f"{cfg.x}\\n")
     if cfg.x == "leave":
         sys.exit(0)
+    if cfg.x == "hard":
+        os._exit(0)
+    if cfg.x == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if cfg.x == "nothing":
+        return None
+    if cfg.x == "forks":
+        if not os.fork():
+            sys.exit(0)
+        os.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
     if cfg.x == "say":
         sys.exit("no data for this one")
     if cfg.x == "raise":
@@ -134,8 +146,23 @@ def test_task_that_leaves_ends_itself_alone(plain: Program, launcher: str) -> No
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == plain.states()
     said = plain.tool("doctor").stdout, plain.tool("results").stderr
     assert "no result" not in "".join(said)  # nobody has removed any, and it is not to be run again
-    has_left = launcher == "basic"  # there it has returned, with nothing
-    assert {0: has_left, 1: True} == {job: ended(plain, job)["has_result"] for job in (0, 1)}
+    assert [True, True] == [ended(plain, job)["has_result"] for job in (0, 1)]  # it has returned nothing
+
+
+@pytest.mark.parametrize("line", ['"$@" | cat', '"$@"; true'])
+def test_a_command_around_a_job_that_ends_well_does_not_make_it_complete(plain: Program, line: str) -> None:
+    """Under `wrap` the job has to leave that it is done: it returns, or calls `sys.exit(0)`. The end of a shell that
+    has waited for it says nothing of a kill, of another status, or of a copy of the task that has left."""
+    ways = {"2": True, "nothing": True, "leave": True, "say": False, "kill": False, "hard": False, "forks": False}
+    wrap = f"hydra.launcher.wrap=[sh,-c,'{line}',sh]"
+    words = (f"+x={','.join(ways)}", "hydra/sweeper=experiment", "hydra/launcher=slurm_script", wrap)
+    assert 0 == plain.sweep(*words).returncode
+    for job in range(len(ways)):
+        plain.tool("run", str(job), "--launch", "0001")
+    expected = [f"{job}.1.{'COMPLETED' if is_well else 'FAILED'}" for job, is_well in enumerate(ways.values())]
+    assert expected == plain.states()
+    for job, is_well in enumerate(ways.values()):
+        assert is_well == ("the job left no result" not in (ended(plain, job)["reason"] or ""))
 
 
 def ended(program: Program, job: int) -> dict[str, Any]:

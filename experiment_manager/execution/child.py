@@ -43,7 +43,7 @@ class Child(NamedTuple):
     launch: str | None
     planned: int | None  # the number of the job's first attempt in that launch
     is_fake: bool
-    needs_result: bool  # a runner that does not run the job has done nothing
+    needs_result: bool  # a runner may not run the job, and a command around it may end well when the job was killed
     scheduler: str | None  # that was asked to run it; None: a pool, which may be inside of a task, or a person
     options: Mapping[str, Any]  # of a launch that a scheduler runs
     variables: Mapping[str, str]  # of the environment, by which the program finds its modules
@@ -158,7 +158,7 @@ def prepare(
         launch=launch,
         planned=None if order is None else order.attempt,
         is_fake=is_fake,
-        needs_result=runner is not None and not is_fake,
+        needs_result=not is_fake and (runner is not None or bool(options.get("wrap"))),
         scheduler=None if order is None else order.scheduler,
         options=options,
         variables={} if recipe is None else command.variables_of(folder, recipe, os.environ),

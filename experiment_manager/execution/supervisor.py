@@ -590,7 +590,7 @@ class _Supervision:
             stopped=self._stopped,
             was_warned=self._warned,
             out_of_memory=is_oom,
-            needs_result=self._child.needs_result,
+            needs_result=self._child.needs_result and not result,
             has_trouble=self._unreadable is not None
             or (not result and bool(read_optional(self._file("error"), ERROR))),
             is_fake=self._child.is_fake or bool(result.get("fake")),
@@ -771,7 +771,7 @@ class _Supervision:
         if words := self._first_failure():
             return words
         if returncode == 0 and self._child.needs_result:
-            return "the runner ended without running the job; it has to call Experiment.run_id"
+            return _OF_WRAP if self._child.options.get("wrap") else _OF_RUNNER
         full = reserve.trouble(self._file("result"))  # then the job may have found no space for its own words
         last = last_line(self._file("stderr")) if returncode == 1 and not full else None  # of sys.exit("...")
         why = f"its last line on stderr: {last}" if last else full
@@ -784,6 +784,11 @@ _KILLED: Final = r"killed|sigkill|out of memory|memoryerror|cannot allocate"
 _STARTED_AGAIN: Final = (State.PREEMPTED, State.TIMEOUT, State.NODE_FAIL, State.CANCELLED)
 """Ends after which a scheduler, or a worker, may start the job again."""
 
+_OF_RUNNER: Final = "the runner ended without running the job; it has to call Experiment.run_id"
+_OF_WRAP: Final = (
+    "the command in wrap ended with 0, and the job left no result: it was killed, left with another status, or by "
+    'os._exit; where wrap is a shell, let it end as the job does (exec "$@", or set -o pipefail)'
+)
 _BY_HAND: Final = "it left when somebody warned it, long before its time limit"
 _REASONS: Final = {
     State.TIMEOUT: "the time limit was reached",

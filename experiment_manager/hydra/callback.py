@@ -5,6 +5,7 @@ and the first things that every job does with Hydra, done once where jobs are fo
 must not go on ends the process by SystemExit, which is all that a callback can stop a job with.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,8 +41,7 @@ def listen() -> None:
     private_names.answer_the_mode_at_once()
     private_names.read_from_one_store()
     private_names.copy_by_hand()
-    if not private_names.replace_callbacks(_with_ours):
-        _watch_run_job()
+    _watch_run_job(hears_of_jobs=private_names.replace_callbacks(_with_ours))
 
 
 class JobCallback(Callback):
@@ -49,6 +49,7 @@ class JobCallback(Callback):
 
     _code: Code | None = None
     _has_completed = False  # the job of this process
+    _process = 0  # in which it has begun
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """The job sees what a job of a multirun sees, and its configuration is the one that was submitted.
@@ -59,6 +60,7 @@ class JobCallback(Callback):
         if job.id is None:  # named in a command from before `listen`, which somebody has pasted
             return
         job.note_anchor()
+        JobCallback._process = os.getpid()
         if JobCallback._has_completed:
             tell(
                 f"job {job.id} is the first call of the program's main function, which has returned; the program calls "
@@ -105,11 +107,24 @@ class JobCallback(Callback):
                 )
         else:
             ended_by = private_names.returned(job_return)
-            if isinstance(ended_by, BaseException) and not isinstance(ended_by, SystemExit):  # as Hydra 1.4 has it
+            if isinstance(ended_by, SystemExit):  # as Hydra 1.4 has it
+                self.on_exit(ended_by)
+            elif isinstance(ended_by, BaseException):
                 write_error(job.experiment, job.id, job.attempt, ended_by, ours=job.anchor)
         live = _live_code(job, self._code) if self._code is not None else None
         if live:  # imported late, perhaps, or allowed by on_drift=warn
             tell(f"warning: {live}")
+
+    @staticmethod
+    def on_exit(leaving: SystemExit) -> None:
+        """A job whose task has ended by `sys.exit(0)` has left that it returned nothing: its exit status alone does not
+        tell that from a kill where a command stands around it (`wrap`). A handler of a signal may have called it. What
+        the task has forked is another process."""
+        job = current_job()
+        is_well = leaving.code in (None, 0) and not JobCallback._has_completed
+        if job.id is not None and is_well and JobCallback._process == os.getpid() and is_first_rank():
+            with _ending(job, UNRECORDED):
+                write_result(job.experiment, job.id, job.attempt, None, told=job.told or None, ours=job.anchor)
 
 
 def warm_up(arguments: Sequence[str], frozen: str) -> Callable[[Sequence[str]], None] | None:
@@ -163,8 +178,9 @@ def _with_ours(callbacks: Any) -> type:
     return JobCallbacks
 
 
-def _watch_run_job() -> None:
-    """The same by Hydra's function that runs a job; the program's own callbacks hear of a run, too."""
+def _watch_run_job(*, hears_of_jobs: bool) -> None:
+    """Around Hydra's function that runs a job a task is seen that ends its process. Where our callback does not hear of
+    jobs by Hydra's list, it does here, and the program's own callbacks hear of a run, too."""
     run_job: Any = hydra.core.utils.run_job
 
     def watched(*arguments: Any, **options: Any) -> JobReturn:
@@ -172,9 +188,15 @@ def _watch_run_job() -> None:
         if not _is_our_job(config):
             return run_job(*arguments, **options)  # type: ignore[no-any-return]
         ours = JobCallback()
-        ours.on_run_start(config)
-        job_return: JobReturn = run_job(*arguments, **options)
-        ours.on_job_end(config, job_return)
+        if not hears_of_jobs:
+            ours.on_run_start(config)
+        try:
+            job_return: JobReturn = run_job(*arguments, **options)
+        except SystemExit as leaving:
+            ours.on_exit(leaving)
+            raise
+        if not hears_of_jobs:
+            ours.on_job_end(config, job_return)
         return job_return
 
     for module in list(sys.modules.values()):

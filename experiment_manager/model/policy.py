@@ -66,7 +66,7 @@ class Ending(NamedTuple):
     was_warned: bool  # USR1 or USR2 came: the time limit is near
     out_of_memory: bool  # the memory cgroup counted a kill meanwhile
     is_fake: bool
-    needs_result: bool = False  # exit 0 alone is no success
+    needs_result: bool = False  # exit 0 alone is no success, and nothing was left beside it
     has_trouble: bool = False  # it left an error and no result, or a result that cannot be read back
     was_pruned: bool = False  # it was told that it does worse than others, and has not gone on
 
@@ -80,6 +80,11 @@ def left_result(result: Mapping[str, Any], *, was_stopped: bool) -> bool:
 
     >>> left_result({"result": None, "told": True}, was_stopped=False), left_result({"result": 3}, was_stopped=True)
     (False, True)
+
+    A task that has ended by `sys.exit(0)` leaves nothing, and not whether it was told: it may have been a handler.
+
+    >>> left_result({"result": None}, was_stopped=False)
+    False
     """
     if result.get("result") is not None or result.get("refused"):
         return True

@@ -64,13 +64,13 @@ def write_result(
     value: Any,
     *,
     is_fake: bool = False,
-    told: bool = False,
+    told: bool | None = False,
     wait: Callable[[float], None] | None = None,
     ours: bytes | None = None,
 ) -> None:
     """The attempt has left a result, on disk for good. `told`: the job knew that it had to stop, see
-    `policy.left_result`. A file system that errs for a while, for which this waits by `wait`, does not
-    cost the result. `ours`: the anchor of the attempt as it began.
+    `policy.left_result`; None: it cannot be told whether it did. A file system that errs for a while, for which this
+    waits by `wait`, does not cost the result. `ours`: the anchor of the attempt as it began.
 
     Values are stored in their plain form. What has none is said, here on standard error and later by `results`, and is
     no error: the job did its work. Raises Unwritten, with what the system says of the disk; JobRefused where another
@@ -82,7 +82,7 @@ def write_result(
         "format": RESULT_FORMAT,
         "result": stored,
         **({"refused": refused} if refused else {}),
-        "told": told,
+        **({} if told is None else {"told": told}),
         **({"fake": True} if is_fake else {}),
     }
     if (refused or _holds_nan(stored)) and not is_fake:
