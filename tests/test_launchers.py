@@ -1,13 +1,17 @@
 """Our sweeper with other people's launchers, our launcher with other people's sweepers, and programs with no script."""
 
+import json
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiment_manager.hydra.launchers import _value
 from experiment_manager.model.records import Attempt, JobId, State
 from experiment_manager.store.layout import Folder
-from tests.conftest import Program, wait_until
+from tests.conftest import Program, clean_env, wait_until
 
 OTHERS = ["basic", "joblib", "submitit_local"]
 
@@ -53,6 +57,129 @@ def test_two_sweeps_at_once_over_another_launcher_run_a_job_once(program: Progra
     for process in both:
         process.communicate(timeout=120)
     assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+
+
+TWICE = """    for again in ([], ["hydra.sweeper.rerun=always"]):
+        sys.argv[1:] = ["-m", "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *again]
+        main()
+        os.unlink(os.environ["RELEASE"])
+"""
+
+
+def launch_of(program: Program, attempt: str) -> Any:
+    return json.loads((program.experiment / "states" / attempt).read_text())["launch"]
+
+
+def test_jobs_have_the_launch_of_their_sweep_in_workers_of_an_earlier_one(program: Program, tmp_path: Path) -> None:
+    """joblib's workers outlive a sweep, with the environment of its time: what the next sweep of the same process runs
+    again runs, as its own, and what is cancelled before it begins does not, which people are told."""
+    release = tmp_path / "release"
+    release.touch()
+    program.edit("    main()\n", TWICE, "train.py")
+    sweeps = program.start("train.py", RELEASE=str(release))
+    wait_until(lambda: {"0.2.RUNNING", "1.2.RUNNING"} <= {*program.states()})
+    assert {"jobs": [2]} == program.told("cancel", "2")
+    release.touch()
+    _, said = sweeps.communicate(timeout=60)
+    assert "job 2 was cancelled before launch 0002 began it (attempt 2)" in said
+    assert (1, True) == (sweeps.returncode, "1 of 3 jobs did not complete (1 CANCELLED)" in said)
+    assert [*(f"{job}.{number}.COMPLETED" for job in "01" for number in "12"), "2.1.COMPLETED", "2.2.CANCELLED"] == (
+        program.states()
+    )
+    assert ["0001", "0002"] == [launch_of(program, attempt) for attempt in ("0.1", "0.2")]
+
+
+def test_a_job_that_did_not_begin_again_has_not_completed(program: Program, tmp_path: Path) -> None:
+    """Of a sweep that runs jobs again, one that did not begin is what it was; the sweep says why, and ends with 1."""
+    assert 0 == program.sweep("seed=1,2").returncode
+    release = tmp_path / "release"
+    arguments = ("train.py", "-m", "seed=1,2", "hydra/launcher=basic", "hydra.sweeper.rerun=always")
+    sweep = program.start(*arguments, RELEASE=str(release))
+    wait_until(lambda: "0.2.RUNNING" in program.states())
+    assert 0 == program.tool("remove", "1", "--yes").returncode
+    release.touch()
+    _, said = sweep.communicate(timeout=60)
+    assert (1, True) == (sweep.returncode, "1 of 2 jobs did not complete (1 PENDING)" in said)
+    assert "job was removed: 1" in said
+    assert ["0.1.COMPLETED", "0.2.COMPLETED", "1.1.COMPLETED"] == program.states()
+
+
+COMMANDS = {
+    "sbatch": 'for script; do :; done; id=$((71 + $(ls "$TASKS" | wc -l))); cp "$script" "$TASKS/$id"\n'
+    'echo "Submitted batch job $id"',
+    "srun": 'while [[ $1 == --* ]]; do [[ $1 == --unbuffered ]] || shift; shift; done; exec "$@"',
+    "sacct": 'echo "JobID|State|NodeList"',
+    **dict.fromkeys(("scontrol", "squeue", "scancel"), ":"),
+}
+
+
+class Tasks:
+    """What stands in for SLURM with submitit: batch scripts that were submitted, to be run."""
+
+    def __init__(self, program: Program, place: Path) -> None:
+        self.program, self._scripts = program, place / "tasks"
+        self._scripts.mkdir()
+        commands = place / "commands"
+        commands.mkdir()
+        for name, text in COMMANDS.items():
+            (commands / name).write_text(f"#!/bin/bash\n{text}\n")
+            (commands / name).chmod(0o755)
+        self._env = {"PATH": f"{commands}:{os.environ['PATH']}", "TASKS": str(self._scripts)}
+
+    def sweep(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+        """A sweep that has submitted one more task, and waits for it."""
+        task = 71 + len([*self._scripts.iterdir()])
+        words = ("train.py", "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60", *arguments)
+        sweep = self.program.start(*words, **self._env, **env)
+        wait_until(lambda: [*self.program.experiment.glob(f"launches/.submitit/{task}/*_submitted.pkl")])
+        return sweep
+
+    def start(self, task: int, *, restart: int = 0, **env: str) -> "subprocess.Popen[bytes]":
+        """SLURM has started that task, with nothing of the environment of who has submitted it."""
+        own = {"SLURM_JOB_ID": str(task), "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "n1"}
+        own |= dict.fromkeys(("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID"), "0")
+        own |= {"SLURM_RESTART_COUNT": str(restart)} if restart else {}
+        env = clean_env(**self._env, **own, **env)
+        return subprocess.Popen(["bash", self._scripts / str(task)], cwd=self.program.home, env=env)
+
+
+@pytest.fixture
+def tasks(program: Program, tmp_path: Path) -> Tasks:
+    return Tasks(program, tmp_path)
+
+
+def test_tasks_without_the_environment_of_their_sweep_run_a_job_once(tasks: Tasks) -> None:
+    """A sweep that was killed when it had submitted, and was typed again, has two tasks for a job (SBATCH_EXPORT=NONE):
+    the second one knows its launch, too, and that the job has completed since."""
+    for _ in range(2):
+        sweep = tasks.sweep("seed=1")
+        sweep.kill()
+        sweep.communicate()
+    assert [0, 0] == [tasks.start(task).wait(60) for task in (71, 72)]
+    assert ["0.1.COMPLETED"] == tasks.program.states()
+    assert "0001" == launch_of(tasks.program, "0.1")
+
+
+OLDER = """
+import hydra, train
+from experiment_manager.hydra.sweeper import RecordedTask
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(cfg):
+    return RecordedTask(train.main.__wrapped__)(cfg)
+
+main()
+"""
+
+
+def test_a_task_that_an_older_version_has_pickled_knows_its_launch(program: Program) -> None:
+    """It waited while this version was installed, and has its launch in the environment."""
+    assert 0 == program.sweep("seed=1").returncode
+    (program.home / "older.py").write_text(OLDER)
+    place = (f"hydra.sweep.dir={program.experiment}/jobs", "hydra.sweep.subdir=0")
+    done = program.run(*place, script="older.py", EXPERIMENT_MANAGER_LAUNCH="0001")
+    assert (1, True) == (done.returncode, "has been completed since launch 0001 was planned" in done.stderr)
+    assert ["0.1.COMPLETED"] == program.states()
 
 
 def test_configuration_edited_under_another_launcher_is_noticed(program: Program, tmp_path: Path) -> None:

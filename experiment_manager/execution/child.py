@@ -134,9 +134,7 @@ def prepare(
     if launch is not None:
         if array is not None:
             require_array(folder, launch, array)
-        order = (orders or Orders(folder)).of(launch, job_id)
-        if order is None:
-            raise JobRefused(f"job {job_id} is not among the jobs of launch {launch} in {folder.path}")
+        order = (orders or Orders(folder)).required(launch, job_id)
         if recipe is None:  # jobs of a sweep have a command of their own
             runner = runner or command.runner_here(folder, order.runner)
         elif not is_fake and order.recipe not in (None, point.recipe):

@@ -19,7 +19,7 @@ from experiment_manager.store.endings import bear_mark, read_anchor
 from experiment_manager.store.files import asked_again
 from experiment_manager.store.layout import Folder, writing
 from experiment_manager.store.manifest import Manifest
-from experiment_manager.store.orders import read_order
+from experiment_manager.store.orders import Orders
 from experiment_manager.store.results import json_saver, save_file, write_error, write_result
 from experiment_manager.store.rungs import unmark_pruned
 from experiment_manager.store.states import States
@@ -91,7 +91,7 @@ def _claimed(
     """As `attempting`: an attempt that this process claims. What is `uninterrupted` is let go once its end would be
     recorded."""
     states = States(folder, schedulers.has_ended)
-    order = None if launch is None else read_order(folder, launch, job_id)
+    order = None if launch is None else Orders(folder).required(launch, job_id)
     with writing(folder.path):
         folder.make(folder.job(job_id))
         task = schedulers.recorded(schedulers.task_of_attempt(None))

@@ -18,7 +18,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from experiment_manager.analysis.results import result_warnings, sentences
-from experiment_manager.errors import ExperimentManagerError, FolderError, OptionsError
+from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, OptionsError
 from experiment_manager.execution.in_process import attempting
 from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import commit_sweep
@@ -41,13 +41,14 @@ from experiment_manager.model.secrets import masked
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
 from experiment_manager.store.files import appearing
-from experiment_manager.store.launches import driven
+from experiment_manager.store.launches import driven, planned_attempts
 from experiment_manager.store.layout import Folder, is_refused, trouble_to_plan, trouble_to_write, unwritable, writing
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import counted, say, settings_text, tell
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
+"""By this, tasks knew their launch that an older version has pickled."""
 
 
 class Sweep:
@@ -57,14 +58,15 @@ class Sweep:
         self,
         loader: ConfigLoader,
         config: DictConfig,
-        task: TaskFunction | None,
+        task: "RecordedTask",
         launcher: Any,
         directories: Mapping[str, Any],
     ) -> None:
-        """`directories` is `hydra.sweep` as the user wrote it."""
+        """`task` is what the launcher calls, if it is not ours; `directories` is `hydra.sweep` as the user wrote it."""
         self._directories = directories
         self._composer = Composer(loader, config)
-        self._config, self._task, self._launcher = config, task, launcher
+        self._config, self._recorded, self._launcher = config, task, launcher
+        self._task: TaskFunction = task.function
 
     def run(self, written: Mapping[str, Any], arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         """The whole sweep; returns what every job that passes has returned, also the ones that had completed before.
@@ -97,7 +99,7 @@ class Sweep:
                 self._hand_over(plan, launch, batch_size, ours)
             with told_to_the_user(STOPPED):
                 if ours is None or ours.waits:
-                    _conclude(plan)
+                    _conclude(plan, launch)
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
 
@@ -140,23 +142,22 @@ class Sweep:
         if refusal := refusal or trouble_to_write(found.plan.folder):
             raise refusal
 
-    def _run_elsewhere(self, plan: Plan, launch: Launch, ids: Sequence[int]) -> Any:
+    def _run_elsewhere(self, plan: Plan, launch: Launch, ids: Sequence[int]) -> None:
         """Jobs of a plan have gone through a launcher that is not ours; the wrapped task function has recorded them."""
-        os.environ[_LAUNCH_VARIABLE] = launch.number
+        self._recorded.launch = launch.number
         try:
             with Manifest(plan.folder) as manifest:
                 batch = [self._composer.placed(plan.folder, job_id, manifest.job(job_id).overrides) for job_id in ids]
-            return self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0]))
+            _tell_of_refused(self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0])))
         except SystemExit as leaving:  # not by a task, see RecordedTask: by a callback, or by the launcher itself
             if not leaving.code:
-                _conclude(plan)  # which ends with another status when jobs have not run
+                _conclude(plan, launch)  # which ends with another status when jobs have not run
             raise
         except OSError as error:  # of Hydra's own files: what a task function raises is in what it returns
             if not is_refused(error):
                 raise
             raise FolderError(unwritable(plan.folder.path, error)) from error
         finally:
-            del os.environ[_LAUNCH_VARIABLE]
             States(plan.folder).table(reconcile=True)  # a worker that was killed never reached the end of its task
 
     def _tell_of_settings(self, folder: Folder) -> None:
@@ -281,10 +282,21 @@ def tell_of_results(folder: Folder, ids: Iterable[int], table: StateTable) -> No
         tell(line)
 
 
-def _conclude(plan: Plan) -> None:
+def _tell_of_refused(returned: Any) -> None:
+    """People know why jobs did not begin that a launcher which is not ours has called; `returned` is what it says of
+    all of them."""
+    for job_return in returned or ():
+        error = private_names.returned(job_return) if isinstance(job_return, JobReturn) else None
+        if isinstance(error, JobRefused):
+            tell(str(error))
+
+
+def _conclude(plan: Plan, launch: Launch) -> None:
     """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
     table = reconciled(plan.folder)
     ended = {job_id: table.last(job_id).state for job_id in plan.to_run}  # also where it was done before, and is
+    not_begun = table.not_begun(planned_attempts(launch))
+    ended |= {job_id: State.PENDING for job_id in not_begun if ended[job_id] is not State.QUEUED}
     tell_of_results(plan.folder, plan.to_run, table)
     bad = [job_id for job_id, state in ended.items() if state not in ENDED_WELL]
     if not bad:
@@ -302,16 +314,27 @@ def _conclude(plan: Plan) -> None:
 
 
 class RecordedTask:
-    """A task function that records its attempts, for launchers that call it themselves (basic, joblib, submitit)."""
+    """A task function that records its attempts, for launchers that call it themselves (basic, joblib, submitit).
+
+    Wherever they call it, it has been pickled, and knows its launch: processes may have another environment than the
+    sweep, or still have that of an earlier one."""
+
+    launch: str | None = None
+    """The number of the launch whose jobs it runs, set before a launcher gets these."""
 
     def __init__(self, task: Callable[[DictConfig], Any]) -> None:
         update_wrapper(self, task)
         self._task = task
 
+    @property
+    def function(self) -> Callable[[DictConfig], Any]:
+        """The task function itself."""
+        return self._task
+
     def __call__(self, config: DictConfig) -> Any:
         sweep_dir, subdir = HydraConfig.get().sweep.dir, HydraConfig.get().sweep.subdir
         folder = Folder.at(os.path.dirname(sweep_dir))
-        launch = os.environ.get(_LAUNCH_VARIABLE)
+        launch = self.launch or os.environ.get(_LAUNCH_VARIABLE)
         with attempting(folder, int(subdir), launch=launch) as attempt:
             with Manifest(folder) as manifest:
                 require_submitted(manifest, manifest.job(int(subdir)), config)

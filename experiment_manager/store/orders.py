@@ -147,6 +147,13 @@ class Orders:
             self._kept = _read_order(self._folder, number, job_id)
         return self._kept.order
 
+    def required(self, number: str, job_id: int) -> Order:
+        """The same. Raises JobRefused for a job that is not in the launch."""
+        order = self.of(number, job_id)
+        if order is None:
+            raise JobRefused(f"job {job_id} is not among the jobs of launch {number} in {self._folder.path}")
+        return order
+
 
 class _Kept(NamedTuple):
     """An order, and the jobs that have it: none where it is None."""

@@ -31,8 +31,9 @@ class ExperimentSweeper(Sweeper):
         folder = os.path.abspath(os.path.join(self.options["experiment_path"], self.options["experiment_name"]))
         with read_write(config.hydra.sweep):
             config.hydra.sweep.dir = os.path.join(folder, "launches")
+        self.recorded = RecordedTask(task_function)
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=RecordedTask(task_function), config=config
+            hydra_context=hydra_context, task_function=self.recorded, config=config
         )
 
     def kind(self) -> Any:
@@ -45,7 +46,7 @@ class ExperimentSweeper(Sweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         loader = self.hydra_context.config_loader
-        sweep = self.kind()(loader, self.config, self.task_function, self.launcher, self.directories)
+        sweep = self.kind()(loader, self.config, self.recorded, self.launcher, self.directories)
         try:
             return sweep.run(self.options, arguments)
         finally:  # callbacks look there for what the jobs have left
