@@ -266,3 +266,27 @@ def test_where_there_are_no_more_processes_jobs_wait() -> None:
     last = done.stderr.splitlines()[-1]
     assert "ExperimentManagerError: no process could be started: Resource temporarily unavailable" in last
     assert "" == done.stdout
+
+
+WARNED = """
+import os, signal, time
+from experiment_manager.execution import run
+from experiment_manager.execution.supervisor import Outcome
+
+def ran(lane):
+    print("ran", lane, flush=True)
+    os.kill(os.getppid(), signal.SIGUSR1)
+    signal.sigwait([signal.SIGUSR1])  # which is passed on
+    return Outcome(0, is_to_requeue=True)
+
+outcome = run._run_together([3, 4], ran, 1)
+print(outcome.status, outcome.is_to_requeue)
+"""
+
+
+def test_no_lane_begins_after_a_warning() -> None:
+    """Where one lane of a worker waits for a GPU, which another one has as the warning comes, it takes no job: the
+    other says whether the task is started again."""
+    env = clean_env(CUDA_VISIBLE_DEVICES="0")
+    done = subprocess.run([sys.executable, "-c", WARNED], env=env, capture_output=True, text=True, check=True)
+    assert ["ran 3", "0 True"] == done.stdout.splitlines()

@@ -682,6 +682,134 @@ def test_a_warning_far_from_the_time_limit_is_no_time_limit(
     assert says_what_to_do == (expected == "TIMEOUT")
 
 
+PACKED = """
+import argparse, json, os, signal, time
+from pathlib import Path
+from experiment_manager import Experiment, current_job
+
+HERE = Path(__file__).parent
+
+def work(job_id, variables, configuration):
+    job, how = current_job(), json.loads(os.environ["HOW"]).get(str(job_id), "completes")
+    job.should_stop()  # which hears signals from now on
+    HERE.joinpath(f"began.{job_id}.{job.attempt}").touch()
+    if how == "fails":
+        raise ValueError("told to")
+    while how != "completes" and not job.should_stop():
+        time.sleep(0.02)
+    if how == "goes on":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        HERE.joinpath(f"warned.{job_id}").touch()
+        time.sleep(60)
+    return None if how == "leaves" else 1
+
+parser = argparse.ArgumentParser()
+for name in ("--job-id", "--experiment-path", "--experiment-name"):
+    parser.add_argument(name)
+options = parser.parse_args()
+Experiment.load(options.experiment_name, options.experiment_path).run_id(int(options.job_id), work)
+"""
+
+
+class Pack:
+    """Three jobs that share a task of SLURM, which is a program that notes what it is asked."""
+
+    def __init__(self, home: Path, **options: Any) -> None:
+        self.program = Program(home)
+        home.mkdir()
+        (home / "packed.py").write_text(PACKED)
+        experiment = Experiment(["seed"], "train", home / "experiments")
+        for seed in range(3):
+            experiment.add_job({"seed": seed}, {})
+        experiment.save()
+        experiment.save_pass_filter(range(3))
+        checked = make({"pack": 3, "signal_delay_s": 30, **options}, where="test")
+        slurm = {"arrays": records(arrays([(checked, [0, 1, 2])]), "e", as_mapping)}
+        about = {"runner": [sys.executable, str(home / "packed.py")], "slurm": slurm}
+        planned = [Attempt(JobId(job_id), 1, State.PENDING) for job_id in range(3)]
+        self.launch = create_launch(experiment.folder, planned, about).number
+        self.answer("exit 1")
+
+    def answer(self, line: str) -> None:
+        """What the task is told by `scontrol`, of which `requeue` always does well."""
+        text = f"#!/bin/sh\necho $* >> {self.program.home}/asked\n[ $1 = requeue ] && exit 0\n{line}\n"
+        (self.program.home / "scontrol").write_text(text)
+        (self.program.home / "scontrol").chmod(0o755)
+
+    def begin(self, restart: int = 0, **how: str) -> "subprocess.Popen[str]":
+        """A run of the task, in which the jobs do that; those that are not named complete at once."""
+        env = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", "SLURM_RESTART_COUNT": str(restart)}
+        env |= {"PATH": f"{self.program.home}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0"}
+        words = ("run", str(self.program.experiment), "0,1,2", "--launch", self.launch)
+        told = {name.removeprefix("job_"): what for name, what in how.items()}
+        return self.program.start("-m", "experiment_manager", *words, HOW=json.dumps(told), **env)
+
+    def wait_until_begun(self, job_id: int, attempt: int = 1) -> None:
+        wait_until((self.program.home / f"began.{job_id}.{attempt}").exists)
+
+    def is_asked_to_requeue(self) -> bool:
+        asked = self.program.home / "asked"
+        return asked.exists() and "requeue 7\n" in asked.read_text()
+
+
+NEVER_WARNED = "it had not begun when its task was warned before its time limit"
+NEVER_BY_HAND = "it had not begun when somebody warned its task, long before its time limit"
+
+
+@pytest.mark.parametrize(
+    ("left_s", "max_requeues", "how", "expected", "reason"),
+    [
+        (100.0, 1, "leaves", ["0.1.TIMEOUT"], None),
+        (100.0, 1, "waits", ["0.1.COMPLETED"], None),
+        (3600.0, 1, "waits", ["0.1.COMPLETED"], None),
+        (100.0, 0, "leaves", ["0.1.TIMEOUT", "1.1.TIMEOUT", "2.1.TIMEOUT"], NEVER_WARNED),
+        (None, 0, "waits", ["0.1.COMPLETED", "1.1.TIMEOUT", "2.1.TIMEOUT"], NEVER_WARNED),
+        (3600.0, 0, "waits", ["0.1.COMPLETED", "1.1.CANCELLED", "2.1.CANCELLED"], NEVER_BY_HAND),
+    ],
+)
+def test_no_job_begins_after_the_warning_of_its_task(
+    left_s: float | None, max_requeues: int, how: str, expected: list[str], reason: str | None, tmp_path: Path
+) -> None:
+    """Jobs of a pack that wait for a GPU are not begun where nobody would warn them any more: the task is started again
+    for them, where it may be, and they run then; else they never began, and are run by whoever runs the sweep again."""
+    pack = Pack(tmp_path / "home", gpus_per_job=1, max_requeues=max_requeues)
+    pack.answer("exit 1" if left_s is None else f"echo JobId=7 TimeLimit=01:00:00 EndTime={time.time() + left_s:.0f}")
+    task = pack.begin(job_0=how)
+    pack.wait_until_begun(0)
+    task.send_signal(signal.SIGUSR1)
+    _, said = task.communicate(timeout=60)
+    assert (75, expected) == (task.returncode, pack.program.states()), said
+    assert "jobs 1-2 have not begun, and do not after this warning: " in said
+    assert bool(max_requeues) == pack.is_asked_to_requeue() == ("the task is to be started again" in said)
+    if reason is not None:
+        assert [reason] * 2 == [attempt(pack.program, job)["reason"] for job in (1, 2)]
+    if max_requeues:
+        again = pack.begin(restart=1)
+        again.communicate(timeout=60)
+        assert {"1.1.COMPLETED", "2.1.COMPLETED"} < set(pack.program.states())
+
+
+@pytest.mark.parametrize(("why", "is_again"), [("Reason=TimeLimit", True), ("Reason=None", False)])
+def test_a_task_that_is_ended_after_its_warning_is_started_again_for_time_alone(
+    why: str, is_again: bool, tmp_path: Path
+) -> None:
+    """A job that has no start left lives on until the time limit, and the others of its pack are started again all the
+    same; where somebody has cancelled the task, the scheduler tells what becomes of those that have not begun."""
+    pack = Pack(tmp_path / "home", gpus_per_job=1, max_requeues=1)
+    pack.answer(f"echo JobId=7 {why} EndTime={time.time() + 100:.0f}")
+    for number, how in ((1, "leaves"), (2, "goes on")):
+        task = pack.begin(restart=number - 1, job_0=how)
+        pack.wait_until_begun(0, number)
+        (pack.program.home / "asked").unlink(missing_ok=True)
+        task.send_signal(signal.SIGUSR1)
+        if how == "goes on":
+            wait_until((pack.program.home / "warned.0").exists)
+            task.send_signal(signal.SIGTERM)
+        _, said = task.communicate(timeout=60)
+    expected = ["0.1.TIMEOUT", f"0.2.{'TIMEOUT' if is_again else 'CANCELLED'}"]
+    assert (expected, is_again) == (pack.program.states(), pack.is_asked_to_requeue()), said
+
+
 @pytest.mark.parametrize(
     "told", [{"SLURM_JOB_NODELIST": "n[1-4]"}, {"SLURMD_NODENAME": "n1"}], ids=["shell of salloc", "daemon"]
 )

@@ -252,7 +252,12 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
     try:
         order = read_order(folder, call.launch, ids[0]) if call.launch is not None else None
         gpus_per_job = (order.options or {}).get("gpus_per_job") if order is not None else None
-        outcome = _run_together(jobs, lambda job_id: _run_beside_others(folder, job_id, call), gpus_per_job)
+        outcome = _run_together(
+            jobs,
+            lambda job_id: _run_beside_others(folder, job_id, call),
+            gpus_per_job,
+            leave=lambda unbegun, heard: _leave(folder, call, unbegun, heard),
+        )
     except ExperimentManagerError as error:
         return Outcome(refused(error))
     return outcome._replace(status=outcome.status or int(bool(failed)))
@@ -269,6 +274,13 @@ def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
 def _run_beside_others(folder: Folder, job_id: int, call: Call) -> Outcome:
     with own_temporary_folder(job_id):
         return _run(folder, job_id, call)
+
+
+def _leave(folder: Folder, call: Call, jobs: Sequence[int], heard: Heard) -> Outcome:
+    """What comes of the jobs of this task that had not begun when it was warned."""
+    from experiment_manager.execution.unbegun import leave  # for few tasks
+
+    return leave(folder, call.launch, jobs, was_stopped=heard.was_stopped)
 
 
 def _work(folder: Folder, call: Call) -> Outcome:
@@ -320,13 +332,20 @@ def _ids(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no job id") from None
 
 
-def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_job: float | None = None) -> Outcome:
+def _run_together(
+    jobs: Sequence[int],
+    run: Callable[[int], Outcome],
+    gpus_per_job: float | None = None,
+    *,
+    leave: Callable[[Sequence[int], Heard], Outcome] = lambda _jobs, _heard: Outcome(0),
+) -> Outcome:
     """All jobs have ended. The status is that of the first, in their order, that has one other than 0.
 
     `run` is called in a process of its own for each job, which sees its share of the task's GPUs. All run at once, but
-    where `gpus_per_job` makes some wait for a GPU: these do not begin after a signal to end. Signals are passed on to
-    every supervisor. Where the system gives no more processes, jobs wait until one of the others has ended. Raises
-    ExperimentManagerError when no job can have so many GPUs, or not one process can be started.
+    where `gpus_per_job` makes some wait for a GPU: these do not begin after a signal to end, nor after a warning, when
+    `leave` is asked what comes of them once the others have ended. Signals are passed on to every supervisor. Where the
+    system gives no more processes, jobs wait until one of the others has ended. Raises ExperimentManagerError when no
+    job can have so many GPUs, or not one process can be started.
     """
     found = resources.visible_gpus(os.environ)
     resources.check_gpus(gpus_per_job, found, where="")
@@ -336,7 +355,7 @@ def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_j
     read, write = os.pipe()
     heard = Heard()
     waiting, running = deque(enumerate(jobs)), dict[int, _Running]()
-    statuses = [0] * len(jobs)
+    statuses, unbegun = [0] * len(jobs), list[int]()
     while waiting or running:
         while waiting and (gpus := dealer.deal()) is not None:
             place, job_id = waiting.popleft()
@@ -357,7 +376,9 @@ def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_j
                 statuses = [
                     128 + number if (place, job) in waiting else statuses[place] for place, job in enumerate(jobs)
                 ]
-                waiting.clear()
+            else:
+                unbegun += [job for _, job in waiting]
+            waiting.clear()
             for pid in running:  # not reaped yet, so the pids are ours
                 os.kill(pid, number)
         for pid, code in _ended(running):
@@ -367,7 +388,9 @@ def _run_together(jobs: Sequence[int], run: Callable[[int], Outcome], gpus_per_j
     os.close(write)
     with os.fdopen(read, "rb") as said:
         is_to_requeue = bool(said.read())
-    return Outcome(next((status for status in statuses if status), 0), is_to_requeue)
+    left = leave(unbegun, heard) if unbegun else Outcome(0)
+    status = next((status for status in statuses if status), left.status)
+    return Outcome(status, is_to_requeue or left.is_to_requeue)
 
 
 def _ended(pids: Iterable[int]) -> list[tuple[int, int]]:

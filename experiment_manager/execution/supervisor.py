@@ -29,7 +29,7 @@ from experiment_manager.store import processes, reserve
 from experiment_manager.store.documents import END, ERROR, last_line, read_end, read_optional
 from experiment_manager.store.endings import LOOKS, Endings, asked_to_end, bear_mark
 from experiment_manager.store.files import asked_again, is_folder, log_file, may_be_there
-from experiment_manager.store.layout import MANIFEST, writing
+from experiment_manager.store.layout import MANIFEST, Folder, writing
 from experiment_manager.store.states import OWNERSHIP_POLL_S, States
 from experiment_manager.store.whereabouts import Whereabouts
 from experiment_manager.text import one_line, say, tell
@@ -149,6 +149,34 @@ def load(scheduler: Scheduler | None) -> None:
     if scheduler is not None:
         with suppress(Exception):  # of somebody else's; it tells of that where it is asked
             scheduler.load()
+
+
+def most_starts(options: Mapping[str, Any]) -> tuple[str, int]:
+    """How often a launch with these options lets a job start again, and the option that says so."""
+    name = next((name for name in ("max_requeues", "max_num_timeout") if name in options), "max_requeues")
+    return name, options.get(name) or 0
+
+
+def may_start_again(folder: Folder, options: Mapping[str, Any], since: Iterable[Attempt]) -> bool:
+    """Whether a launch with these options lets a job start again after one time limit, or warning by hand, more, which
+    has had these attempts since the launch was planned."""
+    _, limit = most_starts(options)
+    return sum(_counts(folder, attempt) for attempt in since) < limit
+
+
+def _counts(folder: Folder, attempt: Attempt) -> bool:
+    """Whether an attempt was started again for its time limit, or a warning by hand, and not preempted."""
+    if attempt.state is not State.PREEMPTED:
+        return attempt.state is State.TIMEOUT
+    end = read_optional(folder.of_attempt(attempt.job_id, attempt.number, "attempt"), END)
+    return end.get("reason") == _BY_HAND
+
+
+def is_limit_far(ends_at: float | None, options: Mapping[str, Any]) -> bool:
+    """Whether a warning that has come now cannot be of the time limit, which a launch with these options has, and at
+    which the task ends; None: that is not known."""
+    early_s = (options.get("signal_delay_s") or 0) + WARNED_EARLY_S
+    return ends_at is not None and ends_at - time.time() > early_s
 
 
 def pause_s(ran_s: float, took_s: float) -> float:
@@ -489,23 +517,9 @@ class _Supervision:
 
     def _may_requeue(self) -> bool:
         """Whether the launch lets this job start again after one time limit, or warning by hand, more."""
-        _, limit = self._most_starts()
         earlier = self._states.attempts(self._child.job_id)[: self._number - 1]
         since = [attempt for attempt in earlier if attempt.number >= (self._child.planned or 1)]
-        return self._task is not None and sum(map(self._counts, since)) < limit
-
-    def _most_starts(self) -> tuple[str, int]:
-        """How often the launch lets this job start again, and the option that says so."""
-        options = self._child.options
-        name = next((name for name in ("max_requeues", "max_num_timeout") if name in options), "max_requeues")
-        return name, options.get(name) or 0
-
-    def _counts(self, attempt: Attempt) -> bool:
-        """Whether an earlier attempt was started again for its time limit, or a warning by hand, and not preempted."""
-        if attempt.state is not State.PREEMPTED:
-            return attempt.state is State.TIMEOUT
-        end = read_optional(self._child.folder.of_attempt(attempt.job_id, attempt.number, "attempt"), END)
-        return end.get("reason") == _BY_HAND
+        return self._task is not None and may_start_again(self._child.folder, self._child.options, since)
 
     def _kill(self, number: int) -> bool:
         """The whole session of the job gets a signal; false when nothing is left of it."""
@@ -678,9 +692,7 @@ class _Supervision:
 
     def _is_limit_far(self) -> bool:
         """Whether a warning cannot have been of the time limit, since that is far away: somebody has sent it."""
-        ends_at = self._ask(lambda scheduler, task: scheduler.ends_at(task), None)
-        early_s = (self._child.options.get("signal_delay_s") or 0) + WARNED_EARLY_S
-        return ends_at is not None and ends_at - time.time() > early_s
+        return is_limit_far(self._ask(lambda scheduler, task: scheduler.ends_at(task), None), self._child.options)
 
     def _is_scheduler_to_be_asked(self) -> bool:
         """Whether the scheduler may know better why the job was told to end."""
@@ -743,7 +755,7 @@ class _Supervision:
     def _at_warning(self, is_to_requeue: bool) -> str:
         """Of a job that ended when it was warned of its time limit, that it did, and whether it starts again."""
         what = "it was ended, since it does not listen" if self._was_ended_at_warning else "it left"
-        name, limit = self._most_starts()
+        name, limit = most_starts(self._child.options)
         again = f"; no start is left of {name}={limit}" if limit and self._task is not None else ""
         return f"warned before its time limit, {what}" + (TO_START_AGAIN if is_to_requeue else again)
 
