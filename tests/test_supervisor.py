@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from experiment_manager.execution import environment
 from experiment_manager.execution.run import Call, parser, plain_call
+from experiment_manager.execution.supervisor import KILL_AFTER_S, STRAGGLERS_S
 from experiment_manager.experiment import Experiment
 from experiment_manager.model import policy
 from experiment_manager.model.records import Attempt, JobId, State
@@ -546,6 +547,76 @@ def test_what_starts_the_program_tells_of_its_signal(wrap: bool, number: int, ha
     after = f"ended by {name} after it had left its result"
     without = f"exit code {128 + number}" if wrap else f"ended by {name}"
     assert (after if has_result else without) == attempt(held, 0, 2)["reason"]
+
+
+SAVING = """
+import argparse, signal, sys, time
+from pathlib import Path
+from experiment_manager import Experiment
+
+heard = []
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda number, _: heard.append(number))
+
+def work(job_id, variables, configuration):
+    Path(__file__).with_name("listens").touch()
+    while not heard or not Path(__file__).with_name("saved").exists():
+        time.sleep(0.01)
+    return {"heard": heard}
+
+parser = argparse.ArgumentParser()
+for name in ("--job-id", "--experiment-path", "--experiment-name"):
+    parser.add_argument(name)
+options = parser.parse_args()
+Experiment.load(options.experiment_name, options.experiment_path).run_id(int(options.job_id), work)
+"""
+
+
+def wrapped_launch(held: Program, wrap: Sequence[str], runner: str) -> str:
+    """A launch of job 0 by that runner, with that command around it."""
+    about = {
+        "runner": [sys.executable, str(held.home / runner)],
+        "slurm": {"arrays": records(arrays([(make({"wrap": wrap}, where="test"), [0])]), "e", as_mapping)},
+    }
+    return create_launch(Experiment.at(held.experiment).folder, [Attempt(JobId(0), 2, State.PENDING)], about).number
+
+
+WAITING_SHELL = ("sh", "-c", '"$@"; exit $?', "sh")
+
+
+@pytest.mark.parametrize("wrap", [(), WAITING_SHELL, ("setsid", "-w")])
+def test_a_job_whose_wrap_ends_before_it_has_its_time(wrap: Sequence[str], held: Program) -> None:
+    """A command around it may end by the signal of both: the job is told once to end, wherever it runs, and may take as
+    long as one that is alone. Its result counts."""
+    (held.home / "saving.py").write_text(SAVING)
+    number = wrapped_launch(held, wrap, "saving.py")
+    supervisor = held.start("-m", "experiment_manager", "run", str(held.experiment), "0", "--launch", number)
+    wait_until((held.home / "listens").exists)
+    told = time.monotonic()
+    os.kill(supervisor.pid, signal.SIGTERM)
+    wait_until(lambda: time.monotonic() > told + STRAGGLERS_S + 1.0)
+    assert supervisor.poll() is None
+    (held.home / "saved").touch()
+    _, said = supervisor.communicate(timeout=60)
+    assert ["0.1.COMPLETED", "0.2.COMPLETED"] == held.states(), said
+    assert [signal.SIGTERM] == held.told("results")[0]["result"]["heard"]
+    assert time.monotonic() < told + KILL_AFTER_S
+
+
+def test_a_job_that_does_not_end_is_killed_also_where_its_wrap_has(held: Program) -> None:
+    """A second Ctrl-C ends at once what is left of a job whose shell has ended."""
+    (held.home / "saving.py").write_text(SAVING)
+    number = wrapped_launch(held, WAITING_SHELL, "saving.py")
+    supervisor = held.start("-m", "experiment_manager", "run", str(held.experiment), "0", "--launch", number)
+    wait_until((held.home / "listens").exists)
+    (shell,) = wait_until(lambda: processes.children(supervisor.pid))
+    os.kill(supervisor.pid, signal.SIGTERM)
+    wait_until(lambda: shell not in processes.children(supervisor.pid))
+    told = time.monotonic()
+    os.kill(supervisor.pid, signal.SIGTERM)
+    supervisor.communicate(timeout=60)
+    assert time.monotonic() < told + KILL_AFTER_S / 2
+    assert ["0.1.COMPLETED", "0.2.CANCELLED"] == held.states()
 
 
 SLOWLY = """

@@ -170,6 +170,14 @@ def pass_on(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def in_group(pid: int, group: int) -> bool:
+    """Whether a process belongs to a process group, and gets the signals of that."""
+    try:
+        return os.getpgid(pid) == group
+    except OSError:
+        return False
+
+
 def in_session(pid: int, session: int) -> bool:
     """Whether a process belongs to a session."""
     try:

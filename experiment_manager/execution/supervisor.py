@@ -21,7 +21,7 @@ from experiment_manager.execution import environment
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.orphans import Orphans
 from experiment_manager.execution.resources import gpus_of, may_have_gpus, memory_of, oom_kills, peak_of_step
-from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_session, name_of, pass_on
+from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_group, in_session, name_of, pass_on
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
@@ -199,6 +199,7 @@ class _Supervision:
         of_launch = None if child.scheduler is None else schedulers.named(child.scheduler)
         self._scheduler, self._task = schedulers.current() or of_launch, task
         self._stopped: State | None = None
+        self._stopped_by: int = signal.SIGTERM
         self._had_result = False  # before anybody told us to stop
         self._asked: str | None = None  # who has asked us to end, through the folder
         self._undelivered: dict[int, float] = {}  # warnings, and when they came
@@ -223,6 +224,7 @@ class _Supervision:
         self._has_killed = self._was_killed = False  # we have, by KILL; it was, by somebody else
         self._orphans: Orphans | None = None  # once the job begins
         self._ended: dict[int, str] = {}  # those that were told to end, and what they are called
+        self._have_heard: set[tuple[int, int]] = set()  # those outside of its process group, and by which signal
         self.reason: str | None = None
         self._unreadable: str | None = None
         self._is_decided = False
@@ -299,10 +301,13 @@ class _Supervision:
         is_counted, has_gpus = self._counted_memory() is not None, may_have_gpus(os.environ)
         sample_at = float("inf") if is_counted and not has_gpus else began + FIRST_SAMPLE_S
         is_later = False
+        ended: tuple[int, Any] | None = None
         while True:
-            pid, status, usage = os.wait4(self._pid, os.WNOHANG)
-            if pid:
-                return status, usage
+            if ended is None:
+                pid, status, usage = os.wait4(self._pid, os.WNOHANG)
+                ended = (status, usage) if pid else None
+            if ended is not None and not self._goes_on():
+                return ended
             if is_later:
                 self._left()  # none of them stays a zombie
             is_later = True
@@ -331,6 +336,28 @@ class _Supervision:
                 sample_at = float("inf") if is_counted and not has_gpus else time.monotonic() + pause
             if now >= poll_at:
                 poll_at = now + self._look()
+
+    def _goes_on(self) -> bool:
+        """Whether the job has not ended yet, though the command around it has, as a shell ends at once by what both
+        were told: the job has its time all the same. What has a session of its own is told once nothing else is left.
+        """
+        if not self._child.is_wrapped or self._kill_at is None or self._has_killed:
+            return False
+        left = self._left()  # also: what has ended is gone
+        if self._kill(0):
+            return True
+        self._tell_apart(left, self._stopped_by)
+        return bool(left)
+
+    def _tell_apart(self, pids: Iterable[int], number: int) -> None:
+        """Each of these, which no signal to the process group has reached, gets that one, once."""
+        for pid in pids:
+            if (pid, number) in self._have_heard:
+                continue
+            self._have_heard.add((pid, number))
+            if not in_session(pid, self._pid):
+                self._ended.setdefault(pid, processes.name_of(pid))
+            pass_on(pid, number)
 
     def _listen(self, seconds: float) -> list[signal.Signals]:
         """What we hear within that time."""
@@ -449,7 +476,7 @@ class _Supervision:
 
     def _stop(self, number: int, stop: Stop | None = None) -> None:
         """The job is told to end; then the scheduler, if there is one, is asked why, where that is not known."""
-        self._stopped, now = State.CANCELLED, time.monotonic()
+        self._stopped, self._stopped_by, now = State.CANCELLED, number, time.monotonic()
         self._kill(number)
         about = {"arguments": self._child.arguments}
         self._states.note_stop(self._child.job_id, self._number, about, had_result=self._had_result)
@@ -536,17 +563,14 @@ class _Supervision:
     def _end_stragglers(self, *, is_all: bool) -> None:
         """What the job has left behind is told to end, and killed when it does not: its process group, and with
         `is_all` whatever else it has started, also in sessions of their own, as a launcher starts its ranks."""
-        if not self._kill(signal.SIGTERM) and not (is_all and self._left()):
+        if not self._kill(0) and not (is_all and self._left()):
             return
         for number, seconds in ((signal.SIGTERM, self._stragglers_s), (signal.SIGKILL, _DIES_WITHIN_S)):
-            deadline, told = time.monotonic() + seconds, set[int]()
+            deadline = time.monotonic() + seconds
+            self._have_heard.update((pid, number) for pid in self._left() if in_group(pid, self._pid))
             self._kill(number)
             while ((left := self._left()) and is_all) or self._kill(0):
-                for pid in set(left) - told if is_all else ():
-                    if not in_session(pid, self._pid):
-                        self._ended.setdefault(pid, processes.name_of(pid))
-                    pass_on(pid, number)
-                told.update(left)
+                self._tell_apart(left if is_all else (), number)
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(0.02)
