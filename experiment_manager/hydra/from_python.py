@@ -8,7 +8,7 @@ they are launched. Nothing here ends the process: what is wrong is raised.
 import importlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -151,15 +151,24 @@ def launch(folder: Folder, launcher: str, task: Task | None, options: Mapping[st
             made = until_published(folder, write.write)
     if made is None:
         tell(f"{folder.path}: nothing to run")
+        with without_rank():
+            _wait_for_earlier(folder, ours, ())
         return Launched(None, ())
     handed, ids = made
     with driven(folder, handed.launch), without_rank():
         keep_configuration(config, folder.join("launches", handed.launch.number, "multirun.yaml"))
         tell(f"{folder.path}: {counted(len(ids))} to run by {launcher}")
         done = ours.hand_over(handed, ids, "launching again")
-    if ours.waits:
-        tell_of_results(folder, ids, reconciled(folder))
+        if ours.waits:
+            tell_of_results(folder, [*ids, *_wait_for_earlier(folder, ours, ids)], reconciled(folder))
     return Launched(handed.launch, tuple(ids), done.ran, done.scripts, done.submitted)
+
+
+def _wait_for_earlier(folder: Folder, ours: Here | ByScheduler, ids: Collection[int]) -> list[int]:
+    """What may run besides these jobs, and earlier launches have in hand, has ended, too; see `ByScheduler`."""
+    if not isinstance(ours, ByScheduler):
+        return []
+    return ours.wait_for_earlier(folder, set(read_selection(folder)).difference(ids))
 
 
 class _Program(NamedTuple):

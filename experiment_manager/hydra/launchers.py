@@ -7,8 +7,8 @@ import copy
 import os
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, overload
 
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiment_manager.errors import ExperimentManagerError, OptionsError
+from experiment_manager.errors import ExperimentManagerError, JobRefused, OptionsError
 from experiment_manager.execution import environment
 from experiment_manager.execution.command import Place, place_of
 from experiment_manager.execution.forkserver.client import ForkServer
@@ -39,12 +39,12 @@ from experiment_manager.hydra.commit import add_batch
 from experiment_manager.hydra.compose import Composer, as_written
 from experiment_manager.hydra.entry import passing_interpreter
 from experiment_manager.model import codec, stages
-from experiment_manager.model.ids import format_ids
+from experiment_manager.model.ids import format_ids, which
 from experiment_manager.model.policy import REFUSED
 from experiment_manager.model.records import ENDED_WELL, Attempt, Job, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.healing import has_rule, heal_quietly
-from experiment_manager.scheduler.reconcile import wait_for, wait_until_idle
+from experiment_manager.scheduler.reconcile import reconciled, wait_for, wait_until_idle
 from experiment_manager.scheduler.scripts import (
     Arrangement,
     Joined,
@@ -57,7 +57,7 @@ from experiment_manager.scheduler.scripts import (
 )
 from experiment_manager.scheduler.submission import Submitted, submit
 from experiment_manager.store.documents import END, ERROR, read_optional
-from experiment_manager.store.launches import driven
+from experiment_manager.store.launches import driven, launch_numbers, planned_attempts, read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.processes import JOB_VARIABLE
@@ -374,7 +374,24 @@ class ByScheduler:
         how = f"cancel them with `experiment-manager cancel {handed.shown}`"
         with _told_when_interrupted(f"the jobs {format_ids(ids)} go on without this program; {how}"):
             heal = partial(heal_quietly, handed.folder) if has_rule(handed.launch) else None
-            wait_for(handed.folder, handed.launch, texts, heal=heal)
+            wait_for(handed.folder, handed.launch, texts, of=ids, heal=heal)
+
+    def wait_for_earlier(self, folder: Folder, ids: Iterable[int]) -> list[int]:
+        """Those of the jobs that earlier launches have in hand have ended, too, where that was asked for; returns them.
+        Raises Interrupted on Ctrl-C, when people know what that means for the jobs."""
+        if not self.waits:
+            return []
+        table = reconciled(folder)
+        found = {job_id for job_id in ids if table.state(job_id) in (State.QUEUED, State.RUNNING)}
+        left = set(found)
+        for number in reversed(launch_numbers(folder) if left else ()):
+            with suppress(JobRefused):  # one that cannot be read: what became of its jobs is told in the end
+                launch = read_launch(folder, number)
+                if mine := sorted(left & planned_attempts(launch).keys()):
+                    left.difference_update(mine)
+                    tell(f"waiting for {which(mine)}, which launch {number} has in hand (hydra.launcher.wait)")
+                    self._wait(Handed(folder, launch, None), mine)
+        return sorted(found)
 
 
 def _stop(handed: Handed) -> str:

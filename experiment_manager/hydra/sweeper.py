@@ -97,9 +97,11 @@ class Sweep:
                 tell(f"its jobs run from the snapshot {plan.folder.join(launch.record['code'])}")
             with driven(plan.folder, launch):
                 self._hand_over(plan, launch, batch_size, ours)
-            with told_to_the_user(STOPPED):
-                if ours is None or ours.waits:
-                    _conclude(plan, launch)
+        with told_to_the_user(STOPPED):
+            others = set(plan.ids).difference(plan.to_run)
+            earlier = ours.wait_for_earlier(plan.folder, others) if isinstance(ours, ByScheduler) else []
+            if earlier or (launch is not None and (ours is None or ours.waits)):
+                _conclude(plan.folder, launch, sorted([*plan.to_run, *earlier]))
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
 
@@ -151,7 +153,7 @@ class Sweep:
             _tell_of_refused(self._launcher.launch(batch, initial_job_idx=plan.to_run.index(ids[0])))
         except SystemExit as leaving:  # not by a task, see RecordedTask: by a callback, or by the launcher itself
             if not leaving.code:
-                _conclude(plan, launch)  # which ends with another status when jobs have not run
+                _conclude(plan.folder, launch, plan.to_run)  # which ends with another status when jobs have not run
             raise
         except OSError as error:  # of Hydra's own files: what a task function raises is in what it returns
             if not is_refused(error):
@@ -291,13 +293,14 @@ def _tell_of_refused(returned: Any) -> None:
             tell(str(error))
 
 
-def _conclude(plan: Plan, launch: Launch) -> None:
-    """Ends the program with status 1, saying what to do, when a job that was launched here has not completed."""
-    table = reconciled(plan.folder)
-    ended = {job_id: table.last(job_id).state for job_id in plan.to_run}  # also where it was done before, and is
-    not_begun = table.not_begun(planned_attempts(launch))
+def _conclude(where: Folder, launch: Launch | None, ids: Sequence[int]) -> None:
+    """Ends the program with status 1, saying what to do, when a job that was launched or waited for here has not
+    completed."""
+    table = reconciled(where)
+    ended = {job_id: table.last(job_id).state for job_id in ids}  # also where it was done before, and is
+    not_begun = () if launch is None else table.not_begun(planned_attempts(launch))
     ended |= {job_id: State.PENDING for job_id in not_begun if ended[job_id] is not State.QUEUED}
-    tell_of_results(plan.folder, plan.to_run, table)
+    tell_of_results(where, ids, table)
     bad = [job_id for job_id, state in ended.items() if state not in ENDED_WELL]
     if not bad:
         return
@@ -305,7 +308,7 @@ def _conclude(plan: Plan, launch: Launch) -> None:
     again = f"the same command runs {'it' if len(bad) == 1 else 'them'} again"
     if any(ended[job_id] in UNFINISHED for job_id in bad):
         again = "the same command runs what has not completed"
-    folder = shlex.quote(os.path.relpath(plan.folder.path))
+    folder = shlex.quote(os.path.relpath(where.path))
     tell(
         f"{len(bad)} of {counted(len(ended))} did not complete ({counts}); {again}, and "
         f"`experiment-manager show {folder} {bad[0]}` tells why {'it' if len(bad) == 1 else 'the first one'} did not"

@@ -492,9 +492,14 @@ def _may_be_there(last: Attempt, opened: OpenLaunch) -> bool:
 
 
 def wait_for(
-    folder: Folder, launch: Launch, texts: Mapping[int, str], *, heal: Callable[[], None] | None = None
+    folder: Folder,
+    launch: Launch,
+    texts: Mapping[int, str],
+    *,
+    of: Iterable[int] | None = None,
+    heal: Callable[[], None] | None = None,
 ) -> None:
-    """Every job of the launch has ended for good; `texts` are what people are told about each.
+    """Every job of the launch, or of those named, has ended for good; `texts` are what people are told about each.
 
     A job that a scheduler is going to start again has not ended, and only the scheduler knows; `heal` is called before
     it is asked, and may submit others again: an end that it has not seen is not for good. Also when none that is left
@@ -502,7 +507,7 @@ def wait_for(
     launch: people are told.
     """
     planned = planned_attempts(launch)
-    waiting = set(planned)
+    waiting = set(planned if of is None else of)
     stuck, untold, unread = _Stuck(), _Lasting(), _Lasting()
     started, pause, ends = time.monotonic(), ASK_FIRST_S, EndsOfTasks()
     ask_at = started + pause

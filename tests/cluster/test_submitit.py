@@ -145,7 +145,8 @@ def test_waiting_tells_how_it_went(program: Program) -> None:
 
 @pytest.mark.usefixtures("light")
 def test_ctrl_c_while_waiting(program: Program) -> None:
-    """Ctrl-C asks nothing and leaves the jobs running, with a line that says how to cancel them; that line does it."""
+    """Ctrl-C asks nothing and leaves the jobs running, with a line that says how to cancel them; that line does it. The
+    same command waits for them again."""
     sweep = program.start("train.py", "-m", "seed=1,2", SUBMIT, "hydra.launcher.wait=true", HOLD="120")
     wait_until(lambda: ["0.1.RUNNING", "1.1.RUNNING"] == program.states())
     os.killpg(sweep.pid, signal.SIGINT)
@@ -154,9 +155,15 @@ def test_ctrl_c_while_waiting(program: Program) -> None:
     assert "Traceback" not in said
     (line,) = re.findall(r"the jobs 0-1 go on without this program; cancel them with `(experiment-manager .*)`", said)
     assert ["RUNNING"] * 2 == [row["state"] for row in program.told("jobs")]
+    again = program.start("train.py", "-m", "seed=1,2", SUBMIT, "hydra.launcher.wait=true", HOLD="120")
+    assert again.stderr is not None
+    words = "waiting for jobs 0-1, which launch 0001 has in hand (hydra.launcher.wait)"
+    assert any(words in line for line in again.stderr)
     done = program.python("-m", "experiment_manager", *line.split()[1:])
     assert 0 == done.returncode, done.stderr
     wait_until(lambda: ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states())
+    _, said = again.communicate(timeout=60)
+    assert (1, True) == (again.returncode, "2 of 2 jobs did not complete (2 CANCELLED)" in said), said
 
 
 @pytest.mark.usefixtures("light")

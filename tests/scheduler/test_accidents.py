@@ -20,6 +20,7 @@ import pytest
 from experiment_manager.cli.main import main
 from experiment_manager.errors import JobRefused, SchedulerError, UnreadableLaunch
 from experiment_manager.experiment import Experiment
+from experiment_manager.hydra import launchers
 from experiment_manager.model.records import Launch, State
 from experiment_manager.scheduler import query, reconcile, schedulers, submission
 from experiment_manager.scheduler.healing import heal
@@ -714,6 +715,27 @@ def test_nobody_waits_for_ever_for_a_disk_that_refuses_a_record(
     told = "launch 0001 cannot be read, so that nobody can tell what became of it" in capfd.readouterr().err
     assert told is (waits is wait_for_newest)
     assert [Phase.WAITING] == [one.phase for one in FileScheduler().queue([])]
+
+
+def test_what_earlier_launches_have_in_hand_is_waited_for(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who asks for that once more, as after Ctrl-C; what is done is not waited for."""
+    (hold := FileScheduler().root / "hold").touch()
+    jobs.make({}, {}).submit()
+    told: list[str] = []
+
+    def let_go(what: str) -> None:
+        told.append(what)
+        hold.unlink()
+
+    monkeypatch.setattr(launchers, "tell", let_go)
+    options = {"after": None, "snapshot": False, "join": False}
+    ours = launchers.ByScheduler(options, scheduler="file", submits=True)
+    assert [] == ours.wait_for_earlier(jobs.experiment.folder, range(2))
+    ours.waits = True
+    assert [0, 1] == ours.wait_for_earlier(jobs.experiment.folder, range(2))
+    assert ["waiting for jobs 0-1, which launch 0001 has in hand (hydra.launcher.wait)"] == told
+    assert {0: ["COMPLETED"], 1: ["COMPLETED"]} == jobs.attempts()
+    assert [] == ours.wait_for_earlier(jobs.experiment.folder, range(2))
 
 
 # ---------------------------------------------------------------- who has submitted, and who looks
