@@ -29,6 +29,7 @@ from experiment_manager.scheduler.submission import records
 from experiment_manager.store import processes
 from experiment_manager.store.launches import create_launch
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.states import States
 from tests.conftest import Kept, Program, ProgramAfter, clean_env, examples, on_another_host, wait_until
 
 pytestmark = pytest.mark.xdist_group("swept")  # what is prepared for several tests is prepared once
@@ -879,6 +880,33 @@ def test_a_task_that_is_ended_after_its_warning_is_started_again_for_time_alone(
         _, said = task.communicate(timeout=60)
     expected = ["0.1.TIMEOUT", f"0.2.{'TIMEOUT' if is_again else 'CANCELLED'}"]
     assert (expected, is_again) == (pack.program.states(), pack.is_asked_to_requeue()), said
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "options"),
+    [("leaves", "TIMEOUT", {"job_timeout_min": 0.02}), ("fails", "FAILED", {}), ("leaves", "CANCELLED", {})],
+    ids=["its own limit", "failed", "told by hand"],
+)
+def test_what_has_ended_by_itself_is_left_alone_where_its_task_starts_again_for_others(
+    how: str, state: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """As a worker leaves it alone. Where nothing is left to be run, somebody wants the jobs to run again."""
+    pack = Pack(tmp_path / "home", gpus_per_job=1, **options)
+    pack.answer("echo JobId=7 TimeLimit=UNLIMITED EndTime=Unknown")
+    states, program = States(Experiment.at(pack.program.experiment).folder), pack.program
+    task = pack.begin(job_0=how, job_1="goes on")
+    if state == "CANCELLED":
+        pack.wait_until_begun(0)
+        os.kill(states.record(0, 1)["pid"], signal.SIGUSR1)
+    wait_until(lambda: "1.1.RUNNING" in program.states())
+    task.kill()
+    task.communicate()
+    assert f"0.1.{state}" in program.states()
+    _, said = pack.begin(restart=1).communicate(timeout=60)
+    assert [1, 2, 1] == [len(states.attempts(job_id)) for job_id in range(3)], said
+    assert "job 0 ended by itself before this task was started again for others, and left alone" in said
+    _, said = pack.begin(restart=2).communicate(timeout=60)
+    assert 2 == len(states.attempts(0)), said
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,16 @@ class World:
         is_history_silent: bool = False,
         n_workers: int | None = None,
         is_partial: bool = False,
+        pack: int = 1,
+        starts: Mapping[tuple[int, int], float] = {},
     ) -> None:
+        self.pack, self.starts = pack, starts
         self.attempts, self.ends = attempts, {key: dict(end) for key, end in ends.items()}
         self.rows, self.runs, self.log, self.launch_of = rows, runs, log, launch_of
         self.is_history_silent, self.is_ours = is_history_silent, False
         self.unbegun: set[tuple[int, int]] = set()
         self.kept: dict[JobId, int] = {}
-        array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), 1, True, None, n_workers)
+        array = LaunchedArray(NAME, "slurm_scripts.sh", tuple(range(N_JOBS)), pack, pack == 1, None, n_workers)
         self.launch = TrackedLaunch(
             number=LAUNCH,
             label="SLURM",
@@ -79,10 +82,13 @@ class World:
     def anchor(self, job_id: int, number: int) -> Mapping[str, Any]:
         launch = self.launch_of.get((job_id, number), LAUNCH)
         cluster = ("here", "there")[job_id % 2]
-        task = Task("slurm", str(100 + job_id), ARRAY, job_id, restart=number - 1, user="alice", cluster=cluster)
+        task = Task(
+            "slurm", str(100 + job_id), ARRAY, job_id // self.pack, restart=number - 1, user="alice", cluster=cluster
+        )
         if (job_id, number) in self.unbegun:
             return {"launch": launch, "scheduler": "slurm", "unbegun": "LOST"}
-        return {"launch": launch, "scheduler": "slurm", "start": NOW - 500.0, **task.record()}
+        return {"launch": launch, "scheduler": "slurm", "start": self.starts.get((job_id, number), NOW - 500.0),
+                **task.record()}  # fmt: skip
 
     def decided(self, now: float = NOW) -> LaunchVerdicts:
         found: Mapping[str, ArrayReport] = {}
@@ -419,6 +425,41 @@ def test_what_a_worker_takes_again_is_queued(world: World, is_taken: bool) -> No
     assert is_taken == (JobId(0) in waiting_in(decided))
     assert {JobId(1), JobId(2), JobId(3)} <= set(waiting_in(decided))
     assert not any(isinstance(verdict, Amended) for verdict in decided.verdicts)
+
+
+def packed(first: dict[int, State], second: dict[int, State], word: str, *, array: str = ARRAY, **end: Any) -> World:
+    """Four jobs that share a task, of which the last two have completed; what began as attempt 2 did so since the task
+    was started, which was after the ends of all others. `end` is the record of how the first job ended."""
+    done = {2: {1: State.COMPLETED}, 3: {1: State.COMPLETED}}
+    ends = {(0, 1): {**end, "end": NOW - 100}, (1, 1): {"end": NOW - 100}}
+    rows = [row(0, word, reason="BeginTime", start=NOW - 50, array=array)]
+    starts = {(job_id, 2): NOW - 40 for job_id in range(N_JOBS)}
+    return World({0: first, 1: second, **done}, ends=ends, rows=rows, submitted=None, pack=N_JOBS, starts=starts)
+
+
+FAILED, LOST = {1: State.FAILED}, {1: State.LOST}
+OWN_LIMIT, PREEMPTED = {1: State.TIMEOUT}, {1: State.PREEMPTED}
+PACKS = [
+    ("it failed, and another one made room", packed(FAILED, PREEMPTED, "PENDING"), [1]),
+    ("it ran over its own limit, and another one died", packed(OWN_LIMIT, LOST, "PENDING"), [1]),
+    ("people have cancelled it", packed({1: State.CANCELLED}, PREEMPTED, "PENDING"), [1]),
+    ("it was told to end, and nobody could say why",
+     packed({1: State.CANCELLED}, PREEMPTED, "PENDING", ask_scheduler=True), [0, 1]),
+    ("another one has not begun", packed(OWN_LIMIT, {}, "PENDING"), [1]),
+    ("both are to be started again", packed(OWN_LIMIT, PREEMPTED, "PENDING", requeued=True), [0, 1]),
+    ("the task was put back by hand", packed(OWN_LIMIT, FAILED, "PENDING"), [0, 1]),
+    ("it runs the other one again", packed(FAILED, {**PREEMPTED, 2: State.RUNNING}, "RUNNING"), []),
+    ("it has run the other one again", packed(FAILED, {**PREEMPTED, 2: State.COMPLETED}, "RUNNING"), []),
+    ("put back by hand, it runs the other one first", packed(FAILED, {**FAILED, 2: State.RUNNING}, "RUNNING"), [0]),
+    ("the script was submitted twice, and the other task waits",
+     packed(FAILED, PREEMPTED, "PENDING", array="15"), [0, 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("world", "waiting"), [one[1:] for one in PACKS], ids=[one[0] for one in PACKS])
+def test_what_a_task_of_several_jobs_leaves_alone_does_not_wait(world: World, waiting: list[int]) -> None:
+    """It is what it has come to: the task, started again for others, runs it no more."""
+    assert waiting == waiting_in(world.decided())
 
 
 @pytest.mark.parametrize(("world", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

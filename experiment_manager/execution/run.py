@@ -18,12 +18,10 @@ from experiment_manager.execution import resources
 from experiment_manager.execution.child import BecomesJob, Child, own_temporary_folder, prepare
 from experiment_manager.execution.signals import STOPS, Heard, block, unblock
 from experiment_manager.execution.supervisor import Outcome, supervise
-from experiment_manager.model.records import ENDED_WELL, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
 from experiment_manager.store.layout import Folder
-from experiment_manager.store.states import States, task_in
-from experiment_manager.text import as_word, flush, settle, tell, tell_once, tell_traceback
+from experiment_manager.text import as_word, flush, noun, settle, tell, tell_once, tell_traceback
 from experiment_manager.typing_names import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
@@ -46,7 +44,6 @@ _WITH_VALUE: Final = (
 )
 _LONGEST_ID: Final = 19
 _FAILED: Final = 1
-_BY_THEMSELVES: Final = (State.FAILED, State.OUT_OF_MEMORY)
 
 
 class Call(NamedTuple):
@@ -247,9 +244,9 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
         return _run(folder, ids[0], call)
     from experiment_manager.store.orders import read_order
 
-    failed = _failed_before(folder, ids)
-    jobs = [i for i in ids if i not in failed]
     try:
+        left = _left_alone(folder, ids, call.launch)
+        jobs = [job_id for job_id in ids if job_id not in left]
         order = read_order(folder, call.launch, ids[0]) if call.launch is not None else None
         gpus_per_job = (order.options or {}).get("gpus_per_job") if order is not None else None
         outcome = _run_together(
@@ -260,7 +257,7 @@ def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
         )
     except ExperimentManagerError as error:
         return Outcome(refused(error))
-    return outcome._replace(status=outcome.status or int(bool(failed)))
+    return outcome._replace(status=outcome.status or (_FAILED if left else 0))
 
 
 def _run(folder: Folder, job_id: int, call: Call) -> Outcome:
@@ -399,19 +396,34 @@ def _ended(pids: Iterable[int]) -> list[tuple[int, int]]:
     return [(pid, os.waitstatus_to_exitcode(status)) for pid, status in found if pid]
 
 
-def _failed_before(folder: Folder, jobs: Sequence[int]) -> set[int]:
-    """Those of the jobs that failed by themselves before SLURM started this task again for the sake of the others.
+def _left_alone(folder: Folder, jobs: Sequence[int], launch: str | None) -> frozenset[int]:
+    """Those of the jobs that have ended by themselves before the scheduler started this task again for the sake of the
+    others; people are told. Raises JobRefused."""
+    here = schedulers.current_task()
+    if here is None or not here.restart:
+        return frozenset()
+    from experiment_manager.model.ids import format_ids
+    from experiment_manager.scheduler.submission import is_settled, left_alone
+    from experiment_manager.store.orders import Orders
+    from experiment_manager.store.states import States, last_real, task_in
 
-    None where no other job was interrupted: then somebody wants them to run again.
-    """
-    here, states, last = schedulers.current_task(), States(folder), {}
+    states, orders, settled = States(folder), Orders(folder), dict[int, bool | None]()
     for job_id in jobs:
-        attempts = states.attempts(job_id)
-        before = task_in(states.record(job_id, attempts[-1].number)) if attempts else None
-        if before is not None and before.is_earlier_run_of(here):
-            last[job_id] = attempts[-1].state
-    is_for_others = any(state not in (*ENDED_WELL, *_BY_THEMSELVES) for state in last.values())
-    return {job_id for job_id, state in last.items() if is_for_others and state in _BY_THEMSELVES}
+        order = None if launch is None else orders.of(launch, job_id)
+        last = last_real(states.attempts(job_id)[0 if order is None else order.attempt - 1 :])
+        record = {} if last is None else states.record(job_id, last.number)
+        is_for_others = last is not None and states.ended_for_others(last)
+        found = is_settled(last, record, launch, is_for_others=is_for_others)
+        task = task_in(record)
+        is_of_this = task is not None and task.is_earlier_run_of(here)
+        settled[job_id] = found if not found or is_of_this else None
+    left = left_alone(settled)
+    if left:
+        tell(
+            f"{noun(len(left))} {format_ids(left)} ended by {'itself' if len(left) == 1 else 'themselves'} before this "
+            "task was started again for others, and left alone"
+        )
+    return left
 
 
 def _fork(

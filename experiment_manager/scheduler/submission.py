@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from experiment_manager.errors import FolderError, JobRefused, SchedulerError, UnreadableLaunch
 from experiment_manager.model.ids import format_ids, parse_ids
-from experiment_manager.model.records import Attempt, JobId, Launch, State, Task
+from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, Launch, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array
 from experiment_manager.scheduler.protocol import Scheduler
@@ -215,7 +215,11 @@ class LaunchedArray(NamedTuple):
             return ((index, self.jobs) for index in range(self.n_workers))
         if self.is_indexed_by_job:
             return ((job_id, (job_id,)) for job_id in self.jobs)
-        return enumerate(self.jobs[at : at + self.pack] for at in range(0, len(self.jobs), self.pack))
+        return ((index, self.jobs_of(index)) for index in range(-(-len(self.jobs) // self.pack)))
+
+    def jobs_of(self, index: int) -> tuple[int, ...]:
+        """The jobs of the task of that index, of an array that has no workers."""
+        return (index,) if self.is_indexed_by_job else self.jobs[index * self.pack : (index + 1) * self.pack]
 
 
 def token(name: str) -> str:
@@ -296,6 +300,36 @@ def is_taken_again(
         before = (state for number, state in attempts.items() if planned <= number < last.number)
         return is_own or sum(state in DIED for state in before) < most
     return (is_own or last.state is not State.CANCELLED) and is_for_others()
+
+
+def is_settled(
+    since: Attempt | None, anchor: Mapping[str, Any], launch: str | None, *, is_for_others: bool
+) -> bool | None:
+    """Whether a job, of a task that its scheduler starts again, has ended by itself in it: it failed, ran longer than
+    its launch lets it, or people have cancelled it; false for one that is still to be run. None for others: done, not
+    begun for good, or begun by another launch.
+
+    `since` is its last attempt under the launch, with its `anchor`; `is_for_others`: see `has_ended_for_others`.
+    """
+    if since is None:
+        return False
+    is_unbegun = "unbegun" in anchor
+    if since.state in ENDED_WELL or (anchor.get("launch") not in (None, launch) and not is_unbegun):
+        return None
+    if since.state is State.RUNNING or is_for_others:
+        return False
+    return None if is_unbegun else True
+
+
+def left_alone(settled: Mapping[int, bool | None]) -> frozenset[int]:
+    """The jobs that a task leaves alone which its scheduler starts again: those that have ended by themselves, where
+    others are still to be run; else somebody wants all to run again. See `is_settled`.
+
+    >>> sorted(left_alone({0: True, 1: False, 2: None})), sorted(left_alone({0: True, 1: True, 2: None}))
+    ([0], [])
+    """
+    is_for_others = False in settled.values()
+    return frozenset(job_id for job_id, is_settled in settled.items() if is_settled and is_for_others)
 
 
 def script_paths(folder: Folder, launch: Launch, array: LaunchedArray) -> tuple[str, str]:

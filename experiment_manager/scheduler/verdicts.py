@@ -15,11 +15,12 @@ from typing import Any, Final, NamedTuple
 from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, Attempt, JobId, State, Task
 from experiment_manager.scheduler.query import ArrayReport
 from experiment_manager.scheduler.records import Phase, QueueRow, Run, not_asked
-from experiment_manager.scheduler.submission import LaunchedArray, is_taken_again
+from experiment_manager.scheduler.submission import LaunchedArray, is_settled, is_taken_again, left_alone
 from experiment_manager.store.states import (
     StateTable,
     has_ended_for_others,
     is_to_be_asked_about,
+    last_real,
     scheduler_in,
     task_in,
 )
@@ -534,7 +535,7 @@ class _Decision:
         if active is not None:
             self._is_open = True
             anchor = self._anchor(job_id, last.number)
-            if self._is_left_alone(job_id, anchor):
+            if self._is_left_alone(job_id, anchor) or self._is_left_for_others(array, index, last, end, active):
                 return
             if active.phase is Phase.WAITING:
                 self._waits(job_id, active, index, active.waits_for)
@@ -577,6 +578,37 @@ class _Decision:
         what has ended so, see `States.claim`; `anchor` is that of its last attempt."""
         is_done = self._disk.table.kept.get(job_id, 0) >= self._launch.planned[job_id]
         return is_done or (anchor.get("launch") not in (None, self._launch.number) and "unbegun" not in anchor)
+
+    def _is_left_for_others(
+        self, array: LaunchedArray, index: int, last: Attempt, end: Mapping[str, Any], row: QueueRow
+    ) -> bool:
+        """Whether a task of several jobs, which is or was started again, leaves one alone that has ended so."""
+        jobs = array.jobs_of(index)
+        if len(jobs) == 1:
+            return False
+        settled = {job_id: self._is_settled(JobId(job_id), row) for job_id in jobs if job_id != last.job_id}
+        return last.job_id in left_alone({**settled, last.job_id: self._is_settled_by(last, end, row)})
+
+    def _is_settled(self, job_id: JobId, row: QueueRow) -> bool | None:
+        """See `is_settled`: what the run of a task finds, or has found, of one of its jobs."""
+        attempts = [
+            Attempt(job_id, number, state)
+            for number, state in sorted(self._disk.table.attempts.get(job_id, {}).items())
+            if number >= self._launch.planned[job_id] and not self._is_of_run(row, job_id, number)
+        ]
+        last = last_real(attempts)
+        return False if last is None else self._is_settled_by(last, self._disk.end(job_id, last.number), row)
+
+    def _is_settled_by(self, last: Attempt, end: Mapping[str, Any], row: QueueRow) -> bool | None:
+        anchor = self._anchor(last.job_id, last.number)
+        is_for_others = has_ended_for_others(last.state, end)
+        settled = is_settled(last, anchor, self._launch.number, is_for_others=is_for_others)
+        return settled if not settled or _array_of(task_in(anchor)) == row.array else None
+
+    def _is_of_run(self, row: QueueRow, job_id: JobId, number: int) -> bool:
+        """Whether an attempt began after a task that runs was started."""
+        began = self._anchor(job_id, number).get("start")
+        return row.phase is Phase.RUNNING and row.start is not None and began is not None and began > row.start
 
     def _amended(
         self,
