@@ -620,6 +620,39 @@ def test_a_job_that_does_not_end_is_killed_also_where_its_wrap_has(held: Program
     assert ["0.1.COMPLETED", "0.2.CANCELLED"] == held.states()
 
 
+BYSTANDER = """
+import subprocess
+from pathlib import Path
+
+here = Path(__file__).parent
+trap = f"trap 'touch {here}/misled' USR1; touch {here}/ready; while :; do sleep 0.05; done"
+bystander = subprocess.Popen(["bash", "-c", trap], start_new_session=True)
+while not (here / "ready").exists():
+    pass
+(here / "bystander").write_text(str(bystander.pid))
+"""
+
+
+@pytest.mark.parametrize("wrap", [(), WAITING_SHELL, ("setsid", "-w"), ("sh", "-c", 'setsid -w "$@"; exit $?', "sh")])
+def test_a_warning_reaches_a_job_whose_wrap_gives_it_a_session(wrap: Sequence[str], held: Program) -> None:
+    """Once, and wherever the program itself runs; no server that it has started in a session apart is taken for it."""
+    (held.home / "saving.py").write_text(BYSTANDER + SAVING)
+    number = wrapped_launch(held, wrap, "saving.py")
+    supervisor = held.start("-m", "experiment_manager", "run", str(held.experiment), "0", "--launch", number)
+    wait_until((held.home / "listens").exists)
+    try:
+        os.kill(supervisor.pid, signal.SIGUSR1)
+        (held.home / "saved").touch()
+        _, said = supervisor.communicate(timeout=60)
+        assert ["0.1.COMPLETED", "0.2.COMPLETED"] == held.states(), said
+        assert [signal.SIGUSR1] == held.told("results")[0]["result"]["heard"]
+        assert not (held.home / "misled").exists()
+    finally:
+        supervisor.kill()
+        with suppress(ProcessLookupError):
+            os.kill(int((held.home / "bystander").read_text()), signal.SIGKILL)
+
+
 SLOWLY = """
 import os, signal, sys, time
 from experiment_manager.execution import resources, run

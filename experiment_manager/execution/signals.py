@@ -180,7 +180,12 @@ def in_group(pid: int, group: int) -> bool:
 
 def in_session(pid: int, session: int) -> bool:
     """Whether a process belongs to a session."""
+    return session_of(pid) == session
+
+
+def session_of(pid: int) -> int | None:
+    """The session of a process; None where that has ended."""
     try:
-        return os.getsid(pid) == session
+        return os.getsid(pid)
     except OSError:
-        return False
+        return None

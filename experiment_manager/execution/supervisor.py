@@ -21,7 +21,16 @@ from experiment_manager.execution import environment
 from experiment_manager.execution.child import Child, exit_status_of, start
 from experiment_manager.execution.orphans import Orphans
 from experiment_manager.execution.resources import gpus_of, may_have_gpus, memory_of, oom_kills, peak_of_step
-from experiment_manager.execution.signals import WARNINGS, Heard, catches, in_group, in_session, name_of, pass_on
+from experiment_manager.execution.signals import (
+    WARNINGS,
+    Heard,
+    catches,
+    in_group,
+    in_session,
+    name_of,
+    pass_on,
+    session_of,
+)
 from experiment_manager.model.records import ENDED_BADLY, ENDED_WELL, TO_START_AGAIN, Attempt, State, Task
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.protocol import Scheduler, Stop
@@ -83,6 +92,9 @@ WARNED_EARLY_S: Final = 90.0
 
 STRAGGLERS_S: Final = 2.0
 """How long processes that the job has left behind may take to end."""
+
+_LAST_WORDS: Final = 3
+"""So many words at the end of a command line tell the program of a job, whatever Python a container runs it by."""
 
 _DIES_WITHIN_S: Final = 1.0
 """How long the kernel may take to end what was killed, before nobody waits for it."""
@@ -325,7 +337,7 @@ class _Supervision:
                 self._end_at_limit()
             if now >= sample_at:
                 busy = time.process_time()
-                ours = list(processes.running(self._is_ours))
+                ours = self._ours()
                 if not is_counted:
                     self._memory = max(self._memory, memory_of(ours, self._heard.is_quiet))
                 took_s = time.monotonic() - now  # of that alone: drivers of GPUs are asked as often as before
@@ -510,7 +522,7 @@ class _Supervision:
         A job that may be requeued and has no handler is stopped, so that it can start again before the time limit.
         """
         for number, came in tuple(self._undelivered.items()):
-            ours = processes.running(self._is_ours)
+            ours = self._ours()
             listeners = [pid for pid in ours if catches(pid, number)]
             is_due = time.monotonic() >= came + self._handler_wait()
             are_all_ready = self._child.has_ranks and self._ranks(ours) == self._ranks(listeners)
@@ -533,10 +545,25 @@ class _Supervision:
         """At most half of the time that is left."""
         return min(HANDLER_WAIT_S, (self._child.options.get("signal_delay_s") or 2 * HANDLER_WAIT_S) / 2)
 
-    def _is_ours(self, pid: int) -> bool:
-        """Whether a process is the job's; what starts its ranks is not, they bear what we have told it."""
-        if not self._child.has_ranks:
-            return in_session(pid, self._pid)
+    def _ours(self) -> list[int]:
+        """The processes of the job; what starts its ranks is none of them."""
+        if self._child.has_ranks:
+            return processes.running(self._is_rank)
+        sessions = self._sessions()
+        return processes.running(lambda pid: any(in_session(pid, one) for one in sessions))
+
+    def _sessions(self) -> set[int]:
+        """The session of the job; and, since the command around it may give it another one, those in which its program
+        runs, whatever that has in its environment. What the program starts in sessions of their own is apart."""
+        if not self._child.is_wrapped:
+            return {self._pid}
+        words = os.fsencode(" ".join([*self._child.arguments[-_LAST_WORDS:], ""])).decode(errors="replace")
+        below = (*processes.descendants(self._pid), *self._left())
+        found = {session_of(pid) for pid in below if processes.words_of(pid).endswith(words)}
+        return {self._pid, *(one for one in found if one is not None)}
+
+    def _is_rank(self, pid: int) -> bool:
+        """Whether a process is one of the job's ranks, which bear what we have told what starts them."""
         own = environment.of_attempt(self._child.folder, self._child.job_id, self._number)
         found = processes.environment(pid)
         is_rank = self._rank(found) is not None and not in_session(pid, self._pid)
