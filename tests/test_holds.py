@@ -168,6 +168,10 @@ def test_files_of_removed_jobs(four: Experiment) -> None:
     with pytest.raises(JobRefused, match=r"job 0 of .* cannot be brought back: the files were removed, too"):
         four.remove([0], undo=True)
     assert [3] == four.remove(3, undo=True)
+    Path(four.folder.job(0)).mkdir()  # as whoever records what a scheduler tells of the job makes it
+    Path(four.folder.of_attempt(0, 1, "attempt")).write_text('{"state": "COMPLETED", "format": 1}')
+    with pytest.raises(JobRefused, match=r"job 0 of .* cannot be brought back: the files were removed, too"):
+        four.remove([0], undo=True)
     assert [1, 2, 3] == four.get_all_ids() == four.get_filtered_ids()
     assert 4 == Experiment.at(four.folder.path).add_job({"seed": 9}, {})
     assert 2 == main(["remove", four.folder.path])

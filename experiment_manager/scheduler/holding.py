@@ -3,14 +3,14 @@ there, too. And jobs are removed that were a mistake."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from experiment_manager.errors import JobRefused, SchedulerError
 from experiment_manager.model.ids import format_ids
 from experiment_manager.model.records import ENDED_WELL, JobId, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import ActiveTask, active_tasks
-from experiment_manager.store.files import clear_leftovers_in, is_folder, put_aside, remove_tree
+from experiment_manager.store.files import clear_leftovers_in, is_file, put_aside, remove_tree
 from experiment_manager.store.holds import (
     note_emptied,
     read_emptied,
@@ -25,6 +25,7 @@ from experiment_manager.store.states import States, StateTable
 from experiment_manager.text import as_word, noun
 
 _Tasks = Mapping[ActiveTask, Sequence[int]]
+_LEFT_BY_ATTEMPTS: Final = ("stdout", "stderr", "result", "error", "metrics")
 
 
 class Held(NamedTuple):
@@ -150,12 +151,19 @@ def bring_back(folder: Folder, ids: Collection[int] | None) -> list[int]:
     """Of these jobs, or of all, those that were removed are there again; returns their ids. Raises JobRefused, with
     nothing done, for those whose files are gone."""
     found = sorted(read_removed(folder) if ids is None else read_removed(folder).intersection(ids))
-    emptied = read_emptied(folder).intersection(found)
-    gone = [job_id for job_id in sorted(emptied) if not is_folder(folder.job(JobId(job_id)))]
-    if gone and any(States(folder).attempts(job_id) for job_id in gone):
+    states, emptied = States(folder), read_emptied(folder).intersection(found)
+    if gone := [job_id for job_id in sorted(emptied) if not _has_what_it_left(states, folder, job_id)]:
         raise JobRefused(
             f"{noun(len(gone))} {format_ids(gone)} of {folder.path} cannot be brought back: the files were removed, "
             "too; sweep again with a variable more, as +again=1, or leave them out"
         )
     set_removed(folder, found, are_removed=False)
     return found
+
+
+def _has_what_it_left(states: States, folder: Folder, job_id: int) -> bool:
+    """Whether there are files that the attempts of a job have left, or it has never begun. Its folder, and records of
+    how attempts ended, can be newer: they are written by whoever learns that from a scheduler."""
+    numbers = [number for _, number, _ in states.attempts(job_id) if "unbegun" not in states.record(job_id, number)]
+    paths = (folder.of_attempt(job_id, number, kind) for number in numbers for kind in _LEFT_BY_ATTEMPTS)
+    return not numbers or any(map(is_file, paths))
