@@ -145,6 +145,26 @@ def test_one_configuration_counts_once(program: Program) -> None:
     assert [7, 7] == [row["count"] for row in rows]
 
 
+def test_a_sweep_of_another_sweeper_that_is_typed_again_counts_once(program: Program) -> None:
+    """Hydra's own sweeper has new jobs whenever it is started: means, comparisons and reports count each configuration
+    once, under the same variables, too, and say which jobs are not counted again."""
+    by_another = ("hydra/sweeper=basic", "hydra.launcher.experiment_name=train", "algorithm=TD3,DDPG")
+    for _ in range(2):
+        assert 0 == program.sweep(*by_another, "seed=1,2", LIGHT="1").returncode
+    experiment = Experiment.at(program.experiment)
+    rows, said = rows_of(program, "--group-by", "algorithm", "--aggregate", "count")
+    assert [2, 2] == [row["count"] for row in rows]
+    what = "jobs 4-7 have the configurations of jobs 0-3, and are not counted again; `experiment-manager remove "
+    assert what in said
+    found = experiment.compare(metric="loss")
+    assert [((0,), (1,)), ((2,), (3,))] == sorted(method.jobs for method in found.methods)
+    assert any(what in note for note in found.notes)
+    assert "jobs 4-7 have the configurations of jobs 0-3" in Path(experiment.report(metric="loss")).read_text()
+    assert 4 == len(experiment.remove("4-7"))
+    assert 0 == program.sweep(*by_another, "seed=3", LIGHT="1").returncode
+    assert 3 == experiment.compare(metric="loss").n_runs
+
+
 def test_only_jobs_whose_results_are_there_twice_are_to_be_hidden(program: Program) -> None:
     """Of jobs that are one configuration, the one that has ended well counts, and is not among those to hide."""
     program.sweep("algorithm=TD3", LIGHT="1")

@@ -1,5 +1,6 @@
 """Jobs that their variables show wrongly: those that differ in their configurations alone, as of two `--config-name`,
-and those that are one configuration under other variables, as where an axis was added that has the default, too.
+and those that are one configuration, as where an axis was added that has the default, too, or another sweeper, which
+makes new jobs whenever it is started, was started twice.
 
 A mean of the former is of different jobs, which is told where one is made, with the keys that keep them apart where
 they are named. Of the latter one counts.
@@ -7,7 +8,7 @@ they are named. Of the latter one counts.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
 from experiment_manager.analysis.tables import exact_text, repeating
@@ -218,21 +219,22 @@ def _is_typed(key: str) -> bool:
 
 
 def counted_once(folder: Folder, rows: Sequence[ResultRow]) -> tuple[list[ResultRow], str | None]:
-    """The rows, of jobs that are one configuration under other variables only the first that has ended well; and what
-    to say of those that are left out."""
+    """The rows, of jobs that are one configuration only the first that has ended well; and what to say of those that
+    are left out."""
     states = {row["job"]: row["state"] for row in rows}
     with Manifest(folder) as manifest:
         again = jobs_again(job for job in manifest.of_one_configuration() if job.id in states)
-    left_out, counting, hidden = list[int](), list[int](), list[int]()
-    for ids in again:
+    left_out, hidden = list[int](), list[int]()
+    for place, ids in enumerate(again):
         counts = next((job_id for job_id in ids if states[job_id] in ENDED_WELL), ids[0])
         others = [job_id for job_id in ids if job_id != counts]
-        counting.append(counts)
+        again[place] = [counts, *others]
         left_out += others
         hidden += [job_id for job_id in others if states[counts] in ENDED_WELL and states[job_id] in ENDED]
     if not left_out:
         return list(rows), None
-    note = f"{_again_told(left_out, counting)}, and {'is' if len(left_out) == 1 else 'are'} not counted again"
+    names = {row["job"]: row["variables"].keys() for row in rows}
+    note = f"{_again_told(again, names)}, and {'is' if len(left_out) == 1 else 'are'} not counted again"
     if hidden:
         ids_text = format_ids(hidden)
         note += f"; `experiment-manager remove {as_word(folder.path)} {ids_text}` hides {which(hidden)}"
@@ -241,16 +243,16 @@ def counted_once(folder: Folder, rows: Sequence[ResultRow]) -> tuple[list[Result
 
 
 def jobs_again(jobs: Iterable[Job]) -> list[list[int]]:
-    """The jobs with one configuration under other variables, see `may_be_one`: those with the most variables first."""
+    """The jobs with one configuration, see `may_be_one`: those with the most variables first."""
     by_mark: dict[str | None, dict[frozenset[str], list[Job]]] = defaultdict(lambda: defaultdict(list))
     for job in filter(_is_composed, jobs):
         by_mark[job.fingerprint][frozenset(job.variables)].append(job)
-    return [ids for by_names in by_mark.values() if len(by_names) > 1 for ids in _again(by_names)]
+    return [ids for by_names in by_mark.values() for ids in _again(by_names)]
 
 
 def _again(by_names: Mapping[frozenset[str], Sequence[Job]]) -> list[list[int]]:
-    """Of jobs with one fingerprint, by the names of their variables. Each is looked up among those before with other
-    names, by the values of the names that both have: many repeats cost no more than as many jobs."""
+    """Of jobs with one fingerprint, by the names of their variables. Each is looked up among those before, by the
+    values of the names that both have: many repeats cost no more than as many jobs."""
     heads: dict[frozenset[str], list[Job]] = {}
     found: dict[int, list[int]] = {}
     for names, jobs in sorted(by_names.items(), key=lambda item: (-len(item[0]), item[1][0].id)):
@@ -259,13 +261,13 @@ def _again(by_names: Mapping[frozenset[str], Sequence[Job]]) -> list[list[int]]:
             if may_be_one(names, others):
                 shared = names & others
                 known.append((shared, {_shared(job, shared): job for job in reversed(firsts)}))
-        heads[names] = []
+        own: dict[str, Job] = {}
         for job in jobs:
             head = next((one for shared, by_text in known if (one := by_text.get(_shared(job, shared)))), None)
-            if head is None:
-                heads[names].append(job)
-            else:
+            head = head or own.setdefault(_shared(job, names), job)
+            if head is not job:
                 found.setdefault(int(head.id), [int(head.id)]).append(int(job.id))
+        heads[names] = list(own.values())
     return list(found.values())
 
 
@@ -273,13 +275,14 @@ def _shared(job: Job, names: Collection[str]) -> str:
     return exact_text({name: job.variables[name] for name in names})
 
 
-def again_told(again: Iterable[Sequence[int]]) -> str:
-    """What to say of jobs with one configuration."""
-    again = list(again)
-    told = _again_told([job_id for ids in again for job_id in ids[1:]], [ids[0] for ids in again])
+def again_told(again: Sequence[Sequence[int]], jobs: Iterable[Job]) -> str:
+    """What to say of jobs with one configuration, the first of which counts; they are among those `jobs`."""
+    told = _again_told(again, {int(job.id): job.variables.keys() for job in jobs})
     return f"{told}; --group-by, compare and report count each configuration once"
 
 
-def _again_told(others: Collection[int], firsts: Collection[int]) -> str:
-    verb, words = ("has", "the configuration") if len(others) == 1 else ("have", "the configurations")
-    return f"{which(others)} {verb} {words} of {which(firsts)}, under other variables"
+def _again_told(again: Iterable[Sequence[int]], names: Mapping[int, Set[str]]) -> str:
+    pairs = [(job_id, ids[0]) for ids in again for job_id in ids[1:]]
+    verb, words = ("has", "the configuration") if len(pairs) == 1 else ("have", "the configurations")
+    under = ", under other variables" if any(names[one] != names[first] for one, first in pairs) else ""
+    return f"{which({one for one, _ in pairs})} {verb} {words} of {which({first for _, first in pairs})}{under}"

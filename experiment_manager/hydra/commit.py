@@ -64,9 +64,9 @@ def _tell_of_again(folder: Folder, first: int) -> None:
     """People are told of new jobs, from the first on, that have the configurations of others."""
     removed = read_removed(folder)
     with Manifest(folder) as manifest:
-        again = jobs_again(job for job in manifest.of_one_configuration() if job.id not in removed)
-    if again := [ids for ids in again if max(ids) >= first]:
-        tell(again_told(again))
+        jobs = [job for job in manifest.of_one_configuration() if job.id not in removed]
+    if again := [ids for ids in jobs_again(jobs) if max(ids) >= first]:
+        tell(again_told(again, jobs))
 
 
 def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:

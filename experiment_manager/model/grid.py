@@ -236,12 +236,11 @@ def variables_identity(variables: Mapping[str, Any]) -> str:
 
 
 def may_be_one(names: Set[str], others: Set[str]) -> bool:
-    """Whether jobs of one configuration with variables of these names may be one: some are named of one of the two
-    alone, as an override that has the default. What only repeats a job is meant to be equal, and what is said to Hydra
-    is no part of a configuration.
+    """Whether jobs of one configuration with variables of these names may be one: with the same ones, or where some
+    are named of one of the two alone, as an override that has the default. What only repeats a job is meant to be
+    equal, and what is said to Hydra is no part of a configuration.
 
     >>> may_be_one({"lr"}, {"lr", "seed"}), may_be_one({"lr"}, {"lr", "repeat"}), may_be_one({"lr"}, {"lr"})
-    (True, False, False)
+    (True, False, True)
     """
-    named_once = names ^ others
-    return bool(named_once) and not any(name == REPEAT or name.startswith("hydra.") for name in named_once)
+    return not any(name == REPEAT or name.startswith("hydra.") for name in names ^ others)
