@@ -915,6 +915,20 @@ def test_a_task_that_is_ended_after_its_warning_is_started_again_for_time_alone(
     assert (expected, is_again) == (pack.program.states(), pack.is_asked_to_requeue()), said
 
 
+def test_a_warning_that_comes_before_a_job_begins_reaches_it(tmp_path: Path) -> None:
+    """As while it waits until an earlier run of its task, which may go on on a node that was lost, has looked."""
+    pack = Pack(tmp_path / "home", gpus_per_job=1)
+    states, some_time_ago = States(Experiment.at(pack.program.experiment).folder), time.time() - 15
+    lost = {"fenced_at": some_time_ago}
+    states.finish(0, states.claim(0, {"launch": pack.launch}), State.NODE_FAIL, lost)
+    os.utime(pack.program.experiment / "jobs/0/attempt.1.json", (some_time_ago, some_time_ago))
+    task = pack.begin(job_0="leaves")
+    wait_until(lambda: "0.2.RUNNING" in pack.program.states())
+    task.send_signal(signal.SIGUSR1)
+    _, said = task.communicate(timeout=60)
+    assert "0.2.TIMEOUT" in pack.program.states(), said
+
+
 @pytest.mark.parametrize(
     ("how", "state", "options"),
     [("leaves", "TIMEOUT", {"job_timeout_min": 0.02}), ("fails", "FAILED", {}), ("leaves", "CANCELLED", {})],

@@ -266,6 +266,7 @@ class _Supervision:
         except OSError as error:
             return self._record_unstarted(error, started)
         self._orphans.begin(self._pid)
+        self._undelivered = dict.fromkeys(self._undelivered, time.monotonic())  # it has its time from now on
         if self._child.limit_s is not None:
             self._limit_at = time.monotonic() + self._child.limit_s
         load(self._scheduler)
@@ -298,8 +299,10 @@ class _Supervision:
         return "stopped while it waited for what it comes after" if found is None else found.why_not
 
     def _is_left_alone(self, seconds: float) -> bool:
-        """Waits so long; false once we are told to end."""
-        if any(number not in WARNINGS for number in self._heard.wait(seconds)):
+        """Waits so long; false once we are told to end. The job is warned when it has begun."""
+        heard = self._heard.wait(seconds)
+        self._undelivered.update(dict.fromkeys(WARNINGS.intersection(heard), time.monotonic()))
+        if not WARNINGS.issuperset(heard):
             self._stopped = self._why_stopped().state
             return False
         return True
