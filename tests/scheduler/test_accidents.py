@@ -613,6 +613,22 @@ def test_preempts(jobs: Jobs) -> None:
     assert {0: ["PREEMPTED", "COMPLETED"]} == jobs.attempts()
 
 
+def test_preempts_a_task_of_several_jobs(jobs: Jobs) -> None:
+    """The one that had failed before is no more than that, while the task waits and while it runs the other one."""
+    jobs.make({"fails": True}, {"seconds": 180.0}, pack=2).submit()
+    jobs.wait_for("FAILED", "RUNNING")
+    hold = FileScheduler().root / "hold"
+    hold.touch()
+    order(jobs, 1, "PREEMPTED")
+    jobs.wait_for("FAILED", "QUEUED")
+    hold.unlink()
+    jobs.wait_until(lambda: jobs.has_begun(1, attempt=2))
+    assert {0: "FAILED", 1: "RUNNING"} == jobs.states()
+    jobs.end(1)
+    jobs.wait_for("FAILED", "COMPLETED")
+    assert {0: ["FAILED"], 1: ["PREEMPTED", "COMPLETED"]} == jobs.attempts()
+
+
 def test_not_installed(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Where the package of a scheduler is missing, its jobs are shown as last known, and people are told what to do."""
     begun(jobs)
