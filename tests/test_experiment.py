@@ -14,9 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
+from submitit.core.job_environment import SignalHandler
+from submitit.core.utils import JobPaths
 
 import experiment_manager
 from experiment_manager import SLURM, Experiment, ExperimentManagerError, Launched, State, Submitted, current_job
@@ -850,14 +853,29 @@ def test_ctrl_c_ends_a_job_whose_result_cannot_be_written(
     assert not path.exists()
 
 
+def warned_by_submitit(folder: Path) -> Callable[[int, FrameType | None], Any]:
+    """Its handler in the process of a job: it has the task started again, and leaves."""
+    env: Any = SimpleNamespace(global_rank=0, _requeue=lambda _: None)
+    task: Any = SimpleNamespace(function=None, _timeout_min=60, _timeout_countdown=1)
+    return SignalHandler(env, JobPaths(folder), task).checkpoint_and_try_requeue
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2], ids=["ctrl-c", "submitit"])
 @pytest.mark.parametrize(
-    ("where", "state"),
-    [("claim", "CANCELLED"), ("result", "COMPLETED"), ("metrics", "COMPLETED"), ("end", "COMPLETED")],
+    ("where", "has_returned"), [("claim", False), ("result", True), ("metrics", True), ("end", True)]
 )
-def test_ctrl_c_leaves_no_attempt_half_recorded(
-    saved: Experiment, monkeypatch: pytest.MonkeyPatch, where: str, state: str
+def test_a_signal_leaves_no_attempt_half_recorded(
+    saved: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    has_returned: bool,
+    number: signal.Signals,
 ) -> None:
-    """Whenever it comes: what was returned counts, nothing stays RUNNING, and this process is no job any more."""
+    """Ctrl-C, and what submitit leaves by, whenever it comes: what was returned counts, nothing stays RUNNING, and this
+    process is no job any more."""
+    is_stop = number is signal.SIGINT
+    state = "COMPLETED" if has_returned else "CANCELLED" if is_stop else "PREEMPTED"
     saved.save_pass_filter([0])
     owner, name = {
         "claim": (environment, "of_attempt"),
@@ -868,23 +886,24 @@ def test_ctrl_c_leaves_no_attempt_half_recorded(
     before = getattr(owner, name)
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         return before(*arguments, **options)
 
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    handler = signal.default_int_handler if is_stop else warned_by_submitit(tmp_path)
+    ours = signal.signal(number, handler)  # a shell's `&` has INT ignored
     is_over = threading.Event()
     beside = threading.Thread(target=is_over.wait)  # as a notebook has some, which hears what this one does not
     beside.start()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupted)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt if is_stop else SystemExit):
                 saved.run_id(0, lambda *_: 7)
         assert not {JOB_VARIABLE, ATTEMPT_VARIABLE, FOLDER_VARIABLE}.intersection(os.environ)
     finally:
         is_over.set()
         beside.join()
-        signal.signal(signal.SIGINT, ours)
+        signal.signal(number, ours)
     assert state == States(saved.folder).table().state(0)
     if state == "COMPLETED":
         assert 7 == json.loads(Path(saved.folder.job(JobId(0)), "result.1.json").read_text())["result"]

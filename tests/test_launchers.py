@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ class Tasks:
     def sweep(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
         """A sweep that has submitted one more task, and waits for it."""
         task = 71 + len([*self._scripts.iterdir()])
-        words = ("train.py", "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60", *arguments)
+        words = ("train.py", "-m", "hydra/launcher=submitit_slurm", *arguments)
         sweep = self.program.start(*words, **self._env, **env)
         wait_until(lambda: [*self.program.experiment.glob(f"launches/.submitit/{task}/*_submitted.pkl")])
         return sweep
@@ -158,6 +159,72 @@ def test_tasks_without_the_environment_of_their_sweep_run_a_job_once(tasks: Task
     assert [0, 0] == [tasks.start(task).wait(60) for task in (71, 72)]
     assert ["0.1.COMPLETED"] == tasks.program.states()
     assert "0001" == launch_of(tasks.program, "0.1")
+
+
+def warned(process: "subprocess.Popen[bytes]", started: Path) -> None:
+    """The only job that has noted there that it runs was warned, as by SLURM, and its task has left."""
+    (job,) = started.iterdir()
+    job.unlink()
+    os.kill(int(job.suffix[1:]), signal.SIGUSR2)
+    process.wait(60)
+
+
+def end_of(program: Program, attempt: int) -> Any:
+    return json.loads((program.experiment / f"jobs/0/attempt.{attempt}.json").read_text())
+
+
+def test_a_job_that_submitit_has_put_back_goes_on_in_the_launch_of_its_sweep(tasks: Tasks, tmp_path: Path) -> None:
+    """It is no failure, and its sweep waits for it; the same sweep, typed again meanwhile, runs it no second time, and
+    says so."""
+    started, release, program = tmp_path / "started", tmp_path / "release", tasks.program
+    started.mkdir()
+    sweeps = [tasks.sweep("seed=1", f"started='{started}'")]
+    first = tasks.start(71, RELEASE=str(release))
+    wait_until(lambda: [*started.iterdir()])
+    warned(first, started)
+    assert ["0.1.PREEMPTED"] == program.states()
+    assert end_of(program, 1).items() >= {"requeued": True}.items()
+    sweeps.append(tasks.sweep("seed=1", f"started='{started}'"))
+    release.touch()
+    assert [0, 0] == [tasks.start(71, restart=1, RELEASE=str(release)).wait(60), tasks.start(72).wait(60)]
+    said = [sweep.communicate(timeout=60)[1] for sweep in sweeps]
+    assert [0, 0] == [sweep.returncode for sweep in sweeps]
+    assert "has been completed since launch 0002 was planned: attempt 2, launch 0001" in said[1]
+    assert ["0.1.PREEMPTED", "0.2.COMPLETED"] == program.states()
+    assert "0001" == launch_of(program, "0.2")
+
+
+def test_the_last_time_limit_of_a_job_of_submitit_is_one(tasks: Tasks, tmp_path: Path) -> None:
+    """A job that reached its time limit is TIMEOUT, whether submitit has it started again or not."""
+    started, program = tmp_path / "started", tasks.program
+    started.mkdir()
+    limit = ("hydra.launcher.timeout_min=5", "hydra.launcher.max_num_timeout=1")
+    sweep = tasks.sweep("seed=1", f"started='{started}'", *limit)
+    for restart in (0, 1):
+        task = tasks.start(71, restart=restart, RELEASE=str(tmp_path / "never"))
+        wait_until(lambda: [*started.iterdir()])
+        warned(task, started)
+    _, said = sweep.communicate(timeout=60)
+    assert (1, True) == (sweep.returncode, "1 of 1 job did not complete (1 TIMEOUT)" in said)
+    assert ["0.1.TIMEOUT", "0.2.TIMEOUT"] == program.states()
+    assert "warned before its time limit, it left, to be started again" == end_of(program, 1)["reason"]
+    assert "timed-out too many times" in end_of(program, 2)["reason"]
+    assert [True, False] == ["requeued" in end_of(program, attempt) for attempt in (1, 2)]
+
+
+def test_a_job_that_submitit_starts_again_by_itself_completes(program: Program, tmp_path: Path) -> None:
+    """`submitit_local` starts a job again that has left so, and the sweep waits for that."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    started.mkdir()
+    words = ("train.py", "-m", "seed=1", f"started='{started}'", "hydra/launcher=submitit_local")
+    sweep = program.start(*words, RELEASE=str(release))
+    (job,) = wait_until(lambda: [*started.iterdir()])
+    os.kill(int(job.suffix[1:]), signal.SIGUSR2)
+    wait_until(lambda: "0.2.RUNNING" in program.states())
+    release.touch()
+    sweep.communicate(timeout=60)
+    assert 0 == sweep.returncode
+    assert ["0.1.PREEMPTED", "0.2.COMPLETED"] == program.states()
 
 
 OLDER = """

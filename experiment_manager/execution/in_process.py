@@ -12,6 +12,7 @@ from typing import Any
 
 from experiment_manager.execution import current_job, environment
 from experiment_manager.execution.signals import uninterruptible
+from experiment_manager.execution.within_submitit import End, end_by_warning
 from experiment_manager.model.records import State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.store import processes
@@ -36,6 +37,22 @@ class InProcess:
         self.is_leaving = False
         """Whether its result is being written."""
         self.pruned: str | None = None  # why, if it was
+
+    def end_by(self, error: BaseException) -> End:
+        """How it has ended, where it is left by an exception."""
+        warned = end_by_warning(error)
+        if warned is not None or isinstance(error, KeyboardInterrupt):
+            if self.has_left and not self.has_left_early:  # it has returned: what it has computed counts
+                return End(State.COMPLETED if self.pruned is None else State.PRUNED, self.pruned)
+            result = self._folder.of_attempt(self._job_id, self.number, "result")
+            before = f", before its result could be written to {result}" if self.is_leaving else ""
+            return warned or End(State.CANCELLED, f"stopped by a signal{before}")
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            pruned = current_job.current_job().pruned
+            return End(State.COMPLETED if pruned is None else State.PRUNED, pruned)
+        if isinstance(error, SystemExit):
+            return End(State.FAILED, f"exit code {error.code}")
+        return End(State.FAILED, f"{type(error).__name__}: {error}".partition("\n")[0])
 
     def leave(self, value: Any) -> None:
         """The attempt has left this result; of several tasks the first one writes it."""
@@ -100,7 +117,7 @@ def _claimed(
         mark = bear_mark(folder, job_id, number)
         if order is not None and order.pruner is not None:
             unmark_pruned(folder, job_id, number)  # somebody may have removed `states/` to start anew
-    start, state, reason = time.time(), State.FAILED, None
+    start, end = time.time(), End(State.FAILED, None)
     pruner = None if order is None or is_fake else order.pruner
     variables = environment.of_attempt(folder, job_id, number, pruner=pruner, since=order and order.attempt)
     before = {name: os.environ.get(name) for name in (*variables, environment.PRUNER_VARIABLE)}
@@ -111,26 +128,13 @@ def _claimed(
         start = time.time() if is_fake else _after_earlier(states, job_id, number)
         with current_job.claimed(), made.error_kept():
             yield made
-        state = State.COMPLETED
+        end = End(State.COMPLETED, None)
         if made.pruned is not None:
-            state, reason = State.PRUNED, made.pruned
+            end = End(State.PRUNED, made.pruned)
         elif made.has_left_early:
-            state, reason = State.CANCELLED, "told to stop, and left without a result"
-    except KeyboardInterrupt:
-        state, reason = State.CANCELLED, "stopped by a signal"
-        if made.is_leaving:
-            reason += f", before its result could be written to {folder.of_attempt(job_id, number, 'result')}"
-        if made.has_left and not made.has_left_early:  # it has returned: what it has computed counts
-            state, reason = State.COMPLETED if made.pruned is None else State.PRUNED, made.pruned
-        raise
-    except SystemExit as leaving:
-        state, reason = State.FAILED, f"exit code {leaving.code}"
-        if leaving.code in (None, 0):
-            reason = current_job.current_job().pruned
-            state = State.COMPLETED if reason is None else State.PRUNED
-        raise
+            end = End(State.CANCELLED, "told to stop, and left without a result")
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        end = made.end_by(error)
         raise
     finally:
         try:
@@ -138,9 +142,11 @@ def _claimed(
         finally:
             with uninterruptible() as wait:
                 _set_variables(before)
-                state = State.FAKE if is_fake else state
+                state = State.FAKE if is_fake else end.state
                 processes.unmark(mark)
-                record: dict[str, Any] = {"reason": reason, "exit_code": None, "start": start, "end": time.time()}
+                record: dict[str, Any] = {"reason": end.reason, "exit_code": None, "start": start, "end": time.time()}
+                if end.is_to_requeue:
+                    record["requeued"] = True
                 if state is State.COMPLETED:
                     record["has_result"] = made.has_left
                 asked_again(lambda: states.finish(job_id, number, state, record), tell, wait=wait)

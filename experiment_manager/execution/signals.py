@@ -103,37 +103,48 @@ def waiting() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def uninterruptible() -> Iterator[Callable[[float], None]]:
-    """Inside, Ctrl-C waits, for what takes a moment and must not be half done. A mask would not do: where there are
-    more threads, as in a notebook, another one hears the signal, and this one is interrupted all the same.
+    """Inside, Ctrl-C waits, and so do warnings that have a handler, as submitit's, which leaves from wherever we are:
+    for what takes a moment and must not be half done. A mask would not do: where there are more threads, as in a
+    notebook, another one hears the signal, and this one is interrupted all the same.
 
     Yields what waits for seconds before the rest is done, and is interrupted, also by a Ctrl-C from before."""
     import threading  # which supervisors do without
 
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not (callable(before) or before == signal.SIG_DFL):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *WARNINGS)}
+    handlers: dict[int, Any] = {number: handler for number, handler in before.items() if callable(handler)}
+    if before[signal.SIGINT] == signal.SIG_DFL:
+        handlers[signal.SIGINT] = signal.SIG_DFL
+    if threading.current_thread() is not threading.main_thread() or not handlers:
         yield time.sleep  # nothing interrupts it
         return
-    heard: list[tuple[int, FrameType | None]] = []
+    heard: dict[int, FrameType | None] = {}
 
-    def keep(*about: Any) -> None:
-        heard.append(about)
+    def keep(number: int, frame: FrameType | None) -> None:
+        heard.setdefault(number, frame)
+
+    def hold() -> None:
+        for number in handlers:
+            signal.signal(number, keep)
 
     def let_in() -> None:
-        signal.signal(signal.SIGINT, before)
-        first, heard[:] = heard[:1], []
-        if first and callable(before):
-            before(*first[0])
-        elif first:
-            os.kill(os.getpid(), signal.SIGINT)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        came = dict(heard)
+        heard.clear()
+        for number, frame in came.items():
+            if callable(handlers[number]):
+                handlers[number](number, frame)
+            else:
+                os.kill(os.getpid(), number)
 
     def wait(seconds: float) -> None:
         try:
             let_in()
             time.sleep(seconds)
         finally:
-            signal.signal(signal.SIGINT, keep)
+            hold()
 
-    signal.signal(signal.SIGINT, keep)
+    hold()
     try:
         yield wait
     finally:

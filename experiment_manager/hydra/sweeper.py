@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiment_manager.analysis.results import result_warnings, sentences
 from experiment_manager.errors import ExperimentManagerError, FolderError, JobRefused, OptionsError
 from experiment_manager.execution.in_process import attempting
+from experiment_manager.execution.within_submitit import end_by_warning
 from experiment_manager.hydra import entry, private_names
 from experiment_manager.hydra.commit import commit_sweep
 from experiment_manager.hydra.compose import Composer, require_submitted
@@ -347,10 +348,12 @@ class RecordedTask:
 
     def _call(self, config: DictConfig) -> Any:
         """What the task returns. One that ends its process ends itself alone, as where it has a process of its own: it
-        has returned nothing, or it has failed."""
+        has returned nothing, or it has failed. Where it is submitit that leaves, its process has to end so."""
         try:
             return self._task(config)
         except SystemExit as leaving:
+            if end_by_warning(leaving) is not None:
+                raise
             if leaving.code in (None, 0):
                 return None
             raise TaskExited(leaving.code) from leaving
