@@ -1,9 +1,11 @@
 """A sweep is one process and each job another one, whatever the program and its surroundings do."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,24 @@ def test_a_command_around_a_job_that_ends_well_does_not_make_it_complete(plain: 
     assert expected == plain.states()
     for job, is_well in enumerate(ways.values()):
         assert is_well == ("the job left no result" not in (ended(plain, job)["reason"] or ""))
+
+
+def test_jobs_that_run_without_the_command_around_them_are_named(plain: Program) -> None:
+    """Whoever runs jobs here that a scheduler was to run under `wrap` knows it before they begin, once: by `run`,
+    `work`, `resubmit` and a sweep. Nothing is said where that launch itself runs them."""
+    at_scheduler = ("hydra/sweeper=experiment", "hydra/launcher=slurm_script")
+    assert 0 == plain.sweep("+x=2,3,4,say", *at_scheduler, "hydra.launcher.wrap=[env,'A=1']").returncode
+    calls: dict[str, Callable[[], Any]] = {
+        "job 0": lambda: plain.tool("run", "0"),
+        "jobs 1,3": lambda: plain.tool("work", "--where", "1,3"),
+        "job 3": lambda: plain.tool("resubmit", "--launcher", "local_pool", "--yes"),
+        "": lambda: plain.tool("run", "2", "--launch", "0001"),
+        "jobs 0-3": lambda: plain.sweep("+x=2,3,4,say", *OURS, "hydra.sweeper.rerun=always"),
+    }
+    for named, call in calls.items():
+        said = call().stderr
+        assert ([named] if named else []) == re.findall(r"warning: (jobs? \S+) of \S+ runs? here without", said)
+        assert not named or said.count("at a scheduler has (0001)") == 1, said
 
 
 def ended(program: Program, job: int) -> dict[str, Any]:

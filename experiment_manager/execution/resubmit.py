@@ -24,6 +24,7 @@ from experiment_manager.store.launches import (
     kept_pruner,
     kept_upstream,
     last_launch,
+    tell_of_wrap_left_out,
 )
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
@@ -207,6 +208,7 @@ def carry_out(folder: Folder, planned: Resubmission) -> Resubmitted:
                 folder, planned.scheduler, planned.options, planned.ids, table, about, is_newest=is_newest
             )
         else:
+            tell_of_wrap_left_out(folder, planned.ids)
             attempts = (Attempt(JobId(i), table.next_number(i), State.PENDING) for i in planned.ids)
             kept = {"n_jobs": planned.n_jobs, "gpus_per_job": planned.gpus_per_job}
             limit = kept_limit(planned.job_timeout_min, where="")

@@ -240,6 +240,13 @@ def _remove_empty_log(folder: Folder) -> None:
 
 
 def _run_all(folder: Folder, ids: Sequence[int], call: Call) -> Outcome:
+    if call.launch is None and not call.fake:
+        from experiment_manager.store.launches import tell_of_wrap_left_out  # for those that are started by hand
+
+        try:
+            tell_of_wrap_left_out(folder, ids)
+        except ExperimentManagerError as error:
+            return Outcome(refused(error))
     if len(ids) == 1:
         return _run(folder, ids[0], call)
     from experiment_manager.store.orders import read_order

@@ -51,6 +51,7 @@ from experiment_manager.store.launches import (
     last_launch,
     planned_attempts,
     read_launch,
+    tell_of_wrap_left_out,
 )
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
@@ -226,6 +227,7 @@ def _launched(
         attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in to_run)
         options = {name: value for name, value in terms._asdict().items() if name not in ("limit", "rerun")}
         about = {"launcher": BY_HAND, "runner": words, "options": options, **terms.limit}
+        tell_of_wrap_left_out(folder, to_run)
         if search_from is not None:
             about["search_from"] = search_from
         return create_launch(folder, attempts, {**about, **kept_pruner(folder), **kept_upstream(folder, to_run)})

@@ -32,7 +32,7 @@ from experiment_manager.model.grid import Point
 from experiment_manager.model.records import Attempt, Code, Job, JobId, Launch, State
 from experiment_manager.scheduler.scripts import Arrangement
 from experiment_manager.store.holds import read_removed
-from experiment_manager.store.launches import clear_leftovers, create_launch
+from experiment_manager.store.launches import clear_leftovers, create_launch, tell_of_wrap_left_out
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import ManifestEditor, editing, until_published
@@ -93,6 +93,8 @@ def commit(planned: Plan, about: Mapping[str, Any]) -> Committed:
         attempts = (Attempt(JobId(i), planned.table.next_number(i), State.PENDING) for i in planned.to_run)
         about = {**about, **planned.asked.options.ranking}
         about |= {} if planned.upstream is None else {"upstream": planned.upstream}
+        if planned.arrangement is None:
+            tell_of_wrap_left_out(folder, planned.to_run)
         launch = create_launch(folder, attempts, {**about, **about_arrays(planned.arrangement)})
     return Committed(planned, n_new, launch)
 

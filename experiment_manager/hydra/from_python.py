@@ -58,7 +58,14 @@ from experiment_manager.scheduler.submission import Submitted
 from experiment_manager.scheduler.upstream import pairs
 from experiment_manager.store.files import is_file, is_folder
 from experiment_manager.store.holds import not_held
-from experiment_manager.store.launches import clear_leftovers, create_launch, driven, kept_pruner, kept_upstream
+from experiment_manager.store.launches import (
+    clear_leftovers,
+    create_launch,
+    driven,
+    kept_pruner,
+    kept_upstream,
+    tell_of_wrap_left_out,
+)
 from experiment_manager.store.layout import Folder, planning
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.manifest_editor import editing, until_published
@@ -242,6 +249,8 @@ class _Launching(NamedTuple):
         upstream = {} if self.is_after_chosen else kept_upstream(folder, to_run)
         if not upstream and self.ours.after is not None:
             upstream = {"upstream": pairs(folder, self.ours.after, {int(job.id): job.variables for job in jobs})}
+        if arrangement is None:
+            tell_of_wrap_left_out(folder, to_run)
         record = {**self.about, **self.pruner, **upstream, **about_code(code), **about_arrays(arrangement)}
         return Handed(folder, create_launch(folder, attempts, record), arrangement), to_run
 

@@ -53,6 +53,7 @@ from experiment_manager.store.files import (
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.orders import write_orders
 from experiment_manager.store.processes import is_gone, named, this_process
+from experiment_manager.text import noun, tell
 
 _RECORD: Final = "launch.json"
 SETTLED: Final = "settled"
@@ -364,6 +365,30 @@ def kept_upstream(folder: Folder, ids: Iterable[int]) -> dict[str, Any]:
             "them alone"
         )
     return {} if not pairs else {"upstream": stages.kept(*places[next(iter(pairs))], next(iter(pairs.values())))}
+
+
+def tell_of_wrap_left_out(folder: Folder, ids: Iterable[int]) -> None:
+    """People know which of these jobs, that are about to run without `wrap`, the newest launch of each at a scheduler
+    puts a command around: results in a container and out of it may differ. Raises UnreadableLaunch."""
+    from experiment_manager.model.ids import format_ids, parse_ids
+
+    left, wrapped, numbers = set(ids), set[int](), list[str]()
+    for launch in _newest_first(folder):
+        for array in (of_scheduler(launch.record) or {}).get("arrays", ()):
+            mine = left.intersection(parse_ids(array["jobs"]))
+            left -= mine
+            if mine and array["options"].get("wrap"):
+                wrapped |= mine
+                numbers.append(launch.number)
+        if not left:
+            break
+    if wrapped:
+        verb, number = ("runs", "its") if len(wrapped) == 1 else ("run", "their")
+        tell(
+            f"warning: {noun(len(wrapped))} {format_ids(wrapped)} of {folder.path} {verb} here without the command in "
+            f"wrap that {number} launch at a scheduler has ({', '.join(sorted(set(numbers)))}), such as a container; "
+            "the same sweep or `resubmit`, with the launcher of that launch, keeps it"
+        )
 
 
 def planned_attempts(launch: Launch) -> dict[int, int]:
