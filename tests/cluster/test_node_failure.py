@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def test_a_node_that_does_not_boot(program: Program, power: Path) -> None:
         again.until({0: "QUEUED"})
         assert [] == again.states()
         wait_until(lambda: is_told(other, "Resume"), 60)
+        told_at = (power / "nodes" / other).stat().st_mtime
+        wait_until(lambda: time.time() > told_at + 2)  # SLURM takes one that was up in the same second for not booted
         subprocess.run(["slurmd", "-b", "-N", other], env=clean_env(), cwd="/", check=True)  # as after a boot
         again.until({0: "COMPLETED"}, through=["QUEUED", "RUNNING"], seconds=60)
         assert ["0.1.COMPLETED"] == again.states()
