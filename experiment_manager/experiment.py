@@ -253,16 +253,21 @@ class Experiment:
 
         Raises FilterError for what cannot be evaluated; that nothing passes is no error.
         """
-        return self._select(pass_filter, cache(self.states))
+        return self._select(pass_filter, cache(self.states), is_none_told=False)
 
-    def _select(self, pass_filter: Any, table: "Callable[[], StateTable]") -> "Selection":
+    def _select(self, pass_filter: Any, table: "Callable[[], StateTable]", *, is_none_told: bool = True) -> "Selection":
+        """The jobs that pass. A line on standard error tells of a value that no job has, where nothing passes, unless
+        whoever asks tells of that."""
         from experiment_manager.analysis.results import facts
         from experiment_manager.model import filters
 
-        jobs = list(self.iter_jobs())
+        jobs, rules = list(self.iter_jobs()), filters.parse(pass_filter)
         known = facts(self.folder, jobs, self._drafts.resolved, table)
         known = known._replace(names=known.names.union(self.variables))  # also before there is any job
-        return filters.apply(filters.parse(pass_filter), jobs, known)
+        found = filters.apply(rules, jobs, known)
+        if is_none_told and (line := filters.none_told(rules, found, jobs, known)) is not None:
+            tell(line)
+        return found
 
     def save_pass_filter(self, allowed_ids: Iterable[int], how: Any = None) -> None:
         """These jobs, and no others, may run. `how` says for people how they were chosen.
@@ -349,7 +354,7 @@ class Experiment:
             rerun=rerun,
             job_timeout_min=job_timeout_min,
         )
-        selection = self._select(where, cache(self.states))
+        selection = self._select(where, cache(self.states), is_none_told=False)
         filters.require_some(selection.jobs, selection.dropped, list(self.iter_jobs()), self.folder.path)
         return work(
             self.folder,
@@ -843,12 +848,11 @@ class Experiment:
         return efficiency(self.folder, self._select(where, table).jobs, table(), listed(by), self.variables)
 
     def missing_ids(self, where: Any = None) -> list[int]:
-        """The jobs without a result, which are those that are not done, COMPLETED or PRUNED; of those that may run, by
-        default."""
+        """The jobs without a result, which are those that are not done, COMPLETED or PRUNED, of those that may run (all
+        of them, before a pass filter was saved) and pass."""
         table = cache(self.states)
-        if where is None and has_selection(self.folder):
-            where = [self.get_filtered_ids()]
-        jobs = self._select(where, table).jobs
+        may_run = [self.get_filtered_ids()] if has_selection(self.folder) else []
+        jobs = self._select([*may_run, *([] if where is None else [where])], table).jobs
         return [int(job.id) for job in jobs if table().done(job.id) is None]
 
     def log_paths(self, job_id: int, attempt: int | None = None, *, stderr: bool = False) -> list[str]:
@@ -914,7 +918,7 @@ class Experiment:
         from experiment_manager.report.page import write_report
 
         table, only = self.states(), ""
-        jobs, dropped = self._select(where, lambda: table)
+        jobs, dropped = self._select(where, lambda: table, is_none_told=False)
         if where is not None:
             everything = list(self.iter_jobs())
             filters.require_some(jobs, dropped, everything, self.folder.path)
@@ -963,7 +967,7 @@ class Experiment:
         from experiment_manager.store.tags import set_tags
 
         self.folder.require()
-        ids = None if where is None else [int(job.id) for job in self.select(where).jobs]
+        ids = None if where is None else [int(job.id) for job in self._select(where, cache(self.states)).jobs]
         set_tags(self.folder, tags, ids, are_there=not remove)
         return ids or []
 

@@ -473,6 +473,36 @@ def test_results_in_every_format(mixed: Program, tmp_path: Path) -> None:
     assert math.isnan(frame["result"][2])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("jobs",), ("results",), ("results", "--missing"), ("efficiency",), ("cancel",), ("hold",), ("release",)),
+        *(("tag", "good"), ("remove",), ("clean", "--dry-run"), ("resubmit",), ("results", "--group-by", "how")),
+    ],
+    ids=" ".join,
+)
+def test_a_value_that_no_job_has_is_told_by_each_command(mixed: Program, words: tuple[str, ...]) -> None:
+    """A filter that nothing passes since no job has such a value is told, with the values there are, and is not taken
+    for jobs that have nothing; what jobs have become may well be none."""
+    mixed.tool("filter", "0-3")
+    for written in ("seed == 9", 'seed == "1"', "{seed: 9}"):
+        told = mixed.tool(words[0], *words[1:], "--where", written)
+        assert [f"the filter {written}: no job passes it; seed is one of 1, 2"] == told.stderr.splitlines()[:1]
+        assert "no attempt" not in told.stdout
+    done = mixed.tool(words[0], *words[1:], "--where", "state:LOST")
+    assert "the filter" not in done.stderr
+
+
+def test_a_filter_after_others_tells_of_the_jobs_that_are_left(mixed: Program) -> None:
+    """Where the rules before have dropped jobs, the values are those of the others. What is refused is said once."""
+    told = mixed.tool("jobs", "--where", "seed == 1", "--where", "how == 'sideways'").stderr
+    there_are = "how is one of 'well', 'raise', 'exit3'"
+    assert f"the filter how == 'sideways': no job that is left passes it; {there_are}\n" == told
+    assert "" == mixed.tool("jobs", "--where", "seed == 1", "--where", "state:LOST").stderr
+    refused = mixed.tool("filter", "seed == 9").stderr
+    assert 1 == refused.count("seed is one of 1, 2")
+
+
 def test_missing_results(mixed: Program) -> None:
     """The ids of jobs that have not completed, of those that may run, and the exit status 1 when there are any."""
     done = mixed.tool("results", "--missing")
@@ -481,6 +511,10 @@ def test_missing_results(mixed: Program) -> None:
         (everything := mixed.tool("results", "--missing", "--json", "--where", "0-3")).returncode,
         in_shape("results", everything.stdout),
     )
+    assert 0 == mixed.tool("filter", "0-2").returncode
+    narrowed = mixed.tool("results", "--missing", "--where", "0-3")
+    assert (1, "2\n") == (narrowed.returncode, narrowed.stdout)
+    assert [2] == Experiment.at(mixed.experiment).missing_ids("0-3")
     fine = mixed.tool("results", "--missing", "--where", "0-1")
     assert (0, "", "every job that may run has completed, in its last attempt or an earlier one\n") == (
         fine.returncode,

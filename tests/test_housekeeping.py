@@ -686,6 +686,20 @@ def test_notes_are_kept(tmp_path: Path) -> None:
         experiment.note("of nobody", job_id=7)
 
 
+def test_a_note_is_about_all_jobs_that_are_named(tmp_path: Path) -> None:
+    """Ids and ranges are read as `tag` reads them; where one is not there, nothing is written."""
+    program = Program(tmp_path)
+    experiment, program.experiment = tried_twice(tmp_path), tmp_path / "train"
+    assert "job 0: late\njob 2: late\n" == program.tool("note", "0,2", "late").stdout
+    assert ["late", None, "late"] == [experiment.note(job_id=job_id) for job_id in range(3)]
+    assert [{"job": 0, "note": "late"}, {"job": 1, "note": None}] == program.told("note", "0-1")
+    refused = program.tool("note", "0-99", "early")
+    assert (2, "late") == (refused.returncode, experiment.note(job_id=0))
+    assert "2-0" in program.tool("note", "2-0", "early").stderr
+    assert "01-15 restarted\n" == program.tool("note", "01-15 restarted").stdout  # one word, which is no ids
+    assert "01-15 restarted" == experiment.note()
+
+
 def test_words_that_cannot_be_tags(tmp_path: Path) -> None:
     """What no file name may hold, and what would be taken for an id, is refused in a sentence; a filter names the tags
     there are."""

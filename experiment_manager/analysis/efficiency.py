@@ -351,7 +351,7 @@ def _notes(
 ) -> Iterator[str]:
     """What is not known, and what was made of what is."""
     if not attempts:
-        yield "no attempt has ended yet"
+        yield "no attempt has ended yet" if jobs else "no job is chosen"
         return
     running = sum(table.state(job.id) is State.RUNNING for job in jobs)
     if running:

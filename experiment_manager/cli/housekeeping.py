@@ -12,7 +12,7 @@ from experiment_manager.cli import completion, terminal
 from experiment_manager.cli.terminal import Folder, Json, Where
 from experiment_manager.errors import OptionsError
 from experiment_manager.experiment import Experiment
-from experiment_manager.model.ids import format_ids, looks_like_ids, shortened
+from experiment_manager.model.ids import format_ids, looks_like_ids, parse_ids, shortened
 from experiment_manager.scheduler.moving import move as move_experiment
 from experiment_manager.store import layout
 from experiment_manager.store.tags import read_tags
@@ -143,21 +143,28 @@ def tag(
 def note(
     folder: Folder,
     words: Annotated[
-        list[str] | None, typer.Argument(help="The id of a job, if it is about one, and the text.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="The ids of jobs (0-3,7), if it is about some, and the text.", show_default=False),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take away what was written before.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a line about a job, or about the whole experiment; without a text, show what was written."""
+    """Write a line about jobs, or about the whole experiment; without a text, show what was written."""
     experiment = Experiment.at(folder)
     told = list(words or ())
-    job_id = int(told.pop(0)) if told and told[0].isdecimal() else None
-    text = " ".join(told)
-    found = experiment.note(text or None, job_id=job_id, remove=remove)
+    ids = list(parse_ids(told.pop(0))) if told and looks_like_ids(told[0]) else []
+    experiment.jobs_of(ids)  # of one that is not there nothing is written anywhere
+    text = " ".join(told) or None
+    about: list[int | None] = [*ids] or [None]
+    found = {job_id: experiment.note(text, job_id=job_id, remove=remove) for job_id in about}
     if json:
-        terminal.print_answer({"job": job_id, "note": found})
-    else:
-        terminal.say(found or "nothing is written here")
+        answers = [{"job": job_id, "note": note} for job_id, note in found.items()]
+        terminal.print_answer(answers if len(ids) > 1 else answers[0])
+        return
+    for job_id, note in found.items():
+        of_job = f"job {job_id}: " * (len(ids) > 1)
+        for line in (note or "nothing is written here").splitlines():
+            terminal.say(f"{of_job}{line}")
 
 
 Ids = Annotated[

@@ -204,7 +204,7 @@ SHAPES: Final[Mapping[str, Any]] = {
     "jobs": list[JobRow],
     "list": list[FoundExperiment],
     "move": MovedAnswer,
-    "note": NoteAnswer,
+    "note": NoteAnswer | list[NoteAnswer],  # about several jobs
     "release": Jobs,
     "remove": Jobs,
     "report": ReportAnswer,

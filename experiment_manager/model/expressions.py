@@ -124,15 +124,15 @@ class Expression(simpleeval.EvalWithCompoundTypes):  # type: ignore[misc]
     @cached_property
     def _read(self) -> frozenset[str]:
         """The variables that the expression names."""
-        return self._read_in(self._tree)
+        return self.variables(self._names)
 
-    def _read_in(self, tree: ast.expr) -> frozenset[str]:
-        found = (_variable(node) for node in ast.walk(tree))
-        return frozenset(name for name in found if name is not None and name in self._names)
+    def variables(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the variables of these names that the expression names."""
+        return _read_in(self._tree, names)
 
     def _lacks(self, tree: ast.expr) -> bool:
         """Whether the job lacks a variable that is read there: `lr > 0` of a job that has no lr."""
-        return not self._read_in(tree) <= self._job.variables.keys()
+        return not _read_in(tree, self._names) <= self._job.variables.keys()
 
     def unknown(self, names: Collection[str]) -> Iterator[str]:
         """The names in the expression that are neither variables nor functions."""
@@ -413,6 +413,12 @@ def _dotted(node: ast.AST) -> str | None:
         owner = _dotted(node.value)
         return None if owner is None else f"{owner}.{node.attr}"
     return None
+
+
+def _read_in(tree: ast.expr, names: Collection[str]) -> frozenset[str]:
+    """Those of the names that are read there."""
+    found = map(_variable, ast.walk(tree))
+    return frozenset(name for name in found if name is not None and name in names)
 
 
 def _variable(node: ast.AST) -> str | None:

@@ -159,11 +159,30 @@ def require_some(passing: Sized, dropped: Iterable[Dropped], jobs: Iterable[Job]
     )
 
 
+def none_told(rules: Iterable[Rule], found: Selection, jobs: Iterable[Job], facts: Facts) -> str | None:
+    """What to say where nothing passes after a rule about variables: a value that no job has looks as if nothing were
+    there. None where something passes, or what dropped the last is about what jobs have become, as `state:FAILED`."""
+    last = next((pair for pair in zip(rules, found.dropped, strict=True) if pair[1].seen == len(pair[1].ids)), None)
+    if found.jobs or last is None or not last[1].seen or not isinstance(last[0], Mapped | Evaluated):
+        return None
+    names = last[0].variables(facts.names)
+    if not names:
+        return None
+    left = "" if last[1].seen == len(facts.ids) else " that is left"
+    seen = frozenset(last[1].ids)
+    asked = ({name: job.variables[name] for name in job.variables if name in names} for job in jobs if job.id in seen)
+    return f"the filter {last[0].text}: no job{left} passes it; {_values_text(asked)}"
+
+
 def values_there_are(jobs: Iterable[Job], most: int = 6) -> str:
     """A line such as `algorithm is one of 'TD3', 'DDPG'; seed is one of 1, 2, 3`."""
+    return _values_text((job.variables for job in jobs), most)
+
+
+def _values_text(settings: Iterable[Mapping[str, Any]], most: int = 6) -> str:
     values: dict[str, dict[str, None]] = {}
-    for job in jobs:
-        for name, value in job.variables.items():
+    for variables in settings:
+        for name, value in variables.items():
             values.setdefault(name, {})[repr(value)] = None
     return "; ".join(
         f"{name} is one of {', '.join(list(found)[:most])}{', ...' if len(found) > most else ''}"
@@ -190,6 +209,10 @@ class Mapped:
     def reads(self) -> frozenset[str]:
         """The keys that are no variables."""
         return frozenset(filter(is_under_a_root, self._wanted))
+
+    def variables(self, names: Set[str]) -> frozenset[str]:
+        """Those of the variables of these names that it asks for."""
+        return frozenset(self._wanted.keys() & names)
 
     def _passing(self, jobs: Iterable[Job], facts: Facts) -> Iterator[Job]:
         unseen = {key for key in self._wanted if key not in facts.names}
@@ -236,6 +259,10 @@ class Evaluated:
     def reads(self) -> frozenset[str]:
         """The dotted keys under a root that the expression names."""
         return self._expression.reads
+
+    def variables(self, names: Set[str]) -> frozenset[str]:
+        """Those of the variables of these names that it asks for."""
+        return self._expression.variables(names)
 
     def _passing(self, jobs: Iterable[Job], facts: Facts) -> Iterator[Job]:
         is_answered, ids, first = False, array("q"), None
