@@ -21,6 +21,7 @@ from experiment_manager.model.estimate import SAMPLE, estimate
 from experiment_manager.model.records import ENDED_WELL, Attempt, Launch, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.upstream import Upstreams
+from experiment_manager.store import processes
 from experiment_manager.store.documents import END, load_end, read_optional
 from experiment_manager.store.files import Patience, discard, log_file
 from experiment_manager.store.launches import planned_attempts, read_launch
@@ -154,8 +155,7 @@ class Pool:
         self._next_at = 0.0  # when it is looked again for a job that may begin, where none might
 
     def run(self, ids: Sequence[int]) -> list[JobEnd]:
-        """Every job has ended; what became of them, in the order of `ids`.
-
+        """Every job has ended; what became of them, in the order of `ids`, but for those that others have taken.
         Raises Interrupted after INT, TERM or HUP: the running jobs are told to end, a second signal kills them. When
         anything goes wrong here, they run on under their supervisors, and that is said.
         """
@@ -211,7 +211,7 @@ class Pool:
                 raise
         if interrupts.first is not None:
             raise Interrupted(interrupts.first, list(ran.values()))
-        return [ran[job_id] for job_id in ids]
+        return [ran[job_id] for job_id in ids if job_id in ran]
 
     def _can_begin(self, lines: JobLines) -> bool:
         """False while a fork server is still busy importing. Says so when there is none after all."""
@@ -299,7 +299,8 @@ class Pool:
                 continue
             job_id = one.task.job_id
             try:
-                ran[job_id] = self._settle(one.task, lines)
+                if (end := self._settle(one.task, lines)) is not None:
+                    ran[job_id] = end
             except (OSError, FolderError) as error:
                 cause = error if isinstance(error, OSError) else error.__cause__
                 why = f"{getattr(cause, 'filename', None) or self._folder.path}: {getattr(cause, 'strerror', error)}"
@@ -315,7 +316,8 @@ class Pool:
                 left.append(one._replace(at=now + pause))
         return left
 
-    def _settle(self, task: _Running, lines: JobLines) -> JobEnd:
+    def _settle(self, task: _Running, lines: JobLines) -> JobEnd | None:
+        """What became of a job, as people know; None: others have taken it before it began here."""
         if (trouble := ForkServer.trouble(task.process)) is not None:
             return self._not_begun(task.job_id, os.strerror(trouble), lines)
         attempt = self._states.settled(task.job_id)
@@ -323,6 +325,9 @@ class Pool:
         if said is None:
             discard(task.log)
         ours = attempt if self._is_of(task, attempt) else self._earlier(task)
+        if ours is None and (by := self._taken(attempt)) is not None:
+            self._ended(task, JobEnd(task.job_id, 0, None, f"taken by others meanwhile: {by}"), lines)
+            return None
         if ours is None:
             why_not = said or (_REPLACED if self._is_replaced() else _why_silent(task.log))
             ran = self._cancelled(task.job_id) or JobEnd(task.job_id, attempt.number, None, why_not)
@@ -336,6 +341,16 @@ class Pool:
                 reason = "; ".join(filter(None, (reason, f"attempt {attempt.number} was begun elsewhere")))
             ran = JobEnd(task.job_id, ours.number, ours.state, reason)
         return self._ended(task, ran, lines)
+
+    def _taken(self, last: Attempt) -> str | None:
+        """Which attempt another launch has begun in the place of ours, for people; None: there is none."""
+        if last.number < self._planned[last.job_id] or self._cancelled(last.job_id) is not None:
+            return None
+        record = self._states.record(last.job_id, last.number)
+        if record.get("pid") is None or record.get("launch") == self._launch.number:
+            return None
+        how = processes.named(record) if last.state is State.RUNNING else f"which is {last.state}"
+        return f"attempt {last.number}, {how}"
 
     def _is_replaced(self) -> bool:
         """Whether our launch is not there any more: people have removed the experiment, or moved it, and perhaps made

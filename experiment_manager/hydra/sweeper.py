@@ -1,6 +1,7 @@
 """What the plugins do, once Hydra calls them: plan, launch, and tell how it went in words and exit status.
 
-A sweep ends with 0 when every job that it ran has completed, with 1 when one has not, with 2 for a user's mistake.
+A sweep ends with 0 when every job that it ran has completed, with 1 when one has not, with 2 for a user's mistake. What
+others have taken from it, and run on, counts as what they ran before.
 """
 
 import os
@@ -41,6 +42,7 @@ from experiment_manager.model.records import ENDED_WELL, UNFINISHED, Launch, Sta
 from experiment_manager.model.secrets import masked
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.store import processes
 from experiment_manager.store.files import appearing
 from experiment_manager.store.launches import driven, planned_attempts
 from experiment_manager.store.layout import Folder, is_refused, trouble_to_plan, trouble_to_write, unwritable, writing
@@ -50,6 +52,8 @@ from experiment_manager.text import counted, say, settings_text, tell
 
 _LAUNCH_VARIABLE: Final = "EXPERIMENT_MANAGER_LAUNCH"
 """By this, tasks knew their launch that an older version has pickled."""
+
+_MOST_TAKEN: Final = 3
 
 
 class Sweep:
@@ -102,7 +106,8 @@ class Sweep:
             others = set(plan.ids).difference(plan.to_run)
             earlier = ours.wait_for_earlier(plan.folder, others) if isinstance(ours, ByScheduler) else []
             if earlier or (launch is not None and (ours is None or ours.waits)):
-                _conclude(plan.folder, launch, sorted([*plan.to_run, *earlier]))
+                ids = sorted([*plan.to_run, *earlier])
+                _conclude(plan.folder, launch, ids, are_awaited=isinstance(ours, ByScheduler))
         size = batch_size or max(len(plan.ids), 1)
         return [Returns(plan.folder, plan.ids[at : at + size], self._config) for at in range(0, len(plan.ids), size)]
 
@@ -294,15 +299,18 @@ def _tell_of_refused(returned: Any) -> None:
             tell(str(error))
 
 
-def _conclude(where: Folder, launch: Launch | None, ids: Sequence[int]) -> None:
+def _conclude(where: Folder, launch: Launch | None, ids: Sequence[int], *, are_awaited: bool = False) -> None:
     """Ends the program with status 1, saying what to do, when a job that was launched or waited for here has not
-    completed."""
+    completed. One that others have taken meanwhile, and run on, is left alone as one that ran before, unless they are
+    awaited, whoever runs them."""
     table = reconciled(where)
     ended = {job_id: table.last(job_id).state for job_id in ids}  # also where it was done before, and is
     not_begun = () if launch is None else table.not_begun(planned_attempts(launch))
     ended |= {job_id: State.PENDING for job_id in not_begun if ended[job_id] is not State.QUEUED}
     tell_of_results(where, ids, table)
-    bad = [job_id for job_id, state in ended.items() if state not in ENDED_WELL]
+    if taken := {} if launch is None or are_awaited else _taken(where, launch, table):
+        tell(_taken_told(where, taken))
+    bad = [job_id for job_id, state in ended.items() if state not in ENDED_WELL and job_id not in taken]
     if not bad:
         return
     counts = ", ".join(f"{count} {state}" for state, count in Counter(ended[job_id] for job_id in bad).items())
@@ -315,6 +323,27 @@ def _conclude(where: Folder, launch: Launch | None, ids: Sequence[int]) -> None:
         f"`experiment-manager show {folder} {bad[0]}` tells why {'it' if len(bad) == 1 else 'the first one'} did not"
     )
     raise SystemExit(1)
+
+
+def _taken(where: Folder, launch: Launch, table: StateTable) -> dict[int, str]:
+    """The jobs of a launch that run in another one, each with who runs it."""
+    states, found = States(where), dict[int, str]()
+    for job_id in planned_attempts(launch):
+        last = table.last(job_id)
+        if last.state is State.RUNNING:
+            record = states.record(job_id, last.number)
+            if record.get("launch") != launch.number:
+                found[job_id] = processes.named(record)
+    return found
+
+
+def _taken_told(where: Folder, taken: Mapping[int, str]) -> str:
+    """`2 jobs run elsewhere, taken by others meanwhile (job 3: process 12 on node7; job 5: ...)`."""
+    by_whom = "; ".join(f"job {job_id}: {who}" for job_id, who in list(taken.items())[:_MOST_TAKEN])
+    more = "; ..." if len(taken) > _MOST_TAKEN else ""
+    wait = f"experiment-manager status {shlex.quote(os.path.relpath(where.path))} --wait"
+    runs = "runs" if len(taken) == 1 else "run"
+    return f"{counted(len(taken))} taken by others meanwhile {runs} there ({by_whom}{more}); `{wait}` waits"
 
 
 class RecordedTask:
