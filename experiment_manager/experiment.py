@@ -205,7 +205,8 @@ class Experiment:
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     def iter_jobs(self) -> "Iterator[Job]":
-        """The jobs of this experiment, ordered by id: those added here; after `load`, those of the folder."""
+        """The jobs of this experiment, ordered by id: those added here; after `load`, and while none was added, those
+        of the folder."""
         return iter(self._drafts)
 
     def job(self, job_id: int) -> "Job":

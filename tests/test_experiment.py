@@ -230,6 +230,20 @@ def test_defining_program_can_run_again(tmp_path: Path) -> None:
     assert list(range(8)) == Experiment.load("study", tmp_path).get_all_ids()
 
 
+def test_an_experiment_to_which_nothing_was_added_is_its_folder(saved: Experiment, tmp_path: Path) -> None:
+    """Where the only job that was to be added is refused, and before any is, jobs, status and states tell of the same
+    jobs; of those that were added, status counts which pass."""
+    saved.save_pass_filter([0, 1])
+    again = Experiment(["algorithm", "seed"], "study", tmp_path)
+    with pytest.raises(ConfigurationChanged):
+        again.add_job({"algorithm": "TD3", "seed": 1}, {"other": 1})
+    whole = Experiment.load("study", tmp_path)
+    assert (whole.get_all_ids(), whole.status().counts) == (again.get_all_ids(), again.status().counts)
+    assert (6, 2) == (again.status().counts["PENDING"], again.status().n_selected)
+    smaller = define(tmp_path, seeds=(2,))
+    assert ([1, 4], 1) == (smaller.get_all_ids(), smaller.status().n_selected)
+
+
 @pytest.mark.usefixtures("saved")
 def test_changed_configuration_is_refused(tmp_path: Path) -> None:
     """The same variables with another configuration: the sentence names the key and both values."""

@@ -300,7 +300,10 @@ def live_status(
     """The status of these jobs, with a row for each that runs, the first `most_running` of them, or for `every` one;
     and counted for each value of the variables in `by`. Raises ExperimentManagerError for an unknown variable."""
     everything = list(drafts) if every or by else []
-    found = status(folder, [job.id for job in everything] or drafts.ids(), table)
+    ids = [job.id for job in everything] or drafts.ids()
+    found = status(folder, ids, table)
+    if not drafts.is_whole and found.n_selected is not None:
+        found = found._replace(n_selected=len({*ids}.intersection(selected_ids(folder) or ())))
     jobs = everything if every else drafts.jobs(found.ids.get(State.RUNNING, ())[:most_running])
     groups = state_counts(job_rows(folder, everything, table), by) if by else []
     search = search_status(folder, table) if drafts.has_search else None

@@ -148,8 +148,14 @@ class JobDrafts:
         return is_there(self._folder.manifest)
 
     def _is_on_top(self) -> bool:
-        """Whether the jobs of the manifest are jobs of this program, too, and not only those that it has added."""
-        return self._is_loaded and self._has_manifest()
+        """Whether the jobs of the manifest are jobs of this program, too, and not only those that it has added: where
+        it was loaded, and while none was added."""
+        return (self._is_loaded or not self._drafts) and self._has_manifest()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no job of the manifest is left out."""
+        return self._is_on_top() or not self._has_manifest()
 
     def ids(self) -> list[int]:
         """The ids of all jobs, in order."""
