@@ -722,6 +722,25 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 
 
 @pytest.mark.usefixtures("light")
+def test_a_misspelt_metric_costs_no_trial(program: Program) -> None:
+    """A search whose trials have completed without its metric does not go on by the same command, says so, and names a
+    search of its own that begins with what they have found; `show` says that the trial has failed, and why."""
+    options = (*SEARCH, "hydra.sweeper.n_trials=2", "hydra.launcher.n_jobs=2", SPACE[0])
+    said = program.sweep(*options, "hydra.sweeper.metric=lss").stderr
+    warm = "hydra.sweeper.warm_start=experiments/train"
+    assert "the same command runs nothing more: hydra.sweeper.max_failure_rate=1 goes on all the same" in said
+    assert warm in said
+    assert "the same command goes on" not in said
+    why = "neither its result nor what it has logged has lss"
+    assert f"a failure to its search: {why}\n" in program.tool("show", "0").stdout
+    assert why == program.told("show", "0")["trouble"]
+    refused = program.sweep(*options, "hydra.sweeper.metric=loss")
+    assert (2, True) == (refused.returncode, warm in refused.stderr)
+    done = program.sweep(*options, "hydra.sweeper.metric=loss", warm, "hydra.sweeper.experiment_name=next")
+    assert (0, True) == (done.returncode, "begins with what 2 jobs of experiments/train have found" in done.stderr)
+
+
+@pytest.mark.usefixtures("light")
 def test_a_search_ends_when_too_many_trials_fail(program: Program) -> None:
     """None of them is proposed any more, and people are told which option decides; the same command goes on."""
     done = program.sweep(*SEARCH, "hydra.launcher.n_jobs=1", "hydra.sweeper.n_trials=3", "how=raise", SPACE[0])

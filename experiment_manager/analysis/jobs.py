@@ -15,7 +15,7 @@ from experiment_manager.model.rows import AttemptDetails, JobDetails, JobDiffere
 from experiment_manager.scheduler.healing import reason_of
 from experiment_manager.store.code import read_packages
 from experiment_manager.store.documents import END, ERROR, read_end, read_optional
-from experiment_manager.store.files import may_be_there, number_in, unreadable
+from experiment_manager.store.files import is_there, may_be_there, number_in, unreadable
 from experiment_manager.store.holds import read_held, read_removed
 from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
@@ -83,11 +83,27 @@ def show(folder: Folder, job: Job, configuration: Any, table: StateTable) -> Job
         found["held"] = True
     if job.id in read_removed(folder):
         found["removed"] = True
+    if (trouble := _trouble(folder, job, table)) is not None:
+        found["trouble"] = trouble
     if tags := read_tags(folder).of(job.id):
         found["tags"] = list(tags)
     if (note := read_note(folder, job.id)) is not None:
         found["note"] = note
     return found
+
+
+def _trouble(folder: Folder, job: Job, table: StateTable) -> str | None:
+    """Why a job that has completed is a failure to the search that has proposed it; None: it is none."""
+    attempt = table.completed(job.id)
+    if attempt is None or not is_there(folder.manifest):
+        return None
+    with Manifest(folder) as manifest:
+        search = manifest.search if manifest.may_propose(job.id) else None
+    if search is None:
+        return None
+    from experiment_manager.execution.study import values_of
+
+    return values_of(folder, search, table, job.id, attempt)[1]
 
 
 def _attempt(folder: Folder, states: States, job_id: int, number: int, state: State) -> AttemptDetails:

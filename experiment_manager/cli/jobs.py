@@ -136,6 +136,8 @@ def show(
     for what in ("held", "removed"):
         if found.get(what):
             terminal.say(f"{what}: it is not begun")
+    if "trouble" in found:
+        terminal.say(f"a failure to its search: {found['trouble']}")
     terminal.say(f"directory: {found['directory']}")
     if found["overrides"]:
         terminal.say("overrides: " + " ".join(found["overrides"]))

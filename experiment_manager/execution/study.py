@@ -327,8 +327,10 @@ def objectives(returned: Any, count: int) -> tuple[tuple[float, ...] | None, str
 
     >>> objectives(0.5, 1), objectives([1, "2.5"], 2)
     (((0.5,), None), ((1.0, 2.5), None))
-    >>> objectives(float("nan"), 1)[1], objectives({"loss": 1}, 1)[1], objectives(1, 2)[1]
-    ('it returned NaN', "it returned {'loss': 1}, which is no number", 'it returned 1, which are not 2 numbers')
+    >>> objectives(float("nan"), 1)[1], objectives([], 1)[1], objectives(1, 2)[1]
+    ('it returned NaN', 'it returned [], which is no number', 'it returned 1, which are not 2 numbers')
+    >>> objectives({"loss": 1}, 1)[1]
+    "it returned {'loss': 1}, which is no number; hydra.sweeper.metric=loss would take that of it"
     """
     given = [returned] if count == 1 else list(returned) if isinstance(returned, list | tuple) else []
     shown = value_text(returned)
@@ -337,7 +339,9 @@ def objectives(returned: Any, count: int) -> tuple[tuple[float, ...] | None, str
     except (TypeError, ValueError, OverflowError):
         values = ()
     if len(values) != count:
-        return None, f"it returned {shown}, which {'is no number' if count == 1 else f'are not {count} numbers'}"
+        fields = [name for name, value in returned.items() if is_number(value)] if isinstance(returned, Mapping) else []
+        take = f"; hydra.sweeper.metric={fields[0]} would take that of it" if fields and count == 1 else ""
+        return None, f"it returned {shown}, which {'is no number' if count == 1 else f'are not {count} numbers'}{take}"
     if any(math.isnan(value) for value in values):
         return None, "it returned NaN"
     return values, None

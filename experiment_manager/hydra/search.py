@@ -351,13 +351,22 @@ def _search(asked: Asked, known: Known, before: Search | None) -> Search:
     if differences:
         raise JobRefused(
             f"{asked.folder.path} has another search: {'; '.join(differences)}; put that back to go on with it, or "
-            "give this one an experiment of its own with hydra.sweeper.experiment_name=..."
+            f"give this one an experiment of its own: {_begin_anew(asked.folder)}"
         )
     ranges = before.ranges
     if n_trials > before.n_trials:
         n_more = (n_trials - before.n_trials) * before.jobs_per_trial
         ranges = (*ranges, (known.next_id, known.next_id + n_more - 1))
     return before._replace(ranges=ranges, max_failure_rate=found.max_failure_rate, pruner=found.pruner)
+
+
+def _begin_anew(folder: Folder) -> str:
+    """The settings of a search of its own, which knows what the one in a folder has found."""
+    warm_start = shlex.quote(os.path.relpath(folder.path))
+    return (
+        f"hydra.sweeper.experiment_name=..., which hydra.sweeper.warm_start={warm_start} lets begin with what the jobs "
+        "there have found"
+    )
 
 
 def _first(search: Search, count: int) -> list[Proposal]:
@@ -454,9 +463,16 @@ def _conclude(folder: Folder) -> None:
     shown = shlex.quote(os.path.relpath(folder.path))
     first = f"`experiment-manager show {shown} {bad[0].job_to_show}`" if bad else ""
     about = f", and {first} tells why the first one did not end well" if bad else ""
+    goes_on = f"the same command goes on{about}"
+    failed = [one for one in trials if one.has_failed]
+    if why is not None and all(one.state is State.COMPLETED for one in failed):  # none of them runs again
+        goes_on = (
+            "the same command runs nothing more: hydra.sweeper.max_failure_rate=1 goes on all the same, and another "
+            f"hydra.sweeper.metric is for a search of its own, {_begin_anew(folder)}"
+        )
     tell(
         f"{len(trials)} of {search.n_trials} trials are proposed ({counts or 'none'}){f'; {why}' if why else ''}; "
-        f"the same command goes on{about}"
+        f"{goes_on}"
     )
     raise SystemExit(1)
 

@@ -111,7 +111,8 @@ class AttemptDetails(TypedDict):
 
 class JobDetails(TypedDict):
     """Everything about one job: `command` is a line to paste, None for a job that was written in Python; `tags` and
-    `note` are there where it has some, `held` where it is held, `removed` where it was removed."""
+    `note` are there where it has some, `held` where it is held, `removed` where it was removed, `trouble` where its
+    search has no value of it, though it has completed."""
 
     job: int
     state: str
@@ -123,6 +124,7 @@ class JobDetails(TypedDict):
     attempts: list[AttemptDetails]
     held: NotRequired[bool]
     removed: NotRequired[bool]
+    trouble: NotRequired[str]
     tags: NotRequired[list[str]]
     note: NotRequired[str]
 
