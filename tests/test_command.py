@@ -1,5 +1,7 @@
 """The command of a job survives Hydra's grammar and a shell, whatever is in its paths and overrides."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 
 from experiment_manager.errors import FreezeError
 from experiment_manager.execution.command import Place, job_command, pasteable, place_of, quoted, runner_command
+from experiment_manager.hydra.entry import is_gone
 from experiment_manager.model.records import Entry, Job, JobId, Recipe, Source
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.programs import missing_program
 from tests.conftest import examples
 
 PARSER = OverridesParser.create()
@@ -149,3 +153,37 @@ def test_runner_gets_its_job(tmp_path: Path) -> None:
     command = runner_command(Folder(tmp_path / "a b", "it's"), JOB, [sys.executable, "my runner.py"])
     assert [sys.executable, "my runner.py", "--job-id", "7"] == command[:4]
     assert ["--experiment-path", str(tmp_path / "a b"), "--experiment-name", "it's"] == command[4:]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOENT])
+def test_a_program_is_missing_where_the_disk_says_so(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of a disk is no answer; a module, and a function that travels as a pickle, have no file to look for."""
+    look, folder = os.stat, Folder(tmp_path, "train")
+    recipe = RECIPE._replace(entry=ENTRY._replace(target=("train.py",), cwd=str(tmp_path)))
+    (tmp_path / "train.py").touch()
+    assert missing_program(folder, recipe) is None
+
+    def erring(path: object, *arguments: object, **options: object) -> os.stat_result:
+        if str(path).endswith("train.py"):
+            raise OSError(number, os.strerror(number), path)
+        return look(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", erring)
+    path = f"{tmp_path}/train.py" if number == errno.ENOENT else None
+    assert path == missing_program(folder, recipe)
+    assert (path is not None) is is_gone(recipe.entry)
+    assert missing_program(folder, RECIPE) is None
+    assert missing_program(folder, recipe._replace(task_pickle="tasks/0.pkl")) is None
+
+
+def test_a_module_is_gone_where_its_package_is_there(tmp_path: Path) -> None:
+    """As after `git mv`; one that was installed elsewhere, or whose folder is not here, is not known to be gone."""
+    package = tmp_path / "pkg"
+    entry = ENTRY._replace(cwd=str(tmp_path))
+    assert not is_gone(entry)
+    package.mkdir()
+    assert is_gone(entry)
+    (package / "train.py").touch()
+    assert not is_gone(entry)

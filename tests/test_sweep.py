@@ -234,6 +234,88 @@ def test_another_script_of_the_same_name_is_another_program(program: Program) ->
     assert 0 == program.run("-m", "seed=1,2", SCRIPTS, script="mine/train.py").returncode
 
 
+def test_jobs_whose_program_is_gone_do_not_begin(program_after: ProgramAfter) -> None:
+    """Whoever runs them again is refused once, before an attempt begins, and nothing is written; `doctor` names it."""
+    program = program_after("seed=1,2")
+    (program.home / "train.py").rename(program.home / "new.py")
+    before = files_below(program.home)
+    gone = f"the program {program.home}/train.py is not there, which jobs 0-1"
+    for words in (
+        ("resubmit", "--state", "completed", "--yes"),
+        ("resubmit", "--state", "completed", "--yes", "--launcher", "slurm_script"),
+        ("work", "--rerun", "always"),
+        ("script", "--rerun", "always"),
+        ("run", "1"),
+    ):
+        verb, *more = words
+        done = program.tool(verb, *more)
+        assert (2, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+        assert (gone if verb != "run" else gone.replace("jobs 0-1", "job 1")) in done.stderr
+        assert "hydra.sweeper.experiment_name=train and hydra.sweeper.on_other_program=same" in done.stderr
+    assert f"program: {gone} run\n  put it back" in program.tool("doctor").stdout
+    assert before == files_below(program.home)
+
+
+@pytest.mark.usefixtures("light")
+def test_a_program_that_has_another_name_now_goes_on(program_after: ProgramAfter) -> None:
+    """Who says that it is the same one gets its jobs, which run by its new name from then on; nobody else does, nor may
+    one be the other as long as both are there, or where the function has another name."""
+    program = program_after("seed=1,2")
+    train, new = program.home / "train.py", program.home / "new.py"
+    same = "hydra.sweeper.on_other_program=same"
+
+    def sweep(*words: str) -> tuple[int, bool, str]:
+        done = program.run("-m", "seed=1,2,3", "hydra.sweeper.experiment_name=train", *words, script="new.py")
+        return done.returncode, f"where both are one program, add {same}" in done.stderr, done.stderr
+
+    shutil.copy(train, new)
+    assert (2, False) == sweep(same)[:2]
+    train.unlink()
+    code, is_named, said = sweep()
+    assert (2, True) == (code, is_named)
+    assert "belongs to train.py:main, and this sweep is of new.py:main" in said
+    text = new.read_text()
+    new.write_text(text.replace("def main(", "def other(").replace("    main()", "    other()"))
+    assert (2, False) == sweep(same)[:2]
+    new.write_text(text)
+    code, _, said = sweep(same)
+    assert (0, True) == (code, "1 to run, 2 COMPLETED left alone" in said), said
+    code, _, said = sweep(same, "hydra.sweeper.rerun=always")
+    assert (0, True) == (code, "3 to run" in said), said
+    assert 0 == program.tool("run", "0").returncode
+    assert {"findings": [], "path": str(program.experiment)} == program.told("doctor")
+
+
+@pytest.mark.usefixtures("light")
+def test_a_program_that_nodes_alone_have_runs_there(program: Program) -> None:
+    """What a command in `wrap` brings along, as a container does, is not looked for here; a module is Python's to find;
+    of a place that this machine has not, nothing is known here."""
+    inside = program.home / "inside"
+    wrap = f"hydra.launcher.wrap=[sh,-c,'cp {inside} train.py; \"$@\"; rm train.py',sh]"
+    assert 0 == program.sweep("seed=1", SCRIPTS, wrap).returncode
+    (program.home / "train.py").rename(inside)
+    done = program.tool("run", "0", "--launch", "0001")
+    assert (0, ["0.1.COMPLETED"]) == (done.returncode, program.states()), done.stderr
+    assert 0 == program.tool("script", "--rerun", "always").returncode
+    assert "program: " not in program.tool("doctor").stdout
+
+
+def test_of_a_place_that_this_machine_has_not_nothing_is_known(program: Program) -> None:
+    """Scripts are written for nodes, which may have it, and people are told; no job begins where it is not."""
+    place = program.home / "place"
+    shutil.copytree(program.home / "conf", place / "conf")
+    shutil.copy(program.home / "train.py", place)
+    where = f"hydra.sweeper.experiment_path={program.home}/experiments"
+    assert 0 == program.run("-m", "seed=1", where, SCRIPTS, script="place/train.py").returncode
+    place.rename(program.home / "elsewhere")
+    done = program.tool("script")
+    assert 0 == done.returncode, done.stderr
+    assert f"warning: the program {place}/train.py of job 0 is not on this machine" in done.stderr
+    assert "program: " not in program.tool("doctor").stdout
+    assert 2 == program.tool("run", "0", "--launch", "0001").returncode
+    assert [] == program.states()
+
+
 def git(place: Path, *words: str) -> None:
     """Git has done it there."""
     identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always")

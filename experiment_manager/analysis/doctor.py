@@ -34,7 +34,9 @@ from experiment_manager.store.files import (
 from experiment_manager.store.holds import read_removed
 from experiment_manager.store.launches import (
     PLACES,
+    last_launch,
     launch_numbers,
+    of_scheduler,
     planned_attempts,
     read_launch,
     unsettled_numbers,
@@ -45,6 +47,7 @@ from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.manifest_editor import unnamed_generation
 from experiment_manager.store.pass_filter import has_selection, read_selection
 from experiment_manager.store.processes import is_gone
+from experiment_manager.store.programs import missing_program, program_way_out, would_be_here
 from experiment_manager.store.relocation import unfinished_move
 from experiment_manager.store.states import StateTable, node_of
 from experiment_manager.store.submissions import Sightings, Submission
@@ -293,23 +296,41 @@ def _skewed(folder: Folder, launch: Launch) -> Iterator[Finding]:
 
 
 def _recipes(seen: _Seen) -> Iterator[Finding]:
-    """Copies of code and configuration by which jobs run, and that are gone."""
+    """Copies of code and configuration by which jobs run, and programs, that are gone."""
     if not is_there(seen.folder.manifest):
         return  # of the original library
-    users: dict[str, list[int]] = {}
+    users: dict[int, list[int]] = {}
     with Manifest(seen.folder) as manifest:
-        places: dict[int, list[str]] = {}
         for job_id, _, _, number in manifest.index():
-            if number is None:
-                continue
-            if number not in places:
-                recipe = manifest.recipe(number)
-                places[number] = [source.path for source in recipe.sources if source.frozen]
-                places[number] += [recipe.code.path] if recipe.code is not None else []
-            for path in places[number]:
-                users.setdefault(path, []).append(job_id)
-    for path, ids in users.items():
+            if number is not None:
+                users.setdefault(number, []).append(job_id)
+        recipes = {number: manifest.recipe(number) for number in users}
+    copies: dict[str, list[int]] = {}
+    for number, recipe in recipes.items():
+        found = [source.path for source in recipe.sources if source.frozen]
+        for path in (*found, *([recipe.code.path] if recipe.code is not None else [])):
+            copies.setdefault(path, []).extend(users[number])
+    for path, ids in copies.items():
         yield from _checked(_missing(seen, path, ids))
+    programs: dict[str, list[int]] = {}
+    for number, recipe in recipes.items():
+        gone = missing_program(seen.folder, recipe)
+        is_copied = recipe.code is not None and recipe.code.script is not None  # which is told of
+        if gone is not None and not is_copied and would_be_here(seen.folder, recipe):
+            programs.setdefault(gone, []).extend(users[number])
+    if programs and not _runs_in_wrap(seen.folder):
+        for path, ids in programs.items():
+            what = f"the program {path} is not there, which {which(ids)} {'runs' if len(ids) == 1 else 'run'}"
+            yield Finding("program", what, program_way_out(seen.folder), tuple(sorted(ids)))
+
+
+def _runs_in_wrap(folder: Folder) -> bool:
+    """Whether the newest launch has its jobs run by another command, as in a container, which may have what is not
+    here."""
+    launch = last_launch(folder)
+    record = None if launch is None else of_scheduler(launch.record)
+    options = (record or {}).get("options") or {}
+    return bool(options.get("wrap") or options.get("resources_from"))
 
 
 def _missing(seen: _Seen, path: str, ids: list[int]) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from experiment_manager.store.launches import read_launch
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.pass_filter import read_selection
+from experiment_manager.store.programs import entry_of
 from experiment_manager.store.states import States, StateTable, node_of, task_in
 from experiment_manager.store.tags import Tags, read_note, read_tags
 from experiment_manager.text import skipped
@@ -163,7 +164,7 @@ def _command(folder: Folder, job: Job) -> str | None:
         recipe = manifest.recipe(job.recipe)
     if not recipe.has_program:
         return None
-    arguments, cwd = command.job_command(folder, job, recipe), command.entry_of(folder, recipe).cwd
+    arguments, cwd = command.job_command(folder, job, recipe), entry_of(folder, recipe).cwd
     return command.pasteable(arguments, cwd, command.variables_of(folder, recipe, os.environ))
 
 

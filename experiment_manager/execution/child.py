@@ -18,6 +18,7 @@ from experiment_manager.store.files import is_folder, log_file
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.orders import Orders, require_array
+from experiment_manager.store.programs import entry_of, missing_program, program_is_gone
 from experiment_manager.text import tell
 from experiment_manager.typing_names import Any, Final, NamedTuple, NoReturn
 
@@ -147,12 +148,15 @@ def prepare(
     options = (order.options if order is not None else None) or {}
     arguments = _program(folder, point, recipe, is_fake=is_fake, runner=runner, may_compose=may_compose)
     if not is_fake:
-        arguments = [*options.get("wrap", ()), *arguments]
+        wrap = options.get("wrap", ())  # a container may have what is not here
+        if recipe is not None and not wrap and (missing := missing_program(folder, recipe)) is not None:
+            raise JobRefused(program_is_gone(missing, [job_id], folder))
+        arguments = [*wrap, *arguments]
     return Child(
         folder=folder,
         job_id=job_id,
         arguments=arguments,
-        cwd=command.entry_of(folder, recipe).cwd if recipe is not None and not is_fake else here,
+        cwd=entry_of(folder, recipe).cwd if recipe is not None and not is_fake else here,
         launch=launch,
         planned=None if order is None else order.attempt,
         is_fake=is_fake,

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiment_manager.errors import FreezeError, JobRefused
-from experiment_manager.model.records import Entry, Job, Recipe, Source
+from experiment_manager.model.records import Job, Recipe, Source
 from experiment_manager.store.files import is_file
 from experiment_manager.store.layout import Folder
+from experiment_manager.store.programs import entry_of
 from experiment_manager.typing_names import Final, NamedTuple
 
 _SPECIAL_IN_DOUBLE_QUOTES: Final = frozenset('"$`\\!')
@@ -82,18 +83,6 @@ def place_of(folder: Folder, job: Job) -> Place:
     if not number.isdecimal() or len(number) > _MOST_DIGITS:
         raise JobRefused(f"job {job.id} of {folder.path} has {number!r} as its number among the jobs of its sweeper")
     return Place(int(number), *map(_unquoted, texts))
-
-
-def entry_of(folder: Folder, recipe: Recipe) -> Entry:
-    """How the program is started: as it was, or from the copy of its code."""
-    entry, code = recipe.entry, recipe.code
-    if code is None:
-        return entry
-    copy = folder.join(code.path)
-    return entry._replace(
-        cwd=entry.cwd if code.cwd is None else os.path.normpath(os.path.join(copy, code.cwd)),
-        target=entry.target if code.script is None else (os.path.join(copy, code.script),),
-    )
 
 
 def variables_of(folder: Folder, recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:

@@ -111,7 +111,7 @@ def plan(
         raise OptionsError(f"{', '.join(settings)}: local_pool has no SLURM options; name another one with --launcher")
     if job_timeout_min is not None and chosen != "local_pool":
         raise OptionsError(f"{chosen} takes its options from --set: --set job_timeout_min={job_timeout_min:g}")
-    scheduler, options = None, None
+    scheduler, options, kept_options = None, None, None
     local = _local_options(last, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
     if chosen == "local_pool":
         check_gpus_per_job(local["gpus_per_job"])
@@ -120,13 +120,14 @@ def plan(
     else:
         scheduler, options = options_of(folder, slurm)
         options = overridden(scheduler, options, settings, where=f"{scheduler.label} options")
+        kept_options = scheduler.kept(options)
     return Resubmission(
         ids=ids,
         states={state: tuple(by_state[state]) for state in State if state in by_state},
         launcher=chosen,
         scheduler=scheduler,
         options=options,
-        runner=runner_of(folder, ids, runner or last_runner(folder, slurm), slurm),
+        runner=runner_of(folder, ids, runner or last_runner(folder, slurm), slurm, options=kept_options),
         pruner=None if State.PRUNED in by_state else kept_pruner(folder).get("pruner"),  # who asks for those wants all
         **local,
     )

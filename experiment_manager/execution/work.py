@@ -221,7 +221,7 @@ def _launched(
         if not to_run and search_from is None:
             return None
         given = words_for(folder, function) if function is not None else runner if isinstance(runner, str) else None
-        words = runner_of(folder, to_run, given or last_runner(folder, configured), configured)
+        words = runner_of(folder, to_run, given or last_runner(folder, configured), configured, options=None)
         if function is not None and words is not None:
             function.write(folder)
         attempts = (Attempt(JobId(job_id), table.next_number(job_id), State.PENDING) for job_id in to_run)

@@ -313,7 +313,7 @@ def plan(asked: Asked) -> Plan:
     to_run = [] if asked.task is None else not_held(folder, policy.to_run(states, ids, options.rerun))
     program = None if asked.task is None else entry.this_program()
     other = None if options.on_other_program == "same" else program
-    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), other)
+    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), program, options.on_other_program)
     left = frozenset(ids).difference(to_run)
     _tell_of_other_starts(asked, known, left, program)
     _tell_of_other_content(folder, known, left, entry.task_name(asked.task), other)
@@ -400,18 +400,26 @@ def _configurations(numbered: Numbered, factored: Factored, ids: Sequence[int]) 
 
 
 def refuse_other_tasks(
-    folder: Folder, known: Known, ids: Iterable[int], task: str, program: Entry | None = None
+    folder: Folder,
+    known: Known,
+    ids: Iterable[int],
+    task: str,
+    program: Entry | None = None,
+    on_other_program: str = "error",
 ) -> None:
     """Nothing happens when the jobs that are there call the same function; another one's results are not ours. Of
-    functions with the same name, it looks at the programs, too."""
+    functions with the same name, it looks at the programs, too. People may say that one is the other: of functions with
+    the same name, unless they lie in programs of different names that are both there."""
     for job_id, recipe in _recipes(folder, known, ids):
-        found = recipe.task
+        found, here = recipe.task, task
         is_other = not _may_be_the_same(found, task)
-        here, or_same = task, ""
+        may_be_meant = is_other and program is not None and _may_be_renamed(recipe, task)
         if not is_other and program is not None and _compared(recipe, program, task, folder) is entry.Other.ANOTHER:
-            is_other, found, here = True, _shown(recipe.entry), _shown(program)
-            or_same = ", or, where both are one program, add hydra.sweeper.on_other_program=same"
-        if is_other:
+            is_other = may_be_meant = True
+            found, here = _shown(recipe.entry), _shown(program)
+        if is_other and not (may_be_meant and on_other_program == "same"):
+            same = ", or, where both are one program, add hydra.sweeper.on_other_program=same"
+            or_same = same if may_be_meant else ""
             raise JobRefused(
                 f"job {job_id} of {folder.path} belongs to {found}, and this sweep is of {here}; give this one an "
                 f"experiment of its own with hydra.sweeper.experiment_name=...{or_same}"
@@ -503,6 +511,13 @@ def _may_be_the_same(one: str, other: str) -> bool:
     (file, _, function), (other_file, _, other_function) = one.partition(":"), other.partition(":")
     is_file = file == other_file and (function == other_function or "" in (function, other_function))
     return is_file or "" in (one, other)
+
+
+def _may_be_renamed(recipe: Recipe, task: str) -> bool:
+    """Whether a function can be that of a recipe, whose program has another name now: it has the same name, and the
+    program of the recipe is gone."""
+    function, now = recipe.task.partition(":")[2], task.partition(":")[2]
+    return function == now != "" and entry.is_gone(recipe.entry)
 
 
 class Freezing(NamedTuple):

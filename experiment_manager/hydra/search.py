@@ -241,8 +241,8 @@ def _plan(asked: Asked) -> Planned:
         _refuse_changed(asked, known, there[0].proposal)
     ids = [job.proposal.job_id for job in there]
     to_run = policy.to_run({job_id: table.state(job_id) for job_id in ids}, ids, asked.options.rerun)
-    program = None if asked.options.on_other_program == "same" else entry.this_program()
-    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), program)
+    on_other_program = asked.options.on_other_program
+    refuse_other_tasks(folder, known, ids, entry.task_name(asked.task), entry.this_program(), on_other_program)
     return Planned(known, table, search, before is None, drawn, composed, ids, not_held(folder, to_run))
 
 

@@ -14,8 +14,8 @@ from experiment_manager.errors import ExperimentManagerError, JobRefused, Option
 from experiment_manager.model import policy
 from experiment_manager.model.facts import resolved
 from experiment_manager.model.healing import require_raisable
-from experiment_manager.model.ids import format_ids
-from experiment_manager.model.records import Attempt, JobId, Launch, State
+from experiment_manager.model.ids import format_ids, which
+from experiment_manager.model.records import Attempt, JobId, Launch, Recipe, State
 from experiment_manager.scheduler import schedulers
 from experiment_manager.scheduler.arrays import Array, arrays, of_workers
 from experiment_manager.scheduler.nodes import elsewhere, nodes_left_out
@@ -45,6 +45,7 @@ from experiment_manager.store.launches import (
 from experiment_manager.store.layout import Folder, planning, writing
 from experiment_manager.store.manifest import Manifest, unconfigured, without_program
 from experiment_manager.store.pass_filter import read_selection
+from experiment_manager.store.programs import missing_program, program_is_gone, would_be_here
 from experiment_manager.store.states import StateTable
 from experiment_manager.store.submissions import Submission
 from experiment_manager.text import counted, tell
@@ -342,7 +343,7 @@ def write(
                 f"the {len(selected)} jobs of {folder.path} that pass the filter have completed, run, or wait; let "
                 "others pass, or run them again with rerun=always"
             )
-        words = runner_of(folder, ids, runner, configured)
+        words = runner_of(folder, ids, runner, configured, options=scheduler.kept(options))
         about = {"launcher": f"{scheduler.name}_script", "runner": words}
         about |= {**kept_pruner(folder), **kept_upstream(folder, ids)}
         return write_jobs(folder, scheduler, options, ids, table, about)
@@ -387,21 +388,33 @@ def options_of(folder: Folder, configured: Configured | None) -> tuple[Scheduler
 
 
 def runner_of(
-    folder: Folder, ids: Sequence[int], runner: str | Sequence[str] | None, configured: Configured | None
+    folder: Folder,
+    ids: Sequence[int],
+    runner: str | Sequence[str] | None,
+    configured: Configured | None,
+    *,
+    options: Mapping[str, Any] | None,
 ) -> list[str] | None:
     """The words that run those of these jobs which were written in Python; None where all are a sweep's.
 
-    `runner` is a script, or such words. Raises JobRefused for a job without a configuration, and where nothing is named
-    that runs it.
+    `runner` is a script, or such words; `options` are those of the scheduler whose nodes run the jobs, None: they run
+    here. Raises JobRefused for a job without a configuration, where nothing is named that runs it, and where its
+    program is not there.
     """
     with Manifest(folder) as manifest:
         jobs = [manifest.job(job_id) for job_id in ids]
         for job in jobs:
             if job.fingerprint is None and not manifest.may_propose(job.id):
                 raise JobRefused(unconfigured(job.id, folder))
-        for number, job_id in {job.recipe: job.id for job in reversed(jobs) if job.recipe is not None}.items():
-            if not manifest.recipe(number).has_program:
-                raise JobRefused(without_program(job_id, folder))
+        by_recipe: dict[int, list[int]] = {}
+        for job in jobs:
+            if job.recipe is not None:
+                by_recipe.setdefault(job.recipe, []).append(job.id)
+        for number, members in by_recipe.items():
+            recipe = manifest.recipe(number)
+            if not recipe.has_program:
+                raise JobRefused(without_program(members[0], folder))
+            _require_program(folder, recipe, members, options)
     mute = [job.id for job in jobs if job.recipe is None]
     if not mute:
         return None
@@ -416,6 +429,18 @@ def runner_of(
         f"job {mute[0]} of {folder.path} was written in Python: name the script that runs it, as python_runner of the "
         "SLURM options, as the first argument of run or generate_slurm_script, or with --runner"
     )
+
+
+def _require_program(folder: Folder, recipe: Recipe, ids: Sequence[int], options: Mapping[str, Any] | None) -> None:
+    """Raise JobRefused where the script that these jobs run is not there, before one of them begins. Where it may be on
+    nodes alone, people are told: jobs that begin where it is not are refused there."""
+    if options is not None and (options.get("wrap") or options.get("resources_from")):  # a container may have it
+        return
+    if (missing := missing_program(folder, recipe)) is None:
+        return
+    if options is None or would_be_here(folder, recipe):
+        raise JobRefused(program_is_gone(missing, ids, folder))
+    tell(f"warning: the program {missing} of {which(ids)} is not on this machine; jobs begin where a node has it")
 
 
 def _script(folder: Folder, runner: str) -> str:

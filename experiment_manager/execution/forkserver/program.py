@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Final, NamedTuple
 
-from experiment_manager.execution.command import entry_of, job_command, runner_command, variables_of
+from experiment_manager.execution.command import job_command, runner_command, variables_of
 from experiment_manager.execution.forkserver import job, sharing
 from experiment_manager.model.records import Entry, Job, Recipe
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.orders import read_order
+from experiment_manager.store.programs import entry_of
 
 _WARM_UP: Final = "experiment_manager.hydra.callback:warm_up"
 

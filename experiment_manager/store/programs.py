@@ -1,0 +1,56 @@
+"""The programs of jobs: how they are started, and whether they are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from experiment_manager.model.records import Entry, Recipe
+from experiment_manager.store.files import may_be_there
+from experiment_manager.store.layout import Folder
+
+
+def entry_of(folder: Folder, recipe: Recipe) -> Entry:
+    """How the program is started: as it was, or from the copy of its code."""
+    entry, code = recipe.entry, recipe.code
+    if code is None:
+        return entry
+    copy = folder.join(code.path)
+    return entry._replace(
+        cwd=entry.cwd if code.cwd is None else os.path.normpath(os.path.join(copy, code.cwd)),
+        target=entry.target if code.script is None else (os.path.join(copy, code.script),),
+    )
+
+
+def missing_program(folder: Folder, recipe: Recipe) -> str | None:
+    """The script that jobs of a recipe run, where it is not there; None where it is, where a disk does not say, and
+    where no file is named: of a module, and of a function that travels as a pickle."""
+    entry = entry_of(folder, recipe)
+    if recipe.task_pickle is not None or not entry.target or entry.target[0] == "-m":
+        return None
+    path = os.path.join(entry.cwd, entry.target[0])
+    return None if may_be_there(path) else path
+
+
+def would_be_here(folder: Folder, recipe: Recipe) -> bool:
+    """Whether this machine has the folder of that script and its interpreter: then no other one has the script where
+    this one has not. Others may, as a node with disks of its own, where these are not here."""
+    entry = entry_of(folder, recipe)
+    script = os.path.join(entry.cwd, *entry.target)
+    return may_be_there(os.path.dirname(script)) and may_be_there(entry.python)
+
+
+def program_is_gone(path: str, ids: Sequence[int], folder: Folder) -> str:
+    """The sentence for jobs whose script is not there."""
+    from experiment_manager.model.ids import which  # for this alone, and every task imports this module
+
+    verb = "runs" if len(ids) == 1 else "run"
+    return f"the program {path} is not there, which {which(ids)} of {folder.path} {verb}; {program_way_out(folder)}"
+
+
+def program_way_out(folder: Folder) -> str:
+    """What to do where the script of jobs is not there."""
+    return (
+        "put it back, or, where it has another name now, sweep the same with that, "
+        f"hydra.sweeper.experiment_name={folder.name} and hydra.sweeper.on_other_program=same"
+    )
