@@ -576,6 +576,24 @@ def test_a_mistake_gets_one_sentence_and_changes_nothing(
     assert {name: data for name, data in before.items() if "__pycache__" not in name} == after
 
 
+def test_an_option_that_is_not_there_is_told_in_hydras_words(program: Program) -> None:
+    """As a dry run tells it, and not as a fault of a disk; nothing is left. YAML that a disk does not give is named as
+    that, by a sweep and by its dry run."""
+    before = files_below(program.home / "conf")
+    done = program.sweep("algorithm=SAC,TD3", "seed=1")
+    assert 1 == done.returncode
+    assert "Could not find 'algorithm/SAC'\n\nAvailable options in 'algorithm':\n\tDDPG" in done.stderr
+    assert "cannot be made or written" not in done.stderr
+    (program.home / "conf/algorithm/BAD.yaml").symlink_to("/proc/self/mem")
+    for dry in ("true", "false"):
+        done = program.sweep("algorithm=TD3,BAD", "seed=1", f"hydra.sweeper.dry_run={dry}")
+        assert 2 == done.returncode
+        assert "error: the YAML of the program cannot be read: Input/output error; the disk" in done.stderr
+    (program.home / "conf/algorithm/BAD.yaml").unlink()
+    assert before == files_below(program.home / "conf")
+    assert not program.experiment.exists()
+
+
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 100])
 def test_damaged_manifest_is_named(program_after: ProgramAfter, damage: bytes) -> None:
     """A damaged manifest stops the sweep with its path, and is left for a backup to replace."""

@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from experiment_manager.errors import ConfigurationDrifted, GridError
+from experiment_manager.errors import ConfigurationDrifted, FreezeError, GridError
 from experiment_manager.execution.command import PLACED_BY_US, quoted
 from experiment_manager.hydra import private_names
 from experiment_manager.hydra.frozen_config import Origin
@@ -40,7 +40,7 @@ from experiment_manager.hydra.kept_compose import ComposedOnce
 from experiment_manager.model import codec, configurations
 from experiment_manager.model.grid import MOST_JOBS, Axis, Setting, require_few
 from experiment_manager.model.records import Job
-from experiment_manager.store.files import is_folder
+from experiment_manager.store.files import is_folder, unreadable
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.manifest import Manifest
 from experiment_manager.text import tell
@@ -94,6 +94,18 @@ def require_submitted(manifest: Manifest, job: Job, config: DictConfig) -> None:
     if recipe.on_drift != "warn":
         raise ConfigurationDrifted(message)
     tell(f"warning: {message}")
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Inside, YAML that a disk does not give is a FreezeError: nothing of ours was written. Hydra's own errors, some of
+    which are an OSError, too, stay what they are."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, HydraException) or error.errno is None:
+            raise
+        raise FreezeError(unreadable(error.filename or "the YAML of the program", error)) from error
 
 
 class Composer:
@@ -233,9 +245,10 @@ class Composer:
         return private_names.repository(self._loader, self.config_name, self._hydra_overrides)
 
     def composed(self, overrides: Iterable[str]) -> DictConfig:
-        """The whole configuration of one job, as Hydra composes it. Raises Hydra's own errors."""
+        """The whole configuration of one job, as Hydra composes it. Raises Hydra's own errors, and FreezeError where a
+        disk does not give its YAML."""
         listed = list(overrides)
-        with nullcontext() if self._first_steps is None else self._first_steps.repeating():
+        with _reading(), nullcontext() if self._first_steps is None else self._first_steps.repeating():
             config: DictConfig = self._loader.load_sweep_config(self._master, listed)
         found = _settings_of(config)
         if found != self._settings and not self._is_primary_lost:
