@@ -52,6 +52,45 @@ def test_commit_and_what_differs_from_it(tracked: Program) -> None:
     assert bytes(range(256)) == (tracked.home / "data.bin").read_bytes()
 
 
+SCRIPTS = "hydra/launcher=slurm_script"
+
+
+@pytest.mark.usefixtures("light")
+def test_files_that_git_does_not_know_are_told(tracked: Program) -> None:
+    """A commit is of the code that ran only where git knows that: the program, and Python files that it may import, are
+    named where it does not, unless it ignores them; data and folders of it are none of them."""
+    home = tracked.home
+    tracked.sweep("seed=1", SCRIPTS)
+    assert [] == launch(tracked)["git_untracked"]
+    unknown = ("b[1].py", "helper.py", "models/net.py")
+    for name in (*unknown, "ignored.py", "models/data/1.txt", "data/1.txt", "wei*rd/a.py"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).touch()
+    (home.parent / ".gitignore").write_text("ignored.py\n")
+    tracked.sweep("seed=2", SCRIPTS)
+    record = launch(tracked, "0002")
+    assert False is record["git_dirty"]
+    assert [f"home/{name}" for name in unknown] == record["git_untracked"]
+    git(home, "rm", "-q", "--cached", "train.py")
+    git(home, "add", *unknown)
+    git(home, "commit", "-qm", "without the program")
+    tracked.tool("script")
+    assert ["home/train.py"] == launch(tracked, "0003")["git_untracked"]
+    assert 0 == tracked.tool("run", "1", "--launch", "0003").returncode
+    commit = git(home, "rev-parse", "HEAD").strip()[:12]
+    said = tracked.tool("show", "1").stdout
+    assert f"commit {commit}, without home/train.py, which git does not know, Python" in said
+
+
+def test_a_commit_is_of_the_code_where_the_program_lies_in_it(tracked: Program) -> None:
+    """Of a program in another repository, or in none, it is not known whether a commit around the working directory has
+    it."""
+    commit, inner = str(code.commit(str(tracked.home))["git_commit"]), tracked.home / "inner"
+    git(tracked.home, "init", "-q", "inner")
+    assert [] == code.untracked(str(tracked.home), commit)
+    assert [None] * 3 == [code.untracked(*asked) for asked in ((str(inner), commit), ("/", commit), ("/", None))]
+
+
 @pytest.mark.usefixtures("light")
 def test_a_patch_has_no_secrets_and_still_applies(tracked: Program) -> None:
     """An added line has *** where a secret was, which is told; the patch has as many lines as ever, and whatever was

@@ -497,7 +497,7 @@ def test_page_tells_how_a_sweep_was_launched(
         return subprocess.run(command, cwd=program.home, capture_output=True, text=True, check=True).stdout.strip()
 
     git("init", "-q")
-    git("add", "train.py", "conf")
+    git("add", ".")
     git("commit", "-qm", "first")
     program.sweep("seed=1,2", "hydra/launcher=slurm_script")
     done = program.tool("report", "--out", "page.html")
@@ -507,9 +507,17 @@ def test_page_tells_how_a_sweep_was_launched(
     assert "train.py -m seed=1,2" in told
     assert git("rev-parse", "HEAD") in told
     assert "clean" in told
-    program.edit("how: well", "how:  well")
     monkeypatch.chdir(program.home)
     experiment = Experiment.at(program.experiment)
+    record = program.experiment / "launches/0001/launch.json"
+    whole = record.read_text()
+    for found, said in (
+        ('["helper.py"]', "with files that git does not know"),
+        ("null", "no change of what git knows"),
+    ):
+        record.write_text(whole.replace('"git_untracked": []', f'"git_untracked": {found}'))
+        assert said in opened(experiment.report()).inner_text("#launches")
+    program.edit("how: well", "how:  well")
     create_launch(experiment.folder, [], {})
     assert "uncommitted changes" in opened(experiment.report()).locator("#launches details").first.inner_text()
 

@@ -143,8 +143,9 @@ def _healing(folder: Folder, launch: str) -> str | None:
 
 
 def environment(folder: Folder, launch: str) -> dict[str, Any]:
-    """The code and the place that a launch was made with: `git_commit`, `git_dirty`, `code` (the copy that its jobs run
-    from), `python`, `cwd`, `argv`, as far as its record tells; empty where there is none."""
+    """The code and the place that a launch was made with: `git_commit`, `git_dirty`, `git_untracked` (Python files that
+    git did not know), `code` (the copy that its jobs run from), `python`, `cwd`, `argv`, as far as its record tells;
+    empty where there is none."""
     try:
         record = read_launch(folder, launch).record
     except UnreadableLaunch as error:
@@ -152,7 +153,7 @@ def environment(folder: Folder, launch: str) -> dict[str, Any]:
         return {}
     except JobRefused:
         return {}
-    kept = ("git_commit", "git_dirty", "code", "python", "cwd", "argv")
+    kept = ("git_commit", "git_dirty", "git_untracked", "code", "python", "cwd", "argv")
     return {name: record[name] for name in kept if name in record}
 
 

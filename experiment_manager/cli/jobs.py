@@ -44,6 +44,7 @@ from experiment_manager.text import (
     tell,
 )
 
+_MOST_NAMES: Final = 3
 _MOST_TROUBLES: Final = 30  # reasons that a screen can hold
 _MOST_RUNNING: Final = 20
 _BUSY: Final = frozenset({str(State.RUNNING), str(State.QUEUED)})
@@ -456,6 +457,9 @@ def _launched(attempt: Mapping[str, Any]) -> str:
     task = f" {how} SLURM {attempt['slurm_task']}" if attempt["slurm_task"] else " by a worker" * attempt["worker"]
     commit = f"commit {about['git_commit'][:12]}" if about.get("git_commit") else "no commit known"
     changes = f" with changes (launches/{attempt['launch']}/code.patch)" if about.get("git_dirty") else ""
+    if names := about.get("git_untracked"):
+        more = ", ..." if names[_MOST_NAMES:] else ""
+        changes += f", without {', '.join(names[:_MOST_NAMES])}{more}, which git does not know"
     python = f", Python {about['python']}" if about.get("python") else ""
     gpus = f", {one_line(attempt['gpus'])}" if attempt["gpus"] else ""
     return f"launch {attempt['launch']}{task}: {commit}{changes}{python}{gpus}"

@@ -130,6 +130,7 @@ class Handed(NamedTuple):
     command: str
     commit: str
     is_dirty: bool | None  # None: git could not tell
+    untracked: tuple[str, ...] | None  # Python files that git does not know; None: it was not asked, or could not tell
     jobs: str
     slurm: str  # what SLURM calls it
 
@@ -489,6 +490,7 @@ def _handed(folder: Folder, launch: Launch) -> Handed:
         command=_command_line(record.get("argv") or ()),
         commit=str(record.get("git_commit") or ""),
         is_dirty=record.get("git_dirty"),
+        untracked=None if (found := record.get("git_untracked")) is None else tuple(found),
         jobs=", ".join(ids for ids in record["jobs"].values() if ids),
         slurm=", ".join(slurm_id for slurm_id in slurm_ids if slurm_id),
     )

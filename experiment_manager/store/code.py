@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -53,6 +54,10 @@ MOST_LINKS: Final = 1000
 OURS: Final = ("experiment_manager", "hydra_plugins")
 """Packages that belong to no program."""
 
+MOST_UNTRACKED: Final = 20
+"""Of the names that a launch keeps of files that git does not know."""
+_MOST_LOOKED_AT: Final = 1000
+
 LEAVE_OUT: Final = "or leave hydra.launcher.snapshot out"
 
 _GIT_LIMIT_S: Final = 60.0
@@ -73,6 +78,43 @@ def commit(cwd: str | None = None) -> dict[str, Any]:
         "git_commit": None if name is None else name.decode().strip(),
         "git_dirty": None if status is None else bool(status.strip()),
     }
+
+
+def untracked(place: str, name: str | None) -> list[str] | None:
+    """The Python files that a program in that folder may import from there, and that git neither knows nor ignores, by
+    their paths in the repository, some of them where there are many; None where git cannot tell, or has another commit
+    there than that of this `name`.
+
+    Git is asked about names alone that may be imported: it looks into no folder of data.
+    """
+    if name is None or ask_git("rev-parse", "HEAD", cwd=place) != f"{name}\n".encode():
+        return None
+    names = _importable(place)
+    if not names:
+        return []
+    said = ask_git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", "--", *names, cwd=place)
+    if said is None:
+        return None
+    return sorted(os.fsdecode(name) for name in said.split(b"\0") if name.endswith(b".py"))[:MOST_UNTRACKED]
+
+
+def _importable(place: str) -> list[str]:
+    """What git takes for the Python files in a folder, and for those in packages there, with an __init__.py or not."""
+    found = []
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in islice(entries, _MOST_LOOKED_AT):
+            if entry.name.endswith(".py"):
+                found.append(f":(literal){entry.name}")
+            elif entry.name.isidentifier() and entry.name not in _NEVER_LINKED and _has_modules(entry.path):
+                found.append(f":(glob){entry.name}/**/*.py")
+    return found
+
+
+def _has_modules(place: str) -> bool:
+    """Whether Python files lie in a folder, as far as the first of its files tell."""
+    with suppress(OSError), os.scandir(place) as entries:
+        return any(entry.name.endswith(".py") for entry in islice(entries, _MOST_LOOKED_AT))
+    return False
 
 
 def write_patch(path: str, cwd: str | None = None) -> None:

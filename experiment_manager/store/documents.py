@@ -180,6 +180,7 @@ LAUNCH: Final[Shape] = {
     "recipe": WHOLE,
     "worker": TABLE,
     "git_dirty": FLAG,
+    "git_untracked": WORDS,
     "slurm": TABLE,
     "pruner": TABLE,
     "ranking": TABLE,

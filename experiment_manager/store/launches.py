@@ -12,12 +12,19 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
-from experiment_manager.errors import FolderError, JobRefused, NewerRecord, UnreadableLaunch, UnreadableRecord
-from experiment_manager.model.records import Attempt, Launch
+from experiment_manager.errors import (
+    ExperimentManagerError,
+    FolderError,
+    JobRefused,
+    NewerRecord,
+    UnreadableLaunch,
+    UnreadableRecord,
+)
+from experiment_manager.model.records import Attempt, JobId, Launch
 from experiment_manager.store.documents import (
     ANCHOR,
     ARRAY,
@@ -96,7 +103,8 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         "host": os.uname().nodename,
         "cwd": os.getcwd(),
         "argv": masked_words(sys.orig_argv),
-        **code.commit(about.get("cwd")),
+        **(known := code.commit(about.get("cwd"))),
+        "git_untracked": code.untracked(_place_of_modules(folder, about, ids_by_attempt), known["git_commit"]),
         "python": ".".join(map(str, sys.version_info[:3])),
         **about,
         **({"overrides": masked_words(about["overrides"])} if about.get("overrides") else {}),
@@ -128,6 +136,25 @@ def create_launch(folder: Folder, jobs: Iterable[Attempt], about: Mapping[str, A
         raise
     sync(folder.launches)
     return Launch(number, record)
+
+
+def _place_of_modules(folder: Folder, about: Mapping[str, Any], jobs: Mapping[str, Sequence[int]]) -> str:
+    """The folder in which the program of a launch finds its own modules; the working directory where that is not known.
+    Of jobs with several programs, it is that of the first."""
+    from experiment_manager.store.manifest import Manifest  # a task makes no launch
+    from experiment_manager.store.programs import place_of_modules
+
+    runner: Sequence[str] = about.get("runner") or ()
+    if len(runner) == 2:  # an interpreter and a script
+        return os.path.dirname(os.path.abspath(runner[1]))
+    first = next((ids[0] for ids in jobs.values() if ids), None)
+    with suppress(ExperimentManagerError), Manifest(folder) as manifest:
+        recipe = about.get("recipe")
+        if recipe is None and first is not None:
+            recipe = manifest.job(JobId(first)).recipe
+        if recipe is not None:
+            return place_of_modules(manifest.recipe(recipe).entry)
+    return os.getcwd()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from experiment_manager.model.records import Entry, Recipe
-from experiment_manager.store.files import may_be_there
+from experiment_manager.store.files import is_folder, may_be_there
 from experiment_manager.store.layout import Folder
 
 
@@ -20,6 +20,15 @@ def entry_of(folder: Folder, recipe: Recipe) -> Entry:
         cwd=entry.cwd if code.cwd is None else os.path.normpath(os.path.join(copy, code.cwd)),
         target=entry.target if code.script is None else (os.path.join(copy, code.script),),
     )
+
+
+def place_of_modules(entry: Entry) -> str:
+    """The folder in which a program finds its own modules: that of its script, or where a module was started; the
+    working directory where neither is named. Raises FolderError where a disk does not say."""
+    if not entry.target:
+        return os.getcwd()
+    path = os.path.join(entry.cwd, entry.target[0])
+    return entry.cwd if entry.target[0] == "-m" else path if is_folder(path) else os.path.dirname(path)
 
 
 def missing_program(folder: Folder, recipe: Recipe) -> str | None:
