@@ -32,7 +32,7 @@ from experiment_manager.store.results import (
     torch_loader,
     torch_saver,
 )
-from experiment_manager.text import described, followed, listed, skipped, tell
+from experiment_manager.text import counted, described, followed, listed, noun, skipped, tell
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -246,7 +246,7 @@ class Experiment:
 
         ids = self.get_all_ids()
         if not 0 < n_jobs <= len(ids):
-            raise FilterError(f"{n_jobs} jobs cannot be drawn from {len(ids)} in {self.folder.path}; ask for fewer")
+            raise FilterError(f"{counted(n_jobs)} cannot be drawn from {len(ids)} in {self.folder.path}; ask for fewer")
         return sorted(random.Random(seed).sample(ids, n_jobs))
 
     def select(self, pass_filter: Any) -> "Selection":
@@ -829,7 +829,7 @@ class Experiment:
         from experiment_manager.report.figures import check, draw
 
         whole = os.path.abspath(path)
-        check(kind, whole, x)
+        check(kind, whole, x, self.variables)
         found = score_table(*self._compared(others, **how))
         draw(kind, found, whole, logged=self._logged(others), x=x)
         for note in found.notes:
@@ -923,7 +923,8 @@ class Experiment:
         if where is not None:
             everything = list(self.iter_jobs())
             filters.require_some(jobs, dropped, everything, self.folder.path)
-            only = f"of {len(jobs):,} of the {len(everything):,} jobs, {' and '.join(step.rule for step in dropped)}"
+            rules, n_all = " and ".join(step.rule for step in dropped), len(everything)
+            only = f"of {len(jobs):,} of the {n_all:,} {noun(n_all)}, {rules}"
         return write_report(
             self.folder, jobs, table, path,
             average_over=None if average_over is None else listed(average_over),

@@ -92,7 +92,7 @@ def test_jobs_and_results_are_the_twins_of_python(swept: Program) -> None:
 
 
 def test_efficiency_is_the_twin_of_python(swept: Program) -> None:
-    """It prints what jobs used, here without a scheduler, and as JSON what the call returns; before any has ended it
+    """It prints what jobs used, here without a scheduler, and as JSON what the call returns; where no job is chosen it
     says so."""
     (used,) = Experiment.at(swept.experiment).efficiency("how == 'well'").groups
     (told,) = swept.told("efficiency", "--where", "how == 'well'")["groups"]
@@ -104,7 +104,8 @@ def test_efficiency_is_the_twin_of_python(swept: Program) -> None:
     assert re.search(r"algorithm +jobs +attempts +memory +processors +time", done.stdout)
     assert "algorithm=TD3: lost to attempts that ended badly (1 FAILED): " in done.stdout
     assert "no scheduler ran them" in done.stdout
-    assert "no attempt has ended yet\n" == swept.tool("efficiency", "--where", "seed == 3").stdout
+    none = swept.tool("efficiency", "--where", "seed == 3")
+    assert ("no job is chosen\n", True) == (none.stdout, "no job passes it; seed is one of 1, 2" in none.stderr)
 
 
 def test_results_are_averaged_over_seeds(swept: Program) -> None:

@@ -55,6 +55,12 @@ def said(found: Efficiency) -> str:
     return "\n".join(found.notes)
 
 
+def test_before_anything_has_ended_it_says_so(experiment: Experiment) -> None:
+    """That no attempt has ended is said of jobs that are chosen, and of none that none is."""
+    assert ("no attempt has ended yet",) == experiment.efficiency().notes
+    assert ("no job is chosen",) == experiment.efficiency("state:FAILED").notes
+
+
 def test_what_was_asked_used_and_wasted(experiment: Experiment) -> None:
     """Shares and hours are those of all attempts, what failed is lost with all that it held, and the options would have
     been enough for the job that used most, with a margin."""

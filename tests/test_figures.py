@@ -285,7 +285,7 @@ def test_a_sensitivity_has_a_line_for_each_setting_of_the_others(swept: Experime
     [
         ("'pie' is no figure; there are intervals, profile, curves, sensitivity", "pie", "a.pdf", {}),
         ("does not end in .pdf, .svg, .png", "profile", "a.docx", {}),
-        ("x names the variable of a sensitivity", "sensitivity", "a.pdf", {}),
+        ("a sensitivity: write --x NAME, in Python x=NAME; the variables are ", "sensitivity", "a.pdf", {}),
         ("x names the variable of a sensitivity", "profile", "a.pdf", {"x": "lr"}),
         ("'algorithm' is no variable with numbers by which methods differ", "sensitivity", "a.pdf", {"x": "algorithm"}),
         ("no job has left a number called 'loss'", "curves", "a.pdf", {"metric": "loss"}),

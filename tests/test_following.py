@@ -106,6 +106,36 @@ def test_logs_that_there_are_not(mixed: Program) -> None:
 
 
 @pytest.mark.usefixtures("light")
+def test_what_one_job_is_told_of_is_about_one(mixed: Program, tmp_path: Path) -> None:
+    """Sentences agree with how many jobs they are about, and name jobs that somebody named only where somebody has."""
+    assert "1 job of" in mixed.tool("filter", "0").stdout
+    assert "1 job passes the filter of" in mixed.tool("filter").stdout
+    assert "the 1 job of" in mixed.tool("script", "partition=cpu").stderr
+    scripts = mixed.tool("script", "partition=cpu", "--rerun", "always").stdout
+    assert "(1 job; nothing is submitted yet)" in scripts
+    for verb, what in (("cancel", "is known to wait or run"), ("release", "was held by us")):
+        assert f"no job of {mixed.experiment} {what}" in mixed.tool(verb).stdout
+        assert f"no job of {mixed.experiment} that you named {what}" in mixed.tool(verb, "1").stdout
+    archive_file = tmp_path / "it.tar.gz"
+    said = mixed.tool("archive", "--out", str(archive_file)).stdout
+    assert re.search(r"\((\d+|\d+\.\d) kB\); unpack it with", said)
+
+
+@pytest.mark.usefixtures("light")
+def test_following_a_job_that_waits_says_so(mixed: Program) -> None:
+    """Nothing is to be seen of a job that has not begun: people are told for what they wait."""
+    mixed.sweep("seed=8,9", "hydra.sweeper.pass_filter='seed > 8'")
+    following = mixed.start("-m", "experiment_manager", "logs", str(mixed.experiment), "4", "-f")
+    try:
+        assert following.stderr is not None
+        assert f"waiting for job 4 of {mixed.experiment} to begin\n" == following.stderr.readline()
+    finally:
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=60)
+    assert 130 == following.returncode
+
+
+@pytest.mark.usefixtures("light")
 def test_following_a_log_ends_with_its_job(program: Program, tmp_path: Path) -> None:
     """What a job prints comes as it is printed, through the next attempt, and the command ends when the job has."""
     release = tmp_path / "release"

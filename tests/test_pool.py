@@ -40,6 +40,7 @@ def test_interrupt_ends_the_children_and_records_cancelled(
     os.kill(sweep.pid, number)
     _, said = sweep.communicate(timeout=60)
     assert status == sweep.returncode
+    assert "ending 2 jobs, for up to 20 s; Ctrl-C again kills what is left\n" in said
     assert "2 jobs cancelled" in said
     assert ["0.1.CANCELLED", "1.1.CANCELLED"] == program.states()
     assert {"CANCELLED": 2, "PENDING": 2} == program.told("status")["counts"]

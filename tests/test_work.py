@@ -180,6 +180,7 @@ def test_resubmit_is_stopped_like_work(home: Program) -> None:
     again.send_signal(signal.SIGINT)
     said = again.communicate(timeout=60)[1]
     assert 130 == again.returncode
+    assert "ending the jobs that run here, for up to 20 s; Ctrl-C again kills what is left\n" in said
     assert "stopped by SIGINT: 2 jobs cancelled; the same command runs what is left" in said
     record = json.loads((home.experiment / "launches/0002/launch.json").read_text())
     assert ("local_pool", 2) == (record["launcher"], record["options"]["n_jobs"])

@@ -13,6 +13,7 @@ from experiment_manager.store.documents import opened
 from experiment_manager.store.files import unreadable
 from experiment_manager.store.layout import Folder
 from experiment_manager.store.states import States
+from experiment_manager.text import tell
 
 _CHUNK: Final = 1 << 16
 _POLL_S: Final = 0.5
@@ -132,6 +133,8 @@ def followed_streams(folder: Folder, job_id: int, kinds: Sequence[str], state: C
     while True:
         attempts = States(folder).attempts(job_id)
         first = first or (attempts[-1].number if attempts else 0)
+        if not attempts and known is None:
+            tell(f"waiting for job {job_id} of {folder.path} to begin")
         for number in (each.number for each in attempts if each.number >= first):
             for kind, path in ((stream, path) for stream in kinds for path in _logs(folder, job_id, number, stream)):
                 for piece in read(path, at.get(path, 0)):

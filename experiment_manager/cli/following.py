@@ -27,7 +27,7 @@ from experiment_manager.scheduler.healing import sentences
 from experiment_manager.scheduler.scripts import how_to_submit
 from experiment_manager.scheduler.submission import newest_launch, test_only
 from experiment_manager.store.launches import planned_attempts
-from experiment_manager.text import LogText, as_word, counted, noun, one_line, settings_text, tell
+from experiment_manager.text import LogText, as_word, counted, noun, one_line, settings_text, size_text, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -150,7 +150,9 @@ def script(
         return
     for path in paths:
         terminal.say(path)
-    terminal.say(how_to_submit(experiment.folder, newest_launch(experiment.folder), paths))
+    launch = newest_launch(experiment.folder)
+    how = how_to_submit(experiment.folder, launch, paths)
+    terminal.say(f"{how}  ({counted(len(planned_attempts(launch)))}; nothing is submitted yet)")
 
 
 def settings_of(items: Sequence[str]) -> dict[str, Any]:
@@ -224,13 +226,15 @@ def cancel(
 ) -> None:
     """End jobs that wait or run: all of the experiment, or those that are named."""
     experiment = Experiment.at(folder)
-    cancelled = experiment.cancel(terminal.rules_of(ids, where, state))
+    rules = terminal.rules_of(ids, where, state)
+    cancelled = experiment.cancel(rules)
     if json:
         terminal.print_answer({"jobs": cancelled})
     elif cancelled:
         terminal.say(f"told {noun(len(cancelled))} {format_ids(cancelled)} of {experiment.folder.path} to end")
     else:
-        terminal.say(f"no job of {experiment.folder.path} that you named is known to wait or run; none was told to end")
+        named = terminal.that_you_named(rules)
+        terminal.say(f"no job of {experiment.folder.path}{named} is known to wait or run; none was told to end")
 
 
 def logs(
@@ -404,7 +408,7 @@ def archive(
     """Pack an experiment into one file: manifest, configurations, states, results and metrics."""
     name = None if out is None else str(out)
     path = Experiment.at(folder).archive(name, logs=logs, everything=everything, ro_crate=ro_crate, license=license_)
-    terminal.say(f"{path}  ({Path(path).stat().st_size / 1e6:.1f} MB); unpack it with: tar xzf {shlex.quote(path)}")
+    terminal.say(f"{path}  ({size_text(Path(path).stat().st_size)}); unpack it with: tar xzf {shlex.quote(path)}")
 
 
 @contextmanager

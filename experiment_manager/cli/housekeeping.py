@@ -175,7 +175,8 @@ Ids = Annotated[
 def hold(folder: Folder, ids: Ids = None, where: Where = None, json: Json = False) -> None:
     """Keep jobs from beginning until they are released: all that have not begun, or those that are named."""
     experiment = Experiment.at(folder)
-    held = experiment.hold(terminal.rules_of(ids, where) or ["state:PENDING,QUEUED"])
+    rules = terminal.rules_of(ids, where)
+    held = experiment.hold(rules or ["state:PENDING,QUEUED"])
     if json:
         terminal.print_answer({"jobs": list(held.ids), "running": list(held.running)})
         return
@@ -186,7 +187,7 @@ def hold(folder: Folder, ids: Ids = None, where: Where = None, json: Json = Fals
         go_on = f"{noun(len(held.running))} {format_ids(held.running)} of {place} {_verb(held.running)}"
         terminal.say(f"{go_on} already, and not held; `experiment-manager cancel` ends what runs")
     if not held.ids and not held.running:
-        terminal.say(f"no job of {place} that you named is left to begin; nothing was held")
+        terminal.say(f"no job of {place}{terminal.that_you_named(rules)} is left to begin; nothing was held")
 
 
 def _verb(ids: Collection[int]) -> str:
@@ -196,13 +197,14 @@ def _verb(ids: Collection[int]) -> str:
 def release(folder: Folder, ids: Ids = None, where: Where = None, json: Json = False) -> None:
     """Let jobs begin that were held: all of them, or those that are named."""
     experiment = Experiment.at(folder)
-    released = experiment.release(terminal.rules_of(ids, where))
+    rules = terminal.rules_of(ids, where)
+    released = experiment.release(rules)
     if json:
         terminal.print_answer({"jobs": released})
     elif released:
         terminal.say(f"{noun(len(released))} {format_ids(released)} of {experiment.folder.path} released")
     else:
-        terminal.say(f"no job of {experiment.folder.path} that you named was held by us")
+        terminal.say(f"no job of {experiment.folder.path}{terminal.that_you_named(rules)} was held by us")
 
 
 def remove(

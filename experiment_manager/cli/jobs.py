@@ -173,7 +173,8 @@ def filter_(
         if json:
             terminal.print_answer({"jobs": ids})
         else:
-            terminal.say(f"{len(ids)} jobs pass the filter of {experiment.folder.path}: {format_ids(ids)}")
+            passes = "passes" if len(ids) == 1 else "pass"
+            terminal.say(f"{counted(len(ids))} {passes} the filter of {experiment.folder.path}: {format_ids(ids)}")
         return
     selection = experiment.select(rules)
     filters.require_some(selection.jobs, selection.dropped, list(experiment.iter_jobs()), experiment.folder.path)
@@ -190,7 +191,7 @@ def filter_(
     if explain:
         terminal.print_rows([{**step, "jobs": shortened(format_ids(step["jobs"]))} for step in steps])
     verb = "would pass" if dry_run else "may run"
-    terminal.say(f"{len(ids)} jobs of {experiment.folder.path} {verb}: {format_ids(ids)}")
+    terminal.say(f"{counted(len(ids))} of {experiment.folder.path} {verb}: {format_ids(ids)}")
 
 
 def list_(

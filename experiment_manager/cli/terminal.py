@@ -106,6 +106,11 @@ def rules_of(ids: Sequence[str] | None, where: Sequence[str] | None, state: str 
     return [*named, *([f"state:{state}"] if state else []), *(where or [])] or None
 
 
+def that_you_named(rules: Collection[str] | None) -> str:
+    """What follows `no job of experiments/train` where somebody has named jobs."""
+    return "" if rules is None else " that you named"
+
+
 def require_yes(question: str, refusal: str, *, is_given: bool) -> None:
     """Raise JobRefused unless somebody agrees: by `--yes`, which `is_given`, or at a terminal."""
     if not is_given and not (sys.stdin.isatty() and typer.confirm(question)):

@@ -16,6 +16,7 @@ from experiment_manager.errors import ExperimentManagerError, FolderError, Optio
 from experiment_manager.execution import resources
 from experiment_manager.execution.forkserver.client import ForkServer
 from experiment_manager.execution.signals import hear_interrupts
+from experiment_manager.execution.supervisor import KILL_AFTER_S
 from experiment_manager.model import policy
 from experiment_manager.model.estimate import SAMPLE, estimate
 from experiment_manager.model.records import ENDED_WELL, Attempt, Launch, State
@@ -34,6 +35,9 @@ _UPSTREAM_S: Final = 0.5
 _MOST_LOOKED_AT: Final = 500
 _LOOK_AHEAD_S: Final = 2.0
 """How often the progress bar tells anew when all jobs will have ended."""
+
+HOW_THEY_END: Final = f", for up to {KILL_AFTER_S:.0f} s; Ctrl-C again kills what is left"
+"""Follows `ending 2 jobs`, once people have told jobs to end."""
 
 _REPLACED: Final = "the experiment was removed, or moved, while it ran; what it left is not in this one"
 
@@ -151,7 +155,7 @@ class Pool:
         self._gpus_per_job = gpus_per_job
         self._states, self._planned = States(folder), planned_attempts(launch)
         self._upstreams = Upstreams(folder) if launch.record.get("upstream") is not None else None
-        self._has_told_of_upstream = False
+        self._has_told_of_upstream = self._has_told_of_end = False
         self._next_at = 0.0  # when it is looked again for a job that may begin, where none might
 
     def run(self, ids: Sequence[int]) -> list[JobEnd]:
@@ -170,7 +174,7 @@ class Pool:
                     self._forkserver.prepare(self._folder, self._launch, ids)
                 while running or ((waiting or unsettled) and interrupts.first is None):
                     for _ in range(interrupts.news()):
-                        _tell_to_end(running)
+                        self._end(running, lines)
                     ended = [task for task in running if task.process.poll() is not None]
                     for task in ended:
                         running.remove(task)
@@ -212,6 +216,13 @@ class Pool:
         if interrupts.first is not None:
             raise Interrupted(interrupts.first, list(ran.values()))
         return [ran[job_id] for job_id in ids if job_id in ran]
+
+    def _end(self, running: Sequence[_Running], lines: JobLines) -> None:
+        """The jobs are told to end, as people know the first time."""
+        if running and not self._has_told_of_end:
+            self._has_told_of_end = True
+            lines.say(f"ending {counted(len(running))}{HOW_THEY_END}")
+        _tell_to_end(running)
 
     def _can_begin(self, lines: JobLines) -> bool:
         """False while a fork server is still busy importing. Says so when there is none after all."""

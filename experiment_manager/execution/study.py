@@ -38,7 +38,7 @@ from experiment_manager.store.proposals import publish, who_stopped
 from experiment_manager.store.results import read_result
 from experiment_manager.store.rungs import rung_values
 from experiment_manager.store.states import SEEN_S, States, StateTable
-from experiment_manager.text import value_text
+from experiment_manager.text import counted, value_text
 
 if TYPE_CHECKING:
     import optuna
@@ -293,7 +293,7 @@ def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
             found.append(_Known(codec.dumps(codec.encode(rest)), params, values))
     if not found:
         raise OptionsError(
-            f"hydra.sweeper.warm_start: none of the {n_completed} jobs of {folder.path} that have completed lies in "
+            f"hydra.sweeper.warm_start: of the {counted(n_completed)} of {folder.path} that completed none lies in "
             "the space of this search; it needs the same variables, and results"
         )
     if search.averaged:

@@ -23,6 +23,7 @@ from experiment_manager.errors import ExperimentManagerError, FolderError, JobRe
 from experiment_manager.execution.command import missing_file, runner_here
 from experiment_manager.execution.pickled_runner import pickled_runner, words_for
 from experiment_manager.execution.pool import (
+    HOW_THEY_END,
     Interrupted,
     Interrupts,
     JobEnd,
@@ -275,7 +276,7 @@ class _Following:
             assert process.stdout is not None
             assert process.stderr is not None
             try:
-                for line, is_report in _printed(process, interrupts):
+                for line, is_report in _printed(process, interrupts, self._tell_of_end):
                     self._take(line) if is_report else self._lines.say(line)
             except BaseException:
                 process.stdout.close()  # what it still says must not keep it from ending
@@ -301,6 +302,9 @@ class _Following:
                 f"{counted(len(left))} had begun; the same command goes on"
             )
         return Worked(self._launch, tuple(ran), tuple(left))
+
+    def _tell_of_end(self) -> None:
+        self._lines.say(f"ending the jobs that run here{HOW_THEY_END}")
 
     def _start(self) -> "subprocess.Popen[bytes]":
         where = ("--experiment-path", self._folder.parent, "--experiment-name", self._folder.name)
@@ -384,15 +388,21 @@ class _Following:
             return ""
 
 
-def _printed(process: "subprocess.Popen[bytes]", interrupts: Interrupts) -> Iterator[tuple[str, bool]]:
+def _printed(
+    process: "subprocess.Popen[bytes]", interrupts: Interrupts, when_first: Callable[[], None]
+) -> Iterator[tuple[str, bool]]:
     """The lines that a process prints, and whether on standard output, until it has closed both streams. It gets INT
-    for each signal that we have got."""
+    for each signal that we have got; `when_first` is called with the first."""
+    is_first = True
     rest: dict[Any, bytes] = {process.stdout: b"", process.stderr: b""}
     with selectors.DefaultSelector() as selector:
         for stream in rest:
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map():
             for _ in range(interrupts.news()):
+                if is_first:
+                    when_first()
+                is_first = False
                 process.send_signal(signal.SIGINT)
             for key, _ in selector.select(_LOOK_S):
                 piece = os.read(key.fd, 1 << 16)

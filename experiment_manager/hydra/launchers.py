@@ -63,7 +63,7 @@ from experiment_manager.store.manifest import Manifest
 from experiment_manager.store.processes import JOB_VARIABLE
 from experiment_manager.store.results import read_result
 from experiment_manager.store.states import States
-from experiment_manager.text import counted, hold_numbers, settings_text, tell, tell_once
+from experiment_manager.text import counted, hold_numbers, noun, settings_text, tell, tell_once
 
 _WHERE: Final = "hydra.launcher."
 _UNPLANNED: Final = "stopped while the sweep was being planned: nothing was launched"
@@ -252,7 +252,7 @@ def _told_when_stopped(folder: Folder, what_then: str) -> Iterator[None]:
         yield
     except Interrupted as stop:
         cancelled = sum(ran.state is State.CANCELLED for ran in stop.ran)
-        tell(f"stopped by {stop}: {cancelled} jobs cancelled in {folder.path}; {what_then}")
+        tell(f"stopped by {stop}: {counted(cancelled)} cancelled in {folder.path}; {what_then}")
         raise
 
 
@@ -516,7 +516,8 @@ class Batches:
         with driven(self._folder, launch):
             os.makedirs(self._config.hydra.sweep.dir, exist_ok=True)  # sweepers expect it, and write there
             self._earlier += ids
-            tell(f"{self._folder.path}: {len(ids)} new jobs, as another sweeper proposed them")
+            them = "it" if len(ids) == 1 else "them"
+            tell(f"{self._folder.path}: {len(ids)} new {noun(len(ids))}, as another sweeper proposed {them}")
             self._ours.run(Handed(self._folder, launch, arrangement), ids)
         return Returns(self._folder, ids, self._config)
 

@@ -56,15 +56,20 @@ _LOGARITHMIC: Final = 30.0
 """An axis is logarithmic where its values span more than so many times the least one."""
 
 
-def check(kind: str, path: str, x: str | None) -> None:
+def check(kind: str, path: str, x: str | None, variables: Sequence[str] = ()) -> None:
     """Raise ExperimentManagerError unless there is such a figure, and the end of the file's name is a format; `x` is
-    the variable of a sensitivity."""
+    the variable of a sensitivity, one of the `variables`."""
     if os.path.splitext(path)[1][1:].lower() not in FORMATS:
         raise ExperimentManagerError(f"{path} does not end in {', '.join(f'.{one}' for one in FORMATS)}")
     if kind not in KINDS:
         raise ExperimentManagerError(f"{kind!r} is no figure; there are {', '.join(KINDS)}")
-    if (x is not None) != (kind == "sensitivity"):
-        raise ExperimentManagerError("x names the variable of a sensitivity, which needs one, and of no other figure")
+    if x is None and kind == "sensitivity":
+        there_are = f"; the variables are {', '.join(variables)}" if variables else ""
+        raise ExperimentManagerError(
+            f"x names the variable of a sensitivity: write --x NAME, in Python x=NAME{there_are}"
+        )
+    if x is not None and kind != "sensitivity":
+        raise ExperimentManagerError(f"x names the variable of a sensitivity, and {kind} has none; leave --x out")
 
 
 def draw(kind: str, found: ScoreTable, path: str, *, logged: Logged, x: str | None = None) -> None:

@@ -117,15 +117,16 @@ def remove(folder: Folder, ids: Iterable[int], table: StateTable, *, with_files:
     if busy:
         end = f"`experiment-manager cancel {as_word(folder.path)} {format_ids(busy)}`"
         raise JobRefused(
-            f"nothing was removed: {noun(len(busy))} {format_ids(busy)} of {folder.path} run or wait; end them with "
-            f"{end}, or leave them out"
+            f"nothing was removed: {noun(len(busy))} {format_ids(busy)} of {folder.path} "
+            f"{'runs or waits; end it' if len(busy) == 1 else 'run or wait; end them'} with {end}, or choose others"
         )
     with Manifest(folder) as manifest:
         trials = [job_id for job_id in removed if manifest.may_propose(job_id)]
     if trials:
+        are, them = ("is a trial", "it") if len(trials) == 1 else ("are trials", "them")
         raise JobRefused(
-            f"nothing was removed: {noun(len(trials))} {format_ids(trials)} of {folder.path} are trials of a search, "
-            "and later ones rest on them; leave them out of tables with --where"
+            f"nothing was removed: {noun(len(trials))} {format_ids(trials)} of {folder.path} {are} of a search, and "
+            f"later ones rest on {them}; leave {them} out of tables with --where"
         )
     set_removed(folder, removed, are_removed=True)
     after = States(folder).table()

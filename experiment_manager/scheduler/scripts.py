@@ -340,8 +340,8 @@ def write(
         ids = not_held(folder, ids)[:n_jobs]
         if not ids:
             raise JobRefused(
-                f"the {len(selected)} jobs of {folder.path} that pass the filter have completed, run, or wait; let "
-                "others pass, or run them again with rerun=always"
+                f"of the {counted(len(selected))} of {folder.path} that may run none is to run: each has completed, "
+                "runs, or waits; let others pass, or run them again with rerun=always"
             )
         words = runner_of(folder, ids, runner, configured, options=scheduler.kept(options))
         about = {"launcher": f"{scheduler.name}_script", "runner": words}
