@@ -164,6 +164,7 @@ def test_signals(home: Program, number: signal.Signals, status: int) -> None:
         work.send_signal(number)
     _, said = work.communicate(timeout=60)
     assert (status, 2) == (work.returncode, len(home.states()))
+    assert 1 == said.count("ending the jobs that run here, for up to 20 s; Ctrl-C again kills what is left\n")
     assert "2 jobs cancelled; the same command runs what is left" in said
     assert {"CANCELLED"} == {name.split(".")[2] for name in home.states()}
     assert not any(is_there(pid) for _, pid, _ in jobs)
@@ -180,7 +181,7 @@ def test_resubmit_is_stopped_like_work(home: Program) -> None:
     again.send_signal(signal.SIGINT)
     said = again.communicate(timeout=60)[1]
     assert 130 == again.returncode
-    assert "ending the jobs that run here, for up to 20 s; Ctrl-C again kills what is left\n" in said
+    assert "ending 2 jobs, for up to 20 s; Ctrl-C again kills what is left\n" in said
     assert "stopped by SIGINT: 2 jobs cancelled; the same command runs what is left" in said
     record = json.loads((home.experiment / "launches/0002/launch.json").read_text())
     assert ("local_pool", 2) == (record["launcher"], record["options"]["n_jobs"])

@@ -293,7 +293,7 @@ def known_from(folder: Folder, search: Search) -> tuple[dict[str, Any], ...]:
             found.append(_Known(codec.dumps(codec.encode(rest)), params, values))
     if not found:
         raise OptionsError(
-            f"hydra.sweeper.warm_start: of the {counted(n_completed)} of {folder.path} that completed none lies in "
+            f"hydra.sweeper.warm_start: none of the {counted(n_completed)} of {folder.path} that completed lies in "
             "the space of this search; it needs the same variables, and results"
         )
     if search.averaged:
