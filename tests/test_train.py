@@ -1,6 +1,11 @@
 """The example experiment: its gradients are right, it is reproducible, it learns, and the config decides."""
 
+import ast
 import copy
+import itertools
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import hydra
@@ -11,7 +16,30 @@ from omegaconf import DictConfig
 import train
 
 ROOT = Path(__file__).parent.parent
+NAMES = {"hydra": "hydra-core"}
+"""Of packages that are imported by another name."""
 SHORT = ("steps=300", "warm_up_steps=100", "batch_size=16", "evaluation_episodes=2")
+
+
+@pytest.mark.parametrize(
+    ("page", "what"),
+    [("README.md", "."), ("docs/tutorial/slurm.md", "."), ("docs/index.md", "hydra-experiment-manager")],
+)
+def test_what_a_page_installs_runs_the_program_of_a_clone(page: str, what: str) -> None:
+    """The extras that a page names bring all that the program imports."""
+    named = re.search(rf"pip install '{re.escape(what)}\[([a-z,]+)\]'", (ROOT / page).read_text())
+    assert named is not None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][name] for name in named[1].split(",")]
+    brought = {re.split(r"[^\w-]", line)[0] for line in itertools.chain(project["dependencies"], *extras)}
+    modules = {
+        name.partition(".")[0]
+        for node in ast.parse((ROOT / "train.py").read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+    }
+    needed = {NAMES.get(name, name) for name in modules - sys.stdlib_module_names - {"experiment_manager"}}
+    assert set() == needed - brought
 
 
 def compose(*overrides: str) -> DictConfig:
