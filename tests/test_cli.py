@@ -167,6 +167,35 @@ def test_job_without_a_configuration(program: Program) -> None:
     assert (2, True) == (done.returncode, "no configuration yet" in done.stderr)
 
 
+@pytest.mark.usefixtures("light")
+def test_jobs_without_a_configuration_keep_no_others_from_running(program: Program) -> None:
+    """`filter` and `status` say which of those that may run the sweep has to compose first; whoever runs or writes the
+    others is told so, once, and where nothing is left it is refused."""
+    program.sweep("seed=1,2,3,4", "hydra.sweeper.pass_filter={seed: [1, 2]}", "hydra/launcher=slurm_script")
+    said = (
+        "jobs 2-3 have no configuration yet, since no sweep's filter has let them pass: the same sweep, with one that "
+        "lets them pass, composes them"
+    )
+    assert said not in program.tool("status").stdout
+    assert said in program.tool("filter", "0-3").stdout
+    assert said in program.tool("status").stdout
+    assert [2, 3] == program.told("status")["unconfigured"] == program.told("filter", "0-3")["unconfigured"]
+    done = program.tool("work")
+    assert (0, 1) == (done.returncode, done.stderr.count(f"{said}; the others are run")), done.stderr
+    assert ["0.1.COMPLETED", "1.1.COMPLETED"] == program.states()
+    done = program.tool("script", "--rerun", "always")
+    assert (0, 1) == (done.returncode, done.stderr.count(said)), done.stderr
+    launched = Experiment.at(program.experiment).launch("local_pool", program.home / "train.py", rerun="always")
+    assert (0, 1) == launched.ids
+    before = program.states()
+    for verb in ("work", "script"):
+        done = program.tool(verb)
+        assert (2, True) == (done.returncode, said in done.stderr)
+    assert before == program.states()
+    program.sweep("seed=1,2,3,4", "hydra/launcher=slurm_script")
+    assert "no configuration yet" not in program.tool("status").stdout
+
+
 @pytest.mark.parametrize(
     ("rule", "said"),
     [

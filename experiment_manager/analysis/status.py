@@ -6,7 +6,7 @@ Files that have to be skipped are named on standard error; nothing else is print
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from types import MappingProxyType
@@ -123,6 +123,7 @@ class Status(NamedTuple):
     held: tuple[int, ...] = ()  # jobs that are not to begin
     removed: tuple[int, ...] = ()  # jobs that are not among the others any more
     dropped: tuple[int, ...] = ()  # PENDING jobs that the pass filter has dropped
+    unconfigured: tuple[int, ...] = ()  # PENDING jobs that pass it, and that no sweep has composed: they cannot run
     ways_out: Mapping[str, str] = MappingProxyType({})  # by a reason in `waiting`, what people can do about it
 
     @property
@@ -220,8 +221,17 @@ def status(folder: Folder, ids: Iterable[int], table: StateTable) -> Status:
         held=tuple(sorted(read_held(folder) - removed)),
         removed=tuple(sorted(removed)),
         dropped=() if selected is None else tuple(job for job in by_state[State.PENDING] if job not in selected),
+        unconfigured=unconfigured(folder, [job for job in by_state[State.PENDING] if job in (selected or ())]),
         **outlook(folder, table)._asdict(),
     )
+
+
+def unconfigured(folder: Folder, ids: Collection[int]) -> tuple[int, ...]:
+    """Those of these jobs that no sweep has composed: they cannot run."""
+    if not ids or not is_there(folder.manifest):  # of the original library
+        return ()
+    with Manifest(folder) as manifest:
+        return tuple(manifest.unconfigured(ids))
 
 
 def _out_of_sight(folder: Folder, host: object) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from experiment_manager.analysis.jobs import tail
 from experiment_manager.analysis.results import sentences
-from experiment_manager.analysis.status import SILENT_AFTER_S, SearchStatus, Status, counts_text
+from experiment_manager.analysis.status import SILENT_AFTER_S, SearchStatus, Status, counts_text, unconfigured
 from experiment_manager.analysis.tables import (
     chosen_columns,
     column_names,
@@ -32,6 +32,7 @@ from experiment_manager.model.ids import format_ids, shortened, which
 from experiment_manager.model.records import ENDED_WELL, TO_START_AGAIN, State
 from experiment_manager.model.rows import named_apart
 from experiment_manager.store.files import is_folder
+from experiment_manager.store.manifest import are_unconfigured
 from experiment_manager.text import (
     as_word,
     counted,
@@ -185,13 +186,17 @@ def filter_(
         {"rule": step.rule, "seen": step.seen, "dropped": len(step.ids), "jobs": list(step.ids)}
         for step in selection.dropped
     ]
+    without = unconfigured(experiment.folder, ids)
     if json:
-        terminal.print_answer({"jobs": ids, "saved": not dry_run, "rules": steps})
+        more = {"unconfigured": list(without)} if without else {}
+        terminal.print_answer({"jobs": ids, "saved": not dry_run, "rules": steps, **more})
         return
     if explain:
         terminal.print_rows([{**step, "jobs": shortened(format_ids(step["jobs"]))} for step in steps])
     verb = "would pass" if dry_run else "may run"
     terminal.say(f"{counted(len(ids))} of {experiment.folder.path} {verb}: {format_ids(ids)}")
+    if without:
+        terminal.say(are_unconfigured(without))
 
 
 def list_(
@@ -255,6 +260,7 @@ def _plain(found: Status) -> dict[str, Any]:
         **({"held": list(found.held)} if found.held else {}),
         **({"removed": list(found.removed)} if found.removed else {}),
         **({"dropped": list(found.dropped)} if found.dropped else {}),
+        **({"unconfigured": list(found.unconfigured)} if found.unconfigured else {}),
         **{name: {text: list(ids) for text, ids in jobs.items()} for name, jobs in _healing(found) if jobs},
     }
 
@@ -356,6 +362,8 @@ def _kept_back(found: Status, folder: Path) -> Iterator[str]:
     if found.dropped:
         verb = "is" if len(found.dropped) == 1 else "are"
         yield f"{counted(len(found.dropped))} PENDING {verb} outside of the pass filter ({which(found.dropped)})"
+    if found.unconfigured:
+        yield are_unconfigured(found.unconfigured)
     if found.removed:
         yield f"{counted(len(found.removed))} removed, and not counted ({which(found.removed)})"
 

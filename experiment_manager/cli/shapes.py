@@ -59,6 +59,7 @@ class StatusAnswer(TypedDict):
     held: NotRequired[list[int]]
     removed: NotRequired[list[int]]
     dropped: NotRequired[list[int]]  # PENDING, and outside of the pass filter
+    unconfigured: NotRequired[list[int]]  # that pass it, and that no sweep has composed
     healed: NotRequired[dict[str, list[int]]]
     to_heal: NotRequired[dict[str, list[int]]]
     given_up: NotRequired[dict[str, list[int]]]
@@ -88,6 +89,7 @@ class FilterAnswer(TypedDict):
     jobs: list[int]
     saved: NotRequired[bool]
     rules: NotRequired[list[RuleRow]]
+    unconfigured: NotRequired[list[int]]  # that pass, and that no sweep has composed
 
 
 class FoundExperiment(TypedDict):

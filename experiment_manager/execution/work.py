@@ -39,7 +39,7 @@ from experiment_manager.execution.worker import BY_HAND, Candidate, ended_in
 from experiment_manager.model import policy
 from experiment_manager.model.records import ENDED_WELL, Attempt, JobId, Launch, State
 from experiment_manager.scheduler.reconcile import reconciled
-from experiment_manager.scheduler.scripts import Configured, runner_of
+from experiment_manager.scheduler.scripts import Configured, configured_of, runner_of
 from experiment_manager.store.documents import END, read_optional
 from experiment_manager.store.files import asked_again
 from experiment_manager.store.holds import not_held
@@ -217,7 +217,7 @@ def _launched(
         selected = sorted(allowed.intersection(ids))
         table = reconciled(folder, is_to_act=True)
         to_run = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, terms.rerun)
-        to_run = not_held(folder, to_run)
+        to_run = configured_of(folder, not_held(folder, to_run))
         search_from = first_unproposed(folder) if joins_search else None
         if not to_run and search_from is None:
             return None

@@ -54,6 +54,7 @@ from experiment_manager.model.facts import resolved
 from experiment_manager.model.ids import which
 from experiment_manager.model.records import Attempt, Entry, Job, JobId, Launch, Recipe, State, launcher_of
 from experiment_manager.scheduler.reconcile import reconciled
+from experiment_manager.scheduler.scripts import configured_of, require_program
 from experiment_manager.scheduler.submission import Submitted
 from experiment_manager.scheduler.upstream import pairs
 from experiment_manager.store.files import is_file, is_folder
@@ -230,7 +231,7 @@ class _Launching(NamedTuple):
         table = reconciled(folder, is_to_act=True)
         selected = read_selection(folder)
         to_run = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, self.rerun)
-        to_run = not_held(folder, to_run)
+        to_run = configured_of(folder, not_held(folder, to_run))
         if not to_run:
             return None
         with Manifest(folder) as manifest:
@@ -258,9 +259,12 @@ class _Launching(NamedTuple):
         """The recipes of these jobs by the numbers that they have now, each with the program that is to run it."""
         recipes = {number: manifest.recipe(number) for number in {_number(job, self.folder) for job in jobs}}
         if self.program is None:
-            for job in jobs:
-                if not recipes[_number(job, self.folder)].has_program:
-                    raise JobRefused(without_program(job.id, self.folder))
+            for number, recipe in recipes.items():
+                members = [int(job.id) for job in jobs if job.recipe == number]
+                if not recipe.has_program:
+                    raise JobRefused(without_program(members[0], self.folder))
+                options = None if self.ours.arrange is None else self.about["options"]
+                require_program(self.folder, recipe, members, options)
             return recipes
         refuse_other_tasks(self.folder, Known(self.folder), [int(job.id) for job in jobs], self.program.name)
         changes = self._started()
@@ -304,7 +308,11 @@ def _newest_recipe(folder: Folder) -> Recipe:
     with Manifest(folder) as manifest:
         if manifest.search is not None:
             raise JobRefused(f"{folder.path} is a search, which its workers run: exp.run(), or the same command again")
-        jobs = [manifest.job(job_id) for job_id in read_selection(folder)]
+        selected = read_selection(folder)
+        without = frozenset(manifest.unconfigured(selected))
+        if selected and without.issuperset(selected):
+            raise JobRefused(unconfigured(selected[0], folder))
+        jobs = [manifest.job(job_id) for job_id in selected if job_id not in without]
         return manifest.recipe(max(_number(job, folder) for job in jobs))
 
 

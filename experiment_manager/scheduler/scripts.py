@@ -43,7 +43,7 @@ from experiment_manager.store.launches import (
     read_launch,
 )
 from experiment_manager.store.layout import Folder, planning, writing
-from experiment_manager.store.manifest import Manifest, unconfigured, without_program
+from experiment_manager.store.manifest import Manifest, are_unconfigured, unconfigured, without_program
 from experiment_manager.store.pass_filter import read_selection
 from experiment_manager.store.programs import missing_program, program_is_gone, would_be_here
 from experiment_manager.store.states import StateTable
@@ -337,7 +337,7 @@ def write(
         selected = sorted(read_selection(folder))
         table = reconciled(folder, is_to_act=True)
         ids = policy.to_run({job_id: table.state(job_id) for job_id in selected}, selected, rerun)
-        ids = not_held(folder, ids)[:n_jobs]
+        ids = configured_of(folder, not_held(folder, ids))[:n_jobs]
         if not ids:
             raise JobRefused(
                 f"of the {counted(len(selected))} of {folder.path} that may run none is to run: each has completed, "
@@ -387,6 +387,20 @@ def options_of(folder: Folder, configured: Configured | None) -> tuple[Scheduler
     return scheduler, scheduler.options(kept["options"], where=where)
 
 
+def configured_of(folder: Folder, ids: Sequence[int]) -> list[int]:
+    """Those of these jobs that have a configuration; people are told of the others, once. Raises JobRefused where none
+    has one."""
+    with Manifest(folder) as manifest:
+        without = manifest.unconfigured(ids)
+    if not without:
+        return list(ids)
+    if len(without) == len(ids):
+        raise JobRefused(f"{folder.path}: {are_unconfigured(without)}")
+    tell(f"{are_unconfigured(without)}; the others are run")
+    left_out = frozenset(without)
+    return [job_id for job_id in ids if job_id not in left_out]
+
+
 def runner_of(
     folder: Folder,
     ids: Sequence[int],
@@ -414,7 +428,7 @@ def runner_of(
             recipe = manifest.recipe(number)
             if not recipe.has_program:
                 raise JobRefused(without_program(members[0], folder))
-            _require_program(folder, recipe, members, options)
+            require_program(folder, recipe, members, options)
     mute = [job.id for job in jobs if job.recipe is None]
     if not mute:
         return None
@@ -431,7 +445,7 @@ def runner_of(
     )
 
 
-def _require_program(folder: Folder, recipe: Recipe, ids: Sequence[int], options: Mapping[str, Any] | None) -> None:
+def require_program(folder: Folder, recipe: Recipe, ids: Sequence[int], options: Mapping[str, Any] | None) -> None:
     """Raise JobRefused where the script that these jobs run is not there, before one of them begins. Where it may be on
     nodes alone, people are told: jobs that begin where it is not are refused there."""
     if options is not None and (options.get("wrap") or options.get("resources_from")):  # a container may have it

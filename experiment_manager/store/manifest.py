@@ -23,7 +23,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import NoneType
@@ -259,6 +259,13 @@ class Manifest:
                     raise TypeError(f"job {row[0]!r:.40} is none")
                 yield row
 
+    def unconfigured(self, ids: Collection[int]) -> list[int]:
+        """Those of these jobs that no sweep has composed, and no search proposes: none of them can run."""
+        wanted = frozenset(ids)
+        with self._damage_named():
+            rows = self._connection.execute("SELECT id FROM jobs WHERE fingerprint IS NULL ORDER BY id").fetchall()
+        return [job_id for (job_id,) in rows if job_id in wanted and not self.may_propose(job_id)]
+
     @cached_property
     def search(self) -> Search | None:
         """The search of this experiment; None: there is none."""
@@ -416,6 +423,17 @@ def unconfigured(job_id: int, folder: Folder) -> str:
     return (
         f"job {job_id} of {folder.path} has no configuration yet: no sweep's filter has let it pass; sweep again with "
         "one that it passes"
+    )
+
+
+def are_unconfigured(ids: Sequence[int]) -> str:
+    """The sentence for jobs that may run, and cannot, as they were never composed; they are some of several."""
+    from experiment_manager.model.ids import which
+
+    (have, them) = ("has", "it") if len(ids) == 1 else ("have", "them")
+    return (
+        f"{which(ids)} {have} no configuration yet, since no sweep's filter has let {them} pass: the same sweep, with "
+        f"one that lets {them} pass, composes {them}"
     )
 
 
