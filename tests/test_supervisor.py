@@ -1299,16 +1299,26 @@ def test_job_that_removes_its_own_folder_has_a_state(program: Program) -> None:
 
 
 @pytest.mark.usefixtures("light")
-def test_moved_project_can_be_swept_again(program: Program) -> None:
-    """A job whose program has moved: `run` says what is missing, and the same sweep from the new place runs it."""
-    program.sweep("how=unless-again", "hydra.sweeper.experiment_path=../kept")
+@pytest.mark.parametrize("target", ["train.py", "-m train"])
+def test_moved_project_can_be_swept_again(program: Program, target: str) -> None:
+    """A job whose program has moved: `run` says what is missing, and the same sweep from the new place runs it. Of a
+    script that is known before an attempt begins; the folder of a module is missed when it does."""
+    sweep = (*target.split(), "-m", "how=unless-again", "hydra.sweeper.experiment_path=../kept")
+    program.python(*sweep)
     program.experiment = program.home.parent / "kept" / "train"
     program.home = program.home.rename(program.home.parent / "moved")
-    assert 127 == program.tool("run", "0").returncode
-    assert f"is not there any more, or not on {os.uname().nodename}; sweep again" in program.tool("show", "0").stdout
-    done = program.sweep("how=unless-again", "hydra.sweeper.experiment_path=../kept")
+    done = program.tool("run", "0")
+    if target == "train.py":
+        assert (2, True) == (done.returncode, f"{program.home.parent}/home/train.py is not there" in done.stderr)
+        expected = ["0.1.FAILED", "0.2.COMPLETED"]
+    else:
+        assert 127 == done.returncode
+        shown = program.tool("show", "0").stdout
+        assert f"is not there any more, or not on {os.uname().nodename}; sweep again" in shown
+        expected = ["0.1.FAILED", "0.2.FAILED", "0.3.COMPLETED"]
+    done = program.python(*sweep)
     assert done.returncode == 0, done.stderr
-    assert ["0.1.FAILED", "0.2.FAILED", "0.3.COMPLETED"] == program.states()
+    assert expected == program.states()
 
 
 OTHERS_DIE = """
